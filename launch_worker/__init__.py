@@ -1,0 +1,31 @@
+"""launch_worker: a self-hosted launch system on plain Celery and Redis.
+
+The public names are imported on first use: a job that asks for `current_run`, or `launch-submit`, must not pay
+for Celery, and `launch_worker.spec` must import neither celery nor redis.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["Api", "LaunchAgent", "Run", "submit"]
+
+if TYPE_CHECKING:
+    from launch_worker.agent import LaunchAgent
+    from launch_worker.api import Api, Run, submit
+
+_HOMES = {
+    "Api": "launch_worker.api",
+    "LaunchAgent": "launch_worker.agent",
+    "Run": "launch_worker.api",
+    "submit": "launch_worker.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'launch_worker' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

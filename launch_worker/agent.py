@@ -1,0 +1,384 @@
+"""LaunchAgent: the part of a worker process that holds its running jobs.
+
+The names are those of W&B's `LaunchAgent` (shared/seeds/wandb-launch-agent.md). Celery does the polling; the agent
+claims, executes, reports, and keeps all its leases alive with one heartbeat.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import queue
+import random
+import secrets
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from launch_worker.api import Api
+from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
+from launch_worker.execute import Attempt, Site, execute
+from launch_worker.logs import LogShipper
+from launch_worker.passes import PASSES, run_pass
+from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
+from launch_worker.run import Record
+from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.process import Lease, ProcessRunner
+from launch_worker.spec import RunSpec, parse_spec
+from launch_worker.states import RunState
+from launch_worker.store import keys
+from launch_worker.store.store import Answer
+from launch_worker.supervise import AttemptSuperseded, Cancel, Shutdown, Superseded
+
+log = logging.getLogger("launch_worker.agent")
+
+_BACKOFF_CAP_S = 5.0
+_SAY_AGAIN_S = 30.0
+
+
+class LaunchAgent:
+    """Claims runs, executes them, and reports their ends; one per worker process.
+
+    `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots) and `on_crash` (called with the record of
+    each run that this agent's passes found dead).
+    """
+
+    _current: ClassVar[LaunchAgent | None] = None
+
+    def __init__(self, api: Api, config: dict[str, Any]) -> None:
+        self.api = api
+        self._store = api.store
+        self._settings = api.settings
+        self._host = socket.gethostname()
+        self._worker: str = config.get("worker") or f"agent@{self._host}"
+        self._queues: list[str] = list(config.get("queues") or ["default"])
+        self._max_jobs: int = config.get("max_jobs") or 1
+        self._on_crash: Callable[[Record], None] = config.get("on_crash") or (lambda _: None)
+        #: Holds the leases. Not the node's name: that is the same after a restart.
+        self.owner = f"{self._host}.{os.getpid()}.{secrets.token_hex(4)}"
+        self._jobs: dict[str, Attempt] = {}
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._outage = Outage()
+        self._threads: list[threading.Thread] = []
+        self._maintenance: threading.Thread | None = None
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the worker's folder, its guard and its threads, and say hello; works while Redis is away too."""
+        self._folder = self._settings.work_dir / "workers" / self.owner
+        try:
+            self._folder.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise LaunchError(
+                f"the worker's folder {self._folder} cannot be made ({error.strerror}); set LAUNCH_WORK_DIR"
+            ) from None
+        # Held by this process and its guard: while it is locked, one of them lives.
+        self._lock = (self._folder / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._runner = ProcessRunner(lock_fd=self._lock.fileno())
+        self._logs = LogShipper(self._store, keep_bytes=self._settings.log_bytes)
+        self._site = Site(self._runner, self._logs, self._settings.redis_url)
+        LaunchAgent._current = self
+        for name, target in (("heartbeat", self._heartbeat_loop), ("listener", self._listen_loop)):
+            thread = threading.Thread(target=target, name=f"launch-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self, *, reason: str = "the worker shut down", timeout_s: float = 60.0) -> None:
+        """End what still runs (handed back when retries are left, else Killed), then leave."""
+        for attempt in list(self._jobs.values()):
+            attempt.events.put(Shutdown(f"{reason} ({self._worker})"))
+        deadline = boot_time_s() + timeout_s
+        while self._jobs and boot_time_s() < deadline:
+            self._stopping.wait(0.05)
+        self._stopping.set()
+        self._wake.set()
+        self._logs.close(self._folder / "lock")
+        self._runner.close()
+        try:
+            self._store.goodbye(self.owner, queues=self._queues)
+        except BrokerUnavailableError as error:
+            log.warning("worker.goodbye_unsaid %s", error)
+        for thread in self._threads:
+            thread.join(1.0)
+        if not self._jobs:
+            self._lock.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if LaunchAgent._current is self:
+            LaunchAgent._current = None
+
+    @classmethod
+    def current(cls) -> LaunchAgent:
+        """The agent of this process; LaunchError outside a worker."""
+        if cls._current is None:
+            raise LaunchError("there is no agent in this process; start one with: celery -A launch_worker worker")
+        return cls._current
+
+    @classmethod
+    def initialized(cls) -> bool:
+        """Whether this process has a running agent (W&B: "Return whether the agent is initialized")."""
+        return cls._current is not None
+
+    @classmethod
+    def name(cls) -> str:
+        """The worker's node name; LaunchError outside a worker."""
+        return cls.current()._worker
+
+    @property
+    def num_running_jobs(self) -> int:
+        """Jobs that this agent executes now."""
+        return len(self._jobs)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """The running attempts, for `celery inspect`."""
+        return [
+            {"id": a.record.id, "name": a.record.name, "attempt": a.record.attempt, "queue": a.record.queue}
+            for a in list(self._jobs.values())
+        ]
+
+    def set_queues(self, queues: list[str]) -> None:
+        """What the worker consumes now; told at the next heartbeat, which is made at once."""
+        self._queues = list(queues)
+        self._wake.set()
+
+    # -- one run -------------------------------------------------------------------------------------------------
+
+    def run(self, run_id: str, seq: int) -> tuple[RunState, Outcome] | None:
+        """Claim the run and execute it to its end, in the calling thread.
+
+        Returns the state that the record has then (Pending when it will be retried) and the outcome; None when the
+        claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
+        """
+        claimed_at = boot_time_s()
+        record = self._claim(run_id, seq)
+        if record is None:
+            return None
+        log.info("run.claimed run=%s attempt=%d queue=%s", record.id, record.attempt, record.queue)
+        try:
+            spec = parse_spec(record.spec)
+        except InputError as error:
+            outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
+            self._deliver(lambda: self._store.finish(record.id, record.token, NextStep(outcome)))
+            return outcome.state, outcome
+        attempt = Attempt(
+            record=record,
+            spec=spec,
+            folder=self._folder / "runs" / f"{record.id}.{record.attempt}",
+            events=queue.SimpleQueue(),
+            lease=self._lease(record, spec, renewed_at=claimed_at),
+        )
+        self._jobs[record.id] = attempt
+        try:
+            outcome = execute(attempt, site=self._site, on_started=lambda pid: self._note_start(record, pid))
+            return self._report(attempt, outcome)
+        except AttemptSuperseded:
+            log.warning("run.superseded run=%s attempt=%d: its job was ended", record.id, record.attempt)
+            return None
+        finally:
+            del self._jobs[record.id]
+            if attempt.tail is not None:
+                attempt.tail.close()
+            shutil.rmtree(attempt.folder, ignore_errors=True)
+
+    def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> bool:
+        """Stop the run if it is executed here; False when it is not."""
+        attempt = self._jobs.get(run_id)
+        if attempt is None:
+            return False
+        attempt.events.put(Cancel(reason, grace_s))
+        return True
+
+    def _claim(self, run_id: str, seq: int) -> Record | None:
+        nonce = secrets.token_hex(8)
+        record, why = self._deliver(
+            lambda: self._store.claim(
+                run_id,
+                seq,
+                owner=self.owner,
+                worker=self._worker,
+                host=self._host,
+                lease_s=self._settings.lease_s,
+                nonce=nonce,
+            )
+        )
+        if record is None:
+            log.info("run.claim_refused run=%s seq=%s: %s", run_id, seq, why)
+        return record
+
+    def _note_start(self, record: Record, pid: int) -> None:
+        try:
+            self._store.started(record.id, record.token, pid=pid)
+        except BrokerUnavailableError:
+            log.warning("run.start_unnoted run=%s pid=%d: Redis is away", record.id, pid)
+
+    def _report(self, attempt: Attempt, outcome: Outcome) -> tuple[RunState, Outcome] | None:
+        record = attempt.record
+        step = next_step(outcome, spec=attempt.spec, attempt=record.attempt, first_attempt=record.first_attempt)
+        if attempt.tail is not None:
+            tail = attempt.tail
+            self._deliver(lambda: self._logs.finish(tail))
+        if not self._deliver(lambda: self._store.finish(record.id, record.token, step)):
+            log.warning("run.late_report_refused run=%s attempt=%d", record.id, record.attempt)
+            return None
+        state = outcome.state if step.retry_delay_s is None else RunState.PENDING
+        log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
+        return state, outcome
+
+    def _deliver(self, call: Callable[[], Any]) -> Any:
+        """Repeat an idempotent call until Redis has answered it, however long that takes."""
+        pause_s = 0.1
+        while True:
+            try:
+                answer = call()
+            except BrokerUnavailableError as error:
+                self._outage.note(error)
+                # Jitter: all workers of a cluster lost the same Redis at the same instant.
+                threading.Event().wait(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, _BACKOFF_CAP_S)
+            else:
+                self._outage.over()
+                return answer
+
+    def _lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
+        """When the guard must end the job if no renewal follows; None where nobody else may take the run.
+
+        A run with retries left is given to another worker once its lease ran out, so its job must be gone by then.
+        """
+        if not has_retries_left(
+            spec, attempt=record.attempt, first_attempt=record.first_attempt, after=RunState.CRASHED
+        ):
+            return None
+        lease_s = self._settings.lease_s
+        kill_at = renewed_at + lease_s - min(1.0, lease_s / 10)
+        return kill_at - min(spec.grace_s, lease_s / 4), kill_at
+
+    # -- the threads ---------------------------------------------------------------------------------------------
+
+    def _heartbeat_loop(self) -> None:
+        while not self._stopping.is_set():
+            pause_s = self._settings.heartbeat_s
+            try:
+                pause_s = min(pause_s, self._heartbeat())
+                self._outage.over()
+            except BrokerUnavailableError as error:
+                self._outage.note(error)
+                pause_s *= random.uniform(0.5, 1.0)
+            except Exception:
+                log.exception("heartbeat.failed")
+            self._wake.wait(pause_s)
+            self._wake.clear()
+
+    def _heartbeat(self) -> float:
+        """Renew all leases; returns after how many seconds a run is due."""
+        attempts = dict(self._jobs)
+        renewed_at = boot_time_s()
+        pulse = self._store.heartbeat(
+            [(run_id, attempt.record.token) for run_id, attempt in attempts.items()],
+            owner=self.owner,
+            worker=self._worker,
+            lease_s=self._settings.lease_s,
+            gone_s=max(self._settings.lease_s, 3 * self._settings.heartbeat_s),
+            description=self._description(),
+            queues=self._queues,
+        )
+        leases: dict[str, Lease] = {}
+        for run_id, attempt in attempts.items():
+            self._heed(attempt, pulse.answers[run_id])
+            if pulse.answers[run_id].word in ("ok", "cancel"):
+                leases[attempt.key] = attempt.lease = self._lease(attempt.record, attempt.spec, renewed_at=renewed_at)
+        self._runner.renew(leases)
+        if pulse.pass_age_s > 2 * self._settings.pass_s:
+            self._pass_soon()
+        if not pulse.next_due:
+            return self._settings.heartbeat_s
+        until_due_s = (pulse.next_due - self._store.now_us()) / 1e6
+        if until_due_s > 0:
+            return until_due_s
+        _, next_due = self._store.publish_due()
+        return max(0.0, (next_due - self._store.now_us()) / 1e6) if next_due else self._settings.heartbeat_s
+
+    def _heed(self, attempt: Attempt, answer: Answer) -> None:
+        if answer.word == "cancel":
+            attempt.events.put(Cancel(answer.reason, answer.grace_s))
+        elif answer.word == "superseded":
+            attempt.events.put(Superseded())
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "worker": self._worker,
+            "owner": self.owner,
+            "host": self._host,
+            "pid": os.getpid(),
+            "queues": self._queues,
+            "slots": self._max_jobs,
+            "running": len(self._jobs),
+        }
+
+    def _pass_soon(self) -> None:
+        """Do the beat's work, beside the heartbeats: a long pass must not delay them."""
+        if self._maintenance is None or not self._maintenance.is_alive():
+            self._maintenance = threading.Thread(target=self._do_passes, name="launch-maintenance", daemon=True)
+            self._maintenance.start()
+
+    def _do_passes(self) -> None:
+        for name in PASSES:
+            try:
+                run_pass(name, self._store, self._settings, late_by=1.5, on_crash=self._on_crash)
+            except BrokerUnavailableError as error:
+                self._outage.note(error)
+                return
+            except Exception:
+                log.exception("pass.failed name=%s", name)
+
+    def _listen_loop(self) -> None:
+        channels = [keys.cancel_channel(self.owner), keys.DUE]
+        while not self._stopping.is_set():
+            try:
+                self._store.listen(channels, on_message=self._on_message, stopped=self._stopping.is_set)
+            except BrokerUnavailableError as error:
+                self._outage.note(error)
+            except Exception:
+                log.exception("listener.failed")
+            self._stopping.wait(random.uniform(0.5, 1.0))
+
+    def _on_message(self, channel: str, message: str) -> None:
+        if channel == keys.DUE:
+            self._wake.set()
+            return
+        order = json.loads(message)
+        attempt = self._jobs.get(order["id"])
+        if attempt is not None and str(attempt.record.token) == order["token"]:
+            grace_us = order["grace_us"]
+            attempt.events.put(Cancel(order["reason"], int(grace_us) / 1e6 if grace_us else None))
+
+
+class Outage:
+    """Says that Redis is away once, again every 30 s, and when it is back."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._said_at = 0.0
+        self._lock = threading.Lock()
+
+    def note(self, error: BrokerUnavailableError) -> None:
+        with self._lock:
+            now = boot_time_s()
+            self._since = self._since or now
+            if now - self._said_at >= _SAY_AGAIN_S:
+                self._said_at = now
+                log.warning("redis.away for_s=%.0f: jobs go on, reports wait. %s", now - self._since, error)
+
+    def over(self) -> None:
+        with self._lock:
+            if self._since is not None:
+                log.warning("redis.back after_s=%.0f", boot_time_s() - self._since)
+                self._since, self._said_at = None, 0.0
+
+

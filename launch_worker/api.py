@@ -1,0 +1,252 @@
+"""The Python side: submit runs, look at them, wait for them, stop them."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from launch_worker.errors import RefusedError
+from launch_worker.ids import new_run_id
+from launch_worker.retry import shell_exit_code
+from launch_worker.run import Record, Transition
+from launch_worker.settings import Settings
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
+from launch_worker.units import parse_duration
+
+#: Longest block on Redis in one call; a wait is a loop of these.
+_TURN_S = 2.0
+
+
+class Api:
+    """A connection to one launch system. `url` wins over LAUNCH_REDIS_URL."""
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.from_env(redis_url=url)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings.redis_url)
+
+    def submit(self, spec: RunSpec) -> Run:
+        """Write the run and its queue item in one step. Raises BrokerUnavailableError."""
+        if not spec.project and self.settings.project:
+            spec = replace(spec, project=self.settings.project)
+        run_id = new_run_id()
+        _, consumers = self.store.create(run_id, spec)
+        return Run(self, run_id, queue_consumers=consumers)
+
+    def run(self, run_id: str) -> Run:
+        """The run with this id. Raises UnknownRunError."""
+        record = self.store.get(run_id)
+        return Run(self, run_id, record=record)
+
+    def list(self, *, state: str = "", project: str = "", queue: str = "") -> Iterator[Run]:
+        """Runs, the newest first, read page by page as they are taken."""
+        wanted = RunState.parse(state) if state else None
+        for record in self.store.list(state=wanted, project=project, queue=queue):
+            yield Run(self, record.id, record=record)
+
+
+class Run:
+    """One run. `record` is as it was when last read; `state` and `refresh` read it anew."""
+
+    def __init__(self, api: Api, run_id: str, *, record: Record | None = None, queue_consumers: int = -1) -> None:
+        self.id = run_id
+        self._api = api
+        self._record = record
+        #: Live workers that consumed the run's queue when it was submitted; -1 when that is not known.
+        self.queue_consumers = queue_consumers
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}>"
+
+    @property
+    def record(self) -> Record:
+        return self._record if self._record is not None else self.refresh()
+
+    def refresh(self) -> Record:
+        """Read the record from Redis."""
+        self._record = self._api.store.get(self.id)
+        return self._record
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def state(self) -> RunState:
+        """The state now."""
+        return self.refresh().state
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.refresh().exit_code
+
+    @property
+    def history(self) -> list[Transition]:
+        return self._api.store.history(self.id)
+
+    def as_json(self, *, history: bool = False) -> dict[str, Any]:
+        """The object of `runs --json`; with `history` that of `show --json`."""
+        record = self.record
+        shown = record.as_json()
+        if record.state is RunState.PENDING and not record.reason and not self._api.store.consumers(record.queue):
+            shown["reason"] = f"no worker consumes queue {record.queue}"
+        if history:
+            shown["history"] = [transition.as_json() for transition in self.history]
+        return shown
+
+    def cancel(self, *, reason: str = "", grace_s: float | None = None) -> str:
+        """Ask for the run's end. Returns 'killed' (it was Pending) or 'requested'. Raises RefusedError when final.
+
+        `grace_s` 0 is SIGKILL at once; None is the run's own grace.
+        """
+        reason = reason or f"cancelled by {_me()}"
+        word, state = self._api.store.cancel(self.id, reason=reason, grace_s=grace_s)
+        if word == "final":
+            raise RefusedError(f"run {self.id} is already {state}; nothing was changed")
+        return word
+
+    def retry(self) -> None:
+        """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""
+        state = self._api.store.requeue(self.id, reason=f"retry asked for by {_me()}")
+        if state:
+            raise RefusedError(f"run {self.id} is {state}; only an ended run can be retried")
+
+    def logs(self, *, attempt: int | None = None) -> bytes:
+        """The newest output that is kept of an attempt (the latest by default)."""
+        number = attempt if attempt is not None else self.refresh().attempt
+        return b"".join(chunk.data for chunk in self._api.store.log(self.id, number))
+
+    def wait(self, timeout_s: float | None = None) -> RunState:
+        """Block until the run has ended and will not be retried; returns its state.
+
+        Raises TimeoutError. Woken by the transition itself, not by polling.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for state, _ in self.follow(logs=False, deadline=deadline):
+            if state is not None and state.is_final:
+                return state
+        raise TimeoutError(f"run {self.id} is still {self.state} after {timeout_s:g} s")
+
+    def follow(
+        self, *, logs: bool = True, attempt: int | None = None, deadline: float | None = None
+    ) -> Iterator[tuple[RunState | None, bytes]]:
+        """Yield (new state, b'') for each transition and (None, output) as the job prints, until the run has ended.
+
+        Starts with the state as it is now, and the output from its kept beginning. `deadline` is monotonic seconds.
+        """
+        store = self._api.store
+        seen_history = self._last_entry()
+        record = self.refresh()
+        yield record.state, b""
+        watching = attempt if attempt is not None else record.attempt
+        log_after = "0"
+        while deadline is None or time.monotonic() < deadline:
+            if record.state.is_final or (attempt is not None and attempt < record.attempt):
+                for chunk in store.log(self.id, watching, after=log_after if log_after != "0" else "-") if logs else ():
+                    yield None, chunk.data
+                return
+            turn_s = _TURN_S if deadline is None else min(_TURN_S, max(0.001, deadline - time.monotonic()))
+            transitions, chunks = store.wait_for_news(
+                self.id,
+                history_after=seen_history,
+                log_attempt=watching if logs else 0,
+                log_after=log_after,
+                timeout_s=turn_s,
+            )
+            for chunk in chunks:
+                log_after = chunk.entry
+                yield None, chunk.data
+            if not transitions:
+                continue
+            seen_history = transitions[-1][0]
+            record = self.refresh()
+            if logs and record.attempt != watching and attempt is None:
+                for chunk in store.log(self.id, watching, after=log_after if log_after != "0" else "-"):
+                    yield None, chunk.data
+                watching, log_after = record.attempt, "0"
+            for _, transition in transitions:
+                # Final and Pending again in one step: only what the record says now ends the wait.
+                if not transition.state.is_final or transition is transitions[-1][1]:
+                    yield transition.state, b""
+        return
+
+    def _last_entry(self) -> str:
+        return self._api.store.last_history_entry(self.id)
+
+    def shell_exit_code(self) -> int:
+        """What `launch-submit --wait` exits with once the run has ended."""
+        record = self.refresh()
+        return shell_exit_code(record.state, record.exit_code, record.signal)
+
+
+def submit(
+    command: Sequence[str],
+    *,
+    queue: str = "default",
+    name: str = "",
+    project: str = "",
+    tags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    env_from: Sequence[str] = (),
+    cwd: str | os.PathLike[str] | None = None,
+    timeout: str | float | None = None,
+    start_timeout: str | float = "30m",
+    stall_timeout: str | float | None = None,
+    grace: str | float = "10s",
+    retries: int = 0,
+    retry_delay: str | float = 0,
+    retry_on: Sequence[str] = ("failed", "crashed"),
+    priority: str = "medium",
+    api: Api | None = None,
+) -> Run:
+    """Submit a command (a list of arguments) to a queue and return its run at once.
+
+    Durations are seconds or text such as `5m`. `env_from` names variables whose values the worker supplies. Without
+    `cwd` the job starts in this process's folder where the worker has it, else in a fresh one. Raises InputError
+    before anything is written, and BrokerUnavailableError within 5 s when Redis is away.
+    """
+    spec = RunSpec(
+        command=command if isinstance(command, str) else tuple(command),  # type: ignore[arg-type]  # RunSpec explains
+        queue=queue,
+        name=name,
+        project=project,
+        tags=tuple(tags),
+        env=dict(env or {}),
+        env_from=tuple(env_from),
+        cwd=os.path.abspath(cwd) if cwd is not None else current_folder(),
+        cwd_required=cwd is not None,
+        timeout_s=parse_duration(timeout, what="timeout") if timeout is not None else None,
+        start_timeout_s=parse_duration(start_timeout, what="start timeout"),
+        stall_timeout_s=parse_duration(stall_timeout, what="stall timeout") if stall_timeout is not None else None,
+        grace_s=parse_duration(grace, what="grace"),
+        retries=retries,
+        retry_delay_s=parse_duration(retry_delay, what="retry delay"),
+        retry_on=tuple(retry_on),
+        priority=priority,
+    )
+    return (api or Api()).submit(spec)
+
+
+def current_folder() -> str | None:
+    """This process's folder; None when it was deleted under it."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def _me() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}@{socket.gethostname()}"

@@ -1,0 +1,96 @@
+"""kombu's Redis transport, made to survive what a stock worker dies of: garbage in a queue, a queue's key damaged."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+from typing import Any
+
+import redis
+from kombu.transport import redis as kombu_redis
+from redis.exceptions import RedisError, ResponseError
+
+log = logging.getLogger("launch_worker.broker")
+
+_REFUSED_BEGINNING = 2000
+
+
+def refusal(item: bytes) -> str:
+    """Why a queue element cannot be a Celery message; '' for one that can."""
+    try:
+        message = json.loads(item)
+    except (ValueError, RecursionError):
+        return "it is not JSON"
+    if not isinstance(message, dict):
+        return "it is not a JSON object"
+    properties, headers, body = message.get("properties"), message.get("headers"), message.get("body")
+    if not isinstance(properties, dict) or not isinstance(properties.get("delivery_tag"), str):
+        return "it has no properties with a delivery tag"
+    if not isinstance(properties.get("delivery_info") or {}, dict):
+        return "its delivery info is not an object"
+    if not isinstance(headers, dict) or not all(isinstance(headers.get(name), str) for name in ("id", "task")):
+        return "its headers name no task and id"
+    if not isinstance(body, str):
+        return "its body is not text"
+    encoding = properties.get("body_encoding")
+    if encoding not in (None, "base64", "utf-8"):
+        return "its body encoding is unknown"
+    try:
+        text = base64.b64decode(body, validate=True) if encoding == "base64" else body
+        args, kwargs, _ = json.loads(text)
+    except (ValueError, TypeError, RecursionError, binascii.Error):
+        return "its body is not [args, kwargs, embed]"
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        return "its body is not [args, kwargs, embed]"
+    if message.get("content-type") != "application/json":
+        return "its content type is not application/json"
+    return ""
+
+
+class QueueClient(redis.Redis):
+    """A client whose BRPOP hands out well-formed messages only. What it refuses is kept aside for reading."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        try:
+            reply = super().parse_response(connection, command_name, **options)
+        except ResponseError as error:
+            if command_name != "BRPOP" or "WRONGTYPE" not in str(error):
+                raise
+            log.error("queue.damaged: a queue's key is not a list; it is set aside")
+            _keep_aside(lambda store: store.heal(store.queues()))
+            return None
+        if command_name == "BRPOP" and reply:
+            queue, item = reply
+            reason = refusal(item)
+            if reason:
+                name = queue.decode("utf-8", "replace") if isinstance(queue, bytes) else str(queue)
+                name = name.partition("\x06")[0]
+                log.error("item.refused queue=%s: %s", name, reason)
+                _keep_aside(lambda store: store.refuse(name, reason, item[:_REFUSED_BEGINNING]))
+                return None
+        return reply
+
+
+def _keep_aside(call: Any) -> None:
+    from launch_worker.agent import LaunchAgent
+    from launch_worker.errors import LaunchError
+
+    try:
+        call(LaunchAgent.current().api.store)
+    except (LaunchError, RedisError):
+        log.exception("item.not_kept")
+
+
+class Channel(kombu_redis.Channel):
+    """kombu's channel with our client."""
+
+    def _get_client(self) -> type[redis.Redis]:
+        return QueueClient
+
+
+class Transport(kombu_redis.Transport):
+    """What the `redis://` and `rediss://` schemes mean in this app."""
+
+    Channel = Channel

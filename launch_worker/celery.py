@@ -1,0 +1,117 @@
+"""The Celery app: `celery -A launch_worker worker | beat | flower | inspect …`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import ssl
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import kombu.transport
+from celery import Celery
+
+from launch_worker import celeryconfig
+from launch_worker.errors import SettingsError
+from launch_worker.passes import PASSES
+from launch_worker.settings import Settings
+from launch_worker.store.keys import PRIORITY_STEPS
+
+#: The system's own queue: every worker consumes it beside its `-Q`.
+MAINTENANCE_QUEUE = "maintenance"
+
+
+def _required(settings: Settings, transport_options: dict[str, Any]) -> dict[str, Any]:
+    """What correctness rests on, set over the operator's settings."""
+    required: dict[str, Any] = {
+        "broker_url": settings.redis_url,
+        "broker_transport_options": transport_options
+        # The record, not the broker, recovers a lost message, so kombu need not keep copies of unacknowledged ones.
+        # It is those copies, and the visibility timeout over them, that make a long task run twice.
+        | {"ack_emulation": False, "priority_steps": list(PRIORITY_STEPS)},
+        "worker_pool": "threads",
+        "task_acks_late": False,
+        "worker_disable_prefetch": True,
+        "worker_prefetch_multiplier": 1,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_default_queue": "default",
+        "beat_schedule": {
+            name: {
+                "task": f"launch_worker.{name}",
+                "schedule": settings.pass_s,
+                # Entries must not pile up while no worker runs.
+                "options": {"queue": MAINTENANCE_QUEUE, "expires": max(1.0, settings.pass_s)},
+            }
+            for name in PASSES
+        },
+    }
+    if settings.redis_url.startswith("rediss://"):
+        # kombu's default for rediss:// does not verify the server's certificate.
+        required["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return required
+
+
+def _operator_config() -> ModuleType | None:
+    """The operator's celeryconfig: CELERY_CONFIG_MODULE, else celeryconfig.py in the working folder."""
+    name = os.environ.get("CELERY_CONFIG_MODULE")
+    if name:
+        return importlib.import_module(name)
+    path = Path("celeryconfig.py").absolute()
+    if not path.is_file():
+        return None
+    module_spec = importlib.util.spec_from_file_location("launch_worker_operator_config", path)
+    if module_spec is None or module_spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
+
+
+def _settings() -> Settings:
+    """`celery -b URL` (and CELERY_BROKER_URL) is taken for LAUNCH_REDIS_URL, if the two do not contradict."""
+    broker = os.environ.pop("CELERY_BROKER_URL", None)
+    launch = os.environ.get("LAUNCH_REDIS_URL")
+    if broker and launch and broker != launch:
+        raise SettingsError(
+            "CELERY_BROKER_URL (or celery -b) and LAUNCH_REDIS_URL name two different brokers; "
+            "set only LAUNCH_REDIS_URL"
+        )
+    return Settings.from_env(redis_url=broker)
+
+
+def _make_app() -> Celery:
+    # An alias and not `broker_transport`: Flower and the banner go by the URL's scheme.
+    kombu.transport.TRANSPORT_ALIASES.update(
+        redis="launch_worker.broker:Transport", rediss="launch_worker.broker:Transport"
+    )
+    # Neither is of use to workers that share nothing but the records, and they cost a second of start-up.
+    os.environ.setdefault("CELERY_WORKER_WITHOUT_GOSSIP", "1")
+    os.environ.setdefault("CELERY_WORKER_WITHOUT_MINGLE", "1")
+    made = Celery("launch_worker", set_as_current=True, include=["launch_worker.tasks"])
+    made.config_from_object(celeryconfig)
+    operator = _operator_config()
+    if operator is not None:
+        made.conf.update({name: value for name, value in vars(operator).items() if not name.startswith("_")})
+    options = celeryconfig.broker_transport_options | made.conf.broker_transport_options
+    made.conf.update(_required(settings, options))
+    return made
+
+
+try:
+    settings = _settings()
+except SettingsError as error:
+    # Inside the celery command an exception would be shown as a traceback.
+    if click.get_current_context(silent=True) is not None:
+        raise SystemExit(f"launch_worker: {error}") from None
+    raise
+app = _make_app()
+
+import launch_worker.worker  # noqa: E402  (registers the bootsteps and signals of `app`)
+
+assert launch_worker.worker.LaunchSteps

@@ -1,0 +1,45 @@
+"""The environment that a job sees: little of the worker's, all of the submitter's, and the run's own variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch_worker.errors import InputError
+from launch_worker.run import Record
+from launch_worker.spec import RunSpec
+
+#: What programs need of the machine they run on. Nothing else of the worker's environment reaches a job, so that
+#: neither the broker's password nor other secrets do; `--env-from` asks for more by name.
+INHERITED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "XDG_RUNTIME_DIR"),
+    *("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PYENV_ROOT", "PYENV_VERSION"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+)
+
+
+def job_environment(
+    record: Record, spec: RunSpec, *, worker_env: Mapping[str, str], redis_url: str, config_path: Path
+) -> dict[str, str]:
+    """Raises InputError when the worker lacks a variable that the run asks for by name."""
+    env = {name: value for name, value in worker_env.items() if name in INHERITED or name.startswith("LC_")}
+    for name in spec.env_from:
+        if name == "LAUNCH_REDIS_URL":
+            env[name] = redis_url
+        elif name in worker_env:
+            env[name] = worker_env[name]
+        else:
+            raise InputError(f"the worker's environment has no {name}; set it where the worker is started")
+    env |= spec.env
+    env |= {
+        "CUDA_VISIBLE_DEVICES": ",".join(record.gpus),
+        "LAUNCH_RUN_ID": record.id,
+        "LAUNCH_ATTEMPT": str(record.attempt),
+        "LAUNCH_TOKEN": str(record.token),
+        "LAUNCH_QUEUE": record.queue,
+        "LAUNCH_PROJECT": record.project,
+        "LAUNCH_NAME": record.name,
+        "LAUNCH_CONFIG": str(config_path),
+    }
+    return env

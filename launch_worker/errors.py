@@ -1,0 +1,33 @@
+"""Every error that a caller may meet, in one tree. The text of each is the sentence the user reads."""
+
+from __future__ import annotations
+
+
+class LaunchError(Exception):
+    """Something that a person can act on; its text says what was wrong and what to do."""
+
+    exit_code = 1
+
+
+class InputError(LaunchError):
+    """The input was refused before anything was written."""
+
+    exit_code = 2
+
+
+class SettingsError(InputError):
+    """A setting, or two settings together, make no sense."""
+
+
+class UnknownRunError(InputError):
+    """No run has this id (never submitted, or older than the retention)."""
+
+
+class BrokerUnavailableError(LaunchError):
+    """Redis did not answer; nothing is known to have been written."""
+
+    exit_code = 69
+
+
+class RefusedError(LaunchError):
+    """The run's state does not allow the arrow that was asked for; nothing was changed."""

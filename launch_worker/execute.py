@@ -1,0 +1,117 @@
+"""One attempt, from its claimed record to its outcome: prepare, start, supervise, keep the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch_worker.environment import job_environment
+from launch_worker.errors import InputError
+from launch_worker.logs import LogShipper, Tail
+from launch_worker.retry import Outcome
+from launch_worker.run import Record
+from launch_worker.runners.process import Gone, JobHandle, Lease, ProcessRunner, StartError
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+from launch_worker.supervise import AttemptSuperseded, Limits, supervise
+
+log = logging.getLogger("launch_worker.execute")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the worker lends to every attempt."""
+
+    runner: ProcessRunner
+    logs: LogShipper
+    redis_url: str
+
+
+@dataclass
+class Attempt:
+    """One claimed run on this worker. Events for its job (a cancel, a superseding) go into `events`."""
+
+    record: Record
+    spec: RunSpec
+    folder: Path
+    events: queue.SimpleQueue[Any]
+    lease: Lease
+    tail: Tail | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.record.id}.{self.record.attempt}"
+
+
+def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) -> Outcome:
+    """Block until the attempt's job is gone. Whatever goes wrong on the way is a Failed outcome with its phase.
+
+    `on_started` gets the pid of the job's main process. Raises AttemptSuperseded.
+    """
+    phase = "agent"
+    handle: JobHandle | None = None
+    try:
+        cwd, env = _prepare(attempt, site.redis_url)
+        attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder / "output")
+        phase = "start"
+        handle = site.runner.start(
+            attempt.spec.command,
+            key=attempt.key,
+            env=env,
+            cwd=cwd,
+            log_path=attempt.tail.path,
+            grace_s=attempt.spec.grace_s,
+            lease=attempt.lease,
+            events=attempt.events,
+            timeout_s=attempt.spec.start_timeout_s,
+        )
+        phase = "run"
+        on_started(handle.pid)
+        limits = Limits(attempt.spec.timeout_s, attempt.spec.stall_timeout_s, attempt.spec.grace_s)
+        tail = attempt.tail
+        return supervise(handle, limits=limits, last_output_s=lambda: tail.last_output_s)
+    except AttemptSuperseded:
+        raise
+    except (InputError, StartError) as error:
+        return Outcome(RunState.FAILED, reason=str(error), phase=phase, message=str(error))
+    except Exception as error:
+        log.exception("run.failed run=%s phase=%s", attempt.record.id, phase)
+        _end(handle)
+        return Outcome(
+            RunState.FAILED,
+            reason=f"{type(error).__name__} in the worker: {error}",
+            phase=phase,
+            message=traceback.format_exc(limit=-8),
+        )
+
+
+def _prepare(attempt: Attempt, redis_url: str) -> tuple[str, dict[str, str]]:
+    record, spec = attempt.record, attempt.spec
+    attempt.folder.mkdir(parents=True, mode=0o700)
+    config_path = attempt.folder / "config.json"
+    config_path.write_text(
+        json.dumps({"run_id": record.id, "attempt": record.attempt, "name": record.name, "project": record.project,
+                    "queue": record.queue, "tags": list(record.tags), "config": {}})
+    )  # fmt: skip
+    env = job_environment(record, spec, worker_env=os.environ, redis_url=redis_url, config_path=config_path)
+    if spec.cwd is not None and (spec.cwd_required or os.path.isdir(spec.cwd)):
+        return spec.cwd, env
+    scratch = attempt.folder / "work"
+    scratch.mkdir()
+    return str(scratch), env
+
+
+def _end(handle: JobHandle | None) -> None:
+    """A job that nobody supervises any more must not stay."""
+    if handle is None:
+        return
+    handle.stop(grace_s=0)
+    while not isinstance(handle.events.get(), Gone):
+        pass

@@ -1,0 +1,137 @@
+"""Ships the output files of running jobs into bounded Redis streams.
+
+A job writes straight to a file on this machine and never waits for us; this reads what was written, batched, and
+keeps the newest `log_bytes` of each attempt in Redis. While Redis is away the file itself is the buffer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+import inotify_simple
+
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.logs")
+
+_CHUNK = 64 * 1024
+#: Output that arrives within this time is shipped together: what `--follow` lags behind at most, on an idle machine.
+_BATCH_MS = 20
+#: A flood is sampled, newest first, at about this rate, so that it slows neither its job nor Redis.
+_BYTES_PER_S = 16 << 20
+_RETRY_S = 1.0
+
+
+class Tail:
+    """One attempt's output file, and how far it has been shipped."""
+
+    def __init__(self, run_id: str, attempt: int, path: Path, *, keep_bytes: int) -> None:
+        self.run_id = run_id
+        self.attempt = attempt
+        self.path = path
+        path.touch()
+        self._file = path.open("rb", buffering=0)
+        self._keep_bytes = keep_bytes
+        self._offset = 0
+        self._kept: deque[tuple[str, int]] = deque()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+        #: When output last arrived, on the monotonic clock.
+        self.last_output_s = time.monotonic()
+
+    def ship(self, store: Store) -> int:
+        """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated."""
+        shipped = 0
+        with self._lock:
+            if self._file.closed:
+                return 0
+            size = self._file.seek(0, 2)
+            if size - self._offset > self._keep_bytes:
+                self._offset = size - self._keep_bytes
+            while self._offset < size:
+                self._file.seek(self._offset)
+                data = self._file.read(min(_CHUNK, size - self._offset))
+                if not data:
+                    break
+                while self._kept and self._kept_bytes + len(data) > self._keep_bytes:
+                    self._kept_bytes -= self._kept.popleft()[1]
+                keep_from = self._kept[0][0] if self._kept else ""
+                entry = store.append_log(self.run_id, self.attempt, data, offset=self._offset, keep_from=keep_from)
+                self._kept.append((entry, len(data)))
+                self._kept_bytes += len(data)
+                self._offset += len(data)
+                shipped += len(data)
+        return shipped
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+
+class LogShipper:
+    """One thread that sleeps until a watched file grows, then ships it."""
+
+    def __init__(self, store: Store, *, keep_bytes: int) -> None:
+        self._store = store
+        self._keep_bytes = keep_bytes
+        self._inotify = inotify_simple.INotify()
+        self._tails: dict[int, Tail] = {}
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name="log-shipper", daemon=True)
+        self._thread.start()
+
+    def watch(self, run_id: str, attempt: int, path: Path) -> Tail:
+        """Begin to ship `path`, which is made if it is not there."""
+        tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes)
+        self._tails[self._inotify.add_watch(path, inotify_simple.flags.MODIFY)] = tail
+        return tail
+
+    def finish(self, tail: Tail) -> None:
+        """Ship the rest and forget the file. Raises BrokerUnavailableError, and can be repeated."""
+        for watch, known in list(self._tails.items()):
+            if known is tail:
+                del self._tails[watch]
+                try:
+                    self._inotify.rm_watch(watch)
+                except OSError:
+                    log.debug("the watch of %s was gone", tail.path)
+        tail.ship(self._store)
+        tail.close()
+
+    def close(self, wake_path: Path) -> None:
+        """End the thread; `wake_path` is a file of ours that can be written to."""
+        self._closing = True
+        self._inotify.add_watch(wake_path, inotify_simple.flags.MODIFY)
+        with wake_path.open("ab") as file:
+            file.write(b"\n")
+        self._thread.join(5.0)
+
+    def _loop(self) -> None:
+        unsent: set[Tail] = set()
+        while not self._closing:
+            timeout_ms = int(_RETRY_S * 1000) if unsent else None
+            events = self._inotify.read(timeout=timeout_ms, read_delay=_BATCH_MS)
+            # -1: the kernel's event queue ran over, so any file may have grown.
+            watches = [event.wd for event in events]
+            tails = self._tails.copy()
+            grown = set(tails.values()) if -1 in watches else {tails[watch] for watch in watches if watch in tails}
+            for tail in grown:
+                tail.last_output_s = time.monotonic()
+            shipped = 0
+            for tail in grown | unsent:
+                try:
+                    shipped += tail.ship(self._store)
+                    unsent.discard(tail)
+                except BrokerUnavailableError:
+                    unsent.add(tail)
+                    break
+                except (OSError, ValueError):
+                    log.exception("log.unreadable run=%s path=%s", tail.run_id, tail.path)
+                    unsent.discard(tail)
+            if shipped > _CHUNK:
+                time.sleep(shipped / _BYTES_PER_S)

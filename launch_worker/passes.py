@@ -1,0 +1,78 @@
+"""The beat's passes over the records: idempotent, bounded, and done by agents too when beat is late.
+
+They are the "heartbeat sweep" of the mission; in code a sweep is always a hyperparameter sweep.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from launch_worker.errors import InputError
+from launch_worker.retry import NextStep, Outcome, next_step
+from launch_worker.run import Record
+from launch_worker.settings import Settings
+from launch_worker.spec import parse_spec
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.passes")
+
+_LIMIT = 500
+
+
+def crash_stale_runs(store: Store, settings: Settings, *, on_crash: Callable[[Record], None] = lambda _: None) -> int:
+    """Runs whose heartbeats stopped are Crashed, or Pending again when retries are left. Returns how many."""
+    crashed = 0
+    for record in store.stale(limit=_LIMIT):
+        outcome = Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped")
+        try:
+            spec = parse_spec(record.spec)
+        except InputError:
+            step = NextStep(outcome)
+        else:
+            step = next_step(outcome, spec=spec, attempt=record.attempt, first_attempt=record.first_attempt)
+        if store.crash(record.id, record.token, step):
+            crashed += 1
+            log.warning("run.crashed run=%s attempt=%d worker=%s", record.id, record.attempt, record.worker)
+            on_crash(record)
+    return crashed
+
+
+def check_cancellations(store: Store, settings: Settings) -> int:
+    """Owners of runs that shall stop are told again. Returns how many runs that were."""
+    return store.check_cancellations()
+
+
+def publish_due_runs(store: Store, settings: Settings) -> int:
+    """Due runs go into their queues, and runs whose queue item was lost go in again. Returns how many."""
+    due, _ = store.publish_due(limit=_LIMIT)
+    lost = store.publish_lost(grace_s=2 * settings.pass_s, limit=_LIMIT)
+    if lost:
+        log.warning("runs.published_again count=%d", lost)
+    return due + lost
+
+
+def retire_runs(store: Store, settings: Settings) -> int:
+    """Runs that ended longer ago than the retention are deleted. Returns how many."""
+    return store.retire(retention_s=settings.retention_s)
+
+
+#: Each pass under the name by which the store knows when it last began.
+PASSES: dict[str, Callable[..., int]] = {
+    "crash_stale_runs": crash_stale_runs,
+    "check_cancellations": check_cancellations,
+    "publish_due_runs": publish_due_runs,
+    "retire_runs": retire_runs,
+}
+
+
+def run_pass(
+    name: str, store: Store, settings: Settings, *, late_by: float = 0.5, on_crash: Callable[[Record], None] | None = None
+) -> int | None:
+    """Do one pass unless it began, anywhere, within `late_by` intervals; None when it was not due."""
+    if not store.begin_pass(name, every_s=late_by * settings.pass_s):
+        return None
+    if name == "crash_stale_runs" and on_crash is not None:
+        return crash_stale_runs(store, settings, on_crash=on_crash)
+    return PASSES[name](store, settings)

@@ -1,0 +1,94 @@
+"""How an attempt ended, and the pure decision of what comes next."""
+
+from __future__ import annotations
+
+import signal as signals
+from dataclasses import dataclass
+
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+from launch_worker.units import format_duration
+
+#: The parts of an attempt in which it can fail.
+PHASES = ("agent", "build", "start", "run")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The truth about one attempt's end, as its worker saw it."""
+
+    state: RunState
+    #: For people: why it ended so. Empty for a plain exit 0.
+    reason: str = ""
+    #: Where a Failed attempt failed, one of PHASES.
+    phase: str = ""
+    #: The detail of a failure: the error's text, a traceback's last lines.
+    message: str = ""
+    exit_code: int | None = None
+    #: Name of the signal that ended the job's main process, as `SIGKILL`.
+    signal: str = ""
+    #: The worker ended the job because it went away itself: the run is handed back if it has retries left.
+    by_shutdown: bool = False
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """The arrow to write: the outcome's state, and Pending again after `retry_delay_s` unless that is None."""
+
+    outcome: Outcome
+    retry_delay_s: float | None = None
+    retry_reason: str = ""
+
+
+def next_step(outcome: Outcome, *, spec: RunSpec, attempt: int, first_attempt: int = 1) -> NextStep:
+    """Decide from the outcome and the retry policy; `first_attempt` is where the policy began to count.
+
+    (`launch-worker retry` begins a new count.)
+    """
+    retried = attempt - first_attempt
+    if outcome.by_shutdown and retried < spec.retries and RunState.CRASHED.value.lower() in spec.retry_on:
+        return NextStep(outcome, retry_delay_s=0.0, retry_reason="handed back by its worker")
+    if outcome.state.value.lower() not in spec.retry_on or retried >= spec.retries:
+        return NextStep(outcome)
+    reason = f"retry {retried + 1} of {spec.retries}"
+    if spec.retry_delay_s:
+        reason += f" in {format_duration(spec.retry_delay_s)}"
+    return NextStep(outcome, retry_delay_s=spec.retry_delay_s, retry_reason=reason)
+
+
+def has_retries_left(spec: RunSpec, *, attempt: int, first_attempt: int, after: RunState) -> bool:
+    """Whether an attempt that ends in state `after` is followed by another one."""
+    return next_step(Outcome(after), spec=spec, attempt=attempt, first_attempt=first_attempt).retry_delay_s is not None
+
+
+def outcome_of_exit(status: int) -> Outcome:
+    """The outcome of a job that ended by itself, from its exit status (negative: minus the signal's number)."""
+    if status == 0:
+        return Outcome(RunState.FINISHED, exit_code=0)
+    if status > 0:
+        return Outcome(RunState.FAILED, reason=f"exit code {status}", phase="run", exit_code=status)
+    name = signal_name(-status)
+    return Outcome(RunState.FAILED, reason=f"ended by {name}", phase="run", message=f"ended by {name}", signal=name)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+def shell_exit_code(state: RunState, exit_code: int | None, signal: str) -> int:
+    """The exit code of `--wait`: the job's own, 128+n for signal n, 143 Killed, 70 Crashed (SPEC section 4).
+
+    A Failed run never gives 0, also when its job exited 0 after a time limit stopped it.
+    """
+    if state is RunState.FINISHED:
+        return 0
+    if state is RunState.KILLED:
+        return 143
+    if state is RunState.CRASHED:
+        return 70
+    if signal:
+        return 128 + getattr(signals, signal, 0)
+    return exit_code or 1

@@ -1,0 +1,154 @@
+"""A run's record as a value, read from the store's hash."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from launch_worker.states import RunState
+from launch_worker.units import isoformat
+
+_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+MASK = "********"
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One arrow of a run's history. `at` is server time in microseconds."""
+
+    state: RunState
+    at: int
+    attempt: int
+    worker: str
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state.value,
+            "at": isoformat(self.at),
+            "attempt": self.attempt,
+            "worker": self.worker or None,
+            "reason": self.reason or None,
+        }
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the store knows of a run at one instant. Times are server microseconds; None is "not known"."""
+
+    id: str
+    name: str
+    project: str
+    queue: str
+    tags: tuple[str, ...]
+    state: RunState
+    reason: str
+    phase: str
+    message: str
+    attempt: int
+    first_attempt: int
+    token: int
+    exit_code: int | None
+    signal: str
+    worker: str
+    host: str
+    pid: int | None
+    gpus: tuple[str, ...]
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    due_at: int | None
+    cancel_at: int | None
+    #: The spec's JSON text; `launch_worker.spec.parse_spec` reads it.
+    spec: str
+
+    @classmethod
+    def from_hash(cls, fields: Mapping[str, str]) -> Record:
+        """Tolerates missing and damaged fields, so that one bad record never hides the others."""
+
+        def number(name: str) -> int | None:
+            text = fields.get(name, "")
+            return int(text) if re.fullmatch(r"-?\d{1,18}", text) else None
+
+        try:
+            state = RunState(fields.get("state", ""))
+        except ValueError:
+            state = RunState.FAILED
+        return cls(
+            id=fields.get("id", ""),
+            name=fields.get("name", ""),
+            project=fields.get("project", ""),
+            queue=fields.get("queue", ""),
+            tags=tuple(_strings(fields.get("tags", ""))),
+            state=state,
+            reason=fields.get("reason", ""),
+            phase=fields.get("phase", ""),
+            message=fields.get("message", ""),
+            attempt=number("attempt") or 0,
+            first_attempt=number("first_attempt") or 1,
+            token=number("token") or 0,
+            exit_code=number("exit_code"),
+            signal=fields.get("signal", ""),
+            worker=fields.get("worker", ""),
+            host=fields.get("host", ""),
+            pid=number("pid"),
+            gpus=tuple(_strings(fields.get("gpus", ""))),
+            created_at=number("created_at") or 0,
+            started_at=number("started_at"),
+            ended_at=number("ended_at"),
+            due_at=number("due_at"),
+            cancel_at=number("cancel_at"),
+            spec=fields.get("spec", ""),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `show --json` without `history`: unknown is null, times are ISO 8601 in UTC."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "project": self.project or None,
+            "queue": self.queue,
+            "tags": list(self.tags),
+            "state": self.state.value,
+            "reason": self.reason or None,
+            "phase": self.phase or None,
+            "message": self.message or None,
+            "attempt": self.attempt,
+            "exit_code": self.exit_code,
+            "signal": self.signal or None,
+            "worker": self.worker or None,
+            "host": self.host or None,
+            "pid": self.pid,
+            "gpus": list(self.gpus),
+            "created_at": isoformat(self.created_at),
+            "started_at": isoformat(self.started_at),
+            "ended_at": isoformat(self.ended_at),
+            "due_at": isoformat(self.due_at),
+            "cancel_requested_at": isoformat(self.cancel_at),
+            "spec": masked_spec(self.spec),
+        }
+
+
+def masked_spec(text: str) -> dict[str, Any]:
+    """The spec for showing: environment values under secret-looking names are masked."""
+    try:
+        spec = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(spec, dict):
+        return {}
+    env = spec.get("env")
+    if isinstance(env, dict):
+        spec["env"] = {name: MASK if _SECRET_NAME.search(name) else value for name, value in env.items()}
+    return spec
+
+
+def _strings(text: str) -> list[str]:
+    try:
+        values = json.loads(text) if text else []
+    except ValueError:
+        return []
+    return [str(value) for value in values] if isinstance(values, list) else []

@@ -1,0 +1,139 @@
+"""A job's whole process tree, found in /proc, and signals that cannot hit a stranger.
+
+Standard library only, and cheap to import: the guard is a small process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+
+class ProcessId(NamedTuple):
+    """A process that a reused pid cannot be mistaken for: pid, and start time in clock ticks since boot."""
+
+    pid: int
+    start: int
+
+
+class Process(NamedTuple):
+    """One line of the process table."""
+
+    id: ProcessId
+    ppid: int
+    session: int
+    zombie: bool
+
+
+def look_up(pid: int) -> Process | None:
+    """The process with this pid now, None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return Process(
+        ProcessId(pid, int(fields[19])), ppid=int(fields[1]), session=int(fields[3]), zombie=fields[0] in (b"Z", b"X")
+    )
+
+
+def is_alive(process: ProcessId) -> bool:
+    found = look_up(process.pid)
+    return found is not None and found.id == process and not found.zombie
+
+
+def table() -> list[Process]:
+    """Every process of this machine (of this pid namespace)."""
+    found = (look_up(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in found if process is not None]
+
+
+def children(pid: int) -> list[int] | None:
+    """Direct children of a single-threaded process; None where the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as pids:
+            return [int(child) for child in pids.read().split()]
+    except OSError:
+        return None
+
+
+def has_environ(pid: int, entries: Iterable[bytes]) -> bool:
+    """Whether the process was started with all of these NAME=VALUE."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return set(entries) <= set(environ.read().split(b"\0"))
+    except OSError:
+        return False
+
+
+def marks(env: Mapping[str, str]) -> tuple[bytes, ...]:
+    """What the environment of every process of one attempt has, and no other's."""
+    return tuple(f"{name}={env[name]}".encode() for name in ("LAUNCH_RUN_ID", "LAUNCH_TOKEN"))
+
+
+def members(
+    main: ProcessId | None, *, marked: tuple[bytes, ...], known: Iterable[ProcessId] = (), spare: Iterable[int] = ()
+) -> list[ProcessId]:
+    """The living processes of one job, its main process first.
+
+    A process belongs to the job by its session, by the `marks` in its environment (what daemonised itself), by being
+    in `known`, or by descending from one that does. Pids in `spare` never do.
+    """
+    processes = table()
+    spared = {*spare, os.getpid(), 1}
+    known = set(known)
+    # A stranger's new session may reuse the pid of a main process that is gone.
+    reused = main is not None and any(p.id.pid == main.pid and p.id != main for p in processes)
+    found: dict[int, Process] = {}
+    for process in processes:
+        if process.id.pid in spared:
+            continue
+        if (
+            process.id == main
+            or process.id in known
+            or (main is not None and not reused and process.session == main.pid)
+            or has_environ(process.id.pid, marked)
+        ):
+            found[process.id.pid] = process
+    grew = True
+    while grew:
+        heirs = {p.id.pid: p for p in processes if p.ppid in found and p.id.pid not in found and p.id.pid not in spared}
+        found.update(heirs)
+        grew = bool(heirs)
+    alive = [process.id for process in found.values() if not process.zombie]
+    return sorted(alive, key=lambda process: process != main)
+
+
+def send(process: ProcessId, number: int) -> bool:
+    """Signal exactly this process; False when it is gone (also when its pid was reused)."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except OSError:
+        return False
+    try:
+        # The descriptor now holds the process: its identity cannot change between this look and the signal.
+        if not is_alive(process):
+            return False
+        signal.pidfd_send_signal(fd, number)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def end(find: Callable[[], list[ProcessId]], *, wait: Callable[[float], None], timeout_s: float = 5.0) -> bool:
+    """SIGKILL what `find` finds until it finds nothing; False when something stays past the timeout."""
+    pause = 0.005
+    waited = 0.0
+    while found := find():
+        for process in found:
+            send(process, signal.SIGKILL)
+        if waited > timeout_s:
+            return False
+        wait(pause)
+        waited += pause
+        pause = min(2 * pause, 0.1)
+    return True

@@ -1,0 +1,93 @@
+"""All settings of launch_worker, read from the environment in one place and checked against each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch_worker.errors import InputError, SettingsError
+from launch_worker.units import format_duration, parse_duration, parse_size
+
+DEFAULT_REDIS_URL = "redis://localhost:6379/0"
+_SCHEMES = ("redis://", "rediss://")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one process goes by. Durations are seconds, sizes bytes."""
+
+    redis_url: str = DEFAULT_REDIS_URL
+    project: str = ""
+    work_dir: Path = Path("launch-worker")
+    #: An agent renews the leases of all its runs this often.
+    heartbeat_s: float = 5.0
+    #: A run whose lease was not renewed for so long is Crashed.
+    lease_s: float = 30.0
+    #: How often the beat passes look for stale, cancelled, due and lost runs.
+    pass_s: float = 5.0
+    #: Ended runs are deleted, with their logs, after this time.
+    retention_s: float = 30 * 86400.0
+    #: The newest output that is kept in Redis of each attempt.
+    log_bytes: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        if not self.redis_url.startswith(_SCHEMES):
+            scheme = self.redis_url.partition("://")[0][:20]
+            raise SettingsError(
+                f"LAUNCH_REDIS_URL starts with {scheme!r}; write it as redis://[:PASSWORD@]HOST:PORT/DB or rediss://…"
+            )
+        for name, seconds in (
+            ("LAUNCH_HEARTBEAT_S", self.heartbeat_s),
+            ("LAUNCH_LEASE_S", self.lease_s),
+            ("LAUNCH_PASS_S", self.pass_s),
+            ("LAUNCH_RETENTION", self.retention_s),
+        ):
+            if seconds <= 0:
+                raise SettingsError(f"{name} must be more than 0")
+        if self.lease_s < 2 * self.heartbeat_s:
+            raise SettingsError(
+                f"LAUNCH_LEASE_S ({format_duration(self.lease_s)}) must be at least twice LAUNCH_HEARTBEAT_S "
+                f"({format_duration(self.heartbeat_s)}), or one late heartbeat makes a live run Crashed"
+            )
+        if self.retention_s < self.lease_s:
+            raise SettingsError(
+                f"LAUNCH_RETENTION ({format_duration(self.retention_s)}) must not be shorter than LAUNCH_LEASE_S "
+                f"({format_duration(self.lease_s)})"
+            )
+        if self.log_bytes < 4096:
+            raise SettingsError("LAUNCH_LOG_BYTES must be at least 4096")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None, *, redis_url: str | None = None) -> Settings:
+        """Read `LAUNCH_*`; `redis_url` (the `--api` option) wins over `LAUNCH_REDIS_URL`. Raises SettingsError."""
+        env = os.environ if env is None else env
+
+        def seconds(name: str, default: float) -> float:
+            try:
+                return parse_duration(env[name], what=name) if env.get(name) else default
+            except InputError as error:
+                raise SettingsError(str(error)) from None
+
+        try:
+            log_bytes = parse_size(env.get("LAUNCH_LOG_BYTES") or cls.log_bytes, what="LAUNCH_LOG_BYTES")
+        except InputError as error:
+            raise SettingsError(str(error)) from None
+        return cls(
+            redis_url=redis_url or env.get("LAUNCH_REDIS_URL") or DEFAULT_REDIS_URL,
+            project=env.get("LAUNCH_PROJECT", ""),
+            work_dir=_work_dir(env),
+            heartbeat_s=seconds("LAUNCH_HEARTBEAT_S", cls.heartbeat_s),
+            lease_s=seconds("LAUNCH_LEASE_S", cls.lease_s),
+            pass_s=seconds("LAUNCH_PASS_S", cls.pass_s),
+            retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
+            log_bytes=log_bytes,
+        )
+
+
+def _work_dir(env: Mapping[str, str]) -> Path:
+    if env.get("LAUNCH_WORK_DIR"):
+        return Path(env["LAUNCH_WORK_DIR"]).expanduser().absolute()
+    state_home = env.get("XDG_STATE_HOME") or Path(env.get("HOME") or "/tmp") / ".local" / "state"
+    return Path(state_home) / "launch-worker"

@@ -1,0 +1,199 @@
+"""What a person submits: the validated description of a run, before it is a record."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from launch_worker.errors import InputError
+from launch_worker.units import MAX_DURATION_S
+
+NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+#: Also a Redis key and a file name: no colon, no slash, no leading dash, dot or underscore.
+QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:=/-]{0,99}")
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Queues of the system itself.
+RESERVED_QUEUES = frozenset({"maintenance", "unacked", "unacked_index", "unacked_mutex"})
+#: W&B's four levels, as the priority steps of kombu's Redis transport: a lower one is consumed first.
+PRIORITIES = {"critical": 0, "high": 3, "medium": 6, "low": 9}
+RETRYABLE = ("failed", "crashed")
+
+#: The kernel's limit for one argument or one NAME=VALUE (MAX_ARG_STRLEN, its final NUL included).
+MAX_ARG_BYTES = 128 * 1024 - 1
+MAX_COMMAND_BYTES = 1 << 20
+MAX_ENV_BYTES = 512 * 1024
+MAX_RETRIES = 1000
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run to be: command, labels, environment, limits and retry policy. Constructing one validates it.
+
+    Raises InputError with one sentence for the first thing that is wrong. Durations are seconds.
+    """
+
+    __pydantic_config__ = {"extra": "forbid", "strict": True}  # noqa: RUF012 (read by parse_spec's adapter)
+
+    command: tuple[str, ...]
+    queue: str = "default"
+    name: str = ""
+    project: str = ""
+    tags: tuple[str, ...] = ()
+    priority: str = "medium"
+    env: dict[str, str] = field(default_factory=dict)
+    #: Names only: the worker supplies the values, so that secrets never enter Redis.
+    env_from: tuple[str, ...] = ()
+    cwd: str | None = None
+    #: True when the submitter named `cwd`; else the job starts elsewhere where the worker lacks that folder.
+    cwd_required: bool = False
+    timeout_s: float | None = None
+    start_timeout_s: float = 1800.0
+    stall_timeout_s: float | None = None
+    grace_s: float = 10.0
+    retries: int = 0
+    retry_delay_s: float = 0.0
+    retry_on: tuple[str, ...] = RETRYABLE
+
+    def __post_init__(self) -> None:
+        _check_command(self.command)
+        if not self.name:
+            object.__setattr__(self, "name", default_name(self.command))
+        _check_text("name", self.name, NAME, "1 to 200 characters without control characters")
+        _check_text("queue", self.queue, QUEUE, "letters, digits, and . _ - after the first, at most 100")
+        if self.queue in RESERVED_QUEUES:
+            raise InputError(f"queue {self.queue!r} belongs to the system; choose another name")
+        if self.project:
+            _check_text("project", self.project, PROJECT, "ENTITY/PROJECT, each of letters, digits and . _ -")
+        for tag in self.tags:
+            _check_text("tag", tag, TAG, "letters, digits and . _ : = / -, at most 100")
+        if self.priority not in PRIORITIES:
+            raise InputError(f"priority {self.priority!r} is unknown; use one of: {', '.join(PRIORITIES)}")
+        _check_env(self.env, self.env_from)
+        if self.cwd is not None and (not self.cwd.startswith("/") or "\x00" in self.cwd):
+            raise InputError(f"working directory {self.cwd!r} must be an absolute path")
+        for what, seconds, least in (
+            ("timeout", self.timeout_s, 0.001),
+            ("start timeout", self.start_timeout_s, 0.001),
+            ("stall timeout", self.stall_timeout_s, 0.001),
+            ("grace", self.grace_s, 0),
+            ("retry delay", self.retry_delay_s, 0),
+        ):
+            if seconds is not None and not least <= seconds <= MAX_DURATION_S:
+                raise InputError(f"{what} must be more than 0 and at most 3650d, not {seconds:g} s")
+        if isinstance(self.retries, bool) or not 0 <= self.retries <= MAX_RETRIES:
+            raise InputError(f"retries must be a whole number from 0 to {MAX_RETRIES}, not {self.retries!r}")
+        for word in self.retry_on:
+            if word not in RETRYABLE:
+                raise InputError(f"cannot retry on {word!r}; use one or both of: {','.join(RETRYABLE)}")
+
+    def to_json(self) -> str:
+        """The canonical text that the record keeps; `parse_spec` reads it back."""
+        return json.dumps({key: value for key, value in asdict(self).items() if value != _DEFAULTS.get(key)})
+
+
+_DEFAULTS: dict[str, Any] = {
+    name: spec_field.default if spec_field.default_factory is not dict else {}
+    for name, spec_field in RunSpec.__dataclass_fields__.items()
+    if name != "command"
+}
+
+
+def parse_spec(text: str) -> RunSpec:
+    """Read a record's spec as untrusted input. Raises InputError that names the field, never its value."""
+    from pydantic import ValidationError
+
+    try:
+        return _adapter().validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "spec"
+        raise InputError(f"the run's record is damaged: {where}: {first['msg']}") from None
+
+
+@lru_cache(maxsize=1)
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RunSpec)
+
+
+def default_name(command: tuple[str, ...]) -> str:
+    """A readable name that shows no argument values: the program, or the script that an interpreter runs."""
+    words = [word.rsplit("/", 1)[-1] for word in command[:1]]
+    if len(command) > 1 and re.fullmatch(r"(python|bash|sh|perl|ruby|node|Rscript|julia)[\d.]*", words[0]):
+        script = command[2] if command[1] == "-m" and len(command) > 2 else command[1]
+        if re.fullmatch(r"[\w./-]+", script) and not script.startswith("-"):
+            words = [script.rsplit("/", 1)[-1]]
+    return re.sub(r"[\x00-\x1f\x7f]", "?", words[0])[:200] or "job"
+
+
+def parse_env(pairs: Iterable[str]) -> dict[str, str]:
+    """`K=V` words as a map; a later one wins."""
+    env = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"environment {name!r} has no value; write -e {name or 'NAME'}=VALUE or --env-from NAME")
+        env[name] = value
+    return env
+
+
+def _check_text(what: str, text: str, pattern: re.Pattern[str], rule: str) -> None:
+    if not isinstance(text, str) or not pattern.fullmatch(text) or not _encodes(text):
+        shown = repr(text) if len(str(text)) <= 60 else repr(str(text)[:60]) + "…"
+        raise InputError(f"{what} {shown} is not allowed: {rule}")
+
+
+def _check_command(command: tuple[str, ...]) -> None:
+    if isinstance(command, str):
+        raise InputError(f"the command must be a list of arguments, not one string; write {command.split()!r}")
+    if not command or not command[0]:
+        raise InputError("the command is empty; write it after --, for instance: launch-submit -- python train.py")
+    total = 0
+    for argument in command:
+        if not isinstance(argument, str):
+            raise InputError(f"every argument of the command must be a string, not {type(argument).__name__}")
+        total += _check_argument("an argument of the command", argument)
+    if total > MAX_COMMAND_BYTES:
+        raise InputError(f"the command has {total:,} bytes; at most {MAX_COMMAND_BYTES:,} can be submitted")
+
+
+def _check_argument(what: str, text: str) -> int:
+    if "\x00" in text:
+        raise InputError(f"{what} has a NUL byte, which no program can be given; remove it")
+    if not _encodes(text):
+        raise InputError(f"{what} is not valid UTF-8; re-encode it")
+    size = len(text.encode())
+    if size > MAX_ARG_BYTES:
+        raise InputError(f"{what} has {size:,} bytes; the kernel allows {MAX_ARG_BYTES:,}: pass a file instead")
+    return size
+
+
+def _check_env(env: Mapping[str, str], env_from: tuple[str, ...]) -> None:
+    total = 0
+    for name in (*env, *env_from):
+        if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
+            shown = name if len(str(name)) <= 60 else str(name)[:60] + "…"
+            raise InputError(f"{shown!r} is not a name for an environment variable")
+        if name.startswith("LAUNCH_") and name not in ("LAUNCH_REDIS_URL", "LAUNCH_PROJECT"):
+            raise InputError(f"environment variable {name} is set by the worker; choose another name")
+    for name, value in env.items():
+        if not isinstance(value, str):
+            raise InputError(f"the value of environment variable {name} must be a string")
+        total += len(name) + 1 + _check_argument(f"the value of environment variable {name}", value)
+    if total > MAX_ENV_BYTES:
+        raise InputError(f"the environment has {total:,} bytes; at most {MAX_ENV_BYTES:,} can be submitted")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

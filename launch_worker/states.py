@@ -1,0 +1,49 @@
+"""The six states of a run, as W&B writes them, and the arrows between them."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from launch_worker.errors import InputError
+
+
+class RunState(str, Enum):
+    """A run's state. Written exactly so; read in any letter case by `RunState.parse`."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    FINISHED = "Finished"
+    FAILED = "Failed"
+    KILLED = "Killed"
+    CRASHED = "Crashed"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+    @classmethod
+    def parse(cls, text: str) -> RunState:
+        try:
+            return cls(text.strip().capitalize())
+        except ValueError:
+            known = ", ".join(state.value for state in cls)
+            raise InputError(f"there is no run state {text!r}; use one of: {known}") from None
+
+
+FINAL = frozenset({RunState.FINISHED, RunState.FAILED, RunState.KILLED, RunState.CRASHED})
+
+#: Every arrow that a store script may make. Crashed to Running, Finished, Failed or Killed is the same attempt proving
+#: alive after a cut; any final state to Pending is a new attempt (retry policy, or `launch-worker retry`).
+ARROWS: dict[RunState, frozenset[RunState]] = {
+    RunState.PENDING: frozenset({RunState.RUNNING, RunState.KILLED}),
+    RunState.RUNNING: FINAL,
+    RunState.CRASHED: frozenset(
+        {RunState.PENDING, RunState.RUNNING, RunState.FINISHED, RunState.FAILED, RunState.KILLED}
+    ),
+    RunState.FINISHED: frozenset({RunState.PENDING}),
+    RunState.FAILED: frozenset({RunState.PENDING}),
+    RunState.KILLED: frozenset({RunState.PENDING}),
+}

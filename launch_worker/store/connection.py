@@ -1,0 +1,75 @@
+"""The one place where a Redis client is made: explicit timeouts, no hidden retries, errors as one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from launch_worker.errors import BrokerUnavailableError, SettingsError
+
+CONNECT_TIMEOUT_S = 1.5
+#: Longer than any script takes; with connecting, a producer gives up within 5 s.
+ANSWER_TIMEOUT_S = 3.0
+
+
+def connect(url: str, *, name: str) -> redis.Redis:
+    """A thread-safe client that connects at its first command and never waits for ever.
+
+    `name` is what `CLIENT LIST` shows. A call that timed out may have been executed: only idempotent
+    scripts are sent through it.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=ANSWER_TIMEOUT_S,
+            socket_keepalive=True,
+            health_check_interval=0,
+            retry=Retry(NoBackoff(), 0),
+            client_name=name,
+        )
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"LAUNCH_REDIS_URL {mask_url(url)} is not a Redis URL: {error}") from None
+
+
+def mask_url(url: str) -> str:
+    """The URL without its password."""
+    return re.sub(r"(?<=://)([^/@]*:)?[^/@]*@", "***@", url)
+
+
+@contextmanager
+def clear_errors(url: str) -> Iterator[None]:
+    """Turns every error of redis-py into BrokerUnavailableError with one sentence."""
+    try:
+        yield
+    except (AuthenticationError, NoPermissionError) as error:
+        raise BrokerUnavailableError(
+            f"Redis at {mask_url(url)} refused the login or the command ({error}); check LAUNCH_REDIS_URL"
+        ) from error
+    except TimeoutError as error:
+        raise BrokerUnavailableError(
+            f"Redis at {mask_url(url)} did not answer in time; check that it is well, and LAUNCH_REDIS_URL"
+        ) from error
+    except (ConnectionError, OSError) as error:
+        if "auth" in str(error).lower() or "password" in str(error).lower():
+            text = f"Redis at {mask_url(url)} refused the login ({error}); check the password in LAUNCH_REDIS_URL"
+        else:
+            text = f"Redis at {mask_url(url)} is not reachable; start it, or set LAUNCH_REDIS_URL to where it is"
+        raise BrokerUnavailableError(text) from error
+    except ResponseError as error:
+        raise BrokerUnavailableError(f"Redis at {mask_url(url)} refused a command: {error}") from error
+    except RedisError as error:
+        raise BrokerUnavailableError(f"Redis at {mask_url(url)} failed: {error}") from error

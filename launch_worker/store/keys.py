@@ -1,0 +1,51 @@
+"""Every key that Python reads or writes itself; lua/prelude.lua says what each holds and who owns it."""
+
+from __future__ import annotations
+
+RUNS = "launch:runs"
+LEASES = "launch:leases"
+WORKERS = "launch:workers"
+QUEUES = "launch:queues"
+PASSES = "launch:passes"
+COUNTERS = "launch:counters"
+REFUSED = "launch:refused"
+DUE = "launch:due"
+
+#: kombu's separator between a queue's name and its priority step.
+PRIORITY_SEP = "\x06\x16"
+PRIORITY_STEPS = (0, 3, 6, 9)
+
+
+def run(run_id: str) -> str:
+    return f"launch:run:{run_id}"
+
+
+def history(run_id: str) -> str:
+    return f"launch:run:{run_id}:history"
+
+
+def log(run_id: str, attempt: int) -> str:
+    return f"launch:run:{run_id}:log:{attempt}"
+
+
+def runs_by(kind: str, value: str) -> str:
+    """A listing index; `kind` is project, queue or state."""
+    return f"launch:runs:{kind}:{value}"
+
+
+def worker(owner: str) -> str:
+    return f"launch:worker:{owner}"
+
+
+def consumers(queue: str) -> str:
+    return f"launch:consumers:{queue}"
+
+
+def cancel_channel(owner: str) -> str:
+    """Where the owner of a lease hears at once that a run shall stop."""
+    return f"launch:cancel:{owner}"
+
+
+def queue_lists(queue: str) -> list[str]:
+    """The lists of one queue, the most urgent first."""
+    return [queue if step == 0 else f"{queue}{PRIORITY_SEP}{step}" for step in PRIORITY_STEPS]

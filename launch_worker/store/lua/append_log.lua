@@ -1,0 +1,8 @@
+-- The next chunk of an attempt's output.  ARGV: id, attempt, chunk, bytes of output before it, first entry to keep ('')
+-- Refused for a run that does not exist (any more).  Returns the entry's id, or '' when refused.
+local id, attempt, chunk, offset, keep_from = unpack(ARGV)
+if redis.call('EXISTS', run_key(id)) == 0 then return '' end
+local log = run_key(id) .. ':log:' .. attempt
+local entry = redis.call('XADD', log, '*', 'd', chunk, 'o', offset)
+if keep_from ~= '' then redis.call('XTRIM', log, 'MINID', keep_from) end
+return entry

@@ -1,0 +1,131 @@
+-- Words that every script shares; the store puts this text in front of each of them.
+--
+-- Keys (the same names as store/keys.py). All times are the server's, in microseconds.
+--   launch:run:ID             hash    the record: the truth about a run
+--   launch:run:ID:history     stream  every transition; what --wait and --follow block on
+--   launch:run:ID:log:N       stream  newest output of attempt N (append_log)
+--   launch:runs[:project:P | :queue:Q | :state:S]   zset by created_at: the listings
+--   launch:leases             zset    Running runs by lease deadline
+--   launch:due                zset    Pending runs that wait for a time, by that time
+--   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
+--   launch:cancels            zset    Running runs that shall stop, by the time of the request
+--   launch:ended              zset    runs in a final state, by end; what retention deletes
+--   launch:queues             set     every queue that a run was submitted to
+--   launch:worker:OWNER       string  a live worker's description (expires with its lease)
+--   launch:workers            zset    live workers by the time at which they count as gone
+--   launch:consumers:QUEUE    zset    the same, of those that consume QUEUE
+--   launch:passes, launch:counters    hashes  time of each beat pass; refused reports and the like
+--   launch:refused            list    newest malformed items and damaged keys, for reading
+-- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities.
+
+local SEP = '\6\22'
+local FINAL = {Finished = true, Failed = true, Killed = true, Crashed = true}
+local ARROWS = {
+  Pending = {Running = true, Killed = true},
+  Running = FINAL,
+  Crashed = {Pending = true, Running = true, Finished = true, Failed = true, Killed = true},
+  Finished = {Pending = true}, Failed = {Pending = true}, Killed = {Pending = true},
+}
+
+-- A Lua number above 2^47 prints as 1.7e+15 when concatenated.
+local function int(number) return string.format('%.0f', number) end
+
+local function now_us()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+local function run_key(id) return 'launch:run:' .. id end
+
+local function get(id, ...) return redis.call('HMGET', run_key(id), ...) end
+
+local function list_of(queue, priority)
+  if priority == '0' then return queue end
+  return queue .. SEP .. priority
+end
+
+-- Makes one arrow: index, record, history. The caller has checked who may make it.
+local function arrow(id, from, to, now, attempt, worker, reason)
+  if not (ARROWS[from] and ARROWS[from][to]) then
+    error('no arrow from ' .. tostring(from) .. ' to ' .. tostring(to))
+  end
+  local created = redis.call('HGET', run_key(id), 'created_at')
+  redis.call('ZREM', 'launch:runs:state:' .. from, id)
+  redis.call('ZADD', 'launch:runs:state:' .. to, created, id)
+  redis.call('HSET', run_key(id), 'state', to, 'reason', reason)
+  redis.call('XADD', run_key(id) .. ':history', '*',
+    'state', to, 'at', int(now), 'attempt', attempt, 'worker', worker, 'reason', reason)
+  if FINAL[to] then
+    redis.call('HSET', run_key(id), 'ended_at', int(now))
+    redis.call('ZADD', 'launch:ended', int(now), id)
+    redis.call('ZREM', 'launch:leases', id)
+    redis.call('ZREM', 'launch:cancels', id)
+  elseif FINAL[from] then
+    redis.call('HDEL', run_key(id), 'ended_at')
+    redis.call('ZREM', 'launch:ended', id)
+  end
+end
+
+-- A list of the wrong type would refuse every item and every consumer: it is set aside for reading.
+local function heal(list)
+  local type = redis.call('TYPE', list).ok
+  if type ~= 'list' and type ~= 'none' then
+    local aside = 'launch:damaged:' .. list .. ':' .. int(now_us())
+    redis.call('RENAME', list, aside)
+    redis.call('EXPIRE', aside, 30 * 86400)
+    redis.call('LPUSH', 'launch:refused', cjson.encode({
+      at = int(now_us()), queue = list, reason = 'the queue\'s key held a ' .. type .. '; moved to ' .. aside}))
+    redis.call('LTRIM', 'launch:refused', 0, 999)
+  end
+end
+
+-- The Celery message of a run, as kombu's Redis transport stores it. tests/redis/test_item.py holds it to what
+-- the installed Celery publishes itself. It carries no more of the run than Flower may show.
+local function item(id, seq, queue, priority, name, project, now)
+  local shown = "{'name': '" .. name .. "', 'queue': '" .. queue .. "', 'project': '" .. project .. "'}"
+  local body = '[["' .. id .. '", ' .. seq .. '], {}, '
+    .. '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+  return '{"body": ' .. cjson.encode(body) .. ', "content-encoding": "utf-8", "content-type": "application/json", '
+    .. '"headers": {"lang": "py", "task": "launch_worker.run", "id": "' .. id .. '", '
+    .. '"shadow": ' .. cjson.encode(name) .. ', "eta": null, "expires": null, "group": null, "group_index": null, '
+    .. '"retries": 0, "timelimit": [null, null], "root_id": "' .. id .. '", "parent_id": null, '
+    .. '"argsrepr": ' .. cjson.encode("('" .. id .. "',)") .. ', "kwargsrepr": ' .. cjson.encode(shown) .. ', '
+    .. '"origin": "launch_worker", "ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, '
+    .. '"stamps": {}, "launch_dispatched_at": ' .. int(now) .. '}, '
+    .. '"properties": {"correlation_id": "' .. id .. '", "reply_to": "", "delivery_mode": 2, '
+    .. '"delivery_info": {"exchange": "", "routing_key": "' .. queue .. '"}, "priority": ' .. priority .. ', '
+    .. '"delivery_tag": "' .. id .. '.' .. seq .. '"}}'
+end
+
+-- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.
+local function dispatch(id, now)
+  local run = get(id, 'queue', 'priority', 'name', 'project')
+  local seq = redis.call('HINCRBY', run_key(id), 'seq', 1)
+  local list = list_of(run[1], run[2])
+  heal(list)
+  redis.call('LPUSH', list, item(id, seq, run[1], run[2], run[3], run[4], now))
+  redis.call('ZADD', 'launch:dispatched:' .. list, int(now), id)
+  redis.call('HDEL', run_key(id), 'due_at')
+  redis.call('ZREM', 'launch:due', id)
+end
+
+-- Makes a Pending run wait for `due` (then `publish_due_runs` dispatches it).
+local function schedule(id, due)
+  redis.call('HSET', run_key(id), 'due_at', int(due))
+  redis.call('ZADD', 'launch:due', int(due), id)
+  redis.call('PUBLISH', 'launch:due', int(due))
+end
+
+-- Takes a Pending run out of wherever it waits.
+local function withdraw(id)
+  local run = get(id, 'queue', 'priority')
+  redis.call('ZREM', 'launch:dispatched:' .. list_of(run[1], run[2]), id)
+  redis.call('ZREM', 'launch:due', id)
+  redis.call('HDEL', run_key(id), 'due_at')
+end
+
+-- From a final state to Pending: at once, or after delay_us.
+local function again(id, from, now, attempt, worker, reason, delay_us)
+  arrow(id, from, 'Pending', now, attempt, worker, reason)
+  if delay_us > 0 then schedule(id, now + delay_us) else dispatch(id, now) end
+end

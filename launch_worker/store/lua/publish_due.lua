@@ -1,0 +1,14 @@
+-- Pending runs whose time has come get an item in their queue.  ARGV: limit
+-- Returns {how many, the next due time or 0}.
+local now = now_us()
+local due = redis.call('ZRANGEBYSCORE', 'launch:due', '-inf', int(now), 'LIMIT', 0, ARGV[1])
+for _, id in ipairs(due) do
+  if redis.call('HGET', run_key(id), 'state') == 'Pending' then
+    redis.call('HSET', run_key(id), 'reason', '')
+    dispatch(id, now)
+  else
+    redis.call('ZREM', 'launch:due', id)
+  end
+end
+local next_due = redis.call('ZRANGE', 'launch:due', 0, 0, 'WITHSCORES')[2]
+return {#due, next_due and int(tonumber(next_due)) or '0'}

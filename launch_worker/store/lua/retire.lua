@@ -1,0 +1,20 @@
+-- Deletes runs that ended longer ago than the retention, with history, logs and index entries.
+-- ARGV: retention_us, limit.  Returns how many.
+local now = now_us()
+local old = redis.call('ZRANGEBYSCORE', 'launch:ended', '-inf', int(now - tonumber(ARGV[1])), 'LIMIT', 0, ARGV[2])
+for _, id in ipairs(old) do
+  local run = get(id, 'queue', 'project', 'state', 'attempt')
+  redis.call('ZREM', 'launch:ended', id)
+  redis.call('ZREM', 'launch:runs', id)
+  if run[1] then redis.call('ZREM', 'launch:runs:queue:' .. run[1], id) end
+  if run[2] then redis.call('ZREM', 'launch:runs:project:' .. run[2], id) end
+  if run[3] then redis.call('ZREM', 'launch:runs:state:' .. run[3], id) end
+  for attempt = 1, tonumber(run[4] or '0') do redis.call('DEL', run_key(id) .. ':log:' .. attempt) end
+  redis.call('DEL', run_key(id), run_key(id) .. ':history')
+end
+-- Workers that vanished without a goodbye.
+redis.call('ZREMRANGEBYSCORE', 'launch:workers', '-inf', int(now))
+for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
+  redis.call('ZREMRANGEBYSCORE', 'launch:consumers:' .. queue, '-inf', int(now))
+end
+return #old

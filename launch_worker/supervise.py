@@ -1,0 +1,136 @@
+"""Watches one started job until nothing of it is left, and says how it ended."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from launch_worker.retry import Outcome, outcome_of_exit, signal_name
+from launch_worker.runners.process import Exited, Gone
+from launch_worker.states import RunState
+from launch_worker.units import format_duration
+
+
+class Handle(Protocol):
+    """What supervision needs of a started job."""
+
+    events: queue.SimpleQueue[Any]
+
+    def stop(self, *, grace_s: float) -> None:
+        """Ask for the end of the whole tree; may be repeated with a shorter grace."""
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Someone asked to stop the run. `grace_s` None: the job's own."""
+
+    reason: str
+    grace_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """The worker is going away and takes its jobs down."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """Another attempt has this run now: end the job, report nothing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds; None is no limit."""
+
+    timeout_s: float | None
+    stall_timeout_s: float | None
+    grace_s: float
+
+
+class AttemptSuperseded(Exception):
+    """The job was ended because its attempt lost the run; there is no outcome to report."""
+
+
+def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], float]) -> Outcome:
+    """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
+
+    Raises AttemptSuperseded. A job that ended by itself before it was signalled keeps its own outcome, whatever was
+    asked meanwhile.
+    """
+    begun = time.monotonic()
+    asked: Cancel | Shutdown | Superseded | str | None = None
+    exited: Exited | None = None
+    while True:
+        try:
+            wait_s = None if asked or exited else _until_limit(limits, begun, last_output_s())
+            event = handle.events.get(timeout=wait_s)
+        except queue.Empty:
+            asked = _limit_reached(limits, begun, last_output_s())
+            if asked:
+                handle.stop(grace_s=limits.grace_s)
+            continue
+        if isinstance(event, Exited):
+            exited = event
+        elif isinstance(event, Gone):
+            break
+        elif exited is None:
+            # A limit that was reached first stays the reason; a shutdown gives way to a cancel.
+            if not isinstance(asked, (str, Cancel, Superseded)) or isinstance(event, Superseded):
+                asked = event
+            handle.stop(grace_s=_grace(event, limits))
+    if isinstance(asked, Superseded):
+        raise AttemptSuperseded
+    return _outcome(asked, exited)
+
+
+def _grace(event: Cancel | Shutdown | Superseded, limits: Limits) -> float:
+    if isinstance(event, Superseded):
+        return 0.0
+    if isinstance(event, Cancel) and event.grace_s is not None:
+        return event.grace_s
+    return limits.grace_s
+
+
+def _until_limit(limits: Limits, begun: float, last_output: float) -> float | None:
+    """Seconds until a limit may be reached; None for never."""
+    ends = []
+    if limits.timeout_s is not None:
+        ends.append(begun + limits.timeout_s)
+    if limits.stall_timeout_s is not None:
+        ends.append(max(begun, last_output) + limits.stall_timeout_s)
+    return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+
+def _limit_reached(limits: Limits, begun: float, last_output: float) -> str | None:
+    now = time.monotonic()
+    if limits.timeout_s is not None and now - begun >= limits.timeout_s:
+        return f"time limit of {format_duration(limits.timeout_s)} reached"
+    if limits.stall_timeout_s is not None and now - max(begun, last_output) >= limits.stall_timeout_s:
+        return f"no output for {format_duration(limits.stall_timeout_s)}"
+    return None
+
+
+def _outcome(asked: Cancel | Shutdown | str | None, exited: Exited | None) -> Outcome:
+    if exited is None or exited.status is None:
+        text = "the exit status was lost when the worker's guard died"
+        return Outcome(RunState.FAILED, reason=text, phase="run", message=text)
+    own = outcome_of_exit(exited.status)
+    signal = signal_name(-exited.status) if exited.status < 0 else ""
+    if exited.stopped_by == "lease":
+        reason = "its worker could not renew the lease and ended the job"
+        return Outcome(RunState.CRASHED, reason=reason, exit_code=own.exit_code, signal=signal)
+    if exited.stopped_by != "asked" or asked is None:
+        return own
+    if isinstance(asked, str):
+        return Outcome(
+            RunState.FAILED, reason=asked, phase="run", message=asked, exit_code=own.exit_code, signal=signal
+        )
+    by_shutdown = isinstance(asked, Shutdown)
+    return Outcome(
+        RunState.KILLED, reason=asked.reason, exit_code=own.exit_code, signal=signal, by_shutdown=by_shutdown
+    )

@@ -1,0 +1,153 @@
+"""What makes a Celery worker a launch worker: the agent's life, the drain on shutdown, revoke as cancel."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import bootsteps, platforms
+from celery.exceptions import ImproperlyConfigured
+from celery.signals import celeryd_after_setup
+from celery.worker import state as worker_state
+from celery.worker.control import inspect_command
+from celery.worker.request import Request
+
+from launch_worker.agent import LaunchAgent
+from launch_worker.api import Api
+from launch_worker.celery import MAINTENANCE_QUEUE, app, settings
+from launch_worker.errors import LaunchError
+from launch_worker.run import Record
+
+log = logging.getLogger("launch_worker.worker")
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def consume_maintenance(instance: Any, **_: Any) -> None:
+    """Every worker does the beat's work beside its own queues."""
+    app.amqp.queues.select_add(MAINTENANCE_QUEUE)
+
+
+class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The agent starts with the worker's pool and ends before it."""
+
+    requires = {"celery.worker.components:Pool"}
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.agent: LaunchAgent | None = None
+
+    def start(self, parent: Any) -> None:
+        pool = parent.pool_cls.__module__
+        if pool != "celery.concurrency.thread":
+            raise ImproperlyConfigured(
+                f"launch_worker needs the threads pool, not {pool.rsplit('.', 1)[-1]}; start the worker without -P"
+            )
+        queues = [name for name in app.amqp.queues.consume_from if name != MAINTENANCE_QUEUE]
+        config = {
+            "worker": parent.hostname,
+            "queues": queues,
+            "max_jobs": parent.concurrency,
+            "on_crash": send_failed_event,
+        }
+        self.agent = LaunchAgent(Api(settings=settings), config)
+        try:
+            self.agent.start()
+        except LaunchError as error:
+            self.agent = None
+            raise SystemExit(f"launch_worker: {error}") from None
+
+    def stop(self, parent: Any) -> None:
+        # By now the drain has let the jobs end, or it was cut short.
+        self._stop(timeout_s=60.0)
+
+    def terminate(self, parent: Any) -> None:
+        self._stop(timeout_s=60.0)
+
+    def _stop(self, *, timeout_s: float) -> None:
+        if self.agent is not None:
+            self.agent.stop(timeout_s=timeout_s)
+            self.agent = None
+
+
+class Drain(bootsteps.StartStopStep):  # type: ignore[misc]
+    """First SIGTERM or Ctrl-C: take nothing new, let jobs end. A second one, or SIGQUIT: end the jobs.
+
+    The stock warm shutdown blocks the event loop, so that `inspect` and `control` go dead for as long as a job runs;
+    the stock cold one leaves the jobs as orphans of a threads pool.
+    """
+
+    requires = {"celery.worker.consumer.tasks:Tasks"}
+    begun = False
+
+    def start(self, parent: Any) -> None:
+        self.consumer = parent
+        self.timer = parent.timer.call_repeatedly(0.2, self.tick)
+        platforms.signals["SIGTERM"] = self.on_signal
+        platforms.signals["SIGINT"] = self.on_signal
+        platforms.signals["SIGQUIT"] = self.on_quit
+
+    def stop(self, parent: Any) -> None:
+        self.timer.cancel()
+
+    def on_signal(self, *_: Any) -> None:
+        if Drain.begun:
+            self.on_quit()
+        Drain.begun = True
+
+    def on_quit(self, *_: Any) -> None:
+        Drain.begun = True
+        worker_state.should_stop = 0
+
+    def tick(self) -> None:
+        if not Drain.begun:
+            return
+        for name in list(app.amqp.queues.consume_from):
+            self.consumer.cancel_task_queue(name)
+        running = [request for request in worker_state.reserved_requests if request.name is not None]
+        if not running:
+            worker_state.should_stop = 0
+
+
+class RunRequest(Request):  # type: ignore[misc]
+    """Celery's revoke and terminate, and Flower's buttons, are a cancel of the run."""
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        self._cancel("terminated through Celery")
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Cold shutdown; the agent's own stop ends the jobs."""
+
+    def revoked(self) -> bool:
+        if not super().revoked():
+            return False
+        # Else a later `launch-worker retry` of the run would be dropped here for ever.
+        worker_state.revoked.discard(self.id)
+        self._cancel("revoked through Celery")
+        return True
+
+    def _cancel(self, reason: str) -> None:
+        try:
+            LaunchAgent.current().api.store.cancel(self.id, reason=reason)
+        except LaunchError as error:
+            log.error("run.not_cancelled run=%s: %s", self.id, error)
+
+
+@inspect_command(default_timeout=2.0)  # type: ignore[untyped-decorator]
+def runs(state: Any, **_: Any) -> list[dict[str, Any]]:
+    """The runs that each worker executes now."""
+    return LaunchAgent.current().snapshot() if LaunchAgent.initialized() else []
+
+
+def send_failed_event(record: Record) -> None:
+    """A crashed run shows as FAILURE in Flower: the worker that could have said so is gone."""
+    with app.events.default_dispatcher() as dispatcher:
+        dispatcher.send(
+            "task-failed",
+            uuid=record.id,
+            exception=f"Crashed: heartbeats of worker {record.worker} stopped",
+            traceback=None,
+        )
+
+
+app.steps["worker"].add(LaunchSteps)
+app.steps["consumer"].add(Drain)
