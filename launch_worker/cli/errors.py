@@ -1,0 +1,47 @@
+"""How a command ends: errors as one sentence on standard error, with the exit codes of the contract."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+from launch_worker.errors import LaunchError
+
+INTERRUPTED = 130
+
+
+def run_command(command: click.Command, *, program: str) -> None:
+    """Run a click command as the program's main; never returns, never shows a traceback for what a user did."""
+    try:
+        code = command.main(prog_name=program, standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except LaunchError as error:
+        click.echo(f"{program}: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) went away: nothing more can be said, and the interpreter must not try at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def each(run_ids: tuple[str, ...], act: Callable[[str], None], *, program: str = "launch-worker") -> int:
+    """Do something for each run, saying what failed and going on; returns the exit code."""
+    worst = 0
+    for run_id in run_ids:
+        try:
+            act(run_id)
+        except LaunchError as error:
+            click.echo(f"{program}: {error}", err=True)
+            worst = max(worst, error.exit_code)
+            if error.exit_code == 69:
+                break
+    return worst

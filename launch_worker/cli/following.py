@@ -1,0 +1,75 @@
+"""Waiting for a run in front of a person: its log on standard output, its states on standard error."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from types import FrameType
+
+import click
+
+from launch_worker.api import Run
+from launch_worker.cli import output
+from launch_worker.cli.errors import INTERRUPTED
+from launch_worker.states import RunState
+
+#: How long after a Ctrl-C a second one still means "cancel the run".
+_SECOND_CTRL_C_S = 2.0
+
+
+class _Interrupts:
+    """Counts Ctrl-C: the first detaches, a second one soon after cancels."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count <= 2:
+            raise KeyboardInterrupt
+
+
+def follow(run: Run, *, logs: bool, quiet: bool) -> int:
+    """Block until the run has ended; returns the exit code of the contract.
+
+    Ctrl-C detaches (130, the run goes on), a second one cancels the run and waits for its end.
+    """
+    interrupts = _Interrupts()
+    try:
+        return _follow(run, logs=logs, quiet=quiet)
+    except KeyboardInterrupt:
+        pass
+    try:
+        click.echo(f"\ndetached; run {run.id} goes on. Ctrl-C again within 2 s cancels it.", err=True)
+        time.sleep(_SECOND_CTRL_C_S)
+        click.echo(f"come back with: launch-worker logs -f {run.id}", err=True)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        interrupts.count = 2
+    click.echo(f"cancelling run {run.id}", err=True)
+    if not run.state.is_final:
+        run.cancel()
+    return _follow(run, logs=False, quiet=quiet)
+
+
+def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
+    last: RunState | None = None
+    for state, data in run.follow(logs=logs):
+        if data:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        if state is not None and state is not last:
+            last = state
+            if not quiet and not state.is_final:
+                record = run.record
+                where = f" on {record.worker} (attempt {record.attempt})" if state is RunState.RUNNING else ""
+                reason = f": {output.clean(record.reason)}" if record.reason else ""
+                click.echo(f"run {run.id} {output.state(state.value)}{where}{reason}", err=True)
+    code = run.shell_exit_code()
+    if not quiet:
+        record = run.record
+        reason = f": {output.clean(record.reason)}" if record.reason else ""
+        click.echo(f"run {run.id} {output.state(record.state.value)}{reason}", err=True)
+    return code

@@ -1,0 +1,64 @@
+"""`launch-worker`: everything but submitting. Each command's module is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from launch_worker.cli.errors import run_command
+
+#: Each command and the module that has it, as `<name>_command`.
+COMMANDS = {
+    "cancel": "launch_worker.cli.runs",
+    "dev": "launch_worker.cli.dev",
+    "logs": "launch_worker.cli.runs",
+    "retry": "launch_worker.cli.runs",
+    "runs": "launch_worker.cli.runs",
+    "show": "launch_worker.cli.runs",
+    "status": "launch_worker.cli.status",
+    "wait": "launch_worker.cli.runs",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name only, until one is called or listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name]), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no command {args[0]!r}; use one of: {', '.join(sorted(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: launch-worker runs --state running --queue gpu",
+)
+@click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL).")
+@click.version_option(package_name="launch_worker")
+@click.pass_context
+def group(ctx: click.Context, api: str | None) -> None:
+    """Look at runs, stop them, try them again.
+
+    Workers are started with: celery -A launch_worker worker -Q QUEUE
+
+    Exit codes: 0 done; 1 not possible in the run's state; 2 bad input; 69 Redis not reachable.
+    """
+    ctx.obj = api
+
+
+def main() -> None:
+    run_command(group, program="launch-worker")

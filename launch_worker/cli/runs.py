@@ -1,0 +1,201 @@
+"""`runs`, `show`, `logs`, `cancel`, `retry`, `wait`: looking at runs and steering them."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from typing import Any
+
+import click
+
+from launch_worker.api import Api, Run
+from launch_worker.cli import output
+from launch_worker.cli.errors import each
+from launch_worker.errors import InputError
+from launch_worker.states import RunState
+from launch_worker.units import parse_duration
+
+_RUN = click.argument("run_id", metavar="RUN")
+_RUNS = click.argument("run_ids", metavar="RUN…", nargs=-1, required=True)
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+
+
+@click.command(epilog="Example: launch-worker runs --state running --queue gpu --limit 20")
+@click.option("--state", default="", help="Only runs in this state, in any letter case.")
+@click.option("--project", default="", metavar="ENTITY/PROJECT", help="Only runs of this project.")
+@click.option("--queue", default="", help="Only runs of this queue.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@_JSON
+@click.pass_obj
+def runs_command(url: str | None, state: str, project: str, queue: str, limit: int, as_json: bool) -> None:
+    """List runs, the newest first."""
+    found = islice(Api(url).list(state=state, project=project, queue=queue), limit)
+    if as_json:
+        for run in found:
+            output.echo_json(run.as_json())
+        return
+    rows = [_row(run.as_json()) for run in found]
+    if not rows:
+        click.echo("no runs", err=True)
+        return
+    output.table(("ID", "NAME", "STATE", "QUEUE", "PROJECT", "AGE", "TIME", "REASON"), rows)
+
+
+def _row(run: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        run["id"],
+        run["name"],
+        run["state"],
+        run["queue"],
+        run["project"],
+        output.ago(run["created_at"]),
+        output.run_time(run),
+        run["reason"],
+    )
+
+
+@click.command(epilog="Example: launch-worker show 1m83cyvtfq1tc69 --json")
+@_RUN
+@_JSON
+@click.pass_obj
+def show_command(url: str | None, run_id: str, as_json: bool) -> None:
+    """Show all that is known of a run, and its history."""
+    shown = Api(url).run(run_id).as_json(history=True)
+    if as_json:
+        output.echo_json(shown)
+        return
+    history, spec = shown.pop("history"), shown.pop("spec")
+    shown["command"] = " ".join(_quoted(word) for word in spec.get("command", []))
+    for name, value in shown.items():
+        if value in (None, "", []):
+            continue
+        text = output.state(value) if name == "state" else _lines(value)
+        click.echo(f"{name.replace('_', ' '):<20} {text}")
+    for name, value in spec.get("env", {}).items():
+        click.echo(f"{'env':<20} {output.clean(name)}={output.clean(value)}")
+    click.echo()
+    rows = [(step["at"], step["state"], step["attempt"], step["worker"], step["reason"]) for step in history]
+    output.table(("AT", "STATE", "ATTEMPT", "WORKER", "REASON"), rows)
+
+
+def _lines(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(output.clean(item) for item in value)
+    return f"\n{'':<21}".join(output.clean(line) for line in str(value).split("\n"))
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return output.clean(shlex.quote(word))
+
+
+@click.command(epilog="Example: launch-worker logs -f 1m83cyvtfq1tc69")
+@_RUN
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="An earlier attempt (default: the latest).")
+@_JSON
+@click.pass_obj
+def logs_command(
+    url: str | None, run_id: str, follow: bool, tail: int | None, attempt: int | None, as_json: bool
+) -> None:
+    """Print a run's output: its bytes and nothing else."""
+    run = Api(url).run(run_id)
+    if attempt is not None and attempt > run.record.attempt:
+        raise InputError(f"run {run_id} has had {run.record.attempt} attempts; there is no attempt {attempt} yet")
+    if as_json and follow:
+        raise InputError("--json does not go with --follow; leave one of them out")
+    if follow and tail is None:
+        for _, data in run.follow(attempt=attempt):
+            _write(data)
+        return
+    data = run.logs(attempt=attempt)
+    if tail is not None:
+        data = b"".join(data.splitlines(keepends=True)[-tail:]) if tail else b""
+    if as_json:
+        text = data.decode("utf-8", "replace")
+        output.echo_json({"id": run.id, "attempt": attempt or run.record.attempt, "log": text})
+        return
+    _write(data)
+    if follow:
+        past = len(run.logs(attempt=attempt))
+        for _, more in run.follow(attempt=attempt):
+            _write(more[past:])
+            past = max(0, past - len(more))
+
+
+def _write(data: bytes) -> None:
+    if data:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@click.command(epilog="Example: launch-worker cancel 1m83cyvtfq1tc69")
+@_RUNS
+@click.option("--now", is_flag=True, help="SIGKILL at once, without the run's grace.")
+@_JSON
+@click.pass_obj
+def cancel_command(url: str | None, run_ids: tuple[str, ...], now: bool, as_json: bool) -> int:
+    """Stop runs: a Pending one is Killed at once, a Running one gets SIGTERM, then SIGKILL after its grace."""
+    api = Api(url)
+
+    def cancel(run_id: str) -> None:
+        word = Run(api, run_id).cancel(grace_s=0.0 if now else None)
+        if as_json:
+            output.echo_json({"id": run_id, "cancel": word})
+        else:
+            click.echo(f"run {run_id} " + ("is Killed; it had not started" if word == "killed" else "is being stopped"))
+
+    return each(run_ids, cancel)
+
+
+@click.command(epilog="Example: launch-worker retry 1m83cyvtfq1tc69")
+@_RUN
+@_JSON
+@click.pass_obj
+def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
+    """Start a new attempt of a run that has ended."""
+    run = Api(url).run(run_id)
+    crashed = run.record.state is RunState.CRASHED
+    run.retry()
+    if crashed:
+        click.echo(
+            f"launch-worker: worker {run.record.worker} stopped reporting while it ran this; if it is cut off and not "
+            "dead, its job goes on until it hears of the new attempt",
+            err=True,
+        )
+    if as_json:
+        run.refresh()
+        output.echo_json(run.as_json())
+    else:
+        click.echo(f"run {run_id} is Pending again, in queue {run.record.queue}")
+
+
+@click.command(epilog="Example: launch-worker wait 1m83cyvtfq1tc69")
+@_RUNS
+@click.option("--timeout", metavar="DUR", help="Give up after this time (exit code 1).")
+@_JSON
+@click.pass_obj
+def wait_command(url: str | None, run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
+    """Wait until runs have ended; exits with the first job's code that is not 0."""
+    api = Api(url)
+    timeout_s = None if timeout is None else parse_duration(timeout, what="timeout")
+    codes: list[int] = []
+
+    def wait(run_id: str) -> None:
+        run = api.run(run_id)
+        try:
+            run.wait(timeout_s)
+        except TimeoutError as error:
+            click.echo(f"launch-worker: {error}", err=True)
+            codes.append(1)
+            return
+        codes.append(run.shell_exit_code())
+        if as_json:
+            output.echo_json(run.as_json())
+        else:
+            click.echo(f"run {run_id} {output.state(run.record.state.value)}")
+
+    worst = each(run_ids, wait)
+    return worst or next((code for code in codes if code), 0)

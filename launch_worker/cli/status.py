@@ -1,0 +1,67 @@
+"""`status`: one screen of the whole system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from launch_worker.api import Api
+from launch_worker.cli import output
+
+
+@click.command(epilog="Example: launch-worker status --json")
+@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+@click.pass_obj
+def status_command(url: str | None, as_json: bool) -> None:
+    """Show queues, workers, running runs and problems."""
+    api = Api(url)
+    status = system_status(api)
+    if as_json:
+        output.echo_json(status)
+        return
+    click.echo("runs      " + "  ".join(f"{output.state(name)} {count}" for name, count in status["runs"].items()))
+    ages = status["passes"].values()
+    click.echo(f"passes    last {output.span(max(ages))} ago" if ages else "passes    never ran")
+    click.echo()
+    if status["queues"]:
+        output.table(("QUEUE", "WAITING", "WORKERS"), [(q["name"], q["waiting"], q["workers"]) for q in status["queues"]])
+        click.echo()
+    if status["workers"]:
+        rows = [(w["worker"], w["host"], w["pid"], ",".join(w["queues"]), f"{w['running']}/{w['slots']}")
+                for w in status["workers"]]  # fmt: skip
+        output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING"), rows)
+        click.echo()
+    for problem in status["problems"]:
+        click.echo(f"problem: {output.clean(problem)}")
+
+
+def system_status(api: Api) -> dict[str, Any]:
+    """What `status` shows, as one object."""
+    store = api.store
+    workers = store.workers()
+    queues = [
+        {"name": name, "waiting": waiting, "workers": sum(name in worker["queues"] for worker in workers)}
+        for name, waiting in store.queues().items()
+    ]
+    passes = store.pass_ages_s()
+    problems = [
+        f"{queue['waiting']} runs wait in queue {queue['name']}, which no worker consumes; "
+        f"start one with: celery -A launch_worker worker -Q {queue['name']}"
+        for queue in queues
+        if queue["waiting"] and not queue["workers"]
+    ]
+    if not workers:
+        problems.append("no worker is alive; start one with: celery -A launch_worker worker -Q default")
+    elif passes and max(passes.values()) > 6 * api.settings.pass_s:
+        problems.append("the maintenance passes are late; start beat with: celery -A launch_worker beat")
+    refused = store.refused(limit=1)
+    if refused:
+        problems.append(f"malformed items were refused, the latest in queue {refused[0]['queue']}: {refused[0]['reason']}")
+    return {
+        "runs": {state.value: count for state, count in store.counts().items()},
+        "queues": queues,
+        "workers": workers,
+        "passes": passes,
+        "problems": problems,
+    }

