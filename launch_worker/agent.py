@@ -17,7 +17,6 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 from launch_worker.api import Api
@@ -197,6 +196,7 @@ class LaunchAgent:
 
     def _claim(self, run_id: str, seq: int) -> Record | None:
         nonce = secrets.token_hex(8)
+        record: Record | None
         record, why = self._deliver(
             lambda: self._store.claim(
                 run_id,
@@ -380,5 +380,3 @@ class Outage:
             if self._since is not None:
                 log.warning("redis.back after_s=%.0f", boot_time_s() - self._since)
                 self._since, self._said_at = None, 0.0
-
-

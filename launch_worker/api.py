@@ -51,7 +51,7 @@ class Api:
     def list(self, *, state: str = "", project: str = "", queue: str = "") -> Iterator[Run]:
         """Runs, the newest first, read page by page as they are taken."""
         wanted = RunState.parse(state) if state else None
-        for record in self.store.list(state=wanted, project=project, queue=queue):
+        for record in self.store.select(state=wanted, project=project, queue=queue):
             yield Run(self, record.id, record=record)
 
 

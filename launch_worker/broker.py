@@ -17,7 +17,7 @@ log = logging.getLogger("launch_worker.broker")
 _REFUSED_BEGINNING = 2000
 
 
-def refusal(item: bytes) -> str:
+def refusal(queue: str, item: bytes) -> str:
     """Why a queue element cannot be a Celery message; '' for one that can."""
     try:
         message = json.loads(item)
@@ -30,22 +30,31 @@ def refusal(item: bytes) -> str:
         return "it has no properties with a delivery tag"
     if not isinstance(properties.get("delivery_info") or {}, dict):
         return "its delivery info is not an object"
-    if not isinstance(headers, dict) or not all(isinstance(headers.get(name), str) for name in ("id", "task")):
-        return "its headers name no task and id"
+    if not isinstance(headers, dict):
+        return "it has no headers"
     if not isinstance(body, str):
         return "its body is not text"
     encoding = properties.get("body_encoding")
     if encoding not in (None, "base64", "utf-8"):
         return "its body encoding is unknown"
     try:
-        text = base64.b64decode(body, validate=True) if encoding == "base64" else body
-        args, kwargs, _ = json.loads(text)
-    except (ValueError, TypeError, RecursionError, binascii.Error):
-        return "its body is not [args, kwargs, embed]"
-    if not isinstance(args, list) or not isinstance(kwargs, dict):
-        return "its body is not [args, kwargs, embed]"
+        content = json.loads(base64.b64decode(body, validate=True) if encoding == "base64" else body)
+    except (ValueError, RecursionError, binascii.Error):
+        return "its body is not JSON"
     if message.get("content-type") != "application/json":
         return "its content type is not application/json"
+    # Answers to `celery inspect` arrive by BRPOP too, and are not tasks.
+    return "" if queue.endswith(".pidbox") else _no_task(headers, content)
+
+
+def _no_task(headers: dict[str, Any], content: Any) -> str:
+    if not all(isinstance(headers.get(name), str) for name in ("id", "task")):
+        return "its headers name no task and id"
+    if not (isinstance(content, list) and len(content) == 3):
+        return "its body is not [args, kwargs, embed]"
+    args, kwargs, embed = content
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(embed, (dict, type(None))):
+        return "its body is not [args, kwargs, embed]"
     return ""
 
 
@@ -54,7 +63,7 @@ class QueueClient(redis.Redis):
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         try:
-            reply = super().parse_response(connection, command_name, **options)
+            reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         except ResponseError as error:
             if command_name != "BRPOP" or "WRONGTYPE" not in str(error):
                 raise
@@ -63,10 +72,9 @@ class QueueClient(redis.Redis):
             return None
         if command_name == "BRPOP" and reply:
             queue, item = reply
-            reason = refusal(item)
+            name = queue.decode("utf-8", "replace").partition("\x06")[0]
+            reason = refusal(name, item)
             if reason:
-                name = queue.decode("utf-8", "replace") if isinstance(queue, bytes) else str(queue)
-                name = name.partition("\x06")[0]
                 log.error("item.refused queue=%s: %s", name, reason)
                 _keep_aside(lambda store: store.refuse(name, reason, item[:_REFUSED_BEGINNING]))
                 return None

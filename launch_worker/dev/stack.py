@@ -99,5 +99,3 @@ class Stack:
     def _log_tail(self, name: str) -> str:
         text = (self._folder / f"{name}.log").read_text(errors="replace")
         return "\n" + "\n".join(text.strip().splitlines()[-15:])
-
-

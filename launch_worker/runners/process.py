@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -148,19 +149,18 @@ class ProcessRunner:
 
     def tell(self, order: dict[str, Any]) -> None:
         line = json.dumps(order).encode() + b"\n"
-        with self._sending:
-            try:
-                self._control.sendall(line)
-            except OSError:
-                # The guard is dead: the reader replaces it, and tells the new one all that is known.
-                pass
+        # An error means that the guard is dead: the reader replaces it, and tells the new one all that is known.
+        with self._sending, contextlib.suppress(OSError):
+            self._control.sendall(line)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _spawn_guard(self) -> None:
         ours, theirs = socket.socketpair()
         root = str(Path(launch_worker.__file__).parent.parent)
-        program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.runners.guard import main; main()"
+        program = (
+            "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.runners.guard import main; main()"
+        )
         inherited = [theirs.fileno()] + ([self._lock_fd] if self._lock_fd is not None else [])
         with theirs:
             self._guard = subprocess.Popen(

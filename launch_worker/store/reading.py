@@ -1,0 +1,235 @@
+"""Reading run records, history, logs and the system's own registers; nothing here changes anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch_worker.errors import UnknownRunError
+from launch_worker.run import Record, Transition
+from launch_worker.states import RunState
+from launch_worker.store import keys
+from launch_worker.store.connection import clear_errors, connect
+
+_PAGE = 100
+#: How long the listener blocks before it checks that its connection lives.
+_LISTEN_TURN_S = 30.0
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    """A piece of output: `offset` counts bytes from the attempt's first."""
+
+    entry: str
+    offset: int
+    data: bytes
+
+
+class Reader:
+    """A thread-safe view of one Redis. Every method raises BrokerUnavailableError."""
+
+    def __init__(self, url: str, *, client_name: str = "launch") -> None:
+        self.url = url
+        # redis-py's annotations fit neither RESP2 nor RESP3 replies.
+        self._redis: Any = connect(url, name=client_name)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def ping(self) -> None:
+        with clear_errors(self.url):
+            self._redis.ping()
+
+    def now_us(self) -> int:
+        """The server's time in microseconds."""
+        with clear_errors(self.url):
+            seconds, micros = self._redis.time()
+        return int(seconds) * 1_000_000 + int(micros)
+
+    def get(self, run_id: str) -> Record:
+        """The run's record now. Raises UnknownRunError."""
+        found = self._records([run_id])
+        if not found:
+            raise unknown(run_id)
+        return found[0]
+
+    def select(
+        self, *, state: RunState | None = None, project: str = "", queue: str = "", newest_first: bool = True
+    ) -> Iterator[Record]:
+        """Runs by creation time, read in pages through the smallest index that fits, so never a scan of all."""
+        wanted = {"state": state.value if state else "", "project": project, "queue": queue}
+        indexes = [keys.runs_by(kind, value) for kind, value in wanted.items() if value] or [keys.RUNS]
+        with clear_errors(self.url):
+            sizes = [self._redis.zcard(index) for index in indexes] if len(indexes) > 1 else [0]
+        index = indexes[sizes.index(min(sizes))]
+        seen: set[str] = set()
+        edge = "+inf" if newest_first else "-inf"
+        while True:
+            # By score and not by rank: runs that come or go meanwhile shift ranks.
+            bounds = ("-inf", edge) if newest_first else (edge, "+inf")
+            with clear_errors(self.url):
+                if newest_first:
+                    page = self._redis.zrevrangebyscore(index, edge, "-inf", start=0, num=_PAGE, withscores=True)
+                else:
+                    page = self._redis.zrangebyscore(index, *bounds, start=0, num=_PAGE, withscores=True)
+            fresh = [text(run_id) for run_id, _ in page if text(run_id) not in seen]
+            seen.update(fresh)
+            for record in self._records(fresh):
+                if all(not value or getattr(record, kind) == value for kind, value in wanted.items()):
+                    yield record
+            if len(page) < _PAGE or not fresh:
+                return
+            edge = str(int(page[-1][1]))
+
+    def history(self, run_id: str) -> list[Transition]:
+        """Every transition, the oldest first."""
+        with clear_errors(self.url):
+            entries = self._redis.xrange(keys.history(run_id))
+        return [_transition(pairs(fields)) for _, fields in entries]
+
+    def last_history_entry(self, run_id: str) -> str:
+        """Where `wait_for_news` has to begin so that it misses no later transition."""
+        with clear_errors(self.url):
+            entries = self._redis.xrevrange(keys.history(run_id), count=1)
+        return text(entries[0][0]) if entries else "0"
+
+    def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
+        """Kept output of an attempt, in order, after the entry `after`."""
+        start = after if after == "-" else f"({after}"
+        with clear_errors(self.url):
+            entries = self._redis.xrange(keys.log(run_id, attempt), min=start)
+        return [_chunk(entry, fields) for entry, fields in entries]
+
+    def wait_for_news(
+        self, run_id: str, *, history_after: str, log_attempt: int = 0, log_after: str = "0", timeout_s: float = 2.0
+    ) -> tuple[list[tuple[str, Transition]], list[LogChunk]]:
+        """Block until the run makes a transition or prints, at most `timeout_s` (less than the answer timeout)."""
+        streams = {keys.history(run_id): history_after}
+        if log_attempt:
+            streams[keys.log(run_id, log_attempt)] = log_after
+        with clear_errors(self.url):
+            reply = self._redis.xread(streams, block=max(1, int(timeout_s * 1000)), count=200) or {}
+        by_stream = {text(name): rows for name, rows in (reply.items() if isinstance(reply, dict) else reply)}
+        transitions, chunks = [], []
+        for rows, is_log in (
+            (by_stream.get(keys.history(run_id), []), False),
+            (by_stream.get(keys.log(run_id, log_attempt), []), True),
+        ):
+            # RESP3 wraps the entries of a stream in one more list.
+            flat = (
+                rows[0]
+                if rows and isinstance(rows[0], list) and rows[0] and isinstance(rows[0][0], tuple | list)
+                else rows
+            )
+            for entry, fields in flat:
+                if is_log:
+                    chunks.append(_chunk(entry, fields))
+                else:
+                    transitions.append((text(entry), _transition(pairs(fields))))
+        return transitions, chunks
+
+    def consumers(self, queue: str) -> int:
+        """How many live workers consume the queue."""
+        now = self.now_us()
+        with clear_errors(self.url):
+            return int(self._redis.zcount(keys.consumers(queue), now, "+inf"))
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The descriptions of the live workers."""
+        with clear_errors(self.url):
+            owners = self._redis.zrange(keys.WORKERS, 0, -1)
+            texts = self._redis.mget([keys.worker(text(owner)) for owner in owners]) if owners else []
+        return [json.loads(text) for text in texts if text]
+
+    def queues(self) -> dict[str, int]:
+        """Every known queue and how many items wait in it."""
+        with clear_errors(self.url):
+            names = sorted(text(name) for name in self._redis.smembers(keys.QUEUES))
+            pipe = self._redis.pipeline(transaction=False)
+            for name in names:
+                for queue_list in keys.queue_lists(name):
+                    pipe.llen(queue_list)
+            lengths = pipe.execute(raise_on_error=False)
+        steps = len(keys.PRIORITY_STEPS)
+        return {
+            name: sum(length for length in lengths[at * steps : (at + 1) * steps] if isinstance(length, int))
+            for at, name in enumerate(names)
+        }
+
+    def counts(self) -> dict[RunState, int]:
+        """How many runs are in each state."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for state in RunState:
+                pipe.zcard(keys.runs_by("state", state.value))
+            return dict(zip(RunState, pipe.execute(), strict=True))
+
+    def pass_ages_s(self) -> dict[str, float]:
+        """Seconds since each maintenance pass last began."""
+        now = self.now_us()
+        with clear_errors(self.url):
+            passes = self._redis.hgetall(keys.PASSES)
+        return {text(name): (now - int(at)) / 1e6 for name, at in passes.items()}
+
+    def refused(self, *, limit: int = 20) -> list[dict[str, Any]]:
+        """The newest malformed queue elements that were kept aside."""
+        with clear_errors(self.url):
+            texts = self._redis.lrange(keys.REFUSED, 0, limit - 1)
+        return [json.loads(text(text)) for text in texts]
+
+    def listen(
+        self, channels: Sequence[str], *, on_message: Callable[[str, str], None], stopped: Callable[[], bool]
+    ) -> None:
+        """Hand (channel, message) of each publication to `on_message` until `stopped`; raises when Redis goes away."""
+        with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(*channels)
+            while not stopped():
+                message = pubsub.get_message(timeout=_LISTEN_TURN_S)
+                if message is not None and message["type"] == "message":
+                    on_message(text(message["channel"]), text(message["data"]))
+                elif message is None:
+                    pubsub.ping()
+
+    def _records(self, run_ids: Sequence[str]) -> list[Record]:
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.hgetall(keys.run(run_id))
+            hashes = pipe.execute(raise_on_error=False) if run_ids else []
+        return [
+            Record.from_hash(pairs(fields) | {"id": run_id})
+            for run_id, fields in zip(run_ids, hashes, strict=True)
+            if fields and not isinstance(fields, Exception)
+        ]
+
+
+def text(value: bytes | str) -> str:
+    """A reply's bytes as text; what is not UTF-8 is replaced."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def pairs(fields: Any) -> dict[str, str]:
+    """A hash's reply, a map or a flat list, as a dict of text."""
+    items = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+    return {text(name): text(value) for name, value in items}
+
+
+def unknown(run_id: str) -> UnknownRunError:
+    shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
+    return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
+
+
+def _transition(fields: dict[str, str]) -> Transition:
+    return Transition(
+        state=RunState(fields["state"]),
+        at=int(fields["at"]),
+        attempt=int(fields["attempt"]),
+        worker=fields["worker"],
+        reason=fields["reason"],
+    )
+
+
+def _chunk(entry: bytes, fields: dict[bytes, bytes]) -> LogChunk:
+    return LogChunk(text(entry), int(fields[b"o"]), fields[b"d"])

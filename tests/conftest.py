@@ -1,0 +1,60 @@
+"""What tests share: a real Redis server a session, a clean store a test, and waiting without sleeping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from launch_worker.api import Api
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.settings import Settings
+from launch_worker.store.store import Store
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A private real Redis, one for each process of the test run."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of a Redis with nothing in it."""
+    store = Store(redis_server.url)
+    store._redis.flushall()
+    store.close()
+    return redis_server.url
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    made = Store(redis_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def api(redis_url: str) -> Iterator[Api]:
+    made = Api(settings=Settings.from_env({}, redis_url=redis_url))
+    yield made
+    made.store.close()
+
+
+def wait_until(condition: Callable[[], T], *, timeout_s: float = 20.0, what: str = "") -> T:
+    """Poll until the condition's value is true, and return it; fails with `what` after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not so after {timeout_s:g} s: {what or condition}")
+        time.sleep(0.02)
