@@ -131,6 +131,11 @@ class LaunchAgent:
         return cls.current()._worker
 
     @property
+    def queues(self) -> list[str]:
+        """The queues that this worker consumes, without the system's own."""
+        return list(self._queues)
+
+    @property
     def num_running_jobs(self) -> int:
         """Jobs that this agent executes now."""
         return len(self._jobs)

@@ -6,11 +6,16 @@ import base64
 import binascii
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import redis
 from kombu.transport import redis as kombu_redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
+
+from launch_worker.agent import LaunchAgent
+from launch_worker.errors import LaunchError
+from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.broker")
 
@@ -68,7 +73,7 @@ class QueueClient(redis.Redis):
             if command_name != "BRPOP" or "WRONGTYPE" not in str(error):
                 raise
             log.error("queue.damaged: a queue's key is not a list; it is set aside")
-            _keep_aside(lambda store: store.heal(store.queues()))
+            _with_store(lambda store: store.heal({*store.queues(), *LaunchAgent.current().queues}))
             return None
         if command_name == "BRPOP" and reply:
             queue, item = reply
@@ -76,19 +81,17 @@ class QueueClient(redis.Redis):
             reason = refusal(name, item)
             if reason:
                 log.error("item.refused queue=%s: %s", name, reason)
-                _keep_aside(lambda store: store.refuse(name, reason, item[:_REFUSED_BEGINNING]))
+                _with_store(lambda store: store.refuse(name, reason, item[:_REFUSED_BEGINNING]))
                 return None
         return reply
 
 
-def _keep_aside(call: Any) -> None:
-    from launch_worker.agent import LaunchAgent
-    from launch_worker.errors import LaunchError
-
+def _with_store(call: Callable[[Store], object]) -> None:
+    """Best effort: what could not be kept aside is in this process's log."""
     try:
         call(LaunchAgent.current().api.store)
-    except (LaunchError, RedisError):
-        log.exception("item.not_kept")
+    except LaunchError as error:
+        log.error("item.not_kept: %s", error)
 
 
 class Channel(kombu_redis.Channel):
@@ -96,6 +99,17 @@ class Channel(kombu_redis.Channel):
 
     def _get_client(self) -> type[redis.Redis]:
         return QueueClient
+
+    def _size(self, queue: str) -> int:
+        try:
+            size: int = super()._size(queue)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            log.error("queue.damaged queue=%s: its key is not a list; it is set aside", queue)
+            _with_store(lambda store: store.heal([queue]))
+            size = super()._size(queue)  # type: ignore[no-untyped-call]
+        return size
 
 
 class Transport(kombu_redis.Transport):

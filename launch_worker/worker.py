@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 from celery import bootsteps, platforms
-from celery.exceptions import ImproperlyConfigured
 from celery.signals import celeryd_after_setup
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
@@ -39,9 +39,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         pool = parent.pool_cls.__module__
         if pool != "celery.concurrency.thread":
-            raise ImproperlyConfigured(
-                f"launch_worker needs the threads pool, not {pool.rsplit('.', 1)[-1]}; start the worker without -P"
-            )
+            _give_up(f"a launch worker needs the threads pool, not {pool.rsplit('.', 1)[-1]}; start it without -P")
         queues = [name for name in app.amqp.queues.consume_from if name != MAINTENANCE_QUEUE]
         config = {
             "worker": parent.hostname,
@@ -54,7 +52,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             self.agent.start()
         except LaunchError as error:
             self.agent = None
-            raise SystemExit(f"launch_worker: {error}") from None
+            _give_up(str(error))
 
     def stop(self, parent: Any) -> None:
         # By now the drain has let the jobs end, or it was cut short.
@@ -67,6 +65,11 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.agent is not None:
             self.agent.stop(timeout_s=timeout_s)
             self.agent = None
+
+
+def _give_up(sentence: str) -> NoReturn:
+    print(f"launch_worker: {sentence}", file=sys.stderr)
+    raise SystemExit(1)
 
 
 class Drain(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -48,7 +48,7 @@ def api(redis_url: str) -> Iterator[Api]:
     made.store.close()
 
 
-def wait_until(condition: Callable[[], T], *, timeout_s: float = 20.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T | None], *, timeout_s: float = 20.0, what: str = "") -> T:
     """Poll until the condition's value is true, and return it; fails with `what` after the timeout."""
     deadline = time.monotonic() + timeout_s
     while True:

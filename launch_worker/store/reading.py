@@ -140,8 +140,8 @@ class Reader:
         """The descriptions of the live workers."""
         with clear_errors(self.url):
             owners = self._redis.zrange(keys.WORKERS, 0, -1)
-            texts = self._redis.mget([keys.worker(text(owner)) for owner in owners]) if owners else []
-        return [json.loads(text) for text in texts if text]
+            found = self._redis.mget([keys.worker(text(owner)) for owner in owners]) if owners else []
+        return [json.loads(description) for description in found if description]
 
     def queues(self) -> dict[str, int]:
         """Every known queue and how many items wait in it."""
@@ -176,8 +176,8 @@ class Reader:
     def refused(self, *, limit: int = 20) -> list[dict[str, Any]]:
         """The newest malformed queue elements that were kept aside."""
         with clear_errors(self.url):
-            texts = self._redis.lrange(keys.REFUSED, 0, limit - 1)
-        return [json.loads(text(text)) for text in texts]
+            entries = self._redis.lrange(keys.REFUSED, 0, limit - 1)
+        return [json.loads(text(entry)) for entry in entries]
 
     def listen(
         self, channels: Sequence[str], *, on_message: Callable[[str, str], None], stopped: Callable[[], bool]

@@ -1,0 +1,191 @@
+"""Real workers, beats and commands as processes of their own, on a real Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.api import Api, Run
+from launch_worker.runners import tree
+from launch_worker.settings import Settings
+from tests.conftest import wait_until
+
+#: Short enough that a test need not wait, long enough for a loaded machine.
+TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": "3", "LAUNCH_PASS_S": "0.5"}
+
+
+class Part:
+    """One process of the system, with its log."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
+        self.process = process
+        self.log_path = log_path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Cluster:
+    """A launch system of one test: its Redis, its folder, and what was started in it."""
+
+    def __init__(self, redis_url: str, folder: Path) -> None:
+        self.redis_url = redis_url
+        self.folder = folder
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith(("LAUNCH_", "CELERY_"))}
+        self.env |= TIMES | {"LAUNCH_REDIS_URL": redis_url, "LAUNCH_WORK_DIR": str(folder / "work")}
+        self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
+        self.api = Api(settings=Settings.from_env(self.env))
+        self.parts: list[Part] = []
+
+    def celery(self, *arguments: str, name: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Part:
+        log_path = self.folder / f"{name}.{len(self.parts)}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "launch_worker", *arguments],
+                cwd=cwd or self.folder,
+                env=self.env | dict(env or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        part = Part(process, log_path)
+        self.parts.append(part)
+        return part
+
+    def worker(
+        self,
+        queues: str = "default",
+        *,
+        slots: int = 2,
+        name: str = "w1",
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+        wait: bool = True,
+    ) -> Part:
+        """A worker that takes runs already (unless `wait` is False)."""
+        part = self.celery(
+            *("worker", "-Q", queues, "-c", str(slots), "-n", f"{name}@%h", "--loglevel", "INFO", *arguments),
+            name=name,
+            cwd=cwd,
+            env=env,
+        )
+        if wait:
+            wait_until(lambda: " ready." in part.log or part.process.poll() is not None, what=f"{name} is ready")
+            assert part.process.poll() is None, part.log
+            wait_until(lambda: any(w["pid"] == part.pid for w in self.api.store.workers()), what=f"{name} is listed")
+        return part
+
+    def beat(self) -> Part:
+        return self.celery("beat", "-s", str(self.folder / f"schedule{len(self.parts)}"), name="beat")
+
+    def run(self, *command: str, timeout_s: float = 60.0, env: Mapping[str, str] | None = None) -> Result:
+        """A command of ours to its end."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.env | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def open(self, *command: str) -> subprocess.Popen[bytes]:
+        """A command of ours that goes on beside the test; the caller waits for it."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def show(self, run_id: str) -> dict[str, Any]:
+        result = self.run("launch-worker", "show", run_id, "--json")
+        assert result.code == 0, result.err
+        shown: dict[str, Any] = json.loads(result.out)
+        return shown
+
+    def close(self) -> None:
+        for part in self.parts:
+            if part.process.poll() is None:
+                part.process.send_signal(signal.SIGCONT)
+                part.kill()
+        self.api.store.close()
+
+
+class Result:
+    """What a command ended with."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- out\n{self.out}\n--- err\n{self.err}"
+
+
+@pytest.fixture
+def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(redis_url, tmp_path)
+    yield made
+    ids = [record.id for record in made.api.store.select()]
+    made.close()
+    # Whatever a test did: with all workers gone, no process of any job may be left.
+    wait_until(lambda: not any(job_processes(run_id) for run_id in ids), timeout_s=8, what="no job process is left")
+
+
+def job_processes(run_id: str) -> list[int]:
+    """The living processes that belong to a run, by their environment."""
+    mark = (f"LAUNCH_RUN_ID={run_id}".encode(),)
+    return [p.id.pid for p in tree.table() if not p.zombie and tree.has_environ(p.id.pid, mark)]
+
+
+def states(run: Run) -> list[str]:
+    """The run's history as the names of its states."""
+    return [step.state.value for step in run.history]
+
+
+def stamps(path: Path) -> list[str]:
+    """Lines that jobs appended to a file."""
+    return path.read_text().split() if path.exists() else []
+
+
+def wait_for_output(run: Run, text: bytes, timeout_s: float = 20.0) -> None:
+    wait_until(lambda: text in run.logs(), timeout_s=timeout_s, what=f"{text!r} in the log")
+
+
+def wait_for_pid(run: Run) -> int:
+    """The pid of the run's main process, once it is in the record."""
+    return wait_until(lambda: run.refresh().pid or 0, what="the job's pid is known")
+
+
+def elapsed_s(since: float) -> float:
+    return time.monotonic() - since

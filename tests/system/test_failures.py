@@ -1,0 +1,322 @@
+"""What is promised when something dies: real kills, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from launch_worker import submit
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.runners import tree
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
+
+#: A job that ignores SIGTERM, with a grandchild in a session of its own.
+STUBBORN = "trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' & while :; do sleep 1; done"
+
+
+def test_worker_killed_the_run_is_crashed_and_no_process_of_its_job_is_left(cluster: Cluster) -> None:
+    """P30, without anyone who restarts the worker that died."""
+    worker = cluster.worker(name="a")
+    run = submit(["sh", "-c", "(setsid sleep 600 &); sleep 600"], api=cluster.api)
+    wait_for_pid(run)
+    killed_at = time.monotonic()
+    worker.kill()
+    wait_until(lambda: not job_processes(run.id), timeout_s=5, what="the job's tree is gone")
+    cluster.worker(name="b")
+    assert run.wait(20) is RunState.CRASHED
+    assert time.monotonic() - killed_at < 12
+    assert states(run) == ["Pending", "Running", "Crashed"]
+    assert "stopped" in run.record.reason
+
+
+def test_worker_killed_a_run_with_retries_runs_again_once(cluster: Cluster, tmp_path: Path) -> None:
+    first = cluster.worker(name="a")
+    run = submit(
+        [
+            "sh",
+            "-c",
+            f"echo attempt $LAUNCH_ATTEMPT; echo $LAUNCH_ATTEMPT >> {tmp_path}/n; [ $LAUNCH_ATTEMPT = 2 ] || sleep 600",
+        ],
+        retries=1,
+        api=cluster.api,
+    )
+    wait_for_output(run, b"attempt 1")
+    cluster.worker(name="b")
+    first.kill()
+    assert run.wait(30) is RunState.FINISHED
+    assert stamps(tmp_path / "n") == ["1", "2"]
+    assert states(run) == ["Pending", "Running", "Crashed", "Pending", "Running", "Finished"]
+    assert run.logs(attempt=1) == b"attempt 1\n"
+    assert run.logs(attempt=2) == b"attempt 2\n"
+
+
+def test_a_cancelled_job_that_ends_on_sigterm_is_killed_at_once(cluster: Cluster) -> None:
+    """P20, W16: the submitter that waits exits with 143."""
+    cluster.worker()
+    waiter = cluster.open("launch-submit", "--wait", "--", "sleep", "100")
+    run = wait_until(lambda: next(cluster.api.list(state="running"), None))
+    wait_for_pid(run)
+    begun = time.monotonic()
+    assert cluster.run("launch-worker", "cancel", run.id).code == 0
+    waiter.communicate(timeout=10)
+    assert time.monotonic() - begun < 2
+    assert waiter.returncode == 143
+    assert run.state is RunState.KILLED
+    assert run.record.signal == "SIGTERM"
+    again = cluster.run("launch-worker", "cancel", run.id)
+    assert again.code == 1
+    assert "already Killed" in again.err
+
+
+def test_a_cancelled_job_that_ignores_sigterm_with_grandchildren_elsewhere_ends_within_its_grace(
+    cluster: Cluster,
+) -> None:
+    """P21, X3: Killed only when the tree is gone."""
+    cluster.worker()
+    run = submit(["sh", "-c", STUBBORN], grace=1, api=cluster.api)
+    wait_for_pid(run)
+    wait_until(lambda: len(job_processes(run.id)) >= 4)
+    begun = time.monotonic()
+    run.cancel()
+    assert run.wait(10) is RunState.KILLED
+    assert 1.0 <= time.monotonic() - begun < 3.5
+    assert not job_processes(run.id)
+    assert run.record.signal == "SIGKILL"
+
+
+def test_cancel_now_takes_no_grace(cluster: Cluster) -> None:
+    cluster.worker()
+    run = submit(["sh", "-c", STUBBORN], grace="60s", api=cluster.api)
+    wait_for_pid(run)
+    run.cancel()
+    cluster.run("launch-worker", "cancel", "--now", run.id)
+    assert run.wait(5) is RunState.KILLED
+
+
+def test_a_pending_run_that_is_cancelled_never_starts(cluster: Cluster, tmp_path: Path) -> None:
+    """P19, W15: also when its message is delivered afterwards."""
+    run = submit(["touch", str(tmp_path / "started")], api=cluster.api)
+    assert cluster.run("launch-worker", "cancel", run.id).code == 0
+    assert run.state is RunState.KILLED
+    cluster.worker()
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    assert not (tmp_path / "started").exists()
+    assert states(run) == ["Pending", "Killed"]
+
+
+def test_a_run_that_ended_by_itself_keeps_its_own_state(cluster: Cluster) -> None:
+    """P25."""
+    cluster.worker()
+    run = submit(["true"], api=cluster.api)
+    assert run.wait(20) is RunState.FINISHED
+    assert cluster.run("launch-worker", "cancel", run.id).code == 1
+    assert run.state is RunState.FINISHED
+
+
+def test_the_guard_killed_jobs_go_on_and_their_ends_are_true(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    run = submit(["sh", "-c", "sleep 2; exit 7"], api=cluster.api)
+    wait_for_pid(run)
+    os.kill(_guard_of(worker.pid), signal.SIGKILL)
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    assert run.wait(20) is RunState.FAILED
+    assert run.exit_code == 7
+
+
+def test_a_frozen_worker_s_run_is_taken_over_only_after_its_job_is_gone(cluster: Cluster, tmp_path: Path) -> None:
+    """The guard enforces the lease while its worker is stopped; the late worker learns that it was superseded."""
+    frozen = cluster.worker(name="a")
+    script = f"echo start >> {tmp_path}/n; trap 'echo end >> {tmp_path}/n; exit 1' TERM; "
+    script += "[ $LAUNCH_ATTEMPT = 2 ] || while :; do sleep 0.1; done"
+    run = submit(["sh", "-c", script], retries=1, api=cluster.api)
+    wait_for_pid(run)
+    cluster.worker(name="b")
+    frozen.signal(signal.SIGSTOP)
+    assert run.wait(30) is RunState.FINISHED
+    assert stamps(tmp_path / "n") == ["start", "end", "start"]
+    frozen.signal(signal.SIGCONT)
+    wait_until(lambda: "run.superseded" in frozen.log or "late_report_refused" in frozen.log, timeout_s=15)
+    assert run.state is RunState.FINISHED
+    assert states(run) == ["Pending", "Running", "Crashed", "Pending", "Running", "Finished"]
+
+
+def test_a_run_without_retries_comes_back_from_crashed_when_its_worker_does(cluster: Cluster) -> None:
+    """X7."""
+    frozen = cluster.worker(name="a")
+    run = submit(["sh", "-c", "sleep 7; echo done"], api=cluster.api)
+    wait_for_pid(run)
+    cluster.worker(name="b")
+    frozen.signal(signal.SIGSTOP)
+    wait_until(lambda: run.state is RunState.CRASHED)
+    frozen.signal(signal.SIGCONT)
+    wait_until(lambda: run.state is RunState.FINISHED)
+    assert states(run) == ["Pending", "Running", "Crashed", "Running", "Finished"]
+    assert run.logs() == b"done\n"
+
+
+def test_a_message_that_vanished_is_published_again_and_a_doubled_one_runs_once(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    redis = cluster.api.store._redis
+    lost = submit(["sh", "-c", f"echo lost >> {tmp_path}/n"], api=cluster.api)
+    redis.delete("default\x06\x166")
+    doubled = submit(["sh", "-c", f"echo doubled >> {tmp_path}/n"], api=cluster.api)
+    redis.lpush("default\x06\x166", redis.lindex("default\x06\x166", 0))
+    cluster.worker()
+    assert doubled.wait(20) is RunState.FINISHED
+    assert lost.wait(20) is RunState.FINISHED
+    assert sorted(stamps(tmp_path / "n")) == ["doubled", "lost"]
+
+
+@pytest.mark.parametrize("beats", [0, 1, 2])
+def test_with_no_beat_or_two_the_passes_are_done_and_never_wrong(cluster: Cluster, beats: int) -> None:
+    for _ in range(beats):
+        cluster.beat()
+    first = cluster.worker(name="a")
+    run = submit(["sleep", "600"], api=cluster.api)
+    wait_for_pid(run)
+    cluster.worker(name="b")
+    first.kill()
+    assert run.wait(20) is RunState.CRASHED
+    assert states(run) == ["Pending", "Running", "Crashed"]
+    if beats:
+        wait_until(lambda: "launch_worker.crash_stale_runs" in cluster.parts[-1].log)
+
+
+def test_first_sigterm_lets_jobs_end_and_takes_nothing_new(cluster: Cluster) -> None:
+    """P38, X8."""
+    worker = cluster.worker()
+    run = submit(["sh", "-c", "sleep 2; echo done"], api=cluster.api)
+    wait_for_pid(run)
+    worker.signal(signal.SIGTERM)
+    time.sleep(0.5)
+    later = submit(["true"], api=cluster.api)
+    assert worker.wait(20) == 0, worker.log
+    assert run.state is RunState.FINISHED
+    assert run.logs() == b"done\n"
+    assert later.state is RunState.PENDING
+    cluster.worker(name="b")
+    assert later.wait(20) is RunState.FINISHED
+
+
+@pytest.mark.parametrize(
+    "signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGQUIT,)]
+)
+def test_second_signal_ends_the_jobs_and_their_states_are_final(cluster: Cluster, signals: tuple[int, ...]) -> None:
+    worker = cluster.worker()
+    ends = submit(["sleep", "600"], api=cluster.api)
+    handed_back = submit(["sleep", "600"], retries=1, api=cluster.api)
+    wait_for_pid(ends)
+    wait_for_pid(handed_back)
+    for number in signals:
+        worker.signal(number)
+        time.sleep(0.5)
+    assert worker.wait(20) == 0, worker.log
+    assert ends.state is RunState.KILLED
+    assert "shut down" in ends.record.reason
+    assert handed_back.state is RunState.PENDING
+    assert not job_processes(ends.id)
+    assert not job_processes(handed_back.id)
+    assert "Traceback" not in worker.log
+
+
+def test_broker_away_the_producer_says_so_within_five_seconds(cluster: Cluster) -> None:
+    server = RedisServer()
+    server.start()
+    try:
+        assert server.process is not None
+        for state in ("hung", "gone"):
+            if state == "hung":
+                server.process.send_signal(signal.SIGSTOP)
+            else:
+                server.process.send_signal(signal.SIGCONT)
+                server.kill()
+            begun = time.monotonic()
+            result = cluster.run("launch-submit", "--", "true", env={"LAUNCH_REDIS_URL": server.url})
+            assert time.monotonic() - begun < 5
+            assert result.code == 69
+            assert result.err.count("\n") == 1
+            assert server.url.split(":")[2].split("@")[0] not in result.err
+    finally:
+        server.stop()
+
+
+def test_ctrl_c_detaches_and_a_second_one_cancels(cluster: Cluster) -> None:
+    cluster.worker()
+    for presses, code, state in ((1, 130, RunState.RUNNING), (2, 143, RunState.KILLED)):
+        follower = cluster.open("launch-submit", "--follow", "--", "sleep", "100")
+        run = wait_until(lambda: next(cluster.api.list(state="running"), None))
+        wait_for_pid(run)
+        time.sleep(0.3)
+        for _ in range(presses):
+            follower.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        _, err = follower.communicate(timeout=20)
+        assert follower.returncode == code, err
+        assert run.state is state
+        assert b"Traceback" not in err
+        if state is RunState.RUNNING:
+            run.cancel(grace_s=0)
+            run.wait(10)
+
+
+def test_revoke_through_celery_is_a_cancel_of_the_run(cluster: Cluster) -> None:
+    cluster.worker(slots=1)
+    running = submit(["sleep", "600"], api=cluster.api)
+    wait_for_pid(running)
+    control = ("python", "-m", "celery", "-A", "launch_worker", "control", "terminate", "SIGTERM", running.id)
+    cluster.run(*control)
+    assert running.wait(20) is RunState.KILLED
+    assert "Celery" in running.record.reason
+
+
+def test_a_worker_waits_for_a_broker_that_is_away_and_goes_on_when_it_comes(cluster: Cluster) -> None:
+    """X9."""
+    server = RedisServer(aof=True)
+    server.start()
+    server.kill()
+    try:
+        worker = cluster.worker(env={"LAUNCH_REDIS_URL": server.url}, wait=False)
+        wait_until(lambda: "redis.away" in worker.log)
+        assert worker.process.poll() is None
+        server.start()
+        result = cluster.run("launch-submit", "--wait", "--", "true", env={"LAUNCH_REDIS_URL": server.url})
+        assert result.code == 0, result.err + worker.log
+    finally:
+        server.stop()
+
+
+def test_redis_restarted_while_a_job_runs_its_end_and_log_are_kept(cluster: Cluster) -> None:
+    server = RedisServer(aof=True)
+    server.start()
+    env = {"LAUNCH_REDIS_URL": server.url}
+    try:
+        worker = cluster.worker(env=env, wait=False)
+        wait_until(lambda: " ready." in worker.log)
+        run_id = cluster.run(
+            "launch-submit", "--quiet", "--", "sh", "-c", "echo before; sleep 3; echo after", env=env
+        ).out.strip()
+        time.sleep(1)
+        server.kill()
+        time.sleep(4)
+        server.start()
+        waited = cluster.run("launch-worker", "wait", run_id, env=env)
+        assert waited.code == 0, waited.err + worker.log
+        assert cluster.run("launch-worker", "logs", run_id, env=env).out == "before\nafter\n"
+    finally:
+        server.stop()
+
+
+def _guard_of(worker_pid: int) -> int:
+    for process in tree.table():
+        if process.ppid == worker_pid:
+            command = Path(f"/proc/{process.id.pid}/cmdline").read_bytes()
+            if b"runners.guard" in command:
+                return process.id.pid
+    raise AssertionError("the worker has no guard")
