@@ -1,0 +1,135 @@
+"""Celery's own commands and Flower keep working, and tell the truth about runs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+
+from launch_worker import submit
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, job_processes, wait_for_pid
+
+
+def test_inspect_status_and_control_answer(cluster: Cluster) -> None:
+    cluster.worker()
+    run = submit(["sleep", "600"], name="sleeper", api=cluster.api)
+    wait_for_pid(run)
+    celery = ("python", "-m", "celery", "-A", "launch_worker")
+    assert "1 node online" in cluster.run(*celery, "status").out
+    active = cluster.run(*celery, "inspect", "active", "-j").out
+    assert run.id in active
+    runs = json.loads(cluster.run(*celery, "inspect", "runs", "-j").out)
+    assert [entry["id"] for entries in runs.values() for entry in entries] == [run.id]
+    run.cancel(grace_s=0)
+    assert run.wait(10) is RunState.KILLED
+
+
+def test_inspect_answers_while_the_worker_drains(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    run = submit(["sleep", "6"], api=cluster.api)
+    wait_for_pid(run)
+    worker.process.terminate()
+    wait_until(lambda: "Canceling queue" in worker.log)
+    runs = json.loads(cluster.run("python", "-m", "celery", "-A", "launch_worker", "inspect", "runs", "-j").out)
+    assert [entry["id"] for entries in runs.values() for entry in entries] == [run.id]
+    assert worker.wait(20) == 0
+
+
+def test_worker_with_embedded_beat_does_the_passes(cluster: Cluster) -> None:
+    worker = cluster.worker(arguments=["-B", "-s", str(cluster.folder / "schedule")])
+    wait_until(lambda: "launch_worker.crash_stale_runs" in worker.log)
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    worker.process.terminate()
+    assert worker.wait(20) == 0
+
+
+def test_two_brokers_named_at_once_are_refused(cluster: Cluster) -> None:
+    result = cluster.run("python", "-m", "celery", "-A", "launch_worker", "-b", "redis://127.0.0.1:1/0", "status")
+    assert result.code != 0
+    assert "two different brokers" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_flower_shows_each_run_as_a_task_in_agreement_with_its_record(cluster: Cluster) -> None:
+    port = _free_port()
+    cluster.celery(
+        *("flower", "--address=127.0.0.1", f"--port={port}"),
+        name="flower",
+        env={"FLOWER_UNAUTHENTICATED_API": "true", "SECRET": "s3cr3t-value"},
+    )
+    wait_until(lambda: _get(port, "/api/tasks") is not None, timeout_s=40, what="flower answers")
+    cluster.worker(env={"SECRET": "s3cr3t-value"})
+    wait_until(lambda: "w1@" in json.dumps(_get(port, "/api/workers?refresh=true") or ""), timeout_s=40)
+    ends = {
+        "FINISHED": submit(["true"], name="fine", env_from=["SECRET"], api=cluster.api),
+        "FAILED": submit(["sh", "-c", "exit 3"], name="fails", env={"PASSWORD": "s3cr3t-value"}, api=cluster.api),
+        "KILLED": submit(["sleep", "600"], name="stopped", api=cluster.api),
+    }
+    wait_for_pid(ends["KILLED"])
+    ends["KILLED"].cancel(reason="not needed")
+    for word, run in ends.items():
+        assert run.wait(20).name == word
+
+    def shown(word: str) -> dict[str, Any]:
+        task = _get(port, f"/api/task/info/{ends[word].id}")
+        return task if isinstance(task, dict) else {}
+
+    wait_until(lambda: shown("FINISHED").get("state") == "SUCCESS", what="Finished shows as SUCCESS")
+    wait_until(lambda: shown("FAILED").get("state") == "FAILURE", what="Failed shows as FAILURE")
+    wait_until(lambda: shown("KILLED").get("state") == "REVOKED", what="Killed shows as REVOKED")
+    assert [shown(word)["name"] for word in ends] == ["fine", "fails", "stopped"]
+    assert "Failed: exit code 3" in shown("FAILED")["exception"]
+    assert "s3cr3t-value" not in json.dumps([shown(word) for word in ends])
+    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/tasks", timeout=10).read()
+    assert b"Flower" in page
+
+
+def test_flower_shows_a_crashed_run_as_failure(cluster: Cluster) -> None:
+    port = _free_port()
+    cluster.celery(
+        *("flower", "--address=127.0.0.1", f"--port={port}"), name="flower", env={"FLOWER_UNAUTHENTICATED_API": "true"}
+    )
+    wait_until(lambda: _get(port, "/api/tasks") is not None, timeout_s=40, what="flower answers")
+    first = cluster.worker(name="a")
+    cluster.worker(name="b")
+    run = submit(["sleep", "600"], api=cluster.api)
+    wait_for_pid(run)
+    owner = next(part for part in cluster.parts if f"run.claimed run={run.id}" in part.log)
+    owner.kill()
+    wait_until(lambda: not job_processes(run.id))
+    assert run.wait(20) is RunState.CRASHED
+
+    def state() -> object:
+        task = _get(port, f"/api/task/info/{run.id}")
+        return task.get("state") if isinstance(task, dict) else None
+
+    wait_until(lambda: state() == "FAILURE", what="Crashed shows as FAILURE")
+    assert first is not None
+
+
+def _get(port: int, path: str) -> object:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as reply:
+            answer: object = json.load(reply)
+            return answer
+    except (OSError, urllib.error.URLError):
+        return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("runs", "--help"), ("cancel", "-h")])
+def test_help_has_an_example(cluster: Cluster, arguments: tuple[str, ...]) -> None:
+    result = cluster.run("launch-worker", *arguments)
+    assert result.code == 0
+    assert "Example: launch-worker" in result.out
