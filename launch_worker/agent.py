@@ -169,7 +169,7 @@ class LaunchAgent:
             spec = parse_spec(record.spec)
         except InputError as error:
             outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
-            self._deliver(lambda: self._store.finish(record.id, record.token, NextStep(outcome)))
+            self._deliver(lambda: self._store.finish(record, NextStep(outcome), owner=self.owner))
             return outcome.state, outcome
         attempt = Attempt(
             record=record,
@@ -229,7 +229,7 @@ class LaunchAgent:
         if attempt.tail is not None:
             tail = attempt.tail
             self._deliver(lambda: self._logs.finish(tail))
-        if not self._deliver(lambda: self._store.finish(record.id, record.token, step)):
+        if not self._deliver(lambda: self._store.finish(record, step, owner=self.owner)):
             log.warning("run.late_report_refused run=%s attempt=%d", record.id, record.attempt)
             return None
         state = outcome.state if step.retry_delay_s is None else RunState.PENDING
@@ -285,7 +285,7 @@ class LaunchAgent:
         attempts = dict(self._jobs)
         renewed_at = boot_time_s()
         pulse = self._store.heartbeat(
-            [(run_id, attempt.record.token) for run_id, attempt in attempts.items()],
+            [(run_id, attempt.record.token, attempt.record.attempt) for run_id, attempt in attempts.items()],
             owner=self.owner,
             worker=self._worker,
             lease_s=self._settings.lease_s,
@@ -314,6 +314,9 @@ class LaunchAgent:
             attempt.events.put(Cancel(answer.reason, answer.grace_s))
         elif answer.word == "superseded":
             attempt.events.put(Superseded())
+        elif answer.word == "unknown":
+            log.warning("run.restored run=%s: Redis had lost it", attempt.record.id)
+            self._store.restore(attempt.record, lease_s=self._settings.lease_s, owner=self.owner)
 
     def _description(self) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ from typing import Any
 
 from launch_worker.errors import RefusedError
 from launch_worker.ids import new_run_id
+from launch_worker.passes import catch_up
 from launch_worker.retry import shell_exit_code
 from launch_worker.run import Record, Transition
 from launch_worker.settings import Settings
@@ -33,7 +34,7 @@ class Api:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.settings.redis_url)
+        return Store(self.settings.redis_url, settle_s=2 * self.settings.heartbeat_s)
 
     def submit(self, spec: RunSpec) -> Run:
         """Write the run and its queue item in one step. Raises BrokerUnavailableError."""
@@ -45,12 +46,14 @@ class Api:
 
     def run(self, run_id: str) -> Run:
         """The run with this id. Raises UnknownRunError."""
+        catch_up(self.store, self.settings)
         record = self.store.get(run_id)
         return Run(self, run_id, record=record)
 
     def list(self, *, state: str = "", project: str = "", queue: str = "") -> Iterator[Run]:
         """Runs, the newest first, read page by page as they are taken."""
         wanted = RunState.parse(state) if state else None
+        catch_up(self.store, self.settings)
         for record in self.store.select(state=wanted, project=project, queue=queue):
             yield Run(self, record.id, record=record)
 
@@ -155,7 +158,9 @@ class Run:
                 for chunk in store.log(self.id, watching, after=log_after if log_after != "0" else "-") if logs else ():
                     yield None, chunk.data
                 return
-            turn_s = _TURN_S if deadline is None else min(_TURN_S, max(0.001, deadline - time.monotonic()))
+            turn_s = min(_TURN_S, self._api.settings.pass_s)
+            if deadline is not None:
+                turn_s = min(turn_s, max(0.001, deadline - time.monotonic()))
             transitions, chunks = store.wait_for_news(
                 self.id,
                 history_after=seen_history,
@@ -167,6 +172,8 @@ class Run:
                 log_after = chunk.entry
                 yield None, chunk.data
             if not transitions:
+                if not chunks:
+                    catch_up(store, self._api.settings)
                 continue
             seen_history = transitions[-1][0]
             record = self.refresh()

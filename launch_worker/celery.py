@@ -24,7 +24,9 @@ from launch_worker.store.keys import PRIORITY_STEPS
 MAINTENANCE_QUEUE = "maintenance"
 
 
-def _required(settings: Settings, transport_options: dict[str, Any]) -> dict[str, Any]:
+def _required(
+    settings: Settings, *, transport_options: dict[str, Any], beat_schedule: dict[str, Any]
+) -> dict[str, Any]:
     """What correctness rests on, set over the operator's settings."""
     required: dict[str, Any] = {
         "broker_url": settings.redis_url,
@@ -41,11 +43,13 @@ def _required(settings: Settings, transport_options: dict[str, Any]) -> dict[str
         "result_backend": None,
         "task_ignore_result": True,
         "task_default_queue": "default",
-        "beat_schedule": {
+        "beat_scheduler": "launch_worker.beat:PassScheduler",
+        "beat_schedule": beat_schedule
+        | {
             name: {
                 "task": f"launch_worker.{name}",
                 "schedule": settings.pass_s,
-                # Entries must not pile up while no worker runs.
+                # For another scheduler (`beat -S`), which sends tasks: they must not pile up while no worker runs.
                 "options": {"queue": MAINTENANCE_QUEUE, "expires": max(1.0, settings.pass_s)},
             }
             for name in PASSES
@@ -99,7 +103,7 @@ def _make_app() -> Celery:
     if operator is not None:
         made.conf.update({name: value for name, value in vars(operator).items() if not name.startswith("_")})
     options = celeryconfig.broker_transport_options | made.conf.broker_transport_options
-    made.conf.update(_required(settings, options))
+    made.conf.update(_required(settings, transport_options=options, beat_schedule=made.conf.beat_schedule))
     return made
 
 

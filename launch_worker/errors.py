@@ -29,5 +29,9 @@ class BrokerUnavailableError(LaunchError):
     exit_code = 69
 
 
+class DamagedError(LaunchError):
+    """A key of ours holds something that we did not write."""
+
+
 class RefusedError(LaunchError):
     """The run's state does not allow the arrow that was asked for; nothing was changed."""

@@ -67,6 +67,15 @@ PASSES: dict[str, Callable[..., int]] = {
 }
 
 
+def catch_up(store: Store, settings: Settings) -> None:
+    """What someone who looks at runs does when neither beat nor any worker is left to do it.
+
+    Without `retire_runs`: an onlooker's LAUNCH_RETENTION need not be the system's.
+    """
+    for name in ("crash_stale_runs", "check_cancellations", "publish_due_runs"):
+        run_pass(name, store, settings, late_by=2.0)
+
+
 def run_pass(
     name: str,
     store: Store,
@@ -76,8 +85,11 @@ def run_pass(
     on_crash: Callable[[Record], None] | None = None,
 ) -> int | None:
     """Do one pass unless it began, anywhere, within `late_by` intervals; None when it was not due."""
-    if not store.begin_pass(name, every_s=late_by * settings.pass_s):
+    guarded = name == "crash_stale_runs"
+    # After so long without the pass, Redis was away: leases ran out that nobody could renew.
+    gap_s = 2 * (settings.pass_s + settings.heartbeat_s) if guarded else 0.0
+    if not store.begin_pass(name, every_s=late_by * settings.pass_s, gap_s=gap_s):
         return None
-    if name == "crash_stale_runs" and on_crash is not None:
+    if guarded and on_crash is not None:
         return crash_stale_runs(store, settings, on_crash=on_crash)
     return PASSES[name](store, settings)

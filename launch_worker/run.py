@@ -43,6 +43,7 @@ class Record:
     name: str
     project: str
     queue: str
+    priority: int
     tags: tuple[str, ...]
     state: RunState
     reason: str
@@ -82,6 +83,7 @@ class Record:
             name=fields.get("name", ""),
             project=fields.get("project", ""),
             queue=fields.get("queue", ""),
+            priority=number("priority") or 0,
             tags=tuple(_strings(fields.get("tags", ""))),
             state=state,
             reason=fields.get("reason", ""),
@@ -103,6 +105,26 @@ class Record:
             cancel_at=number("cancel_at"),
             spec=fields.get("spec", ""),
         )
+
+    def to_hash(self) -> dict[str, str]:
+        """The fields that make this record again, should Redis have lost it."""
+        fields = {
+            "id": self.id,
+            "name": self.name,
+            "project": self.project,
+            "queue": self.queue,
+            "priority": str(self.priority),
+            "tags": json.dumps(self.tags),
+            "state": self.state.value,
+            "attempt": str(self.attempt),
+            "first_attempt": str(self.first_attempt),
+            "token": str(self.token),
+            "worker": self.worker,
+            "host": self.host,
+            "created_at": str(self.created_at),
+            "spec": self.spec,
+        }
+        return fields if self.started_at is None else fields | {"started_at": str(self.started_at)}
 
     def as_json(self) -> dict[str, Any]:
         """The object of `show --json` without `history`: unknown is null, times are ISO 8601 in UTC."""

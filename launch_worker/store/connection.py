@@ -18,11 +18,14 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from launch_worker.errors import BrokerUnavailableError, SettingsError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, SettingsError
 
 CONNECT_TIMEOUT_S = 1.5
 #: Longer than any script takes; with connecting, a producer gives up within 5 s.
 ANSWER_TIMEOUT_S = 3.0
+
+#: Refusals that say something of the server's condition, and nothing of what was asked.
+_TRANSIENT = ("LOADING", "READONLY", "MISCONF", "OOM", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
 
 
 def connect(url: str, *, name: str) -> redis.Redis:
@@ -70,6 +73,8 @@ def clear_errors(url: str) -> Iterator[None]:
             text = f"Redis at {mask_url(url)} is not reachable; start it, or set LAUNCH_REDIS_URL to where it is"
         raise BrokerUnavailableError(text) from error
     except ResponseError as error:
-        raise BrokerUnavailableError(f"Redis at {mask_url(url)} refused a command: {error}") from error
+        if not str(error).startswith(_TRANSIENT):
+            raise DamagedError(f"Redis at {mask_url(url)} holds something unexpected: {error}") from error
+        raise BrokerUnavailableError(f"Redis at {mask_url(url)} refuses to work now: {error}") from error
     except RedisError as error:
         raise BrokerUnavailableError(f"Redis at {mask_url(url)} failed: {error}") from error

@@ -10,6 +10,7 @@ PASSES = "launch:passes"
 COUNTERS = "launch:counters"
 REFUSED = "launch:refused"
 DUE = "launch:due"
+HOLD = "launch:hold"
 
 #: kombu's separator between a queue's name and its priority step.
 PRIORITY_SEP = "\x06\x16"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from redis.exceptions import NoScriptError
 
 from launch_worker.retry import NextStep
 from launch_worker.run import Record
@@ -22,7 +25,7 @@ from launch_worker.store.reading import Reader, pairs, text, unknown
 class Answer:
     """What a heartbeat says of one run."""
 
-    #: ok, cancel, superseded or ended.
+    #: ok, cancel, superseded, ended, or unknown (Redis has lost the record).
     word: str
     #: With cancel: the asked grace in seconds, None for the job's own.
     grace_s: float | None = None
@@ -43,9 +46,10 @@ class Pulse:
 class Store(Reader):
     """All reads and writes of run records. Thread-safe. Every method raises BrokerUnavailableError."""
 
-    def __init__(self, url: str, *, client_name: str = "launch") -> None:
+    def __init__(self, url: str, *, client_name: str = "launch", settle_s: float = 10.0) -> None:
+        """`settle_s`: how long workers may take to report after an outage, before others decide about their runs."""
         super().__init__(url, client_name=client_name)
-        self._scripts: dict[str, Any] = {}
+        self._settle_s = settle_s
 
     # -- arrows ------------------------------------------------------------------------------------------------
 
@@ -83,7 +87,7 @@ class Store(Reader):
 
     def heartbeat(
         self,
-        runs: Sequence[tuple[str, int]],
+        runs: Sequence[tuple[str, int, int]],
         *,
         owner: str,
         worker: str,
@@ -92,27 +96,39 @@ class Store(Reader):
         description: dict[str, Any],
         queues: Sequence[str],
     ) -> Pulse:
-        """Renew the leases of all (run id, token) in one round trip, and the worker's own registration."""
-        flat = [part for pair in runs for part in pair]
+        """Renew the leases of all (run id, token, attempt) in one round trip, and the worker's own registration."""
+        flat = [part for run in runs for part in run]
         head = (owner, worker, _us(lease_s), _us(gone_s), json.dumps(description), len(queues), *queues)
         age, next_due, *words = self._call("heartbeat", *head, *flat)
-        answers = {run_id: _answer(text(word)) for (run_id, _), word in zip(runs, words, strict=True)}
+        answers = {run_id: _answer(text(word)) for (run_id, *_), word in zip(runs, words, strict=True)}
         return Pulse(answers, pass_age_s=age / 1e6, next_due=int(next_due))
 
     def goodbye(self, owner: str, *, queues: Sequence[str]) -> None:
         """A cleanly ended worker is no longer listed."""
         self._call("goodbye", owner, *queues)
 
-    def finish(self, run_id: str, token: int, step: NextStep) -> bool:
+    def finish(self, record: Record, step: NextStep, *, owner: str = "") -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
-        False when the attempt was superseded: nothing was changed. Repeating it is harmless.
+        `record` is as it was claimed. False when that attempt was superseded: nothing was changed. Repeating it is
+        harmless. A record that Redis has lost is written again first.
         """
         outcome = step.outcome
         exit_code = "" if outcome.exit_code is None else outcome.exit_code
         retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
+        who = (record.id, record.token, record.attempt, owner, record.worker)
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
-        return text(self._call("finish", run_id, token, *labels, retry_us, step.retry_reason)) == "done"
+        answer = text(self._call("finish", *who, *labels, retry_us, step.retry_reason))
+        if answer == "unknown":
+            self.restore(record, lease_s=self._settle_s, owner=owner)
+            answer = text(self._call("finish", *who, *labels, retry_us, step.retry_reason))
+        return answer == "done"
+
+    def restore(self, record: Record, *, lease_s: float, owner: str) -> bool:
+        """Write a Running record that Redis has lost, from its worker's copy. False when it is there."""
+        fields = record.to_hash() | {"owner": owner, "seq": "0"}
+        flat = [part for pair in fields.items() for part in pair]
+        return bool(self._call("restore", record.id, _us(lease_s), *flat))
 
     def crash(self, run_id: str, token: int, step: NextStep) -> bool:
         """Running with a lease that ran out -> Crashed (and Pending again). False when it proved alive."""
@@ -135,8 +151,9 @@ class Store(Reader):
 
     # -- passes ------------------------------------------------------------------------------------------------
 
-    def begin_pass(self, name: str, *, every_s: float) -> bool:
-        return bool(self._call("begin_pass", name, _us(every_s)))
+    def begin_pass(self, name: str, *, every_s: float, gap_s: float = 0.0) -> bool:
+        """Whether to do a pass now. With `gap_s`, not soon after a time in which nobody could do it for so long."""
+        return bool(self._call("begin_pass", name, _us(every_s), _us(gap_s), int(self._settle_s * 1000)))
 
     def stale(self, *, limit: int) -> list[Record]:
         """Runs whose lease ran out by the server's clock, the longest dead first."""
@@ -172,16 +189,31 @@ class Store(Reader):
         return text(self._call("append_log", run_id, attempt, data, offset, keep_from))
 
     def _call(self, script: str, *args: object) -> Any:
+        source, sha = _script(script)
         with clear_errors(self.url):
-            if script not in self._scripts:
-                self._scripts[script] = self._redis.register_script(_source(script))
-            return self._scripts[script](args=args)
+            try:
+                return self._redis.evalsha(sha, 0, *args)
+            except NoScriptError:
+                # Also the sign of a restarted server: nobody claims before the one who sees it has decided.
+                if script == "claim":
+                    self._hold_claims_after_restore()
+                self._redis.script_load(source)
+                return self._redis.evalsha(sha, 0, *args)
+
+    def _hold_claims_after_restore(self) -> None:
+        """A Redis restored from a snapshot may call runs Pending that are being executed: let their workers speak."""
+        server, persistence = self._redis.info("server"), self._redis.info("persistence")
+        restored = persistence.get("rdb_last_load_keys_loaded", 0) > 0 and not persistence.get("aof_enabled")
+        remaining_s = self._settle_s - server["uptime_in_seconds"]
+        if restored and remaining_s > 0:
+            self._redis.set(keys.HOLD, 1, px=int(remaining_s * 1000), nx=True)
 
 
 @cache
-def _source(script: str) -> str:
+def _script(name: str) -> tuple[str, str]:
     lua = files("launch_worker.store") / "lua"
-    return (lua / "prelude.lua").read_text() + (lua / f"{script}.lua").read_text()
+    source = (lua / "prelude.lua").read_text() + (lua / f"{name}.lua").read_text()
+    return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
 def _us(seconds: float) -> int:

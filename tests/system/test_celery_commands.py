@@ -43,7 +43,7 @@ def test_inspect_answers_while_the_worker_drains(cluster: Cluster) -> None:
 
 def test_worker_with_embedded_beat_does_the_passes(cluster: Cluster) -> None:
     worker = cluster.worker(arguments=["-B", "-s", str(cluster.folder / "schedule")])
-    wait_until(lambda: "launch_worker.crash_stale_runs" in worker.log)
+    wait_until(lambda: "beat: Starting" in worker.log)
     assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
     worker.process.terminate()
     assert worker.wait(20) == 0

@@ -35,6 +35,23 @@ def test_worker_killed_the_run_is_crashed_and_no_process_of_its_job_is_left(clus
     assert "stopped" in run.record.reason
 
 
+@pytest.mark.parametrize("onlooker", ["beat", "the one who waits"])
+def test_worker_killed_and_nobody_restarts_it_the_run_is_crashed_once(cluster: Cluster, onlooker: str) -> None:
+    """P30: no other worker is there."""
+    if onlooker == "beat":
+        cluster.beat()
+    worker = cluster.worker()
+    run = submit(["sleep", "600"], api=cluster.api)
+    wait_for_pid(run)
+    worker.kill()
+    if onlooker == "beat":
+        # Read the record only: `run.wait` would do the pass itself.
+        wait_until(lambda: run.state.is_final, timeout_s=15)
+    else:
+        assert run.wait(15) is RunState.CRASHED
+    assert states(run) == ["Pending", "Running", "Crashed"]
+
+
 def test_worker_killed_a_run_with_retries_runs_again_once(cluster: Cluster, tmp_path: Path) -> None:
     first = cluster.worker(name="a")
     run = submit(
@@ -185,8 +202,6 @@ def test_with_no_beat_or_two_the_passes_are_done_and_never_wrong(cluster: Cluste
     first.kill()
     assert run.wait(20) is RunState.CRASHED
     assert states(run) == ["Pending", "Running", "Crashed"]
-    if beats:
-        wait_until(lambda: "launch_worker.crash_stale_runs" in cluster.parts[-1].log)
 
 
 def test_first_sigterm_lets_jobs_end_and_takes_nothing_new(cluster: Cluster) -> None:

@@ -12,6 +12,7 @@ if run[3] == nonce and (state == 'Running' or state == 'Crashed') then
   if state == 'Crashed' then arrow(id, 'Crashed', 'Running', now, run[4], worker, 'its worker is alive again') end
   return {1, redis.call('HGETALL', run_key(id))}
 end
+if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
 if state ~= 'Pending' then return {0, 'the run is ' .. state} end
 if run[2] ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end
 -- Server time keeps a token from being issued twice by a Redis that was rolled back (failover, power loss).

@@ -1,16 +1,23 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
--- ARGV: id, token, state, reason, phase, message, exit_code, signal, retry_us (-1: no retry), retry_reason
+-- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1),
+--   retry_reason
 -- Refuses a superseded attempt (counted). A repeated report of the same attempt changes nothing.
--- Returns 'done' | 'superseded'.
-local id, token, state, reason, phase, message, exit_code, signal = unpack(ARGV, 1, 8)
-local retry_us, retry_reason = tonumber(ARGV[9]), ARGV[10]
+-- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
+local id, token, attempt, owner, worker = unpack(ARGV, 1, 5)
+local state, reason, phase, message, exit_code, signal = unpack(ARGV, 6, 11)
+local retry_us, retry_reason = tonumber(ARGV[12]), ARGV[13]
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at')
+local now = now_us()
+if not run[1] then return 'unknown' end
+if is_rolled_back(run[2], token) then
+  regain(id, run[1], now, token, attempt, owner, worker)
+  run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at')
+end
 if run[3] == token and run[2] == token then return 'done' end
 if run[2] ~= token or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then
   redis.call('HINCRBY', 'launch:counters', 'superseded_reports', 1)
   return 'superseded'
 end
-local now = now_us()
 if run[6] and retry_us >= 0 then
   retry_us, reason = -1, reason .. '; not retried, because it was cancelled'
 end

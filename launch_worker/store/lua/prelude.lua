@@ -10,6 +10,8 @@
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
 --   launch:cancels            zset    Running runs that shall stop, by the time of the request
 --   launch:ended              zset    runs in a final state, by end; what retention deletes
+--   launch:settling           string  for a while after an outage: no run is called Crashed, workers report first
+--   launch:hold               string  for a while after a restore from a snapshot: no claim either
 --   launch:queues             set     every queue that a run was submitted to
 --   launch:worker:OWNER       string  a live worker's description (expires with its lease)
 --   launch:workers            zset    live workers by the time at which they count as gone
@@ -37,18 +39,25 @@ end
 
 local function run_key(id) return 'launch:run:' .. id end
 
-local function get(id, ...) return redis.call('HMGET', run_key(id), ...) end
+-- A damaged record (its key is not a hash) reads as an unknown run: it must not stop what others need.
+local function get(id, ...)
+  local values = redis.pcall('HMGET', run_key(id), ...)
+  return values.err and {} or values
+end
+
+-- The arrows that a Redis which lost its newest writes (restored from a snapshot) makes necessary: the attempt that
+-- holds a newer token than the record is the truth.
+local function is_rolled_back(record_token, token)
+  return record_token and tonumber(record_token) < tonumber(token)
+end
 
 local function list_of(queue, priority)
   if priority == '0' then return queue end
   return queue .. SEP .. priority
 end
 
--- Makes one arrow: index, record, history. The caller has checked who may make it.
-local function arrow(id, from, to, now, attempt, worker, reason)
-  if not (ARROWS[from] and ARROWS[from][to]) then
-    error('no arrow from ' .. tostring(from) .. ' to ' .. tostring(to))
-  end
+-- Writes a state: index, record, history. Only `arrow` and `regain` call it.
+local function enter(id, from, to, now, attempt, worker, reason)
   local created = redis.call('HGET', run_key(id), 'created_at')
   redis.call('ZREM', 'launch:runs:state:' .. from, id)
   redis.call('ZADD', 'launch:runs:state:' .. to, created, id)
@@ -64,6 +73,14 @@ local function arrow(id, from, to, now, attempt, worker, reason)
     redis.call('HDEL', run_key(id), 'ended_at')
     redis.call('ZREM', 'launch:ended', id)
   end
+end
+
+-- Makes one arrow. The caller has checked who may make it.
+local function arrow(id, from, to, now, attempt, worker, reason)
+  if not (ARROWS[from] and ARROWS[from][to]) then
+    error('no arrow from ' .. tostring(from) .. ' to ' .. tostring(to))
+  end
+  enter(id, from, to, now, attempt, worker, reason)
 end
 
 -- A list of the wrong type would refuse every item and every consumer: it is set aside for reading.
@@ -122,6 +139,14 @@ local function withdraw(id)
   redis.call('ZREM', 'launch:dispatched:' .. list_of(run[1], run[2]), id)
   redis.call('ZREM', 'launch:due', id)
   redis.call('HDEL', run_key(id), 'due_at')
+end
+
+-- Makes a rolled back record Running under the attempt that its worker still holds.
+local function regain(id, state, now, token, attempt, owner, worker)
+  if state == 'Pending' then withdraw(id) end
+  redis.call('HSET', run_key(id), 'token', token, 'attempt', attempt, 'owner', owner, 'worker', worker)
+  redis.call('HDEL', run_key(id), 'closed', 'exit_code', 'signal', 'phase', 'message')
+  enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive')
 end
 
 -- From a final state to Pending: at once, or after delay_us.
