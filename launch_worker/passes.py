@@ -72,6 +72,8 @@ def catch_up(store: Store, settings: Settings) -> None:
 
     Without `retire_runs`: an onlooker's LAUNCH_RETENTION need not be the system's.
     """
+    if store.workers():
+        return
     for name in ("crash_stale_runs", "check_cancellations", "publish_due_runs"):
         run_pass(name, store, settings, late_by=2.0)
 
