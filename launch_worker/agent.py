@@ -6,16 +6,15 @@ claims, executes, reports, and keeps all its leases alive with one heartbeat.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import queue
 import random
 import secrets
-import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -24,11 +23,13 @@ from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.execute import Attempt, Site, execute
 from launch_worker.logs import LogShipper
 from launch_worker.passes import PASSES, run_pass
+from launch_worker.recover import deliver_leftovers, end_leftovers
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
 from launch_worker.run import Record
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner
 from launch_worker.spec import RunSpec, parse_spec
+from launch_worker.spool import WorkerFolder
 from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Answer
@@ -62,6 +63,11 @@ class LaunchAgent:
         self.owner = f"{self._host}.{os.getpid()}.{secrets.token_hex(4)}"
         self._jobs: dict[str, Attempt] = {}
         self._stopping = threading.Event()
+        self._draining = False
+        self._ending: Shutdown | None = None
+        #: Items that are being claimed, executed or reported now.
+        self._active = 0
+        self._counting = threading.Lock()
         self._wake = threading.Event()
         self._outage = Outage()
         self._threads: list[threading.Thread] = []
@@ -71,35 +77,66 @@ class LaunchAgent:
 
     def start(self) -> None:
         """Make the worker's folder, its guard and its threads, and say hello; works while Redis is away too."""
-        self._folder = self._settings.work_dir / "workers" / self.owner
+        work_dir = self._settings.work_dir
+        left = list(WorkerFolder.abandoned(work_dir))
+        for folder in left:
+            end_leftovers(folder)
         try:
-            self._folder.mkdir(parents=True, mode=0o700)
+            self._folder = WorkerFolder.create(work_dir, self.owner)
         except OSError as error:
             raise LaunchError(
-                f"the worker's folder {self._folder} cannot be made ({error.strerror}); set LAUNCH_WORK_DIR"
+                f"the worker's folder in {work_dir} cannot be made ({error.strerror}); set LAUNCH_WORK_DIR"
             ) from None
-        # Held by this process and its guard: while it is locked, one of them lives.
-        self._lock = (self._folder / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._runner = ProcessRunner(lock_fd=self._lock.fileno())
+        # The guard holds the lock too: while it is held, one of them lives.
+        self._runner = ProcessRunner(lock_fd=self._folder.lock_fd)
         self._logs = LogShipper(self._store, keep_bytes=self._settings.log_bytes)
         self._site = Site(self._runner, self._logs, self._settings.redis_url)
         LaunchAgent._current = self
         for name, target in (("heartbeat", self._heartbeat_loop), ("listener", self._listen_loop)):
-            thread = threading.Thread(target=target, name=f"launch-{name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._begin(name, target)
+        if left:
+            self._begin("recovery", lambda: self._recover(left))
+
+    def _begin(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=f"launch-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _recover(self, left: list[WorkerFolder]) -> None:
+        for folder in left:
+            try:
+                deliver_leftovers(folder, store=self._store, keep_bytes=self._settings.log_bytes, deliver=self._deliver)
+            except BrokerUnavailableError:
+                log.warning("recovery.unfinished folder=%s: the next worker goes on", folder.path.name)
+                return
+            except Exception:
+                log.exception("recovery.failed folder=%s", folder.path.name)
+
+    def drain(self, *, timeout_s: float | None = None) -> bool:
+        """Take nothing new and block until the jobs have ended; False after the timeout.
+
+        While Redis is away it does not wait for reports to be delivered: they are on disk.
+        """
+        self._draining = True
+        deadline = None if timeout_s is None else boot_time_s() + timeout_s
+        while self._active and not (self._outage.is_on and self._all_ended()):
+            if deadline is not None and boot_time_s() > deadline:
+                return False
+            self._stopping.wait(0.05)
+        return True
 
     def stop(self, *, reason: str = "the worker shut down", timeout_s: float = 60.0) -> None:
         """End what still runs (handed back when retries are left, else Killed), then leave."""
+        self._ending = Shutdown(f"{reason} ({self._worker})")
         for attempt in list(self._jobs.values()):
-            attempt.events.put(Shutdown(f"{reason} ({self._worker})"))
-        deadline = boot_time_s() + timeout_s
-        while self._jobs and boot_time_s() < deadline:
-            self._stopping.wait(0.05)
+            attempt.events.put(self._ending)
+        self.drain(timeout_s=timeout_s)
         self._stopping.set()
         self._wake.set()
-        self._logs.close(self._folder / "lock")
+        deadline = boot_time_s() + _BACKOFF_CAP_S
+        while self._active and boot_time_s() < deadline:
+            time.sleep(0.02)
+        self._logs.close(self._folder.lock_path)
         self._runner.close()
         try:
             self._store.goodbye(self.owner, queues=self._queues)
@@ -107,9 +144,7 @@ class LaunchAgent:
             log.warning("worker.goodbye_unsaid %s", error)
         for thread in self._threads:
             thread.join(1.0)
-        if not self._jobs:
-            self._lock.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.release()
         if LaunchAgent._current is self:
             LaunchAgent._current = None
 
@@ -160,6 +195,21 @@ class LaunchAgent:
         Returns the state that the record has then (Pending when it will be retried) and the outcome; None when the
         claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
         """
+        with self._counting:
+            self._active += 1
+        try:
+            if self._draining:
+                self._put_back(run_id, seq)
+                return None
+            return self._run(run_id, seq)
+        except BrokerUnavailableError as error:
+            log.warning("run.left run=%s: this worker stops while Redis is away. %s", run_id, error)
+            return None
+        finally:
+            with self._counting:
+                self._active -= 1
+
+    def _run(self, run_id: str, seq: int) -> tuple[RunState, Outcome] | None:
         claimed_at = boot_time_s()
         record = self._claim(run_id, seq)
         if record is None:
@@ -174,22 +224,24 @@ class LaunchAgent:
         attempt = Attempt(
             record=record,
             spec=spec,
-            folder=self._folder / "runs" / f"{record.id}.{record.attempt}",
+            folder=self._folder.attempt(record),
             events=queue.SimpleQueue(),
             lease=self._lease(record, spec, renewed_at=claimed_at),
         )
         self._jobs[record.id] = attempt
+        if self._ending is not None:
+            attempt.events.put(self._ending)
         try:
             outcome = execute(attempt, site=self._site, on_started=lambda pid: self._note_start(record, pid))
             return self._report(attempt, outcome)
         except AttemptSuperseded:
             log.warning("run.superseded run=%s attempt=%d: its job was ended", record.id, record.attempt)
+            attempt.folder.remove()
             return None
         finally:
             del self._jobs[record.id]
             if attempt.tail is not None:
                 attempt.tail.close()
-            shutil.rmtree(attempt.folder, ignore_errors=True)
 
     def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> bool:
         """Stop the run if it is executed here; False when it is not."""
@@ -198,6 +250,10 @@ class LaunchAgent:
             return False
         attempt.events.put(Cancel(reason, grace_s))
         return True
+
+    def _all_ended(self) -> bool:
+        attempts = list(self._jobs.values())
+        return len(attempts) == self._active and all(attempt.ended for attempt in attempts)
 
     def _claim(self, run_id: str, seq: int) -> Record | None:
         nonce = secrets.token_hex(8)
@@ -217,6 +273,12 @@ class LaunchAgent:
             log.info("run.claim_refused run=%s seq=%s: %s", run_id, seq, why)
         return record
 
+    def _put_back(self, run_id: str, seq: int) -> None:
+        try:
+            self._store.put_back(run_id, seq)
+        except BrokerUnavailableError:
+            log.warning("run.item_dropped run=%s: it is published again later", run_id)
+
     def _note_start(self, record: Record, pid: int) -> None:
         try:
             self._store.started(record.id, record.token, pid=pid)
@@ -226,10 +288,18 @@ class LaunchAgent:
     def _report(self, attempt: Attempt, outcome: Outcome) -> tuple[RunState, Outcome] | None:
         record = attempt.record
         step = next_step(outcome, spec=attempt.spec, attempt=record.attempt, first_attempt=record.first_attempt)
-        if attempt.tail is not None:
-            tail = attempt.tail
-            self._deliver(lambda: self._logs.finish(tail))
-        if not self._deliver(lambda: self._store.finish(record, step, owner=self.owner)):
+        attempt.folder.write_report(record, step, owner=self.owner)
+        attempt.ended = True
+        try:
+            if attempt.tail is not None:
+                tail = attempt.tail
+                self._deliver(lambda: self._logs.finish(tail))
+            accepted = self._deliver(lambda: self._store.finish(record, step, owner=self.owner))
+        except BrokerUnavailableError:
+            log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
+            return outcome.state, outcome
+        attempt.folder.remove()
+        if not accepted:
             log.warning("run.late_report_refused run=%s attempt=%d", record.id, record.attempt)
             return None
         state = outcome.state if step.retry_delay_s is None else RunState.PENDING
@@ -237,15 +307,20 @@ class LaunchAgent:
         return state, outcome
 
     def _deliver(self, call: Callable[[], Any]) -> Any:
-        """Repeat an idempotent call until Redis has answered it, however long that takes."""
+        """Repeat an idempotent call until Redis has answered it, however long that takes.
+
+        Raises BrokerUnavailableError only when this worker is stopping.
+        """
         pause_s = 0.1
         while True:
             try:
                 answer = call()
             except BrokerUnavailableError as error:
                 self._outage.note(error)
+                if self._stopping.is_set():
+                    raise
                 # Jitter: all workers of a cluster lost the same Redis at the same instant.
-                threading.Event().wait(pause_s * random.uniform(0.5, 1.0))
+                self._stopping.wait(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, _BACKOFF_CAP_S)
             else:
                 self._outage.over()
@@ -374,6 +449,10 @@ class Outage:
         self._since: float | None = None
         self._said_at = 0.0
         self._lock = threading.Lock()
+
+    @property
+    def is_on(self) -> bool:
+        return self._since is not None
 
     def note(self, error: BrokerUnavailableError) -> None:
         with self._lock:

@@ -9,7 +9,6 @@ import queue
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from launch_worker.environment import job_environment
@@ -19,6 +18,7 @@ from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.runners.process import Gone, JobHandle, Lease, ProcessRunner, StartError
 from launch_worker.spec import RunSpec
+from launch_worker.spool import AttemptFolder
 from launch_worker.states import RunState
 from launch_worker.supervise import AttemptSuperseded, Limits, supervise
 
@@ -40,10 +40,12 @@ class Attempt:
 
     record: Record
     spec: RunSpec
-    folder: Path
+    folder: AttemptFolder
     events: queue.SimpleQueue[Any]
     lease: Lease
     tail: Tail | None = None
+    #: Its job is gone; only its report is not delivered yet.
+    ended: bool = False
 
     @property
     def key(self) -> str:
@@ -59,7 +61,7 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
     handle: JobHandle | None = None
     try:
         cwd, env = _prepare(attempt, site.redis_url)
-        attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder / "output")
+        attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
         phase = "start"
         handle = site.runner.start(
             attempt.spec.command,
@@ -94,8 +96,9 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
 
 def _prepare(attempt: Attempt, redis_url: str) -> tuple[str, dict[str, str]]:
     record, spec = attempt.record, attempt.spec
-    attempt.folder.mkdir(parents=True, mode=0o700)
-    config_path = attempt.folder / "config.json"
+    folder = attempt.folder.path
+    folder.mkdir(parents=True, mode=0o700)
+    config_path = folder / "config.json"
     config_path.write_text(
         json.dumps({"run_id": record.id, "attempt": record.attempt, "name": record.name, "project": record.project,
                     "queue": record.queue, "tags": list(record.tags), "config": {}})
@@ -103,7 +106,7 @@ def _prepare(attempt: Attempt, redis_url: str) -> tuple[str, dict[str, str]]:
     env = job_environment(record, spec, worker_env=os.environ, redis_url=redis_url, config_path=config_path)
     if spec.cwd is not None and (spec.cwd_required or os.path.isdir(spec.cwd)):
         return spec.cwd, env
-    scratch = attempt.folder / "work"
+    scratch = folder / "work"
     scratch.mkdir()
     return str(scratch), env
 

@@ -44,6 +44,10 @@ class Tail:
         #: When output last arrived, on the monotonic clock.
         self.last_output_s = time.monotonic()
 
+    def skip_to(self, offset: int) -> None:
+        """What is before `offset` was shipped by another tail."""
+        self._offset = offset
+
     def ship(self, store: Store) -> int:
         """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated."""
         shipped = 0

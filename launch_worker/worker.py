@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import Any, NoReturn
 
+import click
 from celery import bootsteps, platforms
 from celery.signals import celeryd_after_setup
 from celery.worker import state as worker_state
@@ -17,6 +19,7 @@ from launch_worker.api import Api
 from launch_worker.celery import MAINTENANCE_QUEUE, app, settings
 from launch_worker.errors import LaunchError
 from launch_worker.run import Record
+from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
 
@@ -25,6 +28,16 @@ log = logging.getLogger("launch_worker.worker")
 def consume_maintenance(instance: Any, **_: Any) -> None:
     """Every worker does the beat's work beside its own queues."""
     app.amqp.queues.select_add(MAINTENANCE_QUEUE)
+
+
+def check_drain_timeout(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A usage error instead of a traceback from deep in the worker's start."""
+    try:
+        if value is not None:
+            parse_duration(value, what="--drain-timeout")
+    except LaunchError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
 
 
 class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -80,35 +93,44 @@ class Drain(bootsteps.StartStopStep):  # type: ignore[misc]
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    begun = False
+    thread: threading.Thread | None = None
+
+    def __init__(self, parent: Any, drain_timeout: str | None = None, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.timeout_s = None if drain_timeout is None else parse_duration(drain_timeout, what="--drain-timeout")
 
     def start(self, parent: Any) -> None:
         self.consumer = parent
         self.timer = parent.timer.call_repeatedly(0.2, self.tick)
-        platforms.signals["SIGTERM"] = self.on_signal
-        platforms.signals["SIGINT"] = self.on_signal
-        platforms.signals["SIGQUIT"] = self.on_quit
+        # Celery has installed its own by now; they stay ours while the consumer reconnects.
+        for name in ("SIGTERM", "SIGINT"):
+            platforms.signals[name] = self.on_signal
+        platforms.signals["SIGQUIT"] = self.stop_now
 
     def stop(self, parent: Any) -> None:
         self.timer.cancel()
 
     def on_signal(self, *_: Any) -> None:
-        if Drain.begun:
-            self.on_quit()
-        Drain.begun = True
+        if Drain.thread is not None:
+            self.stop_now()
+            return
+        # A thread: while Redis is away there is no loop that could wait for the jobs.
+        Drain.thread = threading.Thread(target=self.wait, name="launch-drain", daemon=True)
+        Drain.thread.start()
 
-    def on_quit(self, *_: Any) -> None:
-        Drain.begun = True
+    def wait(self) -> None:
+        log.warning("worker.draining: no new runs are taken; a second signal ends the jobs")
+        if LaunchAgent.initialized() and not LaunchAgent.current().drain(timeout_s=self.timeout_s):
+            log.warning("worker.drain_timeout: what still runs is ended")
+        self.stop_now()
+
+    def stop_now(self, *_: Any) -> None:
         worker_state.should_stop = 0
 
     def tick(self) -> None:
-        if not Drain.begun:
-            return
-        for name in list(app.amqp.queues.consume_from):
-            self.consumer.cancel_task_queue(name)
-        running = [request for request in worker_state.reserved_requests if request.name is not None]
-        if not running:
-            worker_state.should_stop = 0
+        if Drain.thread is not None:
+            for name in list(app.amqp.queues.consume_from):
+                self.consumer.cancel_task_queue(name)
 
 
 class RunRequest(Request):  # type: ignore[misc]
@@ -152,5 +174,13 @@ def send_failed_event(record: Record) -> None:
         )
 
 
+app.user_options["worker"].add(
+    click.Option(
+        ["--drain-timeout"],
+        metavar="DUR",
+        callback=check_drain_timeout,
+        help="How long jobs may go on after SIGTERM (default: no limit); then they are handed back or Killed.",
+    )
+)
 app.steps["worker"].add(LaunchSteps)
 app.steps["consumer"].add(Drain)

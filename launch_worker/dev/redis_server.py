@@ -31,12 +31,13 @@ def find_redis_server() -> str:
 class RedisServer:
     """A redis-server on a free loopback port, with a password and a folder of its own, gone at `stop`.
 
-    `aof` keeps every acknowledged write across `kill` and `restart`.
+    `aof` keeps every acknowledged write across `kill` and `start`; `snapshot` only what the last SAVE had.
     """
 
-    def __init__(self, *, aof: bool = False) -> None:
+    def __init__(self, *, aof: bool = False, snapshot: bool = False) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="launch-redis-"))
         self._aof = aof
+        self._snapshot = snapshot
         self._password = secrets.token_urlsafe(16)
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -64,9 +65,11 @@ class RedisServer:
         # The password goes through a file: a command line can be read by every user.
         config = self._folder / "redis.conf"
         config.touch(mode=0o600)
+        aof = "yes" if self._aof else "no"
+        save = "86400 1" if self._snapshot else '""'
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nrequirepass {self._password}\ndir {self._folder}\n"
-            f'save ""\nappendonly {"yes" if self._aof else "no"}\nappendfsync everysec\nmaxmemory-policy noeviction\n'
+            f"save {save}\nappendonly {aof}\nappendfsync everysec\nmaxmemory-policy noeviction\n"
         )
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(

@@ -102,6 +102,15 @@ class Reader:
             entries = self._redis.xrange(keys.log(run_id, attempt), min=start)
         return [_chunk(entry, fields) for entry, fields in entries]
 
+    def log_end(self, run_id: str, attempt: int) -> int:
+        """How many bytes of the attempt's output have been shipped, dropped ones included."""
+        with clear_errors(self.url):
+            entries = self._redis.xrevrange(keys.log(run_id, attempt), count=1)
+        if not entries:
+            return 0
+        last = _chunk(*entries[0])
+        return last.offset + len(last.data)
+
     def wait_for_news(
         self, run_id: str, *, history_after: str, log_attempt: int = 0, log_after: str = "0", timeout_s: float = 2.0
     ) -> tuple[list[tuple[str, Transition]], list[LogChunk]]:

@@ -135,6 +135,10 @@ class Store(Reader):
         retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
         return bool(self._call("crash", run_id, token, step.outcome.reason, retry_us, step.retry_reason))
 
+    def put_back(self, run_id: str, seq: int) -> bool:
+        """Return an item that was taken from its queue and not claimed; False when it was outdated."""
+        return bool(self._call("put_back", run_id, seq))
+
     def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> tuple[str, str]:
         """Pending -> Killed; a Running run's owner is told. Returns (killed | requested | final, state)."""
         word, state = self._call("cancel", run_id, "" if grace_s is None else _us(grace_s), reason)

@@ -115,13 +115,15 @@ local function item(id, seq, queue, priority, name, project, now)
 end
 
 -- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.
-local function dispatch(id, now)
+-- With `since`, the time of its last dispatch, it goes back to the head of the queue, where it came from.
+local function dispatch(id, now, since)
   local run = get(id, 'queue', 'priority', 'name', 'project')
   local seq = redis.call('HINCRBY', run_key(id), 'seq', 1)
   local list = list_of(run[1], run[2])
   heal(list)
-  redis.call('LPUSH', list, item(id, seq, run[1], run[2], run[3], run[4], now))
-  redis.call('ZADD', 'launch:dispatched:' .. list, int(now), id)
+  local at = since or now
+  redis.call(since and 'RPUSH' or 'LPUSH', list, item(id, seq, run[1], run[2], run[3], run[4], at))
+  redis.call('ZADD', 'launch:dispatched:' .. list, int(at), id)
   redis.call('HDEL', run_key(id), 'due_at')
   redis.call('ZREM', 'launch:due', id)
 end

@@ -1,0 +1,75 @@
+"""What a dead worker of this machine left: its jobs are ended, its reports delivered, its runs handed on at once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from launch_worker.errors import InputError, LaunchError, UnknownRunError
+from launch_worker.logs import Tail
+from launch_worker.retry import NextStep, Outcome, next_step
+from launch_worker.runners import tree
+from launch_worker.spec import parse_spec
+from launch_worker.spool import AttemptFolder, WorkerFolder
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.recover")
+
+
+def end_leftovers(folder: WorkerFolder) -> None:
+    """SIGKILL every process of the attempts in the folder. Needs no Redis."""
+    for attempt in folder.attempts():
+        marked = tree.marks({"LAUNCH_RUN_ID": attempt.run_id, "LAUNCH_TOKEN": str(attempt.token)})
+        found = tree.members(None, marked=marked)
+        if found:
+            log.warning("run.leftovers_ended run=%s processes=%d", attempt.run_id, len(found))
+        if not tree.end(lambda marked=marked: tree.members(None, marked=marked), wait=time.sleep):  # type: ignore[misc]
+            log.error("run.leftovers_stay run=%s", attempt.run_id)
+
+
+def deliver_leftovers(
+    folder: WorkerFolder, *, store: Store, keep_bytes: int, deliver: Callable[[Callable[[], Any]], Any]
+) -> None:
+    """Report each attempt's kept end, or that it crashed; then delete the folder. `deliver` repeats until it works."""
+    for attempt in folder.attempts():
+        try:
+            deliver(lambda attempt=attempt: _deliver_attempt(attempt, store=store, keep_bytes=keep_bytes))  # type: ignore[misc]
+        except UnknownRunError:
+            log.info("run.unknown run=%s: what is left of it is deleted", attempt.run_id)
+        except LaunchError as error:
+            log.error("run.not_recovered run=%s: %s", attempt.run_id, error)
+            continue
+        attempt.remove()
+    folder.release()
+
+
+def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int) -> None:
+    if attempt.output.exists():
+        tail = Tail(attempt.run_id, attempt.attempt, attempt.output, keep_bytes=keep_bytes)
+        tail.skip_to(store.log_end(attempt.run_id, attempt.attempt))
+        try:
+            tail.ship(store)
+        finally:
+            tail.close()
+    report = attempt.read_report()
+    if report is not None:
+        record, step, owner = report
+        accepted = store.finish(record, step, owner=owner)
+        log.warning("report.delivered_late run=%s state=%s accepted=%s", record.id, step.outcome.state, accepted)
+        return
+    record = store.get(attempt.run_id)
+    if record.token != attempt.token or record.state is not RunState.RUNNING:
+        return
+    outcome = Outcome(
+        RunState.CRASHED, reason=f"worker {record.worker} died"
+    )
+    try:
+        spec = parse_spec(record.spec)
+    except InputError:
+        step = NextStep(outcome)
+    else:
+        step = next_step(outcome, spec=spec, attempt=record.attempt, first_attempt=record.first_attempt)
+    store.finish(record, step)

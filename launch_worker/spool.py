@@ -1,0 +1,146 @@
+"""A worker's folder on disk: one folder an attempt, with its output, and its end until Redis has it.
+
+    work_dir/workers/OWNER/lock             held while the worker or its guard lives
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, work/, report.json}
+
+What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from io import TextIOWrapper
+from pathlib import Path
+
+from launch_worker.retry import NextStep, Outcome
+from launch_worker.run import Record
+from launch_worker.states import RunState
+
+log = logging.getLogger("launch_worker.spool")
+
+
+@dataclass(frozen=True)
+class AttemptFolder:
+    """Where one attempt's files are. Its name tells which attempt it is, also when nothing in it can be read."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name.split(".")[0]
+
+    @property
+    def attempt(self) -> int:
+        return int(self.path.name.split(".")[1])
+
+    @property
+    def token(self) -> int:
+        return int(self.path.name.split(".")[2])
+
+    @property
+    def output(self) -> Path:
+        return self.path / "output"
+
+    def write_report(self, record: Record, step: NextStep, *, owner: str) -> None:
+        """Keep how the attempt ended. A full disk is logged: the end is still delivered from memory."""
+        report = {"record": record.to_hash(), "step": asdict(step), "owner": owner}
+        try:
+            partial = self.path / "report.partial"
+            partial.write_text(json.dumps(report))
+            partial.rename(self.path / "report.json")
+        except OSError as error:
+            log.error("report.not_kept run=%s: %s", record.id, error)
+
+    def read_report(self) -> tuple[Record, NextStep, str] | None:
+        """The kept end and the owner that had the lease; None when there is none that can be read."""
+        try:
+            report = json.loads((self.path / "report.json").read_text())
+            step = report["step"]
+            ended = step.pop("outcome")
+            outcome = Outcome(**ended | {"state": RunState(ended["state"])})
+            return Record.from_hash(report["record"]), NextStep(outcome, **step), str(report["owner"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.error("report.damaged folder=%s: %r", self.path, error)
+            return None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class WorkerFolder:
+    """One worker's folder. Whoever holds its lock may use and delete it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: TextIOWrapper | None = None
+
+    @classmethod
+    def create(cls, work_dir: Path, owner: str) -> WorkerFolder:
+        """A new locked folder. Raises OSError."""
+        path = work_dir / "workers" / owner
+        path.mkdir(parents=True, mode=0o700)
+        folder = cls(path)
+        assert folder.take(), "nobody else knows the folder yet"
+        return folder
+
+    @classmethod
+    def abandoned(cls, work_dir: Path) -> Iterator[WorkerFolder]:
+        """Folders of workers that died, guard and all; each is locked for the caller."""
+        root = work_dir / "workers"
+        for path in sorted(root.iterdir()) if root.is_dir() else ():
+            folder = cls(path)
+            if path.is_dir() and folder.take():
+                yield folder
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def lock_fd(self) -> int:
+        assert self._lock is not None
+        return self._lock.fileno()
+
+    def take(self) -> bool:
+        """Lock the folder; False when another process holds it."""
+        try:
+            lock = self.lock_path.open("a")
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        self._lock = lock
+        return True
+
+    def attempts(self) -> list[AttemptFolder]:
+        runs = self.path / "runs"
+        paths = sorted(runs.iterdir()) if runs.is_dir() else []
+        return [AttemptFolder(path) for path in paths if _is_attempt(path.name)]
+
+    def attempt(self, record: Record) -> AttemptFolder:
+        """The folder for a claimed attempt; not made yet."""
+        return AttemptFolder(self.path / "runs" / f"{record.id}.{record.attempt}.{record.token}")
+
+    def release(self) -> None:
+        """Delete the folder if nothing in it waits to be delivered, and let go of it."""
+        if not self.attempts():
+            shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _is_attempt(name: str) -> bool:
+    parts = name.split(".")
+    return len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit() and os.sep not in name

@@ -1,0 +1,172 @@
+"""Redis goes away, comes back, comes back with less; workers come back to what others left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch_worker import submit
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.runners import tree
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
+from tests.system.test_failures import guard_of
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Redis of this test's own, which keeps what it acknowledged."""
+    made = RedisServer(aof=True)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def outage(server: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(server.url, tmp_path)
+    yield made
+    made.close()
+
+
+def test_redis_gone_jobs_go_on_and_their_ends_are_delivered_after(outage: Cluster, server: RedisServer) -> None:
+    """P33: and nothing is Crashed by the outage itself."""
+    outage.worker()
+    ends_within = submit(["sh", "-c", "echo begun; sleep 2; echo ended; exit 4"], api=outage.api)
+    goes_on = submit(["sh", "-c", "echo begun; sleep 9; echo ended"], api=outage.api)
+    wait_for_output(ends_within, b"begun")
+    wait_for_output(goes_on, b"begun")
+    server.kill()
+    time.sleep(5)
+    server.start()
+    assert ends_within.wait(20) is RunState.FAILED
+    assert ends_within.exit_code == 4
+    assert ends_within.logs() == b"begun\nended\n"
+    assert goes_on.wait(20) is RunState.FINISHED
+    assert goes_on.logs() == b"begun\nended\n"
+    assert "Crashed" not in states(ends_within) + states(goes_on)
+
+
+def test_redis_hung_is_like_redis_gone(outage: Cluster, server: RedisServer) -> None:
+    outage.worker()
+    run = submit(["sh", "-c", "echo begun; sleep 2; exit 4"], api=outage.api)
+    wait_for_output(run, b"begun")
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    time.sleep(7)
+    server.process.send_signal(signal.SIGCONT)
+    assert run.wait(30) is RunState.FAILED
+    assert run.exit_code == 4
+    assert "Crashed" not in states(run)
+
+
+def test_redis_gone_a_worker_restarted_in_between_delivers_what_the_first_one_kept(
+    outage: Cluster, server: RedisServer
+) -> None:
+    first = outage.worker(name="a")
+    run = submit(["sh", "-c", "echo begun; sleep 1; echo ended; exit 4"], api=outage.api)
+    wait_for_output(run, b"begun")
+    server.kill()
+    wait_until(lambda: not job_processes(run.id))
+    time.sleep(0.5)
+    first.signal(signal.SIGTERM)
+    first.signal(signal.SIGTERM)
+    first.wait(30)
+    server.start()
+    outage.worker(name="b")
+    assert run.wait(20) is RunState.FAILED
+    assert run.exit_code == 4
+    assert run.logs() == b"begun\nended\n"
+    wait_until(lambda: len(list((outage.folder / "work" / "workers").iterdir())) == 1, what="the old folder is gone")
+
+
+def test_redis_gone_a_run_with_retries_is_ended_by_its_own_worker_at_the_lease(
+    outage: Cluster, server: RedisServer, tmp_path: Path
+) -> None:
+    outage.worker()
+    script = f"echo start >> {tmp_path}/n; [ $LAUNCH_ATTEMPT = 2 ] || sleep 600"
+    run = submit(["sh", "-c", script], retries=1, api=outage.api)
+    wait_for_pid(run)
+    begun = time.monotonic()
+    server.kill()
+    wait_until(lambda: not job_processes(run.id), timeout_s=6, what="its job is gone")
+    assert time.monotonic() - begun > 1
+    server.start()
+    assert run.wait(30) is RunState.FINISHED
+    assert stamps(tmp_path / "n") == ["start", "start"]
+    assert states(run)[2:4] == ["Crashed", "Pending"]
+
+
+def test_redis_gone_a_worker_that_is_told_to_stop_stops(outage: Cluster, server: RedisServer) -> None:
+    worker = outage.worker()
+    run = submit(["sleep", "600"], api=outage.api)
+    wait_for_pid(run)
+    server.kill()
+    time.sleep(1)
+    worker.signal(signal.SIGQUIT)
+    worker.signal(signal.SIGQUIT)
+    worker.wait(40)
+    assert not job_processes(run.id)
+    server.start()
+    outage.worker(name="b")
+    assert run.wait(20) is RunState.KILLED
+
+
+def test_worker_and_guard_killed_at_once_the_next_worker_ends_the_job_before_it_takes_runs(cluster: Cluster) -> None:
+    worker = cluster.worker(name="a")
+    run = submit(["sh", "-c", "trap '' TERM; (setsid sleep 600 &); while :; do sleep 1; done"], api=cluster.api)
+    wait_for_pid(run)
+    guard = guard_of(worker.pid)
+    os.kill(worker.pid, signal.SIGSTOP)  # so that neither can react to the other's end
+    os.kill(guard, signal.SIGKILL)
+    worker.kill()
+    time.sleep(0.5)
+    assert job_processes(run.id)
+    cluster.worker(name="b")
+    assert not job_processes(run.id)
+    assert run.wait(10) is RunState.CRASHED
+    assert "died" in run.record.reason
+
+
+def test_redis_restored_from_an_old_snapshot_is_told_what_it_lost(tmp_path: Path) -> None:
+    server = RedisServer(snapshot=True)
+    server.start()
+    cluster = Cluster(server.url, tmp_path)
+    try:
+        cluster.worker(slots=4)
+        done = tmp_path / "done"
+        script = f"echo $LAUNCH_RUN_ID >> {done}; sleep 8; exit 5"
+        waits = submit(["sh", "-c", f"echo $LAUNCH_RUN_ID >> {done}"], queue="later", api=cluster.api)
+        pending = submit(["sh", "-c", script], queue="gpu", api=cluster.api)
+        cluster.api.store._redis.save()
+        # All that follows is lost: the snapshot knows `pending` as Pending, and `unknown` not at all.
+        cluster.worker("gpu", name="b")
+        unknown = submit(["sh", "-c", script], api=cluster.api)
+        wait_for_pid(unknown)
+        wait_for_pid(pending)
+        server.kill()
+        time.sleep(1)
+        server.start()
+        wait_until(lambda: pending.state is RunState.RUNNING)
+        assert pending.wait(30) is RunState.FAILED
+        assert unknown.wait(30) is RunState.FAILED
+        assert (pending.exit_code, unknown.exit_code) == (5, 5)
+        cluster.worker("later", name="c")
+        assert waits.wait(30) is RunState.FINISHED
+        assert sorted(stamps(done)) == sorted([waits.id, pending.id, unknown.id])
+    finally:
+        cluster.close()
+        server.stop()
+
+
+def test_no_process_of_ours_outlives_its_worker(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    guard = guard_of(worker.pid)
+    worker.kill()
+    wait_until(lambda: tree.look_up(guard) is None, timeout_s=5, what="the guard is gone")
