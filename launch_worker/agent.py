@@ -89,7 +89,9 @@ class LaunchAgent:
             ) from None
         # The guard holds the lock too: while it is held, one of them lives.
         self._runner = ProcessRunner(lock_fd=self._folder.lock_fd)
-        self._logs = LogShipper(self._store, keep_bytes=self._settings.log_bytes)
+        self._logs = LogShipper(
+            self._store, keep_bytes=self._settings.log_bytes, file_bytes=self._settings.log_file_bytes
+        )
         self._site = Site(self._runner, self._logs, self._settings.redis_url)
         LaunchAgent._current = self
         for name, target in (("heartbeat", self._heartbeat_loop), ("listener", self._listen_loop)):

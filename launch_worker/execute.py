@@ -8,7 +8,7 @@ import os
 import queue
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from launch_worker.environment import job_environment
@@ -16,6 +16,7 @@ from launch_worker.errors import InputError
 from launch_worker.logs import LogShipper, Tail
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
+from launch_worker.runners import oom
 from launch_worker.runners.process import Gone, JobHandle, Lease, ProcessRunner, StartError
 from launch_worker.spec import RunSpec
 from launch_worker.spool import AttemptFolder
@@ -23,6 +24,9 @@ from launch_worker.states import RunState
 from launch_worker.supervise import AttemptSuperseded, Limits, supervise
 
 log = logging.getLogger("launch_worker.execute")
+
+#: How a shell tells that its child died of SIGKILL.
+_SHELL_SIGKILL = 137
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
         cwd, env = _prepare(attempt, site.redis_url)
         attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
         phase = "start"
+        oom_kills = oom.kill_count()
         handle = site.runner.start(
             attempt.spec.command,
             key=attempt.key,
@@ -78,7 +83,8 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
         on_started(handle.pid)
         limits = Limits(attempt.spec.timeout_s, attempt.spec.stall_timeout_s, attempt.spec.grace_s)
         tail = attempt.tail
-        return supervise(handle, limits=limits, last_output_s=lambda: tail.last_output_s)
+        outcome = supervise(handle, limits=limits, last_output_s=lambda: tail.last_output_s)
+        return _with_memory_evidence(outcome, pid=handle.pid, oom_kills_before=oom_kills)
     except AttemptSuperseded:
         raise
     except (InputError, StartError) as error:
@@ -109,6 +115,18 @@ def _prepare(attempt: Attempt, redis_url: str) -> tuple[str, dict[str, str]]:
     scratch = folder / "work"
     scratch.mkdir()
     return str(scratch), env
+
+
+def _with_memory_evidence(outcome: Outcome, *, pid: int, oom_kills_before: int) -> Outcome:
+    """Say "out of memory" where the kernel does; a SIGKILL alone proves nothing."""
+    if outcome.state is not RunState.FAILED or (outcome.signal != "SIGKILL" and outcome.exit_code != _SHELL_SIGKILL):
+        return outcome
+    counted = oom.kill_count() > oom_kills_before
+    said = oom.kernel_says(pid) if outcome.signal == "SIGKILL" else None
+    if not (counted if said is None else said):
+        return outcome
+    text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended it)"
+    return replace(outcome, reason=text, message=text)
 
 
 def _end(handle: JobHandle | None) -> None:

@@ -6,7 +6,9 @@ keeps the newest `log_bytes` of each attempt in Redis. While Redis is away the f
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -27,17 +29,31 @@ _BYTES_PER_S = 16 << 20
 _RETRY_S = 1.0
 
 
-class Tail:
-    """One attempt's output file, and how far it has been shipped."""
+_FALLOC_KEEP_SIZE_AND_PUNCH_HOLE = 0x01 | 0x02
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
-    def __init__(self, run_id: str, attempt: int, path: Path, *, keep_bytes: int) -> None:
+
+class Tail:
+    """One attempt's output file, and how far it has been shipped.
+
+    The file takes at most about twice `file_bytes` of disk: its beginning is given back to the file system while the
+    job goes on writing at its end.
+    """
+
+    def __init__(self, run_id: str, attempt: int, path: Path, *, keep_bytes: int, file_bytes: int = 64 << 20) -> None:
         self.run_id = run_id
         self.attempt = attempt
         self.path = path
         path.touch()
-        self._file = path.open("rb", buffering=0)
+        self._file = path.open("r+b", buffering=0)
         self._keep_bytes = keep_bytes
+        self._file_bytes = max(file_bytes, 2 * keep_bytes)
         self._offset = 0
+        #: Everything before it has been given back to the disk.
+        self._freed = 0
+        #: What was written before the file was cut to nothing, where holes cannot be punched.
+        self._cut = 0
         self._kept: deque[tuple[str, int]] = deque()
         self._kept_bytes = 0
         self._lock = threading.Lock()
@@ -54,11 +70,14 @@ class Tail:
         with self._lock:
             if self._file.closed:
                 return 0
-            size = self._file.seek(0, 2)
+            size = self._cut + self._file.seek(0, 2)
+            if size - self._freed > 2 * self._file_bytes:
+                self._free(size - self._file_bytes)
+                size = self._cut + self._file.seek(0, 2)
             if size - self._offset > self._keep_bytes:
                 self._offset = size - self._keep_bytes
             while self._offset < size:
-                self._file.seek(self._offset)
+                self._file.seek(self._offset - self._cut)
                 data = self._file.read(min(_CHUNK, size - self._offset))
                 if not data:
                     break
@@ -72,6 +91,17 @@ class Tail:
                 shipped += len(data)
         return shipped
 
+    def _free(self, end: int) -> None:
+        fd = self._file.fileno()
+        if _libc.fallocate(fd, _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE, 0, end - self._cut) == 0:
+            self._freed = end
+            return
+        # The job appends, so it goes on at the file's new beginning.
+        self._cut += os.fstat(fd).st_size
+        os.ftruncate(fd, 0)
+        self._freed = self._cut
+        self._offset = max(self._offset, self._cut)
+
     def close(self) -> None:
         with self._lock:
             self._file.close()
@@ -80,9 +110,10 @@ class Tail:
 class LogShipper:
     """One thread that sleeps until a watched file grows, then ships it."""
 
-    def __init__(self, store: Store, *, keep_bytes: int) -> None:
+    def __init__(self, store: Store, *, keep_bytes: int, file_bytes: int) -> None:
         self._store = store
         self._keep_bytes = keep_bytes
+        self._file_bytes = file_bytes
         self._inotify = inotify_simple.INotify()
         self._tails: dict[int, Tail] = {}
         self._closing = False
@@ -91,7 +122,7 @@ class LogShipper:
 
     def watch(self, run_id: str, attempt: int, path: Path) -> Tail:
         """Begin to ship `path`, which is made if it is not there."""
-        tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes)
+        tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes, file_bytes=self._file_bytes)
         self._tails[self._inotify.add_watch(path, inotify_simple.flags.MODIFY)] = tail
         return tail
 

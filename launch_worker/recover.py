@@ -63,9 +63,7 @@ def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int) -
     record = store.get(attempt.run_id)
     if record.token != attempt.token or record.state is not RunState.RUNNING:
         return
-    outcome = Outcome(
-        RunState.CRASHED, reason=f"worker {record.worker} died"
-    )
+    outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
     try:
         spec = parse_spec(record.spec)
     except InputError:

@@ -31,6 +31,8 @@ class Settings:
     retention_s: float = 30 * 86400.0
     #: The newest output that is kept in Redis of each attempt.
     log_bytes: int = 1 << 20
+    #: About the disk that a running attempt's output may take on its worker.
+    log_file_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         if not self.redis_url.startswith(_SCHEMES):
@@ -70,10 +72,12 @@ class Settings:
             except InputError as error:
                 raise SettingsError(str(error)) from None
 
-        try:
-            log_bytes = parse_size(env.get("LAUNCH_LOG_BYTES") or cls.log_bytes, what="LAUNCH_LOG_BYTES")
-        except InputError as error:
-            raise SettingsError(str(error)) from None
+        def size(name: str, default: int) -> int:
+            try:
+                return parse_size(env.get(name) or default, what=name)
+            except InputError as error:
+                raise SettingsError(str(error)) from None
+
         return cls(
             redis_url=redis_url or env.get("LAUNCH_REDIS_URL") or DEFAULT_REDIS_URL,
             project=env.get("LAUNCH_PROJECT", ""),
@@ -82,7 +86,8 @@ class Settings:
             lease_s=seconds("LAUNCH_LEASE_S", cls.lease_s),
             pass_s=seconds("LAUNCH_PASS_S", cls.pass_s),
             retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
-            log_bytes=log_bytes,
+            log_bytes=size("LAUNCH_LOG_BYTES", cls.log_bytes),
+            log_file_bytes=size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes),
         )
 
 

@@ -1,0 +1,157 @@
+"""Output in floods, output that fills the disk, memory that runs out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launch_worker import submit
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, wait_for_pid
+
+MIB = 1 << 20
+FLOODS = {
+    "a gigabyte at full speed": "head -c 1G /dev/zero; echo; echo the end",
+    "lines of a megabyte": "for i in $(seq 100); do head -c 1M /dev/zero | tr '\\0' x; echo; done; echo the end",
+    "binary without any newline": "head -c 200M /dev/urandom; printf 'the end\\n'",
+    "a million short lines": "seq 1000000; echo the end",
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_of_output_stays_bounded_and_its_newest_part_is_kept(cluster: Cluster, flood: str) -> None:
+    worker = cluster.worker(env={"LAUNCH_LOG_BYTES": "1M", "LAUNCH_LOG_FILE_BYTES": "16M"})
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    redis = cluster.api.store._redis
+    memory_before, redis_before = _memory(worker.pid), redis.info("memory")["used_memory"]
+    run = submit(["sh", "-c", FLOODS[flood]], api=cluster.api)
+    peak, disk, redis_peak = 0, 0, 0
+    while not run.state.is_final:
+        peak = max(peak, _memory(worker.pid))
+        disk = max(disk, _disk(cluster.folder / "work"))
+        redis_peak = max(redis_peak, redis.info("memory")["used_memory"])
+        time.sleep(0.05)
+    assert run.state is RunState.FINISHED
+    assert run.logs().endswith(b"the end\n")
+    assert len(run.logs()) <= MIB
+    assert peak - memory_before < 40 * MIB
+    assert redis_peak - redis_before < 16 * MIB
+    # A writer at a GB/s gets some way ahead of the one that gives the disk back.
+    assert disk < 700 * MIB
+
+
+def test_a_job_that_floods_is_not_slowed(cluster: Cluster, tmp_path: Path) -> None:
+    """X5: 30 MB of output take at most 2 s more than writing them to a file."""
+    cluster.worker()
+    script = "import sys\nfor i in range(300_000): sys.stdout.write('x' * 99 + '\\n')"
+    begun = time.monotonic()
+    with (tmp_path / "plain").open("wb") as plain:
+        subprocess.run([sys.executable, "-c", script], stdout=plain, check=True)
+    to_a_file = time.monotonic() - begun
+    run = submit([sys.executable, "-c", script], api=cluster.api)
+    assert run.wait(30) is RunState.FINISHED
+    record = run.refresh()
+    assert record.ended_at is not None
+    assert record.started_at is not None
+    assert (record.ended_at - record.started_at) / 1e6 < to_a_file + 2
+
+
+def test_a_full_disk_fails_what_cannot_start_and_the_worker_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    work = tmp_path / "small"
+    work.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(work)], check=False).returncode
+    ):
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    try:
+        worker = cluster.worker(env={"LAUNCH_WORK_DIR": str(work)})
+        stays = submit(["sh", "-c", "sleep 3; exit 3"], api=cluster.api)
+        wait_for_pid(stays)
+        filler = work / "filler"
+        _fill(filler)
+        refused = submit(["true"], api=cluster.api)
+        assert refused.wait(20) is RunState.FAILED
+        assert refused.record.phase == "agent"
+        assert "No space left" in refused.record.reason
+        assert stays.wait(20) is RunState.FAILED
+        assert stays.exit_code == 3
+        filler.unlink()
+        assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+        assert worker.process.poll() is None
+        worker.process.terminate()
+        worker.wait()
+    finally:
+        cluster.close()
+        subprocess.run(["umount", "-l", str(work)], check=False)
+
+
+def test_a_job_killed_for_memory_says_so_by_the_kernels_word(cluster: Cluster) -> None:
+    """P35: in a memory cgroup of this test's own."""
+    group = _memory_cgroup(200 * MIB)
+    if group is None:
+        pytest.skip("a memory cgroup cannot be made here")
+    try:
+        worker = cluster.worker()
+        for pid in [worker.pid, *(child.pid for child in psutil.Process(worker.pid).children(recursive=True))]:
+            (group / "cgroup.procs").write_text(str(pid))
+        run = submit([sys.executable, "-c", "x = bytearray(600 << 20); print(len(x))"], api=cluster.api)
+        assert run.wait(30) is RunState.FAILED
+        assert run.record.signal == "SIGKILL"
+        assert "out of memory" in run.record.reason
+        killed = submit(["sleep", "600"], api=cluster.api)
+        os.kill(wait_for_pid(killed), 9)
+        assert killed.wait(20) is RunState.FAILED
+        assert "out of memory" not in killed.record.reason
+    finally:
+        cluster.close()
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), timeout_s=5)
+        group.rmdir()
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 65536)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+def _memory(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+def _disk(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("output"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def _memory_cgroup(limit: int) -> Path | None:
+    for root, knob in (
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max"),
+    ):
+        group = root / f"launch-test-{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / knob).write_text(str(limit))
+        except OSError:
+            if group.is_dir():
+                group.rmdir()
+            continue
+        return group
+    return None
