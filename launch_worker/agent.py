@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from launch_worker.api import Api
-from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
 from launch_worker.execute import Attempt, Site, execute
 from launch_worker.logs import LogShipper
 from launch_worker.passes import PASSES, run_pass
+from launch_worker.quarantine import Quarantine
 from launch_worker.recover import deliver_leftovers, end_leftovers
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
 from launch_worker.run import Record
@@ -44,8 +45,9 @@ _SAY_AGAIN_S = 30.0
 class LaunchAgent:
     """Claims runs, executes them, and reports their ends; one per worker process.
 
-    `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots) and `on_crash` (called with the record of
-    each run that this agent's passes found dead).
+    `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots), `quarantine_after` (start failures in a
+    row, 0 for never) and three callbacks: `on_crash` (with the record of each run that this agent's passes found dead),
+    `on_intake` (with whether runs are taken from now on) and `on_drain`.
     """
 
     _current: ClassVar[LaunchAgent | None] = None
@@ -59,6 +61,9 @@ class LaunchAgent:
         self._queues: list[str] = list(config.get("queues") or ["default"])
         self._max_jobs: int = config.get("max_jobs") or 1
         self._on_crash: Callable[[Record], None] = config.get("on_crash") or (lambda _: None)
+        self._on_intake: Callable[[bool], None] = config.get("on_intake") or (lambda _: None)
+        self._on_drain: Callable[[], None] = config.get("on_drain") or (lambda: None)
+        self._quarantine = Quarantine(after=config.get("quarantine_after", 5))
         #: Holds the leases. Not the node's name: that is the same after a restart.
         self.owner = f"{self._host}.{os.getpid()}.{secrets.token_hex(4)}"
         self._jobs: dict[str, Attempt] = {}
@@ -120,6 +125,7 @@ class LaunchAgent:
         While Redis is away it does not wait for reports to be delivered: they are on disk.
         """
         self._draining = True
+        self._wake.set()
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
         while self._active and not (self._outage.is_on and self._all_ended()):
             if deadline is not None and boot_time_s() > deadline:
@@ -184,6 +190,19 @@ class LaunchAgent:
             for a in list(self._jobs.values())
         ]
 
+    @property
+    def takes_runs(self) -> bool:
+        """False while the worker drains or is in quarantine."""
+        return not self._draining and self._quarantine.until is None
+
+    def resume(self) -> None:
+        """End a quarantine."""
+        if self._quarantine.until is not None:
+            log.warning("worker.resumed")
+            self._quarantine.lift()
+            self._on_intake(True)
+            self._wake.set()
+
     def set_queues(self, queues: list[str]) -> None:
         """What the worker consumes now; told at the next heartbeat, which is made at once."""
         self._queues = list(queues)
@@ -200,10 +219,14 @@ class LaunchAgent:
         with self._counting:
             self._active += 1
         try:
-            if self._draining:
+            if not self.takes_runs:
                 self._put_back(run_id, seq)
                 return None
             return self._run(run_id, seq)
+        except DamagedError as error:
+            log.error("run.refused run=%s: %s", run_id, error)
+            self._store.refuse("", f"the record of run {run_id!r} is damaged: {error}", b"")
+            return None
         except BrokerUnavailableError as error:
             log.warning("run.left run=%s: this worker stops while Redis is away. %s", run_id, error)
             return None
@@ -289,6 +312,10 @@ class LaunchAgent:
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> tuple[RunState, Outcome] | None:
         record = attempt.record
+        if self._quarantine.note(outcome, now=boot_time_s()):
+            log.error("worker.quarantined: %s", self._quarantine.describe(now=boot_time_s()))
+            self._on_intake(False)
+            self._wake.set()
         step = next_step(outcome, spec=attempt.spec, attempt=record.attempt, first_attempt=record.first_attempt)
         attempt.folder.write_report(record, step, owner=self.owner)
         attempt.ended = True
@@ -346,6 +373,8 @@ class LaunchAgent:
     def _heartbeat_loop(self) -> None:
         while not self._stopping.is_set():
             pause_s = self._settings.heartbeat_s
+            if self._quarantine.is_over(now=boot_time_s()):
+                self.resume()
             try:
                 pause_s = min(pause_s, self._heartbeat())
                 self._outage.over()
@@ -404,6 +433,8 @@ class LaunchAgent:
             "queues": self._queues,
             "slots": self._max_jobs,
             "running": len(self._jobs),
+            "state": "draining" if self._draining else "running" if self.takes_runs else "quarantined",
+            "problem": self._quarantine.describe(now=boot_time_s()),
         }
 
     def _pass_soon(self) -> None:
@@ -423,7 +454,7 @@ class LaunchAgent:
                 log.exception("pass.failed name=%s", name)
 
     def _listen_loop(self) -> None:
-        channels = [keys.cancel_channel(self.owner), keys.DUE]
+        channels = [keys.orders_channel(self.owner), keys.DUE]
         while not self._stopping.is_set():
             try:
                 self._store.listen(channels, on_message=self._on_message, stopped=self._stopping.is_set)
@@ -438,8 +469,11 @@ class LaunchAgent:
             self._wake.set()
             return
         order = json.loads(message)
-        attempt = self._jobs.get(order["id"])
-        if attempt is not None and str(attempt.record.token) == order["token"]:
+        if order["order"] == "drain":
+            self._on_drain()
+        elif order["order"] == "resume":
+            self.resume()
+        elif (attempt := self._jobs.get(order["id"])) is not None and str(attempt.record.token) == order["token"]:
             grace_us = order["grace_us"]
             attempt.events.put(Cancel(order["reason"], int(grace_us) / 1e6 if grace_us else None))
 

@@ -148,15 +148,18 @@ class Run:
         Starts with the state as it is now, and the output from its kept beginning. `deadline` is monotonic seconds.
         """
         store = self._api.store
-        seen_history = self._last_entry()
+        seen_history = store.last_history_entry(self.id)
         record = self.refresh()
-        yield record.state, b""
+        told = record.state
+        yield told, b""
         watching = attempt if attempt is not None else record.attempt
         log_after = "0"
         while deadline is None or time.monotonic() < deadline:
             if record.state.is_final or (attempt is not None and attempt < record.attempt):
                 for chunk in store.log(self.id, watching, after=log_after if log_after != "0" else "-") if logs else ():
                     yield None, chunk.data
+                if told is not record.state:
+                    yield record.state, b""
                 return
             turn_s = min(_TURN_S, self._api.settings.pass_s)
             if deadline is not None:
@@ -184,11 +187,8 @@ class Run:
             for _, transition in transitions:
                 # Final and Pending again in one step: only what the record says now ends the wait.
                 if not transition.state.is_final or transition is transitions[-1][1]:
-                    yield transition.state, b""
-        return
-
-    def _last_entry(self) -> str:
-        return self._api.store.last_history_entry(self.id)
+                    told = transition.state
+                    yield told, b""
 
     def shell_exit_code(self) -> int:
         """What `launch-submit --wait` exits with once the run has ended."""

@@ -89,6 +89,11 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
         raise
     except (InputError, StartError) as error:
         return Outcome(RunState.FAILED, reason=str(error), phase=phase, message=str(error))
+    except OSError as error:
+        log.error("run.failed run=%s phase=%s: %s", attempt.record.id, phase, error)
+        _end(handle)
+        text = f"the worker's disk or system refused: {error}"
+        return Outcome(RunState.FAILED, reason=text, phase=phase, message=text, worker_fault=True)
     except Exception as error:
         log.exception("run.failed run=%s phase=%s", attempt.record.id, phase)
         _end(handle)

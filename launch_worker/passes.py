@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from launch_worker.errors import InputError
+from launch_worker.errors import DamagedError, InputError
 from launch_worker.retry import NextStep, Outcome, next_step
 from launch_worker.run import Record
 from launch_worker.settings import Settings
@@ -32,7 +32,12 @@ def crash_stale_runs(store: Store, settings: Settings, *, on_crash: Callable[[Re
             step = NextStep(outcome)
         else:
             step = next_step(outcome, spec=spec, attempt=record.attempt, first_attempt=record.first_attempt)
-        if store.crash(record.id, record.token, step):
+        try:
+            is_crashed = store.crash(record.id, record.token, step)
+        except DamagedError as error:
+            log.error("run.damaged run=%s: %s", record.id, error)
+            continue
+        if is_crashed:
             crashed += 1
             log.warning("run.crashed run=%s attempt=%d worker=%s", record.id, record.attempt, record.worker)
             on_crash(record)

@@ -29,6 +29,8 @@ class Outcome:
     signal: str = ""
     #: The worker ended the job because it went away itself: the run is handed back if it has retries left.
     by_shutdown: bool = False
+    #: It failed for something of the worker's, as a full disk, that would fail other runs too.
+    worker_fault: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import threading
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
 from celery import bootsteps, platforms
@@ -45,8 +47,9 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
 
     requires = ("celery.worker.components:Pool",)
 
-    def __init__(self, parent: Any, **options: Any) -> None:
+    def __init__(self, parent: Any, quarantine_after: int = 5, **options: Any) -> None:
         super().__init__(parent, **options)
+        self.quarantine_after = quarantine_after
         self.agent: LaunchAgent | None = None
 
     def start(self, parent: Any) -> None:
@@ -59,6 +62,9 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "queues": queues,
             "max_jobs": parent.concurrency,
             "on_crash": send_failed_event,
+            "on_intake": turn_intake,
+            "on_drain": lambda: os.kill(os.getpid(), signal.SIGTERM),
+            "quarantine_after": self.quarantine_after,
         }
         self.agent = LaunchAgent(Api(settings=settings), config)
         try:
@@ -85,15 +91,17 @@ def _give_up(sentence: str) -> NoReturn:
     raise SystemExit(1)
 
 
-class Drain(bootsteps.StartStopStep):  # type: ignore[misc]
-    """First SIGTERM or Ctrl-C: take nothing new, let jobs end. A second one, or SIGQUIT: end the jobs.
+class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
+    """What a worker takes from its queues, and how it stops.
 
-    The stock warm shutdown blocks the event loop, so that `inspect` and `control` go dead for as long as a job runs;
-    the stock cold one leaves the jobs as orphans of a threads pool.
+    First SIGTERM or Ctrl-C: take nothing new, let jobs end. A second one, or SIGQUIT: end the jobs. The stock warm
+    shutdown blocks the event loop, so that `inspect` and `control` go dead for as long as a job runs; the stock cold
+    one leaves the jobs as orphans of a threads pool.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    thread: threading.Thread | None = None
+    current: ClassVar[Intake | None] = None
+    draining: ClassVar[threading.Thread | None] = None
 
     def __init__(self, parent: Any, drain_timeout: str | None = None, **options: Any) -> None:
         super().__init__(parent, **options)
@@ -101,25 +109,24 @@ class Drain(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, parent: Any) -> None:
         self.consumer = parent
-        self.timer = parent.timer.call_repeatedly(0.2, self.tick)
+        Intake.current = self
         # Celery has installed its own by now; they stay ours while the consumer reconnects.
         for name in ("SIGTERM", "SIGINT"):
             platforms.signals[name] = self.on_signal
         platforms.signals["SIGQUIT"] = self.stop_now
-
-    def stop(self, parent: Any) -> None:
-        self.timer.cancel()
+        self.turn(LaunchAgent.current().takes_runs)
 
     def on_signal(self, *_: Any) -> None:
-        if Drain.thread is not None:
+        if Intake.draining is not None:
             self.stop_now()
             return
         # A thread: while Redis is away there is no loop that could wait for the jobs.
-        Drain.thread = threading.Thread(target=self.wait, name="launch-drain", daemon=True)
-        Drain.thread.start()
+        Intake.draining = threading.Thread(target=self.drain, name="launch-drain", daemon=True)
+        Intake.draining.start()
 
-    def wait(self) -> None:
+    def drain(self) -> None:
         log.warning("worker.draining: no new runs are taken; a second signal ends the jobs")
+        self.turn(False)
         if LaunchAgent.initialized() and not LaunchAgent.current().drain(timeout_s=self.timeout_s):
             log.warning("worker.drain_timeout: what still runs is ended")
         self.stop_now()
@@ -127,10 +134,23 @@ class Drain(bootsteps.StartStopStep):  # type: ignore[misc]
     def stop_now(self, *_: Any) -> None:
         worker_state.should_stop = 0
 
-    def tick(self) -> None:
-        if Drain.thread is not None:
-            for name in list(app.amqp.queues.consume_from):
-                self.consumer.cancel_task_queue(name)
+    def turn(self, on: bool) -> None:
+        """Consume the worker's queues, or leave them alone; from any thread."""
+        self.consumer.hub.call_soon(self._turn, on)
+
+    def _turn(self, on: bool) -> None:
+        consumed = set(app.amqp.queues.consume_from)
+        wanted = {*LaunchAgent.current().queues, MAINTENANCE_QUEUE} if on else set()
+        for name in consumed - wanted:
+            self.consumer.cancel_task_queue(name)
+        for name in wanted - consumed:
+            self.consumer.add_task_queue(name)
+
+
+def turn_intake(on: bool) -> None:
+    """The agent's `on_intake`. With no consumer now (Redis is away), the next one starts as the agent says."""
+    if Intake.current is not None:
+        Intake.current.turn(on)
 
 
 class RunRequest(Request):  # type: ignore[misc]
@@ -182,5 +202,14 @@ app.user_options["worker"].add(
         help="How long jobs may go on after SIGTERM (default: no limit); then they are handed back or Killed.",
     )
 )
+app.user_options["worker"].add(
+    click.Option(
+        ["--quarantine-after"],
+        type=click.IntRange(min=0),
+        default=5,
+        show_default=True,
+        help="Take no runs for a while after so many in a row could not be started; 0 for never.",
+    )
+)
 app.steps["worker"].add(LaunchSteps)
-app.steps["consumer"].add(Drain)
+app.steps["consumer"].add(Intake)

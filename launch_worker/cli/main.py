@@ -12,12 +12,14 @@ from launch_worker.cli.errors import run_command
 COMMANDS = {
     "cancel": "launch_worker.cli.runs",
     "dev": "launch_worker.cli.dev",
+    "doctor": "launch_worker.cli.doctor",
     "logs": "launch_worker.cli.runs",
     "retry": "launch_worker.cli.runs",
     "runs": "launch_worker.cli.runs",
     "show": "launch_worker.cli.runs",
     "status": "launch_worker.cli.status",
     "wait": "launch_worker.cli.runs",
+    "workers": "launch_worker.cli.workers",
 }
 
 

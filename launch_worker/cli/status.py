@@ -8,6 +8,7 @@ import click
 
 from launch_worker.api import Api
 from launch_worker.cli import output
+from launch_worker.health import problems
 
 
 @click.command(epilog="Example: launch-worker status --json")
@@ -30,9 +31,11 @@ def status_command(url: str | None, as_json: bool) -> None:
         )
         click.echo()
     if status["workers"]:
-        rows = [(w["worker"], w["host"], w["pid"], ",".join(w["queues"]), f"{w['running']}/{w['slots']}")
-                for w in status["workers"]]  # fmt: skip
-        output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING"), rows)
+        rows = [
+            (w["worker"], w["host"], w["pid"], ",".join(w["queues"]), f"{w['running']}/{w['slots']}", w["state"])
+            for w in status["workers"]
+        ]
+        output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "STATE"), rows)
         click.echo()
     for problem in status["problems"]:
         click.echo(f"problem: {output.clean(problem)}")
@@ -47,25 +50,10 @@ def system_status(api: Api) -> dict[str, Any]:
         for name, waiting in store.queues().items()
     ]
     passes = store.pass_ages_s()
-    problems = [
-        f"{queue['waiting']} runs wait in queue {queue['name']}, which no worker consumes; "
-        f"start one with: celery -A launch_worker worker -Q {queue['name']}"
-        for queue in queues
-        if queue["waiting"] and not queue["workers"]
-    ]
-    if not workers:
-        problems.append("no worker is alive; start one with: celery -A launch_worker worker -Q default")
-    elif passes and max(passes.values()) > 6 * api.settings.pass_s:
-        problems.append("the maintenance passes are late; start beat with: celery -A launch_worker beat")
-    refused = store.refused(limit=1)
-    if refused:
-        problems.append(
-            f"malformed items were refused, the latest in queue {refused[0]['queue']}: {refused[0]['reason']}"
-        )
     return {
         "runs": {state.value: count for state, count in store.counts().items()},
         "queues": queues,
         "workers": workers,
         "passes": passes,
-        "problems": problems,
+        "problems": problems(api, workers=workers, queues=queues),
     }

@@ -11,6 +11,7 @@ COUNTERS = "launch:counters"
 REFUSED = "launch:refused"
 DUE = "launch:due"
 HOLD = "launch:hold"
+RESTORED = "launch:restored_at"
 
 #: kombu's separator between a queue's name and its priority step.
 PRIORITY_SEP = "\x06\x16"
@@ -42,9 +43,9 @@ def consumers(queue: str) -> str:
     return f"launch:consumers:{queue}"
 
 
-def cancel_channel(owner: str) -> str:
-    """Where the owner of a lease hears at once that a run shall stop."""
-    return f"launch:cancel:{owner}"
+def orders_channel(owner: str) -> str:
+    """Where a worker hears at once that a run shall stop, or that it shall drain or resume itself."""
+    return f"launch:orders:{owner}"
 
 
 def queue_lists(queue: str) -> list[str]:

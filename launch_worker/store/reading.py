@@ -12,6 +12,7 @@ from launch_worker.run import Record, Transition
 from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors, connect
+from launch_worker.units import isoformat
 
 _PAGE = 100
 #: How long the listener blocks before it checks that its connection lives.
@@ -181,6 +182,50 @@ class Reader:
         with clear_errors(self.url):
             passes = self._redis.hgetall(keys.PASSES)
         return {text(name): (now - int(at)) / 1e6 for name, at in passes.items()}
+
+    def server(self) -> dict[str, Any]:
+        """The server's version, how it keeps data, and whether it came back with less than it had."""
+        with clear_errors(self.url):
+            info = self._redis.info()
+            restored_at = self._redis.get(keys.RESTORED)
+            restored_runs = self._redis.hget(keys.COUNTERS, "restored_runs")
+        return {
+            "redis_version": str(info["redis_version"]),
+            "aof_enabled": bool(info.get("aof_enabled")),
+            "maxmemory_policy": str(info.get("maxmemory_policy", "noeviction")),
+            "restored_at": isoformat(int(restored_at)) if restored_at else None,
+            "restored_runs": int(restored_runs or 0),
+        }
+
+    def inconsistencies(self, *, limit: int) -> list[str]:
+        """Where records and indexes disagree, among the newest `limit` runs; a run in motion is looked at twice."""
+        with clear_errors(self.url):
+            ids = [text(run_id) for run_id in self._redis.zrevrange(keys.RUNS, 0, limit - 1)]
+        suspects = self._inconsistent(ids)
+        return list(self._inconsistent(list(suspects)).values()) if suspects else []
+
+    def _inconsistent(self, run_ids: Sequence[str]) -> dict[str, str]:
+        wrong = {}
+        for start in range(0, len(run_ids), _PAGE):
+            page = run_ids[start : start + _PAGE]
+            with clear_errors(self.url):
+                pipe = self._redis.pipeline(transaction=True)
+                for run_id in page:
+                    pipe.hget(keys.run(run_id), "state")
+                    pipe.zscore(keys.LEASES, run_id)
+                    for state in RunState:
+                        pipe.zscore(keys.runs_by("state", state.value), run_id)
+                answers = pipe.execute(raise_on_error=False)
+            step = 2 + len(RunState)
+            for at, run_id in enumerate(page):
+                state, lease, *listed = answers[at * step : (at + 1) * step]
+                if state is None or isinstance(state, Exception):
+                    wrong[run_id] = f"run {run_id} is listed, but its record is not there or damaged"
+                    continue
+                lists = [name.value for name, score in zip(RunState, listed, strict=True) if score is not None]
+                if lists != [text(state)] or (lease is not None) != (text(state) == RunState.RUNNING.value):
+                    wrong[run_id] = f"run {run_id} is {text(state)}, but its indexes say {lists} (lease: {lease})"
+        return wrong
 
     def refused(self, *, limit: int = 20) -> list[dict[str, Any]]:
         """The newest malformed queue elements that were kept aside."""

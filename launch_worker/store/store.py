@@ -146,6 +146,11 @@ class Store(Reader):
             raise unknown(run_id)
         return text(word), text(state)
 
+    def order(self, owner: str, word: str) -> bool:
+        """Tell a worker to `drain` or to `resume`; False when it does not listen now."""
+        with clear_errors(self.url):
+            return bool(self._redis.publish(keys.orders_channel(owner), json.dumps({"order": word})))
+
     def requeue(self, run_id: str, *, reason: str) -> str:
         """A final state -> Pending. Returns '' or the state that refused it."""
         done, state = self._call("requeue", run_id, reason)
@@ -207,10 +212,12 @@ class Store(Reader):
     def _hold_claims_after_restore(self) -> None:
         """A Redis restored from a snapshot may call runs Pending that are being executed: let their workers speak."""
         server, persistence = self._redis.info("server"), self._redis.info("persistence")
-        restored = persistence.get("rdb_last_load_keys_loaded", 0) > 0 and not persistence.get("aof_enabled")
-        remaining_s = self._settle_s - server["uptime_in_seconds"]
-        if restored and remaining_s > 0:
-            self._redis.set(keys.HOLD, 1, px=int(remaining_s * 1000), nx=True)
+        if persistence.get("aof_enabled") or not persistence.get("rdb_last_load_keys_loaded"):
+            return
+        uptime_s = server["uptime_in_seconds"]
+        self._redis.set(keys.RESTORED, self.now_us() - uptime_s * 1_000_000)
+        if uptime_s < self._settle_s:
+            self._redis.set(keys.HOLD, 1, px=int((self._settle_s - uptime_s) * 1000), nx=True)
 
 
 @cache

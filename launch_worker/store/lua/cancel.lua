@@ -16,6 +16,6 @@ if not run[4] then
   redis.call('ZADD', 'launch:cancels', int(now), id)
 end
 redis.call('HSET', run_key(id), 'cancel_grace_us', grace_us, 'cancel_reason', reason, 'reason', 'stopping: ' .. reason)
-redis.call('PUBLISH', 'launch:cancel:' .. run[3],
-  cjson.encode({id = id, token = run[5], grace_us = grace_us, reason = reason}))
+redis.call('PUBLISH', 'launch:orders:' .. run[3],
+  cjson.encode({order = 'cancel', id = id, token = run[5], grace_us = grace_us, reason = reason}))
 return {'requested', state}

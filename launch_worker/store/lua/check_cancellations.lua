@@ -5,8 +5,8 @@ for _, id in ipairs(redis.call('ZRANGE', 'launch:cancels', 0, ARGV[1] - 1)) do
   if run[1] ~= 'Running' or not run[6] then
     redis.call('ZREM', 'launch:cancels', id)
   else
-    redis.call('PUBLISH', 'launch:cancel:' .. run[2],
-      cjson.encode({id = id, token = run[3], grace_us = run[4], reason = run[5]}))
+    redis.call('PUBLISH', 'launch:orders:' .. run[2],
+      cjson.encode({order = 'cancel', id = id, token = run[3], grace_us = run[4], reason = run[5]}))
     told = told + 1
   end
 end

@@ -13,8 +13,7 @@ if redis.call('EXISTS', run_key(id)) == 0 then
   if run[2] ~= '' then redis.call('ZADD', 'launch:runs:project:' .. run[2], int(now), id) end
   redis.call('ZADD', 'launch:runs:state:Pending', int(now), id)
   redis.call('SADD', 'launch:queues', run[1])
-  redis.call('XADD', run_key(id) .. ':history', '*',
-    'state', 'Pending', 'at', int(now), 'attempt', 0, 'worker', '', 'reason', reason)
+  note(id, 'Pending', now, 0, '', reason)
   if delay_us > 0 then schedule(id, now + delay_us) else dispatch(id, now) end
 end
 local queue = redis.call('HGET', run_key(id), 'queue')

@@ -12,6 +12,7 @@
 --   launch:ended              zset    runs in a final state, by end; what retention deletes
 --   launch:settling           string  for a while after an outage: no run is called Crashed, workers report first
 --   launch:hold               string  for a while after a restore from a snapshot: no claim either
+--   launch:restored_at        string  when a restore from a snapshot was last noticed
 --   launch:queues             set     every queue that a run was submitted to
 --   launch:worker:OWNER       string  a live worker's description (expires with its lease)
 --   launch:workers            zset    live workers by the time at which they count as gone
@@ -48,7 +49,8 @@ end
 -- The arrows that a Redis which lost its newest writes (restored from a snapshot) makes necessary: the attempt that
 -- holds a newer token than the record is the truth.
 local function is_rolled_back(record_token, token)
-  return record_token and tonumber(record_token) < tonumber(token)
+  local kept = tonumber(record_token)
+  return kept and kept < tonumber(token)
 end
 
 local function list_of(queue, priority)
@@ -56,14 +58,29 @@ local function list_of(queue, priority)
   return queue .. SEP .. priority
 end
 
+-- For reading by `launch-worker doctor`.
+local function keep_aside(queue, reason, item)
+  redis.call('LPUSH', 'launch:refused', cjson.encode({at = int(now_us()), queue = queue, reason = reason, item = item}))
+  redis.call('LTRIM', 'launch:refused', 0, 999)
+end
+
+-- One line of a run's history.
+local function note(id, state, now, attempt, worker, reason)
+  local history = run_key(id) .. ':history'
+  local fields = {'state', state, 'at', int(now), 'attempt', attempt or 0, 'worker', worker or '', 'reason', reason}
+  if type(redis.pcall('XADD', history, '*', unpack(fields))) == 'table' then
+    redis.call('DEL', history)
+    redis.call('XADD', history, '*', unpack(fields))
+  end
+end
+
 -- Writes a state: index, record, history. Only `arrow` and `regain` call it.
 local function enter(id, from, to, now, attempt, worker, reason)
-  local created = redis.call('HGET', run_key(id), 'created_at')
+  local created = tonumber(redis.call('HGET', run_key(id), 'created_at')) or now
   redis.call('ZREM', 'launch:runs:state:' .. from, id)
-  redis.call('ZADD', 'launch:runs:state:' .. to, created, id)
+  redis.call('ZADD', 'launch:runs:state:' .. to, int(created), id)
   redis.call('HSET', run_key(id), 'state', to, 'reason', reason)
-  redis.call('XADD', run_key(id) .. ':history', '*',
-    'state', to, 'at', int(now), 'attempt', attempt, 'worker', worker, 'reason', reason)
+  note(id, to, now, attempt, worker, reason)
   if FINAL[to] then
     redis.call('HSET', run_key(id), 'ended_at', int(now))
     redis.call('ZADD', 'launch:ended', int(now), id)
@@ -85,14 +102,12 @@ end
 
 -- A list of the wrong type would refuse every item and every consumer: it is set aside for reading.
 local function heal(list)
-  local type = redis.call('TYPE', list).ok
-  if type ~= 'list' and type ~= 'none' then
+  local kind = redis.call('TYPE', list).ok
+  if kind ~= 'list' and kind ~= 'none' then
     local aside = 'launch:damaged:' .. list .. ':' .. int(now_us())
     redis.call('RENAME', list, aside)
     redis.call('EXPIRE', aside, 30 * 86400)
-    redis.call('LPUSH', 'launch:refused', cjson.encode({
-      at = int(now_us()), queue = list, reason = 'the queue\'s key held a ' .. type .. '; moved to ' .. aside}))
-    redis.call('LTRIM', 'launch:refused', 0, 999)
+    keep_aside(list, 'the queue\'s key held a ' .. kind .. '; moved to ' .. aside)
   end
 end
 
@@ -128,6 +143,15 @@ local function dispatch(id, now, since)
   redis.call('ZREM', 'launch:due', id)
 end
 
+-- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting` and kept aside.
+local function try_dispatch(id, now, waiting)
+  local done, problem = pcall(dispatch, id, now)
+  if done then return 1 end
+  redis.call('ZREM', waiting, id)
+  keep_aside(waiting, 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem))
+  return 0
+end
+
 -- Makes a Pending run wait for `due` (then `publish_due_runs` dispatches it).
 local function schedule(id, due)
   redis.call('HSET', run_key(id), 'due_at', int(due))
@@ -148,6 +172,7 @@ local function regain(id, state, now, token, attempt, owner, worker)
   if state == 'Pending' then withdraw(id) end
   redis.call('HSET', run_key(id), 'token', token, 'attempt', attempt, 'owner', owner, 'worker', worker)
   redis.call('HDEL', run_key(id), 'closed', 'exit_code', 'signal', 'phase', 'message')
+  redis.call('HINCRBY', 'launch:counters', 'restored_runs', 1)
   enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive')
 end
 

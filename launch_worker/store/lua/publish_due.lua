@@ -3,9 +3,9 @@
 local now = now_us()
 local due = redis.call('ZRANGEBYSCORE', 'launch:due', '-inf', int(now), 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
-  if redis.call('HGET', run_key(id), 'state') == 'Pending' then
+  if get(id, 'state')[1] == 'Pending' then
     redis.call('HSET', run_key(id), 'reason', '')
-    dispatch(id, now)
+    try_dispatch(id, now, 'launch:due')
   else
     redis.call('ZREM', 'launch:due', id)
   end

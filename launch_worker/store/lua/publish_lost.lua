@@ -19,9 +19,8 @@ for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
         cutoff = dispatched and math.min(cutoff, tonumber(dispatched) - 1) or -1
       end
       for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', int(cutoff), 'LIMIT', 0, limit - found)) do
-        if redis.call('HGET', run_key(id), 'state') == 'Pending' then
-          dispatch(id, now)
-          found = found + 1
+        if get(id, 'state')[1] == 'Pending' then
+          found = found + try_dispatch(id, now, waiting)
         else
           redis.call('ZREM', waiting, id)
         end

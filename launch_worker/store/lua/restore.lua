@@ -11,4 +11,5 @@ if run[2] ~= '' then redis.call('ZADD', 'launch:runs:project:' .. run[2], run[3]
 redis.call('SADD', 'launch:queues', run[1])
 redis.call('ZADD', 'launch:leases', int(now + lease_us), id)
 enter(id, 'Pending', 'Running', now, run[4], run[5], 'Redis had lost this run; its worker is alive')
+redis.call('HINCRBY', 'launch:counters', 'restored_runs', 1)
 return 1

@@ -9,7 +9,7 @@ for _, id in ipairs(old) do
   if run[1] then redis.call('ZREM', 'launch:runs:queue:' .. run[1], id) end
   if run[2] then redis.call('ZREM', 'launch:runs:project:' .. run[2], id) end
   if run[3] then redis.call('ZREM', 'launch:runs:state:' .. run[3], id) end
-  for attempt = 1, tonumber(run[4] or '0') do redis.call('DEL', run_key(id) .. ':log:' .. attempt) end
+  for attempt = 1, tonumber(run[4]) or 0 do redis.call('DEL', run_key(id) .. ':log:' .. attempt) end
   redis.call('DEL', run_key(id), run_key(id) .. ':history')
 end
 -- Workers that vanished without a goodbye.

@@ -1,0 +1,27 @@
+"""`doctor`: checks the whole installation and says what to mend."""
+
+from __future__ import annotations
+
+import click
+
+from launch_worker.api import Api
+from launch_worker.cli import output
+from launch_worker.health import check
+
+_MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("ERROR", "red")}
+
+
+@click.command(epilog="Example: launch-worker doctor --json")
+@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+@click.pass_obj
+def doctor_command(url: str | None, as_json: bool) -> int:
+    """Check Redis, workers, passes, records and this machine; exits 1 when something must be mended."""
+    worst = 0
+    for finding in check(Api(url)):
+        worst = max(worst, int(finding.level == "error"))
+        if as_json:
+            output.echo_json({"level": finding.level, "text": finding.text})
+        else:
+            word, colour = _MARKS[finding.level]
+            click.echo(f"{click.style(f'{word:<8}', fg=colour)} {output.clean(finding.text)}")
+    return worst

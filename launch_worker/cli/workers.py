@@ -1,0 +1,74 @@
+"""`workers`: who is alive, and what a worker shall do."""
+
+from __future__ import annotations
+
+import click
+
+from launch_worker.api import Api
+from launch_worker.cli import output
+from launch_worker.errors import InputError
+
+
+@click.group(invoke_without_command=True, epilog="Example: launch-worker workers drain celery@gpu1")
+@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+@click.pass_context
+def workers_command(ctx: click.Context, as_json: bool) -> None:
+    """List the live workers, drain one, or end one's quarantine."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_command, as_json=as_json)
+
+
+@workers_command.command("list", epilog="Example: launch-worker workers list --json")
+@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+@click.pass_obj
+def list_command(url: str | None, as_json: bool) -> None:
+    """List the live workers."""
+    workers = Api(url).store.workers()
+    if as_json:
+        for worker in workers:
+            output.echo_json(worker)
+        return
+    if not workers:
+        click.echo("no workers", err=True)
+        return
+    rows = [
+        (
+            w["worker"],
+            w["host"],
+            w["pid"],
+            ",".join(w["queues"]),
+            f"{w['running']}/{w['slots']}",
+            w["state"],
+            w["problem"],
+        )
+        for w in workers
+    ]
+    output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "STATE", "PROBLEM"), rows)
+
+
+@workers_command.command("drain", epilog="Example: launch-worker workers drain celery@gpu1")
+@click.argument("worker")
+@click.pass_obj
+def drain_command(url: str | None, worker: str) -> None:
+    """Let WORKER end its jobs, take nothing new, and leave: as a SIGTERM to it."""
+    _order(url, worker, "drain")
+    click.echo(f"worker {worker} takes nothing new and leaves when its jobs have ended")
+
+
+@workers_command.command("resume", epilog="Example: launch-worker workers resume celery@gpu1")
+@click.argument("worker")
+@click.pass_obj
+def resume_command(url: str | None, worker: str) -> None:
+    """End the quarantine of WORKER."""
+    _order(url, worker, "resume")
+    click.echo(f"worker {worker} takes runs again")
+
+
+def _order(url: str | None, worker: str, word: str) -> None:
+    store = Api(url).store
+    owners = [entry["owner"] for entry in store.workers() if worker in (entry["worker"], entry["owner"])]
+    if not owners:
+        raise InputError(f"there is no live worker {worker!r}; list them with: launch-worker workers")
+    told = [store.order(owner, word) for owner in owners]
+    if not any(told):
+        raise InputError(f"worker {worker!r} does not listen now; try again in a few seconds")

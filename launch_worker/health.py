@@ -1,0 +1,115 @@
+"""What `doctor` and `status` know of the installation's health: each finding is a level and a sentence to act on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from launch_worker.api import Api
+from launch_worker.states import RunState
+
+#: Free space in the work dir below which a worker cannot be trusted to keep logs and reports.
+_LOW_DISK_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`level` is ok, warning or error."""
+
+    level: str
+    text: str
+
+
+def problems(api: Api, *, workers: list[dict[str, Any]], queues: list[dict[str, Any]]) -> list[str]:
+    """What `status` shows at its end, from what it has read already."""
+    found = [
+        f"{queue['waiting']} runs wait in queue {queue['name']}, which no worker consumes; "
+        f"start one with: celery -A launch_worker worker -Q {queue['name']}"
+        for queue in queues
+        if queue["waiting"] and not queue["workers"]
+    ]
+    found += [f"worker {worker['worker']} {worker['problem']}" for worker in workers if worker.get("problem")]
+    found += [finding.text for finding in (*_passes(api, workers), *_refused(api)) if finding.level != "ok"]
+    return found
+
+
+def check(api: Api) -> Iterator[Finding]:
+    """Every check, the most basic first. Raises BrokerUnavailableError when there is nothing to check."""
+    yield from _server(api)
+    workers = api.store.workers()
+    yield from _passes(api, workers)
+    for worker in workers:
+        if worker.get("problem"):
+            yield Finding("error", f"worker {worker['worker']} {worker['problem']}")
+    yield from _refused(api)
+    yield from _records(api)
+    yield from _work_dir(api)
+
+
+def _server(api: Api) -> Iterator[Finding]:
+    server = api.store.server()
+    version = tuple(int(part) for part in server["redis_version"].split(".")[:2])
+    level = "ok" if version >= (6, 2) else "error"
+    yield Finding(level, f"Redis {server['redis_version']}" + ("" if level == "ok" else "; 6.2 or newer is needed"))
+    if server["aof_enabled"]:
+        yield Finding("ok", "Redis keeps an append-only file: a restart loses nothing that was acknowledged")
+    else:
+        yield Finding(
+            "warning",
+            "Redis keeps no append-only file: a restart loses what came after its last snapshot; set appendonly yes",
+        )
+    if server["restored_at"]:
+        yield Finding(
+            "warning",
+            f"Redis was restored from a snapshot at {server['restored_at']}: runs submitted or ended between that "
+            f"snapshot and the restart are lost; {server['restored_runs']} that ran were told again by their workers",
+        )
+    policy = server["maxmemory_policy"]
+    if policy == "noeviction":
+        yield Finding("ok", "Redis never evicts keys")
+    else:
+        yield Finding("error", f"Redis evicts keys when it is full ({policy}); set maxmemory-policy noeviction")
+
+
+def _passes(api: Api, workers: list[dict[str, Any]]) -> Iterator[Finding]:
+    ages = api.store.pass_ages_s()
+    if not workers:
+        yield Finding("warning", "no worker is alive; start one with: celery -A launch_worker worker -Q default")
+    else:
+        yield Finding("ok", f"{len(workers)} workers are alive")
+    late = [name for name, age in ages.items() if age > 6 * api.settings.pass_s]
+    if late:
+        yield Finding("warning", f"passes are late ({', '.join(late)}); start beat with: celery -A launch_worker beat")
+    elif ages:
+        yield Finding("ok", "the passes are done in time")
+
+
+def _refused(api: Api) -> Iterator[Finding]:
+    for item in api.store.refused(limit=5):
+        yield Finding("warning", f"an item of queue {item['queue']} was refused: {item['reason']}")
+
+
+def _records(api: Api) -> Iterator[Finding]:
+    wrong = api.store.inconsistencies(limit=10_000)
+    for text in wrong[:5]:
+        yield Finding("error", text)
+    if not wrong:
+        counts = api.store.counts()
+        yield Finding(
+            "ok", f"records and indexes agree ({sum(counts.values())} runs, {counts[RunState.RUNNING]} Running)"
+        )
+
+
+def _work_dir(api: Api) -> Iterator[Finding]:
+    folder = api.settings.work_dir
+    if not folder.exists():
+        yield Finding("ok", f"this machine has had no worker yet (no {folder})")
+        return
+    if not os.access(folder, os.W_OK):
+        yield Finding("warning", f"{folder} is not writable for you; the worker's user must be able to write there")
+    free = shutil.disk_usage(folder).free
+    level = "ok" if free > _LOW_DISK_BYTES else "error"
+    yield Finding(level, f"{folder} has {free / (1 << 30):.1f} GiB free")

@@ -1,0 +1,57 @@
+"""A worker that fails one job after the other before they start takes no more for a while, and says why."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from launch_worker.retry import Outcome
+from launch_worker.units import format_duration
+
+WINDOW_S = 60.0
+FIRST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 1800.0
+
+
+@dataclass
+class Quarantine:
+    """Counts start failures in a row. `after` 0 never pauses. Times are the caller's, in seconds of one clock."""
+
+    after: int
+    #: Until when nothing is taken; None when runs are taken.
+    until: float | None = None
+    why: str = ""
+    _failed_at: deque[float] = field(default_factory=deque)
+    _pauses: int = 0
+
+    def note(self, outcome: Outcome, *, now: float) -> bool:
+        """Count an attempt's end; True when the worker must pause from now on."""
+        if outcome.phase != "start" and not outcome.worker_fault:
+            self._failed_at.clear()
+            if self.until is None:
+                self._pauses = 0
+            return False
+        self._failed_at.append(now)
+        while self._failed_at[0] < now - WINDOW_S:
+            self._failed_at.popleft()
+        if self.until is not None or not self.after or len(self._failed_at) < self.after:
+            return False
+        pause_s = min(FIRST_PAUSE_S * 2**self._pauses, LONGEST_PAUSE_S)
+        self._pauses += 1
+        self._failed_at.clear()
+        self.until = now + pause_s
+        self.why = f"{self.after} jobs in a row could not be started, the last one because: {outcome.reason}"
+        return True
+
+    def is_over(self, *, now: float) -> bool:
+        """Whether a pause has just run out; the next failures in a row make a longer one."""
+        return self.until is not None and now >= self.until
+
+    def lift(self) -> None:
+        self.until, self.why = None, ""
+
+    def describe(self, *, now: float) -> str | None:
+        """A sentence for people; None when runs are taken."""
+        if self.until is None:
+            return None
+        return f"takes no runs for {format_duration(max(1.0, self.until - now))} more: {self.why}"

@@ -1,0 +1,194 @@
+"""Doctor, workers, quarantine, hostile records: what an operator meets."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from launch_worker import submit
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, wait_for_pid
+
+
+def test_five_start_failures_in_a_row_quarantine_the_worker_until_it_is_resumed(cluster: Cluster) -> None:
+    """X10."""
+    worker = cluster.worker()
+    for _ in range(5):
+        assert submit(["no-such-program"], api=cluster.api).wait(20) is RunState.FAILED
+    wait_until(lambda: cluster.api.store.workers()[0]["state"] == "quarantined")
+    waits = submit(["true"], api=cluster.api)
+    status = cluster.run("launch-worker", "status").out
+    assert "takes no runs for 30 s more" in status or "takes no runs for 29" in status
+    assert "no-such-program" in cluster.run("launch-worker", "workers").out
+    assert cluster.run("launch-worker", "doctor").code == 1
+    assert waits.state is RunState.PENDING
+    name = cluster.api.store.workers()[0]["worker"]
+    assert cluster.run("launch-worker", "workers", "resume", name).code == 0
+    assert waits.wait(20) is RunState.FINISHED
+    assert worker.process.poll() is None
+
+
+def test_a_success_in_between_keeps_a_worker_out_of_quarantine(cluster: Cluster) -> None:
+    cluster.worker()
+    for command in ["no-such-program"] * 4 + ["true"] + ["no-such-program"] * 4:
+        submit([command], api=cluster.api).wait(20)
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+
+
+def test_workers_drain_lets_a_worker_leave_when_its_job_has_ended(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    run = submit(["sh", "-c", "sleep 2; echo done"], api=cluster.api)
+    wait_for_pid(run)
+    name = cluster.api.store.workers()[0]["worker"]
+    assert cluster.run("launch-worker", "workers", "drain", name).code == 0
+    assert worker.wait(20) == 0
+    assert run.state is RunState.FINISHED
+    gone = cluster.run("launch-worker", "workers", "drain", name)
+    assert gone.code == 2
+    assert "no live worker" in gone.err
+
+
+def test_doctor_finds_nothing_wrong_with_a_sound_system_and_names_what_is(cluster: Cluster) -> None:
+    cluster.worker()
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    sound = cluster.run("launch-worker", "doctor")
+    assert sound.code == 0, sound
+    assert "records and indexes agree (1 runs" in sound.out
+    redis = cluster.api.store._redis
+    redis.zadd("launch:runs:state:Running", {next(cluster.api.list()).id: 1})
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        findings = [json.loads(line) for line in cluster.run("launch-worker", "doctor", "--json").out.splitlines()]
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+    errors = [finding["text"] for finding in findings if finding["level"] == "error"]
+    assert any("noeviction" in text for text in errors)
+    assert any("its indexes say" in text for text in errors)
+
+
+def test_doctor_tells_that_a_snapshot_restore_lost_something(tmp_path: Path) -> None:
+    server = RedisServer(snapshot=True)
+    server.start()
+    cluster = Cluster(server.url, tmp_path)
+    try:
+        cluster.worker()
+        assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+        cluster.api.store._redis.save()
+        server.kill()
+        server.start()
+        assert submit(["true"], api=cluster.api).wait(30) is RunState.FINISHED
+        assert "restored from a snapshot" in cluster.run("launch-worker", "doctor").out
+    finally:
+        cluster.close()
+        server.stop()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_hostile_items_and_records_touch_only_themselves(cluster: Cluster, seed: int) -> None:
+    """P41: random bytes, wrong types, unknown versions, huge bodies, missing records, in every queue and record."""
+    rng = random.Random(seed)
+    worker = cluster.worker("default,gpu", slots=4)
+    redis = cluster.api.store._redis
+    for number in range(120):
+        queue = rng.choice(["default", "gpu", "default\x06\x166", "gpu\x06\x169", "maintenance"])
+        redis.lpush(queue, _hostile_item(rng, number))
+    for number in range(60):
+        run_id = f"hostile{seed}x{number}"
+        cluster.api.store.create(run_id, RunSpec(("true",), queue=rng.choice(["default", "gpu"])))
+        _damage(cluster, rng, run_id)
+    sound = [submit(["true"], queue=rng.choice(["default", "gpu"]), api=cluster.api) for _ in range(10)]
+    for run in sound:
+        assert run.wait(40) is RunState.FINISHED, worker.log[-3000:]
+    assert worker.process.poll() is None
+    for command in (["runs", "--limit", "1000"], ["runs", "--json"], ["status"], ["show", f"hostile{seed}x1"]):
+        result = cluster.run("launch-worker", *command)
+        assert "Traceback" not in result.err, result.err
+    assert "heartbeat.failed" not in worker.log
+    assert "pass.failed" not in worker.log
+
+
+def _hostile_item(rng: random.Random, number: int) -> bytes:
+    body = rng.choice(
+        [
+            *("[]", "null", "{}", "not json", '[["x"], {}, {}]', '[["x", "y", "z"], {"a": 1}, {}]', "[[1], {}, 7]"),
+            *(
+                '[[{"__type__": "datetime", "__value__": "never"}, 1], {}, {}]',
+                '[["' + "x" * 1_000_000 + '", 1], {}, {}]',
+            ),
+            *('[["../../etc/passwd", 1], {}, {}]', f'[["hostile{number}", -1], {{}}, {{}}]'),
+        ]
+    )
+    headers: dict[str, object] = {
+        "id": f"h{number}",
+        "task": rng.choice(["launch_worker.run", "os.system", "celery.map"]),
+    }
+    odd: dict[str, object] = {
+        "eta": "x",
+        "expires": [],
+        "timelimit": 7,
+        "retries": "x",
+        "stamps": 1,
+        "lang": None,
+        "group": {},
+        "chord": "x",
+        "compression": "zlib",
+        "stamped_headers": 9,
+    }
+    for name, value in odd.items():
+        if rng.random() < 0.15:
+            headers[name] = value
+    envelope: dict[str, object] = {
+        "body": body,
+        "content-type": rng.choice(["application/json", "application/json", "application/x-python-serialize", None, 5]),
+        "content-encoding": rng.choice(["utf-8", "binary", "no-such", None]),
+        "headers": rng.choice([headers, headers, headers, None, [], "x"]),
+        "properties": rng.choice(
+            [
+                {"delivery_tag": f"t{number}", "delivery_info": {"exchange": "", "routing_key": "x"}},
+                {"delivery_tag": f"t{number}", "delivery_info": rng.choice([None, 5, "x"]), "priority": "high"},
+                {"delivery_tag": rng.choice([None, 5, []])},
+                {},
+                None,
+            ]
+        ),
+    }
+    return rng.choice(
+        [json.dumps(envelope).encode(), rng.randbytes(rng.randrange(1, 500)), json.dumps(envelope)[:200].encode()]
+    )
+
+
+def _damage(cluster: Cluster, rng: random.Random, run_id: str) -> None:
+    redis = cluster.api.store._redis
+    key = f"launch:run:{run_id}"
+    how = rng.randrange(6)
+    if how == 0:
+        redis.delete(key)
+    elif how == 1:
+        redis.delete(key)
+        redis.set(key, "a string")
+    elif how == 2:
+        specs = [
+            "",
+            "null",
+            "[]",
+            "{}",
+            "{",
+            '{"command": "rm -rf /"}',
+            '{"command": [], "x": 1}',
+            '{"command": ["\\u0000"]}',
+        ]
+        redis.hset(key, "spec", rng.choice(specs))
+    elif how == 3:
+        field = rng.choice(["attempt", "token", "created_at", "first_attempt", "priority", "queue", "name", "tags"])
+        redis.hset(key, field, rng.choice([b"", b"x", b"\xff\xfe", b"-1", b"1e400", b"9" * 400]))
+    elif how == 4:
+        redis.delete(f"{key}:history")
+        redis.set(f"{key}:history", "a string")
+    else:
+        redis.hdel(key, rng.choice(["state", "seq", "queue", "spec", "created_at"]))
