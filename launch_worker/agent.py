@@ -69,6 +69,7 @@ class LaunchAgent:
         self._jobs: dict[str, Attempt] = {}
         self._stopping = threading.Event()
         self._draining = False
+        self._is_listed = False
         self._ending: Shutdown | None = None
         #: Items that are being claimed, executed or reported now.
         self._active = 0
@@ -390,6 +391,10 @@ class LaunchAgent:
         """Renew all leases; returns after how many seconds a run is due."""
         attempts = dict(self._jobs)
         renewed_at = boot_time_s()
+        if not self.takes_runs and self._is_listed:
+            # Else submitters would be told that its queues are consumed.
+            self._store.goodbye(self.owner, queues=self._queues)
+        self._is_listed = self.takes_runs
         pulse = self._store.heartbeat(
             [(run_id, attempt.record.token, attempt.record.attempt) for run_id, attempt in attempts.items()],
             owner=self.owner,
@@ -397,7 +402,7 @@ class LaunchAgent:
             lease_s=self._settings.lease_s,
             gone_s=max(self._settings.lease_s, 3 * self._settings.heartbeat_s),
             description=self._description(),
-            queues=self._queues,
+            queues=self._queues if self._is_listed else [],
         )
         leases: dict[str, Lease] = {}
         for run_id, attempt in attempts.items():

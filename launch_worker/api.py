@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import socket
 import time
@@ -21,6 +22,9 @@ from launch_worker.spec import RunSpec
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.units import parse_duration
+
+# Who looks at runs asked for no log lines; a worker configures its own.
+logging.getLogger("launch_worker").addHandler(logging.NullHandler())
 
 #: Longest block on Redis in one call; a wait is a loop of these.
 _TURN_S = 2.0
@@ -145,55 +149,61 @@ class Run:
     ) -> Iterator[tuple[RunState | None, bytes]]:
         """Yield (new state, b'') for each transition and (None, output) as the job prints, until the run has ended.
 
-        Starts with the state as it is now, and the output from its kept beginning. `deadline` is monotonic seconds.
+        Starts with the state as it is now, and the output from its kept beginning. A run that ends and is Pending
+        again in one step has not ended. `deadline` is monotonic seconds.
         """
         store = self._api.store
-        seen_history = store.last_history_entry(self.id)
-        record = self.refresh()
-        told = record.state
-        yield told, b""
-        watching = attempt if attempt is not None else record.attempt
-        log_after = "0"
-        while deadline is None or time.monotonic() < deadline:
-            if record.state.is_final or (attempt is not None and attempt < record.attempt):
-                for chunk in store.log(self.id, watching, after=log_after if log_after != "0" else "-") if logs else ():
-                    yield None, chunk.data
-                if told is not record.state:
-                    yield record.state, b""
-                return
-            turn_s = min(_TURN_S, self._api.settings.pass_s)
-            if deadline is not None:
-                turn_s = min(turn_s, max(0.001, deadline - time.monotonic()))
-            transitions, chunks = store.wait_for_news(
-                self.id,
-                history_after=seen_history,
-                log_attempt=watching if logs else 0,
-                log_after=log_after,
-                timeout_s=turn_s,
-            )
-            for chunk in chunks:
-                log_after = chunk.entry
-                yield None, chunk.data
-            if not transitions:
-                if not chunks:
-                    catch_up(store, self._api.settings)
-                continue
-            seen_history = transitions[-1][0]
+        with store.watch(self.id) as wait_for_news:
             record = self.refresh()
-            if logs and record.attempt != watching and attempt is None:
-                for chunk in store.log(self.id, watching, after=log_after if log_after != "0" else "-"):
-                    yield None, chunk.data
-                watching, log_after = record.attempt, "0"
-            for _, transition in transitions:
-                # Final and Pending again in one step: only what the record says now ends the wait.
-                if not transition.state.is_final or transition is transitions[-1][1]:
-                    told = transition.state
-                    yield told, b""
+            told = len(store.history(self.id))
+            yield record.state, b""
+            shown = _Shown(attempt or record.attempt)
+            while True:
+                if logs:
+                    for data in shown.output_until(store, self.id, record.attempt if attempt is None else attempt):
+                        yield None, data
+                if record.state.is_final or (attempt is not None and attempt < record.attempt):
+                    return
+                turn_s = min(_TURN_S, self._api.settings.pass_s)
+                if deadline is not None:
+                    turn_s = min(turn_s, deadline - time.monotonic())
+                    if turn_s <= 0:
+                        return
+                if not wait_for_news(turn_s):
+                    catch_up(store, self._api.settings)
+                record = self.refresh()
+                history = store.history(self.id)
+                fresh, told = history[told:], len(history)
+                if logs and fresh:
+                    for data in shown.output_until(store, self.id, shown.attempt):
+                        yield None, data
+                for at, transition in enumerate(fresh):
+                    # What followed at once tells whether it was an end.
+                    if not transition.state.is_final or at == len(fresh) - 1:
+                        yield transition.state, b""
 
     def shell_exit_code(self) -> int:
         """What `launch-submit --wait` exits with once the run has ended."""
         record = self.refresh()
         return shell_exit_code(record.state, record.exit_code, record.signal)
+
+
+class _Shown:
+    """How far a run's output has been shown."""
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
+        self._after = "-"
+
+    def output_until(self, store: Store, run_id: str, attempt: int) -> Iterator[bytes]:
+        """What is new of the attempt at hand and of those after it, up to `attempt`."""
+        while True:
+            for chunk in store.log(run_id, self.attempt, after=self._after):
+                self._after = chunk.entry
+                yield chunk.data
+            if self.attempt >= attempt:
+                return
+            self.attempt, self._after = self.attempt + 1, "-"
 
 
 def submit(

@@ -34,6 +34,8 @@ class LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(COMMANDS[cmd_name]), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
+        if not any(option.name == "api" for option in command.params):
+            command.params.append(_api_option())
         return command
 
     def resolve_command(
@@ -42,6 +44,22 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"there is no command {args[0]!r}; use one of: {', '.join(sorted(COMMANDS))}")
         return super().resolve_command(ctx, args)
+
+
+def _api_option() -> click.Option:
+    """`--api` behind a command's name too."""
+
+    def remember(ctx: click.Context, option: click.Parameter, url: str | None) -> None:
+        if url is not None:
+            ctx.obj = url
+
+    return click.Option(
+        ["--api"],
+        metavar="URL",
+        expose_value=False,
+        callback=remember,
+        help="The Redis to use (default: LAUNCH_REDIS_URL).",
+    )
 
 
 @click.group(

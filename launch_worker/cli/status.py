@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from launch_worker.api import Api
 from launch_worker.cli import output
 from launch_worker.health import problems
+from launch_worker.states import RunState
 
 
 @click.command(epilog="Example: launch-worker status --json")
@@ -45,6 +47,10 @@ def system_status(api: Api) -> dict[str, Any]:
     """What `status` shows, as one object."""
     store = api.store
     workers = store.workers()
+    # The workers' own word is as old as their last heartbeat.
+    running = Counter(record.worker for record in store.select(state=RunState.RUNNING))
+    for worker in workers:
+        worker["running"] = running[worker["worker"]]
     queues = [
         {"name": name, "waiting": waiting, "workers": sum(name in worker["queues"] for worker in workers)}
         for name, waiting in store.queues().items()

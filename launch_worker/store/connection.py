@@ -12,6 +12,7 @@ from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
     NoPermissionError,
+    OutOfMemoryError,
     RedisError,
     ResponseError,
     TimeoutError,
@@ -72,6 +73,10 @@ def clear_errors(url: str) -> Iterator[None]:
         else:
             text = f"Redis at {mask_url(url)} is not reachable; start it, or set LAUNCH_REDIS_URL to where it is"
         raise BrokerUnavailableError(text) from error
+    except OutOfMemoryError as error:
+        raise BrokerUnavailableError(
+            f"Redis at {mask_url(url)} is full (maxmemory); raise its maxmemory or lower LAUNCH_RETENTION"
+        ) from error
     except ResponseError as error:
         if not str(error).startswith(_TRANSIENT):
             raise DamagedError(f"Redis at {mask_url(url)} holds something unexpected: {error}") from error

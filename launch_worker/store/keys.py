@@ -43,6 +43,11 @@ def consumers(queue: str) -> str:
     return f"launch:consumers:{queue}"
 
 
+def news_channel(run_id: str) -> str:
+    """Where those who wait for a run hear of each transition and of new output."""
+    return f"launch:news:{run_id}"
+
+
 def orders_channel(owner: str) -> str:
     """Where a worker hears at once that a run shall stop, or that it shall drain or resume itself."""
     return f"launch:orders:{owner}"

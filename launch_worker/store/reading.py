@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from launch_worker.units import isoformat
 _PAGE = 100
 #: How long the listener blocks before it checks that its connection lives.
 _LISTEN_TURN_S = 30.0
+_SUBSCRIBE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,8 @@ class Reader:
     def history(self, run_id: str) -> list[Transition]:
         """Every transition, the oldest first."""
         with clear_errors(self.url):
-            entries = self._redis.xrange(keys.history(run_id))
-        return [_transition(pairs(fields)) for _, fields in entries]
-
-    def last_history_entry(self, run_id: str) -> str:
-        """Where `wait_for_news` has to begin so that it misses no later transition."""
-        with clear_errors(self.url):
-            entries = self._redis.xrevrange(keys.history(run_id), count=1)
-        return text(entries[0][0]) if entries else "0"
+            lines = self._redis.lrange(keys.history(run_id), 0, -1)
+        return [_transition(json.loads(text(line))) for line in lines]
 
     def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
         """Kept output of an attempt, in order, after the entry `after`."""
@@ -112,33 +108,25 @@ class Reader:
         last = _chunk(*entries[0])
         return last.offset + len(last.data)
 
-    def wait_for_news(
-        self, run_id: str, *, history_after: str, log_attempt: int = 0, log_after: str = "0", timeout_s: float = 2.0
-    ) -> tuple[list[tuple[str, Transition]], list[LogChunk]]:
-        """Block until the run makes a transition or prints, at most `timeout_s` (less than the answer timeout)."""
-        streams = {keys.history(run_id): history_after}
-        if log_attempt:
-            streams[keys.log(run_id, log_attempt)] = log_after
-        with clear_errors(self.url):
-            reply = self._redis.xread(streams, block=max(1, int(timeout_s * 1000)), count=200) or {}
-        by_stream = {text(name): rows for name, rows in (reply.items() if isinstance(reply, dict) else reply)}
-        transitions, chunks = [], []
-        for rows, is_log in (
-            (by_stream.get(keys.history(run_id), []), False),
-            (by_stream.get(keys.log(run_id, log_attempt), []), True),
-        ):
-            # RESP3 wraps the entries of a stream in one more list.
-            flat = (
-                rows[0]
-                if rows and isinstance(rows[0], list) and rows[0] and isinstance(rows[0][0], tuple | list)
-                else rows
-            )
-            for entry, fields in flat:
-                if is_log:
-                    chunks.append(_chunk(entry, fields))
-                else:
-                    transitions.append((text(entry), _transition(pairs(fields))))
-        return transitions, chunks
+    @contextmanager
+    def watch(self, run_id: str) -> Iterator[Callable[[float], bool]]:
+        """Yields a function that blocks until the run makes a transition or prints, or for so many seconds (False).
+
+        News from the moment of entering on are not missed; read the run after entering.
+        """
+        with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(keys.news_channel(run_id))
+            # The subscription holds once its confirmation was read.
+            pubsub.get_message(timeout=_SUBSCRIBE_S)
+
+            def wait(timeout_s: float) -> bool:
+                with clear_errors(self.url):
+                    heard = pubsub.get_message(timeout=timeout_s) is not None
+                    while pubsub.get_message(timeout=0) is not None:
+                        pass
+                return heard
+
+            yield wait
 
     def consumers(self, queue: str) -> int:
         """How many live workers consume the queue."""
@@ -275,13 +263,13 @@ def unknown(run_id: str) -> UnknownRunError:
     return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
 
-def _transition(fields: dict[str, str]) -> Transition:
+def _transition(line: dict[str, Any]) -> Transition:
     return Transition(
-        state=RunState(fields["state"]),
-        at=int(fields["at"]),
-        attempt=int(fields["attempt"]),
-        worker=fields["worker"],
-        reason=fields["reason"],
+        state=RunState(line["state"]),
+        at=int(line["at"]),
+        attempt=line["attempt"],
+        worker=line["worker"],
+        reason=line["reason"],
     )
 
 

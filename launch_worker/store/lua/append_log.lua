@@ -4,5 +4,6 @@ local id, attempt, chunk, offset, keep_from = unpack(ARGV)
 if redis.call('EXISTS', run_key(id)) == 0 then return '' end
 local log = run_key(id) .. ':log:' .. attempt
 local entry = redis.call('XADD', log, '*', 'd', chunk, 'o', offset)
+redis.call('PUBLISH', 'launch:news:' .. id, 'output')
 if keep_from ~= '' then redis.call('XTRIM', log, 'MINID', keep_from) end
 return entry

@@ -22,6 +22,11 @@ if run[6] and retry_us >= 0 then
   retry_us, reason = -1, reason .. '; not retried, because it was cancelled'
 end
 if run[1] == 'Crashed' then reason = reason ~= '' and reason or 'reported after the worker was silent' end
+if run[1] == 'Crashed' and state == 'Crashed' then
+  -- The pass was quicker: the worker says the same.
+  redis.call('HSET', run_key(id), 'closed', token)
+  return 'done'
+end
 redis.call('HSET', run_key(id), 'closed', token, 'phase', phase, 'message', message, 'signal', signal)
 if exit_code ~= '' then redis.call('HSET', run_key(id), 'exit_code', exit_code) end
 arrow(id, run[1], state, now, run[4], run[5], reason)

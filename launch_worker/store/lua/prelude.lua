@@ -2,7 +2,7 @@
 --
 -- Keys (the same names as store/keys.py). All times are the server's, in microseconds.
 --   launch:run:ID             hash    the record: the truth about a run
---   launch:run:ID:history     stream  every transition; what --wait and --follow block on
+--   launch:run:ID:history     list    every transition, as JSON
 --   launch:run:ID:log:N       stream  newest output of attempt N (append_log)
 --   launch:runs[:project:P | :queue:Q | :state:S]   zset by created_at: the listings
 --   launch:leases             zset    Running runs by lease deadline
@@ -19,6 +19,7 @@
 --   launch:consumers:QUEUE    zset    the same, of those that consume QUEUE
 --   launch:passes, launch:counters    hashes  time of each beat pass; refused reports and the like
 --   launch:refused            list    newest malformed items and damaged keys, for reading
+-- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel, drain or resume), launch:due.
 -- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities.
 
 local SEP = '\6\22'
@@ -64,14 +65,17 @@ local function keep_aside(queue, reason, item)
   redis.call('LTRIM', 'launch:refused', 0, 999)
 end
 
--- One line of a run's history.
+-- One line of a run's history, and a word to those who wait for it.
 local function note(id, state, now, attempt, worker, reason)
   local history = run_key(id) .. ':history'
-  local fields = {'state', state, 'at', int(now), 'attempt', attempt or 0, 'worker', worker or '', 'reason', reason}
-  if type(redis.pcall('XADD', history, '*', unpack(fields))) == 'table' then
+  -- A list and not a stream: Redis sets 4 KiB aside for every stream.
+  local line = cjson.encode({state = state, at = int(now), attempt = tonumber(attempt) or 0, worker = worker or '',
+    reason = reason or ''})
+  if type(redis.pcall('RPUSH', history, line)) == 'table' then
     redis.call('DEL', history)
-    redis.call('XADD', history, '*', unpack(fields))
+    redis.call('RPUSH', history, line)
   end
+  redis.call('PUBLISH', 'launch:news:' .. id, state)
 end
 
 -- Writes a state: index, record, history. Only `arrow` and `regain` call it.
@@ -154,6 +158,8 @@ end
 
 -- Makes a Pending run wait for `due` (then `publish_due_runs` dispatches it).
 local function schedule(id, due)
+  -- A doubled older item must not start it before its time.
+  redis.call('HINCRBY', run_key(id), 'seq', 1)
   redis.call('HSET', run_key(id), 'due_at', int(due))
   redis.call('ZADD', 'launch:due', int(due), id)
   redis.call('PUBLISH', 'launch:due', int(due))

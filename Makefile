@@ -1,0 +1,68 @@
+# Everything happens in a virtual environment in .venv, made on first use; nothing else on the machine is changed.
+# Another Python: make clean, then make demo PYTHON=python3.13
+
+PYTHON ?= python3
+VENV = .venv
+#: Test processes at once, and what is tested: make test TESTS=tests/unit
+JOBS = 2
+TESTS = tests
+
+BIN = $(VENV)/bin
+MADE = $(VENV)/.made
+INSTALLED = $(VENV)/.installed
+INSTALLED_DEV = $(VENV)/.installed-dev
+# A machine may forbid bytecode, and every command would then compile its imports anew.
+PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint check format clean
+
+help: ## show this text
+	@echo 'usage: make TARGET'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## run one training job through a private Redis, a worker, beat and the web page
+	$(BIN)/launch-worker dev -- $(BIN)/python examples/train_iris.py --epochs 20
+
+test: $(INSTALLED_DEV) ## run the whole test suite
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+lint: $(INSTALLED_DEV) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: lint ## lint, and check the types
+	$(BIN)/mypy
+
+format: $(INSTALLED_DEV) ## mend what lint can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## delete .venv and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find launch_worker tests examples -name __pycache__ -type d -exec rm -rf {} +
+
+$(MADE):
+	@$(PYTHON) -c '' 2>/dev/null || \
+	    { echo >&2 'make: $(PYTHON) does not start; name a Python of 3.10 or newer with: make PYTHON=...'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo >&2 'make: $(PYTHON) is too old; name a Python of 3.10 or newer with: make PYTHON=...'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo >&2 'make: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv'; exit 1; }
+	@echo 'making $(VENV)'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(INSTALLED): pyproject.toml | $(MADE)
+	@echo 'installing launch_worker into $(VENV)'
+	@$(PIP) install --compile --editable .
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q launch_worker
+	@touch $@
+
+$(INSTALLED_DEV): pyproject.toml $(INSTALLED)
+	@echo 'installing the development tools into $(VENV)'
+	@$(PIP) install 'pip >= 25.1' # the first that knows dependency groups
+	@$(PIP) install --compile --group dev
+	@touch $@
