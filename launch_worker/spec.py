@@ -86,7 +86,7 @@ class RunSpec:
         ):
             if seconds is not None and not least <= seconds <= MAX_DURATION_S:
                 raise InputError(f"{what} must be more than 0 and at most 3650d, not {seconds:g} s")
-        if isinstance(self.retries, bool) or not 0 <= self.retries <= MAX_RETRIES:
+        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or not 0 <= self.retries <= MAX_RETRIES:
             raise InputError(f"retries must be a whole number from 0 to {MAX_RETRIES}, not {self.retries!r}")
         for word in self.retry_on:
             if word not in RETRYABLE:

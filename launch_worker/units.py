@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 
 from launch_worker.errors import InputError
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?")
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SIZE_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 #: Longer than any job, and small enough that microseconds stay exact in a double.
@@ -47,7 +47,10 @@ def format_duration(seconds: float) -> str:
 
 
 def isoformat(micros: int | None) -> str | None:
-    """ISO 8601 in UTC of a time in microseconds, as all times in the store are."""
+    """ISO 8601 in UTC of a time in microseconds, as all times in the store are; None for none, or a damaged one."""
     if micros is None:
         return None
-    return datetime.fromtimestamp(micros / 1e6, tz=timezone.utc).isoformat(timespec="milliseconds")
+    try:
+        return datetime.fromtimestamp(micros / 1e6, tz=timezone.utc).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -72,8 +72,6 @@ class Guard:
         self.control = control
         control.setblocking(False)
         self.jobs: dict[str, Job] = {}
-        #: Orphans of no known job, and the jobs that each may belong to.
-        self.strays: dict[ProcessId, set[str]] = {}
         #: Processes that are never a job's: the worker and what it said.
         self.spared = {os.getppid()}
         self.worker_gone = False
@@ -112,7 +110,7 @@ class Guard:
             with contextlib.suppress(BlockingIOError):
                 while os.read(self._wake_read, 4096):
                     pass
-        for job in self.jobs.values():
+        for job in list(self.jobs.values()):
             if job.pidfd in ready:
                 self._on_exit(job, None)
         if self.control.fileno() in ready and not self.worker_gone:
@@ -159,7 +157,7 @@ class Guard:
 
     def _worker_vanished(self) -> None:
         self.worker_gone = True
-        for job in self.jobs.values():
+        for job in list(self.jobs.values()):
             self._stop(job, grace_s=min(job.grace_s, AFTERMATH_S), why="worker")
 
     # -- orders --------------------------------------------------------------------------------------------------
@@ -178,7 +176,7 @@ class Guard:
         job = Job(key, tree.marks(env), grace_s)
         job.lease = (lease[0], lease[1]) if lease else None
         try:
-            with open(log, "ab", buffering=0) as output:
+            with open(log, "ab", buffering=0) as output, tree.carrying(job.marked):
                 # No preexec_fn: it costs 20 times as much as vfork.
                 process = subprocess.Popen(
                     argv,
@@ -257,7 +255,7 @@ class Guard:
 
     def _enforce_leases(self) -> None:
         now = boot_time_s()
-        for job in self.jobs.values():
+        for job in list(self.jobs.values()):
             if job.lease and now >= job.lease[0] and not job.stopped_by:
                 self._stop(job, grace_s=max(0.0, job.lease[1] - now), why="lease")
 
@@ -278,7 +276,6 @@ class Guard:
         left = self._left(job)
         if job.exited and not left:
             del self.jobs[job.key]
-            self._forget_stray_owner(job.key)
             self._tell("gone", job.key)
             return
         if job.kill_at is None:
@@ -304,10 +301,6 @@ class Guard:
             return []
         left = tree.members(job.main, marked=job.marked, known=job.seen, spare=self.spared)
         job.seen.update(left)
-        self._note_strays()
-        for stray, owners in self.strays.items():
-            if owners <= {job.key} and job.exited:
-                left += [p for p in tree.members(stray, marked=job.marked, spare=self.spared) if p not in left]
         return left
 
     def _orphans(self) -> bool:
@@ -318,34 +311,12 @@ class Guard:
         mains = {job.main.pid for job in self.jobs.values() if job.main}
         return any(pid not in mains for pid in pids)
 
-    def _note_strays(self) -> None:
-        """An orphan with its own session and no trace of its job: any of the jobs that run now may have left it."""
-        mains = {job.main.pid for job in self.jobs.values() if job.main}
-        seen = {process for job in self.jobs.values() for process in job.seen}
-        alive = set()
-        for pid in tree.children(os.getpid()) or []:
-            found = tree.look_up(pid)
-            if found is None or found.zombie or pid in mains or found.id in seen:
-                continue
-            if any(tree.has_environ(pid, job.marked) for job in self.jobs.values()):
-                continue
-            if any(job.main and found.session == job.main.pid for job in self.jobs.values()):
-                continue
-            alive.add(found.id)
-            self.strays.setdefault(found.id, set(self.jobs))
-        self.strays = {stray: owners for stray, owners in self.strays.items() if stray in alive}
-
-    def _forget_stray_owner(self, key: str) -> None:
-        for owners in self.strays.values():
-            if len(owners) > 1:
-                owners.discard(key)
-
 
 def _explain(error: Exception, program: str, cwd: str) -> str:
     if isinstance(error, FileNotFoundError):
         if not os.path.isdir(cwd):
             return f"working directory {cwd!r} does not exist on this worker"
-        if os.path.exists(program):
+        if os.path.exists(os.path.join(cwd, program)):
             return f"command {program!r} names an interpreter in its first line that is not there"
         return f"command {program!r} was not found on this worker"
     if isinstance(error, NotADirectoryError):

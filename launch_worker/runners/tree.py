@@ -5,10 +5,16 @@ Standard library only, and cheap to import: the guard is a small process.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import resource
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
+
+#: Not named by Python's `resource`.
+_RLIMIT_LOCKS = 10
 
 
 class ProcessId(NamedTuple):
@@ -73,17 +79,47 @@ def marks(env: Mapping[str, str]) -> tuple[bytes, ...]:
     return tuple(f"{name}={env[name]}".encode() for name in ("LAUNCH_RUN_ID", "LAUNCH_TOKEN"))
 
 
+def cookie(marked: tuple[bytes, ...]) -> int:
+    """A number that a job's processes carry as their soft RLIMIT_LOCKS, and nobody else.
+
+    The kernel has not enforced that limit since 2.4, but it is inherited across fork and exec, whatever a daemon does
+    to its session, its parents and its environment, and everybody may read it in /proc.
+    """
+    return int.from_bytes(hashlib.sha1(b"\0".join(marked), usedforsecurity=False).digest()[:7], "big") | 1 << 56
+
+
+@contextlib.contextmanager
+def carrying(marked: tuple[bytes, ...]) -> Iterator[None]:
+    """What this (single-threaded) process starts meanwhile carries the cookie."""
+    before = resource.getrlimit(_RLIMIT_LOCKS)
+    resource.setrlimit(_RLIMIT_LOCKS, (cookie(marked), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(_RLIMIT_LOCKS, before)
+
+
+def has_cookie(pid: int, number: int) -> bool:
+    """Whether the process carries this cookie."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as limits:
+            return b"Max file locks" + b" " * 12 + b"%d " % number in limits.read()
+    except OSError:
+        return False
+
+
 def members(
     main: ProcessId | None, *, marked: tuple[bytes, ...], known: Iterable[ProcessId] = (), spare: Iterable[int] = ()
 ) -> list[ProcessId]:
     """The living processes of one job, its main process first.
 
-    A process belongs to the job by its session, by the `marks` in its environment (what daemonised itself), by being
-    in `known`, or by descending from one that does. Pids in `spare` never do.
+    A process belongs to the job by its session, by the job's `cookie`, by the `marks` in its environment (what
+    daemonised itself), by being in `known`, or by descending from one that does. Pids in `spare` never do.
     """
     processes = table()
     spared = {*spare, os.getpid(), 1}
     known = set(known)
+    number = cookie(marked)
     # A stranger's new session may reuse the pid of a main process that is gone.
     reused = main is not None and any(p.id.pid == main.pid and p.id != main for p in processes)
     found: dict[int, Process] = {}
@@ -94,6 +130,7 @@ def members(
             process.id == main
             or process.id in known
             or (main is not None and not reused and process.session == main.pid)
+            or has_cookie(process.id.pid, number)
             or has_environ(process.id.pid, marked)
         ):
             found[process.id.pid] = process

@@ -9,7 +9,7 @@ if not state then return {0, 'there is no such run'} end
 local now = now_us()
 if run[3] == nonce and (state == 'Running' or state == 'Crashed') then
   redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
-  if state == 'Crashed' then arrow(id, 'Crashed', 'Running', now, run[4], worker, 'its worker is alive again') end
+  if state == 'Crashed' then revive(id, now, run[4], worker) end
   return {1, redis.call('HGETALL', run_key(id))}
 end
 if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end

@@ -15,7 +15,7 @@ local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') 
 local answers = {now - passed, due[2] and int(tonumber(due[2])) or '0'}
 for index = runs_at, #ARGV, 3 do
   local id, token, attempt = ARGV[index], ARGV[index + 1], ARGV[index + 2]
-  local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason')
+  local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed')
   local state, answer = run[1], 'superseded'
   if not state then
     answer = 'unknown'
@@ -24,9 +24,8 @@ for index = runs_at, #ARGV, 3 do
     state, run[2] = 'Running', token
   end
   if state and run[2] == token then
-    if state == 'Crashed' then
-      arrow(id, 'Crashed', 'Running', now, run[3], worker, 'its worker is alive again')
-      if run[4] then redis.call('ZADD', 'launch:cancels', run[4], id) end
+    if state == 'Crashed' and run[7] ~= token then
+      revive(id, now, run[3], worker)
       state = 'Running'
     end
     if state == 'Running' then

@@ -182,6 +182,13 @@ local function regain(id, state, now, token, attempt, owner, worker)
   enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive')
 end
 
+-- Crashed -> Running: the same attempt, not superseded, proves alive.
+local function revive(id, now, attempt, worker)
+  arrow(id, 'Crashed', 'Running', now, attempt, worker, 'its worker is alive again')
+  local cancelled = redis.call('HGET', run_key(id), 'cancel_at')
+  if cancelled then redis.call('ZADD', 'launch:cancels', cancelled, id) end
+end
+
 -- From a final state to Pending: at once, or after delay_us.
 local function again(id, from, now, attempt, worker, reason, delay_us)
   arrow(id, from, 'Pending', now, attempt, worker, reason)
