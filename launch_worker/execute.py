@@ -25,6 +25,7 @@ from launch_worker.supervise import AttemptSuperseded, Limits, supervise
 
 log = logging.getLogger("launch_worker.execute")
 
+_DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 #: How a shell tells that its child died of SIGKILL.
 _SHELL_SIGKILL = 137
 
@@ -84,6 +85,8 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
         limits = Limits(attempt.spec.timeout_s, attempt.spec.stall_timeout_s, attempt.spec.grace_s)
         tail = attempt.tail
         outcome = supervise(handle, limits=limits, last_output_s=lambda: tail.last_output_s)
+        if tail.disk_was_full:
+            outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
         return _with_memory_evidence(outcome, pid=handle.pid, oom_kills_before=oom_kills)
     except AttemptSuperseded:
         raise
@@ -131,7 +134,7 @@ def _with_memory_evidence(outcome: Outcome, *, pid: int, oom_kills_before: int) 
     if not (counted if said is None else said):
         return outcome
     text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended it)"
-    return replace(outcome, reason=text, message=text)
+    return replace(outcome, reason=text, message=outcome.message.replace(outcome.reason, text))
 
 
 def _end(handle: JobHandle | None) -> None:

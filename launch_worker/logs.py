@@ -6,9 +6,7 @@ keeps the newest `log_bytes` of each attempt in Redis. While Redis is away the f
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +15,7 @@ from pathlib import Path
 import inotify_simple
 
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.runners.output import RESERVE_BYTES, OutputFile
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.logs")
@@ -29,36 +28,27 @@ _BYTES_PER_S = 16 << 20
 _RETRY_S = 1.0
 
 
-_FALLOC_KEEP_SIZE_AND_PUNCH_HOLE = 0x01 | 0x02
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-
-
 class Tail:
     """One attempt's output file, and how far it has been shipped.
 
-    The file takes at most about twice `file_bytes` of disk: its beginning is given back to the file system while the
-    job goes on writing at its end.
+    The file takes at most about twice `file_bytes` of disk.
     """
 
     def __init__(self, run_id: str, attempt: int, path: Path, *, keep_bytes: int, file_bytes: int = 64 << 20) -> None:
         self.run_id = run_id
         self.attempt = attempt
         self.path = path
-        path.touch()
-        self._file = path.open("r+b", buffering=0)
+        self._file = OutputFile(path)
         self._keep_bytes = keep_bytes
         self._file_bytes = max(file_bytes, 2 * keep_bytes)
         self._offset = 0
-        #: Everything before it has been given back to the disk.
-        self._freed = 0
-        #: What was written before the file was cut to nothing, where holes cannot be punched.
-        self._cut = 0
         self._kept: deque[tuple[str, int]] = deque()
         self._kept_bytes = 0
         self._lock = threading.Lock()
         #: When output last arrived, on the monotonic clock.
         self.last_output_s = time.monotonic()
+        #: Whether the disk was full at any time since then, so that the job may have failed to write.
+        self.disk_was_full = not self._file.reserve()
 
     def skip_to(self, offset: int) -> None:
         """What is before `offset` was shipped by another tail."""
@@ -70,15 +60,12 @@ class Tail:
         with self._lock:
             if self._file.closed:
                 return 0
-            size = self._cut + self._file.seek(0, 2)
-            if size - self._freed > 2 * self._file_bytes:
-                self._free(size - self._file_bytes)
-                size = self._cut + self._file.seek(0, 2)
+            size = self._make_room()
             if size - self._offset > self._keep_bytes:
                 self._offset = size - self._keep_bytes
+            self._offset = max(self._offset, self._file.freed)
             while self._offset < size:
-                self._file.seek(self._offset - self._cut)
-                data = self._file.read(min(_CHUNK, size - self._offset))
+                data = self._file.read(self._offset, min(_CHUNK, size - self._offset))
                 if not data:
                     break
                 while self._kept and self._kept_bytes + len(data) > self._keep_bytes:
@@ -91,16 +78,17 @@ class Tail:
                 shipped += len(data)
         return shipped
 
-    def _free(self, end: int) -> None:
-        fd = self._file.fileno()
-        if _libc.fallocate(fd, _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE, 0, end - self._cut) == 0:
-            self._freed = end
-            return
-        # The job appends, so it goes on at the file's new beginning.
-        self._cut += os.fstat(fd).st_size
-        os.ftruncate(fd, 0)
-        self._freed = self._cut
-        self._offset = max(self._offset, self._cut)
+    def _make_room(self) -> int:
+        """Bound the file's disk, reserve some for what comes; returns the output's size."""
+        size = self._file.size()
+        if size - self._file.freed > 2 * self._file_bytes:
+            self._file.free_before(size - self._file_bytes)
+        if not self._file.reserve():
+            self.disk_was_full = True
+            # What has been shipped is in Redis; of the rest the newest is worth more than the job's next lines.
+            self._file.free_before(max(self._offset, size - RESERVE_BYTES))
+            self._file.reserve()
+        return size
 
     def close(self) -> None:
         with self._lock:

@@ -15,7 +15,7 @@ import pytest
 from launch_worker import submit
 from launch_worker.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, wait_for_pid
+from tests.system.conftest import Cluster, wait_for_output, wait_for_pid
 
 MIB = 1 << 20
 FLOODS = {
@@ -73,11 +73,15 @@ def test_a_full_disk_fails_what_cannot_start_and_the_worker_goes_on(cluster: Clu
     ):
         pytest.skip("mounting a small tmpfs is not allowed here")
     try:
-        worker = cluster.worker(env={"LAUNCH_WORK_DIR": str(work)})
-        stays = submit(["sh", "-c", "sleep 3; exit 3"], api=cluster.api)
+        worker = cluster.worker(slots=4, env={"LAUNCH_WORK_DIR": str(work)})
+        stays = submit(["sh", "-c", "sleep 4; exit 3"], api=cluster.api)
         wait_for_pid(stays)
+        talker = submit(["sh", "-c", "for i in $(seq 60); do echo $i || exit 9; sleep 0.1; done"], api=cluster.api)
+        wait_for_output(talker, b"3")
         filler = work / "filler"
         _fill(filler)
+        talks = wait_until(lambda: talker.logs().count(b"\n"))
+        assert wait_until(lambda: talker.logs().count(b"\n") > talks + 5), "the job goes on, and its output is seen"
         refused = submit(["true"], api=cluster.api)
         assert refused.wait(20) is RunState.FAILED
         assert refused.record.phase == "agent"
@@ -85,6 +89,9 @@ def test_a_full_disk_fails_what_cannot_start_and_the_worker_goes_on(cluster: Clu
         assert stays.wait(20) is RunState.FAILED
         assert stays.exit_code == 3
         filler.unlink()
+        assert talker.wait(20) is RunState.FINISHED
+        assert talker.logs().split() == [str(number).encode() for number in range(1, 61)]
+        assert "disk was full" in talker.record.message
         assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
         assert worker.process.poll() is None
         worker.process.terminate()
@@ -118,9 +125,11 @@ def test_a_job_killed_for_memory_says_so_by_the_kernels_word(cluster: Cluster) -
 
 
 def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 65536)
+    with path.open("wb", buffering=0) as file:
+        for block in (65536, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * block)
 
 
 def _memory(pid: int) -> int:

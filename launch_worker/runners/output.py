@@ -1,0 +1,77 @@
+"""The file that a job writes its output to: bounded on disk, and with room ahead of the writer."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+_FALLOC_KEEP_SIZE = 0x01
+_FALLOC_PUNCH_HOLE = 0x02
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+#: Disk that a job finds ahead of its output also when others have filled the disk.
+RESERVE_BYTES = 256 * 1024
+
+
+class OutputFile:
+    """Offsets count from the job's first byte, whatever has been given back to the disk since.
+
+    The job has the file open for appending, so nothing here ever moves what it writes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+        self._file = path.open("r+b", buffering=0)
+        #: Everything before it has been given back to the disk.
+        self.freed = 0
+        #: Where the file's position 0 is, once it had to be cut to nothing.
+        self._base = 0
+        self._reserved_to = 0
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def size(self) -> int:
+        """How many bytes the job has written."""
+        return self._base + os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._file.fileno(), length, offset - self._base)
+
+    def free_before(self, offset: int) -> None:
+        """Give the disk of what is before `offset` back, while the job goes on."""
+        if offset <= max(self.freed, self._base):
+            return
+        if self._allocate(_FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, 0, offset - self._base) == 0:
+            self.freed = offset
+            return
+        # No holes on this file system. The job appends, so it goes on at the file's new beginning.
+        self._base = self.size()
+        os.ftruncate(self._file.fileno(), 0)
+        self.freed = self._base
+        self._reserved_to = 0
+
+    def reserve(self) -> bool:
+        """Make sure that the job can go on writing for a while; False when the disk is full."""
+        end = self.size() - self._base
+        if self._reserved_to - end > RESERVE_BYTES // 2:
+            return True
+        problem = self._allocate(_FALLOC_KEEP_SIZE, end, RESERVE_BYTES)
+        if problem == errno.ENOSPC:
+            return False
+        # Any other problem is a file system that cannot reserve.
+        self._reserved_to = end + RESERVE_BYTES
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _allocate(self, mode: int, position: int, length: int) -> int:
+        """0, or the error's number."""
+        done = _libc.fallocate(self._file.fileno(), mode, position, length) == 0
+        return 0 if done else ctypes.get_errno()
