@@ -77,7 +77,9 @@ def test_a_full_disk_fails_what_cannot_start_and_the_worker_goes_on(cluster: Clu
         stays = submit(["sh", "-c", "sleep 4; exit 3"], api=cluster.api)
         wait_for_pid(stays)
         talker = submit(["sh", "-c", "for i in $(seq 60); do echo $i || exit 9; sleep 0.1; done"], api=cluster.api)
+        loud = submit(["sh", "-c", "for i in $(seq 80); do head -c 8k /dev/zero; sleep 0.05; done"], api=cluster.api)
         wait_for_output(talker, b"3")
+        wait_for_pid(loud)
         filler = work / "filler"
         _fill(filler)
         talks = wait_until(lambda: talker.logs().count(b"\n"))
@@ -91,7 +93,9 @@ def test_a_full_disk_fails_what_cannot_start_and_the_worker_goes_on(cluster: Clu
         filler.unlink()
         assert talker.wait(20) is RunState.FINISHED
         assert talker.logs().split() == [str(number).encode() for number in range(1, 61)]
-        assert "disk was full" in talker.record.message
+        assert talker.record.message == ""
+        assert loud.wait(20).is_final
+        assert "disk was full" in loud.record.message
         assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
         assert worker.process.poll() is None
         worker.process.terminate()
