@@ -154,8 +154,9 @@ class Run:
         """
         store = self._api.store
         with store.watch(self.id) as wait_for_news:
-            record = self.refresh()
+            # In this order: a transition between the two is told twice rather than never.
             told = len(store.history(self.id))
+            record = self.refresh()
             yield record.state, b""
             shown = _Shown(attempt or record.attempt)
             while True:

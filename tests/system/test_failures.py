@@ -16,11 +16,12 @@ from launch_worker.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
 
-#: A job that ignores SIGTERM, with a grandchild in a session of its own.
-STUBBORN = "trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' & while :; do sleep 1; done"
+#: A job that ignores SIGTERM, with a child, a grandchild in a session of its own, and a daemon without its environment.
+LOOP = "trap '' TERM; while :; do sleep 1; done"
+STUBBORN = f'sh -c "{LOOP}" & setsid sh -c "{LOOP}" & (env -i setsid sh -c "{LOOP} #daemon" &); {LOOP}'
 
 
-def test_worker_killed_the_run_is_crashed_and_no_process_of_its_job_is_left(cluster: Cluster) -> None:
+def test_workers_process_killed_the_run_is_crashed_and_no_process_of_its_job_is_left(cluster: Cluster) -> None:
     """P30, without anyone who restarts the worker that died."""
     worker = cluster.worker(name="a")
     run = submit(["sh", "-c", "(setsid sleep 600 &); sleep 600"], api=cluster.api)
@@ -36,7 +37,7 @@ def test_worker_killed_the_run_is_crashed_and_no_process_of_its_job_is_left(clus
 
 
 @pytest.mark.parametrize("onlooker", ["beat", "the one who waits"])
-def test_worker_killed_and_nobody_restarts_it_the_run_is_crashed_once(cluster: Cluster, onlooker: str) -> None:
+def test_workers_process_killed_and_nobody_restarts_it_the_run_is_crashed_once(cluster: Cluster, onlooker: str) -> None:
     """P30: no other worker is there."""
     if onlooker == "beat":
         cluster.beat()
@@ -52,7 +53,7 @@ def test_worker_killed_and_nobody_restarts_it_the_run_is_crashed_once(cluster: C
     assert states(run) == ["Pending", "Running", "Crashed"]
 
 
-def test_worker_killed_a_run_with_retries_runs_again_once(cluster: Cluster, tmp_path: Path) -> None:
+def test_workers_process_killed_a_run_with_retries_runs_again_once(cluster: Cluster, tmp_path: Path) -> None:
     first = cluster.worker(name="a")
     run = submit(
         [
@@ -73,6 +74,39 @@ def test_worker_killed_a_run_with_retries_runs_again_once(cluster: Cluster, tmp_
     assert run.logs(attempt=2) == b"attempt 2\n"
 
 
+def test_jobs_process_killed_sigkill_is_failed_with_the_signal_within_a_second(cluster: Cluster) -> None:
+    """P29: the slot is free then. (OOM: tests/system/test_floods.py.)"""
+    cluster.worker(slots=1)
+    run = submit(["sleep", "600"], api=cluster.api)
+    os.kill(wait_for_pid(run), signal.SIGKILL)
+    begun = time.monotonic()
+    assert run.wait(10) is RunState.FAILED
+    assert time.monotonic() - begun < 1
+    assert run.record.signal == "SIGKILL"
+    assert submit(["true"], api=cluster.api).wait(5) is RunState.FINISHED
+
+
+def test_workers_process_killed_any_instant_nothing_is_lost_between_queue_and_claim(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """SIGKILL while messages are being taken, claimed and started."""
+    runs = []
+    for number, delay_s in enumerate((0.0005, 0.002, 0.004, 0.008, 0.015)):
+        worker = cluster.worker(name=f"n{number}", slots=4)
+        for _ in range(6):
+            script = f"echo start $$ >> {tmp_path}/$LAUNCH_RUN_ID; sleep 0.05; echo end $$ >> {tmp_path}/$LAUNCH_RUN_ID"
+            runs.append(submit(["sh", "-c", script], retries=9, api=cluster.api))
+        time.sleep(delay_s)
+        worker.kill()
+    cluster.worker(name="last", slots=4)
+    for run in runs:
+        assert run.wait(30) is RunState.FINISHED
+        lines = (tmp_path / run.id).read_text().splitlines()
+        # Attempts one after the other: a start is never followed by the end of another one's process.
+        assert lines[-1] == lines[-2].replace("start", "end")
+        assert sum(line.startswith("end") for line in lines) <= run.record.attempt
+
+
 def test_a_cancelled_job_that_ends_on_sigterm_is_killed_at_once(cluster: Cluster) -> None:
     """P20, W16: the submitter that waits exits with 143."""
     cluster.worker()
@@ -91,7 +125,7 @@ def test_a_cancelled_job_that_ends_on_sigterm_is_killed_at_once(cluster: Cluster
     assert "already Killed" in again.err
 
 
-def test_a_cancelled_job_that_ignores_sigterm_with_grandchildren_elsewhere_ends_within_its_grace(
+def test_job_ignores_sigterm_forks_double_forks_daemonises_cancel_still_ends_the_whole_tree(
     cluster: Cluster,
 ) -> None:
     """P21, X3: Killed only when the tree is gone."""
@@ -104,6 +138,7 @@ def test_a_cancelled_job_that_ignores_sigterm_with_grandchildren_elsewhere_ends_
     assert run.wait(10) is RunState.KILLED
     assert 1.0 <= time.monotonic() - begun < 3.5
     assert not job_processes(run.id)
+    assert not [p for p in tree.table() if b"#daemon" in _command_line(p.id.pid) and not p.zombie]
     assert run.record.signal == "SIGKILL"
 
 
@@ -177,9 +212,7 @@ def test_a_run_without_retries_comes_back_from_crashed_when_its_worker_does(clus
     assert run.logs() == b"done\n"
 
 
-def test_a_message_that_vanished_is_published_again_and_a_doubled_one_runs_once(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_message_delivered_twice_or_lost_is_one_execution(cluster: Cluster, tmp_path: Path) -> None:
     redis = cluster.api.store._redis
     lost = submit(["sh", "-c", f"echo lost >> {tmp_path}/n"], api=cluster.api)
     redis.delete("default\x06\x166")
@@ -192,7 +225,7 @@ def test_a_message_that_vanished_is_published_again_and_a_doubled_one_runs_once(
 
 
 @pytest.mark.parametrize("beats", [0, 1, 2])
-def test_with_no_beat_or_two_the_passes_are_done_and_never_wrong(cluster: Cluster, beats: int) -> None:
+def test_beat_dead_or_two_beats_the_passes_are_done_and_never_wrong(cluster: Cluster, beats: int) -> None:
     for _ in range(beats):
         cluster.beat()
     first = cluster.worker(name="a")
@@ -204,7 +237,7 @@ def test_with_no_beat_or_two_the_passes_are_done_and_never_wrong(cluster: Cluste
     assert states(run) == ["Pending", "Running", "Crashed"]
 
 
-def test_first_sigterm_lets_jobs_end_and_takes_nothing_new(cluster: Cluster) -> None:
+def test_worker_stopped_sigterm_lets_jobs_end_and_takes_nothing_new(cluster: Cluster) -> None:
     """P38, X8."""
     worker = cluster.worker()
     run = submit(["sh", "-c", "sleep 2; echo done"], api=cluster.api)
@@ -223,7 +256,9 @@ def test_first_sigterm_lets_jobs_end_and_takes_nothing_new(cluster: Cluster) -> 
 @pytest.mark.parametrize(
     "signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGQUIT,)]
 )
-def test_second_signal_ends_the_jobs_and_their_states_are_final(cluster: Cluster, signals: tuple[int, ...]) -> None:
+def test_worker_stopped_by_a_second_signal_ends_the_jobs_and_their_states_are_final(
+    cluster: Cluster, signals: tuple[int, ...]
+) -> None:
     worker = cluster.worker()
     ends = submit(["sleep", "600"], api=cluster.api)
     handed_back = submit(["sleep", "600"], retries=1, api=cluster.api)
@@ -341,10 +376,15 @@ def test_redis_restarted_while_a_job_runs_its_end_and_log_are_kept(cluster: Clus
         server.stop()
 
 
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def guard_of(worker_pid: int) -> int:
     for process in tree.table():
-        if process.ppid == worker_pid:
-            command = Path(f"/proc/{process.id.pid}/cmdline").read_bytes()
-            if b"runners.guard" in command:
-                return process.id.pid
+        if process.ppid == worker_pid and b"runners.guard" in _command_line(process.id.pid):
+            return process.id.pid
     raise AssertionError("the worker has no guard")

@@ -19,15 +19,15 @@ from tests.system.conftest import Cluster, wait_for_output, wait_for_pid
 
 MIB = 1 << 20
 FLOODS = {
-    "a gigabyte at full speed": "head -c 1G /dev/zero; echo; echo the end",
-    "lines of a megabyte": "for i in $(seq 100); do head -c 1M /dev/zero | tr '\\0' x; echo; done; echo the end",
+    "1 GB at full speed": "head -c 1G /dev/zero; echo; echo the end",
+    "1 MB lines": "for i in $(seq 100); do head -c 1M /dev/zero | tr '\\0' x; echo; done; echo the end",
     "binary without any newline": "head -c 200M /dev/urandom; printf 'the end\\n'",
-    "a million short lines": "seq 1000000; echo the end",
+    "a million log lines": "seq 1000000; echo the end",
 }
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_a_flood_of_output_stays_bounded_and_its_newest_part_is_kept(cluster: Cluster, flood: str) -> None:
+def test_log_flood_stays_bounded_and_its_newest_part_is_kept(cluster: Cluster, flood: str) -> None:
     worker = cluster.worker(env={"LAUNCH_LOG_BYTES": "1M", "LAUNCH_LOG_FILE_BYTES": "16M"})
     assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
     redis = cluster.api.store._redis
@@ -64,7 +64,7 @@ def test_a_job_that_floods_is_not_slowed(cluster: Cluster, tmp_path: Path) -> No
     assert (record.ended_at - record.started_at) / 1e6 < to_a_file + 2
 
 
-def test_a_full_disk_fails_what_cannot_start_and_the_worker_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+def test_disk_full_fails_what_cannot_start_and_jobs_and_worker_go_on(cluster: Cluster, tmp_path: Path) -> None:
     work = tmp_path / "small"
     work.mkdir()
     if (
@@ -105,7 +105,7 @@ def test_a_full_disk_fails_what_cannot_start_and_the_worker_goes_on(cluster: Clu
         subprocess.run(["umount", "-l", str(work)], check=False)
 
 
-def test_a_job_killed_for_memory_says_so_by_the_kernels_word(cluster: Cluster) -> None:
+def test_jobs_process_killed_oom_says_so_by_the_kernels_word(cluster: Cluster) -> None:
     """P35: in a memory cgroup of this test's own."""
     group = _memory_cgroup(200 * MIB)
     if group is None:

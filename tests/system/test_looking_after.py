@@ -90,7 +90,9 @@ def test_doctor_tells_that_a_snapshot_restore_lost_something(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_hostile_items_and_records_touch_only_themselves(cluster: Cluster, seed: int) -> None:
+def test_malformed_huge_hostile_items_in_the_queue_or_in_a_run_record_touch_only_themselves(
+    cluster: Cluster, seed: int
+) -> None:
     """P41: random bytes, wrong types, unknown versions, huge bodies, missing records, in every queue and record."""
     rng = random.Random(seed)
     worker = cluster.worker("default,gpu", slots=4)

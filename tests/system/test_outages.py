@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from launch_worker import submit
+from launch_worker import Run, submit
 from launch_worker.dev.redis_server import RedisServer
+from launch_worker.errors import BrokerUnavailableError
 from launch_worker.runners import tree
 from launch_worker.states import RunState
 from tests.conftest import wait_until
@@ -51,6 +54,65 @@ def test_redis_gone_jobs_go_on_and_their_ends_are_delivered_after(outage: Cluste
     assert goes_on.wait(20) is RunState.FINISHED
     assert goes_on.logs() == b"begun\nended\n"
     assert "Crashed" not in states(ends_within) + states(goes_on)
+
+
+def test_redis_gone_for_10_minutes_no_part_of_the_system_ends(
+    outage: Cluster, server: RedisServer, tmp_path: Path
+) -> None:
+    """In time that runs 30 times as fast: 20 leases long."""
+    outage.env |= {"LAUNCH_HEARTBEAT_S": "0.2", "LAUNCH_LEASE_S": "1", "LAUNCH_PASS_S": "0.2"}
+    parts = [outage.worker(name="a"), outage.worker(name="b"), outage.beat()]
+    goes_on = submit(["sh", "-c", "sleep 25; echo done"], api=outage.api)
+    ends_within = submit(["sh", "-c", "sleep 5; exit 4"], api=outage.api)
+    once = submit(
+        ["sh", "-c", f"echo $$ >> {tmp_path}/n; [ $LAUNCH_ATTEMPT = 2 ] || sleep 600"], retries=1, api=outage.api
+    )
+    wait_until(lambda: outage.api.store.counts()[RunState.RUNNING] == 3)
+    server.kill()
+    time.sleep(20)
+    server.start()
+    assert ends_within.wait(30) is RunState.FAILED
+    assert ends_within.exit_code == 4
+    assert once.wait(30) is RunState.FINISHED
+    assert goes_on.wait(30) is RunState.FINISHED
+    assert goes_on.logs() == b"done\n"
+    assert len(stamps(tmp_path / "n")) == 2
+    assert submit(["true"], api=outage.api).wait(30) is RunState.FINISHED
+    assert all(part.process.poll() is None for part in parts)
+
+
+def test_redis_restarted_aof_on_under_load_no_run_is_lost_and_none_runs_twice(
+    outage: Cluster, server: RedisServer, tmp_path: Path
+) -> None:
+    outage.worker(name="a", slots=4)
+    outage.worker(name="b", slots=4)
+    outage.beat()
+    runs: list[Run] = []
+    stop = threading.Event()
+
+    def produce() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(BrokerUnavailableError):
+                runs.append(submit(["sh", "-c", f"echo $LAUNCH_RUN_ID >> {tmp_path}/n; sleep 0.1"], api=outage.api))
+            time.sleep(0.02)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    for _ in range(3):
+        time.sleep(2)
+        server.kill()
+        time.sleep(0.5)
+        server.start()
+    time.sleep(2)
+    stop.set()
+    producer.join()
+    for run in runs:
+        assert run.wait(60) is RunState.FINISHED, states(run)
+    # Runs whose submit was answered with an error may have been written, and are executed too.
+    done = stamps(tmp_path / "n")
+    assert len(runs) > 50
+    assert {run.id for run in runs} <= set(done)
+    assert len(done) == len(set(done))
 
 
 def test_redis_hung_is_like_redis_gone(outage: Cluster, server: RedisServer) -> None:
