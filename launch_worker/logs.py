@@ -65,12 +65,12 @@ class Tail:
                 self._offset = size - self._keep_bytes
             self._offset = max(self._offset, self._file.freed)
             while self._offset < size:
-                data = self._file.read(self._offset, min(_CHUNK, size - self._offset))
+                data = self._file.read(self._offset, min(_CHUNK, self._keep_bytes, size - self._offset))
                 if not data:
                     break
                 while self._kept and self._kept_bytes + len(data) > self._keep_bytes:
                     self._kept_bytes -= self._kept.popleft()[1]
-                keep_from = self._kept[0][0] if self._kept else ""
+                keep_from = self._kept[0][0] if self._kept else "*"
                 entry = store.append_log(self.run_id, self.attempt, data, offset=self._offset, keep_from=keep_from)
                 self._kept.append((entry, len(data)))
                 self._kept_bytes += len(data)
@@ -133,6 +133,7 @@ class LogShipper:
         with wake_path.open("ab") as file:
             file.write(b"\n")
         self._thread.join(5.0)
+        self._inotify.close()
 
     def _loop(self) -> None:
         unsent: set[Tail] = set()
