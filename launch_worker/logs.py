@@ -68,9 +68,10 @@ class Tail:
                 data = self._file.read(self._offset, min(_CHUNK, self._keep_bytes, size - self._offset))
                 if not data:
                     break
+                had_some = bool(self._kept)
                 while self._kept and self._kept_bytes + len(data) > self._keep_bytes:
                     self._kept_bytes -= self._kept.popleft()[1]
-                keep_from = self._kept[0][0] if self._kept else "*"
+                keep_from = self._kept[0][0] if self._kept else "*" * had_some
                 entry = store.append_log(self.run_id, self.attempt, data, offset=self._offset, keep_from=keep_from)
                 self._kept.append((entry, len(data)))
                 self._kept_bytes += len(data)
@@ -147,12 +148,12 @@ class LogShipper:
             for tail in grown:
                 tail.last_output_s = time.monotonic()
             shipped = 0
-            for tail in grown | unsent:
+            unsent |= grown
+            for tail in list(unsent):
                 try:
                     shipped += tail.ship(self._store)
                     unsent.discard(tail)
                 except BrokerUnavailableError:
-                    unsent.add(tail)
                     break
                 except (OSError, ValueError):
                     log.exception("log.unreadable run=%s path=%s", tail.run_id, tail.path)

@@ -194,7 +194,10 @@ class Store(Reader):
         self._call("heal", *(name for queue in queues for name in keys.queue_lists(queue)))
 
     def append_log(self, run_id: str, attempt: int, data: bytes, *, offset: int, keep_from: str = "") -> str:
-        """Add output; entries before `keep_from` are dropped (all others for `*`). Returns the entry's id, '' for a run that is gone."""
+        """Add output; entries before `keep_from` are dropped (all others for `*`).
+
+        Returns the entry's id, '' for a run that is gone.
+        """
         return text(self._call("append_log", run_id, attempt, data, offset, keep_from))
 
     def _call(self, script: str, *args: object) -> Any:

@@ -3,11 +3,11 @@
 -- Refuses an item whose dispatch number is not the record's. A repeated nonce gets the same answer.
 -- Returns {1, the record's fields and values} or {0, why not}.
 local id, seq, nonce, lease_us, owner, worker, host = unpack(ARGV)
-local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token')
+local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed')
 local state = run[1]
 if not state then return {0, 'there is no such run'} end
 local now = now_us()
-if run[3] == nonce and (state == 'Running' or state == 'Crashed') then
+if run[3] == nonce and (state == 'Running' or state == 'Crashed') and run[6] ~= run[5] then
   redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
   if state == 'Crashed' then revive(id, now, run[4], worker) end
   return {1, redis.call('HGETALL', run_key(id))}
