@@ -1,0 +1,1145 @@
+"""Every arrow of a run and every refusal, through the store on a real Redis; each test leaves consistent indexes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from launch_worker.errors import UnknownRunError
+from launch_worker.ids import new_run_id
+from launch_worker.retry import NextStep, Outcome
+from launch_worker.run import Record
+from launch_worker.settings import Settings
+from launch_worker.spec import PRIORITIES, RunSpec
+from launch_worker.states import ARROWS, RunState
+from launch_worker.store import keys
+from launch_worker.store.reading import text
+from launch_worker.store.store import Answer, Store
+from tests.conftest import wait_until
+
+S = RunState
+FINISHED = NextStep(Outcome(S.FINISHED, exit_code=0))
+FAILED = NextStep(Outcome(S.FAILED, reason="exit code 3", phase="run", message="m", exit_code=3))
+FAILED_AGAIN = NextStep(FAILED.outcome, retry_delay_s=0.0, retry_reason="retry 1 of 1")
+FAILED_LATER = NextStep(FAILED.outcome, retry_delay_s=60.0, retry_reason="retry 1 of 1 in 1 m")
+CRASHED = NextStep(Outcome(S.CRASHED, reason="heartbeats stopped"))
+CRASHED_AGAIN = NextStep(CRASHED.outcome, retry_delay_s=0.0, retry_reason="retry 1 of 1")
+
+
+# -- what holds after every step -------------------------------------------------------------------------------------
+
+
+def inconsistencies(store: Store) -> list[str]:
+    """What contradicts itself: indexes against hashes, histories against the arrows; empty when all is well."""
+    redis = store._redis
+    names = [text(key) for key in redis.keys("launch:*")]
+    ids = sorted(name.split(":")[2] for name in names if name.startswith("launch:run:") and name.count(":") == 2)
+    pipe = redis.pipeline(transaction=False)
+    for run_id in ids:
+        pipe.hgetall(keys.run(run_id))
+        pipe.lrange(keys.history(run_id), 0, -1)
+    replies = pipe.execute()
+    runs = {run_id: _texts(replies[2 * at]) for at, run_id in enumerate(ids)}
+    found = []
+    expected: dict[str, dict[str, float]] = {}
+
+    def expect(index: str, run_id: str, score: str) -> None:
+        expected.setdefault(index, {})[run_id] = float(score)
+
+    for at, run_id in enumerate(ids):
+        run = runs[run_id]
+        state = RunState(run["state"])
+        expect(keys.RUNS, run_id, run["created_at"])
+        expect(keys.runs_by("queue", run["queue"]), run_id, run["created_at"])
+        expect(keys.runs_by("state", run["state"]), run_id, run["created_at"])
+        if run["project"]:
+            expect(keys.runs_by("project", run["project"]), run_id, run["created_at"])
+        if state.is_final:
+            expect("launch:ended", run_id, run["ended_at"])
+        elif "ended_at" in run:
+            found.append(f"{run_id} is {state} and has an end")
+        if "due_at" in run:
+            expect(keys.DUE, run_id, run["due_at"])
+            if state is not S.PENDING:
+                found.append(f"{run_id} is {state} and due")
+        if state is S.RUNNING and "cancel_at" in run:
+            expect("launch:cancels", run_id, run["cancel_at"])
+        found += _history_faults(run_id, run, [json.loads(line) for line in replies[2 * at + 1]])
+
+    indexes = [
+        name for name in names if name.startswith(("launch:runs", "launch:ended", "launch:due", "launch:cancels"))
+    ]
+    for index in sorted({*indexes, *expected}):
+        actual = {text(member): score for member, score in redis.zrange(index, 0, -1, withscores=True)}
+        if actual != expected.get(index, {}):
+            found.append(f"{index} is {actual}, but the records say {expected.get(index, {})}")
+    leases = {text(member) for member in redis.zrange(keys.LEASES, 0, -1)}
+    running = {run_id for run_id, run in runs.items() if run["state"] == "Running"}
+    if leases != running:
+        found.append(f"leases of {leases}, but running are {running}")
+    waiting: dict[str, set[str]] = {}
+    for run_id, run in runs.items():
+        if run["state"] == "Pending" and "due_at" not in run:
+            waiting.setdefault(f"launch:dispatched:{item_list(run['queue'], run['priority'])}", set()).add(run_id)
+    for index in {name for name in names if name.startswith("launch:dispatched:")} | set(waiting):
+        actual_ids = {text(member) for member in redis.zrange(index, 0, -1)}
+        if actual_ids != waiting.get(index, set()):
+            found.append(f"{index!r} has {actual_ids}, but waiting are {waiting.get(index, set())}")
+    counts = {state: sum(run["state"] == state for run in runs.values()) for state in RunState}
+    if store.counts() != counts:
+        found.append(f"counts are {store.counts()}, but the records say {counts}")
+    return found
+
+
+def _history_faults(run_id: str, run: dict[str, str], history: list[dict[str, Any]]) -> list[str]:
+    states = [RunState(entry["state"]) for entry in history]
+    attempts = [entry["attempt"] for entry in history]
+    found = []
+    restored = history[0]["reason"] == "Redis had lost this run; its worker is alive"
+    if (states[0] is not S.PENDING and not restored) or states[-1] != run["state"]:
+        found.append(f"{run_id} is {run['state']}, but its history is {states}")
+    for before, after in itertools.pairwise(states):
+        if after not in ARROWS[before]:
+            found.append(f"{run_id} went from {before} to {after}")
+    if attempts != sorted(attempts) or attempts[-1] != int(run["attempt"]):
+        found.append(f"{run_id} is attempt {run['attempt']}, but its history has {attempts}")
+    return found
+
+
+def _texts(fields: Any) -> dict[str, str]:
+    return {text(name): text(value) for name, value in fields.items()}
+
+
+def item_list(queue: str, priority: int | str) -> str:
+    """The list that holds the items of this queue and priority step."""
+    return queue if int(priority) == 0 else f"{queue}{keys.PRIORITY_SEP}{priority}"
+
+
+@pytest.fixture(autouse=True)
+def consistent(store: Store) -> Iterator[None]:
+    yield
+    assert inconsistencies(store) == []
+
+
+# -- steps of a test ---------------------------------------------------------------------------------------------------
+
+DEFAULT_LIST = item_list("default", PRIORITIES["medium"])
+
+
+def create(store: Store, *, delay_s: float = 0.0, **options: Any) -> str:
+    run_id = new_run_id()
+    store.create(run_id, RunSpec(command=("true",), **options), delay_s=delay_s)
+    return run_id
+
+
+def seq_of(store: Store, run_id: str) -> int:
+    return int(store._redis.hget(keys.run(run_id), "seq"))
+
+
+def try_claim(
+    store: Store, run_id: str, *, seq: int | None = None, owner: str = "owner1", nonce: str = "", lease_s: float = 30.0
+) -> tuple[Record | None, str]:
+    seq = seq_of(store, run_id) if seq is None else seq
+    return store.claim(run_id, seq, owner=owner, worker=f"w@{owner}", host="h", lease_s=lease_s, nonce=nonce)
+
+
+def claim(store: Store, run_id: str, *, owner: str = "owner1", nonce: str = "", lease_s: float = 30.0) -> Record:
+    record, why = try_claim(store, run_id, owner=owner, nonce=nonce, lease_s=lease_s)
+    assert record is not None, why
+    return record
+
+
+def running(store: Store, **options: Any) -> Record:
+    return claim(store, create(store, **options))
+
+
+def beat(store: Store, *records: Record, owner: str = "owner1", lease_s: float = 30.0) -> list[Answer]:
+    pulse = store.heartbeat(
+        [(record.id, record.token, record.attempt) for record in records],
+        owner=owner,
+        worker=f"w@{owner}",
+        lease_s=lease_s,
+        gone_s=60.0,
+        description={"owner": owner},
+        queues=["default"],
+    )
+    return [pulse.answers[record.id] for record in records]
+
+
+def expire_lease(store: Store, run_id: str) -> None:
+    store._redis.zadd(keys.LEASES, {run_id: 0}, xx=True)
+
+
+def crash(store: Store, record: Record, step: NextStep = CRASHED) -> None:
+    expire_lease(store, record.id)
+    assert store.crash(record.id, record.token, step)
+
+
+def states(store: Store, run_id: str) -> list[RunState]:
+    return [transition.state for transition in store.history(run_id)]
+
+
+def items(store: Store, name: str = DEFAULT_LIST) -> list[tuple[str, int]]:
+    """(run id, dispatch number) of the items in a list, the next to be taken first."""
+    found = []
+    for element in reversed(store._redis.lrange(name, 0, -1)):
+        (run_id, seq), _, _ = json.loads(json.loads(element)["body"])
+        found.append((run_id, seq))
+    return found
+
+
+def snapshot(store: Store) -> dict[str, bytes]:
+    """Everything that the store holds, but counters, the workers' registration and the leases' deadlines."""
+    apart = ("launch:counters", "launch:worker", "launch:consumers:", keys.LEASES, keys.PASSES)
+    names = sorted(text(key) for key in store._redis.keys("*"))
+    return {name: store._redis.dump(name) for name in names if not name.startswith(apart)}
+
+
+def listen_once(store: Store, channel: str) -> queue.SimpleQueue[str]:
+    """Listen, from when this returns, until one message came; it arrives in the queue."""
+    heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def take(_: str, message: str) -> None:
+        heard.put(message)
+
+    def listen() -> None:
+        store.listen([channel], on_message=take, stopped=lambda: not heard.empty())
+
+    threading.Thread(target=listen, daemon=True).start()
+    wait_until(lambda: store._redis.pubsub_numsub(channel)[0][1], what="the listener listens")
+    return heard
+
+
+def counter(store: Store, name: str) -> int:
+    return int(store._redis.hget(keys.COUNTERS, name) or 0)
+
+
+# -- create ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_created_run_is_pending_with_one_item_in_its_queue(store: Store) -> None:
+    run_id = create(store, queue="gpu", priority="high", project="me/iris")
+    record = store.get(run_id)
+    assert (record.state, record.attempt, record.queue, record.project) == (S.PENDING, 0, "gpu", "me/iris")
+    assert items(store, item_list("gpu", 3)) == [(run_id, 1)]
+    assert states(store, run_id) == [S.PENDING]
+    assert store.queues() == {"gpu": 1}
+
+
+def test_creating_again_with_the_same_id_changes_nothing(store: Store) -> None:
+    run_id = create(store)
+    before = snapshot(store)
+    assert store.create(run_id, RunSpec(command=("other",), queue="elsewhere")) == (False, 0)
+    assert snapshot(store) == before
+    claim(store, run_id)
+    before = snapshot(store)
+    assert store.create(run_id, RunSpec(command=("true",)))[0] is False
+    assert snapshot(store) == before
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+def test_each_priority_has_its_own_list_first_in_first_out(store: Store, priority: str) -> None:
+    """W12."""
+    ids = [create(store, priority=priority) for _ in range(3)]
+    assert items(store, item_list("default", PRIORITIES[priority])) == [(run_id, 1) for run_id in ids]
+
+
+def test_creating_tells_how_many_live_workers_consume_the_queue(store: Store) -> None:
+    """P2."""
+    assert store.create(new_run_id(), RunSpec(command=("true",))) == (True, 0)
+    beat(store, owner="owner1")
+    beat(store, owner="owner2")
+    assert store.create(new_run_id(), RunSpec(command=("true",))) == (True, 2)
+    store.goodbye("owner1", queues=["default"])
+    assert store.create(new_run_id(), RunSpec(command=("true",))) == (True, 1)
+
+
+def test_a_name_with_quotes_and_backslashes_makes_a_readable_item(store: Store) -> None:
+    create(store, name="'\"\\ ; <b> é \u2028")
+    element = json.loads(store._redis.lindex(DEFAULT_LIST, 0))
+    assert element["headers"]["shadow"] == "'\"\\ ; <b> é \u2028"
+
+
+def test_a_delayed_run_has_no_item_until_it_is_due(store: Store) -> None:
+    """P11."""
+    run_id = create(store, delay_s=60.0)
+    assert items(store) == []
+    due_at = store.get(run_id).due_at
+    assert due_at is not None
+    assert 59e6 < due_at - store.now_us() <= 60e6
+    assert store.publish_due() == (0, due_at)
+    assert items(store) == []
+
+
+# -- claim -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_makes_the_run_running_and_numbers_the_attempt(store: Store) -> None:
+    """P1."""
+    record = running(store)
+    assert (record.state, record.attempt, record.worker, record.host) == (S.RUNNING, 1, "w@owner1", "h")
+    assert record.started_at is not None
+    assert store.get(record.id) == record
+    assert states(store, record.id) == [S.PENDING, S.RUNNING]
+
+
+def test_every_attempt_gets_the_next_number_and_a_larger_token(store: Store) -> None:
+    record = running(store)
+    for attempt in range(2, 6):
+        assert store.finish(record, FAILED_AGAIN)
+        after = claim(store, record.id)
+        assert after.attempt == attempt
+        assert after.token > record.token
+        record = after
+
+
+def test_a_claim_with_an_old_dispatch_number_is_refused(store: Store) -> None:
+    """Section 7: a message delivered twice."""
+    record = running(store)
+    store.finish(record, FAILED_AGAIN)
+    before = snapshot(store)
+    refused, why = try_claim(store, record.id, seq=1)
+    assert (refused, why) == (None, "the item is older than the run's latest dispatch")
+    assert snapshot(store) == before
+    assert claim(store, record.id).attempt == 2
+
+
+def test_a_doubled_old_item_does_not_start_a_delayed_retry_before_its_time(store: Store) -> None:
+    """P11, section 7: a message delivered twice."""
+    record = running(store)
+    store.finish(record, FAILED_LATER)
+    refused, _ = try_claim(store, record.id, seq=1)
+    assert refused is None
+    assert store.get(record.id).due_at is not None
+
+
+def test_a_repeated_claim_whose_reply_was_lost_gets_the_same_answer(store: Store) -> None:
+    run_id = create(store)
+    first = claim(store, run_id, nonce="n1")
+    before = snapshot(store)
+    assert try_claim(store, run_id, seq=1, nonce="n1") == (first, "")
+    assert snapshot(store) == before
+
+
+def test_a_claim_that_is_repeated_after_the_crash_makes_the_run_running_again(store: Store) -> None:
+    """X7."""
+    run_id = create(store)
+    first = claim(store, run_id, nonce="n1")
+    crash(store, first)
+    again, _ = try_claim(store, run_id, seq=1, nonce="n1")
+    assert again is not None
+    assert (again.state, again.attempt, again.token) == (S.RUNNING, 1, first.token)
+    assert states(store, run_id) == [S.PENDING, S.RUNNING, S.CRASHED, S.RUNNING]
+
+
+def test_a_claim_that_is_repeated_after_a_crash_of_a_cancelled_run_hears_of_the_cancel(store: Store) -> None:
+    """X7."""
+    run_id = create(store)
+    first = claim(store, run_id, nonce="n1")
+    store.cancel(run_id, reason="stop")
+    crash(store, first)
+    again, _ = try_claim(store, run_id, seq=1, nonce="n1")
+    assert again is not None
+    assert beat(store, again)[0].word == "cancel"
+    assert store.check_cancellations() == 1
+
+
+def test_a_claim_repeated_after_the_run_was_given_to_another_attempt_is_refused(store: Store) -> None:
+    run_id = create(store)
+    first = claim(store, run_id, nonce="n1")
+    crash(store, first, CRASHED_AGAIN)
+    assert try_claim(store, run_id, seq=1, nonce="n1")[0] is None
+    second = claim(store, run_id, owner="owner2", nonce="n2")
+    assert try_claim(store, run_id, seq=1, nonce="n1") == (None, "the run is Running")
+    assert store.get(run_id) == second
+
+
+@pytest.mark.parametrize("state", [S.RUNNING, S.FINISHED, S.FAILED, S.KILLED, S.CRASHED])
+def test_a_run_that_is_not_pending_cannot_be_claimed(store: Store, state: RunState) -> None:
+    """P7, P19: delivered twice, or after the end."""
+    record = running(store)
+    if state is S.CRASHED:
+        crash(store, record)
+    elif state is not S.RUNNING:
+        store.finish(record, NextStep(Outcome(state)))
+    before = snapshot(store)
+    assert try_claim(store, record.id, owner="owner2") == (None, f"the run is {state}")
+    assert snapshot(store) == before
+
+
+def test_a_run_that_does_not_exist_cannot_be_claimed(store: Store) -> None:
+    """W15."""
+    assert try_claim(store, "0" * 15, seq=1) == (None, "there is no such run")
+    assert store._redis.keys("*") == []
+
+
+def test_of_many_racing_claims_one_wins(store: Store) -> None:
+    """P7."""
+    run_id = create(store)
+    won: list[Record] = []
+    barrier = threading.Barrier(8)
+
+    def race(owner: str) -> None:
+        barrier.wait()
+        record, _ = try_claim(store, run_id, seq=1, owner=owner)
+        if record is not None:
+            won.append(record)
+
+    threads = [threading.Thread(target=race, args=(f"owner{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [record.attempt for record in won] == [1]
+
+
+def test_a_claim_clears_what_the_last_attempt_left(store: Store) -> None:
+    record = running(store)
+    store.started(record.id, record.token, pid=4242)
+    store.finish(record, FAILED_AGAIN)
+    again = claim(store, record.id)
+    assert (again.exit_code, again.signal, again.phase, again.message, again.pid) == (None, "", "", "", None)
+
+
+# -- started, heartbeat ------------------------------------------------------------------------------------------------
+
+
+def test_the_process_is_noted_for_the_running_attempt_only(store: Store) -> None:
+    """P1."""
+    record = running(store)
+    assert store.started(record.id, record.token, pid=4242)
+    assert store.get(record.id).pid == 4242
+    assert not store.started(record.id, record.token - 1, pid=1)
+    store.finish(record, FINISHED)
+    assert not store.started(record.id, record.token, pid=1)
+    assert store.get(record.id).pid == 4242
+
+
+def test_a_heartbeat_renews_the_lease(store: Store) -> None:
+    record = running(store)
+    expire_lease(store, record.id)
+    assert [stale.id for stale in store.stale(limit=10)] == [record.id]
+    assert beat(store, record) == [Answer("ok")]
+    assert store.stale(limit=10) == []
+    assert not store.crash(record.id, record.token, CRASHED)
+
+
+def test_a_heartbeat_answers_each_run_for_itself(store: Store) -> None:
+    well, stopped, ended, lost = (running(store) for _ in range(4))
+    store.cancel(stopped.id, reason="stop: now", grace_s=1.5)
+    store.finish(ended, FINISHED)
+    crash(store, lost, CRASHED_AGAIN)
+    assert beat(store, well, stopped, ended, lost) == [
+        Answer("ok"),
+        Answer("cancel", grace_s=1.5, reason="stop: now"),
+        Answer("ended"),
+        Answer("superseded"),
+    ]
+
+
+def test_a_cancel_without_a_grace_leaves_the_jobs_own(store: Store) -> None:
+    record = running(store)
+    store.cancel(record.id, reason="r")
+    assert beat(store, record) == [Answer("cancel", grace_s=None, reason="r")]
+
+
+def test_a_heartbeat_of_a_superseded_attempt_neither_revives_nor_renews(store: Store) -> None:
+    """X6."""
+    first = running(store)
+    crash(store, first, CRASHED_AGAIN)
+    second = claim(store, first.id, owner="owner2")
+    expire_lease(store, first.id)
+    before = snapshot(store)
+    assert beat(store, first) == [Answer("superseded")]
+    assert snapshot(store) == before
+    assert [stale.id for stale in store.stale(limit=10)] == [second.id]
+
+
+def test_a_crashed_attempt_that_was_not_superseded_goes_back_to_running(store: Store) -> None:
+    """X7."""
+    record = running(store)
+    crash(store, record)
+    assert beat(store, record) == [Answer("ok")]
+    assert states(store, record.id) == [S.PENDING, S.RUNNING, S.CRASHED, S.RUNNING]
+    assert store.get(record.id).ended_at is None
+    assert store.finish(record, FINISHED)
+    assert store.get(record.id).state is S.FINISHED
+
+
+def test_an_attempt_that_reported_its_crash_itself_is_not_revived_by_a_heartbeat_under_way(store: Store) -> None:
+    """The guard ended the job at the lease's end; the worker's next heartbeat may cross the report."""
+    record = running(store)
+    store.finish(record, CRASHED)
+    assert beat(store, record) == [Answer("ended")]
+    assert store.get(record.id).state is S.CRASHED
+
+
+def test_an_attempt_that_reported_its_crash_itself_is_not_revived_by_a_repeated_claim(store: Store) -> None:
+    run_id = create(store)
+    record = claim(store, run_id, nonce="n1")
+    store.finish(record, CRASHED)
+    assert try_claim(store, run_id, seq=1, nonce="n1") == (None, "the run is Crashed")
+    assert store.get(run_id).state is S.CRASHED
+
+
+def test_a_revived_attempt_still_hears_of_its_cancel(store: Store) -> None:
+    """X7."""
+    record = running(store)
+    store.cancel(record.id, reason="stop")
+    crash(store, record)
+    assert beat(store, record)[0].word == "cancel"
+    assert store.check_cancellations() == 1
+
+
+def test_a_heartbeat_registers_the_worker_and_tells_the_next_due_time(store: Store) -> None:
+    run_id = create(store, delay_s=30.0)
+    pulse = store.heartbeat(
+        [], owner="o", worker="w", lease_s=30.0, gone_s=60.0, description={"worker": "w"}, queues=["default", "gpu"]
+    )
+    assert pulse.answers == {}
+    assert pulse.next_due == store.get(run_id).due_at
+    assert pulse.pass_age_s > 1e6, "no pass ever began"
+    assert store.workers() == [{"worker": "w"}]
+    assert (store.consumers("default"), store.consumers("gpu")) == (1, 1)
+    store.goodbye("o", queues=["default", "gpu"])
+    assert store.workers() == []
+    assert (store.consumers("default"), store.consumers("gpu")) == (0, 0)
+
+
+# -- finish ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(S.FINISHED, exit_code=0),
+        Outcome(S.FAILED, reason="ended by SIGSEGV", phase="run", message="m", signal="SIGSEGV"),
+        Outcome(S.KILLED, reason="cancelled by me", signal="SIGTERM"),
+        Outcome(S.CRASHED, reason="its worker could not renew the lease", signal="SIGKILL"),
+    ],
+)
+def test_an_attempt_ends_in_the_state_that_its_worker_saw(store: Store, outcome: Outcome) -> None:
+    record = running(store)
+    assert store.finish(record, NextStep(outcome))
+    after = store.get(record.id)
+    assert (after.state, after.reason, after.phase) == (outcome.state, outcome.reason, outcome.phase)
+    assert (after.exit_code, after.signal, after.message) == (outcome.exit_code, outcome.signal, outcome.message)
+    assert after.ended_at is not None
+    assert states(store, record.id) == [S.PENDING, S.RUNNING, outcome.state]
+
+
+def test_a_repeated_report_is_harmless(store: Store) -> None:
+    record = running(store)
+    assert store.finish(record, FAILED)
+    before = snapshot(store)
+    assert store.finish(record, FAILED)
+    assert snapshot(store) == before
+    assert counter(store, "superseded_reports") == 0
+
+
+def test_a_repeated_report_with_a_retry_makes_one_new_attempt(store: Store) -> None:
+    record = running(store)
+    assert store.finish(record, FAILED_AGAIN)
+    before = snapshot(store)
+    assert store.finish(record, FAILED_AGAIN)
+    assert snapshot(store) == before
+    assert items(store)[-1] == (record.id, 2)
+
+
+def test_a_late_report_of_a_superseded_attempt_is_refused_counted_and_changes_nothing(store: Store) -> None:
+    """X6."""
+    first = running(store)
+    crash(store, first, CRASHED_AGAIN)
+    for expected in (1, 2):
+        before = snapshot(store)
+        assert not store.finish(first, FINISHED)
+        assert snapshot(store) == before
+        assert counter(store, "superseded_reports") == expected
+        if expected == 1:
+            claim(store, first.id, owner="owner2")
+
+
+@pytest.mark.parametrize("state", [S.FINISHED, S.FAILED, S.KILLED, S.CRASHED])
+def test_a_crashed_attempt_that_was_not_superseded_reports_its_true_end(store: Store, state: RunState) -> None:
+    """X7, P33: the worker comes back first with its report, not with a heartbeat."""
+    record = running(store)
+    crash(store, record)
+    assert store.finish(record, NextStep(Outcome(state, reason="its own")))
+    after = store.get(record.id)
+    assert after.state is state
+    assert after.ended_at is not None
+
+
+def test_a_failed_attempt_with_a_retry_is_failed_then_pending_in_its_history(store: Store) -> None:
+    """P36."""
+    record = running(store)
+    assert store.finish(record, FAILED_AGAIN)
+    history = store.history(record.id)
+    assert [(entry.state, entry.attempt) for entry in history] == [
+        (S.PENDING, 0),
+        (S.RUNNING, 1),
+        (S.FAILED, 1),
+        (S.PENDING, 1),
+    ]
+    assert [entry.reason for entry in history[2:]] == ["exit code 3", "retry 1 of 1"]
+    assert store.get(record.id).reason == "retry 1 of 1"
+    assert items(store)[-1] == (record.id, 2)
+
+
+def test_a_delayed_retry_waits_in_due_and_is_published_in_time(store: Store) -> None:
+    record = running(store)
+    store._redis.delete(DEFAULT_LIST)
+    store.finish(record, FAILED_LATER)
+    after = store.get(record.id)
+    assert (after.state, after.reason) == (S.PENDING, "retry 1 of 1 in 1 m")
+    assert after.due_at is not None
+    assert items(store) == []
+    make_due(store, record.id)
+    assert store.publish_due() == (1, 0)
+    assert [run_id for run_id, _ in items(store)] == [record.id]
+    assert claim(store, record.id).attempt == 2
+
+
+def test_a_huge_message_is_cut(store: Store) -> None:
+    record = running(store)
+    store.finish(record, NextStep(Outcome(S.FAILED, message="é" * 100_000)))
+    assert store.get(record.id).message == "é" * 8000
+
+
+# -- cancel ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pending_run_is_killed_at_once_and_its_item_starts_nothing(store: Store) -> None:
+    """P19."""
+    run_id = create(store)
+    assert store.cancel(run_id, reason="no") == ("killed", "Killed")
+    record = store.get(run_id)
+    assert (record.state, record.reason, record.attempt) == (S.KILLED, "no", 0)
+    [(item_id, seq)] = items(store)
+    assert try_claim(store, item_id, seq=seq) == (None, "the run is Killed")
+    assert store.publish_lost(grace_s=0) == 0
+
+
+def test_a_scheduled_run_is_killed_at_once_and_never_published(store: Store) -> None:
+    run_id = create(store, delay_s=60.0)
+    assert store.cancel(run_id, reason="no") == ("killed", "Killed")
+    make_due(store, run_id)
+    assert store.publish_due() == (0, 0)
+
+
+def test_the_owner_of_a_running_run_is_told_at_once(store: Store) -> None:
+    record = running(store)
+    heard = listen_once(store, keys.orders_channel("owner1"))
+    assert store.cancel(record.id, reason="stop", grace_s=2.0) == ("requested", "Running")
+    assert json.loads(heard.get(timeout=5.0)) == (
+        {"order": "cancel", "id": record.id, "token": str(record.token), "grace_us": "2000000", "reason": "stop"}
+    )
+    after = store.get(record.id)
+    assert (after.state, after.reason) == (S.RUNNING, "stopping: stop")
+    assert after.cancel_at is not None
+
+
+def test_a_second_cancel_shortens_the_grace_and_keeps_the_first_time(store: Store) -> None:
+    record = running(store)
+    store.cancel(record.id, reason="first", grace_s=60.0)
+    asked_at = store.get(record.id).cancel_at
+    assert store.cancel(record.id, reason="second", grace_s=0.0) == ("requested", "Running")
+    assert store.get(record.id).cancel_at == asked_at
+    assert beat(store, record) == [Answer("cancel", grace_s=0.0, reason="second")]
+
+
+@pytest.mark.parametrize("state", [S.FINISHED, S.FAILED, S.KILLED, S.CRASHED])
+def test_a_final_run_cannot_be_cancelled(store: Store, state: RunState) -> None:
+    """P28."""
+    record = running(store)
+    store.finish(record, NextStep(Outcome(state)))
+    before = snapshot(store)
+    assert store.cancel(record.id, reason="late") == ("final", state.value)
+    assert snapshot(store) == before
+
+
+def test_an_unknown_run_cannot_be_cancelled_or_requeued(store: Store) -> None:
+    for call in (store.cancel, store.requeue):
+        with pytest.raises(UnknownRunError, match="there is no run"):
+            call("0" * 15, reason="r")
+    with pytest.raises(UnknownRunError):
+        store.get("0" * 15)
+    assert store._redis.keys("*") == []
+
+
+def test_a_cancelled_run_that_fails_is_not_retried(store: Store) -> None:
+    record = running(store)
+    store.cancel(record.id, reason="stop")
+    assert store.finish(record, FAILED_AGAIN)
+    after = store.get(record.id)
+    assert (after.state, after.reason) == (S.FAILED, "exit code 3; not retried, because it was cancelled")
+
+
+def test_a_cancelled_run_that_crashes_is_not_retried(store: Store) -> None:
+    record = running(store)
+    store.cancel(record.id, reason="stop")
+    crash(store, record, CRASHED_AGAIN)
+    after = store.get(record.id)
+    assert (after.state, after.reason) == (S.CRASHED, "heartbeats stopped while it was being cancelled")
+
+
+def test_owners_are_told_again_until_the_run_has_ended(store: Store) -> None:
+    record = running(store)
+    store.cancel(record.id, reason="stop")
+    assert (store.check_cancellations(), store.check_cancellations()) == (1, 1)
+    store.finish(record, NextStep(Outcome(S.KILLED)))
+    assert store.check_cancellations() == 0
+
+
+# -- crash, requeue ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_crashes_only_when_its_lease_ran_out(store: Store) -> None:
+    """P30."""
+    record = running(store)
+    before = snapshot(store)
+    assert not store.crash(record.id, record.token, CRASHED)
+    assert snapshot(store) == before
+    expire_lease(store, record.id)
+    assert store.crash(record.id, record.token, CRASHED)
+    assert store.get(record.id).state is S.CRASHED
+    assert not store.crash(record.id, record.token, CRASHED), "once"
+    assert states(store, record.id).count(S.CRASHED) == 1
+
+
+def test_a_crash_of_another_attempt_is_refused(store: Store) -> None:
+    first = running(store)
+    crash(store, first, CRASHED_AGAIN)
+    claim(store, first.id)
+    expire_lease(store, first.id)
+    assert not store.crash(first.id, first.token, CRASHED)
+    assert store.get(first.id).state is S.RUNNING
+
+
+def test_a_crashed_run_with_retries_goes_to_a_new_attempt(store: Store) -> None:
+    """P36."""
+    record = running(store)
+    crash(store, record, CRASHED_AGAIN)
+    assert states(store, record.id) == [S.PENDING, S.RUNNING, S.CRASHED, S.PENDING]
+    assert claim(store, record.id, owner="owner2").attempt == 2
+
+
+def test_a_lease_without_a_running_run_is_cleared_away(store: Store) -> None:
+    store._redis.zadd(keys.LEASES, {"ghost": 0})
+    assert store.stale(limit=10) == []
+    assert not store.crash("ghost", 1, CRASHED)
+    assert store._redis.zcard(keys.LEASES) == 0
+
+
+@pytest.mark.parametrize("state", [S.FINISHED, S.FAILED, S.KILLED, S.CRASHED])
+def test_a_final_run_can_be_requeued_as_a_new_attempt(store: Store, state: RunState) -> None:
+    record = running(store)
+    store.cancel(record.id, reason="stop")
+    store.finish(record, NextStep(Outcome(state, exit_code=3, signal="SIGTERM", phase="run")))
+    assert store.requeue(record.id, reason="once more") == ""
+    after = store.get(record.id)
+    assert (after.state, after.reason, after.first_attempt) == (S.PENDING, "once more", 2)
+    assert (after.exit_code, after.signal, after.phase, after.cancel_at, after.pid) == (None, "", "", None, None)
+    again = claim(store, record.id)
+    assert again.attempt == 2
+    assert beat(store, again) == [Answer("ok")], "the old cancel is not for the new attempt"
+
+
+def test_a_run_that_was_killed_while_pending_can_be_requeued(store: Store) -> None:
+    run_id = create(store)
+    store.cancel(run_id, reason="no")
+    assert store.requeue(run_id, reason="yes after all") == ""
+    assert try_claim(store, run_id, seq=1)[0] is None
+    assert claim(store, run_id).attempt == 1
+
+
+def test_a_run_that_has_not_ended_cannot_be_requeued(store: Store) -> None:
+    run_id = create(store)
+    before = snapshot(store)
+    assert store.requeue(run_id, reason="r") == "Pending"
+    assert snapshot(store) == before
+    claim(store, run_id)
+    before = snapshot(store)
+    assert store.requeue(run_id, reason="r") == "Running"
+    assert snapshot(store) == before
+
+
+def test_the_silent_worker_of_a_crashed_and_requeued_run_is_superseded(store: Store) -> None:
+    """X6."""
+    first = running(store)
+    crash(store, first)
+    store.requeue(first.id, reason="once more")
+    assert beat(store, first) == [Answer("superseded")]
+    assert not store.finish(first, FINISHED)
+    assert store.get(first.id).state is S.PENDING
+
+
+# -- a Redis that lost its newest writes -------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_rolled_back_to_pending_is_running_again_at_its_workers_heartbeat(store: Store) -> None:
+    """Section 7: Redis restored from a snapshot; the attempt that is alive is the truth."""
+    run_id = create(store)
+    image = {name: store._redis.dump(name) for name in store._redis.keys("*")}
+    record = claim(store, run_id)
+    roll_back(store, image)
+    assert store.get(run_id).state is S.PENDING
+    assert beat(store, record) == [Answer("ok")]
+    after = store.get(run_id)
+    assert (after.state, after.attempt, after.token) == (S.RUNNING, 1, record.token)
+    assert try_claim(store, run_id, owner="owner2")[0] is None
+    assert store.finish(record, FINISHED)
+    assert store.get(run_id).state is S.FINISHED
+
+
+def test_a_run_that_was_rolled_back_to_pending_takes_its_workers_report(store: Store) -> None:
+    run_id = create(store)
+    image = {name: store._redis.dump(name) for name in store._redis.keys("*")}
+    record = claim(store, run_id)
+    roll_back(store, image)
+    assert store.finish(record, FAILED)
+    after = store.get(run_id)
+    assert (after.state, after.attempt, after.exit_code) == (S.FAILED, 1, 3)
+    assert try_claim(store, run_id, seq=1)[0] is None
+
+
+def test_a_rolled_back_run_that_was_given_to_another_worker_supersedes_the_first(store: Store) -> None:
+    run_id = create(store)
+    image = {name: store._redis.dump(name) for name in store._redis.keys("*")}
+    first = claim(store, run_id)
+    roll_back(store, image)
+    second = claim(store, run_id, owner="owner2")
+    assert second.token > first.token
+    assert beat(store, first) == [Answer("superseded")]
+    assert not store.finish(first, FINISHED)
+    assert beat(store, second, owner="owner2") == [Answer("ok")]
+
+
+def test_a_run_that_redis_lost_is_written_again_by_its_worker(store: Store) -> None:
+    record = running(store, project="me/iris", tags=("a",), env={"A": "b"})
+    store._redis.flushall()
+    assert beat(store, record) == [Answer("unknown")]
+    assert store.restore(record, lease_s=30.0, owner="owner1")
+    assert not store.restore(record, lease_s=30.0, owner="owner1"), "once"
+    after = store.get(record.id)
+    assert replace(after, reason="") == record
+    assert beat(store, record) == [Answer("ok")]
+    assert store.finish(record, FAILED_AGAIN)
+    assert claim(store, record.id).attempt == 2
+
+
+def test_the_end_of_a_run_that_redis_lost_is_written_too(store: Store) -> None:
+    record = running(store)
+    store._redis.flushall()
+    assert store.finish(record, FAILED)
+    assert store.finish(record, FAILED)
+    after = store.get(record.id)
+    assert (after.state, after.exit_code, after.attempt) == (S.FAILED, 3, 1)
+    assert states(store, record.id) == [S.RUNNING, S.FAILED]
+
+
+def roll_back(store: Store, image: dict[bytes, bytes]) -> None:
+    """Redis as it was."""
+    store._redis.flushall()
+    for name, value in image.items():
+        store._redis.restore(name, 0, value)
+
+
+# -- due and lost ------------------------------------------------------------------------------------------------------
+
+
+def make_due(store: Store, run_id: str) -> None:
+    """The run's time has come."""
+    if store._redis.zadd(keys.DUE, {run_id: 1}, xx=True, ch=True):
+        store._redis.hset(keys.run(run_id), "due_at", 1)
+
+
+def test_due_runs_are_published_oldest_first_and_within_the_limit(store: Store) -> None:
+    """P11."""
+    ids = [create(store, delay_s=60.0 + number) for number in range(4)]
+    for run_id in ids[:3]:
+        make_due(store, run_id)
+    assert store.publish_due(limit=2) == (2, 1)
+    count, next_due = store.publish_due(limit=2)
+    assert (count, next_due) == (1, store.get(ids[3]).due_at)
+    assert sorted(run_id for run_id, _ in items(store)) == sorted(ids[:3])
+    assert [store.get(run_id).due_at for run_id in ids[:3]] == [None] * 3
+
+
+def test_scheduling_wakes_the_agents(store: Store) -> None:
+    heard = listen_once(store, keys.DUE)
+    run_id = create(store, delay_s=5.0)
+    assert heard.get(timeout=5.0) == str(store.get(run_id).due_at)
+
+
+def test_runs_whose_list_was_emptied_are_published_again(store: Store) -> None:
+    """Section 7: a lost message is found and published again."""
+    ids = [create(store, priority=priority) for priority in PRIORITIES]
+    for step in keys.PRIORITY_STEPS:
+        store._redis.delete(item_list("default", step))
+    assert store.publish_lost(grace_s=0) == 4
+    for run_id, step in zip(ids, keys.PRIORITY_STEPS, strict=True):
+        assert items(store, item_list("default", step)) == [(run_id, 2)]
+    assert store.publish_lost(grace_s=0) == 0
+    assert counter(store, "published_again") == 4
+
+
+def test_what_was_dispatched_within_the_grace_is_left_alone(store: Store) -> None:
+    create(store)
+    store._redis.delete(DEFAULT_LIST)
+    assert store.publish_lost(grace_s=10.0) == 0
+    assert items(store) == []
+
+
+def test_behind_a_backlog_only_the_lost_runs_are_published_again(store: Store) -> None:
+    ids = [create(store) for _ in range(6)]
+    for _ in range(2):
+        store._redis.rpop(DEFAULT_LIST)
+    assert store.publish_lost(grace_s=0) == 2
+    assert items(store) == [*((run_id, 1) for run_id in ids[2:]), *((run_id, 2) for run_id in ids[:2])]
+    assert store.publish_lost(grace_s=0) == 0
+
+
+def test_a_lost_run_from_the_middle_is_found_once_the_older_items_are_taken(store: Store) -> None:
+    ids = [create(store) for _ in range(3)]
+    store._redis.lrem(DEFAULT_LIST, 1, store._redis.lindex(DEFAULT_LIST, 1))
+    assert store.publish_lost(grace_s=0) == 0, "nobody can know yet"
+    claim(store, items(store)[0][0])
+    store._redis.rpop(DEFAULT_LIST)
+    assert store.publish_lost(grace_s=0) == 1
+    assert items(store) == [(ids[2], 1), (ids[1], 2)]
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\x00garbage", b"{}", b"", b'{"launch_dispatched_at": "x"}', b"[" * 5000])
+def test_garbage_as_the_oldest_element_doubles_nothing(store: Store, garbage: bytes) -> None:
+    """Section 7: malformed items."""
+    run_id = create(store)
+    store._redis.rpush(DEFAULT_LIST, garbage)
+    assert store.publish_lost(grace_s=0) == 0
+    store._redis.rpop(DEFAULT_LIST)
+    assert store.publish_lost(grace_s=0) == 0
+    store._redis.rpop(DEFAULT_LIST)
+    assert store.publish_lost(grace_s=0) == 1
+    assert items(store) == [(run_id, 2)]
+
+
+def test_a_run_that_was_taken_but_not_yet_claimed_is_executed_once(store: Store) -> None:
+    """Section 7: one execution, also when a slow claim made its item look lost."""
+    run_id = create(store)
+    store._redis.rpop(DEFAULT_LIST)
+    assert store.publish_lost(grace_s=0) == 1
+    assert try_claim(store, run_id, seq=1)[0] is None
+    assert claim(store, run_id).attempt == 1
+
+
+def test_an_item_that_was_taken_and_put_back_is_the_next_to_be_taken(store: Store) -> None:
+    """X8: a worker that goes away returns what it did not start."""
+    ids = [create(store) for _ in range(3)]
+    store._redis.rpop(DEFAULT_LIST)
+    assert store.put_back(ids[0], 1)
+    assert items(store) == [(ids[0], 2), (ids[1], 1), (ids[2], 1)]
+    assert store.publish_lost(grace_s=0) == 0
+    assert try_claim(store, ids[0], seq=1)[0] is None
+    assert claim(store, ids[0]).attempt == 1
+
+
+def test_an_outdated_item_is_not_put_back(store: Store) -> None:
+    pending, ended, later = create(store), running(store), running(store)
+    store.finish(ended, FINISHED)
+    store.finish(later, FAILED_LATER)
+    before = snapshot(store)
+    for run_id, seq in ((pending, 0), (ended.id, 1), (later.id, 1), ("0" * 15, 1)):
+        assert not store.put_back(run_id, seq)
+    assert snapshot(store) == before
+
+
+def test_running_and_ended_runs_are_never_published_again(store: Store) -> None:
+    running(store)
+    ended = running(store)
+    store.finish(ended, FINISHED)
+    create(store, delay_s=60.0)
+    store._redis.delete(DEFAULT_LIST)
+    assert store.publish_lost(grace_s=0) == 0
+
+
+def test_the_limit_bounds_one_call(store: Store) -> None:
+    for _ in range(5):
+        create(store)
+    store._redis.delete(DEFAULT_LIST)
+    assert store.publish_lost(grace_s=0, limit=2) == 2
+
+
+def test_a_damaged_queue_key_is_set_aside_and_the_queue_goes_on(store: Store) -> None:
+    """P3."""
+    store._redis.set("gpu", "not a list")
+    store._redis.hset(item_list("gpu", 6), "a", "b")
+    other = create(store, queue="cpu")
+    store.heal(["gpu", "cpu"])
+    assert [text(key) for key in store._redis.keys("*gpu*") if not text(key).startswith("launch:damaged:")] == []
+    aside = store._redis.keys("launch:damaged:gpu*")
+    assert len(aside) == 2
+    assert all(store._redis.ttl(key) > 86400 for key in aside)
+    assert sorted(entry["queue"] for entry in store.refused()) == ["gpu", item_list("gpu", 6)]
+    assert items(store, item_list("cpu", 6)) == [(other, 1)]
+    run_id = create(store, queue="gpu")
+    assert items(store, item_list("gpu", 6)) == [(run_id, 1)]
+
+
+def test_a_run_is_taken_into_a_damaged_queue_too(store: Store) -> None:
+    """P3: the producer meets the damage first."""
+    store._redis.set(DEFAULT_LIST, "not a list")
+    run_id = create(store)
+    assert items(store) == [(run_id, 1)]
+
+
+def test_runs_that_waited_in_a_damaged_queue_are_published_again(store: Store) -> None:
+    """P3."""
+    run_id = create(store)
+    store._redis.set(DEFAULT_LIST, "not a list")
+    assert store.publish_lost(grace_s=0) == 1
+    assert items(store) == [(run_id, 2)]
+
+
+# -- passes, refused items, retention, logs ----------------------------------------------------------------------------
+
+
+def test_two_beats_begin_a_pass_once(store: Store) -> None:
+    """Section 7: two beats."""
+    settings = Settings()
+    assert store.begin_pass("p", every_s=settings.pass_s)
+    assert not store.begin_pass("p", every_s=settings.pass_s)
+    assert store.begin_pass("another", every_s=settings.pass_s)
+    assert store.begin_pass("p", every_s=0)
+    assert set(store.pass_ages_s()) == {"p", "another"}
+
+
+def test_a_clock_that_was_set_back_does_not_stop_the_passes(store: Store) -> None:
+    store._redis.hset(keys.PASSES, "p", store.now_us() + 3_600_000_000)
+    assert store.begin_pass("p", every_s=5.0)
+
+
+@pytest.mark.parametrize("item", [b"\xff\xfe\x00", b"", b"x" * 1_000_000, '{"é": "\u2028"}'.encode()])
+def test_a_malformed_item_is_kept_aside_for_reading(store: Store, item: bytes) -> None:
+    store.refuse("gpu", "it is not JSON", item)
+    [kept] = store.refused()
+    assert (kept["queue"], kept["reason"]) == ("gpu", "it is not JSON")
+    assert len(kept["item"]) <= 8000
+    assert counter(store, "refused_items") == 1
+
+
+def test_what_is_kept_aside_is_bounded(store: Store) -> None:
+    for number in range(1010):
+        store.refuse("gpu", f"reason {number}", b"x")
+    kept = store.refused(limit=2000)
+    assert (len(kept), kept[0]["reason"]) == (1000, "reason 1009")
+
+
+def test_retiring_deletes_every_key_of_a_run(store: Store) -> None:
+    record = running(store, project="me/iris", queue="gpu")
+    store._redis.delete(item_list("gpu", 6))
+    store.append_log(record.id, 1, b"one", offset=0)
+    store.finish(record, FAILED_AGAIN)
+    store._redis.delete(item_list("gpu", 6))
+    again = claim(store, record.id)
+    store.append_log(record.id, 2, b"two", offset=0)
+    store.cancel(record.id, reason="stop")
+    store.finish(again, FINISHED)
+    assert store.retire(retention_s=3600) == 0
+    assert store.retire(retention_s=0) == 1
+    assert store._redis.keys("*") == [keys.QUEUES.encode()]
+    assert store.append_log(record.id, 2, b"late", offset=3) == ""
+    assert store._redis.keys("*") == [keys.QUEUES.encode()]
+
+
+def test_retiring_leaves_runs_that_have_not_ended(store: Store) -> None:
+    pending, alive, ended = create(store), running(store), running(store)
+    store.finish(ended, FINISHED)
+    assert store.retire(retention_s=0) == 1
+    assert {record.id for record in store.select()} == {pending, alive.id}
+
+
+def test_retiring_is_bounded_and_takes_the_oldest_first(store: Store) -> None:
+    ended = [running(store) for _ in range(3)]
+    for record in ended:
+        store.finish(record, FINISHED)
+    assert store.retire(retention_s=0, limit=2) == 2
+    assert [record.id for record in store.select()] == [ended[2].id]
+
+
+def test_a_worker_that_vanished_is_cleared_away(store: Store) -> None:
+    beat(store, owner="ghost")
+    create(store)
+    store._redis.zadd(keys.WORKERS, {"ghost": 1})
+    store._redis.zadd(keys.consumers("default"), {"ghost": 1})
+    assert store.consumers("default") == 0
+    store.retire(retention_s=60)
+    assert store._redis.zcard(keys.WORKERS) == store._redis.zcard(keys.consumers("default")) == 0
+
+
+def test_the_log_keeps_what_comes_after_keep_from(store: Store) -> None:
+    run_id = create(store)
+    entries = [store.append_log(run_id, 1, b"%d" % number, offset=number) for number in range(5)]
+    store.append_log(run_id, 1, b"5", offset=5, keep_from=entries[3])
+    assert [(chunk.offset, chunk.data) for chunk in store.log(run_id, 1)] == [(3, b"3"), (4, b"4"), (5, b"5")]
+
+
+def test_each_attempt_has_its_own_log(store: Store) -> None:
+    """P36."""
+    run_id = create(store)
+    store.append_log(run_id, 1, b"one\xff\x00", offset=0)
+    store.append_log(run_id, 2, b"two", offset=0)
+    assert [chunk.data for chunk in store.log(run_id, 1)] == [b"one\xff\x00"]
+    assert [chunk.data for chunk in store.log(run_id, 2)] == [b"two"]
+
+
+def test_a_log_chunk_that_is_sent_again_after_a_lost_reply_is_kept_once(store: Store) -> None:
+    """`connect` promises: only idempotent scripts are sent, for a call that timed out may have been executed."""
+    run_id = create(store)
+    store.append_log(run_id, 1, b"abc", offset=0)
+    store.append_log(run_id, 1, b"def", offset=3)
+    store.append_log(run_id, 1, b"def", offset=3)
+    assert b"".join(chunk.data for chunk in store.log(run_id, 1)) == b"abcdef"
+
+
+# -- listings ----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_newest_first_through_any_index(store: Store) -> None:
+    first = create(store, queue="a", project="p/x")
+    second = create(store, queue="b", project="p/x")
+    third = create(store, queue="a")
+    claim(store, second)
+    assert [record.id for record in store.select()] == [third, second, first]
+    assert [record.id for record in store.select(newest_first=False)] == [first, second, third]
+    assert [record.id for record in store.select(queue="a")] == [third, first]
+    assert [record.id for record in store.select(project="p/x")] == [second, first]
+    assert [record.id for record in store.select(state=S.PENDING, project="p/x")] == [first]
+    assert list(store.select(queue="a", state=S.RUNNING)) == []
+
+
+def test_a_long_listing_has_every_run_once(store: Store) -> None:
+    ids = [create(store) for _ in range(250)]
+    assert [record.id for record in store.select()] == ids[::-1]
+    assert [record.id for record in store.select(newest_first=False)] == ids
+
+
+def test_a_deleted_or_damaged_record_does_not_hide_the_others(store: Store) -> None:
+    """P41."""
+    good = create(store)
+    for run_id, value in (("gone", None), ("wrong", "a string"), ("empty", {"state": "??"})):
+        store._redis.zadd(keys.RUNS, {run_id: store.now_us()})
+        if isinstance(value, str):
+            store._redis.set(keys.run(run_id), value)
+        elif value:
+            store._redis.hset(keys.run(run_id), mapping=value)
+    assert good in {record.id for record in store.select()}
+    for run_id in ("gone", "wrong", "empty"):
+        store._redis.zrem(keys.RUNS, run_id)
+        store._redis.delete(keys.run(run_id))

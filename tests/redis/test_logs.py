@@ -1,0 +1,355 @@
+"""Output files reach Redis: in order, once, bounded to the newest, and also when Redis was away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.ids import new_run_id
+from launch_worker.logs import LogShipper, Tail
+from launch_worker.spec import RunSpec
+from launch_worker.store.store import Store
+from tests.conftest import wait_until
+
+KEEP = 256 << 10
+FILE = 4 << 20
+
+
+@pytest.fixture
+def run_id(store: Store) -> str:
+    return create(store)
+
+
+Follow = Callable[..., Tail]
+
+
+@pytest.fixture
+def follow(run_id: str, tmp_path: Path) -> Iterator[Follow]:
+    """Makes the tail of the run's output."""
+    made: list[Tail] = []
+
+    def make(*, run_id: str = run_id, **options: int) -> Tail:
+        made.append(Tail(run_id, 1, tmp_path / "output", **{"keep_bytes": KEEP, **options}))
+        return made[-1]
+
+    yield make
+    for tail in made:
+        tail.close()
+
+
+@pytest.fixture
+def shipper(store: Store, tmp_path: Path) -> Iterator[LogShipper]:
+    made = LogShipper(store, keep_bytes=KEEP, file_bytes=FILE)
+    yield made
+    close(made, tmp_path)
+
+
+def create(store: Store) -> str:
+    run_id = new_run_id()
+    store.create(run_id, RunSpec(command=("true",)))
+    return run_id
+
+
+def close(shipper: LogShipper, tmp_path: Path) -> None:
+    (tmp_path / "wake").touch()
+    shipper.close(tmp_path / "wake")
+    shipper._inotify.close()
+    for tail in shipper._tails.values():
+        tail.close()
+
+
+def kept(store: Store, run_id: str) -> bytes:
+    return b"".join(chunk.data for chunk in store.log(run_id, 1))
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def lines(first: int, last: int) -> bytes:
+    return b"".join(b"line %d\n" % number for number in range(first, last))
+
+
+# -- one file ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_shipped_in_order_with_its_offsets(store: Store, run_id: str, follow: Follow) -> None:
+    tail = follow()
+    for number in range(5):
+        append(tail.path, b"line %d\n" % number)
+        assert tail.ship(store) == 7
+    assert [(chunk.offset, chunk.data) for chunk in store.log(run_id, 1)] == [
+        (7 * number, b"line %d\n" % number) for number in range(5)
+    ]
+
+
+def test_nothing_new_ships_nothing(store: Store, run_id: str, follow: Follow) -> None:
+    tail = follow()
+    assert tail.ship(store) == 0
+    append(tail.path, b"x")
+    assert (tail.ship(store), tail.ship(store), tail.ship(store)) == (1, 0, 0)
+    tail.close()
+    assert tail.ship(store) == 0
+    assert kept(store, run_id) == b"x"
+
+
+def test_any_bytes_arrive_as_they_are(store: Store, run_id: str, follow: Follow) -> None:
+    """Section 7: binary log, lines of any length."""
+    data = bytes(range(256)) * 200 + b"\xff\xfe\x00" + b"y" * 100_000 + b"\r\n\x1b[31m"
+    tail = follow()
+    append(tail.path, data)
+    assert tail.ship(store) == len(data)
+    assert kept(store, run_id) == data
+
+
+@pytest.mark.parametrize("keep_bytes", [4096, 100_000, KEEP])
+@pytest.mark.parametrize("piece", [100, 3000, 70_000, 1_000_000])
+def test_the_newest_output_is_kept_and_no_more(
+    store: Store, run_id: str, follow: Follow, keep_bytes: int, piece: int
+) -> None:
+    """Section 7: bounded memory in Redis, the newest log kept."""
+    tail = follow(keep_bytes=keep_bytes)
+    written = b""
+    for number in range(40 if piece < 1_000_000 else 3):
+        data = (b"%d " % number * piece)[:piece]
+        append(tail.path, data)
+        written += data
+        tail.ship(store)
+    log = kept(store, run_id)
+    assert len(log) <= keep_bytes
+    assert written.endswith(log)
+    # A chunk that does not fit whole is dropped whole; a chunk is never larger than 64 KiB.
+    assert len(log) >= min(len(written), keep_bytes - min(piece, 65536), piece)
+
+
+def test_a_lost_reply_doubles_nothing(
+    store: Store, run_id: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has taken the chunk, and the connection broke before it could say so."""
+    tail = follow()
+    append(tail.path, b"one\n")
+    append_log = store.append_log
+
+    def lose_reply(run_id: str, attempt: int, data: bytes, *, offset: int, keep_from: str = "") -> str:
+        append_log(run_id, attempt, data, offset=offset, keep_from=keep_from)
+        raise BrokerUnavailableError("the reply was lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "append_log", lose_reply)
+        with pytest.raises(BrokerUnavailableError):
+            tail.ship(store)
+    append(tail.path, b"two\n")
+    tail.ship(store)
+    assert kept(store, run_id) == b"one\ntwo\n"
+
+
+def test_the_output_of_a_run_that_was_deleted_goes_nowhere(store: Store, follow: Follow) -> None:
+    """P41."""
+    store._redis.flushall()
+    tail = follow(run_id="0" * 15, keep_bytes=4096)
+    for _ in range(3):
+        append(tail.path, b"x" * 3000)
+        assert tail.ship(store) == 3000
+    assert store._redis.keys("*") == []
+
+
+def test_a_file_that_grows_without_end_takes_bounded_disk(store: Store, run_id: str, follow: Follow) -> None:
+    """Section 7: log flood."""
+    tail = follow(file_bytes=1 << 20)
+    for number in range(20):
+        append(tail.path, b"%02d" % number * (1 << 19))
+        tail.ship(store)
+        assert tail.path.stat().st_blocks * 512 <= 4 << 20
+    assert set(kept(store, run_id).decode()) == set("19")
+
+
+# -- the shipper -------------------------------------------------------------------------------------------------------
+
+
+def test_output_is_shipped_soon_after_it_was_written(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    tail = shipper.watch(run_id, 1, tmp_path / "output")
+    for number in range(3):
+        before = time.monotonic()
+        append(tail.path, lines(number, number + 1))
+        wait_until(lambda number=number: kept(store, run_id) == lines(0, number + 1), timeout_s=2.0)  # type: ignore[misc]
+        assert tail.last_output_s >= before
+    shipper.finish(tail)
+
+
+def test_finish_ships_the_rest_and_nothing_twice(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    tail = shipper.watch(run_id, 1, tmp_path / "output")
+    with tail.path.open("ab", buffering=0) as file:
+        for number in range(2000):
+            file.write(lines(number, number + 1))
+    shipper.finish(tail)
+    assert kept(store, run_id) == lines(0, 2000)
+    shipper.finish(tail)
+    assert kept(store, run_id) == lines(0, 2000)
+
+
+def test_the_files_of_many_runs_do_not_mix(store: Store, shipper: LogShipper, tmp_path: Path) -> None:
+    ids = [create(store) for _ in range(20)]
+    tails = [shipper.watch(run_id, 1, tmp_path / run_id) for run_id in ids]
+    for number in range(50):
+        for tail in tails:
+            append(tail.path, f"{tail.run_id} {number}\n".encode())
+    for tail in tails:
+        shipper.finish(tail)
+    for run_id in ids:
+        assert kept(store, run_id) == b"".join(f"{run_id} {number}\n".encode() for number in range(50))
+
+
+def test_a_closed_shipper_gives_its_descriptors_back(store: Store, run_id: str, tmp_path: Path) -> None:
+    shipper = LogShipper(store, keep_bytes=KEEP, file_bytes=FILE)
+    shipper.finish(shipper.watch(run_id, 1, tmp_path / "output"))
+    (tmp_path / "wake").touch()
+    shipper.close(tmp_path / "wake")
+    left_open = not shipper._inotify.closed
+    shipper._inotify.close()
+    assert not left_open
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    """P41."""
+    bad, good = shipper.watch(create(store), 1, tmp_path / "bad"), shipper.watch(run_id, 1, tmp_path / "good")
+    bad.close()
+    append(bad.path, b"x")
+    append(good.path, b"y")
+    wait_until(lambda: kept(store, run_id) == b"y")
+
+
+def test_a_flood_stays_bounded_and_its_newest_part_is_kept(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    """X5, section 7: 50 MB written as fast as the disk takes them."""
+    tail = shipper.watch(run_id, 1, tmp_path / "output")
+    block = b"".join(b"%07d\n" % number for number in range(125_000))
+    largest = 0
+    begun = time.monotonic()
+    with tail.path.open("ab", buffering=0) as file:
+        for at in range(0, 50 * len(block), 1 << 16):
+            file.write(block[at % len(block) :][: 1 << 16].ljust(1 << 16, b"."))
+            if at % (8 << 20) == 0:
+                largest = max(largest, len(kept(store, run_id)))
+        file.write(b"the end\n")
+    took_s = time.monotonic() - begun
+    shipper.finish(tail)
+    log = kept(store, run_id)
+    assert max(largest, len(log)) <= KEEP
+    assert log.endswith(b"the end\n")
+    assert len(log) >= KEEP - (64 << 10)
+    assert took_s < 10, "the job is not held up"
+    assert store._redis.memory_usage(f"launch:run:{run_id}:log:1") < 2 * KEEP
+
+
+# -- Redis away --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    """A Redis that a test may kill."""
+    server = RedisServer(aof=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_store(own_server: RedisServer) -> Iterator[Store]:
+    made = Store(own_server.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_shipper(own_store: Store, tmp_path: Path) -> Iterator[LogShipper]:
+    made = LogShipper(own_store, keep_bytes=KEEP, file_bytes=FILE)
+    yield made
+    close(made, tmp_path)
+
+
+def is_away(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except BrokerUnavailableError:
+        return True
+    return False
+
+
+def test_shipping_goes_on_by_itself_when_redis_is_back(
+    own_server: RedisServer, own_store: Store, own_shipper: LogShipper, tmp_path: Path
+) -> None:
+    """P33: a job that ran on keeps its log."""
+    run_id = create(own_store)
+    tail = own_shipper.watch(run_id, 1, tmp_path / "output")
+    append(tail.path, lines(0, 100))
+    wait_until(lambda: kept(own_store, run_id) == lines(0, 100))
+    own_server.kill()
+    append(tail.path, lines(100, 200))
+    time.sleep(0.2)
+    append(tail.path, lines(200, 300))
+    own_server.start()
+    wait_until(lambda: kept(own_store, run_id) == lines(0, 300), timeout_s=10.0)
+    append(tail.path, lines(300, 400))
+    own_shipper.finish(tail)
+    assert kept(own_store, run_id) == lines(0, 400)
+
+
+def test_every_job_that_printed_during_an_outage_is_shipped_after_it(
+    own_server: RedisServer, own_store: Store, own_shipper: LogShipper, tmp_path: Path
+) -> None:
+    """P33: also those that print nothing more."""
+    ids = [create(own_store) for _ in range(8)]
+    tails = [own_shipper.watch(run_id, 1, tmp_path / run_id) for run_id in ids]
+    own_server.kill()
+    for tail in tails:
+        append(tail.path, b"printed once\n")
+    time.sleep(0.3)
+    own_server.start()
+    wait_until(lambda: all(kept(own_store, run_id) == b"printed once\n" for run_id in ids), timeout_s=8.0)
+
+
+def test_finish_says_that_redis_is_away_and_can_be_repeated(
+    own_server: RedisServer, own_store: Store, own_shipper: LogShipper, tmp_path: Path
+) -> None:
+    """P33."""
+    run_id = create(own_store)
+    tail = own_shipper.watch(run_id, 1, tmp_path / "output")
+    own_server.kill()
+    append(tail.path, lines(0, 10))
+    assert is_away(lambda: own_shipper.finish(tail))
+    assert is_away(lambda: own_shipper.finish(tail))
+    own_server.start()
+    own_shipper.finish(tail)
+    assert kept(own_store, run_id) == lines(0, 10)
+
+
+def test_output_of_a_long_outage_is_cut_to_its_newest_part(
+    own_server: RedisServer, own_store: Store, own_shipper: LogShipper, tmp_path: Path
+) -> None:
+    """Section 7: the file is the buffer, and only what Redis keeps is sent."""
+    run_id = create(own_store)
+    tail = own_shipper.watch(run_id, 1, tmp_path / "output")
+    append(tail.path, b"before\n")
+    wait_until(lambda: kept(own_store, run_id))
+    own_server.kill()
+    for number in range(20):
+        append(tail.path, b"%02d" % number * (KEEP // 4))
+    own_server.start()
+    own_shipper.finish(tail)
+    log = kept(own_store, run_id)
+    assert len(log) <= KEEP
+    assert log.endswith(b"1919")
+    assert b"before" not in log

@@ -1,0 +1,182 @@
+"""The package's layers hold: who may import whom, and where each third-party library lives."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import launch_worker
+
+ROOT = Path(launch_worker.__file__).parent
+PACKAGE = "launch_worker"
+
+#: The first part of a module's name below the package, and its layer.
+LAYERS = {
+    **dict.fromkeys(("errors", "states", "units", "ids", "spec", "retry", "run", "settings"), 0),
+    **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine"), 1),
+    **dict.fromkeys(("api", "execute", "supervise", "passes", "recover", "agent", "health"), 2),
+    **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "tasks", "worker", "cli", "dev"), 3),
+    # The package itself offers names of layer 2, and imports them lazily.
+    "": 2,
+}
+
+#: Where a library, or a part of the standard library, may be imported. A trailing dot is a whole subpackage.
+HOMES = {
+    "redis": ("store.", "broker"),
+    "celery": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
+    "kombu": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
+    "click": ("cli.", "celery", "worker"),
+    "subprocess": ("runners.", "dev.", "cli.following", "cli.dev"),
+    "signal": ("runners.", "dev.", "cli.following", "cli.dev", "retry", "worker"),
+    "docker": (),
+    "pydantic": ("spec",),
+}
+
+
+class Import(NamedTuple):
+    """One imported module, and where it is written."""
+
+    importer: str
+    target: str
+    #: The names of a `from … import`; empty for a plain import.
+    names: tuple[str, ...]
+    in_function: bool
+    path: Path
+    line: int
+
+    def __str__(self) -> str:
+        text = self.path.read_text().splitlines()[self.line - 1].strip()
+        return f"{self.path.relative_to(ROOT.parent)}:{self.line}: {text}"
+
+
+def below(module: str) -> str:
+    """The module's name below the package: `store.keys`; '' for the package itself."""
+    return module.removeprefix(PACKAGE).removeprefix(".")
+
+
+def layer(module: str) -> int | None:
+    return LAYERS.get(below(module).partition(".")[0])
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    importer = module_name(path)
+
+    def visit(node: ast.AST, in_function: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(importer, alias.name, (), in_function, path, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            names = tuple(alias.name for alias in node.names)
+            yield Import(importer, "." * node.level + (node.module or ""), names, in_function, path, node.lineno)
+        inside = in_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(path.read_text(), str(path)), False)
+
+
+MODULES = sorted(ROOT.rglob("*.py"))
+IMPORTS = [found for path in MODULES for found in imports_of(path)]
+
+
+def targets(found: Import) -> list[str]:
+    """The package's own modules that an import reaches: `from launch_worker.cli import output` is `cli.output`."""
+    if found.target.partition(".")[0] != PACKAGE:
+        return []
+    modules = [f"{found.target}.{name}" for name in found.names if is_module(f"{found.target}.{name}")]
+    return modules or [found.target]
+
+
+def test_every_module_has_a_layer() -> None:
+    unknown = [module_name(path) for path in MODULES if layer(module_name(path)) is None]
+    assert not unknown, f"say in LAYERS where these belong: {unknown}"
+
+
+def test_a_module_imports_only_from_its_own_layer_or_below() -> None:
+    upward = []
+    for found in IMPORTS:
+        own = layer(found.importer)
+        for target in targets(found):
+            above = layer(target)
+            if target != PACKAGE and own is not None and (above is None or above > own):
+                upward.append(f"{found}   (layer {own} imports layer {above})")
+    assert not upward, "\n".join(upward)
+
+
+def test_no_module_takes_a_lazy_public_name_from_the_package_itself() -> None:
+    """`from launch_worker import submit` inside the package would hide from the layers what is imported."""
+    hidden = [
+        str(found)
+        for found in IMPORTS
+        if found.target == PACKAGE
+        and any(not name.startswith("__") and not is_module(f"{PACKAGE}.{name}") for name in found.names)
+    ]
+    assert not hidden, "\n".join(hidden)
+
+
+def test_imports_are_absolute() -> None:
+    relative = [str(found) for found in IMPORTS if found.target.startswith(".")]
+    assert not relative, "\n".join(relative)
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
+    strays = [
+        str(found)
+        for found in IMPORTS
+        if found.target.partition(".")[0] == library
+        and not any(
+            f"{below(found.importer)}.".startswith(home) if home.endswith(".") else below(found.importer) == home
+            for home in HOMES[library]
+        )
+    ]
+    assert not strays, "\n".join(strays)
+
+
+def test_pydantic_is_imported_inside_functions_only() -> None:
+    early = [str(found) for found in IMPORTS if found.target.startswith("pydantic") and not found.in_function]
+    assert not early, "\n".join(early)
+
+
+@pytest.mark.parametrize("name", ["runners.guard", "runners.tree"])
+def test_the_guard_needs_the_standard_library_only(name: str) -> None:
+    strays = [
+        str(found)
+        for found in IMPORTS
+        if below(found.importer) == name
+        and found.target.partition(".")[0] not in sys.stdlib_module_names
+        and not all(target.startswith(f"{PACKAGE}.runners") for target in targets(found) or ["?"])
+    ]
+    assert not strays, "\n".join(strays)
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("launch_worker", {"celery", "kombu", "redis", "pydantic", "click", "rich"}),
+        ("launch_worker.spec", {"celery", "kombu", "redis", "pydantic"}),
+        ("launch_worker.cli.submit", {"celery", "kombu", "redis", "pydantic", "rich"}),
+        ("launch_worker.cli.main", {"celery", "kombu", "redis", "pydantic", "rich"}),
+        ("launch_worker.runners.guard", {"celery", "kombu", "redis", "pydantic", "click"}),
+    ],
+)
+def test_importing_a_module_alone_loads_no_heavy_library(module: str, forbidden: set[str]) -> None:
+    program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert not set(loaded.stdout.split()) & forbidden

@@ -1,0 +1,107 @@
+"""A record is read from whatever the hash holds, and shown without secrets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch_worker.run import MASK, Record, Transition, masked_spec
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+
+FIELDS = {
+    "id": "0abc",
+    "name": "train.py",
+    "project": "me/iris",
+    "queue": "gpu",
+    "tags": '["a", "b"]',
+    "state": "Failed",
+    "reason": "exit code 3",
+    "phase": "run",
+    "message": "",
+    "attempt": "2",
+    "first_attempt": "1",
+    "token": "1700000000000001",
+    "exit_code": "3",
+    "signal": "",
+    "worker": "w@h",
+    "host": "h",
+    "pid": "4242",
+    "created_at": "1700000000000000",
+    "started_at": "1700000001000000",
+    "ended_at": "1700000002000000",
+    "spec": RunSpec(command=("a",), env={"API_KEY": "hunter2", "PLAIN": "seen"}).to_json(),
+}
+#: What section 4 promises of `show --json`, without `history`.
+PROMISED = [
+    *("id", "name", "project", "queue", "state", "reason", "phase", "message", "attempt", "exit_code", "signal"),
+    *("worker", "host", "pid", "gpus", "created_at", "started_at", "ended_at"),
+]
+
+
+def test_a_record_is_read_with_its_types() -> None:
+    record = Record.from_hash(FIELDS)
+    assert (record.state, record.attempt, record.exit_code, record.pid) == (RunState.FAILED, 2, 3, 4242)
+    assert (record.token, record.tags) == (1700000000000001, ("a", "b"))
+    assert (record.due_at, record.cancel_at) == (None, None)
+
+
+def test_the_json_object_has_every_promised_field() -> None:
+    shown = Record.from_hash(FIELDS).as_json()
+    assert set(PROMISED) <= set(shown)
+    assert shown["ended_at"] == "2023-11-14T22:13:22.000+00:00"
+    assert shown["signal"] is None
+
+
+def test_what_is_not_known_is_null() -> None:
+    shown = Record.from_hash({"id": "x", "state": "Pending"}).as_json()
+    for name in ("project", "reason", "phase", "exit_code", "signal", "worker", "host", "pid", "started_at"):
+        assert shown[name] is None
+
+
+def test_secret_looking_values_are_not_shown() -> None:
+    """W6."""
+    shown = Record.from_hash(FIELDS).as_json()
+    assert "hunter2" not in json.dumps(shown)
+    assert shown["spec"]["env"] == {"API_KEY": MASK, "PLAIN": "seen"}
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DB_PASSWORD", "Passwd", "AUTH", "MY_API_KEY"])
+def test_usual_names_of_secrets_are_masked(name: str) -> None:
+    """W6."""
+    assert masked_spec(json.dumps({"env": {name: "hunter2"}})) == {"env": {name: MASK}}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"x"', '{"env": 3}', '{"env": null}'])
+def test_a_damaged_spec_is_shown_as_far_as_it_can_be(text: str) -> None:
+    """P41."""
+    assert isinstance(masked_spec(text), dict)
+
+
+@pytest.mark.parametrize("name", ["created_at", "started_at", "ended_at", "due_at", "cancel_at"])
+@pytest.mark.parametrize("value", ["", "x", "-1", "1e15", "9" * 18, "-" + "9" * 18, "9" * 30, "\x00"])
+def test_a_damaged_time_never_hides_the_record(name: str, value: str) -> None:
+    """P41: one bad record must not break the listing of the others."""
+    json.dumps(Record.from_hash({**FIELDS, name: value}).as_json())
+
+
+@given(st.dictionaries(st.sampled_from([*FIELDS, "gpus", "due_at", "cancel_at"]), st.text(max_size=30)))
+def test_any_hash_makes_a_record(fields: dict[str, str]) -> None:
+    """P41."""
+    record = Record.from_hash(fields)
+    assert isinstance(record.state, RunState)
+
+
+def test_a_transition_is_shown_with_nulls() -> None:
+    shown: dict[str, Any] = Transition(RunState.PENDING, 1700000000000000, 0, "", "").as_json()
+    assert shown == {
+        "state": "Pending",
+        "at": "2023-11-14T22:13:20.000+00:00",
+        "attempt": 0,
+        "worker": None,
+        "reason": None,
+    }

@@ -1,0 +1,97 @@
+"""Settings are read from LAUNCH_* in one place and checked against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch_worker.errors import SettingsError
+from launch_worker.settings import DEFAULT_REDIS_URL, Settings
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = Settings.from_env({})
+    assert settings.redis_url == DEFAULT_REDIS_URL == "redis://localhost:6379/0"
+    assert (settings.heartbeat_s, settings.lease_s, settings.pass_s) == (5.0, 30.0, 5.0)
+    assert settings.retention_s == 30 * 86400
+    assert settings.project == ""
+
+
+def test_every_setting_is_read_from_the_environment() -> None:
+    settings = Settings.from_env(
+        {
+            "LAUNCH_REDIS_URL": "rediss://h:1/2",
+            "LAUNCH_PROJECT": "me/iris",
+            "LAUNCH_WORK_DIR": "/srv/launch",
+            "LAUNCH_HEARTBEAT_S": "1",
+            "LAUNCH_LEASE_S": "6s",
+            "LAUNCH_PASS_S": "500ms",
+            "LAUNCH_RETENTION": "2h",
+            "LAUNCH_LOG_BYTES": "64K",
+        }
+    )
+    assert settings == Settings("rediss://h:1/2", "me/iris", Path("/srv/launch"), 1.0, 6.0, 0.5, 7200.0, 65536)
+
+
+def test_the_api_option_wins_over_the_environment() -> None:
+    settings = Settings.from_env({"LAUNCH_REDIS_URL": "redis://a/0"}, redis_url="redis://b/0")
+    assert settings.redis_url == "redis://b/0"
+
+
+def test_an_empty_variable_is_the_same_as_none() -> None:
+    names = ("REDIS_URL", "PROJECT", "WORK_DIR", "HEARTBEAT_S", "LEASE_S", "PASS_S", "RETENTION", "LOG_BYTES")
+    empty = {f"LAUNCH_{name}": "" for name in names}
+    assert Settings.from_env(empty) == Settings.from_env({})
+
+
+@pytest.mark.parametrize("name", ["LAUNCH_HEARTBEAT_S", "LAUNCH_LEASE_S", "LAUNCH_PASS_S", "LAUNCH_RETENTION"])
+@pytest.mark.parametrize("value", ["0", "-1", "weird", "nan", "inf", "99999d", "5 5"])
+def test_a_duration_that_makes_no_sense_is_refused_by_name(name: str, value: str) -> None:
+    """W2."""
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env({name: value})
+
+
+@pytest.mark.parametrize("value", ["weird", "-29", "1.5M", "0", "4095", "9" * 5000])
+def test_a_log_size_that_makes_no_sense_is_refused_by_name(value: str) -> None:
+    """W2."""
+    with pytest.raises(SettingsError, match="LAUNCH_LOG_BYTES"):
+        Settings.from_env({"LAUNCH_LOG_BYTES": value})
+
+
+def test_a_lease_shorter_than_two_heartbeats_is_refused_with_both_names() -> None:
+    with pytest.raises(SettingsError, match=r"LAUNCH_LEASE_S \(9 s\).*LAUNCH_HEARTBEAT_S \(5 s\)"):
+        Settings.from_env({"LAUNCH_LEASE_S": "9"})
+    assert Settings.from_env({"LAUNCH_LEASE_S": "10"}).lease_s == 10.0
+
+
+def test_a_retention_shorter_than_the_lease_is_refused() -> None:
+    with pytest.raises(SettingsError, match="LAUNCH_RETENTION"):
+        Settings.from_env({"LAUNCH_RETENTION": "29s"})
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://h/", "amqp://h", "redis:/h", "unix:///s", "REDIS"])
+def test_a_url_of_another_scheme_is_refused_with_the_right_form(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"LAUNCH_REDIS_URL .* redis://"):
+        Settings.from_env({"LAUNCH_REDIS_URL": url})
+
+
+@pytest.mark.parametrize(
+    "url", [":hunter2@h:6379", "me:hunter2@h:6379/0", "amqp://me:hunter2@h", "redis:/:hunter2@h", "hunter2@h"]
+)
+def test_a_refused_url_does_not_show_its_password(url: str) -> None:
+    """Section 8: secrets are masked."""
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env({"LAUNCH_REDIS_URL": url})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_work_folder_defaults_to_the_users_state_folder() -> None:
+    assert Settings.from_env({"HOME": "/home/me"}).work_dir == Path("/home/me/.local/state/launch-worker")
+    assert Settings.from_env({"HOME": "/home/me", "XDG_STATE_HOME": "/s"}).work_dir == Path("/s/launch-worker")
+    assert Settings.from_env({}).work_dir.is_absolute()
+
+
+def test_a_relative_work_folder_is_made_absolute() -> None:
+    assert Settings.from_env({"LAUNCH_WORK_DIR": "here"}).work_dir == Path.cwd() / "here"

@@ -1,0 +1,222 @@
+"""Supervision as a pure policy over a queue of events: who asked first, what the job did, how it counts."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from launch_worker.retry import Outcome
+from launch_worker.runners.process import Exited, Gone
+from launch_worker.states import RunState
+from launch_worker.supervise import AttemptSuperseded, Cancel, Limits, Shutdown, Superseded, supervise
+
+S = RunState
+FREE = Limits(timeout_s=None, stall_timeout_s=None, grace_s=10.0)
+
+
+class ScriptedHandle:
+    """A job that ends as told: `on_stop` is called with each stop and may put events."""
+
+    def __init__(self, *script: object, on_stop: Callable[[ScriptedHandle], None] | None = None) -> None:
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.stops: list[float] = []
+        self._on_stop = on_stop
+        self.put(*script)
+
+    def put(self, *script: object) -> None:
+        for event in script:
+            self.events.put(event)
+
+    def stop(self, *, grace_s: float) -> None:
+        self.stops.append(grace_s)
+        if self._on_stop:
+            self._on_stop(self)
+
+
+def run(handle: ScriptedHandle, *, limits: Limits = FREE, last_output_s: Callable[[], float] = lambda: 0.0) -> Outcome:
+    return supervise(handle, limits=limits, last_output_s=last_output_s)
+
+
+def dies(status: int, stopped_by: str = "asked") -> Callable[[ScriptedHandle], None]:
+    """On the first stop the job ends so."""
+
+    def on_stop(handle: ScriptedHandle) -> None:
+        if len(handle.stops) == 1:
+            handle.put(Exited(status, stopped_by), Gone())
+
+    return on_stop
+
+
+def test_exit_zero_is_finished_and_nobody_was_stopped() -> None:
+    handle = ScriptedHandle(Exited(0, ""), Gone())
+    assert run(handle) == Outcome(S.FINISHED, exit_code=0)
+    assert handle.stops == []
+
+
+def test_the_outcome_waits_until_the_tree_is_gone() -> None:
+    """P26: not before nothing is left."""
+    handle = ScriptedHandle(Exited(0, ""))
+    done: list[Outcome] = []
+    thread = threading.Thread(target=lambda: done.append(run(handle)))
+    thread.start()
+    thread.join(0.1)
+    assert not done
+    handle.put(Gone())
+    thread.join(5.0)
+    assert done[0].state is S.FINISHED
+
+
+def test_a_signal_that_nobody_asked_for_is_failed() -> None:
+    """P29."""
+    outcome = run(ScriptedHandle(Exited(-9, ""), Gone()))
+    assert (outcome.state, outcome.signal, outcome.phase) == (S.FAILED, "SIGKILL", "run")
+
+
+def test_a_cancel_stops_with_the_jobs_own_grace_and_is_killed_with_its_reason() -> None:
+    """P20."""
+    handle = ScriptedHandle(Cancel("cancelled by me"), on_stop=dies(-15))
+    outcome = run(handle)
+    assert handle.stops == [10.0]
+    assert (outcome.state, outcome.reason, outcome.signal) == (S.KILLED, "cancelled by me", "SIGTERM")
+    assert not outcome.by_shutdown
+
+
+def test_a_cancelled_job_that_exits_zero_on_sigterm_is_killed_all_the_same() -> None:
+    outcome = run(ScriptedHandle(Cancel("stop"), on_stop=dies(0)))
+    assert (outcome.state, outcome.exit_code) == (S.KILLED, 0)
+
+
+def test_a_cancel_with_grace_zero_is_sigkill_at_once() -> None:
+    """W16."""
+    handle = ScriptedHandle(Cancel("now", grace_s=0.0), on_stop=dies(-9))
+    assert run(handle).state is S.KILLED
+    assert handle.stops == [0.0]
+
+
+def test_a_second_cancel_can_shorten_the_grace() -> None:
+    handle = ScriptedHandle(Cancel("first"), Cancel("second", grace_s=0.5), Exited(-9, "asked"), Gone())
+    outcome = run(handle)
+    assert handle.stops == [10.0, 0.5]
+    assert (outcome.state, outcome.reason) == (S.KILLED, "first")
+
+
+def test_a_run_that_ended_before_the_cancel_keeps_its_own_state() -> None:
+    """P25."""
+    handle = ScriptedHandle(Exited(3, ""), Cancel("too late"), Gone())
+    outcome = run(handle)
+    assert (outcome.state, outcome.exit_code) == (S.FAILED, 3)
+    assert handle.stops == []
+
+
+def test_a_run_that_ended_between_the_request_and_the_signal_keeps_its_own_state() -> None:
+    """P25."""
+    outcome = run(ScriptedHandle(Cancel("too late"), on_stop=dies(0, stopped_by="")))
+    assert outcome == Outcome(S.FINISHED, exit_code=0)
+
+
+def test_the_wall_limit_fails_the_run_and_says_so() -> None:
+    handle = ScriptedHandle(on_stop=dies(-15))
+    outcome = run(handle, limits=Limits(timeout_s=0.05, stall_timeout_s=None, grace_s=3.0))
+    assert handle.stops == [3.0]
+    assert (outcome.state, outcome.phase, outcome.signal) == (S.FAILED, "run", "SIGTERM")
+    assert outcome.reason == outcome.message == "time limit of 0.05 s reached"
+
+
+def test_the_wall_limit_counts_also_for_a_job_that_prints_all_the_time() -> None:
+    handle = ScriptedHandle(on_stop=dies(-15))
+    limits = Limits(timeout_s=0.05, stall_timeout_s=60.0, grace_s=1.0)
+    assert "time limit" in run(handle, limits=limits, last_output_s=time.monotonic).reason
+
+
+def test_the_stall_limit_ends_a_silent_job() -> None:
+    """X3."""
+    handle = ScriptedHandle(on_stop=dies(-15))
+    outcome = run(handle, limits=Limits(timeout_s=None, stall_timeout_s=0.05, grace_s=1.0))
+    assert (outcome.state, outcome.reason) == (S.FAILED, "no output for 0.05 s")
+
+
+def test_output_puts_the_stall_limit_off() -> None:
+    begun = time.monotonic()
+    talks_until = begun + 0.15
+    handle = ScriptedHandle(on_stop=dies(-15))
+    run(
+        handle,
+        limits=Limits(timeout_s=None, stall_timeout_s=0.05, grace_s=1.0),
+        last_output_s=lambda: min(time.monotonic(), talks_until),
+    )
+    assert time.monotonic() - begun >= 0.2
+
+
+def test_a_job_that_ends_in_time_is_not_stopped_by_its_limits() -> None:
+    handle = ScriptedHandle(Exited(0, ""), Gone())
+    assert run(handle, limits=Limits(60.0, 60.0, 1.0)).state is S.FINISHED
+    assert handle.stops == []
+
+
+def test_a_limit_that_was_reached_first_stays_the_reason() -> None:
+    def on_stop(handle: ScriptedHandle) -> None:
+        if len(handle.stops) == 1:
+            handle.put(Cancel("later", grace_s=0.0), Exited(-9, "asked"), Gone())
+
+    handle = ScriptedHandle(on_stop=on_stop)
+    outcome = run(handle, limits=Limits(timeout_s=0.02, stall_timeout_s=None, grace_s=9.0))
+    assert handle.stops == [9.0, 0.0]
+    assert (outcome.state, outcome.reason) == (S.FAILED, "time limit of 0.02 s reached")
+
+
+def test_a_superseded_attempt_is_ended_at_once_and_reports_nothing() -> None:
+    handle = ScriptedHandle(Superseded(), on_stop=dies(-9))
+    with pytest.raises(AttemptSuperseded):
+        run(handle)
+    assert handle.stops == [0.0]
+
+
+def test_superseded_wins_over_an_earlier_cancel() -> None:
+    handle = ScriptedHandle(Cancel("stop"), Superseded(), Exited(-9, "asked"), Gone())
+    with pytest.raises(AttemptSuperseded):
+        run(handle)
+    assert handle.stops == [10.0, 0.0]
+
+
+@pytest.mark.parametrize("later", [Cancel("late"), Shutdown("late")])
+def test_a_superseded_attempt_stays_superseded(later: object) -> None:
+    with pytest.raises(AttemptSuperseded):
+        run(ScriptedHandle(Superseded(), later, Exited(-9, "asked"), Gone()))
+
+
+def test_a_job_that_the_guard_ended_for_its_lease_is_crashed() -> None:
+    """Section 7: Redis away longer than the lease, with retries left."""
+    outcome = run(ScriptedHandle(Exited(-15, "lease"), Gone()))
+    assert (outcome.state, outcome.signal) == (S.CRASHED, "SIGTERM")
+    assert "lease" in outcome.reason
+
+
+def test_a_shutdown_is_killed_and_marked_for_handing_back() -> None:
+    """X8."""
+    outcome = run(ScriptedHandle(Shutdown("the worker shut down"), on_stop=dies(-15)))
+    assert (outcome.state, outcome.reason, outcome.by_shutdown) == (S.KILLED, "the worker shut down", True)
+
+
+def test_a_cancel_after_a_shutdown_counts_as_the_cancel() -> None:
+    """Else a run that someone cancelled would be handed back and run again."""
+    handle = ScriptedHandle(Shutdown("going"), Cancel("cancelled by me"), Exited(-15, "asked"), Gone())
+    outcome = run(handle)
+    assert (outcome.state, outcome.reason, outcome.by_shutdown) == (S.KILLED, "cancelled by me", False)
+
+
+def test_a_shutdown_after_a_cancel_is_still_the_cancel() -> None:
+    handle = ScriptedHandle(Cancel("cancelled by me"), Shutdown("going"), Exited(-15, "asked"), Gone())
+    outcome = run(handle)
+    assert (outcome.reason, outcome.by_shutdown) == ("cancelled by me", False)
+
+
+@pytest.mark.parametrize("script", [(Gone(),), (Exited(None, ""), Gone())])
+def test_a_lost_exit_status_is_failed_and_says_so(script: tuple[object, ...]) -> None:
+    outcome = run(ScriptedHandle(*script))
+    assert (outcome.state, outcome.exit_code) == (S.FAILED, None)
+    assert "lost" in outcome.reason
