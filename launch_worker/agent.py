@@ -6,11 +6,9 @@ claims, executes, reports, and keeps all its leases alive with one heartbeat.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
-import random
 import secrets
 import socket
 import threading
@@ -21,8 +19,10 @@ from typing import Any, ClassVar
 from launch_worker.api import Api
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
 from launch_worker.execute import Attempt, Site, execute
+from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
-from launch_worker.passes import PASSES, run_pass
+from launch_worker.outage import BACKOFF_CAP_S, Outage
+from launch_worker.passes import OnEnd
 from launch_worker.quarantine import Quarantine
 from launch_worker.recover import deliver_leftovers, end_leftovers
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
@@ -32,21 +32,17 @@ from launch_worker.runners.process import Lease, ProcessRunner
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.spool import WorkerFolder
 from launch_worker.states import RunState
-from launch_worker.store import keys
 from launch_worker.store.store import Answer
 from launch_worker.supervise import AttemptSuperseded, Cancel, Shutdown, Superseded
 
 log = logging.getLogger("launch_worker.agent")
-
-_BACKOFF_CAP_S = 5.0
-_SAY_AGAIN_S = 30.0
 
 
 class LaunchAgent:
     """Claims runs, executes them, and reports their ends; one per worker process.
 
     `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots), `quarantine_after` (start failures in a
-    row, 0 for never) and three callbacks: `on_crash` (with the record of each run that this agent's passes found dead),
+    row, 0 for never) and three callbacks: `on_end` (for ends that this agent found or delivered for others),
     `on_intake` (with whether runs are taken from now on) and `on_drain`.
     """
 
@@ -60,12 +56,13 @@ class LaunchAgent:
         self._worker: str = config.get("worker") or f"agent@{self._host}"
         self._queues: list[str] = list(config.get("queues") or ["default"])
         self._max_jobs: int = config.get("max_jobs") or 1
-        self._on_crash: Callable[[Record], None] = config.get("on_crash") or (lambda _: None)
         self._on_intake: Callable[[bool], None] = config.get("on_intake") or (lambda _: None)
         self._on_drain: Callable[[], None] = config.get("on_drain") or (lambda: None)
+        self._on_end: OnEnd = config.get("on_end") or (lambda *_: None)
         self._quarantine = Quarantine(after=config.get("quarantine_after", 5))
         #: Holds the leases. Not the node's name: that is the same after a restart.
         self.owner = f"{self._host}.{os.getpid()}.{secrets.token_hex(4)}"
+        #: By run and attempt: a superseded attempt may still be ending when this worker has the next one.
         self._jobs: dict[str, Attempt] = {}
         self._stopping = threading.Event()
         self._draining = False
@@ -74,10 +71,16 @@ class LaunchAgent:
         #: Items that are being claimed, executed or reported now.
         self._active = 0
         self._counting = threading.Lock()
-        self._wake = threading.Event()
-        self._outage = Outage()
-        self._threads: list[threading.Thread] = []
-        self._maintenance: threading.Thread | None = None
+        self._outage = Outage(self._stopping)
+        self._liveness = Liveness(
+            self,
+            owner=self.owner,
+            store=self._store,
+            settings=self._settings,
+            outage=self._outage,
+            stopping=self._stopping,
+            on_end=self._on_end,
+        )
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -100,25 +103,28 @@ class LaunchAgent:
         )
         self._site = Site(self._runner, self._logs, self._settings.redis_url)
         LaunchAgent._current = self
-        for name, target in (("heartbeat", self._heartbeat_loop), ("listener", self._listen_loop)):
-            self._begin(name, target)
-        if left:
-            self._begin("recovery", lambda: self._recover(left))
-
-    def _begin(self, name: str, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target, name=f"launch-{name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._liveness.start()
+        threading.Thread(target=self._recover, args=(left,), name="launch-recovery", daemon=True).start()
 
     def _recover(self, left: list[WorkerFolder]) -> None:
-        for folder in left:
-            try:
-                deliver_leftovers(folder, store=self._store, keep_bytes=self._settings.log_bytes, deliver=self._deliver)
-            except BrokerUnavailableError:
-                log.warning("recovery.unfinished folder=%s: the next worker goes on", folder.path.name)
-                return
-            except Exception:
-                log.exception("recovery.failed folder=%s", folder.path.name)
+        """Deliver what dead workers left, now and whenever one dies: its guard may outlive this worker's start."""
+        while not self._stopping.is_set():
+            for folder in left:
+                end_leftovers(folder)
+                try:
+                    deliver_leftovers(
+                        folder,
+                        store=self._store,
+                        keep_bytes=self._settings.log_bytes,
+                        deliver=self._outage.repeat,
+                        on_end=self._on_end,
+                    )
+                except BrokerUnavailableError:
+                    log.warning("recovery.unfinished folder=%s: the next worker goes on", folder.path.name)
+                except Exception:
+                    log.exception("recovery.failed folder=%s", folder.path.name)
+            self._stopping.wait(self._settings.lease_s / 4)
+            left = list(WorkerFolder.abandoned(self._settings.work_dir))
 
     def drain(self, *, timeout_s: float | None = None) -> bool:
         """Take nothing new and block until the jobs have ended; False after the timeout.
@@ -126,7 +132,7 @@ class LaunchAgent:
         While Redis is away it does not wait for reports to be delivered: they are on disk.
         """
         self._draining = True
-        self._wake.set()
+        self._liveness.wake()
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
         while self._active and not (self._outage.is_on and self._all_ended()):
             if deadline is not None and boot_time_s() > deadline:
@@ -141,18 +147,16 @@ class LaunchAgent:
             attempt.events.put(self._ending)
         self.drain(timeout_s=timeout_s)
         self._stopping.set()
-        self._wake.set()
-        deadline = boot_time_s() + _BACKOFF_CAP_S
+        deadline = boot_time_s() + BACKOFF_CAP_S
         while self._active and boot_time_s() < deadline:
             time.sleep(0.02)
-        self._logs.close(self._folder.lock_path)
+        self._logs.close()
         self._runner.close()
         try:
             self._store.goodbye(self.owner, queues=self._queues)
         except BrokerUnavailableError as error:
             log.warning("worker.goodbye_unsaid %s", error)
-        for thread in self._threads:
-            thread.join(1.0)
+        self._liveness.join()
         self._folder.release()
         if LaunchAgent._current is self:
             LaunchAgent._current = None
@@ -202,12 +206,7 @@ class LaunchAgent:
             log.warning("worker.resumed")
             self._quarantine.lift()
             self._on_intake(True)
-            self._wake.set()
-
-    def set_queues(self, queues: list[str]) -> None:
-        """What the worker consumes now; told at the next heartbeat, which is made at once."""
-        self._queues = list(queues)
-        self._wake.set()
+            self._liveness.wake()
 
     # -- one run -------------------------------------------------------------------------------------------------
 
@@ -236,8 +235,7 @@ class LaunchAgent:
                 self._active -= 1
 
     def _run(self, run_id: str, seq: int) -> tuple[RunState, Outcome] | None:
-        claimed_at = boot_time_s()
-        record = self._claim(run_id, seq)
+        record, claimed_at = self._claim(run_id, seq)
         if record is None:
             return None
         log.info("run.claimed run=%s attempt=%d queue=%s", record.id, record.attempt, record.queue)
@@ -245,7 +243,7 @@ class LaunchAgent:
             spec = parse_spec(record.spec)
         except InputError as error:
             outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
-            self._deliver(lambda: self._store.finish(record, NextStep(outcome), owner=self.owner))
+            self._outage.repeat(lambda: self._store.finish(record, NextStep(outcome), owner=self.owner))
             return outcome.state, outcome
         attempt = Attempt(
             record=record,
@@ -254,7 +252,7 @@ class LaunchAgent:
             events=queue.SimpleQueue(),
             lease=self._lease(record, spec, renewed_at=claimed_at),
         )
-        self._jobs[record.id] = attempt
+        self._jobs[attempt.key] = attempt
         if self._ending is not None:
             attempt.events.put(self._ending)
         try:
@@ -265,27 +263,23 @@ class LaunchAgent:
             attempt.folder.remove()
             return None
         finally:
-            del self._jobs[record.id]
+            del self._jobs[attempt.key]
             if attempt.tail is not None:
                 attempt.tail.close()
-
-    def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> bool:
-        """Stop the run if it is executed here; False when it is not."""
-        attempt = self._jobs.get(run_id)
-        if attempt is None:
-            return False
-        attempt.events.put(Cancel(reason, grace_s))
-        return True
 
     def _all_ended(self) -> bool:
         attempts = list(self._jobs.values())
         return len(attempts) == self._active and all(attempt.ended for attempt in attempts)
 
-    def _claim(self, run_id: str, seq: int) -> Record | None:
+    def _claim(self, run_id: str, seq: int) -> tuple[Record | None, float]:
+        """The record if it is ours now, and when the call that got it was sent: its lease counts from then."""
         nonce = secrets.token_hex(8)
-        record: Record | None
-        record, why = self._deliver(
-            lambda: self._store.claim(
+        sent_at = 0.0
+
+        def claim() -> tuple[Record | None, str]:
+            nonlocal sent_at
+            sent_at = boot_time_s()
+            return self._store.claim(
                 run_id,
                 seq,
                 owner=self.owner,
@@ -294,10 +288,11 @@ class LaunchAgent:
                 lease_s=self._settings.lease_s,
                 nonce=nonce,
             )
-        )
+
+        record, why = self._outage.repeat(claim)
         if record is None:
             log.info("run.claim_refused run=%s seq=%s: %s", run_id, seq, why)
-        return record
+        return record, sent_at
 
     def _put_back(self, run_id: str, seq: int) -> None:
         try:
@@ -316,15 +311,15 @@ class LaunchAgent:
         if self._quarantine.note(outcome, now=boot_time_s()):
             log.error("worker.quarantined: %s", self._quarantine.describe(now=boot_time_s()))
             self._on_intake(False)
-            self._wake.set()
+            self._liveness.wake()
         step = next_step(outcome, spec=attempt.spec, attempt=record.attempt, first_attempt=record.first_attempt)
         attempt.folder.write_report(record, step, owner=self.owner)
         attempt.ended = True
         try:
             if attempt.tail is not None:
                 tail = attempt.tail
-                self._deliver(lambda: self._logs.finish(tail))
-            accepted = self._deliver(lambda: self._store.finish(record, step, owner=self.owner))
+                self._outage.repeat(lambda: self._logs.finish(tail))
+            accepted = self._outage.repeat(lambda: self._store.finish(record, step, owner=self.owner))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
@@ -335,26 +330,6 @@ class LaunchAgent:
         state = outcome.state if step.retry_delay_s is None else RunState.PENDING
         log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
         return state, outcome
-
-    def _deliver(self, call: Callable[[], Any]) -> Any:
-        """Repeat an idempotent call until Redis has answered it, however long that takes.
-
-        Raises BrokerUnavailableError only when this worker is stopping.
-        """
-        pause_s = 0.1
-        while True:
-            try:
-                answer = call()
-            except BrokerUnavailableError as error:
-                self._outage.note(error)
-                if self._stopping.is_set():
-                    raise
-                # Jitter: all workers of a cluster lost the same Redis at the same instant.
-                self._stopping.wait(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(2 * pause_s, _BACKOFF_CAP_S)
-            else:
-                self._outage.over()
-                return answer
 
     def _lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
         """When the guard must end the job if no renewal follows; None where nobody else may take the run.
@@ -369,34 +344,20 @@ class LaunchAgent:
         kill_at = renewed_at + lease_s - min(1.0, lease_s / 10)
         return kill_at - min(spec.grace_s, lease_s / 4), kill_at
 
-    # -- the threads ---------------------------------------------------------------------------------------------
+    # -- what liveness asks for ------------------------------------------------------------------------------------
 
-    def _heartbeat_loop(self) -> None:
-        while not self._stopping.is_set():
-            pause_s = self._settings.heartbeat_s
-            if self._quarantine.is_over(now=boot_time_s()):
-                self.resume()
-            try:
-                pause_s = min(pause_s, self._heartbeat())
-                self._outage.over()
-            except BrokerUnavailableError as error:
-                self._outage.note(error)
-                pause_s *= random.uniform(0.5, 1.0)
-            except Exception:
-                log.exception("heartbeat.failed")
-            self._wake.wait(pause_s)
-            self._wake.clear()
-
-    def _heartbeat(self) -> float:
-        """Renew all leases; returns after how many seconds a run is due."""
-        attempts = dict(self._jobs)
-        renewed_at = boot_time_s()
+    def heartbeat(self) -> tuple[float, int]:
+        """Renew the leases of all running attempts in one call, and heed what is said of each."""
+        if self._quarantine.is_over(now=boot_time_s()):
+            self.resume()
         if not self.takes_runs and self._is_listed:
             # Else submitters would be told that its queues are consumed.
             self._store.goodbye(self.owner, queues=self._queues)
         self._is_listed = self.takes_runs
+        attempts = list(self._jobs.values())
+        renewed_at = boot_time_s()
         pulse = self._store.heartbeat(
-            [(run_id, attempt.record.token, attempt.record.attempt) for run_id, attempt in attempts.items()],
+            [(attempt.record.id, attempt.record.token, attempt.record.attempt) for attempt in attempts],
             owner=self.owner,
             worker=self._worker,
             lease_s=self._settings.lease_s,
@@ -405,20 +366,24 @@ class LaunchAgent:
             queues=self._queues if self._is_listed else [],
         )
         leases: dict[str, Lease] = {}
-        for run_id, attempt in attempts.items():
-            self._heed(attempt, pulse.answers[run_id])
-            if pulse.answers[run_id].word in ("ok", "cancel"):
+        for attempt, answer in zip(attempts, pulse.answers, strict=True):
+            self._heed(attempt, answer)
+            if answer.word in ("ok", "cancel"):
                 leases[attempt.key] = attempt.lease = self._lease(attempt.record, attempt.spec, renewed_at=renewed_at)
         self._runner.renew(leases)
-        if pulse.pass_age_s > 2 * self._settings.pass_s:
-            self._pass_soon()
-        if not pulse.next_due:
-            return self._settings.heartbeat_s
-        until_due_s = (pulse.next_due - self._store.now_us()) / 1e6
-        if until_due_s > 0:
-            return until_due_s
-        _, next_due = self._store.publish_due()
-        return max(0.0, (next_due - self._store.now_us()) / 1e6) if next_due else self._settings.heartbeat_s
+        return pulse.pass_age_s, pulse.next_due
+
+    def obey(self, order: dict[str, Any]) -> None:
+        """Orders come by publication and may be lost: a cancel is repeated by the passes and by the heartbeat."""
+        if order["order"] == "drain":
+            self._on_drain()
+        elif order["order"] == "resume":
+            self.resume()
+        elif order["order"] == "cancel":
+            grace_us = order["grace_us"]
+            for attempt in list(self._jobs.values()):
+                if (attempt.record.id, str(attempt.record.token)) == (order["id"], order["token"]):
+                    attempt.events.put(Cancel(order["reason"], int(grace_us) / 1e6 if grace_us else None))
 
     def _heed(self, attempt: Attempt, answer: Answer) -> None:
         if answer.word == "cancel":
@@ -441,70 +406,3 @@ class LaunchAgent:
             "state": "draining" if self._draining else "running" if self.takes_runs else "quarantined",
             "problem": self._quarantine.describe(now=boot_time_s()),
         }
-
-    def _pass_soon(self) -> None:
-        """Do the beat's work, beside the heartbeats: a long pass must not delay them."""
-        if self._maintenance is None or not self._maintenance.is_alive():
-            self._maintenance = threading.Thread(target=self._do_passes, name="launch-maintenance", daemon=True)
-            self._maintenance.start()
-
-    def _do_passes(self) -> None:
-        for name in PASSES:
-            try:
-                run_pass(name, self._store, self._settings, late_by=1.5, on_crash=self._on_crash)
-            except BrokerUnavailableError as error:
-                self._outage.note(error)
-                return
-            except Exception:
-                log.exception("pass.failed name=%s", name)
-
-    def _listen_loop(self) -> None:
-        channels = [keys.orders_channel(self.owner), keys.DUE]
-        while not self._stopping.is_set():
-            try:
-                self._store.listen(channels, on_message=self._on_message, stopped=self._stopping.is_set)
-            except BrokerUnavailableError as error:
-                self._outage.note(error)
-            except Exception:
-                log.exception("listener.failed")
-            self._stopping.wait(random.uniform(0.5, 1.0))
-
-    def _on_message(self, channel: str, message: str) -> None:
-        if channel == keys.DUE:
-            self._wake.set()
-            return
-        order = json.loads(message)
-        if order["order"] == "drain":
-            self._on_drain()
-        elif order["order"] == "resume":
-            self.resume()
-        elif (attempt := self._jobs.get(order["id"])) is not None and str(attempt.record.token) == order["token"]:
-            grace_us = order["grace_us"]
-            attempt.events.put(Cancel(order["reason"], int(grace_us) / 1e6 if grace_us else None))
-
-
-class Outage:
-    """Says that Redis is away once, again every 30 s, and when it is back."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._said_at = 0.0
-        self._lock = threading.Lock()
-
-    @property
-    def is_on(self) -> bool:
-        return self._since is not None
-
-    def note(self, error: BrokerUnavailableError) -> None:
-        with self._lock:
-            now = boot_time_s()
-            self._since = self._since or now
-            if now - self._said_at >= _SAY_AGAIN_S:
-                self._said_at = now
-                log.warning("redis.away for_s=%.0f: jobs go on, reports wait. %s", now - self._since, error)
-
-    def over(self) -> None:
-        with self._lock:
-            if self._since is not None:
-                log.warning("redis.back after_s=%.0f", boot_time_s() - self._since)
-                self._since, self._said_at = None, 0.0

@@ -11,7 +11,7 @@ from launch_worker.api import Api
 from launch_worker.celery import settings
 from launch_worker.errors import LaunchError
 from launch_worker.passes import PASSES, run_pass
-from launch_worker.worker import send_failed_event
+from launch_worker.worker import show_end
 
 log = logging.getLogger("launch_worker.beat")
 
@@ -29,7 +29,7 @@ class PassScheduler(Scheduler):  # type: ignore[misc]
             super().apply_entry(entry, producer=producer)
             return
         try:
-            done = run_pass(name, self._api.store, self._api.settings, on_crash=send_failed_event)
+            done = run_pass(name, self._api.store, self._api.settings, on_end=show_end)
         except LaunchError as error:
             log.warning("pass.failed name=%s: %s", name, error)
         else:

@@ -100,6 +100,11 @@ class Channel(kombu_redis.Channel):
     def _get_client(self) -> type[redis.Redis]:
         return QueueClient
 
+    def encode_body(self, body: Any, encoding: str | None = None) -> tuple[Any, Any]:
+        """kombu requeues an item with its body as bytes; ours is not base64, and JSON has no bytes."""
+        encoded, encoding = super().encode_body(body, encoding)  # type: ignore[no-untyped-call]
+        return (encoded.decode() if isinstance(encoded, bytes) else encoded), encoding
+
     def _size(self, queue: str) -> int:
         try:
             size: int = super()._size(queue)  # type: ignore[no-untyped-call]

@@ -104,6 +104,8 @@ class LogShipper:
         self._keep_bytes = keep_bytes
         self._file_bytes = file_bytes
         self._inotify = inotify_simple.INotify()
+        # Taking a watch away is an event: so the thread can be woken without writing to a disk that may be full.
+        self._wake = self._inotify.add_watch("/", inotify_simple.flags.DELETE_SELF)
         self._tails: dict[int, Tail] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="log-shipper", daemon=True)
@@ -127,12 +129,10 @@ class LogShipper:
         tail.ship(self._store)
         tail.close()
 
-    def close(self, wake_path: Path) -> None:
-        """End the thread; `wake_path` is a file of ours that can be written to."""
+    def close(self) -> None:
+        """End the thread. What is not shipped by then is not lost: it is in the files."""
         self._closing = True
-        self._inotify.add_watch(wake_path, inotify_simple.flags.MODIFY)
-        with wake_path.open("ab") as file:
-            file.write(b"\n")
+        self._inotify.rm_watch(self._wake)
         self._thread.join(5.0)
         self._inotify.close()
 

@@ -20,8 +20,11 @@ log = logging.getLogger("launch_worker.passes")
 
 _LIMIT = 500
 
+#: Called with the record as it was and with how its attempt ended, when that was found out by others than its worker.
+OnEnd = Callable[[Record, Outcome], None]
 
-def crash_stale_runs(store: Store, settings: Settings, *, on_crash: Callable[[Record], None] = lambda _: None) -> int:
+
+def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda *_: None) -> int:
     """Runs whose heartbeats stopped are Crashed, or Pending again when retries are left. Returns how many."""
     crashed = 0
     for record in store.stale(limit=_LIMIT):
@@ -40,7 +43,7 @@ def crash_stale_runs(store: Store, settings: Settings, *, on_crash: Callable[[Re
         if is_crashed:
             crashed += 1
             log.warning("run.crashed run=%s attempt=%d worker=%s", record.id, record.attempt, record.worker)
-            on_crash(record)
+            on_end(record, outcome)
     return crashed
 
 
@@ -89,7 +92,7 @@ def run_pass(
     settings: Settings,
     *,
     late_by: float = 0.5,
-    on_crash: Callable[[Record], None] | None = None,
+    on_end: OnEnd | None = None,
 ) -> int | None:
     """Do one pass unless it began, anywhere, within `late_by` intervals; None when it was not due."""
     guarded = name == "crash_stale_runs"
@@ -97,6 +100,6 @@ def run_pass(
     gap_s = 2 * (settings.pass_s + settings.heartbeat_s) if guarded else 0.0
     if not store.begin_pass(name, every_s=late_by * settings.pass_s, gap_s=gap_s):
         return None
-    if guarded and on_crash is not None:
-        return crash_stale_runs(store, settings, on_crash=on_crash)
+    if guarded and on_end is not None:
+        return crash_stale_runs(store, settings, on_end=on_end)
     return PASSES[name](store, settings)

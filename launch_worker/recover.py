@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.logs import Tail
-from launch_worker.retry import NextStep, Outcome, next_step
+from launch_worker.passes import OnEnd
+from launch_worker.retry import NextStep, Outcome, next_step, outcome_of_exit
 from launch_worker.runners import tree
 from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder
@@ -31,12 +33,17 @@ def end_leftovers(folder: WorkerFolder) -> None:
 
 
 def deliver_leftovers(
-    folder: WorkerFolder, *, store: Store, keep_bytes: int, deliver: Callable[[Callable[[], Any]], Any]
+    folder: WorkerFolder,
+    *,
+    store: Store,
+    keep_bytes: int,
+    deliver: Callable[[Callable[[], Any]], Any],
+    on_end: OnEnd,
 ) -> None:
     """Report each attempt's kept end, or that it crashed; then delete the folder. `deliver` repeats until it works."""
     for attempt in folder.attempts():
         try:
-            deliver(lambda attempt=attempt: _deliver_attempt(attempt, store=store, keep_bytes=keep_bytes))  # type: ignore[misc]
+            deliver(partial(_deliver_attempt, attempt, store=store, keep_bytes=keep_bytes, on_end=on_end))
         except UnknownRunError:
             log.info("run.unknown run=%s: what is left of it is deleted", attempt.run_id)
         except LaunchError as error:
@@ -46,7 +53,7 @@ def deliver_leftovers(
     folder.release()
 
 
-def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int) -> None:
+def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int, on_end: OnEnd) -> None:
     if attempt.output.exists():
         tail = Tail(attempt.run_id, attempt.attempt, attempt.output, keep_bytes=keep_bytes)
         tail.skip_to(store.log_end(attempt.run_id, attempt.attempt))
@@ -59,15 +66,24 @@ def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int) -
         record, step, owner = report
         accepted = store.finish(record, step, owner=owner)
         log.warning("report.delivered_late run=%s state=%s accepted=%s", record.id, step.outcome.state, accepted)
+        if accepted:
+            on_end(record, step.outcome)
         return
     record = store.get(attempt.run_id)
-    if record.token != attempt.token or record.state is not RunState.RUNNING:
+    if record.token != attempt.token or record.state not in (RunState.RUNNING, RunState.CRASHED):
         return
-    outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
+    status = attempt.read_exit_status()
+    if status is None and record.state is RunState.CRASHED:
+        return
+    if status is None:
+        outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
+    else:
+        outcome = outcome_of_exit(status)
     try:
         spec = parse_spec(record.spec)
     except InputError:
         step = NextStep(outcome)
     else:
         step = next_step(outcome, spec=spec, attempt=record.attempt, first_attempt=record.first_attempt)
-    store.finish(record, step)
+    if store.finish(record, step):
+        on_end(record, outcome)

@@ -12,7 +12,7 @@ from typing import Any
 from launch_worker.errors import InputError
 from launch_worker.units import MAX_DURATION_S
 
-NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,200}")
 #: Also a Redis key and a file name: no colon, no slash, no leading dash, dot or underscore.
 QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?")
@@ -66,7 +66,7 @@ class RunSpec:
             object.__setattr__(self, "name", default_name(self.command))
         _check_text("name", self.name, NAME, "1 to 200 characters without control characters")
         _check_text("queue", self.queue, QUEUE, "letters, digits, and . _ - after the first, at most 100")
-        if self.queue in RESERVED_QUEUES:
+        if self.queue in RESERVED_QUEUES or self.queue.endswith(".pidbox"):
             raise InputError(f"queue {self.queue!r} belongs to the system; choose another name")
         if self.project:
             _check_text("project", self.project, PROJECT, "ENTITY/PROJECT, each of letters, digits and . _ -")
@@ -131,7 +131,7 @@ def default_name(command: tuple[str, ...]) -> str:
         script = command[2] if command[1] == "-m" and len(command) > 2 else command[1]
         if re.fullmatch(r"[\w./-]+", script) and not script.startswith("-"):
             words = [script.rsplit("/", 1)[-1]]
-    return re.sub(r"[\x00-\x1f\x7f]", "?", words[0])[:200] or "job"
+    return "".join(char if NAME.fullmatch(char) else "?" for char in words[0])[:200] or "job"
 
 
 def parse_env(pairs: Iterable[str]) -> dict[str, str]:

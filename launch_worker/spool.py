@@ -1,13 +1,14 @@
 """A worker's folder on disk: one folder an attempt, with its output, and its end until Redis has it.
 
     work_dir/workers/OWNER/lock             held while the worker or its guard lives
-    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, work/, report.json}
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, work/, report.json, exit-status}
 
 What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
+from launch_worker.runners.guard import EXIT_STATUS
 from launch_worker.states import RunState
 
 log = logging.getLogger("launch_worker.spool")
@@ -71,6 +73,13 @@ class AttemptFolder:
             log.error("report.damaged folder=%s: %r", self.path, error)
             return None
 
+    def read_exit_status(self) -> int | None:
+        """The exit status that the guard kept when its worker was gone; None when the job was ended with it."""
+        try:
+            return int((self.path / EXIT_STATUS).read_text())
+        except (OSError, ValueError):
+            return None
+
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -85,11 +94,13 @@ class WorkerFolder:
     @classmethod
     def create(cls, work_dir: Path, owner: str) -> WorkerFolder:
         """A new locked folder. Raises OSError."""
-        path = work_dir / "workers" / owner
-        path.mkdir(parents=True, mode=0o700)
-        folder = cls(path)
-        assert folder.take(), "nobody else knows the folder yet"
-        return folder
+        # Under another name until it is locked, or a neighbour would take it for abandoned.
+        hidden = cls(work_dir / "workers" / f".{owner}")
+        hidden.path.mkdir(parents=True, mode=0o700)
+        if not hidden.take():
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        hidden.path = hidden.path.rename(work_dir / "workers" / owner)
+        return hidden
 
     @classmethod
     def abandoned(cls, work_dir: Path) -> Iterator[WorkerFolder]:
@@ -97,7 +108,7 @@ class WorkerFolder:
         root = work_dir / "workers"
         for path in sorted(root.iterdir()) if root.is_dir() else ():
             folder = cls(path)
-            if path.is_dir() and folder.take():
+            if not path.name.startswith(".") and path.is_dir() and folder.take():
                 yield folder
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery import Task
 from celery.exceptions import Ignore
 
@@ -12,7 +10,7 @@ from launch_worker.celery import app
 from launch_worker.errors import UnknownRunError
 from launch_worker.passes import PASSES, run_pass
 from launch_worker.states import RunState
-from launch_worker.worker import send_failed_event
+from launch_worker.worker import show_end
 
 
 class RunFailed(Exception):
@@ -58,8 +56,7 @@ def _show_killed_while_pending(task: Task, run_id: str, agent: LaunchAgent) -> N
 def _register_pass(name: str) -> None:
     def do_pass() -> int | None:
         api = LaunchAgent.current().api
-        on_crash: Any = send_failed_event if name == "crash_stale_runs" else None
-        return run_pass(name, api.store, api.settings, on_crash=on_crash)
+        return run_pass(name, api.store, api.settings, on_end=show_end)
 
     do_pass.__doc__ = PASSES[name].__doc__
     app.task(name=f"launch_worker.{name}", ignore_result=True, send_events=False)(do_pass)

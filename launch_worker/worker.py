@@ -20,7 +20,9 @@ from launch_worker.agent import LaunchAgent
 from launch_worker.api import Api
 from launch_worker.celery import MAINTENANCE_QUEUE, app, settings
 from launch_worker.errors import LaunchError
+from launch_worker.retry import Outcome
 from launch_worker.run import Record
+from launch_worker.states import RunState
 from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
@@ -61,7 +63,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "worker": parent.hostname,
             "queues": queues,
             "max_jobs": parent.concurrency,
-            "on_crash": send_failed_event,
+            "on_end": show_end,
             "on_intake": turn_intake,
             "on_drain": lambda: os.kill(os.getpid(), signal.SIGTERM),
             "quarantine_after": self.quarantine_after,
@@ -183,15 +185,17 @@ def runs(state: Any, **_: Any) -> list[dict[str, Any]]:
     return LaunchAgent.current().snapshot() if LaunchAgent.initialized() else []
 
 
-def send_failed_event(record: Record) -> None:
-    """A crashed run shows as FAILURE in Flower: the worker that could have said so is gone."""
+def show_end(record: Record, outcome: Outcome) -> None:
+    """Flower's picture of a run whose own worker could not draw it: that one died, or Redis was away."""
+    shown = f"{outcome.state}: {outcome.reason}"
+    if outcome.state is RunState.FINISHED:
+        event, facts = "task-succeeded", {"result": outcome.state.value, "runtime": None}
+    elif outcome.state is RunState.KILLED:
+        event, facts = "task-revoked", {"terminated": True, "signum": outcome.signal or None, "expired": False}
+    else:
+        event, facts = "task-failed", {"exception": shown, "traceback": None}
     with app.events.default_dispatcher() as dispatcher:
-        dispatcher.send(
-            "task-failed",
-            uuid=record.id,
-            exception=f"Crashed: heartbeats of worker {record.worker} stopped",
-            traceback=None,
-        )
+        dispatcher.send(event, uuid=record.id, **facts)
 
 
 app.user_options["worker"].add(

@@ -30,6 +30,9 @@ from launch_worker.runners.tree import ProcessId
 #: What is left of a job after its main process ended by itself, or after its worker vanished, gets SIGTERM first.
 AFTERMATH_S = 2.0
 _PR_SET_CHILD_SUBREAPER = 36
+#: In the folder of an attempt's output: how its job ended by itself, when there was no worker to tell.
+EXIT_STATUS = "exit-status"
+_REMEMBERED_EXITS = 1000
 
 
 def boot_time_s() -> float:
@@ -48,6 +51,8 @@ class Job:
     def __init__(self, key: str, marked: tuple[bytes, ...], grace_s: float) -> None:
         self.key = key
         self.marked = marked
+        #: Where its output is; '' for an adopted job, whose exit only the worker can read.
+        self.folder = ""
         self.grace_s = grace_s
         self.main: ProcessId | None = None
         #: Set for a job that another guard started: its exit is seen through this, and the worker reaps it.
@@ -62,6 +67,7 @@ class Job:
         self.pause_s = 0.01
         #: When its lease must be over: (SIGTERM, SIGKILL) by boot time; None for a job that may outlive its lease.
         self.lease: tuple[float, float] | None = None
+        self.lease_enforced = False
         self.stopped_by = ""
 
 
@@ -74,6 +80,8 @@ class Guard:
         self.jobs: dict[str, Job] = {}
         #: Processes that are never a job's: the worker and what it said.
         self.spared = {os.getppid()}
+        #: Exit statuses by the attempts' folders, the newest ones: their worker may die before it has reported them.
+        self.exits: dict[str, int] = {}
         self.worker_gone = False
         self._incoming = b""
         self._outgoing = b""
@@ -119,7 +127,7 @@ class Guard:
 
     def _times(self, job: Job) -> list[float]:
         times = []
-        if job.lease and not job.stopped_by:
+        if job.lease and not job.lease_enforced:
             times.append(job.lease[0])
         if job.kill_at is not None or job.exited:
             times.append(job.look_at)
@@ -157,6 +165,8 @@ class Guard:
 
     def _worker_vanished(self) -> None:
         self.worker_gone = True
+        for folder, status in self.exits.items():
+            _keep_exit_status(folder, status)
         for job in list(self.jobs.values()):
             self._stop(job, grace_s=min(job.grace_s, AFTERMATH_S), why="worker")
 
@@ -175,6 +185,7 @@ class Guard:
     ) -> None:
         job = Job(key, tree.marks(env), grace_s)
         job.lease = (lease[0], lease[1]) if lease else None
+        job.folder = os.path.dirname(log)
         try:
             with open(log, "ab", buffering=0) as output, tree.carrying(job.marked):
                 # No preexec_fn: it costs 20 times as much as vfork.
@@ -251,12 +262,24 @@ class Guard:
             os.close(job.pidfd)
             job.pidfd = None
         stopped = job.stopped_by if job.main in job.termed else ""
+        if status is not None and not stopped:
+            self._remember_exit(job.folder, status)
         self._tell("exited", job.key, status=status, stopped_by=stopped)
+
+    def _remember_exit(self, folder: str, status: int) -> None:
+        if self.worker_gone:
+            _keep_exit_status(folder, status)
+            return
+        self.exits[folder] = status
+        if len(self.exits) > _REMEMBERED_EXITS:
+            del self.exits[next(iter(self.exits))]
 
     def _enforce_leases(self) -> None:
         now = boot_time_s()
         for job in list(self.jobs.values()):
-            if job.lease and now >= job.lease[0] and not job.stopped_by:
+            # Also a job that is being stopped already, and has a longer grace than its lease.
+            if job.lease and now >= job.lease[0] and not job.lease_enforced:
+                job.lease_enforced = True
                 self._stop(job, grace_s=max(0.0, job.lease[1] - now), why="lease")
 
     def _stop(self, job: Job, *, grace_s: float, why: str) -> None:
@@ -282,13 +305,13 @@ class Guard:
             job.kill_at = now + min(job.grace_s, AFTERMATH_S)
         if now >= job.kill_at:
             for process in left:
-                tree.send(process, signal.SIGKILL)
-                job.termed.add(process)
+                if tree.send(process, signal.SIGKILL):
+                    job.termed.add(process)
         else:
             for process in left:
-                if process not in job.termed:
+                # What was gone before the signal ended by itself.
+                if process not in job.termed and tree.send(process, signal.SIGTERM):
                     job.termed.add(process)
-                    tree.send(process, signal.SIGTERM)
                     # A stopped process would keep SIGTERM pending until its SIGKILL.
                     tree.send(process, signal.SIGCONT)
         job.pause_s = min(2 * job.pause_s, 0.1)
@@ -310,6 +333,12 @@ class Guard:
             return True
         mains = {job.main.pid for job in self.jobs.values() if job.main}
         return any(pid not in mains for pid in pids)
+
+
+def _keep_exit_status(folder: str, status: int) -> None:
+    # A folder that is gone was reported. A full disk leaves the run Crashed.
+    with contextlib.suppress(OSError), open(os.path.join(folder, EXIT_STATUS), "x") as file:
+        file.write(str(status))
 
 
 def _explain(error: Exception, program: str, cwd: str) -> str:

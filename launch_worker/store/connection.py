@@ -50,8 +50,11 @@ def connect(url: str, *, name: str) -> redis.Redis:
 
 
 def mask_url(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(?<=://)([^/@]*:)?[^/@]*@", "***@", url)
+    """The URL without user name and password, wherever they stand in it."""
+    shown = re.sub(r"(?<=://)[^/?#]*@", "***@", url)
+    # A password with a slash in it is not a valid URL, and no reason to show it.
+    shown = re.sub(r"(?<=://)[^?#]*@", "***@", shown)
+    return re.sub(r"(?<=[?&])(username|password)=[^&#]*", r"\1=***", shown)
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class Answer:
 class Pulse:
     """The reply to one heartbeat of a worker."""
 
-    answers: dict[str, Answer]
+    #: One for each run that was asked about, in that order.
+    answers: list[Answer]
     #: Seconds since the last maintenance pass began anywhere.
     pass_age_s: float
     #: Server time in microseconds at which the next Pending run is due; 0 for none.
@@ -100,8 +101,7 @@ class Store(Reader):
         flat = [part for run in runs for part in run]
         head = (owner, worker, _us(lease_s), _us(gone_s), json.dumps(description), len(queues), *queues)
         age, next_due, *words = self._call("heartbeat", *head, *flat)
-        answers = {run_id: _answer(text(word)) for (run_id, *_), word in zip(runs, words, strict=True)}
-        return Pulse(answers, pass_age_s=age / 1e6, next_due=int(next_due))
+        return Pulse([_answer(text(word)) for word in words], pass_age_s=age / 1e6, next_due=int(next_due))
 
     def goodbye(self, owner: str, *, queues: Sequence[str]) -> None:
         """A cleanly ended worker is no longer listed."""

@@ -57,7 +57,7 @@ def create(store: Store) -> str:
 
 def close(shipper: LogShipper, tmp_path: Path) -> None:
     (tmp_path / "wake").touch()
-    shipper.close(tmp_path / "wake")
+    shipper.close()
     shipper._inotify.close()
     for tail in shipper._tails.values():
         tail.close()
@@ -213,7 +213,7 @@ def test_a_closed_shipper_gives_its_descriptors_back(store: Store, run_id: str, 
     shipper = LogShipper(store, keep_bytes=KEEP, file_bytes=FILE)
     shipper.finish(shipper.watch(run_id, 1, tmp_path / "output"))
     (tmp_path / "wake").touch()
-    shipper.close(tmp_path / "wake")
+    shipper.close()
     left_open = not shipper._inotify.closed
     shipper._inotify.close()
     assert not left_open

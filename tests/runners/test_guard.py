@@ -380,3 +380,12 @@ def test_a_worker_and_its_guard_that_are_told_to_hang_up_keep_the_job(tmp_path: 
         assert tree.is_alive(worker.jobs[0])
     finally:
         worker.close()
+
+
+def test_a_job_that_is_being_stopped_with_a_long_grace_is_still_bound_to_its_lease(jobs: Jobs) -> None:
+    now = boot_time_s()
+    handle = jobs.shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.05; done", lease=(now + 0.6, now + 1.0))
+    pid_in(jobs.folder / "pid")
+    handle.stop(grace_s=60.0)
+    assert end_of(handle).status == -signal.SIGKILL
+    assert boot_time_s() < now + 2.0

@@ -231,4 +231,18 @@ def test_no_process_of_ours_outlives_its_worker(cluster: Cluster) -> None:
     worker = cluster.worker()
     guard = guard_of(worker.pid)
     worker.kill()
-    wait_until(lambda: tree.look_up(guard) is None, timeout_s=5, what="the guard is gone")
+    wait_until(lambda: (found := tree.look_up(guard)) is None or found.zombie, timeout_s=5, what="the guard is gone")
+
+
+def test_a_job_that_ends_while_its_worker_is_dead_gets_its_true_end(cluster: Cluster) -> None:
+    """The guard keeps the exit status; the next worker on the machine delivers it."""
+    worker = cluster.worker(name="a")
+    run = submit(["sh", "-c", "trap 'exit 7' USR1; while :; do sleep 0.02; done"], api=cluster.api)
+    job = wait_for_pid(run)
+    worker.signal(signal.SIGSTOP)
+    os.kill(job, signal.SIGUSR1)
+    wait_until(lambda: not job_processes(run.id))
+    worker.kill()
+    cluster.worker(name="b")
+    wait_until(lambda: run.state is RunState.FAILED)
+    assert run.exit_code == 7

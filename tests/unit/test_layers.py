@@ -20,7 +20,7 @@ PACKAGE = "launch_worker"
 LAYERS = {
     **dict.fromkeys(("errors", "states", "units", "ids", "spec", "retry", "run", "settings"), 0),
     **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine"), 1),
-    **dict.fromkeys(("api", "execute", "supervise", "passes", "recover", "agent", "health"), 2),
+    **dict.fromkeys(("api", "execute", "supervise", "passes", "recover", "agent", "health", "liveness", "outage"), 2),
     **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "tasks", "worker", "cli", "dev"), 3),
     # The package itself offers names of layer 2, and imports them lazily.
     "": 2,

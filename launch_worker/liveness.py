@@ -1,0 +1,127 @@
+"""The threads that keep a worker's runs alive and its ears open: one heartbeat for all of them, one subscription."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+from typing import Any, Protocol
+
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.outage import Outage
+from launch_worker.passes import PASSES, OnEnd, run_pass
+from launch_worker.settings import Settings
+from launch_worker.store import keys
+from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.liveness")
+
+
+class Worker(Protocol):
+    """What liveness asks of the agent."""
+
+    def heartbeat(self) -> tuple[float, int]:
+        """Renew all leases; returns the age of the last pass in seconds and the next due time (0 for none)."""
+
+    def obey(self, order: dict[str, Any]) -> None:
+        """Do what was ordered through Redis: cancel, drain, resume."""
+
+
+class Liveness:
+    """Heartbeats and orders of one worker; and the beat's passes, when they are late. Ends when `stopping` is set."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        owner: str,
+        store: Store,
+        settings: Settings,
+        outage: Outage,
+        stopping: threading.Event,
+        on_end: OnEnd,
+    ) -> None:
+        self._worker = worker
+        self._owner = owner
+        self._store = store
+        self._settings = settings
+        self._outage = outage
+        self._stopping = stopping
+        self._on_end = on_end
+        self._wake = threading.Event()
+        self._maintenance: threading.Thread | None = None
+        self._threads = [
+            threading.Thread(target=self._beat, name="launch-heartbeat", daemon=True),
+            threading.Thread(target=self._listen, name="launch-listener", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Have the next heartbeat at once."""
+        self._wake.set()
+
+    def join(self) -> None:
+        """After `stopping` was set. The listener may stay in its call for a while, and ends with the process."""
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(1.0)
+
+    def _beat(self) -> None:
+        while not self._stopping.is_set():
+            pause_s = self._settings.heartbeat_s
+            try:
+                pass_age_s, next_due = self._worker.heartbeat()
+                if pass_age_s > 2 * self._settings.pass_s:
+                    self._pass_soon()
+                pause_s = min(pause_s, self._publish_due(next_due))
+                self._outage.over()
+            except BrokerUnavailableError as error:
+                self._outage.note(error)
+                pause_s *= random.uniform(0.5, 1.0)
+            except Exception:
+                log.exception("heartbeat.failed")
+            self._wake.wait(pause_s)
+            self._wake.clear()
+
+    def _publish_due(self, next_due: int) -> float:
+        """Dispatch what is due now; returns after how many seconds the next run is."""
+        if next_due and next_due <= self._store.now_us():
+            _, next_due = self._store.publish_due()
+        return max(0.0, (next_due - self._store.now_us()) / 1e6) if next_due else self._settings.heartbeat_s
+
+    def _pass_soon(self) -> None:
+        # Beside the heartbeats: a long pass must not delay them.
+        if self._maintenance is None or not self._maintenance.is_alive():
+            self._maintenance = threading.Thread(target=self._do_passes, name="launch-maintenance", daemon=True)
+            self._maintenance.start()
+
+    def _do_passes(self) -> None:
+        for name in PASSES:
+            try:
+                run_pass(name, self._store, self._settings, late_by=1.5, on_end=self._on_end)
+            except BrokerUnavailableError as error:
+                self._outage.note(error)
+                return
+            except Exception:
+                log.exception("pass.failed name=%s", name)
+
+    def _listen(self) -> None:
+        channels = [keys.orders_channel(self._owner), keys.DUE]
+        while not self._stopping.is_set():
+            try:
+                self._store.listen(channels, on_message=self._hear, stopped=self._stopping.is_set)
+            except BrokerUnavailableError as error:
+                self._outage.note(error)
+            except Exception:
+                log.exception("listener.failed")
+            self._stopping.wait(random.uniform(0.5, 1.0))
+
+    def _hear(self, channel: str, message: str) -> None:
+        if channel == keys.DUE:
+            self._wake.set()
+        else:
+            self._worker.obey(json.loads(message))

@@ -1,0 +1,151 @@
+"""What was done and what was seen: the harness writes it, the checks read it. Times are seconds since boot."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launch_worker.runners.guard import boot_time_s
+
+#: For an interval that is not over.
+LATER = float("inf")
+
+
+def server_to_boot_s() -> float:
+    """What to add to Redis's time (this machine's wall clock) to get seconds since boot."""
+    return boot_time_s() - time.time()
+
+
+@dataclass
+class Span:
+    """An interval of time; open until `until` is set."""
+
+    since: float
+    until: float = LATER
+
+    def meets(self, since: float, until: float) -> bool:
+        return self.since <= until and since <= self.until
+
+
+@dataclass
+class Life:
+    """One worker process."""
+
+    slot: str
+    pid: int
+    since: float
+    until: float = LATER
+    killed_at: float | None = None
+    termed_at: list[float] = field(default_factory=list)
+    stopped: list[Span] = field(default_factory=list)
+    guard_killed_at: list[float] = field(default_factory=list)
+    status: int | None = None
+    log_path: str = ""
+
+    def able_s(self, since: float, until: float) -> float:
+        """For how long between the two times it was alive and not frozen."""
+        end = min(until, self.until)
+        frozen = sum(max(0.0, min(end, span.until) - max(since, span.since)) for span in self.stopped)
+        return max(0.0, end - max(since, self.since)) - frozen
+
+
+@dataclass
+class Evidence:
+    """Everything the checks need besides Redis and the stamps."""
+
+    lives: list[Life] = field(default_factory=list)
+    redis_away: list[Span] = field(default_factory=list)
+    cuts: dict[str, list[Span]] = field(default_factory=dict)
+    disk_full: list[Span] = field(default_factory=list)
+    #: (run, attempt) -> signals that the harness sent to the job's main process.
+    job_signals: dict[tuple[str, int], list[tuple[str, float]]] = field(default_factory=dict)
+    #: Items whose copies were put into a queue again, or that were taken out of it.
+    doubled: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    #: Things that are wrong whatever the runs say.
+    wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def life(self, pid: int, at: float) -> Life | None:
+        """The worker process with this pid at this time."""
+        return next((w for w in self.lives if w.pid == pid and w.since - 1 <= at <= w.until + 1), None)
+
+
+@dataclass
+class Cancel:
+    """A request to stop a run, and what it was answered (`''` when no answer came)."""
+
+    asked_at: float
+    at: float | None = None
+    answer: str = ""
+
+
+@dataclass
+class Journal:
+    """What the producer wrote down."""
+
+    acknowledged: dict[str, float] = field(default_factory=dict)
+    cancels: dict[str, list[Cancel]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        journal = cls()
+        for line in path.read_text().splitlines():
+            fact = json.loads(line)
+            if "run" in fact:
+                journal.acknowledged[fact["run"]] = fact["at"]
+            else:
+                asked = Cancel(fact["asked_at"], fact["at"], fact["answer"])
+                journal.cancels.setdefault(fact["cancel"], []).append(asked)
+        return journal
+
+
+@dataclass
+class Stamps:
+    """The ground truth about one attempt: what its job wrote. Times are seconds since boot."""
+
+    starts: list[float] = field(default_factory=list)
+    pids: set[int] = field(default_factory=set)
+    worker_pid: int = 0
+    code: int | None = None
+    ended_at: float | None = None
+    #: When the main process last wrote, and when any process of the job did.
+    last_main: float = 0.0
+    first: float = LATER
+    last: float = 0.0
+    unprinted: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Stamps:
+        stamps = cls()
+        main = ""
+        for line in path.read_text().splitlines():
+            word, ns, pid, *more = line.split()
+            at = int(ns) / 1e9
+            stamps.first, stamps.last = min(stamps.first, at), max(stamps.last, at)
+            stamps.pids.add(int(pid))
+            if word == "start":
+                stamps.starts.append(at)
+                stamps.worker_pid = int(more[1])
+                main = pid
+            elif word == "end":
+                stamps.code, stamps.ended_at = int(more[0]), at
+            elif word == "unprinted":
+                stamps.unprinted = True
+            if pid == main:
+                stamps.last_main = at
+        return stamps
+
+
+def read_stamps(folder: Path) -> dict[str, dict[int, Stamps]]:
+    """The stamps of every run and attempt."""
+    found: dict[str, dict[int, Stamps]] = {}
+    for path in folder.iterdir():
+        run_id, _, attempt = path.name.rpartition(".")
+        found.setdefault(run_id, {})[int(attempt)] = Stamps.read(path)
+    return found

@@ -1,0 +1,262 @@
+"""The faults. Each takes the system and its plan, and returns whether there was something to do it to."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+
+from launch_worker.runners import tree
+from launch_worker.runners.guard import boot_time_s
+from tests.chaos.evidence import Span
+from tests.chaos.plan import Fault
+from tests.chaos.system import Slot, System
+
+#: So long after its guard died a worker has another one. Freezing it sooner would make two faults one: nobody is left
+#: to end its jobs at the lease.
+_NEW_GUARD_S = 2.0
+_REFILL_S = 0.2
+_RENEWED_S = 1.5
+
+
+def kill_worker(system: System, fault: Fault) -> bool:
+    slot = _pick(system.workers, fault)
+    if slot is None:
+        return False
+    slot.restart_s = fault.restart_s
+    system.kill(slot, boot_time_s())
+    return True
+
+
+def kill_guard(system: System, fault: Fault) -> bool:
+    slot = _pick([slot for slot in system.workers if not slot.is_frozen], fault)
+    guard = slot.guard() if slot is not None else None
+    if slot is None or slot.life is None or guard is None:
+        return False
+    slot.life.guard_killed_at.append(boot_time_s())
+    return tree.send(guard, signal.SIGKILL)
+
+
+def kill_worker_and_guard(system: System, fault: Fault) -> bool:
+    """Nobody is left who would end the jobs, until the worker is started again.
+
+    Not one whose leases could not be renewed just now: they could run out before it is back.
+    """
+    now = boot_time_s()
+    slot = _pick([slot for slot in system.workers if not system.is_troubled(slot, now - _RENEWED_S)], fault)
+    guard = slot.guard() if slot is not None else None
+    if slot is None or slot.part is None or slot.life is None or guard is None:
+        return False
+    slot.restart_s = fault.restart_s
+    slot.life.guard_killed_at.append(now)
+    slot.part.signal(signal.SIGSTOP)  # so that it cannot react to its guard's end
+    tree.send(guard, signal.SIGKILL)
+    system.kill(slot, now)
+    return True
+
+
+def term_guard(system: System, fault: Fault) -> bool:
+    slot = _pick(system.workers, fault)
+    guard = slot.guard() if slot is not None else None
+    return guard is not None and tree.send(guard, signal.SIGTERM)
+
+
+def kill_job(system: System, fault: Fault) -> bool:
+    return _signal_job(system, fault, signal.SIGKILL)
+
+
+def term_job(system: System, fault: Fault) -> bool:
+    return _signal_job(system, fault, signal.SIGTERM)
+
+
+def _signal_job(system: System, fault: Fault, number: signal.Signals) -> bool:
+    jobs = system.running_jobs()
+    if not jobs:
+        return False
+    job = jobs[int(fault.pick * len(jobs))]
+    signals = system.evidence.job_signals.setdefault((job.run_id, job.attempt), [])
+    signals.append((number.name, boot_time_s()))
+    return tree.send(job.process, number)
+
+
+def term_worker(system: System, fault: Fault) -> bool:
+    slot = _pick([slot for slot in system.workers if slot.life is not None and not slot.life.termed_at], fault)
+    if slot is None or slot.life is None or slot.part is None:
+        return False
+    life, part = slot.life, slot.part
+    # Before its start is over Celery would end at once, as any process does.
+    if boot_time_s() < life.since + 3.0:
+        return False
+    slot.restart_s = fault.restart_s
+
+    def term() -> None:
+        if part.process.poll() is None:
+            life.termed_at.append(boot_time_s())
+            part.signal(signal.SIGTERM)
+
+    term()
+    if fault.variant == "twice":
+        system.timeline.later(fault.lasts_s, term)
+    return True
+
+
+def kill_beat(system: System, fault: Fault) -> bool:
+    slot = _pick(system.beats, fault)
+    if slot is None:
+        return False
+    slot.restart_s = fault.restart_s
+    system.kill(slot, boot_time_s())
+    return True
+
+
+def term_beat(system: System, fault: Fault) -> bool:
+    slot = _pick(system.beats, fault)
+    if slot is None or slot.part is None or slot.life is None or boot_time_s() < slot.life.since + 3.0:
+        return False
+    slot.restart_s = fault.restart_s
+    slot.life.termed_at.append(boot_time_s())
+    slot.part.signal(signal.SIGTERM)
+    return True
+
+
+def stop_worker(system: System, fault: Fault) -> bool:
+    now = boot_time_s()
+    slot = _pick(
+        [
+            slot
+            for slot in system.workers
+            if slot.life is not None
+            and not slot.is_frozen
+            and all(now > killed_at + _NEW_GUARD_S for killed_at in slot.life.guard_killed_at)
+        ],
+        fault,
+    )
+    if slot is None or slot.life is None or slot.part is None:
+        return False
+    part, span = slot.part, Span(now)
+    slot.life.stopped.append(span)
+    part.signal(signal.SIGSTOP)
+
+    def go_on() -> None:
+        span.until = min(span.until, boot_time_s())
+        if part.process.poll() is None:
+            part.signal(signal.SIGCONT)
+
+    system.timeline.later(fault.lasts_s, go_on)
+    return True
+
+
+def restart_redis(system: System, fault: Fault) -> bool:
+    if system.redis_is_away:
+        return False
+    system.take_redis_away(fault.variant)
+    system.timeline.later(fault.lasts_s, system.bring_redis_back)
+    return True
+
+
+def cut_network(system: System, fault: Fault) -> bool:
+    slot = _pick([slot for slot in system.workers if not slot.proxy.how], fault)
+    if slot is None:
+        return False
+    span = Span(boot_time_s())
+    system.evidence.cuts.setdefault(slot.name, []).append(span)
+    slot.proxy.cut(fault.variant)
+
+    def heal() -> None:
+        slot.proxy.heal()
+        span.until = boot_time_s()
+
+    system.timeline.later(fault.lasts_s, heal)
+    return True
+
+
+def double_message(system: System, fault: Fault) -> bool:
+    """An item of a queue is delivered again, at once or when the first one was taken long ago."""
+    found = _pick_item(system, fault)
+    if found is None:
+        return False
+    queue_list, item = found
+
+    def again() -> None:
+        try:
+            system.api.store._redis.lpush(queue_list, item)
+        except Exception:  # noqa: BLE001 (redis-py's own errors, while Redis is away)
+            system.timeline.later(0.3, again)
+        else:
+            system.evidence.doubled.append(_tag(item))
+
+    system.timeline.later(fault.lasts_s, again)
+    return True
+
+
+def drop_message(system: System, fault: Fault) -> bool:
+    found = _pick_item(system, fault)
+    if found is None:
+        return False
+    queue_list, item = found
+    try:
+        dropped = bool(system.api.store._redis.lrem(queue_list, 1, item))
+    except Exception:  # noqa: BLE001
+        return False
+    if dropped:
+        system.evidence.dropped.append(_tag(item))
+    return dropped
+
+
+def _pick_item(system: System, fault: Fault) -> tuple[str, bytes] | None:
+    if system.redis_is_away:
+        return None
+    items: list[tuple[str, bytes]] = []
+    try:
+        for queue_list in system.item_lists():
+            items += [(queue_list, item) for item in system.api.store._redis.lrange(queue_list, 0, -1)]
+    except Exception:  # noqa: BLE001
+        return None
+    return items[int(fault.pick * len(items))] if items else None
+
+
+def fill_disk(system: System, fault: Fault) -> bool:
+    if system.evidence.disk_full and system.evidence.disk_full[-1].until > boot_time_s():
+        return False
+    span = Span(boot_time_s())
+    system.evidence.disk_full.append(span)
+    until = span.since + fault.lasts_s
+
+    def fill() -> None:
+        if boot_time_s() < until:
+            system.fill_disk()
+            system.timeline.later(_REFILL_S, fill)
+        else:
+            system.free_disk()
+            span.until = boot_time_s()
+
+    fill()
+    return True
+
+
+def _pick(slots: list[Slot], fault: Fault) -> Slot | None:
+    up = [slot for slot in slots if slot.is_up]
+    return up[int(fault.pick * len(up))] if up else None
+
+
+def _tag(item: bytes) -> str:
+    return str(json.loads(item)["properties"]["delivery_tag"])
+
+
+FAULTS: dict[str, Callable[[System, Fault], bool]] = {
+    "kill worker": kill_worker,
+    "kill guard": kill_guard,
+    "kill job": kill_job,
+    "kill beat": kill_beat,
+    "kill worker and guard": kill_worker_and_guard,
+    "term worker": term_worker,
+    "term guard": term_guard,
+    "term job": term_job,
+    "term beat": term_beat,
+    "stop worker": stop_worker,
+    "restart redis": restart_redis,
+    "cut network": cut_network,
+    "double message": double_message,
+    "drop message": drop_message,
+    "fill disk": fill_disk,
+}

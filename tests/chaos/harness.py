@@ -1,0 +1,177 @@
+"""The loop: start the system, do what is planned to it, let it come to rest, and check what is left."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.runners.guard import boot_time_s
+from launch_worker.states import RunState
+from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
+from tests.chaos.faults import FAULTS
+from tests.chaos.plan import Fault, plan_faults
+from tests.chaos.system import System
+from tests.chaos.verify import Findings, check_leftovers, check_runs, read_runs
+
+_TICK_S = 0.05
+#: A fault waits so long for something that it can be done to.
+_PATIENCE_S = 20.0
+_AGAIN_S = 0.1
+_DRAIN_S = 120.0
+_STOP_S = 60.0
+
+
+@dataclass
+class Result:
+    """What a run of the harness found, and where its logs are."""
+
+    findings: Findings
+    folder: Path | None
+
+
+def run_chaos(
+    *, seed: int, duration_s: float, workers: int = 3, keep: bool = False, say: Callable[[str], None] = print
+) -> Result:
+    """One whole run. With violations, or `keep`, the folder with all logs stays."""
+    folder = Path(tempfile.mkdtemp(prefix="launch-chaos-"))
+    try:
+        with ExitStack() as stack:
+            system = System(folder, seed=seed, workers=workers)
+            stack.callback(system.close)
+            findings = _Harness(system, seed, duration_s, say).run()
+            keep = keep or bool(findings.violations)
+            if keep:
+                # The small disk goes away with the system.
+                shutil.copytree(system.spool, folder / "spool", ignore_dangling_symlinks=True)
+    except (KeyboardInterrupt, SystemExit):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Result(findings, folder if keep else None)
+
+
+class _Harness:
+    def __init__(self, system: System, seed: int, duration_s: float, say: Callable[[str], None]) -> None:
+        self.system = system
+        self.seed = seed
+        self.duration_s = duration_s
+        self.say = say
+        self.begun = boot_time_s()
+
+    def run(self) -> Findings:
+        system, evidence = self.system, self.system.evidence
+        skip = frozenset() if system.has_small_disk else frozenset({"fill disk"})
+        if skip:
+            evidence.notes.append("fill disk: skipped, because no tmpfs can be mounted here (that takes root)")
+        self._wait_for_workers()
+        self.begun = boot_time_s()
+        for fault in plan_faults(self.seed, self.duration_s, skip=skip):
+            self._schedule(fault)
+        system.start_producer(self.seed, self.duration_s)
+        said_at = self.begun
+        while boot_time_s() < self.begun + self.duration_s or len(system.timeline) or self._is_producing():
+            self._tick()
+            if boot_time_s() - said_at > 15:
+                said_at = boot_time_s()
+                self.say(f"{said_at - self.begun:5.0f} s  {sum(evidence.faults.values())} faults")
+            if boot_time_s() > self.begun + self.duration_s + _DRAIN_S:
+                evidence.wrong.append("the faults or the producer did not come to an end")
+                break
+        self._drain()
+        offset_s = server_to_boot_s()
+        self._stop_workers()
+        journal = Journal.read(system.journal)
+        stamps = read_stamps(system.stamps)
+        runs = read_runs(system.api.store, stamps, offset_s=offset_s)
+        findings = check_runs(runs, evidence, journal, unknown=stamps.keys() - {run.record.id for run in runs})
+        findings.violations += check_leftovers(system)
+        findings.violations += evidence.wrong
+        return findings
+
+    def _wait_for_workers(self) -> None:
+        deadline = boot_time_s() + 60
+        while len(self.system.api.store.workers()) < len(self.system.workers):
+            self._tick()
+            if boot_time_s() > deadline:
+                raise RuntimeError(f"the workers did not start; see {self.system.folder}")
+
+    def _tick(self) -> None:
+        self.system.timeline.do_due()
+        self.system.look_after()
+        self.system.timeline.sleep(_TICK_S)
+
+    def _schedule(self, fault: Fault) -> None:
+        evidence = self.system.evidence
+        due = self.begun + fault.at_s
+
+        def do() -> None:
+            if FAULTS[fault.kind](self.system, fault):
+                evidence.faults[fault.kind] += 1
+            elif boot_time_s() < due + _PATIENCE_S:
+                self.system.timeline.later(_AGAIN_S, do)
+            else:
+                evidence.missed[fault.kind] += 1
+
+        self.system.timeline.at(due, do)
+
+    def _is_producing(self) -> bool:
+        producer = self.system.producer
+        if producer is None or producer.process.poll() is None:
+            return producer is not None
+        if producer.process.returncode:
+            self.system.evidence.wrong.append(f"the producer died: {producer.log[-2000:]}")
+            self.system.producer = None
+        return False
+
+    def _drain(self) -> None:
+        """Everything works again: wait until nothing is left to do."""
+        self.say(f"{boot_time_s() - self.begun:5.0f} s  no more faults; waiting for the rest")
+        deadline = boot_time_s() + _DRAIN_S
+        while boot_time_s() < deadline:
+            for _ in range(10):
+                self._tick()
+            try:
+                if self._is_at_rest():
+                    return
+            except BrokerUnavailableError as error:
+                self.system.evidence.notes.append(f"while draining: {error}")
+        counts = self.system.api.store.counts()
+        self.system.evidence.wrong.append(
+            f"after {_DRAIN_S:g} s without faults {counts[RunState.PENDING]} runs are Pending and "
+            f"{counts[RunState.RUNNING]} Running"
+        )
+
+    def _is_at_rest(self) -> bool:
+        store = self.system.api.store
+        counts = store.counts()
+        if counts[RunState.PENDING] or counts[RunState.RUNNING] or any(store.queues().values()):
+            return False
+        return all(slot.is_up for slot in self.system.workers)
+
+    def _stop_workers(self) -> None:
+        system = self.system
+        slots = (*system.workers, *system.beats)
+        for slot in slots:
+            slot.start_at = None
+            if slot.is_up and slot.part is not None and slot.life is not None:
+                slot.life.termed_at.append(boot_time_s())
+                slot.part.signal(signal.SIGTERM)
+        deadline = boot_time_s() + _STOP_S
+        while any(slot.part is not None for slot in slots) and boot_time_s() < deadline:
+            self._tick()
+        for slot in slots:
+            if slot.part is not None:
+                system.evidence.wrong.append(f"{slot.name} did not end within {_STOP_S:g} s of the last SIGTERM")
+
+
+def stop_on_sigterm() -> None:
+    """SIGTERM ends the harness as Ctrl-C does, so that it cleans up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -1,0 +1,96 @@
+"""The job of every chaos run: it writes down when it began, that it lives, and how it ended. Standard library only.
+
+    python3 -I -S job.py FOLDER SECONDS CODE [FLAG…]
+
+It appends lines `WORD BOOTTIME_NS PID [MORE…]` to FOLDER/RUN.ATTEMPT: `start` (with the pids of its parent, the guard,
+and of its parent's parent, the worker), `child` and `beat` every 80 ms, also of a grandchild, and `end CODE` just
+before it exits. Flags:
+
+    stubborn      ignore SIGTERM
+    polite        on SIGTERM, end with code 9 after 0.2 s
+    child=S       a grandchild in a session of its own that lives S seconds, longer than its parent if that ends sooner
+    daemon=S      the same, forked twice, so that it comes back to the guard
+    hardchild     the grandchild ignores SIGTERM
+    print=N       print N numbered lines
+    until=N       fail with the code while the attempt is below N, else exit with 0
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing would double the start-up time
+    from typing import NoReturn
+
+BEAT_S = 0.08
+
+
+def stamp(word: str, *more: object) -> None:
+    line = " ".join((word, str(time.clock_gettime_ns(time.CLOCK_BOOTTIME)), str(os.getpid()), *map(str, more)))
+    os.write(stamps, line.encode() + b"\n")
+
+
+def live(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(BEAT_S, left))
+        stamp("beat")
+
+
+def end(code: int) -> NoReturn:
+    stamp("end", code)
+    os._exit(code)
+
+
+def grandchild(seconds: float, *, daemon: bool, hard: bool) -> None:
+    if os.fork():
+        return
+    os.setsid()
+    if daemon and os.fork():
+        os._exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if hard else signal.SIG_DFL)
+    stamp("child")
+    live(seconds)
+    os._exit(0)
+
+
+def parent_of(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def polite(*_: object) -> None:
+    stamp("term")
+    time.sleep(0.2)
+    end(9)
+
+
+folder, seconds, code, *given = sys.argv[1:]
+flags = dict(flag.partition("=")[::2] for flag in given)
+name = os.environ["LAUNCH_RUN_ID"] + "." + os.environ["LAUNCH_ATTEMPT"]
+stamps = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+if "stubborn" in flags:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+stamp("start", os.getppid(), parent_of(os.getppid()))
+if "polite" in flags:
+    signal.signal(signal.SIGTERM, polite)
+for how in ("child", "daemon"):
+    if how in flags:
+        grandchild(float(flags[how]), daemon=how == "daemon", hard="hardchild" in flags)
+try:
+    for number in range(int(flags.get("print", 0))):
+        os.write(1, b"%s line %d\n" % (name.encode(), number))
+except OSError:
+    stamp("unprinted")
+live(float(seconds))
+end(0 if "until" in flags and int(os.environ["LAUNCH_ATTEMPT"]) >= int(flags["until"]) else int(code))

@@ -1,0 +1,152 @@
+"""What will be done to the system, and what it will be given to do: a pure function of the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from random import Random
+
+LEASE_S = 4.0
+
+#: How many faults of each kind there are in ten minutes.
+FAULTS = {
+    "kill worker": 36,
+    "kill guard": 28,
+    "kill job": 44,
+    "kill beat": 14,
+    "kill worker and guard": 13,
+    "term worker": 16,
+    "term guard": 14,
+    "term job": 20,
+    "term beat": 14,
+    "stop worker": 18,
+    "restart redis": 16,
+    "cut network": 18,
+    "double message": 30,
+    "drop message": 30,
+    "fill disk": 14,
+}
+_PER_S = 600.0
+
+#: Before the first fault the workers start; after the last one there is still something to do.
+_QUIET_S = 4.0
+
+#: How many faults follow upon another one, and how soon.
+_IN_COMPANY = 0.4
+_COMPANY_S = 3.0
+
+QUEUES = ("default", "gpu")
+_PRIORITIES = ("critical", "high", "medium", "medium", "low")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`pick` (0 to 1) chooses the target where there are several; `lasts_s` is until the harness makes it good."""
+
+    at_s: float
+    kind: str
+    pick: float
+    lasts_s: float
+    variant: str = ""
+    #: How long whoever died by it stays dead.
+    restart_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One run to submit. `cancel_after_s` None: nobody cancels it."""
+
+    at_s: float
+    seconds: float
+    code: int
+    flags: tuple[str, ...]
+    queue: str
+    priority: str
+    retries: int
+    retry_delay_s: float
+    grace_s: float
+    cancel_after_s: float | None
+
+
+def plan_faults(seed: int, duration_s: float, *, skip: frozenset[str] = frozenset()) -> list[Fault]:
+    """The faults in the order of their times, each kind spread over the whole duration.
+
+    Many follow upon another one and aim at the same worker: it is two at once that systems are bad at.
+    """
+    rng = Random(f"faults {seed}")
+    faults = []
+    for kind, count in FAULTS.items():
+        if kind in skip:
+            continue
+        number = max(1, round(count * duration_s / _PER_S))
+        room_s = max(1.0, duration_s - 2 * _QUIET_S)
+        for index in range(number):
+            at_s = _QUIET_S + (index + rng.random()) / number * room_s
+            lasts_s, variant = _DETAILS[kind](rng) if kind in _DETAILS else (0.0, "")
+            restart_s = rng.uniform(0.05, 0.5) if kind == "kill worker and guard" else rng.uniform(0.1, 2.5)
+            faults.append(Fault(at_s, kind, rng.random(), lasts_s, variant, restart_s))
+    faults.sort(key=lambda fault: fault.at_s)
+    for index in range(1, len(faults)):
+        if rng.random() < _IN_COMPANY:
+            at_s = faults[index - 1].at_s + rng.uniform(0, _COMPANY_S)
+            faults[index] = replace(faults[index], at_s=at_s, pick=faults[index - 1].pick)
+    return sorted(faults, key=lambda fault: fault.at_s)
+
+
+_DETAILS: dict[str, Callable[[Random], tuple[float, str]]] = {
+    "stop worker": lambda rng: (rng.uniform(LEASE_S + 0.6, LEASE_S + 4), ""),
+    "cut network": lambda rng: (
+        rng.choice((rng.uniform(0.3, 3), rng.uniform(LEASE_S + 1, LEASE_S + 5))),
+        rng.choice(("refuse", "hang", "lose")),
+    ),
+    "restart redis": lambda rng: (
+        rng.uniform(0, 1) if rng.random() < 0.65 else rng.uniform(LEASE_S, LEASE_S + 3),
+        rng.choice(("kill", "shutdown")),
+    ),
+    "fill disk": lambda rng: (rng.uniform(1.5, 4), ""),
+    "term worker": lambda rng: (rng.uniform(0.3, 3), rng.choice(("once", "twice"))),
+    "double message": lambda rng: (rng.choice((0.0, rng.uniform(0.5, 6))), ""),
+}
+
+
+def plan_submissions(seed: int, duration_s: float) -> Iterator[Submission]:
+    """Runs in bursts, so that there is often something in the queues; about two a second."""
+    rng = Random(f"submissions {seed}")
+    at_s = 0.5
+    while at_s < duration_s - _QUIET_S:
+        for _ in range(rng.randint(6, 22)):
+            at_s += rng.expovariate(20)
+            yield _submission(rng, at_s)
+        at_s += rng.expovariate(1 / 5)
+
+
+def _submission(rng: Random, at_s: float) -> Submission:
+    seconds, code, flags = rng.choices(
+        (
+            (0.0, 0, ()),
+            (0.0, rng.randint(1, 5), ()),
+            (rng.uniform(0.1, 3), 0, ()),
+            (rng.uniform(0.1, 2), rng.randint(1, 5), ()),
+            (rng.uniform(0.5, 4), 0, ("stubborn",)),
+            (rng.uniform(0.1, 3), 0, ("polite",)),
+            (rng.uniform(0.1, 2), 0, (f"{rng.choice(('child', 'daemon'))}={rng.uniform(0.1, 30):.2f}",)),
+            (rng.uniform(0.1, 2), 0, (f"{rng.choice(('child', 'daemon'))}=30", "hardchild", "stubborn")),
+            (rng.uniform(0, 1), 0, (f"print={rng.randint(1, 2000)}",)),
+            (rng.uniform(5, 12), 0, ()),
+            (rng.uniform(5, 12), 0, ("stubborn",)),
+            (rng.uniform(0.0, 0.5), 1, ("until=2",)),
+        ),
+        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6),
+    )[0]
+    return Submission(
+        at_s=at_s,
+        seconds=round(seconds, 3),
+        code=code,
+        flags=flags,
+        queue=rng.choice(QUEUES),
+        priority=rng.choice(_PRIORITIES),
+        retries=rng.choice((0, 0, 1, 2, 3)),
+        retry_delay_s=rng.choice((0.0, 0.0, rng.uniform(0.1, 1.5))),
+        grace_s=rng.choice((0.5, 1.0, 2.0, 10.0)),
+        cancel_after_s=rng.uniform(0, 4) if rng.random() < 0.08 else None,
+    )

@@ -1,0 +1,89 @@
+"""The producer, a process of its own: submits what is planned, cancels some of it, and writes down what it was told.
+
+    python -m tests.chaos.producer SEED DURATION_S STAMPS JOURNAL
+
+The journal has a JSON line for each acknowledged run and each cancel. Times are seconds since boot.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from launch_worker import submit
+from launch_worker.api import Api
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.runners.guard import boot_time_s
+from tests.chaos.plan import Submission, plan_submissions
+
+_AGAIN_S = 0.3
+
+
+class Producer:
+    """Does what is due, in order; what Redis did not take is tried again until it does."""
+
+    def __init__(self, api: Api, stamps: Path, journal: Path) -> None:
+        self._api = api
+        self._stamps = stamps
+        self._journal = journal.open("a", buffering=1)
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (when, self._count, action))
+
+    def run(self) -> None:
+        while self._due:
+            when, _, action = heapq.heappop(self._due)
+            time.sleep(max(0.0, when - boot_time_s()))
+            try:
+                action()
+            except BrokerUnavailableError:
+                self.at(boot_time_s() + _AGAIN_S, action)
+
+    def submit(self, planned: Submission) -> None:
+        asked_at = boot_time_s()
+        run = submit(
+            [sys.executable, "-I", "-S", JOB, str(self._stamps), str(planned.seconds), str(planned.code),
+             *planned.flags],
+            queue=planned.queue,
+            priority=planned.priority,
+            retries=planned.retries,
+            retry_delay=planned.retry_delay_s,
+            grace=planned.grace_s,
+            api=self._api,
+        )  # fmt: skip
+        self._note(run=run.id, asked_at=asked_at, at=boot_time_s())
+        if planned.cancel_after_s is not None:
+            self.at(boot_time_s() + planned.cancel_after_s, lambda: self.cancel(run.id))
+
+    def cancel(self, run_id: str) -> None:
+        asked_at = boot_time_s()
+        self._note(cancel=run_id, asked_at=asked_at, at=None, answer="")
+        word, state = self._api.store.cancel(run_id, reason="chaos")
+        self._note(cancel=run_id, asked_at=asked_at, at=boot_time_s(), answer=f"{word} {state}")
+
+    def _note(self, **facts: object) -> None:
+        self._journal.write(json.dumps(facts) + "\n")
+
+
+#: Not imported: it is a program.
+JOB = str(Path(__file__).with_name("job.py"))
+
+
+def main() -> None:
+    seed, duration_s, stamps, journal = sys.argv[1:]
+    producer = Producer(Api(), Path(stamps), Path(journal))
+    begun = boot_time_s()
+    for planned in plan_submissions(int(seed), float(duration_s)):
+        producer.at(begun + planned.at_s, lambda planned=planned: producer.submit(planned))  # type: ignore[misc]
+    producer.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""The system under test: a real Redis, workers behind a network of their own each, beats, a producer, a small disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import launch_worker
+from launch_worker.api import Api
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.runners import tree
+from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.tree import ProcessId
+from launch_worker.settings import Settings
+from launch_worker.store import keys
+from tests.chaos.evidence import Evidence, Life, Span
+from tests.chaos.plan import LEASE_S, QUEUES
+from tests.chaos.proxy import Network, Proxy
+from tests.chaos.timeline import Timeline
+from tests.system.conftest import Cluster, Part
+
+TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": str(LEASE_S), "LAUNCH_PASS_S": "0.5"}
+
+_SPOOL_MIB = 24
+#: A worker whose jobs last at most 12 s has to be gone so long after its first SIGTERM.
+_DRAIN_S = 90.0
+
+
+@dataclass(frozen=True)
+class RunningJob:
+    """The main process of a job that runs now."""
+
+    process: ProcessId
+    run_id: str
+    attempt: int
+
+
+class Slot:
+    """A place for one worker or beat process, which is started again when it ended, as a supervisor does."""
+
+    def __init__(self, name: str, proxy: Proxy) -> None:
+        self.name = name
+        self.proxy = proxy
+        self.part: Part | None = None
+        self.life: Life | None = None
+        #: When the next process is started.
+        self.start_at: float | None = 0.0
+        #: Planned for its next death.
+        self.restart_s: float | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.part is not None and self.part.process.poll() is None
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.life is not None and any(span.until > boot_time_s() for span in self.life.stopped)
+
+    def guard(self) -> ProcessId | None:
+        """The worker's guard, if it lives."""
+        if self.part is None:
+            return None
+        for process in tree.table():
+            if process.ppid == self.part.pid and not process.zombie:
+                with contextlib.suppress(OSError):
+                    if b"runners.guard" in Path(f"/proc/{process.id.pid}/cmdline").read_bytes():
+                        return process.id
+        return None
+
+
+class System:
+    """Starts everything, keeps it running, and takes it all down at `close`."""
+
+    def __init__(self, folder: Path, *, seed: int, workers: int, beats: int = 2, slots: int = 3) -> None:
+        self.folder = folder
+        self.evidence = Evidence()
+        self.timeline = Timeline()
+        self._rng = Random(f"restarts {seed}")
+        self._slots = slots
+        self.stamps = folder / "stamps"
+        self.journal = folder / "journal"
+        self.stamps.mkdir()
+        self.spool = folder / "work"
+        self.spool.mkdir()
+        self.has_small_disk = self._mount()
+        self.redis = RedisServer(aof=True)
+        self.network = Network()
+        self.redis.start()
+        self.redis_is_away = False
+        self.cluster = Cluster(self._url(self.network.open(lambda: self.redis.port)), folder)
+        self.cluster.env |= TIMES | {"PYTHONPATH": str(Path(launch_worker.__file__).parent.parent)}
+        self.api = Api(settings=Settings.from_env(self.cluster.env))
+        self.workers = [Slot(f"w{n + 1}", self.network.open(lambda: self.redis.port)) for n in range(workers)]
+        self.beats = [Slot(f"beat{n + 1}", self.network.open(lambda: self.redis.port)) for n in range(beats)]
+        self.producer: Part | None = None
+
+    def _url(self, proxy: Proxy) -> str:
+        return self.redis.url.replace(f":{self.redis.port}/", f":{proxy.port}/")
+
+    def _mount(self) -> bool:
+        if os.geteuid() != 0 or shutil.which("mount") is None:
+            return False
+        command = ["mount", "-t", "tmpfs", "-o", f"size={_SPOOL_MIB}m,mode=700", "launch-chaos", str(self.spool)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    # -- processes -----------------------------------------------------------------------------------------------
+
+    def look_after(self) -> None:
+        """Note who died, and start again whoever is due."""
+        now = boot_time_s()
+        for slot in (*self.workers, *self.beats):
+            if slot.part is not None and not slot.is_up:
+                self._note_end(slot, now)
+            if slot.part is None and slot.start_at is not None and now >= slot.start_at:
+                self._start(slot)
+            termed_at = slot.life.termed_at if slot.life is not None else []
+            if termed_at and now > termed_at[0] + _DRAIN_S and slot.is_up and not slot.is_frozen:
+                text = f"{slot.name} (pid {slot.part and slot.part.pid}) did not end within {_DRAIN_S:g} s of SIGTERM"
+                self.evidence.wrong.append(text)
+                self.kill(slot, now)
+
+    def _note_end(self, slot: Slot, now: float) -> None:
+        assert slot.part is not None
+        status = slot.part.process.returncode
+        life = slot.life
+        if life is not None:
+            life.status = status
+            life.until = now if life.killed_at is None else life.killed_at
+            for span in life.stopped:
+                span.until = min(span.until, life.until)
+            disk_was_full = any(span.meets(life.until - 3, life.until) for span in self.evidence.disk_full)
+            if life.killed_at is None and not (life.termed_at and status == 0) and not disk_was_full:
+                self.evidence.wrong.append(
+                    f"{slot.name} (pid {life.pid}) ended by itself with status {status}: {_last_line(slot.part)}"
+                )
+        restart_s = slot.restart_s if slot.restart_s is not None else self._rng.uniform(0.1, 1.0)
+        slot.part, slot.restart_s = None, None
+        if slot.start_at is not None:
+            slot.start_at = now + restart_s
+
+    def _start(self, slot: Slot) -> None:
+        env = {"LAUNCH_REDIS_URL": self._url(slot.proxy)}
+        if slot in self.beats:
+            schedule = self.folder / f"{slot.name}.schedule"
+            slot.part = self.cluster.celery("beat", "-s", str(schedule), name=slot.name, env=env)
+        else:
+            slot.part = self.cluster.worker(
+                ",".join(QUEUES), slots=self._slots, name=slot.name, env=env, wait=False,
+            )  # fmt: skip
+        slot.life = Life(slot.name, slot.part.pid, boot_time_s(), log_path=str(slot.part.log_path))
+        self.evidence.lives.append(slot.life)
+
+    def is_troubled(self, slot: Slot, since: float) -> bool:
+        """Whether anything since then kept the worker from renewing its leases."""
+        spans = [*self.evidence.redis_away, *self.evidence.cuts.get(slot.name, [])]
+        if slot.life is not None:
+            spans += slot.life.stopped
+        return any(span.until > since for span in spans)
+
+    def kill(self, slot: Slot, at: float) -> None:
+        """SIGKILL its process."""
+        assert slot.part is not None
+        assert slot.life is not None
+        slot.life.killed_at = at
+        slot.life.until = at
+        slot.part.signal(signal.SIGKILL)
+
+    def start_producer(self, seed: int, duration_s: float) -> None:
+        log_path = self.folder / "producer.log"
+        self.journal.touch()
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.producer", str(seed), str(duration_s), self.stamps, self.journal],
+                cwd=Path(__file__).parent.parent.parent,
+                env=self.cluster.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.producer = Part(process, log_path)
+        self.cluster.parts.append(self.producer)
+
+    def running_jobs(self) -> list[RunningJob]:
+        """The main processes of all jobs, by run."""
+        workers = {slot.part.pid for slot in self.workers if slot.part is not None}
+        processes = tree.table()
+        guards = {process.id.pid for process in processes if process.ppid in workers}
+        jobs = []
+        for process in processes:
+            if process.zombie or process.session != process.id.pid or not process.ppid or process.ppid not in guards:
+                continue
+            env = _environ(process.id.pid)
+            # A daemonised grandchild comes back to the guard too: only the main process has this command line.
+            if "LAUNCH_RUN_ID" in env and _is_main(process.id.pid, self.stamps, env):
+                jobs.append(RunningJob(process.id, env["LAUNCH_RUN_ID"], int(env["LAUNCH_ATTEMPT"])))
+        return sorted(jobs, key=lambda job: (job.run_id, job.attempt))
+
+    # -- Redis, and the disk ---------------------------------------------------------------------------------------
+
+    def take_redis_away(self, how: str) -> None:
+        self.redis_is_away = True
+        self.evidence.redis_away.append(Span(boot_time_s()))
+        if how == "shutdown" and self.redis.process is not None:
+            self.redis.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.redis.process.wait(5.0)
+        self.redis.kill()
+
+    def bring_redis_back(self) -> None:
+        self.redis.start()
+        self.redis_is_away = False
+        self.evidence.redis_away[-1].until = boot_time_s()
+
+    def item_lists(self) -> list[str]:
+        return [queue_list for queue in QUEUES for queue_list in keys.queue_lists(queue)]
+
+    def fill_disk(self) -> None:
+        with (self.spool / "filler").open("ab", buffering=0) as filler:
+            for size in (1 << 20, 4096, 1):
+                with contextlib.suppress(OSError):
+                    while filler.write(b"\0" * size) == size:
+                        pass
+
+    def free_disk(self) -> None:
+        (self.spool / "filler").unlink(missing_ok=True)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def logs(self) -> list[Path]:
+        """What each process printed."""
+        return [part.log_path for part in self.cluster.parts]
+
+    def our_processes(self) -> list[tuple[int, str]]:
+        """Every living process that belongs to this system: workers, guards, beats, and all of any job."""
+        ours = f"LAUNCH_WORK_DIR={self.spool}"
+        found = []
+        for process in tree.table():
+            if process.zombie:
+                continue
+            env = _environ(process.id.pid)
+            if f"LAUNCH_WORK_DIR={env.get('LAUNCH_WORK_DIR')}" == ours:
+                found.append((process.id.pid, "part"))
+            elif env.get("LAUNCH_CONFIG", "").startswith(f"{self.spool}/"):
+                found.append((process.id.pid, f"job of {env.get('LAUNCH_RUN_ID')}.{env.get('LAUNCH_ATTEMPT')}"))
+        return found
+
+    def close(self) -> None:
+        """Take everything down, whatever state it is in."""
+        for slot in (*self.workers, *self.beats):
+            slot.start_at = None
+        self.cluster.close()
+        for _ in range(50):
+            left = self.our_processes()
+            for pid, _what in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not left:
+                break
+            self.timeline.sleep(0.1)
+        self.api.store.close()
+        self.network.close()
+        self.redis.stop()
+        if self.has_small_disk:
+            subprocess.run(["umount", "-l", str(self.spool)], capture_output=True, check=False)
+
+
+def _environ(pid: int) -> dict[str, str]:
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    return dict(entry.partition("=")[::2] for entry in raw.decode("utf-8", "replace").split("\0"))
+
+
+def _is_main(pid: int, stamps: Path, env: dict[str, str]) -> bool:
+    """Whether the job's first line names this process; one that has written nothing yet is a main process too."""
+    try:
+        with (stamps / f"{env['LAUNCH_RUN_ID']}.{env['LAUNCH_ATTEMPT']}").open() as lines:
+            return lines.readline().split()[2] == str(pid)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    except IndexError:
+        return True
+
+
+def _last_line(part: Part) -> str:
+    lines = part.log.strip().splitlines()
+    return lines[-1][:300] if lines else "(no output)"

@@ -1,0 +1,127 @@
+"""The checks find what they are there to find."""
+
+from __future__ import annotations
+
+import pytest
+
+from launch_worker.run import Record, Transition
+from launch_worker.states import RunState
+from tests.chaos.evidence import Cancel, Evidence, Journal, Life, Span, Stamps
+from tests.chaos.verify import Findings, RunFacts, _attempts, check_runs
+
+_RUN = "20260101-aaaa"
+
+
+def stamps(first: float, last: float, *, code: int | None = 0, worker_pid: int = 10, starts: int = 1) -> Stamps:
+    ended_at = None if code is None else last
+    return Stamps([first] * starts, {1}, worker_pid, code, ended_at, last, first, last)
+
+
+def facts(*steps: tuple[str, float, int, str], written: dict[int, Stamps], retries: int = 0) -> RunFacts:
+    history = [
+        Transition(RunState(state), round(at * 1e6), attempt, "w1@host" if attempt else "", reason)
+        for state, at, attempt, reason in steps
+    ]
+    last = history[-1]
+    record = Record.from_hash(
+        {"id": _RUN, "state": last.state.value, "reason": last.reason, "attempt": str(last.attempt)}
+    )
+    return RunFacts(record, history, list(_attempts(history, written, 0.0)), written, retries=retries)
+
+
+def evidence() -> Evidence:
+    return Evidence(lives=[Life("w1", 10, 0.0, 1000.0)])
+
+
+def check(run: RunFacts, seen: Evidence | None = None, journal: Journal | None = None) -> Findings:
+    return check_runs([run], seen or evidence(), journal or Journal(), unknown=())
+
+
+ONE = (("Pending", 1, 0, ""), ("Running", 2, 1, ""))
+
+
+def test_a_true_end_is_no_violation() -> None:
+    findings = check(facts(*ONE, ("Finished", 5, 1, ""), written={1: stamps(2.1, 4.9)}))
+    assert findings.violations == []
+    assert (findings.runs, findings.attempts) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("end", "written", "violation"),
+    [
+        (("Finished", 5, 1, ""), {1: stamps(2.1, 4.9, code=3)}, "its job ended with code 3"),
+        (("Finished", 5, 1, ""), {1: stamps(2.1, 4.9, code=None)}, "never ended by itself"),
+        (("Finished", 5, 1, ""), {}, "its job never started"),
+        (("Failed", 5, 1, "exit code 3"), {1: stamps(2.1, 4.9, code=4)}, "its job ended with code 4"),
+        (("Failed", 5, 1, "ended by SIGKILL"), {1: stamps(2.1, 4.9, code=None)}, "nobody sent it that"),
+        (("Failed", 5, 1, "No space left on device"), {1: stamps(2.1, 4.9)}, "the disk was not full"),
+        (("Failed", 5, 1, "the exit status was lost"), {1: stamps(2.1, 4.9)}, "no guard was killed"),
+        (("Failed", 5, 1, "some bug"), {1: stamps(2.1, 4.9)}, "knows no cause"),
+        (("Killed", 5, 1, "cancelled"), {1: stamps(2.1, 4.9)}, "nobody asked for it"),
+        (("Killed", 5, 1, "the worker shut down (w1@host)"), {1: stamps(2.1, 4.9)}, "not told to shut down"),
+        (("Crashed", 9, 1, "heartbeats stopped"), {1: stamps(2.1, 4.9, code=None)}, "which had no trouble"),
+        (("Running", 9, 1, "alive"), {1: stamps(2.1, 4.9, code=None)}, "from Running to Running"),
+        (("Finished", 5, 1, ""), {1: stamps(2.1, 4.9, starts=2)}, "executed 2 times"),
+        (("Finished", 5, 1, ""), {1: stamps(2.1, 4.9), 2: stamps(6, 7)}, "is not in its history"),
+    ],
+)
+def test_an_untrue_end_is_found(end: tuple[str, float, int, str], written: dict[int, Stamps], violation: str) -> None:
+    found = check(facts(*ONE, end, written=written)).violations
+    assert any(violation in text for text in found), found
+
+
+AGAIN = (*ONE, ("Crashed", 9, 1, "heartbeats stopped"), ("Pending", 9, 1, "retry"), ("Running", 10, 2, ""))
+
+
+def test_attempts_that_overlap_are_found() -> None:
+    seen = evidence()
+    seen.cuts["w1"] = [Span(3, 9)]
+    for last, wrong in ((9.9, False), (10.2, True)):
+        written = {1: stamps(2.1, last, code=None), 2: stamps(10.1, 11)}
+        found = check(facts(*AGAIN, ("Finished", 11.1, 2, ""), written=written, retries=1), seen).violations
+        assert bool(found) is wrong, found
+        assert all("still lived" in text for text in found)
+
+
+def test_a_run_that_is_lost_or_not_final_or_retried_too_often_or_too_seldom_is_found() -> None:
+    seen = evidence()
+    seen.cuts["w1"] = [Span(3, 9)]
+    journal = Journal(acknowledged={"20260101-bbbb": 1.0})
+    assert "is lost" in check(facts(*ONE, written={}), seen, journal).violations[0]
+    assert any("still Running" in text for text in check(facts(*ONE, written={}), seen).violations)
+    written = {1: stamps(2.1, 5, code=None), 2: stamps(10.1, 11)}
+    too_often = facts(*AGAIN, ("Finished", 11.1, 2, ""), written=written)
+    assert any("with 0 retries" in text for text in check(too_often, seen).violations)
+    too_seldom = facts(*AGAIN[:3], written={1: stamps(2.1, 5, code=None)}, retries=1)
+    assert any("with 1 retries" in text for text in check(too_seldom, seen).violations)
+
+
+def test_a_cancelled_run_that_went_on_is_found() -> None:
+    journal = Journal(cancels={_RUN: [Cancel(1.4, 1.5, "killed Killed")]})
+    found = check(facts(*ONE, ("Finished", 5, 1, ""), written={1: stamps(2.1, 4.9)}), journal=journal).violations
+    assert len(found) == 2
+    asked = Journal(cancels={_RUN: [Cancel(4.0, 4.1, "requested Running")]})
+    killed = facts(*ONE, ("Killed", 5, 1, "chaos"), written={1: stamps(2.1, 3.0)})
+    assert any("before anyone asked" in text for text in check(killed, journal=asked).violations)
+
+
+@pytest.mark.parametrize(("killed_at", "is_tolerated"), [(5.5, True), (8.0, False)])
+def test_a_lost_end_is_tolerated_only_when_its_worker_was_killed_at_once(killed_at: float, is_tolerated: bool) -> None:
+    seen = Evidence(lives=[Life("w1", 10, 0.0, killed_at, killed_at=killed_at)])
+    findings = check(facts(*ONE, ("Crashed", 9.5, 1, "w1 died"), written={1: stamps(2.1, 5.0)}), seen)
+    assert bool(findings.tolerated) is is_tolerated
+    assert bool(findings.violations) is not is_tolerated
+
+
+def test_a_job_that_outlived_its_killed_worker_is_found() -> None:
+    seen = Evidence(lives=[Life("w1", 10, 0.0, 3.0, killed_at=3.0)])
+    found = check(facts(*ONE, ("Crashed", 7.5, 1, "died"), written={1: stamps(2.1, 9.0, code=None)}), seen).violations
+    assert any("longer than its killed worker" in text for text in found)
+
+
+def test_output_that_was_lost_or_doubled_is_found() -> None:
+    run = facts(*ONE, ("Finished", 5, 1, ""), written={1: stamps(2.1, 4.9)})
+    run.lines = 2
+    for kept, wrong in (([0, 1], False), ([0], True), ([0, 1, 1], True)):
+        run.logs[1] = "".join(f"{_RUN}.1 line {number}\n" for number in kept).encode()
+        assert bool(check(run).violations) is wrong

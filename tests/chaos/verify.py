@@ -1,0 +1,396 @@
+"""The checks: every run has one final state and it is the true one, no two attempts overlapped, nothing is left.
+
+What is compared: the records and histories in Redis, the stamps that jobs wrote (the truth), and what the harness
+did. A finding is a violation; or it is tolerated, when nobody could have known the truth, and counted apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launch_worker.run import Record, Transition
+from launch_worker.states import ARROWS, RunState
+from launch_worker.store import keys
+from launch_worker.store.store import Store
+from tests.chaos.evidence import LATER, Evidence, Journal, Life, Span, Stamps
+from tests.chaos.plan import LEASE_S
+from tests.chaos.system import System
+
+#: A worker that lived so long after a job's end should have kept or told it.
+_REPORT_S = 1.0
+#: A killed worker's jobs end within this time (SPEC section 7), and stamps come every 80 ms.
+_TREE_ENDS_S = 5.0 + 0.5
+#: Between what the harness notes, what Redis notes and what jobs note.
+_SLACK_S = 3.0
+
+
+@dataclass
+class Attempt:
+    """One execution as the history tells it, beside what its job wrote. Times are seconds since boot."""
+
+    number: int
+    began_at: float
+    worker: str
+    ended_at: float = LATER
+    state: RunState = RunState.RUNNING
+    reason: str = ""
+    came_back: bool = False
+    crashed_at: list[float] = field(default_factory=list)
+    stamps: Stamps | None = None
+
+
+@dataclass
+class RunFacts:
+    """Everything known of one run."""
+
+    record: Record
+    history: list[Transition]
+    attempts: list[Attempt]
+    stamps: dict[int, Stamps]
+    retries: int = 0
+    #: How many lines its job prints, and the kept output of each attempt that printed them all.
+    lines: int = 0
+    logs: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass
+class Findings:
+    """What the table is made of."""
+
+    runs: int = 0
+    attempts: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    crashed: int = 0
+    retried: int = 0
+    came_back: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    tolerated: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_runs(store: Store, stamps: dict[str, dict[int, Stamps]], *, offset_s: float) -> list[RunFacts]:
+    """Every run in Redis. `offset_s`: from the server's time to seconds since boot."""
+    runs = []
+    for record in store.select(newest_first=False):
+        history = store.history(record.id)
+        written = stamps.get(record.id, {})
+        spec = json.loads(record.spec)
+        run = RunFacts(
+            record, history, list(_attempts(history, written, offset_s)), written, retries=int(spec.get("retries", 0))
+        )
+        run.lines = next((int(flag[6:]) for flag in spec["command"] if flag.startswith("print=")), 0)
+        for number, seen in written.items() if run.lines else ():
+            if seen.code == 0 and not seen.unprinted:
+                run.logs[number] = b"".join(chunk.data for chunk in store.log(record.id, number))
+        runs.append(run)
+    return runs
+
+
+def _attempts(history: list[Transition], stamps: dict[int, Stamps], offset_s: float) -> Iterator[Attempt]:
+    now: Attempt | None = None
+    for step in history:
+        at = step.at / 1e6 + offset_s
+        if step.state is RunState.PENDING:
+            if now is not None:
+                yield now
+            now = None
+        elif step.state is RunState.RUNNING and (now is None or now.number != step.attempt):
+            if now is not None:
+                yield now
+            now = Attempt(step.attempt, at, step.worker, stamps=stamps.get(step.attempt))
+        elif now is not None:
+            now.came_back = now.came_back or now.state is RunState.CRASHED
+            now.state, now.reason, now.ended_at = step.state, step.reason, at
+            if step.state is RunState.CRASHED:
+                now.crashed_at.append(at)
+    if now is not None:
+        yield now
+
+
+def check_runs(runs: list[RunFacts], evidence: Evidence, journal: Journal, *, unknown: Iterable[str]) -> Findings:
+    """All that can be checked run by run. `unknown`: run ids of stamps of which Redis knows nothing."""
+    findings = Findings(
+        runs=len(runs), faults=evidence.faults, missed=evidence.missed, notes=list(evidence.notes)
+    )  # fmt: skip
+    known = {run.record.id for run in runs}
+    for run_id in sorted(journal.acknowledged.keys() - known):
+        findings.violations.append(f"{run_id}: it was submitted and acknowledged, and is lost")
+    findings.violations += [f"{run_id}: its job ran, and Redis knows nothing of it" for run_id in sorted(unknown)]
+    for run in runs:
+        check = _Check(run, evidence, journal)
+        check.all()
+        findings.violations += [f"{run.record.id}: {text}" for text in check.wrong]
+        findings.tolerated += [f"{run.record.id}: {text}" for text in check.tolerated]
+        findings.states[run.record.state.value] += 1
+        findings.attempts += len(run.attempts)
+        findings.came_back += sum(attempt.came_back for attempt in run.attempts)
+        for before, after in zip(run.history, [*run.history[1:], None], strict=True):
+            if before.state is RunState.CRASHED:
+                findings.crashed += 1
+                findings.retried += after is not None and after.state is RunState.PENDING
+    return findings
+
+
+class _Check:
+    """The checks of one run."""
+
+    def __init__(self, run: RunFacts, evidence: Evidence, journal: Journal) -> None:
+        self.run = run
+        self.evidence = evidence
+        self.cancels = journal.cancels.get(run.record.id, [])
+        self.wrong: list[str] = []
+        self.tolerated: list[str] = []
+
+    def all(self) -> None:
+        self._history()
+        self._final_state()
+        self._executions()
+        for attempt in self.run.attempts:
+            self._attempt(attempt)
+            self._output(attempt)
+
+    def _history(self) -> None:
+        steps = self.run.history
+        if not steps or steps[0].state is not RunState.PENDING:
+            self.wrong.append("its history does not begin with Pending")
+        for before, after in itertools.pairwise(steps):
+            if after.state not in ARROWS[before.state]:
+                self.wrong.append(f"its history goes from {before.state} to {after.state}")
+        if steps and steps[-1].state is not self.run.record.state:
+            self.wrong.append(f"its history ends with {steps[-1].state}, its record says {self.run.record.state}")
+        numbers = [attempt.number for attempt in self.run.attempts]
+        if numbers != sorted(set(numbers)):
+            self.wrong.append(f"its attempts are numbered {numbers}")
+
+    def _final_state(self) -> None:
+        record = self.run.record
+        if not record.state.is_final:
+            self.wrong.append(f"it is still {record.state}: {record.reason}")
+        if len(self.run.attempts) > 1 + self.run.retries:
+            self.wrong.append(f"it was attempted {len(self.run.attempts)} times with {self.run.retries} retries")
+        if not self.cancels and len(self.run.attempts) <= self.run.retries and record.state is not RunState.FINISHED:
+            self.wrong.append(
+                f"it is {record.state} ({record.reason}) after {len(self.run.attempts)} attempts, "
+                f"with {self.run.retries} retries"
+            )
+        for cancel in self.cancels:
+            if cancel.answer.startswith("killed"):
+                if record.state is not RunState.KILLED:
+                    self.wrong.append(f"it was Killed by a cancel, and is {record.state}")
+                if cancel.at is not None and any(s.first > cancel.at for s in self.run.stamps.values()):
+                    self.wrong.append("its job started after a cancel had Killed it")
+
+    def _executions(self) -> None:
+        """No two executions overlapped, each attempt was executed at most once, and the history knows them all."""
+        known = {attempt.number for attempt in self.run.attempts}
+        for number, stamps in self.run.stamps.items():
+            if len(stamps.starts) > 1:
+                self.wrong.append(f"attempt {number} was executed {len(stamps.starts)} times")
+            if number not in known:
+                self.wrong.append(f"attempt {number} was executed, and is not in its history")
+        spans = sorted((s.first, s.last, number) for number, s in self.run.stamps.items())
+        for (_, last, before), (first, _, after) in itertools.pairwise(spans):
+            if first <= last:
+                self.wrong.append(
+                    f"attempt {before} still lived {1000 * (last - first):.0f} ms after attempt {after} had started"
+                )
+
+    def _attempt(self, attempt: Attempt) -> None:
+        self._outlived(attempt)
+        for at in attempt.crashed_at:
+            if not self._was_disturbed(attempt, at):
+                self.wrong.append(
+                    f"attempt {attempt.number} was Crashed {at - attempt.began_at:.1f} s after its claim by "
+                    f"{attempt.worker}, which had no trouble"
+                )
+        problem = {
+            RunState.FINISHED: self._finished,
+            RunState.FAILED: self._failed,
+            RunState.KILLED: self._killed,
+            RunState.CRASHED: self._crashed,
+        }.get(attempt.state)
+        text = problem(attempt) if problem is not None else ""
+        if text:
+            self.wrong.append(f"attempt {attempt.number} is {attempt.state} ({attempt.reason}): {text}")
+
+    def _outlived(self, attempt: Attempt) -> None:
+        life = self._life(attempt)
+        if life is None or life.killed_at is None or attempt.stamps is None:
+            return
+        # Without its guard, its jobs are ended by the next worker on the machine.
+        if any(abs(at - life.killed_at) < 2 for at in life.guard_killed_at):
+            return
+        late = attempt.stamps.last - life.killed_at
+        if late > _TREE_ENDS_S:
+            self.wrong.append(f"attempt {attempt.number}: its job lived {late:.1f} s longer than its killed worker")
+
+    def _finished(self, attempt: Attempt) -> str:
+        return "" if _code(attempt) == 0 else f"its job {_told(attempt)}"
+
+    def _output(self, attempt: Attempt) -> None:
+        """What a Finished attempt printed was kept, whole and once."""
+        if attempt.state is not RunState.FINISHED or attempt.number not in self.run.logs:
+            return
+        name = f"{self.run.record.id}.{attempt.number}"
+        kept = self.run.logs[attempt.number].decode("utf-8", "replace").splitlines()
+        printed = [f"{name} line {number}" for number in range(self.run.lines)]
+        if kept != printed:
+            self.wrong.append(f"attempt {attempt.number} printed {len(printed)} lines, {len(kept)} were kept")
+
+    def _failed(self, attempt: Attempt) -> str:
+        if re.search(r"No space left|the worker's disk", attempt.reason):
+            return "" if self._was_full(attempt) else "the disk was not full"
+        if found := re.match(r"exit code (\d+)", attempt.reason):
+            return "" if _code(attempt) == int(found[1]) else f"its job {_told(attempt)}"
+        if found := re.match(r"ended by (SIG\w+)", attempt.reason):
+            signals = self.evidence.job_signals.get((self.run.record.id, attempt.number), [])
+            if found[1] not in [name for name, _ in signals]:
+                return f"nobody sent it that; its job {_told(attempt)}"
+            if attempt.stamps is not None and attempt.stamps.ended_at is not None:
+                near = any(at <= attempt.stamps.ended_at + 0.5 for _, at in signals)
+                return "" if near else f"its job {_told(attempt)} before the signal"
+            return ""
+        if "exit status was lost" in attempt.reason:
+            life = self._life(attempt)
+            if life is not None and any(attempt.began_at - 1 <= at <= attempt.ended_at for at in life.guard_killed_at):
+                self.tolerated.append(f"attempt {attempt.number}: its exit was lost with a killed guard")
+                return ""
+            return "no guard was killed"
+        return "the harness knows no cause"
+
+    def _killed(self, attempt: Attempt) -> str:
+        asked = [cancel for cancel in self.cancels if cancel.asked_at <= attempt.ended_at]
+        if asked:
+            ended_at = attempt.stamps.ended_at if attempt.stamps is not None else None
+            if ended_at is not None and all(ended_at < cancel.asked_at - 0.5 for cancel in asked):
+                return f"its job {_told(attempt)} before anyone asked for its end"
+            return ""
+        if "shut down" in attempt.reason:
+            if any(w.slot == _slot(attempt) and len(w.termed_at) > 1 for w in self.evidence.lives):
+                return ""
+            return "its worker was not told to shut down"
+        return "nobody asked for it"
+
+    def _crashed(self, attempt: Attempt) -> str:
+        stamps = attempt.stamps
+        if stamps is None or stamps.ended_at is None:
+            return ""
+        if stamps.code == 9 or "lease" in attempt.reason:
+            return ""  # it was told to end, and did
+        life = self._life(attempt)
+        if life is None:
+            return f"its job {_told(attempt)}; its worker (pid {stamps.worker_pid}) is unknown"
+        if attempt is not self.run.attempts[-1] or self.run.record.attempt != attempt.number:
+            # It was superseded: its report, however late, came after its lease.
+            return ""
+        if life.killed_at is not None and stamps.ended_at >= life.killed_at:
+            self.tolerated.append(f"attempt {attempt.number}: its job ended by itself after its worker had been killed")
+            return ""
+        if life.killed_at is not None and life.able_s(stamps.last, life.killed_at) <= _REPORT_S:
+            self.tolerated.append(
+                f"attempt {attempt.number}: its worker was killed {life.able_s(stamps.last, life.killed_at):.2f} s "
+                "(frozen time not counted) after the job was gone, before it could keep its end"
+            )
+            return ""
+        if life.killed_at is not None and any(s.meets(stamps.ended_at - 1, life.killed_at) for s in self._full()):
+            self.tolerated.append(f"attempt {attempt.number}: the full disk could not keep its end, its worker died")
+            return ""
+        return f"its job {_told(attempt)}, and its worker lived {life.able_s(stamps.last, LATER):.1f} s longer"
+
+    # -- what the harness did ------------------------------------------------------------------------------------
+
+    def _life(self, attempt: Attempt) -> Life | None:
+        if attempt.stamps is None:
+            return None
+        life = self.evidence.life(attempt.stamps.worker_pid, attempt.stamps.first)
+        if life is not None and life.slot == _slot(attempt):
+            return life
+        # Its job wrote down another parent: the guard was killed as it started.
+        slot = [life for life in self.evidence.lives if life.slot == _slot(attempt)]
+        return next((life for life in slot if life.since <= attempt.began_at <= life.until), None)
+
+    def _was_full(self, attempt: Attempt) -> bool:
+        return any(s.meets(attempt.began_at - _SLACK_S, attempt.ended_at) for s in self._full())
+
+    def _full(self) -> list[Span]:
+        return self.evidence.disk_full
+
+    def _was_disturbed(self, attempt: Attempt, until: float) -> bool:
+        """Whether anything was done to its worker, or to Redis, that can have stopped its heartbeats."""
+        since = until - LEASE_S - _SLACK_S
+        if "lease" in attempt.reason:
+            since = attempt.began_at  # reported by the worker itself, whenever it could
+        slot = _slot(attempt)
+        spans = [*self.evidence.redis_away, *self.evidence.cuts.get(slot, [])]
+        for life in self.evidence.lives:
+            if life.slot == slot:
+                spans += life.stopped
+                if life.killed_at is not None:
+                    spans.append(Span(life.killed_at, life.killed_at))
+                if len(life.termed_at) > 1:
+                    spans.append(Span(life.termed_at[0], life.until))
+        return any(span.meets(since, until) for span in spans)
+
+
+def _slot(attempt: Attempt) -> str:
+    return attempt.worker.partition("@")[0]
+
+
+def _code(attempt: Attempt) -> int | None:
+    return attempt.stamps.code if attempt.stamps is not None else None
+
+
+def _told(attempt: Attempt) -> str:
+    stamps = attempt.stamps
+    if stamps is None:
+        return "never started"
+    if stamps.code is None:
+        return f"lived until {attempt.ended_at - stamps.last:.2f} s before that, and never ended by itself"
+    assert stamps.ended_at is not None
+    return f"ended with code {stamps.code} {attempt.ended_at - stamps.ended_at:.2f} s before that"
+
+
+def check_leftovers(system: System) -> list[str]:
+    """What must be empty once everything is over and all workers have been stopped."""
+    wrong = [f"process {pid} is left: {what}" for pid, what in system.our_processes()]
+    store = system.api.store
+    redis = store._redis
+    for queue_list in system.item_lists():
+        if length := redis.llen(queue_list):
+            wrong.append(f"{length} items are left in {queue_list!r}: {redis.lrange(queue_list, 0, 2)}")
+        if left := redis.zrange(f"launch:dispatched:{queue_list}", 0, 5):
+            wrong.append(f"launch:dispatched:{queue_list!r} still has {left}")
+    for key in (keys.LEASES, keys.DUE, "launch:cancels"):
+        if left := redis.zrange(key, 0, 5):
+            wrong.append(f"{key} still has {left}")
+    wrong += store.inconsistencies(limit=1_000_000)
+    ended = {member.decode() for member in redis.zrange("launch:ended", 0, -1)}
+    final = {record.id for record in store.select() if record.state.is_final}
+    if ended != final:
+        wrong.append(f"launch:ended and the final runs differ by {sorted(ended ^ final)[:5]}")
+    wrong += [f"an item was refused: {item}" for item in store.refused(limit=5)]
+    wrong += [f"a traceback in {path.name}: {line}" for path in system.logs() for line in _tracebacks(path)]
+    for folder in sorted((system.spool / "workers").iterdir()) if (system.spool / "workers").is_dir() else ():
+        reports = [path.parent.name for path in folder.glob("runs/*/report.json")]
+        if reports:
+            wrong.append(f"the spool of {folder.name} still has undelivered reports of {reports}")
+    return wrong
+
+
+def _tracebacks(path: Path) -> Iterator[str]:
+    """The last line of each traceback."""
+    inside = False
+    for line in path.read_text(errors="replace").splitlines():
+        if line.startswith("Traceback"):
+            inside = True
+        elif inside and line and not line[0].isspace():
+            inside = False
+            yield line[:300]
