@@ -6,6 +6,8 @@ VENV = .venv
 #: Test processes at once, and what is tested: make test TESTS=tests/unit
 JOBS = 2
 TESTS = tests
+SEED = 1
+DURATION = 600
 
 BIN = $(VENV)/bin
 MADE = $(VENV)/.made
@@ -16,7 +18,7 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint check format clean
+.PHONY: help demo test chaos lint check format clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -28,6 +30,9 @@ demo: $(INSTALLED) ## run one training job through a private Redis, a worker, be
 
 test: $(INSTALLED_DEV) ## run the whole test suite
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+chaos: $(INSTALLED_DEV) ## kill, freeze, cut and fill at random for 10 minutes; make chaos SEED=2 DURATION=60
+	$(BIN)/python -m tests.chaos --seed $(SEED) --duration $(DURATION)
 
 lint: $(INSTALLED_DEV) ## check style and formatting
 	$(BIN)/ruff check .
