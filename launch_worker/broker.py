@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 from kombu.transport import redis as kombu_redis
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.errors import LaunchError
@@ -70,8 +70,11 @@ class QueueClient(redis.Redis):
         try:
             reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         except ResponseError as error:
-            if command_name != "BRPOP" or "WRONGTYPE" not in str(error):
+            if command_name != "BRPOP":
                 raise
+            if not str(error).startswith("WRONGTYPE"):
+                # Read-only after a failover, out of memory, no rights: a stock worker ends. This one tries again.
+                raise ConnectionError(str(error)) from error
             log.error("queue.damaged: a queue's key is not a list; it is set aside")
             _with_store(lambda store: store.heal({*store.queues(), *LaunchAgent.current().queues}))
             return None

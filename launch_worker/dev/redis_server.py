@@ -51,7 +51,7 @@ class RedisServer:
         server = find_redis_server()
         for attempt in range(5):
             if attempt or not self.port:
-                self.port = _free_port()
+                self.port = free_port()
             self.process = self._spawn(server)
             if self._answers(timeout_s):
                 return
@@ -114,7 +114,8 @@ class RedisServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from launch_worker.api import Api
-from launch_worker.dev.redis_server import RedisServer, _free_port
+from launch_worker.dev.redis_server import RedisServer, free_port
 from launch_worker.errors import LaunchError
 from launch_worker.settings import Settings
 
@@ -35,9 +35,9 @@ class Stack:
         """Start all parts and wait until the worker takes runs. Raises LaunchError with the failed part's log."""
         self.redis.start()
         self._spawn("worker", "worker", "-Q", self._queues, "-c", str(self._slots), "--loglevel", "INFO")
-        self._spawn("beat", "beat", "-s", str(self._folder / "beat-schedule"), "--loglevel", "INFO")
+        self._spawn("beat", "beat", "--loglevel", "INFO")
         if self._web:
-            self.web_port = _free_port()
+            self.web_port = free_port()
             self._spawn("web", "flower", "--address=127.0.0.1", f"--port={self.web_port}")
         api = Api(settings=Settings.from_env(redis_url=self.redis.url))
         deadline = time.monotonic() + 30

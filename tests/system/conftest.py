@@ -102,7 +102,7 @@ class Cluster:
         return part
 
     def beat(self) -> Part:
-        return self.celery("beat", "-s", str(self.folder / f"schedule{len(self.parts)}"), name="beat")
+        return self.celery("beat", name="beat")
 
     def run(self, *command: str, timeout_s: float = 60.0, env: Mapping[str, str] | None = None) -> Result:
         """A command of ours to its end."""

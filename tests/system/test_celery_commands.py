@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import urllib.error
 import urllib.request
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from launch_worker import submit
+from launch_worker.dev.redis_server import free_port
 from launch_worker.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, wait_for_pid
@@ -42,7 +42,7 @@ def test_inspect_answers_while_the_worker_drains(cluster: Cluster) -> None:
 
 
 def test_worker_with_embedded_beat_does_the_passes(cluster: Cluster) -> None:
-    worker = cluster.worker(arguments=["-B", "-s", str(cluster.folder / "schedule")])
+    worker = cluster.worker(arguments=["-B"])
     wait_until(lambda: "beat: Starting" in worker.log)
     assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
     worker.process.terminate()
@@ -57,7 +57,7 @@ def test_two_brokers_named_at_once_are_refused(cluster: Cluster) -> None:
 
 
 def test_flower_shows_each_run_as_a_task_in_agreement_with_its_record(cluster: Cluster) -> None:
-    port = _free_port()
+    port = free_port()
     cluster.celery(
         *("flower", "--address=127.0.0.1", f"--port={port}"),
         name="flower",
@@ -91,7 +91,7 @@ def test_flower_shows_each_run_as_a_task_in_agreement_with_its_record(cluster: C
 
 
 def test_flower_shows_a_crashed_run_as_failure(cluster: Cluster) -> None:
-    port = _free_port()
+    port = free_port()
     cluster.celery(
         *("flower", "--address=127.0.0.1", f"--port={port}"), name="flower", env={"FLOWER_UNAUTHENTICATED_API": "true"}
     )
@@ -120,12 +120,6 @@ def _get(port: int, path: str) -> object:
             return answer
     except (OSError, urllib.error.URLError):
         return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("runs", "--help"), ("cancel", "-h")])

@@ -115,6 +115,33 @@ def test_redis_restarted_aof_on_under_load_no_run_is_lost_and_none_runs_twice(
     assert len(done) == len(set(done))
 
 
+@pytest.mark.parametrize("refusal", ["READONLY", "NOREPLICAS", "OOM"])
+def test_a_redis_that_refuses_to_write_ends_nothing(outage: Cluster, refusal: str) -> None:
+    """As after a failover, without enough replicas, when it is full."""
+    worker, beat = outage.worker(), outage.beat()
+    redis = outage.api.store._redis
+    run = submit(["sh", "-c", "sleep 2; exit 4"], api=outage.api)
+    wait_for_pid(run)
+    if refusal == "READONLY":
+        redis.replicaof("127.0.0.1", 1)
+    elif refusal == "NOREPLICAS":
+        redis.config_set("min-replicas-to-write", 1)
+    else:
+        redis.config_set("maxmemory", 1)
+    refused = outage.run("launch-submit", "--", "true")
+    assert refused.code == 69, refused
+    assert refused.err.count("\n") == 1
+    time.sleep(5)
+    redis.replicaof("NO", "ONE")
+    redis.config_set("min-replicas-to-write", 0)
+    redis.config_set("maxmemory", 0)
+    wait_until(lambda: run.state is RunState.FAILED)
+    assert run.exit_code == 4
+    assert submit(["true"], api=outage.api).wait(40) is RunState.FINISHED
+    assert worker.process.poll() is None
+    assert beat.process.poll() is None
+
+
 def test_redis_hung_is_like_redis_gone(outage: Cluster, server: RedisServer) -> None:
     outage.worker()
     run = submit(["sh", "-c", "echo begun; sleep 2; exit 4"], api=outage.api)
