@@ -34,6 +34,8 @@ def _required(
         # The record, not the broker, recovers a lost message, so kombu need not keep copies of unacknowledged ones.
         # It is those copies, and the visibility timeout over them, that make a long task run twice.
         | {"ack_emulation": False, "priority_steps": list(PRIORITY_STEPS)},
+        # A Redis that refuses a command (read-only after a failover, full) is an outage, and no outage ends a worker.
+        "broker_channel_error_retry": True,
         "worker_pool": "threads",
         "task_acks_late": False,
         "worker_disable_prefetch": True,

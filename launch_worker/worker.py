@@ -86,6 +86,8 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.agent is not None:
             self.agent.stop(timeout_s=timeout_s)
             self.agent = None
+            # All is done: one more signal must not turn the exit status of a clean end into a killed one.
+            platforms.signals.ignore("SIGTERM", "SIGINT", "SIGQUIT")
 
 
 def _give_up(sentence: str) -> NoReturn:
