@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from launch_worker.errors import DamagedError, InputError
-from launch_worker.retry import NextStep, Outcome, next_step
+from launch_worker.errors import DamagedError
+from launch_worker.retry import Outcome, next_step_of
 from launch_worker.run import Record
 from launch_worker.settings import Settings
-from launch_worker.spec import parse_spec
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
 
@@ -30,13 +29,7 @@ def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda
     for record in store.stale(limit=_LIMIT):
         outcome = Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped")
         try:
-            spec = parse_spec(record.spec)
-        except InputError:
-            step = NextStep(outcome)
-        else:
-            step = next_step(outcome, spec=spec, attempt=record.attempt, first_attempt=record.first_attempt)
-        try:
-            is_crashed = store.crash(record.id, record.token, step)
+            is_crashed = store.crash(record.id, record.token, next_step_of(record, outcome))
         except DamagedError as error:
             log.error("run.damaged run=%s: %s", record.id, error)
             continue

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from launch_worker.errors import InputError, LaunchError, UnknownRunError
+from launch_worker.errors import LaunchError, UnknownRunError
 from launch_worker.logs import Tail
 from launch_worker.passes import OnEnd
-from launch_worker.retry import NextStep, Outcome, next_step, outcome_of_exit
+from launch_worker.retry import Outcome, next_step_of, outcome_of_exit
 from launch_worker.runners import tree
-from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
@@ -79,11 +78,5 @@ def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int, o
         outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
     else:
         outcome = outcome_of_exit(status)
-    try:
-        spec = parse_spec(record.spec)
-    except InputError:
-        step = NextStep(outcome)
-    else:
-        step = next_step(outcome, spec=spec, attempt=record.attempt, first_attempt=record.first_attempt)
-    if store.finish(record, step):
+    if store.finish(record, next_step_of(record, outcome)):
         on_end(record, outcome)

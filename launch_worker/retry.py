@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal as signals
 from dataclasses import dataclass
 
-from launch_worker.spec import RunSpec
+from launch_worker.errors import InputError
+from launch_worker.run import Record
+from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.states import RunState
 from launch_worker.units import format_duration
 
@@ -56,6 +58,15 @@ def next_step(outcome: Outcome, *, spec: RunSpec, attempt: int, first_attempt: i
     if spec.retry_delay_s:
         reason += f" in {format_duration(spec.retry_delay_s)}"
     return NextStep(outcome, retry_delay_s=spec.retry_delay_s, retry_reason=reason)
+
+
+def next_step_of(record: Record, outcome: Outcome) -> NextStep:
+    """The same for someone who has only the record; one with a damaged spec is not tried again."""
+    try:
+        spec = parse_spec(record.spec)
+    except InputError:
+        return NextStep(outcome)
+    return next_step(outcome, spec=spec, attempt=record.attempt, first_attempt=record.first_attempt)
 
 
 def has_retries_left(spec: RunSpec, *, attempt: int, first_attempt: int, after: RunState) -> bool:
