@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Task
 from celery.exceptions import Ignore
 
@@ -10,7 +12,7 @@ from launch_worker.celery import app
 from launch_worker.errors import UnknownRunError
 from launch_worker.passes import PASSES, run_pass
 from launch_worker.states import RunState
-from launch_worker.worker import show_end
+from launch_worker.worker import event_may_be_lost, show_end
 
 
 class RunFailed(Exception):
@@ -36,10 +38,10 @@ def run(self: Task, run_id: str, seq: int) -> str:
         return str(state.value)
     shown = f"{outcome.state}: {outcome.reason}"
     if state is RunState.PENDING:
-        self.send_event("task-retried", exception=shown, traceback=None)
+        _show(self, "task-retried", exception=shown, traceback=None)
         raise Ignore
     if state is RunState.KILLED:
-        self.send_event("task-revoked", terminated=True, signum=outcome.signal or None, expired=False)
+        _show(self, "task-revoked", terminated=True, signum=outcome.signal or None, expired=False)
         raise Ignore
     raise RunFailed(shown)
 
@@ -50,7 +52,12 @@ def _show_killed_while_pending(task: Task, run_id: str, agent: LaunchAgent) -> N
     except UnknownRunError:
         return
     if record.state is RunState.KILLED:
-        task.send_event("task-revoked", terminated=False, signum=None, expired=False)
+        _show(task, "task-revoked", terminated=False, signum=None, expired=False)
+
+
+def _show(task: Task, event: str, **facts: Any) -> None:
+    with event_may_be_lost():
+        task.send_event(event, **facts)
 
 
 def _register_pass(name: str) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
 from typing import Any, ClassVar, NoReturn
 
 import click
 from celery import bootsteps, platforms
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import celeryd_after_setup
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
 from celery.worker.request import Request
+from kombu.exceptions import OperationalError
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.api import Api
@@ -26,6 +31,9 @@ from launch_worker.states import RunState
 from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
+
+# It warns at each reconnect of tasks with late acknowledgement, which we have not.
+warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module="celery.worker.consumer")
 
 
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]
@@ -196,8 +204,17 @@ def show_end(record: Record, outcome: Outcome) -> None:
         event, facts = "task-revoked", {"terminated": True, "signum": outcome.signal or None, "expired": False}
     else:
         event, facts = "task-failed", {"exception": shown, "traceback": None}
-    with app.events.default_dispatcher() as dispatcher:
+    with event_may_be_lost(), app.events.default_dispatcher() as dispatcher:
         dispatcher.send(event, uuid=record.id, **facts)
+
+
+@contextlib.contextmanager
+def event_may_be_lost() -> Iterator[None]:
+    """Flower's picture is drawn from events; the records, which decide, do not depend on them."""
+    try:
+        yield
+    except (OperationalError, OSError) as error:
+        log.warning("event.lost: %s", error)
 
 
 app.user_options["worker"].add(
