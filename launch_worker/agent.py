@@ -37,6 +37,9 @@ from launch_worker.supervise import AttemptSuperseded, Cancel, Shutdown, Superse
 
 log = logging.getLogger("launch_worker.agent")
 
+#: From the end of the last job's grace to its report.
+_LAST_STEPS_S = 10.0
+
 
 class LaunchAgent:
     """Claims runs, executes them, and reports their ends; one per worker process.
@@ -110,7 +113,9 @@ class LaunchAgent:
         """Deliver what dead workers left, now and whenever one dies: its guard may outlive this worker's start."""
         while not self._stopping.is_set():
             for folder in left:
-                end_leftovers(folder)
+                if not end_leftovers(folder):
+                    folder.release()  # looked at again in the next round; its runs are not handed on before
+                    continue
                 try:
                     deliver_leftovers(
                         folder,
@@ -123,6 +128,8 @@ class LaunchAgent:
                     log.warning("recovery.unfinished folder=%s: the next worker goes on", folder.path.name)
                 except Exception:
                     log.exception("recovery.failed folder=%s", folder.path.name)
+                finally:
+                    folder.release()
             self._stopping.wait(self._settings.lease_s / 4)
             left = list(WorkerFolder.abandoned(self._settings.work_dir))
 
@@ -140,26 +147,32 @@ class LaunchAgent:
             self._stopping.wait(0.05)
         return True
 
-    def stop(self, *, reason: str = "the worker shut down", timeout_s: float = 60.0) -> None:
+    def stop(self, *, reason: str = "the worker shut down") -> None:
         """End what still runs (handed back when retries are left, else Killed), then leave."""
-        self._ending = Shutdown(f"{reason} ({self._worker})")
-        for attempt in list(self._jobs.values()):
-            attempt.events.put(self._ending)
-        self.drain(timeout_s=timeout_s)
+        self._end_jobs(Shutdown(f"{reason} ({self._worker})"))
+        longest_grace_s = max((attempt.spec.grace_s for attempt in list(self._jobs.values())), default=0.0)
+        if not self.drain(timeout_s=longest_grace_s + _LAST_STEPS_S):
+            self._end_jobs(Shutdown(f"{reason} ({self._worker})", grace_s=0.0))
+            self.drain(timeout_s=_LAST_STEPS_S)
         self._stopping.set()
         deadline = boot_time_s() + BACKOFF_CAP_S
         while self._active and boot_time_s() < deadline:
             time.sleep(0.02)
         self._logs.close()
         self._runner.close()
+        self._liveness.join()
         try:
             self._store.goodbye(self.owner, queues=self._queues)
         except BrokerUnavailableError as error:
             log.warning("worker.goodbye_unsaid %s", error)
-        self._liveness.join()
         self._folder.release()
         if LaunchAgent._current is self:
             LaunchAgent._current = None
+
+    def _end_jobs(self, shutdown: Shutdown) -> None:
+        self._ending = shutdown
+        for attempt in list(self._jobs.values()):
+            attempt.events.put(shutdown)
 
     @classmethod
     def current(cls) -> LaunchAgent:
@@ -205,7 +218,7 @@ class LaunchAgent:
         if self._quarantine.until is not None:
             log.warning("worker.resumed")
             self._quarantine.lift()
-            self._on_intake(True)
+            self._on_intake(self.takes_runs)
             self._liveness.wake()
 
     # -- one run -------------------------------------------------------------------------------------------------
@@ -265,7 +278,7 @@ class LaunchAgent:
         finally:
             del self._jobs[attempt.key]
             if attempt.tail is not None:
-                attempt.tail.close()
+                self._logs.forget(attempt.tail)
 
     def _all_ended(self) -> bool:
         attempts = list(self._jobs.values())
@@ -278,6 +291,8 @@ class LaunchAgent:
 
         def claim() -> tuple[Record | None, str]:
             nonlocal sent_at
+            if self._draining:
+                return None, "the worker drains"
             sent_at = boot_time_s()
             return self._store.claim(
                 run_id,
@@ -318,7 +333,10 @@ class LaunchAgent:
         try:
             if attempt.tail is not None:
                 tail = attempt.tail
-                self._outage.repeat(lambda: self._logs.finish(tail))
+                try:
+                    self._outage.repeat(lambda: self._logs.finish(tail))
+                except DamagedError as error:
+                    log.error("log.not_kept run=%s: %s", record.id, error)
             accepted = self._outage.repeat(lambda: self._store.finish(record, step, owner=self.owner))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
@@ -388,7 +406,8 @@ class LaunchAgent:
     def _heed(self, attempt: Attempt, answer: Answer) -> None:
         if answer.word == "cancel":
             attempt.events.put(Cancel(answer.reason, answer.grace_s))
-        elif answer.word == "superseded":
+        elif answer.word == "superseded" or (answer.word == "ended" and not attempt.ended):
+            # "ended": a person had the run retried and cancelled while this worker was cut off.
             attempt.events.put(Superseded())
         elif answer.word == "unknown":
             log.warning("run.restored run=%s: Redis had lost it", attempt.record.id)

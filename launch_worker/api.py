@@ -7,12 +7,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from launch_worker.errors import RefusedError
+from launch_worker.errors import BrokerUnavailableError, RefusedError
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
 from launch_worker.retry import shell_exit_code
@@ -28,6 +28,8 @@ logging.getLogger("launch_worker").addHandler(logging.NullHandler())
 
 #: Longest block on Redis in one call; a wait is a loop of these.
 _TURN_S = 2.0
+#: How long an outage a follower outlasts.
+_PATIENCE_S = 600.0
 
 
 class Api:
@@ -130,8 +132,13 @@ class Run:
 
     def logs(self, *, attempt: int | None = None) -> bytes:
         """The newest output that is kept of an attempt (the latest by default)."""
+        return self.logs_so_far(attempt=attempt)[0]
+
+    def logs_so_far(self, *, attempt: int | None = None) -> tuple[bytes, str]:
+        """The same, and where `follow(after=…)` has to go on."""
         number = attempt if attempt is not None else self.refresh().attempt
-        return b"".join(chunk.data for chunk in self._api.store.log(self.id, number))
+        chunks = self._api.store.log(self.id, number)
+        return b"".join(chunk.data for chunk in chunks), chunks[-1].entry if chunks else "-"
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Block until the run has ended and will not be retried; returns its state.
@@ -145,43 +152,62 @@ class Run:
         raise TimeoutError(f"run {self.id} is still {self.state} after {timeout_s:g} s")
 
     def follow(
-        self, *, logs: bool = True, attempt: int | None = None, deadline: float | None = None
+        self, *, logs: bool = True, attempt: int | None = None, after: str = "-", deadline: float | None = None
     ) -> Iterator[tuple[RunState | None, bytes]]:
         """Yield (new state, b'') for each transition and (None, output) as the job prints, until the run has ended.
 
-        Starts with the state as it is now, and the output from its kept beginning. A run that ends and is Pending
-        again in one step has not ended. `deadline` is monotonic seconds.
+        Starts with the state as it is now, and the output from its kept beginning, or `after` an entry of the log. A
+        run that ends and is Pending again in one step has not ended. `deadline` is monotonic seconds. Outlasts an
+        outage of Redis of up to ten minutes, then raises BrokerUnavailableError.
         """
+        record = self.refresh()
+        view = _View(_Shown(attempt or record.attempt, after=after) if logs else None, attempt)
+        yield record.state, b""
+        away_since: float | None = None
+        while not view.ended and (deadline is None or time.monotonic() < deadline):
+            try:
+                with self._api.store.watch(self.id) as wait_for_news:
+                    for news in self._watched(view, wait_for_news, deadline):
+                        away_since = None
+                        yield news
+            except BrokerUnavailableError:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > _PATIENCE_S:
+                    raise
+                time.sleep(_TURN_S / 2)
+
+    def _watched(
+        self, view: _View, wait_for_news: Callable[[float], bool], deadline: float | None
+    ) -> Iterator[tuple[RunState | None, bytes]]:
         store = self._api.store
-        with store.watch(self.id) as wait_for_news:
-            # In this order: a transition between the two is told twice rather than never.
-            told = len(store.history(self.id))
+        while True:
+            # In this order: what happens between the two is told twice rather than never.
+            history = store.history(self.id)
             record = self.refresh()
-            yield record.state, b""
-            shown = _Shown(attempt or record.attempt)
-            while True:
-                if logs:
-                    for data in shown.output_until(store, self.id, record.attempt if attempt is None else attempt):
-                        yield None, data
-                if record.state.is_final or (attempt is not None and attempt < record.attempt):
+            if view.told is None:
+                view.told = len(history)
+            fresh, view.told = history[view.told :], len(history)
+            if view.shown is not None:
+                until = record.attempt if view.attempt is None else view.attempt
+                for data in view.shown.output_until(store, self.id, until):
+                    yield None, data
+            for at, transition in enumerate(fresh):
+                view.last = transition.state
+                # What followed at once tells whether it was an end.
+                if not transition.state.is_final or at == len(fresh) - 1:
+                    yield transition.state, b""
+            if record.state.is_final or (view.attempt is not None and view.attempt < record.attempt):
+                view.ended = True
+                if record.state is not view.last:
+                    yield record.state, b""
+                return
+            turn_s = min(_TURN_S, self._api.settings.pass_s)
+            if deadline is not None:
+                turn_s = min(turn_s, deadline - time.monotonic())
+                if turn_s <= 0:
                     return
-                turn_s = min(_TURN_S, self._api.settings.pass_s)
-                if deadline is not None:
-                    turn_s = min(turn_s, deadline - time.monotonic())
-                    if turn_s <= 0:
-                        return
-                if not wait_for_news(turn_s):
-                    catch_up(store, self._api.settings)
-                record = self.refresh()
-                history = store.history(self.id)
-                fresh, told = history[told:], len(history)
-                if logs and fresh:
-                    for data in shown.output_until(store, self.id, shown.attempt):
-                        yield None, data
-                for at, transition in enumerate(fresh):
-                    # What followed at once tells whether it was an end.
-                    if not transition.state.is_final or at == len(fresh) - 1:
-                        yield transition.state, b""
+            if not wait_for_news(turn_s):
+                catch_up(store, self._api.settings)
 
     def shell_exit_code(self) -> int:
         """What `launch-submit --wait` exits with once the run has ended."""
@@ -192,9 +218,9 @@ class Run:
 class _Shown:
     """How far a run's output has been shown."""
 
-    def __init__(self, attempt: int) -> None:
+    def __init__(self, attempt: int, *, after: str = "-") -> None:
         self.attempt = attempt
-        self._after = "-"
+        self._after = after
 
     def output_until(self, store: Store, run_id: str, attempt: int) -> Iterator[bytes]:
         """What is new of the attempt at hand and of those after it, up to `attempt`."""
@@ -205,6 +231,19 @@ class _Shown:
             if self.attempt >= attempt:
                 return
             self.attempt, self._after = self.attempt + 1, "-"
+
+
+@dataclass
+class _View:
+    """What a follower has been told so far, across losses of its connection."""
+
+    shown: _Shown | None
+    #: The one attempt that is followed; None for the run to its end.
+    attempt: int | None
+    #: How many transitions were known; None at the beginning.
+    told: int | None = None
+    last: RunState | None = None
+    ended: bool = False
 
 
 def submit(

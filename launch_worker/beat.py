@@ -32,5 +32,7 @@ class PassScheduler(Scheduler):  # type: ignore[misc]
             done = run_pass(name, self._api.store, self._api.settings, on_end=show_end)
         except LaunchError as error:
             log.warning("pass.failed name=%s: %s", name, error)
+        except Exception:
+            log.exception("pass.failed name=%s", name)
         else:
             log.debug("pass.done name=%s count=%s", name, done)

@@ -51,24 +51,21 @@ class Liveness:
         self._on_end = on_end
         self._wake = threading.Event()
         self._maintenance: threading.Thread | None = None
-        self._threads = [
-            threading.Thread(target=self._beat, name="launch-heartbeat", daemon=True),
-            threading.Thread(target=self._listen, name="launch-listener", daemon=True),
-        ]
+        self._heartbeat = threading.Thread(target=self._beat, name="launch-heartbeat", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="launch-listener", daemon=True)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._heartbeat.start()
+        self._listener.start()
 
     def wake(self) -> None:
         """Have the next heartbeat at once."""
         self._wake.set()
 
     def join(self) -> None:
-        """After `stopping` was set. The listener may stay in its call for a while, and ends with the process."""
+        """Wait for the last heartbeat, after `stopping` was set. The listener ends with the process."""
         self._wake.set()
-        for thread in self._threads:
-            thread.join(1.0)
+        self._heartbeat.join(5.0)
 
     def _beat(self) -> None:
         while not self._stopping.is_set():

@@ -119,6 +119,16 @@ class LogShipper:
 
     def finish(self, tail: Tail) -> None:
         """Ship the rest and forget the file. Raises BrokerUnavailableError, and can be repeated."""
+        self._unwatch(tail)
+        tail.ship(self._store)
+        tail.close()
+
+    def forget(self, tail: Tail) -> None:
+        """Ship no more of it."""
+        self._unwatch(tail)
+        tail.close()
+
+    def _unwatch(self, tail: Tail) -> None:
         for watch, known in list(self._tails.items()):
             if known is tail:
                 del self._tails[watch]
@@ -126,8 +136,6 @@ class LogShipper:
                     self._inotify.rm_watch(watch)
                 except OSError:
                     log.debug("the watch of %s was gone", tail.path)
-        tail.ship(self._store)
-        tail.close()
 
     def close(self) -> None:
         """End the thread. What is not shipped by then is not lost: it is in the files."""
@@ -155,7 +163,7 @@ class LogShipper:
                     unsent.discard(tail)
                 except BrokerUnavailableError:
                     break
-                except (OSError, ValueError):
+                except Exception:
                     log.exception("log.unreadable run=%s path=%s", tail.run_id, tail.path)
                     unsent.discard(tail)
             if shipped > _CHUNK:

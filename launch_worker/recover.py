@@ -20,8 +20,9 @@ from launch_worker.store.store import Store
 log = logging.getLogger("launch_worker.recover")
 
 
-def end_leftovers(folder: WorkerFolder) -> None:
-    """SIGKILL every process of the attempts in the folder. Needs no Redis."""
+def end_leftovers(folder: WorkerFolder) -> bool:
+    """SIGKILL every process of the attempts in the folder. Needs no Redis. False when one of them stays."""
+    ended = True
     for attempt in folder.attempts():
         marked = tree.marks({"LAUNCH_RUN_ID": attempt.run_id, "LAUNCH_TOKEN": str(attempt.token)})
         found = tree.members(None, marked=marked)
@@ -29,6 +30,8 @@ def end_leftovers(folder: WorkerFolder) -> None:
             log.warning("run.leftovers_ended run=%s processes=%d", attempt.run_id, len(found))
         if not tree.end(lambda marked=marked: tree.members(None, marked=marked), wait=time.sleep):  # type: ignore[misc]
             log.error("run.leftovers_stay run=%s", attempt.run_id)
+            ended = False
+    return ended
 
 
 def deliver_leftovers(
@@ -49,7 +52,6 @@ def deliver_leftovers(
             log.error("run.not_recovered run=%s: %s", attempt.run_id, error)
             continue
         attempt.remove()
-    folder.release()
 
 
 def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int, on_end: OnEnd) -> None:

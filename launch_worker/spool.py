@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import TextIOWrapper
@@ -99,6 +100,7 @@ class WorkerFolder:
         hidden.path.mkdir(parents=True, mode=0o700)
         if not hidden.take():
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        (hidden.path / "host").write_text(_this_host())
         hidden.path = hidden.path.rename(work_dir / "workers" / owner)
         return hidden
 
@@ -108,8 +110,17 @@ class WorkerFolder:
         root = work_dir / "workers"
         for path in sorted(root.iterdir()) if root.is_dir() else ():
             folder = cls(path)
-            if not path.name.startswith(".") and path.is_dir() and folder.take():
+            if not path.name.startswith(".") and path.is_dir() and folder.is_of_this_host() and folder.take():
                 yield folder
+
+    def is_of_this_host(self) -> bool:
+        """Not where a network folder shows another host's workers: their jobs cannot be seen, and may well live."""
+        try:
+            theirs = (self.path / "host").read_text().split()
+        except OSError:
+            return True
+        # A container that was made anew has another name on the same boot; a machine that was restarted the opposite.
+        return bool(set(theirs) & set(_this_host().split()))
 
     @property
     def lock_path(self) -> Path:
@@ -150,6 +161,14 @@ class WorkerFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _this_host() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return f"{socket.gethostname()}\n{boot}\n"
 
 
 def _is_attempt(name: str) -> bool:

@@ -33,9 +33,10 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Shutdown:
-    """The worker is going away and takes its jobs down."""
+    """The worker is going away and takes its jobs down. `grace_s` None: the job's own."""
 
     reason: str
+    grace_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,7 @@ def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], flo
 def _grace(event: Cancel | Shutdown | Superseded, limits: Limits) -> float:
     if isinstance(event, Superseded):
         return 0.0
-    if isinstance(event, Cancel) and event.grace_s is not None:
-        return event.grace_s
-    return limits.grace_s
+    return limits.grace_s if event.grace_s is None else event.grace_s
 
 
 def _until_limit(limits: Limits, begun: float, last_output: float) -> float | None:

@@ -85,14 +85,14 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:
         # By now the drain has let the jobs end, or it was cut short.
-        self._stop(timeout_s=60.0)
+        self._stop()
 
     def terminate(self, parent: Any) -> None:
-        self._stop(timeout_s=60.0)
+        self._stop()
 
-    def _stop(self, *, timeout_s: float) -> None:
+    def _stop(self) -> None:
         if self.agent is not None:
-            self.agent.stop(timeout_s=timeout_s)
+            self.agent.stop()
             self.agent = None
             # All is done: one more signal must not turn the exit status of a clean end into a killed one.
             platforms.signals.ignore("SIGTERM", "SIGINT", "SIGQUIT")
@@ -169,6 +169,7 @@ class RunRequest(Request):  # type: ignore[misc]
     """Celery's revoke and terminate, and Flower's buttons, are a cancel of the run."""
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
+        worker_state.revoked.discard(self.id)
         self._cancel("terminated through Celery")
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:

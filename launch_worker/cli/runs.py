@@ -110,19 +110,17 @@ def logs_command(
         for _, data in run.follow(attempt=attempt):
             _write(data)
         return
-    data = run.logs(attempt=attempt)
+    number = attempt or run.record.attempt
+    data, entry = run.logs_so_far(attempt=number)
     if tail is not None:
         data = b"".join(data.splitlines(keepends=True)[-tail:]) if tail else b""
     if as_json:
-        text = data.decode("utf-8", "replace")
-        output.echo_json({"id": run.id, "attempt": attempt or run.record.attempt, "log": text})
+        output.echo_json({"id": run.id, "attempt": number, "log": data.decode("utf-8", "replace")})
         return
     _write(data)
     if follow:
-        past = len(run.logs(attempt=attempt))
-        for _, more in run.follow(attempt=attempt):
-            _write(more[past:])
-            past = max(0, past - len(more))
+        for _, more in run.follow(attempt=attempt, after=entry):
+            _write(more)
 
 
 def _write(data: bytes) -> None:

@@ -82,7 +82,10 @@ class Guard:
         self.spared = {os.getppid()}
         #: Exit statuses by the attempts' folders, the newest ones: their worker may die before it has reported them.
         self.exits: dict[str, int] = {}
+        #: The worker ended the conversation, or died: no more orders are taken, and what runs is ended.
         self.worker_gone = False
+        #: It does not even listen any more.
+        self._deaf = False
         self._incoming = b""
         self._outgoing = b""
         self._wake_read, self._wake_write = os.pipe()
@@ -94,7 +97,7 @@ class Guard:
             signal.signal(number, lambda *_: None)
 
     def run(self) -> None:
-        while self.jobs or not self.worker_gone:
+        while self.jobs or not self.worker_gone or (self._outgoing and not self._deaf):
             self._wait()
             self._reap()
             self._enforce_leases()
@@ -106,8 +109,9 @@ class Guard:
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
-        if not self.worker_gone:
-            poll.register(self.control, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+        wanted = (0 if self.worker_gone else select.POLLIN) | (select.POLLOUT if self._outgoing else 0)
+        if wanted and not self._deaf:
+            poll.register(self.control, wanted)
         for job in self.jobs.values():
             if job.pidfd is not None and not job.exited:
                 poll.register(job.pidfd, select.POLLIN)
@@ -121,9 +125,10 @@ class Guard:
         for job in list(self.jobs.values()):
             if job.pidfd in ready:
                 self._on_exit(job, None)
-        if self.control.fileno() in ready and not self.worker_gone:
+        if self.control.fileno() in ready:
             self._flush()
-            self._receive()
+            if not self.worker_gone:
+                self._receive()
 
     def _times(self, job: Job) -> list[float]:
         times = []
@@ -145,11 +150,13 @@ class Guard:
             return
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         for line in lines:
+            if self.worker_gone:
+                return  # an order before this one could not be answered
             order = json.loads(line)
             getattr(self, f"_do_{order.pop('do')}")(**order)
 
     def _tell(self, on: str, key: str, **facts: Any) -> None:
-        if not self.worker_gone:
+        if not self._deaf:
             self._outgoing += json.dumps({"on": on, "key": key, **facts}).encode() + b"\n"
             self._flush()
 
@@ -161,9 +168,13 @@ class Guard:
         except BlockingIOError:
             pass
         except OSError:
+            self._deaf = True
+            self._outgoing = b""
             self._worker_vanished()
 
     def _worker_vanished(self) -> None:
+        if self.worker_gone:
+            return
         self.worker_gone = True
         for folder, status in self.exits.items():
             _keep_exit_status(folder, status)
@@ -209,14 +220,29 @@ class Guard:
         self._tell("started", key, pid=job.main.pid, start=job.main.start)
 
     def _do_adopt(
-        self, *, key: str, env: dict[str, str], grace_s: float, pid: int, start: int, lease: list[float] | None
+        self,
+        *,
+        key: str,
+        env: dict[str, str],
+        grace_s: float,
+        pid: int,
+        start: int,
+        lease: list[float] | None,
+        stop_grace_s: float | None,
     ) -> None:
-        """Take over a job of a guard that died: its main process is now the worker's child."""
+        """Take over a job of a guard that died: its main process is now the worker's child.
+
+        `stop_grace_s`: the old guard was stopping it.
+        """
         job = Job(key, tree.marks(env), grace_s)
         job.adopted = True
         job.lease = (lease[0], lease[1]) if lease else None
         job.main = ProcessId(pid, start)
         self.jobs[key] = job
+        if stop_grace_s is not None:
+            job.stopped_by = "asked"
+            job.termed.add(job.main)
+            job.kill_at = boot_time_s() + stop_grace_s
         try:
             job.pidfd = os.pidfd_open(pid)
         except OSError:

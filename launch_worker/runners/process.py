@@ -8,6 +8,7 @@ import logging
 import os
 import queue
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -24,6 +25,9 @@ from launch_worker.runners.guard import become_subreaper
 from launch_worker.runners.tree import ProcessId
 
 log = logging.getLogger("launch_worker.runner")
+
+#: A guard that does not read its orders for so long is replaced.
+_SEND_TIMEOUT_S = 10
 
 #: (SIGTERM, SIGKILL) by boot time, or None: the job may outlive its lease.
 Lease = tuple[float, float] | None
@@ -57,6 +61,10 @@ class JobHandle:
     runner: ProcessRunner
     lease: Lease = None
     main: ProcessId | None = None
+    #: The grace of a stop that was asked for.
+    stop_grace_s: float | None = None
+    #: Its start took too long: nobody waits for it any more.
+    given_up: bool = False
     reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
 
     @property
@@ -66,6 +74,7 @@ class JobHandle:
 
     def stop(self, *, grace_s: float) -> None:
         """SIGTERM to the whole tree, SIGKILL after the grace, until Gone. A second call can only shorten it."""
+        self.stop_grace_s = grace_s if self.stop_grace_s is None else min(grace_s, self.stop_grace_s)
         self.runner.tell({"do": "stop", "key": self.key, "grace_s": grace_s})
 
 
@@ -121,7 +130,8 @@ class ProcessRunner:
         try:
             reply = handle.reply.get(timeout=timeout_s)
         except queue.Empty:
-            self.tell({"do": "stop", "key": key, "grace_s": 0})
+            handle.given_up = True
+            handle.stop(grace_s=0)
             raise StartError(f"the job's process did not start within {timeout_s:g} s") from None
         if reply["on"] == "refused":
             del self._handles[key]
@@ -150,13 +160,19 @@ class ProcessRunner:
     def tell(self, order: dict[str, Any]) -> None:
         line = json.dumps(order).encode() + b"\n"
         # An error means that the guard is dead: the reader replaces it, and tells the new one all that is known.
-        with self._sending, contextlib.suppress(OSError):
-            self._control.sendall(line)
+        with self._sending:
+            try:
+                self._control.sendall(line)
+            except OSError:
+                # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
+                with contextlib.suppress(ProcessLookupError):
+                    self._guard.kill()
 
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _spawn_guard(self) -> None:
         ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
         root = str(Path(launch_worker.__file__).parent.parent)
         program = (
             "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.runners.guard import main; main()"
@@ -182,7 +198,10 @@ class ProcessRunner:
             if data:
                 *lines, buffer = (buffer + data).split(b"\n")
                 for line in lines:
-                    self._on_event(json.loads(line))
+                    try:
+                        self._on_event(json.loads(line))
+                    except Exception:
+                        log.exception("guard.event_failed %.200r", line)
             elif self._closing:
                 return
             else:
@@ -214,11 +233,20 @@ class ProcessRunner:
         time.sleep(0.05)
         with self._sending:
             self._control.close()
-            self._spawn_guard()
+            while True:
+                try:
+                    self._spawn_guard()
+                    break
+                except OSError as error:
+                    log.error("guard.not_started: %s; trying again", error)
+                    time.sleep(1.0)
         for handle in list(self._handles.values()):
             if handle.main is None:
                 found = tree.members(None, marked=tree.marks(handle.order["env"]))
                 leader = next((process for process in found if _leads_session(process)), None)
+                if leader is None and handle.given_up:
+                    del self._handles[handle.key]
+                    continue
                 if leader is None:
                     self.tell(handle.order | {"lease": handle.lease})
                     continue
@@ -233,6 +261,7 @@ class ProcessRunner:
                     "pid": handle.main.pid,
                     "start": handle.main.start,
                     "lease": handle.lease,
+                    "stop_grace_s": handle.stop_grace_s,
                 }
             )
 

@@ -38,7 +38,7 @@ def look_up(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return None
     return Process(
         ProcessId(pid, int(fields[19])), ppid=int(fields[1]), session=int(fields[3]), zombie=fields[0] in (b"Z", b"X")

@@ -28,8 +28,8 @@ CONNECT_TIMEOUT_S = 1.5
 ANSWER_TIMEOUT_S = 3.0
 
 #: Refusals that say something of the server's condition, and nothing of what was asked.
-#: (redis-py cuts the first word off those that it has a class for.)
-_TRANSIENT = ("MISCONF", "BUSY", "NOREPLICAS", "OOM")
+#: (redis-py cuts the first word off where it has a class; in a script's error Redis 6.2 has it within the text.)
+_TRANSIENT = re.compile(r"(^|-)(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b")
 
 
 def connect(url: str, *, name: str) -> redis.Redis:
@@ -84,7 +84,7 @@ def clear_errors(url: str) -> Iterator[None]:
             f"Redis at {mask_url(url)} is full (maxmemory); raise its maxmemory or lower LAUNCH_RETENTION"
         ) from error
     except ResponseError as error:
-        if not isinstance(error, (ReadOnlyError, MasterDownError)) and not str(error).startswith(_TRANSIENT):
+        if not isinstance(error, (ReadOnlyError, MasterDownError)) and not _TRANSIENT.search(str(error)):
             raise DamagedError(f"Redis at {mask_url(url)} holds something unexpected: {error}") from error
         raise BrokerUnavailableError(f"Redis at {mask_url(url)} refuses to work now: {error}") from error
     except RedisError as error:

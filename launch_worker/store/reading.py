@@ -90,7 +90,7 @@ class Reader:
         """Every transition, the oldest first."""
         with clear_errors(self.url):
             lines = self._redis.lrange(keys.history(run_id), 0, -1)
-        return [_transition(json.loads(text(line))) for line in lines]
+        return [step for line in lines if (step := _transition(text(line))) is not None]
 
     def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
         """Kept output of an attempt, in order, after the entry `after`."""
@@ -263,14 +263,19 @@ def unknown(run_id: str) -> UnknownRunError:
     return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
 
-def _transition(line: dict[str, Any]) -> Transition:
-    return Transition(
-        state=RunState(line["state"]),
-        at=int(line["at"]),
-        attempt=line["attempt"],
-        worker=line["worker"],
-        reason=line["reason"],
-    )
+def _transition(text_line: str) -> Transition | None:
+    """None for a line that we did not write."""
+    try:
+        line = json.loads(text_line)
+        return Transition(
+            state=RunState(line["state"]),
+            at=int(line["at"]),
+            attempt=int(line["attempt"]),
+            worker=str(line["worker"]),
+            reason=str(line["reason"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _chunk(entry: bytes, fields: dict[bytes, bytes]) -> LogChunk:

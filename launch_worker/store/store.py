@@ -168,8 +168,14 @@ class Store(Reader):
         """Runs whose lease ran out by the server's clock, the longest dead first."""
         with clear_errors(self.url):
             now = self.now_us()
-            ids = self._redis.zrangebyscore(keys.LEASES, "-inf", now, start=0, num=limit)
-        return self._records([text(run_id) for run_id in ids])
+            ids = [text(run_id) for run_id in self._redis.zrangebyscore(keys.LEASES, "-inf", now, start=0, num=limit)]
+        records = self._records(ids)
+        ghosts = set(ids) - {record.id for record in records}
+        if ghosts:
+            # Leases of records that are gone or damaged would fill every page.
+            with clear_errors(self.url):
+                self._redis.zrem(keys.LEASES, *ghosts)
+        return records
 
     def publish_due(self, *, limit: int = 100) -> tuple[int, int]:
         """Dispatch what is due. Returns how many, and the next due time (server microseconds, 0 for none)."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -389,3 +390,21 @@ def test_a_job_that_is_being_stopped_with_a_long_grace_is_still_bound_to_its_lea
     handle.stop(grace_s=60.0)
     assert end_of(handle).status == -signal.SIGKILL
     assert boot_time_s() < now + 2.0
+
+
+def test_an_order_behind_the_workers_end_starts_nothing(tmp_path: Path) -> None:
+    """Two starts lie in the socket when the worker is killed: neither job may stay."""
+    ours, theirs = socket.socketpair()
+    root = str(Path(tree.__file__).parents[2])
+    program = f"import sys; sys.path.insert(0, {root!r}); from launch_worker.runners.guard import main; main()"
+    guard = subprocess.Popen([sys.executable, "-S", "-c", program, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    theirs.close()
+    for number in (1, 2):
+        env = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": f"late{number}-{tmp_path.name}", "LAUNCH_TOKEN": "1"}
+        order = {"do": "start", "key": str(number), "grace_s": 1, "argv": ["sleep", "600"], "env": env, "cwd": "/"}
+        ours.sendall(json.dumps(order | {"log": str(tmp_path / "output"), "lease": None}).encode() + b"\n")
+    ours.close()
+    assert guard.wait(20) == 0
+    for number in (1, 2):
+        env = {"LAUNCH_RUN_ID": f"late{number}-{tmp_path.name}", "LAUNCH_TOKEN": "1"}
+        assert not tree.members(None, marked=tree.marks(env))

@@ -13,8 +13,7 @@ for index = 7, runs_at - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[ind
 local due = redis.call('ZRANGE', 'launch:due', 0, 0, 'WITHSCORES')
 local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') or '0')
 local answers = {now - passed, due[2] and int(tonumber(due[2])) or '0'}
-for index = runs_at, #ARGV, 3 do
-  local id, token, attempt = ARGV[index], ARGV[index + 1], ARGV[index + 2]
+local function renew(id, token, attempt)
   local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed')
   local state, answer = run[1], 'superseded'
   if not state then
@@ -30,11 +29,17 @@ for index = runs_at, #ARGV, 3 do
     end
     if state == 'Running' then
       redis.call('ZADD', 'launch:leases', int(now + lease_us), id)
-      answer = run[4] and ('cancel:' .. run[5] .. ':' .. run[6]) or 'ok'
+      answer = run[4] and ('cancel:' .. (run[5] or '') .. ':' .. (run[6] or '')) or 'ok'
     elseif FINAL[state] then
       answer = 'ended'
     end
   end
-  answers[#answers + 1] = answer
+  return answer
+end
+
+for index = runs_at, #ARGV, 3 do
+  -- One damaged record must not cost the others their leases.
+  local fine, answer = pcall(renew, ARGV[index], ARGV[index + 1], ARGV[index + 2])
+  answers[#answers + 1] = fine and answer or 'ok'
 end
 return answers

@@ -186,7 +186,7 @@ end
 local function revive(id, now, attempt, worker)
   arrow(id, 'Crashed', 'Running', now, attempt, worker, 'its worker is alive again')
   local cancelled = redis.call('HGET', run_key(id), 'cancel_at')
-  if cancelled then redis.call('ZADD', 'launch:cancels', cancelled, id) end
+  if tonumber(cancelled) then redis.call('ZADD', 'launch:cancels', cancelled, id) end
 end
 
 -- From a final state to Pending: at once, or after delay_us.
