@@ -17,6 +17,7 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.runners import tree
 from launch_worker.states import RunState
+from tests.chaos.proxy import Network
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
 from tests.system.test_failures import guard_of
@@ -285,3 +286,74 @@ def test_one_who_waits_or_follows_outlasts_a_restart_of_redis(outage: Cluster, s
     server.start()
     out, err = follower.communicate(timeout=30)
     assert (out, follower.returncode) == (b"one\ntwo\n", 6), err
+
+
+@pytest.mark.parametrize("how", ["refuse", "hang", "lose"])
+def test_the_network_between_worker_and_redis_cut_and_healed(
+    cluster: Cluster, redis_server: RedisServer, tmp_path: Path, how: str
+) -> None:
+    """Another worker is there all the time, and takes over only what may be taken over."""
+    network = Network()
+    proxy = network.open(lambda: redis_server.port)
+    try:
+        url = cluster.redis_url.replace(f":{redis_server.port}/", f":{proxy.port}/")
+        cut_off = cluster.worker(name="a", env={"LAUNCH_REDIS_URL": url})
+        goes_on = submit(["sh", "-c", "echo one; sleep 9; echo two"], api=cluster.api)
+        ends_within = submit(["sh", "-c", "sleep 2; exit 4"], api=cluster.api)
+        wait_for_pid(goes_on)
+        wait_for_pid(ends_within)
+        cluster.worker(name="b", slots=4)
+        proxy.cut(how)
+        wait_until(lambda: goes_on.state is RunState.CRASHED, what="its lease ran out")
+        proxy.heal()
+        wait_until(lambda: ends_within.state is RunState.FAILED, timeout_s=30)
+        wait_until(lambda: goes_on.state is RunState.FINISHED, timeout_s=30)
+        assert ends_within.exit_code == 4
+        assert goes_on.logs() == b"one\ntwo\n"
+        assert [step.attempt for step in goes_on.history] == [0, *[1] * (len(goes_on.history) - 1)]
+        assert cut_off.process.poll() is None
+    finally:
+        cluster.close()
+        network.close()
+
+
+def test_the_network_cut_a_run_with_retries_never_runs_twice_at_once(
+    cluster: Cluster, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    network = Network()
+    proxy = network.open(lambda: redis_server.port)
+    try:
+        url = cluster.redis_url.replace(f":{redis_server.port}/", f":{proxy.port}/")
+        cluster.worker(name="a", env={"LAUNCH_REDIS_URL": url})
+        script = f"trap 'echo end >> {tmp_path}/n; exit 1' TERM; echo start >> {tmp_path}/n; "
+        script += "[ $LAUNCH_ATTEMPT = 2 ] || while :; do sleep 0.05; done"
+        run = submit(["sh", "-c", script], retries=1, api=cluster.api)
+        wait_for_pid(run)
+        cluster.worker(name="b")
+        proxy.cut("hang")
+        wait_until(lambda: run.state is RunState.FINISHED, timeout_s=30)
+        proxy.heal()
+        assert stamps(tmp_path / "n") == ["start", "end", "start"]
+    finally:
+        cluster.close()
+        network.close()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_the_servers_clock_jumps_and_nothing_that_lives_is_crashed(cluster: Cluster, hours: int) -> None:
+    """All stored times are as they would be after the jump; beat and workers meet them at once."""
+    cluster.beat()
+    cluster.worker()
+    run = submit(["sleep", "600"], retries=1, api=cluster.api)
+    wait_for_pid(run)
+    redis = cluster.api.store._redis
+    jump = hours * 3600 * 1_000_000
+    redis.zincrby("launch:leases", -jump, run.id)
+    for name, at in redis.hgetall("launch:passes").items():
+        redis.hset("launch:passes", name, int(at) - jump)
+    time.sleep(4)
+    assert states(run) == ["Pending", "Running"]
+    later = submit(["sh", "-c", "[ $LAUNCH_ATTEMPT = 2 ]"], retries=1, retry_delay=0.5, api=cluster.api)
+    assert later.wait(20) is RunState.FINISHED
+    run.cancel(grace_s=0)
+    assert run.wait(10) is RunState.KILLED
