@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV = .venv
 #: Test processes at once, and what is tested: make test TESTS=tests/unit
-JOBS = 2
+JOBS = 4
 TESTS = tests
 SEED = 1
 DURATION = 600

@@ -90,20 +90,20 @@ class LaunchAgent:
     def start(self) -> None:
         """Make the worker's folder, its guard and its threads, and say hello; works while Redis is away too."""
         work_dir = self._settings.work_dir
-        left = list(WorkerFolder.abandoned(work_dir))
-        for folder in left:
-            end_leftovers(folder)
         try:
+            left = list(WorkerFolder.abandoned(work_dir))
+            for folder in left:
+                end_leftovers(folder)
             self._folder = WorkerFolder.create(work_dir, self.owner)
+            # The guard holds the lock too: while it is held, one of them lives.
+            self._runner = ProcessRunner(lock_fd=self._folder.lock_fd)
+            self._logs = LogShipper(
+                self._store, keep_bytes=self._settings.log_bytes, file_bytes=self._settings.log_file_bytes
+            )
         except OSError as error:
             raise LaunchError(
-                f"the worker's folder in {work_dir} cannot be made ({error.strerror}); set LAUNCH_WORK_DIR"
+                f"the worker cannot start with LAUNCH_WORK_DIR {work_dir}: {error}; set it to a folder it may write to"
             ) from None
-        # The guard holds the lock too: while it is held, one of them lives.
-        self._runner = ProcessRunner(lock_fd=self._folder.lock_fd)
-        self._logs = LogShipper(
-            self._store, keep_bytes=self._settings.log_bytes, file_bytes=self._settings.log_file_bytes
-        )
         self._site = Site(self._runner, self._logs, self._settings.redis_url)
         LaunchAgent._current = self
         self._liveness.start()

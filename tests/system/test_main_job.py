@@ -299,6 +299,13 @@ def test_the_worker_says_in_one_sentence_what_is_wrong_with_its_settings(cluster
     assert "Traceback" not in part.log
 
 
+def test_a_work_dir_that_cannot_be_used_is_named_in_one_sentence(cluster: Cluster) -> None:
+    part = cluster.worker(env={"LAUNCH_WORK_DIR": "/proc/nowhere"}, wait=False)
+    assert part.wait(20) != 0
+    assert "LAUNCH_WORK_DIR /proc/nowhere" in part.log
+    assert "Traceback" not in part.log
+
+
 def test_another_pool_than_threads_is_refused(cluster: Cluster) -> None:
     part = cluster.worker(arguments=["-P", "solo"], wait=False)
     assert part.wait(20) != 0
