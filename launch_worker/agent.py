@@ -24,7 +24,7 @@ from launch_worker.logs import LogShipper
 from launch_worker.outage import BACKOFF_CAP_S, Outage
 from launch_worker.passes import OnEnd
 from launch_worker.quarantine import Quarantine
-from launch_worker.recover import deliver_leftovers, end_leftovers
+from launch_worker.recover import end_leftovers, recover
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
 from launch_worker.run import Record
 from launch_worker.runners.guard import boot_time_s
@@ -110,28 +110,16 @@ class LaunchAgent:
         threading.Thread(target=self._recover, args=(left,), name="launch-recovery", daemon=True).start()
 
     def _recover(self, left: list[WorkerFolder]) -> None:
-        """Deliver what dead workers left, now and whenever one dies: its guard may outlive this worker's start."""
-        while not self._stopping.is_set():
-            for folder in left:
-                if not end_leftovers(folder):
-                    folder.release()  # looked at again in the next round; its runs are not handed on before
-                    continue
-                try:
-                    deliver_leftovers(
-                        folder,
-                        store=self._store,
-                        keep_bytes=self._settings.log_bytes,
-                        deliver=self._outage.repeat,
-                        on_end=self._on_end,
-                    )
-                except BrokerUnavailableError:
-                    log.warning("recovery.unfinished folder=%s: the next worker goes on", folder.path.name)
-                except Exception:
-                    log.exception("recovery.failed folder=%s", folder.path.name)
-                finally:
-                    folder.release()
-            self._stopping.wait(self._settings.lease_s / 4)
-            left = list(WorkerFolder.abandoned(self._settings.work_dir))
+        recover(
+            left,
+            work_dir=self._settings.work_dir,
+            store=self._store,
+            keep_bytes=self._settings.log_bytes,
+            every_s=self._settings.lease_s / 4,
+            outage=self._outage,
+            stopping=self._stopping,
+            on_end=self._on_end,
+        )
 
     def drain(self, *, timeout_s: float | None = None) -> bool:
         """Take nothing new and block until the jobs have ended; False after the timeout.

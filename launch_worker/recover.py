@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
 
-from launch_worker.errors import LaunchError, UnknownRunError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, UnknownRunError
 from launch_worker.logs import Tail
+from launch_worker.outage import Outage
 from launch_worker.passes import OnEnd
 from launch_worker.retry import Outcome, next_step_of, outcome_of_exit
 from launch_worker.runners import tree
@@ -34,24 +35,52 @@ def end_leftovers(folder: WorkerFolder) -> bool:
     return ended
 
 
-def deliver_leftovers(
-    folder: WorkerFolder,
+def recover(
+    left: list[WorkerFolder],
     *,
+    work_dir: Path,
     store: Store,
     keep_bytes: int,
-    deliver: Callable[[Callable[[], Any]], Any],
+    every_s: float,
+    outage: Outage,
+    stopping: threading.Event,
     on_end: OnEnd,
 ) -> None:
-    """Report each attempt's kept end, or that it crashed; then delete the folder. `deliver` repeats until it works."""
-    for attempt in folder.attempts():
+    """Deliver what dead workers left, now and whenever one dies: its guard may outlive another's start.
+
+    Blocks until `stopping`. `left` are folders whose lock the caller took; each is let go of, and deleted once all of
+    its attempts are reported: their kept ends, or that they crashed.
+    """
+    while not stopping.is_set():
+        for folder in left:
+            try:
+                # What cannot be ended is looked at again in the next round; its runs are not handed on before.
+                if end_leftovers(folder):
+                    for attempt in folder.attempts():
+                        _deliver(attempt, store=store, keep_bytes=keep_bytes, outage=outage, on_end=on_end)
+            except BrokerUnavailableError:
+                log.warning("recovery.unfinished folder=%s: the next worker goes on", folder.path.name)
+            except Exception:
+                log.exception("recovery.failed folder=%s", folder.path.name)
+            finally:
+                folder.release()
+        stopping.wait(every_s)
         try:
-            deliver(partial(_deliver_attempt, attempt, store=store, keep_bytes=keep_bytes, on_end=on_end))
-        except UnknownRunError:
-            log.info("run.unknown run=%s: what is left of it is deleted", attempt.run_id)
-        except LaunchError as error:
-            log.error("run.not_recovered run=%s: %s", attempt.run_id, error)
-            continue
-        attempt.remove()
+            left = list(WorkerFolder.abandoned(work_dir))
+        except OSError as error:
+            log.error("recovery.blind folder=%s: %s", work_dir, error)
+            left = []
+
+
+def _deliver(attempt: AttemptFolder, *, store: Store, keep_bytes: int, outage: Outage, on_end: OnEnd) -> None:
+    try:
+        outage.repeat(partial(_deliver_attempt, attempt, store=store, keep_bytes=keep_bytes, on_end=on_end))
+    except UnknownRunError:
+        log.info("run.unknown run=%s: what is left of it is deleted", attempt.run_id)
+    except DamagedError as error:
+        log.error("run.not_recovered run=%s: %s", attempt.run_id, error)
+        return
+    attempt.remove()
 
 
 def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int, on_end: OnEnd) -> None:
