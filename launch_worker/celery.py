@@ -18,10 +18,8 @@ from launch_worker import celeryconfig
 from launch_worker.errors import SettingsError
 from launch_worker.passes import PASSES
 from launch_worker.settings import Settings
+from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.store.keys import PRIORITY_STEPS
-
-#: The system's own queue: every worker consumes it beside its `-Q`.
-MAINTENANCE_QUEUE = "maintenance"
 
 
 def _required(

@@ -18,8 +18,9 @@ QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:=/-]{0,99}")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-#: Queues of the system itself.
-RESERVED_QUEUES = frozenset({"maintenance", "unacked", "unacked_index", "unacked_mutex"})
+#: The system's own queue: every worker consumes it beside its `-Q`.
+MAINTENANCE_QUEUE = "maintenance"
+RESERVED_QUEUES = frozenset({MAINTENANCE_QUEUE, "unacked", "unacked_index", "unacked_mutex"})
 #: W&B's four levels, as the priority steps of kombu's Redis transport: a lower one is consumed first.
 PRIORITIES = {"critical": 0, "high": 3, "medium": 6, "low": 9}
 RETRYABLE = ("failed", "crashed")

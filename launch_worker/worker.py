@@ -23,10 +23,11 @@ from kombu.exceptions import OperationalError
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.api import Api
-from launch_worker.celery import MAINTENANCE_QUEUE, app, settings
+from launch_worker.celery import app, settings
 from launch_worker.errors import LaunchError
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
+from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.states import RunState
 from launch_worker.units import parse_duration
 

@@ -4,7 +4,7 @@ It is the parent and the subreaper of every job, so that whatever a job leaves b
 policy: it starts, stops, enforces the deadlines it was told, and tells what happened. It talks with its worker in
 JSON lines over a socket; the end of that stream means that the worker is gone. Standard library only.
 
-    worker: {"do": "start" | "adopt" | "stop" | "lease" | "spare", …}
+    worker: {"do": "start" | "adopt" | "stop" | "lease", …}
     guard:  {"on": "started" | "refused" | "exited" | "gone", "key": …}
 
 Every started or adopted job is told `exited` (its main process ended) and then `gone` (its tree is empty).
@@ -48,7 +48,7 @@ def become_subreaper() -> None:
 class Job:
     """One job's tree, from its start until nothing of it is left."""
 
-    def __init__(self, key: str, marked: tuple[bytes, ...], grace_s: float) -> None:
+    def __init__(self, key: str, marked: tuple[bytes, ...], grace_s: float, lease: list[float] | None) -> None:
         self.key = key
         self.marked = marked
         #: Where its output is; '' for an adopted job, whose exit only the worker can read.
@@ -65,8 +65,8 @@ class Job:
         self.kill_at: float | None = None
         self.look_at = 0.0
         self.pause_s = 0.01
-        #: When its lease must be over: (SIGTERM, SIGKILL) by boot time; None for a job that may outlive its lease.
-        self.lease: tuple[float, float] | None = None
+        #: When its lease must be over: [SIGTERM, SIGKILL] by boot time; None for a job that may outlive its lease.
+        self.lease = lease
         self.lease_enforced = False
         self.stopped_by = ""
 
@@ -78,7 +78,7 @@ class Guard:
         self.control = control
         control.setblocking(False)
         self.jobs: dict[str, Job] = {}
-        #: Processes that are never a job's: the worker and what it said.
+        #: Never a job's process: the worker.
         self.spared = {os.getppid()}
         #: Exit statuses by the attempts' folders, the newest ones: their worker may die before it has reported them.
         self.exits: dict[str, int] = {}
@@ -194,8 +194,7 @@ class Guard:
         log: str,
         lease: list[float] | None,
     ) -> None:
-        job = Job(key, tree.marks(env), grace_s)
-        job.lease = (lease[0], lease[1]) if lease else None
+        job = Job(key, tree.marks(env), grace_s, lease)
         job.folder = os.path.dirname(log)
         try:
             with open(log, "ab", buffering=0) as output, tree.carrying(job.marked):
@@ -234,9 +233,8 @@ class Guard:
 
         `stop_grace_s`: the old guard was stopping it.
         """
-        job = Job(key, tree.marks(env), grace_s)
+        job = Job(key, tree.marks(env), grace_s, lease)
         job.adopted = True
-        job.lease = (lease[0], lease[1]) if lease else None
         job.main = ProcessId(pid, start)
         self.jobs[key] = job
         if stop_grace_s is not None:
@@ -260,10 +258,7 @@ class Guard:
     def _do_lease(self, *, leases: dict[str, list[float] | None]) -> None:
         for key, lease in leases.items():
             if key in self.jobs:
-                self.jobs[key].lease = (lease[0], lease[1]) if lease else None
-
-    def _do_spare(self, *, pids: list[int]) -> None:
-        self.spared.update(pids)
+                self.jobs[key].lease = lease
 
     # -- ending --------------------------------------------------------------------------------------------------
 

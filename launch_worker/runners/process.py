@@ -256,7 +256,7 @@ class ProcessRunner:
                 {
                     "do": "adopt",
                     "key": handle.key,
-                    "env": {name: handle.order["env"][name] for name in ("LAUNCH_RUN_ID", "LAUNCH_TOKEN")},
+                    "env": {name: handle.order["env"][name] for name in tree.MARKS},
                     "grace_s": handle.order["grace_s"],
                     "pid": handle.main.pid,
                     "start": handle.main.start,

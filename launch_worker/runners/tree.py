@@ -13,6 +13,9 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+#: The variables that together tell one attempt's processes from all others.
+MARKS = ("LAUNCH_RUN_ID", "LAUNCH_TOKEN")
+
 #: Not named by Python's `resource`.
 _RLIMIT_LOCKS = 10
 
@@ -76,7 +79,7 @@ def has_environ(pid: int, entries: Iterable[bytes]) -> bool:
 
 def marks(env: Mapping[str, str]) -> tuple[bytes, ...]:
     """What the environment of every process of one attempt has, and no other's."""
-    return tuple(f"{name}={env[name]}".encode() for name in ("LAUNCH_RUN_ID", "LAUNCH_TOKEN"))
+    return tuple(f"{name}={env[name]}".encode() for name in MARKS)
 
 
 def cookie(marked: tuple[bytes, ...]) -> int:

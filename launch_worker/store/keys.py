@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from launch_worker.spec import PRIORITIES
+
 RUNS = "launch:runs"
 LEASES = "launch:leases"
 WORKERS = "launch:workers"
@@ -15,7 +17,7 @@ RESTORED = "launch:restored_at"
 
 #: kombu's separator between a queue's name and its priority step.
 PRIORITY_SEP = "\x06\x16"
-PRIORITY_STEPS = (0, 3, 6, 9)
+PRIORITY_STEPS = tuple(PRIORITIES.values())
 
 
 def run(run_id: str) -> str:
