@@ -96,7 +96,7 @@ class LaunchAgent:
                 end_leftovers(folder)
             self._folder = WorkerFolder.create(work_dir, self.owner)
             # The guard holds the lock too: while it is held, one of them lives.
-            self._runner = ProcessRunner(lock_fd=self._folder.lock_fd)
+            self._runner = ProcessRunner(lock_fd=self._folder.lock_fd, folder=self._folder.path).open()
             self._logs = LogShipper(
                 self._store, keep_bytes=self._settings.log_bytes, file_bytes=self._settings.log_file_bytes
             )

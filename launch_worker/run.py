@@ -36,6 +36,20 @@ class Transition:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of an attempt's start, or the instant at which another worker took it over."""
+
+    name: str
+    #: Server time in microseconds.
+    at: int
+    #: None while it lasts.
+    seconds: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"name": self.name, "at": isoformat(self.at), "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
 class Record:
     """What the store knows of a run at one instant. Times are server microseconds; None is "not known"."""
 
@@ -65,6 +79,10 @@ class Record:
     cancel_at: int | None
     #: The spec's JSON text; `launch_worker.spec.parse_spec` reads it.
     spec: str
+    #: How the latest attempt came to run: `fetch`, `pull`, `start`, `adopted`; empty for a plain process.
+    phases: tuple[Phase, ...] = ()
+    #: The JSON of its queue's configuration, as it was at the claim; known to the claimer only.
+    queue_config: str = ""
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Record:
@@ -104,6 +122,8 @@ class Record:
             due_at=number("due_at"),
             cancel_at=number("cancel_at"),
             spec=fields.get("spec", ""),
+            phases=_phases(fields.get("phases", "")),
+            queue_config=fields.get("queue_config", ""),
         )
 
     def to_hash(self) -> dict[str, str]:
@@ -145,6 +165,7 @@ class Record:
             "host": self.host or None,
             "pid": self.pid,
             "gpus": list(self.gpus),
+            "phases": [phase.as_json() for phase in self.phases],
             "created_at": isoformat(self.created_at),
             "started_at": isoformat(self.started_at),
             "ended_at": isoformat(self.ended_at),
@@ -166,6 +187,16 @@ def masked_spec(text: str) -> dict[str, Any]:
     if isinstance(env, dict):
         spec["env"] = {name: MASK if _SECRET_NAME.search(name) else value for name, value in env.items()}
     return spec
+
+
+def _phases(text: str) -> tuple[Phase, ...]:
+    try:
+        return tuple(
+            Phase(str(entry["name"]), int(entry["at"]), None if entry.get("us") is None else int(entry["us"]) / 1e6)
+            for entry in (json.loads(text) if text else [])
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return ()
 
 
 def _strings(text: str) -> list[str]:

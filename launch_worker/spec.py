@@ -60,11 +60,19 @@ class RunSpec:
     retries: int = 0
     retry_delay_s: float = 0.0
     retry_on: tuple[str, ...] = RETRYABLE
+    #: A container image: the run is a container, and `command` are the arguments of its entry point.
+    image: str = ""
+    #: What else the submitter asks of the container, as `launch_worker.containers` names it.
+    container: dict[str, Any] = field(default_factory=dict)
+    #: Bytes, and cores.
+    memory: int | None = None
+    cpus: float | None = None
 
     def __post_init__(self) -> None:
-        _check_command(self.command)
+        if self.command or not self.image:
+            _check_command(self.command)
         if not self.name:
-            object.__setattr__(self, "name", default_name(self.command))
+            object.__setattr__(self, "name", default_name(self.command or (self.image,)))
         _check_text("name", self.name, NAME, "1 to 200 characters without control characters")
         _check_text("queue", self.queue, QUEUE, "letters, digits, and . _ - after the first, at most 100")
         if self.queue in RESERVED_QUEUES or self.queue.endswith(".pidbox"):
@@ -89,6 +97,8 @@ class RunSpec:
                 raise InputError(f"{what} must be more than 0 and at most 3650d, not {seconds:g} s")
         if not isinstance(self.retries, int) or isinstance(self.retries, bool) or not 0 <= self.retries <= MAX_RETRIES:
             raise InputError(f"retries must be a whole number from 0 to {MAX_RETRIES}, not {self.retries!r}")
+        if self.image or self.container or self.memory is not None or self.cpus is not None:
+            _check_container(self)
         for word in self.retry_on:
             if word not in RETRYABLE:
                 raise InputError(f"cannot retry on {word!r}; use one or both of: {','.join(RETRYABLE)}")
@@ -164,6 +174,21 @@ def _check_command(command: tuple[str, ...] | str) -> None:
         total += _check_argument("an argument of the command", argument)
     if total > MAX_COMMAND_BYTES:
         raise InputError(f"the command has {total:,} bytes; at most {MAX_COMMAND_BYTES:,} can be submitted")
+
+
+def _check_container(spec: RunSpec) -> None:
+    # Imported by those who need it: a person waits for `launch-submit`.
+    from launch_worker.containers import IMAGE, check_cpus, check_memory, check_submitted
+
+    if spec.image and not IMAGE.fullmatch(spec.image):
+        raise InputError(
+            f"image {spec.image[:60]!r} is not the name of an image; write it as NAME, NAME:TAG or NAME@sha256:DIGEST"
+        )
+    check_submitted(spec.container)
+    if spec.memory is not None:
+        check_memory("memory", spec.memory)
+    if spec.cpus is not None:
+        check_cpus("cpus", spec.cpus)
 
 
 def _check_argument(what: str, text: str) -> int:

@@ -4,10 +4,15 @@ It is the parent and the subreaper of every job, so that whatever a job leaves b
 policy: it starts, stops, enforces the deadlines it was told, and tells what happened. It talks with its worker in
 JSON lines over a socket; the end of that stream means that the worker is gone. Standard library only.
 
-    worker: {"do": "start" | "adopt" | "stop" | "lease", …}
-    guard:  {"on": "started" | "refused" | "exited" | "gone", "key": …}
+    worker: {"do": "start" | "adopt" | "stop" | "lease" | "watch" | "unwatch" | "detach", …}
+    guard:  {"on": "started" | "refused" | "exited" | "gone" | "expired", "key": …}
 
-Every started or adopted job is told `exited` (its main process ended) and then `gone` (its tree is empty).
+Every started or adopted job is told `exited` (its main process ended) and then `gone` (its tree is empty). A container
+is no child of the guard: it is only watched, and ended (`expired`) when its lease runs out.
+
+After `detach` the jobs stay when the worker goes, each until its lease runs out. Meanwhile the guard answers at
+`SOCKET` in its worker's folder: the next worker says {"do": "take"}, gets {"on": "taken", "jobs": […]} with the folder's
+lock, and is the guard's worker from then on.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -32,7 +38,13 @@ AFTERMATH_S = 2.0
 _PR_SET_CHILD_SUBREAPER = 36
 #: In the folder of an attempt's output: how its job ended by itself, when there was no worker to tell.
 EXIT_STATUS = "exit-status"
+#: In a worker's folder: where its guard answers the next worker.
+SOCKET = "guard.sock"
+#: What guard and worker must agree on; they may be of different releases after an upgrade.
+PROTOCOL = 1
 _REMEMBERED_EXITS = 1000
+#: A new worker that connects and says nothing for so long is hung up on: another one may wait.
+_GREETING_S = 1.0
 
 
 def boot_time_s() -> float:
@@ -59,6 +71,8 @@ class Job:
         self.pidfd: int | None = None
         self.adopted = False
         self.exited = False
+        #: Its exit status, once it is known here.
+        self.status: int | None = None
         #: Processes that were seen in the tree: one that cleared its environment is known by this.
         self.seen: set[ProcessId] = set()
         self.termed: set[ProcessId] = set()
@@ -71,19 +85,41 @@ class Job:
         self.stopped_by = ""
 
 
-class Guard:
-    """The loop. `control` is the worker's end of the conversation."""
+class Watched:
+    """A container that must not outlive its lease."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, container: str, lease: list[float] | None) -> None:
+        self.container = container
+        self.lease = lease
+
+
+class Guard:
+    """The loop. `control` is the worker's end of the conversation, `door` where the next worker knocks.
+
+    `lock_fd` is the lock of the worker's folder, which goes to the next worker with the jobs.
+    """
+
+    def __init__(
+        self, control: socket.socket, door: socket.socket | None = None, *, lock_fd: int | None = None, root: str = ""
+    ) -> None:
         self.control = control
         control.setblocking(False)
+        self._door = door
+        if door is not None:
+            door.setblocking(False)
+        self._lock_fd = lock_fd
+        #: Where this package lies, for the program that ends a container.
+        self._root = root
         self.jobs: dict[str, Job] = {}
+        self.watched: dict[str, Watched] = {}
         #: Never a job's process: the worker.
         self.spared = {os.getppid()}
         #: Exit statuses by the attempts' folders, the newest ones: their worker may die before it has reported them.
         self.exits: dict[str, int] = {}
-        #: The worker ended the conversation, or died: no more orders are taken, and what runs is ended.
+        #: The worker ended the conversation, or died: no more orders are taken, and what runs is ended unless the worker
+        #: detached itself before.
         self.worker_gone = False
+        self._detached = False
         #: It does not even listen any more.
         self._deaf = False
         self._incoming = b""
@@ -97,7 +133,7 @@ class Guard:
             signal.signal(number, lambda *_: None)
 
     def run(self) -> None:
-        while self.jobs or not self.worker_gone or (self._outgoing and not self._deaf):
+        while self.jobs or self.watched or not self.worker_gone or (self._outgoing and not self._deaf):
             self._wait()
             self._reap()
             self._enforce_leases()
@@ -112,10 +148,13 @@ class Guard:
         wanted = (0 if self.worker_gone else select.POLLIN) | (select.POLLOUT if self._outgoing else 0)
         if wanted and not self._deaf:
             poll.register(self.control, wanted)
+        if self.worker_gone and self._door is not None:
+            poll.register(self._door, select.POLLIN)
         for job in self.jobs.values():
             if job.pidfd is not None and not job.exited:
                 poll.register(job.pidfd, select.POLLIN)
         times = [t for job in self.jobs.values() for t in self._times(job)]
+        times += [watched.lease[0] for watched in self.watched.values() if watched.lease]
         timeout = max(0.0, min(times) - boot_time_s()) if times else None
         ready = dict(poll.poll(None if timeout is None else timeout * 1000 + 1))
         if self._wake_read in ready:
@@ -125,10 +164,12 @@ class Guard:
         for job in list(self.jobs.values()):
             if job.pidfd in ready:
                 self._on_exit(job, None)
-        if self.control.fileno() in ready:
+        if not self._deaf and self.control.fileno() in ready:
             self._flush()
             if not self.worker_gone:
                 self._receive()
+        if self.worker_gone and self._door is not None and self._door.fileno() in ready:
+            self._answer_door(self._door)
 
     def _times(self, job: Job) -> list[float]:
         times = []
@@ -165,6 +206,9 @@ class Guard:
         try:
             while self._outgoing:
                 self._outgoing = self._outgoing[self.control.send(self._outgoing) :]
+            if self._detached and self.worker_gone:
+                self._deaf = True
+                self.control.close()
         except BlockingIOError:
             pass
         except OSError:
@@ -178,8 +222,54 @@ class Guard:
         self.worker_gone = True
         for folder, status in self.exits.items():
             _keep_exit_status(folder, status)
+        # A container outlives its worker until its lease runs out; one without a lease is left alone.
+        self.watched = {key: watched for key, watched in self.watched.items() if watched.lease}
+        if self._detached:
+            self._flush()
+            return
         for job in list(self.jobs.values()):
             self._stop(job, grace_s=min(job.grace_s, AFTERMATH_S), why="worker")
+
+    # -- the next worker -----------------------------------------------------------------------------------------
+
+    def _answer_door(self, door: socket.socket) -> None:
+        """Make who knocks this guard's worker, if it asks for that."""
+        try:
+            guest, _ = door.accept()
+        except OSError:
+            return
+        guest.settimeout(_GREETING_S)
+        try:
+            greeting = json.loads(guest.makefile("rb").readline())
+            if greeting != {"do": "take", "protocol": PROTOCOL}:
+                guest.sendall(json.dumps({"on": "refused", "protocol": PROTOCOL}).encode() + b"\n")
+                guest.close()
+                return
+            jobs = [
+                {
+                    "key": job.key,
+                    "folder": job.folder,
+                    "pid": job.main.pid,
+                    "start": job.main.start,
+                    "exited": job.exited,
+                    "status": job.status,
+                    "stopped_by": job.stopped_by if job.main in job.termed else "",
+                }
+                for job in self.jobs.values()
+                if job.main is not None
+            ]
+            fds = [] if self._lock_fd is None else [self._lock_fd]
+            socket.send_fds(guest, [json.dumps({"on": "taken", "jobs": jobs}).encode() + b"\n"], fds)
+            peer = guest.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except (OSError, ValueError):
+            guest.close()
+            return
+        self.control.close()
+        self.control = guest
+        guest.setblocking(False)
+        self.spared.add(struct.unpack("3i", peer)[0])
+        self.worker_gone = self._detached = self._deaf = False
+        self._incoming = self._outgoing = b""
 
     # -- orders --------------------------------------------------------------------------------------------------
 
@@ -259,6 +349,17 @@ class Guard:
         for key, lease in leases.items():
             if key in self.jobs:
                 self.jobs[key].lease = lease
+            if key in self.watched:
+                self.watched[key].lease = lease
+
+    def _do_watch(self, *, key: str, container: str, lease: list[float] | None) -> None:
+        self.watched[key] = Watched(container, lease)
+
+    def _do_unwatch(self, *, key: str) -> None:
+        self.watched.pop(key, None)
+
+    def _do_detach(self) -> None:
+        self._detached = True
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -278,6 +379,7 @@ class Guard:
     def _on_exit(self, job: Job, status: int | None) -> None:
         """`status` None: the exit of an adopted job, which only the worker can read."""
         job.exited = True
+        job.status = status
         job.look_at = boot_time_s()
         if job.pidfd is not None:
             os.close(job.pidfd)
@@ -302,6 +404,22 @@ class Guard:
             if job.lease and now >= job.lease[0] and not job.lease_enforced:
                 job.lease_enforced = True
                 self._stop(job, grace_s=max(0.0, job.lease[1] - now), why="lease")
+        for key, watched in list(self.watched.items()):
+            if watched.lease and now >= watched.lease[0]:
+                del self.watched[key]
+                self._tell("expired", key)
+                self._end_container(watched.container, kill_at=watched.lease[1])
+
+    def _end_container(self, container: str, *, kill_at: float) -> None:
+        # A process of its own: it needs the docker SDK, and an engine that hangs must not hold the guard up.
+        program = (
+            "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.runners.end_container import main; main()"
+        )
+        with contextlib.suppress(OSError):
+            ender = subprocess.Popen(
+                [sys.executable, "-I", "-c", program, self._root, container, str(kill_at)], stdin=subprocess.DEVNULL
+            )
+            ender.returncode = 0  # reaped by this loop, not by Popen
 
     def _stop(self, job: Job, *, grace_s: float, why: str) -> None:
         if not job.exited:
@@ -380,9 +498,15 @@ def _explain(error: Exception, program: str, cwd: str) -> str:
 
 
 def main() -> None:
-    """`guard FD`: FD is the guard's end of the socket. Further inherited descriptors (the worker's lock) stay open."""
-    os.set_inheritable(int(sys.argv[1]), False)
-    for fd in sys.argv[2:]:
-        os.set_inheritable(int(fd), False)
+    """`guard CONTROL [DOOR LOCK ROOT]`: descriptors that it inherits (- for none), and where this package lies."""
+    control, door, lock = (None if word == "-" else int(word) for word in (*sys.argv[1:4], "-", "-")[:3])
+    for fd in (control, door, lock):
+        if fd is not None:
+            os.set_inheritable(fd, False)
     become_subreaper()
-    Guard(socket.socket(fileno=int(sys.argv[1]))).run()
+    Guard(
+        socket.socket(fileno=control),
+        None if door is None else socket.socket(fileno=door),
+        lock_fd=lock,
+        root="".join(sys.argv[4:5]),
+    ).run()

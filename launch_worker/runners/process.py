@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from typing import Any
 import launch_worker
 from launch_worker.errors import LaunchError
 from launch_worker.runners import tree
-from launch_worker.runners.guard import become_subreaper
+from launch_worker.runners.guard import PROTOCOL, SOCKET, become_subreaper
 from launch_worker.runners.tree import ProcessId
 
 log = logging.getLogger("launch_worker.runner")
 
 #: A guard that does not read its orders for so long is replaced.
 _SEND_TIMEOUT_S = 10
+#: A guard whose worker lives lets others knock in vain.
+_TAKE_S = 1.0
 
 #: (SIGTERM, SIGKILL) by boot time, or None: the job may outlive its lease.
 Lease = tuple[float, float] | None
@@ -79,22 +81,40 @@ class JobHandle:
 
 
 class ProcessRunner:
-    """Owns the guard process of this worker, and replaces it when it dies. Thread-safe."""
+    """Owns a guard process, and replaces it when it dies. Thread-safe.
 
-    def __init__(self, *, lock_fd: int | None = None) -> None:
+    `folder` is where the guard answers the next worker, should this one leave it its jobs; `lock_fd` is that folder's
+    lock, which the guard holds too. With `control`, the conversation with a guard that another worker left
+    (see `take_over`), no guard is started before that one dies.
+    """
+
+    def __init__(
+        self, *, lock_fd: int | None = None, folder: Path | None = None, control: socket.socket | None = None
+    ) -> None:
         self._lock_fd = lock_fd
+        self._folder = folder
         self._sending = threading.Lock()
         self._handles: dict[str, JobHandle] = {}
+        self._watched: dict[str, tuple[str, Lease, Callable[[], None]]] = {}
         self._closing = False
         self._control: socket.socket
-        self._guard: subprocess.Popen[bytes]
+        #: None for a guard that another worker started.
+        self._guard: subprocess.Popen[bytes] | None = None
         become_subreaper()  # should the guard die, its jobs come back to this process
-        self._spawn_guard()
+        if control is None:
+            self._spawn_guard()
+        else:
+            self._control = control
         self._reader = threading.Thread(target=self._read, name="guard-reader", daemon=True)
+
+    def open(self) -> ProcessRunner:
+        """Begin to hear the guard; what `take_over` found must be claimed before."""
         self._reader.start()
+        return self
 
     @property
     def guard_pid(self) -> int:
+        assert self._guard is not None
         return self._guard.pid
 
     def start(
@@ -139,21 +159,58 @@ class ProcessRunner:
         return handle
 
     def renew(self, leases: Mapping[str, Lease]) -> None:
-        """Tell the guard the new deadlines of the jobs' leases."""
-        known = {key: lease for key, lease in leases.items() if key in self._handles}
+        """Tell the guard the new deadlines of the leases of its jobs and of the containers that it watches."""
+        known = {key: lease for key, lease in leases.items() if key in self._handles or key in self._watched}
         for key, lease in known.items():
-            self._handles[key].lease = lease
+            if key in self._handles:
+                self._handles[key].lease = lease
+            else:
+                container, _, on_expired = self._watched[key]
+                self._watched[key] = (container, lease, on_expired)
         if known:
             self.tell({"do": "lease", "leases": known})
+
+    def watch(self, key: str, container: str, *, lease: Lease, on_expired: Callable[[], None]) -> None:
+        """Have the guard end a container whose lease runs out, whatever becomes of this worker."""
+        self._watched[key] = (container, lease, on_expired)
+        self.tell({"do": "watch", "key": key, "container": container, "lease": lease})
+
+    def unwatch(self, key: str) -> None:
+        self._watched.pop(key, None)
+        self.tell({"do": "unwatch", "key": key})
+
+    def claim(self, left: LeftJob, *, env: Mapping[str, str], grace_s: float, events: queue.SimpleQueue[Any]) -> JobHandle:
+        """Supervise a job that the former worker left; `env` holds its marks. Before `open`."""
+        handle = JobHandle(left.key, {"env": dict(env), "grace_s": grace_s}, events, self, main=left.main)
+        self._handles[left.key] = handle
+        if left.exited is not None:
+            events.put(left.exited)
+        return handle
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the guard has nothing to do."""
+        return not self._handles and not self._watched
+
+    def detach(self) -> None:
+        """Leave the jobs with the guard: each may go on until its lease runs out. They are not heard of any more."""
+        self._closing = True
+        self.tell({"do": "detach"})
+        self._control.shutdown(socket.SHUT_WR)
+        # The guard hangs up once it has read that: what it told before must not be lost on the way.
+        self._reader.join(_SEND_TIMEOUT_S)
+        self._control.close()
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         """Let the guard go. Jobs that still run are ended by it."""
         self._closing = True
-        self._control.shutdown(socket.SHUT_WR)
-        try:
-            self._guard.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            log.warning("guard %d is still ending jobs", self._guard.pid)
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+        if self._guard is not None and not self._watched:
+            try:
+                self._guard.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                log.warning("guard %d is still ending jobs", self._guard.pid)
         self._reader.join(1.0)
         self._control.close()
 
@@ -165,8 +222,11 @@ class ProcessRunner:
                 self._control.sendall(line)
             except OSError:
                 # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
-                with contextlib.suppress(ProcessLookupError):
-                    self._guard.kill()
+                with contextlib.suppress(OSError):
+                    if self._guard is not None:
+                        self._guard.kill()
+                    else:
+                        self._control.shutdown(socket.SHUT_RDWR)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -177,12 +237,13 @@ class ProcessRunner:
         program = (
             "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.runners.guard import main; main()"
         )
-        inherited = [theirs.fileno()] + ([self._lock_fd] if self._lock_fd is not None else [])
-        with theirs:
+        with theirs, _door(self._folder) as door:
+            inherited = [theirs.fileno(), None if door is None else door.fileno(), self._lock_fd]
+            words = ["-" if fd is None else str(fd) for fd in inherited]
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", program, root, *map(str, inherited)],
+                [sys.executable, "-I", "-S", "-c", program, root, *words, root],
                 stdin=subprocess.DEVNULL,
-                pass_fds=inherited,
+                pass_fds=[fd for fd in inherited if fd is not None],
                 start_new_session=True,
                 cwd="/",
             )
@@ -209,6 +270,11 @@ class ProcessRunner:
                 self._replace_guard()
 
     def _on_event(self, event: dict[str, Any]) -> None:
+        if event["on"] == "expired":
+            watched = self._watched.pop(event["key"], None)
+            if watched is not None:
+                watched[2]()
+            return
         handle = self._handles.get(event["key"])
         if handle is None:
             return
@@ -227,8 +293,10 @@ class ProcessRunner:
             handle.events.put(Gone())
 
     def _replace_guard(self) -> None:
-        status = self._guard.wait()
-        log.error("guard.died pid=%d status=%d: starting another", self._guard.pid, status)
+        if self._guard is not None:
+            log.error("guard.died pid=%d status=%d: starting another", self._guard.pid, self._guard.wait())
+        else:
+            log.error("guard.died: the one of a former worker; starting another")
         # A child that the old guard was just making shows its environment only after its exec.
         time.sleep(0.05)
         with self._sending:
@@ -240,6 +308,8 @@ class ProcessRunner:
                 except OSError as error:
                     log.error("guard.not_started: %s; trying again", error)
                     time.sleep(1.0)
+        for key, (container, lease, _) in list(self._watched.items()):
+            self.tell({"do": "watch", "key": key, "container": container, "lease": lease})
         for handle in list(self._handles.values()):
             if handle.main is None:
                 found = tree.members(None, marked=tree.marks(handle.order["env"]))
@@ -264,6 +334,84 @@ class ProcessRunner:
                     "stop_grace_s": handle.stop_grace_s,
                 }
             )
+
+
+@dataclass(frozen=True)
+class LeftJob:
+    """A job that a former worker left with its guard."""
+
+    key: str
+    #: Of its attempt.
+    folder: Path
+    main: ProcessId
+    #: How its main process ended meanwhile; None while it runs.
+    exited: Exited | None
+
+
+def take_over(folder: Path) -> tuple[ProcessRunner, list[LeftJob], int] | None:
+    """Become the worker of the guard that answers in another worker's folder; None when none does.
+
+    Returns its runner (not opened yet), its jobs, and the descriptor of the folder's lock.
+    """
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    control.settimeout(_TAKE_S)
+    try:
+        with _short(folder) as short:
+            control.connect(short)
+        control.sendall(json.dumps({"do": "take", "protocol": PROTOCOL}).encode() + b"\n")
+        data, fds, _, _ = socket.recv_fds(control, 1 << 20, 1)
+        while data and not data.endswith(b"\n"):
+            data += control.recv(1 << 20)
+        answer = json.loads(data)
+        if answer["on"] != "taken" or not fds:
+            log.error("guard.refused folder=%s: it speaks protocol %s, not %d", folder, answer.get("protocol"), PROTOCOL)
+            control.close()
+            return None
+        left = [
+            LeftJob(
+                job["key"],
+                Path(job["folder"]),
+                ProcessId(job["pid"], job["start"]),
+                Exited(job["status"], job["stopped_by"]) if job["exited"] else None,
+            )
+            for job in answer["jobs"]
+        ]
+    except (OSError, ValueError, KeyError):
+        # Nobody answers: that worker lives, or its guard is gone.
+        control.close()
+        return None
+    control.settimeout(None)
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
+    return ProcessRunner(lock_fd=fds[0], folder=folder, control=control), left, fds[0]
+
+
+@contextlib.contextmanager
+def _door(folder: Path | None) -> Iterator[socket.socket | None]:
+    """A socket that listens in the folder; None where there is no folder, or its file system has no sockets."""
+    if folder is None:
+        yield None
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        try:
+            (folder / SOCKET).unlink(missing_ok=True)
+            with _short(folder) as short:
+                door.bind(short)
+            door.listen(4)
+        except OSError as error:
+            log.warning("guard.no_door folder=%s: %s; its jobs cannot be handed over", folder, error)
+            yield None
+            return
+        yield door
+
+
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """The path of the folder's socket by a way that fits into the 108 bytes that the kernel allows."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/{SOCKET}"
+    finally:
+        os.close(fd)
 
 
 def _leads_session(process: ProcessId) -> bool:

@@ -14,6 +14,7 @@ REFUSED = "launch:refused"
 DUE = "launch:due"
 HOLD = "launch:hold"
 RESTORED = "launch:restored_at"
+SYSTEM = "launch:system"
 
 #: kombu's separator between a queue's name and its priority step.
 PRIORITY_SEP = "\x06\x16"
@@ -39,6 +40,10 @@ def runs_by(kind: str, value: str) -> str:
 
 def worker(owner: str) -> str:
     return f"launch:worker:{owner}"
+
+
+def queue(name: str) -> str:
+    return f"launch:queue:{name}"
 
 
 def consumers(queue: str) -> str:

@@ -215,6 +215,11 @@ class Reader:
                     wrong[run_id] = f"run {run_id} is {text(state)}, but its indexes say {lists} (lease: {lease})"
         return wrong
 
+    def queue_config(self, name: str) -> str:
+        """The JSON of a queue's configuration; '' when it has none."""
+        with clear_errors(self.url):
+            return text(self._redis.hget(keys.queue(name), "config") or "")
+
     def refused(self, *, limit: int = 20) -> list[dict[str, Any]]:
         """The newest malformed queue elements that were kept aside."""
         with clear_errors(self.url):

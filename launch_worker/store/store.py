@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
@@ -19,6 +19,9 @@ from launch_worker.spec import PRIORITIES, RunSpec
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
 from launch_worker.store.reading import Reader, pairs, text, unknown
+
+if TYPE_CHECKING:
+    from launch_worker.queue_config import QueueConfig
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,22 @@ class Store(Reader):
     def create(self, run_id: str, spec: RunSpec, *, delay_s: float = 0.0, reason: str = "") -> tuple[bool, int]:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
-        Returns whether this call made the run, and how many live workers consume its queue.
+        Returns whether this call made the run, and how many live workers consume its queue. Raises InputError when the
+        queue's configuration does not allow the run.
         """
-        created, consumers = self._call(
-            "create",
-            run_id,
-            _us(delay_s),
-            reason,
-            *("name", spec.name, "queue", spec.queue, "project", spec.project),
-            *("priority", PRIORITIES[spec.priority], "tags", json.dumps(spec.tags), "spec", spec.to_json()),
-        )
-        return bool(created), consumers
+        config = ""
+        while True:
+            created, answer = self._call(
+                "create",
+                *(run_id, _us(delay_s), reason, spec.queue, config),
+                *("name", spec.name, "project", spec.project, "priority", PRIORITIES[spec.priority]),
+                *("tags", json.dumps(spec.tags), "spec", spec.to_json()),
+            )
+            if created >= 0:
+                return bool(created), answer
+            # Most queues have none, and need no look before.
+            config = text(answer)
+            check_for_queue(spec, config)
 
     def claim(
         self, run_id: str, seq: int, *, owner: str, worker: str, host: str, lease_s: float, nonce: str = ""
@@ -82,8 +90,26 @@ class Store(Reader):
             return None, text(reply)
         return Record.from_hash(pairs(reply)), ""
 
+    def adopt(
+        self, run_id: str, token: int, *, former: str, owner: str, worker: str, host: str, lease_s: float,
+        only_if_gone: bool = False,
+    ) -> tuple[Record | None, str]:  # fmt: skip
+        """Running | Crashed -> Running under another worker, for an attempt whose job outlived its worker.
+
+        `former` is the owner that it had; with `only_if_gone` it must not be alive. Returns the record, or None and
+        why not: superseded, ended, taken (by another worker), unknown.
+        """
+        word, *fields = self._call(
+            "adopt", run_id, token, former, owner, worker, host, _us(lease_s), int(only_if_gone)
+        )
+        return (Record.from_hash(pairs(fields[0])), "") if fields else (None, text(word))
+
+    def phase(self, record: Record, name: str, *, reason: str = "") -> bool:
+        """Notes that a part of a Running attempt's start begins; False when it was superseded."""
+        return bool(self._call("phase", record.id, record.token, name, reason))
+
     def started(self, run_id: str, token: int, *, pid: int) -> bool:
-        """Notes the process of a Running attempt; False when it was superseded."""
+        """Notes the process of a Running attempt, and the end of its start; False when it was superseded."""
         return bool(self._call("started", run_id, token, pid))
 
     def heartbeat(
@@ -150,6 +176,16 @@ class Store(Reader):
         """Tell a worker to `drain` or to `resume`; False when it does not listen now."""
         with clear_errors(self.url):
             return bool(self._redis.publish(keys.orders_channel(owner), json.dumps({"order": word})))
+
+    def configure_queue(self, name: str, config: QueueConfig | None) -> None:
+        """Set what an admin configures of a queue; None takes the configuration away."""
+        self._call("configure_queue", name, "" if config is None else config.to_json())
+
+    def system(self) -> str:
+        """The name of this launch system on engines that others use too."""
+        with clear_errors(self.url):
+            self._redis.set(keys.SYSTEM, secrets.token_hex(6), nx=True)
+            return text(self._redis.get(keys.SYSTEM))
 
     def requeue(self, run_id: str, *, reason: str) -> str:
         """A final state -> Pending. Returns '' or the state that refused it."""
@@ -234,6 +270,13 @@ def _script(name: str) -> tuple[str, str]:
     lua = files("launch_worker.store") / "lua"
     source = (lua / "prelude.lua").read_text() + (lua / f"{name}.lua").read_text()
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+def check_for_queue(spec: RunSpec, config: str) -> None:
+    """Raises InputError when a queue with this configuration does not take the run."""
+    from launch_worker.queue_config import QueueConfig
+
+    QueueConfig.from_json(config).container_plan(spec)
 
 
 def _us(seconds: float) -> int:

@@ -248,7 +248,7 @@ from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import ProcessRunner
 
 scripts, env, folder, lease_s = json.loads(sys.argv[1])
-runner = ProcessRunner()
+runner = ProcessRunner().open()
 now = boot_time_s()
 jobs = [
     runner.start(

@@ -32,7 +32,7 @@ class Jobs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.runner = ProcessRunner()
+        self.runner = ProcessRunner().open()
         self.envs: dict[str, dict[str, str]] = {}
 
     def start(

@@ -18,7 +18,7 @@ PACKAGE = "launch_worker"
 
 #: The first part of a module's name below the package, and its layer.
 LAYERS = {
-    **dict.fromkeys(("errors", "states", "units", "ids", "spec", "retry", "run", "settings"), 0),
+    **dict.fromkeys(("errors", "states", "units", "ids", "containers", "spec", "queue_config", "retry", "run", "settings"), 0),
     **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine"), 1),
     **dict.fromkeys(("api", "execute", "supervise", "passes", "recover", "agent", "health", "liveness", "outage"), 2),
     **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "tasks", "worker", "cli", "dev"), 3),
@@ -34,7 +34,7 @@ HOMES = {
     "click": ("cli.", "celery", "worker"),
     "subprocess": ("runners.", "dev.", "cli.following", "cli.dev"),
     "signal": ("runners.", "dev.", "cli.following", "cli.dev", "retry", "worker"),
-    "docker": (),
+    "docker": ("runners.container", "runners.engine", "runners.end_container"),
     "pydantic": ("spec",),
 }
 

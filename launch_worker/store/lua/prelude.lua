@@ -14,6 +14,8 @@
 --   launch:hold               string  for a while after a restore from a snapshot: no claim either
 --   launch:restored_at        string  when a restore from a snapshot was last noticed
 --   launch:queues             set     every queue that a run was submitted to
+--   launch:queue:NAME         hash    what an admin configured of a queue (configure_queue); trusted by workers
+--   launch:system             string  names this system on engines that others use too (system); stays
 --   launch:worker:OWNER       string  a live worker's description (expires with its lease)
 --   launch:workers            zset    live workers by the time at which they count as gone
 --   launch:consumers:QUEUE    zset    the same, of those that consume QUEUE
@@ -45,6 +47,12 @@ local function run_key(id) return 'launch:run:' .. id end
 local function get(id, ...)
   local values = redis.pcall('HMGET', run_key(id), ...)
   return values.err and {} or values
+end
+
+-- The JSON that an admin set for a queue; '' for none.
+local function queue_config(queue)
+  local config = redis.pcall('HGET', 'launch:queue:' .. queue, 'config')
+  return type(config) == 'string' and config or ''
 end
 
 -- The arrows that a Redis which lost its newest writes (restored from a snapshot) makes necessary: the attempt that
@@ -131,6 +139,18 @@ local function item(id, seq, queue, priority, name, project, now)
     .. '"properties": {"correlation_id": "' .. id .. '", "reply_to": "", "delivery_mode": 2, '
     .. '"delivery_info": {"exchange": "", "routing_key": "' .. queue .. '"}, "priority": ' .. priority .. ', '
     .. '"delivery_tag": "' .. id .. '.' .. seq .. '"}}'
+end
+
+-- Ends the part of an attempt's start that is going on, and begins `name` unless that is ''.
+local function enter_phase(id, name, now)
+  local known = get(id, 'phases')[1]
+  if not known and name == '' then return end
+  local fine, phases = pcall(cjson.decode, known or '[]')
+  if not fine then phases = {} end
+  local last = phases[#phases]
+  if last and not last.us then last.us = int(now - tonumber(last.at)) end
+  if name ~= '' then phases[#phases + 1] = {name = name, at = int(now)} end
+  redis.call('HSET', run_key(id), 'phases', cjson.encode(phases))
 end
 
 -- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.

@@ -1,6 +1,10 @@
--- Running: the job's process exists.  ARGV: id, token, pid.  Refuses a stale attempt.  Returns 1 or 0.
+-- Running: the job exists, its start is over.  ARGV: id, token, pid.  Refuses a stale attempt.  Returns 1 or 0.
 local id, token, pid = unpack(ARGV)
-local run = get(id, 'state', 'token')
+local run = get(id, 'state', 'token', 'phases', 'cancel_at')
 if run[1] ~= 'Running' or run[2] ~= token then return 0 end
 redis.call('HSET', run_key(id), 'pid', pid)
+if run[3] then
+  enter_phase(id, '', now_us())
+  if not run[4] then redis.call('HSET', run_key(id), 'reason', '') end
+end
 return 1

@@ -1,0 +1,22 @@
+-- Running | Crashed -> Running under another worker: the same attempt, whose job outlived its worker.
+-- ARGV: id, token, from (its owner until now), owner, worker, host, lease_us, only_if_gone (1: while `from` is a live
+--   worker, refuse)
+-- Refuses an attempt that was superseded or has ended, and one that somebody else adopted. A repeated call gets the same
+-- answer.  Returns {'done', fields and values} | {'superseded' | 'ended' | 'taken' | 'unknown'}.
+local id, token, from, owner, worker, host, lease_us, only_if_gone = unpack(ARGV)
+local run = get(id, 'state', 'token', 'closed', 'owner', 'attempt')
+local state = run[1]
+if not state then return {'unknown'} end
+if tonumber(run[2]) ~= tonumber(token) then return {'superseded'} end
+if run[3] == token or (state ~= 'Running' and state ~= 'Crashed') then return {'ended'} end
+local now = now_us()
+if run[4] ~= owner then
+  if run[4] ~= from then return {'taken'} end
+  if only_if_gone == '1' and redis.call('EXISTS', 'launch:worker:' .. from) == 1 then return {'taken'} end
+  redis.call('HSET', run_key(id), 'owner', owner, 'worker', worker, 'host', host)
+  enter_phase(id, 'adopted', now)
+  enter_phase(id, '', now)
+end
+redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
+if state == 'Crashed' then revive(id, now, run[5], worker) end
+return {'done', redis.call('HGETALL', run_key(id))}
