@@ -6,6 +6,7 @@ claims, executes, reports, and keeps all its leases alive with one heartbeat.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -14,39 +15,50 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from launch_worker.api import Api
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
 from launch_worker.execute import Attempt, Site, execute
+from launch_worker.inherit import Heir
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
 from launch_worker.outage import BACKOFF_CAP_S, Outage
 from launch_worker.passes import OnEnd
 from launch_worker.quarantine import Quarantine
-from launch_worker.recover import end_leftovers, recover
+from launch_worker.recover import Recovery, end_leftovers
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
 from launch_worker.run import Record
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner
 from launch_worker.spec import RunSpec, parse_spec
-from launch_worker.spool import WorkerFolder
+from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark
 from launch_worker.states import RunState
 from launch_worker.store.store import Answer
-from launch_worker.supervise import AttemptSuperseded, Cancel, Shutdown, Superseded
+from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Cancel, Detach, Shutdown, Superseded
+
+if TYPE_CHECKING:
+    from launch_worker.runners.container import ContainerRunner
 
 log = logging.getLogger("launch_worker.agent")
 
 #: From the end of the last job's grace to its report.
 _LAST_STEPS_S = 10.0
+#: How long a worker that leaves its jobs to the next one waits for those that are just starting or ending.
+_START_WAIT_S = 30.0
+
+#: What `on_adopt` returns: told the state and the outcome, None when the run went elsewhere.
+OnEnded = Callable[[tuple[RunState, Outcome] | None], None]
 
 
 class LaunchAgent:
     """Claims runs, executes them, and reports their ends; one per worker process.
 
     `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots), `quarantine_after` (start failures in a
-    row, 0 for never) and three callbacks: `on_end` (for ends that this agent found or delivered for others),
-    `on_intake` (with whether runs are taken from now on) and `on_drain`.
+    row, 0 for never) and callbacks: `on_end` (for ends that this agent found or delivered for others), `on_intake`
+    (with whether runs are taken from now on), `on_adopt` (for a run that goes on here; what it returns is called with
+    the end), `on_drain` and `on_upgrade`.
     """
 
     _current: ClassVar[LaunchAgent | None] = None
@@ -61,6 +73,8 @@ class LaunchAgent:
         self._max_jobs: int = config.get("max_jobs") or 1
         self._on_intake: Callable[[bool], None] = config.get("on_intake") or (lambda _: None)
         self._on_drain: Callable[[], None] = config.get("on_drain") or (lambda: None)
+        self._on_upgrade: Callable[[], None] = config.get("on_upgrade") or (lambda: None)
+        self._on_adopt: Callable[[Record], OnEnded] = config.get("on_adopt") or (lambda _: lambda _: None)
         self._on_end: OnEnd = config.get("on_end") or (lambda *_: None)
         self._quarantine = Quarantine(after=config.get("quarantine_after", 5))
         #: Holds the leases. Not the node's name: that is the same after a restart.
@@ -71,6 +85,10 @@ class LaunchAgent:
         self._draining = False
         self._is_listed = False
         self._ending: Shutdown | None = None
+        #: Leases of the jobs that this worker left to the next one.
+        self._left: dict[str, Lease] = {}
+        self._detached = False
+        self._system_name = ""
         #: Items that are being claimed, executed or reported now.
         self._active = 0
         self._counting = threading.Lock()
@@ -94,7 +112,7 @@ class LaunchAgent:
             left = list(WorkerFolder.abandoned(work_dir))
             for folder in left:
                 end_leftovers(folder)
-            self._folder = WorkerFolder.create(work_dir, self.owner)
+            self._folder = WorkerFolder.create(work_dir, self.owner, worker=self._worker)
             # The guard holds the lock too: while it is held, one of them lives.
             self._runner = ProcessRunner(lock_fd=self._folder.lock_fd, folder=self._folder.path).open()
             self._logs = LogShipper(
@@ -104,22 +122,70 @@ class LaunchAgent:
             raise LaunchError(
                 f"the worker cannot start with LAUNCH_WORK_DIR {work_dir}: {error}; set it to a folder it may write to"
             ) from None
-        self._site = Site(self._runner, self._logs, self._settings.redis_url)
+        self._site = Site(
+            self._runner,
+            self._containers,
+            self._logs,
+            redis_url=self._settings.redis_url,
+            system=self._system,
+            owner=self.owner,
+            worker=self._worker,
+            host=self._host,
+        )
+        self._recovery = self._make_recovery()
         LaunchAgent._current = self
         self._liveness.start()
-        threading.Thread(target=self._recover, args=(left,), name="launch-recovery", daemon=True).start()
+        threading.Thread(
+            target=self._recovery.run,
+            args=(left,),
+            kwargs={"every_s": self._settings.lease_s / 4},
+            name="launch-recovery",
+            daemon=True,
+        ).start()
 
-    def _recover(self, left: list[WorkerFolder]) -> None:
-        recover(
-            left,
-            work_dir=self._settings.work_dir,
+    def _make_recovery(self) -> Recovery:
+        work_dir = self._settings.work_dir
+        heir = Heir(
+            self,
+            owner=self.owner,
+            worker=self._worker,
+            host=self._host,
             store=self._store,
-            keep_bytes=self._settings.log_bytes,
-            every_s=self._settings.lease_s / 4,
+            work_dir=work_dir,
+            lease_s=self._settings.lease_s,
+            containers=self._containers,
+            has_containers=lambda: containers_mark(work_dir).exists(),
+            system=self._system,
             outage=self._outage,
             stopping=self._stopping,
             on_end=self._on_end,
         )
+        return Recovery(
+            heir,
+            work_dir=work_dir,
+            store=self._store,
+            keep_bytes=self._settings.log_bytes,
+            outage=self._outage,
+            stopping=self._stopping,
+            on_end=self._on_end,
+        )
+
+    @cached_property
+    def _container_runner(self) -> ContainerRunner:
+        # Here and not above: the engine's SDK takes 12 MiB, and most workers run processes only.
+        from launch_worker.runners.container import ContainerRunner
+
+        containers_mark(self._settings.work_dir).touch()
+        return ContainerRunner(self._runner)
+
+    def _containers(self) -> ContainerRunner:
+        with self._counting:
+            return self._container_runner
+
+    def _system(self) -> str:
+        if not self._system_name:
+            self._system_name = self._store.system()
+        return self._system_name
 
     def drain(self, *, timeout_s: float | None = None) -> bool:
         """Take nothing new and block until the jobs have ended; False after the timeout.
@@ -127,6 +193,7 @@ class LaunchAgent:
         While Redis is away it does not wait for reports to be delivered: they are on disk.
         """
         self._draining = True
+        self._recovery.halt()
         self._liveness.wake()
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
         while self._active and not (self._outage.is_on and self._all_ended()):
@@ -135,19 +202,51 @@ class LaunchAgent:
             self._stopping.wait(0.05)
         return True
 
+    def detach(self) -> None:
+        """Take nothing new, and leave the jobs that run to the next worker with this node name; blocks until it is so.
+
+        Their guard ends them if none comes before their lease runs out. What is starting is waited for, for a while.
+        """
+        self._draining = True
+        self._recovery.halt()
+        with contextlib.suppress(BrokerUnavailableError):
+            self.heartbeat()  # the leases are whole, then
+        told: set[str] = set()
+        for pause_s in (_START_WAIT_S, _LAST_STEPS_S):
+            deadline = boot_time_s() + pause_s
+            while self._active and boot_time_s() < deadline:
+                for attempt in list(self._jobs.values()):
+                    if attempt.job is not None and attempt.key not in told:
+                        told.add(attempt.key)
+                        attempt.events.put(Detach())
+                self._stopping.wait(0.02)
+            for attempt in list(self._jobs.values()):
+                if attempt.job is None:
+                    attempt.events.put(Shutdown(f"the worker was replaced before the job had started ({self._worker})"))
+        for attempt in list(self._jobs.values()):
+            self._leave(attempt)
+        for runner in self._guards():
+            runner.renew(self._left)
+            runner.detach()
+        self._detached = True
+
     def stop(self, *, reason: str = "the worker shut down") -> None:
         """End what still runs (handed back when retries are left, else Killed), then leave."""
-        self._end_jobs(Shutdown(f"{reason} ({self._worker})"))
-        longest_grace_s = max((attempt.spec.grace_s for attempt in list(self._jobs.values())), default=0.0)
-        if not self.drain(timeout_s=longest_grace_s + _LAST_STEPS_S):
-            self._end_jobs(Shutdown(f"{reason} ({self._worker})", grace_s=0.0))
-            self.drain(timeout_s=_LAST_STEPS_S)
+        if not self._detached:
+            self._end_jobs(Shutdown(f"{reason} ({self._worker})"))
+            longest_grace_s = max((attempt.spec.grace_s for attempt in list(self._jobs.values())), default=0.0)
+            if not self.drain(timeout_s=longest_grace_s + _LAST_STEPS_S):
+                self._end_jobs(Shutdown(f"{reason} ({self._worker})", grace_s=0.0))
+                self.drain(timeout_s=_LAST_STEPS_S)
         self._stopping.set()
         deadline = boot_time_s() + BACKOFF_CAP_S
         while self._active and boot_time_s() < deadline:
             time.sleep(0.02)
         self._logs.close()
-        self._runner.close()
+        if not self._detached:
+            for estate in self._recovery.estates:
+                estate.close()
+            self._runner.close()
         self._liveness.join()
         try:
             self._store.goodbye(self.owner, queues=self._queues)
@@ -223,7 +322,8 @@ class LaunchAgent:
             if not self.takes_runs:
                 self._put_back(run_id, seq)
                 return None
-            return self._run(run_id, seq)
+            begun = self._begin(run_id, seq)
+            return self._carry_out(begun) if isinstance(begun, Attempt) else begun
         except DamagedError as error:
             log.error("run.refused run=%s: %s", run_id, error)
             self._store.refuse("", f"the record of run {run_id!r} is damaged: {error}", b"")
@@ -235,7 +335,28 @@ class LaunchAgent:
             with self._counting:
                 self._active -= 1
 
-    def _run(self, run_id: str, seq: int) -> tuple[RunState, Outcome] | None:
+    def carry_on(self, attempt: Attempt) -> None:
+        """Supervise an attempt whose job another worker of this machine started, to its end, and report that."""
+        with self._counting:
+            self._active += 1
+        ended: tuple[RunState, Outcome] | None = None
+        try:
+            on_ended = self._on_adopt(attempt.record)
+            try:
+                attempt.tail = self._logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
+                attempt.tail.skip_to(self._outage.repeat(lambda: self._log_end(attempt.record)))
+                ended = self._carry_out(attempt)
+            finally:
+                on_ended(ended)
+        finally:
+            with self._counting:
+                self._active -= 1
+
+    def _log_end(self, record: Record) -> int:
+        return self._store.log_end(record.id, record.attempt)
+
+    def _begin(self, run_id: str, seq: int) -> Attempt | tuple[RunState, Outcome] | None:
+        """Claim the run; how it ended when it cannot be executed, None when it is not this worker's."""
         record, claimed_at = self._claim(run_id, seq)
         if record is None:
             return None
@@ -246,21 +367,34 @@ class LaunchAgent:
             outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
             self._outage.repeat(lambda: self._store.finish(record, NextStep(outcome), owner=self.owner))
             return outcome.state, outcome
-        attempt = Attempt(
+        return Attempt(
             record=record,
             spec=spec,
             folder=self._folder.attempt(record),
             events=queue.SimpleQueue(),
             lease=self._lease(record, spec, renewed_at=claimed_at),
         )
+
+    def _carry_out(self, attempt: Attempt) -> tuple[RunState, Outcome] | None:
+        record = attempt.record
         self._jobs[attempt.key] = attempt
         if self._ending is not None:
             attempt.events.put(self._ending)
         try:
-            outcome = execute(attempt, site=self._site, on_started=lambda pid: self._note_start(record, pid))
+            outcome = execute(
+                attempt,
+                site=self._site,
+                on_started=lambda pid: self._note_start(record, pid),
+                enter=lambda phase, reason: self._note_phase(record, phase, reason),
+            )
             return self._report(attempt, outcome)
+        except AttemptDetached:
+            self._leave(attempt)
+            return None
         except AttemptSuperseded:
             log.warning("run.superseded run=%s attempt=%d: its job was ended", record.id, record.attempt)
+            if attempt.job is not None:
+                attempt.job.dispose()
             attempt.folder.remove()
             return None
         finally:
@@ -309,6 +443,27 @@ class LaunchAgent:
         except BrokerUnavailableError:
             log.warning("run.start_unnoted run=%s pid=%d: Redis is away", record.id, pid)
 
+    def _note_phase(self, record: Record, phase: str, reason: str) -> None:
+        try:
+            self._store.phase(record, phase, reason=reason)
+        except BrokerUnavailableError:
+            log.warning("run.phase_unnoted run=%s phase=%s: Redis is away", record.id, phase)
+
+    def _leave(self, attempt: Attempt) -> None:
+        """The job goes on; its guard may end it when no worker renews its lease."""
+        log.warning("run.detached run=%s attempt=%d: its job goes on", attempt.record.id, attempt.record.attempt)
+        if attempt.job is not None:
+            attempt.job.leave()
+        try:
+            attempt.folder.keep_record(attempt.record)
+        except OSError as error:
+            log.error("run.record_not_kept run=%s: %s", attempt.record.id, error)
+        lease = attempt.lease
+        if lease is None and not attempt.folder.is_container:
+            # Nobody else takes the run, but no job may run for ever without a worker.
+            lease = _guarded(attempt.spec, renewed_at=boot_time_s(), lease_s=self._settings.lease_s)
+        self._left[attempt.key] = lease
+
     def _report(self, attempt: Attempt, outcome: Outcome) -> tuple[RunState, Outcome] | None:
         record = attempt.record
         if self._quarantine.note(outcome, now=boot_time_s()):
@@ -318,6 +473,8 @@ class LaunchAgent:
         step = next_step(outcome, spec=attempt.spec, attempt=record.attempt, first_attempt=record.first_attempt)
         attempt.folder.write_report(record, step, owner=self.owner)
         attempt.ended = True
+        if attempt.job is not None:
+            attempt.job.dispose()
         try:
             if attempt.tail is not None:
                 tail = attempt.tail
@@ -346,9 +503,20 @@ class LaunchAgent:
             spec, attempt=record.attempt, first_attempt=record.first_attempt, after=RunState.CRASHED
         ):
             return None
-        lease_s = self._settings.lease_s
-        kill_at = renewed_at + lease_s - min(1.0, lease_s / 10)
-        return kill_at - min(spec.grace_s, lease_s / 4), kill_at
+        return _guarded(spec, renewed_at=renewed_at, lease_s=self._settings.lease_s)
+
+    def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
+        """The same for a record that another worker of this machine claimed."""
+        return self._lease(record, parse_spec(record.spec), renewed_at=renewed_at)
+
+    def attempt_folder(self, record: Record) -> AttemptFolder:
+        """Where the files of an attempt are whose worker left none."""
+        return self._folder.attempt(record)
+
+    def _guards(self) -> list[ProcessRunner]:
+        """This worker's own, and those that it took over."""
+        estates = self._recovery.estates
+        return [self._runner, *(estate.runner for estate in estates if estate.runner is not None)]
 
     # -- what liveness asks for ------------------------------------------------------------------------------------
 
@@ -376,13 +544,16 @@ class LaunchAgent:
             self._heed(attempt, answer)
             if answer.word in ("ok", "cancel"):
                 leases[attempt.key] = attempt.lease = self._lease(attempt.record, attempt.spec, renewed_at=renewed_at)
-        self._runner.renew(leases)
+        for runner in self._guards():
+            runner.renew(leases)
         return pulse.pass_age_s, pulse.next_due
 
     def obey(self, order: dict[str, Any]) -> None:
         """Orders come by publication and may be lost: a cancel is repeated by the passes and by the heartbeat."""
         if order["order"] == "drain":
             self._on_drain()
+        elif order["order"] == "upgrade":
+            self._on_upgrade()
         elif order["order"] == "resume":
             self.resume()
         elif order["order"] == "cancel":
@@ -413,3 +584,8 @@ class LaunchAgent:
             "state": "draining" if self._draining else "running" if self.takes_runs else "quarantined",
             "problem": self._quarantine.describe(now=boot_time_s()),
         }
+
+
+def _guarded(spec: RunSpec, *, renewed_at: float, lease_s: float) -> Lease:
+    kill_at = renewed_at + lease_s - min(1.0, lease_s / 10)
+    return kill_at - min(spec.grace_s, lease_s / 4), kill_at

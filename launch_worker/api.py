@@ -21,7 +21,7 @@ from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
-from launch_worker.units import parse_duration
+from launch_worker.units import parse_duration, parse_size
 
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
@@ -247,7 +247,7 @@ class _View:
 
 
 def submit(
-    command: Sequence[str],
+    command: Sequence[str] = (),
     *,
     queue: str = "default",
     name: str = "",
@@ -264,12 +264,18 @@ def submit(
     retry_delay: str | float = 0,
     retry_on: Sequence[str] = ("failed", "crashed"),
     priority: str = "medium",
+    image: str = "",
+    container: Mapping[str, Any] | None = None,
+    memory: str | int | None = None,
+    cpus: float | None = None,
     api: Api | None = None,
 ) -> Run:
     """Submit a command (a list of arguments) to a queue and return its run at once.
 
     Durations are seconds or text such as `5m`. `env_from` names variables whose values the worker supplies. Without
-    `cwd` the job starts in this process's folder where the worker has it, else in a fresh one. Raises InputError
+    `cwd` the job starts in this process's folder where the worker has it, else in a fresh one. With `image` it is a
+    container, `command` the arguments of its entry point, and `container` what else it may have (docs/containers.md);
+    `memory` (bytes or `512M`) and `cpus` (cores) limit it. Raises InputError
     before anything is written, and BrokerUnavailableError within 5 s when Redis is away.
     """
     spec = RunSpec(
@@ -290,6 +296,10 @@ def submit(
         retry_delay_s=parse_duration(retry_delay, what="retry delay"),
         retry_on=tuple(retry_on),
         priority=priority,
+        image=image,
+        container=dict(container or {}),
+        memory=None if memory is None else parse_size(memory, what="memory"),
+        cpus=cpus,
     )
     return (api or Api()).submit(spec)
 

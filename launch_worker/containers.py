@@ -126,7 +126,7 @@ def parse_mount(text: str) -> Mount:
     parts = text.split(":") if isinstance(text, str) else []
     mode = parts.pop() if len(parts) == 3 else "rw"
     if len(parts) != 2 or mode not in ("ro", "rw"):
-        raise InputError(f"mount {text!r} must be written as VOLUME:/FOLDER or /FOLDER:/FOLDER, and :ro if only for reading")
+        raise InputError(f"mount {text!r} must be VOLUME:/FOLDER or /FOLDER:/FOLDER, with :ro if it is only read")
     source, target = parts
     if source.startswith("/"):
         source = os.path.normpath(source)
@@ -204,22 +204,22 @@ def _one_of(*words: str) -> Callable[[str, Any], str]:
     return check
 
 
-def _words(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) and _WORD.fullmatch(word) for word in value):
-        raise _refuse(name, value, "it is a list of words")
+def _texts(name: str, value: Any, fits: Callable[[str], bool], rule: str) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) and fits(word) for word in value):
+        raise _refuse(name, value, rule)
     return tuple(value)
+
+
+def _words(name: str, value: Any) -> tuple[str, ...]:
+    return _texts(name, value, lambda word: bool(_WORD.fullmatch(word)), "it is a list of words")
 
 
 def _folders(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) and word.startswith("/") for word in value):
-        raise _refuse(name, value, "it is a list of absolute folders")
-    return tuple(value)
+    return _texts(name, value, lambda word: word.startswith("/"), "it is a list of absolute folders")
 
 
 def _patterns(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) and word for word in value):
-        raise _refuse(name, value, "it is a list of patterns such as registry/team/*")
-    return tuple(value)
+    return _texts(name, value, bool, "it is a list of patterns such as registry/team/*")
 
 
 def _arguments(name: str, value: Any) -> tuple[str, ...]:

@@ -24,6 +24,28 @@ def job_environment(
 ) -> dict[str, str]:
     """Raises InputError when the worker lacks a variable that the run asks for by name."""
     env = {name: value for name, value in worker_env.items() if name in INHERITED or name.startswith("LC_")}
+    env |= _submitted(spec, worker_env, redis_url) | _own(record, str(config_path))
+    return env
+
+
+def container_environment(
+    record: Record, spec: RunSpec, *, worker_env: Mapping[str, str], redis_url: str, config_path: str
+) -> dict[str, str]:
+    """The same for a container, whose image has what programs need. Raises InputError."""
+    env = _submitted(spec, worker_env, redis_url) | _own(record, config_path)
+    if record.gpus:
+        # The engine gives it these only, and they are numbered anew in it; names stay.
+        is_numbered = all(gpu.isdigit() for gpu in record.gpus)
+        visible = map(str, range(len(record.gpus))) if is_numbered else record.gpus
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
+        env["NVIDIA_VISIBLE_DEVICES"] = ",".join(record.gpus)
+    else:
+        env["NVIDIA_VISIBLE_DEVICES"] = "void"
+    return env
+
+
+def _submitted(spec: RunSpec, worker_env: Mapping[str, str], redis_url: str) -> dict[str, str]:
+    env = {}
     for name in spec.env_from:
         if name == "LAUNCH_REDIS_URL":
             env[name] = redis_url
@@ -31,8 +53,11 @@ def job_environment(
             env[name] = worker_env[name]
         else:
             raise InputError(f"the worker's environment has no {name}; set it where the worker is started")
-    env |= spec.env
-    env |= {
+    return env | spec.env
+
+
+def _own(record: Record, config_path: str) -> dict[str, str]:
+    return {
         "CUDA_VISIBLE_DEVICES": ",".join(record.gpus),
         "LAUNCH_RUN_ID": record.id,
         "LAUNCH_ATTEMPT": str(record.attempt),
@@ -40,6 +65,5 @@ def job_environment(
         "LAUNCH_QUEUE": record.queue,
         "LAUNCH_PROJECT": record.project,
         "LAUNCH_NAME": record.name,
-        "LAUNCH_CONFIG": str(config_path),
+        "LAUNCH_CONFIG": config_path,
     }
-    return env

@@ -1,4 +1,4 @@
-"""What a dead worker of this machine left: its jobs are ended, its reports delivered, its runs handed on at once."""
+"""What former workers of this machine left: jobs that live on are taken over, others ended, ends reported."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from launch_worker.errors import BrokerUnavailableError, DamagedError, UnknownRunError
+from launch_worker.inherit import Estate, Heir
 from launch_worker.logs import Tail
 from launch_worker.outage import Outage
 from launch_worker.passes import OnEnd
 from launch_worker.retry import Outcome, next_step_of, outcome_of_exit
 from launch_worker.runners import tree
+from launch_worker.runners.process import take_over
 from launch_worker.spool import AttemptFolder, WorkerFolder
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
@@ -22,9 +24,11 @@ log = logging.getLogger("launch_worker.recover")
 
 
 def end_leftovers(folder: WorkerFolder) -> bool:
-    """SIGKILL every process of the attempts in the folder. Needs no Redis. False when one of them stays."""
+    """SIGKILL every process of the folder's attempts that are no containers. Needs no Redis. False when one stays."""
     ended = True
     for attempt in folder.attempts():
+        if attempt.is_container:
+            continue
         marked = tree.marks({"LAUNCH_RUN_ID": attempt.run_id, "LAUNCH_TOKEN": str(attempt.token)})
         found = tree.members(None, marked=marked)
         if found:
@@ -35,79 +39,148 @@ def end_leftovers(folder: WorkerFolder) -> bool:
     return ended
 
 
-def recover(
-    left: list[WorkerFolder],
-    *,
-    work_dir: Path,
-    store: Store,
-    keep_bytes: int,
-    every_s: float,
-    outage: Outage,
-    stopping: threading.Event,
-    on_end: OnEnd,
-) -> None:
-    """Deliver what dead workers left, now and whenever one dies: its guard may outlive another's start.
+class Recovery:
+    """Rounds over the folders of former workers: now, and again, for a guard may outlive the next worker's start."""
 
-    Blocks until `stopping`. `left` are folders whose lock the caller took; each is let go of, and deleted once all of
-    its attempts are reported: their kept ends, or that they crashed.
-    """
-    while not stopping.is_set():
-        for folder in left:
+    def __init__(
+        self,
+        heir: Heir,
+        *,
+        work_dir: Path,
+        store: Store,
+        keep_bytes: int,
+        outage: Outage,
+        stopping: threading.Event,
+        on_end: OnEnd,
+    ) -> None:
+        self._heir = heir
+        self._work_dir = work_dir
+        self._store = store
+        self._keep_bytes = keep_bytes
+        self._outage = outage
+        self._stopping = stopping
+        self._on_end = on_end
+        self._estates: list[Estate] = []
+        self._halted = False
+
+    def halt(self) -> None:
+        """Take nothing over from now on."""
+        self._halted = True
+
+    @property
+    def estates(self) -> list[Estate]:
+        """What was taken over and is not settled yet."""
+        return list(self._estates)
+
+    def run(self, left: list[WorkerFolder], *, every_s: float) -> None:
+        """Blocks until `stopping`. `left` are folders whose lock the caller took.
+
+        Each is let go of, and deleted once all of its attempts are reported: their kept ends, or that they crashed.
+        """
+        while not self._stopping.is_set():
+            self._take_over_guards()
+            for folder in left:
+                self._recover(folder)
+            self._settle()
+            self._heir.clear_containers()
+            self._stopping.wait(every_s)
+            if self._halted:
+                return
             try:
-                # What cannot be ended is looked at again in the next round; its runs are not handed on before.
-                if end_leftovers(folder):
-                    for attempt in folder.attempts():
-                        _deliver(attempt, store=store, keep_bytes=keep_bytes, outage=outage, on_end=on_end)
-            except BrokerUnavailableError:
-                log.warning("recovery.unfinished folder=%s: the next worker goes on", folder.path.name)
-            except Exception:
-                log.exception("recovery.failed folder=%s", folder.path.name)
+                left = list(WorkerFolder.abandoned(self._work_dir))
+            except OSError as error:
+                log.error("recovery.blind folder=%s: %s", self._work_dir, error)
+                left = []
+
+    def _take_over_guards(self) -> None:
+        """Jobs that a worker of our node name left with its guard."""
+        try:
+            folders = list(WorkerFolder.of_worker(self._work_dir, self._heir.worker))
+        except OSError:
+            return  # said by the next look for abandoned folders
+        known = {self._heir.owner, *(estate.folder.owner for estate in self._estates)}
+        for folder in folders:
+            taken = None if folder.owner in known else take_over(folder.path)
+            if taken is None:
+                continue
+            runner, jobs, lock_fd = taken
+            folder.hold(lock_fd)
+            estate = Estate(folder, runner)
+            self._estates.append(estate)
+            by_folder = {job.folder: job for job in jobs}
+            claimed = [
+                (attempt, self._heir.claim_process(estate, attempt, by_folder[attempt.path]))
+                for attempt in folder.attempts()
+                if attempt.path in by_folder
+            ]
+            runner.open()
+            for attempt, adopt in claimed:
+                estate.begin(adopt, name=f"adopt-{attempt.run_id}")
+            self._recover_attempts(estate, [a for a in folder.attempts() if a.path not in by_folder])
+
+    def _recover(self, folder: WorkerFolder) -> None:
+        estate = Estate(folder, None)
+        self._estates.append(estate)
+        # What cannot be ended is looked at again in the next round; its runs are not handed on before.
+        if end_leftovers(folder):
+            self._recover_attempts(estate, folder.attempts())
+
+    def _recover_attempts(self, estate: Estate, attempts: list[AttemptFolder]) -> None:
+        try:
+            for attempt in attempts:
+                if attempt.is_container and attempt.read_report() is None:
+                    estate.begin(partial(self._heir.adopt_container, estate, attempt), name=f"adopt-{attempt.run_id}")
+                else:
+                    self._deliver(attempt)
+        except BrokerUnavailableError:
+            log.warning("recovery.unfinished folder=%s: the next worker goes on", estate.folder.path.name)
+        except Exception:
+            log.exception("recovery.failed folder=%s", estate.folder.path.name)
+
+    def _settle(self) -> None:
+        """Let go of the folders in which nothing is left to supervise."""
+        for estate in self.estates:
+            if estate.is_settled:
+                self._estates.remove(estate)
+                estate.close()
+
+    def _deliver(self, attempt: AttemptFolder) -> None:
+        try:
+            self._outage.repeat(partial(self._deliver_attempt, attempt))
+        except UnknownRunError:
+            log.info("run.unknown run=%s: what is left of it is deleted", attempt.run_id)
+        except DamagedError as error:
+            log.error("run.not_recovered run=%s: %s", attempt.run_id, error)
+            return
+        if attempt.is_container:
+            self._heir.remove_container(attempt)
+        attempt.remove()
+
+    def _deliver_attempt(self, attempt: AttemptFolder) -> None:
+        if attempt.output.exists():
+            tail = Tail(attempt.run_id, attempt.attempt, attempt.output, keep_bytes=self._keep_bytes)
+            tail.skip_to(self._store.log_end(attempt.run_id, attempt.attempt))
+            try:
+                tail.ship(self._store)
             finally:
-                folder.release()
-        stopping.wait(every_s)
-        try:
-            left = list(WorkerFolder.abandoned(work_dir))
-        except OSError as error:
-            log.error("recovery.blind folder=%s: %s", work_dir, error)
-            left = []
-
-
-def _deliver(attempt: AttemptFolder, *, store: Store, keep_bytes: int, outage: Outage, on_end: OnEnd) -> None:
-    try:
-        outage.repeat(partial(_deliver_attempt, attempt, store=store, keep_bytes=keep_bytes, on_end=on_end))
-    except UnknownRunError:
-        log.info("run.unknown run=%s: what is left of it is deleted", attempt.run_id)
-    except DamagedError as error:
-        log.error("run.not_recovered run=%s: %s", attempt.run_id, error)
-        return
-    attempt.remove()
-
-
-def _deliver_attempt(attempt: AttemptFolder, *, store: Store, keep_bytes: int, on_end: OnEnd) -> None:
-    if attempt.output.exists():
-        tail = Tail(attempt.run_id, attempt.attempt, attempt.output, keep_bytes=keep_bytes)
-        tail.skip_to(store.log_end(attempt.run_id, attempt.attempt))
-        try:
-            tail.ship(store)
-        finally:
-            tail.close()
-    report = attempt.read_report()
-    if report is not None:
-        record, step, owner = report
-        accepted = store.finish(record, step, owner=owner)
-        log.warning("report.delivered_late run=%s state=%s accepted=%s", record.id, step.outcome.state, accepted)
-        if accepted:
-            on_end(record, step.outcome)
-        return
-    record = store.get(attempt.run_id)
-    if record.token != attempt.token or record.state not in (RunState.RUNNING, RunState.CRASHED):
-        return
-    status = attempt.read_exit_status()
-    if status is None and record.state is RunState.CRASHED:
-        return
-    if status is None:
-        outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
-    else:
-        outcome = outcome_of_exit(status)
-    if store.finish(record, next_step_of(record, outcome)):
-        on_end(record, outcome)
+                tail.close()
+        report = attempt.read_report()
+        if report is not None:
+            record, step, owner = report
+            accepted = self._store.finish(record, step, owner=owner)
+            log.warning("report.delivered_late run=%s state=%s accepted=%s", record.id, step.outcome.state, accepted)
+            if accepted:
+                self._on_end(record, step.outcome)
+            return
+        record = self._store.get(attempt.run_id)
+        if record.token != attempt.token or record.state not in (RunState.RUNNING, RunState.CRASHED):
+            return
+        status = attempt.read_exit_status()
+        if status is None and record.state is RunState.CRASHED:
+            return
+        if status is None:
+            outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
+        else:
+            outcome = outcome_of_exit(status)
+        if self._store.finish(record, next_step_of(record, outcome)):
+            self._on_end(record, outcome)

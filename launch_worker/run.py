@@ -69,6 +69,8 @@ class Record:
     exit_code: int | None
     signal: str
     worker: str
+    #: Holds the lease: one life of a worker.
+    owner: str
     host: str
     pid: int | None
     gpus: tuple[str, ...]
@@ -113,6 +115,7 @@ class Record:
             exit_code=number("exit_code"),
             signal=fields.get("signal", ""),
             worker=fields.get("worker", ""),
+            owner=fields.get("owner", ""),
             host=fields.get("host", ""),
             pid=number("pid"),
             gpus=tuple(_strings(fields.get("gpus", ""))),
@@ -125,6 +128,10 @@ class Record:
             phases=_phases(fields.get("phases", "")),
             queue_config=fields.get("queue_config", ""),
         )
+
+    def is_over(self, token: int) -> bool:
+        """Whether the attempt with this token has ended, or another one has the run."""
+        return self.token != token or self.state not in (RunState.RUNNING, RunState.CRASHED)
 
     def to_hash(self) -> dict[str, str]:
         """The fields that make this record again, should Redis have lost it."""

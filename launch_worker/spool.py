@@ -1,7 +1,10 @@
 """A worker's folder on disk: one folder an attempt, with its output, and its end until Redis has it.
 
     work_dir/workers/OWNER/lock             held while the worker or its guard lives
-    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, work/, report.json, exit-status}
+    work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name
+    work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, work/, code/, report.json, exit-status}
+    work_dir/containers                     there once a worker of this machine has made a container
 
 What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
 """
@@ -22,10 +25,12 @@ from pathlib import Path
 
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
-from launch_worker.runners.guard import EXIT_STATUS
+from launch_worker.runners.guard import EXIT_STATUS, SOCKET
 from launch_worker.states import RunState
 
 log = logging.getLogger("launch_worker.spool")
+
+_CONTAINER = "container"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,28 @@ class AttemptFolder:
     @property
     def output(self) -> Path:
         return self.path / "output"
+
+    @property
+    def is_container(self) -> bool:
+        """Whether its job is a container, which may have outlived its worker."""
+        return (self.path / _CONTAINER).exists()
+
+    def mark_container(self, record: Record) -> None:
+        """Before a container is made: from then on there may be one. Raises OSError."""
+        self.keep_record(record)
+        (self.path / _CONTAINER).touch()
+
+    def keep_record(self, record: Record) -> None:
+        """Keep the record as it was claimed, for a worker that takes the job over while Redis is away."""
+        partial = self.path / "record.partial"
+        partial.write_text(json.dumps(record.to_hash()))
+        partial.rename(self.path / "record.json")
+
+    def read_record(self) -> Record | None:
+        try:
+            return Record.from_hash(json.loads((self.path / "record.json").read_text()))
+        except (OSError, ValueError, AttributeError):
+            return None
 
     def write_report(self, record: Record, step: NextStep, *, owner: str) -> None:
         """Keep how the attempt ended. A full disk is logged: the end is still delivered from memory."""
@@ -93,14 +120,15 @@ class WorkerFolder:
         self._lock: TextIOWrapper | None = None
 
     @classmethod
-    def create(cls, work_dir: Path, owner: str) -> WorkerFolder:
-        """A new locked folder. Raises OSError."""
+    def create(cls, work_dir: Path, owner: str, *, worker: str = "") -> WorkerFolder:
+        """A new locked folder, for the worker with this node name. Raises OSError."""
         # Under another name until it is locked, or a neighbour would take it for abandoned.
         hidden = cls(work_dir / "workers" / f".{owner}")
         hidden.path.mkdir(parents=True, mode=0o700)
         if not hidden.take():
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         (hidden.path / "host").write_text(_this_host())
+        (hidden.path / "worker").write_text(worker)
         hidden.path = hidden.path.rename(work_dir / "workers" / owner)
         return hidden
 
@@ -112,6 +140,30 @@ class WorkerFolder:
             folder = cls(path)
             if not path.name.startswith(".") and path.is_dir() and folder.is_of_this_host() and folder.take():
                 yield folder
+
+    @classmethod
+    def of_worker(cls, work_dir: Path, worker: str) -> Iterator[WorkerFolder]:
+        """Folders of workers that had this node name, whose guard may still hold them; not locked."""
+        root = work_dir / "workers"
+        for path in sorted(root.iterdir()) if root.is_dir() else ():
+            folder = cls(path)
+            if (path / SOCKET).exists() and folder.worker == worker and folder.is_of_this_host():
+                yield folder
+
+    @property
+    def owner(self) -> str:
+        return self.path.name
+
+    @property
+    def worker(self) -> str:
+        try:
+            return (self.path / "worker").read_text()
+        except OSError:
+            return ""
+
+    def hold(self, lock_fd: int) -> None:
+        """Keep the lock by a descriptor that its guard gave."""
+        self._lock = os.fdopen(lock_fd, "a")
 
     def is_of_this_host(self) -> bool:
         """Not where a network folder shows another host's workers: their jobs cannot be seen, and may well live."""
@@ -161,6 +213,11 @@ class WorkerFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def containers_mark(work_dir: Path) -> Path:
+    """Is there once a worker of this machine has made a container."""
+    return work_dir / "containers"
 
 
 def _this_host() -> str:

@@ -6,7 +6,7 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from launch_worker.retry import Outcome, outcome_of_exit, signal_name
 from launch_worker.runners.process import Exited, Gone
@@ -20,7 +20,24 @@ class Handle(Protocol):
     events: queue.SimpleQueue[Any]
 
     def stop(self, *, grace_s: float) -> None:
-        """Ask for the end of the whole tree; may be repeated with a shorter grace."""
+        """Ask for the end of the whole job; may be repeated with a shorter grace."""
+
+
+class Job(Handle, Protocol):
+    """A started job as its runner gives it: a process or a container."""
+
+    @property
+    def pid(self) -> int:
+        """Of its main process."""
+
+    def explain(self, outcome: Outcome) -> Outcome:
+        """Add to the outcome what the kernel or the engine knows of it."""
+
+    def leave(self) -> None:
+        """Another worker will supervise it."""
+
+    def dispose(self) -> None:
+        """Remove what is left of an ended job, after its end was kept."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,15 @@ class Superseded:
 
 
 @dataclass(frozen=True)
+class Detach:
+    """The worker is going away and leaves its jobs to the next one."""
+
+
+#: What others want of a job.
+Event: TypeAlias = Cancel | Shutdown | Superseded | Detach
+
+
+@dataclass(frozen=True)
 class Limits:
     """Seconds; None is no limit."""
 
@@ -57,13 +83,27 @@ class AttemptSuperseded(Exception):
     """The job was ended because its attempt lost the run; there is no outcome to report."""
 
 
-def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], float]) -> Outcome:
+class AttemptDetached(Exception):
+    """The job goes on without this worker; there is no outcome to report yet."""
+
+
+def outcome_before_start(event: Event) -> Outcome:
+    """How an attempt ends whose job was not started because of this event. Raises AttemptSuperseded."""
+    if isinstance(event, Superseded):
+        raise AttemptSuperseded
+    if isinstance(event, Cancel):
+        return Outcome(RunState.KILLED, reason=event.reason)
+    reason = event.reason if isinstance(event, Shutdown) else "the worker was replaced before the job had started"
+    return Outcome(RunState.KILLED, reason=reason, by_shutdown=True)
+
+
+def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], float], ran_s: float = 0.0) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
-    Raises AttemptSuperseded. A job that ended by itself before it was signalled keeps its own outcome, whatever was
-    asked meanwhile.
+    `ran_s`: for how long another worker has supervised it. Raises AttemptSuperseded, AttemptDetached.
+    A job that ended by itself before it was signalled keeps its own outcome, whatever was asked meanwhile.
     """
-    begun = time.monotonic()
+    begun = time.monotonic() - ran_s
     asked: Cancel | Shutdown | Superseded | str | None = None
     exited: Exited | None = None
     while True:
@@ -79,6 +119,10 @@ def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], flo
             exited = event
         elif isinstance(event, Gone):
             break
+        elif isinstance(event, Detach):
+            # One that is ending is seen to its end.
+            if asked is None and exited is None:
+                raise AttemptDetached
         elif exited is None:
             # A limit that was reached first stays the reason; a shutdown gives way to a cancel.
             if not isinstance(asked, (str, Cancel, Superseded)) or isinstance(event, Superseded):
@@ -115,15 +159,18 @@ def _limit_reached(limits: Limits, begun: float, last_output: float) -> str | No
 
 
 def _outcome(asked: Cancel | Shutdown | str | None, exited: Exited | None) -> Outcome:
+    stopped = exited is not None and exited.stopped_by == "asked"
     if exited is None or exited.status is None:
-        text = "the exit status was lost when the worker's guard died"
+        if stopped and isinstance(asked, (Cancel, Shutdown)):
+            return Outcome(RunState.KILLED, reason=asked.reason, by_shutdown=isinstance(asked, Shutdown))
+        text = (exited and exited.problem) or "the exit status was lost when the worker's guard died"
         return Outcome(RunState.FAILED, reason=text, phase="run", message=text)
     own = outcome_of_exit(exited.status)
     signal = signal_name(-exited.status) if exited.status < 0 else ""
     if exited.stopped_by == "lease":
         reason = "its worker could not renew the lease and ended the job"
         return Outcome(RunState.CRASHED, reason=reason, exit_code=own.exit_code, signal=signal)
-    if exited.stopped_by != "asked" or asked is None:
+    if not stopped or asked is None:
         return own
     if isinstance(asked, str):
         return Outcome(

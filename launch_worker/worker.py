@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NoReturn
 
 import click
@@ -20,6 +21,7 @@ from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
 from celery.worker.request import Request
 from kombu.exceptions import OperationalError
+from kombu.message import Message
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.api import Api
@@ -75,6 +77,8 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "on_end": show_end,
             "on_intake": turn_intake,
             "on_drain": lambda: os.kill(os.getpid(), signal.SIGTERM),
+            "on_upgrade": lambda: os.kill(os.getpid(), signal.SIGUSR1),
+            "on_adopt": lambda record: AdoptedRequest(record, parent).end,
             "quarantine_after": self.quarantine_after,
         }
         self.agent = LaunchAgent(Api(settings=settings), config)
@@ -104,10 +108,40 @@ def _give_up(sentence: str) -> NoReturn:
     raise SystemExit(1)
 
 
+class AdoptedRequest:
+    """What Celery is shown of a run that another worker had begun: a task of this one, which takes one of its slots."""
+
+    def __init__(self, record: Record, worker: Any) -> None:
+        self._hub = worker.hub
+        self._request = RunRequest(
+            Message(  # type: ignore[no-untyped-call]
+                channel=None,
+                headers={"id": record.id, "task": "launch_worker.run", "argsrepr": f"('{record.id}',)"},
+                properties={},
+                delivery_tag=record.id,
+            ),
+            app=app,
+            hostname=worker.hostname,
+            task=app.tasks["launch_worker.run"],
+            body=((record.id, 0), {}, {}),
+            decoded=True,
+        )
+        self._request.time_start = time.time()
+        self._hub.call_soon(worker_state.task_reserved, self._request)
+        self._hub.call_soon(worker_state.task_accepted, self._request)
+        self._record = record
+
+    def end(self, ended: tuple[RunState, Outcome] | None) -> None:
+        self._hub.call_soon(worker_state.task_ready, self._request)
+        if ended is not None:
+            show_end(self._record, ended[1])
+
+
 class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     """What a worker takes from its queues, and how it stops.
 
-    First SIGTERM or Ctrl-C: take nothing new, let jobs end. A second one, or SIGQUIT: end the jobs. The stock warm
+    First SIGTERM or Ctrl-C: take nothing new, let jobs end (with --detach-on-exit: leave them to the next worker, as
+    SIGUSR1 does always). A second one, or SIGQUIT: end the jobs. The stock warm
     shutdown blocks the event loop, so that `inspect` and `control` go dead for as long as a job runs; the stock cold
     one leaves the jobs as orphans of a threads pool.
     """
@@ -116,8 +150,11 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     current: ClassVar[Intake | None] = None
     draining: ClassVar[threading.Thread | None] = None
 
-    def __init__(self, parent: Any, drain_timeout: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, parent: Any, drain_timeout: str | None = None, detach_on_exit: bool = False, **options: Any
+    ) -> None:
         super().__init__(parent, **options)
+        self.detach_on_exit = detach_on_exit
         self.timeout_s = None if drain_timeout is None else parse_duration(drain_timeout, what="--drain-timeout")
 
     def start(self, parent: Any) -> None:
@@ -127,15 +164,30 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         for name in ("SIGTERM", "SIGINT"):
             platforms.signals[name] = self.on_signal
         platforms.signals["SIGQUIT"] = self.stop_now
+        platforms.signals["SIGUSR1"] = self.on_upgrade
         self.turn(LaunchAgent.current().takes_runs)
 
     def on_signal(self, *_: Any) -> None:
         if Intake.draining is not None:
             self.stop_now()
             return
+        self.leave(self.detach if self.detach_on_exit else self.drain)
+
+    def on_upgrade(self, *_: Any) -> None:
+        if Intake.draining is None:
+            self.leave(self.detach)
+
+    def leave(self, how: Callable[[], None]) -> None:
         # A thread: while Redis is away there is no loop that could wait for the jobs.
-        Intake.draining = threading.Thread(target=self.drain, name="launch-drain", daemon=True)
+        Intake.draining = threading.Thread(target=how, name="launch-drain", daemon=True)
         Intake.draining.start()
+
+    def detach(self) -> None:
+        log.warning("worker.detaching: no new runs are taken; those that run are left to the next worker of this name")
+        self.turn(False)
+        if LaunchAgent.initialized():
+            LaunchAgent.current().detach()
+        self.stop_now()
 
     def drain(self) -> None:
         log.warning("worker.draining: no new runs are taken; a second signal ends the jobs")
@@ -225,6 +277,13 @@ app.user_options["worker"].add(
         metavar="DUR",
         callback=check_drain_timeout,
         help="How long jobs may go on after SIGTERM (default: no limit); then they are handed back or Killed.",
+    )
+)
+app.user_options["worker"].add(
+    click.Option(
+        ["--detach-on-exit"],
+        is_flag=True,
+        help="On SIGTERM leave running jobs to the next worker with this node name, which must start within the lease.",
     )
 )
 app.user_options["worker"].add(

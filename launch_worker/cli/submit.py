@@ -24,6 +24,18 @@ from launch_worker.spec import PRIORITIES, parse_env
     "--env-from", multiple=True, metavar="NAME", help="A variable whose value the worker supplies (for secrets)."
 )
 @click.option("--cwd", metavar="DIR", help="The job's folder on the worker (default: this one, where it exists).")
+@click.option("--image", default="", metavar="IMG", help="Run in a container of this image; COMMAND are its arguments.")
+@click.option("--entrypoint", metavar="PROGRAM", help="Instead of the image's own entry point.")
+@click.option("--pull", type=click.Choice(["missing", "always", "never"]), help="When to pull the image.")
+@click.option("--mount", multiple=True, metavar="SRC:DST[:ro]", help="A volume, or a folder that the queue allows.")
+@click.option("--network", metavar="NET", help="Of the container: bridge (the default) or none.")
+@click.option("--user", metavar="USER[:GROUP]", help="In the container (default: the image's).")
+@click.option("--read-only", is_flag=True, help="The container's root file system is not to be written to.")
+@click.option("--pids-limit", type=int, metavar="N", help="Most processes in the container.")
+@click.option("--shm-size", metavar="SIZE", help="Of /dev/shm in the container.")
+@click.option("--no-init", is_flag=True, help="No init process in the container: the program itself is process 1.")
+@click.option("--memory", metavar="SIZE", help="Memory limit of the container: 512M, 2G.")
+@click.option("--cpus", type=float, metavar="X", help="Cores that the container may use.")
 @click.option("--timeout", metavar="DUR", help="Wall limit: 90, 90s, 5m, 2h, 3d.")
 @click.option("--start-timeout", metavar="DUR", default="30m", show_default=True, help="Limit to reach a process.")
 @click.option("--stall-timeout", metavar="DUR", help="Limit without any output.")
@@ -44,6 +56,15 @@ def submit_command(
     command: tuple[str, ...],
     env: tuple[str, ...],
     retry_on: str,
+    entrypoint: str | None,
+    pull: str | None,
+    mount: tuple[str, ...],
+    network: str | None,
+    user: str | None,
+    read_only: bool,
+    pids_limit: int | None,
+    shm_size: str | None,
+    no_init: bool,
     wait: bool,
     follow: bool,
     as_json: bool,
@@ -61,11 +82,23 @@ def submit_command(
     # After the parser, so that --help and usage errors need no redis.
     from launch_worker.api import Api, submit
 
+    container = {
+        "entrypoint": entrypoint,
+        "pull": pull,
+        "mounts": list(mount) or None,
+        "network": network,
+        "user": user,
+        "read_only": read_only or None,
+        "pids_limit": pids_limit,
+        "shm_size": shm_size,
+        "init": False if no_init else None,
+    }
     connection = Api(api)
     run = submit(
         command,
         env=parse_env(env),
         retry_on=tuple(word.strip() for word in retry_on.lower().split(",") if word.strip()),
+        container={name: value for name, value in container.items() if value is not None},
         api=connection,
         **options,
     )

@@ -13,7 +13,7 @@ from launch_worker.errors import InputError
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_context
 def workers_command(ctx: click.Context, as_json: bool) -> None:
-    """List the live workers, drain one, or end one's quarantine."""
+    """List the live workers; drain, replace or resume one."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_command, as_json=as_json)
 
@@ -53,6 +53,18 @@ def drain_command(url: str | None, worker: str) -> None:
     """Let WORKER end its jobs, take nothing new, and leave: as a SIGTERM to it."""
     _order(url, worker, "drain")
     click.echo(f"worker {worker} takes nothing new and leaves when its jobs have ended")
+
+
+@workers_command.command("upgrade", epilog="Example: launch-worker workers upgrade celery@gpu1")
+@click.argument("worker")
+@click.pass_obj
+def upgrade_command(url: str | None, worker: str) -> None:
+    """Let WORKER leave at once, without ending its jobs: as a SIGUSR1 to it.
+
+    Start a worker with the same node name within the lease (LAUNCH_LEASE_S): it goes on with them.
+    """
+    _order(url, worker, "upgrade")
+    click.echo(f"worker {worker} leaves its jobs running; start one with the same name soon, it goes on with them")
 
 
 @workers_command.command("resume", epilog="Example: launch-worker workers resume celery@gpu1")

@@ -11,8 +11,8 @@ Every started or adopted job is told `exited` (its main process ended) and then 
 is no child of the guard: it is only watched, and ended (`expired`) when its lease runs out.
 
 After `detach` the jobs stay when the worker goes, each until its lease runs out. Meanwhile the guard answers at
-`SOCKET` in its worker's folder: the next worker says {"do": "take"}, gets {"on": "taken", "jobs": […]} with the folder's
-lock, and is the guard's worker from then on.
+`SOCKET` in its worker's folder: the next worker says {"do": "take"}, gets {"on": "taken", "jobs": […]} with the
+folder's lock, and is the guard's worker from then on.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class Guard:
         self.spared = {os.getppid()}
         #: Exit statuses by the attempts' folders, the newest ones: their worker may die before it has reported them.
         self.exits: dict[str, int] = {}
-        #: The worker ended the conversation, or died: no more orders are taken, and what runs is ended unless the worker
-        #: detached itself before.
+        #: The worker ended the conversation, or died: no more orders are taken, and what runs is ended, unless the
+        #: worker detached itself before.
         self.worker_gone = False
         self._detached = False
         #: It does not even listen any more.
@@ -413,7 +413,8 @@ class Guard:
     def _end_container(self, container: str, *, kill_at: float) -> None:
         # A process of its own: it needs the docker SDK, and an engine that hangs must not hold the guard up.
         program = (
-            "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.runners.end_container import main; main()"
+            "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+            "from launch_worker.runners.end_container import main; main()"
         )
         with contextlib.suppress(OSError):
             ender = subprocess.Popen(

@@ -14,15 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import launch_worker
-from launch_worker.errors import LaunchError
-from launch_worker.runners import tree
+from launch_worker.retry import Outcome
+from launch_worker.runners import oom, tree
+from launch_worker.runners.errors import StartError
 from launch_worker.runners.guard import PROTOCOL, SOCKET, become_subreaper
 from launch_worker.runners.tree import ProcessId
+from launch_worker.states import RunState
 
 log = logging.getLogger("launch_worker.runner")
 
@@ -35,17 +37,19 @@ _TAKE_S = 1.0
 Lease = tuple[float, float] | None
 
 
-class StartError(LaunchError):
-    """The job's process could not be made; the text says why."""
+#: How a shell tells that its child died of SIGKILL.
+_SHELL_SIGKILL = 137
 
 
 @dataclass(frozen=True)
 class Exited:
     """The job's main process ended. `stopped_by` tells who signalled it before: '', asked, lease or worker."""
 
-    #: Exit code, or minus the signal's number; None when it was lost together with a guard.
+    #: Exit code, or minus the signal's number; None when it is not known.
     status: int | None
     stopped_by: str
+    #: Why it is not known; '' when it was lost together with a guard.
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class JobHandle:
     stop_grace_s: float | None = None
     #: Its start took too long: nobody waits for it any more.
     given_up: bool = False
+    #: Out of memory, so far, in this worker's memory cgroup.
+    oom_kills_before: int = field(default_factory=oom.kill_count)
     reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
 
     @property
@@ -78,6 +84,24 @@ class JobHandle:
         """SIGTERM to the whole tree, SIGKILL after the grace, until Gone. A second call can only shorten it."""
         self.stop_grace_s = grace_s if self.stop_grace_s is None else min(grace_s, self.stop_grace_s)
         self.runner.tell({"do": "stop", "key": self.key, "grace_s": grace_s})
+
+    def explain(self, outcome: Outcome) -> Outcome:
+        """Say "out of memory" where the kernel does; a SIGKILL alone proves nothing."""
+        by_sigkill = outcome.signal == "SIGKILL" or outcome.exit_code == _SHELL_SIGKILL
+        if outcome.state is not RunState.FAILED or not by_sigkill:
+            return outcome
+        counted = oom.kill_count() > self.oom_kills_before
+        said = oom.kernel_says(self.pid) if outcome.signal == "SIGKILL" else None
+        if not (counted if said is None else said):
+            return outcome
+        text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended it)"
+        return replace(outcome, reason=text, message=outcome.message.replace(outcome.reason, text))
+
+    def leave(self) -> None:
+        """Supervise it no more; the guard keeps it for the next worker."""
+
+    def dispose(self) -> None:
+        """Nothing is left of a job that is Gone."""
 
 
 class ProcessRunner:
@@ -179,7 +203,9 @@ class ProcessRunner:
         self._watched.pop(key, None)
         self.tell({"do": "unwatch", "key": key})
 
-    def claim(self, left: LeftJob, *, env: Mapping[str, str], grace_s: float, events: queue.SimpleQueue[Any]) -> JobHandle:
+    def claim(
+        self, left: LeftJob, *, env: Mapping[str, str], grace_s: float, events: queue.SimpleQueue[Any]
+    ) -> JobHandle:
         """Supervise a job that the former worker left; `env` holds its marks. Before `open`."""
         handle = JobHandle(left.key, {"env": dict(env), "grace_s": grace_s}, events, self, main=left.main)
         self._handles[left.key] = handle
@@ -223,7 +249,9 @@ class ProcessRunner:
             except OSError:
                 # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
                 with contextlib.suppress(OSError):
-                    if self._guard is not None:
+                    if self._closing:
+                        pass
+                    elif self._guard is not None:
                         self._guard.kill()
                     else:
                         self._control.shutdown(socket.SHUT_RDWR)
@@ -364,7 +392,7 @@ def take_over(folder: Path) -> tuple[ProcessRunner, list[LeftJob], int] | None:
             data += control.recv(1 << 20)
         answer = json.loads(data)
         if answer["on"] != "taken" or not fds:
-            log.error("guard.refused folder=%s: it speaks protocol %s, not %d", folder, answer.get("protocol"), PROTOCOL)
+            log.error("guard.refused folder=%s protocol=%s: this is %d", folder, answer.get("protocol"), PROTOCOL)
             control.close()
             return None
         left = [

@@ -58,6 +58,10 @@ class Reader:
             raise unknown(run_id)
         return found[0]
 
+    def peek(self, run_id: str) -> Record | None:
+        """The run's record now; None when there is none."""
+        return next(iter(self._records([run_id])), None)
+
     def select(
         self, *, state: RunState | None = None, project: str = "", queue: str = "", newest_first: bool = True
     ) -> Iterator[Record]:

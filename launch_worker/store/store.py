@@ -99,9 +99,7 @@ class Store(Reader):
         `former` is the owner that it had; with `only_if_gone` it must not be alive. Returns the record, or None and
         why not: superseded, ended, taken (by another worker), unknown.
         """
-        word, *fields = self._call(
-            "adopt", run_id, token, former, owner, worker, host, _us(lease_s), int(only_if_gone)
-        )
+        word, *fields = self._call("adopt", run_id, token, former, owner, worker, host, _us(lease_s), int(only_if_gone))
         return (Record.from_hash(pairs(fields[0])), "") if fields else (None, text(word))
 
     def phase(self, record: Record, name: str, *, reason: str = "") -> bool:
@@ -173,7 +171,7 @@ class Store(Reader):
         return text(word), text(state)
 
     def order(self, owner: str, word: str) -> bool:
-        """Tell a worker to `drain` or to `resume`; False when it does not listen now."""
+        """Tell a worker to `drain`, `upgrade` or `resume`; False when it does not listen now."""
         with clear_errors(self.url):
             return bool(self._redis.publish(keys.orders_channel(owner), json.dumps({"order": word})))
 

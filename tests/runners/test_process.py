@@ -14,7 +14,8 @@ import pytest
 
 from launch_worker.ids import new_run_id
 from launch_worker.runners import tree
-from launch_worker.runners.process import Exited, Gone, JobHandle, Lease, ProcessRunner, StartError
+from launch_worker.runners.errors import StartError
+from launch_worker.runners.process import Exited, Gone, JobHandle, Lease, ProcessRunner
 from launch_worker.runners.tree import ProcessId
 from tests.conftest import wait_until
 

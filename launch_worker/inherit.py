@@ -1,0 +1,283 @@
+"""Takes over jobs that outlived their worker: containers, and processes that were left with their guard."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
+from launch_worker.execute import Attempt
+from launch_worker.outage import Outage
+from launch_worker.passes import OnEnd
+from launch_worker.retry import Outcome, next_step_of
+from launch_worker.run import Record
+from launch_worker.runners.errors import EngineAwayError
+from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.process import Gone, JobHandle, Lease, LeftJob, ProcessRunner
+from launch_worker.spec import parse_spec
+from launch_worker.spool import AttemptFolder, WorkerFolder
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
+from launch_worker.supervise import Job
+
+if TYPE_CHECKING:
+    from launch_worker.runners.container import ContainerRunner
+
+log = logging.getLogger("launch_worker.inherit")
+
+
+@dataclass
+class Estate:
+    """A former worker's folder, locked, with its guard if that lives, until its last job has ended."""
+
+    folder: WorkerFolder
+    runner: ProcessRunner | None
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def begin(self, adopt: Callable[[], None], *, name: str) -> None:
+        """Adopt one of its jobs and see it to its end, in a thread."""
+        thread = threading.Thread(target=adopt, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    @property
+    def is_settled(self) -> bool:
+        """Not while its guard has jobs that nobody here supervises: those were left to the next worker."""
+        return not any(thread.is_alive() for thread in self._threads) and (self.runner is None or self.runner.is_idle)
+
+    def close(self) -> None:
+        if self.runner is not None:
+            self.runner.close()
+        self.folder.release()
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """An attempt that is this worker's from now on."""
+
+    record: Record
+    lease: Lease
+
+
+class Worker(Protocol):
+    """What an heir needs of its agent."""
+
+    def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
+        """The lease of an attempt, renewed at a boot time, as a guard must enforce it."""
+
+    def attempt_folder(self, record: Record) -> AttemptFolder:
+        """A folder for an attempt that has none on this machine."""
+
+    def carry_on(self, attempt: Attempt) -> None:
+        """Supervise an adopted attempt to its end, and report that."""
+
+
+class Heir:
+    """Adopts jobs for one worker. Each `adopt_…` blocks until the job has ended and was reported."""
+
+    def __init__(
+        self,
+        agent: Worker,
+        *,
+        owner: str,
+        worker: str,
+        host: str,
+        store: Store,
+        work_dir: Path,
+        lease_s: float,
+        containers: Callable[[], ContainerRunner],
+        has_containers: Callable[[], bool],
+        system: Callable[[], str],
+        outage: Outage,
+        stopping: threading.Event,
+        on_end: OnEnd,
+    ) -> None:
+        """`has_containers` tells whether a worker of this machine has ever made a container."""
+        self.owner = owner
+        self.worker = worker
+        self._agent = agent
+        self._host = host
+        self._store = store
+        self._work_dir = work_dir
+        self._lease_s = lease_s
+        self._containers = containers
+        self._has_containers = has_containers
+        self._system = system
+        self._outage = outage
+        self._stopping = stopping
+        self._on_end = on_end
+
+    # -- processes -------------------------------------------------------------------------------------------------
+
+    def claim_process(self, estate: Estate, folder: AttemptFolder, left: LeftJob) -> Callable[[], None]:
+        """Hear of the job from now on; returns what adopts it. Needs no Redis."""
+        assert estate.runner is not None
+        env = {"LAUNCH_RUN_ID": folder.run_id, "LAUNCH_TOKEN": str(folder.token)}
+        kept, grace_s = folder.read_record(), 10.0
+        if kept is not None:
+            try:
+                grace_s = parse_spec(kept.spec).grace_s
+            except InputError as error:
+                log.error("run.damaged run=%s: %s", folder.run_id, error)
+        job = estate.runner.claim(left, env=env, grace_s=grace_s, events=queue.SimpleQueue())
+        if kept is not None and self._agent.lease_of(kept, renewed_at=0.0) is None:
+            # Nobody else may take the run, so the job may wait for as long as Redis is away.
+            estate.runner.renew({left.key: None})
+        return lambda: self._adopt_process(folder, job, former=estate.folder.owner)
+
+    def _adopt_process(self, folder: AttemptFolder, job: JobHandle, *, former: str) -> None:
+        try:
+            adopted, why = self._adopt(folder, former)
+            if adopted is not None:
+                job.runner.renew({job.key: adopted.lease})
+                self._carry_on(adopted, folder, job)
+                return
+            log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
+            job.stop(grace_s=0)
+            while not isinstance(job.events.get(), Gone):
+                pass
+            folder.remove()
+        except BrokerUnavailableError:
+            log.warning("run.not_adopted run=%s: this worker stops while Redis is away", folder.run_id)
+        except Exception:
+            log.exception("run.not_adopted run=%s", folder.run_id)
+
+    # -- containers ------------------------------------------------------------------------------------------------
+
+    def adopt_container(self, estate: Estate, folder: AttemptFolder) -> None:
+        """Adopt the container of an attempt whose worker is gone; one that may not go on is removed."""
+        try:
+            adopted, why = self._adopt(folder, estate.folder.owner)
+            if adopted is not None:
+                found = self._find(folder)
+                if found is None:
+                    self._crashed(adopted.record, folder)
+                else:
+                    self._carry_on_container(adopted, folder, found)
+                return
+            log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
+            if why != "taken":
+                self.remove_container(folder)
+            folder.remove()
+        except (BrokerUnavailableError, EngineAwayError) as error:
+            log.warning("run.not_adopted run=%s: this worker stops. %s", folder.run_id, error)
+        except Exception:
+            log.exception("run.not_adopted run=%s", folder.run_id)
+
+    def remove_container(self, folder: AttemptFolder) -> None:
+        """Remove what an attempt left; where the engine is away, `clear_containers` does it later."""
+        try:
+            runner = self._containers()
+            for container, labels in runner.find(self._outage.repeat(self._system), folder.run_id):
+                if labels.token == folder.token:
+                    runner.remove(container)
+        except LaunchError as error:
+            log.warning("container.not_removed run=%s: %s", folder.run_id, error)
+
+    def clear_containers(self) -> None:
+        """Remove containers whose attempts are over; adopt those whose worker left nothing but them.
+
+        That is: its folder was on a disk that is gone, as a worker's that ran in a container itself.
+        """
+        if not self._has_containers():
+            return
+        try:
+            runner = self._containers()
+            for container, labels in runner.find(self._system()):
+                record = self._store.peek(labels.run)
+                if record is None:
+                    continue  # Redis was restored from a snapshot: whoever has it tells
+                if record.is_over(labels.token):
+                    log.warning("container.left_over run=%s attempt=%d: removed", labels.run, labels.attempt)
+                    runner.remove(container)
+                elif record.owner != self.owner and not (self._work_dir / "workers" / record.owner).exists():
+                    self._adopt_stray(record, container)
+        except LaunchError as error:
+            log.debug("containers.not_looked_at: %s", error)
+
+    def _adopt_stray(self, record: Record, container: str) -> None:
+        folder = self._agent.attempt_folder(record)
+        adopted, why = self._adopt(folder, record.owner, only_if_gone=True)
+        if adopted is None:
+            log.debug("run.not_adopted run=%s: %s", record.id, why)
+            return
+        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mark_container(adopted.record)
+        threading.Thread(
+            target=self._carry_on_container, args=(adopted, folder, container), name=f"adopt-{record.id}", daemon=True
+        ).start()
+
+    def _find(self, folder: AttemptFolder) -> str | None:
+        """The attempt's container; None when there is none. Asks until the engine answers, or the worker stops."""
+        system = self._outage.repeat(self._system)
+        while True:
+            try:
+                found = self._containers().find(system, folder.run_id)
+                return next((container for container, labels in found if labels.token == folder.token), None)
+            except EngineAwayError as error:
+                log.warning("container.engine_away run=%s: %s", folder.run_id, error)
+                if self._stopping.wait(1.0):
+                    raise
+
+    def _carry_on_container(self, adopted: Adopted, folder: AttemptFolder, container: str) -> None:
+        record = adopted.record
+        job = self._containers().adopt(
+            container,
+            key=f"{record.id}.{record.attempt}",
+            lease=adopted.lease,
+            events=queue.SimpleQueue(),
+            output=folder.output,
+        )
+        self._carry_on(adopted, folder, job)
+
+    def _crashed(self, record: Record, folder: AttemptFolder) -> None:
+        """Its worker died before the container was made, or somebody removed it while nobody looked."""
+        outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died, and there is no container of it")
+        if self._outage.repeat(lambda: self._store.finish(record, next_step_of(record, outcome), owner=self.owner)):
+            self._on_end(record, outcome)
+        folder.remove()
+
+    # -- both ------------------------------------------------------------------------------------------------------
+
+    def _adopt(self, folder: AttemptFolder, former: str, *, only_if_gone: bool = False) -> tuple[Adopted | None, str]:
+        sent_at = 0.0
+
+        def adopt() -> tuple[Record | None, str]:
+            nonlocal sent_at
+            sent_at = boot_time_s()
+            return self._store.adopt(
+                folder.run_id,
+                folder.token,
+                former=former,
+                owner=self.owner,
+                worker=self.worker,
+                host=self._host,
+                lease_s=self._lease_s,
+                only_if_gone=only_if_gone,
+            )
+
+        record, why = self._outage.repeat(adopt)
+        if record is None:
+            return None, why
+        return Adopted(record, self._agent.lease_of(record, renewed_at=sent_at)), ""
+
+    def _carry_on(self, adopted: Adopted, folder: AttemptFolder, job: Job) -> None:
+        record = adopted.record
+        log.warning("run.adopted run=%s attempt=%d", record.id, record.attempt)
+        ran_s = max(0.0, (self._outage.repeat(self._store.now_us) - (record.started_at or 0)) / 1e6)
+        self._agent.carry_on(
+            Attempt(
+                record=record,
+                spec=parse_spec(record.spec),
+                folder=folder,
+                events=job.events,
+                lease=adopted.lease,
+                job=job,
+                ran_s=ran_s,
+            )
+        )

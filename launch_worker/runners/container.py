@@ -1,0 +1,520 @@
+"""The container runner: jobs as containers of an engine, which outlive their worker on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import queue
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import docker.types
+import docker.utils
+
+from launch_worker.containers import LAUNCH_DIR, ContainerPlan, Mount
+from launch_worker.errors import LaunchError
+from launch_worker.retry import Outcome
+from launch_worker.runners.container_log import ContainerLog
+from launch_worker.runners.engine import Engine, clear_errors
+from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
+from launch_worker.runners.process import Exited, Gone, Lease, ProcessRunner
+from launch_worker.states import RunState
+
+log = logging.getLogger("launch_worker.container")
+
+#: Before an engine that did not answer is asked again.
+_RETRY_S = 1.0
+#: After a SIGKILL that nobody asked for: is the container being removed, or was only its process killed?
+_REMOVAL_S = 0.4
+#: The engine's own copy of the output: two files of this size.
+_ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
+_DISK_WAS_FULL = "the worker's disk was full while its output was copied: some may be missing"
+_TINI_FAILED = b"[FATAL tini ("
+_EXIT_CODES = {
+    125: "the program in the container says that it could not run its command",
+    126: "a command in the container is not executable",
+    127: "a command was not found in the container",
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Whose a container is."""
+
+    system: str
+    run: str
+    attempt: int
+    token: int
+    owner: str
+    worker: str
+    host: str
+
+    def as_map(self) -> dict[str, str]:
+        return {f"launch.{name}": str(value) for name, value in self.__dict__.items()}
+
+    @classmethod
+    def from_map(cls, labels: Mapping[str, str]) -> Labels | None:
+        """None for labels that are not ours."""
+        try:
+            words = {name: labels[f"launch.{name}"] for name in cls.__dataclass_fields__}
+            return cls(**words | {"attempt": int(words["attempt"]), "token": int(words["token"])})  # type: ignore[arg-type]
+        except (KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a container gets of its attempt: its configuration, and the folder with its code, if any."""
+
+    config: bytes
+    code: Path | None = None
+
+
+class ContainerHandle:
+    """A started container. Its events arrive in `events`: Exited, once its log is whole, then Gone."""
+
+    def __init__(
+        self,
+        runner: ContainerRunner,
+        key: str,
+        container: str,
+        *,
+        pid: int,
+        events: queue.SimpleQueue[Any],
+        output: Path,
+        warning: str = "",
+    ) -> None:
+        self.key = key
+        self.container = container
+        self.pid = pid
+        self.events = events
+        self._runner = runner
+        self._output = output
+        self._warning = warning
+        self._changed = threading.Condition()
+        self._kill_at: float | None = None
+        self._gone = False
+        self._left = False
+        self._stopped_by = ""
+        self._state: dict[str, Any] = {}
+        self._disk_was_full = False
+        self._init = True
+        self._program, self._image = "", ""
+
+    def follow(self) -> ContainerHandle:
+        """Begin to copy its log and to wait for its end."""
+        threading.Thread(target=self._follow, name=f"container-{self.key}", daemon=True).start()
+        return self
+
+    def stop(self, *, grace_s: float) -> None:
+        """The image's stop signal, SIGKILL after the grace, until Gone. A second call can only shorten it."""
+        with self._changed:
+            kill_at = time.monotonic() + grace_s
+            is_first = self._kill_at is None
+            self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
+            self._changed.notify_all()
+        if is_first:
+            threading.Thread(target=self._end, name=f"stop-{self.key}", daemon=True).start()
+
+    def expired(self) -> None:
+        """The guard ends it, for its lease ran out."""
+        self._stopped_by = self._stopped_by or "lease"
+
+    def explain(self, outcome: Outcome) -> Outcome:
+        """What the engine knows about an end that the exit code alone does not tell."""
+        if outcome.state is RunState.FAILED:
+            outcome = self._explained(outcome)
+        notes = [self._warning, _DISK_WAS_FULL if self._disk_was_full else ""]
+        return replace(outcome, message="\n".join(filter(None, [outcome.message, *notes])))
+
+    def leave(self) -> None:
+        """Supervise it no more: the next worker copies its log from here on."""
+        with self._changed:
+            self._left = True
+
+    def dispose(self) -> None:
+        """Remove the container and what it wrote. One that cannot be removed now is later."""
+        self._runner.forget(self)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _explained(self, outcome: Outcome) -> Outcome:
+        error = self._state.get("Error") or ""
+        text = outcome.reason
+        if self._state.get("OOMKilled"):
+            text = f"{outcome.reason}: out of memory (the container engine says so)"
+        elif outcome.exit_code in (126, 127) and self._init and self._init_failed():
+            what = "was not found" if outcome.exit_code == 127 else "is not executable"
+            text = f"command {self._program!r} {what} in image {self._image}"
+            return replace(outcome, reason=text, message=text, phase="start")
+        elif outcome.exit_code in _EXIT_CODES:
+            text = f"{outcome.reason}: {_EXIT_CODES[outcome.exit_code]}"
+        if error:
+            text += f" ({error})"
+        return replace(outcome, reason=text, message=text)
+
+    def _init_failed(self) -> bool:
+        try:
+            with self._output.open("rb") as output:
+                return output.read(len(_TINI_FAILED)) == _TINI_FAILED
+        except OSError:
+            return False
+
+    def _follow(self) -> None:
+        copy = ContainerLog(self._output)
+        problem = ""
+        while not self._left:
+            try:
+                self._copy(copy)
+                state = self._inspect()
+                if not state["Running"]:
+                    self._state = state
+                    problem = self._was_removed(state)
+                    break
+            except NoContainerError:
+                problem = "its container was removed by somebody else"
+                break
+            except EngineAwayError as error:
+                log.warning("container.engine_away run=%s: it is looked after when that is back. %s", self.key, error)
+                time.sleep(_RETRY_S)
+            except Exception:
+                # Whatever is wrong with its log: how it ended must still be told.
+                log.exception("container.log_failed run=%s", self.key)
+                time.sleep(_RETRY_S)
+        self._disk_was_full = copy.disk_was_full
+        copy.close()
+        with self._changed:
+            self._gone = True
+            self._changed.notify_all()
+        self.events.put(Exited(None if problem else _status(self._state), self._stopped_by, problem))
+        self.events.put(Gone())
+
+    def _copy(self, copy: ContainerLog) -> None:
+        """Copy what there is and what comes, until the container ends or the engine hangs up."""
+        copy.resume()
+        options: dict[str, Any] = {"stdout": True, "stderr": True, "stream": True, "follow": True, "timestamps": True}
+        if copy.since_ns:
+            # A double does not hold nanoseconds.
+            options["since"] = (copy.since_ns - 2000) / 1e9
+        with clear_errors():
+            for message in self._runner.engine.api().logs(self.container, **options):
+                with self._changed:
+                    if self._left:
+                        return
+                    copy.add(message)
+                copy.pace()
+
+    def _inspect(self) -> dict[str, Any]:
+        with clear_errors():
+            found = self._runner.engine.api().inspect_container(self.container)
+        self._program = " ".join([found["Path"]])
+        self._image = found["Config"]["Image"]
+        self._init = bool(found["HostConfig"].get("Init"))
+        state: dict[str, Any] = found["State"]
+        if state["Running"]:
+            # The log may end a moment before the state says so.
+            time.sleep(0.02)
+        return state
+
+    def _was_removed(self, state: Mapping[str, Any]) -> str:
+        if self._stopped_by or state["ExitCode"] != 137 or state.get("OOMKilled"):
+            return ""
+        deadline = time.monotonic() + _REMOVAL_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(LaunchError):
+                try:
+                    if self._inspect().get("Status") in ("removing", "dead"):
+                        return "its container was removed by somebody else"
+                except NoContainerError:
+                    return "its container was removed by somebody else"
+            time.sleep(0.05)
+        return ""
+
+    def _end(self) -> None:
+        termed = False
+        while True:
+            with self._changed:
+                if self._gone:
+                    return
+                assert self._kill_at is not None
+                left_s = self._kill_at - time.monotonic()
+            pause_s = 0.1
+            try:
+                if left_s <= 0:
+                    self._signal("SIGKILL")
+                elif not termed:
+                    self._signal(None)
+                    termed = True
+                    pause_s = left_s
+                else:
+                    pause_s = left_s
+            except NoContainerError:
+                return
+            except LaunchError as error:
+                log.warning("container.not_signalled run=%s: %s", self.key, error)
+                pause_s = _RETRY_S
+            with self._changed:
+                if not self._gone:
+                    self._changed.wait(max(0.01, pause_s))
+
+    def _signal(self, name: str | None) -> None:
+        """Send a signal (None: the image's stop signal), if the container still runs."""
+        api = self._runner.engine.api()
+        with clear_errors():
+            found = api.inspect_container(self.container)
+            if not found["State"]["Running"]:
+                return
+            if found["State"].get("Paused"):
+                api.unpause(self.container)
+            before, self._stopped_by = self._stopped_by, self._stopped_by or "asked"
+            try:
+                api.kill(self.container, name or found["Config"].get("StopSignal") or "SIGTERM")
+            except docker.errors.APIError as error:
+                self._stopped_by = before
+                if "is not running" not in str(error.explanation):
+                    raise
+
+
+class ContainerRunner:
+    """Makes the containers of one worker. Thread-safe. Its engine is connected to when first needed."""
+
+    def __init__(self, guard: ProcessRunner) -> None:
+        self.engine = Engine()
+        self._guard = guard
+
+    def start(
+        self,
+        plan: ContainerPlan,
+        command: Sequence[str],
+        *,
+        key: str,
+        labels: Labels,
+        env: Mapping[str, str],
+        cwd: str | None,
+        gpus: Sequence[str],
+        files: Files,
+        output: Path,
+        lease: Lease,
+        events: queue.SimpleQueue[Any],
+        timeout_s: float,
+        enter: Callable[[str, str], None],
+    ) -> ContainerHandle:
+        """Pull, make and start a container. Raises StartError, and StartGivenUpError when an event arrives meanwhile.
+
+        `enter` is told each phase and a sentence for people. `timeout_s` is for all of it.
+        """
+        deadline = time.monotonic() + timeout_s
+        warning = self._pull(plan, events, deadline, timeout_s, enter)
+        enter("start", "")
+        self.remove_others(labels)
+        program = (plan.entrypoint or tuple(command) or ("",))[0]
+        with clear_errors(image=plan.image, program=program):
+            container = self._create(plan, command, labels, env, cwd, gpus)
+            handle = ContainerHandle(self, key, container, pid=0, events=events, output=output, warning=warning)
+            self._guard.watch(key, container, lease=lease, on_expired=handle.expired)
+            try:
+                if time.monotonic() > deadline:
+                    raise StartError(f"the container did not start within {timeout_s:g} s")
+                self._put(container, files)
+                self.engine.api().start(container)
+                handle.pid = self.engine.api().inspect_container(container)["State"]["Pid"]
+            except BaseException:
+                handle.dispose()
+                raise
+        return handle.follow()
+
+    def adopt(
+        self, container: str, *, key: str, lease: Lease, events: queue.SimpleQueue[Any], output: Path
+    ) -> ContainerHandle:
+        """Supervise a container that another worker started. Raises EngineAwayError, NoContainerError."""
+        with clear_errors():
+            found = self.engine.api().inspect_container(container)
+        handle = ContainerHandle(self, key, container, pid=found["State"]["Pid"], events=events, output=output)
+        self._guard.watch(key, container, lease=lease, on_expired=handle.expired)
+        return handle.follow()
+
+    def find(self, system: str, run_id: str | None = None) -> list[tuple[str, Labels]]:
+        """The containers (id, labels) of one launch system, or of one of its runs. Raises EngineAwayError."""
+        wanted = [f"launch.system={system}"] + ([f"launch.run={run_id}"] if run_id else [])
+        with clear_errors():
+            listed = self.engine.api().containers(all=True, filters={"label": wanted})
+        found = [(entry["Id"], Labels.from_map(entry["Labels"] or {})) for entry in listed]
+        return [(container, labels) for container, labels in found if labels is not None]
+
+    def remove_others(self, labels: Labels) -> None:
+        """End and remove what former attempts of the run left on this engine: only one may run."""
+        for container, theirs in self.find(labels.system, labels.run):
+            if theirs.token != labels.token:
+                log.warning("container.superseded run=%s attempt=%d: removed", theirs.run, theirs.attempt)
+                self.remove(container)
+
+    def remove(self, container: str) -> None:
+        """Kill and remove it, with its anonymous volumes. Raises EngineAwayError."""
+        try:
+            with clear_errors():
+                self.engine.api().remove_container(container, v=True, force=True)
+        except NoContainerError:
+            return
+        except EngineAwayError:
+            raise
+        except StartError as error:
+            if "already in progress" not in str(error):
+                raise
+
+    def forget(self, handle: ContainerHandle) -> None:
+        self._guard.unwatch(handle.key)
+        try:
+            self.remove(handle.container)
+        except LaunchError as error:
+            log.warning("container.not_removed run=%s: %s", handle.key, error)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _pull(
+        self,
+        plan: ContainerPlan,
+        events: queue.SimpleQueue[Any],
+        deadline: float,
+        timeout_s: float,
+        enter: Callable[[str, str], None],
+    ) -> str:
+        """Have the image here, by the plan's policy. Returns a warning, or ''."""
+        with clear_errors(image=plan.image):
+            is_here = self._has(plan.image)
+            if is_here and plan.pull != "always":
+                return ""
+            if plan.pull == "never":
+                raise StartError(f"image {plan.image} is not on this worker, and shall not be pulled (pull: never)")
+        enter("pull", f"pulling image {plan.image}")
+        repository, tag = docker.utils.parse_repository_tag(plan.image)
+        try:
+            with clear_errors(image=plan.image):
+                for step in self.engine.api().pull(repository, tag=tag or "latest", stream=True, decode=True):
+                    if not events.empty():
+                        raise StartGivenUpError
+                    if time.monotonic() > deadline:
+                        raise StartError(f"image {plan.image} could not be pulled within {timeout_s:g} s")
+                    if "error" in step:
+                        raise StartError(f"image {plan.image} could not be pulled: {step['error']}")
+                return ""
+        except StartGivenUpError:
+            raise
+        except StartError as error:
+            why = str(error).removeprefix("the container engine refused: ")
+            why = why if plan.image in why else f"image {plan.image} could not be pulled: {why}"
+            if isinstance(error, EngineAwayError) or not is_here:
+                raise type(error)(why) from None
+            log.warning("container.stale_image: %s; the one that is here is used", why)
+            return f"warning: {why}; the image that was on the worker was used"
+
+    def _has(self, image: str) -> bool:
+        try:
+            self.engine.api().inspect_image(image)
+        except docker.errors.ImageNotFound:
+            return False
+        return True
+
+    def _create(
+        self,
+        plan: ContainerPlan,
+        command: Sequence[str],
+        labels: Labels,
+        env: Mapping[str, str],
+        cwd: str | None,
+        gpus: Sequence[str],
+    ) -> str:
+        api = self.engine.api()
+        base = f"launch-{labels.run}-{labels.attempt}"
+        for number in range(1, 100):
+            name = base if number == 1 else f"{base}-{number}"
+            try:
+                made = api.create_container(
+                    plan.image,
+                    list(command) or None,
+                    name=name,
+                    labels=labels.as_map(),
+                    environment=plan.env | dict(env),
+                    entrypoint=list(plan.entrypoint) if plan.entrypoint else None,
+                    working_dir=cwd,
+                    user=plan.user or None,
+                    host_config=api.create_host_config(**_host_config(plan, gpus)),
+                )
+                return str(made["Id"])
+            except docker.errors.APIError as error:
+                # Somebody else's container has the name.
+                if error.status_code != 409 or "is already in use" not in str(error.explanation):
+                    raise
+        raise StartError(f"every container name from {base} to {base}-99 is in use on this engine")
+
+    def _put(self, container: str, files: Files) -> None:
+        with tarball(files) as archive:
+            self.engine.api().put_archive(container, LAUNCH_DIR, archive)
+
+
+def _host_config(plan: ContainerPlan, gpus: Sequence[str]) -> dict[str, Any]:
+    # An anonymous volume: a container with a read-only root takes files only there, and it goes with the container.
+    launch_dir = docker.types.Mount(target=LAUNCH_DIR, source=None, type="volume")
+    config: dict[str, Any] = {
+        "mounts": [launch_dir, *map(_mount, plan.mounts)],
+        "tmpfs": dict.fromkeys(plan.tmpfs, ""),
+        "network_mode": plan.network,
+        "read_only": plan.read_only,
+        "init": plan.init,
+        "log_config": docker.types.LogConfig(type="json-file", config=_ENGINE_LOG),
+        "security_opt": [*plan.security_opt, "no-new-privileges"],
+        "cap_drop": ["ALL"],
+    }
+    if plan.privileged:
+        config |= {"privileged": True, "cap_drop": None, "security_opt": list(plan.security_opt) or None}
+    if plan.memory:
+        # Without swap, or the limit would be none.
+        config |= {"mem_limit": plan.memory, "memswap_limit": plan.memory}
+    if plan.cpus:
+        config["nano_cpus"] = int(plan.cpus * 1e9)
+    if gpus:
+        config["device_requests"] = [docker.types.DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])]
+    for name in ("pids_limit", "shm_size", "ipc_mode", "pid_mode", "userns_mode", "runtime"):
+        config[name] = getattr(plan, name) or None
+    for name in ("cap_add", "devices", "dns", "group_add"):
+        config[name] = list(getattr(plan, name)) or None
+    config["extra_hosts"] = dict(entry.split(":", 1) for entry in plan.extra_hosts if ":" in entry) or None
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _mount(mount: Mount) -> docker.types.Mount:
+    kind = "bind" if mount.is_folder else "volume"
+    return docker.types.Mount(target=mount.target, source=mount.source, type=kind, read_only=mount.read_only)
+
+
+def _status(state: Mapping[str, Any]) -> int:
+    """The exit status as of a process: an engine tells signal n as 128 + n."""
+    code = int(state["ExitCode"])
+    return 128 - code if 128 < code <= 128 + 64 else code
+
+
+@contextlib.contextmanager
+def tarball(files: Files) -> Iterator[io.BufferedIOBase]:
+    """The files as an archive for LAUNCH_DIR. Whatever user the container has may read and write them."""
+    import tempfile
+
+    def open_to_all(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = ""
+        entry.mode |= 0o777 if entry.isdir() else 0o666
+        return entry
+
+    with tempfile.SpooledTemporaryFile(max_size=8 << 20) as buffer:
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            config = tarfile.TarInfo("config.json")
+            config.size, config.mode = len(files.config), 0o644
+            archive.addfile(config, io.BytesIO(files.config))
+            if files.code is not None:
+                archive.add(files.code, "code", filter=open_to_all)
+        buffer.seek(0)
+        yield buffer  # type: ignore[misc]

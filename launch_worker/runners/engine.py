@@ -1,0 +1,85 @@
+"""The container engine: connecting to it, and its errors as sentences. Docker's API; Podman's compatible socket too."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import docker.errors
+import docker.utils
+import requests
+import urllib3
+
+from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
+
+log = logging.getLogger("launch_worker.engine")
+
+#: For one answer; a pull answers piece by piece.
+_TIMEOUT_S = 60
+
+
+class Engine:
+    """The engine that DOCKER_HOST names, else the local one; connected to when first asked. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._connecting = threading.Lock()
+        self._api: docker.APIClient | None = None
+
+    def api(self) -> Any:
+        """A client of the engine's API. Raises EngineAwayError."""
+        with self._connecting:
+            if self._api is None:
+                with clear_errors():
+                    self._api = docker.APIClient(version="auto", timeout=_TIMEOUT_S, **docker.utils.kwargs_from_env())
+            return self._api
+
+    def close(self) -> None:
+        if self._api is not None:
+            self._api.close()
+
+
+@contextlib.contextmanager
+def clear_errors(*, image: str = "", program: str = "") -> Iterator[None]:
+    """The SDK's errors as ours: EngineAwayError, NoContainerError, or StartError with a sentence."""
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        if "No such container" in str(error.explanation):
+            raise NoContainerError(str(error.explanation)) from None
+        raise StartError(_explain(error, image, program)) from None
+    except docker.errors.APIError as error:
+        raise StartError(_explain(error, image, program)) from None
+    except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise EngineAwayError(
+            f"the container engine does not answer at {address()}: {_cause(error)}; start it, or set DOCKER_HOST where "
+            "the worker is started"
+        ) from None
+
+
+def address() -> str:
+    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
+def _explain(error: docker.errors.APIError, image: str, program: str) -> str:
+    text = " ".join(str(error.explanation or error).split())
+    if "executable file not found" in text or re.search(r"exec: .*no such file or directory", text):
+        return f"command {program!r} was not found in image {image}"
+    if re.search(r"exec: .*permission denied", text):
+        return f"command {program!r} is not executable in image {image}"
+    if "No such image" in text:
+        return f"image {image} is not on this worker"
+    if "could not select device driver" in text:
+        return f"the container engine cannot give GPUs: {text}; install the NVIDIA container toolkit"
+    return f"the container engine refused: {text}"
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error's text: the SDK wraps a refused connection five times."""
+    found = re.search(r"(?:\[Errno \d+\]|\w*Error\(\d+,) ?'?([A-Za-z ]+)", str(error))
+    return (found[1].strip() if found else str(error) or type(error).__name__)[:300]
