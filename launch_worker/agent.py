@@ -343,17 +343,16 @@ class LaunchAgent:
         try:
             on_ended = self._on_adopt(attempt.record)
             try:
-                attempt.tail = self._logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
-                attempt.tail.skip_to(self._outage.repeat(lambda: self._log_end(attempt.record)))
+                record, output = attempt.record, attempt.folder.output
+                attempt.tail = self._outage.repeat(
+                    lambda: self._logs.watch(record.id, record.attempt, output, resume=True)
+                )
                 ended = self._carry_out(attempt)
             finally:
                 on_ended(ended)
         finally:
             with self._counting:
                 self._active -= 1
-
-    def _log_end(self, record: Record) -> int:
-        return self._store.log_end(record.id, record.attempt)
 
     def _begin(self, run_id: str, seq: int) -> Attempt | tuple[RunState, Outcome] | None:
         """Claim the run; how it ended when it cannot be executed, None when it is not this worker's."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, RefusedError
 from launch_worker.ids import new_run_id
@@ -18,10 +18,13 @@ from launch_worker.passes import catch_up
 from launch_worker.retry import shell_exit_code
 from launch_worker.run import Record, Transition
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
+from launch_worker.spec import RunSpec, check_queue_name
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from launch_worker.queue_config import QueueConfig
 
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
@@ -49,6 +52,14 @@ class Api:
         run_id = new_run_id()
         _, consumers = self.store.create(run_id, spec)
         return Run(self, run_id, queue_consumers=consumers)
+
+    def configure_queue(self, name: str, config: QueueConfig | None) -> None:
+        """Set what runs the queue's jobs and what its containers may have; None takes the configuration away.
+
+        Trusted by workers: it may reach their machines. Raises InputError for a name that no queue may have.
+        """
+        check_queue_name(name)
+        self.store.configure_queue(name, config)
 
     def run(self, run_id: str) -> Run:
         """The run with this id. Raises UnknownRunError."""

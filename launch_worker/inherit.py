@@ -202,11 +202,12 @@ class Heir:
 
     def _adopt_stray(self, record: Record, container: str) -> None:
         folder = self._agent.attempt_folder(record)
+        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         adopted, why = self._adopt(folder, record.owner, only_if_gone=True)
         if adopted is None:
             log.debug("run.not_adopted run=%s: %s", record.id, why)
+            folder.remove()
             return
-        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mark_container(adopted.record)
         threading.Thread(
             target=self._carry_on_container, args=(adopted, folder, container), name=f"adopt-{record.id}", daemon=True
@@ -261,9 +262,13 @@ class Heir:
                 only_if_gone=only_if_gone,
             )
 
+        kept = folder.read_record()
+        if kept is not None:
+            former = kept.owner or former  # it was adopted before
         record, why = self._outage.repeat(adopt)
         if record is None:
             return None, why
+        folder.keep_record(record)
         return Adopted(record, self._agent.lease_of(record, renewed_at=sent_at)), ""
 
     def _carry_on(self, adopted: Adopted, folder: AttemptFolder, job: Job) -> None:

@@ -50,9 +50,12 @@ class Tail:
         #: Whether the disk was full at any time since then, so that the job may have failed to write.
         self.disk_was_full = not self._file.reserve()
 
-    def skip_to(self, offset: int) -> None:
-        """What is before `offset` was shipped by another tail."""
-        self._offset = offset
+    def resume(self, store: Store) -> None:
+        """Go on where another worker's tail of the same attempt stopped. Before it is shipped."""
+        chunks = store.log(self.run_id, self.attempt)
+        self._kept = deque((chunk.entry, len(chunk.data)) for chunk in chunks)
+        self._kept_bytes = sum(len(chunk.data) for chunk in chunks)
+        self._offset = chunks[-1].offset + len(chunks[-1].data) if chunks else 0
 
     def ship(self, store: Store) -> int:
         """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated."""
@@ -111,9 +114,19 @@ class LogShipper:
         self._thread = threading.Thread(target=self._loop, name="log-shipper", daemon=True)
         self._thread.start()
 
-    def watch(self, run_id: str, attempt: int, path: Path) -> Tail:
-        """Begin to ship `path`, which is made if it is not there."""
+    def watch(self, run_id: str, attempt: int, path: Path, *, resume: bool = False) -> Tail:
+        """Begin to ship `path`, which is made if it is not there.
+
+        `resume` ships first what a former worker left unshipped, and raises BrokerUnavailableError when it cannot.
+        """
         tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes, file_bytes=self._file_bytes)
+        if resume:
+            try:
+                tail.resume(self._store)
+                tail.ship(self._store)
+            except BaseException:
+                tail.close()
+                raise
         self._tails[self._inotify.add_watch(path, inotify_simple.flags.MODIFY)] = tail
         return tail
 

@@ -51,7 +51,7 @@ class QueueConfig:
 
         Raises InputError when the run does not fit the queue.
         """
-        asked = bool(spec.image or spec.container or spec.memory or spec.cpus)
+        asked = bool(spec.image) or spec.asks_for_container
         if self.resource == "process" and asked:
             raise InputError(f"queue {spec.queue!r} runs processes; {_names(spec)} would need a container queue")
         if self.resource != "container" and not spec.image:

@@ -159,8 +159,8 @@ class Recovery:
     def _deliver_attempt(self, attempt: AttemptFolder) -> None:
         if attempt.output.exists():
             tail = Tail(attempt.run_id, attempt.attempt, attempt.output, keep_bytes=self._keep_bytes)
-            tail.skip_to(self._store.log_end(attempt.run_id, attempt.attempt))
             try:
+                tail.resume(self._store)
                 tail.ship(self._store)
             finally:
                 tail.close()

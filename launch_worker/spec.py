@@ -74,9 +74,7 @@ class RunSpec:
         if not self.name:
             object.__setattr__(self, "name", default_name(self.command or (self.image,)))
         _check_text("name", self.name, NAME, "1 to 200 characters without control characters")
-        _check_text("queue", self.queue, QUEUE, "letters, digits, and . _ - after the first, at most 100")
-        if self.queue in RESERVED_QUEUES or self.queue.endswith(".pidbox"):
-            raise InputError(f"queue {self.queue!r} belongs to the system; choose another name")
+        check_queue_name(self.queue)
         if self.project:
             _check_text("project", self.project, PROJECT, "ENTITY/PROJECT, each of letters, digits and . _ -")
         for tag in self.tags:
@@ -97,11 +95,16 @@ class RunSpec:
                 raise InputError(f"{what} must be more than 0 and at most 3650d, not {seconds:g} s")
         if not isinstance(self.retries, int) or isinstance(self.retries, bool) or not 0 <= self.retries <= MAX_RETRIES:
             raise InputError(f"retries must be a whole number from 0 to {MAX_RETRIES}, not {self.retries!r}")
-        if self.image or self.container or self.memory is not None or self.cpus is not None:
+        if self.image or self.asks_for_container:
             _check_container(self)
         for word in self.retry_on:
             if word not in RETRYABLE:
                 raise InputError(f"cannot retry on {word!r}; use one or both of: {','.join(RETRYABLE)}")
+
+    @property
+    def asks_for_container(self) -> bool:
+        """Whether it has settings that only a container keeps."""
+        return bool(self.container) or self.memory is not None or self.cpus is not None
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""
@@ -143,6 +146,13 @@ def default_name(command: tuple[str, ...]) -> str:
         if re.fullmatch(r"[\w./-]+", script) and not script.startswith("-"):
             words = [script.rsplit("/", 1)[-1]]
     return "".join(char if NAME.fullmatch(char) else "?" for char in words[0])[:200] or "job"
+
+
+def check_queue_name(name: str) -> None:
+    """Raises InputError for a name that no queue of runs may have."""
+    _check_text("queue", name, QUEUE, "letters, digits, and . _ - after the first, at most 100")
+    if name in RESERVED_QUEUES or name.endswith(".pidbox"):
+        raise InputError(f"queue {name!r} belongs to the system; choose another name")
 
 
 def parse_env(pairs: Iterable[str]) -> dict[str, str]:

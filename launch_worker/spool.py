@@ -66,9 +66,9 @@ class AttemptFolder:
         (self.path / _CONTAINER).touch()
 
     def keep_record(self, record: Record) -> None:
-        """Keep the record as it was claimed, for a worker that takes the job over while Redis is away."""
+        """Keep the record as it was claimed or adopted, for the next worker that takes the job over."""
         partial = self.path / "record.partial"
-        partial.write_text(json.dumps(record.to_hash()))
+        partial.write_text(json.dumps(record.to_hash() | {"owner": record.owner}))
         partial.rename(self.path / "record.json")
 
     def read_record(self) -> Record | None:

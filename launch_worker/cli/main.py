@@ -14,6 +14,7 @@ COMMANDS = {
     "dev": "launch_worker.cli.dev",
     "doctor": "launch_worker.cli.doctor",
     "logs": "launch_worker.cli.runs",
+    "queues": "launch_worker.cli.queues",
     "retry": "launch_worker.cli.runs",
     "runs": "launch_worker.cli.runs",
     "show": "launch_worker.cli.runs",

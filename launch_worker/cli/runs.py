@@ -65,6 +65,7 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
         output.echo_json(shown)
         return
     history, spec = shown.pop("history"), shown.pop("spec")
+    shown["phases"] = [_phase(phase) for phase in shown["phases"]]
     shown["command"] = " ".join(_quoted(word) for word in spec.get("command", []))
     for name, value in shown.items():
         if value in (None, "", []):
@@ -76,6 +77,11 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     click.echo()
     rows = [(step["at"], step["state"], step["attempt"], step["worker"], step["reason"]) for step in history]
     output.table(("AT", "STATE", "ATTEMPT", "WORKER", "REASON"), rows)
+
+
+def _phase(phase: dict[str, Any]) -> str:
+    took = "goes on" if phase["seconds"] is None else f"{phase['seconds']:.2f} s"
+    return f"{phase['name']} at {phase['at']}" + (f" ({took})" if phase["seconds"] != 0 else "")
 
 
 def _lines(value: Any) -> str:

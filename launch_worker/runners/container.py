@@ -187,6 +187,8 @@ class ContainerHandle:
                 # Whatever is wrong with its log: how it ended must still be told.
                 log.exception("container.log_failed run=%s", self.key)
                 time.sleep(_RETRY_S)
+        if self._left:
+            return
         self._disk_was_full = copy.disk_was_full
         copy.close()
         with self._changed:

@@ -103,15 +103,6 @@ class Reader:
             entries = self._redis.xrange(keys.log(run_id, attempt), min=start)
         return [_chunk(entry, fields) for entry, fields in entries]
 
-    def log_end(self, run_id: str, attempt: int) -> int:
-        """How many bytes of the attempt's output have been shipped, dropped ones included."""
-        with clear_errors(self.url):
-            entries = self._redis.xrevrange(keys.log(run_id, attempt), count=1)
-        if not entries:
-            return 0
-        last = _chunk(*entries[0])
-        return last.offset + len(last.data)
-
     @contextmanager
     def watch(self, run_id: str) -> Iterator[Callable[[float], bool]]:
         """Yields a function that blocks until the run makes a transition or prints, or for so many seconds (False).

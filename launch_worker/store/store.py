@@ -64,6 +64,9 @@ class Store(Reader):
         queue's configuration does not allow the run.
         """
         config = ""
+        if spec.image or spec.asks_for_container:
+            config = self.queue_config(spec.queue)
+            check_for_queue(spec, config)
         while True:
             created, answer = self._call(
                 "create",

@@ -22,7 +22,9 @@ LAYERS = {
         ("errors", "states", "units", "ids", "containers", "spec", "queue_config", "retry", "run", "settings"), 0
     ),
     **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine"), 1),
-    **dict.fromkeys(("api", "execute", "supervise", "passes", "recover", "inherit", "agent", "health", "liveness", "outage"), 2),
+    **dict.fromkeys(
+        ("api", "execute", "supervise", "passes", "recover", "inherit", "agent", "health", "liveness", "outage"), 2
+    ),
     **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "tasks", "worker", "cli", "dev"), 3),
     # The package itself offers names of layer 2, and imports them lazily.
     "": 2,

@@ -272,6 +272,10 @@ FULL = {
     "retries": 3,
     "retry_delay_s": 4.0,
     "retry_on": ("crashed",),
+    "image": "registry.local:5000/team/train:1",
+    "container": {"mounts": ["data:/data:ro"], "network": "none"},
+    "memory": 64 << 20,
+    "cpus": 1.5,
 }
 
 
