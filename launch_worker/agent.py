@@ -300,6 +300,13 @@ class LaunchAgent:
         """False while the worker drains or is in quarantine."""
         return not self._draining and self._quarantine.until is None
 
+    def why_no_runs(self) -> str:
+        """Why the worker takes no runs now; '' when it does."""
+        if self._draining:
+            return "the worker drains: it takes no more runs, and leaves when its jobs have ended"
+        paused = self._quarantine.describe(now=boot_time_s())
+        return f"the worker {paused}" if paused else ""
+
     def resume(self) -> None:
         """End a quarantine."""
         if self._quarantine.until is not None:

@@ -11,11 +11,16 @@ from typing import Any, Protocol
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.outage import Outage
 from launch_worker.passes import PASSES, OnEnd, run_pass
+from launch_worker.probe import Vitals
+from launch_worker.probe_server import ProbeServer
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.liveness")
+
+#: The longest pause between two heartbeats while Redis is away: probes must notice its return within 5 s.
+_AWAY_PAUSE_S = 3.0
 
 
 class Worker(Protocol):
@@ -26,6 +31,9 @@ class Worker(Protocol):
 
     def obey(self, order: dict[str, Any]) -> None:
         """Do what was ordered through Redis: cancel, drain, resume."""
+
+    def why_no_runs(self) -> str:
+        """Why no runs are taken now; '' when they are."""
 
 
 class Liveness:
@@ -49,12 +57,22 @@ class Liveness:
         self._outage = outage
         self._stopping = stopping
         self._on_end = on_end
+        self._vitals = Vitals(
+            heartbeat_s=settings.heartbeat_s,
+            file=settings.health_file,
+            is_away=lambda: outage.is_on,
+            why_no_runs=worker.why_no_runs,
+        )
+        self._probes: ProbeServer | None = None
         self._wake = threading.Event()
         self._maintenance: threading.Thread | None = None
         self._heartbeat = threading.Thread(target=self._beat, name="launch-heartbeat", daemon=True)
         self._listener = threading.Thread(target=self._listen, name="launch-listener", daemon=True)
 
     def start(self) -> None:
+        """Raises LaunchError when the probes cannot be answered where they were asked for."""
+        if self._settings.health_address is not None:
+            self._probes = ProbeServer(self._settings.health_address, self._vitals)
         self._heartbeat.start()
         self._listener.start()
 
@@ -66,19 +84,24 @@ class Liveness:
         """Wait for the last heartbeat, after `stopping` was set. The listener ends with the process."""
         self._wake.set()
         self._heartbeat.join(5.0)
+        if self._probes is not None:
+            self._probes.close()
+        self._vitals.forget()
 
     def _beat(self) -> None:
         while not self._stopping.is_set():
             pause_s = self._settings.heartbeat_s
+            self._vitals.note_turn()
             try:
                 pass_age_s, next_due = self._worker.heartbeat()
+                self._vitals.note_reached()
                 if pass_age_s > 2 * self._settings.pass_s:
                     self._pass_soon()
                 pause_s = min(pause_s, self._publish_due(next_due))
                 self._outage.over()
             except BrokerUnavailableError as error:
                 self._outage.note(error)
-                pause_s *= random.uniform(0.5, 1.0)
+                pause_s = min(pause_s, _AWAY_PAUSE_S) * random.uniform(0.5, 1.0)
             except Exception:
                 log.exception("heartbeat.failed")
             self._wake.wait(pause_s)

@@ -33,6 +33,10 @@ class Settings:
     log_bytes: int = 1 << 20
     #: About the disk that a running attempt's output may take on its worker.
     log_file_bytes: int = 64 << 20
+    #: Where a worker answers probes over HTTP.
+    health_address: tuple[str, int] | None = None
+    #: What a worker touches at each heartbeat that reached Redis.
+    health_file: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.redis_url.startswith(_SCHEMES):
@@ -86,7 +90,19 @@ class Settings:
             retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
             log_bytes=size("LAUNCH_LOG_BYTES", cls.log_bytes),
             log_file_bytes=size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes),
+            health_address=_address(env.get("LAUNCH_HEALTH_ADDRESS", "")),
+            health_file=Path(env["LAUNCH_HEALTH_FILE"]).absolute() if env.get("LAUNCH_HEALTH_FILE") else None,
         )
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    """`8080` is on loopback; others are `0.0.0.0:8080`, `[::]:8080`."""
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise SettingsError("LAUNCH_HEALTH_ADDRESS must be written as PORT (on loopback) or ADDRESS:PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def _work_dir(env: Mapping[str, str]) -> Path:

@@ -13,6 +13,7 @@ COMMANDS = {
     "cancel": "launch_worker.cli.runs",
     "dev": "launch_worker.cli.dev",
     "doctor": "launch_worker.cli.doctor",
+    "health": "launch_worker.cli.health",
     "logs": "launch_worker.cli.runs",
     "queues": "launch_worker.cli.queues",
     "retry": "launch_worker.cli.runs",

@@ -25,6 +25,7 @@ LAYERS = {
     **dict.fromkeys(
         ("api", "execute", "supervise", "passes", "recover", "inherit", "agent", "health", "liveness", "outage"), 2
     ),
+    **dict.fromkeys(("probe", "probe_server"), 2),
     **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "tasks", "worker", "cli", "dev"), 3),
     # The package itself offers names of layer 2, and imports them lazily.
     "": 2,
@@ -176,6 +177,7 @@ def test_the_guard_needs_the_standard_library_only(name: str) -> None:
         ("launch_worker", {"celery", "kombu", "redis", "pydantic", "click", "rich"}),
         ("launch_worker.spec", {"celery", "kombu", "redis", "pydantic"}),
         ("launch_worker.cli.submit", {"celery", "kombu", "redis", "pydantic", "rich"}),
+        ("launch_worker.cli.health", {"celery", "kombu", "redis", "pydantic", "rich", "http"}),
         ("launch_worker.cli.main", {"celery", "kombu", "redis", "pydantic", "rich"}),
         ("launch_worker.runners.guard", {"celery", "kombu", "redis", "pydantic", "click"}),
     ],

@@ -95,3 +95,17 @@ def test_the_work_folder_defaults_to_the_users_state_folder() -> None:
 
 def test_a_relative_work_folder_is_made_absolute() -> None:
     assert Settings.from_env({"LAUNCH_WORK_DIR": "here"}).work_dir == Path.cwd() / "here"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("8080", ("127.0.0.1", 8080)), ("0.0.0.0:8080", ("0.0.0.0", 8080)), ("[::1]:8080", ("::1", 8080))],
+)
+def test_probes_are_answered_on_loopback_unless_another_address_is_named(text: str, address: tuple[str, int]) -> None:
+    assert Settings.from_env({"LAUNCH_HEALTH_ADDRESS": text}).health_address == address
+
+
+@pytest.mark.parametrize("text", ["localhost", "h:", "h:http", "0", "70000", "-1"])
+def test_a_health_address_without_a_port_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="LAUNCH_HEALTH_ADDRESS must be written as PORT"):
+        Settings.from_env({"LAUNCH_HEALTH_ADDRESS": text})

@@ -1,0 +1,94 @@
+"""What a worker's probes are answered: is it alive, does it reach Redis, does it take runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger("launch_worker.probe")
+
+#: So long without Redis, and a worker is not healthy.
+UNREACHABLE_S = 30.0
+#: The heartbeats themselves stand still: longer than any call to Redis may take.
+_STUCK_S = 60.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer to one probe: whether it is so, and one sentence of why."""
+
+    ok: bool
+    reason: str
+
+
+def patience_s(heartbeat_s: float) -> float:
+    """How old the last heartbeat that reached Redis may be."""
+    return max(UNREACHABLE_S, 3 * heartbeat_s)
+
+
+class Vitals:
+    """One worker's signs of life, noted by its heartbeats and read by its probes. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        heartbeat_s: float,
+        file: Path | None,
+        is_away: Callable[[], bool],
+        why_no_runs: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._heartbeat_s = heartbeat_s
+        self._file = file
+        self._is_away = is_away
+        self._why_no_runs = why_no_runs
+        self._clock = clock
+        self._turned_at = self._reached_at = clock()
+        self._has_reached = False
+
+    def note_turn(self) -> None:
+        """A heartbeat begins, whatever comes of it."""
+        self._turned_at = self._clock()
+
+    def note_reached(self) -> None:
+        """A heartbeat has reached Redis."""
+        self._reached_at = self._clock()
+        self._has_reached = True
+        if self._file is not None:
+            try:
+                self._file.touch()
+            except OSError as error:
+                log.error("health.file_untouched %s", error)
+
+    def forget(self) -> None:
+        """The worker ends: its file must not speak for it any longer."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    def live(self) -> Verdict:
+        """Whether the worker itself works. An outage of Redis, which it survives, does not count."""
+        silent_s = self._clock() - self._turned_at
+        if silent_s > self._heartbeat_s + _STUCK_S:
+            return Verdict(False, f"the heartbeats have stood still for {silent_s:.0f} s")
+        return Verdict(True, "the worker lives")
+
+    def healthy(self) -> Verdict:
+        """Whether heartbeats reach Redis: not so once they have not for 30 s."""
+        silent_s = self._clock() - self._reached_at
+        if silent_s > patience_s(self._heartbeat_s):
+            return Verdict(False, f"Redis has not been reached for {silent_s:.0f} s; jobs go on, their reports wait")
+        return Verdict(True, "the heartbeats reach Redis" if self._has_reached else "the worker has just started")
+
+    def ready(self) -> Verdict:
+        """Whether the worker takes runs now."""
+        if not self._has_reached:
+            return Verdict(False, "the worker has not reached Redis yet")
+        if self._is_away():
+            return Verdict(False, "Redis is away")
+        if not self.healthy().ok:
+            return self.healthy()
+        why = self._why_no_runs()
+        return Verdict(not why, why or "the worker takes runs")

@@ -1,0 +1,84 @@
+"""The probes of a worker over HTTP: `/live`, `/health` and `/ready`, each 200 or 503 with one JSON object."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler
+from typing import Any, ClassVar
+
+from launch_worker.errors import LaunchError
+from launch_worker.probe import Verdict, Vitals
+
+
+class _Handler(BaseHTTPRequestHandler):
+    # A client that says nothing must not hold its thread.
+    timeout: ClassVar[float] = 5.0
+    server_version = "launch_worker"
+    sys_version = ""
+    server: _Server
+
+    def do_GET(self) -> None:
+        vitals = self.server.vitals
+        probes = {"/live": vitals.live, "/health": vitals.healthy, "/ready": vitals.ready}
+        probe = probes.get(self.path.partition("?")[0])
+        if probe is None:
+            self._answer(404, Verdict(False, f"there is no such probe; use one of: {', '.join(probes)}"))
+            return
+        verdict = probe()
+        self._answer(200 if verdict.ok else 503, verdict)
+
+    do_HEAD = do_GET
+
+    def _answer(self, status: int, verdict: Verdict) -> None:
+        body = json.dumps({"ok": verdict.ok, "reason": verdict.reason}).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """A line for each probe would bury what matters in the worker's log."""
+
+
+# Not http.server's: that asks the name service for the address's name, which may take long.
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    # Like the handler's own: closing must not wait for a client.
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], vitals: Vitals) -> None:
+        self.vitals = vitals
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up is no news."""
+
+
+class ProbeServer:
+    """Answers from a thread of its own, so also while the worker waits for Redis."""
+
+    def __init__(self, address: tuple[str, int], vitals: Vitals) -> None:
+        """Raises LaunchError when the address cannot be had."""
+        try:
+            self._server = _Server(address, vitals)
+        except OSError as error:
+            raise LaunchError(
+                f"the worker cannot listen on LAUNCH_HEALTH_ADDRESS {address[0]}:{address[1]}: {error}; give each "
+                "worker of a machine a port of its own"
+            ) from None
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, name="launch-probes", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
