@@ -11,6 +11,7 @@ from launch_worker.api import Api
 from launch_worker.celery import settings
 from launch_worker.errors import LaunchError
 from launch_worker.passes import PASSES, run_pass
+from launch_worker.probe import touch
 from launch_worker.worker import show_end
 
 log = logging.getLogger("launch_worker.beat")
@@ -36,3 +37,5 @@ class PassScheduler(Scheduler):  # type: ignore[misc]
             log.exception("pass.failed name=%s", name)
         else:
             log.debug("pass.done name=%s count=%s", name, done)
+            if settings.health_file is not None:
+                touch(settings.health_file)

@@ -29,6 +29,14 @@ def patience_s(heartbeat_s: float) -> float:
     return max(UNREACHABLE_S, 3 * heartbeat_s)
 
 
+def touch(file: Path) -> None:
+    """Say by the file's time that Redis was reached now. No reason to end for, where it cannot be."""
+    try:
+        file.touch()
+    except OSError as error:
+        log.error("health.file_untouched %s", error)
+
+
 class Vitals:
     """One worker's signs of life, noted by its heartbeats and read by its probes. Thread-safe."""
 
@@ -58,10 +66,7 @@ class Vitals:
         self._reached_at = self._clock()
         self._has_reached = True
         if self._file is not None:
-            try:
-                self._file.touch()
-            except OSError as error:
-                log.error("health.file_untouched %s", error)
+            touch(self._file)
 
     def forget(self) -> None:
         """The worker ends: its file must not speak for it any longer."""

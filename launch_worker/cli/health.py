@@ -23,8 +23,8 @@ _TIMEOUT_S = 3.0
 def health_command(url: str | None, /, probe: str | None, as_json: bool) -> int:
     """Ask the worker of this machine or container how it is; exits 0 or 1, with one sentence.
 
-    It is asked at LAUNCH_HEALTH_ADDRESS, else by the age of LAUNCH_HEALTH_FILE, else through Redis: set the same
-    as for the worker.
+    It is asked at LAUNCH_HEALTH_ADDRESS, else by the age of LAUNCH_HEALTH_FILE (beat too), else through Redis: set
+    the same as for the worker.
     """
     settings = Settings.from_env(redis_url=url)
     if settings.health_address is not None:
@@ -65,10 +65,10 @@ def _look_at(file: Path, *, heartbeat_s: float) -> Verdict:
         # The file's time and ours are of one clock.
         age_s = time.time() - file.stat().st_mtime
     except OSError as error:
-        return Verdict(False, f"{file} is not there, so no worker has reached Redis: {error.strerror}")
+        return Verdict(False, f"{file} is not there, so Redis was not reached yet: {error.strerror}")
     if age_s > patience_s(heartbeat_s):
-        return Verdict(False, f"the worker has not reached Redis for {age_s:.0f} s")
-    return Verdict(True, f"the worker reached Redis {max(0.0, age_s):.0f} s ago")
+        return Verdict(False, f"Redis has not been reached for {age_s:.0f} s")
+    return Verdict(True, f"Redis was reached {max(0.0, age_s):.0f} s ago")
 
 
 def _look_up(settings: Settings, *, ready: bool) -> Verdict:

@@ -1,0 +1,241 @@
+"""docker-compose.yml, really brought up: submitting from outside, scaled workers, one of them killed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker import Run, submit
+from launch_worker.api import Api
+from launch_worker.dev.redis_server import free_port
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.settings import Settings
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.deploy.images import python_image, redis_image
+from tests.engine import engine as engine
+from tests.system.conftest import states, wait_for_output
+
+ROOT = Path(__file__).parents[2]
+#: On the volume that all workers share.
+STAMPS = "/var/lib/launch-worker/stamps"
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("compose")]
+
+
+class Stack:
+    """The services of docker-compose.yml under a project name and on ports of their own."""
+
+    def __init__(self, engine: Any, env: dict[str, str], *, env_file: Path) -> None:
+        self._engine = engine
+        # A file .env beside docker-compose.yml would be an operator's.
+        self._env_file = env_file
+        self.project = f"launch-test-{secrets.token_hex(4)}"
+        redis_port, self.flower_port = free_port(), free_port()
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("LAUNCH_", "FLOWER_"))}
+        self.env = kept | env | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"}
+        self.env |= {"LAUNCH_REDIS_PORT": str(redis_port), "LAUNCH_FLOWER_PORT": str(self.flower_port)}
+        # No buildx is needed.
+        self.env |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
+        self.url = f"redis://:trial@127.0.0.1:{redis_port}/0"
+        self.api = Api(settings=Settings.from_env({}, redis_url=self.url))
+
+    def compose(self, *arguments: str, check: bool = True) -> str:
+        done = subprocess.run(
+            [*compose_command(), "--env-file", self._env_file, "-p", self.project, *arguments],
+            cwd=ROOT,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def containers(self, service: str) -> list[Any]:
+        labels = [f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}"]
+        found: list[Any] = self._engine.containers.list(filters={"label": labels})
+        return found
+
+    def health(self, service: str) -> list[str]:
+        return [container.attrs["State"].get("Health", {}).get("Status", "") for container in self.containers(service)]
+
+    def close(self) -> None:
+        self.api.store.close()
+        self.compose("down", "--volumes", "--rmi", "local", "--timeout", "1", check=False)
+
+
+def compose_command() -> list[str]:
+    """Compose v2, else v1."""
+    v2 = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    if v2.returncode == 0:
+        return ["docker", "compose"]
+    v1 = shutil.which("docker-compose")
+    if v1 is None:
+        why = "there is no docker compose here; install docker-compose"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    return [v1]
+
+
+@pytest.fixture(scope="module")
+def env_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compose") / ".env"
+    path.touch()
+    return path
+
+
+@pytest.fixture(scope="module")
+def stack(engine: Any, env_file: Path) -> Iterator[Stack]:
+    images = {"LAUNCH_PYTHON_IMAGE": python_image(engine), "LAUNCH_REDIS_IMAGE": redis_image(engine)}
+    made = Stack(engine, images, env_file=env_file)
+    try:
+        made.compose("build")
+        yield made
+    finally:
+        print(made.compose("logs", "--tail", "50", check=False))
+        made.close()
+
+
+@pytest.fixture(autouse=True)
+def whole(request: pytest.FixtureRequest) -> None:
+    """Each test begins with all services, and three workers of the queue gpu."""
+    if "stack" in request.fixturenames:
+        stack = request.getfixturevalue("stack")
+        stack.compose("up", "--detach", "--scale", "worker-gpu=3")
+        wait_until(lambda: len(gpu_workers(stack)) == 3, timeout_s=60, what="three gpu workers are listed")
+
+
+def gpu_workers(stack: Stack) -> list[str]:
+    try:
+        return [worker["worker"] for worker in stack.api.store.workers() if "gpu" in worker["queues"]]
+    except BrokerUnavailableError:
+        return []
+
+
+def kill_worker(stack: Stack, name: str) -> None:
+    """`docker kill` the gpu worker with this node name: a SIGKILL to everything in its container."""
+    (container,) = [c for c in stack.containers("worker-gpu") if c.attrs["Config"]["Hostname"] in name]
+    container.kill()
+
+
+def test_every_service_gets_healthy(stack: Stack) -> None:
+    services = {"redis": 1, "worker-default": 1, "worker-gpu": 3, "beat": 1, "flower": 1}
+    for service, count in services.items():
+        wait_until(
+            lambda service=service, count=count: stack.health(service) == ["healthy"] * count,  # type: ignore[misc]
+            timeout_s=60,
+            what=f"{service} is healthy",
+        )
+
+
+def test_redis_keeps_what_it_acknowledged_and_evicts_nothing(stack: Stack) -> None:
+    server = stack.api.store.server()
+    assert server["aof_enabled"]
+    assert server["maxmemory_policy"] == "noeviction"
+    refused = subprocess.run(
+        ["launch-worker", "--api", stack.url.replace(":trial@", ":wrong@"), "runs"],
+        env=stack.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 69
+    assert "refused the login" in refused.stderr
+
+
+def test_20_runs_submitted_from_outside_all_end_true_though_a_worker_is_killed(stack: Stack) -> None:
+    program = f"echo $LAUNCH_RUN_ID.$LAUNCH_ATTEMPT.begun >> {STAMPS}; echo begun; sleep 3; echo ended; "
+    program += f"echo $LAUNCH_RUN_ID.$LAUNCH_ATTEMPT.ended >> {STAMPS}"
+    runs = []
+    for number in range(20):
+        retries = "0" if number % 5 == 4 else "2"
+        command = ["launch-submit", "--quiet", "-q", "gpu", "--retries", retries, "--", "sh", "-c", program]
+        asked = subprocess.run(
+            command, env=stack.env | {"LAUNCH_REDIS_URL": stack.url}, capture_output=True, text=True, check=True
+        )
+        runs.append(stack.api.run(asked.stdout.strip()))
+    running = wait_until(lambda: [r for r in stack.api.list(state="running") if r.id in {x.id for x in runs}])
+    victim = running[0].record.worker
+    kill_worker(stack, victim)
+    killed_at = time.monotonic()
+    ends = [run.wait(90) for run in runs]
+    assert time.monotonic() - killed_at < 75
+    stamps = stack.compose("exec", "-T", "worker-default", "cat", STAMPS).split()
+    crashed = 0
+    without_retries = runs[4::5]
+    for run, end in zip(runs, ends, strict=True):
+        told = states(run)
+        begun = [stamp for stamp in stamps if stamp.startswith(run.id) and stamp.endswith("begun")]
+        ended = [stamp for stamp in stamps if stamp.startswith(run.id) and stamp.endswith("ended")]
+        assert len(begun) == told.count("Running"), (told, stamps)
+        if "Crashed" in told:
+            crashed += 1
+            assert any(step.worker == victim for step in run.history)
+            assert run.logs(attempt=1) in (b"", b"begun\n")
+        if end is RunState.FINISHED:
+            assert told == ["Pending", "Running", *["Crashed", "Pending", "Running"] * (len(begun) - 1), "Finished"]
+            assert ended == [f"{run.id}.{len(begun)}.ended"]
+            assert run.logs() == b"begun\nended\n"
+        else:
+            assert (end, told[1:]) == (RunState.CRASHED, ["Running", "Crashed"])
+            assert run in without_retries
+            assert ended == []
+    assert crashed, "the worker was killed between two jobs: nothing was tried"
+
+
+def test_what_a_killed_worker_could_not_deliver_its_neighbour_does(stack: Stack) -> None:
+    run = submit(["sh", "-c", "echo begun; sleep 4; echo ended; exit 7"], queue="gpu", api=stack.api)
+    wait_for_output(run, b"begun")
+    victim = run.refresh().worker
+    (redis,) = stack.containers("redis")
+    redis.pause()
+    try:
+        wait_until(lambda: ends_on_disk(stack, run), timeout_s=20, what="the end is on the volume")
+        kill_worker(stack, victim)
+    finally:
+        redis.unpause()
+    assert run.wait(60) is RunState.FAILED
+    assert run.exit_code == 7
+    assert run.logs() == b"begun\nended\n"
+    assert "Crashed" not in states(run)
+
+
+def ends_on_disk(stack: Stack, run: Run) -> bool:
+    found = stack.compose("exec", "-T", "worker-default", "find", "/var/lib/launch-worker", "-name", "report.json")
+    return run.id in found
+
+
+def test_flower_needs_the_login_and_shows_the_runs(stack: Stack) -> None:
+    import requests
+
+    page = f"http://127.0.0.1:{stack.flower_port}"
+    assert requests.get(f"{page}/workers", timeout=10).status_code == 401
+    shown = requests.get(f"{page}/workers", auth=("me", "trial"), timeout=10)
+    assert shown.status_code == 200
+
+
+def test_a_password_of_the_operator_is_used_everywhere(env_file: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "LAUNCH_REDIS_PASSWORD": "of-mine", "FLOWER_BASIC_AUTH": "you:of-mine"}
+    shown = subprocess.run(
+        [*compose_command(), "--env-file", env_file, "config"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "trial" not in shown
+    assert shown.count("redis://:of-mine@redis:6379/0") == 4
+    assert "you:of-mine" in shown
