@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## run one training job through a private Redis, a worker, be
 	$(BIN)/launch-worker dev -- $(BIN)/python examples/train_iris.py --epochs 20
 
 test: $(INSTALLED_DEV) ## run the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 chaos: $(INSTALLED_DEV) ## kill, freeze, cut and fill at random for 10 minutes; make chaos SEED=2 DURATION=60
 	$(BIN)/python -m tests.chaos --seed $(SEED) --duration $(DURATION)

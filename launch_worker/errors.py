@@ -29,6 +29,10 @@ class BrokerUnavailableError(LaunchError):
     exit_code = 69
 
 
+class ForbiddenError(BrokerUnavailableError):
+    """The Redis user may not do this; nothing was written."""
+
+
 class DamagedError(LaunchError):
     """A key of ours holds something that we did not write."""
 

@@ -130,7 +130,7 @@ class Liveness:
                 log.exception("pass.failed name=%s", name)
 
     def _listen(self) -> None:
-        channels = [keys.orders_channel(self._owner), keys.DUE]
+        channels = [keys.orders_channel(self._owner), keys.admin_channel(self._owner), keys.DUE]
         while not self._stopping.is_set():
             try:
                 self._store.listen(channels, on_message=self._hear, stopped=self._stopping.is_set)
@@ -143,5 +143,10 @@ class Liveness:
     def _hear(self, channel: str, message: str) -> None:
         if channel == keys.DUE:
             self._wake.set()
-        else:
-            self._worker.obey(json.loads(message))
+            return
+        order = json.loads(message)
+        # Whoever may cancel runs may publish there, and need not be one who may stop workers.
+        if channel == keys.orders_channel(self._owner) and order["order"] != "cancel":
+            log.error("order.refused %r: it came on the channel for cancels", order["order"])
+            return
+        self._worker.obey(order)

@@ -5,10 +5,11 @@ They are the "heartbeat sweep" of the mission; in code a sweep is always a hyper
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
-from launch_worker.errors import DamagedError
+from launch_worker.errors import DamagedError, ForbiddenError
 from launch_worker.retry import Outcome, next_step_of
 from launch_worker.run import Record
 from launch_worker.settings import Settings
@@ -71,12 +72,13 @@ PASSES: dict[str, Callable[..., int]] = {
 def catch_up(store: Store, settings: Settings) -> None:
     """What someone who looks at runs does when neither beat nor any worker is left to do it.
 
-    Without `retire_runs`: an onlooker's LAUNCH_RETENTION need not be the system's.
+    Without `retire_runs`: an onlooker's LAUNCH_RETENTION need not be the system's. Nor by one who may only look.
     """
     if store.workers():
         return
-    for name in ("crash_stale_runs", "check_cancellations", "publish_due_runs"):
-        run_pass(name, store, settings, late_by=2.0)
+    with contextlib.suppress(ForbiddenError):
+        for name in ("crash_stale_runs", "check_cancellations", "publish_due_runs"):
+            run_pass(name, store, settings, late_by=2.0)
 
 
 def run_pass(

@@ -21,7 +21,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from launch_worker.errors import BrokerUnavailableError, DamagedError, SettingsError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, ForbiddenError, SettingsError
 
 CONNECT_TIMEOUT_S = 1.5
 #: Longer than any script takes; with connecting, a producer gives up within 5 s.
@@ -30,6 +30,9 @@ ANSWER_TIMEOUT_S = 3.0
 #: Refusals that say something of the server's condition, and nothing of what was asked.
 #: (redis-py cuts the first word off where it has a class; in a script's error Redis 6.2 has it within the text.)
 _TRANSIENT = re.compile(r"(^|-)(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b")
+
+#: What a script is told when its caller has not the rights for what it does: by Redis 7.0, and by newer ones.
+_FORBIDDEN = re.compile(r"user executing the script can't|ACL failure in script")
 
 
 def connect(url: str, *, name: str) -> redis.Redis:
@@ -65,10 +68,12 @@ def clear_errors(url: str) -> Iterator[None]:
     """Turns every error of redis-py into BrokerUnavailableError with one sentence."""
     try:
         yield
-    except (AuthenticationError, NoPermissionError) as error:
+    except AuthenticationError as error:
         raise BrokerUnavailableError(
-            f"Redis at {mask_url(url)} refused the login or the command ({error}); check LAUNCH_REDIS_URL"
+            f"Redis at {mask_url(url)} refused the login ({error}); check LAUNCH_REDIS_URL"
         ) from error
+    except NoPermissionError as error:
+        raise _forbidden(url, error) from error
     except TimeoutError as error:
         raise BrokerUnavailableError(
             f"Redis at {mask_url(url)} did not answer in time; check that it is well, and LAUNCH_REDIS_URL"
@@ -84,8 +89,16 @@ def clear_errors(url: str) -> Iterator[None]:
             f"Redis at {mask_url(url)} is full (maxmemory); raise its maxmemory or lower LAUNCH_RETENTION"
         ) from error
     except ResponseError as error:
+        if _FORBIDDEN.search(str(error)):
+            raise _forbidden(url, error) from error
         if not isinstance(error, (ReadOnlyError, MasterDownError)) and not _TRANSIENT.search(str(error)):
             raise DamagedError(f"Redis at {mask_url(url)} holds something unexpected: {error}") from error
         raise BrokerUnavailableError(f"Redis at {mask_url(url)} refuses to work now: {error}") from error
     except RedisError as error:
         raise BrokerUnavailableError(f"Redis at {mask_url(url)} failed: {error}") from error
+
+
+def _forbidden(url: str, error: Exception) -> ForbiddenError:
+    return ForbiddenError(
+        f"the user of Redis at {mask_url(url)} may not do this ({error}); log in as one who may: LAUNCH_REDIS_URL"
+    )

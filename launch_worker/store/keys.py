@@ -56,8 +56,13 @@ def news_channel(run_id: str) -> str:
 
 
 def orders_channel(owner: str) -> str:
-    """Where a worker hears at once that a run shall stop, or that it shall drain or resume itself."""
+    """Where a worker hears at once that a run shall stop."""
     return f"launch:orders:{owner}"
+
+
+def admin_channel(owner: str) -> str:
+    """Where a worker hears what it shall do itself: drain, upgrade, resume. Not for all who may cancel runs."""
+    return f"launch:admin:{owner}"
 
 
 def queue_lists(queue: str) -> list[str]:

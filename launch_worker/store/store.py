@@ -176,7 +176,7 @@ class Store(Reader):
     def order(self, owner: str, word: str) -> bool:
         """Tell a worker to `drain`, `upgrade` or `resume`; False when it does not listen now."""
         with clear_errors(self.url):
-            return bool(self._redis.publish(keys.orders_channel(owner), json.dumps({"order": word})))
+            return bool(self._redis.publish(keys.admin_channel(owner), json.dumps({"order": word})))
 
     def configure_queue(self, name: str, config: QueueConfig | None) -> None:
         """Set what an admin configures of a queue; None takes the configuration away."""

@@ -29,8 +29,6 @@ ROOT = Path(__file__).parents[2]
 #: On the volume that all workers share.
 STAMPS = "/var/lib/launch-worker/stamps"
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("compose")]
-
 
 class Stack:
     """The services of docker-compose.yml under a project name and on ports of their own."""
@@ -89,32 +87,23 @@ def compose_command() -> list[str]:
     return [v1]
 
 
-@pytest.fixture(scope="module")
-def env_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compose") / ".env"
+@pytest.fixture
+def env_file(tmp_path: Path) -> Path:
+    path = tmp_path / ".env"
     path.touch()
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def stack(engine: Any, env_file: Path) -> Iterator[Stack]:
     images = {"LAUNCH_PYTHON_IMAGE": python_image(engine), "LAUNCH_REDIS_IMAGE": redis_image(engine)}
     made = Stack(engine, images, env_file=env_file)
     try:
-        made.compose("build")
+        made.compose("up", "--detach", "--build", "--scale", "worker-gpu=3")
         yield made
     finally:
         print(made.compose("logs", "--tail", "50", check=False))
         made.close()
-
-
-@pytest.fixture(autouse=True)
-def whole(request: pytest.FixtureRequest) -> None:
-    """Each test begins with all services, and three workers of the queue gpu."""
-    if "stack" in request.fixturenames:
-        stack = request.getfixturevalue("stack")
-        stack.compose("up", "--detach", "--scale", "worker-gpu=3")
-        wait_until(lambda: len(gpu_workers(stack)) == 3, timeout_s=60, what="three gpu workers are listed")
 
 
 def gpu_workers(stack: Stack) -> list[str]:
@@ -130,7 +119,7 @@ def kill_worker(stack: Stack, name: str) -> None:
     container.kill()
 
 
-def test_every_service_gets_healthy(stack: Stack) -> None:
+def every_service_gets_healthy(stack: Stack) -> None:
     services = {"redis": 1, "worker-default": 1, "worker-gpu": 3, "beat": 1, "flower": 1}
     for service, count in services.items():
         wait_until(
@@ -140,7 +129,7 @@ def test_every_service_gets_healthy(stack: Stack) -> None:
         )
 
 
-def test_redis_keeps_what_it_acknowledged_and_evicts_nothing(stack: Stack) -> None:
+def redis_keeps_what_it_acknowledged_and_evicts_nothing(stack: Stack) -> None:
     server = stack.api.store.server()
     assert server["aof_enabled"]
     assert server["maxmemory_policy"] == "noeviction"
@@ -155,7 +144,7 @@ def test_redis_keeps_what_it_acknowledged_and_evicts_nothing(stack: Stack) -> No
     assert "refused the login" in refused.stderr
 
 
-def test_20_runs_submitted_from_outside_all_end_true_though_a_worker_is_killed(stack: Stack) -> None:
+def all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(stack: Stack) -> None:
     program = f"echo $LAUNCH_RUN_ID.$LAUNCH_ATTEMPT.begun >> {STAMPS}; echo begun; sleep 3; echo ended; "
     program += f"echo $LAUNCH_RUN_ID.$LAUNCH_ATTEMPT.ended >> {STAMPS}"
     runs = []
@@ -195,17 +184,18 @@ def test_20_runs_submitted_from_outside_all_end_true_though_a_worker_is_killed(s
     assert crashed, "the worker was killed between two jobs: nothing was tried"
 
 
-def test_what_a_killed_worker_could_not_deliver_its_neighbour_does(stack: Stack) -> None:
+def what_a_killed_worker_could_not_deliver_its_neighbour_does(stack: Stack) -> None:
     run = submit(["sh", "-c", "echo begun; sleep 4; echo ended; exit 7"], queue="gpu", api=stack.api)
     wait_for_output(run, b"begun")
     victim = run.refresh().worker
     (redis,) = stack.containers("redis")
-    redis.pause()
+    redis.kill()
     try:
         wait_until(lambda: ends_on_disk(stack, run), timeout_s=20, what="the end is on the volume")
         kill_worker(stack, victim)
     finally:
-        redis.unpause()
+        redis.start()
+    wait_until(lambda: gpu_workers(stack), what="Redis is back")
     assert run.wait(60) is RunState.FAILED
     assert run.exit_code == 7
     assert run.logs() == b"begun\nended\n"
@@ -217,13 +207,25 @@ def ends_on_disk(stack: Stack, run: Run) -> bool:
     return run.id in found
 
 
-def test_flower_needs_the_login_and_shows_the_runs(stack: Stack) -> None:
+def flower_needs_the_login(stack: Stack) -> None:
     import requests
 
     page = f"http://127.0.0.1:{stack.flower_port}"
     assert requests.get(f"{page}/workers", timeout=10).status_code == 401
     shown = requests.get(f"{page}/workers", auth=("me", "trial"), timeout=10)
     assert shown.status_code == 200
+
+
+@pytest.mark.timeout(300)
+def test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it(stack: Stack) -> None:
+    """In one test, for the stack takes 20 s to make."""
+    wait_until(lambda: len(gpu_workers(stack)) == 3, timeout_s=60, what="three gpu workers are listed")
+    redis_keeps_what_it_acknowledged_and_evicts_nothing(stack)
+    flower_needs_the_login(stack)
+    all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(stack)
+    what_a_killed_worker_could_not_deliver_its_neighbour_does(stack)
+    stack.compose("up", "--detach", "--scale", "worker-gpu=3")
+    every_service_gets_healthy(stack)
 
 
 def test_a_password_of_the_operator_is_used_everywhere(env_file: Path) -> None:

