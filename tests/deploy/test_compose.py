@@ -75,9 +75,9 @@ class Stack:
 
 def compose_command() -> list[str]:
     """Compose v2, else v1."""
-    v2 = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
-    if v2.returncode == 0:
-        return ["docker", "compose"]
+    docker = shutil.which("docker")
+    if docker and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0:
+        return [docker, "compose"]
     v1 = shutil.which("docker-compose")
     if v1 is None:
         why = "there is no docker compose here; install docker-compose"
