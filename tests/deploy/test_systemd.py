@@ -1,0 +1,104 @@
+"""deploy/systemd: what systemd itself says of the units, and that their commands do what their comments promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch_worker import submit
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, wait_for_output, wait_for_pid
+from tests.system.conftest import cluster as cluster
+
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+NAMES = ("launch-worker@.service", "launch-beat.service", "launch-flower.service")
+
+
+def settings(unit: str) -> dict[str, str]:
+    """The last value of each setting."""
+    return dict(re.findall(r"^(\w+)=(.*)$", (UNITS / unit).read_text(), flags=re.MULTILINE))
+
+
+def command(unit: str, *, instance: str, host: str) -> list[str]:
+    """ExecStart as systemd makes it a command of this machine's installation."""
+    line = settings(unit)["ExecStart"].replace("/opt/launch-worker/bin", str(Path(sys.executable).parent))
+    options = re.search(r'^Environment="WORKER_OPTIONS=(.*)"$', (UNITS / unit).read_text(), flags=re.MULTILINE)
+    line = line.replace("%i", instance).replace("%H", host)
+    return shlex.split(line.replace("$WORKER_OPTIONS", options[1] if options else ""))
+
+
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        why = "there is no systemd-analyze here; install systemd"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    for name in NAMES:
+        # It wants the programs to be there.
+        text = (UNITS / name).read_text().replace("/opt/launch-worker/bin", str(Path(sys.executable).parent))
+        (tmp_path / name).write_text(text)
+    units = [str(tmp_path / name.replace("@", "@gpu")) for name in NAMES]
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    ours = [line for line in verified.stderr.splitlines() if "launch" in line]
+    assert (verified.returncode, ours) == (0, []), verified.stderr
+
+
+def test_a_unit_with_a_fault_would_be_found(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here; install systemd")
+    unit = tmp_path / "launch-faulty.service"
+    unit.write_text("[Service]\nExecStart=/bin/true\nKillMode=gentle\n")
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
+    )
+    assert "launch-faulty.service" in verified.stderr
+
+
+def test_a_reload_hands_the_jobs_to_the_next_worker_of_the_same_name(cluster: Cluster) -> None:
+    unit = "launch-worker@.service"
+    start = command(unit, instance="gpu", host="node1")
+    assert (settings(unit)["Restart"], settings(unit)["KillMode"]) == ("always", "process")
+    # The test's lease is 3 s, and a worker takes about so long to start here.
+    cluster.env |= {"LAUNCH_LEASE_S": "30", "LAUNCH_HEARTBEAT_S": "1"}
+    first = cluster.celery(*start[3:], name="first")
+    run = submit(["sh", "-c", "echo begun; sleep 12; echo ended"], queue="gpu", api=cluster.api)
+    wait_for_output(run, b"begun")
+    pid = wait_for_pid(run)
+    number = re.fullmatch(r"/bin/kill -(\w+) \$MAINPID", settings(unit)["ExecReload"])
+    assert number is not None
+    first.signal(signal.Signals[f"SIG{number[1]}"])
+    assert first.wait(20) == 0, first.log
+    assert Path(f"/proc/{pid}").exists()
+    cluster.celery(*start[3:], name="second")
+    assert run.wait(30) is RunState.FINISHED
+    assert run.logs() == b"begun\nended\n"
+    assert run.refresh().worker == "gpu@node1"
+    assert [step.state for step in run.history].count(RunState.RUNNING) == 1
+
+
+def test_systemd_waits_longer_for_a_worker_than_the_worker_for_its_jobs() -> None:
+    unit = "launch-worker@.service"
+    drain = re.search(r"--drain-timeout (\d+)m", " ".join(command(unit, instance="gpu", host="h")))
+    wait = re.fullmatch(r"(\d+)min", settings(unit)["TimeoutStopSec"])
+    assert drain is not None
+    assert wait is not None
+    assert int(wait[1]) > int(drain[1])
+
+
+def test_beat_and_flower_start_as_their_units_say(cluster: Cluster) -> None:
+    beat = cluster.celery(*command("launch-beat.service", instance="", host="")[3:], name="beat")
+    wait_until(lambda: cluster.api.store.pass_ages_s(), what="beat does the passes")
+    beat.signal(signal.SIGTERM)
+    assert beat.wait(20) == 0
+    assert command("launch-flower.service", instance="", host="")[1:4] == ["-A", "launch_worker", "flower"]
