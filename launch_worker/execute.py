@@ -18,7 +18,7 @@ from launch_worker.logs import LogShipper, Tail
 from launch_worker.queue_config import QueueConfig
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
-from launch_worker.runners.errors import StartError, StartGivenUpError
+from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.runners.process import Gone, Lease, ProcessRunner
 from launch_worker.spec import RunSpec
 from launch_worker.spool import AttemptFolder
@@ -104,7 +104,8 @@ def execute(
     except StartGivenUpError:
         return outcome_before_start(attempt.events.get())
     except (InputError, StartError) as error:
-        return Outcome(RunState.FAILED, reason=str(error), phase=phase, message=str(error))
+        is_away = isinstance(error, EngineAwayError)
+        return Outcome(RunState.FAILED, reason=str(error), phase=phase, message=str(error), engine_fault=is_away)
     except OSError as error:
         log.error("run.failed run=%s phase=%s: %s", attempt.record.id, phase, error)
         _end(attempt.job)

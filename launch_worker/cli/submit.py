@@ -28,6 +28,7 @@ from launch_worker.spec import PRIORITIES, parse_env
 @click.option("--entrypoint", metavar="PROGRAM", help="Instead of the image's own entry point.")
 @click.option("--pull", type=click.Choice(["missing", "always", "never"]), help="When to pull the image.")
 @click.option("--mount", multiple=True, metavar="SRC:DST[:ro]", help="A volume, or a folder that the queue allows.")
+@click.option("--tmpfs", multiple=True, metavar="DST", help="A folder of the container that is kept in memory.")
 @click.option("--network", metavar="NET", help="Of the container: bridge (the default) or none.")
 @click.option("--user", metavar="USER[:GROUP]", help="In the container (default: the image's).")
 @click.option("--read-only", is_flag=True, help="The container's root file system is not to be written to.")
@@ -59,6 +60,7 @@ def submit_command(
     entrypoint: str | None,
     pull: str | None,
     mount: tuple[str, ...],
+    tmpfs: tuple[str, ...],
     network: str | None,
     user: str | None,
     read_only: bool,
@@ -86,6 +88,7 @@ def submit_command(
         "entrypoint": entrypoint,
         "pull": pull,
         "mounts": list(mount) or None,
+        "tmpfs": list(tmpfs) or None,
         "network": network,
         "user": user,
         "read_only": read_only or None,

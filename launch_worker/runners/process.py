@@ -232,7 +232,7 @@ class ProcessRunner:
         self._closing = True
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
-        if self._guard is not None and not self._watched:
+        if self._guard is not None and not any(lease for _, lease, _ in self._watched.values()):
             try:
                 self._guard.wait(timeout_s)
             except subprocess.TimeoutExpired:

@@ -99,8 +99,8 @@ class Store(Reader):
     ) -> tuple[Record | None, str]:  # fmt: skip
         """Running | Crashed -> Running under another worker, for an attempt whose job outlived its worker.
 
-        `former` is the owner that it had; with `only_if_gone` it must not be alive. Returns the record, or None and
-        why not: superseded, ended, taken (by another worker), unknown.
+        `former` is the owner that it had ('' for any); with `only_if_gone` it must not be alive. Returns the record,
+        or None and why not: superseded, ended, taken (by another worker), unknown.
         """
         word, *fields = self._call("adopt", run_id, token, former, owner, worker, host, _us(lease_s), int(only_if_gone))
         return (Record.from_hash(pairs(fields[0])), "") if fields else (None, text(word))
