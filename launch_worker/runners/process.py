@@ -226,6 +226,8 @@ class ProcessRunner:
         # The guard hangs up once it has read that: what it told before must not be lost on the way.
         self._reader.join(_SEND_TIMEOUT_S)
         self._control.close()
+        if self._guard is not None:
+            self._guard.returncode = 0  # it is the next worker's from now on
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         """Let the guard go. Jobs that still run are ended by it."""
