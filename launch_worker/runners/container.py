@@ -44,7 +44,8 @@ _BYTES_PER_S = 32 << 20
 #: What is read of the rest when a job has ended.
 _NEWEST_LINES = 100_000
 _DISK_WAS_FULL = "the worker's disk was full while its output was copied: some may be missing"
-_TINI_FAILED = b"[FATAL tini ("
+#: How the init processes of Docker (tini) and Podman (catatonit) begin to say that they cannot run their command.
+_INIT_FAILED = (b"[FATAL tini (", b"ERROR (catatonit:")
 _EXIT_CODES = {
     125: "the program in the container says that it could not run its command",
     126: "a command in the container is not executable",
@@ -158,8 +159,8 @@ class ContainerHandle:
         text = outcome.reason
         if self._state.get("OOMKilled"):
             text = f"{outcome.reason}: out of memory (the container engine says so)"
-        elif outcome.exit_code in (126, 127) and self._init and self._init_failed():
-            what = "was not found" if outcome.exit_code == 127 else "is not executable"
+        elif outcome.exit_code in (1, 126, 127) and self._init and (said := self._init_failed()):
+            what = "is not executable" if b"ermission denied" in said else "was not found"
             text = f"command {self._program!r} {what} in image {self._image}"
             return replace(outcome, reason=text, message=text, phase="start")
         elif outcome.exit_code in _EXIT_CODES:
@@ -168,12 +169,14 @@ class ContainerHandle:
             text += f" ({error})"
         return replace(outcome, reason=text, message=text)
 
-    def _init_failed(self) -> bool:
+    def _init_failed(self) -> bytes:
+        """What the init process said when it could not run its command; b'' when it could."""
         try:
             with self._output.open("rb") as output:
-                return output.read(len(_TINI_FAILED)) == _TINI_FAILED
+                said = output.read(500)
         except OSError:
-            return False
+            return b""
+        return said if said.startswith(_INIT_FAILED) else b""
 
     def _follow(self) -> None:
         copy = ContainerLog(self._output, mends_lines=self._runner.log_driver == "local")
@@ -342,6 +345,8 @@ class ContainerRunner:
             try:
                 if time.monotonic() > deadline:
                     raise StartError(f"the container did not start within {timeout_s:g} s")
+                if gpus:
+                    self._check_gpus(container)
                 self._put(container, files)
                 self.engine.api().start(container)
                 handle.pid = self.engine.api().inspect_container(container)["State"]["Pid"]
@@ -490,10 +495,15 @@ class ContainerRunner:
                 )
                 return str(made["Id"])
             except docker.errors.APIError as error:
-                # Somebody else's container has the name.
-                if error.status_code != 409 or "is already in use" not in str(error.explanation):
+                # Somebody else's container has the name. Docker's status is 409, Podman's 500.
+                if "is already in use" not in str(error.explanation):
                     raise
         raise StartError(f"every container name from {base} to {base}-99 is in use on this engine")
+
+    def _check_gpus(self, container: str) -> None:
+        """An engine that ignores what it does not know would start a job without its GPUs."""
+        if not self.engine.api().inspect_container(container)["HostConfig"].get("DeviceRequests"):
+            raise StartError("this container engine ignores requests for GPUs, as Podman's older ones do; use Docker")
 
     def _put(self, container: str, files: Files) -> None:
         with tarball(files) as archive:

@@ -66,11 +66,10 @@ def clear_errors(*, image: str = "", program: str = "") -> Iterator[None]:
     """The SDK's errors as ours: EngineAwayError, NoContainerError, or StartError with a sentence."""
     try:
         yield
-    except docker.errors.NotFound as error:
-        if "No such container" in str(error.explanation):
-            raise NoContainerError(str(error.explanation)) from None
-        raise StartError(_explain(error, image, program)) from None
     except docker.errors.APIError as error:
+        # Podman tells it with other status codes, and in small letters.
+        if "no such container" in str(error.explanation).lower():
+            raise NoContainerError(str(error.explanation)) from None
         raise StartError(_explain(error, image, program)) from None
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise EngineAwayError(

@@ -342,7 +342,8 @@ def test_a_former_attempts_container_is_ended_before_the_next_one_starts(bench: 
     first = bench.start("sleep", "600")
     bench.token += 1
     bench.start("sleep", "600")
-    assert end_of(first).problem or end_of(first).status == -9
+    exited = end_of(first)
+    assert exited.problem or exited.status == -9
     assert [labels.token for _, labels in bench.runner.find(bench.system)] == [bench.token]
 
 
