@@ -104,7 +104,7 @@ class LaunchAgent:
             raise LaunchError(
                 f"the worker cannot start with LAUNCH_WORK_DIR {work_dir}: {error}; set it to a folder it may write to"
             ) from None
-        self._site = Site(self._runner, self._logs, self._settings.redis_url)
+        self._site = Site(self._runner, self._logs, self._settings.redis_url, self._settings, self._store)
         LaunchAgent._current = self
         self._liveness.start()
         threading.Thread(target=self._recover, args=(left,), name="launch-recovery", daemon=True).start()

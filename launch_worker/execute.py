@@ -11,17 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from launch_worker.code.fetch import fetch_code, working_folder
+from launch_worker.code.patience import CodeUnwanted, Patience
 from launch_worker.environment import job_environment
-from launch_worker.errors import InputError
+from launch_worker.errors import CodeError, InputError
 from launch_worker.logs import LogShipper, Tail
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.runners import oom
 from launch_worker.runners.process import Gone, JobHandle, Lease, ProcessRunner, StartError
+from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec
 from launch_worker.spool import AttemptFolder
 from launch_worker.states import RunState
-from launch_worker.supervise import AttemptSuperseded, Limits, supervise
+from launch_worker.store.store import Store
+from launch_worker.supervise import AttemptSuperseded, Limits, never_started, supervise
 
 log = logging.getLogger("launch_worker.execute")
 
@@ -37,6 +41,8 @@ class Site:
     runner: ProcessRunner
     logs: LogShipper
     redis_url: str
+    settings: Settings
+    store: Store
 
 
 @dataclass
@@ -64,8 +70,11 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
     """
     phase = "agent"
     handle: JobHandle | None = None
+    patience = Patience.of(attempt.spec.start_timeout_s, unwanted=lambda: not attempt.events.empty())
     try:
-        cwd, env = _prepare(attempt, site.redis_url)
+        env = _prepare(attempt, site.redis_url)
+        phase = "build"
+        cwd = _place(attempt, site, patience)
         attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
         phase = "start"
         oom_kills = oom.kill_count()
@@ -78,7 +87,7 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
             grace_s=attempt.spec.grace_s,
             lease=attempt.lease,
             events=attempt.events,
-            timeout_s=attempt.spec.start_timeout_s,
+            timeout_s=patience.left_s,
         )
         phase = "run"
         on_started(handle.pid)
@@ -90,6 +99,13 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
         return _with_memory_evidence(outcome, pid=handle.pid, oom_kills_before=oom_kills)
     except AttemptSuperseded:
         raise
+    except CodeUnwanted:
+        return never_started(attempt.events)
+    except CodeError as error:
+        message = f"{error}\n{error.detail}".strip()
+        return Outcome(
+            RunState.FAILED, reason=str(error), phase=phase, message=message, worker_fault=error.worker_fault
+        )
     except (InputError, StartError) as error:
         return Outcome(RunState.FAILED, reason=str(error), phase=phase, message=str(error))
     except OSError as error:
@@ -108,7 +124,8 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
         )
 
 
-def _prepare(attempt: Attempt, redis_url: str) -> tuple[str, dict[str, str]]:
+def _prepare(attempt: Attempt, redis_url: str) -> dict[str, str]:
+    """Make the attempt's folder; returns the job's environment."""
     record, spec = attempt.record, attempt.spec
     folder = attempt.folder.path
     folder.mkdir(parents=True, mode=0o700)
@@ -117,12 +134,23 @@ def _prepare(attempt: Attempt, redis_url: str) -> tuple[str, dict[str, str]]:
         json.dumps({"run_id": record.id, "attempt": record.attempt, "name": record.name, "project": record.project,
                     "queue": record.queue, "tags": list(record.tags), "config": {}})
     )  # fmt: skip
-    env = job_environment(record, spec, worker_env=os.environ, redis_url=redis_url, config_path=config_path)
+    return job_environment(record, spec, worker_env=os.environ, redis_url=redis_url, config_path=config_path)
+
+
+def _place(attempt: Attempt, site: Site, patience: Patience) -> str:
+    """The job's working directory, with its code fetched if it has any."""
+    record, spec = attempt.record, attempt.spec
+    if spec.uri or spec.upload:
+        code = attempt.folder.path / "code"
+        commit = fetch_code(spec, record, code, settings=site.settings, store=site.store, patience=patience)
+        attempt.record = replace(record, commit=commit)
+        if spec.cwd is None or not spec.cwd.startswith("/"):
+            return str(working_folder(code, spec.cwd))
     if spec.cwd is not None and (spec.cwd_required or os.path.isdir(spec.cwd)):
-        return spec.cwd, env
-    scratch = folder / "work"
+        return spec.cwd
+    scratch = attempt.folder.path / "work"
     scratch.mkdir()
-    return str(scratch), env
+    return str(scratch)
 
 
 def _with_memory_evidence(outcome: Outcome, *, pid: int, oom_kills_before: int) -> Outcome:

@@ -63,6 +63,8 @@ class Record:
     ended_at: int | None
     due_at: int | None
     cancel_at: int | None
+    #: The git commit that the first attempt fetched, and that every later one gets.
+    commit: str
     #: The spec's JSON text; `launch_worker.spec.parse_spec` reads it.
     spec: str
 
@@ -103,6 +105,7 @@ class Record:
             ended_at=number("ended_at"),
             due_at=number("due_at"),
             cancel_at=number("cancel_at"),
+            commit=_commit(fields.get("commit", "")),
             spec=fields.get("spec", ""),
         )
 
@@ -123,6 +126,7 @@ class Record:
             "host": self.host,
             "created_at": str(self.created_at),
             "spec": self.spec,
+            "commit": self.commit,
         }
         return fields if self.started_at is None else fields | {"started_at": str(self.started_at)}
 
@@ -145,6 +149,7 @@ class Record:
             "host": self.host or None,
             "pid": self.pid,
             "gpus": list(self.gpus),
+            "commit": self.commit or None,
             "created_at": isoformat(self.created_at),
             "started_at": isoformat(self.started_at),
             "ended_at": isoformat(self.ended_at),
@@ -166,6 +171,11 @@ def masked_spec(text: str) -> dict[str, Any]:
     if isinstance(env, dict):
         spec["env"] = {name: MASK if _SECRET_NAME.search(name) else value for name, value in env.items()}
     return spec
+
+
+def _commit(text: str) -> str:
+    """A damaged one is none: it goes to git."""
+    return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else ""
 
 
 def _strings(text: str) -> list[str]:

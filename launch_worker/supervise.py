@@ -57,6 +57,18 @@ class AttemptSuperseded(Exception):
     """The job was ended because its attempt lost the run; there is no outcome to report."""
 
 
+def never_started(events: queue.SimpleQueue[Any]) -> Outcome:
+    """The outcome of an attempt whose end was asked for before it had a process. Raises AttemptSuperseded."""
+    asked = [events.get()]
+    while not events.empty():
+        asked.append(events.get())
+    if any(isinstance(event, Superseded) for event in asked):
+        raise AttemptSuperseded
+    # As for a started one, a shutdown gives way to a cancel.
+    first = next((event for event in asked if isinstance(event, Cancel)), asked[0])
+    return Outcome(RunState.KILLED, reason=first.reason, by_shutdown=isinstance(first, Shutdown))
+
+
 def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], float]) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 

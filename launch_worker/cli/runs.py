@@ -66,6 +66,7 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
         return
     history, spec = shown.pop("history"), shown.pop("spec")
     shown["command"] = " ".join(_quoted(word) for word in spec.get("command", []))
+    shown |= {name: spec.get(name) for name in ("uri", "upload")}
     for name, value in shown.items():
         if value in (None, "", []):
             continue
