@@ -172,7 +172,7 @@ _MEANINGS = (
         "the worker does not know the ssh host key of {url}: add it to the known_hosts of the worker's user",
     ),
     (
-        r"certificate|\bssl\b|ssl_|\btls\b|gnutls",
+        r"certificate|self.signed",
         "the TLS certificate of {url} was not accepted: mend it, or name its authority to the worker in GIT_SSL_CAINFO",
     ),
     (
@@ -181,7 +181,7 @@ _MEANINGS = (
     ),
     (
         r"could ?n.t resolve|could not resolve|failed to connect|connection (refused|timed out|reset|closed)|"
-        r"network is unreachable|no route to host|couldn.t connect",
+        r"network is unreachable|no route to host|couldn.t connect|gnutls|openssl|ssl_|empty reply",
         "{url} could not be reached from this worker: check the host and the network",
     ),
     (
