@@ -15,10 +15,11 @@ _USER = r"[A-Za-z0-9_][A-Za-z0-9._~%+-]*"
 _HOST = r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])"
 _PATH = r"[A-Za-z0-9_.~%+,=:/-]*[A-Za-z0-9_.~%+,=:-]/*"
 _URL = re.compile(rf"(?P<scheme>https|ssh)://(?:(?P<user>{_USER})@)?{_HOST}(?::(?P<port>[0-9]{{1,5}}))?/{_PATH}")
-_SCP_LIKE = re.compile(rf"{_USER}@{_HOST}:[A-Za-z0-9_.~%+,=/]{_PATH}")
+_SCP_LIKE = re.compile(rf"{_USER}@{_HOST}:(?!-){_PATH}")
 _HELPER = re.compile(r"[A-Za-z0-9+.-]*::")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 #: Encoded control characters, which a credential helper would read as lines of its own, and broken encodings.
+_DOTS = re.compile(r"[/:]\.\.?(/|$)")
 _BAD_ENCODING = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff]|(?![0-9A-Fa-f]{2}))")
 #: An access token in the place of a user name.
 _TOKEN = re.compile(r"gh[a-z]_|github_pat_|gl[a-z]+-|.{33}", re.IGNORECASE)
@@ -76,8 +77,8 @@ def check_git_url(url: str) -> str:
     if head:
         url = scheme + url[head.end() :]
     match = _URL.fullmatch(url) if head else _SCP_LIKE.fullmatch(url)
-    if match is None or _BAD_ENCODING.search(url):
-        raise InputError(f"git URL {_shown(url)} is not one; {_FORMS}, without spaces, quotes, ? and #")
+    if match is None or _BAD_ENCODING.search(url) or _DOTS.search(url):
+        raise InputError(f"git URL {_shown(url)} is not one; {_FORMS}, without spaces, quotes, .., ? and #")
     if head and match["port"] and not 0 < int(match["port"]) < 65536:
         raise InputError(f"git URL {_shown(url)} has no valid port; {_FORMS}")
     if scheme == "https" and match["user"] and _TOKEN.match(match["user"]):
@@ -99,7 +100,7 @@ def submodule_url(url: str, *, parent: str) -> str:
         step, _, rest = rest.partition("/")
         if step == "..":
             if not parts:
-                break
+                raise InputError(f"git URL {_shown(url)} leads out of its host; mend it in .gitmodules")
             parts.pop()
     return check_git_url(head + "/".join([*parts, rest]))
 
@@ -122,7 +123,5 @@ def _check_ref(ref: str) -> str:
 def _shown(url: str) -> str:
     """For messages: nothing that may be a password."""
     cut = url if len(url) <= 100 else url[:100] + "…"
-    head, at, tail = cut.rpartition("@")
-    if at and (":" in head or "/" in head):
-        cut = f"***@{tail}"
-    return ascii(cut)
+    _, at, tail = cut.rpartition("@")
+    return ascii(f"***@{tail}" if at else cut)
