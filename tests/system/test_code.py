@@ -93,7 +93,7 @@ def test_what_cannot_be_fetched_fails_in_phase_build_and_is_said(
         ({"uri": repository.url, "cwd": "out"}, "leads out of the code"),
         ({"uri": f"{host.url}/hangs/x", "start_timeout": 1}, "start timeout of 1 s"),
     ):
-        run = submit(["true"], api=cluster.api, **options)  # type: ignore[arg-type]
+        run = submit(["true"], api=cluster.api, **options)
         assert run.wait(30) is RunState.FAILED
         assert run.record.phase == "build"
         assert said in run.record.reason
