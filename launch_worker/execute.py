@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from launch_worker.code.fetch import fetch_code, working_folder
@@ -74,7 +76,7 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
     try:
         env = _prepare(attempt, site.redis_url)
         phase = "build"
-        cwd = _place(attempt, site, patience)
+        cwd = _working_directory(attempt, _fetch(attempt, site, patience))
         attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
         phase = "start"
         oom_kills = oom.kill_count()
@@ -87,7 +89,7 @@ def execute(attempt: Attempt, *, site: Site, on_started: Callable[[int], None]) 
             grace_s=attempt.spec.grace_s,
             lease=attempt.lease,
             events=attempt.events,
-            timeout_s=patience.left_s,
+            timeout_s=math.ceil(patience.left_s),
         )
         phase = "run"
         on_started(handle.pid)
@@ -137,17 +139,22 @@ def _prepare(attempt: Attempt, redis_url: str) -> dict[str, str]:
     return job_environment(record, spec, worker_env=os.environ, redis_url=redis_url, config_path=config_path)
 
 
-def _place(attempt: Attempt, site: Site, patience: Patience) -> str:
-    """The job's working directory, with its code fetched if it has any."""
-    record, spec = attempt.record, attempt.spec
-    if spec.uri or spec.upload:
-        code = attempt.folder.path / "code"
-        commit = fetch_code(spec, record, code, settings=site.settings, store=site.store, patience=patience)
-        attempt.record = replace(record, commit=commit)
-        if spec.cwd is None or not spec.cwd.startswith("/"):
-            return str(working_folder(code, spec.cwd))
-    if spec.cwd is not None and (spec.cwd_required or os.path.isdir(spec.cwd)):
-        return spec.cwd
+def _fetch(attempt: Attempt, site: Site, patience: Patience) -> Path | None:
+    """The folder with the run's code; None for a run that brings none. The record has its commit from then on."""
+    if not (attempt.spec.uri or attempt.spec.upload):
+        return None
+    code = attempt.folder.path / "code"
+    commit = fetch_code(attempt.spec, attempt.record, code, settings=site.settings, store=site.store, patience=patience)
+    attempt.record = replace(attempt.record, commit=commit)
+    return code
+
+
+def _working_directory(attempt: Attempt, code: Path | None) -> str:
+    cwd = attempt.spec.cwd
+    if code is not None and (cwd is None or not cwd.startswith("/")):
+        return str(working_folder(code, cwd))
+    if cwd is not None and (attempt.spec.cwd_required or os.path.isdir(cwd)):
+        return cwd
     scratch = attempt.folder.path / "work"
     scratch.mkdir()
     return str(scratch)

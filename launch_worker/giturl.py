@@ -122,6 +122,7 @@ def _check_ref(ref: str) -> str:
 
 def _shown(url: str) -> str:
     """For messages: nothing that may be a password."""
-    cut = url if len(url) <= 100 else url[:100] + "…"
+    cut = url.partition("?")[0]
+    cut = cut if len(cut) <= 100 else cut[:100] + "…"
     _, at, tail = cut.rpartition("@")
     return ascii(f"***@{tail}" if at else cut)

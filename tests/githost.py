@@ -46,6 +46,12 @@ class Repository:
     def git(self, *arguments: str) -> str:
         return git(self.folder, *arguments)
 
+    def git_with_input(self, text: str, *arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.folder, env=_ENV, input=text, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
     def commit(self, files: Mapping[str, str] | None = None) -> str:
         """Commit these files; returns the commit."""
         for name, text in (files or {}).items():

@@ -6,10 +6,13 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from launch_worker.code.patience import Patience
+
+_HALF_MADE_S = 86400.0
 
 
 @contextlib.contextmanager
@@ -30,7 +33,14 @@ def locked(entry: Path, *, patience: Patience, shared: bool = False) -> Iterator
 
 
 def throw_away_unused(folder: Path, *, keep: int) -> None:
-    """Delete the entries of the folder that were not used for the longest time, beyond `keep`, and are not in use."""
+    """Delete the entries of the folder that were not used for the longest time, beyond `keep`, and are not in use.
+
+    With them goes what workers that were killed have left half-made.
+    """
+    for partial in folder.glob("*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            if partial.stat().st_mtime < time.time() - _HALF_MADE_S:
+                remove(partial)
     ages = []
     for lock in folder.glob("*.lock"):
         with contextlib.suppress(FileNotFoundError):

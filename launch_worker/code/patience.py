@@ -57,9 +57,11 @@ class Patience:
         while True:
             try:
                 return call()
-            except BrokerUnavailableError:
-                until = time.monotonic() + _REDIS_AGAIN_S
-                while time.monotonic() < until:
+            except BrokerUnavailableError as error:
+                again_at = time.monotonic() + _REDIS_AGAIN_S
+                while time.monotonic() < again_at:
+                    if not self.left_s:
+                        raise CodeError(f"the code was not there within the start timeout: {error}") from None
                     self.pause()
 
     def await_thread(self, call: Callable[[], T]) -> T:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ from launch_worker.code.git import LOCAL, REMOTE, Git, GitError, explain
 from launch_worker.errors import CodeError, InputError
 from launch_worker.giturl import GitSource, submodule_url
 
-log = logging.getLogger("launch_worker.code")
-
 KEPT_REPOSITORIES = 20
 #: A cached repository with more commits than that is fetched anew: it only ever grows.
 KEPT_COMMITS = 50
@@ -25,7 +22,7 @@ _DEEPEST_SUBMODULE = 10
 _ALL_HISTORY = str(0x7FFFFFFF)
 _FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_ID = re.compile(r"[0-9a-f]{7,63}")
-_NOT_THERE = re.compile(r"couldn't find remote ref|invalid refspec", re.IGNORECASE)
+_NOT_THERE = re.compile(r"couldn't find remote ref", re.IGNORECASE)
 _NOT_SERVED = re.compile(r"unadvertised object|not our ref|couldn't find remote ref", re.IGNORECASE)
 
 
@@ -167,39 +164,44 @@ class Repositories:
         if not os.path.lexists(folder / ".gitmodules"):
             return
         try:
-            words = ("config", "--no-includes", "--blob", "HEAD:.gitmodules", "--null", "--get-regexp", r"^submodule\.")
-            settings = self._in_folder(folder, *words)
-            tree = self._in_folder(folder, "ls-tree", "-r", "-z", "HEAD")
+            by_path = self._declared_submodules(folder)
+            tree = self._in_folder(folder, "ls-tree", "-z", "HEAD", "--", *by_path) if by_path else ""
         except GitError as error:
-            if str(error):
-                raise CodeError(f"the .gitmodules of {url} cannot be read: {error}", detail=str(error)) from None
-            return
-        modules: dict[str, dict[str, str]] = {}
-        for line in settings.split("\0"):
-            key, _, value = line.partition("\n")
-            name, _, word = key.removeprefix("submodule.").rpartition(".")
-            modules.setdefault(name, {})[word] = value
-        by_path = {module["path"]: module for module in modules.values() if "path" in module}
+            raise CodeError(f"the .gitmodules of {url} cannot be used: {error}", detail=str(error)) from None
         for line in tree.split("\0"):
             kind, _, path = line.partition("\t")
-            if not kind.startswith("160000 "):
-                continue
             module = by_path.get(path, {})
-            if "url" not in module:
-                log.warning("code.submodule_without_url repository=%s path=%r: its folder stays empty", url, path)
-            elif module.get("update") != "none":
-                try:
-                    yield Submodule(path, submodule_url(module["url"], parent=url), kind.split()[2])
-                except InputError as error:
-                    raise CodeError(f"submodule {path!r} of {url}: {error}") from None
+            if not kind.startswith("160000 ") or module.get("update") == "none":
+                continue
+            try:
+                yield Submodule(path, submodule_url(module.get("url", ""), parent=url), kind.split()[2])
+            except InputError as error:
+                raise CodeError(f"submodule {path!r} of {url}: {error}") from None
+
+    def _declared_submodules(self, folder: Path) -> dict[str, dict[str, str]]:
+        """The settings of each, by its path."""
+        words = ("config", "--no-includes", "--blob", "HEAD:.gitmodules", "--null", "--list")
+        modules: dict[str, dict[str, str]] = {}
+        for line in self._in_folder(folder, *words).split("\0"):
+            key, _, value = line.partition("\n")
+            section, _, rest = key.partition(".")
+            name, _, word = rest.rpartition(".")
+            if section == "submodule":
+                modules.setdefault(name, {})[word] = value
+        if len(modules) > _MOST_SUBMODULES:
+            raise self._too_many_submodules()
+        return {module["path"]: module for module in modules.values() if module.get("path")}
+
+    def _too_many_submodules(self) -> CodeError:
+        return CodeError(
+            f"the repository has more than {_MOST_SUBMODULES} submodules, or some {_DEEPEST_SUBMODULE} levels deep; "
+            "send a checkout with --upload"
+        )
 
     def _check_out_submodule(self, module: Submodule, folder: Path, *, depth: int) -> None:
         self._submodules_left -= 1
         if self._submodules_left < 0 or depth > _DEEPEST_SUBMODULE:
-            raise CodeError(
-                f"the repository has more than {_MOST_SUBMODULES} submodules, or some {_DEEPEST_SUBMODULE} levels "
-                "deep; send a checkout with --upload"
-            )
+            raise self._too_many_submodules()
         inside = folder / module.path
         # A link in the way would lead the checkout out of the folder.
         if Path(os.path.realpath(inside)) != Path(os.path.realpath(folder)) / module.path or not inside.is_dir():

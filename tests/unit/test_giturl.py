@@ -102,7 +102,13 @@ def test_a_ref_that_git_would_not_take_is_refused(url: str, ref: str) -> None:
         *("https://me:hunter2@h/r", "https://me:hunter2@h/r@main", "ssh://me:hunter2@h/r", "https://:hunter2@h/r"),
         *("me:hunter2@h:r", "me:hunter2@h/r", "http://me:hunter2@h/r", "https://me:hun/ter2@h/r", "ftp://hunter2@h/r"),
         *("https://ghp_hunter2@h/r", "https://glpat-hunter2@h/r", f"https://{'hunter2' * 6}@h/r", "hunter2@h"),
-        *("https://me:hunter2@h", "https://hunter2:@h/r", "https://me:hunter2@h/r?x", "x://me:hunter2@h/r"),
+        *(
+            "https://me:hunter2@h",
+            "https://hunter2:@h/r",
+            "https://me:hunter2@h/r?x",
+            "x://me:hunter2@h/r",
+            "https://h/r?t=hunter2",
+        ),
     ],
 )
 def test_a_password_is_refused_and_never_shown(text: str) -> None:

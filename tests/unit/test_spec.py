@@ -266,6 +266,11 @@ def test_a_hostile_git_url_is_refused(uri: str) -> None:
     refused(uri=uri)
 
 
+def test_a_hostile_git_url_in_a_record_is_refused_too() -> None:
+    with pytest.raises(InputError, match="one machine only"):
+        parse_spec('{"command": ["a"], "uri": "file:///etc"}')
+
+
 @pytest.mark.parametrize("upload", ["x", "A" * 64, "a" * 63, "a" * 65, "../" + "a" * 61, "a" * 64 + "\n"])
 def test_an_upload_is_named_by_its_hash(upload: str) -> None:
     assert "sha256" in refused(upload=upload)
