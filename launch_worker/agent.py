@@ -19,8 +19,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from launch_worker.api import Api
+from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
-from launch_worker.execute import Attempt, Site, execute
+from launch_worker.execute import execute
 from launch_worker.inherit import Heir
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
@@ -126,7 +127,8 @@ class LaunchAgent:
             self._runner,
             self._containers,
             self._logs,
-            redis_url=self._settings.redis_url,
+            settings=self._settings,
+            store=self._store,
             system=self._system,
             owner=self.owner,
             worker=self._worker,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from launch_worker.attempt import Attempt
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
-from launch_worker.execute import Attempt
 from launch_worker.outage import Outage
 from launch_worker.passes import OnEnd
 from launch_worker.retry import Outcome, next_step_of

@@ -23,7 +23,11 @@ from launch_worker.spec import PRIORITIES, parse_env
 @click.option(
     "--env-from", multiple=True, metavar="NAME", help="A variable whose value the worker supplies (for secrets)."
 )
-@click.option("--cwd", metavar="DIR", help="The job's folder on the worker (default: this one, where it exists).")
+@click.option(
+    "--cwd", metavar="DIR", help="The job's folder on the worker (default: this one, where it exists), or in its code."
+)
+@click.option("--uri", default="", metavar="GIT_URL[@REF]", help="Run in this code: a branch, tag or commit of git.")
+@click.option("--upload", metavar="DIR", help="Run in this code: a folder of this machine, sent to the worker.")
 @click.option("--image", default="", metavar="IMG", help="Run in a container of this image; COMMAND are its arguments.")
 @click.option("--entrypoint", metavar="PROGRAM", help="Instead of the image's own entry point.")
 @click.option("--pull", type=click.Choice(["missing", "always", "never"]), help="When to pull the image.")

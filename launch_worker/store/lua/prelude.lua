@@ -20,6 +20,8 @@
 --   launch:workers            zset    live workers by the time at which they count as gone
 --   launch:consumers:QUEUE    zset    the same, of those that consume QUEUE
 --   launch:passes, launch:counters    hashes  time of each beat pass; refused reports and the like
+--   launch:upload:SHA256      string  how many chunks a whole upload has (keep_upload; expires, as its chunks do)
+--   launch:upload:SHA256:N    string  a chunk of it; expires soon unless the upload became whole
 --   launch:refused            list    newest malformed items and damaged keys, for reading
 -- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel, drain or resume), launch:due.
 -- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities.
@@ -65,6 +67,19 @@ end
 local function list_of(queue, priority)
   if priority == '0' then return queue end
   return queue .. SEP .. priority
+end
+
+local function upload_key(sha256, number)
+  local key = 'launch:upload:' .. sha256
+  if number then return key .. ':' .. int(number) end
+  return key
+end
+
+-- Chunks first: the mark that it is whole must not outlive one of them.
+local function keep_upload(sha256, chunks, keep_us)
+  local keep_ms = math.max(1, math.floor(keep_us / 1000))
+  for number = 0, chunks - 1 do redis.call('PEXPIRE', upload_key(sha256, number), int(keep_ms)) end
+  redis.call('SET', upload_key(sha256), int(chunks), 'PX', int(keep_ms))
 end
 
 -- For reading by `launch-worker doctor`.
