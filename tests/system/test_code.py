@@ -46,6 +46,24 @@ def worker(cluster: Cluster, host: GitHost, name: str = "w1") -> Part:
     return cluster.worker(name=name, env=env)
 
 
+def test_a_container_runs_in_the_code_that_was_fetched_for_it(
+    cluster: Cluster, host: GitHost, repository: Repository, project: Path, busybox_image: str
+) -> None:
+    """The same for both runners: from git and from an upload, for whatever user the container has."""
+    worker(cluster, host)
+    commit = repository.commit({"pkg/train.sh": "echo trained"})
+    script = "sh ./train.sh; pwd; touch made && echo writable"
+    options = ("--image", busybox_image, "--user", "1234", "--cwd", "pkg", "--wait", "--json")
+    for source in (("--uri", repository.url), ("--upload", str(project))):
+        result = cluster.run("launch-submit", *source, *options, "--", "sh", "-c", script)
+        assert result.code == 0, result
+        shown = json.loads(result.out)
+        printed = cluster.api.run(shown["id"]).logs().decode().splitlines()
+        assert (printed[0], printed[-2:]) == ("trained", ["/launch/code/pkg", "writable"])
+        assert [phase["name"] for phase in shown["phases"]] == ["fetch", "start"]
+        assert shown["commit"] == (commit if source[0] == "--uri" else None)
+
+
 def test_a_job_runs_in_the_code_of_its_repository(cluster: Cluster, host: GitHost, repository: Repository) -> None:
     """W11."""
     worker(cluster, host)
