@@ -19,8 +19,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from launch_worker.api import Api
+from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
-from launch_worker.execute import Attempt, Site, execute
+from launch_worker.execute import execute
 from launch_worker.inherit import Heir
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
@@ -126,7 +127,8 @@ class LaunchAgent:
             self._runner,
             self._containers,
             self._logs,
-            redis_url=self._settings.redis_url,
+            settings=self._settings,
+            store=self._store,
             system=self._system,
             owner=self.owner,
             worker=self._worker,
@@ -214,7 +216,7 @@ class LaunchAgent:
         told: set[str] = set()
         for pause_s in (_START_WAIT_S, _LAST_STEPS_S):
             deadline = boot_time_s() + pause_s
-            while self._active and boot_time_s() < deadline:
+            while (self._active or self._recovery.is_busy) and boot_time_s() < deadline:
                 for attempt in list(self._jobs.values()):
                     if attempt.job is not None and attempt.key not in told:
                         told.add(attempt.key)
@@ -324,9 +326,11 @@ class LaunchAgent:
         claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
         """
         with self._counting:
+            # More than the pool lets through only while runs of another worker that were taken over hold slots.
+            is_free = self._active < self._max_jobs
             self._active += 1
         try:
-            if not self.takes_runs:
+            if not (self.takes_runs and is_free):
                 self._put_back(run_id, seq)
                 return None
             begun = self._begin(run_id, seq)

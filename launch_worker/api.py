@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, RefusedError
@@ -267,6 +268,8 @@ def submit(
     env: Mapping[str, str] | None = None,
     env_from: Sequence[str] = (),
     cwd: str | os.PathLike[str] | None = None,
+    uri: str = "",
+    upload: str | os.PathLike[str] | None = None,
     timeout: str | float | None = None,
     start_timeout: str | float = "30m",
     stall_timeout: str | float | None = None,
@@ -284,11 +287,13 @@ def submit(
     """Submit a command (a list of arguments) to a queue and return its run at once.
 
     Durations are seconds or text such as `5m`. `env_from` names variables whose values the worker supplies. Without
-    `cwd` the job starts in this process's folder where the worker has it, else in a fresh one. With `image` it is a
-    container, `command` the arguments of its entry point, and `container` what else it may have (docs/containers.md);
-    `memory` (bytes or `512M`) and `cpus` (cores) limit it. Raises InputError
-    before anything is written, and BrokerUnavailableError within 5 s when Redis is away.
+    `cwd` the job starts in this process's folder where the worker has it, else in a fresh one. With `uri` (a git
+    repository, GIT_URL[@REF]) or `upload` (a folder of this machine) it starts in that code, in the folder `cwd` of it.
+    With `image` it is a container, `command` the arguments of its entry point, and `container` what else it may have
+    (docs/containers.md); `memory` (bytes or `512M`) and `cpus` (cores) limit it. Raises InputError before anything is
+    written, and BrokerUnavailableError within 5 s when Redis is away.
     """
+    has_code = bool(uri) or upload is not None
     spec = RunSpec(
         command=command if isinstance(command, str) else tuple(command),  # type: ignore[arg-type]  # RunSpec explains
         queue=queue,
@@ -297,8 +302,11 @@ def submit(
         tags=tuple(tags),
         env=dict(env or {}),
         env_from=tuple(env_from),
-        cwd=os.path.abspath(cwd) if cwd is not None else current_folder(),
+        cwd=_working_directory(cwd, in_code=has_code),
         cwd_required=cwd is not None,
+        uri=uri,
+        # Checked before the folder is read; its own hash follows.
+        upload="0" * 64 if upload is not None else "",
         timeout_s=parse_duration(timeout, what="timeout") if timeout is not None else None,
         start_timeout_s=parse_duration(start_timeout, what="start timeout"),
         stall_timeout_s=parse_duration(stall_timeout, what="stall timeout") if stall_timeout is not None else None,
@@ -312,7 +320,18 @@ def submit(
         memory=None if memory is None else parse_size(memory, what="memory"),
         cpus=cpus,
     )
-    return (api or Api()).submit(spec)
+    api = api or Api()
+    if upload is not None:
+        from launch_worker.code.send import send_folder
+
+        spec = replace(spec, upload=send_folder(Path(upload), settings=api.settings, store=api.store))
+    return api.submit(spec)
+
+
+def _working_directory(cwd: str | os.PathLike[str] | None, *, in_code: bool) -> str | None:
+    if in_code:
+        return None if cwd is None else os.fspath(cwd)
+    return os.path.abspath(cwd) if cwd is not None else current_folder()
 
 
 def current_folder() -> str | None:

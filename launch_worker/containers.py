@@ -19,7 +19,7 @@ from launch_worker.units import parse_size
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@-]{0,254}")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/=@-]{0,254}")
+_WORD = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_.:/=@-]{0,254}")
 PULLS = ("missing", "always", "never")
 #: Sizes below are refused by every engine.
 MIN_MEMORY = 6 << 20

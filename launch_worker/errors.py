@@ -39,3 +39,12 @@ class DamagedError(LaunchError):
 
 class RefusedError(LaunchError):
     """The run's state does not allow the arrow that was asked for; nothing was changed."""
+
+
+class CodeError(LaunchError):
+    """A run's code could not be fetched. `detail` is what git said; `worker_fault`: other runs would fail here too."""
+
+    def __init__(self, text: str, *, detail: str = "", worker_fault: bool = False) -> None:
+        super().__init__(text)
+        self.detail = detail
+        self.worker_fault = worker_fault

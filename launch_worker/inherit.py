@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from launch_worker.attempt import Attempt
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
-from launch_worker.execute import Attempt
 from launch_worker.outage import Outage
 from launch_worker.passes import OnEnd
 from launch_worker.retry import Outcome, next_step_of
@@ -46,9 +46,13 @@ class Estate:
         thread.start()
 
     @property
+    def is_unattended(self) -> bool:
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
     def is_settled(self) -> bool:
         """Not while its guard has jobs that nobody here supervises: those were left to the next worker."""
-        return not any(thread.is_alive() for thread in self._threads) and (self.runner is None or self.runner.is_idle)
+        return self.is_unattended and (self.runner is None or self.runner.is_idle)
 
     def close(self) -> None:
         if self.runner is not None:
@@ -128,11 +132,12 @@ class Heir:
         if kept is not None and self._agent.lease_of(kept, renewed_at=0.0) is None:
             # Nobody else may take the run, so the job may wait for as long as Redis is away.
             estate.runner.renew({left.key: None})
-        return lambda: self._adopt_process(folder, job, former=estate.folder.owner)
+        return lambda: self._adopt_process(folder, job)
 
-    def _adopt_process(self, folder: AttemptFolder, job: JobHandle, *, former: str) -> None:
+    def _adopt_process(self, folder: AttemptFolder, job: JobHandle) -> None:
         try:
-            adopted, why = self._adopt(folder, former)
+            # Who has its guard has the job: no other owner can be meant.
+            adopted, why = self._adopt(folder, "")
             if adopted is not None:
                 job.runner.renew({job.key: adopted.lease})
                 self._carry_on(adopted, folder, job)
@@ -263,7 +268,7 @@ class Heir:
             )
 
         kept = folder.read_record()
-        if kept is not None:
+        if former and kept is not None:
             former = kept.owner or former  # it was adopted before
         record, why = self._outage.repeat(adopt)
         if record is None:

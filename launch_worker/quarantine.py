@@ -26,6 +26,8 @@ class Quarantine:
 
     def note(self, outcome: Outcome, *, now: float) -> bool:
         """Count an attempt's end; True when the worker must pause from now on."""
+        if outcome.engine_fault:
+            return False
         if outcome.phase != "start" and not outcome.worker_fault:
             self._failed_at.clear()
             if self.until is None:

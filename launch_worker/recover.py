@@ -22,6 +22,9 @@ from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.recover")
 
+#: While Redis is away a round does not end.
+_HALT_S = 5.0
+
 
 def end_leftovers(folder: WorkerFolder) -> bool:
     """SIGKILL every process of the folder's attempts that are no containers. Needs no Redis. False when one stays."""
@@ -62,10 +65,19 @@ class Recovery:
         self._on_end = on_end
         self._estates: list[Estate] = []
         self._halted = False
+        #: Held while folders are being taken over.
+        self._taking = threading.Lock()
 
     def halt(self) -> None:
-        """Take nothing over from now on."""
+        """Take nothing over from now on. What is being taken over now is when this returns, if Redis answers."""
         self._halted = True
+        if self._taking.acquire(timeout=_HALT_S):
+            self._taking.release()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job that was taken over is still looked after, or about to be."""
+        return any(not estate.is_unattended for estate in self.estates)
 
     @property
     def estates(self) -> list[Estate]:
@@ -78,11 +90,13 @@ class Recovery:
         Each is let go of, and deleted once all of its attempts are reported: their kept ends, or that they crashed.
         """
         while not self._stopping.is_set():
-            self._take_over_guards()
-            for folder in left:
-                self._recover(folder)
-            self._settle()
-            self._heir.clear_containers()
+            with self._taking:
+                if not self._halted:
+                    self._take_over_guards()
+                    for folder in left:
+                        self._recover(folder)
+                    self._settle()
+                    self._heir.clear_containers()
             self._stopping.wait(every_s)
             if self._halted:
                 return

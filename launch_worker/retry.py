@@ -33,6 +33,8 @@ class Outcome:
     by_shutdown: bool = False
     #: It failed for something of the worker's, as a full disk, that would fail other runs too.
     worker_fault: bool = False
+    #: The container engine did not answer: nothing that a process would suffer from.
+    engine_fault: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class Record:
     ended_at: int | None
     due_at: int | None
     cancel_at: int | None
+    #: The git commit that the first attempt fetched, and that every later one gets.
+    commit: str
     #: The spec's JSON text; `launch_worker.spec.parse_spec` reads it.
     spec: str
     #: How the latest attempt came to run: `fetch`, `pull`, `start`, `adopted`; empty for a plain process.
@@ -124,6 +126,7 @@ class Record:
             ended_at=number("ended_at"),
             due_at=number("due_at"),
             cancel_at=number("cancel_at"),
+            commit=_commit(fields.get("commit", "")),
             spec=fields.get("spec", ""),
             phases=_phases(fields.get("phases", "")),
             queue_config=fields.get("queue_config", ""),
@@ -150,6 +153,7 @@ class Record:
             "host": self.host,
             "created_at": str(self.created_at),
             "spec": self.spec,
+            "commit": self.commit,
         }
         return fields if self.started_at is None else fields | {"started_at": str(self.started_at)}
 
@@ -173,6 +177,7 @@ class Record:
             "pid": self.pid,
             "gpus": list(self.gpus),
             "phases": [phase.as_json() for phase in self.phases],
+            "commit": self.commit or None,
             "created_at": isoformat(self.created_at),
             "started_at": isoformat(self.started_at),
             "ended_at": isoformat(self.ended_at),
@@ -204,6 +209,11 @@ def _phases(text: str) -> tuple[Phase, ...]:
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return ()
+
+
+def _commit(text: str) -> str:
+    """A damaged one is none: it goes to git."""
+    return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else ""
 
 
 def _strings(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from launch_worker.units import format_duration, parse_duration, parse_size
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 _SCHEMES = ("redis://", "rediss://")
+#: The word that names the launch Redis itself as the place of uploads.
+UPLOADS_IN_REDIS = "redis"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Settings:
     log_bytes: int = 1 << 20
     #: About the disk that a running attempt's output may take on its worker.
     log_file_bytes: int = 64 << 20
+    #: Where uploaded folders are kept: UPLOADS_IN_REDIS, or a URL that fsspec knows.
+    upload_url: str = UPLOADS_IN_REDIS
+    #: The most that an uploaded folder may have, compressed.
+    upload_bytes: int = 100 << 20
     #: Where a worker answers probes over HTTP.
     health_address: tuple[str, int] | None = None
     #: What a worker touches at each heartbeat that reached Redis.
@@ -62,6 +69,13 @@ class Settings:
             )
         if self.log_bytes < 4096:
             raise SettingsError("LAUNCH_LOG_BYTES must be at least 4096")
+        if self.upload_url != UPLOADS_IN_REDIS and not re.match(r"[a-z][a-z0-9+.:-]*://", self.upload_url):
+            # Not shown either.
+            raise SettingsError(
+                f"LAUNCH_UPLOAD_URL must be {UPLOADS_IN_REDIS}, or a URL such as file:///shared/uploads or s3://bucket/uploads"
+            )
+        if self.upload_bytes < 1024:
+            raise SettingsError("LAUNCH_UPLOAD_BYTES must be at least 1024")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, *, redis_url: str | None = None) -> Settings:
@@ -90,6 +104,8 @@ class Settings:
             retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
             log_bytes=size("LAUNCH_LOG_BYTES", cls.log_bytes),
             log_file_bytes=size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes),
+            upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
+            upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
             health_address=_address(env.get("LAUNCH_HEALTH_ADDRESS", "")),
             health_file=Path(env["LAUNCH_HEALTH_FILE"]).absolute() if env.get("LAUNCH_HEALTH_FILE") else None,
         )

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.giturl import parse_git_url
 from launch_worker.units import MAX_DURATION_S
 
 NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,200}")
@@ -18,6 +19,7 @@ QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:=/-]{0,99}")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 #: The system's own queue: every worker consumes it beside its `-Q`.
 MAINTENANCE_QUEUE = "maintenance"
 RESERVED_QUEUES = frozenset({MAINTENANCE_QUEUE, "unacked", "unacked_index", "unacked_mutex"})
@@ -53,6 +55,9 @@ class RunSpec:
     cwd: str | None = None
     #: True when the submitter named `cwd`; else the job starts elsewhere where the worker lacks that folder.
     cwd_required: bool = False
+    #: Code from git, GIT_URL[@REF], or an uploaded folder, by the sha256 of its archive; a relative `cwd` is inside.
+    uri: str = ""
+    upload: str = ""
     timeout_s: float | None = None
     start_timeout_s: float = 1800.0
     stall_timeout_s: float | None = None
@@ -82,8 +87,9 @@ class RunSpec:
         if self.priority not in PRIORITIES:
             raise InputError(f"priority {self.priority!r} is unknown; use one of: {', '.join(PRIORITIES)}")
         _check_env(self.env, self.env_from)
-        if self.cwd is not None and (not self.cwd.startswith("/") or "\x00" in self.cwd):
-            raise InputError(f"working directory {self.cwd!r} must be an absolute path")
+        _check_code(self.uri, self.upload)
+        if self.cwd is not None:
+            _check_cwd(self.cwd, in_code=bool(self.uri or self.upload))
         for what, seconds, least in (
             ("timeout", self.timeout_s, 0.001),
             ("start timeout", self.start_timeout_s, 0.001),
@@ -199,6 +205,22 @@ def _check_container(spec: RunSpec) -> None:
         check_memory("memory", spec.memory)
     if spec.cpus is not None:
         check_cpus("cpus", spec.cpus)
+
+
+def _check_code(uri: str, upload: str) -> None:
+    if uri and upload:
+        raise InputError("the code comes from git or from an upload, not both; leave out --uri or --upload")
+    if uri:
+        parse_git_url(uri)
+    if upload and not SHA256.fullmatch(upload):
+        raise InputError("upload must be the sha256 of an archive that was sent before, 64 hexadecimal digits")
+
+
+def _check_cwd(cwd: str, *, in_code: bool) -> None:
+    if "\x00" in cwd or not (cwd.startswith("/") or in_code):
+        raise InputError(f"working directory {cwd!r} must be an absolute path")
+    if not cwd.startswith("/") and (not cwd or ".." in cwd.split("/") or not _encodes(cwd)):
+        raise InputError(f"working directory {cwd!r} must be a folder inside the code, without .., or an absolute path")
 
 
 def _check_argument(what: str, text: str) -> int:

@@ -87,14 +87,16 @@ class AttemptDetached(Exception):
     """The job goes on without this worker; there is no outcome to report yet."""
 
 
-def outcome_before_start(event: Event) -> Outcome:
-    """How an attempt ends whose job was not started because of this event. Raises AttemptSuperseded."""
-    if isinstance(event, Superseded):
+def never_started(events: queue.SimpleQueue[Any]) -> Outcome:
+    """The outcome of an attempt whose end was asked for before it had a process. Raises AttemptSuperseded."""
+    asked = [events.get()]
+    while not events.empty():
+        asked.append(events.get())
+    if any(isinstance(event, Superseded) for event in asked):
         raise AttemptSuperseded
-    if isinstance(event, Cancel):
-        return Outcome(RunState.KILLED, reason=event.reason)
-    reason = event.reason if isinstance(event, Shutdown) else "the worker was replaced before the job had started"
-    return Outcome(RunState.KILLED, reason=reason, by_shutdown=True)
+    # As for a started one, a shutdown gives way to a cancel.
+    first = next((event for event in asked if isinstance(event, Cancel)), asked[0])
+    return Outcome(RunState.KILLED, reason=first.reason, by_shutdown=isinstance(first, Shutdown))
 
 
 def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], float], ran_s: float = 0.0) -> Outcome:

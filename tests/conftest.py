@@ -12,6 +12,9 @@ from launch_worker.api import Api
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
+from tests.engine import busybox_image, engine
+
+__all__ = ["busybox_image", "engine", "wait_until"]
 
 T = TypeVar("T")
 

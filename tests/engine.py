@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 #: Made from Debian's busybox-static by `busybox_image`.
-IMAGE = "launch-worker-tests/busybox:1"
+IMAGE = "localhost/launch-worker-tests/busybox:1"
 _APPLETS = (
     *("sh", "echo", "sleep", "cat", "true", "false", "env", "id", "ps", "kill", "head", "tail", "dd", "yes", "seq"),
     *("date", "touch", "ls", "mkdir", "pwd", "mount", "wc", "printf", "tr", "ip", "ln", "rm", "test", "nproc", "stat"),
@@ -46,7 +46,7 @@ def busybox_image(engine: Any) -> str:
     try:
         engine.images.get(IMAGE)
     except ImageNotFound:
-        engine.api.import_image_from_data(busybox_root(), repository=IMAGE.split(":")[0], tag="1")
+        engine.api.import_image_from_data(busybox_root(), repository=IMAGE.removesuffix(":1"), tag="1")
     return IMAGE
 
 

@@ -86,7 +86,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
 @_settings
 @_JSON
 @click.pass_obj
-def create_command(url: str | None, name: str, as_json: bool, **settings: Any) -> None:
+def create_command(url: str | None, /, name: str, as_json: bool, **settings: Any) -> None:
     """Make a queue with a configuration; refused where it has one already."""
     api = Api(url)
     if api.store.queue_config(name):
@@ -99,7 +99,7 @@ def create_command(url: str | None, name: str, as_json: bool, **settings: Any) -
 @_settings
 @_JSON
 @click.pass_obj
-def set_command(url: str | None, name: str, as_json: bool, **settings: Any) -> None:
+def set_command(url: str | None, /, name: str, as_json: bool, **settings: Any) -> None:
     """Change some of a queue's configuration. Runs that are running keep what they have."""
     api = Api(url)
     _configure(api, name, QueueConfig.from_json(api.store.queue_config(name)), settings, as_json=as_json)

@@ -67,6 +67,7 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     history, spec = shown.pop("history"), shown.pop("spec")
     shown["phases"] = [_phase(phase) for phase in shown["phases"]]
     shown["command"] = " ".join(_quoted(word) for word in spec.get("command", []))
+    shown |= {name: spec.get(name) for name in ("uri", "upload")}
     for name, value in shown.items():
         if value in (None, "", []):
             continue

@@ -23,11 +23,16 @@ from launch_worker.spec import PRIORITIES, parse_env
 @click.option(
     "--env-from", multiple=True, metavar="NAME", help="A variable whose value the worker supplies (for secrets)."
 )
-@click.option("--cwd", metavar="DIR", help="The job's folder on the worker (default: this one, where it exists).")
+@click.option(
+    "--cwd", metavar="DIR", help="The job's folder on the worker (default: this one, where it exists), or in its code."
+)
+@click.option("--uri", default="", metavar="GIT_URL[@REF]", help="Run in this code: a branch, tag or commit of git.")
+@click.option("--upload", metavar="DIR", help="Run in this code: a folder of this machine, sent to the worker.")
 @click.option("--image", default="", metavar="IMG", help="Run in a container of this image; COMMAND are its arguments.")
 @click.option("--entrypoint", metavar="PROGRAM", help="Instead of the image's own entry point.")
 @click.option("--pull", type=click.Choice(["missing", "always", "never"]), help="When to pull the image.")
 @click.option("--mount", multiple=True, metavar="SRC:DST[:ro]", help="A volume, or a folder that the queue allows.")
+@click.option("--tmpfs", multiple=True, metavar="DST", help="A folder of the container that is kept in memory.")
 @click.option("--network", metavar="NET", help="Of the container: bridge (the default) or none.")
 @click.option("--user", metavar="USER[:GROUP]", help="In the container (default: the image's).")
 @click.option("--read-only", is_flag=True, help="The container's root file system is not to be written to.")
@@ -59,6 +64,7 @@ def submit_command(
     entrypoint: str | None,
     pull: str | None,
     mount: tuple[str, ...],
+    tmpfs: tuple[str, ...],
     network: str | None,
     user: str | None,
     read_only: bool,
@@ -86,6 +92,7 @@ def submit_command(
         "entrypoint": entrypoint,
         "pull": pull,
         "mounts": list(mount) or None,
+        "tmpfs": list(tmpfs) or None,
         "network": network,
         "user": user,
         "read_only": read_only or None,

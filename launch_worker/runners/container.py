@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import docker.utils
 from launch_worker.containers import LAUNCH_DIR, ContainerPlan, Mount
 from launch_worker.errors import LaunchError
 from launch_worker.retry import Outcome
-from launch_worker.runners.container_log import ContainerLog
+from launch_worker.runners.container_log import ContainerLog, messages_of
 from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
 from launch_worker.runners.process import Exited, Gone, Lease, ProcessRunner
@@ -28,14 +29,23 @@ from launch_worker.states import RunState
 
 log = logging.getLogger("launch_worker.container")
 
+#: How long a start waits for an engine that does not answer.
+_PATIENCE_S = 5.0
 #: Before an engine that did not answer is asked again.
 _RETRY_S = 1.0
 #: After a SIGKILL that nobody asked for: is the container being removed, or was only its process killed?
 _REMOVAL_S = 0.4
 #: The engine's own copy of the output: two files of this size.
 _ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
+_REMOVED = "its container was removed by somebody else"
+#: A flood is looked at after each so many bytes, and copied at about this rate.
+_FLOOD_BYTES = 2 << 20
+_BYTES_PER_S = 32 << 20
+#: What is read of the rest when a job has ended.
+_NEWEST_LINES = 100_000
 _DISK_WAS_FULL = "the worker's disk was full while its output was copied: some may be missing"
-_TINI_FAILED = b"[FATAL tini ("
+#: How the init processes of Docker (tini) and Podman (catatonit) begin to say that they cannot run their command.
+_INIT_FAILED = (b"[FATAL tini (", b"ERROR (catatonit:")
 _EXIT_CODES = {
     125: "the program in the container says that it could not run its command",
     126: "a command in the container is not executable",
@@ -149,8 +159,8 @@ class ContainerHandle:
         text = outcome.reason
         if self._state.get("OOMKilled"):
             text = f"{outcome.reason}: out of memory (the container engine says so)"
-        elif outcome.exit_code in (126, 127) and self._init and self._init_failed():
-            what = "was not found" if outcome.exit_code == 127 else "is not executable"
+        elif outcome.exit_code in (1, 126, 127) and self._init and (said := self._init_failed()):
+            what = "is not executable" if b"ermission denied" in said else "was not found"
             text = f"command {self._program!r} {what} in image {self._image}"
             return replace(outcome, reason=text, message=text, phase="start")
         elif outcome.exit_code in _EXIT_CODES:
@@ -159,26 +169,29 @@ class ContainerHandle:
             text += f" ({error})"
         return replace(outcome, reason=text, message=text)
 
-    def _init_failed(self) -> bool:
+    def _init_failed(self) -> bytes:
+        """What the init process said when it could not run its command; b'' when it could."""
         try:
             with self._output.open("rb") as output:
-                return output.read(len(_TINI_FAILED)) == _TINI_FAILED
+                said = output.read(500)
         except OSError:
-            return False
+            return b""
+        return said if said.startswith(_INIT_FAILED) else b""
 
     def _follow(self) -> None:
-        copy = ContainerLog(self._output)
+        copy = ContainerLog(self._output, mends_lines=self._runner.log_driver == "local")
         problem = ""
         while not self._left:
             try:
                 self._copy(copy)
                 state = self._inspect()
                 if not state["Running"]:
+                    self._copy(copy, newest=_NEWEST_LINES)
                     self._state = state
                     problem = self._was_removed(state)
                     break
             except NoContainerError:
-                problem = "its container was removed by somebody else"
+                problem = _REMOVED
                 break
             except EngineAwayError as error:
                 log.warning("container.engine_away run=%s: it is looked after when that is back. %s", self.key, error)
@@ -187,30 +200,41 @@ class ContainerHandle:
                 # Whatever is wrong with its log: how it ended must still be told.
                 log.exception("container.log_failed run=%s", self.key)
                 time.sleep(_RETRY_S)
-        if self._left:
-            return
         self._disk_was_full = copy.disk_was_full
         copy.close()
+        if self._left:
+            return
         with self._changed:
             self._gone = True
             self._changed.notify_all()
         self.events.put(Exited(None if problem else _status(self._state), self._stopped_by, problem))
         self.events.put(Gone())
 
-    def _copy(self, copy: ContainerLog) -> None:
-        """Copy what there is and what comes, until the container ends or the engine hangs up."""
-        copy.resume()
-        options: dict[str, Any] = {"stdout": True, "stderr": True, "stream": True, "follow": True, "timestamps": True}
-        if copy.since_ns:
-            # A double does not hold nanoseconds.
-            options["since"] = (copy.since_ns - 2000) / 1e9
-        with clear_errors():
-            for message in self._runner.engine.api().logs(self.container, **options):
+    def _copy(self, copy: ContainerLog, *, newest: int | None = None) -> None:
+        """Copy what there is and what comes, until the container ends or the engine hangs up.
+
+        With `newest`, of what there is now so many lines at most: an engine that drops older output may hang up on
+        those who are behind.
+        """
+        since = copy.resume()
+        options = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(newest is None), "tail": newest or "all"}
+        if since:
+            options["since"] = f"{since:.9f}"
+        began, before = time.monotonic(), copy.copied
+        with self._runner.engine.stream(f"/containers/{self.container}/logs", options) as chunks:
+            for message in messages_of(chunks):
                 with self._changed:
                     if self._left:
                         return
                     copy.add(message)
-                copy.pace()
+                if newest is None and copy.copied - before > _FLOOD_BYTES:
+                    # A flood must neither take all of the processor, nor be read to its end when its job has ended.
+                    took_s = time.monotonic() - began
+                    time.sleep(max(0.0, _FLOOD_BYTES / _BYTES_PER_S - took_s))
+                    if not self._inspect()["Running"]:
+                        return
+                    began, before = time.monotonic(), copy.copied
+        copy.end()
 
     def _inspect(self) -> dict[str, Any]:
         with clear_errors():
@@ -232,9 +256,9 @@ class ContainerHandle:
             with contextlib.suppress(LaunchError):
                 try:
                     if self._inspect().get("Status") in ("removing", "dead"):
-                        return "its container was removed by somebody else"
+                        return _REMOVED
                 except NoContainerError:
-                    return "its container was removed by somebody else"
+                    return _REMOVED
             time.sleep(0.05)
         return ""
 
@@ -244,26 +268,23 @@ class ContainerHandle:
             with self._changed:
                 if self._gone:
                     return
-                assert self._kill_at is not None
-                left_s = self._kill_at - time.monotonic()
-            pause_s = 0.1
+                kill_at = self._kill_at or 0.0
+            left_s = kill_at - time.monotonic()
+            pause_s = left_s
             try:
                 if left_s <= 0:
                     self._signal("SIGKILL")
+                    pause_s = 0.1
                 elif not termed:
                     self._signal(None)
                     termed = True
-                    pause_s = left_s
-                else:
-                    pause_s = left_s
             except NoContainerError:
                 return
             except LaunchError as error:
                 log.warning("container.not_signalled run=%s: %s", self.key, error)
                 pause_s = _RETRY_S
             with self._changed:
-                if not self._gone:
-                    self._changed.wait(max(0.01, pause_s))
+                self._changed.wait_for(lambda at=kill_at: self._gone or self._kill_at != at, max(0.01, pause_s))  # type: ignore[misc]
 
     def _signal(self, name: str | None) -> None:
         """Send a signal (None: the image's stop signal), if the container still runs."""
@@ -312,6 +333,7 @@ class ContainerRunner:
         `enter` is told each phase and a sentence for people. `timeout_s` is for all of it.
         """
         deadline = time.monotonic() + timeout_s
+        self._reach(events)
         warning = self._pull(plan, events, deadline, timeout_s, enter)
         enter("start", "")
         self.remove_others(labels)
@@ -323,6 +345,8 @@ class ContainerRunner:
             try:
                 if time.monotonic() > deadline:
                     raise StartError(f"the container did not start within {timeout_s:g} s")
+                if gpus:
+                    self._check_gpus(container)
                 self._put(container, files)
                 self.engine.api().start(container)
                 handle.pid = self.engine.api().inspect_container(container)["State"]["Pid"]
@@ -378,6 +402,21 @@ class ContainerRunner:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    def _reach(self, events: queue.SimpleQueue[Any]) -> None:
+        """Wait for an engine that does not answer: it may just be restarted."""
+        give_up = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                with clear_errors():
+                    self.engine.api().ping()
+                return
+            except EngineAwayError:
+                if not events.empty():
+                    raise StartGivenUpError from None
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.2)
+
     def _pull(
         self,
         plan: ContainerPlan,
@@ -415,6 +454,13 @@ class ContainerRunner:
             log.warning("container.stale_image: %s; the one that is here is used", why)
             return f"warning: {why}; the image that was on the worker was used"
 
+    @cached_property
+    def log_driver(self) -> str:
+        """One whose log the engine gives back; json-file replaces bytes that are not UTF-8, but every engine has it."""
+        with clear_errors():
+            known = self.engine.api().info().get("Plugins", {}).get("Log") or ()
+        return "local" if "local" in known else "json-file"
+
     def _has(self, image: str) -> bool:
         try:
             self.engine.api().inspect_image(image)
@@ -445,21 +491,26 @@ class ContainerRunner:
                     entrypoint=list(plan.entrypoint) if plan.entrypoint else None,
                     working_dir=cwd,
                     user=plan.user or None,
-                    host_config=api.create_host_config(**_host_config(plan, gpus)),
+                    host_config=api.create_host_config(**_host_config(plan, gpus, log_driver=self.log_driver)),
                 )
                 return str(made["Id"])
             except docker.errors.APIError as error:
-                # Somebody else's container has the name.
-                if error.status_code != 409 or "is already in use" not in str(error.explanation):
+                # Somebody else's container has the name. Docker's status is 409, Podman's 500.
+                if "is already in use" not in str(error.explanation):
                     raise
         raise StartError(f"every container name from {base} to {base}-99 is in use on this engine")
+
+    def _check_gpus(self, container: str) -> None:
+        """An engine that ignores what it does not know would start a job without its GPUs."""
+        if not self.engine.api().inspect_container(container)["HostConfig"].get("DeviceRequests"):
+            raise StartError("this container engine ignores requests for GPUs, as Podman's older ones do; use Docker")
 
     def _put(self, container: str, files: Files) -> None:
         with tarball(files) as archive:
             self.engine.api().put_archive(container, LAUNCH_DIR, archive)
 
 
-def _host_config(plan: ContainerPlan, gpus: Sequence[str]) -> dict[str, Any]:
+def _host_config(plan: ContainerPlan, gpus: Sequence[str], *, log_driver: str) -> dict[str, Any]:
     # An anonymous volume: a container with a read-only root takes files only there, and it goes with the container.
     launch_dir = docker.types.Mount(target=LAUNCH_DIR, source=None, type="volume")
     config: dict[str, Any] = {
@@ -468,7 +519,7 @@ def _host_config(plan: ContainerPlan, gpus: Sequence[str]) -> dict[str, Any]:
         "network_mode": plan.network,
         "read_only": plan.read_only,
         "init": plan.init,
-        "log_config": docker.types.LogConfig(type="json-file", config=_ENGINE_LOG),
+        "log_config": docker.types.LogConfig(type=log_driver, config=_ENGINE_LOG),
         "security_opt": [*plan.security_opt, "no-new-privileges"],
         "cap_drop": ["ALL"],
     }
@@ -508,7 +559,7 @@ def tarball(files: Files) -> Iterator[io.BufferedIOBase]:
     def open_to_all(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0
         entry.uname = entry.gname = ""
-        entry.mode |= 0o777 if entry.isdir() else 0o666
+        entry.mode |= 0o777 if entry.isdir() or entry.mode & 0o100 else 0o666
         return entry
 
     with tempfile.SpooledTemporaryFile(max_size=8 << 20) as buffer:

@@ -1,7 +1,7 @@
 """Copies the log that an engine keeps of a container into the attempt's output file, and can go on after a break.
 
-The engine puts a time before each message; how far they were copied is kept beside the file, so that a later worker
-goes on with the byte that comes next.
+The engine puts a time before each message. A mark of how far they were copied is kept beside the file, so that a later
+worker goes on with the byte that comes next.
 """
 
 from __future__ import annotations
@@ -10,74 +10,125 @@ import calendar
 import logging
 import os
 import re
-import time
+import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 log = logging.getLogger("launch_worker.container_log")
 
-_TIME = re.compile(rb"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
-#: How much is copied between two notes of the position: what is read again after a break at most.
+_TIME = re.compile(rb"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
+#: What the engine splits long lines into.
+_PIECE = 16 * 1024
+#: How much is copied between two notes of the mark: what is read again after a break at most.
 _NOTE_BYTES = 1 << 20
-#: A flood is copied at about this rate, so that it leaves the worker some of its processor; the engine's log is bounded
-#: and keeps the newest.
-_BYTES_PER_S = 32 << 20
+#: How far the times of two streams may be out of order.
+_DISORDER_NS = 2_000_000_000
+#: After so much without a sign of the mark it is taken for lost.
+_UNSURE_BYTES = 64 << 20
+_HEADER = struct.Struct(">BxxxL")
+
+
+def messages_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The messages in the engine's multiplexed stream, in their order, whichever of the two streams they are of."""
+    buffer = b""
+    for chunk in chunks:
+        buffer = buffer + chunk if buffer else chunk
+        at = 0
+        while len(buffer) - at >= _HEADER.size:
+            _, length = _HEADER.unpack_from(buffer, at)
+            if len(buffer) - at - _HEADER.size < length:
+                break
+            yield buffer[at + _HEADER.size : at + _HEADER.size + length]
+            at += _HEADER.size + length
+        buffer = buffer[at:]
 
 
 class ContainerLog:
-    """Not thread-safe: one thread copies one container's log."""
+    """Not thread-safe: one thread copies one container's log.
 
-    def __init__(self, output: Path) -> None:
+    After a break the engine is asked for its messages from a little before the mark on, and what is in the file already
+    is passed over: all up to the message of the mark, then as many bytes as were copied after it. Times alone would not
+    do: those of the two streams are not in the order of their messages, and the pieces of a long line share one.
+    """
+
+    def __init__(self, output: Path, *, mends_lines: bool = False) -> None:
+        """`mends_lines`: the engine's log driver is `local`, which drops the newline of long lines (Docker 20.10)."""
         self._file = output.open("ab", buffering=0)
-        self._position = output.with_name("log-position")
+        self._mark_file = output.with_name("log-mark")
         self._size = os.fstat(self._file.fileno()).st_size
-        #: The newest message's time in nanoseconds, and where in the file the first one with that time begins.
-        self._at, self._begins = self._read_position()
-        self._noted = self._size
-        #: Bytes of messages from that time on that are in the file already.
-        self._skip = self._size - self._begins
+        #: Time, as the engine writes it, of the last message before the newest time, and the file's size after it.
+        self._mark_at, self._mark_size = self._read_mark()
+        self._at = self._mark_at
+        self._noted_size = self._size
+        #: Messages since the engine was asked, as long as the mark was not among them; None once it was.
+        self._unsure: list[tuple[bytes, bytes]] | None = None
+        self._unsure_bytes = 0
+        self._in_mark = False
+        self._skip = 0
+        self._mends_lines = mends_lines
+        #: The last message was the last piece of a long line, without its newline; or the end of its stream.
+        self._is_open = False
+        self._line_at = b""
         self.disk_was_full = False
-        self._began, self._copied = time.monotonic(), 0
+        #: All that was copied here.
+        self.copied = 0
 
-    @property
-    def since_ns(self) -> int:
-        """From which message on the engine's log is needed; 0 for all of it."""
-        return self._at
-
-    def resume(self) -> None:
-        """The next message is the first one from `since_ns` on: what is known of them is passed over."""
-        self._skip = self._size - self._begins
+    def resume(self) -> float:
+        """From which time (in seconds, 0 for all) on the engine's log is needed; its messages come next."""
+        self._in_mark = self._is_open = False
+        self._skip = self._size - self._mark_size
+        self._unsure, self._unsure_bytes = ([], 0) if self._mark_at else (None, 0)
+        return max(0, _nanoseconds(self._mark_at) - _DISORDER_NS) / 1e9
 
     def add(self, message: bytes) -> None:
         """One message of the engine, its time in front."""
-        found = _TIME.match(message)
-        if found is None:
-            self._write(message)
+        at, _, data = message.partition(b" ")
+        if self._in_mark and at == self._mark_at:
+            self._note_line(at, data)
             return
-        at, data = _nanoseconds(found), message[found.end() :]
-        if at < self._at:
-            return
+        self._in_mark = False
+        if self._unsure is None:
+            self._copy(at, data)
+        elif at == self._mark_at:
+            self._unsure, self._in_mark = None, True
+            self._note_line(at, data)
+        else:
+            self._unsure.append((at, data))
+            self._unsure_bytes += len(data)
+            is_past = _nanoseconds(at) > _nanoseconds(self._mark_at) + _DISORDER_NS
+            if is_past or self._unsure_bytes > _UNSURE_BYTES:
+                self._mark_is_lost()
+
+    def end(self) -> None:
+        """No more messages come in this turn."""
+        if self._unsure:
+            self._mark_is_lost()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _mark_is_lost(self) -> None:
+        """The engine has dropped its older log: all that it still has from the mark on is new."""
+        unsure, self._unsure, self._skip = self._unsure or [], None, 0
+        mark = _nanoseconds(self._mark_at)
+        for at, data in unsure:
+            if _nanoseconds(at) > mark:
+                self._copy(at, data)
+
+    def _copy(self, at: bytes, data: bytes) -> None:
+        if at != self._at:
+            self._mark_at, self._mark_size = self._at, self._size - self._skip
+            self._at = at
+            if self._size - self._noted_size > _NOTE_BYTES:
+                self._note_mark()
+        if self._is_open and at != self._line_at:
+            data = b"\n" + data
+        self._note_line(at, data)
         if self._skip:
             known = min(self._skip, len(data))
             self._skip -= known
             data = data[known:]
-            if not data:
-                return
-        if at > self._at:
-            if self._size - self._noted > _NOTE_BYTES:
-                self._note_position()
-            self._at, self._begins = at, self._size
         self._write(data)
-
-    def pace(self) -> None:
-        """Sleep when more than a job would print was copied of late."""
-        early_s = self._copied / _BYTES_PER_S - (time.monotonic() - self._began)
-        if early_s > 0.05:
-            time.sleep(min(early_s, 1.0))
-        if time.monotonic() - self._began > 1.0:
-            self._began, self._copied = time.monotonic(), 0
-
-    def close(self) -> None:
-        self._file.close()
 
     def _write(self, data: bytes) -> None:
         try:
@@ -85,30 +136,38 @@ class ContainerLog:
                 written = self._file.write(data)
                 data = data[written:]
                 self._size += written
-                self._copied += written
+                self.copied += written
         except OSError as error:
             if not self.disk_was_full:
                 log.error("log.disk_full file=%s: %s", self._file.name, error)
             self.disk_was_full = True
 
-    def _note_position(self) -> None:
-        partial = self._position.with_suffix(".partial")
+    def _note_line(self, at: bytes, data: bytes) -> None:
+        self._line_at = at
+        self._is_open = self._mends_lines and data[-1:] != b"\n" and len(data.lstrip(b"\n")) < _PIECE
+
+    def _note_mark(self) -> None:
+        partial = self._mark_file.with_suffix(".partial")
         try:
-            partial.write_text(f"{self._at} {self._begins}")
-            partial.rename(self._position)
-            self._noted = self._size
+            partial.write_bytes(b"%s %d" % (self._mark_at, self._mark_size))
+            partial.rename(self._mark_file)
+            self._noted_size = self._size
         except OSError as error:
-            log.debug("the position in the log could not be kept: %s", error)
+            log.debug("the mark in the log could not be kept: %s", error)
 
-    def _read_position(self) -> tuple[int, int]:
+    def _read_mark(self) -> tuple[bytes, int]:
         try:
-            at, begins = self._position.read_text().split()
-            return int(at), min(int(begins), self._size)
+            at, size = self._mark_file.read_bytes().split()
+            return at, min(int(size), self._size)
         except (OSError, ValueError):
-            return 0, 0
+            return b"", 0
 
 
-def _nanoseconds(found: re.Match[bytes]) -> int:
+def _nanoseconds(at: bytes) -> int:
+    """Since the epoch, of a time as the engine writes it; 0 for what is none."""
+    found = _TIME.fullmatch(at)
+    if found is None:
+        return 0
     seconds = calendar.timegm(tuple(int(found[group]) for group in range(1, 7)))
     zone = found[8]
     if zone != b"Z":

@@ -226,13 +226,15 @@ class ProcessRunner:
         # The guard hangs up once it has read that: what it told before must not be lost on the way.
         self._reader.join(_SEND_TIMEOUT_S)
         self._control.close()
+        if self._guard is not None:
+            self._guard.returncode = 0  # it is the next worker's from now on
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         """Let the guard go. Jobs that still run are ended by it."""
         self._closing = True
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
-        if self._guard is not None and not self._watched:
+        if self._guard is not None and not any(lease for _, lease, _ in self._watched.values()):
             try:
                 self._guard.wait(timeout_s)
             except subprocess.TimeoutExpired:

@@ -33,6 +33,14 @@ def log(run_id: str, attempt: int) -> str:
     return f"launch:run:{run_id}:log:{attempt}"
 
 
+def upload(sha256: str) -> str:
+    return f"launch:upload:{sha256}"
+
+
+def upload_chunk(sha256: str, number: int) -> str:
+    return f"launch:upload:{sha256}:{number}"
+
+
 def runs_by(kind: str, value: str) -> str:
     """A listing index; `kind` is project, queue or state."""
     return f"launch:runs:{kind}:{value}"

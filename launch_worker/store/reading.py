@@ -103,6 +103,12 @@ class Reader:
             entries = self._redis.xrange(keys.log(run_id, attempt), min=start)
         return [_chunk(entry, fields) for entry, fields in entries]
 
+    def upload_chunk(self, sha256: str, number: int) -> bytes | None:
+        """One part of an upload; None when it is gone."""
+        with clear_errors(self.url):
+            data: bytes | None = self._redis.get(keys.upload_chunk(sha256, number))
+        return data
+
     @contextmanager
     def watch(self, run_id: str) -> Iterator[Callable[[float], bool]]:
         """Yields a function that blocks until the run makes a transition or prints, or for so many seconds (False).

@@ -23,6 +23,9 @@ from launch_worker.store.reading import Reader, pairs, text, unknown
 if TYPE_CHECKING:
     from launch_worker.queue_config import QueueConfig
 
+#: Longer than sending any upload takes.
+_UNFINISHED_UPLOAD_S = 3600
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -99,8 +102,8 @@ class Store(Reader):
     ) -> tuple[Record | None, str]:  # fmt: skip
         """Running | Crashed -> Running under another worker, for an attempt whose job outlived its worker.
 
-        `former` is the owner that it had; with `only_if_gone` it must not be alive. Returns the record, or None and
-        why not: superseded, ended, taken (by another worker), unknown.
+        `former` is the owner that it had ('' for any); with `only_if_gone` it must not be alive. Returns the record,
+        or None and why not: superseded, ended, taken (by another worker), unknown.
         """
         word, *fields = self._call("adopt", run_id, token, former, owner, worker, host, _us(lease_s), int(only_if_gone))
         return (Record.from_hash(pairs(fields[0])), "") if fields else (None, text(word))
@@ -112,6 +115,10 @@ class Store(Reader):
     def started(self, run_id: str, token: int, *, pid: int) -> bool:
         """Notes the process of a Running attempt, and the end of its start; False when it was superseded."""
         return bool(self._call("started", run_id, token, pid))
+
+    def pin(self, run_id: str, token: int, commit: str) -> str:
+        """Notes the commit of a Running attempt's code, for all later ones; '' when it was superseded."""
+        return text(self._call("pin", run_id, token, commit))
 
     def heartbeat(
         self,
@@ -194,6 +201,26 @@ class Store(Reader):
         if not done and not state:
             raise unknown(run_id)
         return text(state)
+
+    # -- uploads -----------------------------------------------------------------------------------------------
+
+    def put_upload_chunk(self, sha256: str, number: int, data: bytes) -> None:
+        """Write one part of an upload. It expires soon unless `keep_upload` follows."""
+        with clear_errors(self.url):
+            self._redis.set(keys.upload_chunk(sha256, number), data, ex=_UNFINISHED_UPLOAD_S)
+
+    def keep_upload(self, sha256: str, *, chunks: int, size: int, keep_s: float) -> bool:
+        """The upload is whole: keep it. False when a part is missing."""
+        return bool(self._call("keep_upload", sha256, chunks, size, _us(keep_s)))
+
+    def renew_upload(self, sha256: str, *, keep_s: float) -> int:
+        """Keep a whole upload for so long from now on. Returns how many chunks it has; 0 when it is not there."""
+        return int(self._call("renew_upload", sha256, _us(keep_s)))
+
+    def forget_upload(self, sha256: str) -> None:
+        """It is not what its name says: the next submit shall send it anew."""
+        with clear_errors(self.url):
+            self._redis.delete(keys.upload(sha256))
 
     # -- passes ------------------------------------------------------------------------------------------------
 

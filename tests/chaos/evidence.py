@@ -40,6 +40,8 @@ class Life:
     until: float = LATER
     killed_at: float | None = None
     termed_at: list[float] = field(default_factory=list)
+    #: When it was told to leave its jobs to the next worker of its slot.
+    upgraded_at: float | None = None
     stopped: list[Span] = field(default_factory=list)
     guard_killed_at: list[float] = field(default_factory=list)
     status: int | None = None

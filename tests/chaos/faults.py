@@ -100,6 +100,24 @@ def term_worker(system: System, fault: Fault) -> bool:
     return True
 
 
+def upgrade_worker(system: System, fault: Fault) -> bool:
+    """It leaves its jobs with their guard, and the next one of its slot goes on with them."""
+    now = boot_time_s()
+    ready = [
+        slot
+        for slot in system.workers
+        if slot.life is not None and not slot.life.termed_at and slot.life.upgraded_at is None and not slot.is_frozen
+    ]
+    slot = _pick(ready, fault)
+    # Before its start is over SIGUSR1 is Celery's own.
+    if slot is None or slot.life is None or slot.part is None or now < slot.life.since + 3.0:
+        return False
+    slot.restart_s = fault.restart_s
+    slot.life.upgraded_at = now
+    slot.part.signal(signal.SIGUSR1)
+    return True
+
+
 def kill_beat(system: System, fault: Fault) -> bool:
     slot = _pick(system.beats, fault)
     if slot is None:
@@ -250,6 +268,7 @@ FAULTS: dict[str, Callable[[System, Fault], bool]] = {
     "kill beat": kill_beat,
     "kill worker and guard": kill_worker_and_guard,
     "term worker": term_worker,
+    "upgrade worker": upgrade_worker,
     "term guard": term_guard,
     "term job": term_job,
     "term beat": term_beat,

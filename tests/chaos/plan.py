@@ -16,6 +16,7 @@ FAULTS = {
     "kill beat": 14,
     "kill worker and guard": 13,
     "term worker": 16,
+    "upgrade worker": 24,
     "term guard": 14,
     "term job": 20,
     "term beat": 14,
@@ -27,6 +28,8 @@ FAULTS = {
     "fill disk": 14,
 }
 _PER_S = 600.0
+#: What is back before the leases of its jobs run out, mostly.
+_SOON_BACK = ("kill worker and guard", "upgrade worker")
 
 #: Before the first fault the workers start; after the last one there is still something to do.
 _QUIET_S = 4.0
@@ -83,7 +86,7 @@ def plan_faults(seed: int, duration_s: float, *, skip: frozenset[str] = frozense
         for index in range(number):
             at_s = _QUIET_S + (index + rng.random()) / number * room_s
             lasts_s, variant = _DETAILS[kind](rng) if kind in _DETAILS else (0.0, "")
-            restart_s = rng.uniform(0.05, 0.5) if kind == "kill worker and guard" else rng.uniform(0.1, 2.5)
+            restart_s = rng.uniform(0.05, 0.5) if kind in _SOON_BACK else rng.uniform(0.1, 2.5)
             faults.append(Fault(at_s, kind, rng.random(), lasts_s, variant, restart_s))
     faults.sort(key=lambda fault: fault.at_s)
     for index in range(1, len(faults)):

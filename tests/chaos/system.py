@@ -137,7 +137,8 @@ class System:
             for span in life.stopped:
                 span.until = min(span.until, life.until)
             disk_was_full = any(span.meets(life.until - 3, life.until) for span in self.evidence.disk_full)
-            if life.killed_at is None and not (life.termed_at and status == 0) and not disk_was_full:
+            asked = bool(life.termed_at) or life.upgraded_at is not None
+            if life.killed_at is None and not (asked and status == 0) and not disk_was_full:
                 self.evidence.wrong.append(
                     f"{slot.name} (pid {life.pid}) ended by itself with status {status}: {_last_line(slot.part)}"
                 )

@@ -26,6 +26,8 @@ from tests.chaos.system import System
 _REPORT_S = 1.0
 #: A killed worker's jobs end within this time (SPEC section 7), and stamps come every 80 ms.
 _TREE_ENDS_S = 5.0 + 0.5
+#: From a worker's start until it has taken over what its forerunner left.
+_TAKE_OVER_S = 6.0
 #: Between what the harness notes, what Redis notes and what jobs note.
 _SLACK_S = 3.0
 
@@ -228,6 +230,9 @@ class _Check:
         # Without its guard, its jobs are ended by the next worker on the machine.
         if any(abs(at - life.killed_at) < 2 for at in life.guard_killed_at):
             return
+        # One that was killed as it started had not taken over yet what its forerunner left: the lease ends that.
+        if life.pid != attempt.stamps.worker_pid and life.killed_at < life.since + _TAKE_OVER_S:
+            return
         late = attempt.stamps.last - life.killed_at
         if late > _TREE_ENDS_S:
             self.wrong.append(f"attempt {attempt.number}: its job lived {late:.1f} s longer than its killed worker")
@@ -312,10 +317,19 @@ class _Check:
             return None
         life = self.evidence.life(attempt.stamps.worker_pid, attempt.stamps.first)
         if life is not None and life.slot == _slot(attempt):
-            return life
+            return self._heir(life, attempt.stamps.last)
         # Its job wrote down another parent: the guard was killed as it started.
         slot = [life for life in self.evidence.lives if life.slot == _slot(attempt)]
         return next((life for life in slot if life.since <= attempt.began_at <= life.until), None)
+
+    def _heir(self, life: Life, lived_until: float) -> Life:
+        """Who had the job at last: a worker that left it hands it to the next one of its slot."""
+        while life.upgraded_at is not None and lived_until > life.until:
+            later = [other for other in self.evidence.lives if other.slot == life.slot and other.since >= life.until]
+            if not later:
+                break
+            life = later[0]
+        return life
 
     def _was_full(self, attempt: Attempt) -> bool:
         return any(s.meets(attempt.began_at - _SLACK_S, attempt.ended_at) for s in self._full())
@@ -335,6 +349,8 @@ class _Check:
                 spans += life.stopped
                 if life.killed_at is not None:
                     spans.append(Span(life.killed_at, life.killed_at))
+                if life.upgraded_at is not None:
+                    spans.append(Span(life.upgraded_at, life.until))
                 if len(life.termed_at) > 1:
                     spans.append(Span(life.termed_at[0], life.until))
         return any(span.meets(since, until) for span in spans)

@@ -120,6 +120,11 @@ def python_image(engine: Any) -> str:
         for program in ("useradd", "install", "git"):
             path = _find(program, package="git" if program == "git" else "passwd")
             made.add_program(Path(path))
+        ssh = shutil.which("ssh")
+        if ssh is not None:
+            made.add_program(Path(ssh), "usr/bin/ssh")
+        else:
+            made.write("usr/bin/ssh", "#!/bin/sh\nexit 255\n", mode=0o755)
         _add_python(made)
         _add_packages(made, packages)
         return made.tar()

@@ -124,6 +124,13 @@ def test_a_system_works_with_a_user_for_each_of_its_parts(cluster: Cluster, guar
     producer("launch-worker", "retry", run)
     assert cluster.api.run(run).wait(20) is RunState.FINISHED
 
+    (cluster.folder / "code").mkdir()
+    (cluster.folder / "code" / "hello").write_text("uploaded\n")
+    for _ in range(2):
+        sent = producer("launch-submit", "--quiet", "--upload", "code", "--", "cat", "hello").strip()
+        assert cluster.api.run(sent).wait(20) is RunState.FINISHED
+        assert cluster.api.run(sent).logs() == b"uploaded\n"
+
     looks = [("runs", "--state", "finished", "--queue", "gpu"), ("show", run), ("wait", run), ("logs", run)]
     for command in looks:
         producer("launch-worker", *command)
@@ -165,7 +172,15 @@ def test_flower_works_as_the_workers_user(cluster: Cluster, guarded: Guarded) ->
 DENIED = {
     "producer": [
         *(("flushall",), ("flushdb",), ("config", "get", "*"), ("keys", "*"), ("scan", "0"), ("acl", "list")),
-        *(("shutdown",), ("monitor",), ("client", "list"), ("client", "kill", "id", "1"), ("del", "launch:runs")),
+        *(
+            ("shutdown",),
+            ("monitor",),
+            ("client", "list"),
+            ("client", "kill", "id", "1"),
+            ("del", "launch:runs"),
+            ("set", "launch:run:x", "1"),
+            ("del", "launch:run:x"),
+        ),
         *(("set", "launch:settling", "1"), ("hset", "launch:queue:gpu", "config", "{}"), ("eval", "return 1", "0")),
         *(("zadd", "launch:workers", "1", "x"), ("zadd", "launch:consumers:gpu", "1", "x")),
         *(

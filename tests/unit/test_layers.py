@@ -19,11 +19,38 @@ PACKAGE = "launch_worker"
 #: The first part of a module's name below the package, and its layer.
 LAYERS = {
     **dict.fromkeys(
-        ("errors", "states", "units", "ids", "containers", "spec", "queue_config", "retry", "run", "settings"), 0
+        (
+            "errors",
+            "states",
+            "units",
+            "ids",
+            "giturl",
+            "containers",
+            "spec",
+            "queue_config",
+            "retry",
+            "run",
+            "settings",
+        ),
+        0,
     ),
-    **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine"), 1),
+    **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine", "code"), 1),
     **dict.fromkeys(
-        ("api", "execute", "supervise", "passes", "recover", "inherit", "agent", "health", "liveness", "outage"), 2
+        (
+            "api",
+            "attempt",
+            "begin",
+            "execute",
+            "supervise",
+            "passes",
+            "recover",
+            "inherit",
+            "agent",
+            "health",
+            "liveness",
+            "outage",
+        ),
+        2,
     ),
     **dict.fromkeys(("probe", "probe_server"), 2),
     **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "tasks", "worker", "cli", "dev"), 3),
@@ -37,10 +64,12 @@ HOMES = {
     "celery": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
     "kombu": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
     "click": ("cli.", "celery", "worker"),
-    "subprocess": ("runners.", "dev.", "cli.following", "cli.dev"),
-    "signal": ("runners.", "dev.", "cli.following", "cli.dev", "retry", "worker"),
+    "subprocess": ("runners.", "code.git", "dev.", "cli.following", "cli.dev"),
+    "signal": ("runners.", "code.git", "dev.", "cli.following", "cli.dev", "retry", "worker"),
     "docker": ("runners.container", "runners.engine", "runners.end_container"),
     "pydantic": ("spec",),
+    "fsspec": ("code.storage",),
+    "pathspec": ("code.listing",),
 }
 
 
@@ -154,8 +183,9 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert not strays, "\n".join(strays)
 
 
-def test_pydantic_is_imported_inside_functions_only() -> None:
-    early = [str(found) for found in IMPORTS if found.target.startswith("pydantic") and not found.in_function]
+@pytest.mark.parametrize("library", ["pydantic", "fsspec", "pathspec"])
+def test_a_slow_library_is_imported_inside_functions_only(library: str) -> None:
+    early = [str(found) for found in IMPORTS if found.target.partition(".")[0] == library and not found.in_function]
     assert not early, "\n".join(early)
 
 

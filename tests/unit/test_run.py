@@ -33,6 +33,7 @@ FIELDS = {
     "pid": "4242",
     "created_at": "1700000000000000",
     "started_at": "1700000001000000",
+    "commit": "0123456789abcdef0123456789abcdef01234567",
     "ended_at": "1700000002000000",
     "spec": RunSpec(command=("a",), env={"API_KEY": "hunter2", "PLAIN": "seen"}).to_json(),
 }
@@ -48,6 +49,17 @@ def test_a_record_is_read_with_its_types() -> None:
     assert (record.state, record.attempt, record.exit_code, record.pid) == (RunState.FAILED, 2, 3, 4242)
     assert (record.token, record.tags) == (1700000000000001, ("a", "b"))
     assert (record.due_at, record.cancel_at) == (None, None)
+
+
+def test_a_commit_is_shown_and_survives_a_loss_of_the_record() -> None:
+    record = Record.from_hash(FIELDS)
+    assert record.as_json()["commit"] == FIELDS["commit"]
+    assert Record.from_hash(record.to_hash()).commit == FIELDS["commit"]
+
+
+@pytest.mark.parametrize("commit", ["", "-x", "HEAD", "0123", "g" * 40, "a" * 41])
+def test_a_damaged_commit_is_none(commit: str) -> None:
+    assert Record.from_hash(FIELDS | {"commit": commit}).as_json()["commit"] is None
 
 
 def test_the_json_object_has_every_promised_field() -> None:

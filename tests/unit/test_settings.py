@@ -29,9 +29,22 @@ def test_every_setting_is_read_from_the_environment() -> None:
             "LAUNCH_PASS_S": "500ms",
             "LAUNCH_RETENTION": "2h",
             "LAUNCH_LOG_BYTES": "64K",
+            "LAUNCH_LOG_FILE_BYTES": "1M",
+            "LAUNCH_UPLOAD_URL": "s3://bucket/prefix",
+            "LAUNCH_UPLOAD_BYTES": "2M",
         }
     )
-    assert settings == Settings("rediss://h:1/2", "me/iris", Path("/srv/launch"), 1.0, 6.0, 0.5, 7200.0, 65536)
+    durations = (1.0, 6.0, 0.5, 7200.0)
+    uploads = ("s3://bucket/prefix", 2 << 20)
+    assert settings == Settings("rediss://h:1/2", "me/iris", Path("/srv/launch"), *durations, 65536, 1 << 20, *uploads)
+
+
+@pytest.mark.parametrize("url", ["/shared/uploads", "shared", "REDIS", "user:hunter2@h"])
+def test_uploads_are_kept_in_redis_or_at_a_url(url: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_env({"LAUNCH_UPLOAD_URL": url})
+    assert "file:///shared/uploads" in str(error.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_the_api_option_wins_over_the_environment() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -252,6 +253,44 @@ def test_only_failed_and_crashed_can_be_retried(words: tuple[str, ...]) -> None:
     assert "failed,crashed" in refused(retry_on=words)
 
 
+# -- code --------------------------------------------------------------------------------------------------------------
+
+
+def test_code_comes_from_one_place() -> None:
+    assert "not both" in refused(uri="https://h/r", upload="a" * 64)
+
+
+@pytest.mark.parametrize("uri", ["file:///etc", "-x", "ext::x", "https://me:pw@h/r", "https://h/r@-x"])
+def test_a_hostile_git_url_is_refused(uri: str) -> None:
+    """W11."""
+    refused(uri=uri)
+
+
+def test_a_hostile_git_url_in_a_record_is_refused_too() -> None:
+    with pytest.raises(InputError, match="one machine only"):
+        parse_spec('{"command": ["a"], "uri": "file:///etc"}')
+
+
+@pytest.mark.parametrize("upload", ["x", "A" * 64, "a" * 63, "a" * 65, "../" + "a" * 61, "a" * 64 + "\n"])
+def test_an_upload_is_named_by_its_hash(upload: str) -> None:
+    assert "sha256" in refused(upload=upload)
+
+
+@pytest.mark.parametrize("cwd", ["sub", "sub/folder", ".", "/abs", "a b", "é"])
+def test_with_code_the_working_directory_may_be_inside_it(cwd: str) -> None:
+    assert make(uri="https://h/r", cwd=cwd).cwd == cwd
+    assert make(upload="a" * 64, cwd=cwd).cwd == cwd
+
+
+@pytest.mark.parametrize("cwd", ["", "..", "../x", "a/../..", "a/..", "a\x00", "\udc80"])
+def test_the_working_directory_cannot_leave_the_code(cwd: str) -> None:
+    assert "working directory" in refused(uri="https://h/r", cwd=cwd)
+
+
+def test_without_code_the_working_directory_is_absolute() -> None:
+    assert "absolute" in refused(cwd="sub")
+
+
 # -- the record's text -------------------------------------------------------------------------------------------------
 
 FULL = {
@@ -265,6 +304,7 @@ FULL = {
     "env_from": ("HF_TOKEN",),
     "cwd": "/srv",
     "cwd_required": True,
+    "uri": "https://github.com/o/r@main",
     "timeout_s": 1.5,
     "start_timeout_s": 60.0,
     "stall_timeout_s": 2.0,
@@ -281,8 +321,11 @@ FULL = {
 
 def test_a_full_spec_survives_the_record() -> None:
     spec = RunSpec(**FULL)  # type: ignore[arg-type]
-    assert set(FULL) == set(RunSpec.__dataclass_fields__), "every field is tried here"
+    # With an upload there is no uri.
+    assert {*FULL, "upload"} == set(RunSpec.__dataclass_fields__), "every field is tried here"
     assert parse_spec(spec.to_json()) == spec
+    uploaded = replace(spec, uri="", upload="a" * 64)
+    assert parse_spec(uploaded.to_json()) == uploaded
 
 
 def test_defaults_are_not_written() -> None:

@@ -13,7 +13,7 @@ import pytest
 from launch_worker.retry import Outcome
 from launch_worker.runners.process import Exited, Gone
 from launch_worker.states import RunState
-from launch_worker.supervise import AttemptSuperseded, Cancel, Limits, Shutdown, Superseded, supervise
+from launch_worker.supervise import AttemptSuperseded, Cancel, Limits, Shutdown, Superseded, never_started, supervise
 
 S = RunState
 FREE = Limits(timeout_s=None, stall_timeout_s=None, grace_s=10.0)
@@ -50,6 +50,23 @@ def dies(status: int, stopped_by: str = "asked") -> Callable[[ScriptedHandle], N
             handle.put(Exited(status, stopped_by), Gone())
 
     return on_stop
+
+
+@pytest.mark.parametrize(
+    ("events", "outcome"),
+    [
+        ([Cancel("by ada")], Outcome(S.KILLED, reason="by ada")),
+        ([Shutdown("gone")], Outcome(S.KILLED, reason="gone", by_shutdown=True)),
+        ([Shutdown("gone"), Cancel("by ada")], Outcome(S.KILLED, reason="by ada")),
+    ],
+)
+def test_what_was_asked_before_the_start_is_the_outcome(events: list[object], outcome: Outcome) -> None:
+    assert never_started(ScriptedHandle(*events).events) == outcome
+
+
+def test_an_attempt_that_lost_its_run_before_the_start_has_no_outcome() -> None:
+    with pytest.raises(AttemptSuperseded):
+        never_started(ScriptedHandle(Cancel("by ada"), Superseded()).events)
 
 
 def test_exit_zero_is_finished_and_nobody_was_stopped() -> None:

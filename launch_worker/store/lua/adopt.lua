@@ -1,5 +1,5 @@
 -- Running | Crashed -> Running under another worker: the same attempt, whose job outlived its worker.
--- ARGV: id, token, from (its owner until now), owner, worker, host, lease_us, only_if_gone (1: while `from` is a live
+-- ARGV: id, token, from (its owner until now, '' for any), owner, worker, host, lease_us, only_if_gone (1: while `from` is a live
 --   worker, refuse)
 -- Refuses an attempt that was superseded or has ended, and one that somebody else adopted. A repeated call gets the same
 -- answer.  Returns {'done', fields and values} | {'superseded' | 'ended' | 'taken' | 'unknown'}.
@@ -11,7 +11,7 @@ if tonumber(run[2]) ~= tonumber(token) then return {'superseded'} end
 if run[3] == token or (state ~= 'Running' and state ~= 'Crashed') then return {'ended'} end
 local now = now_us()
 if run[4] ~= owner then
-  if run[4] ~= from then return {'taken'} end
+  if from ~= '' and run[4] ~= from then return {'taken'} end
   if only_if_gone == '1' and redis.call('EXISTS', 'launch:worker:' .. from) == 1 then return {'taken'} end
   redis.call('HSET', run_key(id), 'owner', owner, 'worker', worker, 'host', host)
   enter_phase(id, 'adopted', now)

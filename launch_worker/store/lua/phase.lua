@@ -3,9 +3,8 @@
 local id, token, name, reason = unpack(ARGV)
 local run = get(id, 'state', 'token', 'phases', 'cancel_at')
 if run[1] ~= 'Running' or run[2] ~= token then return 0 end
-local fine, phases = pcall(cjson.decode, run[3] or '[]')
-local last = fine and phases[#phases]
+local _, last = phases_of(run[3])
 -- A repeated call begins nothing anew.
-if not (last and last.name == name and not last.us) then enter_phase(id, name, now_us()) end
+if not (last and last.name == name) then enter_phase(id, name, now_us()) end
 if not run[4] then redis.call('HSET', run_key(id), 'reason', reason) end
 return 1

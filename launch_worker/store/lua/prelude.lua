@@ -20,6 +20,8 @@
 --   launch:workers            zset    live workers by the time at which they count as gone
 --   launch:consumers:QUEUE    zset    the same, of those that consume QUEUE
 --   launch:passes, launch:counters    hashes  time of each beat pass; refused reports and the like
+--   launch:upload:SHA256      string  how many chunks a whole upload has (keep_upload; expires, as its chunks do)
+--   launch:upload:SHA256:N    string  a chunk of it; expires soon unless the upload became whole
 --   launch:refused            list    newest malformed items and damaged keys, for reading
 -- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel), launch:admin:OWNER (drain,
 -- upgrade, resume), launch:due.
@@ -66,6 +68,19 @@ end
 local function list_of(queue, priority)
   if priority == '0' then return queue end
   return queue .. SEP .. priority
+end
+
+local function upload_key(sha256, number)
+  local key = 'launch:upload:' .. sha256
+  if number then return key .. ':' .. int(number) end
+  return key
+end
+
+-- Chunks first: the mark that it is whole must not outlive one of them.
+local function keep_upload(sha256, chunks, keep_us)
+  local keep_ms = math.max(1, math.floor(keep_us / 1000))
+  for number = 0, chunks - 1 do redis.call('PEXPIRE', upload_key(sha256, number), int(keep_ms)) end
+  redis.call('SET', upload_key(sha256), int(chunks), 'PX', int(keep_ms))
 end
 
 -- For reading by `launch-worker doctor`.
@@ -142,14 +157,21 @@ local function item(id, seq, queue, priority, name, project, now)
     .. '"delivery_tag": "' .. id .. '.' .. seq .. '"}}'
 end
 
+-- The parts of an attempt's start, and the one that is going on, if any.
+local function phases_of(known)
+  local fine, phases = pcall(cjson.decode, known or '[]')
+  if not fine or type(phases) ~= 'table' then return {} end
+  local last = phases[#phases]
+  if last and not (type(last) == 'table' and tonumber(last.at)) then return {} end
+  return phases, last and not last.us and last
+end
+
 -- Ends the part of an attempt's start that is going on, and begins `name` unless that is ''.
 local function enter_phase(id, name, now)
   local known = get(id, 'phases')[1]
   if not known and name == '' then return end
-  local fine, phases = pcall(cjson.decode, known or '[]')
-  if not fine then phases = {} end
-  local last = phases[#phases]
-  if last and not last.us then last.us = int(now - tonumber(last.at)) end
+  local phases, last = phases_of(known)
+  if last then last.us = int(now - tonumber(last.at)) end
   if name ~= '' then phases[#phases + 1] = {name = name, at = int(now)} end
   redis.call('HSET', run_key(id), 'phases', cjson.encode(phases))
 end

@@ -1,0 +1,61 @@
+"""One claimed run on this worker, and what the worker lends to each."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launch_worker.logs import LogShipper, Tail
+from launch_worker.run import Record
+from launch_worker.runners.process import Lease, ProcessRunner
+from launch_worker.settings import Settings
+from launch_worker.spec import RunSpec
+from launch_worker.spool import AttemptFolder
+from launch_worker.store.store import Store
+from launch_worker.supervise import Job
+
+if TYPE_CHECKING:
+    from launch_worker.runners.container import ContainerRunner
+
+#: Told of each part of an attempt's start, with a sentence for people: `fetch`, `pull`, `start`.
+Enter = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the worker lends to every attempt."""
+
+    runner: ProcessRunner
+    #: Made, and its engine's SDK imported, when the first container job comes.
+    containers: Callable[[], ContainerRunner]
+    logs: LogShipper
+    settings: Settings
+    store: Store
+    #: The name of this launch system, for the labels of its containers.
+    system: Callable[[], str]
+    owner: str
+    worker: str
+    host: str
+
+
+@dataclass
+class Attempt:
+    """One claimed run on this worker. Events for its job (a cancel, a superseding) go into `events`."""
+
+    record: Record
+    spec: RunSpec
+    folder: AttemptFolder
+    events: queue.SimpleQueue[Any]
+    lease: Lease
+    tail: Tail | None = None
+    job: Job | None = None
+    #: For how long another worker has supervised it.
+    ran_s: float = 0.0
+    #: Its job is gone; only its report is not delivered yet.
+    ended: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.record.id}.{self.record.attempt}"

@@ -1,0 +1,130 @@
+"""How a job begins: its environment and its code on this machine, then a process or a container."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from launch_worker.attempt import Attempt, Enter, Site
+from launch_worker.code.fetch import fetch_code, working_folder
+from launch_worker.code.patience import Patience
+from launch_worker.containers import LAUNCH_DIR, ContainerPlan
+from launch_worker.environment import container_environment, job_environment
+from launch_worker.queue_config import QueueConfig
+from launch_worker.run import Record
+from launch_worker.supervise import Job
+
+#: Starts the job with the code that was fetched for it, None for a run that brings none.
+Start = Callable[[Path | None], Job]
+
+
+def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Start:
+    """Check what the run asks for and make its folder; returns what starts it. Raises InputError, OSError."""
+    plan = QueueConfig.from_json(attempt.record.queue_config).container_plan(attempt.spec)
+    attempt.folder.path.mkdir(parents=True, mode=0o700)
+    if plan is None:
+        return _process(attempt, site, patience)
+    return _container(attempt, site, plan, patience, enter)
+
+
+def fetch(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Path | None:
+    """The folder with the run's code; None for a run that brings none. The record has its commit from then on.
+
+    Raises CodeError, StartGivenUpError, OSError.
+    """
+    spec = attempt.spec
+    if not (spec.uri or spec.upload):
+        return None
+    enter("fetch", f"fetching {spec.uri or 'the upload'}")
+    code = attempt.folder.path / "code"
+    commit = fetch_code(spec, attempt.record, code, settings=site.settings, store=site.store, patience=patience)
+    attempt.record = replace(attempt.record, commit=commit)
+    enter("start", "")
+    return code
+
+
+def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
+    record, spec = attempt.record, attempt.spec
+    config_path = attempt.folder.path / "config.json"
+    config_path.write_bytes(_config(record))
+    env = job_environment(
+        record, spec, worker_env=os.environ, redis_url=site.settings.redis_url, config_path=config_path
+    )
+    return lambda code: site.runner.start(
+        spec.command,
+        key=attempt.key,
+        env=env,
+        cwd=_folder(attempt, code),
+        log_path=attempt.folder.output,
+        grace_s=spec.grace_s,
+        lease=attempt.lease,
+        events=attempt.events,
+        timeout_s=math.ceil(patience.left_s),
+    )
+
+
+def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Patience, enter: Enter) -> Start:
+    from launch_worker.runners.container import Files, Labels
+
+    record, spec = attempt.record, attempt.spec
+    env = container_environment(
+        record,
+        spec,
+        worker_env=os.environ,
+        redis_url=site.settings.redis_url,
+        config_path=f"{LAUNCH_DIR}/config.json",
+    )
+    attempt.folder.mark_container(record)
+    labels = Labels(
+        system=site.system(),
+        run=record.id,
+        attempt=record.attempt,
+        token=record.token,
+        owner=site.owner,
+        worker=site.worker,
+        host=site.host,
+    )
+    return lambda code: site.containers().start(
+        plan,
+        spec.command,
+        key=attempt.key,
+        labels=labels,
+        env=env,
+        cwd=_folder_in_container(attempt, code),
+        gpus=record.gpus,
+        files=Files(_config(record), code),
+        output=attempt.folder.output,
+        lease=attempt.lease,
+        events=attempt.events,
+        timeout_s=math.ceil(patience.left_s),
+        enter=enter,
+    )
+
+
+def _config(record: Record) -> bytes:
+    return json.dumps({"run_id": record.id, "attempt": record.attempt, "name": record.name, "project": record.project,
+                       "queue": record.queue, "tags": list(record.tags), "config": {}}).encode()  # fmt: skip
+
+
+def _folder(attempt: Attempt, code: Path | None) -> str:
+    cwd = attempt.spec.cwd
+    if code is not None and (cwd is None or not cwd.startswith("/")):
+        return str(working_folder(code, cwd))
+    if cwd is not None and (attempt.spec.cwd_required or os.path.isdir(cwd)):
+        return cwd
+    scratch = attempt.folder.path / "work"
+    scratch.mkdir()
+    return str(scratch)
+
+
+def _folder_in_container(attempt: Attempt, code: Path | None) -> str | None:
+    """None is the image's own."""
+    cwd = attempt.spec.cwd
+    if code is not None and (cwd is None or not cwd.startswith("/")):
+        inside = working_folder(code, cwd).relative_to(code.resolve())
+        return os.path.normpath(f"{LAUNCH_DIR}/code/{inside}")
+    return cwd if attempt.spec.cwd_required else None

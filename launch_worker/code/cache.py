@@ -1,0 +1,81 @@
+"""Fetched code that a machine's workers keep for each other: locked while in use, the longest unused thrown away."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from launch_worker.code.patience import Patience
+
+_HALF_MADE_S = 86400.0
+
+
+@contextlib.contextmanager
+def locked(entry: Path, *, patience: Patience, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a cache's entry, and mark it as used now."""
+    entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        fd = _try_lock(_lock_of(entry), operation)
+        if fd is not None:
+            break
+        patience.pause()
+    try:
+        os.utime(fd)
+        yield
+    finally:
+        os.close(fd)
+
+
+def throw_away_unused(folder: Path, *, keep: int) -> None:
+    """Delete the entries of the folder that were not used for the longest time, beyond `keep`, and are not in use.
+
+    With them goes what workers that were killed have left half-made.
+    """
+    for partial in folder.glob("*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            if partial.stat().st_mtime < time.time() - _HALF_MADE_S:
+                remove(partial)
+    ages = []
+    for lock in folder.glob("*.lock"):
+        with contextlib.suppress(FileNotFoundError):
+            ages.append((lock.stat().st_mtime, lock))
+    for _, lock in sorted(ages, reverse=True)[keep:]:
+        fd = _try_lock(lock, fcntl.LOCK_EX)
+        if fd is None:
+            continue
+        try:
+            remove(lock.with_suffix(""))
+            lock.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
+
+
+def remove(entry: Path) -> None:
+    """Delete an entry, a file or a folder; the caller holds its lock."""
+    if entry.is_dir():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
+
+
+def _lock_of(entry: Path) -> Path:
+    return entry.with_name(entry.name + ".lock")
+
+
+def _try_lock(path: Path, operation: int) -> int | None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+        # Whoever threw the entry away has deleted the lock too: one on a deleted file holds nothing.
+        if os.path.samestat(os.fstat(fd), os.stat(path)):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(fd)
+    return None

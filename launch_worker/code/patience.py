@@ -1,0 +1,82 @@
+"""How long fetching a run's code may take, and that it ends when it is no longer wanted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from launch_worker.errors import BrokerUnavailableError, CodeError
+from launch_worker.runners.errors import StartGivenUpError
+from launch_worker.units import format_duration
+
+T = TypeVar("T")
+
+#: How often those who wait look whether they still may.
+TURN_S = 0.05
+_REDIS_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Ask `check` often: it raises StartGivenUpError, and CodeError at the deadline (monotonic seconds)."""
+
+    deadline: float
+    limit_s: float
+    unwanted: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def of(cls, limit_s: float, *, unwanted: Callable[[], bool] = lambda: False) -> Patience:
+        """From now on."""
+        return cls(time.monotonic() + limit_s, limit_s, unwanted)
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self.deadline - time.monotonic())
+
+    def check(self) -> None:
+        if self.unwanted():
+            raise StartGivenUpError
+        if time.monotonic() >= self.deadline:
+            raise CodeError(
+                f"the code was not there within the start timeout of {format_duration(self.limit_s)}; "
+                "raise it with --start-timeout if the code is that large"
+            )
+
+    def pause(self, seconds: float = TURN_S) -> None:
+        self.check()
+        time.sleep(min(seconds, self.left_s))
+
+    def outlast_redis(self, call: Callable[[], T]) -> T:
+        """What `call` returns, once Redis is there to answer it."""
+        while True:
+            try:
+                return call()
+            except BrokerUnavailableError as error:
+                again_at = time.monotonic() + _REDIS_AGAIN_S
+                while time.monotonic() < again_at:
+                    if not self.left_s:
+                        raise CodeError(f"the code was not there within the start timeout: {error}") from None
+                    self.pause()
+
+    def await_thread(self, call: Callable[[], T]) -> T:
+        """What `call` returns or raises. It may hang for ever (a dead mount): then it is left behind."""
+        answer: list[T] = []
+        problem: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                answer.append(call())
+            except BaseException as error:  # noqa: BLE001 (raised again below)
+                problem.append(error)
+
+        thread = threading.Thread(target=run, name="launch-code", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.check()
+            thread.join(TURN_S)
+        if problem:
+            raise problem[0]
+        return answer[0]

@@ -1,0 +1,220 @@
+"""Puts a commit of a git repository, with its submodules, into a folder; what was fetched is kept for the next one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch_worker.code.cache import locked, remove, throw_away_unused
+from launch_worker.code.git import LOCAL, REMOTE, Git, GitError, explain
+from launch_worker.errors import CodeError, InputError
+from launch_worker.giturl import GitSource, submodule_url
+
+KEPT_REPOSITORIES = 20
+#: A cached repository with more commits than that is fetched anew: it only ever grows.
+KEPT_COMMITS = 50
+_MOST_SUBMODULES = 100
+_DEEPEST_SUBMODULE = 10
+_ALL_HISTORY = str(0x7FFFFFFF)
+_FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHORT_ID = re.compile(r"[0-9a-f]{7,63}")
+_NOT_THERE = re.compile(r"couldn't find remote ref", re.IGNORECASE)
+_NOT_SERVED = re.compile(r"unadvertised object|not our ref|couldn't find remote ref", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Submodule:
+    """A folder of a commit that is another repository's commit."""
+
+    path: str
+    url: str
+    commit: str
+
+
+class Repositories:
+    """The repositories that this machine's workers have fetched; `folder` is their cache."""
+
+    def __init__(self, folder: Path, *, git: Git) -> None:
+        self._folder = folder
+        self._git = git
+        self._submodules_left = _MOST_SUBMODULES
+
+    def check_out(self, source: GitSource, folder: Path, *, depth: int = 0) -> str:
+        """Put what the source means now into the empty folder, as a repository of its own. Returns the commit.
+
+        A branch wins over a tag of the same name. Raises CodeError and StartGivenUpError.
+        """
+        cache = self._folder / hashlib.sha256(source.url.encode()).hexdigest()[:32]
+        try:
+            commit = self._put(source, cache, folder)
+        except GitError as error:
+            raise explain(error, source.url) from None
+        finally:
+            throw_away_unused(self._folder, keep=KEPT_REPOSITORIES)
+        for module in self._submodules(source.url, folder):
+            self._check_out_submodule(module, folder, depth=depth + 1)
+        return commit
+
+    def _put(self, source: GitSource, cache: Path, folder: Path) -> str:
+        if _FULL_ID.fullmatch(source.ref):
+            with locked(cache, patience=self._git.patience, shared=True):
+                if self._has(cache, source.ref):
+                    self._copy(cache, source, source.ref, folder)
+                    return source.ref
+        with locked(cache, patience=self._git.patience):
+            self._make_ready(cache)
+            commit = self._fetch(cache, source)
+            self._in_cache(cache, "update-ref", f"refs/launch/commits/{commit}", commit)
+            self._copy(cache, source, commit, folder)
+        return commit
+
+    # -- the cache ---------------------------------------------------------------------------------------------------
+
+    def _make_ready(self, cache: Path) -> None:
+        if cache.is_dir():
+            # A fetch that was killed leaves them, and every later one would refuse to work.
+            for left in (*cache.glob("*.lock"), *cache.glob("refs/**/*.lock"), *cache.glob("objects/pack/tmp_*")):
+                left.unlink(missing_ok=True)
+            kept = self._in_cache(cache, "for-each-ref", "--format=%(refname)", "refs/launch/commits")
+            if len(kept.splitlines()) < KEPT_COMMITS:
+                return
+        self._make_anew(cache)
+
+    def _make_anew(self, cache: Path) -> None:
+        remove(cache)
+        partial = cache.with_name(cache.name + ".partial")
+        remove(partial)
+        self._git.run("init", "--quiet", "--bare", "--template=", "--", str(partial), folder=cache.parent)
+        partial.rename(cache)
+
+    def _has(self, cache: Path, commit: str) -> bool:
+        """Whether the commit was fetched whole. (A mere object may be what a cut fetch of others left.)"""
+        if not cache.is_dir():
+            return False
+        try:
+            self._in_cache(cache, "rev-parse", "--verify", "--quiet", f"refs/launch/commits/{commit}")
+        except GitError:
+            return False
+        return True
+
+    def _fetch(self, cache: Path, source: GitSource) -> str:
+        if _FULL_ID.fullmatch(source.ref):
+            if not self._has(cache, source.ref):
+                try:
+                    self._fetch_one(cache, source.url, source.ref)
+                except GitError as error:
+                    # Old servers give out only what they advertise.
+                    if not _NOT_SERVED.search(str(error)):
+                        raise
+                    self._fetch_all(cache, source.url)
+            return self._resolve(cache, source, source.ref)
+        for name in _meanings(source.ref):
+            try:
+                self._fetch_one(cache, source.url, name)
+                return self._resolve(cache, source, "refs/launch/fetched")
+            except GitError as error:
+                if not _NOT_THERE.search(str(error)):
+                    raise
+        if _SHORT_ID.fullmatch(source.ref):
+            self._fetch_all(cache, source.url)
+        return self._resolve(cache, source, source.ref)
+
+    def _fetch_one(self, cache: Path, url: str, name: str) -> None:
+        self._fetch_refs(cache, url, f"+{name}:refs/launch/fetched", depth="1")
+
+    def _fetch_all(self, cache: Path, url: str) -> None:
+        heads, tags = "+refs/heads/*:refs/launch/heads/*", "+refs/tags/*:refs/launch/tags/*"
+        self._fetch_refs(cache, url, heads, tags, depth=_ALL_HISTORY)
+
+    def _fetch_refs(self, cache: Path, url: str, *refs: str, depth: str) -> None:
+        options = ("--quiet", "--no-tags", "--no-write-fetch-head", f"--depth={depth}")
+        self._in_cache(cache, "fetch", *options, "--", url, *refs, protocols=REMOTE)
+
+    def _in_cache(self, cache: Path, *arguments: str, protocols: str = "") -> str:
+        return self._git.run(*arguments, folder=cache, repository=".", protocols=protocols)
+
+    def _resolve(self, cache: Path, source: GitSource, name: str) -> str:
+        try:
+            words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+            # The last line: an old git prints the option too.
+            return self._in_cache(cache, *words).split()[-1]
+        except GitError as error:
+            what = f"branch, tag or commit {source.ref!r}" if source.ref else "default branch"
+            raise CodeError(f"the repository {source.url} has no {what}; check the ref", detail=str(error)) from None
+
+    # -- the job's folder --------------------------------------------------------------------------------------------
+
+    def _copy(self, cache: Path, source: GitSource, commit: str, folder: Path) -> None:
+        """A repository of the one commit, which needs the cache no more."""
+        self._git.run("init", "--quiet", "--template=", "--", str(folder), folder=folder)
+        self._in_folder(folder, "config", "remote.origin.url", source.url)
+        options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--depth=1")
+        kept = f"refs/launch/commits/{commit}"
+        self._in_folder(folder, "fetch", *options, "--", str(cache), kept, protocols=LOCAL)
+        self._in_folder(folder, "checkout", "--quiet", "--detach", commit)
+
+    def _in_folder(self, folder: Path, *arguments: str, protocols: str = "") -> str:
+        return self._git.run(*arguments, folder=folder, repository=".git", protocols=protocols)
+
+    def _submodules(self, url: str, folder: Path) -> Iterator[Submodule]:
+        if not os.path.lexists(folder / ".gitmodules"):
+            return
+        try:
+            by_path = self._declared_submodules(folder)
+            tree = self._in_folder(folder, "ls-tree", "-z", "HEAD", "--", *by_path) if by_path else ""
+        except GitError as error:
+            raise CodeError(f"the .gitmodules of {url} cannot be used: {error}", detail=str(error)) from None
+        for line in tree.split("\0"):
+            kind, _, path = line.partition("\t")
+            module = by_path.get(path, {})
+            if not kind.startswith("160000 ") or module.get("update") == "none":
+                continue
+            try:
+                yield Submodule(path, submodule_url(module.get("url", ""), parent=url), kind.split()[2])
+            except InputError as error:
+                raise CodeError(f"submodule {path!r} of {url}: {error}") from None
+
+    def _declared_submodules(self, folder: Path) -> dict[str, dict[str, str]]:
+        """The settings of each, by its path."""
+        words = ("config", "--no-includes", "--blob", "HEAD:.gitmodules", "--null", "--list")
+        modules: dict[str, dict[str, str]] = {}
+        for line in self._in_folder(folder, *words).split("\0"):
+            key, _, value = line.partition("\n")
+            section, _, rest = key.partition(".")
+            name, _, word = rest.rpartition(".")
+            if section == "submodule":
+                modules.setdefault(name, {})[word] = value
+        if len(modules) > _MOST_SUBMODULES:
+            raise self._too_many_submodules()
+        return {module["path"]: module for module in modules.values() if module.get("path")}
+
+    def _too_many_submodules(self) -> CodeError:
+        return CodeError(
+            f"the repository has more than {_MOST_SUBMODULES} submodules, or some {_DEEPEST_SUBMODULE} levels deep; "
+            "send a checkout with --upload"
+        )
+
+    def _check_out_submodule(self, module: Submodule, folder: Path, *, depth: int) -> None:
+        self._submodules_left -= 1
+        if self._submodules_left < 0 or depth > _DEEPEST_SUBMODULE:
+            raise self._too_many_submodules()
+        inside = folder / module.path
+        # A link in the way would lead the checkout out of the folder.
+        if Path(os.path.realpath(inside)) != Path(os.path.realpath(folder)) / module.path or not inside.is_dir():
+            raise CodeError(f"the path of submodule {module.path!r} is not a plain folder of the repository")
+        try:
+            self.check_out(GitSource(module.url, module.commit), inside, depth=depth)
+        except CodeError as error:
+            text = f"submodule {module.path!r}: {error}"
+            raise CodeError(text, detail=error.detail, worker_fault=error.worker_fault) from None
+
+
+def _meanings(ref: str) -> list[str]:
+    """The full names that a ref may stand for, the likeliest first."""
+    if not ref or ref == "HEAD":
+        return ["HEAD"]
+    return [ref] if ref.startswith("refs/") else [f"refs/heads/{ref}", f"refs/tags/{ref}"]

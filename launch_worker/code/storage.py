@@ -1,0 +1,167 @@
+"""Where uploads are kept between submitter and worker: Redis itself, or any folder that fsspec knows."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+from launch_worker.errors import CodeError, LaunchError, SettingsError
+from launch_worker.settings import UPLOADS_IN_REDIS, Settings
+from launch_worker.store.connection import mask_url
+from launch_worker.store.store import Store
+
+_CHUNK = 1 << 20
+
+
+class Storage(Protocol):
+    """Archives by the sha256 of their content."""
+
+    def renew(self, sha256: str) -> bool:
+        """Whether the archive is there, whole; its time begins anew."""
+
+    def put(self, sha256: str, archive: BinaryIO) -> None:
+        """Keep it; nobody sees it before it is whole."""
+
+    def get(self, sha256: str, target: BinaryIO, *, limit_bytes: int) -> bool:
+        """Write it to `target`, and say whether it was there. Raises CodeError for another content, or too much."""
+
+
+def storage_of(settings: Settings, store: Store) -> Storage:
+    """The one that LAUNCH_UPLOAD_URL names."""
+    if settings.upload_url == UPLOADS_IN_REDIS:
+        return RedisStorage(store, settings.retention_s)
+    return FolderStorage(settings.upload_url)
+
+
+@dataclass(frozen=True)
+class RedisStorage:
+    """In chunks, so that Redis is never busy with one for long. They expire."""
+
+    store: Store
+    keep_s: float
+
+    def renew(self, sha256: str) -> bool:
+        return self.store.renew_upload(sha256, keep_s=self.keep_s) > 0
+
+    def put(self, sha256: str, archive: BinaryIO) -> None:
+        chunks = size = 0
+        while data := archive.read(_CHUNK):
+            self.store.put_upload_chunk(sha256, chunks, data)
+            chunks, size = chunks + 1, size + len(data)
+        if not self.store.keep_upload(sha256, chunks=chunks, size=size, keep_s=self.keep_s):
+            raise LaunchError("the upload took too long, and its first parts were deleted again; submit it again")
+
+    def get(self, sha256: str, target: BinaryIO, *, limit_bytes: int) -> bool:
+        chunks = self.store.renew_upload(sha256, keep_s=self.keep_s)
+        checked = _Checked(sha256, target, limit_bytes)
+        for number in range(chunks):
+            data = self.store.upload_chunk(sha256, number)
+            if data is None:
+                return False
+            checked.write(data)
+        if chunks and not checked.is_right():
+            # Else it would be taken for whole at the next submit, and never be mended.
+            self.store.forget_upload(sha256)
+            raise _damaged(sha256)
+        return chunks > 0
+
+
+class FolderStorage:
+    """A folder that every submitter and worker reaches: `file:///shared/uploads`, `s3://bucket/prefix` …"""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        with self._clear_errors("open"):
+            from fsspec.core import url_to_fs
+
+            self._files: Any
+            self._files, self._root = url_to_fs(url)
+
+    def renew(self, sha256: str) -> bool:
+        path = self._path(sha256)
+        with self._clear_errors("read"):
+            if not self._files.isfile(path):
+                return False
+            # Where it can be done, so that whoever deletes old files spares those in use.
+            with contextlib.suppress(NotImplementedError, ValueError, OSError):
+                self._files.touch(path, truncate=False)
+            return True
+
+    def put(self, sha256: str, archive: BinaryIO) -> None:
+        partial = f"{self._root}/.{sha256}.{secrets.token_hex(4)}.partial"
+        with self._clear_errors("write to"):
+            self._files.makedirs(self._root, exist_ok=True)
+            try:
+                with self._files.open(partial, "wb") as target:
+                    while data := archive.read(_CHUNK):
+                        target.write(data)
+                self._files.mv(partial, self._path(sha256))
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._files.rm_file(partial)
+                raise
+
+    def get(self, sha256: str, target: BinaryIO, *, limit_bytes: int) -> bool:
+        path = self._path(sha256)
+        checked = _Checked(sha256, target, limit_bytes)
+        with self._clear_errors("read"):
+            try:
+                with self._files.open(path, "rb") as source:
+                    while data := source.read(_CHUNK):
+                        checked.write(data)
+            except FileNotFoundError:
+                return False
+            if not checked.is_right():
+                with contextlib.suppress(Exception):
+                    self._files.rm_file(path)
+                raise _damaged(sha256)
+        return True
+
+    def _path(self, sha256: str) -> str:
+        return f"{self._root}/{sha256}.tar.gz"
+
+    @contextlib.contextmanager
+    def _clear_errors(self, verb: str) -> Iterator[None]:
+        url = mask_url(self._url)
+        try:
+            yield
+        except LaunchError:
+            raise
+        except (ImportError, ValueError) as error:
+            raise SettingsError(f"LAUNCH_UPLOAD_URL {url} cannot be used: {error}") from None
+        except Exception as error:
+            # Every kind of storage has errors of its own.
+            why = str(error).partition("\n")[0].replace(self._url, url) or type(error).__name__
+            raise LaunchError(f"cannot {verb} the uploads at {url} (LAUNCH_UPLOAD_URL): {why}") from error
+
+
+class _Checked:
+    """Bounds and hashes what is written through it."""
+
+    def __init__(self, sha256: str, target: BinaryIO, limit_bytes: int) -> None:
+        self._sha256 = sha256
+        self._target = target
+        self._limit = self._left = limit_bytes
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            raise CodeError(
+                f"the upload has more than {self._limit:,} bytes, which is what this worker takes (LAUNCH_UPLOAD_BYTES)"
+            )
+        self._hash.update(data)
+        self._target.write(data)
+
+    def is_right(self) -> bool:
+        return self._hash.hexdigest() == self._sha256
+
+
+def _damaged(sha256: str) -> CodeError:
+    return CodeError(
+        f"the upload {sha256[:12]} is refused: what is stored under its name is something else; submit again"
+    )

@@ -1,0 +1,239 @@
+"""Attempts that another worker takes over, the phases of a start, and queues with a configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from launch_worker.errors import InputError
+from launch_worker.ids import new_run_id
+from launch_worker.queue_config import QueueConfig
+from launch_worker.run import Record
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+from launch_worker.store import keys
+from launch_worker.store.store import Store
+from tests.redis.test_arrows import (
+    CRASHED_AGAIN,
+    FINISHED,
+    beat,
+    claim,
+    crash,
+    create,
+    expire_lease,
+    inconsistencies,
+    running,
+    snapshot,
+    states,
+)
+
+S = RunState
+
+
+@pytest.fixture(autouse=True)
+def consistent(store: Store) -> Iterator[None]:
+    yield
+    assert inconsistencies(store) == []
+
+
+def adopt(
+    store: Store, record: Record, *, former: str = "owner1", owner: str = "owner2", only_if_gone: bool = False
+) -> tuple[Record | None, str]:
+    return store.adopt(
+        record.id,
+        record.token,
+        former=former,
+        owner=owner,
+        worker=f"w@{owner}",
+        host="other",
+        lease_s=30.0,
+        only_if_gone=only_if_gone,
+    )
+
+
+# -- adoption ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_adopted_attempt_goes_on_under_its_new_owner(store: Store) -> None:
+    record = running(store)
+    expire_lease(store, record.id)
+    adopted, why = adopt(store, record)
+    assert adopted is not None, why
+    assert (adopted.attempt, adopted.token, adopted.state) == (record.attempt, record.token, S.RUNNING)
+    assert (adopted.owner, adopted.worker, adopted.host) == ("owner2", "w@owner2", "other")
+    assert states(store, record.id) == [S.PENDING, S.RUNNING], "the run's state did not change"
+    assert [phase.name for phase in adopted.phases] == ["adopted"]
+    assert not store.crash(record.id, record.token, CRASHED_AGAIN), "its lease is new"
+    assert [answer.word for answer in beat(store, adopted, owner="owner2")] == ["ok"]
+    assert store.finish(adopted, FINISHED, owner="owner2")
+
+
+def test_a_repeated_call_gets_the_same_answer(store: Store) -> None:
+    record = running(store)
+    first, _ = adopt(store, record)
+    again, _ = adopt(store, record)
+    assert first is not None
+    assert again is not None
+    assert first == again
+
+
+def test_a_crashed_attempt_that_was_not_superseded_is_regained(store: Store) -> None:
+    """X7."""
+    record = running(store)
+    crash(store, record)
+    adopted, _ = adopt(store, record)
+    assert adopted is not None
+    assert states(store, record.id) == [S.PENDING, S.RUNNING, S.CRASHED, S.RUNNING]
+
+
+def test_a_superseded_attempt_is_refused_and_nothing_changes(store: Store) -> None:
+    record = running(store, retries=1)
+    crash(store, record, CRASHED_AGAIN)
+    before = snapshot(store)
+    assert adopt(store, record) == (None, "ended"), "Pending again, and not this attempt's"
+    assert snapshot(store) == before
+    claim(store, record.id, owner="owner3")
+    before = snapshot(store)
+    assert adopt(store, record) == (None, "superseded")
+    assert snapshot(store) == before
+
+
+def test_an_attempt_that_has_ended_is_refused(store: Store) -> None:
+    record = running(store)
+    store.finish(record, FINISHED, owner="owner1")
+    before = snapshot(store)
+    assert adopt(store, record) == (None, "ended")
+    assert snapshot(store) == before
+
+
+def test_only_one_of_two_heirs_gets_it(store: Store) -> None:
+    record = running(store)
+    assert adopt(store, record, owner="owner2")[0] is not None
+    assert adopt(store, record, owner="owner3") == (None, "taken")
+    assert store.get(record.id).owner == "owner2"
+
+
+def test_who_has_the_job_itself_need_not_name_its_former_owner(store: Store) -> None:
+    record = running(store)
+    adopt(store, record, owner="owner2")
+    assert adopt(store, record, former="", owner="owner3")[0] is not None
+
+
+def test_a_live_workers_attempt_is_not_taken_by_those_who_only_saw_its_container(store: Store) -> None:
+    record = running(store)
+    beat(store, record, owner="owner1")
+    assert adopt(store, record, only_if_gone=True) == (None, "taken")
+    store.goodbye("owner1", queues=["default"])
+    assert adopt(store, record, only_if_gone=True)[0] is not None
+
+
+def test_a_run_that_is_unknown_is_said_so(store: Store) -> None:
+    record = running(store)
+    store.finish(record, FINISHED, owner="owner1")
+    ghost = store.get(record.id)
+    store.retire(retention_s=0.0)
+    assert adopt(store, ghost) == (None, "unknown")
+
+
+def test_a_cancel_reaches_the_new_owner(store: Store) -> None:
+    record = running(store)
+    adopted, _ = adopt(store, record)
+    assert adopted is not None
+    store.cancel(record.id, reason="enough", grace_s=1.5)
+    (answer,) = beat(store, adopted, owner="owner2")
+    assert (answer.word, answer.reason, answer.grace_s) == ("cancel", "enough", 1.5)
+
+
+# -- phases ------------------------------------------------------------------------------------------------------------
+
+
+def test_phases_follow_each_other_and_end_when_the_job_has_started(store: Store) -> None:
+    record = running(store)
+    assert store.phase(record, "pull", reason="pulling image a:1")
+    shown = store.get(record.id)
+    assert (shown.reason, [(phase.name, phase.seconds) for phase in shown.phases]) == (
+        "pulling image a:1",
+        [("pull", None)],
+    )
+    store.phase(record, "start")
+    store.phase(record, "start")
+    store.started(record.id, record.token, pid=7)
+    store.started(record.id, record.token, pid=7)
+    shown = store.get(record.id)
+    assert [phase.name for phase in shown.phases] == ["pull", "start"]
+    assert all(phase.seconds is not None and phase.seconds >= 0 for phase in shown.phases)
+    assert shown.phases[0].at <= shown.phases[1].at
+    assert (shown.reason, shown.pid) == ("", 7)
+
+
+def test_the_phases_of_an_attempt_are_not_the_next_ones(store: Store) -> None:
+    record = running(store, retries=1)
+    store.phase(record, "pull")
+    crash(store, record, CRASHED_AGAIN)
+    assert claim(store, record.id).phases == ()
+
+
+def test_a_stale_attempt_notes_nothing(store: Store) -> None:
+    record = running(store, retries=1)
+    crash(store, record, CRASHED_AGAIN)
+    before = snapshot(store)
+    assert not store.phase(record, "pull")
+    assert snapshot(store) == before
+
+
+def test_a_cancel_stays_the_reason_while_the_start_goes_on(store: Store) -> None:
+    record = running(store)
+    store.cancel(record.id, reason="enough")
+    store.phase(record, "pull", reason="pulling")
+    store.started(record.id, record.token, pid=7)
+    assert store.get(record.id).reason == "stopping: enough"
+
+
+@pytest.mark.parametrize("damage", ["", "{", "7", '"x"', "[1]", '[{"name": 1}]'])
+def test_damaged_phases_hide_nothing(store: Store, damage: str) -> None:
+    record = running(store)
+    store._redis.hset(keys.run(record.id), "phases", damage)
+    assert store.get(record.id).id == record.id
+    assert store.started(record.id, record.token, pid=1) in (True, False)
+    assert store.finish(record, FINISHED, owner="owner1")
+
+
+# -- queues with a configuration ---------------------------------------------------------------------------------------
+
+
+def test_the_claimer_gets_the_queues_configuration_of_that_moment(store: Store) -> None:
+    config = QueueConfig("container", {"image": "a:1"})
+    run_id = create(store, queue="sim", image="b:1")
+    assert store.queue_config("sim") == ""
+    store.configure_queue("sim", config)
+    record = claim(store, run_id)
+    assert QueueConfig.from_json(record.queue_config) == config
+    assert store.get(run_id).queue_config == ""
+    store.configure_queue("sim", None)
+    assert store.queue_config("sim") == ""
+
+
+def test_a_run_that_its_queue_does_not_take_is_not_made(store: Store) -> None:
+    store.configure_queue("cpu", QueueConfig("process"))
+    store.configure_queue("sim", QueueConfig("container"))
+    before = snapshot(store)
+    with pytest.raises(InputError, match="runs processes"):
+        store.create(new_run_id(), RunSpec(command=("true",), queue="cpu", image="a:1"))
+    with pytest.raises(InputError, match="--image IMAGE"):
+        store.create(new_run_id(), RunSpec(command=("true",), queue="sim"))
+    assert snapshot(store) == before
+    assert store.create(new_run_id(), RunSpec(command=("true",), queue="cpu"))[0]
+
+
+def test_a_damaged_configuration_refuses_runs_with_a_sentence(store: Store) -> None:
+    store._redis.hset(keys.queue("sim"), "config", json.dumps({"resource": "vm"}))
+    with pytest.raises(InputError, match="'vm' is unknown"):
+        store.create(new_run_id(), RunSpec(command=("true",), queue="sim"))
+    store._redis.set(keys.queue("odd"), "not a hash")
+    assert store.create(new_run_id(), RunSpec(command=("true",), queue="odd"))[0]
+
+
+def test_a_system_has_one_name(store: Store) -> None:
+    assert store.system() == store.system() != ""

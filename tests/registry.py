@@ -1,0 +1,88 @@
+"""A registry of one image on loopback, for pulls that are real. Engines take plain HTTP from localhost."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.engine import busybox_root
+
+
+class Registry:
+    """Serves `image` until closed. `delay_s` holds back its layer; `broken` refuses everything."""
+
+    def __init__(self) -> None:
+        root = busybox_root()
+        self.layer = gzip.compress(root, 1)
+        self.delay_s = 0.0
+        self.broken = False
+        self.pulls = 0
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(root)]},
+        }
+        self.config = json.dumps(config).encode()
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": kind,
+            "config": _entry("application/vnd.docker.container.image.v1+json", self.config),
+            "layers": [_entry("application/vnd.docker.image.rootfs.diff.tar.gzip", self.layer)],
+        }
+        self.manifest = json.dumps(manifest).encode()
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                body, content_type = registry.answer(self.path, kind)
+                self.send_response(200 if body else 404)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Docker-Content-Digest", _digest(body))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.image = f"localhost:{self._server.server_address[1]}/team/train:1"
+
+    def answer(self, path: str, manifest_kind: str) -> tuple[bytes, str]:
+        if self.broken:
+            return b"", "text/plain"
+        if path == "/v2/":
+            return b"{}", "application/json"
+        if "/manifests/" in path:
+            self.pulls += 1
+            return self.manifest, manifest_kind
+        for blob in (self.config, self.layer):
+            if path.endswith(_digest(blob)):
+                if blob is self.layer:
+                    time.sleep(self.delay_s)
+                return blob, "application/octet-stream"
+        return b"", "text/plain"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _entry(kind: str, data: bytes) -> dict[str, object]:
+    return {"mediaType": kind, "size": len(data), "digest": _digest(data)}

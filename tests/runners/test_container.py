@@ -1,0 +1,477 @@
+"""Containers on a real engine: output, ends, limits, what they may have, pulls, and being taken over."""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.containers import ContainerPlan, Mount
+from launch_worker.ids import new_run_id
+from launch_worker.retry import Outcome, outcome_of_exit
+from launch_worker.runners.container import ContainerHandle, ContainerRunner, Files, Labels
+from launch_worker.runners.engine import Engine
+from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
+from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.process import Exited, Gone, Lease, ProcessRunner
+from tests.conftest import wait_until
+from tests.registry import Registry
+
+#: The SDK leaves sockets of streams that were cut, and of engines that are not there, to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@dataclass
+class Bench:
+    """A container runner with its guard, and what it made."""
+
+    engine: Any
+    image: str
+    folder: Path
+    runner: ContainerRunner
+    system: str = field(default_factory=new_run_id)
+    run: str = field(default_factory=new_run_id)
+    phases: list[str] = field(default_factory=list)
+    token: int = 7
+
+    def labels(self) -> Labels:
+        return Labels(self.system, self.run, attempt=1, token=self.token, owner="o", worker="w", host="h")
+
+    def start(
+        self,
+        *command: str,
+        events: queue.SimpleQueue[Any] | None = None,
+        lease: Lease = None,
+        code: Path | None = None,
+        cwd: str | None = None,
+        gpus: tuple[str, ...] = (),
+        timeout_s: float = 60.0,
+        **plan: Any,
+    ) -> ContainerHandle:
+        return self.runner.start(
+            ContainerPlan(**{"image": self.image} | plan),
+            command,
+            key=f"{self.run}.1",
+            labels=self.labels(),
+            env={"LAUNCH_RUN_ID": self.run, "LAUNCH_TOKEN": str(self.token)},
+            cwd=cwd,
+            gpus=gpus,
+            files=Files(b'{"run_id": "it"}', code),
+            output=self.folder / "output",
+            lease=lease,
+            events=events or queue.SimpleQueue(),
+            timeout_s=timeout_s,
+            enter=lambda phase, _: self.phases.append(phase),
+        )
+
+    def shell(self, script: str, **options: Any) -> ContainerHandle:
+        return self.start("sh", "-c", script, **options)
+
+    def output(self) -> str:
+        return (self.folder / "output").read_text() if (self.folder / "output").exists() else ""
+
+    def inspect(self, handle: ContainerHandle) -> dict[str, Any]:
+        found: dict[str, Any] = self.engine.api.inspect_container(handle.container)
+        return found
+
+
+@pytest.fixture
+def bench(engine: Any, busybox_image: str, tmp_path: Path) -> Iterator[Bench]:
+    guard = ProcessRunner(folder=tmp_path).open()
+    made = Bench(engine, busybox_image, tmp_path, ContainerRunner(guard))
+    yield made
+    for container, _ in made.runner.find(made.system):
+        made.runner.remove(container)
+    guard.close()
+    wait_until(lambda: not any(thread.name.startswith("container-") for thread in threading.enumerate()))
+    made.runner.engine.close()
+
+
+def end_of(handle: ContainerHandle, *, timeout_s: float = 20.0) -> Exited:
+    exited = handle.events.get(timeout=timeout_s)
+    assert isinstance(exited, Exited)
+    assert isinstance(handle.events.get(timeout=5.0), Gone)
+    return exited
+
+
+def explained(handle: ContainerHandle) -> Outcome:
+    status = end_of(handle).status
+    assert status is not None
+    return handle.explain(outcome_of_exit(status))
+
+
+# -- output and ends ---------------------------------------------------------------------------------------------------
+
+
+def test_output_of_both_streams_is_whole_and_in_order(bench: Bench) -> None:
+    handle = bench.shell("for i in $(seq 200); do echo out $i; echo err $i >&2; done; exit 4")
+    assert end_of(handle) == Exited(4, "")
+    # Two streams come by two pipes: each is in order, and both are there.
+    lines = bench.output().splitlines()
+    assert [line for line in lines if line.startswith("out")] == [f"out {i}" for i in range(1, 201)]
+    assert [line for line in lines if line.startswith("err")] == [f"err {i}" for i in range(1, 201)]
+
+
+def test_binary_output_without_a_last_newline_and_very_long_lines_arrive_byte_for_byte(bench: Bench) -> None:
+    handle = bench.shell(r"head -c 200000 /dev/zero | tr '\0' x; printf '\n\001\377\r\nend'")
+    assert end_of(handle).status == 0
+    assert (bench.folder / "output").read_bytes() == b"x" * 200_000 + b"\n\x01\xff\r\nend"
+
+
+@pytest.mark.parametrize(
+    ("script", "signal"), [("kill -KILL $$", "SIGKILL"), ("kill -SEGV $$", "SIGSEGV"), ("exit 143", "SIGTERM")]
+)
+def test_death_by_a_signal_is_named(bench: Bench, script: str, signal: str) -> None:
+    """P29, P35: an engine tells signal n as 128 + n."""
+    outcome = explained(bench.shell(script))
+    assert (outcome.state.value, outcome.signal, outcome.reason) == ("Failed", signal, f"ended by {signal}")
+
+
+def test_a_job_that_eats_more_than_its_memory_is_out_of_memory_by_the_engines_word(bench: Bench) -> None:
+    outcome = explained(bench.start("tail", "-c", "90000000", "/dev/zero", memory=32 << 20))
+    assert outcome.reason == "ended by SIGKILL: out of memory (the container engine says so)"
+
+
+@pytest.mark.parametrize("init", [True, False])
+@pytest.mark.parametrize(
+    ("program", "said"), [("no-such-thing", "was not found"), ("/etc/passwd", "is not executable")]
+)
+def test_a_command_that_cannot_be_run_fails_in_phase_start_and_is_named(
+    bench: Bench, program: str, said: str, init: bool
+) -> None:
+    """P9: with and without an init process in between, which would start and then tell 127."""
+    sentence = f"command {program!r} {said} in image {bench.image}"
+    if init:
+        outcome = explained(bench.start(program))
+        assert (outcome.phase, outcome.reason) == ("start", sentence)
+    else:
+        with pytest.raises(StartError, match=re.escape(sentence)):
+            bench.start(program, init=False)
+
+
+@pytest.mark.parametrize(("code", "said"), [(125, "could not run"), (126, "not executable"), (127, "was not found")])
+def test_the_exit_codes_of_shells_are_explained(bench: Bench, code: int, said: str) -> None:
+    """P40."""
+    outcome = explained(bench.shell(f"exit {code}"))
+    assert outcome.exit_code == code
+    assert outcome.phase == "run"
+    assert said in outcome.reason
+
+
+def test_a_container_that_somebody_removes_is_told_so(bench: Bench) -> None:
+    """P40."""
+    handle = bench.start("sleep", "600")
+    bench.engine.api.remove_container(handle.container, force=True)
+    exited = end_of(handle)
+    assert (exited.status, exited.problem) == (None, "its container was removed by somebody else")
+
+
+def test_one_whose_process_is_killed_from_outside_was_not_removed(bench: Bench) -> None:
+    """P29: within a second."""
+    handle = bench.start("sleep", "600")
+    bench.engine.api.kill(handle.container, "SIGKILL")
+    begun = time.monotonic()
+    assert end_of(handle) == Exited(-9, "")
+    assert time.monotonic() - begun < 1.5
+
+
+# -- stopping ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_container_ends_on_sigterm(bench: Bench) -> None:
+    """X3, P20: the init process passes the signal on."""
+    handle = bench.start("sleep", "600")
+    begun = time.monotonic()
+    handle.stop(grace_s=30.0)
+    assert end_of(handle) == Exited(-15, "asked")
+    assert time.monotonic() - begun < 5.0
+
+
+def test_one_that_ignores_sigterm_is_killed_after_its_grace(bench: Bench) -> None:
+    """P21."""
+    handle = bench.shell("trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    wait_until(lambda: "ready" in bench.output(), what="the job has begun")
+    begun = time.monotonic()
+    handle.stop(grace_s=1.0)
+    assert end_of(handle) == Exited(-9, "asked")
+    assert 1.0 <= time.monotonic() - begun < 4.0
+
+
+def test_a_second_stop_can_only_shorten_the_grace(bench: Bench) -> None:
+    handle = bench.shell("trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    wait_until(lambda: "ready" in bench.output(), what="the job has begun")
+    handle.stop(grace_s=60.0)
+    handle.stop(grace_s=0.2)
+    handle.stop(grace_s=60.0)
+    assert end_of(handle, timeout_s=5.0) == Exited(-9, "asked")
+
+
+def test_one_that_ended_by_itself_before_the_signal_keeps_its_own_end(bench: Bench) -> None:
+    """P25."""
+    handle = bench.shell("exit 3")
+    bench.engine.api.wait(handle.container)
+    handle.stop(grace_s=5.0)
+    assert end_of(handle) == Exited(3, "")
+
+
+def test_a_paused_container_can_be_stopped(bench: Bench) -> None:
+    handle = bench.start("sleep", "600")
+    bench.engine.api.pause(handle.container)
+    handle.stop(grace_s=5.0)
+    assert end_of(handle).stopped_by == "asked"
+
+
+def test_everything_that_it_started_is_gone_with_it(bench: Bench) -> None:
+    handle = bench.shell("(trap '' TERM HUP; sleep 600) & (sleep 600 &) ; echo ready; wait")
+    wait_until(lambda: "ready" in bench.output(), what="the job has begun")
+    handle.stop(grace_s=0.5)
+    end_of(handle)
+    assert not bench.engine.api.inspect_container(handle.container)["State"]["Running"]
+
+
+# -- what it may have --------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_safe(bench: Bench) -> None:
+    """SPEC section 8."""
+    config = bench.inspect(bench.start("sleep", "1"))["HostConfig"]
+    assert config["CapDrop"] == ["ALL"]
+    assert "no-new-privileges" in config["SecurityOpt"]
+    assert (config["Privileged"], config["NetworkMode"], config["Init"]) == (False, "bridge", True)
+    assert config["PidMode"] == ""
+    assert not any("docker.sock" in str(mount) for mount in config["Mounts"])
+
+
+def test_root_in_a_container_has_no_capabilities(bench: Bench) -> None:
+    end_of(bench.shell("cat /proc/self/status"))
+    lines = dict(line.split(":\t", 1) for line in bench.output().splitlines() if ":\t" in line)
+    assert int(lines["CapEff"], 16) == int(lines["CapPrm"], 16) == 0
+    assert lines["NoNewPrivs"] == "1"
+
+
+def test_what_was_asked_for_is_what_it_gets(bench: Bench) -> None:
+    """W23, W9."""
+    handle = bench.shell(
+        "id -u; pwd; touch /here 2>/dev/null || echo read-only; touch /scratch/x && echo scratch; ls /sys/class/net",
+        user="65534:65534",
+        read_only=True,
+        tmpfs=("/scratch",),
+        network="none",
+        memory=64 << 20,
+        cpus=0.5,
+        pids_limit=50,
+        shm_size=1 << 20,
+        mounts=(Mount(str(bench.folder), "/host", read_only=True),),
+        env={"A": "b"},
+        cwd="/tmp",
+    )
+    config = bench.inspect(handle)["HostConfig"]
+    end_of(handle)
+    assert bench.output().split() == ["65534", "/tmp", "read-only", "scratch", "lo"]
+    assert (config["Memory"], config["NanoCpus"], config["PidsLimit"], config["ShmSize"]) == (
+        64 << 20,
+        500_000_000,
+        50,
+        1 << 20,
+    )
+    assert config["MemorySwap"] in (64 << 20, -1)
+
+
+def test_an_admins_settings_reach_the_engine(bench: Bench) -> None:
+    """W23: refused from a submitter (tests/unit/test_containers.py), set by the queue."""
+    handle = bench.start(
+        "sleep", "1", cap_add=("CHOWN",), extra_hosts=("db:10.0.0.1",), ipc_mode="host", pid_mode="host"
+    )
+    config = bench.inspect(handle)["HostConfig"]
+    assert [cap.removeprefix("CAP_") for cap in config["CapAdd"]] == ["CHOWN"]
+    assert (config["ExtraHosts"], config["IpcMode"], config["PidMode"]) == (["db:10.0.0.1"], "host", "host")
+
+
+def test_entry_point_and_arguments_arrive_one_by_one(bench: Bench) -> None:
+    """W8: no shell reads them."""
+    hostile = ["a b", "$HOME;`id`", "", "new\nline", "'\"", "ä" * 1000]
+    end_of(bench.start(*hostile, entrypoint=("printf", "[%s]")))
+    assert bench.output() == "".join(f"[{word}]" for word in hostile)
+
+
+def test_its_configuration_and_code_are_there_for_whatever_user_it_has(bench: Bench) -> None:
+    code = bench.folder / "code"
+    (code / "sub").mkdir(parents=True)
+    (code / "sub" / "run.sh").write_text("#!/bin/sh\necho ran\n")
+    (code / "sub" / "run.sh").chmod(0o700)
+    handle = bench.shell(
+        "cat /launch/config.json; pwd; ./sub/run.sh; touch made && echo writable",
+        code=code,
+        cwd="/launch/code",
+        user="1234",
+        read_only=True,
+    )
+    end_of(handle)
+    assert bench.output() == '{"run_id": "it"}/launch/code\nran\nwritable\n'
+
+
+def test_gpus_are_asked_of_the_engine_one_by_one(bench: Bench) -> None:
+    """Without NVIDIA's runtime here the engine refuses at the start, and says what to do."""
+    with pytest.raises(StartError, match="NVIDIA container toolkit"):
+        bench.start("true", gpus=("1", "3"))
+
+
+# -- names, attempts, clean-up -----------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_taken_gets_a_suffix(bench: Bench) -> None:
+    """P40."""
+    name = f"launch-{bench.run}-1"
+    taken = bench.engine.api.create_container(bench.image, ["true"], name=name)
+    try:
+        handle = bench.start("true")
+        assert bench.inspect(handle)["Name"] == f"/{name}-2"
+    finally:
+        bench.engine.api.remove_container(taken["Id"], force=True)
+
+
+def test_a_former_attempts_container_is_ended_before_the_next_one_starts(bench: Bench) -> None:
+    first = bench.start("sleep", "600")
+    bench.token += 1
+    bench.start("sleep", "600")
+    exited = end_of(first)
+    assert exited.problem or exited.status == -9
+    assert [labels.token for _, labels in bench.runner.find(bench.system)] == [bench.token]
+
+
+def test_nothing_of_it_is_left_after_it_was_disposed_of(bench: Bench) -> None:
+    handle = bench.start("true")
+    volumes = [mount["Name"] for mount in bench.inspect(handle)["Mounts"]]
+    end_of(handle)
+    handle.dispose()
+    handle.dispose()
+    assert bench.runner.find(bench.system) == []
+    known = {volume["Name"] for volume in bench.engine.api.volumes()["Volumes"] or ()}
+    assert not known & set(volumes)
+
+
+def test_a_start_that_fails_leaves_nothing(bench: Bench) -> None:
+    with pytest.raises(StartError, match="no-such-user"):
+        bench.start("true", user="no-such-user")
+    assert bench.runner.find(bench.system) == []
+
+
+# -- pulling -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(bench: Bench) -> Iterator[Registry]:
+    made = Registry()
+    yield made
+    made.close()
+    for container, _ in bench.runner.find(bench.system):
+        bench.runner.remove(container)
+    if bench.engine.images.list(name=made.image.rsplit(":", 1)[0]):
+        bench.engine.api.remove_image(made.image, force=True)
+
+
+def test_an_image_is_pulled_when_it_is_missing_and_only_then(bench: Bench, registry: Registry) -> None:
+    for _ in range(2):
+        handle = bench.start("true", image=registry.image)
+        assert end_of(handle).status == 0
+        handle.dispose()
+    assert bench.phases == ["pull", "start", "start"]
+
+
+def test_pull_always_asks_again_and_pull_never_does_not(bench: Bench, registry: Registry) -> None:
+    with pytest.raises(StartError, match="shall not be pulled"):
+        bench.start("true", image=registry.image, pull="never")
+    assert registry.pulls == 0
+    end_of(bench.start("true", image=registry.image))
+    before = registry.pulls
+    end_of(bench.start("true", image=registry.image, pull="always"))
+    assert registry.pulls > before
+
+
+def test_a_pull_that_fails_uses_the_image_that_is_here_and_warns(bench: Bench, registry: Registry) -> None:
+    """W24."""
+    end_of(bench.start("true", image=registry.image))
+    registry.broken = True
+    handle = bench.start("true", image=registry.image, pull="always")
+    assert end_of(handle).status == 0
+    assert "the image that was on the worker was used" in handle.explain(outcome_of_exit(0)).message
+
+
+def test_a_pull_that_fails_without_such_an_image_fails_the_start(bench: Bench, registry: Registry) -> None:
+    """W24."""
+    registry.broken = True
+    with pytest.raises(StartError, match=f"image {registry.image}") as caught:
+        bench.start("true", image=registry.image)
+    assert not isinstance(caught.value, EngineAwayError)
+
+
+def test_what_happens_to_a_run_meanwhile_ends_its_pull(bench: Bench, registry: Registry) -> None:
+    registry.delay_s = 2.0
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    events.put("cancel")
+    with pytest.raises(StartGivenUpError):
+        bench.start("true", image=registry.image, events=events)
+    assert bench.runner.find(bench.system) == []
+
+
+def test_a_pull_is_bound_to_the_start_timeout(bench: Bench, registry: Registry) -> None:
+    registry.delay_s = 2.0
+    with pytest.raises(StartError, match="could not be pulled within"):
+        bench.start("true", image=registry.image, timeout_s=0.05)
+
+
+# -- being taken over --------------------------------------------------------------------------------------------------
+
+
+def test_another_worker_goes_on_with_the_log_at_the_very_byte(bench: Bench) -> None:
+    handle = bench.shell("for i in $(seq 60); do echo line $i; sleep 0.05; done; exit 5")
+    wait_until(lambda: "line 10" in bench.output(), what="some output")
+    handle.leave()
+    time.sleep(0.3)  # what the job prints now, nobody hears
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    heir = bench.runner.adopt(
+        handle.container, key=handle.key, lease=None, events=events, output=bench.folder / "output"
+    )
+    assert end_of(heir) == Exited(5, "")
+    assert bench.output() == "".join(f"line {i}\n" for i in range(1, 61))
+
+
+def test_one_that_ended_while_nobody_looked_is_told_as_it_was(bench: Bench) -> None:
+    handle = bench.shell("echo done; exit 6")
+    handle.leave()
+    bench.engine.api.wait(handle.container)
+    heir = bench.runner.adopt(
+        handle.container, key=handle.key, lease=None, events=queue.SimpleQueue(), output=bench.folder / "output"
+    )
+    assert end_of(heir) == Exited(6, "")
+    assert bench.output() == "done\n"
+
+
+def test_the_guard_ends_one_whose_lease_ran_out(bench: Bench) -> None:
+    now = boot_time_s()
+    handle = bench.shell("trap '' TERM; while :; do sleep 0.1; done", lease=(now + 2.0, now + 3.0))
+    exited = end_of(handle)
+    assert exited == Exited(-9, "lease")
+    assert 2.5 <= boot_time_s() - now < 7.0
+
+
+def test_labels_tell_whose_it_is_and_strangers_are_left_alone(bench: Bench) -> None:
+    handle = bench.start("sleep", "600")
+    assert bench.runner.find(bench.system) == [(handle.container, bench.labels())]
+    assert bench.runner.find("another system") == []
+    labels = bench.inspect(handle)["Config"]["Labels"]
+    assert json.loads(json.dumps(labels))["launch.run"] == bench.run
+
+
+def test_an_engine_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(EngineAwayError, match=r"does not answer at .*none.sock: .*; start it, or set DOCKER_HOST"):
+        Engine().api()

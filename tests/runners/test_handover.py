@@ -1,0 +1,259 @@
+"""Guards that outlive their worker and hand its jobs to the next one."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.ids import new_run_id
+from launch_worker.runners import tree
+from launch_worker.runners.guard import EXIT_STATUS, SOCKET, boot_time_s
+from launch_worker.runners.process import Exited, Gone, JobHandle, LeftJob, ProcessRunner, take_over
+from tests.conftest import wait_until
+
+
+class Former:
+    """A worker that starts one job and leaves it to the next one, all in this process."""
+
+    def __init__(self, folder: Path, script: str, *, hold_s: float = 30.0) -> None:
+        self.folder = folder
+        self.attempt = folder / "runs" / "r.1.7"
+        self.attempt.mkdir(parents=True)
+        (folder / "lock").touch()
+        self.lock_fd = os.open(folder / "lock", os.O_RDWR)
+        self.env = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": new_run_id(), "LAUNCH_TOKEN": "7"}
+        self.runner = ProcessRunner(lock_fd=self.lock_fd, folder=folder).open()
+        self.guard_pid = self.runner.guard_pid
+        self.job = self.runner.start(
+            ["sh", "-c", script],
+            key="r.1",
+            env=self.env,
+            cwd=folder,
+            log_path=self.attempt / "output",
+            grace_s=5.0,
+            lease=None,
+            events=queue.SimpleQueue(),
+            timeout_s=20.0,
+        )
+        now = boot_time_s()
+        self.runner.renew({"r.1": (now + hold_s, now + hold_s + 0.5)})
+
+    def leave(self) -> None:
+        self.runner.detach()
+        os.close(self.lock_fd)
+
+    def left(self) -> list[tree.ProcessId]:
+        return tree.members(None, marked=tree.marks(self.env), spare=[self.guard_pid])
+
+    def claim(self, runner: ProcessRunner, job: LeftJob) -> JobHandle:
+        handle = runner.claim(job, env=self.env, grace_s=5.0, events=queue.SimpleQueue())
+        runner.open()
+        return handle
+
+
+def end_of(handle: JobHandle) -> Exited:
+    exited = handle.events.get(timeout=20.0)
+    assert isinstance(exited, Exited)
+    assert isinstance(handle.events.get(timeout=10.0), Gone)
+    return exited
+
+
+def taken(folder: Path) -> tuple[ProcessRunner, list[LeftJob], int]:
+    return wait_until(lambda: take_over(folder), what="the guard answers")
+
+
+def let_go(runner: ProcessRunner, lock_fd: int) -> None:
+    runner.close()
+    os.close(lock_fd)
+
+
+def test_a_job_that_was_left_ends_under_the_next_worker(tmp_path: Path) -> None:
+    former = Former(tmp_path, "echo begun; sleep 0.7; echo done; exit 9")
+    former.leave()
+    runner, (job,), lock_fd = taken(tmp_path)
+    assert (job.key, job.folder, job.main, job.exited) == ("r.1", former.attempt, former.job.main, None)
+    handle = former.claim(runner, job)
+    assert end_of(handle) == Exited(9, "")
+    assert (former.attempt / "output").read_text() == "begun\ndone\n"
+    assert runner.is_idle
+    let_go(runner, lock_fd)
+    wait_until(lambda: not os.path.exists(f"/proc/{former.guard_pid}/exe"), what="the guard has gone")
+
+
+def test_it_can_be_stopped_and_its_lease_enforced_as_before(tmp_path: Path) -> None:
+    for stop in (True, False):
+        folder = tmp_path / str(stop)
+        former = Former(folder, "trap 'exit 3' TERM; while :; do sleep 0.05; done")
+        wait_until(lambda: len(former.left()) > 1, what="the job has begun")  # noqa: B023
+        former.leave()
+        runner, (job,), lock_fd = taken(folder)
+        handle = former.claim(runner, job)
+        if stop:
+            handle.stop(grace_s=5.0)
+        else:
+            runner.renew({"r.1": (boot_time_s() + 0.2, boot_time_s() + 5.0)})
+        assert end_of(handle) == Exited(3, "asked" if stop else "lease")
+        let_go(runner, lock_fd)
+
+
+def test_one_that_ended_while_there_was_no_worker_left_its_exit_status_on_disk(tmp_path: Path) -> None:
+    former = Former(tmp_path, "sleep 0.3; exit 5")
+    former.leave()
+    wait_until((former.attempt / EXIT_STATUS).exists, what="the status is kept")
+    assert (former.attempt / EXIT_STATUS).read_text() == "5"
+    wait_until(lambda: not os.path.exists(f"/proc/{former.guard_pid}/exe"), what="the guard has nothing to do")
+    assert take_over(tmp_path) is None
+
+
+def test_one_whose_main_process_ended_but_not_its_tree_is_handed_over_with_its_exit_status(tmp_path: Path) -> None:
+    former = Former(tmp_path, "(trap '' TERM; sleep 2) & exit 6")
+    former.leave()
+    wait_until((former.attempt / EXIT_STATUS).exists, what="the main process has ended")
+    runner, (job,), lock_fd = taken(tmp_path)
+    assert job.exited == Exited(6, "")
+    assert end_of(former.claim(runner, job)) == Exited(6, "")
+    let_go(runner, lock_fd)
+
+
+def test_one_that_nobody_takes_is_ended_when_its_lease_is_over(tmp_path: Path) -> None:
+    former = Former(tmp_path, "trap '' TERM; while :; do sleep 0.05; done", hold_s=0.5)
+    former.leave()
+    wait_until(lambda: not former.left(), timeout_s=5, what="the job is gone")
+    assert not (former.attempt / EXIT_STATUS).exists(), "it did not end by itself"
+
+
+def test_a_job_can_be_handed_on_again_and_again(tmp_path: Path) -> None:
+    former = Former(tmp_path, "sleep 1.5; exit 4")
+    former.leave()
+    for _ in range(3):
+        runner, (job,), lock_fd = taken(tmp_path)
+        former.claim(runner, job)
+        runner.detach()
+        os.close(lock_fd)
+    runner, (job,), lock_fd = taken(tmp_path)
+    assert end_of(former.claim(runner, job)) == Exited(4, "")
+    let_go(runner, lock_fd)
+
+
+def test_a_next_worker_that_dies_too_takes_its_jobs_with_it(tmp_path: Path) -> None:
+    """It did not detach itself: the guard ends them, as ever."""
+    former = Former(tmp_path, "sleep 600")
+    former.leave()
+    program = (
+        "import sys, time; from pathlib import Path; from launch_worker.runners.process import take_over;"
+        "print(len(take_over(Path(sys.argv[1]))[1]), flush=True); time.sleep(600)"
+    )
+    heir = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert heir.stdout is not None
+    assert heir.stdout.readline() == b"1\n"
+    assert former.left()
+    heir.kill()
+    heir.wait()
+    heir.stdout.close()
+    wait_until(lambda: not former.left(), timeout_s=6, what="the job is gone")
+
+
+def test_a_guard_that_dies_under_the_next_worker_is_replaced_and_the_job_goes_on(tmp_path: Path) -> None:
+    former = Former(tmp_path, "sleep 600")
+    former.leave()
+    runner, (job,), lock_fd = taken(tmp_path)
+    handle = former.claim(runner, job)
+    os.kill(former.guard_pid, signal.SIGKILL)
+    wait_until(lambda: runner._guard is not None, what="another guard is there")
+    assert job.main in former.left()
+    handle.stop(grace_s=5.0)
+    exited = end_of(handle)
+    assert exited.stopped_by == "asked"
+    let_go(runner, lock_fd)
+
+
+def test_the_folder_stays_locked_from_worker_to_worker(tmp_path: Path) -> None:
+    import fcntl
+
+    former = Former(tmp_path, "sleep 600")
+    fcntl.flock(former.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    former.leave()
+
+    def is_locked() -> bool:
+        with (tmp_path / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            return False
+
+    assert is_locked()
+    runner, (job,), lock_fd = taken(tmp_path)
+    handle = former.claim(runner, job)
+    os.kill(former.guard_pid, signal.SIGKILL)
+    wait_until(lambda: runner._guard is not None, what="another guard is there")
+    assert is_locked()
+    handle.stop(grace_s=0)
+    end_of(handle)
+    let_go(runner, lock_fd)
+    wait_until(lambda: not is_locked(), what="it is let go of")
+
+
+@pytest.mark.parametrize("greeting", [b"", b"garbage\n", b'{"do": "take", "protocol": 999}\n', b'{"do": "stop"}\n'])
+def test_who_does_not_speak_its_language_gets_nothing_and_the_next_one_is_served(
+    tmp_path: Path, greeting: bytes
+) -> None:
+    former = Former(tmp_path, "sleep 600")
+    former.leave()
+    with socket.socket(socket.AF_UNIX) as guest:
+        guest.connect(str(tmp_path / SOCKET)) if len(str(tmp_path)) < 90 else pytest.skip("a long path")
+        guest.sendall(greeting)
+        if not greeting:
+            guest.shutdown(socket.SHUT_WR)
+        guest.settimeout(5.0)
+        answer = guest.recv(1000)
+        assert not answer or json.loads(answer)["on"] == "refused"
+    runner, (job,), lock_fd = taken(tmp_path)
+    handle = former.claim(runner, job)
+    handle.stop(grace_s=0)
+    end_of(handle)
+    let_go(runner, lock_fd)
+
+
+def test_a_guard_whose_worker_lives_is_not_taken_over(tmp_path: Path) -> None:
+    former = Former(tmp_path, "sleep 600")
+    begun = boot_time_s()
+    assert take_over(tmp_path) is None
+    assert boot_time_s() - begun < 3
+    assert former.left()
+    former.job.stop(grace_s=0)
+    end_of(former.job)
+    former.runner.close()
+    os.close(former.lock_fd)
+
+
+def test_a_very_long_folder_is_no_obstacle(tmp_path: Path) -> None:
+    """The kernel allows a socket's path 108 bytes."""
+    folder = tmp_path / ("x" * 120)
+    former = Former(folder, "exit 0")
+    end_of(former.job)
+    former.runner.close()
+    os.close(former.lock_fd)
+    assert (folder / SOCKET).exists()
+
+
+def test_events_are_told_in_one_order(tmp_path: Path) -> None:
+    """What `claim` puts in is read before what the guard tells."""
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    former = Former(tmp_path, "(trap '' TERM; sleep 1) & exit 2")
+    former.leave()
+    wait_until((former.attempt / EXIT_STATUS).exists, what="the main process has ended")
+    runner, (job,), lock_fd = taken(tmp_path)
+    runner.claim(job, env=former.env, grace_s=5.0, events=events)
+    runner.open()
+    assert [type(events.get(timeout=10.0)) for _ in range(2)] == [Exited, Gone]
+    let_go(runner, lock_fd)

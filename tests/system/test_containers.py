@@ -1,0 +1,492 @@
+"""Container jobs through a whole system: a real engine, real workers that are killed, replaced and cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.api import Run, submit
+from launch_worker.queue_config import QueueConfig
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, Part, states, wait_for_output, wait_for_pid
+
+#: A lease that outlasts the start of a worker on a loaded machine.
+SLOW = {"LAUNCH_LEASE_S": "30"}
+#: Counts to N, four times a second.
+COUNT = "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; sleep 0.25; done"
+
+
+@pytest.fixture
+def containers(engine: Any, busybox_image: str, cluster: Cluster) -> Iterator[Containers]:
+    made = Containers(engine, busybox_image, cluster)
+    yield made
+    left = made.left()
+    for container in left:
+        engine.api.remove_container(container, force=True, v=True)
+
+
+class Containers:
+    """A cluster with an engine beside it."""
+
+    def __init__(self, engine: Any, image: str, cluster: Cluster) -> None:
+        self.engine, self.image, self.cluster = engine, image, cluster
+
+    def submit(self, script: str, **options: Any) -> Run:
+        return submit(["sh", "-c", script], image=self.image, api=self.cluster.api, **options)
+
+    def left(self, **filters: str) -> list[str]:
+        """Every container of this test's system, whatever its state."""
+        system = self.cluster.api.store.system()
+        listed = self.engine.api.containers(all=True, filters={"label": f"launch.system={system}", **filters})
+        return [entry["Id"] for entry in listed]
+
+    def of(self, run: Run) -> dict[str, Any]:
+        """The engine's view of the run's container, once it runs."""
+        wait_for_pid(run)
+        (entry,) = self.engine.api.containers(all=True, filters={"label": f"launch.run={run.id}"})
+        found: dict[str, Any] = self.engine.api.inspect_container(entry["Id"])
+        return found
+
+
+def count(n: int) -> str:
+    return "".join(f"line {i}\n" for i in range(1, n + 1))
+
+
+def ended(run: Run, timeout_s: float = 60.0) -> RunState:
+    return run.wait(timeout_s)
+
+
+# -- the issue's first line --------------------------------------------------------------------------------------------
+
+
+def test_follow_prints_the_id_exits_with_the_code_and_leaves_nothing(containers: Containers) -> None:
+    cluster = containers.cluster
+    cluster.worker()
+    done = cluster.run(
+        "launch-submit", "--image", containers.image, "--follow", "--", "sh", "-c", "echo $LAUNCH_RUN_ID; exit 4"
+    )
+    run_id = re.search(r"run (\w+) submitted", done.err)
+    assert run_id is not None, done
+    assert (done.code, done.out) == (4, f"{run_id[1]}\n")
+    assert containers.left() == []
+    shown = cluster.show(run_id[1])
+    assert (shown["state"], shown["exit_code"], shown["phase"]) == ("Failed", 4, "run")
+    assert [phase["name"] for phase in shown["phases"]] == ["start"]
+    assert shown["phases"][0]["seconds"] > 0
+
+
+def test_cancel_is_a_stop_with_grace_and_the_container_is_removed(containers: Containers) -> None:
+    containers.cluster.worker()
+    run = containers.submit("trap 'echo got TERM; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+    wait_for_output(run, b"up")
+    run.cancel(reason="enough")
+    assert ended(run, 10) is RunState.KILLED
+    assert b"got TERM" in run.logs()
+    assert run.record.reason == "enough"
+    assert containers.left() == []
+
+
+def test_out_of_memory_is_told_by_the_engine(containers: Containers) -> None:
+    containers.cluster.worker()
+    run = submit(
+        ["tail", "-c", "90000000", "/dev/zero"], image=containers.image, memory="32M", api=containers.cluster.api
+    )
+    assert ended(run) is RunState.FAILED
+    assert (run.record.signal, run.record.phase) == ("SIGKILL", "run")
+    assert "out of memory (the container engine says so)" in run.record.reason
+
+
+def test_time_limits_hold_for_containers(containers: Containers) -> None:
+    containers.cluster.worker()
+    run = containers.submit("while :; do sleep 0.1; done", timeout=1, grace=1)
+    assert ended(run) is RunState.FAILED
+    assert run.record.reason == "time limit of 1 s reached"
+
+
+def test_a_container_without_a_command_runs_its_images_own(containers: Containers) -> None:
+    config = containers.engine.api.create_container(containers.image, ["true"])
+    try:
+        containers.engine.api.commit(config["Id"], "launch-worker-tests/cmd", "1", conf={"Cmd": ["echo", "its own"]})
+        containers.cluster.worker()
+        run = submit(image="launch-worker-tests/cmd:1", api=containers.cluster.api)
+        assert ended(run) is RunState.FINISHED
+        assert (run.logs(), run.name) == (b"its own\n", "cmd:1")
+    finally:
+        containers.engine.api.remove_container(config["Id"], force=True)
+        containers.engine.api.remove_image("launch-worker-tests/cmd:1", force=True)
+
+
+def test_thirty_megabytes_of_output_are_bounded_and_the_newest_is_kept(containers: Containers) -> None:
+    """X5."""
+    containers.cluster.worker()
+    run = containers.submit("seq 4000000; echo end")
+    assert ended(run) is RunState.FINISHED
+    log = run.logs()
+    assert log.endswith(b"4000000\nend\n")
+    assert len(log) <= containers.cluster.api.settings.log_bytes
+
+
+# -- a container outlives its worker -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_killed_workers_container_goes_on_under_the_next_worker(containers: Containers, retries: int) -> None:
+    cluster = containers.cluster
+    worker = cluster.worker(env=SLOW)
+    run = containers.submit(COUNT.format(n=24) + "; exit 0", retries=retries)
+    wait_for_output(run, b"line 4\n")
+    before = containers.of(run)["Id"]
+    worker.kill()
+    cluster.worker(env=SLOW)
+    wait_until(lambda: [phase.name for phase in run.refresh().phases][-1] == "adopted", what="it is adopted")
+    assert containers.of(run)["Id"] == before
+    assert ended(run) is RunState.FINISHED
+    assert run.record.attempt == 1
+    assert run.logs().decode() == count(24)
+    assert containers.left() == []
+
+
+def test_one_that_ended_while_no_worker_was_there_is_reported_as_it_was(containers: Containers) -> None:
+    cluster = containers.cluster
+    worker = cluster.worker()
+    run = containers.submit("echo begun; sleep 1.5; echo done; exit 7")
+    wait_for_output(run, b"begun")
+    worker.kill()
+    wait_until(lambda: not containers.left(status="running"), what="the container has ended")
+    cluster.worker()
+    assert ended(run) is RunState.FAILED
+    assert (run.record.exit_code, run.logs()) == (7, b"begun\ndone\n")
+    assert containers.left() == []
+
+
+def test_with_retries_and_no_next_worker_the_container_is_gone_before_the_run_is_given_to_others(
+    containers: Containers,
+) -> None:
+    cluster = containers.cluster
+    cluster.api.configure_queue("default", QueueConfig(container={"allow_mounts": [str(cluster.folder)]}))
+    worker = cluster.worker(name="w1")
+    script = (
+        "trap '' TERM; date +%s.%N >> /x/begun$LAUNCH_ATTEMPT; [ $LAUNCH_ATTEMPT = 2 ] && exit 0;"
+        " while :; do date +%s%N > /x/alive; sleep 0.1; done"
+    )
+    run = containers.submit(script, retries=1, container={"mounts": [f"{cluster.folder}:/x"]})
+    wait_until(lambda: (cluster.folder / "alive").exists(), what="it has begun")
+    worker.kill()
+    # Another machine's worker: another work dir, the same engine only by chance.
+    cluster.worker(name="w2", env={"LAUNCH_WORK_DIR": str(cluster.folder / "elsewhere")})
+    assert ended(run) is RunState.FINISHED
+    assert run.record.attempt == 2
+    alive = (cluster.folder / "alive").stat().st_mtime
+    begun = (cluster.folder / "begun2").stat().st_mtime
+    assert alive < begun, "the first attempt was still alive when the second began"
+    assert containers.left() == []
+
+
+def test_a_superseded_container_is_removed_by_the_next_worker(containers: Containers) -> None:
+    cluster = containers.cluster
+    first = cluster.worker(name="w1")
+    run = containers.submit("[ $LAUNCH_ATTEMPT = 2 ] && exit 0; sleep 600")
+    container = containers.of(run)["Id"]
+    first.kill()
+    cluster.beat()
+    wait_until(lambda: run.state is RunState.CRASHED, what="the run is Crashed")
+    assert containers.left(status="running") == [container]
+    run.retry()
+    cluster.worker(name="w1")
+    assert ended(run) is RunState.FINISHED
+    wait_until(lambda: not containers.left(), what="the old container is removed")
+
+
+def test_a_crashed_run_whose_container_lives_is_regained(containers: Containers) -> None:
+    """X7: the same attempt, not superseded."""
+    cluster = containers.cluster
+    first = cluster.worker()
+    run = containers.submit(COUNT.format(n=40))
+    wait_for_output(run, b"line 2\n")
+    first.kill()
+    cluster.beat()
+    wait_until(lambda: run.state is RunState.CRASHED, what="the run is Crashed")
+    cluster.worker()
+    assert ended(run) is RunState.FINISHED
+    assert states(run) == ["Pending", "Running", "Crashed", "Running", "Finished"]
+    assert run.logs().decode() == count(40)
+
+
+def test_an_adopted_run_can_be_cancelled_and_takes_a_slot(containers: Containers) -> None:
+    cluster = containers.cluster
+    first = cluster.worker(slots=1)
+    run = containers.submit("echo up; sleep 600")
+    wait_for_output(run, b"up")
+    first.kill()
+    second = cluster.worker(slots=1)
+    wait_until(lambda: f"run.adopted run={run.id}" in second.log, what="it is adopted")
+    behind = submit(["true"], api=cluster.api)
+    time.sleep(1.0)
+    assert behind.state is RunState.PENDING, "the adopted run holds the only slot"
+    active = cluster.run("celery", "-A", "launch_worker", "inspect", "active")
+    assert run.id in active.out
+    run.cancel()
+    assert ended(run, 15) is RunState.KILLED
+    assert ended(behind, 15) is RunState.FINISHED
+
+
+def test_a_worker_whose_folder_is_gone_leaves_containers_that_its_successor_adopts_by_their_labels(
+    containers: Containers,
+) -> None:
+    """As a worker that ran in a container itself: its volume went with it, and its guard."""
+    cluster = containers.cluster
+    first = cluster.worker(env={"LAUNCH_WORK_DIR": str(cluster.folder / "lost")})
+    run = containers.submit(COUNT.format(n=40))
+    wait_for_output(run, b"line 2\n")
+    first.kill()
+    second = cluster.folder / "work"
+    second.mkdir(exist_ok=True)
+    (second / "containers").touch()
+    cluster.worker(name="w2")
+    assert ended(run) is RunState.FINISHED
+    assert (run.record.attempt, run.logs().decode()) == (1, count(40))
+    assert containers.left() == []
+
+
+# -- planned restarts --------------------------------------------------------------------------------------------------
+
+
+def upgrade(worker: Part) -> None:
+    worker.signal(signal.SIGUSR1)
+    assert worker.wait(20) == 0, worker.log
+
+
+@pytest.mark.parametrize("how", ["signal", "command", "option"])
+def test_processes_and_containers_go_on_through_planned_restarts(containers: Containers, how: str) -> None:
+    cluster = containers.cluster
+    options = ["--detach-on-exit"] if how == "option" else []
+    worker = cluster.worker(slots=4, arguments=options, env=SLOW)
+    runs = [
+        containers.submit(COUNT.format(n=32)),
+        submit(["sh", "-c", COUNT.format(n=32) + "; exit 3"], api=cluster.api),
+        submit(["sh", "-c", COUNT.format(n=32)], retries=2, api=cluster.api),
+    ]
+    pids = []
+    for run in runs:
+        wait_for_output(run, b"line 2\n")
+        pids.append(run.record.pid)
+    for _ in range(2):
+        if how == "command":
+            node = cluster.api.store.workers()[0]["worker"]
+            assert cluster.run("launch-worker", "workers", "upgrade", node).code == 0
+        else:
+            worker.signal(signal.SIGUSR1 if how == "signal" else signal.SIGTERM)
+        assert worker.wait(20) == 0, worker.log
+        worker = cluster.worker(slots=4, arguments=options, env=SLOW)
+    assert [ended(run) for run in runs] == [RunState.FINISHED, RunState.FAILED, RunState.FINISHED]
+    assert [run.exit_code for run in runs] == [0, 3, 0]
+    for run, pid in zip(runs, pids, strict=True):
+        assert (run.record.attempt, run.record.pid) == (1, pid)
+        assert states(run)[:2] == ["Pending", "Running"]
+        assert len(states(run)) == 3
+        assert run.logs().decode() == count(32)
+    assert containers.left() == []
+    # What a worker took over it lets go of.
+    wait_until(lambda: len(list((cluster.folder / "work" / "workers").iterdir())) == 1, what="old folders are gone")
+
+
+def test_a_detached_job_that_no_worker_takes_over_is_ended_when_its_lease_is(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    run = submit(
+        ["sh", "-c", "while :; do date +%s.%N >> stamps; sleep 0.1; done"], cwd=cluster.folder, api=cluster.api
+    )
+    pid = wait_for_pid(run)
+    begun = time.monotonic()
+    upgrade(worker)
+    cluster.beat()
+    wait_until(lambda: run.state is RunState.CRASHED, what="the run is Crashed")
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), what="its job is ended")
+    assert time.monotonic() - begun < 15
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_worker_of_another_name_leaves_a_detached_job_alone(cluster: Cluster) -> None:
+    env = {"LAUNCH_LEASE_S": "8"}
+    worker = cluster.worker(name="w1", env=env)
+    run = submit(["sh", "-c", COUNT.format(n=24)], api=cluster.api)
+    wait_for_output(run, b"line 2\n")
+    upgrade(worker)
+    cluster.worker(name="w2", env=env)
+    time.sleep(1.0)
+    assert run.refresh().worker.startswith("w1@")
+    cluster.worker(name="w1", env=env)
+    assert ended(run) is RunState.FINISHED
+    assert run.logs().decode() == count(24)
+
+
+def test_a_detached_job_outlives_an_outage_of_redis(cluster: Cluster, redis_server: Any) -> None:
+    """A planned restart while Redis is frozen: without retries nobody else may take the run, so it may wait."""
+    env = {"LAUNCH_LEASE_S": "8"}
+    worker = cluster.worker(env=env)
+    run = submit(["sh", "-c", COUNT.format(n=80)], api=cluster.api)
+    wait_for_output(run, b"line 2\n")
+    upgrade(worker)
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        second = cluster.worker(wait=False, env=env)
+        time.sleep(12.0)
+        assert second.process.poll() is None
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    assert ended(run) is RunState.FINISHED
+    assert (run.record.attempt, run.logs().decode()) == (1, count(80))
+
+
+# -- the engine is away ------------------------------------------------------------------------------------------------
+
+
+def test_without_an_engine_container_runs_fail_in_phase_start_and_processes_go_on(cluster: Cluster) -> None:
+    worker = cluster.worker(
+        env={"DOCKER_HOST": f"unix://{cluster.folder}/none.sock"}, arguments=["--quarantine-after", "2"]
+    )
+    runs = [submit(["true"], image="any:1", api=cluster.api) for _ in range(3)]
+    for run in runs:
+        assert ended(run) is RunState.FAILED
+        assert run.record.phase == "start"
+        assert "does not answer at unix://" in run.record.reason
+        assert "start it, or set DOCKER_HOST" in run.record.reason
+    retried = submit(["true"], image="any:1", retries=1, api=cluster.api)
+    assert ended(retried) is RunState.FAILED
+    assert retried.record.attempt == 2
+    assert ended(submit(["true"], api=cluster.api)) is RunState.FINISHED
+    assert worker.process.poll() is None
+
+
+class Forwarder:
+    """socat-like: a unix socket that leads to the engine until it is cut."""
+
+    def __init__(self, folder: Path, engine_socket: str) -> None:
+        self.path = folder / "engine.sock"
+        program = FORWARDER.format(here=str(self.path), there=engine_socket)
+        self._program = program
+        self.up()
+
+    def up(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._process = subprocess.Popen(["python3", "-c", self._program])
+        wait_until(self.path.exists, what="the forwarder listens")
+
+    def cut(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+FORWARDER = """
+import socket, threading
+door = socket.socket(socket.AF_UNIX); door.bind({here!r}); door.listen(50)
+def pump(a, b):
+    try:
+        while data := a.recv(65536): b.sendall(data)
+    except OSError: pass
+    for s in (a, b):
+        try: s.shutdown(socket.SHUT_RDWR)
+        except OSError: pass
+while True:
+    a, _ = door.accept()
+    b = socket.socket(socket.AF_UNIX); b.connect({there!r})
+    threading.Thread(target=pump, args=(a, b), daemon=True).start()
+    threading.Thread(target=pump, args=(b, a), daemon=True).start()
+"""
+
+
+def test_an_engine_that_does_not_answer_for_a_while_costs_a_running_job_nothing(containers: Containers) -> None:
+    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if not address.startswith("unix://"):
+        pytest.skip("the engine is not behind a unix socket here")
+    forwarder = Forwarder(containers.cluster.folder, address.removeprefix("unix://"))
+    try:
+        containers.cluster.worker(env={"DOCKER_HOST": f"unix://{forwarder.path}"})
+        run = containers.submit(COUNT.format(n=24) + "; exit 9")
+        wait_for_output(run, b"line 2\n")
+        forwarder.cut()
+        time.sleep(2.0)
+        assert run.state is RunState.RUNNING
+        forwarder.up()
+        assert ended(run) is RunState.FAILED
+        assert (run.exit_code, run.logs().decode()) == (9, count(24))
+        assert containers.left() == []
+    finally:
+        forwarder.cut()
+
+
+# -- queues and what they allow ----------------------------------------------------------------------------------------
+
+
+def test_a_queue_of_containers_needs_no_image_from_the_submitter(containers: Containers) -> None:
+    cluster = containers.cluster
+    assert cluster.run("launch-worker", "queues", "create", "sim", "--resource", "container").code == 0
+    refused = cluster.run("launch-submit", "-q", "sim", "--", "true")
+    assert (refused.code, refused.out) == (2, "")
+    assert "submit it with --image IMAGE" in refused.err
+    assert cluster.run("launch-worker", "queues", "set", "sim", "--container", f"image={containers.image}").code == 0
+    cluster.worker("sim")
+    done = cluster.run("launch-submit", "-q", "sim", "--follow", "--", "sh", "-c", "echo in $(cat /proc/1/comm)")
+    assert done.code == 0, done
+    assert "init" in done.out or "tini" in done.out
+
+
+def test_a_queue_of_processes_refuses_images(containers: Containers) -> None:
+    cluster = containers.cluster
+    cluster.api.configure_queue("cpu", QueueConfig(resource="process"))
+    refused = cluster.run("launch-submit", "-q", "cpu", "--image", containers.image, "--", "true")
+    assert refused.code == 2
+    assert "runs processes" in refused.err
+    assert list(cluster.api.store.select()) == []
+
+
+def test_a_record_that_was_tampered_with_gets_nothing_that_reaches_the_host(containers: Containers) -> None:
+    """W23: the worker checks again, whatever wrote the record."""
+    cluster = containers.cluster
+    run = containers.submit("true")
+    key = f"launch:run:{run.id}"
+    spec = json.loads(cluster.api.store._redis.hget(key, "spec"))
+    spec["container"] = {"privileged": True}
+    cluster.api.store._redis.hset(key, "spec", json.dumps(spec))
+    cluster.worker()
+    assert ended(run) is RunState.FAILED
+    assert run.record.phase == "agent"
+    assert "only the queue's configuration may set it" in run.record.reason
+    assert containers.left() == []
+
+
+def test_secrets_are_on_no_command_line_and_in_no_other_runs_container(containers: Containers) -> None:
+    """X11, W6."""
+    cluster = containers.cluster
+    secret = "s3cr3t-" + os.urandom(8).hex()
+    worker = cluster.worker(env={"HF_TOKEN": secret}, slots=2)
+    run = containers.submit("echo ${#HF_TOKEN}; sleep 3", env_from=["HF_TOKEN"])
+    other = containers.submit("sleep 3")
+    found = containers.of(run)
+    assert f"HF_TOKEN={secret}" in found["Config"]["Env"]
+    assert secret not in json.dumps(containers.of(other))
+    lines = subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
+    assert secret not in lines
+    assert ended(run) is ended(other) is RunState.FINISHED
+    assert run.logs().decode().strip() == str(len(secret))
+    assert secret not in worker.log
+    everything = cluster.api.store._redis.execute_command("DUMP", f"launch:run:{run.id}")
+    assert secret.encode() not in everything
+
+
+def test_the_brokers_url_is_not_in_a_container(containers: Containers) -> None:
+    containers.cluster.worker()
+    run = containers.submit("env")
+    assert ended(run) is RunState.FINISHED
+    names = {line.split("=")[0] for line in run.logs().decode().splitlines()}
+    assert "LAUNCH_RUN_ID" in names
+    assert not names & {"LAUNCH_REDIS_URL", "LAUNCH_WORK_DIR", "VIRTUAL_ENV", "PYTHONPATH"}
