@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import secrets
 import socket
 import threading
@@ -20,24 +19,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from launch_worker.api import Api
 from launch_worker.attempt import Attempt, Site
-from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
-from launch_worker.execute import execute
+from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.inherit import Heir
+from launch_worker.jobs import Ended, Jobs
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
 from launch_worker.outage import BACKOFF_CAP_S, Outage
 from launch_worker.passes import OnEnd
 from launch_worker.quarantine import Quarantine
 from launch_worker.recover import Recovery, end_leftovers
-from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
+from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner
-from launch_worker.spec import RunSpec, parse_spec
+from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark
-from launch_worker.states import RunState
 from launch_worker.store.store import Answer
-from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Cancel, Detach, Shutdown, Superseded
+from launch_worker.supervise import Cancel, Detach, Shutdown, Superseded
 
 if TYPE_CHECKING:
     from launch_worker.runners.container import ContainerRunner
@@ -48,9 +46,6 @@ log = logging.getLogger("launch_worker.agent")
 _LAST_STEPS_S = 10.0
 #: How long a worker that leaves its jobs to the next one waits for those that are just starting or ending.
 _START_WAIT_S = 30.0
-
-#: What `on_adopt` returns: told the state and the outcome, None when the run went elsewhere.
-OnEnded = Callable[[tuple[RunState, Outcome] | None], None]
 
 
 class LaunchAgent:
@@ -75,24 +70,19 @@ class LaunchAgent:
         self._on_intake: Callable[[bool], None] = config.get("on_intake") or (lambda _: None)
         self._on_drain: Callable[[], None] = config.get("on_drain") or (lambda: None)
         self._on_upgrade: Callable[[], None] = config.get("on_upgrade") or (lambda: None)
-        self._on_adopt: Callable[[Record], OnEnded] = config.get("on_adopt") or (lambda _: lambda _: None)
+        self._on_adopt: Callable[[Record], Callable[[Ended], None]] = config.get("on_adopt") or (
+            lambda _: lambda _: None
+        )
         self._on_end: OnEnd = config.get("on_end") or (lambda *_: None)
         self._quarantine = Quarantine(after=config.get("quarantine_after", 5))
         #: Holds the leases. Not the node's name: that is the same after a restart.
         self.owner = f"{self._host}.{os.getpid()}.{secrets.token_hex(4)}"
-        #: By run and attempt: a superseded attempt may still be ending when this worker has the next one.
-        self._jobs: dict[str, Attempt] = {}
         self._stopping = threading.Event()
         self._draining = False
         self._is_listed = False
-        self._ending: Shutdown | None = None
-        #: Leases of the jobs that this worker left to the next one.
-        self._left: dict[str, Lease] = {}
         self._detached = False
         self._system_name = ""
-        #: Items that are being claimed, executed or reported now.
-        self._active = 0
-        self._counting = threading.Lock()
+        self._connecting = threading.Lock()
         self._outage = Outage(self._stopping)
         self._liveness = Liveness(
             self,
@@ -133,6 +123,15 @@ class LaunchAgent:
             owner=self.owner,
             worker=self._worker,
             host=self._host,
+        )
+        self._jobs = Jobs(
+            self._site,
+            folder=self._folder,
+            outage=self._outage,
+            slots=self._max_jobs,
+            takes_runs=lambda: self.takes_runs,
+            is_draining=lambda: self._draining,
+            on_outcome=self._note,
         )
         self._recovery = self._make_recovery()
         LaunchAgent._current = self
@@ -181,7 +180,7 @@ class LaunchAgent:
         return ContainerRunner(self._runner)
 
     def _containers(self) -> ContainerRunner:
-        with self._counting:
+        with self._connecting:
             return self._container_runner
 
     def _system(self) -> str:
@@ -198,7 +197,7 @@ class LaunchAgent:
         self._recovery.halt()
         self._liveness.wake()
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
-        while self._active and not (self._outage.is_on and self._all_ended()):
+        while self._jobs.active and not (self._outage.is_on and self._jobs.are_ended):
             if deadline is not None and boot_time_s() > deadline:
                 return False
             self._stopping.wait(0.05)
@@ -216,33 +215,33 @@ class LaunchAgent:
         told: set[str] = set()
         for pause_s in (_START_WAIT_S, _LAST_STEPS_S):
             deadline = boot_time_s() + pause_s
-            while (self._active or self._recovery.is_busy) and boot_time_s() < deadline:
-                for attempt in list(self._jobs.values()):
+            while (self._jobs.active or self._recovery.is_busy) and boot_time_s() < deadline:
+                for attempt in self._jobs.attempts:
                     if attempt.job is not None and attempt.key not in told:
                         told.add(attempt.key)
                         attempt.events.put(Detach())
                 self._stopping.wait(0.02)
-            for attempt in list(self._jobs.values()):
+            for attempt in self._jobs.attempts:
                 if attempt.job is None:
                     attempt.events.put(Shutdown(f"the worker was replaced before the job had started ({self._worker})"))
-        for attempt in list(self._jobs.values()):
-            self._leave(attempt)
+        for attempt in self._jobs.attempts:
+            self._jobs.leave(attempt)
         for runner in self._guards():
-            runner.renew(self._left)
+            runner.renew(self._jobs.left)
             runner.detach()
         self._detached = True
 
     def stop(self, *, reason: str = "the worker shut down") -> None:
         """End what still runs (handed back when retries are left, else Killed), then leave."""
         if not self._detached:
-            self._end_jobs(Shutdown(f"{reason} ({self._worker})"))
-            longest_grace_s = max((attempt.spec.grace_s for attempt in list(self._jobs.values())), default=0.0)
+            self._jobs.end_all(Shutdown(f"{reason} ({self._worker})"))
+            longest_grace_s = max((attempt.spec.grace_s for attempt in self._jobs.attempts), default=0.0)
             if not self.drain(timeout_s=longest_grace_s + _LAST_STEPS_S):
-                self._end_jobs(Shutdown(f"{reason} ({self._worker})", grace_s=0.0))
+                self._jobs.end_all(Shutdown(f"{reason} ({self._worker})", grace_s=0.0))
                 self.drain(timeout_s=_LAST_STEPS_S)
         self._stopping.set()
         deadline = boot_time_s() + BACKOFF_CAP_S
-        while self._active and boot_time_s() < deadline:
+        while self._jobs.active and boot_time_s() < deadline:
             time.sleep(0.02)
         self._logs.close()
         if not self._detached:
@@ -257,11 +256,6 @@ class LaunchAgent:
         self._folder.release()
         if LaunchAgent._current is self:
             LaunchAgent._current = None
-
-    def _end_jobs(self, shutdown: Shutdown) -> None:
-        self._ending = shutdown
-        for attempt in list(self._jobs.values()):
-            attempt.events.put(shutdown)
 
     @classmethod
     def current(cls) -> LaunchAgent:
@@ -288,13 +282,13 @@ class LaunchAgent:
     @property
     def num_running_jobs(self) -> int:
         """Jobs that this agent executes now."""
-        return len(self._jobs)
+        return len(self._jobs.attempts)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """The running attempts, for `celery inspect`."""
         return [
             {"id": a.record.id, "name": a.record.name, "attempt": a.record.attempt, "queue": a.record.queue}
-            for a in list(self._jobs.values())
+            for a in self._jobs.attempts
         ]
 
     @property
@@ -319,209 +313,36 @@ class LaunchAgent:
 
     # -- one run -------------------------------------------------------------------------------------------------
 
-    def run(self, run_id: str, seq: int) -> tuple[RunState, Outcome] | None:
+    def run(self, run_id: str, seq: int) -> Ended:
         """Claim the run and execute it to its end, in the calling thread.
 
         Returns the state that the record has then (Pending when it will be retried) and the outcome; None when the
         claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
         """
-        with self._counting:
-            # More than the pool lets through only while runs of another worker that were taken over hold slots.
-            is_free = self._active < self._max_jobs
-            self._active += 1
-        try:
-            if not (self.takes_runs and is_free):
-                self._put_back(run_id, seq)
-                return None
-            begun = self._begin(run_id, seq)
-            return self._carry_out(begun) if isinstance(begun, Attempt) else begun
-        except DamagedError as error:
-            log.error("run.refused run=%s: %s", run_id, error)
-            self._store.refuse("", f"the record of run {run_id!r} is damaged: {error}", b"")
-            return None
-        except BrokerUnavailableError as error:
-            log.warning("run.left run=%s: this worker stops while Redis is away. %s", run_id, error)
-            return None
-        finally:
-            with self._counting:
-                self._active -= 1
+        return self._jobs.run(run_id, seq)
 
     def carry_on(self, attempt: Attempt) -> None:
         """Supervise an attempt whose job another worker of this machine started, to its end, and report that."""
-        with self._counting:
-            self._active += 1
-        ended: tuple[RunState, Outcome] | None = None
+        on_ended = self._on_adopt(attempt.record)
+        ended: Ended = None
         try:
-            on_ended = self._on_adopt(attempt.record)
-            try:
-                record, output = attempt.record, attempt.folder.output
-                attempt.tail = self._outage.repeat(
-                    lambda: self._logs.watch(record.id, record.attempt, output, resume=True)
-                )
-                ended = self._carry_out(attempt)
-            finally:
-                on_ended(ended)
+            ended = self._jobs.carry_on(attempt)
         finally:
-            with self._counting:
-                self._active -= 1
-
-    def _begin(self, run_id: str, seq: int) -> Attempt | tuple[RunState, Outcome] | None:
-        """Claim the run; how it ended when it cannot be executed, None when it is not this worker's."""
-        record, claimed_at = self._claim(run_id, seq)
-        if record is None:
-            return None
-        log.info("run.claimed run=%s attempt=%d queue=%s", record.id, record.attempt, record.queue)
-        try:
-            spec = parse_spec(record.spec)
-        except InputError as error:
-            outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
-            self._outage.repeat(lambda: self._store.finish(record, NextStep(outcome), owner=self.owner))
-            return outcome.state, outcome
-        return Attempt(
-            record=record,
-            spec=spec,
-            folder=self._folder.attempt(record),
-            events=queue.SimpleQueue(),
-            lease=self._lease(record, spec, renewed_at=claimed_at),
-        )
-
-    def _carry_out(self, attempt: Attempt) -> tuple[RunState, Outcome] | None:
-        record = attempt.record
-        self._jobs[attempt.key] = attempt
-        if self._ending is not None:
-            attempt.events.put(self._ending)
-        try:
-            outcome = execute(
-                attempt,
-                site=self._site,
-                on_started=lambda pid: self._note_start(record, pid),
-                enter=lambda phase, reason: self._note_phase(record, phase, reason),
-            )
-            return self._report(attempt, outcome)
-        except AttemptDetached:
-            self._leave(attempt)
-            return None
-        except AttemptSuperseded:
-            log.warning("run.superseded run=%s attempt=%d: its job was ended", record.id, record.attempt)
-            if attempt.job is not None:
-                attempt.job.dispose()
-            attempt.folder.remove()
-            return None
-        finally:
-            del self._jobs[attempt.key]
-            if attempt.tail is not None:
-                self._logs.forget(attempt.tail)
-
-    def _all_ended(self) -> bool:
-        attempts = list(self._jobs.values())
-        return len(attempts) == self._active and all(attempt.ended for attempt in attempts)
-
-    def _claim(self, run_id: str, seq: int) -> tuple[Record | None, float]:
-        """The record if it is ours now, and when the call that got it was sent: its lease counts from then."""
-        nonce = secrets.token_hex(8)
-        sent_at = 0.0
-
-        def claim() -> tuple[Record | None, str]:
-            nonlocal sent_at
-            if self._draining:
-                return None, "the worker drains"
-            sent_at = boot_time_s()
-            return self._store.claim(
-                run_id,
-                seq,
-                owner=self.owner,
-                worker=self._worker,
-                host=self._host,
-                lease_s=self._settings.lease_s,
-                nonce=nonce,
-            )
-
-        record, why = self._outage.repeat(claim)
-        if record is None:
-            log.info("run.claim_refused run=%s seq=%s: %s", run_id, seq, why)
-        return record, sent_at
-
-    def _put_back(self, run_id: str, seq: int) -> None:
-        try:
-            self._store.put_back(run_id, seq)
-        except BrokerUnavailableError:
-            log.warning("run.item_dropped run=%s: it is published again later", run_id)
-
-    def _note_start(self, record: Record, pid: int) -> None:
-        try:
-            self._store.started(record.id, record.token, pid=pid)
-        except BrokerUnavailableError:
-            log.warning("run.start_unnoted run=%s pid=%d: Redis is away", record.id, pid)
-
-    def _note_phase(self, record: Record, phase: str, reason: str) -> None:
-        try:
-            self._store.phase(record, phase, reason=reason)
-        except BrokerUnavailableError:
-            log.warning("run.phase_unnoted run=%s phase=%s: Redis is away", record.id, phase)
-
-    def _leave(self, attempt: Attempt) -> None:
-        """The job goes on; its guard may end it when no worker renews its lease."""
-        log.warning("run.detached run=%s attempt=%d: its job goes on", attempt.record.id, attempt.record.attempt)
-        if attempt.job is not None:
-            attempt.job.leave()
-        try:
-            attempt.folder.keep_record(attempt.record)
-        except OSError as error:
-            log.error("run.record_not_kept run=%s: %s", attempt.record.id, error)
-        lease = attempt.lease
-        if lease is None and not attempt.folder.is_container:
-            # Nobody else takes the run, but no job may run for ever without a worker.
-            lease = _guarded(attempt.spec, renewed_at=boot_time_s(), lease_s=self._settings.lease_s)
-        self._left[attempt.key] = lease
-
-    def _report(self, attempt: Attempt, outcome: Outcome) -> tuple[RunState, Outcome] | None:
-        record = attempt.record
-        if self._quarantine.note(outcome, now=boot_time_s()):
-            log.error("worker.quarantined: %s", self._quarantine.describe(now=boot_time_s()))
-            self._on_intake(False)
-            self._liveness.wake()
-        step = next_step(outcome, spec=attempt.spec, attempt=record.attempt, first_attempt=record.first_attempt)
-        attempt.folder.write_report(record, step, owner=self.owner)
-        attempt.ended = True
-        if attempt.job is not None:
-            attempt.job.dispose()
-        try:
-            if attempt.tail is not None:
-                tail = attempt.tail
-                try:
-                    self._outage.repeat(lambda: self._logs.finish(tail))
-                except DamagedError as error:
-                    log.error("log.not_kept run=%s: %s", record.id, error)
-            accepted = self._outage.repeat(lambda: self._store.finish(record, step, owner=self.owner))
-        except BrokerUnavailableError:
-            log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
-            return outcome.state, outcome
-        attempt.folder.remove()
-        if not accepted:
-            log.warning("run.late_report_refused run=%s attempt=%d", record.id, record.attempt)
-            return None
-        state = outcome.state if step.retry_delay_s is None else RunState.PENDING
-        log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
-        return state, outcome
-
-    def _lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
-        """When the guard must end the job if no renewal follows; None where nobody else may take the run.
-
-        A run with retries left is given to another worker once its lease ran out, so its job must be gone by then.
-        """
-        if not has_retries_left(
-            spec, attempt=record.attempt, first_attempt=record.first_attempt, after=RunState.CRASHED
-        ):
-            return None
-        return _guarded(spec, renewed_at=renewed_at, lease_s=self._settings.lease_s)
+            on_ended(ended)
 
     def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
-        """The same for a record that another worker of this machine claimed."""
-        return self._lease(record, parse_spec(record.spec), renewed_at=renewed_at)
+        """The lease of an attempt that another worker of this machine claimed, as a guard must enforce it."""
+        return self._jobs.lease(record, parse_spec(record.spec), renewed_at=renewed_at)
 
     def attempt_folder(self, record: Record) -> AttemptFolder:
         """Where the files of an attempt are whose worker left none."""
         return self._folder.attempt(record)
+
+    def _note(self, outcome: Outcome) -> None:
+        if self._quarantine.note(outcome, now=boot_time_s()):
+            log.error("worker.quarantined: %s", self._quarantine.describe(now=boot_time_s()))
+            self._on_intake(False)
+            self._liveness.wake()
 
     def _guards(self) -> list[ProcessRunner]:
         """This worker's own, and those that it took over."""
@@ -538,7 +359,7 @@ class LaunchAgent:
             # Else submitters would be told that its queues are consumed.
             self._store.goodbye(self.owner, queues=self._queues)
         self._is_listed = self.takes_runs
-        attempts = list(self._jobs.values())
+        attempts = self._jobs.attempts
         renewed_at = boot_time_s()
         pulse = self._store.heartbeat(
             [(attempt.record.id, attempt.record.token, attempt.record.attempt) for attempt in attempts],
@@ -553,7 +374,9 @@ class LaunchAgent:
         for attempt, answer in zip(attempts, pulse.answers, strict=True):
             self._heed(attempt, answer)
             if answer.word in ("ok", "cancel"):
-                leases[attempt.key] = attempt.lease = self._lease(attempt.record, attempt.spec, renewed_at=renewed_at)
+                leases[attempt.key] = attempt.lease = self._jobs.lease(
+                    attempt.record, attempt.spec, renewed_at=renewed_at
+                )
         for runner in self._guards():
             runner.renew(leases)
         return pulse.pass_age_s, pulse.next_due
@@ -568,7 +391,7 @@ class LaunchAgent:
             self.resume()
         elif order["order"] == "cancel":
             grace_us = order["grace_us"]
-            for attempt in list(self._jobs.values()):
+            for attempt in self._jobs.attempts:
                 if (attempt.record.id, str(attempt.record.token)) == (order["id"], order["token"]):
                     attempt.events.put(Cancel(order["reason"], int(grace_us) / 1e6 if grace_us else None))
 
@@ -590,12 +413,7 @@ class LaunchAgent:
             "pid": os.getpid(),
             "queues": self._queues,
             "slots": self._max_jobs,
-            "running": len(self._jobs),
+            "running": len(self._jobs.attempts),
             "state": "draining" if self._draining else "running" if self.takes_runs else "quarantined",
             "problem": self._quarantine.describe(now=boot_time_s()),
         }
-
-
-def _guarded(spec: RunSpec, *, renewed_at: float, lease_s: float) -> Lease:
-    kill_at = renewed_at + lease_s - min(1.0, lease_s / 10)
-    return kill_at - min(spec.grace_s, lease_s / 4), kill_at

@@ -45,6 +45,7 @@ LAYERS = {
             "passes",
             "recover",
             "inherit",
+            "jobs",
             "agent",
             "health",
             "liveness",

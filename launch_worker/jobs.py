@@ -1,0 +1,272 @@
+"""The jobs of one worker: claimed or taken over, carried out, then reported, or left to the next worker."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from launch_worker.attempt import Attempt, Site
+from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError
+from launch_worker.execute import execute
+from launch_worker.outage import Outage
+from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
+from launch_worker.run import Record
+from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.process import Lease
+from launch_worker.spec import RunSpec, parse_spec
+from launch_worker.spool import WorkerFolder
+from launch_worker.states import RunState
+from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event
+
+log = logging.getLogger("launch_worker.jobs")
+
+#: The state that the record has after an attempt, and how that ended; None when the run went elsewhere.
+Ended = tuple[RunState, Outcome] | None
+
+
+class Jobs:
+    """Carries out attempts in their callers' threads, and knows which there are. Thread-safe."""
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        folder: WorkerFolder,
+        outage: Outage,
+        slots: int,
+        takes_runs: Callable[[], bool],
+        is_draining: Callable[[], bool],
+        on_outcome: Callable[[Outcome], None],
+    ) -> None:
+        """`on_outcome` is told of every end before it is reported."""
+        self._site = site
+        self._store = site.store
+        self._folder = folder
+        self._outage = outage
+        self._slots = slots
+        self._takes_runs = takes_runs
+        self._is_draining = is_draining
+        self._on_outcome = on_outcome
+        #: By run and attempt: a superseded attempt may still be ending when this worker has the next one.
+        self._attempts: dict[str, Attempt] = {}
+        self._ending: Event | None = None
+        #: Leases of the jobs that were left to the next worker.
+        self.left: dict[str, Lease] = {}
+        #: Items that are being claimed, executed or reported now.
+        self.active = 0
+        self._counting = threading.Lock()
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Those that are executed or reported now."""
+        return list(self._attempts.values())
+
+    @property
+    def are_ended(self) -> bool:
+        """Whether all that is missing are reports."""
+        attempts = self.attempts
+        return len(attempts) == self.active and all(attempt.ended for attempt in attempts)
+
+    def end_all(self, event: Event) -> None:
+        """Tell every job, those included that are just being claimed."""
+        self._ending = event
+        for attempt in self.attempts:
+            attempt.events.put(event)
+
+    def run(self, run_id: str, seq: int) -> Ended:
+        """Claim the run and execute it to its end, in the calling thread.
+
+        Returns the state that the record has then (Pending when it will be retried) and the outcome; None when the
+        claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
+        """
+        try:
+            with self._counted() as is_free:
+                if not (self._takes_runs() and is_free):
+                    self._put_back(run_id, seq)
+                    return None
+                begun = self._begin(run_id, seq)
+                return self._carry_out(begun) if isinstance(begun, Attempt) else begun
+        except DamagedError as error:
+            log.error("run.refused run=%s: %s", run_id, error)
+            self._store.refuse("", f"the record of run {run_id!r} is damaged: {error}", b"")
+            return None
+        except BrokerUnavailableError as error:
+            log.warning("run.left run=%s: this worker stops while Redis is away. %s", run_id, error)
+            return None
+
+    def carry_on(self, attempt: Attempt) -> Ended:
+        """Supervise an attempt whose job another worker of this machine started, to its end, and report that."""
+        record, output = attempt.record, attempt.folder.output
+        with self._counted():
+            attempt.tail = self._outage.repeat(
+                lambda: self._site.logs.watch(record.id, record.attempt, output, resume=True)
+            )
+            return self._carry_out(attempt)
+
+    @contextmanager
+    def _counted(self) -> Iterator[bool]:
+        """Yields whether a slot is free: runs that were taken over hold slots of which the pool knows nothing."""
+        with self._counting:
+            is_free = self.active < self._slots
+            self.active += 1
+        try:
+            yield is_free
+        finally:
+            with self._counting:
+                self.active -= 1
+
+    def _begin(self, run_id: str, seq: int) -> Attempt | Ended:
+        """Claim the run; how it ended when it cannot be executed, None when it is not this worker's."""
+        record, claimed_at = self._claim(run_id, seq)
+        if record is None:
+            return None
+        log.info("run.claimed run=%s attempt=%d queue=%s", record.id, record.attempt, record.queue)
+        try:
+            spec = parse_spec(record.spec)
+        except InputError as error:
+            outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
+            self._outage.repeat(lambda: self._store.finish(record, NextStep(outcome), owner=self._site.owner))
+            return outcome.state, outcome
+        return Attempt(
+            record=record,
+            spec=spec,
+            folder=self._folder.attempt(record),
+            events=queue.SimpleQueue(),
+            lease=self.lease(record, spec, renewed_at=claimed_at),
+        )
+
+    def _carry_out(self, attempt: Attempt) -> Ended:
+        record = attempt.record
+        self._attempts[attempt.key] = attempt
+        if self._ending is not None:
+            attempt.events.put(self._ending)
+        try:
+            outcome = execute(
+                attempt,
+                site=self._site,
+                on_started=lambda pid: self._note_start(record, pid),
+                enter=lambda phase, reason: self._note_phase(record, phase, reason),
+            )
+            return self._report(attempt, outcome)
+        except AttemptDetached:
+            self.leave(attempt)
+            return None
+        except AttemptSuperseded:
+            log.warning("run.superseded run=%s attempt=%d: its job was ended", record.id, record.attempt)
+            if attempt.job is not None:
+                attempt.job.dispose()
+            attempt.folder.remove()
+            return None
+        finally:
+            del self._attempts[attempt.key]
+            if attempt.tail is not None:
+                self._site.logs.forget(attempt.tail)
+
+    def _claim(self, run_id: str, seq: int) -> tuple[Record | None, float]:
+        """The record if it is ours now, and when the call that got it was sent: its lease counts from then."""
+        nonce = secrets.token_hex(8)
+        sent_at = 0.0
+
+        def claim() -> tuple[Record | None, str]:
+            nonlocal sent_at
+            if self._is_draining():
+                return None, "the worker drains"
+            sent_at = boot_time_s()
+            return self._store.claim(
+                run_id,
+                seq,
+                owner=self._site.owner,
+                worker=self._site.worker,
+                host=self._site.host,
+                lease_s=self._site.settings.lease_s,
+                nonce=nonce,
+            )
+
+        record, why = self._outage.repeat(claim)
+        if record is None:
+            log.info("run.claim_refused run=%s seq=%s: %s", run_id, seq, why)
+        return record, sent_at
+
+    def _put_back(self, run_id: str, seq: int) -> None:
+        try:
+            self._store.put_back(run_id, seq)
+        except BrokerUnavailableError:
+            log.warning("run.item_dropped run=%s: it is published again later", run_id)
+
+    def _note_start(self, record: Record, pid: int) -> None:
+        try:
+            self._store.started(record.id, record.token, pid=pid)
+        except BrokerUnavailableError:
+            log.warning("run.start_unnoted run=%s pid=%d: Redis is away", record.id, pid)
+
+    def _note_phase(self, record: Record, phase: str, reason: str) -> None:
+        try:
+            self._store.phase(record, phase, reason=reason)
+        except BrokerUnavailableError:
+            log.warning("run.phase_unnoted run=%s phase=%s: Redis is away", record.id, phase)
+
+    def leave(self, attempt: Attempt) -> None:
+        """The job goes on; its guard may end it when no worker renews its lease."""
+        log.warning("run.detached run=%s attempt=%d: its job goes on", attempt.record.id, attempt.record.attempt)
+        if attempt.job is not None:
+            attempt.job.leave()
+        try:
+            attempt.folder.keep_record(attempt.record)
+        except OSError as error:
+            log.error("run.record_not_kept run=%s: %s", attempt.record.id, error)
+        lease = attempt.lease
+        if lease is None and not attempt.folder.is_container:
+            # Nobody else takes the run, but no job may run for ever without a worker.
+            lease = _guarded(attempt.spec, renewed_at=boot_time_s(), lease_s=self._site.settings.lease_s)
+        self.left[attempt.key] = lease
+
+    def _report(self, attempt: Attempt, outcome: Outcome) -> Ended:
+        record = attempt.record
+        self._on_outcome(outcome)
+        step = next_step(outcome, spec=attempt.spec, attempt=record.attempt, first_attempt=record.first_attempt)
+        attempt.folder.write_report(record, step, owner=self._site.owner)
+        attempt.ended = True
+        if attempt.job is not None:
+            attempt.job.dispose()
+        try:
+            if attempt.tail is not None:
+                tail = attempt.tail
+                try:
+                    self._outage.repeat(lambda: self._site.logs.finish(tail))
+                except DamagedError as error:
+                    log.error("log.not_kept run=%s: %s", record.id, error)
+            accepted = self._outage.repeat(lambda: self._store.finish(record, step, owner=self._site.owner))
+        except BrokerUnavailableError:
+            log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
+            return outcome.state, outcome
+        attempt.folder.remove()
+        if not accepted:
+            log.warning("run.late_report_refused run=%s attempt=%d", record.id, record.attempt)
+            return None
+        state = outcome.state if step.retry_delay_s is None else RunState.PENDING
+        log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
+        return state, outcome
+
+    def lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
+        """When the guard must end the job if no renewal follows; None where nobody else may take the run.
+
+        A run with retries left is given to another worker once its lease ran out, so its job must be gone by then.
+        """
+        if not has_retries_left(
+            spec, attempt=record.attempt, first_attempt=record.first_attempt, after=RunState.CRASHED
+        ):
+            return None
+        return _guarded(spec, renewed_at=renewed_at, lease_s=self._site.settings.lease_s)
+
+    def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
+        """The same for a record that another worker of this machine claimed."""
+        return self.lease(record, parse_spec(record.spec), renewed_at=renewed_at)
+
+
+def _guarded(spec: RunSpec, *, renewed_at: float, lease_s: float) -> Lease:
+    kill_at = renewed_at + lease_s - min(1.0, lease_s / 10)
+    return kill_at - min(spec.grace_s, lease_s / 4), kill_at
