@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
 from launch_worker.errors import SettingsError
@@ -19,7 +19,7 @@ class SentinelUrl:
     master: str
     db: int = 0
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
 
     @classmethod
     def parse(cls, url: str) -> SentinelUrl:
@@ -29,7 +29,7 @@ class SentinelUrl:
         hosts, _, path = place.partition("/")
         master, _, db = path.partition("/")
         sentinels = [_host(part) for part in hosts.split(",")]
-        if not master or (db and not db.isascii()) or (db and not db.isdigit()) or not all(sentinels):
+        if not master or (db and not (db.isascii() and db.isdigit())) or not all(sentinels):
             raise SettingsError(
                 "a sentinel URL must be written as sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DB], "
                 "where MASTER is the name that the sentinels know the servers by"
