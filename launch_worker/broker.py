@@ -120,7 +120,17 @@ class Channel(kombu_redis.Channel):
         return size
 
 
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """The same, to the master that sentinels name."""
+
+
 class Transport(kombu_redis.Transport):
     """What the `redis://` and `rediss://` schemes mean in this app."""
 
     Channel = Channel
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """What `sentinel://` means in this app."""
+
+    Channel = SentinelChannel

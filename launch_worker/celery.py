@@ -17,6 +17,7 @@ from celery import Celery
 from launch_worker import celeryconfig
 from launch_worker.errors import SettingsError
 from launch_worker.passes import PASSES
+from launch_worker.sentinel_url import SCHEME, SentinelUrl
 from launch_worker.settings import Settings
 from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.store.keys import PRIORITY_STEPS
@@ -55,6 +56,10 @@ def _required(
             for name in PASSES
         },
     }
+    if settings.redis_url.startswith(SCHEME):
+        sentinel = SentinelUrl.parse(settings.redis_url)
+        required["broker_url"] = sentinel.for_kombu()
+        required["broker_transport_options"] |= {"master_name": sentinel.master}
     if settings.redis_url.startswith("rediss://"):
         # kombu's default for rediss:// does not verify the server's certificate.
         required["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
@@ -92,7 +97,9 @@ def _settings() -> Settings:
 def _make_app() -> Celery:
     # An alias and not `broker_transport`: Flower and the banner go by the URL's scheme.
     kombu.transport.TRANSPORT_ALIASES.update(
-        redis="launch_worker.broker:Transport", rediss="launch_worker.broker:Transport"
+        redis="launch_worker.broker:Transport",
+        rediss="launch_worker.broker:Transport",
+        sentinel="launch_worker.broker:SentinelTransport",
     )
     # Neither is of use to workers that share nothing but the records, and they cost a second of start-up.
     os.environ.setdefault("CELERY_WORKER_WITHOUT_GOSSIP", "1")

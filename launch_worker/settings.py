@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch_worker.errors import InputError, SettingsError
+from launch_worker.sentinel_url import SCHEME, SentinelUrl
 from launch_worker.units import format_duration, parse_duration, parse_size
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
-_SCHEMES = ("redis://", "rediss://")
+_SCHEMES = ("redis://", "rediss://", SCHEME)
 #: The word that names the launch Redis itself as the place of uploads.
 UPLOADS_IN_REDIS = "redis"
 
@@ -48,7 +49,12 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.redis_url.startswith(_SCHEMES):
             # Not shown: it may hold a password.
-            raise SettingsError("LAUNCH_REDIS_URL must be written as redis://[:PASSWORD@]HOST:PORT/DB or rediss://…")
+            raise SettingsError(
+                "LAUNCH_REDIS_URL must be written as redis://[:PASSWORD@]HOST:PORT/DB, rediss://… or "
+                "sentinel://[:PASSWORD@]HOST:PORT,…/MASTER/DB"
+            )
+        if self.redis_url.startswith(SCHEME):
+            SentinelUrl.parse(self.redis_url)
         for name, seconds in (
             ("LAUNCH_HEARTBEAT_S", self.heartbeat_s),
             ("LAUNCH_LEASE_S", self.lease_s),

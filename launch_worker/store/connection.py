@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -20,8 +21,10 @@ from redis.exceptions import (
     TimeoutError,
 )
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from launch_worker.errors import BrokerUnavailableError, DamagedError, ForbiddenError, SettingsError
+from launch_worker.sentinel_url import SCHEME, SentinelUrl
 
 CONNECT_TIMEOUT_S = 1.5
 #: Longer than any script takes; with connecting, a producer gives up within 5 s.
@@ -41,18 +44,32 @@ def connect(url: str, *, name: str) -> redis.Redis:
     `name` is what `CLIENT LIST` shows. A call that timed out may have been executed: only idempotent
     scripts are sent through it.
     """
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": ANSWER_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": name,
+    }
+    if url.startswith(SCHEME):
+        return _master(SentinelUrl.parse(url), options)
     try:
-        return redis.Redis.from_url(
-            url,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=ANSWER_TIMEOUT_S,
-            socket_keepalive=True,
-            health_check_interval=0,
-            retry=Retry(NoBackoff(), 0),
-            client_name=name,
-        )
+        return redis.Redis.from_url(url, **options)
     except (ValueError, TypeError) as error:
         raise SettingsError(f"LAUNCH_REDIS_URL {mask_url(url)} is not a Redis URL: {error}") from None
+
+
+def _master(url: SentinelUrl, options: dict[str, Any]) -> redis.Redis:
+    """A client that asks the sentinels for the master at each new connection."""
+    # One that is down must not use up the time of the others.
+    asked = {"socket_connect_timeout": CONNECT_TIMEOUT_S / 3, "socket_timeout": CONNECT_TIMEOUT_S / 3}
+    sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
+        list(url.sentinels), sentinel_kwargs=asked | {"retry": Retry(NoBackoff(), 0)}
+    )
+    login = {"username": url.username or None, "password": url.password or None}
+    master: redis.Redis = sentinels.master_for(url.master, redis_class=redis.Redis, db=url.db, **login, **options)
+    return master
 
 
 def mask_url(url: str) -> str:

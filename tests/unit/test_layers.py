@@ -31,6 +31,7 @@ LAYERS = {
             "retry",
             "run",
             "settings",
+            "sentinel_url",
         ),
         0,
     ),
