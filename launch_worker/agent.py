@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from launch_worker.api import Api
 from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.inherit import Heir
+from launch_worker.inherit import Heir, engine_is_near
 from launch_worker.jobs import Ended, Jobs
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
@@ -102,7 +102,7 @@ class LaunchAgent:
         try:
             left = list(WorkerFolder.abandoned(work_dir))
             for folder in left:
-                end_leftovers(folder)
+                end_leftovers(folder.attempts())
             self._folder = WorkerFolder.create(work_dir, self.owner, worker=self._worker)
             # The guard holds the lock too: while it is held, one of them lives.
             self._runner = ProcessRunner(lock_fd=self._folder.lock_fd, folder=self._folder.path).open()
@@ -155,7 +155,9 @@ class LaunchAgent:
             work_dir=work_dir,
             lease_s=self._settings.lease_s,
             containers=self._containers,
-            has_containers=lambda: containers_mark(work_dir).exists(),
+            has_containers=lambda: (
+                containers_mark(work_dir).exists() or (engine_is_near() and self._store.has_system())
+            ),
             system=self._system,
             outage=self._outage,
             stopping=self._stopping,
@@ -210,24 +212,26 @@ class LaunchAgent:
         """
         self._draining = True
         self._recovery.halt()
-        with contextlib.suppress(BrokerUnavailableError):
-            self.heartbeat()  # the leases are whole, then
-        told: set[str] = set()
-        for pause_s in (_START_WAIT_S, _LAST_STEPS_S):
-            deadline = boot_time_s() + pause_s
-            while (self._jobs.active or self._recovery.is_busy) and boot_time_s() < deadline:
-                for attempt in self._jobs.attempts:
-                    if attempt.job is not None and attempt.key not in told:
-                        told.add(attempt.key)
-                        attempt.events.put(Detach())
-                self._stopping.wait(0.02)
-            for attempt in self._jobs.attempts:
-                if attempt.job is None:
-                    attempt.events.put(Shutdown(f"the worker was replaced before the job had started ({self._worker})"))
+        deadline = boot_time_s() + _START_WAIT_S
+        # Meanwhile the heartbeat renews the leases of all.
+        while not self._jobs.are_steady(adopting=self._recovery.num_adopting) and boot_time_s() < deadline:
+            self._stopping.wait(0.02)
         for attempt in self._jobs.attempts:
-            self._jobs.leave(attempt)
+            if attempt.job is None:
+                attempt.events.put(Shutdown(f"the worker was replaced before the job had started ({self._worker})"))
+        renewed_at = boot_time_s()
+        with contextlib.suppress(BrokerUnavailableError):
+            self.heartbeat()
+        for at_once in (False, True):
+            for attempt in self._jobs.attempts:
+                if attempt.job is not None:
+                    attempt.events.put(Detach(at_once=at_once))
+            deadline = boot_time_s() + min(_LAST_STEPS_S, self._settings.lease_s / 4)
+            while self._jobs.active and boot_time_s() < deadline:
+                self._stopping.wait(0.02)
+        left = self._jobs.left_leases(renewed_at=renewed_at)
         for runner in self._guards():
-            runner.renew(self._jobs.left)
+            runner.renew(left)
             runner.detach()
         self._detached = True
 
@@ -334,6 +338,10 @@ class LaunchAgent:
         """The lease of an attempt that another worker of this machine claimed, as a guard must enforce it."""
         return self._jobs.lease(record, parse_spec(record.spec), renewed_at=renewed_at)
 
+    def carries(self, run_id: str) -> bool:
+        """Whether an attempt of the run is claimed, carried out or reported here now."""
+        return any(attempt.record.id == run_id for attempt in self._jobs.attempts)
+
     def attempt_folder(self, record: Record) -> AttemptFolder:
         """Where the files of an attempt are whose worker left none."""
         return self._folder.attempt(record)
@@ -398,6 +406,8 @@ class LaunchAgent:
     def _heed(self, attempt: Attempt, answer: Answer) -> None:
         if answer.word == "cancel":
             attempt.events.put(Cancel(answer.reason, answer.grace_s))
+        elif answer.word == "adopted":
+            attempt.events.put(Detach(at_once=True))
         elif answer.word == "superseded" or (answer.word == "ended" and not attempt.ended):
             # "ended": a person had the run retried and cancelled while this worker was cut off.
             attempt.events.put(Superseded())

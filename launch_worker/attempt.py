@@ -14,7 +14,7 @@ from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec
 from launch_worker.spool import AttemptFolder
 from launch_worker.store.store import Store
-from launch_worker.supervise import Job
+from launch_worker.supervise import Cancel, Job
 
 if TYPE_CHECKING:
     from launch_worker.runners.container import ContainerRunner
@@ -53,6 +53,9 @@ class Attempt:
     job: Job | None = None
     #: For how long another worker has supervised it.
     ran_s: float = 0.0
+    #: Taken over from another worker, which had been asked to end it.
+    is_adopted: bool = False
+    asked: Cancel | None = None
     #: Its job is gone; only its report is not delivered yet.
     ended: bool = False
 

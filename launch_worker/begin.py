@@ -98,7 +98,7 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         gpus=record.gpus,
         files=Files(_config(record), code),
         output=attempt.folder.output,
-        lease=attempt.lease,
+        lease=lambda: attempt.lease,
         events=attempt.events,
         timeout_s=math.ceil(patience.left_s),
         enter=enter,

@@ -10,13 +10,15 @@ import fnmatch
 import os.path
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.units import parse_size
 
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@-]{0,254}")
+#: Podman joins a mount into text that it parses again: what has a meaning there must not be in it.
+_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 _WORD = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_.:/=@-]{0,254}")
@@ -75,6 +77,7 @@ class ContainerPlan:
     dns: tuple[str, ...] = ()
     group_add: tuple[str, ...] = ()
     allow_mounts: tuple[str, ...] = ()
+    allow_volumes: tuple[str, ...] = ()
     allow_images: tuple[str, ...] = ()
 
 
@@ -113,10 +116,9 @@ def plan(
     for name in _FIXED_BY_QUEUE:
         if name in own and own[name] != theirs.get(name, own[name]):
             raise InputError(f"container option {name} is {theirs[name]!r} for every run of this queue; leave it out")
-    for mount in own.get("mounts", ()):
-        _check_folder(mount, theirs.get("allow_mounts", ()))
+    mounts = tuple(_allowed(mount, theirs) for mount in own.get("mounts", ()))
     merged = theirs | own
-    merged["mounts"] = _by_target(theirs.get("mounts", ()), own.get("mounts", ()))
+    merged["mounts"] = _by_target(theirs.get("mounts", ()), mounts)
     merged["tmpfs"] = tuple(dict.fromkeys((*theirs.get("tmpfs", ()), *own.get("tmpfs", ()))))
     return ContainerPlan(**merged)
 
@@ -129,6 +131,8 @@ def parse_mount(text: str) -> Mount:
         raise InputError(f"mount {text!r} must be VOLUME:/FOLDER or /FOLDER:/FOLDER, with :ro if it is only read")
     source, target = parts
     if source.startswith("/"):
+        if not _PATH.fullmatch(source):
+            raise InputError(f"mount {text!r}: a folder may have letters, digits and _ . / @ + - only")
         source = os.path.normpath(source)
         if source.rsplit("/", 1)[-1] in _SOCKETS:
             raise InputError(f"mount {text!r} would hand over the container engine itself; leave it out")
@@ -138,25 +142,34 @@ def parse_mount(text: str) -> Mount:
 
 
 def _target(target: str, text: str) -> str:
-    target = os.path.normpath(target) if target.startswith("/") else ""
-    if target.lstrip("/") == "" or "\x00" in target:
-        raise InputError(f"mount {text!r}: the folder in the container must be absolute, and not / itself")
+    target = os.path.normpath(target) if _PATH.fullmatch(target) else ""
+    if target.lstrip("/") == "":
+        raise InputError(
+            f"mount {text!r}: the folder in the container must be absolute, not / itself, and of letters, digits and "
+            "_ . / @ + - only"
+        )
     target = "/" + target.lstrip("/")
     if any(target == folder or target.startswith(f"{folder}/") for folder in (*_KERNEL_DIRS, LAUNCH_DIR)):
         raise InputError(f"mount {text!r}: {target} in the container is not to be mounted over")
     return target
 
 
-def _check_folder(mount: Mount, allowed: tuple[str, ...]) -> None:
-    """A folder of the machine is the queue's to give; looked at by its real path, for links may lead elsewhere."""
+def _allowed(mount: Mount, queue: Mapping[str, Any]) -> Mount:
+    """The submitter's mount, only for reading where the queue says so. Raises InputError.
+
+    A folder must be one that the queue names, not one below it: whoever may write there could put a link in its place
+    between this look and the engine's.
+    """
     if not mount.is_folder:
-        return
-    real = os.path.realpath(mount.source)
-    for folder in map(os.path.realpath, allowed):
-        if real == folder or real.startswith(folder.rstrip("/") + "/"):
-            return
-    what = f"this queue allows those in: {', '.join(allowed)}" if allowed else "this queue allows none"
-    raise InputError(f"folder {mount.source} of the worker may not be mounted; {what}. Volumes are always allowed")
+        patterns = queue.get("allow_volumes")
+        if patterns and not any(fnmatch.fnmatchcase(mount.source, pattern) for pattern in patterns):
+            raise InputError(f"volume {mount.source!r} is not allowed in this queue; it allows: {', '.join(patterns)}")
+        return mount
+    allowed = {entry.removesuffix(":ro"): entry.endswith(":ro") for entry in queue.get("allow_mounts", ())}
+    if mount.source not in allowed:
+        what = f"this queue allows: {', '.join(allowed)}" if allowed else "this queue allows none"
+        raise InputError(f"folder {mount.source} of the worker may not be mounted; {what}")
+    return replace(mount, read_only=mount.read_only or allowed[mount.source])
 
 
 def _by_target(*layers: tuple[Mount, ...]) -> tuple[Mount, ...]:
@@ -214,8 +227,15 @@ def _words(name: str, value: Any) -> tuple[str, ...]:
     return _texts(name, value, lambda word: bool(_WORD.fullmatch(word)), "it is a list of words")
 
 
-def _folders(name: str, value: Any) -> tuple[str, ...]:
-    return _texts(name, value, lambda word: word.startswith("/"), "it is a list of absolute folders")
+def _allow_mounts(name: str, value: Any) -> tuple[str, ...]:
+    rule = "it is a list of absolute folders, with :ro for those that are only read, none inside another"
+    entries = _texts(name, value, lambda word: bool(_PATH.fullmatch(word.removesuffix(":ro"))), rule)
+    folders = [os.path.normpath(entry.removesuffix(":ro")) for entry in entries]
+    for folder in folders:
+        # Whoever may write to the outer one could put a link in the inner one's place.
+        if folder == "/" or any(folder.startswith(f"{other}/") for other in folders):
+            raise _refuse(name, value, rule)
+    return tuple(folder + ":ro" * entry.endswith(":ro") for folder, entry in zip(folders, entries, strict=True))
 
 
 def _patterns(name: str, value: Any) -> tuple[str, ...]:
@@ -313,7 +333,8 @@ _QUEUE: dict[str, Callable[[str, Any], Any]] = _SUBMITTER | {
     "extra_hosts": _words,
     "dns": _words,
     "group_add": _words,
-    "allow_mounts": _folders,
+    "allow_mounts": _allow_mounts,
+    "allow_volumes": _patterns,
     "allow_images": _patterns,
 }
 assert set(_QUEUE) == {option.name for option in fields(ContainerPlan)}

@@ -76,7 +76,9 @@ def _supervise(attempt: Attempt) -> Outcome:
     assert job is not None
     assert tail is not None
     limits = Limits(spec.timeout_s, spec.stall_timeout_s, spec.grace_s)
-    outcome = supervise(job, limits=limits, last_output_s=lambda: tail.last_output_s, ran_s=attempt.ran_s)
+    outcome = supervise(
+        job, limits=limits, last_output_s=lambda: tail.last_output_s, ran_s=attempt.ran_s, former=attempt.asked
+    )
     if tail.disk_was_full:
         outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
     return job.explain(outcome)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -16,14 +17,14 @@ from launch_worker.outage import Outage
 from launch_worker.passes import OnEnd
 from launch_worker.retry import Outcome, next_step_of
 from launch_worker.run import Record
-from launch_worker.runners.errors import EngineAwayError
+from launch_worker.runners.errors import EngineAwayError, NoContainerError
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Gone, JobHandle, Lease, LeftJob, ProcessRunner
 from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
-from launch_worker.supervise import Job
+from launch_worker.supervise import Cancel, Job
 
 if TYPE_CHECKING:
     from launch_worker.runners.container import ContainerRunner
@@ -46,13 +47,14 @@ class Estate:
         thread.start()
 
     @property
-    def is_unattended(self) -> bool:
-        return not any(thread.is_alive() for thread in self._threads)
+    def num_attended(self) -> int:
+        """How many of its jobs are taken over here, or about to be."""
+        return sum(thread.is_alive() for thread in self._threads)
 
     @property
     def is_settled(self) -> bool:
         """Not while its guard has jobs that nobody here supervises: those were left to the next worker."""
-        return self.is_unattended and (self.runner is None or self.runner.is_idle)
+        return not self.num_attended and (self.runner is None or self.runner.is_idle)
 
     def close(self) -> None:
         if self.runner is not None:
@@ -75,7 +77,10 @@ class Worker(Protocol):
         """The lease of an attempt, renewed at a boot time, as a guard must enforce it."""
 
     def attempt_folder(self, record: Record) -> AttemptFolder:
-        """A folder for an attempt that has none on this machine."""
+        """Where an attempt's files are in this worker's own folder."""
+
+    def carries(self, run_id: str) -> bool:
+        """Whether the run is executed here now."""
 
     def carry_on(self, attempt: Attempt) -> None:
         """Supervise an adopted attempt to its end, and report that."""
@@ -115,6 +120,8 @@ class Heir:
         self._outage = outage
         self._stopping = stopping
         self._on_end = on_end
+        #: By run: what is being adopted by its labels.
+        self._strays: dict[str, threading.Thread] = {}
 
     # -- processes -------------------------------------------------------------------------------------------------
 
@@ -129,15 +136,21 @@ class Heir:
             except InputError as error:
                 log.error("run.damaged run=%s: %s", folder.run_id, error)
         job = estate.runner.claim(left, env=env, grace_s=grace_s, events=queue.SimpleQueue())
-        if kept is not None and self._agent.lease_of(kept, renewed_at=0.0) is None:
+        if kept is not None and self._is_nobody_elses(kept):
             # Nobody else may take the run, so the job may wait for as long as Redis is away.
             estate.runner.renew({left.key: None})
         return lambda: self._adopt_process(folder, job)
 
+    def _is_nobody_elses(self, record: Record) -> bool:
+        try:
+            return self._agent.lease_of(record, renewed_at=0.0) is None
+        except InputError:
+            return False  # said when it is adopted
+
     def _adopt_process(self, folder: AttemptFolder, job: JobHandle) -> None:
         try:
             # Who has its guard has the job: no other owner can be meant.
-            adopted, why = self._adopt(folder, "")
+            adopted, why = self._adopt(folder, [""])
             if adopted is not None:
                 job.runner.renew({job.key: adopted.lease})
                 self._carry_on(adopted, folder, job)
@@ -157,22 +170,53 @@ class Heir:
     def adopt_container(self, estate: Estate, folder: AttemptFolder) -> None:
         """Adopt the container of an attempt whose worker is gone; one that may not go on is removed."""
         try:
-            adopted, why = self._adopt(folder, estate.folder.owner)
-            if adopted is not None:
-                found = self._find(folder)
-                if found is None:
-                    self._crashed(adopted.record, folder)
-                else:
-                    self._carry_on_container(adopted, folder, found)
-                return
-            log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
-            if why != "taken":
-                self.remove_container(folder)
-            folder.remove()
+            kept = folder.read_record()
+            formers = [estate.folder.owner] if kept is None else [kept.owner, estate.folder.owner]
+            if kept is not None:
+                # Under this worker's lock, as its guard's watch over the container is: they end together.
+                own = self._agent.attempt_folder(kept)
+                own.path.parent.mkdir(parents=True, exist_ok=True)
+                folder = AttemptFolder(folder.path.rename(own.path))
+            self._adopt_container(folder, formers, watcher=estate.runner)
         except (BrokerUnavailableError, EngineAwayError) as error:
             log.warning("run.not_adopted run=%s: this worker stops. %s", folder.run_id, error)
         except Exception:
             log.exception("run.not_adopted run=%s", folder.run_id)
+
+    def _adopt_container(
+        self,
+        folder: AttemptFolder,
+        formers: list[str],
+        *,
+        only_if_gone: bool = False,
+        watcher: ProcessRunner | None = None,
+    ) -> None:
+        """`watcher` has the guard that watched over the container until now."""
+        adopted, why = self._adopt(folder, formers, only_if_gone=only_if_gone)
+        if adopted is None:
+            log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
+            if why != "taken":
+                self.remove_container(folder)
+            folder.remove()
+            return
+        container = self._find(folder)
+        if container is not None:
+            try:
+                job = self._containers().adopt(
+                    container,
+                    key=folder.key,
+                    lease=adopted.lease,
+                    events=queue.SimpleQueue(),
+                    output=folder.output,
+                )
+                if watcher is not None:
+                    watcher.unwatch(folder.key)
+            except NoContainerError:
+                container = None
+        if container is None:
+            self._crashed(adopted.record, folder)
+        else:
+            self._carry_on(adopted, folder, job)
 
     def remove_container(self, folder: AttemptFolder) -> None:
         """Remove what an attempt left; where the engine is away, `clear_containers` does it later."""
@@ -189,34 +233,43 @@ class Heir:
 
         That is: its folder was on a disk that is gone, as a worker's that ran in a container itself.
         """
-        if not self._has_containers():
-            return
         try:
+            if not self._has_containers():
+                return
             runner = self._containers()
             for container, labels in runner.find(self._system()):
                 record = self._store.peek(labels.run)
-                if record is None:
+                if record is None or record.token < labels.token:
                     continue  # Redis was restored from a snapshot: whoever has it tells
                 if record.is_over(labels.token):
                     log.warning("container.left_over run=%s attempt=%d: removed", labels.run, labels.attempt)
                     runner.remove(container)
-                elif record.owner != self.owner and not (self._work_dir / "workers" / record.owner).exists():
-                    self._adopt_stray(record, container)
+                elif self._is_stray(record):
+                    self._adopt_stray(record)
         except LaunchError as error:
             log.debug("containers.not_looked_at: %s", error)
 
-    def _adopt_stray(self, record: Record, container: str) -> None:
+    def _is_stray(self, record: Record) -> bool:
+        thread = self._strays.get(record.id)
+        if self._agent.carries(record.id) or (thread is not None and thread.is_alive()):
+            return False
+        is_own = record.owner == self.owner and not self._agent.attempt_folder(record).path.exists()
+        return is_own or not (self._work_dir / "workers" / record.owner).exists()
+
+    def _adopt_stray(self, record: Record) -> None:
         folder = self._agent.attempt_folder(record)
-        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        adopted, why = self._adopt(folder, record.owner, only_if_gone=True)
-        if adopted is None:
-            log.debug("run.not_adopted run=%s: %s", record.id, why)
-            folder.remove()
-            return
-        folder.mark_container(adopted.record)
-        threading.Thread(
-            target=self._carry_on_container, args=(adopted, folder, container), name=f"adopt-{record.id}", daemon=True
-        ).start()
+
+        def adopt() -> None:
+            try:
+                folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+                folder.mark_container(record)
+                self._adopt_container(folder, [record.owner], only_if_gone=record.owner != self.owner)
+            except Exception:
+                log.exception("run.not_adopted run=%s", record.id)
+                folder.remove()
+
+        self._strays[record.id] = threading.Thread(target=adopt, name=f"adopt-{record.id}", daemon=True)
+        self._strays[record.id].start()
 
     def _find(self, folder: AttemptFolder) -> str | None:
         """The attempt's container; None when there is none. Asks until the engine answers, or the worker stops."""
@@ -230,17 +283,6 @@ class Heir:
                 if self._stopping.wait(1.0):
                     raise
 
-    def _carry_on_container(self, adopted: Adopted, folder: AttemptFolder, container: str) -> None:
-        record = adopted.record
-        job = self._containers().adopt(
-            container,
-            key=f"{record.id}.{record.attempt}",
-            lease=adopted.lease,
-            events=queue.SimpleQueue(),
-            output=folder.output,
-        )
-        self._carry_on(adopted, folder, job)
-
     def _crashed(self, record: Record, folder: AttemptFolder) -> None:
         """Its worker died before the container was made, or somebody removed it while nobody looked."""
         outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died, and there is no container of it")
@@ -250,27 +292,33 @@ class Heir:
 
     # -- both ------------------------------------------------------------------------------------------------------
 
-    def _adopt(self, folder: AttemptFolder, former: str, *, only_if_gone: bool = False) -> tuple[Adopted | None, str]:
+    def _adopt(
+        self, folder: AttemptFolder, formers: list[str], *, only_if_gone: bool = False
+    ) -> tuple[Adopted | None, str]:
+        """`formers`: who may have owned it until now; a worker may have died while it adopted it."""
         sent_at = 0.0
+        record: Record | None = None
+        why = ""
+        for former in formers:
 
-        def adopt() -> tuple[Record | None, str]:
-            nonlocal sent_at
-            sent_at = boot_time_s()
-            return self._store.adopt(
-                folder.run_id,
-                folder.token,
-                former=former,
-                owner=self.owner,
-                worker=self.worker,
-                host=self._host,
-                lease_s=self._lease_s,
-                only_if_gone=only_if_gone,
-            )
+            def adopt(former: str = former) -> tuple[Record | None, str]:
+                nonlocal sent_at
+                sent_at = boot_time_s()
+                return self._store.adopt(
+                    folder.run_id,
+                    folder.token,
+                    attempt=folder.attempt,
+                    former=former,
+                    owner=self.owner,
+                    worker=self.worker,
+                    host=self._host,
+                    lease_s=self._lease_s,
+                    only_if_gone=only_if_gone,
+                )
 
-        kept = folder.read_record()
-        if former and kept is not None:
-            former = kept.owner or former  # it was adopted before
-        record, why = self._outage.repeat(adopt)
+            record, why = self._outage.repeat(adopt)
+            if why != "taken":
+                break
         if record is None:
             return None, why
         folder.keep_record(record)
@@ -279,7 +327,8 @@ class Heir:
     def _carry_on(self, adopted: Adopted, folder: AttemptFolder, job: Job) -> None:
         record = adopted.record
         log.warning("run.adopted run=%s attempt=%d", record.id, record.attempt)
-        ran_s = max(0.0, (self._outage.repeat(self._store.now_us) - (record.started_at or 0)) / 1e6)
+        ran_s = max(0.0, (self._outage.repeat(self._store.now_us) - (record.running_since or 0)) / 1e6)
+        asked = record.reason.removeprefix("stopping: ")
         self._agent.carry_on(
             Attempt(
                 record=record,
@@ -289,5 +338,12 @@ class Heir:
                 lease=adopted.lease,
                 job=job,
                 ran_s=ran_s,
+                is_adopted=True,
+                asked=None if record.cancel_at is None else Cancel(asked),
             )
         )
+
+
+def engine_is_near() -> bool:
+    """Whether there may be a container engine here: a look that costs no SDK."""
+    return bool(os.environ.get("DOCKER_HOST")) or os.path.exists("/var/run/docker.sock")

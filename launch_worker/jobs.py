@@ -54,8 +54,8 @@ class Jobs:
         #: By run and attempt: a superseded attempt may still be ending when this worker has the next one.
         self._attempts: dict[str, Attempt] = {}
         self._ending: Event | None = None
-        #: Leases of the jobs that were left to the next worker.
-        self.left: dict[str, Lease] = {}
+        #: Attempts whose jobs were left to the next worker.
+        self._left: list[Attempt] = []
         #: Items that are being claimed, executed or reported now.
         self.active = 0
         self._counting = threading.Lock()
@@ -70,6 +70,24 @@ class Jobs:
         """Whether all that is missing are reports."""
         attempts = self.attempts
         return len(attempts) == self.active and all(attempt.ended for attempt in attempts)
+
+    def are_steady(self, *, adopting: int) -> bool:
+        """Whether every job has started and none is being reported. `adopting`: those that are being taken over."""
+        attempts = self.attempts
+        taken = sum(attempt.is_adopted for attempt in attempts)
+        all_run = all(attempt.job is not None and not attempt.ended for attempt in attempts)
+        return all_run and len(attempts) == self.active and adopting <= taken
+
+    def left_leases(self, *, renewed_at: float) -> dict[str, Lease]:
+        """Until when the guards may keep what was left to the next worker."""
+        leases: dict[str, Lease] = {}
+        for attempt in (*self._left, *self.attempts):
+            lease = self.lease(attempt.record, attempt.spec, renewed_at=renewed_at)
+            if lease is None and not attempt.folder.is_container:
+                # Nobody else takes the run, but no job may run for ever without a worker.
+                lease = _guarded(attempt.spec, renewed_at=renewed_at, lease_s=self._site.settings.lease_s)
+            leases[attempt.key] = lease
+        return leases
 
     def end_all(self, event: Event) -> None:
         """Tell every job, those included that are just being claimed."""
@@ -153,7 +171,7 @@ class Jobs:
             )
             return self._report(attempt, outcome)
         except AttemptDetached:
-            self.leave(attempt)
+            self._leave(attempt)
             return None
         except AttemptSuperseded:
             log.warning("run.superseded run=%s attempt=%d: its job was ended", record.id, record.attempt)
@@ -209,7 +227,7 @@ class Jobs:
         except BrokerUnavailableError:
             log.warning("run.phase_unnoted run=%s phase=%s: Redis is away", record.id, phase)
 
-    def leave(self, attempt: Attempt) -> None:
+    def _leave(self, attempt: Attempt) -> None:
         """The job goes on; its guard may end it when no worker renews its lease."""
         log.warning("run.detached run=%s attempt=%d: its job goes on", attempt.record.id, attempt.record.attempt)
         if attempt.job is not None:
@@ -218,11 +236,7 @@ class Jobs:
             attempt.folder.keep_record(attempt.record)
         except OSError as error:
             log.error("run.record_not_kept run=%s: %s", attempt.record.id, error)
-        lease = attempt.lease
-        if lease is None and not attempt.folder.is_container:
-            # Nobody else takes the run, but no job may run for ever without a worker.
-            lease = _guarded(attempt.spec, renewed_at=boot_time_s(), lease_s=self._site.settings.lease_s)
-        self.left[attempt.key] = lease
+        self._left.append(attempt)
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> Ended:
         record = attempt.record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,10 +27,10 @@ log = logging.getLogger("launch_worker.recover")
 _HALT_S = 5.0
 
 
-def end_leftovers(folder: WorkerFolder) -> bool:
-    """SIGKILL every process of the folder's attempts that are no containers. Needs no Redis. False when one stays."""
+def end_leftovers(attempts: list[AttemptFolder]) -> bool:
+    """SIGKILL every process of the attempts that are no containers. Needs no Redis. False when one stays."""
     ended = True
-    for attempt in folder.attempts():
+    for attempt in attempts:
         if attempt.is_container:
             continue
         marked = tree.marks({"LAUNCH_RUN_ID": attempt.run_id, "LAUNCH_TOKEN": str(attempt.token)})
@@ -75,9 +76,9 @@ class Recovery:
             self._taking.release()
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a job that was taken over is still looked after, or about to be."""
-        return any(not estate.is_unattended for estate in self.estates)
+    def num_adopting(self) -> int:
+        """How many jobs are taken over, or about to be."""
+        return sum(estate.num_attended for estate in self.estates)
 
     @property
     def estates(self) -> list[Estate]:
@@ -92,11 +93,7 @@ class Recovery:
         while not self._stopping.is_set():
             with self._taking:
                 if not self._halted:
-                    self._take_over_guards()
-                    for folder in left:
-                        self._recover(folder)
-                    self._settle()
-                    self._heir.clear_containers()
+                    self._round(left)
             self._stopping.wait(every_s)
             if self._halted:
                 return
@@ -105,6 +102,15 @@ class Recovery:
             except OSError as error:
                 log.error("recovery.blind folder=%s: %s", self._work_dir, error)
                 left = []
+
+    def _round(self, left: list[WorkerFolder]) -> None:
+        steps: list[Callable[[], None]] = [self._take_over_guards, *(partial(self._recover, folder) for folder in left)]
+        for step in (*steps, self._settle, self._heir.clear_containers):
+            try:
+                step()
+            except Exception:
+                # One damaged folder must not keep the others from being recovered, now and later.
+                log.exception("recovery.failed")
 
     def _take_over_guards(self) -> None:
         """Jobs that a worker of our node name left with its guard."""
@@ -121,22 +127,21 @@ class Recovery:
             folder.hold(lock_fd)
             estate = Estate(folder, runner)
             self._estates.append(estate)
-            by_folder = {job.folder: job for job in jobs}
-            claimed = [
-                (attempt, self._heir.claim_process(estate, attempt, by_folder[attempt.path]))
-                for attempt in folder.attempts()
-                if attempt.path in by_folder
-            ]
+            by_key = {job.key: job for job in jobs}
+            mine = [attempt for attempt in folder.attempts() if attempt.key in by_key]
+            claimed = [(attempt, self._heir.claim_process(estate, attempt, by_key[attempt.key])) for attempt in mine]
             runner.open()
             for attempt, adopt in claimed:
                 estate.begin(adopt, name=f"adopt-{attempt.run_id}")
-            self._recover_attempts(estate, [a for a in folder.attempts() if a.path not in by_folder])
+            others = [attempt for attempt in folder.attempts() if attempt.key not in by_key]
+            if end_leftovers(others):
+                self._recover_attempts(estate, others)
 
     def _recover(self, folder: WorkerFolder) -> None:
         estate = Estate(folder, None)
         self._estates.append(estate)
         # What cannot be ended is looked at again in the next round; its runs are not handed on before.
-        if end_leftovers(folder):
+        if end_leftovers(folder.attempts()):
             self._recover_attempts(estate, folder.attempts())
 
     def _recover_attempts(self, estate: Estate, attempts: list[AttemptFolder]) -> None:

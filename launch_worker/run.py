@@ -133,8 +133,18 @@ class Record:
         )
 
     def is_over(self, token: int) -> bool:
-        """Whether the attempt with this token has ended, or another one has the run."""
-        return self.token != token or self.state not in (RunState.RUNNING, RunState.CRASHED)
+        """Whether the attempt with this token has ended, or a later one has the run.
+
+        A record with an older token was rolled back: it says nothing of this attempt.
+        """
+        ended = self.token == token and self.state not in (RunState.RUNNING, RunState.CRASHED)
+        return self.token > token or ended
+
+    @property
+    def running_since(self) -> int | None:
+        """When the latest attempt's job began, its code fetched and its image pulled; server microseconds."""
+        starts = [phase for phase in self.phases if phase.name == "start" and phase.seconds is not None]
+        return starts[-1].at + int(1e6 * (starts[-1].seconds or 0)) if starts else self.started_at
 
     def to_hash(self) -> dict[str, str]:
         """The fields that make this record again, should Redis have lost it."""

@@ -52,6 +52,11 @@ class AttemptFolder:
         return int(self.path.name.split(".")[2])
 
     @property
+    def key(self) -> str:
+        """By which its guard knows its job."""
+        return f"{self.run_id}.{self.attempt}"
+
+    @property
     def output(self) -> Path:
         return self.path / "output"
 

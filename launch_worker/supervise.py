@@ -63,7 +63,12 @@ class Superseded:
 
 @dataclass(frozen=True)
 class Detach:
-    """The worker is going away and leaves its jobs to the next one."""
+    """Another worker has the job from now on, or will: supervise it no more.
+
+    One that is being ended is seen to its end first, unless `at_once`.
+    """
+
+    at_once: bool = False
 
 
 #: What others want of a job.
@@ -99,14 +104,24 @@ def never_started(events: queue.SimpleQueue[Any]) -> Outcome:
     return Outcome(RunState.KILLED, reason=first.reason, by_shutdown=isinstance(first, Shutdown))
 
 
-def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], float], ran_s: float = 0.0) -> Outcome:
+def supervise(
+    handle: Handle,
+    *,
+    limits: Limits,
+    last_output_s: Callable[[], float],
+    ran_s: float = 0.0,
+    former: Cancel | None = None,
+) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
-    `ran_s`: for how long another worker has supervised it. Raises AttemptSuperseded, AttemptDetached.
+    `ran_s`: for how long another worker has supervised it; `former`: what that one was asked. Raises
+    AttemptSuperseded, AttemptDetached.
     A job that ended by itself before it was signalled keeps its own outcome, whatever was asked meanwhile.
     """
     begun = time.monotonic() - ran_s
-    asked: Cancel | Shutdown | Superseded | str | None = None
+    asked: Cancel | Shutdown | Superseded | str | None = former
+    if former is not None:
+        handle.stop(grace_s=_grace(former, limits))
     exited: Exited | None = None
     while True:
         try:
@@ -122,8 +137,7 @@ def supervise(handle: Handle, *, limits: Limits, last_output_s: Callable[[], flo
         elif isinstance(event, Gone):
             break
         elif isinstance(event, Detach):
-            # One that is ending is seen to its end.
-            if asked is None and exited is None:
+            if event.at_once or (asked is None and exited is None):
                 raise AttemptDetached
         elif exited is None:
             # A limit that was reached first stays the reason; a shutdown gives way to a cancel.
@@ -169,8 +183,9 @@ def _outcome(asked: Cancel | Shutdown | str | None, exited: Exited | None) -> Ou
         return Outcome(RunState.FAILED, reason=text, phase="run", message=text)
     own = outcome_of_exit(exited.status)
     signal = signal_name(-exited.status) if exited.status < 0 else ""
-    if exited.stopped_by == "lease":
-        reason = "its worker could not renew the lease and ended the job"
+    if exited.stopped_by in ("lease", "worker"):
+        lost = exited.stopped_by == "lease"
+        reason = "its worker could not renew the lease and ended the job" if lost else "its worker died"
         return Outcome(RunState.CRASHED, reason=reason, exit_code=own.exit_code, signal=signal)
     if not stopped or asked is None:
         return own

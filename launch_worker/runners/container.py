@@ -24,6 +24,7 @@ from launch_worker.retry import Outcome
 from launch_worker.runners.container_log import ContainerLog, messages_of
 from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
+from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Exited, Gone, Lease, ProcessRunner
 from launch_worker.states import RunState
 
@@ -31,6 +32,8 @@ log = logging.getLogger("launch_worker.container")
 
 #: How long a start waits for an engine that does not answer.
 _PATIENCE_S = 5.0
+#: How long one whose start failed is tried to be removed.
+_GIVE_UP_S = 20.0
 #: Before an engine that did not answer is asked again.
 _RETRY_S = 1.0
 #: After a SIGKILL that nobody asked for: is the container being removed, or was only its process killed?
@@ -179,10 +182,11 @@ class ContainerHandle:
         return said if said.startswith(_INIT_FAILED) else b""
 
     def _follow(self) -> None:
-        copy = ContainerLog(self._output, mends_lines=self._runner.log_driver == "local")
+        copy: ContainerLog | None = None
         problem = ""
         while not self._left:
             try:
+                copy = copy or ContainerLog(self._output, mends_lines=self._runner.log_driver == "local")
                 self._copy(copy)
                 state = self._inspect()
                 if not state["Running"]:
@@ -197,11 +201,15 @@ class ContainerHandle:
                 log.warning("container.engine_away run=%s: it is looked after when that is back. %s", self.key, error)
                 time.sleep(_RETRY_S)
             except Exception:
-                # Whatever is wrong with its log: how it ended must still be told.
                 log.exception("container.log_failed run=%s", self.key)
+                # Whatever is wrong with its log: how it ended must still be told.
+                if self._has_ended():
+                    problem = self._was_removed(self._state)
+                    break
                 time.sleep(_RETRY_S)
-        self._disk_was_full = copy.disk_was_full
-        copy.close()
+        if copy is not None:
+            self._disk_was_full = copy.disk_was_full
+            copy.close()
         if self._left:
             return
         with self._changed:
@@ -209,6 +217,14 @@ class ContainerHandle:
             self._changed.notify_all()
         self.events.put(Exited(None if problem else _status(self._state), self._stopped_by, problem))
         self.events.put(Gone())
+
+    def _has_ended(self) -> bool:
+        with contextlib.suppress(LaunchError):
+            state = self._inspect()
+            if not state["Running"]:
+                self._state = state
+                return True
+        return False
 
     def _copy(self, copy: ContainerLog, *, newest: int | None = None) -> None:
         """Copy what there is and what comes, until the container ends or the engine hangs up.
@@ -323,14 +339,15 @@ class ContainerRunner:
         gpus: Sequence[str],
         files: Files,
         output: Path,
-        lease: Lease,
+        lease: Callable[[], Lease],
         events: queue.SimpleQueue[Any],
         timeout_s: float,
         enter: Callable[[str, str], None],
     ) -> ContainerHandle:
         """Pull, make and start a container. Raises StartError, and StartGivenUpError when an event arrives meanwhile.
 
-        `enter` is told each phase and a sentence for people. `timeout_s` is for all of it.
+        `enter` is told each phase and a sentence for people. `timeout_s` is for all of it. `lease` tells
+        the attempt's as it is when the container is about to start.
         """
         deadline = time.monotonic() + timeout_s
         self._reach(events)
@@ -341,17 +358,20 @@ class ContainerRunner:
         with clear_errors(image=plan.image, program=program):
             container = self._create(plan, command, labels, env, cwd, gpus)
             handle = ContainerHandle(self, key, container, pid=0, events=events, output=output, warning=warning)
-            self._guard.watch(key, container, lease=lease, on_expired=handle.expired)
             try:
-                if time.monotonic() > deadline:
-                    raise StartError(f"the container did not start within {timeout_s:g} s")
                 if gpus:
                     self._check_gpus(container)
                 self._put(container, files)
+                until = lease()
+                self._guard.watch(key, container, lease=until, on_expired=handle.expired)
+                if time.monotonic() > deadline:
+                    raise StartError(f"the container did not start within {timeout_s:g} s")
+                if until is not None and boot_time_s() >= until[0]:
+                    raise StartError("the worker could not renew the lease while the container was made")
                 self.engine.api().start(container)
                 handle.pid = self.engine.api().inspect_container(container)["State"]["Pid"]
             except BaseException:
-                handle.dispose()
+                self._give_up(handle)
                 raise
         return handle.follow()
 
@@ -361,6 +381,10 @@ class ContainerRunner:
         """Supervise a container that another worker started. Raises EngineAwayError, NoContainerError."""
         with clear_errors():
             found = self.engine.api().inspect_container(container)
+        if found["State"]["Status"] == "created":
+            # Its worker died before it had started it: nothing of the job has run.
+            self.remove(container)
+            raise NoContainerError(f"container {container[:12]} was never started")
         handle = ContainerHandle(self, key, container, pid=found["State"]["Pid"], events=events, output=output)
         self._guard.watch(key, container, lease=lease, on_expired=handle.expired)
         return handle.follow()
@@ -374,9 +398,15 @@ class ContainerRunner:
         return [(container, labels) for container, labels in found if labels is not None]
 
     def remove_others(self, labels: Labels) -> None:
-        """End and remove what former attempts of the run left on this engine: only one may run."""
-        for container, theirs in self.find(labels.system, labels.run):
-            if theirs.token != labels.token:
+        """End and remove what former attempts of the run left on this engine: only one may run.
+
+        Raises StartError when a later attempt is here.
+        """
+        found = self.find(labels.system, labels.run)
+        if any(theirs.token > labels.token for _, theirs in found):
+            raise StartError("a later attempt of the run has its container here already")
+        for container, theirs in found:
+            if theirs.token < labels.token:
                 log.warning("container.superseded run=%s attempt=%d: removed", theirs.run, theirs.attempt)
                 self.remove(container)
 
@@ -393,12 +423,21 @@ class ContainerRunner:
             if "already in progress" not in str(error):
                 raise
 
-    def forget(self, handle: ContainerHandle) -> None:
-        self._guard.unwatch(handle.key)
+    def forget(self, handle: ContainerHandle) -> bool:
+        """Remove an ended container; the guard watches it until it is gone. False when it could not be removed."""
         try:
             self.remove(handle.container)
         except LaunchError as error:
             log.warning("container.not_removed run=%s: %s", handle.key, error)
+            return False
+        self._guard.unwatch(handle.key)
+        return True
+
+    def _give_up(self, handle: ContainerHandle) -> None:
+        """Remove one whose start failed: the engine may have started it all the same, and a retry may follow."""
+        give_up = time.monotonic() + _GIVE_UP_S
+        while not self.forget(handle) and time.monotonic() < give_up:
+            time.sleep(_RETRY_S)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -433,17 +472,8 @@ class ContainerRunner:
             if plan.pull == "never":
                 raise StartError(f"image {plan.image} is not on this worker, and shall not be pulled (pull: never)")
         enter("pull", f"pulling image {plan.image}")
-        repository, tag = docker.utils.parse_repository_tag(plan.image)
         try:
-            with clear_errors(image=plan.image):
-                for step in self.engine.api().pull(repository, tag=tag or "latest", stream=True, decode=True):
-                    if not events.empty():
-                        raise StartGivenUpError
-                    if time.monotonic() > deadline:
-                        raise StartError(f"image {plan.image} could not be pulled within {timeout_s:g} s")
-                    if "error" in step:
-                        raise StartError(f"image {plan.image} could not be pulled: {step['error']}")
-                return ""
+            self._await_pull(plan.image, events, deadline, timeout_s)
         except StartGivenUpError:
             raise
         except StartError as error:
@@ -453,6 +483,34 @@ class ContainerRunner:
                 raise type(error)(why) from None
             log.warning("container.stale_image: %s; the one that is here is used", why)
             return f"warning: {why}; the image that was on the worker was used"
+        return ""
+
+    def _await_pull(self, image: str, events: queue.SimpleQueue[Any], deadline: float, timeout_s: float) -> None:
+        """Pull in a thread of its own: a registry may be silent for long, and cannot be hurried."""
+        answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+        def pull() -> None:
+            repository, tag = docker.utils.parse_repository_tag(image)
+            try:
+                with clear_errors(image=image):
+                    for step in self.engine.api().pull(repository, tag=tag or "latest", stream=True, decode=True):
+                        if "error" in step:
+                            raise StartError(f"image {image} could not be pulled: {step['error']}")
+                answers.put(None)
+            except Exception as error:  # noqa: BLE001 (raised again below)
+                answers.put(error)
+
+        threading.Thread(target=pull, name=f"pull-{image}", daemon=True).start()
+        while True:
+            if not events.empty():
+                raise StartGivenUpError
+            if time.monotonic() > deadline:
+                raise StartError(f"image {image} could not be pulled within {timeout_s:g} s")
+            with contextlib.suppress(queue.Empty):
+                problem = answers.get(timeout=0.1)
+                if problem is not None:
+                    raise problem
+                return
 
     @cached_property
     def log_driver(self) -> str:

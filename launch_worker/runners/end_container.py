@@ -20,7 +20,12 @@ def main() -> None:
     while boot_time_s() < give_up:
         try:
             with clear_errors():
-                if not engine.api().inspect_container(container)["State"]["Running"]:
+                state = engine.api().inspect_container(container)["State"]
+                if state["Status"] == "created":
+                    # Its worker, should it wake up, must not start it any more.
+                    engine.api().remove_container(container, v=True, force=True)
+                    return
+                if not state["Running"]:
                     return
                 if boot_time_s() >= kill_at:
                     engine.api().kill(container, "SIGKILL")

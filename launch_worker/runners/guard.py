@@ -63,7 +63,7 @@ class Job:
     def __init__(self, key: str, marked: tuple[bytes, ...], grace_s: float, lease: list[float] | None) -> None:
         self.key = key
         self.marked = marked
-        #: Where its output is; '' for an adopted job, whose exit only the worker can read.
+        #: Where its output is.
         self.folder = ""
         self.grace_s = grace_s
         self.main: ProcessId | None = None
@@ -191,6 +191,7 @@ class Guard:
             return
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         for line in lines:
+            self._detached = False
             if self.worker_gone:
                 return  # an order before this one could not be answered
             order = json.loads(line)
@@ -240,7 +241,7 @@ class Guard:
             return
         guest.settimeout(_GREETING_S)
         try:
-            greeting = json.loads(guest.makefile("rb").readline())
+            greeting = json.loads(guest.recv(1000))
             if greeting != {"do": "take", "protocol": PROTOCOL}:
                 guest.sendall(json.dumps({"on": "refused", "protocol": PROTOCOL}).encode() + b"\n")
                 guest.close()
@@ -267,8 +268,9 @@ class Guard:
         self.control.close()
         self.control = guest
         guest.setblocking(False)
-        self.spared.add(struct.unpack("3i", peer)[0])
-        self.worker_gone = self._detached = self._deaf = False
+        self.spared = {struct.unpack("3i", peer)[0]}
+        # Until its first order this stays detached: a heir that was too slow to hear the answer costs no job.
+        self.worker_gone = self._deaf = False
         self._incoming = self._outgoing = b""
 
     # -- orders --------------------------------------------------------------------------------------------------
@@ -283,9 +285,10 @@ class Guard:
         cwd: str,
         log: str,
         lease: list[float] | None,
+        folder: str = "",
     ) -> None:
         job = Job(key, tree.marks(env), grace_s, lease)
-        job.folder = os.path.dirname(log)
+        job.folder = folder or os.path.dirname(log)
         try:
             with open(log, "ab", buffering=0) as output, tree.carrying(job.marked):
                 # No preexec_fn: it costs 20 times as much as vfork.
@@ -318,12 +321,14 @@ class Guard:
         start: int,
         lease: list[float] | None,
         stop_grace_s: float | None,
+        folder: str,
     ) -> None:
         """Take over a job of a guard that died: its main process is now the worker's child.
 
         `stop_grace_s`: the old guard was stopping it.
         """
         job = Job(key, tree.marks(env), grace_s, lease)
+        job.folder = folder
         job.adopted = True
         job.main = ProcessId(pid, start)
         self.jobs[key] = job

@@ -166,6 +166,7 @@ class ProcessRunner:
             "env": dict(env),
             "cwd": str(cwd),
             "log": str(log_path),
+            "folder": str(log_path.parent),
             "lease": lease,
         }
         handle = JobHandle(key, order, events, self, lease=lease)
@@ -207,7 +208,9 @@ class ProcessRunner:
         self, left: LeftJob, *, env: Mapping[str, str], grace_s: float, events: queue.SimpleQueue[Any]
     ) -> JobHandle:
         """Supervise a job that the former worker left; `env` holds its marks. Before `open`."""
-        handle = JobHandle(left.key, {"env": dict(env), "grace_s": grace_s}, events, self, main=left.main)
+        handle = JobHandle(
+            left.key, {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder)}, events, self, main=left.main
+        )
         self._handles[left.key] = handle
         if left.exited is not None:
             events.put(left.exited)
@@ -222,7 +225,8 @@ class ProcessRunner:
         """Leave the jobs with the guard: each may go on until its lease runs out. They are not heard of any more."""
         self._closing = True
         self.tell({"do": "detach"})
-        self._control.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
         # The guard hangs up once it has read that: what it told before must not be lost on the way.
         self._reader.join(_SEND_TIMEOUT_S)
         self._control.close()
@@ -362,6 +366,7 @@ class ProcessRunner:
                     "start": handle.main.start,
                     "lease": handle.lease,
                     "stop_grace_s": handle.stop_grace_s,
+                    "folder": handle.order["folder"],
                 }
             )
 
@@ -390,8 +395,11 @@ def take_over(folder: Path) -> tuple[ProcessRunner, list[LeftJob], int] | None:
             control.connect(short)
         control.sendall(json.dumps({"do": "take", "protocol": PROTOCOL}).encode() + b"\n")
         data, fds, _, _ = socket.recv_fds(control, 1 << 20, 1)
-        while data and not data.endswith(b"\n"):
-            data += control.recv(1 << 20)
+        while not data.endswith(b"\n"):
+            more = control.recv(1 << 20)
+            if not more:
+                raise OSError("the guard hung up")
+            data += more
         answer = json.loads(data)
         if answer["on"] != "taken" or not fds:
             log.error("guard.refused folder=%s protocol=%s: this is %d", folder, answer.get("protocol"), PROTOCOL)

@@ -216,6 +216,11 @@ class Reader:
                     wrong[run_id] = f"run {run_id} is {text(state)}, but its indexes say {lists} (lease: {lease})"
         return wrong
 
+    def has_system(self) -> bool:
+        """Whether a worker of this system has ever made a container."""
+        with clear_errors(self.url):
+            return bool(self._redis.exists(keys.SYSTEM))
+
     def queue_config(self, name: str) -> str:
         """The JSON of a queue's configuration; '' when it has none."""
         with clear_errors(self.url):

@@ -31,7 +31,7 @@ _UNFINISHED_UPLOAD_S = 3600
 class Answer:
     """What a heartbeat says of one run."""
 
-    #: ok, cancel, superseded, ended, or unknown (Redis has lost the record).
+    #: ok, cancel, superseded, adopted (by another worker), ended, or unknown (Redis has lost the record).
     word: str
     #: With cancel: the asked grace in seconds, None for the job's own.
     grace_s: float | None = None
@@ -97,7 +97,7 @@ class Store(Reader):
         return Record.from_hash(pairs(reply)), ""
 
     def adopt(
-        self, run_id: str, token: int, *, former: str, owner: str, worker: str, host: str, lease_s: float,
+        self, run_id: str, token: int, *, attempt: int, former: str, owner: str, worker: str, host: str, lease_s: float,
         only_if_gone: bool = False,
     ) -> tuple[Record | None, str]:  # fmt: skip
         """Running | Crashed -> Running under another worker, for an attempt whose job outlived its worker.
@@ -105,7 +105,9 @@ class Store(Reader):
         `former` is the owner that it had ('' for any); with `only_if_gone` it must not be alive. Returns the record,
         or None and why not: superseded, ended, taken (by another worker), unknown.
         """
-        word, *fields = self._call("adopt", run_id, token, former, owner, worker, host, _us(lease_s), int(only_if_gone))
+        word, *fields = self._call(
+            "adopt", run_id, token, attempt, former, owner, worker, host, _us(lease_s), int(only_if_gone)
+        )
         return (Record.from_hash(pairs(fields[0])), "") if fields else (None, text(word))
 
     def phase(self, record: Record, name: str, *, reason: str = "") -> bool:

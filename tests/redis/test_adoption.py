@@ -44,6 +44,7 @@ def adopt(
     return store.adopt(
         record.id,
         record.token,
+        attempt=record.attempt,
         former=former,
         owner=owner,
         worker=f"w@{owner}",

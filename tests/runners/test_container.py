@@ -66,7 +66,7 @@ class Bench:
             gpus=gpus,
             files=Files(b'{"run_id": "it"}', code),
             output=self.folder / "output",
-            lease=lease,
+            lease=lambda: lease,
             events=events or queue.SimpleQueue(),
             timeout_s=timeout_s,
             enter=lambda phase, _: self.phases.append(phase),

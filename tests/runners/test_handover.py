@@ -150,7 +150,8 @@ def test_a_next_worker_that_dies_too_takes_its_jobs_with_it(tmp_path: Path) -> N
     former.leave()
     program = (
         "import sys, time; from pathlib import Path; from launch_worker.runners.process import take_over;"
-        "print(len(take_over(Path(sys.argv[1]))[1]), flush=True); time.sleep(600)"
+        "runner, jobs, lock = take_over(Path(sys.argv[1])); runner.tell({'do': 'lease', 'leases': {}});"
+        "print(len(jobs), flush=True); time.sleep(600)"
     )
     heir = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     assert heir.stdout is not None

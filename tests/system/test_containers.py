@@ -249,9 +249,6 @@ def test_a_worker_whose_folder_is_gone_leaves_containers_that_its_successor_adop
     run = containers.submit(COUNT.format(n=40))
     wait_for_output(run, b"line 2\n")
     first.kill()
-    second = cluster.folder / "work"
-    second.mkdir(exist_ok=True)
-    (second / "containers").touch()
     cluster.worker(name="w2")
     assert ended(run) is RunState.FINISHED
     assert (run.record.attempt, run.logs().decode()) == (1, count(40))

@@ -1,15 +1,20 @@
 -- Running | Crashed -> Running under another worker: the same attempt, whose job outlived its worker.
--- ARGV: id, token, from (its owner until now, '' for any), owner, worker, host, lease_us, only_if_gone (1: while `from` is a live
---   worker, refuse)
+-- ARGV: id, token, attempt, from (its owner until now, '' for any), owner, worker, host, lease_us, only_if_gone (1: while
+--   `from` is a live worker, refuse)
 -- Refuses an attempt that was superseded or has ended, and one that somebody else adopted. A repeated call gets the same
 -- answer.  Returns {'done', fields and values} | {'superseded' | 'ended' | 'taken' | 'unknown'}.
-local id, token, from, owner, worker, host, lease_us, only_if_gone = unpack(ARGV)
+local id, token, attempt, from, owner, worker, host, lease_us, only_if_gone = unpack(ARGV)
 local run = get(id, 'state', 'token', 'closed', 'owner', 'attempt')
 local state = run[1]
 if not state then return {'unknown'} end
+local now = now_us()
+if is_rolled_back(run[2], token) then
+  regain(id, state, now, token, attempt, from, '')
+  run = get(id, 'state', 'token', 'closed', 'owner', 'attempt')
+  state = run[1]
+end
 if tonumber(run[2]) ~= tonumber(token) then return {'superseded'} end
 if run[3] == token or (state ~= 'Running' and state ~= 'Crashed') then return {'ended'} end
-local now = now_us()
 if run[4] ~= owner then
   if from ~= '' and run[4] ~= from then return {'taken'} end
   if only_if_gone == '1' and redis.call('EXISTS', 'launch:worker:' .. from) == 1 then return {'taken'} end

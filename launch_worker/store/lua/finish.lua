@@ -1,20 +1,21 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
 -- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1),
 --   retry_reason
--- Refuses a superseded attempt (counted). A repeated report of the same attempt changes nothing.
+-- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any). A repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker = unpack(ARGV, 1, 5)
 local state, reason, phase, message, exit_code, signal = unpack(ARGV, 6, 11)
 local retry_us, retry_reason = tonumber(ARGV[12]), ARGV[13]
-local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at')
+local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner')
 local now = now_us()
 if not run[1] then return 'unknown' end
 if is_rolled_back(run[2], token) then
   regain(id, run[1], now, token, attempt, owner, worker)
-  run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at')
+  run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner')
 end
 if run[3] == token and run[2] == token then return 'done' end
-if run[2] ~= token or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then
+local is_other = owner ~= '' and run[7] and run[7] ~= owner
+if run[2] ~= token or is_other or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then
   redis.call('HINCRBY', 'launch:counters', 'superseded_reports', 1)
   return 'superseded'
 end
