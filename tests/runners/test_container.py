@@ -19,7 +19,7 @@ from launch_worker.ids import new_run_id
 from launch_worker.retry import Outcome, outcome_of_exit
 from launch_worker.runners.container import ContainerHandle, ContainerRunner, Files, Labels
 from launch_worker.runners.engine import Engine
-from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
+from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Exited, Gone, Lease, ProcessRunner
 from tests.conftest import wait_until
@@ -347,6 +347,46 @@ def test_a_former_attempts_container_is_ended_before_the_next_one_starts(bench: 
     assert [labels.token for _, labels in bench.runner.find(bench.system)] == [bench.token]
 
 
+def test_a_later_attempts_container_is_left_alone_and_no_earlier_one_starts_beside_it(bench: Bench) -> None:
+    """A worker that was cut off while it pulled."""
+    bench.token = 9
+    newer = bench.start("sleep", "600")
+    bench.token = 7
+    with pytest.raises(StartError, match="a later attempt"):
+        bench.start("sleep", "600")
+    assert bench.inspect(newer)["State"]["Running"]
+    assert [labels.token for _, labels in bench.runner.find(bench.system)] == [9]
+
+
+def test_one_that_was_made_and_never_started_is_none_to_take_over(bench: Bench) -> None:
+    """Its exit code would be 0."""
+    made = bench.engine.api.create_container(bench.image, ["true"], labels=bench.labels().as_map())
+    with pytest.raises(NoContainerError, match="never started"):
+        bench.runner.adopt(made["Id"], key="k", lease=None, events=queue.SimpleQueue(), output=bench.folder / "output")
+    assert bench.runner.find(bench.system) == []
+
+
+def test_a_lease_that_ran_out_while_it_was_made_starts_nothing(bench: Bench) -> None:
+    with pytest.raises(StartError, match="could not renew the lease"):
+        bench.start("touch", "/x", lease=(boot_time_s() - 1, boot_time_s() + 60))
+    wait_until(lambda: not bench.runner.find(bench.system), what="it is removed")
+
+
+def test_an_end_is_told_though_the_log_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = bench.shell("exit 3")
+    handle.leave()
+    bench.engine.api.wait(handle.container)
+
+    def broken(path: str, options: Any) -> Any:
+        raise StartError("the container engine refused: invalid character in the log")
+
+    monkeypatch.setattr(bench.runner.engine, "stream", broken)
+    heir = bench.runner.adopt(
+        handle.container, key="k", lease=None, events=queue.SimpleQueue(), output=bench.folder / "output"
+    )
+    assert end_of(heir, timeout_s=5.0) == Exited(3, "")
+
+
 def test_nothing_of_it_is_left_after_it_was_disposed_of(bench: Bench) -> None:
     handle = bench.start("true")
     volumes = [mount["Name"] for mount in bench.inspect(handle)["Mounts"]]
@@ -420,6 +460,18 @@ def test_what_happens_to_a_run_meanwhile_ends_its_pull(bench: Bench, registry: R
     with pytest.raises(StartGivenUpError):
         bench.start("true", image=registry.image, events=events)
     assert bench.runner.find(bench.system) == []
+
+
+def test_a_registry_that_is_silent_holds_up_neither_a_cancel_nor_the_timeout(bench: Bench, registry: Registry) -> None:
+    registry.delay_s = 6.0
+    begun = time.monotonic()
+    with pytest.raises(StartError, match="could not be pulled within"):
+        bench.start("true", image=registry.image, timeout_s=1.0)
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Timer(1.0, lambda: events.put("cancel")).start()
+    with pytest.raises(StartGivenUpError):
+        bench.start("true", image=registry.image, events=events)
+    assert time.monotonic() - begun < 5.0
 
 
 def test_a_pull_is_bound_to_the_start_timeout(bench: Bench, registry: Registry) -> None:

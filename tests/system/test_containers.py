@@ -16,8 +16,10 @@ import pytest
 
 from launch_worker.api import Run, submit
 from launch_worker.queue_config import QueueConfig
+from launch_worker.runners import tree
 from launch_worker.states import RunState
 from tests.conftest import wait_until
+from tests.registry import Registry
 from tests.system.conftest import Cluster, Part, states, wait_for_output, wait_for_pid
 
 #: A lease that outlasts the start of a worker on a loaded machine.
@@ -33,6 +35,15 @@ def containers(engine: Any, busybox_image: str, cluster: Cluster) -> Iterator[Co
     left = made.left()
     for container in left:
         engine.api.remove_container(container, force=True, v=True)
+
+
+@pytest.fixture
+def registry(engine: Any) -> Iterator[Registry]:
+    made = Registry()
+    yield made
+    made.close()
+    if engine.images.list(name=made.image.rsplit(":", 1)[0]):
+        engine.api.remove_image(made.image, force=True)
 
 
 class Containers:
@@ -255,6 +266,50 @@ def test_a_worker_whose_folder_is_gone_leaves_containers_that_its_successor_adop
     assert containers.left() == []
 
 
+def test_the_guard_of_the_former_worker_ends_no_container_that_was_adopted(containers: Containers) -> None:
+    """With retries left it watches the lease; the next worker renews it elsewhere."""
+    cluster = containers.cluster
+    env = {"LAUNCH_LEASE_S": "8"}
+    worker = cluster.worker(env=env)
+    run = containers.submit(COUNT.format(n=60), retries=1)
+    wait_for_output(run, b"line 2\n")
+    worker.kill()
+    cluster.worker(env=env)
+    assert ended(run) is RunState.FINISHED
+    assert (run.record.attempt, run.logs().decode()) == (1, count(60))
+
+
+def test_a_worker_that_wakes_up_after_its_run_was_adopted_leaves_it_alone(containers: Containers) -> None:
+    cluster = containers.cluster
+    frozen = cluster.worker(name="w1", env={"LAUNCH_WORK_DIR": str(cluster.folder / "one")})
+    run = containers.submit(COUNT.format(n=60))
+    wait_for_output(run, b"line 2\n")
+    heir = cluster.worker(name="w2", env={"LAUNCH_WORK_DIR": str(cluster.folder / "two")})
+    frozen.signal(signal.SIGSTOP)
+    wait_until(lambda: f"run.adopted run={run.id}" in heir.log, timeout_s=40, what="it is adopted")
+    frozen.signal(signal.SIGCONT)
+    assert ended(run) is RunState.FINISHED
+    assert (run.record.worker.partition("@")[0], run.logs().decode()) == ("w2", count(60))
+    assert f"run.ended run={run.id}" not in frozen.log
+    assert containers.left() == []
+
+
+def test_a_record_that_was_rolled_back_costs_no_container(containers: Containers) -> None:
+    cluster = containers.cluster
+    cluster.worker()
+    run = containers.submit("sleep 600")
+    wait_for_pid(run)
+    redis = cluster.api.store._redis
+    token = int(redis.hget(f"launch:run:{run.id}", "token"))
+    for _ in range(8):
+        redis.hset(f"launch:run:{run.id}", "token", token - 5)
+        time.sleep(0.3)
+    wait_until(lambda: run.refresh().token == token, what="its worker put the record right")
+    assert run.state is RunState.RUNNING
+    run.cancel()
+    assert ended(run) is RunState.KILLED
+
+
 # -- planned restarts --------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +350,57 @@ def test_processes_and_containers_go_on_through_planned_restarts(containers: Con
     assert containers.left() == []
     # What a worker took over it lets go of.
     wait_until(lambda: len(list((cluster.folder / "work" / "workers").iterdir())) == 1, what="old folders are gone")
+
+
+def test_a_job_whose_guard_was_replaced_is_handed_over_too(cluster: Cluster) -> None:
+    worker = cluster.worker(env=SLOW)
+    run = submit(["sh", "-c", COUNT.format(n=60)], retries=1, api=cluster.api)
+    pid = wait_for_pid(run)
+    guard = tree.look_up(pid)
+    assert guard is not None
+    os.kill(guard.ppid, signal.SIGKILL)
+    wait_until(lambda: "guard.died" in worker.log, what="the guard is missed")
+    time.sleep(0.5)
+    upgrade(worker)
+    cluster.worker(env=SLOW)
+    # Nobody but the old guard could have read its exit status.
+    assert ended(run, 90) in (RunState.FINISHED, RunState.FAILED)
+    assert run.logs().decode().startswith(count(59))
+    assert "Crashed" not in states(run)
+
+
+def test_a_worker_that_is_killed_and_replaced_at_once_leaves_a_crash_not_a_failure(cluster: Cluster) -> None:
+    """Its guard is still ending the job when the next worker takes it over."""
+    worker = cluster.worker(env=SLOW)
+    run = submit(
+        ["sh", "-c", "trap '' TERM; echo up; [ $LAUNCH_ATTEMPT = 2 ] && exit 0; while :; do sleep 0.1; done"],
+        retries=1, retry_on=["crashed"], api=cluster.api,
+    )  # fmt: skip
+    wait_for_output(run, b"up")
+    cluster.worker(env=SLOW)
+    worker.kill()
+    assert ended(run) is RunState.FINISHED
+    assert "Failed" not in states(run)
+    assert run.record.attempt == 2
+
+
+def test_an_upgrade_waits_for_a_start_with_all_leases_kept(containers: Containers, registry: Registry) -> None:
+    """A pull that takes longer than the lease must not cost the others theirs."""
+    cluster = containers.cluster
+    registry.delay_s = 10.0
+    env = {"LAUNCH_LEASE_S": "7"}
+    worker = cluster.worker(slots=3, env=env)
+    run = submit(["sh", "-c", COUNT.format(n=90)], api=cluster.api)
+    wait_for_output(run, b"line 2\n")
+    pulling = submit(["echo", "pulled"], image=registry.image, api=cluster.api)
+    wait_until(lambda: "pulling" in pulling.refresh().reason, what="it is pulled")
+    worker.signal(signal.SIGUSR1)
+    assert worker.wait(40) == 0, worker.log
+    cluster.worker(env=env)
+    assert ended(pulling) is RunState.FINISHED
+    assert ended(run) is RunState.FINISHED
+    assert states(run) == ["Pending", "Running", "Finished"]
+    assert run.logs().decode() == count(90)
 
 
 def test_a_detached_job_that_no_worker_takes_over_is_ended_when_its_lease_is(cluster: Cluster) -> None:
