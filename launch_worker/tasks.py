@@ -9,7 +9,7 @@ from celery.exceptions import Ignore
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.celery import app
-from launch_worker.errors import UnknownRunError
+from launch_worker.errors import LaunchError
 from launch_worker.passes import PASSES, run_pass
 from launch_worker.states import RunState
 from launch_worker.worker import event_may_be_lost, show_end
@@ -49,8 +49,8 @@ def run(self: Task, run_id: str, seq: int) -> str:
 def _show_killed_while_pending(task: Task, run_id: str, agent: LaunchAgent) -> None:
     try:
         record = agent.api.store.get(run_id)
-    except UnknownRunError:
-        return
+    except LaunchError:
+        return  # it is gone, or Redis is: only Flower's picture suffers
     if record.state is RunState.KILLED:
         _show(task, "task-revoked", terminated=False, signum=None, expired=False)
 
