@@ -365,7 +365,7 @@ class LaunchAgent:
             self.resume()
         if not self.takes_runs and self._is_listed:
             # Else submitters would be told that its queues are consumed.
-            self._store.goodbye(self.owner, queues=self._queues)
+            self._store.goodbye(self.owner, queues=self._queues, stays=True)
         self._is_listed = self.takes_runs
         attempts = self._jobs.attempts
         renewed_at = boot_time_s()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ class Registry:
     """Serves `image` until closed. `delay_s` holds back its layer; `broken` refuses everything."""
 
     def __init__(self) -> None:
-        root = busybox_root()
+        root = busybox_root(mark=os.urandom(16))
         self.layer = gzip.compress(root, 1)
         self.delay_s = 0.0
         self.broken = False

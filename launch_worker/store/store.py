@@ -139,9 +139,9 @@ class Store(Reader):
         age, next_due, *words = self._call("heartbeat", *head, *flat)
         return Pulse([_answer(text(word)) for word in words], pass_age_s=age / 1e6, next_due=int(next_due))
 
-    def goodbye(self, owner: str, *, queues: Sequence[str]) -> None:
-        """A cleanly ended worker is no longer listed."""
-        self._call("goodbye", owner, *queues)
+    def goodbye(self, owner: str, *, queues: Sequence[str], stays: bool = False) -> None:
+        """A cleanly ended worker is no longer listed; one that `stays` only consumes nothing any more."""
+        self._call("goodbye", owner, int(stays), *queues)
 
     def finish(self, record: Record, step: NextStep, *, owner: str = "") -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def test_five_start_failures_in_a_row_quarantine_the_worker_until_it_is_resumed(
     wait_until(lambda: cluster.api.store.workers()[0]["state"] == "quarantined")
     waits = submit(["true"], api=cluster.api)
     status = cluster.run("launch-worker", "status").out
-    assert "takes no runs for 30 s more" in status or "takes no runs for 29" in status
+    left = re.search(r"takes no runs for ([\d.]+) s more", status)
+    assert left is not None, status
+    assert 20 <= float(left[1]) <= 30, "half a minute, less what this machine took to ask"
     assert "no-such-program" in cluster.run("launch-worker", "workers").out
     assert cluster.run("launch-worker", "doctor").code == 1
     assert waits.state is RunState.PENDING

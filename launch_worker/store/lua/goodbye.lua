@@ -1,5 +1,9 @@
--- A worker that ends cleanly takes its name off the lists at once.  ARGV: owner, queue…
-redis.call('DEL', 'launch:worker:' .. ARGV[1])
-redis.call('ZREM', 'launch:workers', ARGV[1])
-for index = 2, #ARGV do redis.call('ZREM', 'launch:consumers:' .. ARGV[index], ARGV[1]) end
+-- A worker that ends cleanly takes its name off the lists at once; one that stays (1) is listed as no consumer any more.
+-- ARGV: owner, stays, queue…
+local owner, stays = ARGV[1], ARGV[2]
+if stays ~= '1' then
+  redis.call('DEL', 'launch:worker:' .. owner)
+  redis.call('ZREM', 'launch:workers', owner)
+end
+for index = 3, #ARGV do redis.call('ZREM', 'launch:consumers:' .. ARGV[index], owner) end
 return 1
