@@ -68,7 +68,7 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
 
 
 def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Patience, enter: Enter) -> Start:
-    from launch_worker.runners.container import Files, Labels
+    from launch_worker.runners.container_config import Files, Labels
 
     record, spec = attempt.record, attempt.spec
     env = container_environment(

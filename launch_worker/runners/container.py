@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import queue
-import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import docker.types
+import docker.errors
 import docker.utils
 
-from launch_worker.containers import LAUNCH_DIR, ContainerPlan, Mount
+from launch_worker.containers import LAUNCH_DIR, ContainerPlan
 from launch_worker.errors import LaunchError
-from launch_worker.retry import Outcome
-from launch_worker.runners.container_log import ContainerLog, messages_of
+from launch_worker.runners.container_config import Files, Labels, host_config, tarball
+from launch_worker.runners.container_handle import RETRY_S, ContainerHandle
 from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Exited, Gone, Lease, ProcessRunner
-from launch_worker.states import RunState
+from launch_worker.runners.process import Lease, ProcessRunner
 
 log = logging.getLogger("launch_worker.container")
 
@@ -34,290 +30,6 @@ log = logging.getLogger("launch_worker.container")
 _PATIENCE_S = 5.0
 #: How long one whose start failed is tried to be removed.
 _GIVE_UP_S = 20.0
-#: Before an engine that did not answer is asked again.
-_RETRY_S = 1.0
-#: After a SIGKILL that nobody asked for: is the container being removed, or was only its process killed?
-_REMOVAL_S = 0.4
-#: The engine's own copy of the output: two files of this size.
-_ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
-_REMOVED = "its container was removed by somebody else"
-#: A flood is looked at after each so many bytes, and copied at about this rate.
-_FLOOD_BYTES = 2 << 20
-_BYTES_PER_S = 32 << 20
-#: What is read of the rest when a job has ended.
-_NEWEST_LINES = 100_000
-_DISK_WAS_FULL = "the worker's disk was full while its output was copied: some may be missing"
-#: How the init processes of Docker (tini) and Podman (catatonit) begin to say that they cannot run their command.
-_INIT_FAILED = (b"[FATAL tini (", b"ERROR (catatonit:")
-_EXIT_CODES = {
-    125: "the program in the container says that it could not run its command",
-    126: "a command in the container is not executable",
-    127: "a command was not found in the container",
-}
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Whose a container is."""
-
-    system: str
-    run: str
-    attempt: int
-    token: int
-    owner: str
-    worker: str
-    host: str
-
-    def as_map(self) -> dict[str, str]:
-        return {f"launch.{name}": str(value) for name, value in self.__dict__.items()}
-
-    @classmethod
-    def from_map(cls, labels: Mapping[str, str]) -> Labels | None:
-        """None for labels that are not ours."""
-        try:
-            words = {name: labels[f"launch.{name}"] for name in cls.__dataclass_fields__}
-            return cls(**words | {"attempt": int(words["attempt"]), "token": int(words["token"])})  # type: ignore[arg-type]
-        except (KeyError, ValueError):
-            return None
-
-
-@dataclass(frozen=True)
-class Files:
-    """What a container gets of its attempt: its configuration, and the folder with its code, if any."""
-
-    config: bytes
-    code: Path | None = None
-
-
-class ContainerHandle:
-    """A started container. Its events arrive in `events`: Exited, once its log is whole, then Gone."""
-
-    def __init__(
-        self,
-        runner: ContainerRunner,
-        key: str,
-        container: str,
-        *,
-        pid: int,
-        events: queue.SimpleQueue[Any],
-        output: Path,
-        warning: str = "",
-    ) -> None:
-        self.key = key
-        self.container = container
-        self.pid = pid
-        self.events = events
-        self._runner = runner
-        self._output = output
-        self._warning = warning
-        self._changed = threading.Condition()
-        self._kill_at: float | None = None
-        self._gone = False
-        self._left = False
-        self._stopped_by = ""
-        self._state: dict[str, Any] = {}
-        self._disk_was_full = False
-        self._init = True
-        self._program, self._image = "", ""
-
-    def follow(self) -> ContainerHandle:
-        """Begin to copy its log and to wait for its end."""
-        threading.Thread(target=self._follow, name=f"container-{self.key}", daemon=True).start()
-        return self
-
-    def stop(self, *, grace_s: float) -> None:
-        """The image's stop signal, SIGKILL after the grace, until Gone. A second call can only shorten it."""
-        with self._changed:
-            kill_at = time.monotonic() + grace_s
-            is_first = self._kill_at is None
-            self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
-            self._changed.notify_all()
-        if is_first:
-            threading.Thread(target=self._end, name=f"stop-{self.key}", daemon=True).start()
-
-    def expired(self) -> None:
-        """The guard ends it, for its lease ran out."""
-        self._stopped_by = self._stopped_by or "lease"
-
-    def explain(self, outcome: Outcome) -> Outcome:
-        """What the engine knows about an end that the exit code alone does not tell."""
-        if outcome.state is RunState.FAILED:
-            outcome = self._explained(outcome)
-        notes = [self._warning, _DISK_WAS_FULL if self._disk_was_full else ""]
-        return replace(outcome, message="\n".join(filter(None, [outcome.message, *notes])))
-
-    def leave(self) -> None:
-        """Supervise it no more: the next worker copies its log from here on."""
-        with self._changed:
-            self._left = True
-
-    def dispose(self) -> None:
-        """Remove the container and what it wrote. One that cannot be removed now is later."""
-        self._runner.forget(self)
-
-    # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _explained(self, outcome: Outcome) -> Outcome:
-        error = self._state.get("Error") or ""
-        text = outcome.reason
-        if self._state.get("OOMKilled"):
-            text = f"{outcome.reason}: out of memory (the container engine says so)"
-        elif outcome.exit_code in (1, 126, 127) and self._init and (said := self._init_failed()):
-            what = "is not executable" if b"ermission denied" in said else "was not found"
-            text = f"command {self._program!r} {what} in image {self._image}"
-            return replace(outcome, reason=text, message=text, phase="start")
-        elif outcome.exit_code in _EXIT_CODES:
-            text = f"{outcome.reason}: {_EXIT_CODES[outcome.exit_code]}"
-        if error:
-            text += f" ({error})"
-        return replace(outcome, reason=text, message=text)
-
-    def _init_failed(self) -> bytes:
-        """What the init process said when it could not run its command; b'' when it could."""
-        try:
-            with self._output.open("rb") as output:
-                said = output.read(500)
-        except OSError:
-            return b""
-        return said if said.startswith(_INIT_FAILED) else b""
-
-    def _follow(self) -> None:
-        copy: ContainerLog | None = None
-        problem = ""
-        while not self._left:
-            try:
-                copy = copy or ContainerLog(self._output, mends_lines=self._runner.log_driver == "local")
-                self._copy(copy)
-                state = self._inspect()
-                if not state["Running"]:
-                    self._copy(copy, newest=_NEWEST_LINES)
-                    self._state = state
-                    problem = self._was_removed(state)
-                    break
-            except NoContainerError:
-                problem = _REMOVED
-                break
-            except EngineAwayError as error:
-                log.warning("container.engine_away run=%s: it is looked after when that is back. %s", self.key, error)
-                time.sleep(_RETRY_S)
-            except Exception:
-                log.exception("container.log_failed run=%s", self.key)
-                # Whatever is wrong with its log: how it ended must still be told.
-                if self._has_ended():
-                    problem = self._was_removed(self._state)
-                    break
-                time.sleep(_RETRY_S)
-        if copy is not None:
-            self._disk_was_full = copy.disk_was_full
-            copy.close()
-        if self._left:
-            return
-        with self._changed:
-            self._gone = True
-            self._changed.notify_all()
-        self.events.put(Exited(None if problem else _status(self._state), self._stopped_by, problem))
-        self.events.put(Gone())
-
-    def _has_ended(self) -> bool:
-        with contextlib.suppress(LaunchError):
-            state = self._inspect()
-            if not state["Running"]:
-                self._state = state
-                return True
-        return False
-
-    def _copy(self, copy: ContainerLog, *, newest: int | None = None) -> None:
-        """Copy what there is and what comes, until the container ends or the engine hangs up.
-
-        With `newest`, of what there is now so many lines at most: an engine that drops older output may hang up on
-        those who are behind.
-        """
-        since = copy.resume()
-        options = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(newest is None), "tail": newest or "all"}
-        if since:
-            options["since"] = f"{since:.9f}"
-        began, before = time.monotonic(), copy.copied
-        with self._runner.engine.stream(f"/containers/{self.container}/logs", options) as chunks:
-            for message in messages_of(chunks):
-                with self._changed:
-                    if self._left:
-                        return
-                    copy.add(message)
-                if newest is None and copy.copied - before > _FLOOD_BYTES:
-                    # A flood must neither take all of the processor, nor be read to its end when its job has ended.
-                    took_s = time.monotonic() - began
-                    time.sleep(max(0.0, _FLOOD_BYTES / _BYTES_PER_S - took_s))
-                    if not self._inspect()["Running"]:
-                        return
-                    began, before = time.monotonic(), copy.copied
-        copy.end()
-
-    def _inspect(self) -> dict[str, Any]:
-        with clear_errors():
-            found = self._runner.engine.api().inspect_container(self.container)
-        self._program = " ".join([found["Path"]])
-        self._image = found["Config"]["Image"]
-        self._init = bool(found["HostConfig"].get("Init"))
-        state: dict[str, Any] = found["State"]
-        if state["Running"]:
-            # The log may end a moment before the state says so.
-            time.sleep(0.02)
-        return state
-
-    def _was_removed(self, state: Mapping[str, Any]) -> str:
-        if self._stopped_by or state["ExitCode"] != 137 or state.get("OOMKilled"):
-            return ""
-        deadline = time.monotonic() + _REMOVAL_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(LaunchError):
-                try:
-                    if self._inspect().get("Status") in ("removing", "dead"):
-                        return _REMOVED
-                except NoContainerError:
-                    return _REMOVED
-            time.sleep(0.05)
-        return ""
-
-    def _end(self) -> None:
-        termed = False
-        while True:
-            with self._changed:
-                if self._gone:
-                    return
-                kill_at = self._kill_at or 0.0
-            left_s = kill_at - time.monotonic()
-            pause_s = left_s
-            try:
-                if left_s <= 0:
-                    self._signal("SIGKILL")
-                    pause_s = 0.1
-                elif not termed:
-                    self._signal(None)
-                    termed = True
-            except NoContainerError:
-                return
-            except LaunchError as error:
-                log.warning("container.not_signalled run=%s: %s", self.key, error)
-                pause_s = _RETRY_S
-            with self._changed:
-                self._changed.wait_for(lambda at=kill_at: self._gone or self._kill_at != at, max(0.01, pause_s))  # type: ignore[misc]
-
-    def _signal(self, name: str | None) -> None:
-        """Send a signal (None: the image's stop signal), if the container still runs."""
-        api = self._runner.engine.api()
-        with clear_errors():
-            found = api.inspect_container(self.container)
-            if not found["State"]["Running"]:
-                return
-            if found["State"].get("Paused"):
-                api.unpause(self.container)
-            before, self._stopped_by = self._stopped_by, self._stopped_by or "asked"
-            try:
-                api.kill(self.container, name or found["Config"].get("StopSignal") or "SIGTERM")
-            except docker.errors.APIError as error:
-                self._stopped_by = before
-                if "is not running" not in str(error.explanation):
-                    raise
 
 
 class ContainerRunner:
@@ -437,7 +149,7 @@ class ContainerRunner:
         """Remove one whose start failed: the engine may have started it all the same, and a retry may follow."""
         give_up = time.monotonic() + _GIVE_UP_S
         while not self.forget(handle) and time.monotonic() < give_up:
-            time.sleep(_RETRY_S)
+            time.sleep(RETRY_S)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -549,7 +261,7 @@ class ContainerRunner:
                     entrypoint=list(plan.entrypoint) if plan.entrypoint else None,
                     working_dir=cwd,
                     user=plan.user or None,
-                    host_config=api.create_host_config(**_host_config(plan, gpus, log_driver=self.log_driver)),
+                    host_config=api.createhost_config(**host_config(plan, gpus, log_driver=self.log_driver)),
                 )
                 return str(made["Id"])
             except docker.errors.APIError as error:
@@ -566,66 +278,3 @@ class ContainerRunner:
     def _put(self, container: str, files: Files) -> None:
         with tarball(files) as archive:
             self.engine.api().put_archive(container, LAUNCH_DIR, archive)
-
-
-def _host_config(plan: ContainerPlan, gpus: Sequence[str], *, log_driver: str) -> dict[str, Any]:
-    # An anonymous volume: a container with a read-only root takes files only there, and it goes with the container.
-    launch_dir = docker.types.Mount(target=LAUNCH_DIR, source=None, type="volume")
-    config: dict[str, Any] = {
-        "mounts": [launch_dir, *map(_mount, plan.mounts)],
-        "tmpfs": dict.fromkeys(plan.tmpfs, ""),
-        "network_mode": plan.network,
-        "read_only": plan.read_only,
-        "init": plan.init,
-        "log_config": docker.types.LogConfig(type=log_driver, config=_ENGINE_LOG),
-        "security_opt": [*plan.security_opt, "no-new-privileges"],
-        "cap_drop": ["ALL"],
-    }
-    if plan.privileged:
-        config |= {"privileged": True, "cap_drop": None, "security_opt": list(plan.security_opt) or None}
-    if plan.memory:
-        # Without swap, or the limit would be none.
-        config |= {"mem_limit": plan.memory, "memswap_limit": plan.memory}
-    if plan.cpus:
-        config["nano_cpus"] = int(plan.cpus * 1e9)
-    if gpus:
-        config["device_requests"] = [docker.types.DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])]
-    for name in ("pids_limit", "shm_size", "ipc_mode", "pid_mode", "userns_mode", "runtime"):
-        config[name] = getattr(plan, name) or None
-    for name in ("cap_add", "devices", "dns", "group_add"):
-        config[name] = list(getattr(plan, name)) or None
-    config["extra_hosts"] = dict(entry.split(":", 1) for entry in plan.extra_hosts if ":" in entry) or None
-    return {name: value for name, value in config.items() if value is not None}
-
-
-def _mount(mount: Mount) -> docker.types.Mount:
-    kind = "bind" if mount.is_folder else "volume"
-    return docker.types.Mount(target=mount.target, source=mount.source, type=kind, read_only=mount.read_only)
-
-
-def _status(state: Mapping[str, Any]) -> int:
-    """The exit status as of a process: an engine tells signal n as 128 + n."""
-    code = int(state["ExitCode"])
-    return 128 - code if 128 < code <= 128 + 64 else code
-
-
-@contextlib.contextmanager
-def tarball(files: Files) -> Iterator[io.BufferedIOBase]:
-    """The files as an archive for LAUNCH_DIR. Whatever user the container has may read and write them."""
-    import tempfile
-
-    def open_to_all(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = 0
-        entry.uname = entry.gname = ""
-        entry.mode |= 0o777 if entry.isdir() or entry.mode & 0o100 else 0o666
-        return entry
-
-    with tempfile.SpooledTemporaryFile(max_size=8 << 20) as buffer:
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            config = tarfile.TarInfo("config.json")
-            config.size, config.mode = len(files.config), 0o644
-            archive.addfile(config, io.BytesIO(files.config))
-            if files.code is not None:
-                archive.add(files.code, "code", filter=open_to_all)
-        buffer.seek(0)
-        yield buffer  # type: ignore[misc]

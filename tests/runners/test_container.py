@@ -17,7 +17,9 @@ import pytest
 from launch_worker.containers import ContainerPlan, Mount
 from launch_worker.ids import new_run_id
 from launch_worker.retry import Outcome, outcome_of_exit
-from launch_worker.runners.container import ContainerHandle, ContainerRunner, Files, Labels
+from launch_worker.runners.container import ContainerRunner
+from launch_worker.runners.container_config import Files, Labels
+from launch_worker.runners.container_handle import ContainerHandle
 from launch_worker.runners.engine import Engine
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s

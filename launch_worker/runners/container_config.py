@@ -1,0 +1,108 @@
+"""What an engine is told of a container: whose it is, what it may have, and the files that it gets."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker.types
+
+from launch_worker.containers import LAUNCH_DIR, ContainerPlan, Mount
+
+#: The engine's own copy of the output: two files of this size.
+_ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Whose a container is."""
+
+    system: str
+    run: str
+    attempt: int
+    token: int
+    owner: str
+    worker: str
+    host: str
+
+    def as_map(self) -> dict[str, str]:
+        return {f"launch.{name}": str(value) for name, value in self.__dict__.items()}
+
+    @classmethod
+    def from_map(cls, labels: Mapping[str, str]) -> Labels | None:
+        """None for labels that are not ours."""
+        try:
+            words = {name: labels[f"launch.{name}"] for name in cls.__dataclass_fields__}
+            return cls(**words | {"attempt": int(words["attempt"]), "token": int(words["token"])})  # type: ignore[arg-type]
+        except (KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a container gets of its attempt: its configuration, and the folder with its code, if any."""
+
+    config: bytes
+    code: Path | None = None
+
+
+def host_config(plan: ContainerPlan, gpus: Sequence[str], *, log_driver: str) -> dict[str, Any]:
+    # An anonymous volume: a container with a read-only root takes files only there, and it goes with the container.
+    launch_dir = docker.types.Mount(target=LAUNCH_DIR, source=None, type="volume")
+    config: dict[str, Any] = {
+        "mounts": [launch_dir, *map(_mount, plan.mounts)],
+        "tmpfs": dict.fromkeys(plan.tmpfs, ""),
+        "network_mode": plan.network,
+        "read_only": plan.read_only,
+        "init": plan.init,
+        "log_config": docker.types.LogConfig(type=log_driver, config=_ENGINE_LOG),
+        "security_opt": [*plan.security_opt, "no-new-privileges"],
+        "cap_drop": ["ALL"],
+    }
+    if plan.privileged:
+        config |= {"privileged": True, "cap_drop": None, "security_opt": list(plan.security_opt) or None}
+    if plan.memory:
+        # Without swap, or the limit would be none.
+        config |= {"mem_limit": plan.memory, "memswap_limit": plan.memory}
+    if plan.cpus:
+        config["nano_cpus"] = int(plan.cpus * 1e9)
+    if gpus:
+        config["device_requests"] = [docker.types.DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])]
+    for name in ("pids_limit", "shm_size", "ipc_mode", "pid_mode", "userns_mode", "runtime"):
+        config[name] = getattr(plan, name) or None
+    for name in ("cap_add", "devices", "dns", "group_add"):
+        config[name] = list(getattr(plan, name)) or None
+    config["extra_hosts"] = dict(entry.split(":", 1) for entry in plan.extra_hosts if ":" in entry) or None
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _mount(mount: Mount) -> docker.types.Mount:
+    kind = "bind" if mount.is_folder else "volume"
+    return docker.types.Mount(target=mount.target, source=mount.source, type=kind, read_only=mount.read_only)
+
+
+@contextlib.contextmanager
+def tarball(files: Files) -> Iterator[io.BufferedIOBase]:
+    """The files as an archive for LAUNCH_DIR. Whatever user the container has may read and write them."""
+
+    def open_to_all(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = ""
+        entry.mode |= 0o777 if entry.isdir() or entry.mode & 0o100 else 0o666
+        return entry
+
+    with tempfile.SpooledTemporaryFile(max_size=8 << 20) as buffer:
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            config = tarfile.TarInfo("config.json")
+            config.size, config.mode = len(files.config), 0o644
+            archive.addfile(config, io.BytesIO(files.config))
+            if files.code is not None:
+                archive.add(files.code, "code", filter=open_to_all)
+        buffer.seek(0)
+        yield buffer  # type: ignore[misc]
