@@ -308,6 +308,14 @@ class _Check:
         if life.killed_at is not None and any(s.meets(stamps.ended_at - 1, life.killed_at) for s in self._full()):
             self.tolerated.append(f"attempt {attempt.number}: the full disk could not keep its end, its worker died")
             return ""
+        first = self.evidence.life(stamps.worker_pid, stamps.first)
+        left_at = first.upgraded_at if first is not None else None
+        was_full = any(s.meets(stamps.ended_at - 1, stamps.ended_at + 1) for s in self._full())
+        if left_at is not None and stamps.ended_at >= left_at and was_full:
+            self.tolerated.append(
+                f"attempt {attempt.number}: it ended between two workers, and the full disk kept no end"
+            )
+            return ""
         return f"its job {_told(attempt)}, and its worker lived {life.able_s(stamps.last, LATER):.1f} s longer"
 
     # -- what the harness did ------------------------------------------------------------------------------------
