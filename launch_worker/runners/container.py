@@ -261,7 +261,7 @@ class ContainerRunner:
                     entrypoint=list(plan.entrypoint) if plan.entrypoint else None,
                     working_dir=cwd,
                     user=plan.user or None,
-                    host_config=api.createhost_config(**host_config(plan, gpus, log_driver=self.log_driver)),
+                    host_config=api.create_host_config(**host_config(plan, gpus, log_driver=self.log_driver)),
                 )
                 return str(made["Id"])
             except docker.errors.APIError as error:
