@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from launch_worker.states import RunState
@@ -83,6 +83,20 @@ class Record:
     commit: str
     #: The spec's JSON text; `launch_worker.spec.parse_spec` reads it.
     spec: str
+    #: GPUS:MILLICORES:BYTES, as `RunSpec.needs`.
+    needs: str = ""
+    concurrency_key: str = ""
+    limit_key: str = ""
+    array: str = ""
+    array_limit: str = ""
+    #: How often it was preempted so far.
+    preemptions: int = 0
+    #: Someone asked for its preemption, and not for its end.
+    preempting: bool = False
+    #: It was claimed ahead of its time, and starts at this one.
+    start_at: int | None = None
+    #: Runs that it waits for: id to ok, any or failed.
+    waits_for: dict[str, str] = field(default_factory=dict)
     #: How the latest attempt came to run: `fetch`, `pull`, `start`, `adopted`; empty for a plain process.
     phases: tuple[Phase, ...] = ()
     #: The JSON of its queue's configuration, as it was at the claim; known to the claimer only.
@@ -128,6 +142,15 @@ class Record:
             cancel_at=number("cancel_at"),
             commit=_commit(fields.get("commit", "")),
             spec=fields.get("spec", ""),
+            needs=fields.get("needs", ""),
+            concurrency_key=fields.get("concurrency_key", ""),
+            limit_key=fields.get("limit_key", ""),
+            array=fields.get("array", ""),
+            array_limit=fields.get("array_limit", ""),
+            preemptions=number("preemptions") or 0,
+            preempting=fields.get("preempting", "") == "1",
+            start_at=number("start_at"),
+            waits_for=_wishes(fields.get("waits_for", "")),
             phases=_phases(fields.get("phases", "")),
             queue_config=fields.get("queue_config", ""),
         )
@@ -164,8 +187,18 @@ class Record:
             "created_at": str(self.created_at),
             "spec": self.spec,
             "commit": self.commit,
+            "needs": self.needs,
+            "concurrency_key": self.concurrency_key,
+            "limit_key": self.limit_key,
+            "array": self.array,
+            "array_limit": self.array_limit,
+            "preemptions": str(self.preemptions),
+            "gpus": json.dumps(self.gpus),
         }
-        return fields if self.started_at is None else fields | {"started_at": str(self.started_at)}
+        for name in ("started_at", "start_at"):
+            if getattr(self, name) is not None:
+                fields[name] = str(getattr(self, name))
+        return fields
 
     def as_json(self) -> dict[str, Any]:
         """The object of `show --json` without `history`: unknown is null, times are ISO 8601 in UTC."""
@@ -186,6 +219,8 @@ class Record:
             "host": self.host or None,
             "pid": self.pid,
             "gpus": list(self.gpus),
+            "preemptions": self.preemptions,
+            "after": [f"{run_id}:{wish}" for run_id, wish in self.waits_for.items()],
             "phases": [phase.as_json() for phase in self.phases],
             "commit": self.commit or None,
             "created_at": isoformat(self.created_at),
@@ -219,6 +254,14 @@ def _phases(text: str) -> tuple[Phase, ...]:
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return ()
+
+
+def _wishes(text: str) -> dict[str, str]:
+    try:
+        wishes = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return {str(run_id): str(wish) for run_id, wish in wishes.items()} if isinstance(wishes, dict) else {}
 
 
 def _commit(text: str) -> str:

@@ -41,6 +41,10 @@ class Settings:
     upload_url: str = UPLOADS_IN_REDIS
     #: The most that an uploaded folder may have, compressed.
     upload_bytes: int = 100 << 20
+    #: A run that waits so long for GPUs, cores or memory has a worker collect them for it.
+    backfill_s: float = 300.0
+    #: How many runs may have the same device at once.
+    gpus_share: int = 1
     #: Where a worker answers probes over HTTP.
     health_address: tuple[str, int] | None = None
     #: What a worker touches at each heartbeat that reached Redis.
@@ -80,6 +84,8 @@ class Settings:
             raise SettingsError(
                 f"LAUNCH_UPLOAD_URL must be {UPLOADS_IN_REDIS}, or a URL such as file:///shared/uploads or s3://bucket/uploads"
             )
+        if self.gpus_share < 1:
+            raise SettingsError("LAUNCH_GPUS_SHARE must be at least 1")
         if self.upload_bytes < 1024:
             raise SettingsError("LAUNCH_UPLOAD_BYTES must be at least 1024")
 
@@ -112,6 +118,8 @@ class Settings:
             log_file_bytes=size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes),
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
             upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
+            backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),
+            gpus_share=size("LAUNCH_GPUS_SHARE", cls.gpus_share),
             health_address=_address(env.get("LAUNCH_HEALTH_ADDRESS", "")),
             health_file=Path(env["LAUNCH_HEALTH_FILE"]).absolute() if env.get("LAUNCH_HEALTH_FILE") else None,
         )

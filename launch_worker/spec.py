@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.giturl import parse_git_url
+from launch_worker.ids import RUN_ID
 from launch_worker.units import MAX_DURATION_S
 
 NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,200}")
@@ -32,6 +34,15 @@ MAX_ARG_BYTES = 128 * 1024 - 1
 MAX_COMMAND_BYTES = 1 << 20
 MAX_ENV_BYTES = 512 * 1024
 MAX_RETRIES = 1000
+MAX_GPUS = 1024
+MAX_LIMIT = 1_000_000
+MAX_AFTER = 1000
+MAX_VALUES_BYTES = 64 * 1024
+#: Also part of Redis keys.
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@=-]{0,99}")
+#: How a run that others wait for must have ended: with exit code 0, in whatever way, or in any other way than that.
+WISHES = ("ok", "any", "failed")
+VALUE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -69,9 +80,26 @@ class RunSpec:
     image: str = ""
     #: What else the submitter asks of the container, as `launch_worker.containers` names it.
     container: dict[str, Any] = field(default_factory=dict)
-    #: Bytes, and cores.
+    #: What it needs of its worker: bytes, cores, whole devices.
     memory: int | None = None
     cpus: float | None = None
+    gpus: int = 0
+    #: For the template variables and macros of its queue (`--set`).
+    values: dict[str, Any] = field(default_factory=dict)
+    #: Of the runs that name the same key, at most `limit_key` run at once.
+    concurrency_key: str = ""
+    limit_key: int = 1
+    #: RUN:ok, RUN:any or RUN:failed: it waits until those have ended so.
+    after: tuple[str, ...] = ()
+    #: The runs of one submit, numbered; at most `array_limit` of them run at once.
+    array: str = ""
+    array_index: int | None = None
+    array_limit: int | None = None
+    #: From its submission, or its scheduled time: it must have started by then.
+    expires_s: float | None = None
+    #: The exit code by which the job says that it was preempted, and how often it may be.
+    preempt_exit_code: int = 85
+    max_preemptions: int = 5
 
     def __post_init__(self) -> None:
         if self.command or not self.image:
@@ -96,12 +124,23 @@ class RunSpec:
             ("stall timeout", self.stall_timeout_s, 0.001),
             ("grace", self.grace_s, 0),
             ("retry delay", self.retry_delay_s, 0),
+            ("expiry", self.expires_s, 0.001),
         ):
             if seconds is not None and not least <= seconds <= MAX_DURATION_S:
                 raise InputError(f"{what} must be more than 0 and at most 3650d, not {seconds:g} s")
-        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or not 0 <= self.retries <= MAX_RETRIES:
-            raise InputError(f"retries must be a whole number from 0 to {MAX_RETRIES}, not {self.retries!r}")
-        if self.image or self.asks_for_container:
+        for what, number, least, most in (
+            ("retries", self.retries, 0, MAX_RETRIES),
+            ("max preemptions", self.max_preemptions, 0, MAX_RETRIES),
+            ("the exit code of a preempted job", self.preempt_exit_code, 1, 255),
+            ("gpus", self.gpus, 0, MAX_GPUS),
+            ("the limit of a concurrency key", self.limit_key, 1, MAX_LIMIT),
+            ("the limit of an array", self.array_limit, 1, MAX_LIMIT),
+            ("the index of an array", self.array_index, 0, MAX_LIMIT),
+        ):
+            _check_number(what, number, least, most)
+        _check_waits(self)
+        check_values(self.values)
+        if self.image or self.container or self.memory is not None or self.cpus is not None:
             _check_container(self)
         for word in self.retry_on:
             if word not in RETRYABLE:
@@ -110,7 +149,14 @@ class RunSpec:
     @property
     def asks_for_container(self) -> bool:
         """Whether it has settings that only a container keeps."""
-        return bool(self.container) or self.memory is not None or self.cpus is not None
+        return bool(self.container)
+
+    @property
+    def needs(self) -> str:
+        """What it needs of its worker as the store compares it: GPUS:MILLICORES:BYTES; '' for nothing."""
+        cpus = 0 if self.cpus is None else math.ceil(1000 * self.cpus)
+        needs = f"{self.gpus}:{cpus}:{self.memory or 0}"
+        return "" if needs == "0:0:0" else needs
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""
@@ -205,6 +251,50 @@ def _check_container(spec: RunSpec) -> None:
         check_memory("memory", spec.memory)
     if spec.cpus is not None:
         check_cpus("cpus", spec.cpus)
+
+
+def _check_number(what: str, number: Any, least: int, most: int) -> None:
+    if number is None:
+        return
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+        raise InputError(f"{what} must be a whole number from {least} to {most}, not {number!r}")
+
+
+def parse_after(text: str) -> tuple[str, str]:
+    """The run that is waited for, and the wish for its end. `RUN` alone is `RUN:ok`. Raises InputError."""
+    run_id, colon, wish = text.partition(":") if isinstance(text, str) else ("", "", "")
+    wish = wish.lower() if colon else "ok"
+    if not RUN_ID.fullmatch(run_id) or wish not in WISHES:
+        raise InputError(f"after {str(text)[:60]!r} is not a run to wait for; write it as RUN, RUN:ok, RUN:any or RUN:failed")
+    return run_id, wish
+
+
+def _check_waits(spec: RunSpec) -> None:
+    if len(spec.after) > MAX_AFTER:
+        raise InputError(f"a run can wait for at most {MAX_AFTER} others, not {len(spec.after)}")
+    wishes: dict[str, str] = {}
+    for text in spec.after:
+        run_id, wish = parse_after(text)
+        if wishes.setdefault(run_id, wish) != wish:
+            raise InputError(f"a run cannot wait for run {run_id} to end in two ways; leave one of them out")
+    for what, word in (("concurrency key", spec.concurrency_key), ("array", spec.array)):
+        if word:
+            _check_text(what, word, KEY, "letters, digits, and . _ @ = - after the first, at most 100")
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raises InputError for values of template variables that no run can have."""
+    if not isinstance(values, Mapping):
+        raise InputError("the values of template variables must be a map of names to values")
+    for name in values:
+        if not isinstance(name, str) or not VALUE_NAME.fullmatch(name):
+            raise InputError(f"{str(name)[:60]!r} is not a name for a value; use letters, digits, _ and .")
+    try:
+        size = len(json.dumps(values, allow_nan=False).encode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"the values of template variables cannot be written as JSON: {error}") from None
+    if size > MAX_VALUES_BYTES:
+        raise InputError(f"the values of template variables have {size:,} bytes; at most {MAX_VALUES_BYTES:,} are kept")
 
 
 def _check_code(uri: str, upload: str) -> None:
