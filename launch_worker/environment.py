@@ -24,7 +24,10 @@ def job_environment(
 ) -> dict[str, str]:
     """Raises InputError when the worker lacks a variable that the run asks for by name."""
     env = {name: value for name, value in worker_env.items() if name in INHERITED or name.startswith("LC_")}
-    env |= _submitted(spec, worker_env, redis_url) | _own(record, str(config_path))
+    env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, str(config_path))
+    if any(gpu.isdigit() for gpu in record.gpus):
+        # The driver's numbers are these. CUDA's own order, the fastest first, would be other GPUs.
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return env
 
 
@@ -32,15 +35,10 @@ def container_environment(
     record: Record, spec: RunSpec, *, worker_env: Mapping[str, str], redis_url: str, config_path: str
 ) -> dict[str, str]:
     """The same for a container, whose image has what programs need. Raises InputError."""
-    env = _submitted(spec, worker_env, redis_url) | _own(record, config_path)
-    if record.gpus:
-        # The engine gives it these only, and they are numbered anew in it; names stay.
-        is_numbered = all(gpu.isdigit() for gpu in record.gpus)
-        visible = map(str, range(len(record.gpus))) if is_numbered else record.gpus
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
-        env["NVIDIA_VISIBLE_DEVICES"] = ",".join(record.gpus)
-    else:
-        env["NVIDIA_VISIBLE_DEVICES"] = "void"
+    env = _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
+    if record.gpus and all(gpu.isdigit() for gpu in record.gpus):
+        # The engine gives it these only, and they are numbered anew in it; UUIDs stay.
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(record.gpus))))
     return env
 
 
@@ -56,9 +54,11 @@ def _submitted(spec: RunSpec, worker_env: Mapping[str, str], redis_url: str) -> 
     return env | spec.env
 
 
-def _own(record: Record, config_path: str) -> dict[str, str]:
-    return {
+def _own(record: Record, spec: RunSpec, config_path: str) -> dict[str, str]:
+    own = {
         "CUDA_VISIBLE_DEVICES": ",".join(record.gpus),
+        # An empty one would be all GPUs to the container toolkit.
+        "NVIDIA_VISIBLE_DEVICES": ",".join(record.gpus) or "void",
         "LAUNCH_RUN_ID": record.id,
         "LAUNCH_ATTEMPT": str(record.attempt),
         "LAUNCH_TOKEN": str(record.token),
@@ -67,3 +67,6 @@ def _own(record: Record, config_path: str) -> dict[str, str]:
         "LAUNCH_NAME": record.name,
         "LAUNCH_CONFIG": config_path,
     }
+    if spec.array_index is not None:
+        own |= {"LAUNCH_ARRAY_ID": spec.array, "LAUNCH_ARRAY_INDEX": str(spec.array_index)}
+    return own

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from launch_worker.environment import INHERITED, job_environment
+from launch_worker.containers import ContainerPlan
+from launch_worker.environment import INHERITED, container_environment, job_environment
 from launch_worker.errors import InputError
 from launch_worker.run import Record
+from launch_worker.runners.container_config import host_config
 from launch_worker.spec import RunSpec
 
 URL = "redis://:hunter2@broker.internal:6379/0"
@@ -27,9 +29,8 @@ WORKER_ENV = {
 }
 
 
-def environment(*, gpus: str = "[]", **options: Any) -> dict[str, str]:
-    spec = RunSpec(command=("true",), **options)
-    record = Record.from_hash(
+def record(gpus: str) -> Record:
+    return Record.from_hash(
         {
             "id": "run1",
             "attempt": "2",
@@ -41,7 +42,18 @@ def environment(*, gpus: str = "[]", **options: Any) -> dict[str, str]:
             "gpus": gpus,
         }
     )
-    return job_environment(record, spec, worker_env=WORKER_ENV, redis_url=URL, config_path=Path("/w/config.json"))
+
+
+def environment(*, gpus: str = "[]", **options: Any) -> dict[str, str]:
+    spec = RunSpec(command=("true",), **options)
+    path = Path("/w/config.json")
+    return job_environment(record(gpus), spec, worker_env=WORKER_ENV, redis_url=URL, config_path=path)
+
+
+def container(*, gpus: str = "[]", **options: Any) -> dict[str, str]:
+    spec = RunSpec(command=("true",), image="train:7", **options)
+    path = "/launch/config.json"
+    return container_environment(record(gpus), spec, worker_env=WORKER_ENV, redis_url=URL, config_path=path)
 
 
 def test_nothing_of_the_brokers_url_reaches_a_job() -> None:
@@ -54,7 +66,7 @@ def test_nothing_of_the_brokers_url_reaches_a_job() -> None:
 def test_of_the_workers_environment_only_what_programs_need_is_inherited() -> None:
     env = environment()
     assert (env["PATH"], env["HOME"], env["LC_ALL"]) == ("/usr/bin", "/home/worker", "C.UTF-8")
-    own = {name for name in env if name.startswith("LAUNCH_")} | {"CUDA_VISIBLE_DEVICES"}
+    own = {name for name in env if name.startswith("LAUNCH_")} | {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
     assert {name for name in env if name not in own and not name.startswith("LC_")} <= set(INHERITED)
 
 
@@ -73,7 +85,54 @@ def test_the_run_sees_who_it_is() -> None:
 @pytest.mark.parametrize(("gpus", "devices"), [("[]", ""), ('["2"]', "2"), ('["0", "3"]', "0,3")])
 def test_exactly_the_given_gpus_are_visible(gpus: str, devices: str) -> None:
     """X1, section 6."""
-    assert environment(gpus=gpus)["CUDA_VISIBLE_DEVICES"] == devices
+    env = environment(gpus=gpus)
+    assert env["CUDA_VISIBLE_DEVICES"] == devices
+    assert env["NVIDIA_VISIBLE_DEVICES"] == (devices or "void")
+
+
+def test_a_job_without_gpus_sees_none_and_not_all() -> None:
+    """The container toolkit takes an empty list for all."""
+    env = environment()
+    assert (env["CUDA_VISIBLE_DEVICES"], env["NVIDIA_VISIBLE_DEVICES"]) == ("", "void")
+    assert "CUDA_DEVICE_ORDER" not in env
+
+
+def test_numbered_gpus_are_counted_as_the_driver_counts_them() -> None:
+    """CUDA's default order is by speed: number 1 would be another device where GPUs differ."""
+    env = environment(gpus='["1"]', env={"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})
+    assert env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    named = environment(gpus='["GPU-1234", "GPU-5678"]')
+    assert named["CUDA_VISIBLE_DEVICES"] == named["NVIDIA_VISIBLE_DEVICES"] == "GPU-1234,GPU-5678"
+    assert "CUDA_DEVICE_ORDER" not in named
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cuda", "nvidia"),
+    [("[]", "", "void"), ('["2", "5"]', "0,1", "2,5"), ('["GPU-a", "GPU-b"]', "GPU-a,GPU-b", "GPU-a,GPU-b")],
+)
+def test_a_containers_gpus_are_numbered_anew_in_it(gpus: str, cuda: str, nvidia: str) -> None:
+    env = container(gpus=gpus)
+    assert (env["CUDA_VISIBLE_DEVICES"], env["NVIDIA_VISIBLE_DEVICES"]) == (cuda, nvidia)
+
+
+def test_the_engine_is_asked_for_exactly_the_given_gpus() -> None:
+    config = host_config(ContainerPlan("train:7"), ("2", "5"), log_driver="local")
+    (request,) = config["device_requests"]
+    assert (request["DeviceIDs"], request["Capabilities"]) == (["2", "5"], [["gpu"]])
+    assert "device_requests" not in host_config(ContainerPlan("train:7"), (), log_driver="local")
+
+
+def test_a_run_of_an_array_knows_its_number() -> None:
+    for made in (environment, container):
+        env = made(array="01abc", array_index=0)
+        assert (env["LAUNCH_ARRAY_ID"], env["LAUNCH_ARRAY_INDEX"]) == ("01abc", "0")
+        assert not any(name.startswith("LAUNCH_ARRAY") for name in made())
+
+
+@pytest.mark.parametrize("name", ["NVIDIA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"])
+def test_a_submitter_cannot_widen_what_gpus_are_seen(name: str) -> None:
+    seen = environment(gpus='["1"]', env={name: "all"})
+    assert seen[name] != "all"
 
 
 def test_the_submitted_environment_arrives_and_wins_over_the_workers() -> None:

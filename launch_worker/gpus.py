@@ -1,0 +1,182 @@
+"""What a worker's machine has to offer; of its GPUs NVIDIA's driver tells, through NVML."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch_worker.containers import check_cpus
+from launch_worker.errors import InputError
+from launch_worker.inventory import Device, Inventory, Use, parse_gpus
+from launch_worker.units import parse_size
+
+#: How old a measurement may be that is still shown: a driver can hang.
+_STALE_S = 60.0
+#: No two measurements begin within this time.
+_MEASURE_EVERY_S = 1.0
+
+
+def find() -> list[Device]:
+    """The GPUs of this machine by their numbers, in the order of their places on the bus; none without a driver."""
+    devices = []
+    with _nvml() as nvml:
+        for number in range(_ask(nvml.nvmlDeviceGetCount) or 0 if nvml else 0):
+            # One that has fallen off the bus keeps its number, and is left out.
+            handle = _ask(nvml.nvmlDeviceGetHandleByIndex, number)
+            uuid = _text(_ask(nvml.nvmlDeviceGetUUID, handle)) if handle else ""
+            if uuid:
+                memory = _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+                name = _text(_ask(nvml.nvmlDeviceGetName, handle))
+                devices.append(Device(str(number), name, int(memory.total) if memory else 0, uuid))
+    return devices
+
+
+def use(ids: Sequence[str]) -> dict[str, Use]:
+    """How busy these devices are now; those that the driver says nothing of are left out. Blocks on a slow driver."""
+    measured = {}
+    with _nvml() as nvml:
+        for device_id in ids if nvml else ():
+            if device_id.isdigit():
+                handle = _ask(nvml.nvmlDeviceGetHandleByIndex, int(device_id))
+            else:
+                handle = _ask(nvml.nvmlDeviceGetHandleByUUID, device_id)
+            rates = _ask(nvml.nvmlDeviceGetUtilizationRates, handle) if handle else None
+            memory = _ask(nvml.nvmlDeviceGetMemoryInfo, handle) if handle else None
+            if rates or memory:
+                measured[device_id] = Use(
+                    int(rates.gpu) if rates else None,
+                    int(memory.used) if memory else None,
+                    int(memory.total) if memory else None,
+                )
+    return measured
+
+
+class Meter:
+    """The latest measurement, taken by a thread: a driver that hangs must not hold up a heartbeat."""
+
+    def __init__(self, ids: Sequence[str], *, measure: Callable[[Sequence[str]], Mapping[str, Use]] = use) -> None:
+        self._ids = tuple(ids)
+        self._measure = measure
+        self._lock = threading.Lock()
+        self._latest: Mapping[str, Use] = {}
+        self._measured_at = -_STALE_S
+        self._began_at = -_MEASURE_EVERY_S
+        self._is_measuring = False
+
+    def __call__(self) -> Mapping[str, Use]:
+        """What was measured last, nothing when that is long ago; and has it measured anew."""
+        now = time.monotonic()
+        with self._lock:
+            if not self._is_measuring and now - self._began_at >= _MEASURE_EVERY_S:
+                self._is_measuring, self._began_at = True, now
+                threading.Thread(target=self._turn, name="launch-gpus", daemon=True).start()
+            return self._latest if now - self._measured_at < _STALE_S else {}
+
+    def _turn(self) -> None:
+        measured: Mapping[str, Use] = {}
+        try:
+            measured = self._measure(self._ids)
+        finally:
+            with self._lock:
+                self._latest, self._measured_at = measured, time.monotonic()
+                self._is_measuring = False
+
+
+def inventory_from_options(
+    gpus: str | None,
+    cpus: str | float | None,
+    memory: str | int | None,
+    *,
+    env: Mapping[str, str],
+    share: int = 1,
+) -> Inventory:
+    """What a worker offers by its `--gpus`, `--cpus` and `--memory`; None is all that there is. Raises InputError."""
+    word = "auto" if gpus is None else gpus
+    found = [] if word.strip() in ("none", "0") else find()
+    devices = parse_gpus(word, visible=env.get("CUDA_VISIBLE_DEVICES"), found=found)
+    return Inventory(
+        devices,
+        cpus=_cores() if cpus is None else _checked_cpus(cpus),
+        memory=_all_memory() if memory is None else _checked_memory(memory),
+        share=share,
+        use=Meter([device.id for device in devices]) if found and devices else None,
+    )
+
+
+def _checked_cpus(cpus: str | float) -> float:
+    try:
+        return check_cpus("--cpus", float(cpus))
+    except ValueError:
+        raise InputError(f"--cpus must be a number of cores such as 8 or 0.5, not {cpus!r}") from None
+
+
+def _checked_memory(memory: str | int) -> int:
+    size = parse_size(memory, what="--memory")
+    if size < 1:
+        raise InputError("--memory must be more than 0; write it as 512M or 64G")
+    return size
+
+
+def _cores() -> float:
+    return float(len(os.sched_getaffinity(0)))
+
+
+def _all_memory() -> int:
+    """What the machine has, or the least that a control group around this process may have."""
+    total = 0
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            total = int(line.split()[1]) << 10
+    return min([total, *_cgroup_limits()])
+
+
+def _cgroup_limits() -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                root, name = Path("/sys/fs/cgroup"), "memory.max"
+            elif "memory" in controllers.split(","):
+                root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+            else:
+                continue
+            # In a container the path may be the host's, of which the root only is there.
+            for folder in (relative := Path(path.lstrip("/")), *relative.parents):
+                with contextlib.suppress(OSError, ValueError):
+                    yield int((root / folder / name).read_text())
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVML for a while; None without a driver, or one that does not answer."""
+    import pynvml  # type: ignore[import-untyped]
+
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError, OSError):
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
+    """None where the driver does not tell: one device that it cannot speak of must not hide the others."""
+    import pynvml
+
+    try:
+        return question(*arguments)
+    except (pynvml.NVMLError, OSError, UnicodeDecodeError):
+        return None
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
