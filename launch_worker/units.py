@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+import time
+from datetime import datetime, timedelta, timezone
 
 from launch_worker.errors import InputError
 
 _DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?")
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
+#: Fewer digits could be meant as a date.
+_EPOCH = re.compile(r"[0-9]{9,10}(?:\.[0-9]{1,9})?")
+_ISO_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s?([Zz]|[+-]\d\d(?::?\d\d)?)?)?"
+)
+_BEGIN = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SIZE_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 #: Longer than any job, and small enough that microseconds stay exact in a double.
@@ -36,6 +44,49 @@ def parse_size(value: str | int, *, what: str = "size") -> int:
     if match is None:
         raise InputError(f"{what} {value!r} is not a size; write it as 1048576, 512M or 2G")
     return int(match[1]) * _SIZE_BYTES[match[2].upper()]
+
+
+def parse_time(value: str | float | datetime, *, now_s: float | None = None, what: str = "time") -> int:
+    """Microseconds since 1970 of an ISO 8601 date or time, of epoch seconds, or of `HH:MM`: the next such time.
+
+    Without a zone it is this machine's. Refuses what is more than ten years from now (`now_s`, epoch seconds).
+    """
+    now_s = time.time() if now_s is None else now_s
+    try:
+        micros = (_moment(value, now_s).astimezone(timezone.utc) - _BEGIN) // timedelta(microseconds=1)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{what} {str(value)[:60]!r} is not a time; write it as 2030-01-31T14:30, 2030-01-31T14:30:00Z, 14:30 or "
+            "epoch seconds"
+        ) from None
+    if abs(micros / 1e6 - now_s) > MAX_DURATION_S:
+        raise InputError(f"{what} {str(value)[:60]!r} is more than 3650d away; check the year")
+    return micros
+
+
+def _moment(value: str | float | datetime, now_s: float) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _BEGIN + timedelta(seconds=value)
+    text = str(value).strip()
+    if not text.isascii():
+        raise ValueError(text)
+    if _EPOCH.fullmatch(text):
+        return _BEGIN + timedelta(seconds=float(text))
+    if match := _CLOCK.fullmatch(text):
+        now = datetime.fromtimestamp(now_s)
+        hour, minute, second = (int(part or 0) for part in match.groups())
+        at = now.replace(hour=hour, minute=minute, second=second, microsecond=0, fold=0)
+        return at if at.timestamp() > now_s else at + timedelta(days=1)
+    if match := _ISO_TIME.fullmatch(text):
+        date, clock, second, fraction, zone = match.groups()
+        zone = {"": "", "Z": "+00:00"}.get((zone or "").upper(), zone or "")
+        if len(zone) in (3, 5):
+            zone = f"{zone[:3]}:{zone[3:] or '00'}"
+        # In the one form that the oldest supported Python reads.
+        return datetime.fromisoformat(f"{date}T{clock or '00:00'}:{second or '00'}.{fraction or '':0<6.6}{zone}")
+    raise ValueError(text)
 
 
 def format_duration(seconds: float) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
-from launch_worker.units import MAX_DURATION_S, format_duration, isoformat, parse_duration, parse_size
+from launch_worker.units import MAX_DURATION_S, format_duration, isoformat, parse_duration, parse_size, parse_time
 
 
 @pytest.mark.parametrize(
@@ -103,3 +107,76 @@ def test_a_duration_is_written_in_its_largest_unit(seconds: float, text: str) ->
 def test_times_are_iso_8601_in_utc_and_unknown_is_none() -> None:
     assert isoformat(1_700_000_000_123_456) == "2023-11-14T22:13:20.123+00:00"
     assert isoformat(None) is None
+
+
+@pytest.fixture
+def berlin() -> Iterator[None]:
+    """This machine is in Berlin for a while."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = "Europe/Berlin"
+    time.tzset()
+    yield
+    if before is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
+#: 2026-07-01T12:00:00 in Berlin.
+NOON_S = datetime(2026, 7, 1, 10, tzinfo=timezone.utc).timestamp()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("value", "time_in_utc"),
+    [
+        ("2026-07-02", "2026-07-01T22:00:00.000+00:00"),
+        ("2026-07-02T08:30", "2026-07-02T06:30:00.000+00:00"),
+        ("2026-07-02 08:30:15.25", "2026-07-02T06:30:15.250+00:00"),
+        ("2026-12-24T18:00", "2026-12-24T17:00:00.000+00:00"),
+        ("2026-07-02T08:30Z", "2026-07-02T08:30:00.000+00:00"),
+        ("2026-07-02t08:30:00z", "2026-07-02T08:30:00.000+00:00"),
+        ("2026-07-02T08:30+05:30", "2026-07-02T03:00:00.000+00:00"),
+        ("2026-07-02T08:30:00-0700", "2026-07-02T15:30:00.000+00:00"),
+        ("2026-07-02T08:30:00.1234567+02", "2026-07-02T06:30:00.123+00:00"),
+        (" 12:01 ", "2026-07-01T10:01:00.000+00:00"),
+        ("12:00", "2026-07-02T10:00:00.000+00:00"),
+        ("9:05", "2026-07-02T07:05:00.000+00:00"),
+        ("23:59:59", "2026-07-01T21:59:59.000+00:00"),
+        ("1783000000", "2026-07-02T13:46:40.000+00:00"),
+        ("1783000000.5", "2026-07-02T13:46:40.500+00:00"),
+        (1783000000, "2026-07-02T13:46:40.000+00:00"),
+        (1783000000.25, "2026-07-02T13:46:40.250+00:00"),
+        (datetime(2026, 7, 2, 8), "2026-07-02T06:00:00.000+00:00"),
+        (datetime(2026, 7, 2, 8, tzinfo=timezone(timedelta(hours=-3))), "2026-07-02T11:00:00.000+00:00"),
+    ],
+)
+def test_a_time_is_read_as_microseconds(value: str | float | datetime, time_in_utc: str) -> None:
+    assert isoformat(parse_time(value, now_s=NOON_S)) == time_in_utc
+
+
+@pytest.mark.usefixtures("berlin")
+def test_a_time_of_day_is_tomorrows_also_over_a_change_of_the_clocks() -> None:
+    eve = datetime(2026, 10, 24, 12, tzinfo=timezone.utc).timestamp()
+    assert isoformat(parse_time("08:00", now_s=eve)) == "2026-10-25T07:00:00.000+00:00"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", " ", "soon", "tomorrow", "24:00", "12:60", "12", "-5", "nan", "inf", "1e9", "1" * 400, "20260701"),
+        *("2026-13-01", "2026-02-30", "0000-01-01", "9999-12-31", "2046-07-01", "2026-07-01\n12:00"),
+        *("2026-07-01T25:00", "2026-07-01T12", "2026-07-01T12:00+99:99", "2026-07-01T12:00X", "٢٠٢٦-٠٧-٠١"),
+        *(True, False, float("nan"), float("inf"), 1e300, -1e300, 5, datetime.min, datetime.max),
+    ],
+)
+def test_what_is_no_time_is_refused(value: str | float | datetime) -> None:
+    with pytest.raises(InputError, match=r"^start "):
+        parse_time(value, now_s=NOON_S, what="start")
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_time_or_refused(text: str) -> None:
+    with contextlib.suppress(InputError):
+        parse_time(text)
