@@ -6,13 +6,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from launch_worker.api import Api
+from launch_worker.errors import InputError
+from launch_worker.inventory import parse_needs
 from launch_worker.states import RunState
 
 #: Free space in the work dir below which a worker cannot be trusted to keep logs and reports.
 _LOW_DISK_BYTES = 256 << 20
+#: How many of the oldest waiting runs are looked at: `status` must not read a million.
+_FIRST_RUNS = 200
+_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,53 @@ class Finding:
 def problems(api: Api, *, workers: list[dict[str, Any]], queues: list[dict[str, Any]]) -> list[str]:
     """What `status` shows at its end, from what it has read already."""
     found = [
-        f"{queue['waiting']} runs wait in queue {queue['name']}, which no worker consumes; "
+        f"queue {queue['name']} is Idle: {_runs(queue['waiting'])} in it, and no worker consumes it; "
         f"start one with: celery -A launch_worker worker -Q {queue['name']}"
         for queue in queues
-        if queue["waiting"] and not queue["workers"]
+        if queue["state"] == "Idle"
     ]
+    found += _too_big(api, workers)
     found += [f"worker {worker['worker']} {worker['problem']}" for worker in workers if worker.get("problem")]
     found += [finding.text for finding in (*_passes(api, workers), *_refused(api)) if finding.level != "ok"]
     return found
+
+
+def _runs(count: int) -> str:
+    return "1 run waits" if count == 1 else f"{count} runs wait"
+
+
+def _too_big(api: Api, workers: list[dict[str, Any]]) -> list[str]:
+    """What no live worker of its queue could run even alone: one sentence for each queue's oldest such run."""
+    found: dict[str, str] = {}
+    for record in islice(api.store.select(state=RunState.PENDING, newest_first=False), _FIRST_RUNS):
+        consumers = [worker for worker in workers if record.queue in worker["queues"]]
+        if not record.needs or not consumers or record.queue in found:
+            continue
+        why = _why_never(record.needs, consumers)
+        if why:
+            found[record.queue] = (
+                f"run {record.id} in queue {record.queue} wants {why}; start a larger worker, or cancel it"
+            )
+    return list(found.values())
+
+
+def _why_never(needs: str, workers: list[dict[str, Any]]) -> str:
+    """What is wanted that none of these workers has; '' where one fits, or an older one does not say what it has."""
+    if any("devices" not in worker for worker in workers):
+        return ""
+    try:
+        wanted = parse_needs(needs)
+    except InputError:
+        return ""
+    offers = [(len(worker["devices"]), worker["cpus"]["total"], worker["memory"]["total"] / _GIB) for worker in workers]
+    wants = (wanted.gpus, wanted.millicores / 1000, wanted.memory / _GIB)
+    if any(all(want <= has for want, has in zip(wants, offer, strict=True)) for offer in offers):
+        return ""
+    most = [max(column) for column in zip(*offers, strict=True)]
+    for want, has, what in zip(wants, most, ("GPUs", "cores", "GiB of memory"), strict=True):
+        if want > has:
+            return f"{want:.4g} {what}, and its workers have at most {has:.4g}"
+    return "more GPUs, cores and memory together than any one of its workers has"
 
 
 def check(api: Api) -> Iterator[Finding]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from launch_worker.api import Api
-from launch_worker.cli import output
+from launch_worker.cli import devices, output
 from launch_worker.health import problems
 from launch_worker.states import RunState
 
@@ -17,7 +18,7 @@ from launch_worker.states import RunState
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
 def status_command(url: str | None, as_json: bool) -> None:
-    """Show queues, workers, running runs and problems."""
+    """Show queues, pools, workers, their GPUs, running runs and problems."""
     api = Api(url)
     status = system_status(api)
     if as_json:
@@ -27,18 +28,19 @@ def status_command(url: str | None, as_json: bool) -> None:
     ages = status["passes"].values()
     click.echo(f"passes    last {output.span(max(ages))} ago" if ages else "passes    never ran")
     click.echo()
-    if status["queues"]:
-        output.table(
-            ("QUEUE", "WAITING", "WORKERS"), [(q["name"], q["waiting"], q["workers"]) for q in status["queues"]]
-        )
-        click.echo()
-    if status["workers"]:
-        rows = [
-            (w["worker"], w["host"], w["pid"], ",".join(w["queues"]), f"{w['running']}/{w['slots']}", w["state"])
-            for w in status["workers"]
-        ]
-        output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "STATE"), rows)
-        click.echo()
+    tables = (
+        (("QUEUE", "STATE", "WAITING", "RUNNING", "POOL", "WORKERS"), map(_queue_row, status["queues"])),
+        (("POOL", "STATE", "RUNNING", "QUEUES"), map(_pool_row, status["pools"])),
+        (
+            ("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "CPUS", "MEMORY", "STATE"),
+            map(_worker_row, status["workers"]),
+        ),
+        (devices.COLUMNS, devices.rows(status["workers"])),
+    )
+    for columns, found in tables:
+        if rows := list(found):
+            output.table(columns, rows)
+            click.echo()
     for problem in status["problems"]:
         click.echo(f"problem: {output.clean(problem)}")
 
@@ -47,19 +49,95 @@ def system_status(api: Api) -> dict[str, Any]:
     """What `status` shows, as one object."""
     store = api.store
     workers = store.workers()
+    running = list(store.select(state=RunState.RUNNING))
     # The workers' own word is as old as their last heartbeat.
-    running = Counter(record.worker for record in store.select(state=RunState.RUNNING))
+    by_worker = Counter(record.worker for record in running)
     for worker in workers:
-        worker["running"] = running[worker["worker"]]
+        worker["running"] = by_worker[worker["worker"]]
+    by_queue = Counter(record.queue for record in running)
+    pools = {name: store.settings_of("pool", name) for name in store.pools()}
     queues = [
-        {"name": name, "waiting": waiting, "workers": sum(name in worker["queues"] for worker in workers)}
+        _queue(
+            name,
+            waiting,
+            running=by_queue[name],
+            settings=store.settings_of("queue", name),
+            pools=pools,
+            workers=sum(name in worker["queues"] and worker["state"] == "running" for worker in workers),
+        )
         for name, waiting in store.queues().items()
     ]
     passes = store.pass_ages_s()
     return {
         "runs": {state.value: count for state, count in store.counts().items()},
         "queues": queues,
+        "pools": [_pool(name, settings, queues) for name, settings in pools.items()],
         "workers": workers,
         "passes": passes,
         "problems": problems(api, workers=workers, queues=queues),
     }
+
+
+def _queue(
+    name: str,
+    waiting: int,
+    *,
+    running: int,
+    settings: Mapping[str, str],
+    pools: Mapping[str, Mapping[str, str]],
+    workers: int,
+) -> dict[str, Any]:
+    pool = settings.get("pool", "")
+    is_paused = bool(settings.get("paused"))
+    if is_paused or pools.get(pool, {}).get("paused"):
+        state = "Paused"
+    else:
+        state = "Idle" if waiting and not workers else "Ready"
+    return {
+        "name": name,
+        "state": state,
+        "waiting": waiting,
+        "running": running,
+        "limit": _limit(settings),
+        "paused": is_paused,
+        "pool": pool or None,
+        "workers": workers,
+    }
+
+
+def _pool(name: str, settings: Mapping[str, str], queues: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [queue for queue in queues if queue["pool"] == name]
+    return {
+        "name": name,
+        "state": "Paused" if settings.get("paused") else "Ready",
+        "running": sum(queue["running"] for queue in own),
+        "limit": _limit(settings),
+        "paused": bool(settings.get("paused")),
+        "queues": [queue["name"] for queue in own],
+    }
+
+
+def _limit(settings: Mapping[str, str]) -> int | None:
+    text = settings.get("limit", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _queue_row(queue: dict[str, Any]) -> tuple[Any, ...]:
+    running = _of(queue["running"], queue["limit"])
+    return queue["name"], queue["state"], queue["waiting"], running, queue["pool"], queue["workers"]
+
+
+def _pool_row(pool: dict[str, Any]) -> tuple[Any, ...]:
+    return pool["name"], pool["state"], _of(pool["running"], pool["limit"]), ",".join(pool["queues"])
+
+
+def _worker_row(worker: dict[str, Any]) -> tuple[Any, ...]:
+    running = _of(worker["running"], worker["slots"])
+    return (
+        *(worker["worker"], worker["host"], worker["pid"], ",".join(worker["queues"]), running),
+        *(devices.cpus_text(worker), devices.memory_text(worker), worker["state"]),
+    )
+
+
+def _of(number: int, limit: int | None) -> str:
+    return str(number) if limit is None else f"{number}/{limit}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from launch_worker.api import Api
-from launch_worker.cli import output
+from launch_worker.cli import devices, output
 from launch_worker.errors import InputError
 
 
@@ -22,7 +22,7 @@ def workers_command(ctx: click.Context, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
 def list_command(url: str | None, as_json: bool) -> None:
-    """List the live workers."""
+    """List the live workers, what of theirs is held, and their GPUs."""
     workers = Api(url).store.workers()
     if as_json:
         for worker in workers:
@@ -38,12 +38,18 @@ def list_command(url: str | None, as_json: bool) -> None:
             w["pid"],
             ",".join(w["queues"]),
             f"{w['running']}/{w['slots']}",
+            devices.gpus_text(w),
+            devices.cpus_text(w),
+            devices.memory_text(w),
             w["state"],
             w["problem"],
         )
         for w in workers
     ]
-    output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "STATE", "PROBLEM"), rows)
+    output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "GPUS", "CPUS", "MEMORY", "STATE", "PROBLEM"), rows)
+    if held := devices.rows(workers):
+        click.echo()
+        output.table(devices.COLUMNS, held)
 
 
 @workers_command.command("drain", epilog="Example: launch-worker workers drain celery@gpu1")
