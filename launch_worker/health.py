@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any
 
 from launch_worker.api import Api
-from launch_worker.errors import InputError
 from launch_worker.inventory import parse_needs
 from launch_worker.states import RunState
 
@@ -66,10 +65,7 @@ def _why_never(needs: str, workers: list[dict[str, Any]]) -> str:
     """What is wanted that none of these workers has; '' where one fits, or an older one does not say what it has."""
     if any("devices" not in worker for worker in workers):
         return ""
-    try:
-        wanted = parse_needs(needs)
-    except InputError:
-        return ""
+    wanted = parse_needs(needs)
     offers = [(len(worker["devices"]), worker["cpus"]["total"], worker["memory"]["total"] / _GIB) for worker in workers]
     wants = (wanted.gpus, wanted.millicores / 1000, wanted.memory / _GIB)
     if any(all(want <= has for want, has in zip(wants, offer, strict=True)) for offer in offers):

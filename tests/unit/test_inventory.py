@@ -6,7 +6,10 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
+import pynvml  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,11 +184,10 @@ def test_needs_are_read_as_specs_write_them(gpus: int, cpus: int | None, memory:
     assert 10 * (cpus or 0) <= needs.millicores <= 10 * (cpus or 0) + 1
 
 
-@pytest.mark.parametrize("text", ["1", "1:2", "a:b:c", "-1:0:0", "1:2:3:4", "1.5:0:0"])
-def test_damaged_needs_are_one_sentence(text: str) -> None:
-    with pytest.raises(InputError, match="damaged"):
-        parse_needs(text)
-    assert parse_needs("") == Needs(0, 0, 0)
+@pytest.mark.parametrize("text", ["", "1", "1:2", "a:b:c", "-1:0:0", "1:2:3:4", "1.5:0:0", "1:2:3\n"])
+def test_damaged_needs_are_none_as_at_the_claim(text: str) -> None:
+    assert parse_needs(text) == Needs(0, 0, 0)
+    assert inventory(0).can_ever(text)
 
 
 # -- which devices -----------------------------------------------------------------------------------------------------
@@ -351,6 +353,50 @@ def test_a_machine_without_a_driver_has_no_gpus_and_says_nothing_of_their_use() 
     assert inventory_from_options("auto", None, None, env={"CUDA_VISIBLE_DEVICES": "0"}).total.devices == []
     fake = inventory_from_options("2", None, None, env={})
     assert [(entry["id"], entry["use"]) for entry in fake.describe()] == [("0", None), ("1", None)]
+
+
+class Driver:
+    """NVML with three GPUs: one whole, one off the bus, one (number 2) that tells little."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+        monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", self.by_index)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: {"GPU-a": "h0", "GPU-c": "h2"}[uuid])
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: {"h0": "GPU-a", "h2": b"GPU-c"}[handle])
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: self.whole(handle, "NVIDIA H100"))
+        memory = SimpleNamespace(total=80 * G, used=3 * G)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda handle: self.whole(handle, memory))
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda _: SimpleNamespace(gpu=45))
+
+    def by_index(self, number: int) -> str:
+        if number == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return f"h{number}"
+
+    def whole(self, handle: str, answer: Any) -> Any:
+        if handle != "h0":
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return answer
+
+
+def test_a_gpu_that_the_driver_cannot_speak_of_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch)
+    assert find() == [Device("0", "NVIDIA H100", 80 * G, "GPU-a"), Device("2", "", 0, "GPU-c")]
+    measured = {"0": Use(45, 3 * G, 80 * G), "2": Use(45, None, None)}
+    assert gpus.use(["0", "1", "2"]) == measured
+    assert gpus.use(["GPU-c"]) == {"GPU-c": measured["2"]}
+
+
+def test_a_worker_with_a_driver_offers_what_it_may_see_and_shows_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch)
+    offered = inventory_from_options(None, None, None, env={"CUDA_VISIBLE_DEVICES": "GPU-c,GPU-a"})
+    assert offered.total.devices == ["GPU-c", "GPU-a"]
+    used = wait_until(lambda: offered.describe()[1]["use"], what="the measurement is there")
+    assert used["percent"] == 45
+    with pytest.raises(InputError, match="GPU 1, which this worker does not see; it sees: 0, 2"):
+        inventory_from_options("0,1", None, None, env={})
 
 
 # -- how busy they are -------------------------------------------------------------------------------------------------
