@@ -17,14 +17,23 @@ from launch_worker.environment import container_environment, job_environment
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
 from launch_worker.supervise import Job
+from launch_worker.template import fill_spec, macros_of
 
 #: Starts the job with the code that was fetched for it, None for a run that brings none.
 Start = Callable[[Path | None], Job]
 
 
 def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Start:
-    """Check what the run asks for and make its folder; returns what starts it. Raises InputError, OSError."""
-    plan = QueueConfig.from_json(attempt.record.queue_config).container_plan(attempt.spec)
+    """Check what the run asks for, fill its macros and make its folder; returns what starts it.
+
+    Raises InputError, OSError.
+    """
+    config = QueueConfig.from_json(attempt.record.queue_config)
+    # The queue may have been configured anew since the run was submitted.
+    values = config.values_of(attempt.spec)
+    macros = macros_of(attempt.record, attempt.spec, config=config, worker_env=os.environ, values=values)
+    attempt.spec = fill_spec(attempt.spec, macros)
+    plan = config.container_plan(attempt.spec, macros)
     attempt.folder.path.mkdir(parents=True, mode=0o700)
     if plan is None:
         return _process(attempt, site, patience)

@@ -1,18 +1,38 @@
-"""What an admin configures of a queue: which resource runs its jobs, and what its containers may have."""
+"""What an admin configures of a queue: what runs its jobs, what they may have, and what they get unasked."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from launch_worker.containers import ContainerPlan, check_queue, plan
+from launch_worker.defaults import changed, check_defaults, merge
 from launch_worker.errors import InputError
-from launch_worker.spec import RunSpec
+from launch_worker.pool_config import check_description
+from launch_worker.spec import ENV_NAME, RunSpec
+from launch_worker.template import SYSTEM_MACROS, as_text, check_value_names, fill, has_macros
+from launch_worker.variables import check_schema, complete_values
 
 RESOURCES = ("process", "container")
-_MAX_DESCRIPTION = 1000
+#: The priority of a run that asks for none.
+_USUAL = "medium"
+#: Container settings that may have macros: those that bound a submitter, or reach the host by themselves, may not.
+_WITH_MACROS = frozenset(
+    (
+        *("image", "pull", "entrypoint", "mounts", "tmpfs", "user", "read_only", "init", "pids_limit", "shm_size"),
+        *("memory", "cpus", "env", "extra_hosts", "dns"),
+    )
+)
+#: Of those, the ones that are no texts.
+_TYPED = frozenset(("read_only", "init", "pids_limit", "shm_size", "memory", "cpus"))
+#: Of those, the ones in which a filled-in text must stay the one word that it is: no other folder, no other option.
+_PATHS = frozenset(("mounts", "tmpfs"))
+_SETTINGS = frozenset(setting.name for setting in fields(ContainerPlan))
+_SOME_IMAGE = "image"
+_WORD = re.compile(r"[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]{0,200}")
 
 
 @dataclass(frozen=True)
@@ -24,13 +44,27 @@ class QueueConfig:
     #: Settings of the queue's containers, as `launch_worker.containers` names them.
     container: dict[str, Any] = field(default_factory=dict)
     description: str = ""
+    #: What its runs get where they say nothing themselves: fields of a RunSpec.
+    defaults: dict[str, Any] = field(default_factory=dict)
+    #: The JSON Schema of the values that a run may bring.
+    variables: dict[str, Any] = field(default_factory=dict)
+    #: Variables of the worker's environment that macros may use.
+    macro_env: tuple[str, ...] = ()
+    #: Whether its runs may have a priority other than medium.
+    priorities: bool = True
 
     def __post_init__(self) -> None:
         if self.resource and self.resource not in RESOURCES:
             raise InputError(f"resource {self.resource!r} is unknown; use one of: {', '.join(RESOURCES)}")
-        if not isinstance(self.description, str) or len(self.description) > _MAX_DESCRIPTION:
-            raise InputError(f"the description must be a text of at most {_MAX_DESCRIPTION} characters")
-        check_queue(self.container)
+        if not isinstance(self.priorities, bool):
+            raise InputError(f"priorities must be true or false, not {self.priorities!r}")
+        check_description(self.description)
+        _check_container(self.container)
+        object.__setattr__(self, "macro_env", _checked_macro_env(self.macro_env))
+        check_schema(self.variables)
+        check_value_names(self.variables.get("properties", {}), macro_env=self.macro_env)
+        object.__setattr__(self, "defaults", check_defaults(self.defaults))
+        self.check_defaults()
 
     @classmethod
     def from_json(cls, text: str) -> QueueConfig:
@@ -39,17 +73,28 @@ class QueueConfig:
             return cls()
         try:
             return cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"the queue's configuration is damaged: {error}") from None
 
     def to_json(self) -> str:
-        kept = {"resource": self.resource, "container": self.container, "description": self.description}
-        return json.dumps({name: value for name, value in kept.items() if value}, sort_keys=True)
+        kept: dict[str, Any] = {
+            "resource": self.resource,
+            "container": self.container,
+            "description": self.description,
+            "defaults": self.defaults,
+            "variables": self.variables,
+            "macro_env": self.macro_env,
+        }
+        kept = {name: value for name, value in kept.items() if value}
+        if not self.priorities:
+            kept["priorities"] = False
+        return json.dumps(kept, sort_keys=True, allow_nan=False)
 
-    def container_plan(self, spec: RunSpec) -> ContainerPlan | None:
+    def container_plan(self, spec: RunSpec, macros: Mapping[str, Any] | None = None) -> ContainerPlan | None:
         """What the run's container is made with; None when the run is a process.
 
-        Raises InputError when the run does not fit the queue.
+        Without `macros` settings that have some are left for the claim. Raises InputError when the run does not fit the
+        queue.
         """
         asked = bool(spec.image) or spec.asks_for_container
         if self.resource == "process" and asked:
@@ -58,18 +103,71 @@ class QueueConfig:
             if asked:
                 raise InputError(f"{_names(spec)} can be kept for containers only; name an image with --image IMAGE")
             return None
-        return plan(
-            image=spec.image, submitted=spec.container, queue=self.container, memory=spec.memory, cpus=spec.cpus
-        )
+        if macros is None and has_macros(spec.image):
+            spec = replace(spec, image=_SOME_IMAGE)
+            settings = _without_macros(self.container) | {"allow_images": None}
+        else:
+            settings = _without_macros(self.container) if macros is None else _filled(self.container, macros)
+        return plan(image=spec.image, submitted=spec.container, queue=settings, memory=spec.memory, cpus=spec.cpus)
+
+    def spec_of(self, given: Mapping[str, Any], *layers: Mapping[str, Any]) -> RunSpec:
+        """A run from what its submitter says, this queue's defaults, then those of `layers`. Raises InputError.
+
+        Container options among the defaults are for runs that are containers only.
+        """
+        keywords = merge(given, self.defaults, *layers)
+        if self.resource != "container" and (self.resource == "process" or not keywords.get("image")):
+            keywords["container"] = given.get("container") or {}
+        return RunSpec(**keywords)
+
+    def checked(self, spec: RunSpec) -> RunSpec:
+        """The run as it is submitted: with the template variables' defaults. Raises InputError for what may not be."""
+        self._check_priority(spec)
+        self.container_plan(spec)
+        values = self.values_of(spec)
+        return spec if values == spec.values else replace(spec, values=values)
+
+    def values_of(self, spec: RunSpec) -> dict[str, Any]:
+        """The run's values with defaults. Raises InputError with the reason why the queue does not allow them."""
+        check_value_names(spec.values, macro_env=self.macro_env)
+        return complete_values(self.variables, spec.values)
+
+    def check_defaults(self, *layers: Mapping[str, Any]) -> None:
+        """Raises InputError when the defaults, those of `layers` behind them, make runs that this queue refuses."""
+        if not (self.defaults or any(layers)):
+            return
+        plainest = {"command": ("true",)}
+        try:
+            spec = self.spec_of(plainest, *layers)
+            self._check_priority(spec)
+            check_value_names(spec.values, macro_env=self.macro_env)
+            complete_values(_of_single_values(self.variables), spec.values)
+            if spec.image or self.resource == "process":
+                self.container_plan(spec)
+            else:
+                spec = self.spec_of({**plainest, "image": _SOME_IMAGE}, *layers)
+                settings = _without_macros(self.container) | {"allow_images": None}
+                plan(image=spec.image, submitted=spec.container, queue=settings, memory=spec.memory, cpus=spec.cpus)
+        except InputError as error:
+            raise InputError(f"the queue's own rules refuse its defaults: {error}") from None
 
     def changed(self, **settings: Any) -> QueueConfig:
-        """With these settings instead; container settings one by one, None takes one away."""
-        container = dict(self.container)
-        for name, value in dict(settings.pop("container", None) or {}).items():
-            container[name] = value
-        kept = {name: value for name, value in container.items() if value is not None}
+        """With these settings instead, None leaving one as it is and an empty one taking it away.
+
+        Those of `container` and of `defaults` change one by one, None taking one away.
+        """
+        container = {**self.container, **(settings.pop("container", None) or {})}
+        defaults = changed(self.defaults, settings.pop("defaults", None))
         given = {name: value for name, value in settings.items() if value is not None}
-        return QueueConfig(**{"resource": self.resource, "description": self.description} | given | {"container": kept})
+        kept = {name: value for name, value in container.items() if value is not None}
+        return replace(self, **given, container=kept, defaults=defaults)
+
+    def _check_priority(self, spec: RunSpec) -> None:
+        if spec.priority != _USUAL and not self.priorities:
+            raise InputError(
+                f"this queue has no priorities, so none of its runs can be {spec.priority}; leave out the priority, or "
+                "use another queue"
+            )
 
 
 def parse_settings(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -83,6 +181,83 @@ def parse_settings(pairs: Mapping[str, str]) -> dict[str, Any]:
     return parsed
 
 
+def _check_container(settings: Any) -> None:
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            if name in _SETTINGS and name not in _WITH_MACROS and has_macros(value):
+                raise InputError(f"container setting {name} cannot have macros: it decides what a submitter may reach")
+        unknown = [name for name in settings if name not in _SETTINGS]
+        check_queue(_without_macros(settings) | dict.fromkeys(unknown))
+    else:
+        check_queue(settings)
+
+
+def _without_macros(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be checked before the claim; an image that is filled then is some image now."""
+    plain = {name: value for name, value in settings.items() if not has_macros(value)}
+    if "image" in settings and "image" not in plain:
+        plain["image"] = _SOME_IMAGE
+    return plain
+
+
+def _filled(settings: Mapping[str, Any], macros: Mapping[str, Any]) -> dict[str, Any]:
+    filled = {}
+    for name, value in settings.items():
+        if name not in _WITH_MACROS or not has_macros(value):
+            filled[name] = value
+        elif name in _TYPED:
+            filled[name] = fill(value, macros)
+        else:
+            filled[name] = _texts(fill(value, _Words(name, macros) if name in _PATHS else macros))
+    return filled
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: as_text(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_text(entry) for entry in value]
+    return as_text(value)
+
+
+class _Words(Mapping[str, Any]):
+    """Macros that give single words only, so that a submitter's value cannot lead a queue's mount elsewhere."""
+
+    def __init__(self, setting: str, macros: Mapping[str, Any]) -> None:
+        self._setting = setting
+        self._macros = macros
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._macros[name]
+        if value is not None and (not _WORD.fullmatch(as_text(value)) or ".." in as_text(value)):
+            raise InputError(
+                f"{as_text(value)[:60]!r} cannot be filled into the queue's {self._setting} for ${{{name}}}: use "
+                "letters, digits and _ . @ + - only"
+            )
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._macros)
+
+    def __len__(self) -> int:
+        return len(self._macros)
+
+
+def _checked_macro_env(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, (list, tuple)):
+        raise InputError("macro_env must be a list of names of the worker's environment variables")
+    for name in names:
+        if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
+            raise InputError(f"{str(name)[:60]!r} in macro_env is not a name of an environment variable")
+        if name in SYSTEM_MACROS:
+            raise InputError(f"{name} in macro_env is the system's own macro; use another variable")
+    return tuple(dict.fromkeys(names))
+
+
+def _of_single_values(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What a schema says of each value by itself: a run brings others besides."""
+    return {name: rule for name, rule in schema.items() if name in ("type", "properties", "additionalProperties")}
+
+
 def _names(spec: RunSpec) -> str:
-    asked = [name for name in ("image", "memory", "cpus") if getattr(spec, name)]
-    return " and ".join(f"--{name}" for name in asked) or f"container option {next(iter(spec.container))!r}"
+    return "--image" if spec.image else f"container option {next(iter(spec.container))!r}"

@@ -208,8 +208,7 @@ def test_without_a_configuration_the_run_decides_whether_it_is_a_container() -> 
     ("config", "spec", "said"),
     [
         (QueueConfig("process"), {"image": "a:1"}, "runs processes; --image would need a container queue"),
-        (QueueConfig("process"), {"memory": 64 << 20}, "runs processes; --memory would"),
-        (QueueConfig(), {"cpus": 2.0, "memory": 64 << 20}, "--memory and --cpus can be kept for containers only"),
+        (QueueConfig("process"), {"container": {"init": True}}, "runs processes; container option 'init' would"),
         (QueueConfig(), {"container": {"network": "none"}}, "container option 'network' can be kept for containers"),
         (QueueConfig("container"), {}, "names no image; submit it with --image IMAGE"),
     ],
@@ -218,6 +217,12 @@ def test_a_run_that_does_not_fit_its_queue_is_refused(config: QueueConfig, spec:
     """W14."""
     with pytest.raises(InputError, match=said):
         config.container_plan(RunSpec(command=("true",), **spec))
+
+
+@pytest.mark.parametrize("resource", ["", "process"])
+def test_a_process_may_say_what_it_needs_of_its_worker(resource: str) -> None:
+    spec = RunSpec(command=("true",), memory=64 << 20, cpus=2.0, gpus=1)
+    assert QueueConfig(resource).container_plan(spec) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""What an admin configures of a pool: a named group of queues."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from launch_worker.defaults import changed, check_defaults
+from launch_worker.errors import InputError
+from launch_worker.spec import QUEUE
+
+MAX_DESCRIPTION = 1000
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Constructing one validates it."""
+
+    #: What the runs of its queues get where neither they nor their queue say anything: fields of a RunSpec.
+    defaults: dict[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        check_description(self.description)
+        object.__setattr__(self, "defaults", check_defaults(self.defaults))
+
+    @classmethod
+    def from_json(cls, text: str) -> PoolConfig:
+        """'' is no configuration. Raises InputError for what is damaged, or of a newer release."""
+        if not text:
+            return cls()
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"the pool's configuration is damaged: {error}") from None
+
+    def to_json(self) -> str:
+        kept = {"defaults": self.defaults, "description": self.description}
+        return json.dumps({name: value for name, value in kept.items() if value}, sort_keys=True, allow_nan=False)
+
+    def changed(self, *, defaults: dict[str, Any] | None = None, description: str | None = None) -> PoolConfig:
+        """With these settings instead, None leaving one as it is; defaults one by one, None taking one away."""
+        return PoolConfig(
+            defaults=changed(self.defaults, defaults),
+            description=self.description if description is None else description,
+        )
+
+
+def check_pool_name(name: str) -> None:
+    """Raises InputError for a name that no pool may have."""
+    if not isinstance(name, str) or not QUEUE.fullmatch(name):
+        shown = repr(str(name)[:60])
+        raise InputError(f"pool {shown} is not allowed: letters, digits, and . _ - after the first, at most 100")
+
+
+def check_description(text: Any) -> None:
+    if not isinstance(text, str) or len(text) > MAX_DESCRIPTION:
+        raise InputError(f"the description must be a text of at most {MAX_DESCRIPTION} characters")

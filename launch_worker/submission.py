@@ -1,0 +1,61 @@
+"""What a submitter gave, completed by the queue's and the pool's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from launch_worker.errors import InputError
+from launch_worker.spec import RunSpec
+from launch_worker.template import check_value_names
+
+if TYPE_CHECKING:
+    from launch_worker.pool_config import PoolConfig
+    from launch_worker.queue_config import QueueConfig
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run as its submitter said it: what was not said is open for its queue and pool."""
+
+    #: Keyword arguments of RunSpec.
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve(given: Mapping[str, Any], *, queue_config: str = "", pool_config: str = "") -> RunSpec:
+    """The run: what was given, then the queue's defaults, then the pool's, checked by the queue's rules.
+
+    The configurations are JSON, '' for none. Raises InputError with the reason.
+    """
+    unknown = [name for name in given if name not in RunSpec.__dataclass_fields__]
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is not an option of a run; see: launch-submit --help")
+    given = {"command": (), **given}
+    if queue_config or pool_config:
+        queue, pool = _queue(queue_config), _pool(pool_config)
+        return queue.checked(queue.spec_of(given, pool.defaults))
+    spec = RunSpec(**{name: value for name, value in given.items() if value is not None})
+    check_value_names(spec.values)
+    if spec.asks_for_container and not spec.image:
+        raise InputError(
+            f"container option {next(iter(spec.container))!r} can be kept for containers only; "
+            "name an image with --image IMAGE"
+        )
+    return spec
+
+
+@lru_cache(maxsize=32)
+def _queue(text: str) -> QueueConfig:
+    # Imported by those who need it: a person waits for `launch-submit`.
+    from launch_worker.queue_config import QueueConfig
+
+    return QueueConfig.from_json(text)
+
+
+@lru_cache(maxsize=32)
+def _pool(text: str) -> PoolConfig:
+    from launch_worker.pool_config import PoolConfig
+
+    return PoolConfig.from_json(text)

@@ -1,0 +1,152 @@
+"""The template variables of a queue: a JSON Schema for the values that a run may bring."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from launch_worker.errors import InputError
+from launch_worker.spec import VALUE_NAME
+from launch_worker.template import as_text
+
+#: A schema that another place could change, or that never ends, is none.
+_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_MAX_BYTES = 64 * 1024
+_MAX_DEPTH = 30
+_MAX_SHOWN = 200
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raises InputError, in one sentence, for what is no schema of template variables."""
+    if not isinstance(schema, Mapping):
+        raise InputError("the template variables must be a JSON Schema, a map")
+    if not schema:
+        return
+    _check_shape(schema)
+    if schema.get("type") != "object":
+        raise InputError('the schema of the template variables must have "type": "object", with a property a variable')
+    text = _text(schema)
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        validator = _validator(text)
+    except SchemaError as error:
+        where = ".".join(str(part) for part in error.absolute_path)
+        place = f" at {where}" if where else ""
+        raise InputError(f"the template variables are no valid JSON Schema{place}: {_short(error.message)}") from None
+    except RecursionError:
+        raise InputError(_TOO_DEEP) from None
+    for name, rule in schema.get("properties", {}).items():
+        if not VALUE_NAME.fullmatch(name):
+            raise InputError(f"{name[:60]!r} is not a name for a template variable; use letters, digits, _ and .")
+        if isinstance(rule, Mapping) and "default" in rule:
+            reason = _reason(validator.evolve(schema=rule), rule["default"], at=name)
+            if reason:
+                raise InputError(f"the schema does not allow its own default: {reason}")
+
+
+def complete_values(schema: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the schema's defaults for those that are missing. Raises InputError with the reason."""
+    if not schema:
+        return dict(values)
+    if not _is_finite(values):
+        raise InputError("the values of template variables must be finite numbers: NaN and Infinity are not")
+    completed: dict[str, Any] = _with_defaults(schema, values)
+    reason = _reason(_validator(_text(schema)), completed)
+    if reason:
+        raise InputError(reason)
+    return completed
+
+
+_TOO_DEEP = f"the schema of the template variables is nested more than {_MAX_DEPTH} deep; make it simpler"
+
+
+def _check_shape(schema: Any, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise InputError(_TOO_DEEP)
+    if isinstance(schema, Mapping):
+        for name, value in schema.items():
+            if not isinstance(name, str):
+                raise InputError(f"{name!r} in the schema of the template variables must be a text")
+            if name in _REFERENCES:
+                raise InputError(
+                    f"{name} is not allowed in the template variables; write what it refers to in its place"
+                )
+            _check_shape(value, depth + 1)
+    elif isinstance(schema, (list, tuple)):
+        for value in schema:
+            _check_shape(value, depth + 1)
+
+
+def _text(schema: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(schema, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the template variables cannot be written as JSON: {error}") from None
+    if len(text.encode()) > _MAX_BYTES:
+        raise InputError(f"the template variables have more than {_MAX_BYTES:,} bytes; make them shorter")
+    return text
+
+
+@lru_cache(maxsize=64)
+def _validator(text: str) -> Any:
+    # Imported by those who need it: most queues have no variables.
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(text)
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def _with_defaults(schema: Any, values: Any) -> Any:
+    """Down to the variables of maps that are given; a map that is missing is not made."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(values, Mapping) or not isinstance(properties, Mapping):
+        return values
+    completed = dict(values)
+    for name, rule in properties.items():
+        if name in completed:
+            completed[name] = _with_defaults(rule, completed[name])
+        elif isinstance(rule, Mapping) and "default" in rule:
+            completed[name] = rule["default"]
+    return completed
+
+
+def _reason(validator: Any, value: Any, *, at: str = "") -> str:
+    """'' when the rules allow the value, which is that of the variable `at`, or of all."""
+    from jsonschema.exceptions import best_match
+
+    try:
+        error = best_match(validator.iter_errors(value))
+    except (ArithmeticError, RecursionError, TypeError, ValueError, re.error) as failure:
+        return f"the schema of the template variables cannot be tried on them ({failure}); ask who configured the queue"
+    if error is None:
+        return ""
+    path = ".".join(str(part) for part in ([at] if at else []) + list(error.absolute_path))
+    if error.validator == "required" and isinstance(error.instance, Mapping):
+        missing = next((name for name in error.validator_value if name not in error.instance), "")
+        full = f"{path}.{missing}" if path else missing
+        return f"template variable {full!r} is missing; give it a value with --set {full}=VALUE"
+    message = _short(error.message)
+    if not path:
+        return f"template variables: {message}"
+    if error.validator == "type" and error.validator_value == "string" and not path.count("."):
+        message += f"; write it as a text: --set '{path}=\"{as_text(error.instance)}\"'"
+    return f"template variable {path!r}: {message}"
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_is_finite, value))
+
+
+def _short(text: str) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= _MAX_SHOWN else one_line[:_MAX_SHOWN] + "…"
