@@ -141,7 +141,7 @@ class Inventory:
 
 
 def parse_needs(text: str) -> Needs:
-    """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. '' is nothing, and so is a damaged text, as at the claim."""
+    """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. A damaged text is nothing, as it is at the claim."""
     match = _NEEDS.fullmatch(text)
     return Needs(*map(int, match.groups())) if match else Needs()
 

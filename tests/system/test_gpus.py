@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -256,6 +257,41 @@ def test_the_devices_of_a_killed_worker_are_free_for_the_next_one(recorder: Reco
     again = wait_until(lambda: lost.refresh() if lost.refresh().attempt == 2 else None, what="it runs again")
     assert sorted(again.gpus) == ["0", "1"]
     lost.cancel()
+
+
+def test_the_devices_of_a_dead_workers_job_are_not_given_away_before_its_last_process_has_gone(
+    recorder: Recorder,
+) -> None:
+    """Its guard gives the job its grace, and the next worker is there before that is over."""
+    alive = recorder.cluster.folder / "alive"
+    killed = recorder.worker(gpus="1")
+    script = 'trap "" TERM; while :; do date +%s%N > "$1.new" && mv "$1.new" "$1"; sleep 0.05; done'
+    stubborn = submit(["sh", "-c", script, "sh", str(alive)], queue="gpu", gpus=1, grace=2, api=recorder.cluster.api)
+    wait_until(alive.exists)
+    waiting = recorder.submit(0.2, gpus=1)
+    wait_for_reason(waiting, "waiting for 1 GPU")
+    killed.kill()
+    recorder.worker(gpus="1")
+    finish([waiting])
+    assert recorder.stay(waiting).began > int(alive.read_text())
+    assert stubborn.state is not RunState.RUNNING
+
+
+def test_the_next_worker_takes_over_devices_with_the_jobs_that_have_them(recorder: Recorder) -> None:
+    """`SIGUSR1`: the jobs go on, and so do their claims on devices."""
+    first = recorder.worker()
+    held = recorder.submit(6, gpus=1)
+    wait_until(lambda: held.state is RunState.RUNNING)
+    waiting = [recorder.submit(0.3, gpus=number) for number in (2, 1, 1, 1)]
+    first.signal(signal.SIGUSR1)
+    assert first.wait() == 0
+    recorder.worker()
+    finish([held, *waiting])
+    assert held.record.attempt == 1
+    stay = recorder.stay(held)
+    for run in waiting:
+        other = recorder.stay(run)
+        assert not (stay.overlaps(other) and {*stay.devices} & {*other.devices}), (stay, other)
 
 
 def test_a_worker_that_cannot_offer_what_it_is_asked_to_does_not_start(cluster: Cluster) -> None:
