@@ -131,14 +131,6 @@ class Inventory:
             for device in self.devices
         ]
 
-    def describe_amounts(self) -> dict[str, dict[str, float]]:
-        """Cores and bytes for people: `cpus` and `memory`, `total` and `free` of each."""
-        free = self.free()
-        return {
-            "cpus": {"total": self.total.millicores / 1000, "free": free.millicores / 1000},
-            "memory": {"total": self.total.memory, "free": free.memory},
-        }
-
 
 def parse_needs(text: str) -> Needs:
     """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. A damaged text is nothing, as it is at the claim."""
