@@ -9,17 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Api", "LaunchAgent", "Run", "submit"]
+__all__ = ["Api", "LaunchAgent", "Run", "submit", "submit_many"]
 
 if TYPE_CHECKING:
     from launch_worker.agent import LaunchAgent
-    from launch_worker.api import Api, Run, submit
+    from launch_worker.api import Api, Run, submit, submit_many
 
 _HOMES = {
     "Api": "launch_worker.api",
     "LaunchAgent": "launch_worker.agent",
     "Run": "launch_worker.api",
     "submit": "launch_worker.api",
+    "submit_many": "launch_worker.api",
 }
 
 

@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +21,8 @@ from launch_worker.api import Api
 from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.inherit import Heir, engine_is_near
+from launch_worker.gpus import inventory_from_options
+from launch_worker.inventory import Inventory
 from launch_worker.jobs import Ended, Jobs
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
@@ -34,7 +36,8 @@ from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner
 from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark
-from launch_worker.store.store import Answer
+from launch_worker.store import keys
+from launch_worker.store.store import Answer, Card
 from launch_worker.supervise import Cancel, Detach, Shutdown, Superseded
 
 if TYPE_CHECKING:
@@ -51,10 +54,12 @@ _START_WAIT_S = 30.0
 class LaunchAgent:
     """Claims runs, executes them, and reports their ends; one per worker process.
 
-    `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots), `quarantine_after` (start failures in a
-    row, 0 for never) and callbacks: `on_end` (for ends that this agent found or delivered for others), `on_intake`
-    (with whether runs are taken from now on), `on_adopt` (for a run that goes on here; what it returns is called with
-    the end), `on_drain` and `on_upgrade`.
+    `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots), `inventory` (what it has for runs; by
+    default no GPUs, and the machine's cores and memory), `prefetch_s` (scheduled runs are prepared so long ahead),
+    `quarantine_after` (start failures in a row, 0 for never) and callbacks: `on_end` (for ends that this agent found or
+    delivered for others), `on_intake` (with whether runs are taken from now on), `on_adopt` (for a run that goes on
+    here; what it returns is called with the end), `on_queues` (with the name of a queue that is new, configured or
+    gone), `on_drain` and `on_upgrade`.
     """
 
     _current: ClassVar[LaunchAgent | None] = None
@@ -66,7 +71,13 @@ class LaunchAgent:
         self._host = socket.gethostname()
         self._worker: str = config.get("worker") or f"agent@{self._host}"
         self._queues: list[str] = list(config.get("queues") or ["default"])
-        self._max_jobs: int = config.get("max_jobs") or 1
+        slots = config.get("max_jobs")
+        self._max_jobs: int = 1 if slots is None else slots
+        self._inventory: Inventory = config.get("inventory") or inventory_from_options(
+            "none", None, None, env=os.environ, share=self._settings.gpus_share
+        )
+        self._prefetch_s: float = config.get("prefetch_s") or 0.0
+        self._on_queues: Callable[[str], None] = config.get("on_queues") or (lambda _: None)
         self._on_intake: Callable[[bool], None] = config.get("on_intake") or (lambda _: None)
         self._on_drain: Callable[[], None] = config.get("on_drain") or (lambda: None)
         self._on_upgrade: Callable[[], None] = config.get("on_upgrade") or (lambda: None)
@@ -132,6 +143,9 @@ class LaunchAgent:
             takes_runs=lambda: self.takes_runs,
             is_draining=lambda: self._draining,
             on_outcome=self._note,
+            inventory=self._inventory,
+            queues=lambda: self._queues,
+            prefetch_s=self._prefetch_s,
         )
         self._recovery = self._make_recovery()
         LaunchAgent._current = self
@@ -283,6 +297,29 @@ class LaunchAgent:
         """The queues that this worker consumes, without the system's own."""
         return list(self._queues)
 
+    def set_queues(self, queues: Sequence[str]) -> None:
+        """The queues that this worker consumes from now on."""
+        dropped = [name for name in self._queues if name not in queues]
+        self._queues = list(queues)
+        if dropped:
+            with contextlib.suppress(BrokerUnavailableError):
+                self._store.forget_consumer(self.owner, dropped)
+        self._liveness.wake()
+
+    @property
+    def direct_queue(self) -> str:
+        """The queue of what is given to this worker alone; consume it beside the others."""
+        return keys.direct_queue(self.owner)
+
+    def take(self, *, before_us: int, strict: bool = False) -> tuple[str, int] | None:
+        """Pop by hand the next item (run, dispatch number) dispatched before a server time; None when none is left.
+
+        The most urgent of all queues first, or with `strict` all of the first queue before the next one's.
+        """
+        queues = [keys.queue_lists(name) for name in self._queues]
+        lists = queues if strict else zip(*queues, strict=True)
+        return self._store.take([self.direct_queue, *(name for some in lists for name in some)], before_us=before_us)
+
     @property
     def num_running_jobs(self) -> int:
         """Jobs that this agent executes now."""
@@ -377,17 +414,26 @@ class LaunchAgent:
             gone_s=max(self._settings.lease_s, 3 * self._settings.heartbeat_s),
             description=self._description(),
             queues=self._queues if self._is_listed else [],
+            card=self.card(),
         )
         leases: dict[str, Lease] = {}
         for attempt, answer in zip(attempts, pulse.answers, strict=True):
             self._heed(attempt, answer)
-            if answer.word in ("ok", "cancel"):
+            if answer.word in ("ok", "cancel", "preempt"):
                 leases[attempt.key] = attempt.lease = self._jobs.lease(
                     attempt.record, attempt.spec, renewed_at=renewed_at
                 )
         for runner in self._guards():
             runner.renew(leases)
         return pulse.pass_age_s, pulse.next_due
+
+    def card(self) -> Card | None:
+        """What the worker has room for; None while it takes nothing."""
+        return self._jobs.card()
+
+    def hear_of_queue(self, name: str) -> None:
+        """A queue is new, was configured, or is gone."""
+        self._on_queues(name)
 
     def obey(self, order: dict[str, Any]) -> None:
         """Orders come by publication and may be lost: a cancel is repeated by the passes and by the heartbeat."""
@@ -398,14 +444,13 @@ class LaunchAgent:
         elif order["order"] == "resume":
             self.resume()
         elif order["order"] == "cancel":
-            grace_us = order["grace_us"]
             for attempt in self._jobs.attempts:
                 if (attempt.record.id, str(attempt.record.token)) == (order["id"], order["token"]):
-                    attempt.events.put(Cancel(order["reason"], int(grace_us) / 1e6 if grace_us else None))
+                    attempt.events.put(_cancel(order))
 
     def _heed(self, attempt: Attempt, answer: Answer) -> None:
-        if answer.word == "cancel":
-            attempt.events.put(Cancel(answer.reason, answer.grace_s))
+        if answer.word in ("cancel", "preempt"):
+            attempt.events.put(Cancel(answer.reason, answer.grace_s, preempt=answer.word == "preempt"))
         elif answer.word == "adopted":
             attempt.events.put(Detach(at_once=True))
         elif answer.word == "superseded" or (answer.word == "ended" and not attempt.ended):
@@ -424,6 +469,20 @@ class LaunchAgent:
             "queues": self._queues,
             "slots": self._max_jobs,
             "running": len(self._jobs.attempts),
+            **self._resources(),
             "state": "draining" if self._draining else "running" if self.takes_runs else "quarantined",
             "problem": self._quarantine.describe(now=boot_time_s()),
         }
+
+    def _resources(self) -> dict[str, Any]:
+        free, total = self._inventory.free(), self._inventory.total
+        return {
+            "devices": self._inventory.describe(),
+            "cpus": {"total": total.millicores / 1000, "free": free.millicores / 1000},
+            "memory": {"total": total.memory, "free": free.memory},
+        }
+
+
+def _cancel(order: dict[str, Any]) -> Cancel:
+    grace_us = order["grace_us"]
+    return Cancel(order["reason"], int(grace_us) / 1e6 if grace_us else None, preempt=bool(order.get("preempt")))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import getpass
+import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from launch_worker.bulk import Item, read_options
 from launch_worker.errors import BrokerUnavailableError, RefusedError
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
@@ -21,11 +24,8 @@ from launch_worker.run import Record, Transition
 from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec, check_queue_name
 from launch_worker.states import RunState
-from launch_worker.store.store import Store
-from launch_worker.units import parse_duration, parse_size
-
-if TYPE_CHECKING:
-    from launch_worker.queue_config import QueueConfig
+from launch_worker.store.store import ConfigChanged, Store
+from launch_worker.submission import resolve
 
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
@@ -41,26 +41,95 @@ class Api:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env(redis_url=url)
+        #: By queue: its configuration and its pool's, as last seen.
+        self._configs: dict[str, tuple[str, str]] = {}
+        #: Folders that were sent, and what they are kept as.
+        self._sent: dict[str, str] = {}
 
     @cached_property
     def store(self) -> Store:
         return Store(self.settings.redis_url, settle_s=2 * self.settings.heartbeat_s)
 
-    def submit(self, spec: RunSpec) -> Run:
-        """Write the run and its queue item in one step. Raises BrokerUnavailableError."""
-        if not spec.project and self.settings.project:
-            spec = replace(spec, project=self.settings.project)
-        run_id = new_run_id()
-        _, consumers = self.store.create(run_id, spec)
-        return Run(self, run_id, queue_consumers=consumers)
+    def submit(
+        self,
+        run: RunSpec | Mapping[str, Any],
+        *,
+        delay_s: float = 0.0,
+        at_us: int | None = None,
+        strict: bool = False,
+        run_id: str = "",
+    ) -> Run:
+        """Write the run and its queue item in one step; the queue's and its pool's defaults complete what was given.
 
-    def configure_queue(self, name: str, config: QueueConfig | None) -> None:
-        """Set what runs the queue's jobs and what its containers may have; None takes the configuration away.
-
-        Trusted by workers: it may reach their machines. Raises InputError for a name that no queue may have.
+        `run` are RunSpec's arguments, of those that were really given. It waits for `at_us` (server microseconds), or
+        for so long. `strict` refuses a queue that nobody knows. Raises InputError, BrokerUnavailableError.
         """
-        check_queue_name(name)
-        self.store.configure_queue(name, config)
+        given = _given(run) if isinstance(run, RunSpec) else run
+        run_id = run_id or new_run_id()
+        while True:
+            spec, queue_config, pool_config = self.resolve(given)
+            try:
+                created = self.store.create(
+                    run_id,
+                    spec,
+                    queue_config=queue_config,
+                    pool_config=pool_config,
+                    delay_s=delay_s,
+                    at_us=at_us,
+                    if_queue_known=strict,
+                )
+            except ConfigChanged as changed:
+                # Most queues have none, and need no look before.
+                self._configs[spec.queue] = changed.queue_config, changed.pool_config
+            else:
+                return Run(self, run_id, queue_consumers=created.consumers)
+
+    def submit_item(self, item: Item, *, strict: bool = False) -> Iterator[Run]:
+        """Submit what `bulk` read: a run, or the runs of an array one by one. A folder is sent once. Raises as `submit`."""
+        given = dict(item.given)
+        if item.upload is not None:
+            # Before a folder is read: what is wrong otherwise.
+            self.resolve(given)
+            given["upload"] = self.send_folder(item.upload)
+        when: dict[str, Any] = {"delay_s": item.delay_s or 0.0, "at_us": item.at_us, "strict": strict}
+        if item.array is None:
+            yield self.submit(given, **when)
+            return
+        first_id = new_run_id()
+        for index in item.array.indexes:
+            numbered = given | {"array": first_id, "array_index": index, "array_limit": item.array.limit}
+            run_id = first_id if index == item.array.indexes[0] else ""
+            yield self.submit(numbered, run_id=run_id, **when)
+
+    def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> tuple[RunSpec, str, str]:
+        """The run that these arguments are, and the configurations of queue and pool that completed it.
+
+        With `fresh` those are read from Redis, else they are what was last seen. Raises InputError.
+        """
+        queue = given.get("queue") or "default"
+        if fresh:
+            check_queue_name(queue)
+            settings = self.store.settings_of("queue", queue)
+            pool = settings.get("pool", "")
+            of_pool = self.store.settings_of("pool", pool) if pool else {}
+            self._configs[queue] = settings.get("config", ""), of_pool.get("config", "")
+        queue_config, pool_config = self._configs.get(queue, ("", ""))
+        given = {"author": me()} | dict(given)
+        if not given.get("project") and self.settings.project:
+            given["project"] = self.settings.project
+        spec = resolve(given, queue_config=queue_config, pool_config=pool_config)
+        if spec.cwd is None and not (spec.uri or spec.upload):
+            spec = replace(spec, cwd=current_folder())
+        return spec, queue_config, pool_config
+
+    def send_folder(self, folder: str) -> str:
+        """Send a folder of this machine, unless this connection has sent it. Returns its sha256. Raises InputError."""
+        from launch_worker.code.send import send_folder
+
+        path = os.path.abspath(folder)
+        if path not in self._sent:
+            self._sent[path] = send_folder(Path(path), settings=self.settings, store=self.store)
+        return self._sent[path]
 
     def run(self, run_id: str) -> Run:
         """The run with this id. Raises UnknownRunError."""
@@ -130,15 +199,22 @@ class Run:
 
         `grace_s` 0 is SIGKILL at once; None is the run's own grace.
         """
-        reason = reason or f"cancelled by {_me()}"
+        reason = reason or f"cancelled by {me()}"
         word, state = self._api.store.cancel(self.id, reason=reason, grace_s=grace_s)
         if word == "final":
             raise RefusedError(f"run {self.id} is already {state}; nothing was changed")
         return word
 
+    def preempt(self, *, reason: str = "") -> None:
+        """Ask for the end of the job, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
+        reason = reason or f"preempted by {me()}"
+        word, state = self._api.store.preempt(self.id, reason=reason)
+        if word != "requested":
+            raise RefusedError(f"run {self.id} is {state}; only a Running run can be preempted")
+
     def retry(self) -> None:
         """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""
-        state = self._api.store.requeue(self.id, reason=f"retry asked for by {_me()}")
+        state = self._api.store.requeue(self.id, reason=f"retry asked for by {me()}")
         if state:
             raise RefusedError(f"run {self.id} is {state}; only an ended run can be retried")
 
@@ -261,77 +337,98 @@ class _View:
 def submit(
     command: Sequence[str] = (),
     *,
-    queue: str = "default",
-    name: str = "",
-    project: str = "",
-    tags: Sequence[str] = (),
+    queue: str | None = None,
+    name: str | None = None,
+    project: str | None = None,
+    tags: Sequence[str] | None = None,
     env: Mapping[str, str] | None = None,
-    env_from: Sequence[str] = (),
+    env_from: Sequence[str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
-    uri: str = "",
+    uri: str | None = None,
     upload: str | os.PathLike[str] | None = None,
     timeout: str | float | None = None,
-    start_timeout: str | float = "30m",
+    start_timeout: str | float | None = None,
     stall_timeout: str | float | None = None,
-    grace: str | float = "10s",
-    retries: int = 0,
-    retry_delay: str | float = 0,
-    retry_on: Sequence[str] = ("failed", "crashed"),
-    priority: str = "medium",
-    image: str = "",
+    grace: str | float | None = None,
+    retries: int | None = None,
+    retry_delay: str | float | None = None,
+    retry_on: Sequence[str] | None = None,
+    priority: str | None = None,
+    image: str | None = None,
     container: Mapping[str, Any] | None = None,
     memory: str | int | None = None,
     cpus: float | None = None,
+    gpus: int | None = None,
+    values: Mapping[str, Any] | None = None,
+    after: Sequence[str] | None = None,
+    concurrency_key: str | None = None,
+    limit_key: int | None = None,
+    expires: str | float | None = None,
+    max_preemptions: int | None = None,
+    preempt_exit_code: int | None = None,
+    delay: str | float | None = None,
+    at: str | float | datetime | None = None,
+    strict: bool = False,
     api: Api | None = None,
 ) -> Run:
     """Submit a command (a list of arguments) to a queue and return its run at once.
 
-    Durations are seconds or text such as `5m`. `env_from` names variables whose values the worker supplies. Without
-    `cwd` the job starts in this process's folder where the worker has it, else in a fresh one. With `uri` (a git
-    repository, GIT_URL[@REF]) or `upload` (a folder of this machine) it starts in that code, in the folder `cwd` of it.
-    With `image` it is a container, `command` the arguments of its entry point, and `container` what else it may have
-    (docs/containers.md); `memory` (bytes or `512M`) and `cpus` (cores) limit it. Raises InputError before anything is
-    written, and BrokerUnavailableError within 5 s when Redis is away.
+    What is None is the queue's default, then its pool's, then RunSpec's. Durations are seconds or text such as `5m`.
+    `env_from` names variables whose values the worker supplies. Without `cwd` the job starts in this process's folder
+    where the worker has it, else in a fresh one. With `uri` (a git repository, GIT_URL[@REF]) or `upload` (a folder of
+    this machine) it starts in that code, in the folder `cwd` of it. With `image` it is a container, `command` the
+    arguments of its entry point, and `container` what else it may have (docs/containers.md). `gpus` (whole devices),
+    `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `after` are runs (`RUN`, `RUN:any`,
+    `RUN:failed`) that must have ended so. It starts at `at` (a datetime, ISO text or seconds since 1970) or after
+    `delay`, and within `expires`, or it is Killed. Raises InputError before anything is written, and
+    BrokerUnavailableError within 5 s when Redis is away.
     """
-    has_code = bool(uri) or upload is not None
-    spec = RunSpec(
-        command=command if isinstance(command, str) else tuple(command),  # type: ignore[arg-type]  # RunSpec explains
-        queue=queue,
-        name=name,
-        project=project,
-        tags=tuple(tags),
-        env=dict(env or {}),
-        env_from=tuple(env_from),
-        cwd=_working_directory(cwd, in_code=has_code),
-        cwd_required=cwd is not None,
-        uri=uri,
-        # Checked before the folder is read; its own hash follows.
-        upload="0" * 64 if upload is not None else "",
-        timeout_s=parse_duration(timeout, what="timeout") if timeout is not None else None,
-        start_timeout_s=parse_duration(start_timeout, what="start timeout"),
-        stall_timeout_s=parse_duration(stall_timeout, what="stall timeout") if stall_timeout is not None else None,
-        grace_s=parse_duration(grace, what="grace"),
-        retries=retries,
-        retry_delay_s=parse_duration(retry_delay, what="retry delay"),
-        retry_on=tuple(retry_on),
-        priority=priority,
-        image=image,
-        container=dict(container or {}),
-        memory=None if memory is None else parse_size(memory, what="memory"),
-        cpus=cpus,
-    )
+    options = {
+        **{"command": command, "queue": queue, "name": name, "project": project, "tags": tags, "env": env},
+        **{"env_from": env_from, "cwd": cwd, "uri": uri, "upload": upload, "timeout": timeout, "grace": grace},
+        **{"start_timeout": start_timeout, "stall_timeout": stall_timeout, "retries": retries, "image": image},
+        **{"retry_delay": retry_delay, "retry_on": retry_on, "priority": priority, "container": container},
+        **{"memory": memory, "cpus": cpus, "gpus": gpus, "values": values, "after": after, "at": at, "delay": delay},
+        **{"concurrency_key": concurrency_key, "limit_key": limit_key, "expires": expires},
+        **{"max_preemptions": max_preemptions, "preempt_exit_code": preempt_exit_code},
+    }
+    (run,) = (api or Api()).submit_item(_item(options), strict=strict)
+    return run
+
+
+def submit_many(
+    items: Iterable[Mapping[str, Any]], *, api: Api | None = None, strict: bool = False
+) -> list[Run]:
+    """Submit many runs, each a map of `submit`'s arguments, and of `array` (`0-99%8`: numbered runs, at most 8 at once).
+
+    All are checked before the first is sent. Raises as `submit`; what was sent before an outage stays.
+    """
     api = api or Api()
-    if upload is not None:
-        from launch_worker.code.send import send_folder
+    checked = [_item(dict(item)) for item in items]
+    for item in checked:
+        api.resolve(item.given, fresh=True)
+    return [run for item in checked for run in api.submit_item(item, strict=strict)]
 
-        spec = replace(spec, upload=send_folder(Path(upload), settings=api.settings, store=api.store))
-    return api.submit(spec)
+
+def _item(options: Mapping[str, Any]) -> Item:
+    """The arguments as JSON has them."""
+    plain = {name: _plain(value) for name, value in options.items() if value is not None}
+    return read_options(plain, folder=current_folder() or "/")
 
 
-def _working_directory(cwd: str | os.PathLike[str] | None, *, in_code: bool) -> str | None:
-    if in_code:
-        return None if cwd is None else os.fspath(cwd)
-    return os.path.abspath(cwd) if cwd is not None else current_folder()
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value
+
+
+def _given(spec: RunSpec) -> dict[str, Any]:
+    """A finished spec as arguments: what differs from the defaults."""
+    return {name: getattr(spec, name) for name in json.loads(spec.to_json())}
 
 
 def current_folder() -> str | None:
@@ -342,7 +439,8 @@ def current_folder() -> str | None:
         return None
 
 
-def _me() -> str:
+def me() -> str:
+    """Who uses this process, for people."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):

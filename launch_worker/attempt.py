@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.logs import LogShipper, Tail
 from launch_worker.run import Record
+from launch_worker.runners.errors import StartGivenUpError
+from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner
 from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec
@@ -56,8 +59,17 @@ class Attempt:
     #: Taken over from another worker, which had been asked to end it.
     is_adopted: bool = False
     asked: Cancel | None = None
+    #: The boot time before which its job must not start; None for at once.
+    start_at: float | None = None
     #: Its job is gone; only its report is not delivered yet.
     ended: bool = False
+
+    def await_start(self) -> None:
+        """Block until its time has come. Raises StartGivenUpError when something else is wanted of it first."""
+        while self.start_at is not None and (left_s := self.start_at - boot_time_s()) > 0:
+            if not self.events.empty():
+                raise StartGivenUpError
+            time.sleep(min(left_s, 0.05))
 
     @property
     def key(self) -> str:

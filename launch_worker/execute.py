@@ -13,9 +13,11 @@ from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError, InputError
 from launch_worker.retry import Outcome
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
+from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Gone
 from launch_worker.states import RunState
 from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Job, Limits, never_started, supervise
+from launch_worker.units import isoformat
 
 log = logging.getLogger("launch_worker.execute")
 
@@ -33,11 +35,18 @@ def execute(
     phase = "agent"
     try:
         if attempt.job is None:
-            patience = Patience.of(attempt.spec.start_timeout_s, unwanted=lambda: not attempt.events.empty())
+            patience = Patience.of(_start_timeout_s(attempt), unwanted=lambda: not attempt.events.empty())
             start = prepare(attempt, site, patience, enter)
             phase = "build"
             code = fetch(attempt, site, patience, enter)
             phase = "start"
+            if attempt.start_at is not None:
+                enter("wait", f"scheduled for {isoformat(attempt.record.start_at)}")
+            if not attempt.folder.is_container:
+                # A container is made first.
+                attempt.await_start()
+                if attempt.start_at is not None:
+                    enter("start", "")
             attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
             attempt.job = start(code)
             on_started(attempt.job.pid)
@@ -71,11 +80,17 @@ def execute(
         )
 
 
+def _start_timeout_s(attempt: Attempt) -> float:
+    """Waiting for its time is no part of a start."""
+    ahead_s = 0.0 if attempt.start_at is None else max(0.0, attempt.start_at - boot_time_s())
+    return attempt.spec.start_timeout_s + ahead_s
+
+
 def _supervise(attempt: Attempt) -> Outcome:
     job, tail, spec = attempt.job, attempt.tail, attempt.spec
     assert job is not None
     assert tail is not None
-    limits = Limits(spec.timeout_s, spec.stall_timeout_s, spec.grace_s)
+    limits = Limits(spec.timeout_s, spec.stall_timeout_s, spec.grace_s, spec.preempt_exit_code)
     outcome = supervise(
         job, limits=limits, last_output_s=lambda: tail.last_output_s, ran_s=attempt.ran_s, former=attempt.asked
     )

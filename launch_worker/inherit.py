@@ -339,7 +339,7 @@ class Heir:
                 job=job,
                 ran_s=ran_s,
                 is_adopted=True,
-                asked=None if record.cancel_at is None else Cancel(asked),
+                asked=None if record.cancel_at is None else Cancel(asked, preempt=record.preempting),
             )
         )
 

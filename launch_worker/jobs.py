@@ -6,12 +6,14 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError
 from launch_worker.execute import execute
+from launch_worker.inventory import Inventory, parse_needs
 from launch_worker.outage import Outage
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
 from launch_worker.run import Record
@@ -20,6 +22,7 @@ from launch_worker.runners.process import Lease
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.spool import WorkerFolder
 from launch_worker.states import RunState
+from launch_worker.store.store import Card
 from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event
 
 log = logging.getLogger("launch_worker.jobs")
@@ -41,8 +44,11 @@ class Jobs:
         takes_runs: Callable[[], bool],
         is_draining: Callable[[], bool],
         on_outcome: Callable[[Outcome], None],
+        inventory: Inventory,
+        queues: Callable[[], Sequence[str]],
+        prefetch_s: float = 0.0,
     ) -> None:
-        """`on_outcome` is told of every end before it is reported."""
+        """`on_outcome` is told of every end before it is reported. `queues`: those that are consumed now."""
         self._site = site
         self._store = site.store
         self._folder = folder
@@ -51,6 +57,11 @@ class Jobs:
         self._takes_runs = takes_runs
         self._is_draining = is_draining
         self._on_outcome = on_outcome
+        self._inventory = inventory
+        self._queues = queues
+        self._prefetch_s = prefetch_s
+        #: From looking at what is free to holding it: one claim at a time.
+        self._claiming = threading.Lock()
         #: By run and attempt: a superseded attempt may still be ending when this worker has the next one.
         self._attempts: dict[str, Attempt] = {}
         self._ending: Event | None = None
@@ -77,6 +88,23 @@ class Jobs:
         taken = sum(attempt.is_adopted for attempt in attempts)
         all_run = all(attempt.job is not None and not attempt.ended for attempt in attempts)
         return all_run and len(attempts) == self.active and adopting <= taken
+
+    def card(self) -> Card | None:
+        """What this worker has left; None while it takes nothing."""
+        if not self._takes_runs():
+            return None
+        free, total = self._inventory.free(), self._inventory.total
+        return Card(
+            owner=self._site.owner,
+            queues=tuple(self._queues()),
+            slots=max(0, self._slots - self.active),
+            gpus=len(free.devices),
+            cpus=free.millicores,
+            memory=free.memory,
+            total=(len(total.devices), total.millicores, total.memory),
+            backfill_s=self._site.settings.backfill_s,
+            prefetch_s=self._prefetch_s,
+        )
 
     def left_leases(self, *, renewed_at: float) -> dict[str, Lease]:
         """Until when the guards may keep what was left to the next worker."""
@@ -119,6 +147,7 @@ class Jobs:
     def carry_on(self, attempt: Attempt) -> Ended:
         """Supervise an attempt whose job another worker of this machine started, to its end, and report that."""
         record, output = attempt.record, attempt.folder.output
+        self._hold(record)
         with self._counted():
             attempt.tail = self._outage.repeat(
                 lambda: self._site.logs.watch(record.id, record.attempt, output, resume=True)
@@ -137,6 +166,11 @@ class Jobs:
             with self._counting:
                 self.active -= 1
 
+    def _hold(self, record: Record) -> None:
+        """What the attempt has of this worker, until it is reported or leaves."""
+        needs = parse_needs(record.needs)
+        self._inventory.hold(_key(record), record.gpus, needs.millicores, needs.memory)
+
     def _begin(self, run_id: str, seq: int) -> Attempt | Ended:
         """Claim the run; how it ended when it cannot be executed, None when it is not this worker's."""
         record, claimed_at = self._claim(run_id, seq)
@@ -147,7 +181,8 @@ class Jobs:
             spec = parse_spec(record.spec)
         except InputError as error:
             outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
-            self._outage.repeat(lambda: self._store.finish(record, NextStep(outcome), owner=self._site.owner))
+            self._inventory.release(_key(record))
+            self._outage.repeat(lambda: self._finish(record, NextStep(outcome)))
             return outcome.state, outcome
         return Attempt(
             record=record,
@@ -155,6 +190,7 @@ class Jobs:
             folder=self._folder.attempt(record),
             events=queue.SimpleQueue(),
             lease=self.lease(record, spec, renewed_at=claimed_at),
+            start_at=_local(record, claimed_at),
         )
 
     def _carry_out(self, attempt: Attempt) -> Ended:
@@ -180,6 +216,8 @@ class Jobs:
             attempt.folder.remove()
             return None
         finally:
+            # Its processes are gone, or it is another worker's.
+            self._inventory.release(attempt.key)
             del self._attempts[attempt.key]
             if attempt.tail is not None:
                 self._site.logs.forget(attempt.tail)
@@ -193,7 +231,6 @@ class Jobs:
             nonlocal sent_at
             if self._is_draining():
                 return None, "the worker drains"
-            sent_at = boot_time_s()
             return self._store.claim(
                 run_id,
                 seq,
@@ -202,9 +239,16 @@ class Jobs:
                 host=self._site.host,
                 lease_s=self._site.settings.lease_s,
                 nonce=nonce,
+                card=card,
+                devices=devices,
             )
 
-        record, why = self._outage.repeat(claim)
+        # Until it is answered: a claim whose reply was lost may have been given these devices.
+        with self._claiming:
+            card, devices = self.card(), self._inventory.free().devices
+            record, why = self._outage.repeat(claim)
+            if record is not None:
+                self._hold(record)
         if record is None:
             log.info("run.claim_refused run=%s seq=%s: %s", run_id, seq, why)
         return record, sent_at
@@ -241,11 +285,18 @@ class Jobs:
     def _report(self, attempt: Attempt, outcome: Outcome) -> Ended:
         record = attempt.record
         self._on_outcome(outcome)
-        step = next_step(outcome, spec=attempt.spec, attempt=record.attempt, first_attempt=record.first_attempt)
+        step = next_step(
+            outcome,
+            spec=attempt.spec,
+            attempt=record.attempt,
+            first_attempt=record.first_attempt,
+            preemptions=record.preemptions,
+        )
         attempt.folder.write_report(record, step, owner=self._site.owner)
         attempt.ended = True
         if attempt.job is not None:
             attempt.job.dispose()
+        self._inventory.release(attempt.key)
         try:
             if attempt.tail is not None:
                 tail = attempt.tail
@@ -253,7 +304,7 @@ class Jobs:
                     self._outage.repeat(lambda: self._site.logs.finish(tail))
                 except DamagedError as error:
                     log.error("log.not_kept run=%s: %s", record.id, error)
-            accepted = self._outage.repeat(lambda: self._store.finish(record, step, owner=self._site.owner))
+            accepted = self._outage.repeat(lambda: self._finish(record, step))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
@@ -264,6 +315,13 @@ class Jobs:
         state = outcome.state if step.retry_delay_s is None else RunState.PENDING
         log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
         return state, outcome
+
+    def _finish(self, record: Record, step: NextStep) -> bool:
+        card = self.card()
+        if card is not None and self.active <= self._slots:
+            # The slot of this very run is free as soon as it is reported.
+            card = replace(card, slots=card.slots + 1)
+        return self._store.finish(record, step, owner=self._site.owner, card=card)
 
     def lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
         """When the guard must end the job if no renewal follows; None where nobody else may take the run.
@@ -279,6 +337,18 @@ class Jobs:
     def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
         """The same for a record that another worker of this machine claimed."""
         return self.lease(record, parse_spec(record.spec), renewed_at=renewed_at)
+
+
+def _key(record: Record) -> str:
+    """As `Attempt.key`."""
+    return f"{record.id}.{record.attempt}"
+
+
+def _local(record: Record, claimed_at: float) -> float | None:
+    """The boot time at which a run starts that was claimed ahead of its time; by the server's clock, not by ours."""
+    if record.start_at is None or record.started_at is None:
+        return None
+    return claimed_at + (record.start_at - record.started_at) / 1e6
 
 
 def _guarded(spec: RunSpec, *, renewed_at: float, lease_s: float) -> Lease:

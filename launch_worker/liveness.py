@@ -13,9 +13,10 @@ from launch_worker.outage import Outage
 from launch_worker.passes import PASSES, OnEnd, run_pass
 from launch_worker.probe import Vitals
 from launch_worker.probe_server import ProbeServer
+from launch_worker.schedules import fire_due
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.store import Store
+from launch_worker.store.store import Card, Store
 
 log = logging.getLogger("launch_worker.liveness")
 
@@ -31,6 +32,12 @@ class Worker(Protocol):
 
     def obey(self, order: dict[str, Any]) -> None:
         """Do what was ordered through Redis: cancel, drain, resume."""
+
+    def card(self) -> Card | None:
+        """What the worker has room for; None while it takes nothing."""
+
+    def hear_of_queue(self, name: str) -> None:
+        """A queue is new, was configured, or is gone."""
 
     def why_no_runs(self) -> str:
         """Why no runs are taken now; '' when they are."""
@@ -110,7 +117,9 @@ class Liveness:
     def _publish_due(self, next_due: int) -> float:
         """Dispatch what is due now; returns after how many seconds the next run is."""
         if next_due and next_due <= self._store.now_us():
-            _, next_due = self._store.publish_due()
+            _, next_due, is_scheduled = self._store.publish_due(card=self._worker.card())
+            if is_scheduled:
+                fire_due(self._store, self._settings)
         return max(0.0, (next_due - self._store.now_us()) / 1e6) if next_due else self._settings.heartbeat_s
 
     def _pass_soon(self) -> None:
@@ -130,7 +139,7 @@ class Liveness:
                 log.exception("pass.failed name=%s", name)
 
     def _listen(self) -> None:
-        channels = [keys.orders_channel(self._owner), keys.admin_channel(self._owner), keys.DUE]
+        channels = [keys.orders_channel(self._owner), keys.admin_channel(self._owner), keys.DUE, keys.QUEUE_NEWS]
         while not self._stopping.is_set():
             try:
                 self._store.listen(channels, on_message=self._hear, stopped=self._stopping.is_set)
@@ -143,6 +152,9 @@ class Liveness:
     def _hear(self, channel: str, message: str) -> None:
         if channel == keys.DUE:
             self._wake.set()
+            return
+        if channel == keys.QUEUE_NEWS:
+            self._worker.hear_of_queue(message)
             return
         order = json.loads(message)
         # Whoever may cancel runs may publish there, and need not be one who may stop workers.

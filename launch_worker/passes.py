@@ -12,6 +12,7 @@ from collections.abc import Callable
 from launch_worker.errors import DamagedError, ForbiddenError
 from launch_worker.retry import Outcome, next_step_of
 from launch_worker.run import Record
+from launch_worker.schedules import fire_due
 from launch_worker.settings import Settings
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
@@ -47,8 +48,10 @@ def check_cancellations(store: Store, settings: Settings) -> int:
 
 
 def publish_due_runs(store: Store, settings: Settings) -> int:
-    """Due runs go into their queues, and runs whose queue item was lost go in again. Returns how many."""
-    due, _ = store.publish_due(limit=_LIMIT)
+    """Due runs and schedules go into their queues, and runs whose queue item was lost go in again. Returns how many."""
+    due, _, is_scheduled = store.publish_due(limit=_LIMIT)
+    if is_scheduled:
+        due += fire_due(store, settings)
     lost = store.publish_lost(grace_s=2 * settings.pass_s, limit=_LIMIT)
     if lost:
         log.warning("runs.published_again count=%d", lost)

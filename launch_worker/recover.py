@@ -9,14 +9,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from launch_worker.errors import BrokerUnavailableError, DamagedError, UnknownRunError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, UnknownRunError
 from launch_worker.inherit import Estate, Heir
 from launch_worker.logs import Tail
 from launch_worker.outage import Outage
 from launch_worker.passes import OnEnd
 from launch_worker.retry import Outcome, next_step_of, outcome_of_exit
+from launch_worker.run import Record
 from launch_worker.runners import tree
 from launch_worker.runners.process import take_over
+from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
@@ -41,6 +43,13 @@ def end_leftovers(attempts: list[AttemptFolder]) -> bool:
             log.error("run.leftovers_stay run=%s", attempt.run_id)
             ended = False
     return ended
+
+
+def _preempt_exit_code(record: Record) -> int:
+    try:
+        return parse_spec(record.spec).preempt_exit_code
+    except InputError:
+        return 85
 
 
 class Recovery:
@@ -200,6 +209,6 @@ class Recovery:
         if status is None:
             outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
         else:
-            outcome = outcome_of_exit(status)
+            outcome = outcome_of_exit(status, preempt_exit_code=_preempt_exit_code(record))
         if self._store.finish(record, next_step_of(record, outcome)):
             self._on_end(record, outcome)

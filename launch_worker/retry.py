@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal as signals
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launch_worker.errors import InputError
 from launch_worker.run import Record
@@ -31,6 +31,8 @@ class Outcome:
     signal: str = ""
     #: The worker ended the job because it went away itself: the run is handed back if it has retries left.
     by_shutdown: bool = False
+    #: The job said that it was preempted, or someone asked for that: it runs again.
+    preempted: bool = False
     #: It failed for something of the worker's, as a full disk, that would fail other runs too.
     worker_fault: bool = False
     #: The container engine did not answer: nothing that a process would suffer from.
@@ -44,13 +46,23 @@ class NextStep:
     outcome: Outcome
     retry_delay_s: float | None = None
     retry_reason: str = ""
+    #: It counts as a preemption, and not as a retry.
+    is_preemption: bool = False
 
 
-def next_step(outcome: Outcome, *, spec: RunSpec, attempt: int, first_attempt: int = 1) -> NextStep:
+def next_step(
+    outcome: Outcome, *, spec: RunSpec, attempt: int, first_attempt: int = 1, preemptions: int = 0
+) -> NextStep:
     """Decide from the outcome and the retry policy; `first_attempt` is where the policy began to count.
 
-    (`launch-worker retry` begins a new count.)
+    (`launch-worker retry` begins a new count.) `preemptions`: how often the run was preempted before. That a preempted
+    run goes back to its queue under its id, at most five times by default, is W&B's (its Launch agent's `max_tries`).
     """
+    if outcome.preempted:
+        if preemptions < spec.max_preemptions:
+            words = f"preempted {preemptions + 1} of {spec.max_preemptions} times"
+            return NextStep(outcome, retry_delay_s=0.0, retry_reason=words, is_preemption=True)
+        outcome = replace(outcome, reason=f"{outcome.reason}; it was preempted {preemptions} times before, and no more")
     retried = attempt - first_attempt
     if outcome.by_shutdown and retried < spec.retries and RunState.CRASHED.value.lower() in spec.retry_on:
         return NextStep(outcome, retry_delay_s=0.0, retry_reason="handed back by its worker")
@@ -68,7 +80,13 @@ def next_step_of(record: Record, outcome: Outcome) -> NextStep:
         spec = parse_spec(record.spec)
     except InputError:
         return NextStep(outcome)
-    return next_step(outcome, spec=spec, attempt=record.attempt, first_attempt=record.first_attempt)
+    return next_step(
+        outcome,
+        spec=spec,
+        attempt=record.attempt,
+        first_attempt=record.first_attempt,
+        preemptions=record.preemptions,
+    )
 
 
 def has_retries_left(spec: RunSpec, *, attempt: int, first_attempt: int, after: RunState) -> bool:
@@ -76,10 +94,14 @@ def has_retries_left(spec: RunSpec, *, attempt: int, first_attempt: int, after: 
     return next_step(Outcome(after), spec=spec, attempt=attempt, first_attempt=first_attempt).retry_delay_s is not None
 
 
-def outcome_of_exit(status: int) -> Outcome:
+def outcome_of_exit(status: int, *, preempt_exit_code: int = 85) -> Outcome:
     """The outcome of a job that ended by itself, from its exit status (negative: minus the signal's number)."""
     if status == 0:
         return Outcome(RunState.FINISHED, exit_code=0)
+    if status == preempt_exit_code:
+        return Outcome(
+            RunState.FAILED, reason=f"preempted (exit code {status})", phase="run", exit_code=status, preempted=True
+        )
     if status > 0:
         return Outcome(RunState.FAILED, reason=f"exit code {status}", phase="run", exit_code=status)
     name = signal_name(-status)

@@ -169,6 +169,11 @@ class Record:
         starts = [phase for phase in self.phases if phase.name == "start" and phase.seconds is not None]
         return starts[-1].at + int(1e6 * (starts[-1].seconds or 0)) if starts else self.started_at
 
+    def _why_it_waits(self) -> str:
+        if self.state is RunState.PENDING and self.due_at is not None:
+            return f"scheduled for {isoformat(self.due_at)}"
+        return ""
+
     def to_hash(self) -> dict[str, str]:
         """The fields that make this record again, should Redis have lost it."""
         fields = {
@@ -209,7 +214,7 @@ class Record:
             "queue": self.queue,
             "tags": list(self.tags),
             "state": self.state.value,
-            "reason": self.reason or None,
+            "reason": self.reason or self._why_it_waits() or None,
             "phase": self.phase or None,
             "message": self.message or None,
             "attempt": self.attempt,

@@ -58,6 +58,8 @@ class RunSpec:
     queue: str = "default"
     name: str = ""
     project: str = ""
+    #: Who submitted it, for people and the macro `${author}`.
+    author: str = ""
     tags: tuple[str, ...] = ()
     priority: str = "medium"
     env: dict[str, str] = field(default_factory=dict)
@@ -110,6 +112,8 @@ class RunSpec:
         check_queue_name(self.queue)
         if self.project:
             _check_text("project", self.project, PROJECT, "ENTITY/PROJECT, each of letters, digits and . _ -")
+        if self.author:
+            _check_text("author", self.author, NAME, "1 to 200 characters without control characters")
         for tag in self.tags:
             _check_text("tag", tag, TAG, "letters, digits and . _ : = / -, at most 100")
         if self.priority not in PRIORITIES:

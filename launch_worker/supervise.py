@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from launch_worker.retry import Outcome, outcome_of_exit, signal_name
@@ -42,10 +42,11 @@ class Job(Handle, Protocol):
 
 @dataclass(frozen=True)
 class Cancel:
-    """Someone asked to stop the run. `grace_s` None: the job's own."""
+    """Someone asked to stop the run; `preempt`: so that it runs again. `grace_s` None: the job's own."""
 
     reason: str
     grace_s: float | None = None
+    preempt: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Limits:
     timeout_s: float | None
     stall_timeout_s: float | None
     grace_s: float
+    preempt_exit_code: int = 85
 
 
 class AttemptSuperseded(Exception):
@@ -100,8 +102,26 @@ def never_started(events: queue.SimpleQueue[Any]) -> Outcome:
     if any(isinstance(event, Superseded) for event in asked):
         raise AttemptSuperseded
     # As for a started one, a shutdown gives way to a cancel.
-    first = next((event for event in asked if isinstance(event, Cancel)), asked[0])
-    return Outcome(RunState.KILLED, reason=first.reason, by_shutdown=isinstance(first, Shutdown))
+    first = min(asked, key=_rank)
+    return Outcome(
+        RunState.KILLED,
+        reason=first.reason,
+        by_shutdown=isinstance(first, Shutdown),
+        preempted=_is_preempted(first),
+    )
+
+
+def _is_preempted(asked: object) -> bool:
+    return isinstance(asked, Cancel) and asked.preempt
+
+
+def _rank(asked: object) -> int:
+    """What was asked first stays the reason, unless something of a lower rank follows."""
+    if isinstance(asked, Superseded):
+        return 0
+    if isinstance(asked, (str, Cancel)):
+        return 2 if _is_preempted(asked) else 1
+    return 3
 
 
 def supervise(
@@ -141,12 +161,12 @@ def supervise(
                 raise AttemptDetached
         elif exited is None:
             # A limit that was reached first stays the reason; a shutdown gives way to a cancel.
-            if not isinstance(asked, (str, Cancel, Superseded)) or isinstance(event, Superseded):
+            if asked is None or _rank(event) < _rank(asked):
                 asked = event
             handle.stop(grace_s=_grace(event, limits))
     if isinstance(asked, Superseded):
         raise AttemptSuperseded
-    return _outcome(asked, exited)
+    return _outcome(asked, exited, limits.preempt_exit_code)
 
 
 def _grace(event: Cancel | Shutdown | Superseded, limits: Limits) -> float:
@@ -174,14 +194,14 @@ def _limit_reached(limits: Limits, begun: float, last_output: float) -> str | No
     return None
 
 
-def _outcome(asked: Cancel | Shutdown | str | None, exited: Exited | None) -> Outcome:
+def _outcome(asked: Cancel | Shutdown | str | None, exited: Exited | None, preempt_exit_code: int) -> Outcome:
     stopped = exited is not None and exited.stopped_by == "asked"
     if exited is None or exited.status is None:
         if stopped and isinstance(asked, (Cancel, Shutdown)):
-            return Outcome(RunState.KILLED, reason=asked.reason, by_shutdown=isinstance(asked, Shutdown))
+            return _killed(asked)
         text = (exited and exited.problem) or "the exit status was lost when the worker's guard died"
         return Outcome(RunState.FAILED, reason=text, phase="run", message=text)
-    own = outcome_of_exit(exited.status)
+    own = outcome_of_exit(exited.status, preempt_exit_code=preempt_exit_code)
     signal = signal_name(-exited.status) if exited.status < 0 else ""
     if exited.stopped_by in ("lease", "worker"):
         lost = exited.stopped_by == "lease"
@@ -193,7 +213,13 @@ def _outcome(asked: Cancel | Shutdown | str | None, exited: Exited | None) -> Ou
         return Outcome(
             RunState.FAILED, reason=asked, phase="run", message=asked, exit_code=own.exit_code, signal=signal
         )
-    by_shutdown = isinstance(asked, Shutdown)
+    return replace(_killed(asked), exit_code=own.exit_code, signal=signal)
+
+
+def _killed(asked: Cancel | Shutdown) -> Outcome:
     return Outcome(
-        RunState.KILLED, reason=asked.reason, exit_code=own.exit_code, signal=signal, by_shutdown=by_shutdown
+        RunState.KILLED,
+        reason=asked.reason,
+        by_shutdown=isinstance(asked, Shutdown),
+        preempted=_is_preempted(asked),
     )

@@ -55,11 +55,12 @@ class ContainerRunner:
         events: queue.SimpleQueue[Any],
         timeout_s: float,
         enter: Callable[[str, str], None],
+        before_start: Callable[[], None] = lambda: None,
     ) -> ContainerHandle:
         """Pull, make and start a container. Raises StartError, and StartGivenUpError when an event arrives meanwhile.
 
         `enter` is told each phase and a sentence for people. `timeout_s` is for all of it. `lease` tells
-        the attempt's as it is when the container is about to start.
+        the attempt's as it is when the container is about to start; `before_start` may block until it is time.
         """
         deadline = time.monotonic() + timeout_s
         self._reach(events)
@@ -74,6 +75,7 @@ class ContainerRunner:
                 if gpus:
                     self._check_gpus(container)
                 self._put(container, files)
+                before_start()
                 until = lease()
                 self._guard.watch(key, container, lease=until, on_expired=handle.expired)
                 if time.monotonic() > deadline:

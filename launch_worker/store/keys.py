@@ -8,6 +8,8 @@ RUNS = "launch:runs"
 LEASES = "launch:leases"
 WORKERS = "launch:workers"
 QUEUES = "launch:queues"
+POOLS = "launch:pools"
+SCHEDULES = "launch:schedules"
 PASSES = "launch:passes"
 COUNTERS = "launch:counters"
 REFUSED = "launch:refused"
@@ -15,6 +17,10 @@ DUE = "launch:due"
 HOLD = "launch:hold"
 RESTORED = "launch:restored_at"
 SYSTEM = "launch:system"
+#: Where is told that a queue is new, configured or gone.
+QUEUE_NEWS = "launch:queues"
+#: The score in a queue's line from which on a run is not ready.
+LATER = 9_000_000_000_000_000
 
 #: kombu's separator between a queue's name and its priority step.
 PRIORITY_SEP = "\x06\x16"
@@ -52,6 +58,32 @@ def worker(owner: str) -> str:
 
 def queue(name: str) -> str:
     return f"launch:queue:{name}"
+
+
+def pool(name: str) -> str:
+    return f"launch:pool:{name}"
+
+
+def pool_queues(pool: str) -> str:
+    return f"launch:pool_queues:{pool}"
+
+
+def line(queue: str) -> str:
+    return f"launch:line:{queue}"
+
+
+def places(kind: str, name: str) -> str:
+    """Running runs that count for a limit; `kind` is queue, key or array."""
+    return f"launch:places:{kind}:{name}"
+
+
+def schedule(name: str) -> str:
+    return f"launch:schedule:{name}"
+
+
+def direct_queue(owner: str) -> str:
+    """A worker's own queue, for what was given to it alone."""
+    return f"launch.direct.{owner}"
 
 
 def consumers(queue: str) -> str:

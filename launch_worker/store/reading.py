@@ -142,20 +142,74 @@ class Reader:
             found = self._redis.mget([keys.worker(text(owner)) for owner in owners]) if owners else []
         return [json.loads(description) for description in found if description]
 
-    def queues(self) -> dict[str, int]:
-        """Every known queue and how many items wait in it."""
+    def queue_names(self) -> list[str]:
+        """Every queue that a run was submitted to, or that was configured."""
         with clear_errors(self.url):
-            names = sorted(text(name) for name in self._redis.smembers(keys.QUEUES))
+            return sorted(text(name) for name in self._redis.smembers(keys.QUEUES))
+
+    def queues(self) -> dict[str, int]:
+        """Every known queue and how many runs are ready in it and wait: for a worker, a limit, a device."""
+        names = self.queue_names()
+        with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
             for name in names:
-                for queue_list in keys.queue_lists(name):
-                    pipe.llen(queue_list)
-            lengths = pipe.execute(raise_on_error=False)
-        steps = len(keys.PRIORITY_STEPS)
-        return {
-            name: sum(length for length in lengths[at * steps : (at + 1) * steps] if isinstance(length, int))
-            for at, name in enumerate(names)
-        }
+                pipe.zcount(keys.line(name), "-inf", f"({keys.LATER}")
+            waiting = pipe.execute(raise_on_error=False)
+        return {name: count if isinstance(count, int) else 0 for name, count in zip(names, waiting, strict=True)}
+
+    def pools(self) -> list[str]:
+        """Every pool that was configured, or that a queue is in."""
+        with clear_errors(self.url):
+            return sorted(text(name) for name in self._redis.smembers(keys.POOLS))
+
+    def pool_queues(self, pool: str) -> list[tuple[str, int]]:
+        """A pool's queues and their ranks, the first one first."""
+        with clear_errors(self.url):
+            found = self._redis.zrange(keys.pool_queues(pool), 0, -1, withscores=True)
+        return [(text(name), int(rank)) for name, rank in found]
+
+    def settings_of(self, kind: str, name: str) -> dict[str, str]:
+        """The fields that an admin set of a queue or a pool (`kind`): config, limit, paused, pool, rank."""
+        key = keys.queue(name) if kind == "queue" else keys.pool(name)
+        with clear_errors(self.url):
+            return pairs(self._redis.hgetall(key))
+
+    def running_in(self, kind: str, name: str) -> int:
+        """How many runs of a queue or a pool (`kind`) are Running."""
+        queues = [name] if kind == "queue" else [queue for queue, _ in self.pool_queues(name)]
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for queue in queues:
+                pipe.scard(keys.places("queue", queue))
+            return sum(pipe.execute()) if queues else 0
+
+    def place_in_line(self, record: Record) -> int | None:
+        """Of a Pending run in its queue, 1 for the next one; None for one that is not ready."""
+        with clear_errors(self.url):
+            score = self._redis.zscore(keys.line(record.queue), record.id)
+            if score is None or score >= keys.LATER:
+                return None
+            before = self._redis.zrank(keys.line(record.queue), record.id)
+        return None if before is None else int(before) + 1
+
+    def line(self, queue: str, *, limit: int) -> list[Record]:
+        """The first runs that wait in a queue, in line order, those that are not ready at the end."""
+        with clear_errors(self.url):
+            ids = [text(run_id) for run_id in self._redis.zrange(keys.line(queue), 0, limit - 1)]
+        return self._records(ids)
+
+    def schedules(self) -> list[tuple[str, str, int]]:
+        """Name, description (JSON) and next time (server microseconds) of each recurring submission, soonest first."""
+        with clear_errors(self.url):
+            found = self._redis.zrange(keys.SCHEDULES, 0, -1, withscores=True)
+            kept = self._redis.mget([keys.schedule(text(name)) for name, _ in found]) if found else []
+        return [(text(name), text(json_text or ""), int(at)) for (name, at), json_text in zip(found, kept, strict=True)]
+
+    def schedule(self, name: str) -> tuple[str, int] | None:
+        """Description and next time of one; None when there is none."""
+        with clear_errors(self.url):
+            kept, at = self._redis.get(keys.schedule(name)), self._redis.zscore(keys.SCHEDULES, name)
+        return (text(kept), int(at)) if kept is not None and at is not None else None
 
     def counts(self) -> dict[RunState, int]:
         """How many runs are in each state."""

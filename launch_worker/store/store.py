@@ -5,35 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from launch_worker.errors import InputError
 from launch_worker.retry import NextStep
 from launch_worker.run import Record
-from launch_worker.spec import PRIORITIES, RunSpec
+from launch_worker.spec import PRIORITIES, RunSpec, parse_after
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
 from launch_worker.store.reading import Reader, pairs, text, unknown
 
-if TYPE_CHECKING:
-    from launch_worker.queue_config import QueueConfig
-
 #: Longer than sending any upload takes.
 _UNFINISHED_UPLOAD_S = 3600
+#: Runs that one call lets go: Redis does nothing else meanwhile.
+_WAKE_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a heartbeat says of one run."""
 
-    #: ok, cancel, superseded, adopted (by another worker), ended, or unknown (Redis has lost the record).
+    #: ok, cancel, preempt, superseded, adopted (by another worker), ended, or unknown (Redis has lost the record).
     word: str
-    #: With cancel: the asked grace in seconds, None for the job's own.
+    #: With cancel and preempt: the asked grace in seconds, None for the job's own.
     grace_s: float | None = None
     reason: str = ""
 
@@ -50,6 +50,59 @@ class Pulse:
     next_due: int
 
 
+@dataclass(frozen=True)
+class Created:
+    """A run that was submitted."""
+
+    #: False when it was there already: the call was repeated.
+    is_new: bool
+    #: Live workers that consume its queue.
+    consumers: int
+
+
+class ConfigChanged(Exception):
+    """The queue, or its pool, has another configuration than the caller took the run's defaults from."""
+
+    def __init__(self, queue_config: str, pool_config: str) -> None:
+        super().__init__("the queue's configuration is another one")
+        self.queue_config = queue_config
+        self.pool_config = pool_config
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a worker says of itself, so that it is given what it has room for and nothing else."""
+
+    owner: str
+    queues: tuple[str, ...]
+    #: Slots, whole devices, thousandths of cores and bytes that nothing uses.
+    slots: int
+    gpus: int
+    cpus: int
+    memory: int
+    #: The same of all that it has.
+    total: tuple[int, int, int]
+    backfill_s: float
+    #: It prepares scheduled runs so long before their time.
+    prefetch_s: float = 0.0
+
+    def to_json(self) -> str:
+        gpus, cpus, memory = self.total
+        return json.dumps(
+            {
+                "owner": self.owner,
+                "queues": self.queues,
+                "slots": self.slots,
+                "gpus": self.gpus,
+                "cpus": self.cpus,
+                "memory": self.memory,
+                "total": {"gpus": gpus, "cpus": cpus, "memory": memory},
+                "backfill_us": _us(self.backfill_s),
+                "prefetch_us": _us(self.prefetch_s),
+            }
+        )
+
+
 class Store(Reader):
     """All reads and writes of run records. Thread-safe. Every method raises BrokerUnavailableError."""
 
@@ -60,41 +113,61 @@ class Store(Reader):
 
     # -- arrows ------------------------------------------------------------------------------------------------
 
-    def create(self, run_id: str, spec: RunSpec, *, delay_s: float = 0.0, reason: str = "") -> tuple[bool, int]:
+    def create(
+        self,
+        run_id: str,
+        spec: RunSpec,
+        *,
+        queue_config: str = "",
+        pool_config: str = "",
+        delay_s: float = 0.0,
+        at_us: int | None = None,
+        reason: str = "",
+        if_queue_known: bool = False,
+    ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
-        Returns whether this call made the run, and how many live workers consume its queue. Raises InputError when the
-        queue's configuration does not allow the run.
+        It waits for `at_us` (server microseconds), or for so long. Raises ConfigChanged when the configurations are not
+        those, InputError when it waits for a run that is not there, or its queue is not known and shall be.
         """
-        config = ""
-        if spec.image or spec.asks_for_container:
-            config = self.queue_config(spec.queue)
-            check_for_queue(spec, config)
-        while True:
-            created, answer = self._call(
-                "create",
-                *(run_id, _us(delay_s), reason, spec.queue, config),
-                *("name", spec.name, "project", spec.project, "priority", PRIORITIES[spec.priority]),
-                *("tags", json.dumps(spec.tags), "spec", spec.to_json()),
-            )
-            if created >= 0:
-                return bool(created), answer
-            # Most queues have none, and need no look before.
-            config = text(answer)
-            check_for_queue(spec, config)
+        due = f"at:{at_us}" if at_us is not None else f"in:{_us(delay_s)}" if delay_s else ""
+        head = (run_id, due, reason, spec.queue, queue_config, pool_config)
+        word, *answer = self._call("create", *head, _expiry(spec), int(if_queue_known), *_fields(spec))
+        if word == -3:
+            known = ", ".join(sorted(text(name) for name in answer[0])) or "none"
+            raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
+        return _created(word, answer)
 
     def claim(
-        self, run_id: str, seq: int, *, owner: str, worker: str, host: str, lease_s: float, nonce: str = ""
+        self,
+        run_id: str,
+        seq: int,
+        *,
+        owner: str,
+        worker: str,
+        host: str,
+        lease_s: float,
+        nonce: str = "",
+        card: Card | None = None,
+        devices: Sequence[str] = (),
     ) -> tuple[Record | None, str]:
         """Pending -> Running. The record with its new attempt and token, or None and why not.
 
-        Give the same `nonce` to repeat a call whose reply was lost: it gets the same answer.
+        Give the same `nonce` to repeat a call whose reply was lost: it gets the same answer. `card` is what the worker
+        has left when this slot is taken, `devices` its free GPUs, the ones to use first at first; without a card it
+        takes whatever comes.
         """
         nonce = nonce or secrets.token_hex(8)
-        claimed, reply = self._call("claim", run_id, seq, nonce, _us(lease_s), owner, worker, host)
+        left = (card.to_json() if card is not None else "", json.dumps(list(devices)))
+        claimed, reply = self._call("claim", run_id, seq, nonce, _us(lease_s), owner, worker, host, *left)
         if not claimed:
             return None, text(reply)
         return Record.from_hash(pairs(reply)), ""
+
+    def take(self, lists: Sequence[str], *, before_us: int) -> tuple[str, int] | None:
+        """Pop by hand the next item (run, dispatch number) that was dispatched before a time, the first list first."""
+        found = self._call("take", before_us, *lists)
+        return (text(found[0]), int(found[1])) if found else None
 
     def adopt(
         self, run_id: str, token: int, *, attempt: int, former: str, owner: str, worker: str, host: str, lease_s: float,
@@ -132,10 +205,15 @@ class Store(Reader):
         gone_s: float,
         description: dict[str, Any],
         queues: Sequence[str],
+        card: Card | None = None,
     ) -> Pulse:
-        """Renew the leases of all (run id, token, attempt) in one round trip, and the worker's own registration."""
+        """Renew the leases of all (run id, token, attempt) in one round trip, and the worker's own registration.
+
+        With a card it is given parked runs that it has room for.
+        """
         flat = [part for run in runs for part in run]
-        head = (owner, worker, _us(lease_s), _us(gone_s), json.dumps(description), len(queues), *queues)
+        shown = card.to_json() if card is not None else ""
+        head = (owner, worker, _us(lease_s), _us(gone_s), json.dumps(description), shown, len(queues), *queues)
         age, next_due, *words = self._call("heartbeat", *head, *flat)
         return Pulse([_answer(text(word)) for word in words], pass_age_s=age / 1e6, next_due=int(next_due))
 
@@ -143,21 +221,30 @@ class Store(Reader):
         """A cleanly ended worker is no longer listed; one that `stays` only consumes nothing any more."""
         self._call("goodbye", owner, int(stays), *queues)
 
-    def finish(self, record: Record, step: NextStep, *, owner: str = "") -> bool:
+    def forget_consumer(self, owner: str, queues: Sequence[str]) -> None:
+        """A worker consumes these queues no more."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for name in queues:
+                pipe.zrem(keys.consumers(name), owner)
+            pipe.execute()
+
+    def finish(self, record: Record, step: NextStep, *, owner: str = "", card: Card | None = None) -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
         `record` is as it was claimed. False when that attempt was superseded: nothing was changed. Repeating it is
-        harmless. A record that Redis has lost is written again first.
+        harmless. A record that Redis has lost is written again first. `card`: what the worker has left now.
         """
         outcome = step.outcome
         exit_code = "" if outcome.exit_code is None else outcome.exit_code
         retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
         who = (record.id, record.token, record.attempt, owner, record.worker)
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
-        answer = text(self._call("finish", *who, *labels, retry_us, step.retry_reason))
+        last = (retry_us, step.retry_reason, int(step.is_preemption), card.to_json() if card is not None else "")
+        answer = text(self._call("finish", *who, *labels, *last))
         if answer == "unknown":
             self.restore(record, lease_s=self._settle_s, owner=owner)
-            answer = text(self._call("finish", *who, *labels, retry_us, step.retry_reason))
+            answer = text(self._call("finish", *who, *labels, *last))
         return answer == "done"
 
     def restore(self, record: Record, *, lease_s: float, owner: str) -> bool:
@@ -177,7 +264,14 @@ class Store(Reader):
 
     def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> tuple[str, str]:
         """Pending -> Killed; a Running run's owner is told. Returns (killed | requested | final, state)."""
-        word, state = self._call("cancel", run_id, "" if grace_s is None else _us(grace_s), reason)
+        return self._stop(run_id, grace_s, reason, preempt=False)
+
+    def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
+        """A Running run's owner is told to end it, so that it runs again. (requested | pending | final, state)."""
+        return self._stop(run_id, None, reason, preempt=True)
+
+    def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
+        word, state = self._call("cancel", run_id, "" if grace_s is None else _us(grace_s), reason, int(preempt))
         if text(word) == "unknown":
             raise unknown(run_id)
         return text(word), text(state)
@@ -187,9 +281,54 @@ class Store(Reader):
         with clear_errors(self.url):
             return bool(self._redis.publish(keys.admin_channel(owner), json.dumps({"order": word})))
 
-    def configure_queue(self, name: str, config: QueueConfig | None) -> None:
-        """Set what an admin configures of a queue; None takes the configuration away."""
-        self._call("configure_queue", name, "" if config is None else config.to_json())
+    # -- queues and pools ----------------------------------------------------------------------------------------
+
+    def configure(self, kind: str, name: str, fields: Mapping[str, str | None], *, create: bool = False) -> bool:
+        """Set fields of a queue or a pool (`kind`); None takes one away. Runs that may go now are let go.
+
+        With `create` it must be new; False when it is not. Fields: config, limit, paused, and pool and rank of a queue.
+        """
+        flat = [part for field, value in fields.items() for part in (field, value or "")]
+        done, *groups = self._call("configure", kind, name, int(create), *flat)
+        for group in groups:
+            while self._call("wake", text(group), _WAKE_AT_ONCE):
+                pass
+        return bool(done)
+
+    def delete_queue(self, name: str) -> str:
+        """Take a queue and its configuration off the lists. Returns '' or why not."""
+        waiting = int(self._call("delete_queue", name))
+        return "" if not waiting else f"{waiting} runs wait in it"
+
+    def delete_pool(self, name: str) -> str:
+        """Take a pool away. Returns '' or why not."""
+        queues = int(self._call("delete_pool", name))
+        return "" if not queues else f"{queues} queues are in it"
+
+    # -- recurring submissions -----------------------------------------------------------------------------------
+
+    def keep_schedule(self, name: str, description: str, next_us: int) -> None:
+        """A recurring submission (JSON), and its next time; one of that name is replaced."""
+        self._call("keep_schedule", name, description, next_us)
+
+    def delete_schedule(self, name: str) -> bool:
+        """False when there is none."""
+        return bool(self._call("keep_schedule", name, "", ""))
+
+    def fire(
+        self, name: str, expected_us: int, next_us: int, run_id: str, spec: RunSpec, *, queue_config: str, pool_config: str
+    ) -> Created | None:  # fmt: skip
+        """Submit the run of a schedule whose time has come, and note its next time, in one step.
+
+        None when somebody else did it. Raises as `create`.
+        """
+        head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
+        word, *answer = self._call("fire", *head, _expiry(spec), *_fields(spec))
+        return None if word == 0 else _created(word, answer)
+
+    def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
+        """Leave out a time of a schedule; False when somebody else has dealt with it."""
+        return bool(self._call("fire", name, expected_us, next_us, "", "", "", "", "", "")[0])
 
     def system(self) -> str:
         """The name of this launch system on engines that others use too."""
@@ -243,10 +382,13 @@ class Store(Reader):
                 self._redis.zrem(keys.LEASES, *ghosts)
         return records
 
-    def publish_due(self, *, limit: int = 100) -> tuple[int, int]:
-        """Dispatch what is due. Returns how many, and the next due time (server microseconds, 0 for none)."""
-        count, next_due = self._call("publish_due", limit)
-        return count, int(next_due)
+    def publish_due(self, *, limit: int = 100, card: Card | None = None) -> tuple[int, int, bool]:
+        """Dispatch what is due, and to a worker with a card what it shall prepare ahead.
+
+        Returns how many, the next due time (server microseconds, 0 for none), and whether a schedule is due.
+        """
+        count, next_due, is_scheduled = self._call("publish_due", limit, card.to_json() if card is not None else "")
+        return count, int(next_due), bool(is_scheduled)
 
     def publish_lost(self, *, grace_s: float, limit: int = 500) -> int:
         return int(self._call("publish_lost", _us(grace_s), limit))
@@ -302,11 +444,31 @@ def _script(name: str) -> tuple[str, str]:
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-def check_for_queue(spec: RunSpec, config: str) -> None:
-    """Raises InputError when a queue with this configuration does not take the run."""
-    from launch_worker.queue_config import QueueConfig
+def _fields(spec: RunSpec) -> list[str | int]:
+    """What the scripts read of a run, and its spec."""
+    fields: list[str | int] = ["name", spec.name, "project", spec.project, "priority", PRIORITIES[spec.priority]]
+    fields += ["tags", json.dumps(spec.tags), "spec", spec.to_json()]
+    if spec.needs:
+        fields += ["needs", spec.needs]
+    if spec.concurrency_key:
+        fields += ["concurrency_key", spec.concurrency_key, "limit_key", spec.limit_key]
+    if spec.array:
+        fields += ["array", spec.array, "array_limit", spec.array_limit or ""]
+    if spec.after:
+        fields += ["waits_for", json.dumps(dict(map(parse_after, spec.after)))]
+    return fields
 
-    QueueConfig.from_json(config).container_plan(spec)
+
+def _expiry(spec: RunSpec) -> str | int:
+    return "" if spec.expires_s is None else _us(spec.expires_s)
+
+
+def _created(word: int, answer: list[Any]) -> Created:
+    if word == -1:
+        raise ConfigChanged(text(answer[0]), text(answer[1]))
+    if word == -2:
+        raise InputError(text(answer[0]))
+    return Created(bool(word), int(answer[0]))
 
 
 def _us(seconds: float) -> int:
@@ -314,7 +476,7 @@ def _us(seconds: float) -> int:
 
 
 def _answer(word: str) -> Answer:
-    if not word.startswith("cancel:"):
+    if not word.startswith(("cancel:", "preempt:")):
         return Answer(word)
-    _, grace_us, reason = word.split(":", 2)
-    return Answer("cancel", grace_s=int(grace_us) / 1e6 if grace_us else None, reason=reason)
+    kind, grace_us, reason = word.split(":", 2)
+    return Answer(kind, grace_s=int(grace_us) / 1e6 if grace_us else None, reason=reason)

@@ -1,12 +1,11 @@
 -- Tells the owners of Running runs again what they were asked to stop.  ARGV: limit.  Returns how many were told.
 local told = 0
 for _, id in ipairs(redis.call('ZRANGE', 'launch:cancels', 0, ARGV[1] - 1)) do
-  local run = get(id, 'state', 'owner', 'token', 'cancel_grace_us', 'cancel_reason', 'cancel_at')
-  if run[1] ~= 'Running' or not run[6] then
+  local run = get(id, 'state', 'owner', 'cancel_at')
+  if run[1] ~= 'Running' or not run[3] then
     redis.call('ZREM', 'launch:cancels', id)
   else
-    redis.call('PUBLISH', 'launch:orders:' .. run[2],
-      cjson.encode({order = 'cancel', id = id, token = run[3], grace_us = run[4], reason = run[5]}))
+    redis.call('PUBLISH', 'launch:orders:' .. run[2], order_of(id))
     told = told + 1
   end
 end

@@ -1,9 +1,11 @@
 -- Pending -> Running (Crashed -> Running for a repeated call that was silent too long), with a new attempt, a new fencing token and a lease.
--- ARGV: id, seq, nonce, lease_us, owner, worker, host
--- Refuses an item whose dispatch number is not the record's. A repeated nonce gets the same answer.
+-- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs)
+-- Refuses an item whose dispatch number is not the record's. A run that breaks a limit is parked, one that this worker
+-- has no room for is given to another or parked, one that expired is Killed. A repeated nonce gets the same answer.
 -- Returns {1, the record's fields and values, queue_config among them} or {0, why not}.
-local id, seq, nonce, lease_us, owner, worker, host = unpack(ARGV)
-local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed', 'queue')
+local id, seq, nonce, lease_us, owner, worker, host = unpack(ARGV, 1, 7)
+local card = card_of(ARGV[8])
+local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed', 'queue', 'needs', 'due_at', 'expires_us', 'list')
 local state = run[1]
 if not state then return {0, 'there is no such run'} end
 local now = now_us()
@@ -21,13 +23,56 @@ end
 if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
 if state ~= 'Pending' then return {0, 'the run is ' .. state} end
 if run[2] ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end
+local expires_at = run[10] and tonumber(redis.call('ZSCORE', 'launch:expiring', id) or '')
+if expires_at and expires_at <= now then
+  kill_pending(id, now, 'it did not start in time (--expires)')
+  settle(now, 100)
+  return {0, 'the run has expired'}
+end
+local due = tonumber(run[9] or '')
+if due and due <= now then due = nil end
+local group, line, why = no_room(id)
+if group then
+  withdraw(id)
+  put_in_line(id, now)
+  -- One that was to be prepared ahead goes back to waiting for its time.
+  if due then schedule(id, due) else park(id, group, line, why) end
+  return {0, why}
+end
+local needs = parse_needs(run[8] or '')
+local devices = cjson.decode(ARGV[9])
+if card and run[8] and run[8] ~= '' then
+  local collected, collected_needs = collected_by(owner)
+  local is_kept = collected and collected ~= id and not fits(needs, without(card, collected_needs))
+  if is_kept or not fits(needs, card) or #devices < needs.gpus then
+    withdraw(id)
+    put_in_line(id, now)
+    if due then
+      schedule(id, due)
+      return {0, words_for(needs)}
+    end
+    local other, free = worker_for(run[7], needs, now, owner)
+    if other then give(id, now, other, free, needs) else park_for_needs(id, run[7], run[8]) end
+    return {0, words_for(needs)}
+  end
+end
+local gpus = {}
+for at = 1, needs.gpus do gpus[at] = devices[at] end
 -- Server time keeps a token from being issued twice by a Redis that was rolled back (failover, power loss).
 local token = math.max(tonumber(run[5]) + 1, now)
 local attempt = tonumber(run[4]) + 1
 withdraw(id)
+redis.call('ZREM', 'launch:expiring', id)
 redis.call('HSET', run_key(id), 'attempt', attempt, 'token', int(token), 'nonce', nonce, 'owner', owner,
-  'worker', worker, 'host', host, 'started_at', int(now))
-redis.call('HDEL', run_key(id), 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed')
+  'worker', worker, 'host', host, 'started_at', int(now), 'gpus', #gpus > 0 and cjson.encode(gpus) or '[]')
+redis.call('HDEL', run_key(id), 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
+  'preempting', 'collector')
+if due then redis.call('HSET', run_key(id), 'start_at', int(due)) end
 redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
 arrow(id, 'Pending', 'Running', now, attempt, worker, '')
+if card then
+  local left = without(card, needs)
+  left.slots = card.slots
+  keep_free(owner, left)
+end
 return claimed()

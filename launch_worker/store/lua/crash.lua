@@ -1,18 +1,29 @@
 -- Running -> Crashed for a run whose lease ran out, and on to Pending when the retry policy says so.
 -- ARGV: id, token, reason, retry_us (-1: no retry), retry_reason
--- Refuses when the lease was renewed meanwhile or the attempt is another.  Returns 1 or 0.
+-- Refuses when the lease was renewed meanwhile or the attempt is another. One that was only prepared ahead of its time
+-- waits for that again.  Returns 1 or 0.
 local id, token, reason, retry_us, retry_reason = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = now_us()
-local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at')
+local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at')
 if run[1] ~= 'Running' then
   redis.call('ZREM', 'launch:leases', id)
   return 0
 end
 local deadline = redis.call('ZSCORE', 'launch:leases', id)
 if run[2] ~= token or (deadline and tonumber(deadline) > now) then return 0 end
-if run[5] then retry_us, reason = -1, reason .. ' while it was being cancelled' end
+local start_at = tonumber(run[7] or '')
+if start_at and start_at > now and not run[5] then
+  redis.call('HINCRBY', run_key(id), 'first_attempt', 1)
+  arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
+  again(id, 'Crashed', now, run[3], run[4], 'its time had not come', start_at - now)
+  return 1
+end
+if run[5] and not run[6] then retry_us, reason = -1, reason .. ' while it was being cancelled' end
 arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
 if retry_us >= 0 then
+  forget_request(id)
   again(id, 'Crashed', now, run[3], run[4], retry_reason, retry_us)
+else
+  over(id, now)
 end
 return 1

@@ -1,21 +1,22 @@
--- (nothing) -> Pending.  ARGV: id, delay_us, reason, queue, the queue's configuration as the caller knows it, field, value, …
--- Idempotent by id: a repeated call changes nothing. Refuses a caller that does not know the queue's configuration.
--- Returns {created 0|1, number of live consumers of the queue} or {-1, the configuration}.
-local id, delay_us, reason, queue, config = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
+-- (nothing) -> Pending.  ARGV: id, due ('' = now, else 'at:US' or 'in:US'), reason, queue, the queue's and its pool's
+--   configuration as the caller knows them, expires_us ('' = never), only_known (1: refuse a new queue), field, value, …
+-- Idempotent by id: a repeated call changes nothing. Refuses a caller that does not know the configurations.
+-- Returns {created 0|1, number of live consumers of the queue} or {-1, the configuration, the pool's}
+--   or {-2, why not} or {-3, the known queues}.
+local id, due, reason, queue, config, config_of_pool, expires_us, only_known = unpack(ARGV, 1, 8)
+local now = now_us()
 local created = 0
 if redis.call('EXISTS', run_key(id)) == 0 then
-  if queue_config(queue) ~= config then return {-1, queue_config(queue)} end
-  created = 1
-  local now = now_us()
-  redis.call('HSET', run_key(id), 'id', id, 'state', 'Pending', 'reason', reason, 'attempt', 0, 'first_attempt', 1,
-    'token', 0, 'seq', 0, 'created_at', int(now), 'queue', queue, unpack(ARGV, 6))
-  local project = get(id, 'project')[1]
-  redis.call('ZADD', 'launch:runs', int(now), id)
-  redis.call('ZADD', 'launch:runs:queue:' .. queue, int(now), id)
-  if project ~= '' then redis.call('ZADD', 'launch:runs:project:' .. project, int(now), id) end
-  redis.call('ZADD', 'launch:runs:state:Pending', int(now), id)
-  redis.call('SADD', 'launch:queues', queue)
-  note(id, 'Pending', now, 0, '', reason)
-  if delay_us > 0 then schedule(id, now + delay_us) else dispatch(id, now) end
+  if only_known == '1' and queue ~= 'default' and redis.call('SISMEMBER', 'launch:queues', queue) == 0 then
+    return {-3, redis.call('SMEMBERS', 'launch:queues')}
+  end
+  local known, known_of_pool = queue_config(queue), pool_config(queue)
+  if known ~= config or known_of_pool ~= config_of_pool then return {-1, known, known_of_pool} end
+  local kind, us = string.match(due, '^(%a+):(%d+)$')
+  local at = kind == 'at' and tonumber(us) or kind == 'in' and now + tonumber(us) or nil
+  if at and at <= now then at = nil end
+  local why
+  created, why = create(id, now, reason, queue, at, tonumber(expires_us), {unpack(ARGV, 9)})
+  if created == -2 then return {-2, why} end
 end
-return {created, redis.call('ZCOUNT', 'launch:consumers:' .. queue, int(now_us()), '+inf')}
+return {created, redis.call('ZCOUNT', 'launch:consumers:' .. queue, int(now), '+inf')}

@@ -1,25 +1,27 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
 -- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1),
---   retry_reason
+--   retry_reason, preempted (1: counts as a preemption and not as a retry), card (what the worker has left now; '' for none)
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any). A repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker = unpack(ARGV, 1, 5)
 local state, reason, phase, message, exit_code, signal = unpack(ARGV, 6, 11)
-local retry_us, retry_reason = tonumber(ARGV[12]), ARGV[13]
-local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner')
+local retry_us, retry_reason, preempted, card = tonumber(ARGV[12]), ARGV[13], ARGV[14], card_of(ARGV[15])
+local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting')
 local now = now_us()
+if card then keep_free(owner, card) end
 if not run[1] then return 'unknown' end
 if is_rolled_back(run[2], token) then
   regain(id, run[1], now, token, attempt, owner, worker)
-  run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner')
+  run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting')
 end
 if run[3] == token and run[2] == token then return 'done' end
 local is_other = owner ~= '' and run[7] and run[7] ~= owner
 if run[2] ~= token or is_other or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then
   redis.call('HINCRBY', 'launch:counters', 'superseded_reports', 1)
+  if card then offer(card, now) end
   return 'superseded'
 end
-if run[6] and retry_us >= 0 then
+if run[6] and not run[8] and retry_us >= 0 then
   retry_us, reason = -1, reason .. '; not retried, because it was cancelled'
 end
 if run[1] == 'Crashed' then reason = reason ~= '' and reason or 'reported after the worker was silent' end
@@ -32,6 +34,14 @@ redis.call('HSET', run_key(id), 'closed', token, 'phase', phase, 'message', mess
 if exit_code ~= '' then redis.call('HSET', run_key(id), 'exit_code', exit_code) end
 arrow(id, run[1], state, now, run[4], run[5], reason)
 if retry_us >= 0 then
+  if preempted == '1' then
+    redis.call('HINCRBY', run_key(id), 'preemptions', 1)
+    redis.call('HINCRBY', run_key(id), 'first_attempt', 1)
+  end
+  forget_request(id)
   again(id, state, now, run[4], run[5], retry_reason, retry_us)
+else
+  over(id, now)
 end
+if card then offer(card, now) end
 return 'done'

@@ -1,20 +1,21 @@
 -- Renews the leases of one worker's runs in one call; Crashed -> Running for an attempt that was not superseded.
--- ARGV: owner, worker, lease_us, gone_us, description, number of queues, queue…, then id, token, attempt for each run
+-- Then gives the worker what it has room for.
+-- ARGV: owner, worker, lease_us, gone_us, description, card ('' while it takes nothing), number of queues, queue…, then id, token, attempt for each run
 -- Returns {age of the last crash_stale_runs in us, next due time or 0, then an answer for each run:}
---   ok | cancel:GRACE_US:REASON | superseded | adopted (by another worker) | ended | unknown (Redis has lost the record)
-local owner, worker, lease_us = ARGV[1], ARGV[2], tonumber(ARGV[3])
+--   ok | cancel:GRACE_US:REASON | preempt:GRACE_US:REASON | superseded | adopted (by another worker) | ended | unknown (Redis has lost the record)
+local owner, worker, lease_us, card = ARGV[1], ARGV[2], tonumber(ARGV[3]), card_of(ARGV[6])
 local now = now_us()
 local gone = int(now + tonumber(ARGV[4]))
-redis.call('SET', 'launch:worker:' .. owner, ARGV[5], 'PX', math.floor(tonumber(ARGV[4]) / 1000))
+local gone_ms = math.floor(tonumber(ARGV[4]) / 1000)
+redis.call('SET', 'launch:worker:' .. owner, ARGV[5], 'PX', gone_ms)
 redis.call('ZADD', 'launch:workers', gone, owner)
-local runs_at = 7 + tonumber(ARGV[6])
-for index = 7, runs_at - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[index], gone, owner) end
+local runs_at = 8 + tonumber(ARGV[7])
+for index = 8, runs_at - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[index], gone, owner) end
 
-local due = redis.call('ZRANGE', 'launch:due', 0, 0, 'WITHSCORES')
 local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') or '0')
-local answers = {now - passed, due[2] and int(tonumber(due[2])) or '0'}
+local answers = {now - passed, next_due(now, card and card.prefetch_us or 0)}
 local function renew(id, token, attempt)
-  local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner')
+  local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner', 'preempting')
   local state, answer = run[1], 'superseded'
   if not state then
     answer = 'unknown'
@@ -30,7 +31,7 @@ local function renew(id, token, attempt)
     end
     if state == 'Running' then
       redis.call('ZADD', 'launch:leases', int(now + lease_us), id)
-      answer = run[4] and ('cancel:' .. (run[5] or '') .. ':' .. (run[6] or '')) or 'ok'
+      answer = run[4] and ((run[9] and 'preempt:' or 'cancel:') .. (run[5] or '') .. ':' .. (run[6] or '')) or 'ok'
     elseif FINAL[state] then
       answer = 'ended'
     end
@@ -42,5 +43,15 @@ for index = runs_at, #ARGV, 3 do
   -- One damaged record must not cost the others their leases.
   local fine, answer = pcall(renew, ARGV[index], ARGV[index + 1], ARGV[index + 2])
   answers[#answers + 1] = fine and answer or 'ok'
+end
+if card then
+  keep_free(owner, card, gone_ms)
+  redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
+  if card.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
+    -- It has been busy for a while: others may take what was given to it.
+    relieve(owner, now, 50)
+  end
+  local fine, problem = pcall(offer, card, now)
+  if not fine then keep_aside('', 'runs could not be given to worker ' .. worker .. ': ' .. tostring(problem)) end
 end
 return answers

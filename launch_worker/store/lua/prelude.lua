@@ -8,15 +8,28 @@
 --   launch:leases             zset    Running runs by lease deadline
 --   launch:due                zset    Pending runs that wait for a time, by that time
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
+--   launch:line:QUEUE         zset    Pending runs by rank: priority, then since when they are ready; LATER for the others
+--   launch:places:GROUP       set     Running runs that count for a limit; GROUP is queue:Q, key:K or array:A
+--   launch:parked:GROUP       set     the lines in which runs wait for a place in GROUP (pool:P and needs:N too), and
+--   launch:parked:GROUP/LINE  zset    each of them by rank; LINE begins with a queue's name
+--   launch:groups:QUEUE, launch:shapes:QUEUE   sets   the groups, and the needs, for which runs of QUEUE are parked
+--   launch:waiters:ID         set     Pending runs that wait for the end of ID
+--   launch:settle             set     ended runs whose waiters are not all told yet
+--   launch:expiring           zset    Pending runs that must have started by a time, by that time
+--   launch:schedules          zset    recurring submissions by their next time; launch:schedule:NAME  string  each of them
 --   launch:cancels            zset    Running runs that shall stop, by the time of the request
 --   launch:ended              zset    runs in a final state, by end; what retention deletes
 --   launch:settling           string  for a while after an outage: no run is called Crashed, workers report first
 --   launch:hold               string  for a while after a restore from a snapshot: no claim either
 --   launch:restored_at        string  when a restore from a snapshot was last noticed
 --   launch:queues             set     every queue that a run was submitted to
---   launch:queue:NAME         hash    what an admin configured of a queue (configure_queue); trusted by workers
+--   launch:queue:NAME         hash    what an admin configured of a queue: config (JSON, trusted by workers), limit, paused, pool, rank
+--   launch:pools              set     every pool; launch:pool:NAME  hash  config, limit, paused of each
+--   launch:pool_queues:NAME   zset    its queues by rank
 --   launch:system             string  names this system on engines that others use too (system); stays
 --   launch:worker:OWNER       string  a live worker's description (expires with its lease)
+--   launch:free:OWNER         hash    what it had left when it last spoke: slots, gpus, cpus (thousandths), memory (bytes)
+--   launch:collecting:OWNER   string  the run for which it collects what comes free (offer)
 --   launch:workers            zset    live workers by the time at which they count as gone
 --   launch:consumers:QUEUE    zset    the same, of those that consume QUEUE
 --   launch:passes, launch:counters    hashes  time of each beat pass; refused reports and the like
@@ -24,8 +37,11 @@
 --   launch:upload:SHA256:N    string  a chunk of it; expires soon unless the upload became whole
 --   launch:refused            list    newest malformed items and damaged keys, for reading
 -- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel), launch:admin:OWNER (drain,
--- upgrade, resume), launch:due.
--- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities.
+-- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone).
+-- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities. A worker's own list,
+-- launch.direct.OWNER, has those that were given to it alone.
+--
+-- A Pending run is in exactly one place: in a list (dispatch), parked, waiting for a time (schedule), or for other runs.
 
 local SEP = '\6\22'
 local FINAL = {Finished = true, Failed = true, Killed = true, Crashed = true}
@@ -65,9 +81,27 @@ local function is_rolled_back(record_token, token)
   return kept and kept < tonumber(token)
 end
 
+-- The JSON that an admin set for the pool of a queue; '' for none.
+local function pool_config(queue)
+  local pool = redis.pcall('HGET', 'launch:queue:' .. queue, 'pool')
+  if type(pool) ~= 'string' then return '' end
+  local config = redis.pcall('HGET', 'launch:pool:' .. pool, 'config')
+  return type(config) == 'string' and config or ''
+end
+
 local function list_of(queue, priority)
   if priority == '0' then return queue end
   return queue .. SEP .. priority
+end
+
+local function direct_of(owner) return 'launch.direct.' .. owner end
+
+-- A place in a queue's line: the four priorities apart by more than any time in microseconds (until 2041).
+local LEVEL = 2251799813685248
+local LATER = 9000000000000000
+local LEVELS = {['0'] = 0, ['3'] = 1, ['6'] = 2, ['9'] = 3}
+local function rank_of(priority, lined_at)
+  return (LEVELS[priority] or 2) * LEVEL + (tonumber(lined_at) or 0)
 end
 
 local function upload_key(sha256, number)
@@ -102,18 +136,34 @@ local function note(id, state, now, attempt, worker, reason)
   redis.call('PUBLISH', 'launch:news:' .. id, state)
 end
 
--- Writes a state: index, record, history. Only `arrow` and `regain` call it.
+-- The groups whose limits a Running run counts for; its pool's is the sum of its queues'.
+local function places_of(id)
+  local run = get(id, 'queue', 'concurrency_key', 'array')
+  local groups = {}
+  if run[1] then groups[1] = 'queue:' .. run[1] end
+  if run[2] and run[2] ~= '' then groups[#groups + 1] = 'key:' .. run[2] end
+  if run[3] and run[3] ~= '' then groups[#groups + 1] = 'array:' .. run[3] end
+  return groups
+end
+
+-- Writes a state: index, record, history, and what it counts for. Only `arrow` and `regain` call it.
 local function enter(id, from, to, now, attempt, worker, reason)
   local created = tonumber(redis.call('HGET', run_key(id), 'created_at')) or now
   redis.call('ZREM', 'launch:runs:state:' .. from, id)
   redis.call('ZADD', 'launch:runs:state:' .. to, int(created), id)
   redis.call('HSET', run_key(id), 'state', to, 'reason', reason)
   note(id, to, now, attempt, worker, reason)
+  if from == 'Running' or to == 'Running' then
+    for _, group in ipairs(places_of(id)) do
+      redis.call(to == 'Running' and 'SADD' or 'SREM', 'launch:places:' .. group, id)
+    end
+  end
   if FINAL[to] then
     redis.call('HSET', run_key(id), 'ended_at', int(now))
     redis.call('ZADD', 'launch:ended', int(now), id)
     redis.call('ZREM', 'launch:leases', id)
     redis.call('ZREM', 'launch:cancels', id)
+    redis.call('HDEL', run_key(id), 'preempting', 'start_at')
   elseif FINAL[from] then
     redis.call('HDEL', run_key(id), 'ended_at')
     redis.call('ZREM', 'launch:ended', id)
@@ -176,31 +226,68 @@ local function enter_phase(id, name, now)
   redis.call('HSET', run_key(id), 'phases', cjson.encode(phases))
 end
 
+-- What a run's owner is told when it shall stop.
+local function order_of(id)
+  local run = get(id, 'token', 'cancel_grace_us', 'cancel_reason', 'preempting')
+  return cjson.encode({order = 'cancel', id = id, token = run[1], grace_us = run[2] or '', reason = run[3] or '',
+    preempt = run[4] == '1'})
+end
+
+-- Nobody asks the next attempt to stop.
+local function forget_request(id)
+  redis.call('HDEL', run_key(id), 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'preempting')
+end
+
+-- -- Pending: in a list, parked, or later ------------------------------------------------------------------------------
+
+-- The time at which the item at the head of a list was dispatched; nil for none, or a foreign one.
+local function oldest_in(list)
+  local oldest = redis.call('LINDEX', list, -1)
+  return oldest and tonumber(string.match(oldest, '"launch_dispatched_at": ?(%d+)') or nil)
+end
+
 -- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.
--- With `since`, the time of its last dispatch, it goes back to the head of the queue, where it came from.
-local function dispatch(id, now, since)
+-- `to.owner`: into that worker's own list. `to.head`: before all others, where it would be had it not been parked.
+-- `to.since`: the same, as dispatched at that time. `to.early`: it keeps its due time.
+local function dispatch(id, now, to)
+  to = to or {}
   local run = get(id, 'queue', 'priority', 'name', 'project')
   local seq = redis.call('HINCRBY', run_key(id), 'seq', 1)
-  local list = list_of(run[1], run[2])
+  local list = to.owner and direct_of(to.owner) or list_of(run[1], run[2])
   heal(list)
-  local at = since or now
-  redis.call(since and 'RPUSH' or 'LPUSH', list, item(id, seq, run[1], run[2], run[3], run[4], at))
+  local at = to.since or now
+  -- A list is in order of dispatch: publish_lost goes by that.
+  if to.head then at = math.min(now, (oldest_in(list) or now + 1) - 1) end
+  redis.call((to.since or to.head) and 'RPUSH' or 'LPUSH', list,
+    item(id, seq, to.owner and list or run[1], run[2], run[3], run[4], at))
   redis.call('ZADD', 'launch:dispatched:' .. list, int(at), id)
-  redis.call('HDEL', run_key(id), 'due_at')
-  redis.call('ZREM', 'launch:due', id)
+  if to.owner then redis.call('HSET', run_key(id), 'list', list) end
+  if not to.early then
+    redis.call('HDEL', run_key(id), 'due_at')
+    redis.call('ZREM', 'launch:due', id)
+  end
 end
 
--- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting` and kept aside.
-local function try_dispatch(id, now, waiting)
-  local done, problem = pcall(dispatch, id, now)
-  if done then return 1 end
-  redis.call('ZREM', waiting, id)
-  keep_aside(waiting, 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem))
-  return 0
+-- A Pending run is ready from now on: its place in its queue's line.
+local function put_in_line(id, now)
+  local run = get(id, 'queue', 'priority', 'lined_at')
+  local lined_at = run[3] or int(now)
+  if not run[3] then redis.call('HSET', run_key(id), 'lined_at', lined_at) end
+  redis.call('ZADD', 'launch:line:' .. run[1], int(rank_of(run[2], lined_at)), id)
+  if redis.call('SADD', 'launch:queues', run[1]) == 1 then redis.call('PUBLISH', 'launch:queues', run[1]) end
 end
 
--- Makes a Pending run wait for `due` (then `publish_due_runs` dispatches it).
+-- It is not ready: it has no place.
+local function put_off(id)
+  local queue = get(id, 'queue')[1]
+  redis.call('HDEL', run_key(id), 'lined_at')
+  redis.call('ZADD', 'launch:line:' .. queue, int(LATER), id)
+  if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
+end
+
+-- Makes a Pending run wait for `due` (then `publish_due` lines it up).
 local function schedule(id, due)
+  put_off(id)
   -- A doubled older item must not start it before its time.
   redis.call('HINCRBY', run_key(id), 'seq', 1)
   redis.call('HSET', run_key(id), 'due_at', int(due))
@@ -208,13 +295,393 @@ local function schedule(id, due)
   redis.call('PUBLISH', 'launch:due', int(due))
 end
 
+local function queue_of(line) return string.match(line, '^[^/]+') end
+
+-- Ends a run's waiting in a parked line.
+local function unpark(id)
+  local parked, queue = unpack(get(id, 'parked', 'queue'))
+  if not parked then return end
+  redis.call('HDEL', run_key(id), 'parked')
+  local line = 'launch:parked:' .. parked
+  redis.call('ZREM', line, id)
+  if redis.call('EXISTS', line) == 1 then return end
+  local group, name = string.match(parked, '^([^/]+)/(.*)$')
+  redis.call('SREM', 'launch:parked:' .. group, name)
+  local needs = string.match(group, '^needs:(.*)$')
+  if needs then
+    redis.call('SREM', 'launch:shapes:' .. queue, needs)
+    return
+  end
+  -- Another line of the group may have runs of the same queue (a key with two limits).
+  for _, other in ipairs(redis.call('SMEMBERS', 'launch:parked:' .. group)) do
+    if queue_of(other) == queue then return end
+  end
+  redis.call('SREM', 'launch:groups:' .. queue, group)
+end
+
 -- Takes a Pending run out of wherever it waits.
 local function withdraw(id)
-  local run = get(id, 'queue', 'priority')
-  redis.call('ZREM', 'launch:dispatched:' .. list_of(run[1], run[2]), id)
+  local run = get(id, 'queue', 'priority', 'list')
+  if not run[1] then return end
+  redis.call('ZREM', 'launch:dispatched:' .. (run[3] or list_of(run[1], run[2])), id)
   redis.call('ZREM', 'launch:due', id)
-  redis.call('HDEL', run_key(id), 'due_at')
+  redis.call('ZREM', 'launch:line:' .. run[1], id)
+  unpark(id)
+  redis.call('HDEL', run_key(id), 'due_at', 'list')
 end
+
+-- -- limits ------------------------------------------------------------------------------------------------------------
+
+local known_settings = {}
+-- limit, paused, pool and rank of a queue or a pool.
+local function settings_of(kind, name)
+  local key = 'launch:' .. kind .. ':' .. name
+  if not known_settings[key] then
+    local found = redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank')
+    known_settings[key] = found.err and {} or
+      {limit = tonumber(found[1] or ''), paused = found[2] == '1', pool = found[3], rank = tonumber(found[4] or '')}
+  end
+  return known_settings[key]
+end
+
+-- Runs that this call has let go, and that will count once they are claimed.
+local promised = {}
+local function promise(id)
+  local groups = places_of(id)
+  local pool = groups[1] and settings_of('queue', string.sub(groups[1], 7)).pool
+  if pool then groups[#groups + 1] = 'pool:' .. pool end
+  for _, group in ipairs(groups) do promised[group] = (promised[group] or 0) + 1 end
+end
+
+local function count_of(group)
+  local count = promised[group] or 0
+  local pool = string.match(group, '^pool:(.*)$')
+  if not pool then return count + redis.call('SCARD', 'launch:places:' .. group) end
+  for _, queue in ipairs(redis.call('ZRANGE', 'launch:pool_queues:' .. pool, 0, -1)) do
+    count = count + redis.call('SCARD', 'launch:places:queue:' .. queue)
+  end
+  return count
+end
+
+-- Which limit a run would break if it ran now: the group, the line in which it waits there, the reason. nil for none.
+local function no_room(id)
+  local run = get(id, 'queue', 'concurrency_key', 'limit_key', 'array', 'array_limit')
+  local queue = run[1]
+  local of_queue = settings_of('queue', queue)
+  local pool = of_queue.pool
+  local of_pool = pool and settings_of('pool', pool) or {}
+  if of_queue.paused then return 'queue:' .. queue, queue, 'queue paused' end
+  if of_pool.paused then return 'pool:' .. pool, queue, 'pool ' .. pool .. ' paused' end
+  local function is_full(group, limit) return limit and count_of(group) >= limit end
+  local group, limit = 'array:' .. (run[4] or ''), tonumber(run[5] or '')
+  if group ~= 'array:' and is_full(group, limit) then
+    return group, queue, 'limit ' .. int(limit) .. ' of array ' .. run[4] .. ' reached'
+  end
+  group, limit = 'key:' .. (run[2] or ''), tonumber(run[3] or '') or 1
+  if group ~= 'key:' and is_full(group, limit) then
+    return group, queue .. '/' .. int(limit), 'limit ' .. int(limit) .. ' of key ' .. run[2] .. ' reached'
+  end
+  if is_full('queue:' .. queue, of_queue.limit) then
+    return 'queue:' .. queue, queue, 'limit ' .. int(of_queue.limit) .. ' of queue ' .. queue .. ' reached'
+  end
+  if pool and is_full('pool:' .. pool, of_pool.limit) then
+    return 'pool:' .. pool, queue, 'limit ' .. int(of_pool.limit) .. ' of pool ' .. pool .. ' reached'
+  end
+end
+
+-- Makes a ready run wait for a place in a group, in one of its lines, with the rank that it has anyway.
+local function park(id, group, line, why)
+  local run = get(id, 'queue', 'priority', 'lined_at')
+  redis.call('HSET', run_key(id), 'parked', group .. '/' .. line, 'reason', why)
+  redis.call('ZADD', 'launch:parked:' .. group .. '/' .. line, int(rank_of(run[2], run[3])), id)
+  redis.call('SADD', 'launch:parked:' .. group, line)
+  local needs = string.match(group, '^needs:(.*)$')
+  if needs then
+    redis.call('SADD', 'launch:shapes:' .. run[1], needs)
+  else
+    redis.call('SADD', 'launch:groups:' .. run[1], group)
+  end
+end
+
+-- -- what a run needs of its worker --------------------------------------------------------------------------------------
+
+-- gpus, cpus (thousandths), memory (bytes) of "2:1500:1073741824"
+local function parse_needs(needs)
+  local gpus, cpus, memory = string.match(needs, '^(%d+):(%d+):(%d+)$')
+  return {gpus = tonumber(gpus) or 0, cpus = tonumber(cpus) or 0, memory = tonumber(memory) or 0}
+end
+
+local function fits(needs, free)
+  for _, kind in ipairs({'gpus', 'cpus', 'memory'}) do
+    if needs[kind] > 0 and needs[kind] > (tonumber(free[kind]) or 0) then return false end
+  end
+  return true
+end
+
+local function without(free, needs)
+  local left = {}
+  for _, kind in ipairs({'gpus', 'cpus', 'memory'}) do left[kind] = (tonumber(free[kind]) or 0) - needs[kind] end
+  return left
+end
+
+local function words_for(needs)
+  local words = {}
+  if needs.gpus > 0 then words[1] = int(needs.gpus) .. (needs.gpus == 1 and ' GPU' or ' GPUs') end
+  if needs.cpus > 0 then
+    words[#words + 1] = string.format('%g', needs.cpus / 1000) .. (needs.cpus == 1000 and ' CPU' or ' CPUs')
+  end
+  if needs.memory > 0 then words[#words + 1] = string.format('%.4g', needs.memory / 1073741824) .. ' GiB of memory' end
+  return 'waiting for ' .. table.concat(words, ' and ')
+end
+
+local function park_for_needs(id, queue, needs)
+  park(id, 'needs:' .. needs, queue, words_for(parse_needs(needs)))
+end
+
+-- What an owner has left, as others see it until it speaks again.
+local function keep_free(owner, free, gone_ms)
+  redis.call('HSET', 'launch:free:' .. owner, 'slots', int(free.slots), 'gpus', int(free.gpus), 'cpus', int(free.cpus),
+    'memory', int(free.memory))
+  if gone_ms then redis.call('PEXPIRE', 'launch:free:' .. owner, gone_ms) end
+end
+
+local function free_of(owner)
+  local found = redis.pcall('HMGET', 'launch:free:' .. owner, 'slots', 'gpus', 'cpus', 'memory')
+  if found.err or not found[1] then return nil end
+  return {slots = tonumber(found[1]) or 0, gpus = tonumber(found[2]) or 0, cpus = tonumber(found[3]) or 0,
+    memory = tonumber(found[4]) or 0}
+end
+
+-- The run for which an owner collects what comes free, and what that needs; nil for none.
+local function collected_by(owner)
+  local id = redis.call('GET', 'launch:collecting:' .. owner)
+  if not id then return nil end
+  local run = get(id, 'state', 'parked', 'needs')
+  if run[1] == 'Pending' and run[2] and string.sub(run[2], 1, 6) == 'needs:' and not no_room(id) then
+    return id, parse_needs(run[3])
+  end
+  redis.call('DEL', 'launch:collecting:' .. owner)
+end
+
+-- A live worker of the queue that has room for the run, by what each had left when it last spoke. Bounded.
+local function worker_for(queue, needs, now, except)
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. queue, int(now), '+inf', 'LIMIT', 0, 200)) do
+    local free = owner ~= except and free_of(owner)
+    if free and free.slots > 0 and fits(needs, free) then
+      local _, collected = collected_by(owner)
+      if not collected or fits(needs, without(free, collected)) then return owner, free end
+    end
+  end
+end
+
+local function give(id, now, owner, free, needs)
+  redis.call('HSET', run_key(id), 'reason', '')
+  dispatch(id, now, {owner = owner})
+  local left = without(free, needs)
+  left.slots = free.slots - 1
+  keep_free(owner, left)
+  return left
+end
+
+-- A Pending run that is ready, and in no list and no line, goes where it belongs now.
+local function line_up(id, now, to)
+  put_in_line(id, now)
+  local group, line, why = no_room(id)
+  if group then return park(id, group, line, why) end
+  local queue, needs = unpack(get(id, 'queue', 'needs'))
+  if needs and needs ~= '' and redis.call('EXISTS', 'launch:parked:needs:' .. needs .. '/' .. queue) == 1 then
+    -- Others like it wait already.
+    return park_for_needs(id, queue, needs)
+  end
+  redis.call('HSET', run_key(id), 'reason', '')
+  dispatch(id, now, to)
+end
+
+-- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting` and kept aside.
+local function try_line_up(id, now, waiting, to)
+  local done, problem = pcall(line_up, id, now, to)
+  if done then return 1 end
+  redis.call('ZREM', waiting, id)
+  keep_aside(waiting, 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem))
+  return 0
+end
+
+-- -- places that come free ---------------------------------------------------------------------------------------------
+
+local served = {}
+-- Whether a live worker of the queue has a slot free, by what each last said.
+local function is_served(queue, now)
+  if served[queue] == nil then
+    served[queue] = false
+    for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. queue, int(now), '+inf', 'LIMIT', 0, 100)) do
+      local slots = redis.call('HGET', 'launch:free:' .. owner, 'slots')
+      if not slots or tonumber(slots) > 0 then
+        served[queue] = true
+        break
+      end
+    end
+  end
+  return served[queue]
+end
+
+-- Lets runs go that were parked for a place in a group and have one now, the first in line first: in a pool that of the
+-- first queue. Where the group has several queues, one that no worker could take is left in line, so that it keeps
+-- nobody from the place. Returns how many it let go or moved to another group's line; at most `budget`.
+local function wake(group, now, budget)
+  local moved, blocked = 0, {}
+  local is_shared = string.sub(group, 1, 6) ~= 'queue:'
+  local is_pool = string.sub(group, 1, 5) == 'pool:'
+  while moved < budget do
+    local best, best_line, best_order, best_score
+    for _, line in ipairs(redis.call('SMEMBERS', 'launch:parked:' .. group)) do
+      local queue = queue_of(line)
+      if not blocked[line] and (not is_shared or is_served(queue, now)) then
+        local head = redis.call('ZRANGE', 'launch:parked:' .. group .. '/' .. line, 0, 0, 'WITHSCORES')
+        local score = tonumber(head[2])
+        local order = is_pool and (settings_of('queue', queue).rank or 1000) or 0
+        if not head[1] then
+          redis.call('SREM', 'launch:parked:' .. group, line)
+        elseif not best or order < best_order or (order == best_order and score < best_score) then
+          best, best_line, best_order, best_score = head[1], line, order, score
+        end
+      end
+    end
+    if not best then return moved end
+    local run = get(best, 'state', 'parked')
+    if run[1] ~= 'Pending' or run[2] ~= group .. '/' .. best_line then
+      redis.call('ZREM', 'launch:parked:' .. group .. '/' .. best_line, best)
+    else
+      local other, line, why = no_room(best)
+      if other == group and line == best_line then
+        blocked[line] = true
+      else
+        moved = moved + 1
+        unpark(best)
+        if other then
+          park(best, other, line, why)
+        else
+          redis.call('HSET', run_key(best), 'reason', '')
+          dispatch(best, now, {head = true})
+          promise(best)
+        end
+      end
+    end
+  end
+  return moved
+end
+
+local woken = {}
+local function wake_once(group, now, budget)
+  if woken[group] or redis.call('EXISTS', 'launch:parked:' .. group) == 0 then return end
+  woken[group] = true
+  wake(group, now, budget)
+end
+
+-- A run has left Running, or will not run: others may have its places. The widest group first, or its own queue's next
+-- run would always come before a better one of another queue.
+local function release(id, now)
+  local groups = places_of(id)
+  local pool = groups[1] and settings_of('queue', string.sub(groups[1], 7)).pool
+  if pool then wake_once('pool:' .. pool, now, 20) end
+  for at = #groups, 1, -1 do wake_once(groups[at], now, 20) end
+end
+
+-- What a worker says of itself: {owner, queues, slots, gpus, cpus, memory (left), total = {gpus, cpus, memory},
+-- backfill_us, prefetch_us}; nil for a caller that is none.
+local function card_of(text)
+  if text == '' then return nil end
+  local fine, card = pcall(cjson.decode, text)
+  return fine and type(card) == 'table' and card or nil
+end
+
+-- Gives a worker parked runs for which it has room, and picks one to collect for that has waited too long.
+local function offer(card, now)
+  local owner = card.owner
+  local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
+  for _, queue in ipairs(card.queues) do
+    if free.slots <= 0 then return end
+    for _, group in ipairs(redis.call('SRANDMEMBER', 'launch:groups:' .. queue, 3)) do wake_once(group, now, 5) end
+  end
+  local collected, collected_needs = collected_by(owner)
+  for _ = 1, 50 do
+    if free.slots <= 0 then return end
+    local best, best_score
+    if collected and fits(collected_needs, free) then
+      best = collected
+    else
+      local left = collected and without(free, collected_needs) or free
+      for _, queue in ipairs(card.queues) do
+        for _, needs in ipairs(redis.call('SMEMBERS', 'launch:shapes:' .. queue)) do
+          if fits(parse_needs(needs), left) then
+            local head = redis.call('ZRANGE', 'launch:parked:needs:' .. needs .. '/' .. queue, 0, 0, 'WITHSCORES')
+            if head[1] and (not best or tonumber(head[2]) < best_score) then best, best_score = head[1], tonumber(head[2]) end
+          end
+        end
+      end
+    end
+    if not best then break end
+    local run = get(best, 'state', 'needs', 'parked')
+    unpark(best)
+    if run[1] ~= 'Pending' or not run[2] then
+      -- A line that names what is not there would be looked at for ever.
+      for _, queue in ipairs(card.queues) do
+        for _, needs in ipairs(redis.call('SMEMBERS', 'launch:shapes:' .. queue)) do
+          redis.call('ZREM', 'launch:parked:needs:' .. needs .. '/' .. queue, best)
+        end
+      end
+    else
+      local group, line, why = no_room(best)
+      if group then
+        park(best, group, line, why)
+      else
+        free = give(best, now, owner, free, parse_needs(run[2]))
+        promise(best)
+      end
+    end
+    if best == collected then
+      redis.call('DEL', 'launch:collecting:' .. owner)
+      collected = nil
+    end
+  end
+  if collected or not card.total then return end
+  local first, first_at
+  for _, queue in ipairs(card.queues) do
+    for _, needs in ipairs(redis.call('SMEMBERS', 'launch:shapes:' .. queue)) do
+      if fits(parse_needs(needs), card.total) then
+        local head = redis.call('ZRANGE', 'launch:parked:needs:' .. needs .. '/' .. queue, 0, 0)[1]
+        local run = head and get(head, 'lined_at', 'collector') or {}
+        local since = tonumber(run[1] or '')
+        local taken = run[2] and run[2] ~= owner and redis.call('GET', 'launch:collecting:' .. run[2]) == head
+        if since and not taken and since + card.backfill_us <= now and (not first or since < first_at)
+          and not no_room(head) then
+          first, first_at = head, since
+        end
+      end
+    end
+  end
+  if first then
+    redis.call('SET', 'launch:collecting:' .. owner, first, 'PX', 60000)
+    redis.call('HSET', run_key(first), 'collector', owner)
+  end
+end
+
+-- What was given to a worker that takes nothing (any more) goes back into line.
+local function relieve(owner, now, limit)
+  local list = direct_of(owner)
+  for _, id in ipairs(redis.call('ZRANGE', 'launch:dispatched:' .. list, 0, limit - 1)) do
+    if get(id, 'state')[1] == 'Pending' then
+      local due = get(id, 'due_at')[1]
+      withdraw(id)
+      if due and tonumber(due) > now then schedule(id, tonumber(due)) else try_line_up(id, now, 'launch:dispatched:' .. list) end
+    else
+      redis.call('ZREM', 'launch:dispatched:' .. list, id)
+    end
+  end
+  if redis.call('ZCARD', 'launch:dispatched:' .. list) == 0 then redis.call('DEL', list) end
+  redis.call('DEL', 'launch:collecting:' .. owner)
+end
+
+-- -- arrows that several scripts make ------------------------------------------------------------------------------------
 
 -- Makes a rolled back record Running under the attempt that its worker still holds.
 local function regain(id, state, now, token, attempt, owner, worker)
@@ -232,8 +699,152 @@ local function revive(id, now, attempt, worker)
   if tonumber(cancelled) then redis.call('ZADD', 'launch:cancels', cancelled, id) end
 end
 
--- From a final state to Pending: at once, or after delay_us.
+-- From a final state to Pending: at once, or after delay_us. Those that waited longer have its place first.
 local function again(id, from, now, attempt, worker, reason, delay_us)
   arrow(id, from, 'Pending', now, attempt, worker, reason)
-  if delay_us > 0 then schedule(id, now + delay_us) else dispatch(id, now) end
+  redis.call('HDEL', run_key(id), 'lined_at')
+  release(id, now)
+  if delay_us > 0 then return schedule(id, now + delay_us) end
+  line_up(id, now)
+  -- Its reason tells why it waits, unless it waits for more.
+  if not get(id, 'parked')[1] then redis.call('HSET', run_key(id), 'reason', reason) end
+end
+
+local WISHED = {
+  ok = {Finished = true}, any = {Finished = true, Failed = true, Killed = true, Crashed = true},
+  failed = {Failed = true, Killed = true, Crashed = true},
+}
+
+local function waits_of(id)
+  local fine, waits = pcall(cjson.decode, get(id, 'waits_for')[1] or '{}')
+  return fine and type(waits) == 'table' and waits or {}
+end
+
+-- A run that waited for others, or for none, may run from its time on.
+local function set_free(id, now)
+  local due = tonumber(get(id, 'not_before')[1] or '')
+  redis.call('HDEL', run_key(id), 'waits_for')
+  if due and due > now then
+    redis.call('HSET', run_key(id), 'reason', '')
+    return schedule(id, due)
+  end
+  line_up(id, now)
+end
+
+-- Pending -> Killed, for the reason given; whoever waits for it is told later (settle).
+local function kill_pending(id, now, reason)
+  local attempt = get(id, 'attempt')[1]
+  withdraw(id)
+  redis.call('ZREM', 'launch:expiring', id)
+  for other in pairs(waits_of(id)) do redis.call('SREM', 'launch:waiters:' .. other, id) end
+  arrow(id, 'Pending', 'Killed', now, attempt, '', reason)
+  if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then redis.call('SADD', 'launch:settle', id) end
+  release(id, now)
+end
+
+-- One that waits for `ended` hears how that ended.
+local function meet(id, ended, state, now)
+  if get(id, 'state')[1] ~= 'Pending' then return end
+  local waits = waits_of(id)
+  local wish = waits[ended]
+  if not wish then return end
+  if not (WISHED[wish] and WISHED[wish][state]) then
+    return kill_pending(id, now, 'run ' .. ended .. ' is ' .. state .. ', and this one waited for it to end ' .. wish)
+  end
+  waits[ended] = nil
+  if next(waits) == nil then return set_free(id, now) end
+  local other, how = next(waits)
+  redis.call('HSET', run_key(id), 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. how .. ')')
+end
+
+-- Tells those that wait for ended runs; bounded, the rest is done by the pass. Returns how many were told.
+local function settle(now, budget)
+  local told = 0
+  while told < budget do
+    local ended = redis.call('SRANDMEMBER', 'launch:settle')
+    if not ended then return told end
+    local state = get(ended, 'state')[1]
+    local waiters = (state and not FINAL[state]) and {} or redis.call('SRANDMEMBER', 'launch:waiters:' .. ended, budget - told)
+    if #waiters == 0 then redis.call('SREM', 'launch:settle', ended) end
+    for _, id in ipairs(waiters) do
+      redis.call('SREM', 'launch:waiters:' .. ended, id)
+      told = told + 1
+      local fine, problem = pcall(meet, id, ended, state or 'Killed', now)
+      if not fine then keep_aside('', 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
+    end
+  end
+  return told
+end
+
+-- A run is over for good.
+local function over(id, now)
+  release(id, now)
+  if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then
+    redis.call('SADD', 'launch:settle', id)
+    settle(now, 100)
+  end
+end
+
+-- When next something is due: a run, an expiry, a schedule; for a worker that prepares runs ahead, that much earlier.
+local function next_due(now, prefetch_us)
+  local first
+  local function consider(key, from, ahead)
+    local found = redis.call('ZRANGEBYSCORE', key, from, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    local at = found and tonumber(found) - ahead
+    if at and (not first or at < first) then first = at end
+  end
+  consider('launch:due', '-inf', 0)
+  if prefetch_us > 0 then consider('launch:due', '(' .. int(now + prefetch_us), prefetch_us) end
+  consider('launch:expiring', '-inf', 0)
+  -- One that cannot be fired stays where it is.
+  consider('launch:schedules', '(' .. int(now), 0)
+  return first and int(first) or '0'
+end
+
+-- (nothing) -> Pending. `fields` is a flat list of names and values. Returns 1, or nothing when the run is there already;
+-- {-2, sentence} for one that it waits for and that is not there.
+local function create(id, now, reason, queue, due, expires_us, fields)
+  if redis.call('EXISTS', run_key(id)) == 1 then return 0 end
+  redis.call('HSET', run_key(id), 'id', id, 'state', 'Pending', 'reason', reason, 'attempt', 0, 'first_attempt', 1,
+    'token', 0, 'seq', 0, 'created_at', int(now), 'queue', queue, unpack(fields))
+  local waits, killed = waits_of(id), nil
+  for other, wish in pairs(waits) do
+    local state = get(other, 'state')[1]
+    if not state then
+      redis.call('DEL', run_key(id))
+      return -2, 'there is no run ' .. other .. ' to wait for; list the known ones with: launch-worker runs'
+    end
+    if WISHED[wish] and WISHED[wish][state] then
+      waits[other] = nil
+    elseif FINAL[state] then
+      killed = 'run ' .. other .. ' is ' .. state .. ', and this one waited for it to end ' .. wish
+    end
+  end
+  local project = get(id, 'project')[1]
+  redis.call('ZADD', 'launch:runs', int(now), id)
+  redis.call('ZADD', 'launch:runs:queue:' .. queue, int(now), id)
+  if project ~= '' then redis.call('ZADD', 'launch:runs:project:' .. project, int(now), id) end
+  redis.call('ZADD', 'launch:runs:state:Pending', int(now), id)
+  note(id, 'Pending', now, 0, '', reason)
+  if expires_us then
+    local by = math.max(now, due or now) + expires_us
+    redis.call('HSET', run_key(id), 'expires_us', int(expires_us))
+    redis.call('ZADD', 'launch:expiring', int(by), id)
+    redis.call('PUBLISH', 'launch:due', int(by))
+  end
+  if killed then
+    kill_pending(id, now, killed)
+    settle(now, 10)
+    return 1
+  end
+  if due then redis.call('HSET', run_key(id), 'not_before', int(due)) end
+  local other, wish = next(waits)
+  if not other then
+    set_free(id, now)
+    return 1
+  end
+  redis.call('HSET', run_key(id), 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. wish .. ')')
+  put_off(id)
+  for run in pairs(waits) do redis.call('SADD', 'launch:waiters:' .. run, id) end
+  return 1
 end

@@ -1,14 +1,54 @@
--- Pending runs whose time has come get an item in their queue.  ARGV: limit
--- Returns {how many, the next due time or 0}.
-local now = now_us()
-local due = redis.call('ZRANGEBYSCORE', 'launch:due', '-inf', int(now), 'LIMIT', 0, ARGV[1])
-for _, id in ipairs(due) do
+-- Pending runs whose time has come get an item in their queue; those that did not start in time are Killed.
+-- ARGV: limit, card of a worker that prepares runs ahead of their time ('' for others)
+-- Returns {how many, the next due time or 0, 1 if a schedule is due}.
+local now, limit, card = now_us(), tonumber(ARGV[1]), card_of(ARGV[2])
+local due = redis.call('ZRANGEBYSCORE', 'launch:due', '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, limit)
+for at = 1, #due, 2 do
+  local id = due[at]
   if get(id, 'state')[1] == 'Pending' then
-    redis.call('HSET', run_key(id), 'reason', '')
-    try_dispatch(id, now, 'launch:due')
+    -- One that a worker was to prepare, and did not take: for everybody now.
+    withdraw(id)
+    redis.call('HSET', run_key(id), 'lined_at', due[at + 1])
+    try_line_up(id, now, 'launch:due')
   else
     redis.call('ZREM', 'launch:due', id)
   end
 end
-local next_due = redis.call('ZRANGE', 'launch:due', 0, 0, 'WITHSCORES')[2]
-return {#due, next_due and int(tonumber(next_due)) or '0'}
+local expired = redis.call('ZRANGEBYSCORE', 'launch:expiring', '-inf', int(now), 'LIMIT', 0, limit)
+for _, id in ipairs(expired) do
+  redis.call('ZREM', 'launch:expiring', id)
+  local run = get(id, 'state', 'attempt', 'expires_us')
+  if run[1] == 'Pending' and run[2] == '0' then
+    local fine, problem = pcall(kill_pending, id, now,
+      'it did not start within ' .. string.format('%g', (tonumber(run[3] or '') or 0) / 1000000) .. ' s (--expires)')
+    if not fine then keep_aside('', 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
+  end
+end
+if #expired > 0 then settle(now, 100) end
+local prefetch_us = card and card.prefetch_us or 0
+if prefetch_us > 0 and card.slots > 0 then
+  local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
+  local consumed = {}
+  local is_wanted = false
+  for _, queue in ipairs(card.queues) do
+    consumed[queue] = true
+    is_wanted = is_wanted or redis.call('EXISTS', 'launch:shapes:' .. queue) == 1
+  end
+  local ahead = redis.call('ZRANGEBYSCORE', 'launch:due', '(' .. int(now), int(now + prefetch_us), 'LIMIT', 0, limit)
+  for _, id in ipairs(ahead) do
+    local run = get(id, 'queue', 'list', 'needs', 'state', 'attempt')
+    local needs = parse_needs(run[3] or '')
+    -- What others wait for is not kept idle until then. A retry was never meant to start at a point in time.
+    local is_kept = is_wanted and run[3] and run[3] ~= ''
+    if free.slots > 0 and consumed[run[1]] and not run[2] and run[4] == 'Pending' and run[5] == '0' and not is_kept
+      and fits(needs, free) and not no_room(id) then
+      dispatch(id, now, {owner = card.owner, early = true})
+      promise(id)
+      local left = without(free, needs)
+      left.slots = free.slots - 1
+      free = left
+    end
+  end
+end
+local scheduled = redis.call('ZCOUNT', 'launch:schedules', '-inf', int(now))
+return {#due / 2, next_due(now, prefetch_us), scheduled > 0 and 1 or 0}

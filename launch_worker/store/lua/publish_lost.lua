@@ -1,32 +1,56 @@
--- Pending runs whose item vanished from its list get a new one.  ARGV: grace_us, limit
+-- Pending runs whose item vanished from its list get a new one, at their old place; what was given to workers that
+-- vanished goes back into line; and waiters of ended runs that were not all told yet are told.  ARGV: grace_us, limit
 -- Lists are first in, first out: with an empty list every run dispatched before the grace has lost its item; else
 -- every one dispatched before the list's oldest item. The cost follows the lost ones, not the backlog.
 -- Returns how many were published again.
 local grace_us, limit, found = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
 local now = now_us()
-for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
-  for _, priority in ipairs({'0', '3', '6', '9'}) do
-    local list = list_of(queue, priority)
-    local waiting = 'launch:dispatched:' .. list
-    local cutoff = now - grace_us
-    local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
-    if found < limit and first and tonumber(first) <= cutoff then
-      heal(list)
-      local oldest = redis.call('LINDEX', list, -1)
-      if oldest then
-        local dispatched = string.match(oldest, '"launch_dispatched_at": ?(%d+)')
-        -- A foreign element says nothing about its age: wait until a worker has taken it away.
-        cutoff = dispatched and math.min(cutoff, tonumber(dispatched) - 1) or -1
-      end
-      for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', int(cutoff), 'LIMIT', 0, limit - found)) do
-        if get(id, 'state')[1] == 'Pending' then
-          found = found + try_dispatch(id, now, waiting)
-        else
-          redis.call('ZREM', waiting, id)
-        end
+local function look_into(list, owner)
+  local waiting = 'launch:dispatched:' .. list
+  local cutoff = now - grace_us
+  local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+  if not (found < limit and first and tonumber(first) <= cutoff) then return end
+  heal(list)
+  local oldest = redis.call('LINDEX', list, -1)
+  if oldest then
+    local dispatched = string.match(oldest, '"launch_dispatched_at": ?(%d+)')
+    -- A foreign element says nothing about its age: wait until a worker has taken it away.
+    cutoff = dispatched and math.min(cutoff, tonumber(dispatched) - 1) or -1
+  end
+  local lost = redis.call('ZRANGEBYSCORE', waiting, '-inf', int(cutoff), 'WITHSCORES', 'LIMIT', 0, limit - found)
+  -- The newest of them first: each goes before all others.
+  for at = #lost - 1, 1, -2 do
+    local id, since = lost[at], tonumber(lost[at + 1])
+    if get(id, 'state')[1] ~= 'Pending' then
+      redis.call('ZREM', waiting, id)
+    elseif owner then
+      local due = tonumber(get(id, 'due_at')[1] or '')
+      withdraw(id)
+      if due and due > now then schedule(id, due) else found = found + try_line_up(id, now, waiting) end
+    else
+      local fine, problem = pcall(dispatch, id, now, {since = since})
+      if fine then
+        found = found + 1
+      else
+        redis.call('ZREM', waiting, id)
+        keep_aside(waiting, 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem))
       end
     end
   end
 end
+for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
+  for _, priority in ipairs({'0', '3', '6', '9'}) do look_into(list_of(queue, priority)) end
+end
+for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:workers', int(now), '+inf')) do
+  look_into(direct_of(owner), owner)
+end
+for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:workers', '-inf', '(' .. int(now), 'LIMIT', 0, 50)) do
+  relieve(owner, now, limit)
+  if redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 0 then
+    redis.call('DEL', 'launch:free:' .. owner)
+    redis.call('ZREM', 'launch:workers', owner)
+  end
+end
+settle(now, limit)
 if found > 0 then redis.call('HINCRBY', 'launch:counters', 'published_again', found) end
 return found

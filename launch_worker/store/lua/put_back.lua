@@ -1,9 +1,15 @@
 -- Pending: a worker that goes away returns an item that it took and did not claim.  ARGV: id, seq
 -- Refuses an item that is not the run's latest.  Returns 1 or 0.
 local id, seq = unpack(ARGV)
-local run = get(id, 'state', 'seq', 'queue', 'priority')
+local run = get(id, 'state', 'seq', 'queue', 'priority', 'list', 'due_at')
 if run[1] ~= 'Pending' or run[2] ~= seq then return 0 end
 local now = now_us()
+if run[5] then
+  local due = tonumber(run[6] or '')
+  withdraw(id)
+  if due and due > now then schedule(id, due) else line_up(id, now, {head = true}) end
+  return 1
+end
 local since = redis.call('ZSCORE', 'launch:dispatched:' .. list_of(run[3], run[4]), id)
-dispatch(id, now, since and tonumber(since) or now)
+dispatch(id, now, {since = since and tonumber(since) or now})
 return 1

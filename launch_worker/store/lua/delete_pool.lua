@@ -1,0 +1,7 @@
+-- Takes a pool away.  ARGV: pool.  Refuses while queues are in it.  Returns how many.
+local pool = ARGV[1]
+local queues = redis.call('ZCARD', 'launch:pool_queues:' .. pool)
+if queues > 0 then return queues end
+redis.call('DEL', 'launch:pool:' .. pool)
+redis.call('SREM', 'launch:pools', pool)
+return 0

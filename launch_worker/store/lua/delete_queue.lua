@@ -1,0 +1,11 @@
+-- Takes a queue off the lists, with its configuration.  ARGV: queue.  Refuses while runs wait in it; those that run go on.
+-- Returns how many wait.
+local queue = ARGV[1]
+local waiting = redis.call('ZCARD', 'launch:line:' .. queue)
+if waiting > 0 then return waiting end
+local pool = settings_of('queue', queue).pool
+if pool then redis.call('ZREM', 'launch:pool_queues:' .. pool, queue) end
+redis.call('DEL', 'launch:queue:' .. queue)
+redis.call('SREM', 'launch:queues', queue)
+redis.call('PUBLISH', 'launch:queues', queue)
+return 0
