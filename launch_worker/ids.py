@@ -13,13 +13,12 @@ _RANDOM_CHARS = 6
 RUN_ID = re.compile(rf"[{_ALPHABET}]{{{_TIME_CHARS + _RANDOM_CHARS}}}")
 
 
-def new_run_id(now_s: float | None = None, *, bits: int | None = None) -> str:
-    """A new id: 45 bits of this machine's milliseconds, then 30 random bits, or these.
+def new_run_id(now_s: float | None = None) -> str:
+    """A new id: 45 bits of this machine's milliseconds, then 30 random bits.
 
     The time only makes ids sort roughly; order in listings is by the server's `created_at`.
     """
     millis = int((time.time() if now_s is None else now_s) * 1000)
-    few = secrets.randbits(5 * _RANDOM_CHARS) if bits is None else bits % (1 << (5 * _RANDOM_CHARS))
-    number = (millis << (5 * _RANDOM_CHARS)) | few
+    number = (millis << (5 * _RANDOM_CHARS)) | secrets.randbits(5 * _RANDOM_CHARS)
     chars = [_ALPHABET[(number >> (5 * place)) & 31] for place in range(_TIME_CHARS + _RANDOM_CHARS)]
     return "".join(reversed(chars))

@@ -76,8 +76,8 @@ def _moment(value: str | float | datetime, now_s: float) -> datetime:
         return _BEGIN + timedelta(seconds=float(text))
     if match := _CLOCK.fullmatch(text):
         now = datetime.fromtimestamp(now_s)
-        hour, minute, second = (int(part or 0) for part in match.groups())
-        at = now.replace(hour=hour, minute=minute, second=second, microsecond=0, fold=0)
+        hour, minute, seconds = (int(part or 0) for part in match.groups())
+        at = now.replace(hour=hour, minute=minute, second=seconds, microsecond=0, fold=0)
         return at if at.timestamp() > now_s else at + timedelta(days=1)
     if match := _ISO_TIME.fullmatch(text):
         date, clock, second, fraction, zone = match.groups()

@@ -1,0 +1,248 @@
+"""Recurring submissions: kept in Redis, fired by the pass of beat or of a worker, each time once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from launch_worker.code.storage import storage_of
+from launch_worker.errors import BrokerUnavailableError, InputError
+from launch_worker.ids import new_run_id
+from launch_worker.settings import Settings
+from launch_worker.store.store import ConfigChanged, Store
+from launch_worker.submission import resolve
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+log = logging.getLogger("launch_worker.schedules")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+MISSED = ("skip", "once")
+#: What is late by no more than this was not missed.
+LATE_US = 60_000_000
+#: When a schedule that cannot be read is looked at again.
+_DAMAGED_US = 3600_000_000
+_MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+#: No zone moves its clock by more.
+_NEAR_CHANGE = timedelta(hours=3)
+_BEGIN = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run that is submitted again and again. Constructing one validates it, the run aside."""
+
+    name: str
+    cron: str
+    #: RunSpec's arguments, of those that were really given.
+    given: dict[str, Any]
+    timezone: str = "UTC"
+    #: What becomes of times that passed while nobody looked: none is run, or one for all.
+    missed: str = "skip"
+    #: When it was made, microseconds.
+    made_at: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise InputError(
+                f"schedule {str(self.name)[:60]!r} is not allowed as a name: "
+                "letters, digits, and . _ - after the first, at most 100"
+            )
+        if self.missed not in MISSED:
+            raise InputError(f"missed {self.missed!r} is unknown; use one of: {', '.join(MISSED)}")
+        if not isinstance(self.given, Mapping):
+            raise InputError("the run of a schedule must be a map")
+        _zone(self.timezone)
+        check_cron(self.cron)
+
+    def next_after(self, at_us: int) -> int:
+        """The first time after `at_us`, both microseconds.
+
+        By the wall clock of its zone: a time that a change of the clocks leaves out comes as much later, and one that
+        the change repeats comes once, unless the hour is not fixed (`*`, `*/2`): then it comes in both.
+        """
+        zone = _zone(self.timezone)
+        at = _BEGIN + timedelta(microseconds=at_us)
+        first = next(self._walls(at.astimezone(zone).replace(tzinfo=None)))
+        found = first.replace(tzinfo=zone).astimezone(timezone.utc)
+        if found > at and _is_quiet(at, zone) and _is_quiet(found, zone):
+            return _micros(found)
+        twice = self.cron.split()[1].startswith("*") if not self.cron.startswith("@") else self.cron == "@hourly"
+        best: datetime | None = None
+        for wall in self._walls((at - _NEAR_CHANGE).astimezone(zone).replace(tzinfo=None)):
+            for fold in (0, 1):
+                moment = wall.replace(tzinfo=zone, fold=fold).astimezone(timezone.utc)
+                # Of a time that the clocks leave out, fold 0 is the later reading.
+                is_other = fold == 1 and moment != wall.replace(tzinfo=zone, fold=0).astimezone(timezone.utc)
+                is_repeated = moment.astimezone(zone).replace(tzinfo=None) == wall
+                if is_other and not (twice and is_repeated):
+                    continue
+                if moment > at and (best is None or moment < best):
+                    best = moment
+            if best is not None and wall > best.astimezone(zone).replace(tzinfo=None) + _NEAR_CHANGE:
+                break
+        assert best is not None
+        return _micros(best)
+
+    def _walls(self, start: datetime) -> Iterator[datetime]:
+        """Times of the wall clock after `start`, which no change of the clocks touches."""
+        from croniter import croniter
+
+        times = croniter(self.cron, start)
+        while True:
+            wall: datetime = times.get_next(datetime)
+            yield wall
+
+    def to_json(self) -> str:
+        kept = {
+            "name": self.name,
+            "cron": self.cron,
+            "timezone": self.timezone,
+            "missed": self.missed,
+            "made_at": self.made_at,
+            "given": self.given,
+        }
+        return json.dumps(kept)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """Raises InputError for what is damaged, or of a newer release."""
+        try:
+            kept = json.loads(text)
+            given = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in kept.pop("given").items()
+            }
+            return cls(given=given, **kept)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise InputError(f"the schedule is damaged: {type(error).__name__}: {error}") from None
+
+    def as_json(self, next_us: int | None) -> dict[str, Any]:
+        """For showing: environment values under secret-looking names are masked."""
+        from launch_worker.run import masked_spec
+        from launch_worker.units import isoformat
+
+        return {
+            "name": self.name,
+            "cron": self.cron,
+            "timezone": self.timezone,
+            "missed": self.missed,
+            "next_at": isoformat(next_us),
+            "created_at": isoformat(self.made_at),
+            "queue": self.given.get("queue", "default"),
+            "run": masked_spec(json.dumps(self.given)),
+        }
+
+
+def check_cron(text: str) -> None:
+    """Raises InputError for what is not the five fields of a crontab, or never comes."""
+    from croniter import croniter
+    from croniter.croniter import CroniterError
+
+    refused = f"cron {str(text)[:60]!r} is not a schedule; write it as 'MINUTE HOUR DAY MONTH WEEKDAY', as '0 3 * * *', or @daily"
+    if not isinstance(text, str) or len(text) > 1000 or not text.isascii():
+        raise InputError(refused)
+    # Others of croniter's words are by chance (`R`) or by a hash of something (`H`): two beats would not agree.
+    is_macro = text in _MACROS
+    if not is_macro and (len(text.split()) != 5 or re.search(r"(^|[\s,/-])[HRhr](?=$|[\s,/(-])", text)):
+        raise InputError(refused)
+    try:
+        croniter(text, datetime(2026, 1, 1)).get_next(datetime)
+    except (CroniterError, ValueError, KeyError, OverflowError) as error:
+        raise InputError(f"{refused} ({error})") from None
+
+
+def fire_due(store: Store, settings: Settings) -> int:
+    """Submit what is due of each schedule. Returns how many runs that made.
+
+    However many do this at once, each time of a schedule makes one run. One that fails never holds up the others.
+    """
+    fired = 0
+    now = store.now_us()
+    for name, text, due in store.schedules():
+        if due > now:
+            continue
+        try:
+            fired += _fire(store, settings, name, text, due, now)
+        except BrokerUnavailableError:
+            raise
+        except Exception:
+            log.exception("schedule.failed name=%s", name)
+    return fired
+
+
+def _fire(store: Store, settings: Settings, name: str, text: str, due: int, now: int) -> int:
+    try:
+        schedule = Schedule.from_json(text)
+    except InputError as error:
+        if store.skip_schedule(name, due, now + _DAMAGED_US):
+            log.error("schedule.damaged name=%s: %s", name, error)
+        return 0
+    at, following = occurrence(schedule, due, now)
+    if at is None:
+        if store.skip_schedule(name, due, following):
+            log.warning("schedule.missed name=%s: nobody was there to submit it in time", name)
+        return 0
+    try:
+        run_id = _submit(store, settings, schedule, due=due, following=following)
+    except InputError as error:
+        # Its queue does not take it, now: that is said once for each of its times.
+        if store.skip_schedule(name, due, following):
+            log.error("schedule.refused name=%s: %s", name, error)
+        return 0
+    if run_id:
+        log.info("schedule.fired name=%s run=%s", name, run_id)
+    return int(bool(run_id))
+
+
+def occurrence(schedule: Schedule, due: int, now: int) -> tuple[int | None, int]:
+    """Which of its times shall make a run now, None for none, and the next that is to be looked at."""
+    if schedule.missed == "once":
+        return due, schedule.next_after(now)
+    at = due if now - due <= LATE_US else schedule.next_after(now - LATE_US - 1)
+    return (at, schedule.next_after(at)) if at <= now else (None, at)
+
+
+def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, following: int) -> str:
+    """The id of the run; '' when somebody else has made one."""
+    kept = store.settings_of("queue", str(schedule.given.get("queue", "default")))
+    pool = store.settings_of("pool", kept["pool"]) if kept.get("pool") else {}
+    queue_config, pool_config = kept.get("config", ""), pool.get("config", "")
+    run_id = new_run_id()
+    while True:
+        spec = resolve(schedule.given, queue_config=queue_config, pool_config=pool_config)
+        if spec.upload:
+            storage_of(settings, store).renew(spec.upload)
+        try:
+            created = store.fire(
+                *(schedule.name, due, following, run_id, spec), queue_config=queue_config, pool_config=pool_config
+            )
+        except ConfigChanged as changed:
+            queue_config, pool_config = changed.queue_config, changed.pool_config
+            continue
+        return run_id if created is not None else ""
+
+
+@lru_cache(maxsize=64)
+def _zone(name: str) -> ZoneInfo:
+    from zoneinfo import ZoneInfo
+
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError, TypeError):
+        raise InputError(f"timezone {str(name)[:60]!r} is unknown; write it as Europe/Berlin or UTC") from None
+
+
+def _is_quiet(at: datetime, zone: ZoneInfo) -> bool:
+    """Whether the clocks of the zone are not changed near this time."""
+    return (at - _NEAR_CHANGE).astimezone(zone).utcoffset() == (at + _NEAR_CHANGE).astimezone(zone).utcoffset()
+
+
+def _micros(at: datetime) -> int:
+    return (at - _BEGIN) // timedelta(microseconds=1)
