@@ -6,8 +6,9 @@ import base64
 import binascii
 import json
 import logging
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from kombu.transport import redis as kombu_redis
@@ -99,6 +100,27 @@ def _with_store(call: Callable[[Store], object]) -> None:
 
 class Channel(kombu_redis.Channel):
     """kombu's channel with our client."""
+
+    #: The agent's queues are served in their order, each with all its priorities before the next; else they take turns.
+    strict_order: ClassVar[bool] = False
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """kombu's own asks for a priority of all queues before the next priority."""
+        if not (self.strict_order and LaunchAgent.initialized()):
+            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+            return
+        active, ranked = self.active_queues, LaunchAgent.current().queues
+        # The system's own come first: they are short.
+        queues = [name for name in active if name not in ranked] + [name for name in ranked if name in active]
+        if not queues:
+            return
+        keys = [self._q_for_pri(name, step) for name in queues for step in self.priority_steps]  # type: ignore[no-untyped-call]
+        words: list[Any] = ["BRPOP", *keys, timeout or self.brpop_timeout or 0]
+        if self.global_keyprefix:
+            words = self.client._prefix_args(words)
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()  # type: ignore[assignment]
+        self.client.connection.send_command(*words)
 
     def _get_client(self) -> type[redis.Redis]:
         return QueueClient

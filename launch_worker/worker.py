@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -10,27 +11,38 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import click
 from celery import bootsteps, platforms
+from celery.bin.worker import worker as worker_command
+from celery.concurrency import get_available_pool_names
 from celery.exceptions import CPendingDeprecationWarning
-from celery.signals import celeryd_after_setup
+from celery.signals import celeryd_after_setup, celeryd_init, worker_init
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
 from celery.worker.request import Request
 from kombu.exceptions import OperationalError
 from kombu.message import Message
 
+from launch_worker import __version__
 from launch_worker.agent import LaunchAgent
 from launch_worker.api import Api
+from launch_worker.broker import Channel
 from launch_worker.celery import app, settings
-from launch_worker.errors import LaunchError
+from launch_worker.errors import BrokerUnavailableError, LaunchError
+from launch_worker.gpus import inventory_from_options
+from launch_worker.inventory import Inventory
+from launch_worker.pickup import Pickup, pause_s
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
+from launch_worker.run_once import run_once
+from launch_worker.selection import Selection, parse_limit, refused, welcome
 from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.states import RunState
+from launch_worker.store.connection import mask_url
 from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
@@ -39,10 +51,114 @@ log = logging.getLogger("launch_worker.worker")
 warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module="celery.worker.consumer")
 
 
+@dataclass(frozen=True)
+class Start:
+    """What this worker's command line asks for."""
+
+    #: None: the queues of Celery's own configuration.
+    selection: Selection | None
+    excluded: Collection[str]
+    limit: int | None
+    prefetch_s: float
+    inventory: Inventory
+    run_once: bool
+    is_silent: bool
+
+    current: ClassVar[Start]
+    #: As many as `limit` says, or Celery's `-c`.
+    slots: ClassVar[int] = 1
+
+    @classmethod
+    def parse(cls, options: dict[str, Any], *, quiet: bool) -> Start:
+        """Raises InputError."""
+        named = options.get("queues") or ()
+        queues = [name for name in named if name != MAINTENANCE_QUEUE]
+        match, pool, tags = options.get("match") or (), options.get("work_pool"), options.get("tag") or ()
+        if pool in get_available_pool_names():
+            raise refused(
+                f"--pool {pool} would be a pool of queues: Celery's own --pool is -P here, and a launch worker has "
+                "threads without it"
+            )
+        selection = None
+        if queues or match or pool or tags:
+            selection = Selection.parse(queues=queues, match=match, pool=pool, tags=tags)
+        elif named:
+            selection = Selection()
+        return cls(
+            selection,
+            options.get("exclude_queues") or (),
+            parse_limit(options.get("limit")),
+            parse_duration(options.get("prefetch_seconds") or 0, what="--prefetch-seconds"),
+            inventory_from_options(
+                *(options.get("gpus"), options.get("cpus"), options.get("memory")),
+                env=os.environ,
+                share=settings.gpus_share,
+            ),
+            run_once=bool(options.get("run_once")),
+            is_silent=quiet or bool(options.get("hide_welcome")),
+        )
+
+    @property
+    def takes_by_hand(self) -> bool:
+        """Whether Celery has no queue of runs to consume."""
+        return self.run_once or self.limit == 0
+
+    def consumed(self, configured: Iterable[str]) -> list[str]:
+        """The queues of runs at the start; those that are looked for come later."""
+        names = configured if self.selection is None else self.selection.wanted((), ())
+        return [name for name in names if name != MAINTENANCE_QUEUE and name not in self.excluded]
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
+    """A sentence for what cannot be, before anything is started."""
+    try:
+        start = Start.parse(options, quiet=bool(getattr(instance, "quiet", False)))
+        if options.get("strict") and start.selection is not None:
+            _check_known(start.selection)
+    except LaunchError as error:
+        _give_up(str(error))
+    Start.current = start
+    Channel.strict_order = start.selection is not None and start.selection.is_strict_order
+    if start.selection is not None and start.selection.tags:
+        _say(click.style(start.selection.deprecation(), fg="red"))
+    if start.is_silent:
+        instance.quiet = True
+    else:
+        _say(welcome(__version__, mask_url(settings.redis_url)))
+
+
+def _check_known(selection: Selection) -> None:
+    """The end of the start when a queue or pool is not there; waits while Redis is away."""
+    store = Api(settings=settings).store
+    for failures in itertools.count(1):
+        try:
+            in_pool = [name for name, _ in store.pool_queues(selection.pool)] if selection.pool else []
+            sentence = selection.unknown(store.queue_names(), store.pools(), in_pool)
+        except BrokerUnavailableError as error:
+            print(f"launch_worker: --strict waits to see the queues: {error}", file=sys.stderr, flush=True)
+            time.sleep(pause_s(failures))
+        else:
+            store.close()
+            break
+    if sentence:
+        _give_up(sentence)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def set_slots(sender: Any, **_: Any) -> None:
+    """For Celery's own `-c` 0 is the default; its pool has one thread at least."""
+    if Start.current.limit is not None:
+        sender.concurrency = max(1, Start.current.limit)
+    Start.slots = sender.concurrency if Start.current.limit is None else Start.current.limit
+
+
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]
 def consume_maintenance(instance: Any, **_: Any) -> None:
     """Every worker does the beat's work beside its own queues."""
-    app.amqp.queues.select_add(MAINTENANCE_QUEUE)
+    start, queues = Start.current, app.amqp.queues
+    LaunchSteps.queues = start.consumed(queues.consume_from)
+    queues.select([*([] if start.takes_by_hand else LaunchSteps.queues), MAINTENANCE_QUEUE])
 
 
 def check_drain_timeout(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -59,21 +175,28 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
     """The agent starts with the worker's pool and ends before it."""
 
     requires = ("celery.worker.components:Pool",)
+    queues: ClassVar[list[str]] = []
 
     def __init__(self, parent: Any, quarantine_after: int = 5, **options: Any) -> None:
         super().__init__(parent, **options)
         self.quarantine_after = quarantine_after
         self.agent: LaunchAgent | None = None
+        self.pickup: Pickup | None = None
 
     def start(self, parent: Any) -> None:
         pool = parent.pool_cls.__module__
         if pool != "celery.concurrency.thread":
             _give_up(f"a launch worker needs the threads pool, not {pool.rsplit('.', 1)[-1]}; start it without -P")
-        queues = [name for name in app.amqp.queues.consume_from if name != MAINTENANCE_QUEUE]
+        start = Start.current
+        selection = start.selection or Selection(tuple(self.queues))
         config = {
             "worker": parent.hostname,
-            "queues": queues,
-            "max_jobs": parent.concurrency,
+            "queues": self.queues if start.slots else [],
+            "max_jobs": start.slots,
+            "inventory": start.inventory,
+            "prefetch_s": start.prefetch_s,
+            "take_by_hand": start.takes_by_hand,
+            "on_queues": lambda _: look_again(),
             "on_end": show_end,
             "on_intake": turn_intake,
             "on_drain": lambda: os.kill(os.getpid(), signal.SIGTERM),
@@ -82,11 +205,26 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "quarantine_after": self.quarantine_after,
         }
         self.agent = LaunchAgent(Api(settings=settings), config)
+        if not config["queues"]:
+            # Without any the agent is one of the default queue.
+            self.agent.set_queues([])
         try:
             self.agent.start()
         except LaunchError as error:
             self.agent = None
             _give_up(str(error))
+        if not start.takes_by_hand:
+            app.amqp.queues.select_add(self.agent.direct_queue)
+        self.pickup = Intake.pickup = Pickup(
+            self.agent,
+            selection,
+            excluded=start.excluded,
+            on_change=lambda: turn_intake(LaunchAgent.current().takes_runs),
+        )
+        if start.slots and not start.run_once:
+            self.pickup.start()
+        if not start.is_silent:
+            _say(selection.describe())
 
     def stop(self, parent: Any) -> None:
         # By now the drain has let the jobs end, or it was cut short.
@@ -97,10 +235,19 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _stop(self) -> None:
         if self.agent is not None:
+            if self.pickup is not None:
+                self.pickup.stop()
             self.agent.stop()
             self.agent = None
+            _say("Agent stopped!")
             # All is done: one more signal must not turn the exit status of a clean end into a killed one.
             platforms.signals.ignore("SIGTERM", "SIGINT", "SIGQUIT")
+
+
+def _say(sentence: str) -> None:
+    # Whoever read it may be gone.
+    with contextlib.suppress(OSError):
+        click.echo(sentence)
 
 
 def _give_up(sentence: str) -> NoReturn:
@@ -149,6 +296,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.consumer.tasks:Tasks",)
     current: ClassVar[Intake | None] = None
     draining: ClassVar[threading.Thread | None] = None
+    pickup: ClassVar[Pickup | None] = None
+    has_passed: ClassVar[bool] = False
 
     def __init__(
         self, parent: Any, drain_timeout: str | None = None, detach_on_exit: bool = False, **options: Any
@@ -166,6 +315,23 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         platforms.signals["SIGQUIT"] = self.stop_now
         platforms.signals["SIGUSR1"] = self.on_upgrade
         self.turn(LaunchAgent.current().takes_runs)
+        look_again()
+        if Start.current.run_once and not Intake.has_passed:
+            Intake.has_passed = True
+            threading.Thread(target=self.pass_once, name="launch-once", daemon=True).start()
+
+    def pass_once(self) -> None:
+        """Run what is due, then leave."""
+        assert Intake.pickup is not None
+        run_once(
+            LaunchAgent.current(),
+            look=Intake.pickup.look,
+            slots=Start.slots,
+            strict_order=Channel.strict_order,
+            on_end=show_end,
+        )
+        if Intake.draining is None and Intake.current is not None:
+            Intake.current.leave(Intake.current.drain)
 
     def on_signal(self, *_: Any) -> None:
         if Intake.draining is not None:
@@ -204,18 +370,33 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         self.consumer.hub.call_soon(self._turn, on)
 
     def _turn(self, on: bool) -> None:
-        consumed = set(app.amqp.queues.consume_from)
-        wanted = {*LaunchAgent.current().queues, MAINTENANCE_QUEUE} if on else set()
-        for name in consumed - wanted:
-            self.consumer.cancel_task_queue(name)
-        for name in wanted - consumed:
-            self.consumer.add_task_queue(name)
+        # The hub may have been asked before a drain began, or while a worker stops.
+        if not LaunchAgent.initialized():
+            return
+        agent = LaunchAgent.current()
+        wanted = []
+        if on and agent.takes_runs and Intake.draining is None:
+            by_celery = [] if Start.current.takes_by_hand else [agent.direct_queue, *agent.queues]
+            wanted = [MAINTENANCE_QUEUE, *by_celery]
+        consumed = list(app.amqp.queues.consume_from)
+        for name in consumed:
+            if name not in wanted:
+                self.consumer.cancel_task_queue(name)
+        for name in wanted:
+            if name not in consumed:
+                self.consumer.add_task_queue(name)
 
 
 def turn_intake(on: bool) -> None:
     """The agent's `on_intake`. With no consumer now (Redis is away), the next one starts as the agent says."""
     if Intake.current is not None:
         Intake.current.turn(on)
+
+
+def look_again() -> None:
+    """The agent's `on_queues`: a queue was made, changed or deleted."""
+    if Intake.pickup is not None:
+        Intake.pickup.wake()
 
 
 class RunRequest(Request):  # type: ignore[misc]
@@ -271,29 +452,60 @@ def event_may_be_lost() -> Iterator[None]:
         log.warning("event.lost: %s", error)
 
 
-app.user_options["worker"].add(
-    click.Option(
-        ["--drain-timeout"],
-        metavar="DUR",
-        callback=check_drain_timeout,
-        help="How long jobs may go on after SIGTERM (default: no limit); then they are handed back or Killed.",
-    )
+def _add_option(*words: str, **attributes: Any) -> None:
+    app.user_options["worker"].add(click.Option(list(words), **attributes))
+
+
+def _free_word(word: str) -> None:
+    """Celery's `--pool` names an implementation, of which a launch worker has one only; `-P` still does."""
+    for option in worker_command.params:
+        if word in option.opts and len(option.opts) > 1:
+            option.opts.remove(word)
+
+
+_free_word("--pool")
+_add_option(
+    "--match",
+    "-m",
+    multiple=True,
+    metavar="PREFIX",
+    help="Consume all queues whose names begin so, those made later too.",
 )
-app.user_options["worker"].add(
-    click.Option(
-        ["--detach-on-exit"],
-        is_flag=True,
-        help="On SIGTERM leave running jobs to the next worker with this node name, which must start within the lease.",
-    )
+_add_option(
+    "work_pool",
+    "--pool",
+    "-p",
+    metavar="NAME",
+    help="Consume all queues of this pool, by their rank in it; with -Q only those of them.",
 )
-app.user_options["worker"].add(
-    click.Option(
-        ["--quarantine-after"],
-        type=click.IntRange(min=0),
-        default=5,
-        show_default=True,
-        help="Take no runs for a while after so many in a row could not be started; 0 for never.",
-    )
+_add_option("--tag", "-t", multiple=True, metavar="TAG", help="DEPRECATED: a queue that is named for the tags.")
+_add_option("--limit", metavar="N", help="Runs at once, as -c; but 0 takes nothing, and -1 has no limit.")
+_add_option("--run-once", is_flag=True, help="Take what is due now, wait for its end, and exit.")
+_add_option(
+    "--prefetch-seconds", metavar="N", help="Claim and prepare scheduled runs so long before they start (default: 0)."
+)
+_add_option("--hide-welcome", is_flag=True, help="Say nothing at the start.")
+_add_option("--gpus", metavar="auto|N|0,1,3|none", help="The GPUs that runs may have (default: auto).")
+_add_option("--cpus", metavar="X", help="The cores that runs may have (default: all).")
+_add_option("--memory", metavar="SIZE", help="The memory that runs may have (default: all).")
+_add_option("--strict", is_flag=True, help="Refuse to start for queues or pools that are not there.")
+_add_option(
+    "--drain-timeout",
+    metavar="DUR",
+    callback=check_drain_timeout,
+    help="How long jobs may go on after SIGTERM (default: no limit); then they are handed back or Killed.",
+)
+_add_option(
+    "--detach-on-exit",
+    is_flag=True,
+    help="On SIGTERM leave running jobs to the next worker with this node name, which must start within the lease.",
+)
+_add_option(
+    "--quarantine-after",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Take no runs for a while after so many in a row could not be started; 0 for never.",
 )
 app.steps["worker"].add(LaunchSteps)
 app.steps["consumer"].add(Intake)
