@@ -68,6 +68,8 @@ def parse_defaults(pairs: Mapping[str, str]) -> dict[str, Any]:
 
 def changed(before: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
     """With these defaults instead, one by one; None takes one away."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError("the defaults must be a map of options to values")
     after = dict(before)
     for name, value in (given or {}).items():
         after[field_of(name)] = value

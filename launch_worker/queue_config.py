@@ -156,7 +156,7 @@ class QueueConfig:
 
         Those of `container` and of `defaults` change one by one, None taking one away.
         """
-        container = {**self.container, **(settings.pop("container", None) or {})}
+        container = {**self.container, **_map("container", settings.pop("container", None) or {})}
         defaults = changed(self.defaults, settings.pop("defaults", None))
         given = {name: value for name, value in settings.items() if value is not None}
         kept = {name: value for name, value in container.items() if value is not None}
@@ -179,6 +179,12 @@ def parse_settings(pairs: Mapping[str, str]) -> dict[str, Any]:
         except ValueError:
             parsed[name] = text
     return parsed
+
+
+def _map(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name} must be a map of settings to values, not {type(value).__name__}")
+    return value
 
 
 def _check_container(settings: Any) -> None:

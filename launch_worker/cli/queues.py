@@ -3,41 +3,92 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from launch_worker.api import Api
 from launch_worker.cli import output
+from launch_worker.defaults import parse_defaults
 from launch_worker.errors import InputError
-from launch_worker.queue_config import RESOURCES, QueueConfig, parse_settings
-from launch_worker.spec import parse_env
+from launch_worker.queue_api import MAX_RANK, Queue
+from launch_worker.queue_config import RESOURCES, parse_settings
+from launch_worker.spec import MAX_LIMIT
 
 _NAME = click.argument("name")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+_MAX_FILE_BYTES = 1 << 20
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _limit(ctx: click.Context, option: click.Parameter, text: str | None) -> int | str | None:
+    """A number of runs, or `none`."""
+    if text is None or text.strip().lower() == "none":
+        return text and "none"
+    return click.IntRange(0, MAX_LIMIT).convert(text, option, ctx)
+
+
+LIMIT = click.option(
+    "--limit", callback=_limit, metavar="N", help="Most runs at once, 0 for nothing; none takes the limit away."
+)
+DEFAULT = click.option(
+    "--default",
+    "defaults",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="For runs that do not say it, as launch-submit has it (timeout=2h); no value takes it away; may be repeated.",
+)
+DESCRIPTION = click.option("--description", help="For people; '' takes it away.")
 _SETTINGS = (
-    click.option("--resource", type=click.Choice(RESOURCES), help="What runs its jobs (default: as each run asks)."),
+    LIMIT,
+    click.option("--pool", metavar="POOL", help="Put it into this pool; '' takes it out."),
+    click.option("--rank", type=click.IntRange(1, MAX_RANK), metavar="N", help="Its place in the pool, 1 the first."),
+    click.option(
+        "--resource",
+        type=click.Choice([*RESOURCES, ""]),
+        metavar="|".join(RESOURCES),
+        help="What runs its jobs; '' leaves it to each run.",
+    ),
     click.option(
         "--container",
         multiple=True,
         metavar="SETTING=VALUE",
         help="A setting of its containers, VALUE as JSON or text, nothing to take it away; may be repeated.",
     ),
-    click.option("--description", help="For people."),
+    DEFAULT,
+    click.option(
+        "--variables", metavar="FILE|JSON", help="JSON Schema of the values that runs give (--set); '' takes it away."
+    ),
+    click.option(
+        "--macro-env",
+        multiple=True,
+        metavar="NAME",
+        help="A variable of the worker's that macros may use; may be repeated, '' takes all away.",
+    ),
+    click.option("--priorities/--no-priorities", default=None, help="Whether its runs may have priorities."),
+    DESCRIPTION,
 )
 
 
-def _settings(command: Any) -> Any:
-    for option in reversed(_SETTINGS):
-        command = option(command)
-    return command
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-@click.group(invoke_without_command=True, epilog="Example: launch-worker queues set gpu --resource container")
+@click.group(invoke_without_command=True, epilog="Example: launch-worker queues set gpu --limit 4")
 @_JSON
 @click.pass_context
 def queues_command(ctx: click.Context, as_json: bool) -> None:
-    """List the queues, and configure them. A queue needs no configuration: it is made by the first run."""
+    """List the queues, configure, pause and delete them. A queue needs none of this: its first run makes it."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_command, as_json=as_json)
 
@@ -47,17 +98,29 @@ def queues_command(ctx: click.Context, as_json: bool) -> None:
 @click.pass_obj
 def list_command(url: str | None, as_json: bool) -> None:
     """List the queues."""
-    api = Api(url)
-    rows = [_shown(api, name) | {"waiting": waiting} for name, waiting in api.store.queues().items()]
+    queues = Api(url).queues()
     if as_json:
-        for row in rows:
-            output.echo_json(row)
+        for queue in queues:
+            output.echo_json(queue.as_json())
         return
-    if not rows:
+    if not queues:
         click.echo("no queues", err=True)
         return
-    shown = [(row["name"], row["waiting"], row["workers"], row["resource"], row["description"]) for row in rows]
-    output.table(("QUEUE", "WAITING", "WORKERS", "RESOURCE", "DESCRIPTION"), shown)
+    rows = [
+        (
+            queue.name,
+            queue.waiting,
+            queue.running,
+            "" if queue.limit is None else queue.limit,
+            "paused" if queue.paused else "",
+            queue.pool,
+            queue.workers,
+            queue.settings.get("resource", ""),
+            queue.problem or queue.settings.get("description", ""),
+        )
+        for queue in queues
+    ]
+    output.table(("QUEUE", "WAITING", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION"), rows)
 
 
 @queues_command.command("show", epilog="Example: launch-worker queues show gpu --json")
@@ -65,73 +128,156 @@ def list_command(url: str | None, as_json: bool) -> None:
 @_JSON
 @click.pass_obj
 def show_command(url: str | None, name: str, as_json: bool) -> None:
-    """Show a queue's configuration."""
-    api = Api(url)
-    if name not in api.store.queues():
-        raise InputError(f"there is no queue {name!r}; list them with: launch-worker queues")
-    shown = _shown(api, name)
-    if as_json:
-        output.echo_json(shown)
-        return
-    for key in ("name", "resource", "workers", "description"):
-        click.echo(f"{key:<20} {output.clean(shown[key] if shown[key] is not None else '')}")
-    for key, value in shown["container"].items():
-        click.echo(f"{'container':<20} {output.clean(key)}={output.clean(json.dumps(value))}")
+    """Show a queue and its settings."""
+    _show(Api(url).queue(name), as_json=as_json)
 
 
 @queues_command.command(
-    "create", epilog="Example: launch-worker queues create sim --resource container --container image=sim:3"
+    "create", epilog="Example: launch-worker queues create sim --resource container --container image=sim:3 --limit 8"
 )
 @_NAME
-@_settings
+@with_options(*_SETTINGS)
 @_JSON
 @click.pass_obj
-def create_command(url: str | None, /, name: str, as_json: bool, **settings: Any) -> None:
-    """Make a queue with a configuration; refused where it has one already."""
-    api = Api(url)
-    if api.store.queue_config(name):
-        raise InputError(f"queue {name!r} is configured already; change it with: launch-worker queues set {name}")
-    _configure(api, name, QueueConfig(), settings, as_json=as_json)
+def create_command(url: str | None, /, name: str, as_json: bool, **options: Any) -> None:
+    """Make a queue; refused where it is there already."""
+    queue = Api(url).create_queue(name, **_settings(**options))
+    _said(queue, f"queue {name} is made", as_json=as_json)
 
 
-@queues_command.command("set", epilog="Example: launch-worker queues set gpu --container 'allow_mounts=[\"/data\"]'")
+@queues_command.command("set", epilog="Example: launch-worker queues set gpu --limit 4 --default timeout=2h")
 @_NAME
-@_settings
+@with_options(*_SETTINGS)
 @_JSON
 @click.pass_obj
-def set_command(url: str | None, /, name: str, as_json: bool, **settings: Any) -> None:
-    """Change some of a queue's configuration. Runs that are running keep what they have."""
+def set_command(url: str | None, /, name: str, as_json: bool, **options: Any) -> None:
+    """Change some of a queue's settings. Runs that were submitted keep the defaults that they got."""
+    settings = _settings(**options)
+    if not settings:
+        raise InputError("nothing to change was given; see: launch-worker queues set --help")
+    queue = Api(url).set_queue(name, **settings)
+    _said(queue, f"queue {name} is configured", as_json=as_json)
+
+
+@queues_command.command("pause", epilog="Example: launch-worker queues pause gpu")
+@_NAME
+@_JSON
+@click.pass_obj
+def pause_command(url: str | None, name: str, as_json: bool) -> None:
+    """Let nothing of a queue start any more. What runs goes on."""
     api = Api(url)
-    _configure(api, name, QueueConfig.from_json(api.store.queue_config(name)), settings, as_json=as_json)
+    api.pause_queue(name)
+    _said(api.queue(name), f"queue {name} is paused", as_json=as_json)
+
+
+@queues_command.command("resume", epilog="Example: launch-worker queues resume gpu")
+@_NAME
+@_JSON
+@click.pass_obj
+def resume_command(url: str | None, name: str, as_json: bool) -> None:
+    """Let a paused queue go on."""
+    api = Api(url)
+    api.resume_queue(name)
+    _said(api.queue(name), f"queue {name} goes on", as_json=as_json)
 
 
 @queues_command.command("delete", epilog="Example: launch-worker queues delete sim")
 @_NAME
+@_JSON
 @click.pass_obj
-def delete_command(url: str | None, name: str) -> None:
-    """Take a queue's configuration away. Its runs stay."""
-    api = Api(url)
-    if not api.store.queue_config(name):
-        raise InputError(f"queue {name!r} has no configuration; nothing was changed")
-    api.store.configure_queue(name, None)
-    click.echo(f"queue {name} has no configuration any more")
-
-
-def _configure(api: Api, name: str, before: QueueConfig, settings: dict[str, Any], *, as_json: bool) -> None:
-    container = parse_settings(parse_env(settings.pop("container")))
-    api.configure_queue(name, before.changed(container=container, **settings))
+def delete_command(url: str | None, name: str, as_json: bool) -> None:
+    """Take a queue and its settings away; refused while runs wait in it. Its other runs stay."""
+    Api(url).delete_queue(name)
     if as_json:
-        output.echo_json(_shown(api, name))
+        output.echo_json({"name": name, "deleted": True})
     else:
-        click.echo(f"queue {name} is configured")
+        click.echo(f"queue {name} is deleted")
 
 
-def _shown(api: Api, name: str) -> dict[str, Any]:
-    config = QueueConfig.from_json(api.store.queue_config(name))
-    return {
-        "name": name,
-        "resource": config.resource or None,
-        "workers": api.store.consumers(name),
-        "description": config.description or None,
-        "container": config.container,
-    }
+def setting(key: str, value: Any) -> None:
+    """One line of what `show` prints."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    click.echo(f"{key:<20} {output.clean('' if value is None else text)}".rstrip())
+
+
+def common_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that queues and pools share, as they were typed; what was not given is left out."""
+    settings: dict[str, Any] = {}
+    if options["limit"] is not None:
+        settings["limit"] = None if options["limit"] == "none" else options["limit"]
+    if options["description"] is not None:
+        settings["description"] = options["description"]
+    if options["defaults"]:
+        settings["defaults"] = parse_defaults(pairs("--default", options["defaults"]))
+    return settings
+
+
+def pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=VALUE` words as a map. Raises InputError for one without `=`."""
+    parsed = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise InputError(
+                f"{option} {word[:60]!r} has no value; write {option} NAME=VALUE, or NAME= to take it away"
+            )
+        parsed[name] = value
+    return parsed
+
+
+def _settings(**options: Any) -> dict[str, Any]:
+    settings = common_settings(options)
+    for name in ("pool", "rank", "resource", "priorities"):
+        if options[name] is not None:
+            settings[name] = options[name]
+    if options["container"]:
+        settings["container"] = parse_settings(pairs("--container", options["container"]))
+    if options["variables"] is not None:
+        settings["variables"] = _schema(options["variables"])
+    if options["macro_env"]:
+        settings["macro_env"] = [name for name in options["macro_env"] if name]
+    return settings
+
+
+def _schema(text: str) -> dict[str, Any]:
+    """Of JSON, or of the file with this name."""
+    if not text.strip():
+        return {}
+    what = "--variables"
+    if not text.lstrip().startswith("{"):
+        what = f"--variables {text!r}"
+        try:
+            with Path(text).open("rb") as file:
+                text = file.read(_MAX_FILE_BYTES).decode()
+        except OSError as error:
+            raise InputError(f"{what} cannot be read: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{what} is no text") from None
+    try:
+        schema: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} is not JSON: {error}") from None
+    return schema
+
+
+def _said(queue: Queue, sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        output.echo_json(queue.as_json())
+    else:
+        click.echo(sentence)
+
+
+def _show(queue: Queue, *, as_json: bool) -> None:
+    shown = queue.as_json()
+    if as_json:
+        output.echo_json(shown)
+        return
+    for key in ("name", "waiting", "running", "limit", "paused", "pool", "rank", "workers", "resource", "description"):
+        setting(key, shown[key])
+    setting("priorities", shown["priorities"])
+    for kind in ("container", "defaults"):
+        for key, value in shown[kind].items():
+            click.echo(f"{kind:<20} {output.clean(key)}={output.clean(json.dumps(value, ensure_ascii=False))}")
+    for key in ("variables", "macro_env", "problem"):
+        if shown[key]:
+            setting(key, shown[key])

@@ -1,0 +1,417 @@
+"""Queues and pools for Python and the command line: make, look at, change, pause, delete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+from launch_worker.errors import InputError, RefusedError
+from launch_worker.spec import MAX_LIMIT, check_queue_name
+
+if TYPE_CHECKING:
+    from launch_worker.pool_config import PoolConfig
+    from launch_worker.queue_config import QueueConfig
+    from launch_worker.store.store import Store
+
+#: Where a queue stands in its pool that was given no rank.
+USUAL_RANK = 1000
+MAX_RANK = 1_000_000
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue as it was when it was read."""
+
+    name: str
+    #: Most runs of it at once; None for no limit.
+    limit: int | None
+    paused: bool
+    #: The pool that it is in, '' for none, and its place there, 1 being the first.
+    pool: str
+    rank: int | None
+    waiting: int
+    running: int
+    #: Live workers that consume it.
+    workers: int
+    #: The JSON of `launch_worker.queue_config.QueueConfig`, '' for none.
+    config_json: str = ""
+    #: Why its configuration cannot be read; runs are refused meanwhile.
+    problem: str = ""
+    #: What an admin configured, a map for each setting that is set.
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> QueueConfig:
+        """Raises InputError when it is damaged."""
+        return _queue_config(self.config_json)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "waiting": self.waiting,
+            "running": self.running,
+            "limit": self.limit,
+            "paused": self.paused,
+            "pool": self.pool or None,
+            "rank": self.rank,
+            "workers": self.workers,
+            "resource": self.settings.get("resource"),
+            "description": self.settings.get("description"),
+            "container": self.settings.get("container", {}),
+            "defaults": self.settings.get("defaults", {}),
+            "variables": self.settings.get("variables", {}),
+            "macro_env": self.settings.get("macro_env", []),
+            "priorities": self.settings.get("priorities", True),
+            "problem": self.problem or None,
+        }
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool as it was when it was read."""
+
+    name: str
+    limit: int | None
+    paused: bool
+    #: Its queues, the one that is served first first.
+    queues: tuple[str, ...]
+    waiting: int
+    running: int
+    config_json: str = ""
+    problem: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> PoolConfig:
+        """Raises InputError when it is damaged."""
+        return _pool_config(self.config_json)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "waiting": self.waiting,
+            "running": self.running,
+            "limit": self.limit,
+            "paused": self.paused,
+            "queues": list(self.queues),
+            "description": self.settings.get("description"),
+            "defaults": self.settings.get("defaults", {}),
+            "problem": self.problem or None,
+        }
+
+
+class QueueApi:
+    """The part of `Api` that is about queues and pools.
+
+    A setting that is not given stays as it is, and None takes it away; those of `container` and `defaults` change one
+    by one, None taking one away. Everything raises InputError before anything is written, and BrokerUnavailableError.
+    """
+
+    store: Store
+
+    # -- queues --------------------------------------------------------------------------------------------------
+
+    def create_queue(
+        self,
+        name: str,
+        *,
+        limit: int | EllipsisType | None = ...,
+        pool: str | EllipsisType | None = ...,
+        rank: int | EllipsisType | None = ...,
+        resource: str | EllipsisType | None = ...,
+        container: Mapping[str, Any] | EllipsisType | None = ...,
+        defaults: Mapping[str, Any] | EllipsisType | None = ...,
+        variables: Mapping[str, Any] | EllipsisType | None = ...,
+        macro_env: Sequence[str] | EllipsisType | None = ...,
+        priorities: bool | EllipsisType | None = ...,
+        description: str | EllipsisType | None = ...,
+    ) -> Queue:
+        """Make a queue; refused where it is there already. (The first run submitted to a queue makes it, too.)
+
+        `container` and `macro_env` are trusted by workers: they may reach their machines.
+        """
+        settings = {
+            "resource": resource, "container": container, "defaults": defaults, "variables": variables,
+            "macro_env": macro_env, "priorities": priorities, "description": description,
+        }  # fmt: skip
+        check_queue_name(name)
+        fields = self._queue_fields(None, settings, limit=limit, pool=pool, rank=rank)
+        if not self.store.configure("queue", name, fields, create=True):
+            raise InputError(f"queue {name!r} is there already; change it with: launch-worker queues set {name}")
+        return self.queue(name)
+
+    def set_queue(
+        self,
+        name: str,
+        *,
+        limit: int | EllipsisType | None = ...,
+        pool: str | EllipsisType | None = ...,
+        rank: int | EllipsisType | None = ...,
+        resource: str | EllipsisType | None = ...,
+        container: Mapping[str, Any] | EllipsisType | None = ...,
+        defaults: Mapping[str, Any] | EllipsisType | None = ...,
+        variables: Mapping[str, Any] | EllipsisType | None = ...,
+        macro_env: Sequence[str] | EllipsisType | None = ...,
+        priorities: bool | EllipsisType | None = ...,
+        description: str | EllipsisType | None = ...,
+    ) -> Queue:
+        """Change some of a queue's settings. Runs that were submitted keep the defaults that they got."""
+        settings = {
+            "resource": resource, "container": container, "defaults": defaults, "variables": variables,
+            "macro_env": macro_env, "priorities": priorities, "description": description,
+        }  # fmt: skip
+        fields = self._queue_fields(self._known_queue(name), settings, limit=limit, pool=pool, rank=rank)
+        self.store.configure("queue", name, fields)
+        return self.queue(name)
+
+    def queue(self, name: str) -> Queue:
+        """Raises InputError when there is none of this name."""
+        waiting = self.store.queues()
+        if name not in waiting:
+            raise _no_queue(name)
+        return self._queue(name, waiting[name])
+
+    def queues(self) -> list[Queue]:
+        """Every queue that was made, or submitted to, by name."""
+        return [self._queue(name, waiting) for name, waiting in self.store.queues().items()]
+
+    def pause_queue(self, name: str) -> None:
+        """Nothing of the queue starts any more; what runs goes on."""
+        self._known_queue(name)
+        self.store.configure("queue", name, {"paused": "1"})
+
+    def resume_queue(self, name: str) -> None:
+        """The opposite: what waits starts at once where there is place."""
+        self._known_queue(name)
+        self.store.configure("queue", name, {"paused": None})
+
+    def delete_queue(self, name: str) -> None:
+        """Take a queue and its settings away. Raises RefusedError while runs wait in it; those that run go on."""
+        self._known_queue(name)
+        reason = self.store.delete_queue(name)
+        if reason:
+            raise RefusedError(f"queue {name!r} was not deleted: {reason}; cancel them or wait for them")
+
+    # -- pools ---------------------------------------------------------------------------------------------------
+
+    def create_pool(
+        self,
+        name: str,
+        *,
+        limit: int | EllipsisType | None = ...,
+        defaults: Mapping[str, Any] | EllipsisType | None = ...,
+        description: str | EllipsisType | None = ...,
+    ) -> Pool:
+        """Make a pool; refused where it is there already. Queues are put into it with `set_queue(…, pool=…)`."""
+        from launch_worker.pool_config import check_pool_name
+
+        check_pool_name(name)
+        fields = self._pool_fields(None, {"defaults": defaults, "description": description}, limit=limit)
+        if not self.store.configure("pool", name, fields, create=True):
+            raise InputError(f"pool {name!r} is there already; change it with: launch-worker pools set {name}")
+        return self.pool(name)
+
+    def set_pool(
+        self,
+        name: str,
+        *,
+        limit: int | EllipsisType | None = ...,
+        defaults: Mapping[str, Any] | EllipsisType | None = ...,
+        description: str | EllipsisType | None = ...,
+    ) -> Pool:
+        """Change some of a pool's settings."""
+        before = self.pool(name)
+        fields = self._pool_fields(before, {"defaults": defaults, "description": description}, limit=limit)
+        self.store.configure("pool", name, fields)
+        return self.pool(name)
+
+    def pool(self, name: str) -> Pool:
+        """Raises InputError when there is none of this name."""
+        self._known_pool(name)
+        return self._pool(name, self.store.queues())
+
+    def pools(self) -> list[Pool]:
+        """Every pool, by name."""
+        waiting = self.store.queues()
+        return [self._pool(name, waiting) for name in self.store.pools()]
+
+    def pause_pool(self, name: str) -> None:
+        """Nothing of any queue of the pool starts any more; what runs goes on."""
+        self._known_pool(name)
+        self.store.configure("pool", name, {"paused": "1"})
+
+    def resume_pool(self, name: str) -> None:
+        """The opposite; a queue that is paused itself stays so."""
+        self._known_pool(name)
+        self.store.configure("pool", name, {"paused": None})
+
+    def delete_pool(self, name: str) -> None:
+        """Take a pool away. Raises RefusedError while queues are in it."""
+        self._known_pool(name)
+        reason = self.store.delete_pool(name)
+        if reason:
+            raise RefusedError(
+                f"pool {name!r} was not deleted: {reason}; take them out with: launch-worker queues set QUEUE --pool ''"
+            )
+
+    # -- what both need ------------------------------------------------------------------------------------------
+
+    def _known_queue(self, name: str) -> dict[str, str]:
+        if name not in self.store.queue_names():
+            raise _no_queue(name)
+        return self.store.settings_of("queue", name)
+
+    def _known_pool(self, name: str) -> None:
+        if name not in self.store.pools():
+            raise InputError(f"there is no pool {name!r}; make it with: launch-worker pools create {name}")
+
+    def _queue_fields(
+        self,
+        before: dict[str, str] | None,
+        settings: Mapping[str, Any],
+        *,
+        limit: int | EllipsisType | None,
+        pool: str | EllipsisType | None,
+        rank: int | EllipsisType | None,
+    ) -> dict[str, str | None]:
+        fields: dict[str, str | None] = {}
+        kept = before or {}
+        if not isinstance(limit, EllipsisType):
+            fields["limit"] = _number("limit", limit, least=0, most=MAX_LIMIT)
+        if not isinstance(rank, EllipsisType):
+            fields["rank"] = _number("rank", rank, least=1, most=MAX_RANK)
+        if not isinstance(pool, EllipsisType):
+            if pool:
+                self._known_pool(pool)
+            fields["pool"] = pool or None
+        in_pool = fields.get("pool", kept.get("pool"))
+        if not in_pool:
+            if fields.get("rank"):
+                raise InputError("rank is a place in a pool and this queue is in none; give it one with --pool POOL")
+            if kept.get("rank"):
+                fields["rank"] = None
+        given = _given(settings)
+        if not (given or fields.get("pool")):
+            return fields
+        config = _changed(_queue_config(kept.get("config", "")), given)
+        if in_pool:
+            config.check_defaults(_pool_config(self.store.settings_of("pool", in_pool).get("config", "")).defaults)
+        if given:
+            fields["config"] = _kept(config)
+        return fields
+
+    def _pool_fields(
+        self, before: Pool | None, settings: Mapping[str, Any], *, limit: int | EllipsisType | None
+    ) -> dict[str, str | None]:
+        fields: dict[str, str | None] = {}
+        if not isinstance(limit, EllipsisType):
+            fields["limit"] = _number("limit", limit, least=0, most=MAX_LIMIT)
+        given = _given(settings)
+        if not given:
+            return fields
+        config = _changed(_pool_config(before.config_json if before else ""), given)
+        for name in before.queues if before else ():
+            try:
+                _queue_config(self.store.settings_of("queue", name).get("config", "")).check_defaults(config.defaults)
+            except InputError as error:
+                raise InputError(f"queue {name!r} is in this pool: {error}") from None
+        fields["config"] = _kept(config)
+        return fields
+
+    def _queue(self, name: str, waiting: int) -> Queue:
+        kept = self.store.settings_of("queue", name)
+        settings, problem = _readable(_queue_config, kept.get("config", ""))
+        pool = kept.get("pool", "")
+        return Queue(
+            name=name,
+            limit=_read_number(kept.get("limit")),
+            paused=bool(kept.get("paused")),
+            pool=pool,
+            rank=(_read_number(kept.get("rank")) or USUAL_RANK) if pool else None,
+            waiting=waiting,
+            running=self.store.running_in("queue", name),
+            workers=self.store.consumers(name),
+            config_json=kept.get("config", ""),
+            problem=problem,
+            settings=settings,
+        )
+
+    def _pool(self, name: str, waiting: Mapping[str, int]) -> Pool:
+        kept = self.store.settings_of("pool", name)
+        settings, problem = _readable(_pool_config, kept.get("config", ""))
+        queues = tuple(queue for queue, _ in self.store.pool_queues(name))
+        return Pool(
+            name=name,
+            limit=_read_number(kept.get("limit")),
+            paused=bool(kept.get("paused")),
+            queues=queues,
+            waiting=sum(waiting.get(queue, 0) for queue in queues),
+            running=self.store.running_in("pool", name),
+            config_json=kept.get("config", ""),
+            problem=problem,
+            settings=settings,
+        )
+
+
+def _queue_config(text: str) -> QueueConfig:
+    # Imported by those who need it: a person waits for `launch-submit`.
+    from launch_worker.queue_config import QueueConfig
+
+    return QueueConfig.from_json(text)
+
+
+def _pool_config(text: str) -> PoolConfig:
+    from launch_worker.pool_config import PoolConfig
+
+    return PoolConfig.from_json(text)
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if not isinstance(value, EllipsisType)}
+
+
+#: What stands for a setting that was taken away.
+_NOTHING: dict[str, Any] = {"resource": "", "variables": {}, "macro_env": (), "priorities": True, "description": ""}
+
+
+def _changed(config: Any, given: Mapping[str, Any]) -> Any:
+    settings = {}
+    for name, value in given.items():
+        if name in ("container", "defaults"):
+            settings[name] = dict.fromkeys(getattr(config, name)) if value is None else value
+        else:
+            settings[name] = _NOTHING[name] if value is None else value
+    return config.changed(**settings)
+
+
+def _kept(config: QueueConfig | PoolConfig) -> str | None:
+    text = config.to_json()
+    return None if text == "{}" else text
+
+
+def _readable(read: Any, text: str) -> tuple[dict[str, Any], str]:
+    """The settings for showing, and why there are none."""
+    try:
+        settings: dict[str, Any] = json.loads(read(text).to_json())
+    except InputError as error:
+        return {}, str(error)
+    return settings, ""
+
+
+def _number(what: str, value: Any, *, least: int, most: int) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InputError(f"{what} must be a whole number from {least} to {most:,}, not {value!r}")
+    return str(value)
+
+
+def _read_number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def _no_queue(name: str) -> InputError:
+    return InputError(f"there is no queue {name!r}; list them with: launch-worker queues")
