@@ -145,7 +145,10 @@ def check_cron(text: str) -> None:
     from croniter import croniter
     from croniter.croniter import CroniterError
 
-    refused = f"cron {str(text)[:60]!r} is not a schedule; write it as 'MINUTE HOUR DAY MONTH WEEKDAY', as '0 3 * * *', or @daily"
+    refused = (
+        f"cron {str(text)[:60]!r} is not a schedule; "
+        "write it as 'MINUTE HOUR DAY MONTH WEEKDAY', for instance '0 3 * * *', or @daily"
+    )
     if not isinstance(text, str) or len(text) > 1000 or not text.isascii():
         raise InputError(refused)
     # Others of croniter's words are by chance (`R`) or by a hash of something (`H`): two beats would not agree.

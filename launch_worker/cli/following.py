@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 import click
@@ -12,6 +14,7 @@ import click
 from launch_worker.api import Run
 from launch_worker.cli import output
 from launch_worker.cli.errors import INTERRUPTED
+from launch_worker.errors import RefusedError
 from launch_worker.states import RunState
 
 #: How long after a Ctrl-C a second one still means "cancel the run".
@@ -52,6 +55,40 @@ def follow(run: Run, *, logs: bool, quiet: bool) -> int:
     if not run.state.is_final:
         run.cancel()
     return _follow(run, logs=False, quiet=quiet)
+
+
+def wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
+    """Block until all have ended; returns the first exit code that is not 0. Ctrl-C as in `follow`, for all of them."""
+    interrupts = _Interrupts()
+    try:
+        return _wait_for_all(runs, quiet=quiet)
+    except KeyboardInterrupt:
+        pass
+    try:
+        click.echo(f"\ndetached; the {len(runs)} runs go on. Ctrl-C again within 2 s cancels them.", err=True)
+        time.sleep(_SECOND_CTRL_C_S)
+        click.echo("come back with: launch-worker wait RUN…", err=True)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        interrupts.count = 2
+    click.echo(f"cancelling {len(runs)} runs", err=True)
+    for run in runs:
+        # One that ended meanwhile has nothing to be cancelled.
+        with contextlib.suppress(RefusedError):
+            run.cancel()
+    return _wait_for_all(runs, quiet=quiet)
+
+
+def _wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
+    first = 0
+    for run in runs:
+        run.wait()
+        first = first or run.shell_exit_code()
+        if not quiet:
+            record = run.record
+            reason = f": {output.clean(record.reason)}" if record.reason else ""
+            click.echo(f"run {run.id} {output.state(record.state.value)}{reason}", err=True)
+    return first
 
 
 def _follow(run: Run, *, logs: bool, quiet: bool) -> int:

@@ -1,8 +1,10 @@
-"""`runs`, `show`, `logs`, `cancel`, `retry`, `wait`: looking at runs and steering them."""
+"""`runs`, `show`, `logs`, `cancel`, `preempt`, `retry`, `wait`: looking at runs and steering them."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,8 +14,20 @@ from launch_worker.api import Api, Run
 from launch_worker.cli import output
 from launch_worker.cli.errors import each
 from launch_worker.errors import InputError
+from launch_worker.passes import catch_up
 from launch_worker.states import RunState
 from launch_worker.units import parse_duration
+
+_COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "PROJECT", "AGE", "TIME", "REASON")
+_WATCH_TURN_S = 2.0
+#: How far a line is looked through for runs of one project.
+_LINE_LIMIT = 1000
+_SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "created": lambda run: run["created_at"] or "",
+    "name": lambda run: run["name"],
+    "state": lambda run: (list(RunState).index(RunState.parse(run["state"])), run["created_at"] or ""),
+    "queue": lambda run: (run["queue"], run["created_at"] or ""),
+}
 
 _RUN = click.argument("run_id", metavar="RUN")
 _RUNS = click.argument("run_ids", metavar="RUN…", nargs=-1, required=True)
@@ -25,20 +39,82 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 @click.option("--project", default="", metavar="ENTITY/PROJECT", help="Only runs of this project.")
 @click.option("--queue", default="", help="Only runs of this queue.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option("--pending", is_flag=True, help="Those that wait, queue by queue in the order in which they start.")
+@click.option(
+    "--sort", type=click.Choice(list(_SORTS)), help="Order of those shown (default: created, the newest first)."
+)
+@click.option("--watch", is_flag=True, help="Show them again and again, until Ctrl-C; in a pipe, after each change.")
 @_JSON
 @click.pass_obj
-def runs_command(url: str | None, state: str, project: str, queue: str, limit: int, as_json: bool) -> None:
+def runs_command(
+    url: str | None,
+    state: str,
+    project: str,
+    queue: str,
+    limit: int,
+    pending: bool,
+    sort: str | None,
+    watch: bool,
+    as_json: bool,
+) -> None:
     """List runs, the newest first."""
-    found = islice(Api(url).list(state=state, project=project, queue=queue), limit)
+    if pending and (sort or (state and RunState.parse(state) is not RunState.PENDING)):
+        raise InputError("--pending has an order and a state of its own; leave out --sort and --state")
+    api = Api(url)
+
+    def rows() -> list[tuple[dict[str, Any], int | None]]:
+        if pending:
+            return _in_line(api, queue=queue, project=project, limit=limit)
+        found = [run.as_json() for run in islice(api.list(state=state, project=project, queue=queue), limit)]
+        return [(run, None) for run in (sorted(found, key=_SORTS[sort]) if sort else found)]
+
+    if watch:
+        _watch(rows, places=pending, as_json=as_json)
+    else:
+        _print(rows(), places=pending, as_json=as_json)
+
+
+def _in_line(api: Api, *, queue: str, project: str, limit: int) -> list[tuple[dict[str, Any], int | None]]:
+    """Pending runs and their places, queue by queue; those that are not ready have none and come last."""
+    catch_up(api.store, api.settings)
+    found: list[tuple[dict[str, Any], int | None]] = []
+    for name in [queue] if queue else sorted(api.store.queues()):
+        # Some are of other projects, and are not shown, but have their places.
+        records = api.store.line(name, limit=_LINE_LIMIT if project else limit)
+        for record in records:
+            if record.state is RunState.PENDING and project in ("", record.project):
+                found.append((Run(api, record.id, record=record).as_json(), api.store.place_in_line(record)))
+            if len(found) == limit:
+                return found
+    return found
+
+
+def _print(rows: Sequence[tuple[dict[str, Any], int | None]], *, places: bool, as_json: bool) -> None:
     if as_json:
-        for run in found:
-            output.echo_json(run.as_json())
+        for run, place in rows:
+            output.echo_json(run | {"place": place} if places else run)
         return
-    rows = [_row(run.as_json()) for run in found]
     if not rows:
         click.echo("no runs", err=True)
         return
-    output.table(("ID", "NAME", "STATE", "QUEUE", "PROJECT", "AGE", "TIME", "REASON"), rows)
+    if places:
+        output.table(("PLACE", *_COLUMNS), [(place, *_row(run)) for run, place in rows])
+    else:
+        output.table(_COLUMNS, [_row(run) for run, _ in rows])
+
+
+def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, places: bool, as_json: bool) -> None:
+    on_terminal = sys.stdout.isatty() and not as_json
+    shown = None
+    while True:
+        found = rows()
+        if on_terminal:
+            click.clear()
+        if on_terminal or found != shown:
+            _print(found, places=places, as_json=as_json)
+            sys.stdout.flush()
+        shown = found
+        time.sleep(_WATCH_TURN_S)
 
 
 def _row(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -153,6 +229,24 @@ def cancel_command(url: str | None, run_ids: tuple[str, ...], now: bool, as_json
             click.echo(f"run {run_id} " + ("is Killed; it had not started" if word == "killed" else "is being stopped"))
 
     return each(run_ids, cancel)
+
+
+@click.command(epilog="Example: launch-worker preempt 1m83cyvtfq1tc69")
+@_RUNS
+@_JSON
+@click.pass_obj
+def preempt_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) -> int:
+    """Make room: a Running run gets SIGTERM, then SIGKILL after its grace, and goes back to its queue, to run again."""
+    api = Api(url)
+
+    def preempt(run_id: str) -> None:
+        Run(api, run_id).preempt()
+        if as_json:
+            output.echo_json({"id": run_id, "preempt": "requested"})
+        else:
+            click.echo(f"run {run_id} is being stopped, to run again")
+
+    return each(run_ids, preempt)
 
 
 @click.command(epilog="Example: launch-worker retry 1m83cyvtfq1tc69")

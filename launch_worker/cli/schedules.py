@@ -1,0 +1,184 @@
+"""`schedules`: recurring submissions."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import click
+
+from launch_worker.api import Api, current_folder
+from launch_worker.bulk import Item, read_options
+from launch_worker.cli import output
+from launch_worker.cli.submit_options import SCHEDULE_OPTIONS, given_options, with_options
+from launch_worker.errors import InputError
+from launch_worker.schedules import MISSED, Schedule
+
+_NAME = click.argument("name")
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+
+
+class Kept(NamedTuple):
+    """A schedule as it is in the store."""
+
+    schedule: Schedule
+    #: Microseconds.
+    next_us: int
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="Example: launch-worker schedules create nightly --cron '0 3 * * *' -- python train.py",
+)
+@_JSON
+@click.pass_context
+def schedules_command(ctx: click.Context, as_json: bool) -> None:
+    """List recurring submissions, and make them. Beat submits them, or a worker where there is no beat."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_command, as_json=as_json)
+
+
+@schedules_command.command("list", epilog="Example: launch-worker schedules list --json")
+@_JSON
+@click.pass_obj
+def list_command(url: str | None, as_json: bool) -> None:
+    """List them, the next one first."""
+    rows = []
+    for name, text, next_us in Api(url).store.schedules():
+        try:
+            rows.append(Schedule.from_json(text).as_json(next_us))
+        except InputError as error:
+            rows.append({"name": name, "problem": str(error)})
+    if as_json:
+        for row in rows:
+            output.echo_json(row)
+        return
+    if not rows:
+        click.echo("no schedules", err=True)
+        return
+    columns = ("name", "cron", "timezone", "next_at", "queue", "problem")
+    output.table(
+        ("NAME", "CRON", "TIMEZONE", "NEXT", "QUEUE", "PROBLEM"), [[row.get(name) for name in columns] for row in rows]
+    )
+
+
+@schedules_command.command(
+    "create",
+    epilog="Example: launch-worker schedules create nightly --cron '0 3 * * *' --timezone UTC -- python train.py",
+)
+@click.argument("schedule", metavar="NAME")
+@click.option("--cron", required=True, metavar="CRON", help="'MINUTE HOUR DAY MONTH WEEKDAY', or @daily.")
+@click.option("--timezone", metavar="ZONE", help="As Europe/Berlin (default: this machine's).")
+@click.option("--missed", type=click.Choice(MISSED), show_default="skip", help="Times that nobody was there for.")
+@click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
+@with_options(SCHEDULE_OPTIONS)
+@_JSON
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def create_command(
+    url: str | None,
+    /,
+    schedule: str,
+    command: tuple[str, ...],
+    cron: str,
+    timezone: str | None,
+    missed: str | None,
+    strict: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Submit COMMAND again and again."""
+    given = {"name": schedule} | given_options(command, options)
+    item = read_options(given, folder=current_folder() or "")
+    kept = add_schedule(Api(url), item, cron=cron, name=schedule, timezone=timezone, missed=missed, strict=strict)
+    show_added(kept, as_json=as_json, quiet=False)
+
+
+@schedules_command.command("show", epilog="Example: launch-worker schedules show nightly --json")
+@_NAME
+@_JSON
+@click.pass_obj
+def show_command(url: str | None, name: str, as_json: bool) -> None:
+    """Show when it comes and what it submits."""
+    found = Api(url).store.schedule(name)
+    if found is None:
+        raise _unknown(name)
+    text, next_us = found
+    shown = Schedule.from_json(text).as_json(next_us)
+    if as_json:
+        output.echo_json(shown)
+        return
+    run = shown.pop("run")
+    for key, value in (shown | {f"run {key}": value for key, value in run.items() if key != "queue"}).items():
+        if value not in (None, "", [], {}):
+            click.echo(f"{key.replace('_', ' '):<20} {output.clean(value)}")
+
+
+@schedules_command.command("delete", epilog="Example: launch-worker schedules delete nightly")
+@_NAME
+@_JSON
+@click.pass_obj
+def delete_command(url: str | None, name: str, as_json: bool) -> None:
+    """Take it away. Runs that it submitted stay."""
+    if not Api(url).store.delete_schedule(name):
+        raise _unknown(name)
+    if as_json:
+        output.echo_json({"name": name, "deleted": True})
+    else:
+        click.echo(f"schedule {name} is deleted")
+
+
+def add_schedule(
+    api: Api, item: Item, *, cron: str, name: str | None, timezone: str | None, missed: str | None, strict: bool
+) -> Kept:
+    """Keep a recurring submission of the item. Raises InputError, also where one of that name is there."""
+    from launch_worker.cli.sending import check_all
+
+    check_all(api, [item], strict=strict)
+    spec, _, _ = api.resolve(item.given)
+    given = item.given | {"author": spec.author}
+    if api.settings.project:
+        given.setdefault("project", api.settings.project)
+    if item.upload is not None:
+        given["upload"] = api.send_folder(item.upload)
+    elif not spec.uri and (folder := current_folder()) is not None:
+        # Without `cwd_required` it gives way to the queue's own.
+        given.setdefault("cwd", folder)
+    now = api.store.now_us()
+    schedule = Schedule(
+        name=name or re.sub(r"[^A-Za-z0-9_.-]+", "-", spec.name).strip("-._")[:100] or "schedule",
+        cron=cron,
+        given=given,
+        timezone=timezone or _own_timezone(),
+        missed=missed or "skip",
+        made_at=now,
+    )
+    next_us = schedule.next_after(now)
+    if api.store.schedule(schedule.name) is not None:
+        raise InputError(
+            f"there is a schedule {schedule.name!r} already; delete it with: launch-worker schedules delete "
+            f"{schedule.name}, or name this one otherwise"
+        )
+    api.store.keep_schedule(schedule.name, schedule.to_json(), next_us)
+    return Kept(schedule, next_us)
+
+
+def show_added(kept: Kept, *, as_json: bool, quiet: bool) -> None:
+    """Tell of one that was kept."""
+    shown = kept.schedule.as_json(kept.next_us)
+    if as_json:
+        output.echo_json(shown)
+    elif quiet:
+        click.echo(kept.schedule.name)
+    else:
+        click.echo(f"schedule {shown['name']} is kept; its next run is at {shown['next_at']} ({shown['timezone']})")
+
+
+def _own_timezone() -> str:
+    from tzlocal import get_localzone_name
+
+    return get_localzone_name() or "UTC"
+
+
+def _unknown(name: str) -> InputError:
+    return InputError(f"there is no schedule {name[:60]!r}; list them with: launch-worker schedules")

@@ -1,0 +1,78 @@
+"""From items to runs: all are checked before the first is sent, and what is sent is told one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from launch_worker.api import Api, Run
+from launch_worker.bulk import Item
+from launch_worker.errors import InputError, LaunchError
+from launch_worker.spec import parse_after
+
+DEFAULT_QUEUE = "default"
+
+
+def queue_of(item: Item) -> str:
+    queue: str = item.given.get("queue") or DEFAULT_QUEUE
+    return queue
+
+
+def check_all(api: Api, items: Sequence[Item], *, strict: bool) -> None:
+    """Raises InputError, with the place in its file, for the first that could not be submitted now."""
+    known = {DEFAULT_QUEUE, *api.store.queue_names()} if strict else set()
+    queues: set[str] = set()
+    runs: set[str] = set()
+    for item in items:
+        queue = queue_of(item)
+        try:
+            api.resolve(item.given, fresh=queue not in queues)
+            queues.add(queue)
+            if strict and queue not in known:
+                raise InputError(f"there is no queue {queue!r}; known are: {', '.join(sorted(known))}")
+            if item.upload is not None and not os.path.isdir(item.upload):
+                raise InputError(f"upload {item.upload!r} is not a folder of this machine")
+            for other in (parse_after(text)[0] for text in item.given.get("after", ())):
+                if other not in runs and api.store.peek(other) is None:
+                    raise InputError(f"there is no run {other} to wait for; list them with: launch-worker runs")
+                runs.add(other)
+        except InputError as error:
+            raise item.error(error) from None
+
+
+def send_all(api: Api, items: Sequence[Item], *, strict: bool, shown: bool) -> Iterator[tuple[Run, Item]]:
+    """Submit the items in order, arrays run by run; `shown` draws a progress bar.
+
+    An error says how many were submitted before it, and the place in the file.
+    """
+    total = sum(1 if item.array is None else len(item.array.indexes) for item in items)
+    sent = 0
+    try:
+        for run, item in _with_bar(_send(api, items, strict), total) if shown else _send(api, items, strict):
+            sent += 1
+            yield run, item
+    except LaunchError as error:
+        if sent:
+            error.args = (f"{sent} of {total} runs were submitted, then: {error}",)
+        raise
+
+
+def _send(api: Api, items: Sequence[Item], strict: bool) -> Iterator[tuple[Run, Item]]:
+    for item in items:
+        try:
+            for run in api.submit_item(item, strict=strict and queue_of(item) != DEFAULT_QUEUE):
+                yield run, item
+        except InputError as error:
+            raise item.error(error) from None
+
+
+def _with_bar(sent: Iterator[tuple[Run, Item]], total: int) -> Iterator[tuple[Run, Item]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("submitting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("submitting", total=total)
+        for one in sent:
+            progress.advance(task)
+            yield one
