@@ -66,6 +66,12 @@ def parse_defaults(pairs: Mapping[str, str]) -> dict[str, Any]:
     return parsed
 
 
+def as_options(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults under the names of options, as they are typed; durations are seconds."""
+    options = {field: option for option, field in _DURATIONS.items()}
+    return {options.get(field, field): f"{value:g}" if field in options else value for field, value in defaults.items()}
+
+
 def changed(before: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
     """With these defaults instead, one by one; None takes one away."""
     if given is not None and not isinstance(given, Mapping):

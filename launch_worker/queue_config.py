@@ -142,9 +142,11 @@ class QueueConfig:
             self._check_priority(spec)
             check_value_names(spec.values, macro_env=self.macro_env)
             complete_values(_of_single_values(self.variables), spec.values)
-            if spec.image or self.resource == "process":
+            if self.resource == "process" and spec.image:
+                raise InputError(f"image {spec.image!r} in a queue that runs processes")
+            if spec.image:
                 self.container_plan(spec)
-            else:
+            elif self.resource != "process":
                 spec = self.spec_of({**plainest, "image": _SOME_IMAGE}, *layers)
                 settings = _without_macros(self.container) | {"allow_images": None}
                 plan(image=spec.image, submitted=spec.container, queue=settings, memory=spec.memory, cpus=spec.cpus)

@@ -74,7 +74,7 @@ def macros_of(
         "project_name": project or None,
         "entity_name": entity if slash else None,
         "run_name": record.name,
-        "author": getattr(spec, "author", "") or None,
+        "author": spec.author or None,
         "queue": record.queue,
         "attempt": str(record.attempt),
     }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from launch_worker.api import Api
 from launch_worker.cli import output
-from launch_worker.cli.queues import DEFAULT, DESCRIPTION, LIMIT, common_settings, setting, with_options
+from launch_worker.cli.queues import DEFAULT, DESCRIPTION, LIMIT, common_settings, setting, show_settings, with_options
+from launch_worker.defaults import as_options
 from launch_worker.errors import InputError
 from launch_worker.queue_api import Pool
 
@@ -67,8 +67,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
         return
     for key in ("name", "waiting", "running", "limit", "paused", "queues", "description"):
         setting(key, ", ".join(shown[key]) if key == "queues" else shown[key])
-    for key, value in shown["defaults"].items():
-        click.echo(f"{'defaults':<20} {output.clean(key)}={output.clean(json.dumps(value, ensure_ascii=False))}")
+    show_settings("default", as_options(shown["defaults"]))
     if shown["problem"]:
         setting("problem", shown["problem"])
 

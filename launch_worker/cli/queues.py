@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ import click
 
 from launch_worker.api import Api
 from launch_worker.cli import output
-from launch_worker.defaults import parse_defaults
+from launch_worker.defaults import as_options, parse_defaults
 from launch_worker.errors import InputError
 from launch_worker.queue_api import MAX_RANK, Queue
 from launch_worker.queue_config import RESOURCES, parse_settings
@@ -24,15 +25,26 @@ _MAX_FILE_BYTES = 1 << 20
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _limit(ctx: click.Context, option: click.Parameter, text: str | None) -> int | str | None:
-    """A number of runs, or `none`."""
-    if text is None or text.strip().lower() == "none":
-        return text and "none"
-    return click.IntRange(0, MAX_LIMIT).convert(text, option, ctx)
+def _or_none(least: int, most: int) -> Callable[[click.Context, click.Parameter, str | None], int | str | None]:
+    """An option that is a number, or `none` to take it away."""
+
+    def read(ctx: click.Context, option: click.Parameter, text: str | None) -> int | str | None:
+        if text is None or text.strip().lower() == "none":
+            return text and "none"
+        if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or not least <= int(text) <= most:
+            raise click.BadParameter(
+                f"{text!r} is neither a whole number from {least} to {most:,} nor none", ctx, option
+            )
+        return int(text)
+
+    return read
 
 
 LIMIT = click.option(
-    "--limit", callback=_limit, metavar="N", help="Most runs at once, 0 for nothing; none takes the limit away."
+    "--limit",
+    callback=_or_none(0, MAX_LIMIT),
+    metavar="N",
+    help="Most runs at once, 0 for nothing; none takes the limit away.",
 )
 DEFAULT = click.option(
     "--default",
@@ -45,7 +57,12 @@ DESCRIPTION = click.option("--description", help="For people; '' takes it away."
 _SETTINGS = (
     LIMIT,
     click.option("--pool", metavar="POOL", help="Put it into this pool; '' takes it out."),
-    click.option("--rank", type=click.IntRange(1, MAX_RANK), metavar="N", help="Its place in the pool, 1 the first."),
+    click.option(
+        "--rank",
+        callback=_or_none(1, MAX_RANK),
+        metavar="N",
+        help="Its place in the pool, 1 the first; none puts it behind those that have one.",
+    ),
     click.option(
         "--resource",
         type=click.Choice([*RESOURCES, ""]),
@@ -200,11 +217,18 @@ def setting(key: str, value: Any) -> None:
     click.echo(f"{key:<20} {output.clean('' if value is None else text)}".rstrip())
 
 
+def show_settings(key: str, settings: dict[str, Any]) -> None:
+    """One line each, as it would be typed."""
+    for name, value in settings.items():
+        setting(key, f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+
+
 def common_settings(options: dict[str, Any]) -> dict[str, Any]:
     """The settings that queues and pools share, as they were typed; what was not given is left out."""
     settings: dict[str, Any] = {}
-    if options["limit"] is not None:
-        settings["limit"] = None if options["limit"] == "none" else options["limit"]
+    for name in ("limit", "rank"):
+        if options.get(name) is not None:
+            settings[name] = None if options[name] == "none" else options[name]
     if options["description"] is not None:
         settings["description"] = options["description"]
     if options["defaults"]:
@@ -227,7 +251,7 @@ def pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:
 
 def _settings(**options: Any) -> dict[str, Any]:
     settings = common_settings(options)
-    for name in ("pool", "rank", "resource", "priorities"):
+    for name in ("pool", "resource", "priorities"):
         if options[name] is not None:
             settings[name] = options[name]
     if options["container"]:
@@ -275,9 +299,8 @@ def _show(queue: Queue, *, as_json: bool) -> None:
     for key in ("name", "waiting", "running", "limit", "paused", "pool", "rank", "workers", "resource", "description"):
         setting(key, shown[key])
     setting("priorities", shown["priorities"])
-    for kind in ("container", "defaults"):
-        for key, value in shown[kind].items():
-            click.echo(f"{kind:<20} {output.clean(key)}={output.clean(json.dumps(value, ensure_ascii=False))}")
+    show_settings("container", shown["container"])
+    show_settings("default", as_options(shown["defaults"]))
     for key in ("variables", "macro_env", "problem"):
         if shown[key]:
             setting(key, shown[key])
