@@ -61,6 +61,8 @@ def _no_task(headers: dict[str, Any], content: Any) -> str:
     args, kwargs, embed = content
     if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(embed, (dict, type(None))):
         return "its body is not [args, kwargs, embed]"
+    if headers["task"] == "launch_worker.run" and [type(argument) for argument in args] != [str, int]:
+        return "its arguments are not a run and a number"
     return ""
 
 
