@@ -11,7 +11,6 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from launch_worker.code.storage import storage_of
 from launch_worker.errors import BrokerUnavailableError, InputError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
@@ -221,6 +220,9 @@ def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, f
     while True:
         spec = resolve(schedule.given, queue_config=queue_config, pool_config=pool_config)
         if spec.upload:
+            # Imported by those who need it: `launch-submit` imports this module.
+            from launch_worker.code.storage import storage_of
+
             storage_of(settings, store).renew(spec.upload)
         try:
             created = store.fire(

@@ -1,0 +1,346 @@
+"""What `launch-submit` can ask for, through real commands, workers and a real Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.api import Run
+from launch_worker.run import Record
+from launch_worker.states import RunState
+from tests.conftest import wait_until
+from tests.system.conftest import Cluster, Result, stamps, states
+
+
+def submit_ids(cluster: Cluster, *arguments: str) -> list[str]:
+    result = cluster.run("launch-submit", "--quiet", *arguments)
+    assert result.code == 0, result
+    return result.out.split()
+
+
+def submit_one(cluster: Cluster, *arguments: str) -> Run:
+    (run_id,) = submit_ids(cluster, *arguments)
+    return Run(cluster.api, run_id)
+
+
+def submit_lines(cluster: Cluster, *lines: Any, options: tuple[str, ...] = ()) -> Result:
+    path = cluster.folder / "jobs.jsonl"
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    return cluster.run("launch-submit", "--from-file", "jobs.jsonl", *options)
+
+
+def known_runs(cluster: Cluster) -> list[Record]:
+    return list(cluster.api.store.select())
+
+
+def most_at_once(records: list[Record]) -> int:
+    spans = [(record.started_at or 0, record.ended_at or 0) for record in records]
+    return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
+
+
+def test_a_delayed_run_starts_at_its_time_and_says_what_it_waits_for(cluster: Cluster) -> None:
+    """P11."""
+    cluster.worker()
+    run = submit_one(cluster, "--delay", "2", "--", "true")
+    assert "scheduled" in cluster.show(run.id)["reason"]
+    assert run.wait(20) is RunState.FINISHED
+    assert run.record.started_at is not None
+    assert 2_000_000 <= run.record.started_at - run.record.created_at <= 2_500_000
+
+
+def test_a_run_can_wait_for_a_time(cluster: Cluster) -> None:
+    cluster.worker()
+    at_us = cluster.api.store.now_us() + 2_000_000
+    run = submit_one(cluster, "--at", f"{at_us / 1e6:.6f}", "--", "true")
+    assert run.wait(20) is RunState.FINISHED
+    assert run.record.started_at is not None
+    assert -1 <= run.record.started_at - at_us <= 500_000
+
+
+@pytest.mark.parametrize(
+    ("script", "ok", "any_end", "failed"),
+    [("exit 0", "Finished", "Finished", "Killed"), ("exit 3", "Killed", "Finished", "Finished")],
+)
+def test_a_run_waits_for_another_ones_end(cluster: Cluster, script: str, ok: str, any_end: str, failed: str) -> None:
+    first = submit_one(cluster, "--", "sh", "-c", script)
+    waiting = [submit_one(cluster, "--after", first.id + wish, "--", "true") for wish in ("", ":any", ":failed")]
+    assert all(first.id in cluster.show(run.id)["reason"] for run in waiting)
+    cluster.worker()
+    assert [run.wait(20).value for run in waiting] == [ok, any_end, failed]
+    first_end = first.refresh().ended_at or 0
+    for run in waiting:
+        started_at = run.refresh().started_at
+        assert started_at is None or started_at >= first_end
+        assert run.record.state is not RunState.KILLED or first.id in run.record.reason
+
+
+def test_an_array_is_one_submit_and_never_more_than_its_limit_run_at_once(cluster: Cluster) -> None:
+    cluster.worker(slots=6)
+    marks = cluster.folder / "marks"
+    script = f"echo $LAUNCH_ARRAY_INDEX >> {marks}; sleep 0.3"
+    ids = submit_ids(cluster, "--array", "0-10:2,1%2", "--wait", "--", "sh", "-c", script)
+    assert len(ids) == 7
+    assert sorted(map(int, stamps(marks))) == [0, 1, 2, 4, 6, 8, 10]
+    records = [cluster.api.store.get(run_id) for run_id in ids]
+    assert [json.loads(record.spec)["array_index"] for record in records] == [0, 1, 2, 4, 6, 8, 10]
+    assert {record.array for record in records} == {ids[0]}
+    assert most_at_once(records) == 2
+
+
+def test_waiting_for_an_array_exits_with_the_first_code_that_is_not_0(cluster: Cluster) -> None:
+    cluster.worker(slots=4)
+    result = cluster.run(
+        "launch-submit", "--array", "0-3", "--wait", "--", "sh", "-c", "exit $((LAUNCH_ARRAY_INDEX * 2))"
+    )
+    assert result.code == 2, result
+    assert result.err.count("Failed") == 3
+
+
+@pytest.mark.parametrize("array", ["", "5-1", "x", "0-99%0", "0-9999999"])
+def test_a_wrong_array_is_refused(cluster: Cluster, array: str) -> None:
+    result = cluster.run("launch-submit", "--array", array, "--", "true")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("launch-submit: ")
+    assert result.err.count("\n") == 1
+    assert known_runs(cluster) == []
+
+
+def test_a_file_of_jobs_is_submitted_in_order_and_waited_for(cluster: Cluster) -> None:
+    cluster.worker("default,gpu")
+    marks = cluster.folder / "marks"
+    result = submit_lines(
+        cluster,
+        {"command": ["sh", "-c", f"echo $A$B >> {marks}"], "env": {"B": "2"}, "tag": "one", "queue": "gpu"},
+        b"",
+        {"name": "second", "env-from": ["HOME"], "retries": 1, "timeout": "5m"},
+        {"array": "0-1", "command": ["sh", "-c", "exit 4"], "retries": 0},
+        options=("--quiet", "--wait", "-e", "A=1", "--tag", "all", "--", "true"),
+    )
+    assert result.code == 4, result
+    first, second, *others = (cluster.api.store.get(run_id) for run_id in result.out.split())
+    assert stamps(marks) == ["12"]
+    assert (first.queue, first.tags, first.state) == ("gpu", ("one",), RunState.FINISHED)
+    assert (second.queue, second.name, second.tags) == ("default", "second", ("all",))
+    assert json.loads(second.spec)["env_from"] == ["HOME"]
+    assert [(other.state, other.exit_code) for other in others] == [(RunState.FAILED, 4)] * 2
+
+
+def test_jobs_come_from_standard_input_too(cluster: Cluster) -> None:
+    done = subprocess.run(
+        ["launch-submit", "--from-file", "-", "--json"],
+        input=b'{"command": ["true"], "name": "a"}\n{"command": ["true"], "name": "b"}\n',
+        env=cluster.env,
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    assert [json.loads(line)["name"] for line in done.stdout.splitlines()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ({"command": "true"}, "the command must be a list of arguments"),
+        ({"command": []}, "the command is empty"),
+        ({"command": ["true"], "retries": "3"}, "retries must be a whole number"),
+        ({"command": ["true"], "retries": -1}, "retries must be"),
+        ({"command": ["true"], "quue": "gpu"}, "'quue' is not an option of a run; do you mean 'queue'?"),
+        ({"command": ["true"], "queue": "a/b"}, "queue 'a/b' is not allowed"),
+        ({"command": ["true"], "after": "0" * 15}, f"there is no run {'0' * 15} to wait for"),
+        ({"command": ["true"], "after": ["x"]}, "after 'x' is not a run to wait for"),
+        ({"command": ["true"], "at": "soon"}, "at 'soon' is not a time"),
+        ({"command": ["true"], "upload": "no-such-folder"}, "is not a folder"),
+        (b'{"command": ["\xff"]}', "is not UTF-8"),
+        (b'{"command": ["true"]', "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"set": {"a": ' * 50_000, "nested too deeply"),
+    ],
+)
+def test_a_wrong_line_is_named_and_nothing_is_sent(cluster: Cluster, line: Any, problem: str) -> None:
+    result = submit_lines(cluster, {"command": ["true"]}, b"", line, {"command": ["true"]})
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("launch-submit: jobs.jsonl:3: ")
+    assert problem in result.err
+    assert result.err.count("\n") == 1
+    assert known_runs(cluster) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n \n"])
+def test_a_file_without_jobs_is_refused(cluster: Cluster, content: bytes | None) -> None:
+    if content is not None:
+        (cluster.folder / "jobs.jsonl").write_bytes(content)
+    result = cluster.run("launch-submit", "--from-file", "jobs.jsonl")
+    assert result.code == 2
+    assert "jobs.jsonl" in result.err
+
+
+def test_a_folder_that_many_lines_share_is_sent_once(cluster: Cluster) -> None:
+    code = cluster.folder / "code"
+    code.mkdir()
+    (code / "hello.sh").write_text("echo hello\n")
+    cluster.worker()
+    result = submit_lines(
+        cluster, *({"command": ["sh", "hello.sh"]} for _ in range(3)), options=("--quiet", "--wait", "--upload", "code")
+    )
+    assert result.code == 0, result
+    runs = [Run(cluster.api, run_id) for run_id in result.out.split()]
+    assert {run.logs() for run in runs} == {b"hello\n"}
+    assert len({json.loads(run.record.spec)["upload"] for run in runs}) == 1
+
+
+def test_many_runs_show_a_bar_on_a_terminal_and_only_there(cluster: Cluster) -> None:
+    reader, writer = os.openpty()
+    done = subprocess.run(
+        ["launch-submit", "--array", "0-19", "--", "true"],
+        env=cluster.env | {"TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        timeout=30,
+        check=True,
+    )
+    os.close(writer)
+    seen = os.read(reader, 100_000).decode()
+    os.close(reader)
+    assert "submitting" in seen
+    assert done.stdout.startswith(b"20 runs submitted, ")
+
+
+def test_a_strict_submit_refuses_a_queue_that_nobody_knows(cluster: Cluster) -> None:
+    """W13, W7."""
+    submit_one(cluster, "-q", "cpu", "--", "true")
+    result = cluster.run("launch-submit", "--strict", "-q", "gpuu", "--", "true")
+    assert (result.code, result.out) == (2, "")
+    assert "there is no queue 'gpuu'; known are: " in result.err
+    assert "cpu" in result.err
+    result = submit_lines(cluster, {"command": ["true"]}, {"command": ["true"], "queue": "gpuu"}, options=("--strict",))
+    assert "jobs.jsonl:2: there is no queue 'gpuu'" in result.err
+    assert len(known_runs(cluster)) == 1
+    submit_one(cluster, "--strict", "-q", "cpu", "--", "true")
+    submit_one(cluster, "--strict", "--", "true")
+
+
+def test_a_priority_where_the_queue_has_none_is_refused(cluster: Cluster) -> None:
+    """W12."""
+    assert cluster.run("launch-worker", "queues", "create", "plain", "--no-priorities").code == 0
+    result = cluster.run("launch-submit", "-q", "plain", "--priority", "high", "--", "true")
+    assert (result.code, result.out) == (2, "")
+    assert "priorit" in result.err
+    assert known_runs(cluster) == []
+    submit_one(cluster, "-q", "plain", "--", "true")
+
+
+def test_four_levels_keep_their_order_and_the_line_is_shown(cluster: Cluster) -> None:
+    """W12: FIFO inside one level."""
+    levels = ["low", "medium", "critical", "high", "low", "medium", "critical", "high"]
+    lines = [{"command": ["true"], "priority": level, "name": f"{level}-{at // 4}"} for at, level in enumerate(levels)]
+    assert submit_lines(cluster, *lines).code == 0
+    expected = [f"{level}-{at}" for level in ("critical", "high", "medium", "low") for at in (0, 1)]
+    listed = cluster.run("launch-worker", "runs", "--pending", "--json").out.splitlines()
+    assert [(json.loads(line)["place"], json.loads(line)["name"]) for line in listed] == list(enumerate(expected, 1))
+    cluster.worker(slots=1)
+    wait_until(lambda: all(record.state is RunState.FINISHED for record in known_runs(cluster)), what="all ran")
+    ran = sorted(known_runs(cluster), key=lambda record: record.started_at or 0)
+    assert [record.name for record in ran] == expected
+
+
+def test_a_run_that_did_not_start_in_time_is_killed_with_that_reason(cluster: Cluster) -> None:
+    cluster.beat()
+    run = submit_one(cluster, "-q", "nobody", "--expires", "1", "--", "true")
+    assert run.wait(20) is RunState.KILLED
+    assert "expire" in run.record.reason or "did not start" in run.record.reason
+    assert (run.record.ended_at or 0) - run.record.created_at < 4_000_000
+    assert states(run) == ["Pending", "Killed"]
+
+
+def test_a_run_that_started_in_time_is_left_alone_when_it_would_expire(cluster: Cluster) -> None:
+    cluster.worker()
+    cluster.beat()
+    run = submit_one(cluster, "--expires", "1", "--", "sleep", "2.5")
+    assert run.wait(20) is RunState.FINISHED
+
+
+def test_runs_of_the_same_key_take_turns(cluster: Cluster) -> None:
+    cluster.worker(slots=4)
+    runs = [
+        submit_one(cluster, "--concurrency-key", "licence", "--limit-key", "1", "--", "sleep", "0.3") for _ in "abc"
+    ]
+    assert [run.wait(20) for run in runs] == [RunState.FINISHED] * 3
+    assert most_at_once([run.record for run in runs]) == 1
+
+
+def test_a_run_says_by_its_exit_code_that_it_was_preempted_and_runs_again(cluster: Cluster) -> None:
+    """W17."""
+    cluster.worker("gpu")
+    run = submit_one(cluster, "-q", "gpu", "--", "sh", "-c", "test $LAUNCH_ATTEMPT -ge 3 || exit 85")
+    assert run.wait(30) is RunState.FINISHED
+    assert (run.record.attempt, run.record.preemptions, run.record.queue) == (3, 2, "gpu")
+
+
+@pytest.mark.parametrize(("options", "code", "attempts"), [((), 85, 6), (("--max-preemptions", "1"), 85, 2)])
+def test_a_run_is_preempted_only_so_often(cluster: Cluster, options: tuple[str, ...], code: int, attempts: int) -> None:
+    """W17: at most 5 by default."""
+    cluster.worker()
+    run = submit_one(cluster, *options, "--", "sh", "-c", f"exit {code}")
+    assert run.wait(30) is RunState.FAILED
+    assert (run.record.attempt, run.record.exit_code) == (attempts, code)
+
+
+def test_another_exit_code_can_mean_preemption(cluster: Cluster) -> None:
+    cluster.worker()
+    script = "test $LAUNCH_ATTEMPT = 2 || exit 9"
+    run = submit_one(cluster, "--preempt-exit-code", "9", "--", "sh", "-c", script)
+    assert run.wait(30) is RunState.FINISHED
+    plain = submit_one(cluster, "--preempt-exit-code", "9", "--", "sh", "-c", "exit 85")
+    assert plain.wait(30) is RunState.FAILED
+    assert plain.record.attempt == 1
+
+
+def test_a_running_run_is_preempted_on_request_and_runs_again(cluster: Cluster) -> None:
+    """W17."""
+    cluster.worker()
+    run = submit_one(cluster, "--", "sh", "-c", "test $LAUNCH_ATTEMPT = 2 || exec sleep 60")
+    wait_until(lambda: run.refresh().pid, what="it runs")
+    result = cluster.run("launch-worker", "preempt", run.id)
+    assert (result.code, result.err) == (0, "")
+    assert run.wait(20) is RunState.FINISHED
+    assert (run.record.attempt, run.record.preemptions) == (2, 1)
+    result = cluster.run("launch-worker", "preempt", run.id)
+    assert result.code == 1
+    assert "only a Running run can be preempted" in result.err
+
+
+def test_values_are_given_as_json_or_text(cluster: Cluster) -> None:
+    cluster.worker()
+    run = submit_one(
+        cluster, "--set", "lr=0.1", "--set", "name=big net", "--", "sh", "-c", 'echo "$0|$1"', "${lr}", "${name}"
+    )
+    assert run.wait(20) is RunState.FINISHED
+    assert run.logs() == b"0.1|big net\n"
+
+
+def test_watching_in_a_pipe_prints_once_a_change(cluster: Cluster) -> None:
+    run = submit_one(cluster, "--name", "first", "--", "true")
+    watcher = cluster.open("launch-worker", "runs", "--watch", "--json")
+    assert watcher.stdout is not None
+    try:
+        assert json.loads(watcher.stdout.readline())["id"] == run.id
+        time.sleep(2.5)
+        run.cancel()
+        assert json.loads(watcher.stdout.readline())["state"] == "Killed"
+    finally:
+        watcher.terminate()
+        watcher.communicate(timeout=10)
+
+
+def test_a_listing_is_sorted_by_what_is_asked_for(cluster: Cluster, tmp_path: Path) -> None:
+    for name in ("b", "c", "a"):
+        submit_one(cluster, "--name", name, "--", "true")
+    listed = cluster.run("launch-worker", "runs", "--sort", "name", "--json").out.splitlines()
+    assert [json.loads(line)["name"] for line in listed] == ["a", "b", "c"]
