@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
@@ -50,8 +50,7 @@ class Pulse:
     next_due: int
 
 
-@dataclass(frozen=True)
-class Created:
+class Created(NamedTuple):
     """A run that was submitted."""
 
     #: False when it was there already: the call was repeated.

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from launch_worker.api import Api
 from launch_worker.errors import InputError
 from launch_worker.ids import new_run_id
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
-from launch_worker.spec import RunSpec
+from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.store import Store
+from launch_worker.store.store import ConfigChanged, Store
 from tests.redis.test_arrows import (
     CRASHED_AGAIN,
     FINISHED,
@@ -208,32 +209,48 @@ def test_the_claimer_gets_the_queues_configuration_of_that_moment(store: Store) 
     config = QueueConfig("container", {"image": "a:1"})
     run_id = create(store, queue="sim", image="b:1")
     assert store.queue_config("sim") == ""
-    store.configure_queue("sim", config)
+    store.configure("queue", "sim", {"config": config.to_json()})
     record = claim(store, run_id)
     assert QueueConfig.from_json(record.queue_config) == config
     assert store.get(run_id).queue_config == ""
-    store.configure_queue("sim", None)
+    store.configure("queue", "sim", {"config": None})
     assert store.queue_config("sim") == ""
 
 
-def test_a_run_that_its_queue_does_not_take_is_not_made(store: Store) -> None:
-    store.configure_queue("cpu", QueueConfig("process"))
-    store.configure_queue("sim", QueueConfig("container"))
+def test_a_run_that_its_queue_does_not_take_is_not_made(api: Api) -> None:
+    store = api.store
+    store.configure("queue", "cpu", {"config": QueueConfig("process").to_json()})
+    store.configure("queue", "sim", {"config": QueueConfig("container").to_json()})
     before = snapshot(store)
     with pytest.raises(InputError, match="runs processes"):
-        store.create(new_run_id(), RunSpec(command=("true",), queue="cpu", image="a:1"))
+        api.submit(RunSpec(command=("true",), queue="cpu", image="a:1"))
     with pytest.raises(InputError, match="--image IMAGE"):
-        store.create(new_run_id(), RunSpec(command=("true",), queue="sim"))
+        api.submit(RunSpec(command=("true",), queue="sim"))
     assert snapshot(store) == before
-    assert store.create(new_run_id(), RunSpec(command=("true",), queue="cpu"))[0]
+    assert api.submit(RunSpec(command=("true",), queue="cpu")).state is S.PENDING
 
 
-def test_a_damaged_configuration_refuses_runs_with_a_sentence(store: Store) -> None:
-    store._redis.hset(keys.queue("sim"), "config", json.dumps({"resource": "vm"}))
+def test_a_submitter_that_does_not_know_the_queues_defaults_is_told_them(api: Api) -> None:
+    store = api.store
+    config = QueueConfig(defaults={"retries": 2}).to_json()
+    store.configure("queue", "gpu", {"config": config, "pool": "lab"})
+    store.configure("pool", "lab", {"config": '{"defaults": {"retries": 5, "grace": "3s"}}'})
+    with pytest.raises(ConfigChanged) as changed:
+        store.create(new_run_id(), RunSpec(command=("true",), queue="gpu"))
+    assert changed.value.queue_config == config
+    spec = parse_spec(api.submit({"command": ("true",), "queue": "gpu"}).record.spec)
+    assert (spec.retries, spec.grace_s) == (2, 3.0)
+    store.configure("queue", "gpu", {"config": None})
+    spec = parse_spec(api.submit({"command": ("true",), "queue": "gpu", "grace_s": 1.0}).record.spec)
+    assert (spec.retries, spec.grace_s) == (5, 1.0)
+
+
+def test_a_damaged_configuration_refuses_runs_with_a_sentence(api: Api) -> None:
+    api.store._redis.hset(keys.queue("sim"), "config", json.dumps({"resource": "vm"}))
     with pytest.raises(InputError, match="'vm' is unknown"):
-        store.create(new_run_id(), RunSpec(command=("true",), queue="sim"))
-    store._redis.set(keys.queue("odd"), "not a hash")
-    assert store.create(new_run_id(), RunSpec(command=("true",), queue="odd"))[0]
+        api.submit(RunSpec(command=("true",), queue="sim"))
+    api.store._redis.set(keys.queue("odd"), "not a hash")
+    assert api.submit(RunSpec(command=("true",), queue="odd")).state is S.PENDING
 
 
 def test_a_system_has_one_name(store: Store) -> None:

@@ -84,17 +84,53 @@ def inconsistencies(store: Store) -> list[str]:
     running = {run_id for run_id, run in runs.items() if run["state"] == "Running"}
     if leases != running:
         found.append(f"leases of {leases}, but running are {running}")
-    waiting: dict[str, set[str]] = {}
-    for run_id, run in runs.items():
-        if run["state"] == "Pending" and "due_at" not in run:
-            waiting.setdefault(f"launch:dispatched:{item_list(run['queue'], run['priority'])}", set()).add(run_id)
-    for index in {name for name in names if name.startswith("launch:dispatched:")} | set(waiting):
-        actual_ids = {text(member) for member in redis.zrange(index, 0, -1)}
-        if actual_ids != waiting.get(index, set()):
-            found.append(f"{index!r} has {actual_ids}, but waiting are {waiting.get(index, set())}")
+    found += _waiting_faults(redis, runs, names)
     counts = {state: sum(run["state"] == state for run in runs.values()) for state in RunState}
     if store.counts() != counts:
         found.append(f"counts are {store.counts()}, but the records say {counts}")
+    return found
+
+
+def _waiting_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str]) -> list[str]:
+    """A Pending run is in one place, a Running one counts for its limits, and nothing else is anywhere."""
+    wanted: dict[str, set[str]] = {}
+
+    def expect(key: str, member: str) -> None:
+        wanted.setdefault(key, set()).add(member)
+
+    for run_id, run in runs.items():
+        queue = run["queue"]
+        if run["state"] == "Running":
+            expect(f"launch:places:queue:{queue}", run_id)
+            for kind, field in (("key", "concurrency_key"), ("array", "array")):
+                if run.get(field):
+                    expect(f"launch:places:{kind}:{run[field]}", run_id)
+        if run["state"] != "Pending":
+            for field in ("parked", "due_at", "list", "waits_for"):
+                if field in run:
+                    wanted.setdefault(f"{run_id} is {run['state']} and has {field}", {""})
+            continue
+        expect(f"launch:line:{queue}", run_id)
+        for other in json.loads(run.get("waits_for", "{}")):
+            expect(f"launch:waiters:{other}", run_id)
+        if run.get("parked"):
+            group, line = run["parked"].split("/", 1)
+            expect(f"launch:parked:{run['parked']}", run_id)
+            expect(f"launch:parked:{group}", line)
+            if group.startswith("needs:"):
+                expect(f"launch:shapes:{queue}", group.removeprefix("needs:"))
+            else:
+                expect(f"launch:groups:{queue}", group)
+        elif "waits_for" not in run and ("due_at" not in run or "list" in run):
+            expect(f"launch:dispatched:{run.get('list') or item_list(queue, run['priority'])}", run_id)
+    kinds = ("places:", "line:", "waiters:", "parked:", "shapes:", "groups:", "dispatched:")
+    found = []
+    for key in {name for name in names if name.startswith(tuple(f"launch:{kind}" for kind in kinds))} | set(wanted):
+        kind = text(redis.type(key))
+        members = redis.zrange(key, 0, -1) if kind == "zset" else redis.smembers(key) if kind == "set" else []
+        actual = {text(member) for member in members}
+        if actual != wanted.get(key, set()):
+            found.append(f"{key!r} has {actual}, but the records say {wanted.get(key, set())}")
     return found
 
 
@@ -274,7 +310,7 @@ def test_a_delayed_run_has_no_item_until_it_is_due(store: Store) -> None:
     due_at = store.get(run_id).due_at
     assert due_at is not None
     assert 59e6 < due_at - store.now_us() <= 60e6
-    assert store.publish_due() == (0, due_at)
+    assert store.publish_due() == (0, due_at, False)
     assert items(store) == []
 
 
@@ -602,7 +638,7 @@ def test_a_delayed_retry_waits_in_due_and_is_published_in_time(store: Store) -> 
     assert after.due_at is not None
     assert items(store) == []
     make_due(store, record.id)
-    assert store.publish_due() == (1, 0)
+    assert store.publish_due() == (1, 0, False)
     assert [run_id for run_id, _ in items(store)] == [record.id]
     assert claim(store, record.id).attempt == 2
 
@@ -631,7 +667,7 @@ def test_a_scheduled_run_is_killed_at_once_and_never_published(store: Store) -> 
     run_id = create(store, delay_s=60.0)
     assert store.cancel(run_id, reason="no") == ("killed", "Killed")
     make_due(store, run_id)
-    assert store.publish_due() == (0, 0)
+    assert store.publish_due() == (0, 0, False)
 
 
 def test_the_owner_of_a_running_run_is_told_at_once(store: Store) -> None:
@@ -640,6 +676,7 @@ def test_the_owner_of_a_running_run_is_told_at_once(store: Store) -> None:
     assert store.cancel(record.id, reason="stop", grace_s=2.0) == ("requested", "Running")
     assert json.loads(heard.get(timeout=5.0)) == (
         {"order": "cancel", "id": record.id, "token": str(record.token), "grace_us": "2000000", "reason": "stop"}
+        | {"preempt": False}
     )
     after = store.get(record.id)
     assert (after.state, after.reason) == (S.RUNNING, "stopping: stop")
@@ -866,8 +903,8 @@ def test_due_runs_are_published_oldest_first_and_within_the_limit(store: Store) 
     ids = [create(store, delay_s=60.0 + number) for number in range(4)]
     for run_id in ids[:3]:
         make_due(store, run_id)
-    assert store.publish_due(limit=2) == (2, 1)
-    count, next_due = store.publish_due(limit=2)
+    assert store.publish_due(limit=2) == (2, 1, False)
+    count, next_due, _ = store.publish_due(limit=2)
     assert (count, next_due) == (1, store.get(ids[3]).due_at)
     assert sorted(run_id for run_id, _ in items(store)) == sorted(ids[:3])
     assert [store.get(run_id).due_at for run_id in ids[:3]] == [None] * 3
@@ -903,7 +940,7 @@ def test_behind_a_backlog_only_the_lost_runs_are_published_again(store: Store) -
     for _ in range(2):
         store._redis.rpop(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0) == 2
-    assert items(store) == [*((run_id, 1) for run_id in ids[2:]), *((run_id, 2) for run_id in ids[:2])]
+    assert items(store) == [*((run_id, 2) for run_id in ids[:2]), *((run_id, 1) for run_id in ids[2:])], "their places"
     assert store.publish_lost(grace_s=0) == 0
 
 
@@ -914,7 +951,7 @@ def test_a_lost_run_from_the_middle_is_found_once_the_older_items_are_taken(stor
     claim(store, items(store)[0][0])
     store._redis.rpop(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0) == 1
-    assert items(store) == [(ids[2], 1), (ids[1], 2)]
+    assert items(store) == [(ids[1], 2), (ids[2], 1)]
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\x00garbage", b"{}", b"", b'{"launch_dispatched_at": "x"}', b"[" * 5000])
@@ -1080,6 +1117,7 @@ def test_a_worker_that_vanished_is_cleared_away(store: Store) -> None:
     store._redis.zadd(keys.consumers("default"), {"ghost": 1})
     assert store.consumers("default") == 0
     store.retire(retention_s=60)
+    store.publish_lost(grace_s=0)
     assert store._redis.zcard(keys.WORKERS) == store._redis.zcard(keys.consumers("default")) == 0
 
 

@@ -247,7 +247,7 @@ local function oldest_in(list)
 end
 
 -- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.
--- `to.owner`: into that worker's own list. `to.head`: before all others, where it would be had it not been parked.
+-- `to.owner`: into that worker's own list. `to.head`: before all others.
 -- `to.since`: the same, as dispatched at that time. `to.early`: it keeps its due time.
 local function dispatch(id, now, to)
   to = to or {}
@@ -265,6 +265,31 @@ local function dispatch(id, now, to)
   if not to.early then
     redis.call('HDEL', run_key(id), 'due_at')
     redis.call('ZREM', 'launch:due', id)
+  end
+end
+
+-- Dispatches runs that waited elsewhere, given in line order, where they would be in their list had they not: before
+-- those that came later.
+local function dispatch_in_order(ids, now)
+  local by_list, lists = {}, {}
+  for _, id in ipairs(ids) do
+    local list = list_of(unpack(get(id, 'queue', 'priority')))
+    if not by_list[list] then
+      by_list[list] = {}
+      lists[#lists + 1] = list
+    end
+    table.insert(by_list[list], id)
+  end
+  for _, list in ipairs(lists) do
+    heal(list)
+    local some = by_list[list]
+    local first = string.match(redis.call('LINDEX', list, -1) or '', '"correlation_id": ?"(%w+)"')
+    local first_at = first and tonumber(get(first, 'lined_at')[1] or '')
+    if first_at and first_at < (tonumber(get(some[1], 'lined_at')[1] or '') or now) then
+      for _, id in ipairs(some) do dispatch(id, now) end
+    else
+      for at = #some, 1, -1 do dispatch(some[at], now, {head = true}) end
+    end
   end
 end
 
@@ -483,8 +508,8 @@ local function give(id, now, owner, free, needs)
   return left
 end
 
--- A Pending run that is ready, and in no list and no line, goes where it belongs now.
-local function line_up(id, now, to)
+-- A Pending run that is ready, and in no list and no line, goes where it belongs now. `is_back`: it was in line before.
+local function line_up(id, now, is_back)
   put_in_line(id, now)
   local group, line, why = no_room(id)
   if group then return park(id, group, line, why) end
@@ -494,12 +519,12 @@ local function line_up(id, now, to)
     return park_for_needs(id, queue, needs)
   end
   redis.call('HSET', run_key(id), 'reason', '')
-  dispatch(id, now, to)
+  if is_back then dispatch_in_order({id}, now) else dispatch(id, now) end
 end
 
 -- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting` and kept aside.
-local function try_line_up(id, now, waiting, to)
-  local done, problem = pcall(line_up, id, now, to)
+local function try_line_up(id, now, waiting, is_back)
+  local done, problem = pcall(line_up, id, now, is_back)
   if done then return 1 end
   redis.call('ZREM', waiting, id)
   keep_aside(waiting, 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem))
@@ -528,7 +553,7 @@ end
 -- first queue. Where the group has several queues, one that no worker could take is left in line, so that it keeps
 -- nobody from the place. Returns how many it let go or moved to another group's line; at most `budget`.
 local function wake(group, now, budget)
-  local moved, blocked = 0, {}
+  local moved, blocked, chosen = 0, {}, {}
   local is_shared = string.sub(group, 1, 6) ~= 'queue:'
   local is_pool = string.sub(group, 1, 5) == 'pool:'
   while moved < budget do
@@ -546,7 +571,7 @@ local function wake(group, now, budget)
         end
       end
     end
-    if not best then return moved end
+    if not best then break end
     local run = get(best, 'state', 'parked')
     if run[1] ~= 'Pending' or run[2] ~= group .. '/' .. best_line then
       redis.call('ZREM', 'launch:parked:' .. group .. '/' .. best_line, best)
@@ -561,12 +586,13 @@ local function wake(group, now, budget)
           park(best, other, line, why)
         else
           redis.call('HSET', run_key(best), 'reason', '')
-          dispatch(best, now, {head = true})
           promise(best)
+          chosen[#chosen + 1] = best
         end
       end
     end
   end
+  dispatch_in_order(chosen, now)
   return moved
 end
 
@@ -672,7 +698,7 @@ local function relieve(owner, now, limit)
     if get(id, 'state')[1] == 'Pending' then
       local due = get(id, 'due_at')[1]
       withdraw(id)
-      if due and tonumber(due) > now then schedule(id, tonumber(due)) else try_line_up(id, now, 'launch:dispatched:' .. list) end
+      if due and tonumber(due) > now then schedule(id, tonumber(due)) else try_line_up(id, now, 'launch:dispatched:' .. list, true) end
     else
       redis.call('ZREM', 'launch:dispatched:' .. list, id)
     end
@@ -737,6 +763,7 @@ local function kill_pending(id, now, reason)
   withdraw(id)
   redis.call('ZREM', 'launch:expiring', id)
   for other in pairs(waits_of(id)) do redis.call('SREM', 'launch:waiters:' .. other, id) end
+  redis.call('HDEL', run_key(id), 'waits_for')
   arrow(id, 'Pending', 'Killed', now, attempt, '', reason)
   if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then redis.call('SADD', 'launch:settle', id) end
   release(id, now)

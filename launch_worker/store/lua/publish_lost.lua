@@ -26,7 +26,7 @@ local function look_into(list, owner)
     elseif owner then
       local due = tonumber(get(id, 'due_at')[1] or '')
       withdraw(id)
-      if due and due > now then schedule(id, due) else found = found + try_line_up(id, now, waiting) end
+      if due and due > now then schedule(id, due) else found = found + try_line_up(id, now, waiting, true) end
     else
       local fine, problem = pcall(dispatch, id, now, {since = since})
       if fine then

@@ -7,7 +7,7 @@ local now = now_us()
 if run[5] then
   local due = tonumber(run[6] or '')
   withdraw(id)
-  if due and due > now then schedule(id, due) else line_up(id, now, {head = true}) end
+  if due and due > now then schedule(id, due) else line_up(id, now, true) end
   return 1
 end
 local since = redis.call('ZSCORE', 'launch:dispatched:' .. list_of(run[3], run[4]), id)

@@ -1,0 +1,833 @@
+"""Runs that wait for a limit, for what a worker has, for other runs, for a time: the store on a real Redis."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from launch_worker.errors import InputError
+from launch_worker.ids import new_run_id
+from launch_worker.retry import NextStep, Outcome
+from launch_worker.run import Record
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+from launch_worker.store import keys
+from launch_worker.store.reading import text
+from launch_worker.store.store import Card, Store
+from tests.redis.test_arrows import (
+    CRASHED_AGAIN,
+    FAILED,
+    FAILED_AGAIN,
+    FINISHED,
+    crash,
+    create,
+    expire_lease,
+    inconsistencies,
+    item_list,
+    items,
+    make_due,
+    seq_of,
+    states,
+)
+
+S = RunState
+PREEMPTED = NextStep(
+    Outcome(S.FAILED, reason="preempted (exit code 85)", phase="run", exit_code=85, preempted=True),
+    retry_delay_s=0.0,
+    retry_reason="preempted 1 of 5 times",
+    is_preemption=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def consistent(store: Store) -> Iterator[None]:
+    yield
+    assert inconsistencies(store) == []
+
+
+class Worker:
+    """One that takes items from the lists as a real one does, and knows what it has."""
+
+    def __init__(
+        self,
+        store: Store,
+        *queues: str,
+        owner: str = "w1",
+        slots: int = 4,
+        gpus: int = 0,
+        cpus: int = 0,
+        memory: int = 0,
+        backfill_s: float = 300.0,
+        prefetch_s: float = 0.0,
+    ) -> None:
+        self.store = store
+        self.owner = owner
+        self.queues = queues or ("default",)
+        self.slots = slots
+        self.devices = [str(number) for number in range(gpus)]
+        self.total = (gpus, cpus, memory)
+        self.backfill_s = backfill_s
+        self.prefetch_s = prefetch_s
+        self.jobs: dict[str, Record] = {}
+        self.beat()
+
+    @property
+    def lists(self) -> list[str]:
+        names = [keys.queue_lists(queue) for queue in self.queues]
+        return [keys.direct_queue(self.owner), *(name for level in zip(*names, strict=True) for name in level)]
+
+    @property
+    def free_devices(self) -> list[str]:
+        held = {device for record in self.jobs.values() for device in record.gpus}
+        return [device for device in self.devices if device not in held]
+
+    def card(self, slots: int) -> Card:
+        needs = [[int(part) for part in (record.needs or "0:0:0").split(":")] for record in self.jobs.values()]
+        return Card(
+            owner=self.owner,
+            queues=tuple(self.queues),
+            slots=slots,
+            gpus=len(self.free_devices),
+            cpus=self.total[1] - sum(cpus for _, cpus, _ in needs),
+            memory=self.total[2] - sum(memory for _, _, memory in needs),
+            total=self.total,
+            backfill_s=self.backfill_s,
+            prefetch_s=self.prefetch_s,
+        )
+
+    def beat(self) -> None:
+        self.store.heartbeat(
+            [(record.id, record.token, record.attempt) for record in self.jobs.values()],
+            owner=self.owner,
+            worker=self.owner,
+            lease_s=30.0,
+            gone_s=60.0,
+            description={"owner": self.owner},
+            queues=self.queues,
+            card=self.card(self.slots - len(self.jobs)),
+        )
+
+    def take(self) -> Record | str | None:
+        """Claim the next item: the record, or why not; None when there is none or no slot."""
+        if len(self.jobs) >= self.slots:
+            return None
+        found = self.store.take(self.lists, before_us=self.store.now_us() + 10**9)
+        if found is None:
+            return None
+        record, why = self.store.claim(
+            *found,
+            owner=self.owner,
+            worker=self.owner,
+            host="h",
+            lease_s=30.0,
+            card=self.card(self.slots - len(self.jobs) - 1),
+            devices=self.free_devices,
+        )
+        if record is None:
+            return why
+        assert set(record.gpus) <= set(self.free_devices), "a device is given once"
+        self.jobs[record.id] = record
+        return record
+
+    def work(self) -> list[str]:
+        """Take until there is nothing more; the ids that were claimed."""
+        claimed = []
+        while (taken := self.take()) is not None:
+            if isinstance(taken, Record):
+                claimed.append(taken.id)
+        return claimed
+
+    def end(self, run_id: str, step: NextStep = FINISHED) -> None:
+        record = self.jobs.pop(run_id)
+        assert self.store.finish(record, step, owner=self.owner, card=self.card(self.slots - len(self.jobs)))
+
+
+def reason(store: Store, run_id: str) -> str:
+    return store.get(run_id).reason
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_never_runs_more_than_its_limit_and_the_next_one_goes_when_a_place_is_free(store: Store) -> None:
+    """P13."""
+    store.configure("queue", "default", {"limit": "2"})
+    ids = [create(store) for _ in range(4)]
+    first, second = Worker(store), Worker(store, owner="w2")
+    assert first.work() + second.work() == ids[:2]
+    assert reason(store, ids[2]) == "limit 2 of queue default reached"
+    first.end(ids[0])
+    assert reason(store, ids[2]) == ""
+    assert second.work() == [ids[2]]
+    first.end(ids[1])
+    assert first.work() == [ids[3]]
+
+
+def test_a_parked_run_keeps_its_place_and_its_priority(store: Store) -> None:
+    """P14."""
+    store.configure("queue", "default", {"limit": "1"})
+    worker = Worker(store)
+    running = create(store)
+    worker.work()
+    low, medium, late, high = (create(store, priority=p) for p in ("low", "medium", "medium", "high"))
+    worker.work()
+    order = []
+    for _ in range(4):
+        worker.end(running)
+        (running,) = worker.work()
+        order.append(running)
+    assert order == [high, medium, late, low]
+
+
+def test_many_parked_runs_block_nobody_behind_them(store: Store) -> None:
+    """Issue 5: 300 parked at the head."""
+    worker = Worker(store, slots=2)
+    held = create(store, concurrency_key="gpu-licence")
+    worker.work()
+    parked = [create(store, concurrency_key="gpu-licence") for _ in range(300)]
+    free = create(store)
+    assert worker.work() == [free]
+    assert {reason(store, run_id) for run_id in parked} == {"limit 1 of key gpu-licence reached"}
+    worker.end(held)
+    assert worker.work() == [parked[0]]
+
+
+def test_a_key_counts_across_queues_and_each_run_brings_its_own_limit(store: Store) -> None:
+    worker = Worker(store, "a", "b")
+    one = create(store, queue="a", concurrency_key="k")
+    assert worker.work() == [one]
+    strict = create(store, queue="b", concurrency_key="k")
+    wide = create(store, queue="b", concurrency_key="k", limit_key=3)
+    assert worker.work() == [wide], "a strict one at the head does not block it"
+    worker.end(one)
+    assert worker.work() == []
+    worker.end(wide)
+    assert worker.work() == [strict]
+
+
+def test_an_array_runs_so_many_at_once(store: Store) -> None:
+    worker = Worker(store, slots=8)
+    ids = [create(store, array="a1", array_index=at, array_limit=2) for at in range(5)]
+    assert worker.work() == ids[:2]
+    worker.end(ids[0])
+    assert worker.work() == [ids[2]]
+
+
+def test_a_pool_counts_all_its_queues(store: Store) -> None:
+    for queue in ("a", "b"):
+        store.configure("queue", queue, {"pool": "lab"})
+    store.configure("pool", "lab", {"limit": "2"})
+    worker = Worker(store, "a", "b")
+    ids = [create(store, queue=queue) for queue in ("a", "b", "b", "a")]
+    running = worker.work()
+    assert running == [ids[0], ids[3]]
+    assert reason(store, ids[1]) == "limit 2 of pool lab reached"
+    assert store.running_in("pool", "lab") == 2
+    worker.end(ids[0])
+    assert worker.work() == [ids[1]]
+
+
+def test_a_place_in_a_pool_goes_to_the_first_queue_and_not_to_the_one_that_freed_it(store: Store) -> None:
+    store.configure("queue", "urgent", {"pool": "lab", "rank": "1"})
+    store.configure("queue", "bulk", {"pool": "lab", "rank": "2"})
+    store.configure("pool", "lab", {"limit": "1"})
+    urgent, bulk = Worker(store, "urgent", owner="u"), Worker(store, "bulk", owner="b")
+    first = create(store, queue="bulk")
+    assert bulk.work() == [first]
+    others = [create(store, queue="bulk") for _ in range(3)]
+    wanted = create(store, queue="urgent")
+    assert bulk.work() == urgent.work() == []
+    bulk.end(first)
+    assert bulk.work() == []
+    assert urgent.work() == [wanted]
+    urgent.end(wanted)
+    assert bulk.work() == others[:1]
+
+
+def test_a_queue_that_nobody_serves_keeps_no_place_of_its_pool(store: Store) -> None:
+    for queue, rank in (("dead", "1"), ("alive", "2")):
+        store.configure("queue", queue, {"pool": "lab", "rank": rank})
+    store.configure("pool", "lab", {"limit": "1"})
+    worker = Worker(store, "alive")
+    first = create(store, queue="alive")
+    worker.work()
+    dead, alive = create(store, queue="dead"), create(store, queue="alive")
+    worker.work()
+    worker.end(first)
+    assert worker.work() == [alive]
+    worker.end(alive)
+    other = Worker(store, "dead", owner="w2")
+    other.beat()
+    assert other.work() == [dead]
+
+
+def test_a_paused_queue_starts_nothing_and_goes_on_where_it_was(store: Store) -> None:
+    """P17."""
+    ids = [create(store) for _ in range(3)]
+    worker = Worker(store, slots=9)
+    store.configure("queue", "default", {"paused": "1"})
+    assert worker.work() == []
+    ids.append(create(store))
+    assert {reason(store, run_id) for run_id in ids} == {"queue paused"}
+    assert store.queues() == {"default": 4}
+    store.configure("queue", "default", {"paused": None})
+    assert worker.work() == ids
+
+
+def test_more_runs_than_one_call_lets_go_are_all_let_go(store: Store) -> None:
+    store.configure("queue", "default", {"paused": "1"})
+    ids = [create(store) for _ in range(1100)]
+    store.configure("queue", "default", {"paused": None})
+    assert [run_id for run_id, _ in items(store)] == ids
+
+
+def test_a_higher_limit_lets_runs_go_at_once(store: Store) -> None:
+    store.configure("queue", "default", {"limit": "1"})
+    worker = Worker(store, slots=9)
+    ids = [create(store) for _ in range(5)]
+    worker.work()
+    store.configure("queue", "default", {"limit": "3"})
+    assert worker.work() == ids[1:3]
+    store.configure("queue", "default", {"limit": None})
+    assert worker.work() == ids[3:]
+
+
+def test_a_queue_that_leaves_its_pool_waits_for_it_no_more(store: Store) -> None:
+    store.configure("queue", "default", {"pool": "lab"})
+    store.configure("pool", "lab", {"paused": "1"})
+    run_id = create(store)
+    assert reason(store, run_id) == "pool lab paused"
+    store.configure("queue", "default", {"pool": None})
+    assert Worker(store).work() == [run_id]
+    assert store.pool_queues("lab") == []
+
+
+def test_a_cancelled_run_gives_its_turn_to_the_next(store: Store) -> None:
+    """P16."""
+    store.configure("queue", "default", {"limit": "1"})
+    worker = Worker(store)
+    ids = [create(store) for _ in range(3)]
+    worker.work()
+    worker.end(ids[0])
+    store.cancel(ids[1], reason="not needed")
+    assert worker.work() == [ids[2]]
+
+
+def test_a_retry_goes_behind_those_that_waited(store: Store) -> None:
+    store.configure("queue", "default", {"limit": "1"})
+    worker = Worker(store)
+    first, second = create(store), create(store)
+    worker.work()
+    worker.end(first, FAILED_AGAIN)
+    assert worker.work() == [second]
+    worker.end(second)
+    assert worker.work() == [first]
+
+
+def test_a_crashed_run_frees_its_place_and_takes_it_again_when_it_proves_alive(store: Store) -> None:
+    store.configure("queue", "default", {"limit": "1"})
+    worker = Worker(store)
+    first, second = create(store), create(store)
+    worker.work()
+    crash(store, worker.jobs[first])
+    other = Worker(store, owner="w2")
+    assert other.work() == [second]
+    worker.beat()
+    assert store.get(first).state is S.RUNNING
+    assert store.running_in("queue", "default") == 2, "it runs, whatever the limit"
+
+
+def test_a_place_in_line_is_told(store: Store) -> None:
+    """Issue 5: `runs --pending` shows it."""
+    low = create(store, priority="low")
+    ids = [create(store) for _ in range(3)]
+    high = create(store, priority="high")
+    later = create(store, delay_s=60)
+    places = [store.place_in_line(store.get(run_id)) for run_id in (high, *ids, low, later)]
+    assert places == [1, 2, 3, 4, 5, None]
+    assert [record.id for record in store.line("default", limit=10)] == [high, *ids, low, later]
+
+
+def test_a_queue_is_deleted_only_when_nothing_waits_in_it(store: Store) -> None:
+    store.configure("queue", "sim", {"limit": "3", "pool": "lab"})
+    assert not store.configure("queue", "sim", {"limit": "4"}, create=True)
+    later = create(store, queue="sim", delay_s=60)
+    assert store.delete_queue("sim") == "1 runs wait in it"
+    assert store.delete_pool("lab") == "1 queues are in it"
+    store.cancel(later, reason="x")
+    assert store.delete_queue("sim") == ""
+    assert store.queue_names() == []
+    assert store.delete_pool("lab") == ""
+    assert store.pools() == []
+    create(store, queue="sim")
+    assert store.queues() == {"sim": 1}, "the next run makes it again"
+
+
+# -- what a worker has -------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_given_whole_and_once(store: Store) -> None:
+    """X1."""
+    worker = Worker(store, gpus=2)
+    ids = [create(store, gpus=1) for _ in range(3)]
+    assert worker.work() == ids[:2]
+    assert [worker.jobs[run_id].gpus for run_id in ids[:2]] == [("0",), ("1",)]
+    assert reason(store, ids[2]) == "waiting for 1 GPU"
+    worker.end(ids[0])
+    assert worker.work() == [ids[2]]
+    assert worker.jobs[ids[2]].gpus == ("0",)
+
+
+def test_one_that_fits_nowhere_waits_and_blocks_nobody(store: Store) -> None:
+    """X2."""
+    worker, other = Worker(store, gpus=2), Worker(store, gpus=2, owner="w2")
+    big = create(store, gpus=4)
+    small = [create(store, gpus=1), create(store)]
+    assert sorted(worker.work() + other.work()) == sorted(small)
+    assert reason(store, big) == "waiting for 4 GPUs"
+    assert store.queues() == {"default": 1}
+    large = Worker(store, gpus=8, owner="w3")
+    assert large.work() == [big], "the first worker that has so many gets it with its first heartbeat"
+
+
+def test_one_that_this_worker_has_no_room_for_is_given_to_another(store: Store) -> None:
+    small, large = Worker(store), Worker(store, gpus=2, owner="w2")
+    run_id = create(store, gpus=2)
+    assert small.work() == []
+    assert small.work() == []
+    assert large.work() == [run_id]
+
+
+def test_what_was_given_to_a_worker_that_vanished_is_taken_by_others(store: Store) -> None:
+    small, large = Worker(store), Worker(store, gpus=2, owner="w2")
+    run_id = create(store, gpus=2)
+    small.work()
+    assert store.get(run_id).state is S.PENDING
+    store._redis.zadd(keys.WORKERS, {large.owner: 1})
+    store._redis.zrem(keys.consumers("default"), large.owner)
+    store.publish_lost(grace_s=60)
+    assert not store._redis.exists(keys.direct_queue(large.owner))
+    assert Worker(store, gpus=2, owner="w3").work() == [run_id]
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_worker_that_leaves_hands_back_what_it_was_given(store: Store, stays: bool) -> None:
+    small, large = Worker(store), Worker(store, gpus=2, owner="w2")
+    run_id = create(store, gpus=2)
+    small.work()
+    store.goodbye(large.owner, queues=["default"], stays=stays)
+    assert small.work() == []
+    assert reason(store, run_id) == "waiting for 2 GPUs"
+
+
+def test_an_item_lost_between_a_workers_own_list_and_its_claim_is_found(store: Store) -> None:
+    small, large = Worker(store), Worker(store, gpus=2, owner="w2")
+    run_id = create(store, gpus=2)
+    small.work()
+    store._redis.delete(keys.direct_queue(large.owner))
+    assert store.publish_lost(grace_s=0) == 1
+    assert large.work() == [run_id]
+
+
+def test_a_busy_worker_gives_others_what_it_was_given(store: Store) -> None:
+    small, large = Worker(store), Worker(store, gpus=2, owner="w2", slots=1)
+    given = create(store, gpus=2)
+    small.work()
+    plain = create(store)
+    large.jobs["x"] = Record.from_hash({"id": "x"})
+    other = Worker(store, gpus=2, owner="w3")
+    large.beat()
+    assert other.work() == [given, plain]
+
+
+def test_small_ones_may_go_first_until_the_big_one_has_waited_long_enough(store: Store) -> None:
+    """Issue 5: no starvation."""
+    worker = Worker(store, gpus=2, backfill_s=0.2)
+    first = create(store, gpus=1)
+    worker.work()
+    big = create(store, gpus=2)
+    second = create(store, gpus=1)
+    assert worker.work() == [second]
+    time.sleep(0.25)
+    worker.end(first)
+    third = create(store, gpus=1)
+    free = create(store)
+    assert worker.work() == [free], "one device is kept for the big one"
+    assert reason(store, third) == "waiting for 1 GPU"
+    worker.end(second)
+    assert worker.work() == [big]
+    worker.end(big)
+    assert worker.work() == [third]
+
+
+def test_nothing_is_collected_for_a_run_that_may_not_run(store: Store) -> None:
+    worker = Worker(store, gpus=2, backfill_s=0.05)
+    first = create(store, gpus=1)
+    worker.work()
+    create(store, gpus=2)
+    worker.work()
+    time.sleep(0.1)
+    store.configure("queue", "default", {"paused": "1"})
+    store.configure("queue", "other", {})
+    worker.queues = ("default", "other")
+    worker.end(first)
+    small = create(store, queue="other", gpus=1)
+    assert worker.work() == [small]
+
+
+def test_one_worker_collects_for_a_run_and_not_all_of_them(store: Store) -> None:
+    workers = [Worker(store, gpus=2, owner=f"w{at}", backfill_s=0.05) for at in range(2)]
+    held = [create(store, gpus=1) for _ in range(2)]
+    for worker in workers:
+        worker.slots = 1
+        worker.work()
+        worker.slots = 4
+    big = create(store, gpus=2)
+    workers[0].work()
+    time.sleep(0.1)
+    for worker in workers:
+        worker.beat()
+    small = [create(store, gpus=1) for _ in range(2)]
+    taken = [worker.work() for worker in workers]
+    assert sorted(len(ids) for ids in taken) == [0, 1], "one keeps its device free, the other does not"
+    collecting = taken.index([])
+    workers[collecting].end(held[collecting])
+    assert workers[collecting].work() == [big]
+    assert {reason(store, run_id) for run_id in small} == {"", "waiting for 1 GPU"}
+
+
+def test_cores_and_memory_are_counted_too(store: Store) -> None:
+    worker = Worker(store, cpus=2000, memory=4 << 30)
+    ids = [create(store, cpus=1.5), create(store, cpus=1.0), create(store, memory=3 << 30), create(store, cpus=0.5)]
+    assert worker.work() == [ids[0], ids[2], ids[3]]
+    assert reason(store, ids[1]) == "waiting for 1 CPU"
+    more = create(store, cpus=0.5, memory=2 << 30)
+    worker.work()
+    assert reason(store, more) == "waiting for 0.5 CPUs and 2 GiB of memory"
+    worker.end(ids[0])
+    assert worker.work() == [ids[1]]
+
+
+def test_a_claim_that_is_repeated_gets_the_same_devices(store: Store) -> None:
+    run_id = create(store, gpus=1)
+    how: dict[str, Any] = {"owner": "w", "worker": "w", "host": "h", "lease_s": 30.0, "nonce": "n"}
+    card = Worker(store, gpus=2).card(3)
+    first, _ = store.claim(run_id, 1, card=card, devices=["0", "1"], **how)
+    again, _ = store.claim(run_id, 1, card=card, devices=["1"], **how)
+    assert first is not None
+    assert again is not None
+    assert first.gpus == again.gpus == ("0",)
+
+
+def test_a_thousand_waiting_ones_cost_a_heartbeat_nothing(store: Store) -> None:
+    """Cost follows what is found: nothing fits, and one line is looked at."""
+    worker = Worker(store, gpus=1)
+    for _ in range(1000):
+        create(store, gpus=2)
+    worker.work()
+    before = store._redis.info("stats")["total_commands_processed"]
+    worker.beat()
+    store._redis.info("stats")
+    assert store._redis.info("stats")["total_commands_processed"] - before < 60
+
+
+# -- other runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wish", "step", "goes"),
+    [
+        ("ok", FINISHED, True),
+        ("any", FINISHED, True),
+        ("failed", FINISHED, False),
+        ("ok", FAILED, False),
+        ("any", FAILED, True),
+        ("failed", FAILED, True),
+    ],
+)
+def test_a_run_waits_for_the_end_of_another(store: Store, wish: str, step: NextStep, goes: bool) -> None:
+    worker = Worker(store)
+    first = create(store)
+    then = create(store, after=(f"{first}:{wish}",))
+    assert worker.work() == [first]
+    assert reason(store, then) == f"after run {first} ({wish})"
+    worker.end(first, step)
+    if goes:
+        assert worker.work() == [then]
+    else:
+        assert store.get(then).state is S.KILLED
+        assert first in reason(store, then)
+        assert wish in reason(store, then)
+
+
+def test_a_run_waits_for_all_it_names_and_then_for_its_time(store: Store) -> None:
+    worker = Worker(store)
+    ids = [create(store) for _ in range(2)]
+    then = create(store, after=tuple(ids), delay_s=60)
+    worker.work()
+    for run_id in ids:
+        assert store.get(then).due_at is None
+        worker.end(run_id)
+    record = store.get(then)
+    assert record.due_at is not None
+    assert record.due_at - record.created_at == 60_000_000
+    make_due(store, then)
+    store.publish_due()
+    assert worker.work() == [then]
+
+
+def test_one_that_failed_and_is_tried_again_has_not_ended(store: Store) -> None:
+    worker = Worker(store)
+    first = create(store)
+    then = create(store, after=(first,))
+    worker.work()
+    worker.end(first, FAILED_AGAIN)
+    assert store.get(then).state is S.PENDING
+    worker.work()
+    worker.end(first)
+    assert worker.work() == [then]
+
+
+def test_the_end_of_a_chain_is_told_to_its_last_link(store: Store) -> None:
+    first = create(store)
+    chain = [first]
+    for _ in range(250):
+        chain.append(create(store, after=(chain[-1],)))
+    cleanup = create(store, after=(f"{chain[-1]}:failed",))
+    store.cancel(first, reason="not needed")
+    while store._redis.scard("launch:settle"):
+        store.publish_lost(grace_s=60)
+    assert {store.get(run_id).state for run_id in chain} == {S.KILLED}
+    assert Worker(store).work() == [cleanup]
+
+
+def test_what_has_ended_already_is_known_at_once(store: Store) -> None:
+    worker = Worker(store)
+    done, failed = create(store), create(store)
+    worker.work()
+    worker.end(done)
+    worker.end(failed, FAILED)
+    assert store.get(create(store, after=(failed,))).state is S.KILLED
+    then = create(store, after=(done, f"{failed}:failed"))
+    assert worker.work() == [then]
+
+
+def test_a_run_that_is_not_there_cannot_be_waited_for(store: Store) -> None:
+    with pytest.raises(InputError, match="no run 1m8aaaaaaaaaaaa"):
+        create(store, after=("1m8aaaaaaaaaaaa",))
+    assert store.counts()[S.PENDING] == 0
+
+
+def test_one_damaged_waiter_strands_no_other(store: Store) -> None:
+    worker = Worker(store)
+    first = create(store)
+    waiters = [create(store, after=(first,)) for _ in range(3)]
+    store._redis.set("launch:run:odd", "not a hash")
+    store._redis.sadd(f"launch:waiters:{first}", "odd")
+    worker.work()
+    worker.end(first)
+    assert sorted(worker.work()) == sorted(waiters)
+    assert {store.get(run_id).state for run_id in waiters} == {S.RUNNING}
+    store._redis.delete("launch:run:odd")
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_time_is_a_time_of_the_servers_clock(store: Store) -> None:
+    at = store.now_us() + 50_000
+    run_id = new_run_id()
+    store.create(run_id, RunSpec(command=("true",)), at_us=at)
+    assert store.get(run_id).due_at == at
+    time.sleep(0.06)
+    assert store.publish_due()[0] == 1
+    past = new_run_id()
+    store.create(past, RunSpec(command=("true",)), at_us=5)
+    assert Worker(store).work() == [run_id, past]
+
+
+def test_due_runs_go_in_the_order_of_their_times(store: Store) -> None:
+    ids = [create(store, delay_s=delay_s) for delay_s in (0.03, 0.01, 0.02)]
+    time.sleep(0.04)
+    store.publish_due()
+    assert [run_id for run_id, _ in items(store)] == [ids[1], ids[2], ids[0]]
+
+
+def test_a_run_that_did_not_start_in_time_is_killed(store: Store) -> None:
+    run_id, started = create(store, expires_s=0.05), create(store, queue="other", expires_s=0.05)
+    worker = Worker(store, "other")
+    worker.work()
+    assert store.publish_due()[1] > 0, "the time is known to those who wait for the next one"
+    time.sleep(0.06)
+    store.publish_due()
+    assert store.get(run_id).state is S.KILLED
+    assert reason(store, run_id) == "it did not start within 0.05 s (--expires)"
+    assert store.get(started).state is S.RUNNING
+    assert Worker(store).work() == []
+
+
+def test_a_scheduled_run_expires_after_its_time_and_not_before(store: Store) -> None:
+    run_id = create(store, delay_s=0.1, expires_s=0.05)
+    time.sleep(0.07)
+    store.publish_due()
+    assert store.get(run_id).state is S.PENDING
+    time.sleep(0.1)
+    store.publish_due()
+    assert store.get(run_id).state is S.KILLED
+
+
+def test_a_claim_after_the_expiry_is_refused(store: Store) -> None:
+    run_id = create(store, expires_s=0.02)
+    time.sleep(0.03)
+    assert Worker(store).work() == []
+    assert states(store, run_id) == [S.PENDING, S.KILLED]
+
+
+def test_a_worker_that_prefetches_gets_a_run_ahead_of_its_time(store: Store) -> None:
+    run_id = create(store, delay_s=30)
+    plain, ahead = Worker(store, owner="w1"), Worker(store, owner="w2", prefetch_s=60)
+    store.publish_due(card=plain.card(4))
+    assert plain.work() == ahead.work() == []
+    store.publish_due(card=ahead.card(4))
+    assert plain.work() == []
+    assert ahead.work() == [run_id]
+    record = ahead.jobs[run_id]
+    assert record.start_at is not None
+    assert record.start_at - record.created_at == 30_000_000
+
+
+def test_one_that_was_to_be_prepared_and_may_not_run_keeps_its_time(store: Store) -> None:
+    run_id = create(store, delay_s=30)
+    due = store.get(run_id).due_at
+    ahead = Worker(store, prefetch_s=60)
+    store.publish_due(card=ahead.card(4))
+    store.configure("queue", "default", {"paused": "1"})
+    assert ahead.work() == []
+    assert store.get(run_id).due_at == due
+    assert store.publish_due()[1] == due
+
+
+def test_one_that_was_to_be_prepared_by_a_busy_worker_goes_to_others_at_its_time(store: Store) -> None:
+    run_id = create(store, delay_s=30)
+    ahead = Worker(store, owner="w2", prefetch_s=60)
+    store.publish_due(card=ahead.card(4))
+    make_due(store, run_id)
+    store.publish_due()
+    other = Worker(store)
+    assert other.work() == [run_id]
+    assert ahead.work() == []
+
+
+def test_a_worker_that_dies_while_it_prepares_costs_the_run_nothing(store: Store) -> None:
+    run_id = create(store, delay_s=30)
+    ahead = Worker(store, prefetch_s=60)
+    store.publish_due(card=ahead.card(4))
+    ahead.work()
+    record = ahead.jobs.pop(run_id)
+    crash(store, record)
+    again = store.get(run_id)
+    assert (again.state, again.due_at, again.first_attempt) == (S.PENDING, record.start_at, 2)
+
+
+# -- recurring ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_fired_once_whoever_looks(store: Store) -> None:
+    store.keep_schedule("nightly", "{}", 1000)
+    spec = RunSpec(command=("true",))
+    how: dict[str, Any] = {"queue_config": "", "pool_config": ""}
+    first = store.fire("nightly", 1000, 2000, new_run_id(), spec, **how)
+    second = store.fire("nightly", 1000, 2000, new_run_id(), spec, **how)
+    assert first is not None
+    assert second is None
+    assert store.schedule("nightly") == ("{}", 2000)
+    assert store.skip_schedule("nightly", 2000, 3000)
+    assert not store.skip_schedule("nightly", 2000, 3000)
+    assert len(Worker(store).work()) == 1
+    assert store.delete_schedule("nightly")
+    assert not store.delete_schedule("nightly")
+    assert store.fire("nightly", 3000, 4000, new_run_id(), spec, **how) is None
+
+
+# -- preemption --------------------------------------------------------------------------------------------------------
+
+
+def test_a_preempted_run_goes_back_to_its_queue_and_costs_no_retry(store: Store) -> None:
+    """W17."""
+    worker = Worker(store)
+    run_id = create(store)
+    worker.work()
+    worker.end(run_id, PREEMPTED)
+    record = store.get(run_id)
+    assert (record.state, record.reason, record.queue) == (S.PENDING, "preempted 1 of 5 times", "default")
+    assert worker.work() == [run_id]
+    assert (worker.jobs[run_id].attempt, worker.jobs[run_id].first_attempt, worker.jobs[run_id].preemptions) == (
+        2,
+        2,
+        1,
+    )
+
+
+def test_a_request_to_preempt_is_no_cancel(store: Store) -> None:
+    worker = Worker(store)
+    run_id = create(store)
+    assert store.preempt(run_id, reason="make room") == ("pending", "Pending")
+    worker.work()
+    assert store.preempt(run_id, reason="make room") == ("requested", "Running")
+    record = store.get(run_id)
+    assert record.preempting
+    assert record.cancel_at is not None
+    worker.end(run_id, PREEMPTED)
+    again = store.get(run_id)
+    assert (again.state, again.cancel_at, again.preempting) == (S.PENDING, None, False)
+
+
+def test_a_cancel_after_a_preemption_is_the_end(store: Store) -> None:
+    worker = Worker(store)
+    run_id = create(store)
+    worker.work()
+    store.preempt(run_id, reason="make room")
+    store.cancel(run_id, reason="not needed")
+    store.preempt(run_id, reason="make room")
+    worker.end(run_id, PREEMPTED)
+    assert store.get(run_id).state is S.FAILED
+
+
+def test_a_worker_that_dies_while_a_run_is_preempted_is_a_crash_like_others(store: Store) -> None:
+    worker = Worker(store)
+    run_id = create(store, retries=1)
+    worker.work()
+    store.preempt(run_id, reason="make room")
+    record = worker.jobs.pop(run_id)
+    expire_lease(store, run_id)
+    assert store.crash(run_id, record.token, CRASHED_AGAIN)
+    assert store.get(run_id).state is S.PENDING
+
+
+# -- odds and ends -----------------------------------------------------------------------------------------------------
+
+
+def test_an_item_that_was_given_and_comes_back_goes_into_line(store: Store) -> None:
+    small, large = Worker(store), Worker(store, gpus=2, owner="w2")
+    run_id = create(store, gpus=2)
+    small.work()
+    found = store.take(large.lists, before_us=store.now_us())
+    assert found == (run_id, seq_of(store, run_id))
+    assert store.put_back(*found)
+    assert [text(item) for item in store._redis.lrange(item_list("default", 6), 0, -1)]
+    assert large.work() == [run_id]
+
+
+def test_by_hand_only_what_was_there_before_is_taken(store: Store) -> None:
+    """P18."""
+    first = create(store)
+    before = store.now_us()
+    create(store)
+    store._redis.rpush("other", json.dumps({"foreign": 1}))
+    lists = ["other", *keys.queue_lists("default")]
+    assert store.take(lists, before_us=before) == (first, 1)
+    assert store.take(lists, before_us=before) is None
