@@ -103,12 +103,17 @@ class QueueConfig:
             if asked:
                 raise InputError(f"{_names(spec)} can be kept for containers only; name an image with --image IMAGE")
             return None
-        if macros is None and has_macros(spec.image):
-            spec = replace(spec, image=_SOME_IMAGE)
-            settings = _without_macros(self.container) | {"allow_images": None}
+        image = spec.image
+        if macros is not None:
+            settings = _filled(self.container, macros, trusted=self.macro_env)
+            if not image and has_macros(self.container.get("image")):
+                # What a submitter had a part in is checked as the submitter's.
+                image = settings["image"]
         else:
-            settings = _without_macros(self.container) if macros is None else _filled(self.container, macros)
-        return plan(image=spec.image, submitted=spec.container, queue=settings, memory=spec.memory, cpus=spec.cpus)
+            settings = _without_macros(self.container)
+            if has_macros(image):
+                image, settings = _SOME_IMAGE, settings | {"allow_images": None}
+        return plan(image=image, submitted=spec.container, queue=settings, memory=spec.memory, cpus=spec.cpus)
 
     def spec_of(self, given: Mapping[str, Any], *layers: Mapping[str, Any]) -> RunSpec:
         """A run from what its submitter says, this queue's defaults, then those of `layers`. Raises InputError.
@@ -208,7 +213,7 @@ def _without_macros(settings: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _filled(settings: Mapping[str, Any], macros: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(settings: Mapping[str, Any], macros: Mapping[str, Any], *, trusted: tuple[str, ...]) -> dict[str, Any]:
     filled = {}
     for name, value in settings.items():
         if name not in _WITH_MACROS or not has_macros(value):
@@ -216,7 +221,7 @@ def _filled(settings: Mapping[str, Any], macros: Mapping[str, Any]) -> dict[str,
         elif name in _TYPED:
             filled[name] = fill(value, macros)
         else:
-            filled[name] = _texts(fill(value, _Words(name, macros) if name in _PATHS else macros))
+            filled[name] = _texts(fill(value, _Words(name, macros, trusted) if name in _PATHS else macros))
     return filled
 
 
@@ -229,15 +234,23 @@ def _texts(value: Any) -> Any:
 
 
 class _Words(Mapping[str, Any]):
-    """Macros that give single words only, so that a submitter's value cannot lead a queue's mount elsewhere."""
+    """Macros that give single words only, so that a submitter's value cannot lead a queue's mount elsewhere.
 
-    def __init__(self, setting: str, macros: Mapping[str, Any]) -> None:
+    `trusted` are those that are not the submitter's.
+    """
+
+    def __init__(self, setting: str, macros: Mapping[str, Any], trusted: tuple[str, ...]) -> None:
         self._setting = setting
         self._macros = macros
+        self._trusted = trusted
 
     def __getitem__(self, name: str) -> Any:
         value = self._macros[name]
-        if value is not None and (not _WORD.fullmatch(as_text(value)) or ".." in as_text(value)):
+        if (
+            name not in self._trusted
+            and value is not None
+            and (not _WORD.fullmatch(as_text(value)) or ".." in as_text(value))
+        ):
             raise InputError(
                 f"{as_text(value)[:60]!r} cannot be filled into the queue's {self._setting} for ${{{name}}}: use "
                 "letters, digits and _ . @ + - only"

@@ -323,6 +323,24 @@ def test_a_value_cannot_lead_the_queues_mounts_elsewhere(value: Any) -> None:
         config.container_plan(RUN, {"who": value})
 
 
+def test_a_variable_of_the_workers_may_be_a_folder_in_the_queues_mounts() -> None:
+    settings = {"image": "a:1", "mounts": ["${SCRATCH}/${who}:/scratch"]}
+    made = QueueConfig("container", settings, macro_env=("SCRATCH",)).container_plan(
+        RUN, {"SCRATCH": "/srv/scratch", "who": "ada"}
+    )
+    assert made is not None
+    assert made.mounts == (Mount("/srv/scratch/ada", "/scratch"),)
+
+
+def test_an_image_that_a_value_has_a_part_in_is_one_of_those_allowed() -> None:
+    config = QueueConfig("container", {"image": "team/${v}", "allow_images": ["team/sim:*"]})
+    made = config.container_plan(RUN, {"v": "sim:3"})
+    assert made is not None
+    assert made.image == "team/sim:3"
+    with pytest.raises(InputError, match="image 'team/other:1' is not allowed in this queue"):
+        config.container_plan(RUN, {"v": "other:1"})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
