@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -344,3 +345,24 @@ def test_a_listing_is_sorted_by_what_is_asked_for(cluster: Cluster, tmp_path: Pa
         submit_one(cluster, "--name", name, "--", "true")
     listed = cluster.run("launch-worker", "runs", "--sort", "name", "--json").out.splitlines()
     assert [json.loads(line)["name"] for line in listed] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("presses", "code", "state"), [(1, 130, "Running"), (2, 143, "Killed")])
+def test_ctrl_c_leaves_several_runs_alone_and_a_second_one_cancels_them(
+    cluster: Cluster, presses: int, code: int, state: str
+) -> None:
+    cluster.worker()
+    waiter = cluster.open("launch-submit", "--array", "0-1", "--wait", "--", "sleep", "60")
+    wait_until(lambda: [r.state.value for r in known_runs(cluster)] == ["Running"] * 2, what="both run")
+    for press in range(presses):
+        waiter.send_signal(signal.SIGINT)
+        if press + 1 < presses:
+            assert waiter.stderr is not None
+            wait_until(lambda: b"detached" in waiter.stderr.readline(), what="it says so")  # type: ignore[union-attr]
+    _, err = waiter.communicate(timeout=30)
+    assert waiter.returncode == code, err
+    assert [record.state.value for record in known_runs(cluster)] == [state] * 2
+    for record in known_runs(cluster):
+        if not record.state.is_final:
+            Run(cluster.api, record.id).cancel(grace_s=0)
+    wait_until(lambda: all(record.state.is_final for record in known_runs(cluster)), what="all have ended")
