@@ -292,7 +292,14 @@ def test_a_queue_is_made_shown_changed_and_deleted_by_commands(cluster: Cluster,
         *("queues", "set", "gpu", "--limit", "none", "--pool", "", "--default", "timeout=", "--variables", ""),
         *("--macro-env", "", "--priorities", "--description", "", "--json"),
     )
-    told_now = {"limit": None, "pool": None, "rank": None, "defaults": {}, "variables": {}, "macro_env": []}
+    told_now: dict[str, Any] = {
+        "limit": None,
+        "pool": None,
+        "rank": None,
+        "defaults": {},
+        "variables": {},
+        "macro_env": [],
+    }
     assert cleared == made | told_now | {"priorities": True, "description": None, "waiting": 1}
     refused = cluster.run("launch-worker", "queues", "delete", "gpu")
     assert (refused.code, "wait in it" in refused.err) == (1, True), refused
