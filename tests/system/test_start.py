@@ -153,6 +153,42 @@ def test_names_with_a_pool_are_those_queues_of_it(cluster: Cluster) -> None:
     assert only_worker(cluster)["queues"] == ["b"]
 
 
+def test_a_pools_queues_may_change_while_it_is_served(cluster: Cluster) -> None:
+    store = cluster.api.store
+    store.configure("pool", "site", {})
+    for rank, queue in enumerate(("a", "b"), start=1):
+        store.configure("queue", queue, {"pool": "site", "rank": str(rank)})
+    worker = start(cluster, "--pool", "site")
+    wait_until(lambda: only_worker(cluster)["queues"] == ["a", "b"])
+    store.configure("queue", "a", {"rank": "9"})
+    wait_until(lambda: only_worker(cluster)["queues"] == ["b", "a"], timeout_s=5)
+    store.configure("queue", "c", {"pool": "site", "rank": "1"})
+    store.configure("queue", "b", {"pool": None})
+    wait_until(lambda: only_worker(cluster)["queues"] == ["c", "a"], timeout_s=5)
+    assert submit(["true"], queue="c", api=cluster.api).wait(20) is RunState.FINISHED
+    assert "queue.dropped queue=b" in worker.log
+
+
+def test_celerys_worker_without_a_selection_is_one_of_the_default_queue(cluster: Cluster) -> None:
+    worker = cluster.celery("worker", "--loglevel", "INFO", name="plain")
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    assert only_worker(cluster)["queues"] == ["default"]
+    assert "Looking for work from queue(s): default..." in worker.log
+
+
+def test_a_scheduled_run_is_claimed_ahead_and_starts_on_time(cluster: Cluster) -> None:
+    worker = start(cluster, "-q", "default", "--prefetch-seconds", "4")
+    wait_until(cluster.api.store.workers)
+    run_id = new_run_id()
+    due_us = cluster.api.store.now_us() + 5_000_000
+    cluster.api.store.create(run_id, RunSpec(("sh", "-c", f"date +%s.%N > {cluster.folder / 'at'}")), at_us=due_us)
+    wait_until(lambda: f"run.claimed run={run_id}" in worker.log, timeout_s=4, what="claimed ahead")
+    assert cluster.api.store.now_us() < due_us - 1_000_000
+    assert cluster.api.run(run_id).wait(20) is RunState.FINISHED
+    late_s = float((cluster.folder / "at").read_text()) - due_us / 1e6
+    assert 0 <= late_s < 0.5
+
+
 def test_run_once_runs_what_waits_and_exits(cluster: Cluster) -> None:
     """P18."""
     runs = [submit(["sleep", "1"], api=cluster.api) for _ in range(3)]
