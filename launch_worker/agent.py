@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from launch_worker.api import Api
 from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.inherit import Heir, engine_is_near
 from launch_worker.gpus import inventory_from_options
+from launch_worker.inherit import Heir, engine_is_near
 from launch_worker.inventory import Inventory
 from launch_worker.jobs import Ended, Jobs
 from launch_worker.liveness import Liveness

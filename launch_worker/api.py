@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from launch_worker.bulk import Item, read_options
 from launch_worker.errors import BrokerUnavailableError, RefusedError
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
+from launch_worker.queue_api import QueueApi
 from launch_worker.retry import shell_exit_code
 from launch_worker.run import Record, Transition
 from launch_worker.settings import Settings
@@ -36,19 +36,23 @@ _TURN_S = 2.0
 _PATIENCE_S = 600.0
 
 
-class Api:
+class Api(QueueApi):
     """A connection to one launch system. `url` wins over LAUNCH_REDIS_URL."""
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env(redis_url=url)
+        self._store: Store | None = None
         #: By queue: its configuration and its pool's, as last seen.
         self._configs: dict[str, tuple[str, str]] = {}
         #: Folders that were sent, and what they are kept as.
         self._sent: dict[str, str] = {}
 
-    @cached_property
+    @property
     def store(self) -> Store:
-        return Store(self.settings.redis_url, settle_s=2 * self.settings.heartbeat_s)
+        """Connected to at its first call."""
+        if self._store is None:
+            self._store = Store(self.settings.redis_url, settle_s=2 * self.settings.heartbeat_s)
+        return self._store
 
     def submit(
         self,
@@ -85,7 +89,7 @@ class Api:
                 return Run(self, run_id, queue_consumers=created.consumers)
 
     def submit_item(self, item: Item, *, strict: bool = False) -> Iterator[Run]:
-        """Submit what `bulk` read: a run, or the runs of an array one by one. A folder is sent once. Raises as `submit`."""
+        """Submit what `bulk` read: a run, or the runs of an array one by one. Raises as `submit`."""
         given = dict(item.given)
         if item.upload is not None:
             # Before a folder is read: what is wrong otherwise.
@@ -206,7 +210,7 @@ class Run:
         return word
 
     def preempt(self, *, reason: str = "") -> None:
-        """Ask for the end of the job, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
+        """Ask for the job's end, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
         reason = reason or f"preempted by {me()}"
         word, state = self._api.store.preempt(self.id, reason=reason)
         if word != "requested":
@@ -383,23 +387,13 @@ def submit(
     `delay`, and within `expires`, or it is Killed. Raises InputError before anything is written, and
     BrokerUnavailableError within 5 s when Redis is away.
     """
-    options = {
-        **{"command": command, "queue": queue, "name": name, "project": project, "tags": tags, "env": env},
-        **{"env_from": env_from, "cwd": cwd, "uri": uri, "upload": upload, "timeout": timeout, "grace": grace},
-        **{"start_timeout": start_timeout, "stall_timeout": stall_timeout, "retries": retries, "image": image},
-        **{"retry_delay": retry_delay, "retry_on": retry_on, "priority": priority, "container": container},
-        **{"memory": memory, "cpus": cpus, "gpus": gpus, "values": values, "after": after, "at": at, "delay": delay},
-        **{"concurrency_key": concurrency_key, "limit_key": limit_key, "expires": expires},
-        **{"max_preemptions": max_preemptions, "preempt_exit_code": preempt_exit_code},
-    }
+    options = {name: value for name, value in locals().items() if name not in ("api", "strict")}
     (run,) = (api or Api()).submit_item(_item(options), strict=strict)
     return run
 
 
-def submit_many(
-    items: Iterable[Mapping[str, Any]], *, api: Api | None = None, strict: bool = False
-) -> list[Run]:
-    """Submit many runs, each a map of `submit`'s arguments, and of `array` (`0-99%8`: numbered runs, at most 8 at once).
+def submit_many(items: Iterable[Mapping[str, Any]], *, api: Api | None = None, strict: bool = False) -> list[Run]:
+    """Submit many runs, each a map of `submit`'s arguments and `array` (`0-99%8`: numbered runs, at most 8 at once).
 
     All are checked before the first is sent. Raises as `submit`; what was sent before an outage stays.
     """

@@ -16,6 +16,7 @@ from launch_worker.containers import LAUNCH_DIR, ContainerPlan
 from launch_worker.environment import container_environment, job_environment
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
+from launch_worker.spec import RunSpec
 from launch_worker.supervise import Job
 from launch_worker.template import fill_spec, macros_of
 
@@ -32,7 +33,7 @@ def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> S
     # The queue may have been configured anew since the run was submitted.
     values = config.values_of(attempt.spec)
     macros = macros_of(attempt.record, attempt.spec, config=config, worker_env=os.environ, values=values)
-    attempt.spec = fill_spec(attempt.spec, macros)
+    attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
     plan = config.container_plan(attempt.spec, macros)
     attempt.folder.path.mkdir(parents=True, mode=0o700)
     if plan is None:
@@ -59,7 +60,7 @@ def fetch(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Pat
 def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
     config_path = attempt.folder.path / "config.json"
-    config_path.write_bytes(_config(record))
+    config_path.write_bytes(_config(record, spec))
     env = job_environment(
         record, spec, worker_env=os.environ, redis_url=site.settings.redis_url, config_path=config_path
     )
@@ -105,18 +106,19 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         env=env,
         cwd=_folder_in_container(attempt, code),
         gpus=record.gpus,
-        files=Files(_config(record), code),
+        files=Files(_config(record, spec), code),
         output=attempt.folder.output,
         lease=lambda: attempt.lease,
         events=attempt.events,
         timeout_s=math.ceil(patience.left_s),
         enter=enter,
+        before_start=attempt.await_start,
     )
 
 
-def _config(record: Record) -> bytes:
+def _config(record: Record, spec: RunSpec) -> bytes:
     return json.dumps({"run_id": record.id, "attempt": record.attempt, "name": record.name, "project": record.project,
-                       "queue": record.queue, "tags": list(record.tags), "config": {}}).encode()  # fmt: skip
+                       "queue": record.queue, "tags": list(record.tags), "config": spec.values}).encode()  # fmt: skip
 
 
 def _folder(attempt: Attempt, code: Path | None) -> str:

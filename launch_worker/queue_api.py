@@ -110,7 +110,9 @@ class QueueApi:
     by one, None taking one away. Everything raises InputError before anything is written, and BrokerUnavailableError.
     """
 
-    store: Store
+    @property
+    def store(self) -> Store:
+        raise NotImplementedError
 
     # -- queues --------------------------------------------------------------------------------------------------
 

@@ -138,10 +138,12 @@ class RunSpec:
             ("the exit code of a preempted job", self.preempt_exit_code, 1, 255),
             ("gpus", self.gpus, 0, MAX_GPUS),
             ("the limit of a concurrency key", self.limit_key, 1, MAX_LIMIT),
-            ("the limit of an array", self.array_limit, 1, MAX_LIMIT),
-            ("the index of an array", self.array_index, 0, MAX_LIMIT),
         ):
             _check_number(what, number, least, most)
+        if self.array_limit is not None:
+            _check_number("the limit of an array", self.array_limit, 1, MAX_LIMIT)
+        if self.array_index is not None:
+            _check_number("the index of an array", self.array_index, 0, MAX_LIMIT)
         _check_waits(self)
         check_values(self.values)
         if self.image or self.container or self.memory is not None or self.cpus is not None:
@@ -258,8 +260,6 @@ def _check_container(spec: RunSpec) -> None:
 
 
 def _check_number(what: str, number: Any, least: int, most: int) -> None:
-    if number is None:
-        return
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
         raise InputError(f"{what} must be a whole number from {least} to {most}, not {number!r}")
 
@@ -269,7 +269,9 @@ def parse_after(text: str) -> tuple[str, str]:
     run_id, colon, wish = text.partition(":") if isinstance(text, str) else ("", "", "")
     wish = wish.lower() if colon else "ok"
     if not RUN_ID.fullmatch(run_id) or wish not in WISHES:
-        raise InputError(f"after {str(text)[:60]!r} is not a run to wait for; write it as RUN, RUN:ok, RUN:any or RUN:failed")
+        raise InputError(
+            f"after {str(text)[:60]!r} is not a run to wait for; write it as RUN, RUN:ok, RUN:any or RUN:failed"
+        )
     return run_id, wish
 
 

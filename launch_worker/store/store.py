@@ -315,8 +315,16 @@ class Store(Reader):
         return bool(self._call("keep_schedule", name, "", ""))
 
     def fire(
-        self, name: str, expected_us: int, next_us: int, run_id: str, spec: RunSpec, *, queue_config: str, pool_config: str
-    ) -> Created | None:  # fmt: skip
+        self,
+        name: str,
+        expected_us: int,
+        next_us: int,
+        run_id: str,
+        spec: RunSpec,
+        *,
+        queue_config: str,
+        pool_config: str,
+    ) -> Created | None:
         """Submit the run of a schedule whose time has come, and note its next time, in one step.
 
         None when somebody else did it. Raises as `create`.

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from launch_worker.api import Run, submit
-from launch_worker.queue_config import QueueConfig
 from launch_worker.runners import tree
 from launch_worker.states import RunState
 from tests.conftest import wait_until
@@ -184,7 +183,7 @@ def test_with_retries_and_no_next_worker_the_container_is_gone_before_the_run_is
     containers: Containers,
 ) -> None:
     cluster = containers.cluster
-    cluster.api.configure_queue("default", QueueConfig(container={"allow_mounts": [str(cluster.folder)]}))
+    cluster.api.create_queue("default", container={"allow_mounts": [str(cluster.folder)]})
     worker = cluster.worker(name="w1")
     script = (
         "trap '' TERM; date +%s.%N >> /x/begun$LAUNCH_ATTEMPT; [ $LAUNCH_ATTEMPT = 2 ] && exit 0;"
@@ -545,7 +544,7 @@ def test_a_queue_of_containers_needs_no_image_from_the_submitter(containers: Con
 
 def test_a_queue_of_processes_refuses_images(containers: Containers) -> None:
     cluster = containers.cluster
-    cluster.api.configure_queue("cpu", QueueConfig(resource="process"))
+    cluster.api.create_queue("cpu", resource="process")
     refused = cluster.run("launch-submit", "-q", "cpu", "--image", containers.image, "--", "true")
     assert refused.code == 2
     assert "runs processes" in refused.err

@@ -316,6 +316,18 @@ FULL = {
     "container": {"mounts": ["data:/data:ro"], "network": "none"},
     "memory": 64 << 20,
     "cpus": 1.5,
+    "author": "me@here",
+    "gpus": 2,
+    "values": {"lr": 0.1, "layers": [1, 2]},
+    "concurrency_key": "licence",
+    "limit_key": 2,
+    "after": ("1m83cyvtfq1tc69:any",),
+    "array": "1m83cyvtfq1tc69",
+    "array_index": 3,
+    "array_limit": 8,
+    "expires_s": 60.0,
+    "preempt_exit_code": 99,
+    "max_preemptions": 1,
 }
 
 
