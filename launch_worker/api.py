@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import logging
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.bulk import Item, read_options
-from launch_worker.errors import BrokerUnavailableError, RefusedError
+from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
 from launch_worker.queue_api import QueueApi
@@ -117,6 +118,17 @@ class Api(QueueApi):
             pool = settings.get("pool", "")
             of_pool = self.store.settings_of("pool", pool) if pool else {}
             self._configs[queue] = settings.get("config", ""), of_pool.get("config", "")
+        try:
+            return self._resolve(queue, given)
+        except InputError:
+            if fresh:
+                raise
+            # It may be what the queue's configuration gives, as it is now, that is missing.
+            with contextlib.suppress(BrokerUnavailableError):
+                return self.resolve(given, fresh=True)
+            raise
+
+    def _resolve(self, queue: str, given: Mapping[str, Any]) -> tuple[RunSpec, str, str]:
         queue_config, pool_config = self._configs.get(queue, ("", ""))
         given = {"author": me()} | dict(given)
         if not given.get("project") and self.settings.project:

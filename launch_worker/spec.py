@@ -13,6 +13,7 @@ from typing import Any
 from launch_worker.errors import InputError
 from launch_worker.giturl import parse_git_url
 from launch_worker.ids import RUN_ID
+from launch_worker.template import has_macros
 from launch_worker.units import MAX_DURATION_S
 
 NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,200}")
@@ -248,7 +249,8 @@ def _check_container(spec: RunSpec) -> None:
     # Imported by those who need it: a person waits for `launch-submit`.
     from launch_worker.containers import IMAGE, check_cpus, check_memory, check_submitted
 
-    if spec.image and not IMAGE.fullmatch(spec.image):
+    # Where there are macros the worker looks again, when they are filled.
+    if spec.image and not has_macros(spec.image) and not IMAGE.fullmatch(spec.image):
         raise InputError(
             f"image {spec.image[:60]!r} is not the name of an image; write it as NAME, NAME:TAG or NAME@sha256:DIGEST"
         )
@@ -306,7 +308,7 @@ def check_values(values: Mapping[str, Any]) -> None:
 def _check_code(uri: str, upload: str) -> None:
     if uri and upload:
         raise InputError("the code comes from git or from an upload, not both; leave out --uri or --upload")
-    if uri:
+    if uri and not has_macros(uri):
         parse_git_url(uri)
     if upload and not SHA256.fullmatch(upload):
         raise InputError("upload must be the sha256 of an archive that was sent before, 64 hexadecimal digits")

@@ -297,12 +297,12 @@ class Store(Reader):
     def delete_queue(self, name: str) -> str:
         """Take a queue and its configuration off the lists. Returns '' or why not."""
         waiting = int(self._call("delete_queue", name))
-        return "" if not waiting else f"{waiting} runs wait in it"
+        return "" if not waiting else f"{waiting} runs wait in it" if waiting > 1 else "a run waits in it"
 
     def delete_pool(self, name: str) -> str:
         """Take a pool away. Returns '' or why not."""
         queues = int(self._call("delete_pool", name))
-        return "" if not queues else f"{queues} queues are in it"
+        return "" if not queues else f"{queues} queues are in it" if queues > 1 else "a queue is in it"
 
     # -- recurring submissions -----------------------------------------------------------------------------------
 

@@ -237,13 +237,13 @@ def test_a_refusal_is_one_clear_sentence(cluster: Cluster, guarded: Guarded) -> 
     guarded.admin.rpush("gpu", "x")
     for command in (
         ("launch-submit", "--", "true"),
-        ("launch-worker", "queues", "set", "gpu", "--description", "x"),
+        ("launch-worker", "queues", "create", "sim", "--description", "x"),
     ):
         result = as_user(cluster, guarded, "viewer", *command)
         assert (result.code, result.out) == (69, "")
         assert result.err.count("\n") == 1
         assert "may not do this" in result.err
-    result = as_user(cluster, guarded, "producer", "launch-worker", "queues", "set", "gpu", "--description", "x")
+    result = as_user(cluster, guarded, "producer", "launch-worker", "queues", "create", "sim", "--description", "x")
     assert (result.code, "may not do this" in result.err) == (69, True)
     assert "viewer-pw" not in result.err
 

@@ -356,8 +356,8 @@ def test_a_queue_is_deleted_only_when_nothing_waits_in_it(store: Store) -> None:
     store.configure("queue", "sim", {"limit": "3", "pool": "lab"})
     assert not store.configure("queue", "sim", {"limit": "4"}, create=True)
     later = create(store, queue="sim", delay_s=60)
-    assert store.delete_queue("sim") == "1 runs wait in it"
-    assert store.delete_pool("lab") == "1 queues are in it"
+    assert store.delete_queue("sim") == "a run waits in it"
+    assert store.delete_pool("lab") == "a queue is in it"
     store.cancel(later, reason="x")
     assert store.delete_queue("sim") == ""
     assert store.queue_names() == []

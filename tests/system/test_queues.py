@@ -302,7 +302,7 @@ def test_a_queue_is_made_shown_changed_and_deleted_by_commands(cluster: Cluster,
     }
     assert cleared == made | told_now | {"priorities": True, "description": None, "waiting": 1}
     refused = cluster.run("launch-worker", "queues", "delete", "gpu")
-    assert (refused.code, "wait in it" in refused.err) == (1, True), refused
+    assert (refused.code, "in it" in refused.err) == (1, True), refused
     (run,) = cluster.api.list()
     run.cancel()
     assert cluster.run("launch-worker", "queues", "delete", "gpu").code == 0

@@ -828,19 +828,24 @@ local function next_due(now, prefetch_us)
   return first and int(first) or '0'
 end
 
--- (nothing) -> Pending. `fields` is a flat list of names and values. Returns 1, or nothing when the run is there already;
--- {-2, sentence} for one that it waits for and that is not there.
+-- (nothing) -> Pending. `fields` is a flat list of names and values. Returns 1, or 0 when the run is there already, or
+-- -2 and why not for one that it waits for and that is not there.
 local function create(id, now, reason, queue, due, expires_us, fields)
   if redis.call('EXISTS', run_key(id)) == 1 then return 0 end
-  redis.call('HSET', run_key(id), 'id', id, 'state', 'Pending', 'reason', reason, 'attempt', 0, 'first_attempt', 1,
-    'token', 0, 'seq', 0, 'created_at', int(now), 'queue', queue, unpack(fields))
-  local waits, killed = waits_of(id), nil
-  for other, wish in pairs(waits) do
-    local state = get(other, 'state')[1]
-    if not state then
-      redis.call('DEL', run_key(id))
+  local waits, killed, states = {}, nil, {}
+  for at = 1, #fields, 2 do
+    if fields[at] == 'waits_for' then waits = cjson.decode(fields[at + 1]) end
+  end
+  for other in pairs(waits) do
+    states[other] = get(other, 'state')[1]
+    if not states[other] then
       return -2, 'there is no run ' .. other .. ' to wait for; list the known ones with: launch-worker runs'
     end
+  end
+  redis.call('HSET', run_key(id), 'id', id, 'state', 'Pending', 'reason', reason, 'attempt', 0, 'first_attempt', 1,
+    'token', 0, 'seq', 0, 'created_at', int(now), 'queue', queue, unpack(fields))
+  for other, wish in pairs(waits) do
+    local state = states[other]
     if WISHED[wish] and WISHED[wish][state] then
       waits[other] = nil
     elseif FINAL[state] then
