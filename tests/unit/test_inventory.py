@@ -174,7 +174,9 @@ def test_what_can_ever_run_here_is_told_from_all_that_there_is(needs: str, fits:
 
 
 @given(
-    gpus=st.integers(0, 1024), cpus=st.none() | st.integers(1, 1000), memory=st.none() | st.integers(6 << 20, 1 << 50)
+    gpus=st.integers(0, 1024),
+    cpus=st.none() | st.integers(1, 1000),
+    memory=st.none() | st.integers(6 << 20, 10**15 - 1),
 )
 def test_needs_are_read_as_specs_write_them(gpus: int, cpus: int | None, memory: int | None) -> None:
     spec = RunSpec(command=("true",), gpus=gpus, cpus=None if cpus is None else cpus / 100, memory=memory)
