@@ -114,6 +114,7 @@ class Stamps:
     starts: list[float] = field(default_factory=list)
     pids: set[int] = field(default_factory=set)
     worker_pid: int = 0
+    devices: tuple[str, ...] = ()
     code: int | None = None
     ended_at: float | None = None
     #: When the main process last wrote, and when any process of the job did.
@@ -134,6 +135,7 @@ class Stamps:
             if word == "start":
                 stamps.starts.append(at)
                 stamps.worker_pid = int(more[1])
+                stamps.devices = tuple(device for device in ",".join(more[2:]).split(",") if device.isdigit())
                 main = pid
             elif word == "end":
                 stamps.code, stamps.ended_at = int(more[0]), at

@@ -3,7 +3,7 @@
     python3 -I -S job.py FOLDER SECONDS CODE [FLAG…]
 
 It appends lines `WORD BOOTTIME_NS PID [MORE…]` to FOLDER/RUN.ATTEMPT: `start` (with the pids of its parent, the guard,
-and of its parent's parent, the worker), `child` and `beat` every 80 ms, also of a grandchild, and `end CODE` just
+and of its parent's parent, the worker, and its devices), `child` and `beat` every 80 ms, also of a grandchild, and `end CODE` just
 before it exits. Flags:
 
     stubborn      ignore SIGTERM
@@ -12,6 +12,7 @@ before it exits. Flags:
     daemon=S      the same, forked twice, so that it comes back to the guard
     hardchild     the grandchild ignores SIGTERM
     print=N       print N numbered lines
+    preempt=N     exit with 85 while the attempt is below N
     until=N       fail with the code while the attempt is below N, else exit with 0
 """
 
@@ -81,7 +82,7 @@ name = os.environ["LAUNCH_RUN_ID"] + "." + os.environ["LAUNCH_ATTEMPT"]
 stamps = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 if "stubborn" in flags:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-stamp("start", os.getppid(), parent_of(os.getppid()))
+stamp("start", os.getppid(), parent_of(os.getppid()), os.environ["CUDA_VISIBLE_DEVICES"] or "-")
 if "polite" in flags:
     signal.signal(signal.SIGTERM, polite)
 for how in ("child", "daemon"):
@@ -93,4 +94,6 @@ try:
 except OSError:
     stamp("unprinted")
 live(float(seconds))
+if int(os.environ["LAUNCH_ATTEMPT"]) < int(flags.get("preempt", 0)):
+    end(85)
 end(0 if "until" in flags and int(os.environ["LAUNCH_ATTEMPT"]) >= int(flags["until"]) else int(code))

@@ -39,6 +39,8 @@ _IN_COMPANY = 0.4
 _COMPANY_S = 3.0
 
 QUEUES = ("default", "gpu")
+#: GPUs of each worker, which only have numbers.
+DEVICES = 2
 _PRIORITIES = ("critical", "high", "medium", "medium", "low")
 
 
@@ -69,6 +71,9 @@ class Submission:
     retry_delay_s: float
     grace_s: float
     cancel_after_s: float | None
+    #: Whole devices, of the DEVICES of each worker; and a key of which one run goes at a time.
+    gpus: int = 0
+    key: str = ""
 
 
 def plan_faults(seed: int, duration_s: float, *, skip: frozenset[str] = frozenset()) -> list[Fault]:
@@ -138,8 +143,9 @@ def _submission(rng: Random, at_s: float) -> Submission:
             (rng.uniform(5, 12), 0, ()),
             (rng.uniform(5, 12), 0, ("stubborn",)),
             (rng.uniform(0.0, 0.5), 1, ("until=2",)),
+            (rng.uniform(0.0, 1.0), 0, (f"preempt={rng.randint(2, 4)}",)),
         ),
-        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6),
+        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4),
     )[0]
     return Submission(
         at_s=at_s,
@@ -152,4 +158,6 @@ def _submission(rng: Random, at_s: float) -> Submission:
         retry_delay_s=rng.choice((0.0, 0.0, rng.uniform(0.1, 1.5))),
         grace_s=rng.choice((0.5, 1.0, 2.0, 10.0)),
         cancel_after_s=rng.uniform(0, 4) if rng.random() < 0.08 else None,
+        gpus=rng.choices((0, 1, 2), (80, 14, 6))[0],
+        key=rng.choices(("", "licence"), (92, 8))[0],
     )

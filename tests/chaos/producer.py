@@ -56,6 +56,8 @@ class Producer:
             retries=planned.retries,
             retry_delay=planned.retry_delay_s,
             grace=planned.grace_s,
+            gpus=planned.gpus,
+            concurrency_key=planned.key or None,
             api=self._api,
         )  # fmt: skip
         self._note(run=run.id, asked_at=asked_at, at=boot_time_s())

@@ -22,7 +22,7 @@ from launch_worker.runners.tree import ProcessId
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from tests.chaos.evidence import Evidence, Life, Span
-from tests.chaos.plan import LEASE_S, QUEUES
+from tests.chaos.plan import DEVICES, LEASE_S, QUEUES
 from tests.chaos.proxy import Network, Proxy
 from tests.chaos.timeline import Timeline
 from tests.system.conftest import Cluster, Part
@@ -154,8 +154,13 @@ class System:
             slot.part = self.cluster.celery("beat", "-s", str(schedule), name=slot.name, env=env)
         else:
             slot.part = self.cluster.worker(
-                ",".join(QUEUES), slots=self._slots, name=slot.name, env=env, wait=False,
-            )  # fmt: skip
+                ",".join(QUEUES),
+                slots=self._slots,
+                name=slot.name,
+                env=env,
+                wait=False,
+                arguments=("--gpus", str(DEVICES)),
+            )
         slot.life = Life(slot.name, slot.part.pid, boot_time_s(), log_path=str(slot.part.log_path))
         self.evidence.lives.append(slot.life)
 

@@ -56,6 +56,7 @@ class RunFacts:
     attempts: list[Attempt]
     stamps: dict[int, Stamps]
     retries: int = 0
+    gpus: int = 0
     #: How many lines its job prints, and the kept output of each attempt that printed them all.
     lines: int = 0
     logs: dict[int, bytes] = field(default_factory=dict)
@@ -86,7 +87,12 @@ def read_runs(store: Store, stamps: dict[str, dict[int, Stamps]], *, offset_s: f
         written = stamps.get(record.id, {})
         spec = json.loads(record.spec)
         run = RunFacts(
-            record, history, list(_attempts(history, written, offset_s)), written, retries=int(spec.get("retries", 0))
+            record,
+            history,
+            list(_attempts(history, written, offset_s)),
+            written,
+            retries=int(spec.get("retries", 0)),
+            gpus=int(spec.get("gpus", 0)),
         )
         run.lines = next((int(flag[6:]) for flag in spec["command"] if flag.startswith("print=")), 0)
         for number, seen in written.items() if run.lines else ():
@@ -138,7 +144,31 @@ def check_runs(runs: list[RunFacts], evidence: Evidence, journal: Journal, *, un
             if before.state is RunState.CRASHED:
                 findings.crashed += 1
                 findings.retried += after is not None and after.state is RunState.PENDING
+    findings.violations += _shared(runs)
     return findings
+
+
+def _shared(runs: list[RunFacts]) -> Iterator[str]:
+    """Devices that two jobs had at once, and keys that two runs held at once."""
+    held: dict[str, list[tuple[float, float, str, Attempt]]] = {}
+    for run in runs:
+        for attempt in run.attempts:
+            if attempt.stamps is None or not attempt.stamps.starts:
+                continue
+            names = [f"device {device} of {_slot(attempt)}" for device in attempt.stamps.devices]
+            if len(attempt.stamps.devices) != run.gpus:
+                yield f"{run.record.id}: it was given devices {attempt.stamps.devices}, and wanted {run.gpus}"
+            names += [f"key {run.record.concurrency_key}"] if run.record.concurrency_key else []
+            for name in names:
+                who = f"{run.record.id}.{attempt.number}"
+                held.setdefault(name, []).append((attempt.stamps.first, attempt.stamps.last, who, attempt))
+    for name, spans in held.items():
+        spans.sort(key=lambda span: span[:3])
+        for (_, last, one, before), (first, _, other, _) in itertools.pairwise(spans):
+            # A job may live on while its worker is silent: it is Crashed, and counts for nothing until it is heard.
+            was_silent = any(at <= first for at in before.crashed_at)
+            if first < last and not was_silent:
+                yield f"{other}: it had {name} {1000 * (last - first):.0f} ms before {one} had let go of it"
 
 
 class _Check:
@@ -176,9 +206,10 @@ class _Check:
         record = self.run.record
         if not record.state.is_final:
             self.wrong.append(f"it is still {record.state}: {record.reason}")
-        if len(self.run.attempts) > 1 + self.run.retries:
+        tries = len(self.run.attempts) - record.preemptions
+        if tries > 1 + self.run.retries:
             self.wrong.append(f"it was attempted {len(self.run.attempts)} times with {self.run.retries} retries")
-        if not self.cancels and len(self.run.attempts) <= self.run.retries and record.state is not RunState.FINISHED:
+        if not self.cancels and tries <= self.run.retries and record.state is not RunState.FINISHED:
             self.wrong.append(
                 f"it is {record.state} ({record.reason}) after {len(self.run.attempts)} attempts, "
                 f"with {self.run.retries} retries"
@@ -253,7 +284,7 @@ class _Check:
     def _failed(self, attempt: Attempt) -> str:
         if re.search(r"No space left|the worker's disk", attempt.reason):
             return "" if self._was_full(attempt) else "the disk was not full"
-        if found := re.match(r"exit code (\d+)", attempt.reason):
+        if found := re.match(r"(?:preempted \()?exit code (\d+)", attempt.reason):
             return "" if _code(attempt) == int(found[1]) else f"its job {_told(attempt)}"
         if found := re.match(r"ended by (SIG\w+)", attempt.reason):
             signals = self.evidence.job_signals.get((self.run.record.id, attempt.number), [])
