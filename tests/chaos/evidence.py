@@ -114,7 +114,6 @@ class Stamps:
     starts: list[float] = field(default_factory=list)
     pids: set[int] = field(default_factory=set)
     worker_pid: int = 0
-    devices: tuple[str, ...] = ()
     code: int | None = None
     ended_at: float | None = None
     #: When the main process last wrote, and when any process of the job did.
@@ -122,6 +121,7 @@ class Stamps:
     first: float = LATER
     last: float = 0.0
     unprinted: bool = False
+    devices: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Stamps:

@@ -3,8 +3,8 @@
     python3 -I -S job.py FOLDER SECONDS CODE [FLAG…]
 
 It appends lines `WORD BOOTTIME_NS PID [MORE…]` to FOLDER/RUN.ATTEMPT: `start` (with the pids of its parent, the guard,
-and of its parent's parent, the worker, and its devices), `child` and `beat` every 80 ms, also of a grandchild, and `end CODE` just
-before it exits. Flags:
+and of its parent's parent, the worker, and its devices), `child` and `beat` every 80 ms, also of a grandchild, and
+`end CODE` just before it exits. Flags:
 
     stubborn      ignore SIGTERM
     polite        on SIGTERM, end with code 9 after 0.2 s
