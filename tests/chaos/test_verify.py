@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from launch_worker.run import Record, Transition
@@ -125,3 +127,33 @@ def test_output_that_was_lost_or_doubled_is_found() -> None:
     for kept, wrong in (([0, 1], False), ([0], True), ([0, 1, 1], True)):
         run.logs[1] = "".join(f"{_RUN}.1 line {number}\n" for number in kept).encode()
         assert bool(check(run).violations) is wrong
+
+
+def holder(run_id: str, *steps: tuple[str, float, int, str], first: float, last: float) -> RunFacts:
+    """A run that had device 0 and a key."""
+    run = facts(*steps, written={1: replace(stamps(first, last), devices=("0",))})
+    record = replace(run.record, id=run_id, concurrency_key="licence")
+    return replace(run, record=record, gpus=1)
+
+
+def test_a_device_and_a_key_that_two_jobs_had_at_once_are_found() -> None:
+    one = holder("one", *ONE, ("Finished", 5, 1, ""), first=2.1, last=4.9)
+    other = holder("other", *ONE, ("Finished", 7, 1, ""), first=4.5, last=6.9)
+    found = check_runs([one, other], evidence(), Journal(), unknown=()).violations
+    assert [text.split(" ms ")[0] for text in found] == [
+        "other.1: it had device 0 of w1 400",
+        "other.1: it had key licence 400",
+    ]
+
+
+def test_what_a_silent_workers_job_holds_is_nobodys_fault() -> None:
+    one = holder("one", *ONE, ("Crashed", 4, 1, "heartbeats stopped"), first=2.1, last=4.9)
+    other = holder("other", *ONE, ("Finished", 7, 1, ""), first=4.5, last=6.9)
+    seen = Evidence(lives=[Life("w1", 10, 0.0, 1000.0, stopped=[Span(1, 4.5)])])
+    found = check_runs([one, other], seen, Journal(), unknown=()).violations
+    assert not [text for text in found if "it had" in text]
+
+
+def test_a_run_with_other_devices_than_it_wanted_is_found() -> None:
+    run = replace(holder("one", *ONE, ("Finished", 5, 1, ""), first=2.1, last=4.9), gpus=2)
+    assert "wanted 2" in check(run).violations[0]
