@@ -230,6 +230,7 @@ class Jobs:
             nonlocal sent_at
             if self._is_draining():
                 return None, "the worker drains"
+            sent_at = boot_time_s()
             return self._store.claim(
                 run_id,
                 seq,

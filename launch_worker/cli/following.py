@@ -61,6 +61,8 @@ def wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
     """Block until all have ended; returns the first exit code that is not 0. Ctrl-C as in `follow`, for all of them."""
     interrupts = _Interrupts()
     try:
+        if not quiet:
+            click.echo(f"waiting for {len(runs)} runs", err=True)
         return _wait_for_all(runs, quiet=quiet)
     except KeyboardInterrupt:
         pass

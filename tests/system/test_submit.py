@@ -353,12 +353,14 @@ def test_ctrl_c_leaves_several_runs_alone_and_a_second_one_cancels_them(
 ) -> None:
     cluster.worker()
     waiter = cluster.open("launch-submit", "--array", "0-1", "--wait", "--", "sleep", "60")
+    assert waiter.stderr is not None
+    said = iter(waiter.stderr.readline, b"")
+    assert any(b"waiting for 2 runs" in line for line in said)
     wait_until(lambda: [r.state.value for r in known_runs(cluster)] == ["Running"] * 2, what="both run")
-    for press in range(presses):
+    waiter.send_signal(signal.SIGINT)
+    if presses == 2:
+        assert any(b"detached" in line for line in said)
         waiter.send_signal(signal.SIGINT)
-        if press + 1 < presses:
-            assert waiter.stderr is not None
-            wait_until(lambda: b"detached" in waiter.stderr.readline(), what="it says so")  # type: ignore[union-attr]
     _, err = waiter.communicate(timeout=30)
     assert waiter.returncode == code, err
     assert [record.state.value for record in known_runs(cluster)] == [state] * 2
