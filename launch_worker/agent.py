@@ -70,7 +70,8 @@ class LaunchAgent:
         self._settings = api.settings
         self._host = socket.gethostname()
         self._worker: str = config.get("worker") or f"agent@{self._host}"
-        self._queues: list[str] = list(config.get("queues") or ["default"])
+        queues = config.get("queues")
+        self._queues: list[str] = ["default"] if queues is None else list(queues)
         slots = config.get("max_jobs")
         self._max_jobs: int = 1 if slots is None else slots
         self._inventory: Inventory = config.get("inventory") or inventory_from_options(

@@ -116,8 +116,10 @@ class Liveness:
 
     def _publish_due(self, next_due: int) -> float:
         """Dispatch what is due now; returns after how many seconds the next run is."""
-        if next_due and next_due <= self._store.now_us():
-            _, next_due, is_scheduled = self._store.publish_due(card=self._worker.card())
+        card = self._worker.card()
+        ahead_us = 1e6 * card.prefetch_s if card is not None else 0.0
+        if next_due and next_due - ahead_us <= self._store.now_us():
+            _, next_due, is_scheduled = self._store.publish_due(card=card)
             if is_scheduled:
                 fire_due(self._store, self._settings)
         return max(0.0, (next_due - self._store.now_us()) / 1e6) if next_due else self._settings.heartbeat_s

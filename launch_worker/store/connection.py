@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
+    DataError,
     MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
@@ -111,6 +112,8 @@ def clear_errors(url: str) -> Iterator[None]:
         if not isinstance(error, (ReadOnlyError, MasterDownError)) and not _TRANSIENT.search(str(error)):
             raise DamagedError(f"Redis at {mask_url(url)} holds something unexpected: {error}") from error
         raise BrokerUnavailableError(f"Redis at {mask_url(url)} refuses to work now: {error}") from error
+    except DataError as error:
+        raise DamagedError(f"this cannot be sent to Redis: {error}") from error
     except RedisError as error:
         raise BrokerUnavailableError(f"Redis at {mask_url(url)} failed: {error}") from error
 
