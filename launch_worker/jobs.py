@@ -17,6 +17,7 @@ from launch_worker.inventory import Inventory, parse_needs
 from launch_worker.outage import Outage
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
 from launch_worker.run import Record
+from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.spool import WorkerFolder
