@@ -279,6 +279,8 @@ def test_the_devices_of_a_dead_workers_job_are_not_given_away_before_its_last_pr
 
 def test_the_next_worker_takes_over_devices_with_the_jobs_that_have_them(recorder: Recorder) -> None:
     """`SIGUSR1`: the jobs go on, and so do their claims on devices."""
+    # A loaded machine may take a while to start the next one.
+    recorder.cluster.env["LAUNCH_LEASE_S"] = "15"
     first = recorder.worker()
     held = recorder.submit(6, gpus=1)
     wait_until(lambda: held.state is RunState.RUNNING)
