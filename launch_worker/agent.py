@@ -22,7 +22,7 @@ from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.gpus import inventory_from_options
 from launch_worker.inherit import Heir, engine_is_near
-from launch_worker.inventory import Inventory
+from launch_worker.inventory import Inventory, parse_needs
 from launch_worker.jobs import Ended, Jobs
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
@@ -91,6 +91,8 @@ class LaunchAgent:
         self.owner = f"{self._host}.{os.getpid()}.{secrets.token_hex(4)}"
         self._stopping = threading.Event()
         self._draining = False
+        #: What former workers' attempts have of this machine: the name of each one's folder, and its key.
+        self._former: dict[str, str] = {}
         self._is_listed = False
         self._detached = False
         self._system_name = ""
@@ -115,6 +117,7 @@ class LaunchAgent:
             left = list(WorkerFolder.abandoned(work_dir))
             for folder in left:
                 end_leftovers(folder.attempts())
+            self._hold_for([*left, *WorkerFolder.of_worker(work_dir, self._worker)])
             self._folder = WorkerFolder.create(work_dir, self.owner, worker=self._worker)
             # The guard holds the lock too: while it is held, one of them lives.
             self._runner = ProcessRunner(lock_fd=self._folder.lock_fd, folder=self._folder.path).open()
@@ -158,6 +161,20 @@ class LaunchAgent:
             name="launch-recovery",
             daemon=True,
         ).start()
+
+    def _hold_for(self, folders: Sequence[WorkerFolder]) -> None:
+        """Before anything is claimed: nobody else may have what jobs of former workers have, until they are settled."""
+        for attempt in (attempt for folder in folders for attempt in folder.attempts()):
+            devices, needs_text = attempt.read_holding()
+            needs = parse_needs(needs_text)
+            self._former[attempt.path.name] = attempt.key
+            self._inventory.hold(attempt.key, devices, needs.millicores, needs.memory)
+
+    def _release_former(self) -> None:
+        for name, key in list(self._former.items()):
+            if not WorkerFolder.has_attempt(self._settings.work_dir, name):
+                del self._former[name]
+                self._inventory.release(key)
 
     def _make_recovery(self) -> Recovery:
         work_dir = self._settings.work_dir
@@ -401,6 +418,7 @@ class LaunchAgent:
         """Renew the leases of all running attempts in one call, and heed what is said of each."""
         if self._quarantine.is_over(now=boot_time_s()):
             self.resume()
+        self._release_former()
         if not self.takes_runs and self._is_listed:
             # Else submitters would be told that its queues are consumed.
             self._store.goodbye(self.owner, queues=self._queues, stays=True)

@@ -36,6 +36,8 @@ def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> S
     attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
     plan = config.container_plan(attempt.spec, macros)
     attempt.folder.path.mkdir(parents=True, mode=0o700)
+    if attempt.record.needs:
+        attempt.folder.keep_holding(attempt.record)
     if plan is None:
         return _process(attempt, site, patience)
     return _container(attempt, site, plan, patience, enter)

@@ -338,7 +338,9 @@ def _check_env(env: Mapping[str, str], env_from: tuple[str, ...]) -> None:
         if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
             shown = name if len(str(name)) <= 60 else str(name)[:60] + "…"
             raise InputError(f"{shown!r} is not a name for an environment variable")
-        if name == "CUDA_VISIBLE_DEVICES" or (name.startswith("LAUNCH_") and name != "LAUNCH_REDIS_URL"):
+        if name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") or (
+            name.startswith("LAUNCH_") and name != "LAUNCH_REDIS_URL"
+        ):
             raise InputError(f"environment variable {name} is set by the worker; choose another name")
     for name, value in env.items():
         if not isinstance(value, str):

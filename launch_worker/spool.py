@@ -82,6 +82,18 @@ class AttemptFolder:
         except (OSError, ValueError, AttributeError):
             return None
 
+    def keep_holding(self, record: Record) -> None:
+        """Keep what the attempt has of its machine: it has it for as long as this folder is there. Raises OSError."""
+        (self.path / "holding.json").write_text(json.dumps({"gpus": record.gpus, "needs": record.needs}))
+
+    def read_holding(self) -> tuple[tuple[str, ...], str]:
+        """The devices that the attempt has, and its needs; nothing where none were kept."""
+        try:
+            kept = json.loads((self.path / "holding.json").read_text())
+            return tuple(map(str, kept["gpus"])), str(kept["needs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return (), ""
+
     def write_report(self, record: Record, step: NextStep, *, owner: str) -> None:
         """Keep how the attempt ended. A full disk is logged: the end is still delivered from memory."""
         report = {"record": record.to_hash(), "step": asdict(step), "owner": owner}
@@ -154,6 +166,11 @@ class WorkerFolder:
             folder = cls(path)
             if (path / SOCKET).exists() and folder.worker == worker and folder.is_of_this_host():
                 yield folder
+
+    @classmethod
+    def has_attempt(cls, work_dir: Path, name: str) -> bool:
+        """Whether any worker's folder has the attempt; one that is taken over may change its folder."""
+        return any((path / "runs" / name).exists() for path in (work_dir / "workers").iterdir())
 
     @property
     def owner(self) -> str:

@@ -43,7 +43,9 @@ local needs = parse_needs(run[8] or '')
 local devices = cjson.decode(ARGV[9])
 if card and run[8] and run[8] ~= '' then
   local collected, collected_needs = collected_by(owner)
-  local is_kept = collected and collected ~= id and not fits(needs, without(card, collected_needs))
+  -- What the worker was given was chosen with that in mind.
+  local is_given = run[11] == direct_of(owner)
+  local is_kept = collected and collected ~= id and not is_given and not fits(needs, without(card, collected_needs))
   if is_kept or not fits(needs, card) or #devices < needs.gpus then
     withdraw(id)
     put_in_line(id, now)
