@@ -64,6 +64,8 @@ class Evidence:
     disk_full: list[Span] = field(default_factory=list)
     #: (run, attempt) -> signals that the harness sent to the job's main process.
     job_signals: dict[tuple[str, int], list[tuple[str, float]]] = field(default_factory=dict)
+    #: Runs that the harness asked to be preempted, and when.
+    preempted: dict[str, list[float]] = field(default_factory=dict)
     #: Items whose copies were put into a queue again, or that were taken out of it.
     doubled: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 
+from launch_worker.errors import BrokerUnavailableError
 from launch_worker.runners import tree
 from launch_worker.runners.guard import boot_time_s
 from tests.chaos.evidence import Span
@@ -15,6 +16,8 @@ from tests.chaos.system import Slot, System
 #: So long after its guard died a worker has another one. Freezing it sooner would make two faults one: nobody is left
 #: to end its jobs at the lease.
 _NEW_GUARD_S = 2.0
+#: The reason that a preempted run is given.
+PREEMPTED = "chaos preempts"
 _REFILL_S = 0.2
 _RENEWED_S = 1.5
 
@@ -67,6 +70,20 @@ def kill_job(system: System, fault: Fault) -> bool:
 
 def term_job(system: System, fault: Fault) -> bool:
     return _signal_job(system, fault, signal.SIGTERM)
+
+
+def preempt_job(system: System, fault: Fault) -> bool:
+    """As `launch-worker preempt` does: the job ends, the run goes back to its queue."""
+    jobs = system.running_jobs()
+    if not jobs or system.redis_is_away:
+        return False
+    job = jobs[int(fault.pick * len(jobs))]
+    system.evidence.preempted.setdefault(job.run_id, []).append(boot_time_s())
+    try:
+        word, _ = system.api.store.preempt(job.run_id, reason=PREEMPTED)
+    except BrokerUnavailableError:
+        return False
+    return word == "requested"
 
 
 def _signal_job(system: System, fault: Fault, number: signal.Signals) -> bool:
@@ -271,6 +288,7 @@ FAULTS: dict[str, Callable[[System, Fault], bool]] = {
     "upgrade worker": upgrade_worker,
     "term guard": term_guard,
     "term job": term_job,
+    "preempt job": preempt_job,
     "term beat": term_beat,
     "stop worker": stop_worker,
     "restart redis": restart_redis,

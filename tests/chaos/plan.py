@@ -19,6 +19,7 @@ FAULTS = {
     "upgrade worker": 24,
     "term guard": 14,
     "term job": 20,
+    "preempt job": 20,
     "term beat": 14,
     "stop worker": 18,
     "restart redis": 16,

@@ -19,6 +19,7 @@ from launch_worker.states import ARROWS, RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.chaos.evidence import LATER, Evidence, Journal, Life, Span, Stamps
+from tests.chaos.faults import PREEMPTED
 from tests.chaos.plan import LEASE_S
 from tests.chaos.system import System
 
@@ -309,6 +310,9 @@ class _Check:
             if ended_at is not None and all(ended_at < cancel.asked_at - 0.5 for cancel in asked):
                 return f"its job {_told(attempt)} before anyone asked for its end"
             return ""
+        if attempt.reason.startswith(PREEMPTED):
+            times = self.evidence.preempted.get(self.run.record.id, [])
+            return "" if any(at <= attempt.ended_at for at in times) else "nobody had it preempted"
         if "shut down" in attempt.reason:
             if any(w.slot == _slot(attempt) and len(w.termed_at) > 1 for w in self.evidence.lives):
                 return ""
@@ -421,11 +425,11 @@ def check_leftovers(system: System) -> list[str]:
     for queue_list in system.item_lists():
         if length := redis.llen(queue_list):
             wrong.append(f"{length} items are left in {queue_list!r}: {redis.lrange(queue_list, 0, 2)}")
-        if left := redis.zrange(f"launch:dispatched:{queue_list}", 0, 5):
-            wrong.append(f"launch:dispatched:{queue_list!r} still has {left}")
     for key in (keys.LEASES, keys.DUE, "launch:cancels"):
         if left := redis.zrange(key, 0, 5):
             wrong.append(f"{key} still has {left}")
+    for pattern in ("launch.direct.*", "launch:parked:*", "launch:places:*", "launch:line:*", "launch:dispatched:*"):
+        wrong += [f"{key.decode()!r} is still there" for key in redis.scan_iter(pattern)]
     wrong += store.inconsistencies(limit=1_000_000)
     ended = {member.decode() for member in redis.zrange("launch:ended", 0, -1)}
     final = {record.id for record in store.select() if record.state.is_final}
