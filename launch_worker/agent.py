@@ -55,7 +55,7 @@ class LaunchAgent:
     """Claims runs, executes them, and reports their ends; one per worker process.
 
     `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots), `inventory` (what it has for runs; by
-    default no GPUs, and the machine's cores and memory), `prefetch_s` (scheduled runs are prepared so long ahead),
+    default no GPUs, and the machine's cores and memory), `prefetch_s` (scheduled runs are prepared so long ahead), `take_by_hand` (only what `take` finds is taken),
     `quarantine_after` (start failures in a row, 0 for never) and callbacks: `on_end` (for ends that this agent found or
     delivered for others), `on_intake` (with whether runs are taken from now on), `on_adopt` (for a run that goes on
     here; what it returns is called with the end), `on_queues` (with the name of a queue that is new, configured or
@@ -77,6 +77,7 @@ class LaunchAgent:
         self._inventory: Inventory = config.get("inventory") or inventory_from_options(
             "none", None, None, env=os.environ, share=self._settings.gpus_share
         )
+        self._takes_by_hand = bool(config.get("take_by_hand"))
         self._prefetch_s: float = config.get("prefetch_s") or 0.0
         self._on_queues: Callable[[str], None] = config.get("on_queues") or (lambda _: None)
         self._on_intake: Callable[[bool], None] = config.get("on_intake") or (lambda _: None)
@@ -94,6 +95,7 @@ class LaunchAgent:
         #: What former workers' attempts have of this machine: the name of each one's folder, and its key.
         self._former: dict[str, str] = {}
         self._is_listed = False
+        self._listing = threading.Lock()
         self._detached = False
         self._system_name = ""
         self._connecting = threading.Lock()
@@ -151,6 +153,9 @@ class LaunchAgent:
             queues=lambda: self._queues,
             prefetch_s=self._prefetch_s,
         )
+        if self._takes_by_hand:
+            # Nothing yet; `take` says from when on.
+            self._jobs.before_us = 1
         self._recovery = self._make_recovery()
         LaunchAgent._current = self
         self._liveness.start()
@@ -237,6 +242,11 @@ class LaunchAgent:
             self._stopping.wait(0.05)
         return True
 
+    def end_intake(self) -> None:
+        """Take nothing new from now on, and be given nothing; what runs goes on."""
+        self._draining = True
+        self._liveness.wake()
+
     def detach(self) -> None:
         """Take nothing new, and leave the jobs that run to the next worker with this node name; blocks until it is so.
 
@@ -317,11 +327,13 @@ class LaunchAgent:
 
     def set_queues(self, queues: Sequence[str]) -> None:
         """The queues that this worker consumes from now on."""
-        dropped = [name for name in self._queues if name not in queues]
-        self._queues = list(queues)
-        if dropped:
-            with contextlib.suppress(BrokerUnavailableError):
-                self._store.forget_consumer(self.owner, dropped)
+        # A heartbeat that is on its way would list them again.
+        with self._listing:
+            dropped = [name for name in self._queues if name not in queues]
+            self._queues = list(queues)
+            if dropped:
+                with contextlib.suppress(BrokerUnavailableError):
+                    self._store.forget_consumer(self.owner, dropped)
         self._liveness.wake()
 
     @property
@@ -330,10 +342,11 @@ class LaunchAgent:
         return keys.direct_queue(self.owner)
 
     def take(self, *, before_us: int, strict: bool = False) -> tuple[str, int] | None:
-        """Pop by hand the next item (run, dispatch number) dispatched before a server time; None when none is left.
+        """Pop by hand the next item (run, dispatch number) of a run that was ready by a server time; None for none.
 
         The most urgent of all queues first, or with `strict` all of the first queue before the next one's.
         """
+        self._jobs.before_us = before_us
         queues = [keys.queue_lists(name) for name in self._queues]
         lists = queues if strict else zip(*queues, strict=True)
         return self._store.take([self.direct_queue, *(name for some in lists for name in some)], before_us=before_us)
@@ -425,16 +438,17 @@ class LaunchAgent:
         self._is_listed = self.takes_runs
         attempts = self._jobs.attempts
         renewed_at = boot_time_s()
-        pulse = self._store.heartbeat(
-            [(attempt.record.id, attempt.record.token, attempt.record.attempt) for attempt in attempts],
-            owner=self.owner,
-            worker=self._worker,
-            lease_s=self._settings.lease_s,
-            gone_s=max(self._settings.lease_s, 3 * self._settings.heartbeat_s),
-            description=self._description(),
-            queues=self._queues if self._is_listed else [],
-            card=self.card(),
-        )
+        with self._listing:
+            pulse = self._store.heartbeat(
+                [(attempt.record.id, attempt.record.token, attempt.record.attempt) for attempt in attempts],
+                owner=self.owner,
+                worker=self._worker,
+                lease_s=self._settings.lease_s,
+                gone_s=max(self._settings.lease_s, 3 * self._settings.heartbeat_s),
+                description=self._description(),
+                queues=self._queues if self._is_listed else [],
+                card=self.card(),
+            )
         leases: dict[str, Lease] = {}
         for attempt, answer in zip(attempts, pulse.answers, strict=True):
             self._heed(attempt, answer)

@@ -67,6 +67,8 @@ class Jobs:
         self._ending: Event | None = None
         #: Attempts whose jobs were left to the next worker.
         self._left: list[Attempt] = []
+        #: Runs that were ready after this server time are not this worker's; 0 where it takes all.
+        self.before_us = 0
         #: Items that are being claimed, executed or reported now.
         self.active = 0
         self._counting = threading.Lock()
@@ -104,6 +106,7 @@ class Jobs:
             total=(len(total.devices), total.millicores, total.memory),
             backfill_s=self._site.settings.backfill_s,
             prefetch_s=self._prefetch_s,
+            before_us=self.before_us,
         )
 
     def left_leases(self, *, renewed_at: float) -> dict[str, Lease]:

@@ -72,6 +72,8 @@ class Liveness:
         )
         self._probes: ProbeServer | None = None
         self._wake = threading.Event()
+        #: What the last heartbeat said of when the next one is needed.
+        self._expected = 0
         self._maintenance: threading.Thread | None = None
         self._heartbeat = threading.Thread(target=self._beat, name="launch-heartbeat", daemon=True)
         self._listener = threading.Thread(target=self._listen, name="launch-listener", daemon=True)
@@ -118,8 +120,12 @@ class Liveness:
         """Dispatch what is due now; returns after how many seconds the next run is."""
         card = self._worker.card()
         ahead_us = 1e6 * card.prefetch_s if card is not None else 0.0
-        if next_due and next_due - ahead_us <= self._store.now_us():
+        # A schedule that is due is not told again: it might be one that cannot be fired.
+        soonest = min((due for due in (next_due, self._expected) if due), default=0)
+        self._expected = next_due
+        if soonest and soonest - ahead_us <= self._store.now_us():
             _, next_due, is_scheduled = self._store.publish_due(card=card)
+            self._expected = next_due
             if is_scheduled:
                 fire_due(self._store, self._settings)
         return max(0.0, (next_due - self._store.now_us()) / 1e6) if next_due else self._settings.heartbeat_s

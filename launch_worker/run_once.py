@@ -19,7 +19,7 @@ log = logging.getLogger("launch_worker.run_once")
 T = TypeVar("T")
 
 _DUE_BATCH = 100
-_TURN_S = 0.05
+_TURN_S = 0.1
 
 
 def run_once(
@@ -32,9 +32,10 @@ def run_once(
 ) -> int:
     """Take what waits in the agent's queues now, execute it, and return how many items that were.
 
-    `look` has the agent know its queues, once Redis can say which there are. What is published later, retries of these
-    runs too, is left. While Redis is away it waits; a drain ends the pass, and what had begun then is executed to its
-    end. With no slots it takes nothing.
+    `look` has the agent know its queues, once Redis can say which there are. What is ready later, retries of these
+    runs too, is left; what waits for one of these to end (for its place in a limit, its devices) is taken then. While
+    Redis is away it waits; a drain ends the pass, and what had begun then is executed to its end. With no slots it
+    takes nothing.
     """
     store = agent.api.store
     if not slots:
@@ -66,10 +67,16 @@ def run_once(
             continue
         item = _patiently(agent, lambda: agent.take(before_us=before_us, strict=strict_order))
         if item is None:
-            break
+            free.release()
+            if not any(thread.is_alive() for thread in threads):
+                break
+            pause.wait(_TURN_S)
+            continue
         thread = threading.Thread(target=execute, args=item, name=f"launch-once-{len(threads)}", daemon=True)
         threads.append(thread)
         thread.start()
+    # Nothing more is to be given to it.
+    agent.end_intake()
     for thread in threads:
         thread.join()
     return len(threads)

@@ -35,7 +35,7 @@ def resolve(given: Mapping[str, Any], *, queue_config: str = "", pool_config: st
     given = {"command": (), **given}
     if queue_config or pool_config:
         queue, pool = _queue(queue_config), _pool(pool_config)
-        return queue.checked(queue.spec_of(given, pool.defaults))
+        return _checked(queue.checked(queue.spec_of(given, pool.defaults)), given)
     spec = RunSpec(**{name: value for name, value in given.items() if value is not None})
     check_value_names(spec.values)
     if spec.asks_for_container and not spec.image:
@@ -43,6 +43,12 @@ def resolve(given: Mapping[str, Any], *, queue_config: str = "", pool_config: st
             f"container option {next(iter(spec.container))!r} can be kept for containers only; "
             "name an image with --image IMAGE"
         )
+    return _checked(spec, given)
+
+
+def _checked(spec: RunSpec, given: Mapping[str, Any]) -> RunSpec:
+    if given.get("limit_key") is not None and not spec.concurrency_key:
+        raise InputError("a limit for a key needs the key; give both --concurrency-key and --limit-key")
     return spec
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The system's own macros: no value and no variable of a worker can be reached under these names.
 SYSTEM_MACROS = ("run_id", "project_name", "entity_name", "run_name", "author", "image_uri", "queue", "attempt")
+#: More than any argument or variable may have.
+MAX_FILLED = 256 * 1024
 #: With a second dollar before it, it is the text itself.
 _MACRO = re.compile(r"\$?\$\{([A-Za-z_][A-Za-z0-9_.]{0,99})\}")
 
@@ -34,12 +36,24 @@ def fill(value: Any, macros: Mapping[str, Any]) -> Any:
         whole = _MACRO.fullmatch(value)
         if whole is not None and not value.startswith("$$"):
             return _value(whole[1], macros) if whole[1] in macros else value
-        return _MACRO.sub(lambda found: _replacement(found, macros), value)
+        return _filled(value, macros)
     if isinstance(value, Mapping):
         return {key: fill(entry, macros) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)([fill(entry, macros) for entry in value])
     return value
+
+
+def _filled(text: str, macros: Mapping[str, Any]) -> str:
+    size, parts, end = len(text), [], 0
+    for found in _MACRO.finditer(text):
+        parts += [text[end : found.start()], _replacement(found, macros)]
+        end = found.end()
+        # A text full of macros with long values could fill a worker's memory before anyone looked at its size.
+        size += len(parts[-1])
+        if size > MAX_FILLED:
+            raise InputError(f"a text has more than {MAX_FILLED:,} characters when its macros are filled")
+    return "".join([*parts, text[end:]])
 
 
 def fill_text(text: str, macros: Mapping[str, Any]) -> str:

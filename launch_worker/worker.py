@@ -117,7 +117,7 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
         if options.get("strict") and start.selection is not None:
             _check_known(start.selection)
     except LaunchError as error:
-        _give_up(str(error))
+        _give_up(str(error), error.exit_code)
     Start.current = start
     Channel.strict_order = start.selection is not None and start.selection.is_strict_order
     if start.selection is not None and start.selection.tags:
@@ -205,9 +205,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "quarantine_after": self.quarantine_after,
         }
         self.agent = LaunchAgent(Api(settings=settings), config)
-        if not config["queues"]:
-            # Without any the agent is one of the default queue.
-            self.agent.set_queues([])
+        Bell.hang(parent.hub)
         try:
             self.agent.start()
         except LaunchError as error:
@@ -250,9 +248,29 @@ def _say(sentence: str) -> None:
         click.echo(sentence)
 
 
-def _give_up(sentence: str) -> NoReturn:
+def _give_up(sentence: str, code: int = 1) -> NoReturn:
     print(f"launch_worker: {sentence}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(code)
+
+
+class Bell:
+    """Wakes Celery's loop from another thread: without an event on a socket it looks only every now and then."""
+
+    _fd: ClassVar[int | None] = None
+
+    @classmethod
+    def hang(cls, hub: Any) -> None:
+        reading, cls._fd = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(cls._fd, False)
+        hub.add_reader(reading, lambda: os.read(reading, 4096))
+
+    @classmethod
+    def ring(cls) -> None:
+        if cls._fd is not None:
+            # A full pipe wakes as well.
+            with contextlib.suppress(BlockingIOError):
+                os.write(cls._fd, b"\0")
 
 
 class AdoptedRequest:
@@ -280,6 +298,7 @@ class AdoptedRequest:
 
     def end(self, ended: tuple[RunState, Outcome] | None) -> None:
         self._hub.call_soon(worker_state.task_ready, self._request)
+        Bell.ring()
         if ended is not None:
             show_end(self._record, ended[1])
 
@@ -416,6 +435,13 @@ class RunRequest(Request):  # type: ignore[misc]
         worker_state.revoked.discard(self.id)
         self._cancel("revoked through Celery")
         return True
+
+    def on_failure(self, *args: Any, **kwargs: Any) -> Any:
+        """The end of a run too whose item was refused: its slot is free, and nobody else tells the loop."""
+        try:
+            return super().on_failure(*args, **kwargs)
+        finally:
+            Bell.ring()
 
     def _cancel(self, reason: str) -> None:
         try:

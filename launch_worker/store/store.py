@@ -84,6 +84,8 @@ class Card:
     backfill_s: float
     #: It prepares scheduled runs so long before their time.
     prefetch_s: float = 0.0
+    #: It takes by hand what was ready by then (server microseconds), and nothing is to be given to it after; 0 else.
+    before_us: int = 0
 
     def to_json(self) -> str:
         gpus, cpus, memory = self.total
@@ -98,6 +100,7 @@ class Card:
                 "total": {"gpus": gpus, "cpus": cpus, "memory": memory},
                 "backfill_us": _us(self.backfill_s),
                 "prefetch_us": _us(self.prefetch_s),
+                "before_us": self.before_us,
             }
         )
 
@@ -290,7 +293,7 @@ class Store(Reader):
         flat = [part for field, value in fields.items() for part in (field, value or "")]
         done, *groups = self._call("configure", kind, name, int(create), *flat)
         for group in groups:
-            while self._call("wake", text(group), _WAKE_AT_ONCE):
+            while self._call("wake", text(group), _WAKE_AT_ONCE) >= _WAKE_AT_ONCE:
                 pass
         return bool(done)
 

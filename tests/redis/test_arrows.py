@@ -111,7 +111,7 @@ def _waiting_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str
                     wanted.setdefault(f"{run_id} is {run['state']} and has {field}", {""})
             continue
         expect(f"launch:line:{queue}", run_id)
-        for other in json.loads(run.get("waits_for", "{}")):
+        for other in json.loads(run.get("waits_for") or "{}"):
             expect(f"launch:waiters:{other}", run_id)
         if run.get("parked"):
             group, line = run["parked"].split("/", 1)

@@ -72,6 +72,7 @@ class Worker:
         self.total = (gpus, cpus, memory)
         self.backfill_s = backfill_s
         self.prefetch_s = prefetch_s
+        self.before_us = 0
         self.jobs: dict[str, Record] = {}
         self.beat()
 
@@ -97,6 +98,7 @@ class Worker:
             total=self.total,
             backfill_s=self.backfill_s,
             prefetch_s=self.prefetch_s,
+            before_us=self.before_us,
         )
 
     def beat(self) -> None:
@@ -115,7 +117,7 @@ class Worker:
         """Claim the next item: the record, or why not; None when there is none or no slot."""
         if len(self.jobs) >= self.slots:
             return None
-        found = self.store.take(self.lists, before_us=self.store.now_us() + 10**9)
+        found = self.store.take(self.lists, before_us=self.before_us or self.store.now_us() + 10**9)
         if found is None:
             return None
         record, why = self.store.claim(
@@ -367,6 +369,53 @@ def test_a_queue_is_deleted_only_when_nothing_waits_in_it(store: Store) -> None:
     assert store.queues() == {"sim": 1}, "the next run makes it again"
 
 
+def test_a_woken_run_goes_before_those_that_came_after_it(store: Store) -> None:
+    worker = Worker(store, slots=9)
+    held = create(store, concurrency_key="k")
+    worker.work()
+    before = create(store)
+    parked = create(store, concurrency_key="k")
+    after = [create(store) for _ in range(5)]
+    worker.end(held)
+    assert [run_id for run_id, _ in items(store)] == [before, parked, *after]
+    assert store.publish_lost(grace_s=0) == 0, "the list is in the order that tells what is lost"
+
+
+def test_runs_that_fit_nowhere_do_not_use_up_the_places_of_a_limit(store: Store) -> None:
+    store.configure("queue", "default", {"limit": "1"})
+    worker = Worker(store, gpus=1, slots=9)
+    first = create(store)
+    worker.work()
+    for _ in range(5):
+        create(store, gpus=2)
+    then = create(store)
+    worker.work()
+    worker.end(first)
+    assert worker.work() == [then]
+
+
+def test_one_damaged_record_in_a_line_stops_nobody(store: Store) -> None:
+    """P41."""
+    worker = Worker(store)
+    first = create(store, concurrency_key="k")
+    worker.work()
+    damaged, then = create(store, concurrency_key="k"), create(store, concurrency_key="k")
+    after = create(store, after=(first,))
+    worker.work()
+    queue = store._redis.hget(keys.run(damaged), "queue")
+    store._redis.hdel(keys.run(damaged), "queue")
+    worker.end(first)
+    assert sorted(worker.work()) == sorted([then, after])
+    assert "damaged" in store.refused()[0]["reason"]
+    store._redis.hset(keys.run(damaged), "queue", queue)
+    store.cancel(damaged, reason="clean up")
+
+
+def test_nobody_submits_to_a_workers_own_queue(store: Store) -> None:
+    with pytest.raises(InputError, match="belongs to the system"):
+        create(store, queue=keys.direct_queue("host.1.abc"))
+
+
 # -- what a worker has -------------------------------------------------------------------------------------------------
 
 
@@ -500,6 +549,40 @@ def test_one_worker_collects_for_a_run_and_not_all_of_them(store: Store) -> None
     assert {reason(store, run_id) for run_id in small} == {"", "waiting for 1 GPU"}
 
 
+def test_a_more_urgent_run_in_a_queue_has_the_slot_before_a_parked_one(store: Store) -> None:
+    """P14."""
+    worker = Worker(store, gpus=1, slots=2)
+    first, other = create(store, gpus=1), create(store)
+    worker.work()
+    parked = create(store, gpus=1, priority="low")
+    worker.slots = 3
+    worker.work()
+    worker.slots = 2
+    critical = create(store, priority="critical")
+    worker.end(first)
+    assert worker.work() == [critical]
+    worker.end(other)
+    worker.beat()
+    assert worker.work() == [parked]
+
+
+def test_one_that_takes_by_hand_is_given_only_what_was_there(store: Store) -> None:
+    """P18."""
+    by_hand, other = Worker(store, gpus=1), Worker(store, owner="w2")
+    first, second = create(store, gpus=1), create(store, gpus=1)
+    by_hand.before_us = store.now_us()
+    by_hand.beat()
+    assert by_hand.work() == [first]
+    late = create(store, gpus=1)
+    other.work()
+    by_hand.end(first)
+    assert by_hand.work() == [second]
+    by_hand.end(second)
+    by_hand.beat()
+    assert by_hand.work() == []
+    assert reason(store, late) == "waiting for 1 GPU"
+
+
 def test_cores_and_memory_are_counted_too(store: Store) -> None:
     worker = Worker(store, cpus=2000, memory=4 << 30)
     ids = [create(store, cpus=1.5), create(store, cpus=1.0), create(store, memory=3 << 30), create(store, cpus=0.5)]
@@ -627,10 +710,11 @@ def test_one_damaged_waiter_strands_no_other(store: Store) -> None:
     first = create(store)
     waiters = [create(store, after=(first,)) for _ in range(3)]
     store._redis.set("launch:run:odd", "not a hash")
-    store._redis.sadd(f"launch:waiters:{first}", "odd")
+    store._redis.zadd(f"launch:waiters:{first}", {"odd": 0})
     worker.work()
     worker.end(first)
-    assert sorted(worker.work()) == sorted(waiters)
+    worker.slots = 9
+    assert worker.work() == waiters, "in the order in which they came"
     assert {store.get(run_id).state for run_id in waiters} == {S.RUNNING}
     store._redis.delete("launch:run:odd")
 

@@ -37,6 +37,8 @@ if group then
   put_in_line(id, now)
   -- One that was to be prepared ahead goes back to waiting for its time.
   if due then schedule(id, due) else park(id, group, line, why) end
+  -- The place that it was let go for, in another group, is somebody else's.
+  release(id, now)
   return {0, why}
 end
 local needs = parse_needs(run[8] or '')
@@ -49,12 +51,14 @@ if card and run[8] and run[8] ~= '' then
   if is_kept or not fits(needs, card) or #devices < needs.gpus then
     withdraw(id)
     put_in_line(id, now)
-    if due then
-      schedule(id, due)
+    local other, free
+    if not due then other, free = worker_for(run[7], needs, now, owner) end
+    if other then
+      give(id, now, other, free, needs)
       return {0, words_for(needs)}
     end
-    local other, free = worker_for(run[7], needs, now, owner)
-    if other then give(id, now, other, free, needs) else park_for_needs(id, run[7], run[8]) end
+    if due then schedule(id, due) else park_for_needs(id, run[7], run[8]) end
+    release(id, now)
     return {0, words_for(needs)}
   end
 end

@@ -18,7 +18,7 @@ if run[3] == token and run[2] == token then return 'done' end
 local is_other = owner ~= '' and run[7] and run[7] ~= owner
 if run[2] ~= token or is_other or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then
   redis.call('HINCRBY', 'launch:counters', 'superseded_reports', 1)
-  if card then offer(card, now) end
+  if card then pcall(offer, card, now) end
   return 'superseded'
 end
 if run[6] and not run[8] and retry_us >= 0 then
@@ -43,5 +43,6 @@ if retry_us >= 0 then
 else
   over(id, now)
 end
-if card then offer(card, now) end
+-- What went wrong with others is not this run's.
+if card then pcall(offer, card, now) end
 return 'done'

@@ -46,6 +46,7 @@ for index = runs_at, #ARGV, 3 do
 end
 if card then
   keep_free(owner, card, gone_ms)
+  if card.before_us > 0 then redis.call('HSET', 'launch:free:' .. owner, 'by_hand', '1') end
   redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
   if card.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
     -- It has been busy for a while: others may take what was given to it.

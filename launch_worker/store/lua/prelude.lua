@@ -13,7 +13,7 @@
 --   launch:parked:GROUP       set     the lines in which runs wait for a place in GROUP (pool:P and needs:N too), and
 --   launch:parked:GROUP/LINE  zset    each of them by rank; LINE begins with a queue's name
 --   launch:groups:QUEUE, launch:shapes:QUEUE   sets   the groups, and the needs, for which runs of QUEUE are parked
---   launch:waiters:ID         set     Pending runs that wait for the end of ID
+--   launch:waiters:ID         zset    Pending runs that wait for the end of ID, by their submission
 --   launch:settle             set     ended runs whose waiters are not all told yet
 --   launch:expiring           zset    Pending runs that must have started by a time, by that time
 --   launch:schedules          zset    recurring submissions by their next time; launch:schedule:NAME  string  each of them
@@ -240,14 +240,19 @@ end
 
 -- -- Pending: in a list, parked, or later ------------------------------------------------------------------------------
 
--- The time at which the item at the head of a list was dispatched; nil for none, or a foreign one.
+-- When an item was dispatched; nil for a foreign one.
+local function dispatched_at(made)
+  return tonumber(string.match(made, '"launch_dispatched_at": ?(%d+)') or '')
+end
+
+-- The same of the one at the head of a list; nil for none.
 local function oldest_in(list)
   local oldest = redis.call('LINDEX', list, -1)
-  return oldest and tonumber(string.match(oldest, '"launch_dispatched_at": ?(%d+)') or nil)
+  return oldest and dispatched_at(oldest)
 end
 
 -- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.
--- `to.owner`: into that worker's own list. `to.head`: before all others.
+-- `to.owner`: into that worker's own list. `to.head`: before all others; `to.after`: next before that item.
 -- `to.since`: the same, as dispatched at that time. `to.early`: it keeps its due time.
 local function dispatch(id, now, to)
   to = to or {}
@@ -258,8 +263,13 @@ local function dispatch(id, now, to)
   local at = to.since or now
   -- A list is in order of dispatch: publish_lost goes by that.
   if to.head then at = math.min(now, (oldest_in(list) or now + 1) - 1) end
-  redis.call((to.since or to.head) and 'RPUSH' or 'LPUSH', list,
-    item(id, seq, to.owner and list or run[1], run[2], run[3], run[4], at))
+  if to.after then at = math.min(now, (dispatched_at(to.after) or now) - 1) end
+  local made = item(id, seq, to.owner and list or run[1], run[2], run[3], run[4], at)
+  if to.after then
+    redis.call('LINSERT', list, 'AFTER', to.after, made)
+  else
+    redis.call((to.since or to.head) and 'RPUSH' or 'LPUSH', list, made)
+  end
   redis.call('ZADD', 'launch:dispatched:' .. list, int(at), id)
   if to.owner then redis.call('HSET', run_key(id), 'list', list) end
   if not to.early then
@@ -268,29 +278,29 @@ local function dispatch(id, now, to)
   end
 end
 
--- Dispatches runs that waited elsewhere, given in line order, where they would be in their list had they not: before
--- those that came later.
-local function dispatch_in_order(ids, now)
-  local by_list, lists = {}, {}
-  for _, id in ipairs(ids) do
-    local list = list_of(unpack(get(id, 'queue', 'priority')))
-    if not by_list[list] then
-      by_list[list] = {}
-      lists[#lists + 1] = list
-    end
-    table.insert(by_list[list], id)
+-- Since when the run of an item is ready; nil where the item does not tell.
+local function lined_at_of(item)
+  local id = item and string.match(item, '"correlation_id": ?"(%w+)"')
+  return id and tonumber(get(id, 'lined_at')[1] or '')
+end
+
+-- Dispatches a run that waited elsewhere where it would be in its list had it not: before those that came later.
+-- (A list is in line order but for what came back before others were looked for; it needs to be no better than that.)
+local function dispatch_in_order(id, now)
+  local run = get(id, 'queue', 'priority', 'lined_at')
+  local list, mine = list_of(run[1], run[2]), tonumber(run[3] or '') or now
+  heal(list)
+  -- From the newest (0) to the oldest: how many of them are later than this one.
+  local low, high = 0, redis.call('LLEN', list)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local at = lined_at_of(redis.call('LINDEX', list, middle))
+    if at and at > mine then low = middle + 1 else high = middle end
   end
-  for _, list in ipairs(lists) do
-    heal(list)
-    local some = by_list[list]
-    local first = string.match(redis.call('LINDEX', list, -1) or '', '"correlation_id": ?"(%w+)"')
-    local first_at = first and tonumber(get(first, 'lined_at')[1] or '')
-    if first_at and first_at < (tonumber(get(some[1], 'lined_at')[1] or '') or now) then
-      for _, id in ipairs(some) do dispatch(id, now) end
-    else
-      for at = #some, 1, -1 do dispatch(some[at], now, {head = true}) end
-    end
-  end
+  if low == 0 then return dispatch(id, now) end
+  local later = redis.call('LINDEX', list, low - 1)
+  if low == redis.call('LLEN', list) or low > 1000 then return dispatch(id, now, {head = true}) end
+  dispatch(id, now, {after = later})
 end
 
 -- A Pending run is ready from now on: its place in its queue's line.
@@ -414,6 +424,15 @@ local function no_room(id)
   end
 end
 
+-- Whether any limit or pause says something of a run.
+local function is_limited(id)
+  local run = get(id, 'queue', 'concurrency_key', 'array_limit')
+  local of_queue = settings_of('queue', run[1])
+  local of_pool = of_queue.pool and settings_of('pool', of_queue.pool) or {}
+  return of_queue.paused or of_pool.paused or of_queue.limit or of_pool.limit or (run[2] and run[2] ~= '')
+    or (run[3] and run[3] ~= '')
+end
+
 -- Makes a ready run wait for a place in a group, in one of its lines, with the rank that it has anyway.
 local function park(id, group, line, why)
   local run = get(id, 'queue', 'priority', 'lined_at')
@@ -470,9 +489,10 @@ local function keep_free(owner, free, gone_ms)
   if gone_ms then redis.call('PEXPIRE', 'launch:free:' .. owner, gone_ms) end
 end
 
+-- nil for one that takes by hand what was there when it began: nobody else may give it anything.
 local function free_of(owner)
-  local found = redis.pcall('HMGET', 'launch:free:' .. owner, 'slots', 'gpus', 'cpus', 'memory')
-  if found.err or not found[1] then return nil end
+  local found = redis.pcall('HMGET', 'launch:free:' .. owner, 'slots', 'gpus', 'cpus', 'memory', 'by_hand')
+  if found.err or not found[1] or found[5] then return nil end
   return {slots = tonumber(found[1]) or 0, gpus = tonumber(found[2]) or 0, cpus = tonumber(found[3]) or 0,
     memory = tonumber(found[4]) or 0}
 end
@@ -519,7 +539,7 @@ local function line_up(id, now, is_back)
     return park_for_needs(id, queue, needs)
   end
   redis.call('HSET', run_key(id), 'reason', '')
-  if is_back then dispatch_in_order({id}, now) else dispatch(id, now) end
+  if is_back then dispatch_in_order(id, now) else dispatch(id, now) end
 end
 
 -- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting` and kept aside.
@@ -539,8 +559,8 @@ local function is_served(queue, now)
   if served[queue] == nil then
     served[queue] = false
     for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. queue, int(now), '+inf', 'LIMIT', 0, 100)) do
-      local slots = redis.call('HGET', 'launch:free:' .. owner, 'slots')
-      if not slots or tonumber(slots) > 0 then
+      local slots, by_hand = unpack(redis.call('HMGET', 'launch:free:' .. owner, 'slots', 'by_hand'))
+      if not by_hand and (not slots or tonumber(slots) > 0) then
         served[queue] = true
         break
       end
@@ -549,11 +569,34 @@ local function is_served(queue, now)
   return served[queue]
 end
 
+-- Lets one run go from the head of a line, or moves it to where it must wait now. Returns how many moved, or 'blocked'.
+local function let_go(id, group, line, now)
+  local run = get(id, 'state', 'parked', 'queue', 'needs')
+  if run[1] ~= 'Pending' or run[2] ~= group .. '/' .. line then
+    redis.call('ZREM', 'launch:parked:' .. group .. '/' .. line, id)
+    return 0
+  end
+  local other, other_line, why = no_room(id)
+  if other == group and other_line == line then return 'blocked' end
+  unpark(id)
+  if other then
+    park(id, other, other_line, why)
+  elseif run[4] and run[4] ~= '' and redis.call('EXISTS', 'launch:parked:needs:' .. run[4] .. '/' .. run[3]) == 1 then
+    -- Others like it wait already: it would only be refused.
+    park_for_needs(id, run[3], run[4])
+  else
+    redis.call('HSET', run_key(id), 'reason', '')
+    promise(id)
+    dispatch_in_order(id, now)
+  end
+  return 1
+end
+
 -- Lets runs go that were parked for a place in a group and have one now, the first in line first: in a pool that of the
 -- first queue. Where the group has several queues, one that no worker could take is left in line, so that it keeps
 -- nobody from the place. Returns how many it let go or moved to another group's line; at most `budget`.
 local function wake(group, now, budget)
-  local moved, blocked, chosen = 0, {}, {}
+  local moved, blocked = 0, {}
   local is_shared = string.sub(group, 1, 6) ~= 'queue:'
   local is_pool = string.sub(group, 1, 5) == 'pool:'
   while moved < budget do
@@ -572,35 +615,25 @@ local function wake(group, now, budget)
       end
     end
     if not best then break end
-    local run = get(best, 'state', 'parked')
-    if run[1] ~= 'Pending' or run[2] ~= group .. '/' .. best_line then
+    local fine, answer = pcall(let_go, best, group, best_line, now)
+    if not fine then
+      -- One damaged record must not keep the others, nor the run that ended, from going on.
       redis.call('ZREM', 'launch:parked:' .. group .. '/' .. best_line, best)
+      keep_aside(group, 'the record of run ' .. best .. ' is damaged: ' .. tostring(answer))
+    elseif answer == 'blocked' then
+      blocked[best_line] = true
     else
-      local other, line, why = no_room(best)
-      if other == group and line == best_line then
-        blocked[line] = true
-      else
-        moved = moved + 1
-        unpark(best)
-        if other then
-          park(best, other, line, why)
-        else
-          redis.call('HSET', run_key(best), 'reason', '')
-          promise(best)
-          chosen[#chosen + 1] = best
-        end
-      end
+      moved = moved + answer
     end
   end
-  dispatch_in_order(chosen, now)
   return moved
 end
 
 local woken = {}
 local function wake_once(group, now, budget)
-  if woken[group] or redis.call('EXISTS', 'launch:parked:' .. group) == 0 then return end
+  if woken[group] or redis.call('EXISTS', 'launch:parked:' .. group) == 0 then return 0 end
   woken[group] = true
-  wake(group, now, budget)
+  return wake(group, now, budget)
 end
 
 -- A run has left Running, or will not run: others may have its places. The widest group first, or its own queue's next
@@ -613,48 +646,70 @@ local function release(id, now)
 end
 
 -- What a worker says of itself: {owner, queues, slots, gpus, cpus, memory (left), total = {gpus, cpus, memory},
--- backfill_us, prefetch_us}; nil for a caller that is none.
+-- backfill_us, prefetch_us, before_us (it takes by hand what was ready by then, 0 for all others)}; nil for none.
 local function card_of(text)
   if text == '' then return nil end
   local fine, card = pcall(cjson.decode, text)
   return fine and type(card) == 'table' and card or nil
 end
 
+-- How many items of these queues have a higher priority than a rank: they have the next slots.
+local function waiting_before(queues, rank)
+  local count = 0
+  for _, queue in ipairs(queues) do
+    for _, priority in ipairs({'0', '3', '6'}) do
+      if (LEVELS[priority] + 1) * LEVEL <= rank then
+        local length = redis.pcall('LLEN', list_of(queue, priority))
+        count = count + (type(length) == 'number' and length or 0)
+      end
+    end
+  end
+  return count
+end
+
 -- Gives a worker parked runs for which it has room, and picks one to collect for that has waited too long.
 local function offer(card, now)
   local owner = card.owner
   local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
+  if free.slots <= 0 then return end
+  local let = 0
   for _, queue in ipairs(card.queues) do
-    if free.slots <= 0 then return end
-    for _, group in ipairs(redis.call('SRANDMEMBER', 'launch:groups:' .. queue, 3)) do wake_once(group, now, 5) end
+    for _, group in ipairs(redis.call('SRANDMEMBER', 'launch:groups:' .. queue, math.min(100, 3 + free.slots))) do
+      if let < free.slots then let = let + wake_once(group, now, 5) end
+    end
   end
+  -- The lines of what workers have; as many as a worker can know of without keeping Redis from others.
+  local lines = {}
+  for _, queue in ipairs(card.queues) do
+    for _, needs in ipairs(redis.call('SRANDMEMBER', 'launch:shapes:' .. queue, 100)) do
+      lines[#lines + 1] = {key = 'launch:parked:needs:' .. needs .. '/' .. queue, needs = parse_needs(needs)}
+    end
+  end
+  local function read_head(line)
+    local head = redis.call('ZRANGE', line.key, 0, 0, 'WITHSCORES')
+    line.id, line.rank = head[1], tonumber(head[2])
+    if line.id and card.before_us > 0 and line.rank % LEVEL > card.before_us then line.id = nil end
+  end
+  for _, line in ipairs(lines) do read_head(line) end
   local collected, collected_needs = collected_by(owner)
   for _ = 1, 50 do
     if free.slots <= 0 then return end
-    local best, best_score
-    if collected and fits(collected_needs, free) then
-      best = collected
-    else
-      local left = collected and without(free, collected_needs) or free
-      for _, queue in ipairs(card.queues) do
-        for _, needs in ipairs(redis.call('SMEMBERS', 'launch:shapes:' .. queue)) do
-          if fits(parse_needs(needs), left) then
-            local head = redis.call('ZRANGE', 'launch:parked:needs:' .. needs .. '/' .. queue, 0, 0, 'WITHSCORES')
-            if head[1] and (not best or tonumber(head[2]) < best_score) then best, best_score = head[1], tonumber(head[2]) end
-          end
-        end
+    local best, best_line
+    local left = collected and without(free, collected_needs) or free
+    for _, line in ipairs(lines) do
+      local is_collected = collected and line.id == collected and fits(collected_needs, free)
+      if line.id and (is_collected or fits(line.needs, left)) and
+        (not best_line or is_collected or (best ~= collected and line.rank < best_line.rank)) then
+        best, best_line = line.id, line
       end
     end
     if not best then break end
+    if waiting_before(card.queues, best_line.rank) >= free.slots then return end
     local run = get(best, 'state', 'needs', 'parked')
     unpark(best)
     if run[1] ~= 'Pending' or not run[2] then
       -- A line that names what is not there would be looked at for ever.
-      for _, queue in ipairs(card.queues) do
-        for _, needs in ipairs(redis.call('SMEMBERS', 'launch:shapes:' .. queue)) do
-          redis.call('ZREM', 'launch:parked:needs:' .. needs .. '/' .. queue, best)
-        end
-      end
+      redis.call('ZREM', best_line.key, best)
     else
       local group, line, why = no_room(best)
       if group then
@@ -668,20 +723,18 @@ local function offer(card, now)
       redis.call('DEL', 'launch:collecting:' .. owner)
       collected = nil
     end
+    read_head(best_line)
   end
   if collected or not card.total then return end
   local first, first_at
-  for _, queue in ipairs(card.queues) do
-    for _, needs in ipairs(redis.call('SMEMBERS', 'launch:shapes:' .. queue)) do
-      if fits(parse_needs(needs), card.total) then
-        local head = redis.call('ZRANGE', 'launch:parked:needs:' .. needs .. '/' .. queue, 0, 0)[1]
-        local run = head and get(head, 'lined_at', 'collector') or {}
-        local since = tonumber(run[1] or '')
-        local taken = run[2] and run[2] ~= owner and redis.call('GET', 'launch:collecting:' .. run[2]) == head
-        if since and not taken and since + card.backfill_us <= now and (not first or since < first_at)
-          and not no_room(head) then
-          first, first_at = head, since
-        end
+  for _, line in ipairs(lines) do
+    if line.id and fits(line.needs, card.total) then
+      local run = get(line.id, 'lined_at', 'collector')
+      local since = tonumber(run[1] or '')
+      local taken = run[2] and run[2] ~= owner and redis.call('GET', 'launch:collecting:' .. run[2]) == line.id
+      if since and not taken and since + card.backfill_us <= now and (not first or since < first_at)
+        and not no_room(line.id) then
+        first, first_at = line.id, since
       end
     end
   end
@@ -762,7 +815,7 @@ local function kill_pending(id, now, reason)
   local attempt = get(id, 'attempt')[1]
   withdraw(id)
   redis.call('ZREM', 'launch:expiring', id)
-  for other in pairs(waits_of(id)) do redis.call('SREM', 'launch:waiters:' .. other, id) end
+  for other in pairs(waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. other, id) end
   redis.call('HDEL', run_key(id), 'waits_for')
   arrow(id, 'Pending', 'Killed', now, attempt, '', reason)
   if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then redis.call('SADD', 'launch:settle', id) end
@@ -791,10 +844,10 @@ local function settle(now, budget)
     local ended = redis.call('SRANDMEMBER', 'launch:settle')
     if not ended then return told end
     local state = get(ended, 'state')[1]
-    local waiters = (state and not FINAL[state]) and {} or redis.call('SRANDMEMBER', 'launch:waiters:' .. ended, budget - told)
+    local waiters = (state and not FINAL[state]) and {} or redis.call('ZRANGE', 'launch:waiters:' .. ended, 0, budget - told - 1)
     if #waiters == 0 then redis.call('SREM', 'launch:settle', ended) end
     for _, id in ipairs(waiters) do
-      redis.call('SREM', 'launch:waiters:' .. ended, id)
+      redis.call('ZREM', 'launch:waiters:' .. ended, id)
       told = told + 1
       local fine, problem = pcall(meet, id, ended, state or 'Killed', now)
       if not fine then keep_aside('', 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
@@ -809,11 +862,14 @@ local function over(id, now)
   if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then
     redis.call('SADD', 'launch:settle', id)
     settle(now, 100)
+    -- Whoever hears it first goes on.
+    if redis.call('EXISTS', 'launch:settle') == 1 then redis.call('PUBLISH', 'launch:due', int(now)) end
   end
 end
 
 -- When next something is due: a run, an expiry, a schedule; for a worker that prepares runs ahead, that much earlier.
 local function next_due(now, prefetch_us)
+  if redis.call('EXISTS', 'launch:settle') == 1 then return int(now) end
   local first
   local function consider(key, from, ahead)
     local found = redis.call('ZRANGEBYSCORE', key, from, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
@@ -877,6 +933,6 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   end
   redis.call('HSET', run_key(id), 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. wish .. ')')
   put_off(id)
-  for run in pairs(waits) do redis.call('SADD', 'launch:waiters:' .. run, id) end
+  for run in pairs(waits) do redis.call('ZADD', 'launch:waiters:' .. run, int(now), id) end
   return 1
 end

@@ -24,7 +24,7 @@ for _, id in ipairs(expired) do
     if not fine then keep_aside('', 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
   end
 end
-if #expired > 0 then settle(now, 100) end
+settle(now, 200)
 local prefetch_us = card and card.prefetch_us or 0
 if prefetch_us > 0 and card.slots > 0 then
   local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
@@ -34,14 +34,15 @@ if prefetch_us > 0 and card.slots > 0 then
     consumed[queue] = true
     is_wanted = is_wanted or redis.call('EXISTS', 'launch:shapes:' .. queue) == 1
   end
-  local ahead = redis.call('ZRANGEBYSCORE', 'launch:due', '(' .. int(now), int(now + prefetch_us), 'LIMIT', 0, limit)
+  local ahead = redis.call('ZRANGEBYSCORE', 'launch:due', '(' .. int(now), int(now + prefetch_us), 'LIMIT', 0, 1000)
   for _, id in ipairs(ahead) do
     local run = get(id, 'queue', 'list', 'needs', 'state', 'attempt')
     local needs = parse_needs(run[3] or '')
-    -- What others wait for is not kept idle until then. A retry was never meant to start at a point in time.
+    -- What others wait for, or may wait for, is not kept idle until then: devices that are asked for, and places where
+    -- there is a limit. A retry was never meant to start at a point in time.
     local is_kept = is_wanted and run[3] and run[3] ~= ''
     if free.slots > 0 and consumed[run[1]] and not run[2] and run[4] == 'Pending' and run[5] == '0' and not is_kept
-      and fits(needs, free) and not no_room(id) then
+      and fits(needs, free) and not is_limited(id) then
       dispatch(id, now, {owner = card.owner, early = true})
       promise(id)
       local left = without(free, needs)
