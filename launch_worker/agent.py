@@ -55,7 +55,8 @@ class LaunchAgent:
     """Claims runs, executes them, and reports their ends; one per worker process.
 
     `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots), `inventory` (what it has for runs; by
-    default no GPUs, and the machine's cores and memory), `prefetch_s` (scheduled runs are prepared so long ahead), `take_by_hand` (only what `take` finds is taken),
+    default no GPUs, and the machine's cores and memory), `prefetch_s` (scheduled runs are prepared so long
+    ahead), `take_by_hand` (only what `take` finds is taken),
     `quarantine_after` (start failures in a row, 0 for never) and callbacks: `on_end` (for ends that this agent found or
     delivered for others), `on_intake` (with whether runs are taken from now on), `on_adopt` (for a run that goes on
     here; what it returns is called with the end), `on_queues` (with the name of a queue that is new, configured or
@@ -414,8 +415,8 @@ class LaunchAgent:
         """Where the files of an attempt are whose worker left none."""
         return self._folder.attempt(record)
 
-    def _note(self, outcome: Outcome) -> None:
-        if self._quarantine.note(outcome, now=boot_time_s()):
+    def _note(self, record: Record, outcome: Outcome) -> None:
+        if self._quarantine.note(outcome, whose=record.array or record.id, now=boot_time_s()):
             log.error("worker.quarantined: %s", self._quarantine.describe(now=boot_time_s()))
             self._on_intake(False)
             self._liveness.wake()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,8 @@ from launch_worker.containers import check_cpus
 from launch_worker.errors import InputError
 from launch_worker.inventory import Device, Inventory, Use, parse_gpus
 from launch_worker.units import parse_size
+
+log = logging.getLogger("launch_worker.gpus")
 
 #: How old a measurement may be that is still shown: a driver can hang.
 _STALE_S = 60.0
@@ -99,6 +102,8 @@ def inventory_from_options(
     word = "auto" if gpus is None else gpus
     found = [] if word.strip() in ("none", "0") else find()
     devices = parse_gpus(word, visible=env.get("CUDA_VISIBLE_DEVICES"), found=found)
+    if devices and not found:
+        log.warning("gpus.on_trust %s: no driver tells which there are", ",".join(device.id for device in devices))
     return Inventory(
         devices,
         cpus=_cores() if cpus is None else _checked_cpus(cpus),

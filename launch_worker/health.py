@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -37,6 +38,12 @@ def problems(api: Api, *, workers: list[dict[str, Any]], queues: list[dict[str, 
         if queue["state"] == "Idle"
     ]
     found += _too_big(api, workers)
+    names = Counter(worker["worker"] for worker in workers)
+    found += [
+        f"{count} workers are called {name}; give each a name of its own with -n, or an order to one reaches all"
+        for name, count in names.items()
+        if count > 1
+    ]
     found += [f"worker {worker['worker']} {worker['problem']}" for worker in workers if worker.get("problem")]
     found += [finding.text for finding in (*_passes(api, workers), *_refused(api)) if finding.level != "ok"]
     return found

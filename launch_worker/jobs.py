@@ -43,7 +43,7 @@ class Jobs:
         slots: int,
         takes_runs: Callable[[], bool],
         is_draining: Callable[[], bool],
-        on_outcome: Callable[[Outcome], None],
+        on_outcome: Callable[[Record, Outcome], None],
         inventory: Inventory,
         queues: Callable[[], Sequence[str]],
         prefetch_s: float = 0.0,
@@ -288,7 +288,7 @@ class Jobs:
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> Ended:
         record = attempt.record
-        self._on_outcome(outcome)
+        self._on_outcome(record, outcome)
         step = next_step(
             outcome,
             spec=attempt.spec,

@@ -15,34 +15,38 @@ LONGEST_PAUSE_S = 1800.0
 
 @dataclass
 class Quarantine:
-    """Counts start failures in a row. `after` 0 never pauses. Times are the caller's, in seconds of one clock."""
+    """Counts submissions in a row that could not be started. `after` 0 never pauses. Times are seconds of one clock.
+
+    A run's retries, and the runs of an array, count once: it is the worker that shall be doubted, not one command.
+    """
 
     after: int
     #: Until when nothing is taken; None when runs are taken.
     until: float | None = None
     why: str = ""
-    _failed_at: deque[float] = field(default_factory=deque)
+    _failed: deque[tuple[float, str]] = field(default_factory=deque)
     _pauses: int = 0
 
-    def note(self, outcome: Outcome, *, now: float) -> bool:
-        """Count an attempt's end; True when the worker must pause from now on."""
+    def note(self, outcome: Outcome, *, whose: str, now: float) -> bool:
+        """Count an attempt's end; True when the worker must pause from now on. `whose`: its run, or its array."""
         if outcome.engine_fault:
             return False
         if outcome.phase != "start" and not outcome.worker_fault:
-            self._failed_at.clear()
+            self._failed.clear()
             if self.until is None:
                 self._pauses = 0
             return False
-        self._failed_at.append(now)
-        while self._failed_at[0] < now - WINDOW_S:
-            self._failed_at.popleft()
-        if self.until is not None or not self.after or len(self._failed_at) < self.after:
+        self._failed.append((now, whose))
+        while self._failed[0][0] < now - WINDOW_S:
+            self._failed.popleft()
+        doubted = {submission for _, submission in self._failed}
+        if self.until is not None or not self.after or len(doubted) < self.after:
             return False
         pause_s = min(FIRST_PAUSE_S * 2**self._pauses, LONGEST_PAUSE_S)
         self._pauses += 1
-        self._failed_at.clear()
+        self._failed.clear()
         self.until = now + pause_s
-        self.why = f"{self.after} jobs in a row could not be started, the last one because: {outcome.reason}"
+        self.why = f"{self.after} submissions in a row could not be started, the last one because: {outcome.reason}"
         return True
 
     def is_over(self, *, now: float) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from launch_worker.errors import InputError, SettingsError
 from launch_worker.sentinel_url import SCHEME, SentinelUrl
@@ -59,6 +60,9 @@ class Settings:
             )
         if self.redis_url.startswith(SCHEME):
             SentinelUrl.parse(self.redis_url)
+        elif not re.fullmatch(r"(/[0-9]{0,9})?", urlsplit(self.redis_url).path):
+            # redis-py would take another word for 0.
+            raise SettingsError("LAUNCH_REDIS_URL must end with the number of a database, as in redis://HOST:PORT/0")
         for name, seconds in (
             ("LAUNCH_HEARTBEAT_S", self.heartbeat_s),
             ("LAUNCH_LEASE_S", self.lease_s),

@@ -107,6 +107,8 @@ def clear_errors(url: str) -> Iterator[None]:
             f"Redis at {mask_url(url)} is full (maxmemory); raise its maxmemory or lower LAUNCH_RETENTION"
         ) from error
     except ResponseError as error:
+        if "DB index is out of range" in str(error):
+            raise SettingsError(f"Redis at {mask_url(url)} has no such database; check LAUNCH_REDIS_URL") from error
         if _FORBIDDEN.search(str(error)):
             raise _forbidden(url, error) from error
         if not isinstance(error, (ReadOnlyError, MasterDownError)) and not _TRANSIENT.search(str(error)):
