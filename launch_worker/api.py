@@ -27,6 +27,7 @@ from launch_worker.spec import RunSpec, check_queue_name
 from launch_worker.states import RunState
 from launch_worker.store.store import ConfigChanged, Store
 from launch_worker.submission import resolve
+from launch_worker.sweep_api import SweepApi
 
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
@@ -37,7 +38,7 @@ _TURN_S = 2.0
 _PATIENCE_S = 600.0
 
 
-class Api(QueueApi):
+class Api(QueueApi, SweepApi):
     """A connection to one launch system. `url` wins over LAUNCH_REDIS_URL."""
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:

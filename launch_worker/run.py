@@ -89,6 +89,12 @@ class Record:
     limit_key: str = ""
     array: str = ""
     array_limit: str = ""
+    #: The sweep that made it.
+    sweep: str = ""
+    #: What the job told of itself, as JSON: the last value of each name.
+    summary: str = ""
+    #: What became of the process of a run that had called itself finished before: its exit code, or signal's name.
+    late_exit: str = ""
     #: How often it was preempted so far.
     preemptions: int = 0
     #: Someone asked for its preemption, and not for its end.
@@ -147,6 +153,9 @@ class Record:
             limit_key=fields.get("limit_key", ""),
             array=fields.get("array", ""),
             array_limit=fields.get("array_limit", ""),
+            sweep=fields.get("sweep", ""),
+            summary=fields.get("summary", ""),
+            late_exit=fields.get("late_exit", ""),
             preemptions=number("preemptions") or 0,
             preempting=fields.get("preempting", "") == "1",
             start_at=number("start_at"),
@@ -197,6 +206,7 @@ class Record:
             "limit_key": self.limit_key,
             "array": self.array,
             "array_limit": self.array_limit,
+            "sweep": self.sweep,
             "preemptions": str(self.preemptions),
             "gpus": json.dumps(self.gpus),
         }
@@ -224,6 +234,7 @@ class Record:
             "host": self.host or None,
             "pid": self.pid,
             "gpus": list(self.gpus),
+            "sweep": self.sweep or None,
             "preemptions": self.preemptions,
             "after": [f"{run_id}:{wish}" for run_id, wish in self.waits_for.items()],
             "phases": [phase.as_json() for phase in self.phases],

@@ -24,6 +24,7 @@ COMMANDS = {
     "show": "launch_worker.cli.runs",
     "start": "launch_worker.cli.start",
     "status": "launch_worker.cli.status",
+    "sweep": "launch_worker.cli.sweep",
     "wait": "launch_worker.cli.runs",
     "workers": "launch_worker.cli.workers",
 }

@@ -19,7 +19,10 @@ from launch_worker.run import Record
 from launch_worker.spec import PRIORITIES, RunSpec, parse_after
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
+from launch_worker.store.items import ItemStore
 from launch_worker.store.reading import Reader, pairs, text, unknown
+from launch_worker.store.sweeps import SweepStore
+from launch_worker.store.talk import TalkStore
 
 #: Longer than sending any upload takes.
 _UNFINISHED_UPLOAD_S = 3600
@@ -102,7 +105,7 @@ class Card:
         )
 
 
-class Store(Reader):
+class Store(SweepStore, TalkStore, ItemStore, Reader):
     """All reads and writes of run records. Thread-safe. Every method raises BrokerUnavailableError."""
 
     def __init__(self, url: str, *, client_name: str = "launch", settle_s: float = 10.0) -> None:
@@ -461,6 +464,8 @@ def _fields(spec: RunSpec) -> list[str | int]:
         fields += ["concurrency_key", spec.concurrency_key, "limit_key", spec.limit_key]
     if spec.array:
         fields += ["array", spec.array, "array_limit", spec.array_limit or ""]
+    if spec.sweep:
+        fields += ["sweep", spec.sweep]
     if spec.after:
         fields += ["waits_for", json.dumps(dict(map(parse_after, spec.after)))]
     return fields

@@ -1,0 +1,14 @@
+"""What jobs tell of themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launch_worker.store.reading import Reader
+
+
+class TalkStore(Reader):
+    """A part of `Store`, which has the scripts."""
+
+    def _call(self, script: str, *args: object) -> Any:
+        raise NotImplementedError
