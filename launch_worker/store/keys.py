@@ -39,6 +39,19 @@ def log(run_id: str, attempt: int) -> str:
     return f"launch:run:{run_id}:log:{attempt}"
 
 
+def metrics(run_id: str) -> str:
+    return f"launch:run:{run_id}:metrics"
+
+
+def files(run_id: str) -> str:
+    return f"launch:run:{run_id}:files"
+
+
+def deleted(run_id: str) -> str:
+    """What a look-up of a deleted run is told."""
+    return f"launch:run:{run_id}:deleted"
+
+
 def upload(sha256: str) -> str:
     return f"launch:upload:{sha256}"
 
@@ -48,7 +61,7 @@ def upload_chunk(sha256: str, number: int) -> str:
 
 
 def runs_by(kind: str, value: str) -> str:
-    """A listing index; `kind` is project, queue or state."""
+    """A listing index; `kind` is project, queue, state or sweep."""
     return f"launch:runs:{kind}:{value}"
 
 

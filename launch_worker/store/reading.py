@@ -55,8 +55,18 @@ class Reader:
         """The run's record now. Raises UnknownRunError."""
         found = self._records([run_id])
         if not found:
-            raise unknown(run_id)
+            raise self.unknown(run_id)
         return found[0]
+
+    def unknown(self, run_id: str) -> UnknownRunError:
+        """Why there is no such run, as an error: it was deleted, or never there, or that is too long ago."""
+        with clear_errors(self.url):
+            mark = self._redis.get(keys.deleted(run_id))
+        shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
+        if mark:
+            deleted = json.loads(mark)
+            return UnknownRunError(f"run {shown} was deleted by {deleted['by']} at {isoformat(int(deleted['at']))}")
+        return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
     def peek(self, run_id: str) -> Record | None:
         """The run's record now; None when there is none."""
@@ -321,11 +331,6 @@ def pairs(fields: Any) -> dict[str, str]:
     """A hash's reply, a map or a flat list, as a dict of text."""
     items = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
     return {text(name): text(value) for name, value in items}
-
-
-def unknown(run_id: str) -> UnknownRunError:
-    shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
-    return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
 
 def _transition(text_line: str) -> Transition | None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
+from launch_worker import item_schema
 from launch_worker.errors import InputError
 from launch_worker.retry import NextStep
 from launch_worker.run import Record
@@ -20,7 +21,7 @@ from launch_worker.spec import PRIORITIES, RunSpec, parse_after
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
 from launch_worker.store.items import ItemStore
-from launch_worker.store.reading import Reader, pairs, text, unknown
+from launch_worker.store.reading import Reader, pairs, text
 from launch_worker.store.sweeps import SweepStore
 from launch_worker.store.talk import TalkStore
 
@@ -87,6 +88,10 @@ class Card:
     backfill_s: float
     #: It prepares scheduled runs so long before their time.
     prefetch_s: float = 0.0
+    #: How many more runs it takes that make other runs.
+    schedulers: int = 1
+    #: The newest format of items that it reads.
+    version: int = item_schema.VERSION
 
     def to_json(self) -> str:
         gpus, cpus, memory = self.total
@@ -95,12 +100,14 @@ class Card:
                 "owner": self.owner,
                 "queues": self.queues,
                 "slots": self.slots,
+                "schedulers": self.schedulers,
                 "gpus": self.gpus,
                 "cpus": self.cpus,
                 "memory": self.memory,
                 "total": {"gpus": gpus, "cpus": cpus, "memory": memory},
                 "backfill_us": _us(self.backfill_s),
                 "prefetch_us": _us(self.prefetch_s),
+                "version": self.version,
             }
         )
 
@@ -152,15 +159,16 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         nonce: str = "",
         card: Card | None = None,
         devices: Sequence[str] = (),
+        version: int = item_schema.VERSION,
     ) -> tuple[Record | None, str]:
         """Pending -> Running. The record with its new attempt and token, or None and why not.
 
         Give the same `nonce` to repeat a call whose reply was lost: it gets the same answer. `card` is what the worker
         has left when this slot is taken, `devices` its free GPUs, the ones to use first at first; without a card it
-        takes whatever comes.
+        takes whatever comes. An item of a newer format than `version` is left to newer workers.
         """
         nonce = nonce or secrets.token_hex(8)
-        left = (card.to_json() if card is not None else "", json.dumps(list(devices)))
+        left = (card.to_json() if card is not None else "", json.dumps(list(devices)), version)
         claimed, reply = self._call("claim", run_id, seq, nonce, _us(lease_s), owner, worker, host, *left)
         if not claimed:
             return None, text(reply)
@@ -247,6 +255,8 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         if answer == "unknown":
             self.restore(record, lease_s=self._settle_s, owner=owner)
             answer = text(self._call("finish", *who, *labels, *last))
+        if answer == "done" and outcome.late_exit:
+            self.note_late_exit(record.id, record.token, outcome.late_exit)
         return answer == "done"
 
     def restore(self, record: Record, *, lease_s: float, owner: str) -> bool:
@@ -258,7 +268,8 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
     def crash(self, run_id: str, token: int, step: NextStep) -> bool:
         """Running with a lease that ran out -> Crashed (and Pending again). False when it proved alive."""
         retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
-        return bool(self._call("crash", run_id, token, step.outcome.reason, retry_us, step.retry_reason))
+        last = (retry_us, step.retry_reason, int(step.is_preemption))
+        return bool(self._call("crash", run_id, token, step.outcome.reason, *last))
 
     def put_back(self, run_id: str, seq: int) -> bool:
         """Return an item that was taken from its queue and not claimed; False when it was outdated."""
@@ -275,7 +286,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
     def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
         word, state = self._call("cancel", run_id, "" if grace_s is None else _us(grace_s), reason, int(preempt))
         if text(word) == "unknown":
-            raise unknown(run_id)
+            raise self.unknown(run_id)
         return text(word), text(state)
 
     def order(self, owner: str, word: str) -> bool:
@@ -350,7 +361,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         """A final state -> Pending. Returns '' or the state that refused it."""
         done, state = self._call("requeue", run_id, reason)
         if not done and not state:
-            raise unknown(run_id)
+            raise self.unknown(run_id)
         return text(state)
 
     # -- uploads -----------------------------------------------------------------------------------------------
@@ -457,7 +468,7 @@ def _script(name: str) -> tuple[str, str]:
 def _fields(spec: RunSpec) -> list[str | int]:
     """What the scripts read of a run, and its spec."""
     fields: list[str | int] = ["name", spec.name, "project", spec.project, "priority", PRIORITIES[spec.priority]]
-    fields += ["tags", json.dumps(spec.tags), "spec", spec.to_json()]
+    fields += ["tags", json.dumps(spec.tags), "spec", spec.to_json(), "version", item_schema.VERSION]
     if spec.needs:
         fields += ["needs", spec.needs]
     if spec.concurrency_key:
@@ -466,6 +477,8 @@ def _fields(spec: RunSpec) -> list[str | int]:
         fields += ["array", spec.array, "array_limit", spec.array_limit or ""]
     if spec.sweep:
         fields += ["sweep", spec.sweep]
+    if spec.scheduler:
+        fields += ["scheduler", "1"]
     if spec.after:
         fields += ["waits_for", json.dumps(dict(map(parse_after, spec.after)))]
     return fields

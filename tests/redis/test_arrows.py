@@ -61,6 +61,8 @@ def inconsistencies(store: Store) -> list[str]:
         expect(keys.runs_by("state", run["state"]), run_id, run["created_at"])
         if run["project"]:
             expect(keys.runs_by("project", run["project"]), run_id, run["created_at"])
+        if run.get("sweep"):
+            expect(keys.runs_by("sweep", run["sweep"]), run_id, run["created_at"])
         if state.is_final:
             expect("launch:ended", run_id, run["ended_at"])
         elif "ended_at" in run:
@@ -119,7 +121,7 @@ def _waiting_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str
             expect(f"launch:parked:{group}", line)
             if group.startswith("needs:"):
                 expect(f"launch:shapes:{queue}", group.removeprefix("needs:"))
-            else:
+            elif not group.startswith("version:"):
                 expect(f"launch:groups:{queue}", group)
         elif "waits_for" not in run and ("due_at" not in run or "list" in run):
             expect(f"launch:dispatched:{run.get('list') or item_list(queue, run['priority'])}", run_id)

@@ -72,6 +72,7 @@ LAYERS = {
             "sweep_api",
             "sweeps",
             "runs",
+            "workers",
             "by_hand",
             "schedules",
             "run_once",
@@ -100,7 +101,8 @@ HOMES = {
         "runners.engine",
         "runners.end_container",
     ),
-    "pydantic": ("spec",),
+    "pydantic": ("spec", "item_schema"),
+    "pydantic_core": ("filters",),
     "fsspec": ("code.storage",),
     "pathspec": ("code.listing",),
 }
@@ -216,7 +218,7 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert not strays, "\n".join(strays)
 
 
-@pytest.mark.parametrize("library", ["pydantic", "fsspec", "pathspec"])
+@pytest.mark.parametrize("library", ["pydantic", "pydantic_core", "fsspec", "pathspec"])
 def test_a_slow_library_is_imported_inside_functions_only(library: str) -> None:
     early = [str(found) for found in IMPORTS if found.target.partition(".")[0] == library and not found.in_function]
     assert not early, "\n".join(early)
