@@ -36,6 +36,7 @@ def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> S
     attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
     plan = config.container_plan(attempt.spec, macros)
     attempt.folder.path.mkdir(parents=True, mode=0o700)
+    attempt.folder.talk.mkdir(mode=0o700)
     if plan is None:
         return _process(attempt, site, patience)
     return _container(attempt, site, plan, patience, enter)
@@ -62,7 +63,12 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
     config_path = attempt.folder.path / "config.json"
     config_path.write_bytes(_config(record, spec))
     env = job_environment(
-        record, spec, worker_env=os.environ, redis_url=site.settings.redis_url, config_path=config_path
+        record,
+        spec,
+        worker_env=os.environ,
+        redis_url=site.settings.redis_url,
+        config_path=config_path,
+        wandb_env=site.settings.wandb_env,
     )
     return lambda code: site.runner.start(
         spec.command,
@@ -87,6 +93,7 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         worker_env=os.environ,
         redis_url=site.settings.redis_url,
         config_path=f"{LAUNCH_DIR}/config.json",
+        wandb_env=site.settings.wandb_env,
     )
     attempt.folder.mark_container(record)
     labels = Labels(
@@ -117,8 +124,19 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
 
 
 def _config(record: Record, spec: RunSpec) -> bytes:
-    return json.dumps({"run_id": record.id, "attempt": record.attempt, "name": record.name, "project": record.project,
-                       "queue": record.queue, "tags": list(record.tags), "config": spec.values}).encode()  # fmt: skip
+    """What the job reads at LAUNCH_CONFIG. Its config's own names win over the values of its queue's variables."""
+    known = {
+        "run_id": record.id,
+        "attempt": record.attempt,
+        "name": record.name,
+        "project": record.project,
+        "queue": record.queue,
+        "tags": list(record.tags),
+        "sweep": record.sweep or None,
+        "sweep_index": spec.sweep_index,
+        "config": {**spec.values, **spec.config},
+    }
+    return json.dumps(known).encode()
 
 
 def _folder(attempt: Attempt, code: Path | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import docker.types
 
 from launch_worker.containers import LAUNCH_DIR, ContainerPlan, Mount
+from launch_worker.environment import TALK
 
 #: The engine's own copy of the output: two files of this size.
 _ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
@@ -102,6 +103,9 @@ def tarball(files: Files) -> Iterator[io.BufferedIOBase]:
             config = tarfile.TarInfo("config.json")
             config.size, config.mode = len(files.config), 0o644
             archive.addfile(config, io.BytesIO(files.config))
+            talk = tarfile.TarInfo(TALK)
+            talk.type, talk.mode = tarfile.DIRTYPE, 0o777
+            archive.addfile(talk)
             if files.code is not None:
                 archive.add(files.code, "code", filter=open_to_all)
         buffer.seek(0)
