@@ -84,7 +84,8 @@ def _parse(said: Any, problems: list[str]) -> Hyperband | None:
 
 def _up(min_iter: int, eta: float) -> list[int]:
     """min_iter, min_iter * eta, min_iter * eta² …"""
-    brackets, bracket = [], float(min_iter)
+    brackets: list[int] = []
+    bracket = float(min_iter)
     while bracket <= _MAX_ITERATION and len(brackets) < 100:
         brackets.append(int(bracket))
         bracket *= eta
@@ -93,7 +94,8 @@ def _up(min_iter: int, eta: float) -> list[int]:
 
 def _down(max_iter: int, eta: float, count: int) -> list[int]:
     """max_iter / eta, max_iter / eta² …, `count` of them at most."""
-    brackets, bracket = [], float(max_iter)
+    brackets: list[int] = []
+    bracket = float(max_iter)
     for _ in range(min(count, 100)):
         bracket /= eta
         if bracket < 1:

@@ -199,15 +199,15 @@ def read_yaml(text: str, *, where: str) -> Any:
     class Loader(yaml.SafeLoader):
         """YAML's own takes the last of two keys that are the same, and 1e-3 for a text."""
 
-    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
         names = [loader.construct_object(key, deep=True) for key, _ in node.value]
         twice = [name for number, name in enumerate(names) if name in names[:number]]
         if twice:
             mark = node.start_mark
             raise SweepConfigError([f"line {mark.line + 1}: {str(twice[0])[:60]!r} is there twice"], where)
-        return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
-    Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: mapping(loader, node, deep=True))
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float",
         re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
@@ -351,7 +351,9 @@ def _arguments(kind: str, entries: list[tuple[str, Any]]) -> list[str]:
         return [f"{name}={_plain(value)}" for name, value in entries]
     if kind == "args_no_boolean_flags":
         return [
-            f"--{name}" if value is True else f"--{name}={_plain(value)}" for name, value in entries if value is not False
+            f"--{name}" if value is True else f"--{name}={_plain(value)}"
+            for name, value in entries
+            if value is not False
         ]
     return [f"--{name}={_plain(value)}" for name, value in entries]
 

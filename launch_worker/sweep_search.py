@@ -1,7 +1,7 @@
 """Which parameters a sweep tries next, and which of its runs are hopeless: functions of what is known of its runs.
 
-Nothing is kept between two calls, so that any worker can go on with any sweep. Optuna is imported when it is needed: it is
-an extra, and takes 0.4 s and 30 MB.
+Nothing is kept between two calls, so that any worker can go on with any sweep. Optuna is imported when it is needed: it
+is an extra, and takes 0.4 s and 30 MB.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ def _clear_errors(what: str) -> Iterator[None]:
         yield
     except LaunchError:
         raise
-    except Exception as error:  # noqa: BLE001 (someone else's code, with whatever it raises)
+    except Exception as error:
+        # Someone else's code, with whatever it raises.
         raise LaunchError(f"{what} failed: {' '.join(str(error).split())[:500] or type(error).__name__}") from error
 
 
@@ -286,9 +287,7 @@ def _play(
     tell(len(ended))
 
 
-def _pruned(
-    config: SweepConfig, engine: Engine, trials: Sequence[Trial], live: Sequence[Trial], name: str
-) -> set[int]:
+def _pruned(config: SweepConfig, engine: Engine, trials: Sequence[Trial], live: Sequence[Trial], name: str) -> set[int]:
     """Which of the live trials Optuna's pruner would stop."""
     with _optuna() as optuna, _clear_errors(engine.name):
         pruner = _made(optuna.pruners, engine, seed=0)
@@ -303,15 +302,15 @@ def _pruned(
                     asked[trial.index].report(value, step)
         if remembers:
             # By step, as runs that began together tell them.
-            for step, index, value in sorted((step, t.index, value) for t in trials for step, value in t.curve):
-                asked[index].report(value, step)
+            for step, index, told in sorted((step, t.index, value) for t in trials for step, value in t.curve):
+                asked[index].report(told, step)
                 if asked[index].should_prune():
                     found.add(index)
         for trial in trials:
             if not trial.live:
-                state, value = _end(optuna, config, trial)
+                state, end_value = _end(optuna, config, trial)
                 is_complete = state is optuna.trial.TrialState.COMPLETE
-                study.tell(asked[trial.index], value if is_complete else None, state=state)
+                study.tell(asked[trial.index], end_value if is_complete else None, state=state)
         return {t.index for t in live if (t.index in found if remembers else asked[t.index].should_prune())}
 
 

@@ -369,7 +369,9 @@ def _check_plain(value: Any, what: str, problems: list[str]) -> None:
     try:
         json.dumps(value, allow_nan=False, sort_keys=True)
     except (TypeError, ValueError, RecursionError):
-        problems.append(f"{what} {_shown(value)} cannot be written as JSON; write a text, a number, true, false or null")
+        problems.append(
+            f"{what} {_shown(value)} cannot be written as JSON; write a text, a number, true, false or null"
+        )
 
 
 def _nested(entries: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ WORKERS = "launch:workers"
 QUEUES = "launch:queues"
 POOLS = "launch:pools"
 SCHEDULES = "launch:schedules"
+SWEEPS = "launch:sweeps"
+LIVE_SWEEPS = "launch:sweeps:live"
 PASSES = "launch:passes"
 COUNTERS = "launch:counters"
 REFUSED = "launch:refused"
@@ -19,6 +21,10 @@ RESTORED = "launch:restored_at"
 SYSTEM = "launch:system"
 #: Where is told that a queue is new, configured or gone.
 QUEUE_NEWS = "launch:queues"
+#: Where is told that a sweep is to be looked at: a run of it ended, or told its metric, or somebody steered it.
+SWEEP_NEWS = "launch:sweeps"
+#: In a queue's line the priorities are apart by so much; within one, the score is since when a run is ready.
+LEVEL = 1 << 51
 #: The score in a queue's line from which on a run is not ready.
 LATER = 9_000_000_000_000_000
 
@@ -92,6 +98,19 @@ def places(kind: str, name: str) -> str:
 
 def schedule(name: str) -> str:
     return f"launch:schedule:{name}"
+
+
+def sweep(sweep_id: str) -> str:
+    return f"launch:sweep:{sweep_id}"
+
+
+def sweep_part(sweep_id: str, part: str) -> str:
+    """`part` is runs, live, trials, results, stopped, ended or curve:N."""
+    return f"launch:sweep:{sweep_id}:{part}"
+
+
+def sweep_lock(sweep_id: str, what: str) -> str:
+    return f"launch:sweep:{sweep_id}:lock:{what}"
 
 
 def direct_queue(owner: str) -> str:
