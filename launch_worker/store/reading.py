@@ -125,8 +125,13 @@ class Reader:
 
         News from the moment of entering on are not missed; read the run after entering.
         """
+        with self._watch(keys.news_channel(run_id)) as wait:
+            yield wait
+
+    @contextmanager
+    def _watch(self, channel: str) -> Iterator[Callable[[float], bool]]:
         with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            pubsub.subscribe(keys.news_channel(run_id))
+            pubsub.subscribe(channel)
             # The subscription holds once its confirmation was read.
             pubsub.get_message(timeout=_SUBSCRIBE_S)
 
@@ -201,6 +206,18 @@ class Reader:
                 return None
             before = self._redis.zrank(keys.line(record.queue), record.id)
         return None if before is None else int(before) + 1
+
+    def oldest_wait_s(self, queues: Sequence[str]) -> float | None:
+        """How long the run that is ready for longest in any of these queues waits; None when none does."""
+        now = self.now_us()
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for queue in queues:
+                for level in range(len(keys.PRIORITY_STEPS)):
+                    first, end = level * keys.LEVEL, min((level + 1) * keys.LEVEL, keys.LATER)
+                    pipe.zrangebyscore(keys.line(queue), first, f"({end}", start=0, num=1, withscores=True)
+            heads = [int(score) % keys.LEVEL for head in pipe.execute() for _, score in head]
+        return max(0.0, (now - min(heads)) / 1e6) if heads else None
 
     def line(self, queue: str, *, limit: int) -> list[Record]:
         """The first runs that wait in a queue, in line order, those that are not ready at the end."""

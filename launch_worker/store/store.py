@@ -141,7 +141,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         """
         due = f"at:{at_us}" if at_us is not None else f"in:{_us(delay_s)}" if delay_s else ""
         head = (run_id, due, reason, spec.queue, queue_config, pool_config)
-        word, *answer = self._call("create", *head, _expiry(spec), int(if_queue_known), *_fields(spec))
+        word, *answer = self._call("create", *head, expiry_of(spec), int(if_queue_known), *fields_of(spec))
         if word == -3:
             known = ", ".join(sorted(text(name) for name in answer[0])) or "none"
             raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
@@ -344,7 +344,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         None when somebody else did it. Raises as `create`.
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
-        word, *answer = self._call("fire", *head, _expiry(spec), *_fields(spec))
+        word, *answer = self._call("fire", *head, expiry_of(spec), *fields_of(spec))
         return None if word == 0 else _created(word, answer)
 
     def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
@@ -465,7 +465,7 @@ def _script(name: str) -> tuple[str, str]:
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-def _fields(spec: RunSpec) -> list[str | int]:
+def fields_of(spec: RunSpec) -> list[str | int]:
     """What the scripts read of a run, and its spec."""
     fields: list[str | int] = ["name", spec.name, "project", spec.project, "priority", PRIORITIES[spec.priority]]
     fields += ["tags", json.dumps(spec.tags), "spec", spec.to_json(), "version", item_schema.VERSION]
@@ -484,7 +484,8 @@ def _fields(spec: RunSpec) -> list[str | int]:
     return fields
 
 
-def _expiry(spec: RunSpec) -> str | int:
+def expiry_of(spec: RunSpec) -> str | int:
+    """Of a run, in microseconds; '' for never."""
     return "" if spec.expires_s is None else _us(spec.expires_s)
 
 
