@@ -208,7 +208,7 @@ def test_files_of_a_run_are_listed_and_printed(cluster: Cluster) -> None:
     assert (missing.code, "there are: build.log" in missing.err) == (2, True)
 
 
-# -- the format of items ------------------------------------------------------------------------------------------------
+# -- the format of items -----------------------------------------------------------------------------------------------
 
 
 def test_the_schema_is_printed(cluster: Cluster) -> None:
