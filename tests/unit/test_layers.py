@@ -93,7 +93,7 @@ HOMES = {
     "kombu": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
     "click": ("cli.", "celery", "worker"),
     "subprocess": ("runners.", "code.git", "dev.", "cli.following", "cli.dev"),
-    "signal": ("runners.", "code.git", "dev.", "cli.following", "cli.dev", "retry", "worker"),
+    "signal": ("runners.", "code.git", "dev.", "cli.following", "cli.dev", "retry", "worker", "by_hand"),
     "docker": (
         "runners.container",
         "runners.container_config",
