@@ -233,11 +233,17 @@ def items(store: Store, name: str = DEFAULT_LIST) -> list[tuple[str, int]]:
     return found
 
 
-def snapshot(store: Store) -> dict[str, bytes]:
+def snapshot(store: Store) -> dict[str, object]:
     """Everything that the store holds, but counters, the workers' registration and the leases' deadlines."""
     apart = ("launch:counters", "launch:worker", "launch:consumers:", keys.LEASES, keys.PASSES)
     names = sorted(text(key) for key in store._redis.keys("*"))
-    return {name: store._redis.dump(name) for name in names if not name.startswith(apart)}
+    return {name: _content(store, name) for name in names if not name.startswith(apart)}
+
+
+def _content(store: Store, name: str) -> object:
+    # A dump has a hash in the order of its buckets, which Redis moves when it likes.
+    is_hash = text(store._redis.type(name)) == "hash"
+    return store._redis.hgetall(name) if is_hash else store._redis.dump(name)
 
 
 def listen_once(store: Store, channel: str) -> queue.SimpleQueue[str]:
