@@ -134,6 +134,7 @@ class _Batch:
     #: How much of what the job wrote has been heard with this.
     end: int = 0
     bytes_of_summary: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.summary or self.rows or self.message or self.preempting)
@@ -275,10 +276,11 @@ class Talk:
         fine = True
         for name, value in summary.items():
             size = _size({name: value})
-            if size is None or self._batch.bytes_of_summary + size > MAX_SUMMARY_BYTES:
+            grown = self._batch.bytes_of_summary + (size or 0) - self._batch.sizes.get(name, 0)
+            if size is None or grown > MAX_SUMMARY_BYTES:
                 fine = False
                 continue
-            self._batch.bytes_of_summary += size
+            self._batch.bytes_of_summary, self._batch.sizes[name] = grown, size
             self._batch.summary[name] = value
             self._names.add(name)
         return fine

@@ -181,7 +181,7 @@ def test_a_flood_is_read_in_little_time_its_newest_rows_are_kept_and_no_word_is_
     with job.talk.path.open("ab") as file:
         file.write(b'{"preempting": true}\n')
         file.write(b"".join(row % number for number in range(600_000)))
-        file.write(b'{"finish": 3}\n')
+        file.write(b'{"summary": {"end": 1}}\n{"finish": 3}\n')
     assert job.talk.path.stat().st_size < 16 << 20
     begun = time.process_time()
     job.ship()
@@ -190,6 +190,7 @@ def test_a_flood_is_read_in_little_time_its_newest_rows_are_kept_and_no_word_is_
     rows = job.sent[0]["rows"]
     assert len(rows) == MAX_ROWS
     assert rows[-1]["x"] == 599_999
+    assert job.sent[0]["summary"] == {"x": 599_999, "end": 1}
 
 
 def test_what_was_heard_gives_its_disk_back(job: Job) -> None:
