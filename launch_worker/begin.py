@@ -12,7 +12,7 @@ from pathlib import Path
 from launch_worker.attempt import Attempt, Enter, Site
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
-from launch_worker.containers import LAUNCH_DIR, ContainerPlan
+from launch_worker.containers import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.environment import container_environment, job_environment
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
@@ -33,6 +33,9 @@ def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> S
     # The queue may have been configured anew since the run was submitted.
     values = config.values_of(attempt.spec)
     macros = macros_of(attempt.record, attempt.spec, config=config, worker_env=os.environ, values=values)
+    if attempt.spec.sweep:
+        is_container = config.resource == "container" or bool(attempt.spec.image)
+        macros["args_json_file"] = f"{LAUNCH_DIR if is_container else attempt.folder.path}/{ARGS_FILE}"
     attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
     plan = config.container_plan(attempt.spec, macros)
     attempt.folder.path.mkdir(parents=True, mode=0o700)
@@ -62,6 +65,8 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
     config_path = attempt.folder.path / "config.json"
     config_path.write_bytes(_config(record, spec))
+    if spec.sweep:
+        (attempt.folder.path / ARGS_FILE).write_bytes(_arguments(spec))
     env = job_environment(
         record,
         spec,
@@ -113,7 +118,7 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         env=env,
         cwd=_folder_in_container(attempt, code),
         gpus=record.gpus,
-        files=Files(_config(record, spec), code),
+        files=Files(_config(record, spec), code, arguments=_arguments(spec) if spec.sweep else None),
         output=attempt.folder.output,
         lease=lambda: attempt.lease,
         events=attempt.events,
@@ -121,6 +126,11 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         enter=enter,
         before_start=attempt.await_start,
     )
+
+
+def _arguments(spec: RunSpec) -> bytes:
+    """A sweep's parameters for a run, and nothing else."""
+    return json.dumps(spec.config).encode()
 
 
 def _config(record: Record, spec: RunSpec) -> bytes:
