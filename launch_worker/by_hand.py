@@ -241,13 +241,15 @@ class ByHand:
     def pop_from_queue(self, queue: str) -> RunQueueItem | None:
         """W&B: "Pops an item off the runqueue to run as a job."
 
-        Pops and claims: the run is Running, and its lease is renewed, until `run_job` or `fail_run_queue_item`. None
-        when nothing waits for this agent, or it has no room: all of `max_jobs` run, it drains, it is in quarantine.
-        Raises BrokerUnavailableError when Redis is away; if it goes after the pop, blocks until the claim is answered.
+        Pops and claims: the run is Running, and its lease is renewed, until `run_job` or `fail_run_queue_item`. What
+        was given to this agent alone (for its GPUs, say) comes first, of whichever of its queues it is.
+
+        None when nothing waits for this agent, or it has no room: all of `max_jobs` run, it drains, it is in
+        quarantine. Raises BrokerUnavailableError when Redis is away; if it goes after the pop, blocks until the claim
+        is answered.
         """
         check_queue_name(queue)
-        own = [self.direct_queue] if self._queues == [queue] else []
-        return self._pop([*own, *keys.queue_lists(queue)])
+        return self._pop([self.direct_queue, *keys.queue_lists(queue)])
 
     def get_job_and_queue(self) -> JobSpecAndQueue | None:
         """The next item of the agent's queues, which take turns: one that gave an item comes last the next time.
@@ -406,9 +408,7 @@ class ByHand:
         else:
             record = self._store.get(run_queue_item_id)
             if not record.state.is_final:
-                raise RefusedError(
-                    f"run {record.id} is {record.state} and not claimed by this agent; it was left alone"
-                )
+                raise RefusedError(f"run {record.id} is {record.state} and not this agent's; nothing was changed")
 
     def _ask_to_fail(self, tracker: JobAndRunStatusTracker, outcome: Outcome) -> None:
         tracker.failure = tracker.failure or outcome

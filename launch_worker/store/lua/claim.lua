@@ -2,7 +2,7 @@
 -- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs), version (the newest format of items that it reads)
 -- Refuses an item whose dispatch number is not the record's. A run that breaks a limit is parked, one that this worker
 -- has no room for is given to another or parked, one that expired is Killed. A scheduler for which it has no room is
--- looked at again after a while. One of a newer format is parked in the group version:N, from which newer workers fetch
+-- given to another that has, or looked at again after a while. One of a newer format is parked in the group version:N, from which newer workers fetch
 -- it (heartbeat). A repeated nonce gets the same answer.
 -- Returns {1, the record's fields and values, queue_config among them} or {0, why not}.
 local id, seq, nonce, lease_us, owner, worker, host = unpack(ARGV, 1, 7)
@@ -58,8 +58,19 @@ end
 local scheduler, lined_at = unpack(get(id, 'scheduler', 'lined_at'))
 if card and scheduler == '1' and (tonumber(card.schedulers) or 1) <= 0 then
   local why = 'waiting for a worker that may run one more scheduler (max_schedulers)'
+  local wanted = parse_needs(run[8] or '')
   withdraw(id)
-  -- As W&B's agent does. Parked, it would have to be woken by the worker that has room first.
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. run[7], int(now), '+inf', 'LIMIT', 0, 200)) do
+    local free = not due and other ~= owner and free_of(other)
+    local left = free and tonumber(redis.call('HGET', 'launch:free:' .. other, 'schedulers') or '') or 0
+    if left > 0 and free.slots > 0 and fits(wanted, free) then
+      put_in_line(id, now)
+      give(id, now, other, free, wanted)
+      redis.call('HSET', 'launch:free:' .. other, 'schedulers', int(left - 1))
+      return {0, why}
+    end
+  end
+  -- Looked at again after a while, as W&B's agent does: parked, it would have to be woken by whoever has room first.
   schedule(id, due or now + 5000000)
   redis.call('HSET', run_key(id), 'reason', why, 'lined_at', lined_at or int(now))
   return {0, why}

@@ -83,6 +83,7 @@ end
 
 if card then
   keep_free(owner, card, gone_ms)
+  redis.call('HSET', 'launch:free:' .. owner, 'schedulers', int(tonumber(card.schedulers) or 1))
   redis.call('HSET', 'launch:free:' .. owner, 'version', tonumber(card.version) or 1)
   redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
   if card.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
