@@ -462,7 +462,7 @@ class LaunchAgent(ByHand):
         leases: dict[str, Lease] = {}
         for attempt, answer in zip(attempts, pulse.answers, strict=True):
             self._heed(attempt, answer)
-            if answer.word == "ended" and attempt.is_over:
+            if answer.word in ("ended", "adopted") and attempt.is_over:
                 # What is left of its job takes nothing from anybody.
                 leases[attempt.key] = attempt.lease = None
             elif answer.word in ("ok", "cancel", "preempt"):
@@ -512,7 +512,9 @@ class LaunchAgent(ByHand):
                 Cancel(answer.reason, self._grace_s(attempt, answer.grace_s), preempt=answer.word == "preempt")
             )
         elif answer.word == "adopted":
-            attempt.events.put(Detach(at_once=True))
+            # The record of a run that has ended keeps the name of the worker that it had then.
+            if not attempt.is_over:
+                attempt.events.put(Detach(at_once=True))
         elif answer.word == "superseded" or (answer.word == "ended" and not attempt.is_over):
             # "ended": a person had the run retried and cancelled while this worker was cut off.
             attempt.events.put(Superseded())

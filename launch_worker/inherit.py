@@ -258,7 +258,8 @@ class Heir:
             log.debug("containers.not_looked_at: %s", error)
 
     def _is_attended(self, record: Record) -> bool:
-        if self._agent.carries(record.id):
+        """Whether a worker sees to what is left of an attempt that is over."""
+        if any((self._work_dir / "workers").glob(f"*/runs/{record.id}.{record.attempt}.{record.token}")):
             return True
         return record.owner != self.owner and record.owner in {worker["owner"] for worker in self._store.workers()}
 
