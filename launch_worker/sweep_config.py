@@ -152,7 +152,7 @@ def parse_config(said: Any, *, where: str = "the sweep's configuration", has_ima
     pruner = _engine(said, "pruner", problems)
     if hyperband is not None and pruner is not None:
         problems.append("pruner: early_terminate stops runs too; leave one of them out")
-    if (hyperband is not None or pruner is not None) and not metric.name:
+    if ("early_terminate" in said or "pruner" in said) and said.get("metric") is None and method != "bayes":
         problems.append("metric: is missing, by which runs are stopped early")
     config = SweepConfig(
         method=method,

@@ -83,7 +83,9 @@ def suggest(
                 for trial in trials:
                     made.add_trial(_frozen(optuna, config, trial, distributions))
         else:
-            made = _study(optuna, config, study, sampler=_made(optuna.samplers, engine, seed=seed))
+            # Its chance is drawn anew for each run: what is played draws none. One sequence must stay the same one.
+            mixed = seed if engine.name == "QMCSampler" else _mixed(seed, index)
+            made = _study(optuna, config, study, sampler=_made(optuna.samplers, engine, seed=mixed))
             _play(optuna, made, config, trials, ended, distributions)
         drawn = dict(made.ask(distributions).params)
     return Suggestion(drawn, config.space.config(drawn))
