@@ -21,13 +21,13 @@ from launch_worker.spec import KEY, MAX_LIMIT
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.store.sweeps import SweepRecord, unknown_sweep
-from launch_worker.sweep_config import SweepConfig, config_from_json, parse_config, read_yaml
-from launch_worker.sweep_search import Trial, best_of, check_engines, suggest
+from launch_worker.sweep_trial import Trial
 from launch_worker.sweeps import advance, spec_of
 from launch_worker.units import isoformat
 
 if TYPE_CHECKING:
     from launch_worker.api import Api
+    from launch_worker.sweep_config import SweepConfig
 
 MAX_FILE_BYTES = 4 << 20
 #: As many live runs of one sweep as one script may kill.
@@ -96,6 +96,8 @@ class Sweep:
 
     def best_run(self) -> Run | None:
         """The run with the best value of the metric; None while none has ended with one."""
+        from launch_worker.sweep_search import best_of
+
         best = best_of(self._parsed(), self.trials)
         return None if best is None else self._run(best.run_id)
 
@@ -191,6 +193,8 @@ class Sweep:
         return shown
 
     def _runs_as_json(self, config: SweepConfig) -> dict[str, Any]:
+        from launch_worker.sweep_search import best_of
+
         trials = self.trials
         now = {r.id: r for r in self._api.store.records_of([trial.run_id for trial in trials if trial.live])}
         rows = [
@@ -214,6 +218,8 @@ class Sweep:
         }
 
     def _parsed(self) -> SweepConfig:
+        from launch_worker.sweep_config import config_from_json
+
         return config_from_json(self.record.config)
 
     def _run(self, run_id: str, record: Any = None) -> Run:
@@ -243,6 +249,10 @@ class SweepApi:
         those of `submit` for its runs: gpus, env, image, retries and so on. Raises SweepConfigError with all that is
         wrong, LaunchError when Optuna is missing.
         """
+        # Imported by those who need it: `launch-submit` imports this module.
+        from launch_worker.sweep_config import parse_config
+        from launch_worker.sweep_search import check_engines, suggest
+
         api: Any = self
         said, where = _read(config)
         has_image = options.get("image") is not None
@@ -311,6 +321,8 @@ def _read(config: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[Any, str]
         raise InputError(f"{name} is not UTF-8; save the file as UTF-8") from None
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{name} has more than {MAX_FILE_BYTES:,} bytes")
+    from launch_worker.sweep_config import read_yaml
+
     return read_yaml(text, where=name), name
 
 

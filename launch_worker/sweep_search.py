@@ -11,12 +11,13 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.sweep_config import Engine, SweepConfig, SweepConfigError
 from launch_worker.sweep_space import Domain
+from launch_worker.sweep_trial import Trial
 
 #: Samplers that need nothing but the trials themselves. The others keep something with each trial as they go, in forms
 #: that are not safe to read back (pickles): for them the sweep is played again from its beginning.
@@ -24,33 +25,6 @@ _FORGETFUL = ("TPESampler", "RandomSampler", "GPSampler")
 #: So many runs are played for a try: more than the samplers draw at random first.
 _TRIED = 12
 _REMEMBERING_PRUNERS = ("SuccessiveHalvingPruner", "HyperbandPruner")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A run of a sweep, as a search sees it."""
-
-    index: int
-    run_id: str
-    #: What was drawn for each parameter; empty in a grid.
-    drawn: Mapping[str, float] = field(default_factory=dict)
-    #: How many results were known when it was drawn.
-    seen: int = 0
-    #: It has not ended, or was started anew.
-    live: bool = True
-    #: The run's final state, '' for none yet.
-    state: str = ""
-    #: The metric as it was in the end; None for none.
-    value: float | None = None
-    #: The metric as it was told, by step; read for those that are judged only.
-    curve: tuple[tuple[int, float], ...] = ()
-    #: Why it was stopped before its end, because it was worse than others.
-    stopped: str = ""
-
-    @property
-    def counts(self) -> bool:
-        """Whether its value says how good its parameters are."""
-        return not self.live and self.value is not None and (self.state == "Finished" or bool(self.stopped))
 
 
 @dataclass(frozen=True)

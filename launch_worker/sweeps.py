@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import new_run_id
@@ -17,8 +17,11 @@ from launch_worker.spec import KEY, RunSpec, default_name
 from launch_worker.store.store import ConfigChanged, Store
 from launch_worker.store.sweeps import SweepRecord
 from launch_worker.submission import resolve
-from launch_worker.sweep_config import SweepConfig, config_from_json
-from launch_worker.sweep_search import Suggestion, Trial, has_optuna, hopeless, suggest
+from launch_worker.sweep_trial import Trial
+
+if TYPE_CHECKING:
+    from launch_worker.sweep_config import SweepConfig
+    from launch_worker.sweep_search import Suggestion
 
 log = logging.getLogger("launch_worker.sweeps")
 
@@ -73,6 +76,10 @@ def advance(store: Store, settings: Settings, sweep_id: str) -> int:
 
     What keeps it from being made is noted with the sweep. Raises BrokerUnavailableError.
     """
+    # Imported by those who need it: `launch-submit` imports this module.
+    from launch_worker.sweep_config import config_from_json
+    from launch_worker.sweep_search import has_optuna
+
     made = idle = 0
     while True:
         sweep = store.sweep(sweep_id)
@@ -111,6 +118,8 @@ def make_runs(store: Store, settings: Settings, sweep: SweepRecord, config: Swee
 
     Raises InputError when its queue refuses them, LaunchError when none can be drawn.
     """
+    from launch_worker.sweep_search import suggest
+
     trials, ended = store.trials(sweep.id, curves=config.watches_metric)
     if len(trials) != sweep.made:
         # The view is of two instants: look again.
@@ -133,6 +142,9 @@ def make_runs(store: Store, settings: Settings, sweep: SweepRecord, config: Swee
 
 def judge(store: Store, sweep_id: str) -> int:
     """Stop the runs of a sweep that are clearly worse than others. Returns how many."""
+    from launch_worker.sweep_config import config_from_json
+    from launch_worker.sweep_search import has_optuna, hopeless
+
     sweep = store.sweep(sweep_id)
     if sweep is None or sweep.is_over or not sweep.live:
         return 0

@@ -15,7 +15,7 @@ from launch_worker.spec import RunSpec
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
 from launch_worker.store.reading import Reader, pairs, text
-from launch_worker.sweep_search import Trial
+from launch_worker.sweep_trial import Trial
 
 _PAGE = 200
 #: States in which a sweep is over.

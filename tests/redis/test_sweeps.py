@@ -22,7 +22,8 @@ from launch_worker.store.store import ConfigChanged, Store
 from launch_worker.store.sweeps import SweepRecord
 from launch_worker.sweep_api import Sweep
 from launch_worker.sweep_config import SweepConfigError, config_from_json
-from launch_worker.sweep_search import Trial, suggest
+from launch_worker.sweep_search import suggest
+from launch_worker.sweep_trial import Trial
 from launch_worker.sweeps import advance, advance_sweeps, check_sweep, judge, look_after
 from tests.redis.test_arrows import inconsistencies, seq_of
 

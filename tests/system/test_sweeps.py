@@ -20,7 +20,8 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.states import RunState
 from launch_worker.sweep_api import Sweep
 from launch_worker.sweep_config import parse_config, read_yaml
-from launch_worker.sweep_search import Trial, suggest
+from launch_worker.sweep_search import suggest
+from launch_worker.sweep_trial import Trial
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, stamps
 

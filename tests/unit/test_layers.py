@@ -35,6 +35,7 @@ LAYERS = {
             "sweep_space",
             "sweep_config",
             "sweep_search",
+            "sweep_trial",
             "hyperband",
             "agent_config",
             "secure",

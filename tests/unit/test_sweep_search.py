@@ -12,7 +12,8 @@ import pytest
 from launch_worker.errors import LaunchError
 from launch_worker.hyperband import Hyperband, parse_hyperband
 from launch_worker.sweep_config import SweepConfig, SweepConfigError, parse_config
-from launch_worker.sweep_search import Trial, best_of, check_engines, hopeless, suggest
+from launch_worker.sweep_search import best_of, check_engines, hopeless, suggest
+from launch_worker.sweep_trial import Trial
 
 SAID: dict[str, Any] = {
     "method": "bayes",
