@@ -280,7 +280,7 @@ class ByHand:
                 tracker = self._track(attempt)
                 with self._table:
                     self._claimed[tracker.run_queue_item_id] = tracker
-                self._internal_logger.info(f"claimed run {attempt.record.id} of queue {attempt.record.queue}")
+                self._internal_logger.debug(f"claimed run {attempt.record.id} of queue {attempt.record.queue}")
                 return tracker.job
         return None
 
@@ -316,7 +316,7 @@ class ByHand:
             raise InputError(f"item {item!r} is not claimed by this agent; get one with: get_job_and_queue()")
         if file_saver is not None:
             tracker.saver = file_saver
-        self._internal_logger.info(f"received job {item} of queue {queue}")
+        self._internal_logger.debug(f"received job {item} of queue {queue}")
         arguments: tuple[Any, ...] = (dict(job.get("runSpec") or {}), job, {}, self.api, tracker)
         thread = threading.Thread(target=self.task_run_job, args=arguments, name=f"launch-job-{item}", daemon=True)
         thread.start()
@@ -424,7 +424,7 @@ class ByHand:
             if problem is not None and result.state is RunState.FAILED:
                 text = "".join(traceback.format_exception(problem))
                 tracker.files += tracker.saver.save_contents(text, _ERROR_FILE, "error") or []
-            self._internal_logger.info(f"run {attempt.record.id} ended: {result.state} {result.reason}".rstrip())
+            self._internal_logger.debug(f"run {attempt.record.id} ended: {result.state} {result.reason}".rstrip())
         try:
             tracker.ended = self._jobs.conclude(attempt, result, keep=lambda: self._keep(tracker))
         finally:
@@ -580,7 +580,7 @@ class ByHand:
         if status == self._status:
             return
         self._status = status
-        self._internal_logger.info(f"status {status}")
+        self._internal_logger.debug(f"status {status}")
         if self._config.verbosity >= 1:
             self.print_status()
 
