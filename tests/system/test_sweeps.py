@@ -274,6 +274,21 @@ def test_jobs_get_their_parameters_and_tell_their_metric(cluster: Cluster) -> No
     assert sweep.id in cluster.run("launch-worker", "sweep", "list").out
 
 
+def test_a_sweep_of_containers_has_its_parameters_in_a_file(cluster: Cluster, busybox_image: str) -> None:
+    write(
+        cluster,
+        method="grid",
+        metric={"name": "x"},
+        parameters={"x": {"values": [5]}},
+        command=["sh", "-c", 'cat "$1"', "job", "${args_json_file}"],
+    )
+    cluster.worker(slots=1)
+    sweep = create(cluster, "--image", busybox_image, "--pull", "never")
+    assert sweep.wait(timeout=60) == "FINISHED"
+    assert sweep.runs[0].logs() == b'{"x": 5}', sweep.runs[0].record
+    assert sweep.trials[0].value == 5
+
+
 def test_hyperband_ends_a_bad_job_early(cluster: Cluster) -> None:
     (cluster.folder / "job.py").write_text(
         "import sys, time\n"
