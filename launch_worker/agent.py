@@ -84,7 +84,9 @@ class LaunchAgent(ByHand):
         self._settings = api.settings
         self._host = socket.gethostname()
         self._worker = config.get("worker") or f"agent@{self._host}"
-        self._queues = list(self._config.queues or ["default"])
+        # Those that are looked for come later.
+        is_dynamic = self._config.match or self._config.pool or self._config.tags
+        self._queues = list(self._config.queues or ([] if is_dynamic else ["default"]))
         self._max_jobs = 1 if self._config.max_jobs is None else self._config.max_jobs
         self._inventory = config.get("inventory") or inventory_from_options(
             self._config.gpus or "none",

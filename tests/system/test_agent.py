@@ -275,6 +275,20 @@ def test_only_what_was_claimed_here_can_be_run_and_only_once(made_api: Api, make
     assert run.wait(20) is RunState.FINISHED
 
 
+def test_a_loop_takes_up_queues_that_appear(made_api: Api, make: Make) -> None:
+    """P4."""
+    agent = make(match="dev-")
+    looping = loop_in_thread(agent)
+    foreign = submit(["true"], api=made_api)
+    assert submit(["true"], queue="dev-a", api=made_api).wait(20) is RunState.FINISHED
+    assert agent.queues == ["dev-a"]
+    assert foreign.state is RunState.PENDING
+    for worker in made_api.store.workers():
+        made_api.store.order(worker["owner"], "drain")
+    looping.join(20)
+    assert not looping.is_alive()
+
+
 # -- how runs end ------------------------------------------------------------------------------------------------------
 
 
