@@ -50,7 +50,18 @@ __all__ = ["JobSpecAndQueue", "LaunchAgent", "RunQueueItem", "RunQueueItemFileSa
 
 #: What a worker's process gives its agent beside the configuration.
 _WIRES = frozenset(
-    ("worker", "inventory", "on_queues", "on_intake", "on_drain", "on_upgrade", "on_adopt", "on_end", "on_schedulers")
+    (
+        "worker",
+        "inventory",
+        "take_by_hand",
+        "on_queues",
+        "on_intake",
+        "on_drain",
+        "on_upgrade",
+        "on_adopt",
+        "on_end",
+        "on_schedulers",
+    )
 )
 #: From the end of the last job's grace to its report.
 _LAST_STEPS_S = 10.0
@@ -86,7 +97,8 @@ class LaunchAgent(ByHand):
         self._worker = config.get("worker") or f"agent@{self._host}"
         # Those that are looked for come later.
         is_dynamic = self._config.match or self._config.pool or self._config.tags
-        self._queues = list(self._config.queues or ([] if is_dynamic else ["default"]))
+        usual = () if is_dynamic else ("default",)
+        self._queues = list(usual if self._config.queues is None else self._config.queues)
         self._max_jobs = 1 if self._config.max_jobs is None else self._config.max_jobs
         self._inventory = config.get("inventory") or inventory_from_options(
             self._config.gpus or "none",
