@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import os
 import random
@@ -137,6 +138,9 @@ def main() -> None:
         print(f"epoch {epoch}/{args.epochs} loss={loss:.4f} accuracy={accuracy:.4f}", flush=True)
         time.sleep(args.pause)
     print(f"final loss={loss:.4f} accuracy={accuracy:.4f}", flush=True)
+    if os.environ.get("LAUNCH_RUN_ID"):
+        # A last line of JSON is the summary of a sweep's run.
+        print(json.dumps({"loss": loss, "accuracy": accuracy}), flush=True)
 
 
 if __name__ == "__main__":

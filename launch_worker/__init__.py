@@ -6,19 +6,22 @@ for Celery, and `launch_worker.spec` must import neither celery nor redis.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
-__all__ = ["Api", "LaunchAgent", "Run", "submit", "submit_many"]
+__all__ = ["Api", "LaunchAgent", "Run", "current_run", "submit", "submit_many"]
+
+#: Type checkers know the name; importing `typing` for it would take most of the time that this import takes.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from launch_worker.agent import LaunchAgent
     from launch_worker.api import Api, Run, submit, submit_many
+    from launch_worker.current import current_run
 
 _HOMES = {
     "Api": "launch_worker.api",
     "LaunchAgent": "launch_worker.agent",
     "Run": "launch_worker.api",
+    "current_run": "launch_worker.current",
     "submit": "launch_worker.api",
     "submit_many": "launch_worker.api",
 }

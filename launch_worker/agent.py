@@ -1,7 +1,7 @@
 """LaunchAgent: the part of a worker process that holds its running jobs.
 
-The names are those of W&B's `LaunchAgent` (shared/seeds/wandb-launch-agent.md). Celery does the polling; the agent
-claims, executes, reports, and keeps all its leases alive with one heartbeat.
+The names are those of W&B's `LaunchAgent` (shared/seeds/wandb-launch-agent.md). Celery does the polling, or `loop`
+does; the agent claims, executes, reports, and keeps all its leases alive with one heartbeat.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from launch_worker.agent_config import AgentConfig
 from launch_worker.api import Api
 from launch_worker.attempt import Attempt, Site
+from launch_worker.by_hand import AGENT_KILLED, ByHand, JobSpecAndQueue, RunQueueItem, RunQueueItemFileSaver
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.gpus import inventory_from_options
 from launch_worker.inherit import Heir, engine_is_near
-from launch_worker.inventory import Inventory, parse_needs
+from launch_worker.inventory import parse_needs
 from launch_worker.jobs import Ended, Jobs
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
@@ -45,50 +47,80 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("launch_worker.agent")
 
+__all__ = ["JobSpecAndQueue", "LaunchAgent", "RunQueueItem", "RunQueueItemFileSaver"]
+
+#: What a worker's process gives its agent beside the configuration.
+_WIRES = frozenset(
+    (
+        "worker",
+        "inventory",
+        "take_by_hand",
+        "on_queues",
+        "on_intake",
+        "on_drain",
+        "on_upgrade",
+        "on_adopt",
+        "on_end",
+        "on_schedulers",
+    )
+)
 #: From the end of the last job's grace to its report.
 _LAST_STEPS_S = 10.0
 #: How long a worker that leaves its jobs to the next one waits for those that are just starting or ending.
 _START_WAIT_S = 30.0
 
 
-class LaunchAgent:
-    """Claims runs, executes them, and reports their ends; one per worker process.
+class LaunchAgent(ByHand):
+    """W&B: "Launch agent class which polls run given run queues and launches runs": one per process.
 
-    `config` takes `worker` (the node's name), `queues`, `max_jobs` (slots), `inventory` (what it has for runs; by
-    default no GPUs, and the machine's cores and memory), `prefetch_s` (scheduled runs are prepared so long
-    ahead), `take_by_hand` (only what `take` finds is taken),
-    `quarantine_after` (start failures in a row, 0 for never) and callbacks: `on_end` (for ends that this agent found or
-    delivered for others), `on_intake` (with whether runs are taken from now on), `on_adopt` (for a run that goes on
-    here; what it returns is called with the end), `on_queues` (with the name of a queue that is new, configured or
-    gone), `on_drain` and `on_upgrade`.
+    It claims runs, executes them, and reports their ends. A Celery worker is this and a consumer of queues; `loop` is
+    this and a poll; `get_job_and_queue` and `run_job` do the same one by one, and start it when it is not started.
+    As a context manager it is started, and stopped at the end.
     """
 
     _current: ClassVar[LaunchAgent | None] = None
 
-    def __init__(self, api: Api, config: dict[str, Any]) -> None:
+    def __init__(self, api: Api, config: Mapping[str, Any]) -> None:
+        """W&B: "Initialize a launch agent." `config`: the keys of `AgentConfig`, W&B's and our own, as raw values.
+
+        `queues` are ["default"] and `max_jobs` is 1 (W&B's) when they are not said; GPUs are not looked for unless
+        `gpus` asks. Besides it takes `worker` (the node's name), `inventory` (in place of gpus, cpus and memory) and
+        callbacks: `on_end` (for ends that this agent found or delivered for others), `on_intake` (with whether runs are
+        taken from now on), `on_adopt` (for a run that goes on here; what it returns is called with the end),
+        `on_queues` (with the name of a queue that is new, configured or gone), `on_schedulers` (with how many run),
+        `on_drain` (by default it stops `loop`) and `on_upgrade`. Raises InputError that names all that is wrong.
+        """
+        self._config = AgentConfig.parse({name: value for name, value in config.items() if name not in _WIRES})
         self.api = api
         self._store = api.store
         self._settings = api.settings
         self._host = socket.gethostname()
-        self._worker: str = config.get("worker") or f"agent@{self._host}"
-        queues = config.get("queues")
-        self._queues: list[str] = ["default"] if queues is None else list(queues)
-        slots = config.get("max_jobs")
-        self._max_jobs: int = 1 if slots is None else slots
-        self._inventory: Inventory = config.get("inventory") or inventory_from_options(
-            "none", None, None, env=os.environ, share=self._settings.gpus_share
+        self._worker = config.get("worker") or f"agent@{self._host}"
+        # Those that are looked for come later.
+        is_dynamic = self._config.match or self._config.pool or self._config.tags
+        usual = () if is_dynamic else ("default",)
+        self._queues = list(usual if self._config.queues is None else self._config.queues)
+        self._max_jobs = 1 if self._config.max_jobs is None else self._config.max_jobs
+        self._inventory = config.get("inventory") or inventory_from_options(
+            self._config.gpus or "none",
+            self._config.cpus,
+            self._config.memory,
+            env=os.environ,
+            share=self._settings.gpus_share,
         )
+        self._inventory.max_schedulers = self._config.max_schedulers
         self._takes_by_hand = bool(config.get("take_by_hand"))
-        self._prefetch_s: float = config.get("prefetch_s") or 0.0
+        self._prefetch_s = self._config.prefetch_seconds
+        self._on_schedulers = config.get("on_schedulers") or (lambda _: None)
         self._on_queues: Callable[[str], None] = config.get("on_queues") or (lambda _: None)
         self._on_intake: Callable[[bool], None] = config.get("on_intake") or (lambda _: None)
-        self._on_drain: Callable[[], None] = config.get("on_drain") or (lambda: None)
-        self._on_upgrade: Callable[[], None] = config.get("on_upgrade") or (lambda: None)
+        self._on_drain: Callable[[], None] = config.get("on_drain") or self._ask_loop
+        self._on_upgrade: Callable[[], None] = config.get("on_upgrade") or self._ask_loop
         self._on_adopt: Callable[[Record], Callable[[Ended], None]] = config.get("on_adopt") or (
             lambda _: lambda _: None
         )
         self._on_end: OnEnd = config.get("on_end") or (lambda *_: None)
-        self._quarantine = Quarantine(after=config.get("quarantine_after", 5))
+        self._quarantine = Quarantine(after=self._config.quarantine_after)
         #: Holds the leases. Not the node's name: that is the same after a restart.
         self.owner = f"{self._host}.{os.getpid()}.{secrets.token_hex(4)}"
         self._stopping = threading.Event()
@@ -100,6 +132,7 @@ class LaunchAgent:
         self._detached = False
         self._system_name = ""
         self._connecting = threading.Lock()
+        self.is_started = False
         self._outage = Outage(self._stopping)
         self._liveness = Liveness(
             self,
@@ -110,11 +143,27 @@ class LaunchAgent:
             stopping=self._stopping,
             on_end=self._on_end,
         )
+        self._prepare_by_hand()
+        LaunchAgent._current = self
+
+    def __enter__(self) -> LaunchAgent:
+        if not self.is_started:
+            self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_started:
+            self.stop()
 
     # -- life --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Make the worker's folder, its guard and its threads, and say hello; works while Redis is away too."""
+        """Make the worker's folder, its guard and its threads, and say hello; works while Redis is away too.
+
+        Once for each agent. Raises LaunchError when this machine does not let it.
+        """
+        if self.is_started or self._stopping.is_set():
+            raise LaunchError("this agent was started already; make another one")
         work_dir = self._settings.work_dir
         try:
             left = list(WorkerFolder.abandoned(work_dir))
@@ -158,6 +207,7 @@ class LaunchAgent:
             # Nothing yet; `take` says from when on.
             self._jobs.before_us = 1
         self._recovery = self._make_recovery()
+        self.is_started = True
         LaunchAgent._current = self
         self._liveness.start()
         threading.Thread(
@@ -234,6 +284,7 @@ class LaunchAgent:
         While Redis is away it does not wait for reports to be delivered: they are on disk.
         """
         self._draining = True
+        self._return_claimed()
         self._recovery.halt()
         self._liveness.wake()
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
@@ -254,6 +305,7 @@ class LaunchAgent:
         Their guard ends them if none comes before their lease runs out. What is starting is waited for, for a while.
         """
         self._draining = True
+        self._return_claimed()
         self._recovery.halt()
         deadline = boot_time_s() + _START_WAIT_S
         # Meanwhile the heartbeat renews the leases of all.
@@ -301,6 +353,8 @@ class LaunchAgent:
         except BrokerUnavailableError as error:
             log.warning("worker.goodbye_unsaid %s", error)
         self._folder.release()
+        self.is_started = False
+        self.update_status(AGENT_KILLED)
         if LaunchAgent._current is self:
             LaunchAgent._current = None
 
@@ -313,12 +367,12 @@ class LaunchAgent:
 
     @classmethod
     def initialized(cls) -> bool:
-        """Whether this process has a running agent (W&B: "Return whether the agent is initialized")."""
+        """W&B: "Return whether the agent is initialized": whether this process has one that was not stopped."""
         return cls._current is not None
 
     @classmethod
     def name(cls) -> str:
-        """The worker's node name; LaunchError outside a worker."""
+        """W&B: "Return the name of the agent": the worker's node name. LaunchError outside a worker."""
         return cls.current()._worker
 
     @property
@@ -351,11 +405,6 @@ class LaunchAgent:
         queues = [keys.queue_lists(name) for name in self._queues]
         lists = queues if strict else zip(*queues, strict=True)
         return self._store.take([self.direct_queue, *(name for some in lists for name in some)], before_us=before_us)
-
-    @property
-    def num_running_jobs(self) -> int:
-        """Jobs that this agent executes now."""
-        return len(self._jobs.attempts)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """The running attempts, for `celery inspect`."""
@@ -392,14 +441,21 @@ class LaunchAgent:
         Returns the state that the record has then (Pending when it will be retried) and the outcome; None when the
         claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
         """
-        return self._jobs.run(run_id, seq)
+        begun = self._jobs.claim(run_id, seq)
+        return self._see_to_its_end(begun) if isinstance(begun, Attempt) else begun
+
+    def _see_to_its_end(self, attempt: Attempt) -> Ended:
+        tracker = self._track(attempt)
+        self.task_run_job(tracker.job["runSpec"], tracker.job, {}, self.api, tracker)
+        return tracker.ended
 
     def carry_on(self, attempt: Attempt) -> None:
         """Supervise an attempt whose job another worker of this machine started, to its end, and report that."""
         on_ended = self._on_adopt(attempt.record)
         ended: Ended = None
         try:
-            ended = self._jobs.carry_on(attempt)
+            self._jobs.take_over(attempt)
+            ended = self._see_to_its_end(attempt)
         finally:
             on_ended(ended)
 
@@ -453,7 +509,10 @@ class LaunchAgent:
         leases: dict[str, Lease] = {}
         for attempt, answer in zip(attempts, pulse.answers, strict=True):
             self._heed(attempt, answer)
-            if answer.word in ("ok", "cancel", "preempt"):
+            if answer.word in ("ended", "adopted") and attempt.is_over:
+                # What is left of its job takes nothing from anybody.
+                leases[attempt.key] = attempt.lease = None
+            elif answer.word in ("ok", "cancel", "preempt"):
                 leases[attempt.key] = attempt.lease = self._jobs.lease(
                     attempt.record, attempt.spec, renewed_at=renewed_at
                 )
@@ -480,14 +539,30 @@ class LaunchAgent:
         elif order["order"] == "cancel":
             for attempt in self._jobs.attempts:
                 if (attempt.record.id, str(attempt.record.token)) == (order["id"], order["token"]):
-                    attempt.events.put(_cancel(order))
+                    grace_s = int(order["grace_us"]) / 1e6 if order["grace_us"] else None
+                    attempt.events.put(
+                        Cancel(order["reason"], self._grace_s(attempt, grace_s), preempt=bool(order.get("preempt")))
+                    )
+
+    def _grace_s(self, attempt: Attempt, asked_s: float | None) -> float | None:
+        """How long a run may go on that was asked to stop; None for its own grace."""
+        most_s = self._config.stopped_run_timeout
+        return asked_s if most_s is None else min(most_s, attempt.spec.grace_s if asked_s is None else asked_s)
+
+    def _ask_loop(self) -> None:
+        self._asked_to_stop.set()
+        self._news.set()
 
     def _heed(self, attempt: Attempt, answer: Answer) -> None:
         if answer.word in ("cancel", "preempt"):
-            attempt.events.put(Cancel(answer.reason, answer.grace_s, preempt=answer.word == "preempt"))
+            attempt.events.put(
+                Cancel(answer.reason, self._grace_s(attempt, answer.grace_s), preempt=answer.word == "preempt")
+            )
         elif answer.word == "adopted":
-            attempt.events.put(Detach(at_once=True))
-        elif answer.word == "superseded" or (answer.word == "ended" and not attempt.ended):
+            # The record of a run that has ended keeps the name of the worker that it had then.
+            if not attempt.is_over:
+                attempt.events.put(Detach(at_once=True))
+        elif answer.word == "superseded" or (answer.word == "ended" and not attempt.is_over):
             # "ended": a person had the run retried and cancelled while this worker was cut off.
             attempt.events.put(Superseded())
         elif answer.word == "unknown":
@@ -502,7 +577,12 @@ class LaunchAgent:
             "pid": os.getpid(),
             "queues": self._queues,
             "slots": self._max_jobs,
-            "running": len(self._jobs.attempts),
+            "running": self.num_running_jobs,
+            "schedulers": self.num_running_schedulers,
+            "max_schedulers": self._config.max_schedulers,
+            "entity": self._config.entity,
+            "secure_mode": self._config.secure_mode,
+            "status": self._status,
             **self._resources(),
             "state": "draining" if self._draining else "running" if self.takes_runs else "quarantined",
             "problem": self._quarantine.describe(now=boot_time_s()),
@@ -515,8 +595,3 @@ class LaunchAgent:
             "cpus": {"total": total.millicores / 1000, "free": free.millicores / 1000},
             "memory": {"total": total.memory, "free": free.memory},
         }
-
-
-def _cancel(order: dict[str, Any]) -> Cancel:
-    grace_us = order["grace_us"]
-    return Cancel(order["reason"], int(grace_us) / 1e6 if grace_us else None, preempt=bool(order.get("preempt")))

@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import logging
 import os
-import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from launch_worker.bulk import Item, read_options
-from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
+from launch_worker.errors import BrokerUnavailableError, InputError, UnknownRunError
+from launch_worker.filters import parse_filter, parse_order
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
 from launch_worker.queue_api import QueueApi
-from launch_worker.retry import shell_exit_code
-from launch_worker.run import Record, Transition
+from launch_worker.runs import MAX_PER_PAGE, Run, Runs, me
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec, check_queue_name
+from launch_worker.spec import PROJECT, RunSpec, check_queue_name
 from launch_worker.states import RunState
 from launch_worker.store.store import ConfigChanged, Store
 from launch_worker.submission import resolve
+from launch_worker.sweep_api import SweepApi
+from launch_worker.workers import Worker
+
+__all__ = ["Api", "Run", "Runs", "current_folder", "me", "submit", "submit_many"]
 
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
 
-#: Longest block on Redis in one call; a wait is a loop of these.
-_TURN_S = 2.0
-#: How long an outage a follower outlasts.
-_PATIENCE_S = 600.0
 
-
-class Api(QueueApi):
+class Api(QueueApi, SweepApi):
     """A connection to one launch system. `url` wins over LAUNCH_REDIS_URL."""
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
@@ -147,11 +143,45 @@ class Api(QueueApi):
             self._sent[path] = send_folder(Path(path), settings=self.settings, store=self.store)
         return self._sent[path]
 
-    def run(self, run_id: str) -> Run:
-        """The run with this id. Raises UnknownRunError."""
+    def run(self, path: str) -> Run:
+        """The run with this id, or W&B's `entity/project/id` (`project/id` for the project's last part alone).
+
+        Raises UnknownRunError, which says so where the run was deleted, or is of another project.
+        """
+        project, _, run_id = path.rpartition("/")
         catch_up(self.store, self.settings)
         record = self.store.get(run_id)
+        if project and record.project not in (project, f"{record.project.partition('/')[0]}/{project}"):
+            where = f"project {record.project!r}" if record.project else "no project"
+            raise UnknownRunError(f"there is no run {run_id} in project {project[:60]!r}; it is in {where}")
         return Run(self, run_id, record=record)
+
+    def runs(
+        self,
+        path: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        order: str = "-created_at",
+        per_page: int = 50,
+    ) -> Runs:
+        """W&B's `Api.runs`: the runs of a project (`entity/project`; None: of all) that fit a filter, in an order.
+
+        Filters are Mongo's: `$and $or $nor`, and `$eq $ne $in $nin $gt $gte $lt $lte $regex $exists $not` of a field.
+        Fields and orders: docs/python.md. Nothing is read before the first look at the result, and then `per_page` at a
+        time. Without `order` the newest is first (W&B: the oldest). Raises InputError for what is no filter,
+        order or path.
+        """
+        if path is not None and not PROJECT.fullmatch(path):
+            raise InputError(f"path {path[:60]!r} is not a project; write it as ENTITY/PROJECT")
+        if not isinstance(per_page, int) or isinstance(per_page, bool) or not 1 <= per_page <= MAX_PER_PAGE:
+            raise InputError(f"per_page must be a whole number from 1 to {MAX_PER_PAGE}, not {per_page!r}")
+        given = {} if path is None else {"project": path}
+        wanted, by = parse_filter(filters, **given), parse_order(order)
+        catch_up(self.store, self.settings)
+        return Runs(self, wanted, by, per_page=per_page)
+
+    def workers(self) -> list[Worker]:
+        """The live workers, as they last spoke."""
+        return [Worker.from_description(description) for description in self.store.workers()]
 
     def list(self, *, state: str = "", project: str = "", queue: str = "") -> Iterator[Run]:
         """Runs, the newest first, read page by page as they are taken."""
@@ -159,195 +189,6 @@ class Api(QueueApi):
         catch_up(self.store, self.settings)
         for record in self.store.select(state=wanted, project=project, queue=queue):
             yield Run(self, record.id, record=record)
-
-
-class Run:
-    """One run. `record` is as it was when last read; `state` and `refresh` read it anew."""
-
-    def __init__(self, api: Api, run_id: str, *, record: Record | None = None, queue_consumers: int = -1) -> None:
-        self.id = run_id
-        self._api = api
-        self._record = record
-        #: Live workers that consumed the run's queue when it was submitted; -1 when that is not known.
-        self.queue_consumers = queue_consumers
-
-    def __repr__(self) -> str:
-        return f"<Run {self.id}>"
-
-    @property
-    def record(self) -> Record:
-        return self._record if self._record is not None else self.refresh()
-
-    def refresh(self) -> Record:
-        """Read the record from Redis."""
-        self._record = self._api.store.get(self.id)
-        return self._record
-
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    @property
-    def state(self) -> RunState:
-        """The state now."""
-        return self.refresh().state
-
-    @property
-    def exit_code(self) -> int | None:
-        return self.refresh().exit_code
-
-    @property
-    def history(self) -> list[Transition]:
-        return self._api.store.history(self.id)
-
-    def as_json(self, *, history: bool = False) -> dict[str, Any]:
-        """The object of `runs --json`; with `history` that of `show --json`."""
-        record = self.record
-        shown = record.as_json()
-        if record.state is RunState.PENDING and not record.reason and not self._api.store.consumers(record.queue):
-            shown["reason"] = f"no worker consumes queue {record.queue}"
-        if history:
-            shown["history"] = [transition.as_json() for transition in self.history]
-        return shown
-
-    def cancel(self, *, reason: str = "", grace_s: float | None = None) -> str:
-        """Ask for the run's end. Returns 'killed' (it was Pending) or 'requested'. Raises RefusedError when final.
-
-        `grace_s` 0 is SIGKILL at once; None is the run's own grace.
-        """
-        reason = reason or f"cancelled by {me()}"
-        word, state = self._api.store.cancel(self.id, reason=reason, grace_s=grace_s)
-        if word == "final":
-            raise RefusedError(f"run {self.id} is already {state}; nothing was changed")
-        return word
-
-    def preempt(self, *, reason: str = "") -> None:
-        """Ask for the job's end, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
-        reason = reason or f"preempted by {me()}"
-        word, state = self._api.store.preempt(self.id, reason=reason)
-        if word != "requested":
-            raise RefusedError(f"run {self.id} is {state}; only a Running run can be preempted")
-
-    def retry(self) -> None:
-        """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""
-        state = self._api.store.requeue(self.id, reason=f"retry asked for by {me()}")
-        if state:
-            raise RefusedError(f"run {self.id} is {state}; only an ended run can be retried")
-
-    def logs(self, *, attempt: int | None = None) -> bytes:
-        """The newest output that is kept of an attempt (the latest by default)."""
-        return self.logs_so_far(attempt=attempt)[0]
-
-    def logs_so_far(self, *, attempt: int | None = None) -> tuple[bytes, str]:
-        """The same, and where `follow(after=…)` has to go on."""
-        number = attempt if attempt is not None else self.refresh().attempt
-        chunks = self._api.store.log(self.id, number)
-        return b"".join(chunk.data for chunk in chunks), chunks[-1].entry if chunks else "-"
-
-    def wait(self, timeout_s: float | None = None) -> RunState:
-        """Block until the run has ended and will not be retried; returns its state.
-
-        Raises TimeoutError. Woken by the transition itself, not by polling.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for state, _ in self.follow(logs=False, deadline=deadline):
-            if state is not None and state.is_final:
-                return state
-        raise TimeoutError(f"run {self.id} is still {self.state} after {timeout_s:g} s")
-
-    def follow(
-        self, *, logs: bool = True, attempt: int | None = None, after: str = "-", deadline: float | None = None
-    ) -> Iterator[tuple[RunState | None, bytes]]:
-        """Yield (new state, b'') for each transition and (None, output) as the job prints, until the run has ended.
-
-        Starts with the state as it is now, and the output from its kept beginning, or `after` an entry of the log. A
-        run that ends and is Pending again in one step has not ended. `deadline` is monotonic seconds. Outlasts an
-        outage of Redis of up to ten minutes, then raises BrokerUnavailableError.
-        """
-        record = self.refresh()
-        view = _View(_Shown(attempt or record.attempt, after=after) if logs else None, attempt)
-        yield record.state, b""
-        away_since: float | None = None
-        while not view.ended and (deadline is None or time.monotonic() < deadline):
-            try:
-                with self._api.store.watch(self.id) as wait_for_news:
-                    for news in self._watched(view, wait_for_news, deadline):
-                        away_since = None
-                        yield news
-            except BrokerUnavailableError:
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > _PATIENCE_S:
-                    raise
-                time.sleep(_TURN_S / 2)
-
-    def _watched(
-        self, view: _View, wait_for_news: Callable[[float], bool], deadline: float | None
-    ) -> Iterator[tuple[RunState | None, bytes]]:
-        store = self._api.store
-        while True:
-            # In this order: what happens between the two is told twice rather than never.
-            history = store.history(self.id)
-            record = self.refresh()
-            if view.told is None:
-                view.told = len(history)
-            fresh, view.told = history[view.told :], len(history)
-            if view.shown is not None:
-                until = record.attempt if view.attempt is None else view.attempt
-                for data in view.shown.output_until(store, self.id, until):
-                    yield None, data
-            for at, transition in enumerate(fresh):
-                view.last = transition.state
-                # What followed at once tells whether it was an end.
-                if not transition.state.is_final or at == len(fresh) - 1:
-                    yield transition.state, b""
-            if record.state.is_final or (view.attempt is not None and view.attempt < record.attempt):
-                view.ended = True
-                if record.state is not view.last:
-                    yield record.state, b""
-                return
-            turn_s = min(_TURN_S, self._api.settings.pass_s)
-            if deadline is not None:
-                turn_s = min(turn_s, deadline - time.monotonic())
-                if turn_s <= 0:
-                    return
-            if not wait_for_news(turn_s):
-                catch_up(store, self._api.settings)
-
-    def shell_exit_code(self) -> int:
-        """What `launch-submit --wait` exits with once the run has ended."""
-        record = self.refresh()
-        return shell_exit_code(record.state, record.exit_code, record.signal)
-
-
-class _Shown:
-    """How far a run's output has been shown."""
-
-    def __init__(self, attempt: int, *, after: str = "-") -> None:
-        self.attempt = attempt
-        self._after = after
-
-    def output_until(self, store: Store, run_id: str, attempt: int) -> Iterator[bytes]:
-        """What is new of the attempt at hand and of those after it, up to `attempt`."""
-        while True:
-            for chunk in store.log(run_id, self.attempt, after=self._after):
-                self._after = chunk.entry
-                yield chunk.data
-            if self.attempt >= attempt:
-                return
-            self.attempt, self._after = self.attempt + 1, "-"
-
-
-@dataclass
-class _View:
-    """What a follower has been told so far, across losses of its connection."""
-
-    shown: _Shown | None
-    #: The one attempt that is followed; None for the run to its end.
-    attempt: int | None
-    #: How many transitions were known; None at the beginning.
-    told: int | None = None
-    last: RunState | None = None
-    ended: bool = False
 
 
 def submit(
@@ -376,6 +217,7 @@ def submit(
     cpus: float | None = None,
     gpus: int | None = None,
     values: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     after: Sequence[str] | None = None,
     concurrency_key: str | None = None,
     limit_key: int | None = None,
@@ -394,7 +236,8 @@ def submit(
     where the worker has it, else in a fresh one. With `uri` (a git repository, GIT_URL[@REF]) or `upload` (a folder of
     this machine) it starts in that code, in the folder `cwd` of it. With `image` it is a container, `command` the
     arguments of its entry point, and `container` what else it may have (docs/containers.md). `gpus` (whole devices),
-    `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `after` are runs (`RUN`, `RUN:any`,
+    `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
+    for the job and for filters of runs. `after` are runs (`RUN`, `RUN:any`,
     `RUN:failed`) that must have ended so. It starts at `at` (a datetime, ISO text or seconds since 1970) or after
     `delay`, and within `expires`, or it is Killed. Raises InputError before anything is written, and
     BrokerUnavailableError within 5 s when Redis is away.
@@ -443,11 +286,3 @@ def current_folder() -> str | None:
         return os.getcwd()
     except FileNotFoundError:
         return None
-
-
-def me() -> str:
-    """Who uses this process, for people."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}@{socket.gethostname()}"

@@ -18,6 +18,7 @@ from launch_worker.spec import RunSpec
 from launch_worker.spool import AttemptFolder
 from launch_worker.store.store import Store
 from launch_worker.supervise import Cancel, Job
+from launch_worker.told import Talk
 
 if TYPE_CHECKING:
     from launch_worker.runners.container import ContainerRunner
@@ -53,6 +54,7 @@ class Attempt:
     events: queue.SimpleQueue[Any]
     lease: Lease
     tail: Tail | None = None
+    talk: Talk | None = None
     job: Job | None = None
     #: For how long another worker has supervised it.
     ran_s: float = 0.0
@@ -63,6 +65,12 @@ class Attempt:
     start_at: float | None = None
     #: Its job is gone; only its report is not delivered yet.
     ended: bool = False
+    #: Its job called itself finished, and so its run ends, though its processes may go on.
+    finished: bool = False
+    #: The part that it is in, one of `retry.PHASES`.
+    phase: str = "agent"
+    #: What its execution met with and made an outcome of.
+    error: Exception | None = None
 
     def await_start(self) -> None:
         """Block until its time has come. Raises StartGivenUpError when something else is wanted of it first."""
@@ -70,6 +78,11 @@ class Attempt:
             if not self.events.empty():
                 raise StartGivenUpError
             time.sleep(min(left_s, 0.05))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its run ends, or has ended, by its own word: that it is over is no news."""
+        return self.ended or self.finished
 
     @property
     def key(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from launch_worker.attempt import Attempt, Enter, Site
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
-from launch_worker.containers import LAUNCH_DIR, ContainerPlan
+from launch_worker.containers import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.environment import container_environment, job_environment
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
@@ -33,11 +33,15 @@ def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> S
     # The queue may have been configured anew since the run was submitted.
     values = config.values_of(attempt.spec)
     macros = macros_of(attempt.record, attempt.spec, config=config, worker_env=os.environ, values=values)
+    if attempt.spec.sweep:
+        is_container = config.resource == "container" or bool(attempt.spec.image)
+        macros["args_json_file"] = f"{LAUNCH_DIR if is_container else attempt.folder.path}/{ARGS_FILE}"
     attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
     plan = config.container_plan(attempt.spec, macros)
     attempt.folder.path.mkdir(parents=True, mode=0o700)
     if attempt.record.needs:
         attempt.folder.keep_holding(attempt.record)
+    attempt.folder.talk.mkdir(mode=0o700)
     if plan is None:
         return _process(attempt, site, patience)
     return _container(attempt, site, plan, patience, enter)
@@ -63,8 +67,15 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
     config_path = attempt.folder.path / "config.json"
     config_path.write_bytes(_config(record, spec))
+    if spec.sweep:
+        (attempt.folder.path / ARGS_FILE).write_bytes(_arguments(spec))
     env = job_environment(
-        record, spec, worker_env=os.environ, redis_url=site.settings.redis_url, config_path=config_path
+        record,
+        spec,
+        worker_env=os.environ,
+        redis_url=site.settings.redis_url,
+        config_path=config_path,
+        wandb_env=site.settings.wandb_env,
     )
     return lambda code: site.runner.start(
         spec.command,
@@ -89,6 +100,7 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         worker_env=os.environ,
         redis_url=site.settings.redis_url,
         config_path=f"{LAUNCH_DIR}/config.json",
+        wandb_env=site.settings.wandb_env,
     )
     attempt.folder.mark_container(record)
     labels = Labels(
@@ -108,7 +120,7 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         env=env,
         cwd=_folder_in_container(attempt, code),
         gpus=record.gpus,
-        files=Files(_config(record, spec), code),
+        files=Files(_config(record, spec), code, arguments=_arguments(spec) if spec.sweep else None),
         output=attempt.folder.output,
         lease=lambda: attempt.lease,
         events=attempt.events,
@@ -118,9 +130,25 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
     )
 
 
+def _arguments(spec: RunSpec) -> bytes:
+    """A sweep's parameters for a run, and nothing else."""
+    return json.dumps(spec.config).encode()
+
+
 def _config(record: Record, spec: RunSpec) -> bytes:
-    return json.dumps({"run_id": record.id, "attempt": record.attempt, "name": record.name, "project": record.project,
-                       "queue": record.queue, "tags": list(record.tags), "config": spec.values}).encode()  # fmt: skip
+    """What the job reads at LAUNCH_CONFIG. Its config's own names win over the values of its queue's variables."""
+    known = {
+        "run_id": record.id,
+        "attempt": record.attempt,
+        "name": record.name,
+        "project": record.project,
+        "queue": record.queue,
+        "tags": list(record.tags),
+        "sweep": record.sweep or None,
+        "sweep_index": spec.sweep_index,
+        "config": {**spec.values, **spec.config},
+    }
+    return json.dumps(known).encode()
 
 
 def _folder(attempt: Attempt, code: Path | None) -> str:

@@ -62,13 +62,13 @@ def parse_array(text: str) -> Array:
     return Array(tuple(sorted(indexes)), int(limit) if percent else None)
 
 
-def parse_values(pairs: Iterable[str]) -> dict[str, Any]:
-    """`K=V` words of `--set` as a map, V as JSON where it is JSON, else as text; a later one wins."""
+def parse_values(pairs: Iterable[str], *, option: str = "--set") -> dict[str, Any]:
+    """`K=V` words of `--set` or `--config` as a map, V as JSON where it is JSON, else as text; a later one wins."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise InputError(f"value {name[:60]!r} has no value; write --set {name[:60] or 'NAME'}=VALUE")
+            raise InputError(f"value {name[:60]!r} has no value; write {option} {name[:60] or 'NAME'}=VALUE")
         values[name] = _json_or_text(text)
     return values
 
@@ -224,7 +224,7 @@ def _nearest(word: str) -> str:
 
 #: Of these, a line that has one does not get the others from the command line.
 _EITHER = (("at", "delay"), ("uri", "upload"))
-_MAPS = ("env", "values", "container")
+_MAPS = ("env", "values", "config", "container")
 
 
 def _merged(defaults: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
@@ -385,6 +385,7 @@ _ARGUMENTS: dict[str, tuple[str, _Read]] = {
     "retry_on": ("retry_on", _words),
     "priority": ("priority", _text),
     "values": ("values", _map),
+    "config": ("config", _map),
     "after": ("after", _text_or_texts),
     "concurrency_key": ("concurrency_key", _text),
     "limit_key": ("limit_key", _whole),

@@ -27,6 +27,8 @@ PULLS = ("missing", "always", "never")
 MIN_MEMORY = 6 << 20
 #: Where a job's own files lie in its container.
 LAUNCH_DIR = "/launch"
+#: In that folder, or in the attempt's: a sweep's parameters as JSON.
+ARGS_FILE = "args.json"
 _KERNEL_DIRS = ("/proc", "/sys", "/dev")
 #: What a queue fixes when it sets it: a submitter who says otherwise is refused.
 _FIXED_BY_QUEUE = ("network", "user", "read_only", "pids_limit")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from launch_worker.errors import InputError
 from launch_worker.run import Record
 from launch_worker.spec import RunSpec
+
+#: The folder in which job and worker talk, beside the job's configuration.
+TALK = "talk"
 
 #: What programs need of the machine they run on. Nothing else of the worker's environment reaches a job, so that
 #: neither the broker's password nor other secrets do; `--env-from` asks for more by name.
@@ -20,10 +23,20 @@ INHERITED = (
 
 
 def job_environment(
-    record: Record, spec: RunSpec, *, worker_env: Mapping[str, str], redis_url: str, config_path: Path
+    record: Record,
+    spec: RunSpec,
+    *,
+    worker_env: Mapping[str, str],
+    redis_url: str,
+    config_path: Path,
+    wandb_env: bool = True,
 ) -> dict[str, str]:
-    """Raises InputError when the worker lacks a variable that the run asks for by name."""
+    """`wandb_env`: with the variables that W&B's SDK goes by, where the submitter has not set them.
+
+    Raises InputError when the worker lacks a variable that the run asks for by name.
+    """
     env = {name: value for name, value in worker_env.items() if name in INHERITED or name.startswith("LC_")}
+    env |= _wandb(record) if wandb_env else {}
     env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, str(config_path))
     if any(gpu.isdigit() for gpu in record.gpus):
         # The driver's numbers are these. CUDA's own order, the fastest first, would be other GPUs.
@@ -32,10 +45,17 @@ def job_environment(
 
 
 def container_environment(
-    record: Record, spec: RunSpec, *, worker_env: Mapping[str, str], redis_url: str, config_path: str
+    record: Record,
+    spec: RunSpec,
+    *,
+    worker_env: Mapping[str, str],
+    redis_url: str,
+    config_path: str,
+    wandb_env: bool = True,
 ) -> dict[str, str]:
     """The same for a container, whose image has what programs need. Raises InputError."""
-    env = _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
+    env = _wandb(record) if wandb_env else {}
+    env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
     if record.gpus and all(gpu.isdigit() for gpu in record.gpus):
         # The engine gives it these only, and they are numbered anew in it; UUIDs stay.
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(record.gpus))))
@@ -54,6 +74,19 @@ def _submitted(spec: RunSpec, worker_env: Mapping[str, str], redis_url: str) -> 
     return env | spec.env
 
 
+def _wandb(record: Record) -> dict[str, str]:
+    """So that W&B's SDK in the job logs under the run's own id (docs.wandb.ai/guides/track/environment-variables)."""
+    entity, _, project = record.project.rpartition("/")
+    wandb = {
+        "WANDB_RUN_ID": record.id,
+        "WANDB_NAME": record.name,
+        "WANDB_ENTITY": entity,
+        "WANDB_PROJECT": project,
+        "WANDB_SWEEP_ID": record.sweep,
+    }
+    return {name: value for name, value in wandb.items() if value}
+
+
 def _own(record: Record, spec: RunSpec, config_path: str) -> dict[str, str]:
     own = {
         "CUDA_VISIBLE_DEVICES": ",".join(record.gpus),
@@ -66,7 +99,10 @@ def _own(record: Record, spec: RunSpec, config_path: str) -> dict[str, str]:
         "LAUNCH_PROJECT": record.project,
         "LAUNCH_NAME": record.name,
         "LAUNCH_CONFIG": config_path,
+        "LAUNCH_RUN_DIR": str(PurePosixPath(config_path).with_name(TALK)),
     }
+    if spec.sweep:
+        own["LAUNCH_SWEEP_ID"] = spec.sweep
     if spec.array_index is not None:
         own |= {"LAUNCH_ARRAY_ID": spec.array, "LAUNCH_ARRAY_INDEX": str(spec.array_index)}
     return own

@@ -41,6 +41,10 @@ class RefusedError(LaunchError):
     """The run's state does not allow the arrow that was asked for; nothing was changed."""
 
 
+class SweepOverError(LaunchError):
+    """The state of a run's sweep does not let the run start; it is Killed for that reason."""
+
+
 class CodeError(LaunchError):
     """A run's code could not be fetched. `detail` is what git said; `worker_fault`: other runs would fail here too."""
 

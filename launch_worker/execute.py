@@ -17,6 +17,7 @@ from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Gone
 from launch_worker.states import RunState
 from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Job, Limits, never_started, supervise
+from launch_worker.told import Talk, Word
 from launch_worker.units import isoformat
 
 log = logging.getLogger("launch_worker.execute")
@@ -25,21 +26,27 @@ _DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing
 
 
 def execute(
-    attempt: Attempt, *, site: Site, on_started: Callable[[int], None], enter: Enter = lambda *_: None
+    attempt: Attempt,
+    *,
+    site: Site,
+    on_started: Callable[[int], None],
+    enter: Enter = lambda *_: None,
+    on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
 ) -> Outcome:
     """Block until the attempt's job is gone. Whatever goes wrong on the way is a Failed outcome with its phase.
 
     With a job in the attempt already (adopted from another worker) it is supervised from here on. `on_started` gets
-    the pid of the job's main process. Raises AttemptSuperseded, AttemptDetached.
+    the pid of the job's main process, `on_word` what it says of its own end (see `supervise`).
+    Raises AttemptSuperseded, AttemptDetached.
     """
     phase = "agent"
     try:
         if attempt.job is None:
             patience = Patience.of(_start_timeout_s(attempt), unwanted=lambda: not attempt.events.empty())
             start = prepare(attempt, site, patience, enter)
-            phase = "build"
+            attempt.phase = phase = "build"
             code = fetch(attempt, site, patience, enter)
-            phase = "start"
+            attempt.phase = phase = "start"
             if attempt.start_at is not None:
                 enter("wait", f"scheduled for {isoformat(attempt.record.start_at)}")
             if not attempt.folder.is_container:
@@ -48,28 +55,34 @@ def execute(
                 if attempt.start_at is not None:
                     enter("start", "")
             attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
+            attempt.talk = talk_of(attempt)
+            site.logs.listen(attempt.talk)
             attempt.job = start(code)
             on_started(attempt.job.pid)
-        phase = "run"
-        return _supervise(attempt)
+        attempt.phase = phase = "run"
+        return _supervise(attempt, on_word)
     except (AttemptSuperseded, AttemptDetached):
         raise
     except StartGivenUpError:
         return never_started(attempt.events)
     except CodeError as error:
+        attempt.error = error
         message = f"{error}\n{error.detail}".strip()
         return Outcome(
             RunState.FAILED, reason=str(error), phase="build", message=message, worker_fault=error.worker_fault
         )
     except (InputError, StartError) as error:
+        attempt.error = error
         is_away = isinstance(error, EngineAwayError)
         return Outcome(RunState.FAILED, reason=str(error), phase=phase, message=str(error), engine_fault=is_away)
     except OSError as error:
+        attempt.error = error
         log.error("run.failed run=%s phase=%s: %s", attempt.record.id, phase, error)
         _end(attempt.job)
         text = f"the worker's disk or system refused: {error}"
         return Outcome(RunState.FAILED, reason=text, phase=phase, message=text, worker_fault=True)
     except Exception as error:
+        attempt.error = error
         log.exception("run.failed run=%s phase=%s", attempt.record.id, phase)
         _end(attempt.job)
         return Outcome(
@@ -86,13 +99,27 @@ def _start_timeout_s(attempt: Attempt) -> float:
     return attempt.spec.start_timeout_s + ahead_s
 
 
-def _supervise(attempt: Attempt) -> Outcome:
-    job, tail, spec = attempt.job, attempt.tail, attempt.spec
+def talk_of(attempt: Attempt) -> Talk:
+    """What its job tells becomes events of the attempt. Raises OSError."""
+    record, folder = attempt.record, attempt.folder
+    return Talk(record.id, record.token, folder.talk, on_word=attempt.events.put, is_copy=folder.is_container)
+
+
+def _supervise(attempt: Attempt, on_word: Callable[[Word, Outcome | None], None]) -> Outcome:
+    job, tail, talk, spec = attempt.job, attempt.tail, attempt.talk, attempt.spec
     assert job is not None
     assert tail is not None
+    assert talk is not None
     limits = Limits(spec.timeout_s, spec.stall_timeout_s, spec.grace_s, spec.preempt_exit_code)
     outcome = supervise(
-        job, limits=limits, last_output_s=lambda: tail.last_output_s, ran_s=attempt.ran_s, former=attempt.asked
+        job,
+        limits=limits,
+        last_output_s=lambda: max(tail.last_output_s, talk.last_output_s),
+        ran_s=attempt.ran_s,
+        former=attempt.asked,
+        announce=job.announce,
+        hear=talk.look,
+        on_word=on_word,
     )
     if tail.disk_was_full:
         outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())

@@ -25,11 +25,15 @@ from launch_worker.spool import AttemptFolder, WorkerFolder
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.supervise import Cancel, Job
+from launch_worker.told import outcome_told, read_words
 
 if TYPE_CHECKING:
     from launch_worker.runners.container import ContainerRunner
 
 log = logging.getLogger("launch_worker.inherit")
+
+#: Of a container that is gone: nothing exits with it.
+_NO_EXIT_CODE = -1
 
 
 @dataclass
@@ -68,6 +72,8 @@ class Adopted:
 
     record: Record
     lease: Lease
+    #: Its job called itself finished, and its run is: it is only seen to its end.
+    finished: bool = False
 
 
 class Worker(Protocol):
@@ -214,7 +220,7 @@ class Heir:
             except NoContainerError:
                 container = None
         if container is None:
-            self._crashed(adopted.record, folder)
+            self._crashed(adopted, folder)
         else:
             self._carry_on(adopted, folder, job)
 
@@ -241,6 +247,8 @@ class Heir:
                 record = self._store.peek(labels.run)
                 if record is None or record.token < labels.token:
                     continue  # Redis was restored from a snapshot: whoever has it tells
+                if record.is_over(labels.token) and record.token == labels.token and self._is_attended(record):
+                    continue  # its job called itself finished, and goes on
                 if record.is_over(labels.token):
                     log.warning("container.left_over run=%s attempt=%d: removed", labels.run, labels.attempt)
                     runner.remove(container)
@@ -248,6 +256,12 @@ class Heir:
                     self._adopt_stray(record)
         except LaunchError as error:
             log.debug("containers.not_looked_at: %s", error)
+
+    def _is_attended(self, record: Record) -> bool:
+        """Whether a worker sees to what is left of an attempt that is over."""
+        if any((self._work_dir / "workers").glob(f"*/runs/{record.id}.{record.attempt}.{record.token}")):
+            return True
+        return record.owner != self.owner and record.owner in {worker["owner"] for worker in self._store.workers()}
 
     def _is_stray(self, record: Record) -> bool:
         thread = self._strays.get(record.id)
@@ -283,10 +297,13 @@ class Heir:
                 if self._stopping.wait(1.0):
                     raise
 
-    def _crashed(self, record: Record, folder: AttemptFolder) -> None:
+    def _crashed(self, adopted: Adopted, folder: AttemptFolder) -> None:
         """Its worker died before the container was made, or somebody removed it while nobody looked."""
+        record = adopted.record
         outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died, and there is no container of it")
-        if self._outage.repeat(lambda: self._store.finish(record, next_step_of(record, outcome), owner=self.owner)):
+        outcome = outcome_told(outcome, read_words(folder.talk), status=None, preempt_exit_code=_NO_EXIT_CODE)
+        step = next_step_of(record, outcome)
+        if self._outage.repeat(lambda: self._store.finish(record, step, owner=self.owner)) and not adopted.finished:
             self._on_end(record, outcome)
         folder.remove()
 
@@ -319,6 +336,9 @@ class Heir:
             record, why = self._outage.repeat(adopt)
             if why != "taken":
                 break
+        if record is None and why == "ended" and read_words(folder.talk).finish is not None:
+            kept = folder.read_record()
+            return (None, why) if kept is None else (Adopted(kept, None, finished=True), "")
         if record is None:
             return None, why
         folder.keep_record(record)
@@ -339,6 +359,7 @@ class Heir:
                 job=job,
                 ran_s=ran_s,
                 is_adopted=True,
+                finished=adopted.finished,
                 asked=None if record.cancel_at is None else Cancel(asked, preempt=record.preempting),
             )
         )

@@ -59,6 +59,7 @@ class _Hold:
     devices: frozenset[str]
     millicores: int
     memory: int
+    is_scheduler: bool = False
 
 
 class Inventory:
@@ -75,10 +76,13 @@ class Inventory:
         cpus: float,
         memory: int,
         share: int = 1,
+        max_schedulers: int = 1,
         use: Callable[[], Mapping[str, Use]] | None = None,
     ) -> None:
         self.devices = tuple(devices)
         self._share = share
+        #: How many of its runs may make other runs; they take no slot.
+        self.max_schedulers = max_schedulers
         self._use = use or dict
         self._held: dict[str, _Hold] = {}
         self._lock = threading.Lock()
@@ -95,10 +99,18 @@ class Inventory:
             max(0, self.total.memory - sum(hold.memory for hold in holds)),
         )
 
-    def hold(self, key: str, devices: Sequence[str], millicores: int, memory: int) -> None:
+    @property
+    def free_schedulers(self) -> int:
+        """How many more runs that make other runs it takes."""
+        with self._lock:
+            return max(0, self.max_schedulers - sum(hold.is_scheduler for hold in self._held.values()))
+
+    def hold(
+        self, key: str, devices: Sequence[str], millicores: int, memory: int, *, is_scheduler: bool = False
+    ) -> None:
         """What the attempt has from now on, in place of what it had."""
         with self._lock:
-            self._held[key] = _Hold(frozenset(devices), millicores, memory)
+            self._held[key] = _Hold(frozenset(devices), millicores, memory, is_scheduler)
 
     def release(self, key: str) -> None:
         """The attempt has nothing any more; twice is harmless."""

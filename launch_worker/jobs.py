@@ -1,4 +1,4 @@
-"""The jobs of one worker: claimed or taken over, carried out, then reported, or left to the next worker."""
+"""The jobs of one worker: claimed or taken over, executed, then reported, or left to the next worker."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError
-from launch_worker.execute import execute
+from launch_worker.execute import execute, talk_of
 from launch_worker.inventory import Inventory, parse_needs
 from launch_worker.outage import Outage
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
@@ -22,8 +21,9 @@ from launch_worker.runners.process import Lease
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.spool import WorkerFolder
 from launch_worker.states import RunState
-from launch_worker.store.store import Card
+from launch_worker.store.store import Card, Store
 from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event
+from launch_worker.told import Preempting, Word
 
 log = logging.getLogger("launch_worker.jobs")
 
@@ -32,7 +32,7 @@ Ended = tuple[RunState, Outcome] | None
 
 
 class Jobs:
-    """Carries out attempts in their callers' threads, and knows which there are. Thread-safe."""
+    """Executes attempts in their callers' threads, and knows which there are. Thread-safe."""
 
     def __init__(
         self,
@@ -99,7 +99,8 @@ class Jobs:
         return Card(
             owner=self._site.owner,
             queues=tuple(self._queues()),
-            slots=max(0, self._slots - self.active),
+            slots=max(0, self._slots - self.busy),
+            schedulers=self._inventory.free_schedulers,
             gpus=len(free.devices),
             cpus=free.millicores,
             memory=free.memory,
@@ -126,53 +127,69 @@ class Jobs:
         for attempt in self.attempts:
             attempt.events.put(event)
 
-    def run(self, run_id: str, seq: int) -> Ended:
-        """Claim the run and execute it to its end, in the calling thread.
+    def claim(self, run_id: str, seq: int) -> Attempt | Ended:
+        """Claim the run; its attempt has a slot, and its lease is renewed, until `conclude`.
 
-        Returns the state that the record has then (Pending when it will be retried) and the outcome; None when the
-        claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
+        How it ended when it cannot be executed; None when it is not this worker's, or no slot is free.
         """
+        is_free = self._take_slot()
+        begun: Attempt | Ended = None
         try:
-            with self._counted() as is_free:
-                if not (self._takes_runs() and is_free):
-                    self._put_back(run_id, seq)
-                    return None
-                begun = self._begin(run_id, seq)
-                return self._carry_out(begun) if isinstance(begun, Attempt) else begun
+            if not (self._takes_runs() and is_free):
+                self._put_back(run_id, seq)
+                return None
+            begun = self._begin(run_id, seq)
+            if isinstance(begun, Attempt):
+                self._enter(begun)
         except DamagedError as error:
             log.error("run.refused run=%s: %s", run_id, error)
             self._store.refuse("", f"the record of run {run_id!r} is damaged: {error}", b"")
-            return None
         except BrokerUnavailableError as error:
             log.warning("run.left run=%s: this worker stops while Redis is away. %s", run_id, error)
-            return None
+        finally:
+            if not isinstance(begun, Attempt):
+                self._leave_slot()
+        return begun
 
-    def carry_on(self, attempt: Attempt) -> Ended:
-        """Supervise an attempt whose job another worker of this machine started, to its end, and report that."""
+    def take_over(self, attempt: Attempt) -> None:
+        """Have an attempt whose job another worker of this machine started. Raises BrokerUnavailableError."""
         record, output = attempt.record, attempt.folder.output
         self._hold(record)
-        with self._counted():
+        self._take_slot()
+        self._enter(attempt)
+        try:
             attempt.tail = self._outage.repeat(
                 lambda: self._site.logs.watch(record.id, record.attempt, output, resume=True)
             )
-            return self._carry_out(attempt)
+            attempt.talk = talk = talk_of(attempt)
+            self._outage.repeat(lambda: talk.resume(self._store))
+            self._site.logs.listen(talk)
+        except BrokerUnavailableError:
+            self._let_go(attempt)
+            raise
 
-    @contextmanager
-    def _counted(self) -> Iterator[bool]:
-        """Yields whether a slot is free: runs that were taken over hold slots of which the pool knows nothing."""
+    @property
+    def busy(self) -> int:
+        """Slots that are taken: not by schedulers, which are counted apart, nor by what has only to be reported."""
+        return max(0, self.active - sum(attempt.ended or attempt.spec.scheduler for attempt in self.attempts))
+
+    def _take_slot(self) -> bool:
+        """Whether one was free: runs that were taken over hold slots of which the pool knows nothing."""
         with self._counting:
-            is_free = self.active < self._slots
+            is_free = self.busy < self._slots
             self.active += 1
-        try:
-            yield is_free
-        finally:
-            with self._counting:
-                self.active -= 1
+        return is_free
+
+    def _leave_slot(self) -> None:
+        with self._counting:
+            self.active -= 1
 
     def _hold(self, record: Record) -> None:
         """What the attempt has of this worker, until it is reported or leaves."""
         needs = parse_needs(record.needs)
-        self._inventory.hold(_key(record), record.gpus, needs.millicores, needs.memory)
+        self._inventory.hold(
+            _key(record), record.gpus, needs.millicores, needs.memory, is_scheduler=record.is_scheduler
+        )
 
     def _begin(self, run_id: str, seq: int) -> Attempt | Ended:
         """Claim the run; how it ended when it cannot be executed, None when it is not this worker's."""
@@ -196,34 +213,57 @@ class Jobs:
             start_at=_local(record, claimed_at),
         )
 
-    def _carry_out(self, attempt: Attempt) -> Ended:
-        record = attempt.record
+    def _enter(self, attempt: Attempt) -> None:
         self._attempts[attempt.key] = attempt
         if self._ending is not None:
             attempt.events.put(self._ending)
+
+    def _let_go(self, attempt: Attempt) -> None:
+        # Its processes are gone, or it is another worker's.
+        self._inventory.release(attempt.key)
+        del self._attempts[attempt.key]
+        for growing in (attempt.tail, attempt.talk):
+            if growing is not None:
+                self._site.logs.forget(growing)
+        self._leave_slot()
+
+    def execute(self, attempt: Attempt) -> Outcome:
+        """Block until the attempt's job is gone. Raises AttemptSuperseded, AttemptDetached."""
+        record = attempt.record
+        return execute(
+            attempt,
+            site=self._site,
+            on_started=lambda pid: self._note_start(record, pid),
+            enter=lambda phase, reason: self._note_phase(record, phase, reason),
+            on_word=lambda word, outcome: self._heed(attempt, word, outcome),
+        )
+
+    def conclude(
+        self,
+        attempt: Attempt,
+        result: Outcome | AttemptDetached | AttemptSuperseded,
+        *,
+        keep: Callable[[], None] = lambda: None,
+    ) -> Ended:
+        """Report the end of an attempt, or leave it to whoever has it now; once for each.
+
+        Its slot is free before the report, which is repeated while Redis is away. `keep` sends, before the end is
+        told, what else shall be kept with the run.
+        """
+        record = attempt.record
         try:
-            outcome = execute(
-                attempt,
-                site=self._site,
-                on_started=lambda pid: self._note_start(record, pid),
-                enter=lambda phase, reason: self._note_phase(record, phase, reason),
-            )
-            return self._report(attempt, outcome)
-        except AttemptDetached:
-            self._leave(attempt)
-            return None
-        except AttemptSuperseded:
+            if isinstance(result, Outcome):
+                return self._report(attempt, result, keep)
+            if isinstance(result, AttemptDetached):
+                self._leave(attempt)
+                return None
             log.warning("run.superseded run=%s attempt=%d: its job was ended", record.id, record.attempt)
             if attempt.job is not None:
                 attempt.job.dispose()
             attempt.folder.remove()
             return None
         finally:
-            # Its processes are gone, or it is another worker's.
-            self._inventory.release(attempt.key)
-            del self._attempts[attempt.key]
-            if attempt.tail is not None:
-                self._site.logs.forget(attempt.tail)
+            self._let_go(attempt)
 
     def _claim(self, run_id: str, seq: int) -> tuple[Record | None, float]:
         """The record if it is ours now, and when the call that got it was sent: its lease counts from then."""
@@ -275,6 +315,47 @@ class Jobs:
         except BrokerUnavailableError:
             log.warning("run.phase_unnoted run=%s phase=%s: Redis is away", record.id, phase)
 
+    def _heed(self, attempt: Attempt, word: Word, outcome: Outcome | None) -> None:
+        """What the job said of its end. With a `Finish` its run has ended, unless it will be tried again."""
+        if isinstance(word, Preempting):
+            attempt.record = replace(attempt.record, yields=True)
+        if outcome is None:
+            return
+        step = self._next_step(attempt, outcome)
+        if step.retry_delay_s is None:
+            # Else the next attempt might begin beside this one.
+            attempt.finished = True
+            threading.Thread(
+                target=self._finish_early, args=(attempt, step), name=f"finish-{attempt.record.id}", daemon=True
+            ).start()
+
+    def _finish_early(self, attempt: Attempt, step: NextStep) -> None:
+        """The word is kept on disk: where this does not come to its end, the report or the next worker goes on."""
+        record = attempt.record
+        try:
+            self._tell_rest(attempt)
+            if self._outage.repeat(lambda: self._store.finish(record, step, owner=self._site.owner)):
+                log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)
+        except BrokerUnavailableError:
+            log.warning("run.finish_kept run=%s: the next worker on this machine delivers it", record.id)
+        except Exception:
+            log.exception("run.finish_failed run=%s: it is reported when its processes are gone", record.id)
+
+    def _tell_rest(self, attempt: Attempt) -> None:
+        """What its job has told and printed by now. Raises BrokerUnavailableError."""
+        if attempt.talk is not None and attempt.spec.sweep:
+            attempt.talk.look()
+            attempt.talk.add_results(attempt.folder.output)
+        for growing in (attempt.talk, attempt.tail):
+            if growing is not None:
+                self._ship(growing.ship, of=attempt.record)
+
+    def _ship(self, ship: Callable[[Store], object], *, of: Record) -> None:
+        try:
+            self._outage.repeat(lambda: ship(self._store))
+        except DamagedError as error:
+            log.error("log.not_kept run=%s: %s", of.id, error)
+
     def _leave(self, attempt: Attempt) -> None:
         """The job goes on; its guard may end it when no worker renews its lease."""
         log.warning("run.detached run=%s attempt=%d: its job goes on", attempt.record.id, attempt.record.attempt)
@@ -286,28 +367,18 @@ class Jobs:
             log.error("run.record_not_kept run=%s: %s", attempt.record.id, error)
         self._left.append(attempt)
 
-    def _report(self, attempt: Attempt, outcome: Outcome) -> Ended:
+    def _report(self, attempt: Attempt, outcome: Outcome, keep: Callable[[], None]) -> Ended:
         record = attempt.record
         self._on_outcome(record, outcome)
-        step = next_step(
-            outcome,
-            spec=attempt.spec,
-            attempt=record.attempt,
-            first_attempt=record.first_attempt,
-            preemptions=record.preemptions,
-        )
+        step = self._next_step(attempt, outcome)
         attempt.folder.write_report(record, step, owner=self._site.owner)
         attempt.ended = True
         if attempt.job is not None:
             attempt.job.dispose()
         self._inventory.release(attempt.key)
         try:
-            if attempt.tail is not None:
-                tail = attempt.tail
-                try:
-                    self._outage.repeat(lambda: self._site.logs.finish(tail))
-                except DamagedError as error:
-                    log.error("log.not_kept run=%s: %s", record.id, error)
+            self._tell_rest(attempt)
+            self._outage.repeat(keep)
             accepted = self._outage.repeat(lambda: self._finish(record, step))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
@@ -320,21 +391,29 @@ class Jobs:
         log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
         return state, outcome
 
+    def _next_step(self, attempt: Attempt, outcome: Outcome) -> NextStep:
+        record = attempt.record
+        return next_step(
+            outcome,
+            spec=attempt.spec,
+            attempt=record.attempt,
+            first_attempt=record.first_attempt,
+            preemptions=record.preemptions,
+        )
+
     def _finish(self, record: Record, step: NextStep) -> bool:
-        card = self.card()
-        if card is not None and self.active <= self._slots:
-            # The slot of this very run is free as soon as it is reported.
-            card = replace(card, slots=card.slots + 1)
-        return self._store.finish(record, step, owner=self._site.owner, card=card)
+        return self._store.finish(record, step, owner=self._site.owner, card=self.card())
 
     def lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
         """When the guard must end the job if no renewal follows; None where nobody else may take the run.
 
         A run with retries left is given to another worker once its lease ran out, so its job must be gone by then.
         """
-        if not has_retries_left(
+        is_retried = has_retries_left(
             spec, attempt=record.attempt, first_attempt=record.first_attempt, after=RunState.CRASHED
-        ):
+        )
+        # What called itself preempted is given to others too.
+        if not (is_retried or record.yields):
             return None
         return _guarded(spec, renewed_at=renewed_at, lease_s=self._site.settings.lease_s)
 

@@ -17,6 +17,7 @@ from launch_worker.schedules import fire_due
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Card, Store
+from launch_worker.sweeps import SweepMinder
 
 log = logging.getLogger("launch_worker.liveness")
 
@@ -71,6 +72,7 @@ class Liveness:
             why_no_runs=worker.why_no_runs,
         )
         self._probes: ProbeServer | None = None
+        self._sweeps = SweepMinder(store, settings, stopping=stopping)
         self._wake = threading.Event()
         #: What the last heartbeat said of when the next one is needed.
         self._expected = 0
@@ -147,7 +149,8 @@ class Liveness:
                 log.exception("pass.failed name=%s", name)
 
     def _listen(self) -> None:
-        channels = [keys.orders_channel(self._owner), keys.admin_channel(self._owner), keys.DUE, keys.QUEUE_NEWS]
+        channels = [keys.orders_channel(self._owner), keys.admin_channel(self._owner)]
+        channels += [keys.DUE, keys.QUEUE_NEWS, keys.SWEEP_NEWS]
         while not self._stopping.is_set():
             try:
                 self._store.listen(channels, on_message=self._hear, stopped=self._stopping.is_set)
@@ -163,6 +166,9 @@ class Liveness:
             return
         if channel == keys.QUEUE_NEWS:
             self._worker.hear_of_queue(message)
+            return
+        if channel == keys.SWEEP_NEWS:
+            self._sweeps.hear(message)
             return
         order = json.loads(message)
         # Whoever may cancel runs may publish there, and need not be one who may stop workers.

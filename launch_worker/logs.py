@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
+from typing import Protocol
 
 import inotify_simple
 
@@ -26,6 +27,24 @@ _BATCH_MS = 20
 #: A flood is sampled, newest first, at about this rate, so that it slows neither its job nor Redis.
 _BYTES_PER_S = 16 << 20
 _RETRY_S = 1.0
+
+
+class Growing(Protocol):
+    """A file that a job writes to: its output, or what it tells."""
+
+    run_id: str
+    path: Path
+    #: When the job last wrote, on the monotonic clock.
+    last_output_s: float
+
+    def look(self) -> None:
+        """Heed what cannot wait for Redis; never raises."""
+
+    def ship(self, store: Store) -> int:
+        """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated."""
+
+    def close(self) -> None:
+        """Ship no more of it."""
 
 
 class Tail:
@@ -56,6 +75,9 @@ class Tail:
         self._kept = deque((chunk.entry, len(chunk.data)) for chunk in chunks)
         self._kept_bytes = sum(len(chunk.data) for chunk in chunks)
         self._offset = chunks[-1].offset + len(chunks[-1].data) if chunks else 0
+
+    def look(self) -> None:
+        """Nothing of an output is urgent."""
 
     def ship(self, store: Store) -> int:
         """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated."""
@@ -109,7 +131,7 @@ class LogShipper:
         self._inotify = inotify_simple.INotify()
         # Taking a watch away is an event: so the thread can be woken without writing to a disk that may be full.
         self._wake = self._inotify.add_watch("/", inotify_simple.flags.DELETE_SELF)
-        self._tails: dict[int, Tail] = {}
+        self._tails: dict[int, Growing] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="log-shipper", daemon=True)
         self._thread.start()
@@ -130,18 +152,23 @@ class LogShipper:
         self._tails[self._inotify.add_watch(path, inotify_simple.flags.MODIFY)] = tail
         return tail
 
-    def finish(self, tail: Tail) -> None:
+    def listen(self, talk: Growing) -> None:
+        """Begin to ship what a job tells in its file."""
+        self._tails[self._inotify.add_watch(talk.path, inotify_simple.flags.MODIFY)] = talk
+        talk.look()
+
+    def finish(self, tail: Growing) -> None:
         """Ship the rest and forget the file. Raises BrokerUnavailableError, and can be repeated."""
         self._unwatch(tail)
         tail.ship(self._store)
         tail.close()
 
-    def forget(self, tail: Tail) -> None:
+    def forget(self, tail: Growing) -> None:
         """Ship no more of it."""
         self._unwatch(tail)
         tail.close()
 
-    def _unwatch(self, tail: Tail) -> None:
+    def _unwatch(self, tail: Growing) -> None:
         for watch, known in list(self._tails.items()):
             if known is tail:
                 del self._tails[watch]
@@ -158,7 +185,7 @@ class LogShipper:
         self._inotify.close()
 
     def _loop(self) -> None:
-        unsent: set[Tail] = set()
+        unsent: set[Growing] = set()
         while not self._closing:
             timeout_ms = int(_RETRY_S * 1000) if unsent else None
             events = self._inotify.read(timeout=timeout_ms, read_delay=_BATCH_MS)
@@ -168,6 +195,7 @@ class LogShipper:
             grown = set(tails.values()) if -1 in watches else {tails[watch] for watch in watches if watch in tails}
             for tail in grown:
                 tail.last_output_s = time.monotonic()
+                tail.look()
             shipped = 0
             unsent |= grown
             for tail in list(unsent):

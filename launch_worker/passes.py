@@ -16,6 +16,7 @@ from launch_worker.schedules import fire_due
 from launch_worker.settings import Settings
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
+from launch_worker.sweeps import advance_sweeps
 
 log = logging.getLogger("launch_worker.passes")
 
@@ -59,7 +60,8 @@ def publish_due_runs(store: Store, settings: Settings) -> int:
 
 
 def retire_runs(store: Store, settings: Settings) -> int:
-    """Runs that ended longer ago than the retention are deleted. Returns how many."""
+    """Runs and sweeps that ended longer ago than the retention are deleted. Returns how many."""
+    store.retire_sweeps(retention_s=settings.retention_s)
     return store.retire(retention_s=settings.retention_s)
 
 
@@ -68,6 +70,7 @@ PASSES: dict[str, Callable[..., int]] = {
     "crash_stale_runs": crash_stale_runs,
     "check_cancellations": check_cancellations,
     "publish_due_runs": publish_due_runs,
+    "advance_sweeps": advance_sweeps,
     "retire_runs": retire_runs,
 }
 

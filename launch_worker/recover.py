@@ -22,6 +22,7 @@ from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
+from launch_worker.told import Talk, Words, outcome_told
 
 log = logging.getLogger("launch_worker.recover")
 
@@ -192,6 +193,7 @@ class Recovery:
                 tail.ship(self._store)
             finally:
                 tail.close()
+        talk = self._hear_rest(attempt)
         report = attempt.read_report()
         if report is not None:
             record, step, owner = report
@@ -201,14 +203,39 @@ class Recovery:
                 self._on_end(record, step.outcome)
             return
         record = self._store.get(attempt.run_id)
-        if record.token != attempt.token or record.state not in (RunState.RUNNING, RunState.CRASHED):
+        words = Words() if talk is None else talk.words
+        is_open = record.state in (RunState.RUNNING, RunState.CRASHED)
+        if record.token != attempt.token or not (is_open or words.finish is not None):
             return
         status = attempt.read_exit_status()
-        if status is None and record.state is RunState.CRASHED:
+        if status is None and record.state is RunState.CRASHED and words.finish is None:
             return
+        if talk is not None and record.sweep:
+            talk.add_results(attempt.output)
+            talk.ship(self._store)
+        code = _preempt_exit_code(record)
         if status is None:
             outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
         else:
-            outcome = outcome_of_exit(status, preempt_exit_code=_preempt_exit_code(record))
-        if self._store.finish(record, next_step_of(record, outcome)):
+            outcome = outcome_of_exit(status, preempt_exit_code=code)
+        outcome = outcome_told(outcome, words, status=status, preempt_exit_code=code)
+        if self._store.finish(record, next_step_of(record, outcome)) and is_open:
             self._on_end(record, outcome)
+
+    def _hear_rest(self, attempt: AttemptFolder) -> Talk | None:
+        """What its job told before it was gone. Raises BrokerUnavailableError."""
+        if not attempt.talk.is_dir():
+            return None
+        try:
+            talk = Talk(
+                attempt.run_id, attempt.token, attempt.talk, on_word=lambda _: None, is_copy=attempt.is_container
+            )
+        except OSError as error:
+            log.error("talk.unreadable run=%s: %s", attempt.run_id, error)
+            return None
+        try:
+            talk.resume(self._store)
+            talk.ship(self._store)
+        finally:
+            talk.close()
+        return talk

@@ -37,6 +37,8 @@ class Outcome:
     worker_fault: bool = False
     #: The container engine did not answer: nothing that a process would suffer from.
     engine_fault: bool = False
+    #: What became of the process of a job that had called itself finished: its exit code, or its signal's name.
+    late_exit: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ def next_step(
 
 def next_step_of(record: Record, outcome: Outcome) -> NextStep:
     """The same for someone who has only the record; one with a damaged spec is not tried again."""
+    if record.yields and outcome.state is RunState.CRASHED:
+        # As W&B's: what is not heard of any more after it called itself preempted goes back to its queue.
+        outcome = replace(outcome, preempted=True)
     try:
         spec = parse_spec(record.spec)
     except InputError:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from launch_worker.states import RunState
@@ -89,10 +90,24 @@ class Record:
     limit_key: str = ""
     array: str = ""
     array_limit: str = ""
+    #: The sweep that made it.
+    sweep: str = ""
+    #: It makes other runs itself; a worker counts it apart.
+    is_scheduler: bool = False
+    #: Of the format of its spec (`launch_worker.item_schema`).
+    version: int = 1
+    #: Files that were kept with it, as JSON: name to size and time.
+    files: str = ""
+    #: What the job told of itself, as JSON: the last value of each name.
+    summary: str = ""
+    #: What became of the process of a run that had called itself finished before: its exit code, or signal's name.
+    late_exit: str = ""
     #: How often it was preempted so far.
     preemptions: int = 0
     #: Someone asked for its preemption, and not for its end.
     preempting: bool = False
+    #: The latest attempt's job said that its machine is being taken away.
+    yields: bool = False
     #: It was claimed ahead of its time, and starts at this one.
     start_at: int | None = None
     #: Runs that it waits for: id to ok, any or failed.
@@ -147,8 +162,15 @@ class Record:
             limit_key=fields.get("limit_key", ""),
             array=fields.get("array", ""),
             array_limit=fields.get("array_limit", ""),
+            sweep=fields.get("sweep", ""),
+            is_scheduler=fields.get("scheduler", "") == "1",
+            version=number("version") or 1,
+            files=fields.get("files", ""),
+            summary=fields.get("summary", ""),
+            late_exit=fields.get("late_exit", ""),
             preemptions=number("preemptions") or 0,
             preempting=fields.get("preempting", "") == "1",
+            yields=bool(fields.get("yields")) and fields.get("yields") == fields.get("token"),
             start_at=number("start_at"),
             waits_for=_wishes(fields.get("waits_for", "")),
             phases=_phases(fields.get("phases", "")),
@@ -168,6 +190,28 @@ class Record:
         """When the latest attempt's job began, its code fetched and its image pulled; server microseconds."""
         starts = [phase for phase in self.phases if phase.name == "start" and phase.seconds is not None]
         return starts[-1].at + int(1e6 * (starts[-1].seconds or 0)) if starts else self.started_at
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its hyperparameters, as the job finds them: what was given for its queue's variables, then its config.
+
+        Without the defaults that the queue gives its variables.
+        """
+        spec = self._given
+        return {**_map(spec.get("values")), **_map(spec.get("config"))}
+
+    @cached_property
+    def summary_values(self) -> dict[str, Any]:
+        """What the job told of itself: the last value of each name."""
+        return _map(_json(self.summary))
+
+    @cached_property
+    def author(self) -> str:
+        return str(self._given.get("author", ""))
+
+    @cached_property
+    def _given(self) -> dict[str, Any]:
+        return _map(_json(self.spec))
 
     def _why_it_waits(self) -> str:
         if self.state is RunState.PENDING and self.due_at is not None:
@@ -197,6 +241,9 @@ class Record:
             "limit_key": self.limit_key,
             "array": self.array,
             "array_limit": self.array_limit,
+            "sweep": self.sweep,
+            "scheduler": "1" if self.is_scheduler else "",
+            "version": str(self.version),
             "preemptions": str(self.preemptions),
             "gpus": json.dumps(self.gpus),
         }
@@ -224,6 +271,7 @@ class Record:
             "host": self.host or None,
             "pid": self.pid,
             "gpus": list(self.gpus),
+            "sweep": self.sweep or None,
             "preemptions": self.preemptions,
             "after": [f"{run_id}:{wish}" for run_id, wish in self.waits_for.items()],
             "phases": [phase.as_json() for phase in self.phases],
@@ -233,22 +281,38 @@ class Record:
             "ended_at": isoformat(self.ended_at),
             "due_at": isoformat(self.due_at),
             "cancel_requested_at": isoformat(self.cancel_at),
+            "config": self.config,
+            "summary": self.summary_values,
+            "late_exit": self.late_exit or None,
+            "item_version": self.version,
             "spec": masked_spec(self.spec),
         }
 
 
 def masked_spec(text: str) -> dict[str, Any]:
     """The spec for showing: environment values under secret-looking names are masked."""
-    try:
-        spec = json.loads(text)
-    except ValueError:
-        return {}
-    if not isinstance(spec, dict):
-        return {}
+    spec = _map(_json(text))
     env = spec.get("env")
     if isinstance(env, dict):
-        spec["env"] = {name: MASK if _SECRET_NAME.search(name) else value for name, value in env.items()}
+        spec["env"] = mask_env(env)
     return spec
+
+
+def mask_env(env: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment for showing."""
+    return {name: MASK if _SECRET_NAME.search(name) else value for name, value in env.items()}
+
+
+def _json(text: str) -> Any:
+    """None for what is no JSON."""
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _map(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _phases(text: str) -> tuple[Phase, ...]:

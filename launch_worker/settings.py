@@ -46,6 +46,8 @@ class Settings:
     backfill_s: float = 300.0
     #: How many runs may have the same device at once.
     gpus_share: int = 1
+    #: Jobs see what W&B's SDK goes by: WANDB_RUN_ID and the like.
+    wandb_env: bool = True
     #: Where a worker answers probes over HTTP.
     health_address: tuple[str, int] | None = None
     #: What a worker touches at each heartbeat that reached Redis.
@@ -124,9 +126,16 @@ class Settings:
             upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
             backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),
             gpus_share=size("LAUNCH_GPUS_SHARE", cls.gpus_share),
+            wandb_env=_switch("LAUNCH_WANDB_ENV", env.get("LAUNCH_WANDB_ENV") or "1"),
             health_address=_address(env.get("LAUNCH_HEALTH_ADDRESS", "")),
             health_file=Path(env["LAUNCH_HEALTH_FILE"]).absolute() if env.get("LAUNCH_HEALTH_FILE") else None,
         )
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise SettingsError(f"{name} must be 0 or 1")
+    return text == "1"
 
 
 def _address(text: str) -> tuple[str, int] | None:

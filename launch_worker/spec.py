@@ -39,6 +39,7 @@ MAX_GPUS = 1024
 MAX_LIMIT = 1_000_000
 MAX_AFTER = 1000
 MAX_VALUES_BYTES = 64 * 1024
+MAX_CONFIG_BYTES = 256 * 1024
 #: Also part of Redis keys.
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@=-]{0,99}")
 #: How a run that others wait for must have ended: with exit code 0, in whatever way, or in any other way than that.
@@ -98,6 +99,13 @@ class RunSpec:
     array: str = ""
     array_index: int | None = None
     array_limit: int | None = None
+    #: Its hyperparameters, for the job (`current_run().config`) and for people.
+    config: dict[str, Any] = field(default_factory=dict)
+    #: The sweep that made it, and which of its runs it is, from 0.
+    sweep: str = ""
+    sweep_index: int | None = None
+    #: It makes other runs itself, as W&B's sweep schedulers do: a worker counts it apart.
+    scheduler: bool = False
     #: From its submission, or its scheduled time: it must have started by then.
     expires_s: float | None = None
     #: The exit code by which the job says that it was preempted, and how often it may be.
@@ -147,6 +155,11 @@ class RunSpec:
             _check_number("the index of an array", self.array_index, 0, MAX_LIMIT)
         _check_waits(self)
         check_values(self.values)
+        check_config(self.config)
+        if not isinstance(self.scheduler, bool):
+            raise InputError(f"scheduler must be true or false, not {self.scheduler!r}")
+        if self.sweep_index is not None:
+            _check_number("the index in a sweep", self.sweep_index, 0, MAX_LIMIT * 1000)
         if self.image or self.container or self.memory is not None or self.cpus is not None:
             _check_container(self)
         for word in self.retry_on:
@@ -286,7 +299,7 @@ def _check_waits(spec: RunSpec) -> None:
         run_id, wish = parse_after(text)
         if wishes.setdefault(run_id, wish) != wish:
             raise InputError(f"a run cannot wait for run {run_id} to end in two ways; leave one of them out")
-    for what, word in (("concurrency key", spec.concurrency_key), ("array", spec.array)):
+    for what, word in (("concurrency key", spec.concurrency_key), ("array", spec.array), ("sweep", spec.sweep)):
         if word:
             _check_text(what, word, KEY, "letters, digits, and . _ @ = - after the first, at most 100")
 
@@ -304,6 +317,18 @@ def check_values(values: Mapping[str, Any]) -> None:
         raise InputError(f"the values of template variables cannot be written as JSON: {error}") from None
     if size > MAX_VALUES_BYTES:
         raise InputError(f"the values of template variables have {size:,} bytes; at most {MAX_VALUES_BYTES:,} are kept")
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raises InputError for hyperparameters that no run can have."""
+    if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
+        raise InputError("the config must be a map of names to values")
+    try:
+        size = len(json.dumps(config, allow_nan=False).encode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"the config cannot be written as JSON: {error}") from None
+    if size > MAX_CONFIG_BYTES:
+        raise InputError(f"the config has {size:,} bytes; at most {MAX_CONFIG_BYTES:,} are kept")
 
 
 def _check_code(uri: str, upload: str) -> None:

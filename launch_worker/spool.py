@@ -3,7 +3,7 @@
     work_dir/workers/OWNER/lock             held while the worker or its guard lives
     work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
-    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, work/, code/, report.json, exit-status}
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json, exit-status}
     work_dir/containers                     there once a worker of this machine has made a container
 
 What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
@@ -59,6 +59,11 @@ class AttemptFolder:
     @property
     def output(self) -> Path:
         return self.path / "output"
+
+    @property
+    def talk(self) -> Path:
+        """Where job and worker talk (`launch_worker.told`)."""
+        return self.path / "talk"
 
     @property
     def is_container(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from launch_worker.retry import Outcome, outcome_of_exit, signal_name
 from launch_worker.runners.process import Exited, Gone
 from launch_worker.states import RunState
+from launch_worker.told import Finish, HeedsStop, Preempting, Word, Words, outcome_told
 from launch_worker.units import format_duration
 
 
@@ -29,6 +30,9 @@ class Job(Handle, Protocol):
     @property
     def pid(self) -> int:
         """Of its main process."""
+
+    def announce(self, reason: str) -> None:
+        """Show the job that it shall stop; returns at once, and never raises."""
 
     def explain(self, outcome: Outcome) -> Outcome:
         """Add to the outcome what the kernel or the engine knows of it."""
@@ -81,6 +85,7 @@ class Limits:
     """Seconds; None is no limit."""
 
     timeout_s: float | None
+    #: Without output, and without a word of the job.
     stall_timeout_s: float | None
     grace_s: float
     preempt_exit_code: int = 85
@@ -131,42 +136,132 @@ def supervise(
     last_output_s: Callable[[], float],
     ran_s: float = 0.0,
     former: Cancel | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+    hear: Callable[[], None] = lambda: None,
+    on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
 ) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
-    `ran_s`: for how long another worker has supervised it; `former`: what that one was asked. Raises
-    AttemptSuperseded, AttemptDetached.
-    A job that ended by itself before it was signalled keeps its own outcome, whatever was asked meanwhile.
+    `ran_s`: for how long another worker has supervised it; `former`: what that one was asked. `announce` shows the job
+    that it shall stop; `hear` puts what it has told by now into its events. `on_word` gets each of its words; with a
+    `Finish` the outcome that this makes of the run, whatever becomes of the tree.
+    Raises AttemptSuperseded, AttemptDetached.
+    A job that ended by itself before it was asked to stop keeps its own outcome, whatever was asked meanwhile.
     """
-    begun = time.monotonic() - ran_s
-    asked: Cancel | Shutdown | Superseded | str | None = former
+    course = _Course(handle, limits, begun=time.monotonic() - ran_s, last_output_s=last_output_s, announce=announce)
     if former is not None:
-        handle.stop(grace_s=_grace(former, limits))
-    exited: Exited | None = None
-    while True:
+        course.ask(former)
+    while not course.is_gone:
         try:
-            wait_s = None if asked or exited else _until_limit(limits, begun, last_output_s())
-            event = handle.events.get(timeout=wait_s)
+            event = handle.events.get(timeout=course.wait_s())
         except queue.Empty:
-            asked = _limit_reached(limits, begun, last_output_s())
-            if asked:
-                handle.stop(grace_s=limits.grace_s)
+            course.look_at_clock()
             continue
-        if isinstance(event, Exited):
-            exited = event
-        elif isinstance(event, Gone):
-            break
-        elif isinstance(event, Detach):
-            if event.at_once or (asked is None and exited is None):
-                raise AttemptDetached
-        elif exited is None:
-            # A limit that was reached first stays the reason; a shutdown gives way to a cancel.
-            if asked is None or _rank(event) < _rank(asked):
-                asked = event
-            handle.stop(grace_s=_grace(event, limits))
-    if isinstance(asked, Superseded):
+        if isinstance(event, (Finish, Preempting, HeedsStop)):
+            _note_word(course, event, on_word)
+        else:
+            course.take(event)
+    hear()
+    while not handle.events.empty():
+        event = handle.events.get()
+        if isinstance(event, (Finish, Preempting, HeedsStop)):
+            course.words = course.words.with_word(event)
+    if isinstance(course.asked, Superseded):
         raise AttemptSuperseded
-    return _outcome(asked, exited, limits.preempt_exit_code)
+    return course.outcome()
+
+
+def _note_word(course: _Course, word: Word, on_word: Callable[[Word, Outcome | None], None]) -> None:
+    known, course.words = course.words, course.words.with_word(word)
+    if course.words != known:
+        told = course.words.finish if isinstance(word, Finish) else None
+        code = course.limits.preempt_exit_code
+        on_word(word, None if told is None else outcome_of_exit(told, preempt_exit_code=code))
+
+
+class _Course:
+    """What has become of one job so far, and what was asked of it."""
+
+    def __init__(
+        self,
+        handle: Handle,
+        limits: Limits,
+        *,
+        begun: float,
+        last_output_s: Callable[[], float],
+        announce: Callable[[str], None],
+    ) -> None:
+        self.limits = limits
+        self.words = Words()
+        self.asked: Cancel | Shutdown | Superseded | str | None = None
+        self.exited: Exited | None = None
+        self.is_gone = False
+        self._handle = handle
+        self._begun = begun
+        self._last_output_s = last_output_s
+        self._announce = announce
+        #: A job that heeds a stop was shown one: when it gets SIGTERM, and SIGKILL; None before, and after SIGTERM.
+        self._ends_at: tuple[float, float] | None = None
+        self._was_shown = False
+
+    def wait_s(self) -> float | None:
+        """How long nothing can be due; None for ever."""
+        if self._ends_at is not None and self.exited is None:
+            return max(0.0, self._ends_at[0] - time.monotonic())
+        if self.asked or self.exited:
+            return None
+        return _until_limit(self.limits, self._begun, self._last_output_s())
+
+    def look_at_clock(self) -> None:
+        now = time.monotonic()
+        if self._ends_at is not None:
+            if now >= self._ends_at[0]:
+                kill_at, self._ends_at = self._ends_at[1], None
+                self._handle.stop(grace_s=max(0.0, kill_at - now))
+            return
+        self.asked = _limit_reached(self.limits, self._begun, self._last_output_s())
+        if self.asked:
+            self._end(self.asked, self.limits.grace_s)
+
+    def take(self, event: Any) -> None:
+        """One event. Raises AttemptDetached."""
+        if isinstance(event, Exited):
+            self.exited = event
+        elif isinstance(event, Gone):
+            self.is_gone = True
+        elif isinstance(event, Detach):
+            if event.at_once or (self.asked is None and self.exited is None):
+                raise AttemptDetached
+        elif self.exited is None:
+            self.ask(event)
+
+    def ask(self, event: Cancel | Shutdown | Superseded) -> None:
+        # A limit that was reached first stays the reason; a shutdown gives way to a cancel.
+        if self.asked is None or _rank(event) < _rank(self.asked):
+            self.asked = event
+        self._end("" if isinstance(event, Superseded) else event.reason, _grace(event, self.limits))
+
+    def _end(self, reason: str, grace_s: float) -> None:
+        is_first = not self._was_shown
+        if is_first and grace_s > 0:
+            self._was_shown = True
+            self._announce(reason)
+        if not grace_s or not self.words.heeds_stop or not (is_first or self._ends_at):
+            self._ends_at = None
+            self._handle.stop(grace_s=grace_s)
+            return
+        now = time.monotonic()
+        ends_at = (now + grace_s / 2, now + grace_s)
+        self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
+
+    def outcome(self) -> Outcome:
+        """How the attempt ended, now that nothing of its job is left."""
+        # It was shown that it shall stop, and did so before it was signalled.
+        heeded = self.words.heeds_stop and self._ends_at is not None and self.exited is not None
+        asked = None if isinstance(self.asked, Superseded) else self.asked
+        ended = _outcome(asked, self.exited, self.limits.preempt_exit_code, heeded=heeded)
+        status = None if self.exited is None else self.exited.status
+        return outcome_told(ended, self.words, status=status, preempt_exit_code=self.limits.preempt_exit_code)
 
 
 def _grace(event: Cancel | Shutdown | Superseded, limits: Limits) -> float:
@@ -194,8 +289,10 @@ def _limit_reached(limits: Limits, begun: float, last_output: float) -> str | No
     return None
 
 
-def _outcome(asked: Cancel | Shutdown | str | None, exited: Exited | None, preempt_exit_code: int) -> Outcome:
-    stopped = exited is not None and exited.stopped_by == "asked"
+def _outcome(
+    asked: Cancel | Shutdown | str | None, exited: Exited | None, preempt_exit_code: int, *, heeded: bool
+) -> Outcome:
+    stopped = exited is not None and (heeded or exited.stopped_by == "asked")
     if exited is None or exited.status is None:
         if stopped and isinstance(asked, (Cancel, Shutdown)):
             return _killed(asked)

@@ -12,7 +12,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NoReturn
 
 import click
@@ -24,11 +25,13 @@ from celery.signals import celeryd_after_setup, celeryd_init, worker_init
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
 from celery.worker.request import Request
+from click.core import ParameterSource
 from kombu.exceptions import OperationalError
 from kombu.message import Message
 
 from launch_worker import __version__
 from launch_worker.agent import LaunchAgent
+from launch_worker.agent_config import AgentConfig
 from launch_worker.api import Api
 from launch_worker.broker import Channel
 from launch_worker.celery import app, settings
@@ -47,6 +50,12 @@ from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
 
+#: Options that are keys of the agent's configuration under the same name.
+_OF_THE_AGENT = (
+    *("entity", "max_schedulers", "secure_mode", "verbosity", "stopped_run_timeout", "prefetch_seconds"),
+    *("gpus", "cpus", "memory", "drain_timeout", "detach_on_exit", "quarantine_after"),
+)
+
 # It warns at each reconnect of tasks with late acknowledgement, which we have not.
 warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module="celery.worker.consumer")
 
@@ -58,8 +67,7 @@ class Start:
     #: None: the queues of Celery's own configuration.
     selection: Selection | None
     excluded: Collection[str]
-    limit: int | None
-    prefetch_s: float
+    config: AgentConfig
     inventory: Inventory
     run_once: bool
     is_silent: bool
@@ -69,8 +77,8 @@ class Start:
     slots: ClassVar[int] = 1
 
     @classmethod
-    def parse(cls, options: dict[str, Any], *, quiet: bool) -> Start:
-        """Raises InputError."""
+    def parse(cls, options: dict[str, Any], *, quiet: bool, has_concurrency: bool = False) -> Start:
+        """`has_concurrency`: the command line has Celery's `-c`. Raises InputError."""
         named = options.get("queues") or ()
         queues = [name for name in named if name != MAINTENANCE_QUEUE]
         match, pool, tags = options.get("match") or (), options.get("work_pool"), options.get("tag") or ()
@@ -84,15 +92,22 @@ class Start:
             selection = Selection.parse(queues=queues, match=match, pool=pool, tags=tags)
         elif named:
             selection = Selection()
+        limit = parse_limit(options.get("limit"))
+        said = {name: options.get(name) for name in _OF_THE_AGENT} | {"max_jobs": limit, "queues": queues or None}
+        said |= {"match": match or None, "pool": pool or None, "tags": tags or None}
+        config = AgentConfig.load(said, env=os.environ, file=options.get("agent_config"))
+        if has_concurrency and limit is None:
+            config = replace(config, max_jobs=None)
+        if selection is None and (config.queues or config.match or config.pool or config.tags):
+            selection = Selection.parse(
+                queues=config.queues or (), match=config.match, pool=config.pool, tags=config.tags
+            )
         return cls(
             selection,
             options.get("exclude_queues") or (),
-            parse_limit(options.get("limit")),
-            parse_duration(options.get("prefetch_seconds") or 0, what="--prefetch-seconds"),
+            config,
             inventory_from_options(
-                *(options.get("gpus"), options.get("cpus"), options.get("memory")),
-                env=os.environ,
-                share=settings.gpus_share,
+                *(config.gpus, config.cpus, config.memory), env=os.environ, share=settings.gpus_share
             ),
             run_once=bool(options.get("run_once")),
             is_silent=quiet or bool(options.get("hide_welcome")),
@@ -101,7 +116,7 @@ class Start:
     @property
     def takes_by_hand(self) -> bool:
         """Whether Celery has no queue of runs to consume."""
-        return self.run_once or self.limit == 0
+        return self.run_once or self.config.max_jobs == 0
 
     def consumed(self, configured: Iterable[str]) -> list[str]:
         """The queues of runs at the start; those that are looked for come later."""
@@ -113,7 +128,9 @@ class Start:
 def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
     """A sentence for what cannot be, before anything is started."""
     try:
-        start = Start.parse(options, quiet=bool(getattr(instance, "quiet", False)))
+        start = Start.parse(
+            options, quiet=bool(getattr(instance, "quiet", False)), has_concurrency=_is_said("concurrency")
+        )
         if options.get("strict") and start.selection is not None:
             _check_known(start.selection)
     except LaunchError as error:
@@ -126,6 +143,12 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
         instance.quiet = True
     else:
         _say(welcome(__version__, mask_url(settings.redis_url)))
+
+
+def _is_said(option: str) -> bool:
+    """Whether the command line has it, and not only its default."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _check_known(selection: Selection) -> None:
@@ -148,9 +171,10 @@ def _check_known(selection: Selection) -> None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def set_slots(sender: Any, **_: Any) -> None:
     """For Celery's own `-c` 0 is the default; its pool has one thread at least."""
-    if Start.current.limit is not None:
-        sender.concurrency = max(1, Start.current.limit)
-    Start.slots = sender.concurrency if Start.current.limit is None else Start.current.limit
+    limit = Start.current.config.max_jobs
+    if limit is not None:
+        sender.concurrency = max(1, limit)
+    Start.slots = sender.concurrency if limit is None else limit
 
 
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]
@@ -177,9 +201,8 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Pool",)
     queues: ClassVar[list[str]] = []
 
-    def __init__(self, parent: Any, quarantine_after: int = 5, **options: Any) -> None:
+    def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self.quarantine_after = quarantine_after
         self.agent: LaunchAgent | None = None
         self.pickup: Pickup | None = None
 
@@ -189,21 +212,21 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             _give_up(f"a launch worker needs the threads pool, not {pool.rsplit('.', 1)[-1]}; start it without -P")
         start = Start.current
         selection = start.selection or Selection(tuple(self.queues))
-        config = {
+        config = start.config.as_dict() | {
             "worker": parent.hostname,
             "queues": self.queues if start.slots else [],
             "max_jobs": start.slots,
             "inventory": start.inventory,
-            "prefetch_s": start.prefetch_s,
-            "take_by_hand": start.takes_by_hand,
             "on_queues": lambda _: look_again(),
             "on_end": show_end,
             "on_intake": turn_intake,
             "on_drain": lambda: os.kill(os.getpid(), signal.SIGTERM),
             "on_upgrade": lambda: os.kill(os.getpid(), signal.SIGUSR1),
             "on_adopt": lambda record: AdoptedRequest(record, parent).end,
-            "quarantine_after": self.quarantine_after,
+            "on_schedulers": lambda running: _widen(parent, running),
         }
+        # Schedulers run beside the slots.
+        parent.pool.executor = ThreadPoolExecutor(max(1, start.slots) + start.config.max_schedulers)
         self.agent = LaunchAgent(Api(settings=settings), config)
         Bell.hang(parent.hub)
         try:
@@ -240,6 +263,13 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             _say("Agent stopped!")
             # All is done: one more signal must not turn the exit status of a clean end into a killed one.
             platforms.signals.ignore("SIGTERM", "SIGINT", "SIGQUIT")
+
+
+def _widen(worker: Any, schedulers: int) -> None:
+    """Have Celery take so many tasks more at once; from any thread."""
+    worker.max_concurrency = max(1, Start.slots) + schedulers
+    # Its loop asks before each wait whether it may take one.
+    Bell.ring()
 
 
 def _say(sentence: str) -> None:
@@ -318,13 +348,6 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     pickup: ClassVar[Pickup | None] = None
     has_passed: ClassVar[bool] = False
 
-    def __init__(
-        self, parent: Any, drain_timeout: str | None = None, detach_on_exit: bool = False, **options: Any
-    ) -> None:
-        super().__init__(parent, **options)
-        self.detach_on_exit = detach_on_exit
-        self.timeout_s = None if drain_timeout is None else parse_duration(drain_timeout, what="--drain-timeout")
-
     def start(self, parent: Any) -> None:
         self.consumer = parent
         Intake.current = self
@@ -356,7 +379,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         if Intake.draining is not None:
             self.stop_now()
             return
-        self.leave(self.detach if self.detach_on_exit else self.drain)
+        self.leave(self.detach if Start.current.config.detach_on_exit else self.drain)
 
     def on_upgrade(self, *_: Any) -> None:
         if Intake.draining is None:
@@ -377,7 +400,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     def drain(self) -> None:
         log.warning("worker.draining: no new runs are taken; a second signal ends the jobs")
         self.turn(False)
-        if LaunchAgent.initialized() and not LaunchAgent.current().drain(timeout_s=self.timeout_s):
+        if LaunchAgent.initialized() and not LaunchAgent.current().drain(timeout_s=Start.current.config.drain_timeout):
             log.warning("worker.drain_timeout: what still runs is ended")
         self.stop_now()
 
@@ -524,14 +547,27 @@ _add_option(
 _add_option(
     "--detach-on-exit",
     is_flag=True,
+    default=None,
     help="On SIGTERM leave running jobs to the next worker with this node name, which must start within the lease.",
 )
 _add_option(
     "--quarantine-after",
     type=click.IntRange(min=0),
-    default=5,
-    show_default=True,
-    help="Take no runs for a while after so many in a row could not be started; 0 for never.",
+    help="Take no runs for a while after so many in a row could not be started; 0 for never (default: 5).",
 )
+_add_option(
+    "--agent-config", metavar="FILE", help="A YAML file with the agent's configuration (default: LAUNCH_AGENT_CONFIG)."
+)
+_add_option(
+    "--max-schedulers", metavar="N", help="Runs at once that make other runs, beside the others (default: 1; -1: any)."
+)
+_add_option(
+    "--secure-mode/--no-secure-mode",
+    default=None,
+    help="Refuse runs that choose an entry point or reach this machine (default: no).",
+)
+_add_option("--stopped-run-timeout", metavar="DUR", help="The longest grace of a stopped run (default: the run's own).")
+_add_option("--entity", metavar="NAME", help="Whose worker this is, for people.")
+_add_option("--verbosity", metavar="0|1|2", help="Print the status when it changes (1), internal messages too (2).")
 app.steps["worker"].add(LaunchSteps)
 app.steps["consumer"].add(Intake)

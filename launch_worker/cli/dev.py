@@ -48,7 +48,7 @@ def dev_command(queues: str, slots: int, no_web: bool, as_json: bool, command: t
         if as_json:
             output.echo_json(run.as_json(history=True))
         else:
-            rows = [(step.state.value, step.attempt or "", step.worker, step.reason) for step in run.history]
+            rows = [(step.state.value, step.attempt or "", step.worker, step.reason) for step in run.transitions]
             sys.stdout.flush()
             output.table(("STATE", "ATTEMPT", "WORKER", "REASON"), rows)
         return code

@@ -11,8 +11,10 @@ from launch_worker.cli.errors import run_command
 #: Each command and the module that has it, as `<name>_command`.
 COMMANDS = {
     "cancel": "launch_worker.cli.runs",
+    "delete": "launch_worker.cli.runs",
     "dev": "launch_worker.cli.dev",
     "doctor": "launch_worker.cli.doctor",
+    "files": "launch_worker.cli.runs",
     "health": "launch_worker.cli.health",
     "logs": "launch_worker.cli.runs",
     "pools": "launch_worker.cli.pools",
@@ -21,9 +23,11 @@ COMMANDS = {
     "retry": "launch_worker.cli.runs",
     "runs": "launch_worker.cli.runs",
     "schedules": "launch_worker.cli.schedules",
+    "schema": "launch_worker.cli.schema",
     "show": "launch_worker.cli.runs",
     "start": "launch_worker.cli.start",
     "status": "launch_worker.cli.status",
+    "sweep": "launch_worker.cli.sweep",
     "wait": "launch_worker.cli.runs",
     "workers": "launch_worker.cli.workers",
 }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 import click
@@ -14,13 +14,16 @@ from launch_worker.api import Api, Run
 from launch_worker.cli import output
 from launch_worker.cli.errors import each
 from launch_worker.errors import InputError
+from launch_worker.filters import Filter, parse_filter
 from launch_worker.passes import catch_up
+from launch_worker.runs import MAX_PER_PAGE
+from launch_worker.spec import PROJECT
 from launch_worker.states import RunState
 from launch_worker.units import parse_duration
 
 _COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "PROJECT", "AGE", "TIME", "REASON")
 _WATCH_TURN_S = 2.0
-#: How far a line is looked through for runs of one project.
+#: How far a line is looked through for runs that fit.
 _LINE_LIMIT = 1000
 _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "created": lambda run: run["created_at"] or "",
@@ -38,6 +41,14 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 @click.option("--state", default="", help="Only runs in this state, in any letter case.")
 @click.option("--project", default="", metavar="ENTITY/PROJECT", help="Only runs of this project.")
 @click.option("--queue", default="", help="Only runs of this queue.")
+@click.option("--sweep", default="", metavar="ID", help="Only runs of this sweep.")
+@click.option("--tag", "tags", multiple=True, help="Only runs with this tag; may be repeated.")
+@click.option(
+    "--filter",
+    "filters",
+    metavar="JSON",
+    help="""Only runs that fit, as in W&B: '{"config.lr": {"$gt": 0.01}}' (docs/python.md).""",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @click.option("--pending", is_flag=True, help="Those that wait, queue by queue in the order in which they start.")
 @click.option(
@@ -51,6 +62,9 @@ def runs_command(
     state: str,
     project: str,
     queue: str,
+    sweep: str,
+    tags: tuple[str, ...],
+    filters: str | None,
     limit: int,
     pending: bool,
     sort: str | None,
@@ -60,12 +74,18 @@ def runs_command(
     """List runs, the newest first."""
     if pending and (sort or (state and RunState.parse(state) is not RunState.PENDING)):
         raise InputError("--pending has an order and a state of its own; leave out --sort and --state")
+    if project and not PROJECT.fullmatch(project):
+        raise InputError(f"project {project[:60]!r} is not a project; write it as ENTITY/PROJECT")
+    given = {"state": state, "project": project, "queue": queue, "sweep": sweep}
+    wanted: dict[str, Any] = {"$and": [{name: value} for name, value in given.items() if value]}
+    wanted["$and"] += [{"tags": tag} for tag in tags] + [_read_filter(filters)]
+    fits = parse_filter(wanted)
     api = Api(url)
 
     def rows() -> list[tuple[dict[str, Any], int | None]]:
         if pending:
-            return _in_line(api, queue=queue, project=project, limit=limit)
-        found = [run.as_json() for run in islice(api.list(state=state, project=project, queue=queue), limit)]
+            return _in_line(api, fits, queue=queue, limit=limit)
+        found = [run.as_json() for run in api.runs(filters=wanted, per_page=min(limit, MAX_PER_PAGE))[:limit]]
         return [(run, None) for run in (sorted(found, key=_SORTS[sort]) if sort else found)]
 
     if watch:
@@ -74,15 +94,24 @@ def runs_command(
         _print(rows(), places=pending, as_json=as_json)
 
 
-def _in_line(api: Api, *, queue: str, project: str, limit: int) -> list[tuple[dict[str, Any], int | None]]:
+def _read_filter(text: str | None) -> Any:
+    try:
+        return json.loads(text) if text is not None else {}
+    except (ValueError, RecursionError):
+        raise InputError(
+            f"""--filter {str(text)[:60]!r} is not JSON; write it as '{{"config.lr": {{"$gt": 0.01}}}}'"""
+        ) from None
+
+
+def _in_line(api: Api, fits: Filter, *, queue: str, limit: int) -> list[tuple[dict[str, Any], int | None]]:
     """Pending runs and their places, queue by queue; those that are not ready have none and come last."""
     catch_up(api.store, api.settings)
+    takes_all = fits.is_decided and set(fits.narrow) <= {"queue", "state"}
     found: list[tuple[dict[str, Any], int | None]] = []
     for name in [queue] if queue else sorted(api.store.queues()):
-        # Some are of other projects, and are not shown, but have their places.
-        records = api.store.line(name, limit=_LINE_LIMIT if project else limit)
-        for record in records:
-            if record.state is RunState.PENDING and project in ("", record.project):
+        # Some do not fit, and are not shown, but have their places.
+        for record in api.store.line(name, limit=limit if takes_all else _LINE_LIMIT):
+            if record.state is RunState.PENDING and fits.matches(record):
                 found.append((Run(api, record.id, record=record).as_json(), api.store.place_in_line(record)))
             if len(found) == limit:
                 return found
@@ -142,6 +171,9 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
         return
     history, spec = shown.pop("history"), shown.pop("spec")
     shown["phases"] = [_phase(phase) for phase in shown["phases"]]
+    shown["files"] = [f"{file['name']} ({file['size']} bytes)" for file in shown["files"]]
+    for name in ("config", "summary"):
+        shown[name] = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in shown[name].items()]
     shown["command"] = " ".join(_quoted(word) for word in spec.get("command", []))
     shown |= {name: spec.get(name) for name in ("uri", "upload")}
     for name, value in shown.items():
@@ -206,6 +238,30 @@ def logs_command(
             _write(more)
 
 
+@click.command(epilog="Example: launch-worker files 1m83cyvtfq1tc69 engine.log")
+@_RUN
+@click.argument("name", required=False)
+@_JSON
+@click.pass_obj
+def files_command(url: str | None, run_id: str, name: str | None, as_json: bool) -> None:
+    """List the files that are kept with a run; with NAME print that one, its bytes and nothing else."""
+    run = Api(url).run(run_id)
+    if name is not None:
+        if as_json:
+            raise InputError("--json is for the list of files; leave out it or the name")
+        _write(run.file(name).read())
+        return
+    files = run.files()
+    if as_json:
+        for file in files:
+            output.echo_json({"name": file.name, "size": file.size, "saved_at": file.saved_at})
+        return
+    if not files:
+        click.echo("no files", err=True)
+        return
+    output.table(("NAME", "BYTES", "AGE"), [(file.name, file.size, output.ago(file.saved_at)) for file in files])
+
+
 def _write(data: bytes) -> None:
     if data:
         sys.stdout.buffer.write(data)
@@ -247,6 +303,24 @@ def preempt_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) ->
             click.echo(f"run {run_id} is being stopped, to run again")
 
     return each(run_ids, preempt)
+
+
+@click.command(epilog="Example: launch-worker delete 1m83cyvtfq1tc69")
+@_RUNS
+@_JSON
+@click.pass_obj
+def delete_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) -> int:
+    """Delete runs with all that is kept of them; one that waits is never executed, one that runs is refused."""
+    api = Api(url)
+
+    def delete(run_id: str) -> None:
+        Run(api, run_id).delete()
+        if as_json:
+            output.echo_json({"id": run_id, "delete": "deleted"})
+        else:
+            click.echo(f"run {run_id} is deleted")
+
+    return each(run_ids, delete)
 
 
 @click.command(epilog="Example: launch-worker retry 1m83cyvtfq1tc69")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
+from launch_worker import item_schema
 from launch_worker.api import Api, Run
 from launch_worker.bulk import Item
+from launch_worker.cli import output
 from launch_worker.errors import InputError, LaunchError
+from launch_worker.run import mask_env
 from launch_worker.spec import parse_after
+from launch_worker.units import isoformat
 
 DEFAULT_QUEUE = "default"
 
@@ -38,6 +43,20 @@ def check_all(api: Api, items: Sequence[Item], *, strict: bool) -> None:
                 runs.add(other)
         except InputError as error:
             raise item.error(error) from None
+
+
+def show_all(api: Api, items: Sequence[Item], *, strict: bool) -> None:
+    """Check all, and print each as it would be kept and when it would start, as JSON lines; nothing is written."""
+    check_all(api, items, strict=strict)
+    for item in items:
+        spec = asdict(api.resolve(item.given)[0])
+        spec["env"] = mask_env(spec["env"])
+        if item.upload is not None:
+            spec["upload"] = f"(the folder {item.upload})"
+        shown = {"version": item_schema.VERSION, "item": spec, "delay_s": item.delay_s, "at": isoformat(item.at_us)}
+        if item.array is not None:
+            shown["array"] = {"indexes": list(item.array.indexes), "limit": item.array.limit}
+        output.echo_json(shown)
 
 
 def send_all(api: Api, items: Sequence[Item], *, strict: bool, shown: bool) -> Iterator[tuple[Run, Item]]:

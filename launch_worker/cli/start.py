@@ -42,10 +42,18 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 @click.option("--memory", metavar="SIZE", help="The memory that runs may have (default: all).")
 @click.option("--strict", is_flag=True, help="Refuse to start for queues or pools that are not there.")
 @click.option("--drain-timeout", metavar="DUR", help="How long jobs may go on after SIGTERM (default: no limit).")
-@click.option("--detach-on-exit", is_flag=True, help="On SIGTERM leave jobs to the next worker of this name.")
+@click.option(
+    "--detach-on-exit", is_flag=True, default=None, help="On SIGTERM leave jobs to the next worker of this name."
+)
 @click.option(
     "--quarantine-after", metavar="N", help="Take no runs after so many failed starts (default: 5; 0: never)."
 )
+@click.option("--agent-config", metavar="FILE", help="A YAML file with what is not said here (LAUNCH_AGENT_CONFIG).")
+@click.option("--max-schedulers", metavar="N", help="Runs at once that make other runs, beside the limit (default: 1).")
+@click.option("--secure-mode/--no-secure-mode", default=None, help="Refuse runs that reach this machine (default: no).")
+@click.option("--stopped-run-timeout", metavar="DUR", help="The longest grace of a stopped run.")
+@click.option("--entity", metavar="NAME", help="Whose worker this is, for people.")
+@click.option("--verbosity", metavar="0|1|2", help="Print the status when it changes (1), internal messages too (2).")
 @click.option("-n", "--hostname", metavar="NAME", help="The node's name, such as gpu@%h.")
 @click.option(
     "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="INFO", show_default=True, help="How much."
@@ -56,6 +64,7 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
 
     WORK_QUEUE is deprecated; give queues with -q.
     """
+    from launch_worker.agent_config import SELECTION, AgentConfig
     from launch_worker.errors import InputError
     from launch_worker.selection import Selection, parse_limit, refused
     from launch_worker.settings import Settings
@@ -70,10 +79,19 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
         )
     try:
         # The worker checks the same, but takes a second to begin.
-        Selection.parse(
-            queues=options["work_queues"], match=options["match"], pool=options["pool"], tags=options["tag"]
-        )
-        parse_limit(options["limit"])
+        named = {
+            "queues": options["work_queues"],
+            "match": options["match"],
+            "pool": options["pool"],
+            "tags": options["tag"],
+        }
+        limit = parse_limit(options["limit"])
+        said = {name: value or None for name, value in named.items()} | {"max_jobs": limit}
+        said |= {name: options[name] for name in ("max_schedulers", "verbosity", "stopped_run_timeout", "entity")}
+        config = AgentConfig.load(said, env=os.environ, file=options["agent_config"])
+        if not any(named.values()):
+            named = {name: getattr(config, name) or () for name in SELECTION}
+        Selection.parse(**named)
         for name in ("prefetch_seconds", "drain_timeout"):
             if options[name] is not None:
                 parse_duration(options[name], what=_word(name))
@@ -99,11 +117,14 @@ def worker_arguments(options: dict[str, Any]) -> list[str]:
         words += [f"--{name}={value}" for value in options[name]]
     for name in ("run_once", "hide_welcome", "strict", "detach_on_exit"):
         words += [_word(name)] if options[name] else []
+    if options["secure_mode"] is not None:
+        words += ["--secure-mode" if options["secure_mode"] else "--no-secure-mode"]
     # Celery looks at --pool itself, for the names of its own.
     words += ["-p", options["pool"]] if options["pool"] else []
     for name in (
         *("limit", "prefetch_seconds", "gpus", "cpus", "memory"),
-        *("drain_timeout", "quarantine_after", "hostname", "loglevel"),
+        *("drain_timeout", "quarantine_after", "agent_config", "max_schedulers", "stopped_run_timeout"),
+        *("entity", "verbosity", "hostname", "loglevel"),
     ):
         words += [f"{_word(name)}={options[name]}"] if options[name] is not None else []
     return words

@@ -27,6 +27,7 @@ _NOT_WITH_CRON = ("at", "delay", "after", "array")
 @with_options(SUBMIT_OPTIONS)
 @click.option("--wait", is_flag=True, help="Wait for the end and exit with the job's code.")
 @click.option("--follow", is_flag=True, help="Wait, and show the log as it comes.")
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted, as JSON, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print only the run id.")
 @click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL).")
@@ -35,6 +36,7 @@ def submit_command(
     command: tuple[str, ...],
     wait: bool,
     follow: bool,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
     api: str | None,
@@ -56,6 +58,8 @@ def submit_command(
         raise InputError("--json does not go with --follow or --quiet; use --wait --json")
     if cron is None and (cron_name or timezone or missed):
         raise InputError("--cron-name, --timezone and --missed are for recurring runs; give --cron too")
+    if dry_run and (wait or follow or quiet or cron is not None):
+        raise InputError("--dry-run submits nothing; leave out --wait, --follow, --quiet and --cron")
     given = given_options(command, options)
     if cron is not None:
         _check_recurring(given, wait=wait, follow=follow, from_file=from_file)
@@ -66,6 +70,11 @@ def submit_command(
     from launch_worker.api import Api
 
     connection = Api(api)
+    if dry_run:
+        from launch_worker.cli.sending import show_all
+
+        show_all(connection, items, strict=strict)
+        return 0
     if cron is not None:
         from launch_worker.cli.schedules import add_schedule, show_added
 

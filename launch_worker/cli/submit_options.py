@@ -30,6 +30,12 @@ _ENVIRONMENT = (
         help="A value for the queue's template variables and for ${K}, V as JSON or text; may be repeated.",
     ),
     click.option(
+        "--config",
+        multiple=True,
+        metavar="K=V",
+        help="A hyperparameter, for the job and for lists of runs, V as JSON or text; may be repeated.",
+    ),
+    click.option(
         "--cwd",
         metavar="DIR",
         help="The job's folder on the worker (default: this one, where it exists), or in its code.",
@@ -143,4 +149,6 @@ def given_options(command: tuple[str, ...], options: Mapping[str, Any]) -> dict[
         given["env"] = parse_env(given["env"])
     if "values" in given:
         given["values"] = parse_values(given["values"])
+    if "config" in given:
+        given["config"] = parse_values(given["config"], option="--config")
     return given

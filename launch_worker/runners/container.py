@@ -19,6 +19,7 @@ from launch_worker.containers import LAUNCH_DIR, ContainerPlan
 from launch_worker.errors import LaunchError
 from launch_worker.runners.container_config import Files, Labels, host_config, tarball
 from launch_worker.runners.container_handle import RETRY_S, ContainerHandle
+from launch_worker.runners.container_talk import ContainerTalks
 from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
@@ -37,6 +38,7 @@ class ContainerRunner:
 
     def __init__(self, guard: ProcessRunner) -> None:
         self.engine = Engine()
+        self.talks = ContainerTalks(self.engine)
         self._guard = guard
 
     def start(

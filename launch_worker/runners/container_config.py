@@ -13,7 +13,8 @@ from typing import Any
 
 import docker.types
 
-from launch_worker.containers import LAUNCH_DIR, ContainerPlan, Mount
+from launch_worker.containers import ARGS_FILE, LAUNCH_DIR, ContainerPlan, Mount
+from launch_worker.environment import TALK
 
 #: The engine's own copy of the output: two files of this size.
 _ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
@@ -50,6 +51,8 @@ class Files:
 
     config: bytes
     code: Path | None = None
+    #: JSON, for the macro `${args_json_file}` of sweeps.
+    arguments: bytes | None = None
 
 
 def host_config(plan: ContainerPlan, gpus: Sequence[str], *, log_driver: str) -> dict[str, Any]:
@@ -99,9 +102,14 @@ def tarball(files: Files) -> Iterator[io.BufferedIOBase]:
 
     with tempfile.SpooledTemporaryFile(max_size=8 << 20) as buffer:
         with tarfile.open(fileobj=buffer, mode="w") as archive:
-            config = tarfile.TarInfo("config.json")
-            config.size, config.mode = len(files.config), 0o644
-            archive.addfile(config, io.BytesIO(files.config))
+            for name, data in (("config.json", files.config), (ARGS_FILE, files.arguments)):
+                if data is not None:
+                    entry = tarfile.TarInfo(name)
+                    entry.size, entry.mode = len(data), 0o644
+                    archive.addfile(entry, io.BytesIO(data))
+            talk = tarfile.TarInfo(TALK)
+            talk.type, talk.mode = tarfile.DIRTYPE, 0o777
+            archive.addfile(talk)
             if files.code is not None:
                 archive.add(files.code, "code", filter=open_to_all)
         buffer.seek(0)

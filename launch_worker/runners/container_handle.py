@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import docker.errors
 
+from launch_worker.environment import TALK
 from launch_worker.errors import LaunchError
 from launch_worker.retry import Outcome
 from launch_worker.runners.container_log import ContainerLog, messages_of
@@ -29,6 +30,8 @@ log = logging.getLogger("launch_worker.container")
 
 #: Before an engine that did not answer is asked again.
 RETRY_S = 1.0
+#: How long a signal waits for the word that announces it.
+_ANNOUNCE_S = 1.0
 #: After a SIGKILL that nobody asked for: is the container being removed, or was only its process killed?
 _REMOVAL_S = 0.4
 _REMOVED = "its container was removed by somebody else"
@@ -73,15 +76,33 @@ class ContainerHandle:
         self._gone = False
         self._left = False
         self._stopped_by = ""
+        self._announcing: threading.Thread | None = None
         self._state: dict[str, Any] = {}
         self._disk_was_full = False
         self._init = True
         self._program, self._image = "", ""
 
     def follow(self) -> ContainerHandle:
-        """Begin to copy its log and to wait for its end."""
+        """Begin to copy its log and what it tells, and to wait for its end."""
+        try:
+            self._runner.talks.add(self.container, self._output.with_name(TALK))
+        except OSError as error:
+            log.warning("talk.not_copied run=%s: %s", self.key, error)
         threading.Thread(target=self._follow, name=f"container-{self.key}", daemon=True).start()
         return self
+
+    def announce(self, reason: str) -> None:
+        """Show the job that it shall stop; before it is signalled, if the engine is not slow."""
+        with self._changed:
+            if self._announcing is not None:
+                return
+            self._announcing = threading.Thread(
+                target=self._runner.talks.show_stop,
+                args=(self.container, reason),
+                name=f"announce-{self.key}",
+                daemon=True,
+            )
+            self._announcing.start()
 
     def stop(self, *, grace_s: float) -> None:
         """The image's stop signal, SIGKILL after the grace, until Gone. A second call can only shorten it."""
@@ -108,6 +129,7 @@ class ContainerHandle:
         """Supervise it no more: the next worker copies its log from here on."""
         with self._changed:
             self._left = True
+        self._runner.talks.drop(self.container)
 
     def dispose(self) -> None:
         """Remove the container and what it wrote. One that cannot be removed now is later."""
@@ -170,6 +192,7 @@ class ContainerHandle:
             copy.close()
         if self._left:
             return
+        self._runner.talks.finish(self.container)
         with self._changed:
             self._gone = True
             self._changed.notify_all()
@@ -238,6 +261,8 @@ class ContainerHandle:
 
     def _end(self) -> None:
         termed = False
+        if self._announcing is not None:
+            self._announcing.join(_ANNOUNCE_S)
         while True:
             with self._changed:
                 if self._gone:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import logging
 import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import docker
@@ -22,6 +25,19 @@ log = logging.getLogger("launch_worker.engine")
 
 #: For one answer; a pull answers piece by piece.
 _TIMEOUT_S = 60
+
+
+#: What Go's file modes of anything but a plain file have.
+_NO_FILE = 0x8F280000
+
+
+@dataclass(frozen=True)
+class FileInContainer:
+    """What an engine tells of a file without reading it."""
+
+    size: int
+    modified: str
+    is_file: bool
 
 
 class Engine:
@@ -55,6 +71,25 @@ class Engine:
                 if response.status_code >= 400:
                     raise StartError(f"the container engine refused: {response.text}")
                 yield response.iter_content(chunk_size=None)
+
+    def stat(self, container: str, path: str) -> FileInContainer | None:
+        """None when there is no such file, or container. Raises EngineAwayError, StartError."""
+        api = self.api()
+        with clear_errors():
+            url = f"{api.base_url}/v{api.api_version}/containers/{container}/archive"
+            with api.head(url, params={"path": path}, timeout=_TIMEOUT_S) as response:
+                if response.status_code == 404:
+                    return None
+                told = response.headers.get("X-Docker-Container-Path-Stat")
+                if response.status_code >= 400 or not told:
+                    raise StartError(f"the container engine refused to look at {path}: status {response.status_code}")
+            found = json.loads(base64.b64decode(told))
+            return FileInContainer(int(found["size"]), str(found["mtime"]), not int(found["mode"]) & _NO_FILE)
+
+    def put(self, container: str, folder: str, archive: bytes) -> None:
+        """Unpack a tar archive into a folder. Raises EngineAwayError, NoContainerError, StartError."""
+        with clear_errors():
+            self.api().put_archive(container, folder, archive)
 
     def close(self) -> None:
         if self._api is not None:

@@ -25,6 +25,7 @@ from launch_worker.runners.errors import StartError
 from launch_worker.runners.guard import PROTOCOL, SOCKET, become_subreaper
 from launch_worker.runners.tree import ProcessId
 from launch_worker.states import RunState
+from launch_worker.told import announce_stop
 
 log = logging.getLogger("launch_worker.runner")
 
@@ -79,6 +80,10 @@ class JobHandle:
     def pid(self) -> int:
         assert self.main is not None
         return self.main.pid
+
+    def announce(self, reason: str) -> None:
+        """Show the job that it shall stop, in the folder where it talks with its worker."""
+        announce_stop(Path(self.order["folder"]) / "talk", reason)
 
     def stop(self, *, grace_s: float) -> None:
         """SIGTERM to the whole tree, SIGKILL after the grace, until Gone. A second call can only shorten it."""

@@ -10,6 +10,8 @@ WORKERS = "launch:workers"
 QUEUES = "launch:queues"
 POOLS = "launch:pools"
 SCHEDULES = "launch:schedules"
+SWEEPS = "launch:sweeps"
+LIVE_SWEEPS = "launch:sweeps:live"
 PASSES = "launch:passes"
 COUNTERS = "launch:counters"
 REFUSED = "launch:refused"
@@ -19,6 +21,10 @@ RESTORED = "launch:restored_at"
 SYSTEM = "launch:system"
 #: Where is told that a queue is new, configured or gone.
 QUEUE_NEWS = "launch:queues"
+#: Where is told that a sweep is to be looked at: a run of it ended, or told its metric, or somebody steered it.
+SWEEP_NEWS = "launch:sweeps"
+#: In a queue's line the priorities are apart by so much; within one, the score is since when a run is ready.
+LEVEL = 1 << 51
 #: The score in a queue's line from which on a run is not ready.
 LATER = 9_000_000_000_000_000
 
@@ -39,6 +45,19 @@ def log(run_id: str, attempt: int) -> str:
     return f"launch:run:{run_id}:log:{attempt}"
 
 
+def metrics(run_id: str) -> str:
+    return f"launch:run:{run_id}:metrics"
+
+
+def files(run_id: str) -> str:
+    return f"launch:run:{run_id}:files"
+
+
+def deleted(run_id: str) -> str:
+    """What a look-up of a deleted run is told."""
+    return f"launch:run:{run_id}:deleted"
+
+
 def upload(sha256: str) -> str:
     return f"launch:upload:{sha256}"
 
@@ -48,7 +67,7 @@ def upload_chunk(sha256: str, number: int) -> str:
 
 
 def runs_by(kind: str, value: str) -> str:
-    """A listing index; `kind` is project, queue or state."""
+    """A listing index; `kind` is project, queue, state or sweep."""
     return f"launch:runs:{kind}:{value}"
 
 
@@ -79,6 +98,19 @@ def places(kind: str, name: str) -> str:
 
 def schedule(name: str) -> str:
     return f"launch:schedule:{name}"
+
+
+def sweep(sweep_id: str) -> str:
+    return f"launch:sweep:{sweep_id}"
+
+
+def sweep_part(sweep_id: str, part: str) -> str:
+    """`part` is runs, live, trials, results, stopped, ended or curve:N."""
+    return f"launch:sweep:{sweep_id}:{part}"
+
+
+def sweep_lock(sweep_id: str, what: str) -> str:
+    return f"launch:sweep:{sweep_id}:lock:{what}"
 
 
 def direct_queue(owner: str) -> str:

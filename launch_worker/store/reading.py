@@ -55,8 +55,18 @@ class Reader:
         """The run's record now. Raises UnknownRunError."""
         found = self._records([run_id])
         if not found:
-            raise unknown(run_id)
+            raise self.unknown(run_id)
         return found[0]
+
+    def unknown(self, run_id: str) -> UnknownRunError:
+        """Why there is no such run, as an error: it was deleted, or never there, or that is too long ago."""
+        with clear_errors(self.url):
+            mark = self._redis.get(keys.deleted(run_id))
+        shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
+        if mark:
+            deleted = json.loads(mark)
+            return UnknownRunError(f"run {shown} was deleted by {deleted['by']} at {isoformat(int(deleted['at']))}")
+        return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
     def peek(self, run_id: str) -> Record | None:
         """The run's record now; None when there is none."""
@@ -115,8 +125,13 @@ class Reader:
 
         News from the moment of entering on are not missed; read the run after entering.
         """
+        with self._watch(keys.news_channel(run_id)) as wait:
+            yield wait
+
+    @contextmanager
+    def _watch(self, channel: str) -> Iterator[Callable[[float], bool]]:
         with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            pubsub.subscribe(keys.news_channel(run_id))
+            pubsub.subscribe(channel)
             # The subscription holds once its confirmation was read.
             pubsub.get_message(timeout=_SUBSCRIBE_S)
 
@@ -191,6 +206,18 @@ class Reader:
                 return None
             before = self._redis.zrank(keys.line(record.queue), record.id)
         return None if before is None else int(before) + 1
+
+    def oldest_wait_s(self, queues: Sequence[str]) -> float | None:
+        """How long the run that is ready for longest in any of these queues waits; None when none does."""
+        now = self.now_us()
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for queue in queues:
+                for level in range(len(keys.PRIORITY_STEPS)):
+                    first, end = level * keys.LEVEL, min((level + 1) * keys.LEVEL, keys.LATER)
+                    pipe.zrangebyscore(keys.line(queue), first, f"({end}", start=0, num=1, withscores=True)
+            heads = [int(score) % keys.LEVEL for head in pipe.execute() for _, score in head]
+        return max(0.0, (now - min(heads)) / 1e6) if heads else None
 
     def line(self, queue: str, *, limit: int) -> list[Record]:
         """The first runs that wait in a queue, in line order, those that are not ready at the end."""
@@ -321,11 +348,6 @@ def pairs(fields: Any) -> dict[str, str]:
     """A hash's reply, a map or a flat list, as a dict of text."""
     items = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
     return {text(name): text(value) for name, value in items}
-
-
-def unknown(run_id: str) -> UnknownRunError:
-    shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
-    return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
 
 def _transition(text_line: str) -> Transition | None:

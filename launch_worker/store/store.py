@@ -13,13 +13,17 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
+from launch_worker import item_schema
 from launch_worker.errors import InputError
 from launch_worker.retry import NextStep
 from launch_worker.run import Record
 from launch_worker.spec import PRIORITIES, RunSpec, parse_after
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
-from launch_worker.store.reading import Reader, pairs, text, unknown
+from launch_worker.store.items import ItemStore
+from launch_worker.store.reading import Reader, pairs, text
+from launch_worker.store.sweeps import SweepStore
+from launch_worker.store.talk import TalkStore
 
 #: Longer than sending any upload takes.
 _UNFINISHED_UPLOAD_S = 3600
@@ -86,6 +90,10 @@ class Card:
     prefetch_s: float = 0.0
     #: It takes by hand what was ready by then (server microseconds), and nothing is to be given to it after; 0 else.
     before_us: int = 0
+    #: How many more runs it takes that make other runs.
+    schedulers: int = 1
+    #: The newest format of items that it reads.
+    version: int = item_schema.VERSION
 
     def to_json(self) -> str:
         gpus, cpus, memory = self.total
@@ -94,6 +102,7 @@ class Card:
                 "owner": self.owner,
                 "queues": self.queues,
                 "slots": self.slots,
+                "schedulers": self.schedulers,
                 "gpus": self.gpus,
                 "cpus": self.cpus,
                 "memory": self.memory,
@@ -101,11 +110,12 @@ class Card:
                 "backfill_us": _us(self.backfill_s),
                 "prefetch_us": _us(self.prefetch_s),
                 "before_us": self.before_us,
+                "version": self.version,
             }
         )
 
 
-class Store(Reader):
+class Store(SweepStore, TalkStore, ItemStore, Reader):
     """All reads and writes of run records. Thread-safe. Every method raises BrokerUnavailableError."""
 
     def __init__(self, url: str, *, client_name: str = "launch", settle_s: float = 10.0) -> None:
@@ -134,7 +144,7 @@ class Store(Reader):
         """
         due = f"at:{at_us}" if at_us is not None else f"in:{_us(delay_s)}" if delay_s else ""
         head = (run_id, due, reason, spec.queue, queue_config, pool_config)
-        word, *answer = self._call("create", *head, _expiry(spec), int(if_queue_known), *_fields(spec))
+        word, *answer = self._call("create", *head, expiry_of(spec), int(if_queue_known), *fields_of(spec))
         if word == -3:
             known = ", ".join(sorted(text(name) for name in answer[0])) or "none"
             raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
@@ -152,15 +162,16 @@ class Store(Reader):
         nonce: str = "",
         card: Card | None = None,
         devices: Sequence[str] = (),
+        version: int = item_schema.VERSION,
     ) -> tuple[Record | None, str]:
         """Pending -> Running. The record with its new attempt and token, or None and why not.
 
         Give the same `nonce` to repeat a call whose reply was lost: it gets the same answer. `card` is what the worker
         has left when this slot is taken, `devices` its free GPUs, the ones to use first at first; without a card it
-        takes whatever comes.
+        takes whatever comes. An item of a newer format than `version` is left to newer workers.
         """
         nonce = nonce or secrets.token_hex(8)
-        left = (card.to_json() if card is not None else "", json.dumps(list(devices)))
+        left = (card.to_json() if card is not None else "", json.dumps(list(devices)), version)
         claimed, reply = self._call("claim", run_id, seq, nonce, _us(lease_s), owner, worker, host, *left)
         if not claimed:
             return None, text(reply)
@@ -247,6 +258,8 @@ class Store(Reader):
         if answer == "unknown":
             self.restore(record, lease_s=self._settle_s, owner=owner)
             answer = text(self._call("finish", *who, *labels, *last))
+        if answer == "done" and outcome.late_exit:
+            self.note_late_exit(record.id, record.token, outcome.late_exit)
         return answer == "done"
 
     def restore(self, record: Record, *, lease_s: float, owner: str) -> bool:
@@ -258,7 +271,8 @@ class Store(Reader):
     def crash(self, run_id: str, token: int, step: NextStep) -> bool:
         """Running with a lease that ran out -> Crashed (and Pending again). False when it proved alive."""
         retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
-        return bool(self._call("crash", run_id, token, step.outcome.reason, retry_us, step.retry_reason))
+        last = (retry_us, step.retry_reason, int(step.is_preemption))
+        return bool(self._call("crash", run_id, token, step.outcome.reason, *last))
 
     def put_back(self, run_id: str, seq: int) -> bool:
         """Return an item that was taken from its queue and not claimed; False when it was outdated."""
@@ -275,7 +289,7 @@ class Store(Reader):
     def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
         word, state = self._call("cancel", run_id, "" if grace_s is None else _us(grace_s), reason, int(preempt))
         if text(word) == "unknown":
-            raise unknown(run_id)
+            raise self.unknown(run_id)
         return text(word), text(state)
 
     def order(self, owner: str, word: str) -> bool:
@@ -333,7 +347,7 @@ class Store(Reader):
         None when somebody else did it. Raises as `create`.
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
-        word, *answer = self._call("fire", *head, _expiry(spec), *_fields(spec))
+        word, *answer = self._call("fire", *head, expiry_of(spec), *fields_of(spec))
         return None if word == 0 else _created(word, answer)
 
     def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
@@ -350,7 +364,7 @@ class Store(Reader):
         """A final state -> Pending. Returns '' or the state that refused it."""
         done, state = self._call("requeue", run_id, reason)
         if not done and not state:
-            raise unknown(run_id)
+            raise self.unknown(run_id)
         return text(state)
 
     # -- uploads -----------------------------------------------------------------------------------------------
@@ -454,22 +468,27 @@ def _script(name: str) -> tuple[str, str]:
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-def _fields(spec: RunSpec) -> list[str | int]:
+def fields_of(spec: RunSpec) -> list[str | int]:
     """What the scripts read of a run, and its spec."""
     fields: list[str | int] = ["name", spec.name, "project", spec.project, "priority", PRIORITIES[spec.priority]]
-    fields += ["tags", json.dumps(spec.tags), "spec", spec.to_json()]
+    fields += ["tags", json.dumps(spec.tags), "spec", spec.to_json(), "version", item_schema.VERSION]
     if spec.needs:
         fields += ["needs", spec.needs]
     if spec.concurrency_key:
         fields += ["concurrency_key", spec.concurrency_key, "limit_key", spec.limit_key]
     if spec.array:
         fields += ["array", spec.array, "array_limit", spec.array_limit or ""]
+    if spec.sweep:
+        fields += ["sweep", spec.sweep]
+    if spec.scheduler:
+        fields += ["scheduler", "1"]
     if spec.after:
         fields += ["waits_for", json.dumps(dict(map(parse_after, spec.after)))]
     return fields
 
 
-def _expiry(spec: RunSpec) -> str | int:
+def expiry_of(spec: RunSpec) -> str | int:
+    """Of a run, in microseconds; '' for never."""
     return "" if spec.expires_s is None else _us(spec.expires_s)
 
 

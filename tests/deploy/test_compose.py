@@ -171,7 +171,7 @@ def all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(sta
         assert len(begun) == told.count("Running"), (told, stamps)
         if "Crashed" in told:
             crashed += 1
-            assert any(step.worker == victim for step in run.history)
+            assert any(step.worker == victim for step in run.transitions)
             assert run.logs(attempt=1) in (b"", b"begun\n")
         if end is RunState.FINISHED:
             assert told == ["Pending", "Running", *["Crashed", "Pending", "Running"] * (len(begun) - 1), "Finished"]

@@ -84,7 +84,7 @@ def test_a_reload_hands_the_jobs_to_the_next_worker_of_the_same_name(cluster: Cl
     assert run.wait(30) is RunState.FINISHED
     assert run.logs() == b"begun\nended\n"
     assert run.refresh().worker == "gpu@node1"
-    assert [step.state for step in run.history].count(RunState.RUNNING) == 1
+    assert [step.state for step in run.transitions].count(RunState.RUNNING) == 1
 
 
 def test_systemd_waits_longer_for_a_worker_than_the_worker_for_its_jobs() -> None:

@@ -170,7 +170,7 @@ def job_processes(run_id: str) -> list[int]:
 
 def states(run: Run) -> list[str]:
     """The run's history as the names of its states."""
-    return [step.state.value for step in run.history]
+    return [step.state.value for step in run.transitions]
 
 
 def stamps(path: Path) -> list[str]:

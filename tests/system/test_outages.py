@@ -310,7 +310,7 @@ def test_the_network_between_worker_and_redis_cut_and_healed(
         wait_until(lambda: goes_on.state is RunState.FINISHED, timeout_s=30)
         assert ends_within.exit_code == 4
         assert goes_on.logs() == b"one\ntwo\n"
-        assert [step.attempt for step in goes_on.history] == [0, *[1] * (len(goes_on.history) - 1)]
+        assert [step.attempt for step in goes_on.transitions] == [0, *[1] * (len(goes_on.transitions) - 1)]
         assert cut_off.process.poll() is None
     finally:
         cluster.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,12 @@ def record(gpus: str) -> Record:
     )
 
 
-def environment(*, gpus: str = "[]", **options: Any) -> dict[str, str]:
+def environment(*, gpus: str = "[]", wandb_env: bool = False, **options: Any) -> dict[str, str]:
     spec = RunSpec(command=("true",), **options)
     path = Path("/w/config.json")
-    return job_environment(record(gpus), spec, worker_env=WORKER_ENV, redis_url=URL, config_path=path)
+    return job_environment(
+        record(gpus), spec, worker_env=WORKER_ENV, redis_url=URL, config_path=path, wandb_env=wandb_env
+    )
 
 
 def container(*, gpus: str = "[]", **options: Any) -> dict[str, str]:
@@ -169,3 +172,33 @@ def test_a_submitter_cannot_pose_as_another_run_or_take_gpus(name: str) -> None:
     for options in ({"env": {name: "x"}}, {"env_from": (name,)}):
         with pytest.raises(InputError, match=name):
             environment(**options)
+
+
+def test_job_and_container_find_the_folder_in_which_they_talk_with_the_worker() -> None:
+    assert environment()["LAUNCH_RUN_DIR"] == "/w/talk"
+    assert container()["LAUNCH_RUN_DIR"] == "/launch/talk"
+
+
+def test_wandbs_sdk_sees_the_run_unless_it_is_told_not_to() -> None:
+    """Issue 6."""
+    seen = {name: value for name, value in environment(wandb_env=True).items() if name.startswith("WANDB_")}
+    assert seen == {
+        "WANDB_RUN_ID": "run1",
+        "WANDB_NAME": "train.py",
+        "WANDB_ENTITY": "me",
+        "WANDB_PROJECT": "iris",
+    }
+    assert seen.items() <= container().items()
+    assert not any(name.startswith("WANDB_") for name in environment())
+
+
+def test_what_the_submitter_says_to_wandbs_sdk_wins() -> None:
+    env = environment(wandb_env=True, env={"WANDB_PROJECT": "other", "WANDB_RUN_ID": ""})
+    assert (env["WANDB_PROJECT"], env["WANDB_RUN_ID"], env["WANDB_ENTITY"]) == ("other", "", "me")
+
+
+def test_a_run_of_a_sweep_knows_its_sweep() -> None:
+    spec = RunSpec(command=("true",), sweep="s1", sweep_index=3)
+    swept = replace(record("[]"), sweep="s1")
+    env = job_environment(swept, spec, worker_env={}, redis_url=URL, config_path=Path("/w/config.json"))
+    assert (env["LAUNCH_SWEEP_ID"], env["WANDB_SWEEP_ID"]) == ("s1", "s1")

@@ -31,6 +31,16 @@ LAYERS = {
             "pool_config",
             "defaults",
             "template",
+            "filters",
+            "sweep_space",
+            "sweep_config",
+            "sweep_search",
+            "sweep_trial",
+            "hyperband",
+            "agent_config",
+            "secure",
+            "item_schema",
+            "current",
             "variables",
             "submission",
             "selection",
@@ -43,7 +53,7 @@ LAYERS = {
         ),
         0,
     ),
-    **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine", "code", "gpus"), 1),
+    **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine", "code", "gpus", "told"), 1),
     **dict.fromkeys(
         (
             "api",
@@ -60,6 +70,11 @@ LAYERS = {
             "liveness",
             "outage",
             "queue_api",
+            "sweep_api",
+            "sweeps",
+            "runs",
+            "workers",
+            "by_hand",
             "schedules",
             "run_once",
             "pickup",
@@ -79,7 +94,7 @@ HOMES = {
     "kombu": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
     "click": ("cli.", "celery", "worker"),
     "subprocess": ("runners.", "code.git", "dev.", "cli.following", "cli.dev"),
-    "signal": ("runners.", "code.git", "dev.", "cli.following", "cli.dev", "retry", "worker"),
+    "signal": ("runners.", "code.git", "dev.", "cli.following", "cli.dev", "retry", "worker", "by_hand"),
     "docker": (
         "runners.container",
         "runners.container_config",
@@ -87,7 +102,8 @@ HOMES = {
         "runners.engine",
         "runners.end_container",
     ),
-    "pydantic": ("spec",),
+    "pydantic": ("spec", "item_schema"),
+    "pydantic_core": ("filters",),
     "fsspec": ("code.storage",),
     "pathspec": ("code.listing",),
 }
@@ -203,7 +219,7 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert not strays, "\n".join(strays)
 
 
-@pytest.mark.parametrize("library", ["pydantic", "fsspec", "pathspec"])
+@pytest.mark.parametrize("library", ["pydantic", "pydantic_core", "fsspec", "pathspec"])
 def test_a_slow_library_is_imported_inside_functions_only(library: str) -> None:
     early = [str(found) for found in IMPORTS if found.target.partition(".")[0] == library and not found.in_function]
     assert not early, "\n".join(early)

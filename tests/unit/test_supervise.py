@@ -14,6 +14,7 @@ from launch_worker.retry import Outcome
 from launch_worker.runners.process import Exited, Gone
 from launch_worker.states import RunState
 from launch_worker.supervise import AttemptSuperseded, Cancel, Limits, Shutdown, Superseded, never_started, supervise
+from launch_worker.told import Finish, HeedsStop, Preempting
 
 S = RunState
 FREE = Limits(timeout_s=None, stall_timeout_s=None, grace_s=10.0)
@@ -237,3 +238,130 @@ def test_a_lost_exit_status_is_failed_and_says_so(script: tuple[object, ...]) ->
     outcome = run(ScriptedHandle(*script))
     assert (outcome.state, outcome.exit_code) == (S.FAILED, None)
     assert "lost" in outcome.reason
+
+
+# -- what the job says itself ------------------------------------------------------------------------------------------
+
+
+class Talkative:
+    """Supervision of a job that talks: what it was shown, and what its words made of the run."""
+
+    def __init__(self, *script: object, limits: Limits = FREE, **options: Any) -> None:
+        self.handle = ScriptedHandle(*script, **options)
+        self.shown: list[str] = []
+        self.words: list[tuple[object, Outcome | None]] = []
+        self.late: list[object] = []
+        self.limits = limits
+
+    def run(self) -> Outcome:
+        return supervise(
+            self.handle,
+            limits=self.limits,
+            last_output_s=lambda: 0.0,
+            announce=self.shown.append,
+            hear=lambda: self.handle.put(*self.late),
+            on_word=lambda word, outcome: self.words.append((word, outcome)),
+        )
+
+
+def test_a_finish_counts_at_once_and_the_tree_is_waited_for() -> None:
+    job = Talkative(Finish(0), Finish(3))
+    done: list[Outcome] = []
+    thread = threading.Thread(target=lambda: done.append(job.run()))
+    thread.start()
+    thread.join(0.1)
+    assert job.words == [(Finish(0), Outcome(S.FINISHED, exit_code=0))]
+    assert not done
+    job.handle.put(Exited(1, ""), Gone())
+    thread.join(5.0)
+    assert done == [Outcome(S.FINISHED, exit_code=0, late_exit="1")]
+    assert job.handle.stops == []
+
+
+def test_a_finish_with_another_code_is_failed_whatever_the_process_exits_with() -> None:
+    outcome = Talkative(Finish(3), Exited(0, ""), Gone()).run()
+    assert (outcome.state, outcome.exit_code, outcome.late_exit) == (S.FAILED, 3, "0")
+
+
+def test_what_was_told_just_before_the_end_is_heard() -> None:
+    job = Talkative(Exited(1, ""), Gone())
+    job.late = [Finish(0)]
+    assert job.run() == Outcome(S.FINISHED, exit_code=0, late_exit="1")
+
+
+def test_the_time_limit_ends_what_is_left_of_a_finished_job_and_the_run_stays_finished() -> None:
+    job = Talkative(Finish(0), limits=Limits(0.05, None, 3.0), on_stop=dies(-15))
+    outcome = job.run()
+    assert job.handle.stops == [3.0]
+    assert (outcome.state, outcome.late_exit) == (S.FINISHED, "SIGTERM")
+
+
+def test_a_superseded_attempt_reports_nothing_though_it_called_itself_finished() -> None:
+    with pytest.raises(AttemptSuperseded):
+        Talkative(Finish(0), Superseded(), Exited(-9, "asked"), Gone()).run()
+
+
+@pytest.mark.parametrize("code", [0, 1, 85])
+def test_a_job_that_marked_itself_preempted_runs_again_whatever_its_exit_code(code: int) -> None:
+    outcome = Talkative(Preempting(), Exited(code, ""), Gone()).run()
+    assert (outcome.state, outcome.exit_code, outcome.preempted) == (S.FAILED, code, True)
+
+
+def test_a_cancelled_job_does_not_come_back_by_marking_itself_preempted() -> None:
+    outcome = Talkative(Preempting(), Cancel("by ada"), on_stop=dies(-15)).run()
+    assert (outcome.state, outcome.preempted) == (S.KILLED, False)
+
+
+def test_a_stop_is_shown_once_before_the_signal() -> None:
+    job = Talkative(Cancel("by ada"), Cancel("again", grace_s=1.0), Exited(-15, "asked"), Gone())
+    assert job.run().state is S.KILLED
+    assert job.shown == ["by ada"]
+    assert job.handle.stops == [10.0, 1.0]
+
+
+def test_a_stop_without_grace_is_not_shown() -> None:
+    """W16."""
+    job = Talkative(HeedsStop(), Cancel("now", grace_s=0.0), on_stop=dies(-9))
+    job.run()
+    assert (job.shown, job.handle.stops) == ([], [0.0])
+
+
+def test_a_job_that_heeds_a_stop_has_half_of_its_grace_before_sigterm() -> None:
+    job = Talkative(HeedsStop(), Cancel("by ada", grace_s=0.4), on_stop=dies(-15))
+    begun = time.monotonic()
+    outcome = job.run()
+    assert 0.2 <= time.monotonic() - begun < 2.0
+    assert 0.0 <= job.handle.stops[0] <= 0.2
+    assert (outcome.state, outcome.signal) == (S.KILLED, "SIGTERM")
+
+
+@pytest.mark.parametrize(
+    ("asked", "state"),
+    [(Cancel("by ada"), S.KILLED), (Shutdown("gone"), S.KILLED), (Cancel("x", preempt=True), S.KILLED)],
+)
+def test_a_job_that_ends_when_it_is_shown_a_stop_was_stopped(asked: Any, state: RunState) -> None:
+    job = Talkative(HeedsStop(), asked, Exited(0, ""), Gone())
+    outcome = job.run()
+    assert (outcome.state, outcome.exit_code, outcome.reason) == (state, 0, asked.reason)
+    assert outcome.preempted is bool(getattr(asked, "preempt", False))
+    assert job.handle.stops == []
+
+
+def test_a_job_that_finishes_when_it_is_shown_a_stop_is_finished() -> None:
+    job = Talkative(HeedsStop(), Cancel("by ada"), Finish(0), Exited(0, ""), Gone())
+    assert job.run().state is S.FINISHED
+
+
+def test_a_limit_is_shown_to_a_job_that_heeds_it() -> None:
+    job = Talkative(HeedsStop(), limits=Limits(0.05, None, 0.2), on_stop=dies(-15))
+    outcome = job.run()
+    assert job.shown == ["time limit of 0.05 s reached"]
+    assert (outcome.state, outcome.reason) == (S.FAILED, "time limit of 0.05 s reached")
+
+
+def test_a_second_cancel_without_grace_ends_a_job_that_has_time_left() -> None:
+    job = Talkative(HeedsStop(), Cancel("by ada"), Cancel("now", grace_s=0.0), on_stop=dies(-9))
+    begun = time.monotonic()
+    job.run()
+    assert time.monotonic() - begun < 2.0
+    assert job.handle.stops == [0.0]

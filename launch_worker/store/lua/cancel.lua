@@ -15,15 +15,5 @@ end
 if state ~= 'Running' then return {'final', state} end
 -- What was asked to end must not come back.
 if preempt == '1' and run[4] and not run[6] then return {'requested', state} end
-if not run[4] then
-  redis.call('HSET', run_key(id), 'cancel_at', int(now))
-  redis.call('ZADD', 'launch:cancels', int(now), id)
-end
-redis.call('HSET', run_key(id), 'cancel_grace_us', grace_us, 'cancel_reason', reason, 'reason', 'stopping: ' .. reason)
-if preempt == '1' then
-  redis.call('HSET', run_key(id), 'preempting', '1')
-else
-  redis.call('HDEL', run_key(id), 'preempting')
-end
-redis.call('PUBLISH', 'launch:orders:' .. run[3], order_of(id))
+ask_to_end(id, now, grace_us, reason, preempt == '1')
 return {'requested', state}

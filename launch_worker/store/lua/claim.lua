@@ -1,11 +1,13 @@
 -- Pending -> Running (Crashed -> Running for a repeated call that was silent too long), with a new attempt, a new fencing token and a lease.
--- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs)
+-- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs), version (the newest format of items that it reads)
 -- Refuses an item whose dispatch number is not the record's. A run that breaks a limit is parked, one that this worker
--- has no room for is given to another or parked, one that expired is Killed. A repeated nonce gets the same answer.
+-- has no room for is given to another or parked, one that expired is Killed. A scheduler for which it has no room is
+-- given to another that has, or looked at again after a while. One of a newer format is parked in the group version:N, from which newer workers fetch
+-- it (heartbeat). A repeated nonce gets the same answer.
 -- Returns {1, the record's fields and values, queue_config among them} or {0, why not}.
 local id, seq, nonce, lease_us, owner, worker, host = unpack(ARGV, 1, 7)
 local card = card_of(ARGV[8])
-local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed', 'queue', 'needs', 'due_at', 'expires_us', 'list')
+local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed', 'queue', 'needs', 'due_at', 'expires_us', 'list', 'version')
 local state = run[1]
 if not state then return {0, 'there is no such run'} end
 local now = now_us()
@@ -31,6 +33,20 @@ if expires_at and expires_at <= now then
 end
 local due = tonumber(run[9] or '')
 if due and due <= now then due = nil end
+local version = tonumber(run[12] or '') or 1
+if version > tonumber(ARGV[10]) then
+  local needed = 'waiting for a worker that reads items of version ' .. int(version)
+  withdraw(id)
+  put_in_line(id, now)
+  if due then
+    schedule(id, due)
+  else
+    park(id, 'version:' .. int(version), run[7], needed)
+    -- Else every worker that has room would let it go, this one too.
+    redis.call('SREM', 'launch:groups:' .. run[7], 'version:' .. int(version))
+  end
+  return {0, needed .. '; this one reads them up to version ' .. ARGV[10]}
+end
 local group, line, why = no_room(id)
 if group then
   withdraw(id)
@@ -39,6 +55,26 @@ if group then
   if due then schedule(id, due) else park(id, group, line, why) end
   -- The place that it was let go for, in another group, is somebody else's.
   release(id, now)
+  return {0, why}
+end
+local scheduler, lined_at = unpack(get(id, 'scheduler', 'lined_at'))
+if card and scheduler == '1' and (tonumber(card.schedulers) or 1) <= 0 then
+  local why = 'waiting for a worker that may run one more scheduler (max_schedulers)'
+  local wanted = parse_needs(run[8] or '')
+  withdraw(id)
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. run[7], int(now), '+inf', 'LIMIT', 0, 200)) do
+    local free = not due and other ~= owner and free_of(other)
+    local left = free and tonumber(redis.call('HGET', 'launch:free:' .. other, 'schedulers') or '') or 0
+    if left > 0 and free.slots > 0 and fits(wanted, free) then
+      put_in_line(id, now)
+      give(id, now, other, free, wanted)
+      redis.call('HSET', 'launch:free:' .. other, 'schedulers', int(left - 1))
+      return {0, why}
+    end
+  end
+  -- Looked at again after a while, as W&B's agent does: parked, it would have to be woken by whoever has room first.
+  schedule(id, due or now + 5000000)
+  redis.call('HSET', run_key(id), 'reason', why, 'lined_at', lined_at or int(now))
   return {0, why}
 end
 local needs = parse_needs(run[8] or '')

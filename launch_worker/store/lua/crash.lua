@@ -1,5 +1,5 @@
 -- Running -> Crashed for a run whose lease ran out, and on to Pending when the retry policy says so.
--- ARGV: id, token, reason, retry_us (-1: no retry), retry_reason
+-- ARGV: id, token, reason, retry_us (-1: no retry), retry_reason, preempted (1: counts as a preemption and not as a retry)
 -- Refuses when the lease was renewed meanwhile or the attempt is another. One that was only prepared ahead of its time
 -- waits for that again.  Returns 1 or 0.
 local id, token, reason, retry_us, retry_reason = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
@@ -21,6 +21,10 @@ end
 if run[5] and not run[6] then retry_us, reason = -1, reason .. ' while it was being cancelled' end
 arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
 if retry_us >= 0 then
+  if ARGV[6] == '1' then
+    redis.call('HINCRBY', run_key(id), 'preemptions', 1)
+    redis.call('HINCRBY', run_key(id), 'first_attempt', 1)
+  end
   forget_request(id)
   again(id, 'Crashed', now, run[3], run[4], retry_reason, retry_us)
 else

@@ -14,7 +14,11 @@ if is_rolled_back(run[2], token) then
   regain(id, run[1], now, token, attempt, owner, worker)
   run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting')
 end
-if run[3] == token and run[2] == token then return 'done' end
+if run[3] == token and run[2] == token then
+  -- Again; or the processes of a job that had called itself finished are gone now, and with them what they held.
+  if card then offer(card, now) end
+  return 'done'
+end
 local is_other = owner ~= '' and run[7] and run[7] ~= owner
 if run[2] ~= token or is_other or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then
   redis.call('HINCRBY', 'launch:counters', 'superseded_reports', 1)

@@ -18,7 +18,8 @@ local function renew(id, token, attempt)
   local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner', 'preempting')
   local state, answer = run[1], 'superseded'
   if not state then
-    answer = 'unknown'
+    -- Of a deleted one nothing is to come back.
+    answer = redis.call('EXISTS', run_key(id) .. ':deleted') == 1 and 'superseded' or 'unknown'
   elseif is_rolled_back(run[2], token) then
     regain(id, state, now, token, attempt, owner, worker)
     state, run[2], run[8] = 'Running', token, owner
@@ -44,15 +45,56 @@ for index = runs_at, #ARGV, 3 do
   local fine, answer = pcall(renew, ARGV[index], ARGV[index + 1], ARGV[index + 2])
   answers[#answers + 1] = fine and answer or 'ok'
 end
+
+-- Whether no live worker reads only older formats of items than this one.
+local function all_read(version)
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', 'launch:workers', int(now), '+inf', 'LIMIT', 0, 500)) do
+    local known = redis.pcall('HGET', 'launch:free:' .. other, 'version')
+    if (tonumber(type(known) == 'string' and known or '') or 1) < version then return false end
+  end
+  return true
+end
+
+-- Gives a worker what older ones could not read and left (claim), as far as it has room for it.
+local function offer_newer(card)
+  local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
+  for version = 2, tonumber(card.version) or 1 do
+    local group = 'version:' .. version
+    if redis.call('EXISTS', 'launch:parked:' .. group) == 1 then
+      if all_read(version) then wake(group, now, 200) end
+      for _, queue in ipairs(card.queues) do
+        local line = 'launch:parked:' .. group .. '/' .. queue
+        for _, id in ipairs(free.slots > 0 and redis.call('ZRANGE', line, 0, 49) or {}) do
+          local run = get(id, 'state', 'needs', 'parked')
+          local needs = parse_needs(run[2] or '')
+          if run[1] ~= 'Pending' or run[3] ~= group .. '/' .. queue then
+            redis.call('ZREM', line, id)
+          elseif free.slots > 0 and fits(needs, free) and not no_room(id) then
+            unpark(id)
+            free = give(id, now, owner, free, needs)
+            promise(id)
+          end
+        end
+      end
+    end
+  end
+  for kind, left in pairs(free) do card[kind] = left end
+end
+
 if card then
   keep_free(owner, card, gone_ms)
   if card.before_us > 0 then redis.call('HSET', 'launch:free:' .. owner, 'by_hand', '1') end
+  redis.call('HSET', 'launch:free:' .. owner, 'schedulers', int(tonumber(card.schedulers) or 1))
+  redis.call('HSET', 'launch:free:' .. owner, 'version', tonumber(card.version) or 1)
   redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
   if card.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
     -- It has been busy for a while: others may take what was given to it.
     relieve(owner, now, 50)
   end
-  local fine, problem = pcall(offer, card, now)
+  local fine, problem = pcall(function()
+    offer_newer(card)
+    offer(card, now)
+  end)
   if not fine then keep_aside('', 'runs could not be given to worker ' .. worker .. ': ' .. tostring(problem)) end
 end
 return answers

@@ -4,7 +4,9 @@
 --   launch:run:ID             hash    the record: the truth about a run
 --   launch:run:ID:history     list    every transition, as JSON
 --   launch:run:ID:log:N       stream  newest output of attempt N (append_log)
---   launch:runs[:project:P | :queue:Q | :state:S]   zset by created_at: the listings
+--   launch:run:ID:files       hash    files that were kept with it (save_file)
+--   launch:run:ID:deleted     string  when and by whom it was deleted; expires (delete)
+--   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S]   zset by created_at: the listings
 --   launch:leases             zset    Running runs by lease deadline
 --   launch:due                zset    Pending runs that wait for a time, by that time
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
@@ -16,6 +18,13 @@
 --   launch:waiters:ID         zset    Pending runs that wait for the end of ID, by their submission
 --   launch:settle             set     ended runs whose waiters are not all told yet
 --   launch:expiring           zset    Pending runs that must have started by a time, by that time
+--   launch:sweeps             zset    hyperparameter sweeps by created_at; launch:sweeps:live  set  those that are not over
+--   launch:sweep:ID           hash    a sweep: what it is and how far (create_sweep, next_run, steer_sweep)
+--   launch:sweep:ID:runs      zset    its runs by their numbers; launch:sweep:ID:live  set  those that have not ended
+--   launch:sweep:ID:trials, :results, :stopped   hashes by number   what was drawn, how the run ended, why it was stopped early
+--   launch:sweep:ID:ended     list    the numbers of the ended ones, in that order
+--   launch:sweep:ID:curve:N   list    what run N told of the metric, as "STEP VALUE" (sweeps that stop runs early only)
+--   launch:sweep:ID:lock:WHAT string  somebody makes the sweep's next runs, or judges them; expires
 --   launch:schedules          zset    recurring submissions by their next time; launch:schedule:NAME  string  each of them
 --   launch:cancels            zset    Running runs that shall stop, by the time of the request
 --   launch:ended              zset    runs in a final state, by end; what retention deletes
@@ -37,7 +46,7 @@
 --   launch:upload:SHA256:N    string  a chunk of it; expires soon unless the upload became whole
 --   launch:refused            list    newest malformed items and damaged keys, for reading
 -- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel), launch:admin:OWNER (drain,
--- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone).
+-- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone), launch:sweeps (one is to be looked at).
 -- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities. A worker's own list,
 -- launch.direct.OWNER, has those that were given to it alone.
 --
@@ -146,6 +155,141 @@ local function places_of(id)
   return groups
 end
 
+-- -- sweeps: a run's end frees a place in its sweep -----------------------------------------------------------------------
+
+local SWEEP_ENDED = {FINISHED = true, CANCELED = true}
+local function sweep_key(sweep) return 'launch:sweep:' .. sweep end
+
+-- The sweep that made a run, and the run's number there; nil for none.
+local function sweep_of(id)
+  local sweep = get(id, 'sweep')[1]
+  if not sweep or sweep == '' then return nil end
+  local index = redis.call('ZSCORE', sweep_key(sweep) .. ':runs', id)
+  if index then return sweep, index end
+end
+
+-- RUNNING | PAUSED -> FINISHED when all its runs were made, STOPPED -> FINISHED | CANCELED, when the last one has ended.
+local function close_sweep(sweep, now)
+  local key = sweep_key(sweep)
+  if redis.call('SCARD', key .. ':live') > 0 then return end
+  local state, made, cap, cancelling = unpack(redis.call('HMGET', key, 'state', 'made', 'cap', 'cancelling'))
+  local to
+  if state == 'STOPPED' then
+    to = cancelling == '1' and 'CANCELED' or 'FINISHED'
+  elseif not SWEEP_ENDED[state] and tonumber(cap or '') and tonumber(made) >= tonumber(cap) then
+    to = 'FINISHED'
+  end
+  if not to then return end
+  redis.call('HSET', key, 'state', to, 'ended_at', int(now))
+  redis.call('SREM', 'launch:sweeps:live', sweep)
+end
+
+local function as_number(value)
+  if type(value) ~= 'number' or value ~= value or math.abs(value) == math.huge then return nil end
+  return value
+end
+
+-- The number with this name in a decoded JSON object, also where the dots of the name lead.
+local function number_in(object, name)
+  if type(object) ~= 'table' then return nil end
+  local found = as_number(object[name])
+  if found then return found end
+  for at in string.gmatch(name, '()%.') do
+    found = number_in(object[string.sub(name, 1, at - 1)], string.sub(name, at + 1))
+    if found then return found end
+  end
+end
+
+local function decoded(text)
+  local fine, value = pcall(cjson.decode, text or '')
+  return fine and value or nil
+end
+
+-- The metric of an ended run: of its summary, else the last that it told.
+local function metric_of(id, metric)
+  if not metric or metric == '' then return nil end
+  local value = number_in(decoded(get(id, 'summary')[1]), metric)
+  if value then return value end
+  for _, row in ipairs(redis.call('LRANGE', run_key(id) .. ':metrics', -20, -1)) do
+    value = number_in(decoded(row), metric) or value
+  end
+  return value
+end
+
+-- A run has ended for good: its sweep keeps the result, and may make another.
+local function tell_sweep(id, now)
+  local sweep, index = sweep_of(id)
+  if not sweep then return end
+  local key = sweep_key(sweep)
+  redis.call('SREM', key .. ':live', id)
+  local state, metric, target, goal = unpack(redis.call('HMGET', key, 'state', 'metric', 'target', 'goal'))
+  if not state then return end
+  local value = metric_of(id, metric)
+  local known = decoded(redis.call('HGET', key .. ':results', index) or '')
+  -- One that was started again and got nowhere still has the value that it had.
+  if value or not (known and known.value) then
+    redis.call('HSET', key .. ':results', index,
+      cjson.encode({state = get(id, 'state')[1], value = value and string.format('%.17g', value)}))
+  end
+  if not known then redis.call('RPUSH', key .. ':ended', index) end
+  local wanted = tonumber(target or '')
+  if value and wanted and (goal == 'maximize' and value >= wanted or goal ~= 'maximize' and value <= wanted)
+    and not SWEEP_ENDED[state] then
+    redis.call('HSET', key, 'cap', redis.call('HGET', key, 'made'), 'reason', 'run ' .. id .. ' reached the target')
+  end
+  close_sweep(sweep, now)
+  redis.call('PUBLISH', 'launch:sweeps', sweep)
+end
+
+-- A damaged sweep never holds up the end of a run.
+local function try_tell_sweep(id, now)
+  local fine, problem = pcall(tell_sweep, id, now)
+  if not fine then keep_aside('', 'the sweep of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
+end
+
+-- A run told of its metrics, JSON texts: kept for its sweep, where that stops runs early by them.
+local function hear_metrics(id, rows)
+  if #rows == 0 then return end
+  pcall(function()
+    local sweep, index = sweep_of(id)
+    if not sweep then return end
+    local metric, watched = unpack(redis.call('HMGET', sweep_key(sweep), 'metric', 'watched'))
+    if watched ~= '1' then return end
+    local curve = sweep_key(sweep) .. ':curve:' .. index
+    local is_news = false
+    for _, text in ipairs(rows) do
+      local row = decoded(text)
+      local value = number_in(row, metric)
+      local length = value and redis.call('LLEN', curve)
+      if length and length < 10000 then
+        local step = as_number(row._step)
+        redis.call('RPUSH', curve, int(step or length + 1) .. ' ' .. string.format('%.17g', value))
+        is_news = true
+      end
+    end
+    if is_news then redis.call('PUBLISH', 'launch:sweeps', sweep) end
+  end)
+end
+
+-- An ended run of a sweep is to run again: it counts as live.
+local function rejoin_sweep(id)
+  pcall(function()
+    local sweep = sweep_of(id)
+    if sweep then redis.call('SADD', sweep_key(sweep) .. ':live', id) end
+  end)
+end
+
+-- A new attempt tells its metrics anew.
+local function forget_curve(id)
+  pcall(function()
+    local sweep, index = sweep_of(id)
+    if sweep then
+      redis.call('DEL', sweep_key(sweep) .. ':curve:' .. index)
+      redis.call('HDEL', sweep_key(sweep) .. ':stopped', index)
+    end
+  end)
+end
+
 -- Writes a state: index, record, history, and what it counts for. Only `arrow` and `regain` call it.
 local function enter(id, from, to, now, attempt, worker, reason)
   local created = tonumber(redis.call('HGET', run_key(id), 'created_at')) or now
@@ -167,7 +311,9 @@ local function enter(id, from, to, now, attempt, worker, reason)
   elseif FINAL[from] then
     redis.call('HDEL', run_key(id), 'ended_at')
     redis.call('ZREM', 'launch:ended', id)
+    rejoin_sweep(id)
   end
+  if from == 'Pending' and to == 'Running' then forget_curve(id) end
 end
 
 -- Makes one arrow. The caller has checked who may make it.
@@ -231,6 +377,22 @@ local function order_of(id)
   local run = get(id, 'token', 'cancel_grace_us', 'cancel_reason', 'preempting')
   return cjson.encode({order = 'cancel', id = id, token = run[1], grace_us = run[2] or '', reason = run[3] or '',
     preempt = run[4] == '1'})
+end
+
+-- Asks a Running run's owner to end it, at once and at every heartbeat until it has.
+local function ask_to_end(id, now, grace_us, reason, preempt)
+  local run = get(id, 'owner', 'cancel_at')
+  if not run[2] then
+    redis.call('HSET', run_key(id), 'cancel_at', int(now))
+    redis.call('ZADD', 'launch:cancels', int(now), id)
+  end
+  redis.call('HSET', run_key(id), 'cancel_grace_us', grace_us, 'cancel_reason', reason, 'reason', 'stopping: ' .. reason)
+  if preempt then
+    redis.call('HSET', run_key(id), 'preempting', '1')
+  else
+    redis.call('HDEL', run_key(id), 'preempting')
+  end
+  redis.call('PUBLISH', 'launch:orders:' .. (run[1] or ''), order_of(id))
 end
 
 -- Nobody asks the next attempt to stop.
@@ -819,6 +981,7 @@ local function kill_pending(id, now, reason)
   redis.call('HDEL', run_key(id), 'waits_for')
   arrow(id, 'Pending', 'Killed', now, attempt, '', reason)
   if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then redis.call('SADD', 'launch:settle', id) end
+  try_tell_sweep(id, now)
   release(id, now)
 end
 
@@ -858,6 +1021,7 @@ end
 
 -- A run is over for good.
 local function over(id, now)
+  try_tell_sweep(id, now)
   release(id, now)
   if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then
     redis.call('SADD', 'launch:settle', id)
@@ -912,6 +1076,8 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   redis.call('ZADD', 'launch:runs', int(now), id)
   redis.call('ZADD', 'launch:runs:queue:' .. queue, int(now), id)
   if project ~= '' then redis.call('ZADD', 'launch:runs:project:' .. project, int(now), id) end
+  local sweep = get(id, 'sweep')[1]
+  if sweep and sweep ~= '' then redis.call('ZADD', 'launch:runs:sweep:' .. sweep, int(now), id) end
   redis.call('ZADD', 'launch:runs:state:Pending', int(now), id)
   note(id, 'Pending', now, 0, '', reason)
   if expires_us then

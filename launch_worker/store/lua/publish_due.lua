@@ -36,13 +36,14 @@ if prefetch_us > 0 and card.slots > 0 then
   end
   local ahead = redis.call('ZRANGEBYSCORE', 'launch:due', '(' .. int(now), int(now + prefetch_us), 'LIMIT', 0, 1000)
   for _, id in ipairs(ahead) do
-    local run = get(id, 'queue', 'list', 'needs', 'state', 'attempt')
+    local run = get(id, 'queue', 'list', 'needs', 'state', 'attempt', 'version')
     local needs = parse_needs(run[3] or '')
     -- What others wait for, or may wait for, is not kept idle until then: devices that are asked for, and places where
     -- there is a limit. A retry was never meant to start at a point in time.
     local is_kept = is_wanted and run[3] and run[3] ~= ''
     if free.slots > 0 and consumed[run[1]] and not run[2] and run[4] == 'Pending' and run[5] == '0' and not is_kept
-      and fits(needs, free) and not is_limited(id) then
+      and fits(needs, free) and (tonumber(run[6] or '') or 1) <= (tonumber(card.version) or 1)
+      and not is_limited(id) then
       dispatch(id, now, {owner = card.owner, early = true})
       promise(id)
       local left = without(free, needs)

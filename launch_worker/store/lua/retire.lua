@@ -3,14 +3,15 @@
 local now = now_us()
 local old = redis.call('ZRANGEBYSCORE', 'launch:ended', '-inf', int(now - tonumber(ARGV[1])), 'LIMIT', 0, ARGV[2])
 for _, id in ipairs(old) do
-  local run = get(id, 'queue', 'project', 'state', 'attempt')
+  local run = get(id, 'queue', 'project', 'state', 'attempt', 'sweep')
   redis.call('ZREM', 'launch:ended', id)
   redis.call('ZREM', 'launch:runs', id)
   if run[1] then redis.call('ZREM', 'launch:runs:queue:' .. run[1], id) end
   if run[2] then redis.call('ZREM', 'launch:runs:project:' .. run[2], id) end
   if run[3] then redis.call('ZREM', 'launch:runs:state:' .. run[3], id) end
+  if run[5] and run[5] ~= '' then redis.call('ZREM', 'launch:runs:sweep:' .. run[5], id) end
   for attempt = 1, tonumber(run[4]) or 0 do redis.call('DEL', run_key(id) .. ':log:' .. attempt) end
-  redis.call('DEL', run_key(id), run_key(id) .. ':history', 'launch:waiters:' .. id)
+  redis.call('DEL', run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics', 'launch:waiters:' .. id)
 end
 -- Workers that vanished without a goodbye (publish_lost takes them off the list of workers).
 for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do

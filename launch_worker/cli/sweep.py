@@ -1,0 +1,220 @@
+"""`sweep`: hyperparameter sweeps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from launch_worker.api import Api
+from launch_worker.cli import output
+from launch_worker.cli.submit_options import RUN_OPTIONS, given_options, with_options
+from launch_worker.sweep_api import MAX_WORKERS, Sweep
+from launch_worker.sweep_space import flat
+
+_ID = click.argument("sweep_id", metavar="ID")
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+#: What fits beside the rest of a table's row.
+_MAX_PARAMETERS = 100
+
+
+@click.group(epilog="Example: launch-worker sweep create sweep.yaml -q gpu --workers 8")
+def sweep_command() -> None:
+    """Try parameters: W&B's sweeps, made of ordinary runs.
+
+    Other methods than grid need: pip install 'launch_worker[sweeps]'
+    """
+
+
+@sweep_command.command("create", epilog="Example: launch-worker sweep create sweep.yaml -q gpu --gpus 1 --workers 8")
+@click.argument("file", metavar="SWEEP.yaml")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many of its runs there are at once, waiting ones too.",
+)
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Make at most so many runs (beside run_cap).")
+@click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
+@with_options(RUN_OPTIONS)
+@click.option("--quiet", is_flag=True, help="Print the sweep's id alone.")
+@_JSON
+@click.pass_obj
+def create_command(
+    url: str | None,
+    /,
+    file: str,
+    workers: int,
+    count: int | None,
+    strict: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Start the sweep that SWEEP.yaml describes, as W&B has it. The other options are for each of its runs."""
+    sweep = Api(url).create_sweep(file, workers=workers, count=count, strict=strict, **given_options((), options))
+    sweep.refresh()
+    if as_json:
+        output.echo_json(sweep.as_json())
+    elif quiet:
+        click.echo(sweep.id)
+    else:
+        cap = sweep.expected_run_count
+        end = f"of at most {cap} runs" if cap is not None else "without an end: stop it with launch-worker sweep stop"
+        click.echo(f"sweep {sweep.id} is {sweep.record.state}, {end}; see: launch-worker sweep status {sweep.id}")
+        if sweep.record.problem:
+            click.echo(f"launch-worker: {sweep.record.problem}", err=True)
+
+
+@sweep_command.command("list", epilog="Example: launch-worker sweep list --json")
+@_JSON
+@click.pass_obj
+def list_command(url: str | None, as_json: bool) -> None:
+    """List the sweeps, the newest first."""
+    rows = [sweep.as_json() for sweep in Api(url).sweeps()]
+    if as_json:
+        for row in rows:
+            output.echo_json(row)
+        return
+    if not rows:
+        click.echo("no sweeps", err=True)
+        return
+    output.table(
+        ("ID", "NAME", "STATE", "METHOD", "RUNS", "LIVE", "METRIC", "AGE", "PROBLEM"),
+        [
+            (
+                row["id"],
+                row["name"],
+                _state(row),
+                row.get("method"),
+                _made(row),
+                row["live"],
+                row.get("metric"),
+                output.ago(row["created_at"]),
+                row["problem"] or "",
+            )
+            for row in rows
+        ],
+    )
+
+
+@sweep_command.command("status", epilog="Example: launch-worker sweep status 01hzy6k3v9c2m4q --json")
+@_ID
+@_JSON
+@click.pass_obj
+def status_command(url: str | None, sweep_id: str, as_json: bool) -> None:
+    """Show how far a sweep is: its best run, how many are in which state, and each of them."""
+    shown = Api(url).sweep(sweep_id).as_json(runs=True)
+    if as_json:
+        output.echo_json(shown)
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in shown.get("counts", {}).items() if count)
+    lines = {
+        "sweep": shown["id"],
+        "name": shown["name"],
+        "state": _state(shown),
+        "reason": shown["reason"],
+        "problem": shown["problem"],
+        "method": shown.get("method"),
+        "metric": f"{shown['goal']} {shown['metric']}" if shown.get("metric") else None,
+        "queue": shown.get("queue"),
+        "runs": f"{_made(shown)}, {shown['live']} live" + (f": {counts}" if counts else ""),
+    }
+    best = shown.get("best")
+    if best:
+        lines["best"] = f"{_value(best['value'])}  run {best['run']}  {_parameters(best['config'])}"
+    for key, value in lines.items():
+        if value not in (None, ""):
+            click.echo(f"{key:<10} {output.clean(value)}")
+    if shown.get("runs"):
+        click.echo()
+        output.table(
+            ("#", "RUN", "STATE", (shown.get("metric") or "VALUE").upper(), "PARAMETERS", ""),
+            [
+                (
+                    row["index"],
+                    row["run"],
+                    row["state"],
+                    _value(row["value"]),
+                    _parameters(row["config"])[:_MAX_PARAMETERS],
+                    "stopped early" if row["stopped"] else "",
+                )
+                for row in shown["runs"]
+            ],
+        )
+
+
+@sweep_command.command("pause", epilog="Example: launch-worker sweep pause 01hzy6k3v9c2m4q")
+@_ID
+@_JSON
+@click.pass_obj
+def pause_command(url: str | None, sweep_id: str, as_json: bool) -> None:
+    """Make no more runs for a while. Those that are made go on."""
+    _steer(url, sweep_id, "pause", as_json=as_json)
+
+
+@sweep_command.command("resume", epilog="Example: launch-worker sweep resume 01hzy6k3v9c2m4q")
+@_ID
+@_JSON
+@click.pass_obj
+def resume_command(url: str | None, sweep_id: str, as_json: bool) -> None:
+    """Let a paused sweep go on."""
+    _steer(url, sweep_id, "resume", as_json=as_json)
+
+
+@sweep_command.command("stop", epilog="Example: launch-worker sweep stop 01hzy6k3v9c2m4q")
+@_ID
+@_JSON
+@click.pass_obj
+def stop_command(url: str | None, sweep_id: str, as_json: bool) -> None:
+    """Make no more runs, let the running ones finish; the pending ones are Killed. Then it is FINISHED."""
+    _steer(url, sweep_id, "stop", as_json=as_json)
+
+
+@sweep_command.command("cancel", epilog="Example: launch-worker sweep cancel 01hzy6k3v9c2m4q")
+@_ID
+@_JSON
+@click.pass_obj
+def cancel_command(url: str | None, sweep_id: str, as_json: bool) -> None:
+    """Kill a sweep's running and pending runs. Then it is CANCELED."""
+    _steer(url, sweep_id, "cancel", as_json=as_json)
+
+
+def _steer(url: str | None, sweep_id: str, word: str, *, as_json: bool) -> None:
+    sweep: Sweep = Api(url).sweep(sweep_id)
+    if word == "resume":
+        sweep.resume()
+    else:
+        sweep.steer(word)
+    sweep.refresh()
+    shown = sweep.as_json()
+    if as_json:
+        output.echo_json(shown)
+        return
+    live = sweep.record.live
+    rest = f", {live} of its runs are live" if live else ""
+    click.echo(f"sweep {sweep_id} is {_state(shown)}{rest}")
+
+
+def _state(shown: dict[str, Any]) -> str:
+    return f"{shown['state']} (being cancelled)" if shown["cancelling"] else str(shown["state"])
+
+
+def _made(shown: dict[str, Any]) -> str:
+    return f"{shown['made']}" if shown["run_cap"] is None else f"{shown['made']} of {shown['run_cap']}"
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _parameters(config: dict[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value:.4g}"
+        if isinstance(value, float)
+        else f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in flat(config)
+    )

@@ -1,0 +1,218 @@
+"""A job's own side: what it tells the worker that runs it, and whether it shall stop. Outside a run it does nothing.
+
+`docs/jobs.md` has the protocol: lines of JSON in a file of the run's own folder, so that a job in any language can use
+it, and no password of Redis reaches a job. A job may import this first: it takes nothing but the standard library, and
+little of that.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+#: Names in the run's folder (LAUNCH_RUN_DIR): what the job appends to, and what is there once it shall stop.
+TO_WORKER = "to_worker"
+STOP = "stop"
+#: A job that calls `heartbeat` in its innermost loop must not pay for it.
+_HEARTBEAT_EVERY_S = 0.1
+
+_current: CurrentRun | None = None
+
+
+def current_run() -> CurrentRun:
+    """The run that this process is the job of (or a part of it: children inherit that); always the same object.
+
+    Outside a run it is false, and whatever is called of it does nothing. Thread-safe.
+    """
+    global _current
+    if _current is None:
+        _current = CurrentRun(os.environ)
+    return _current
+
+
+class CurrentRun:
+    """A job's view of its run. Nothing here raises because of the worker, a full disk or a missing folder.
+
+    A value that JSON does not know is told as its `.item()` (numpy, torch), or else as text.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        #: '' outside a run, as all other names.
+        self.id = env.get("LAUNCH_RUN_ID", "")
+        self.name = env.get("LAUNCH_NAME", "")
+        self.project = env.get("LAUNCH_PROJECT", "")
+        self.queue = env.get("LAUNCH_QUEUE", "")
+        #: From 1; 0 outside a run.
+        self.attempt = _number(env.get("LAUNCH_ATTEMPT", ""))
+        self.sweep_id = env.get("LAUNCH_SWEEP_ID", "")
+        #: As `wandb.Run.summary`, the last value of each name, as far as this process told it. Setting one tells it.
+        self.summary = Summary(self)
+        self._folder = env.get("LAUNCH_RUN_DIR", "")
+        self._config_path = env.get("LAUNCH_CONFIG", "")
+        self._config: dict[str, Any] | None = None
+        self._step = -1
+        self._beat_at: float | None = None
+        self._heeds_stop = False
+        self._is_torn = False
+
+    def __bool__(self) -> bool:
+        return bool(self.id)
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}, attempt {self.attempt}>" if self else "<no run>"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's hyperparameters: what was submitted as its config, over the values of its queue's variables."""
+        if self._config is None:
+            self._config = _read_config(self._config_path)
+        return self._config
+
+    def heartbeat(self) -> None:
+        """A sign of life, for `--stall-timeout`. Cheap enough for an inner loop: ten a second are told at most."""
+        now = time.monotonic()
+        if self._beat_at is None or now - self._beat_at >= _HEARTBEAT_EVERY_S:
+            self._beat_at = now
+            self._tell({"heartbeat": True})
+
+    def log(self, data: Mapping[str, Any] | str, step: int | None = None) -> None:
+        """A row of metrics, or a sentence of what the job is doing, which people see as the run's reason while it runs.
+
+        As `wandb.Run.log`: without a step a row is the one after the last; a row's values are in the summary too, until
+        others replace them. The newest 1000 rows are kept.
+        """
+        if isinstance(data, str):
+            self._tell({"message": data})
+            return
+        self._step = self._step + 1 if step is None else int(step)
+        row = dict(data)
+        dict.update(self.summary, row)
+        self._tell({"log": row, "step": self._step})
+
+    def finish(self, exit_code: int | None = 0) -> None:
+        """The run is Finished now (Failed with another exit code than 0), whatever becomes of this process later.
+
+        As `wandb.Run.finish`. Nothing that is told afterwards is heard. The run's slot and devices stay its own until
+        all of its processes are gone, and how they ended is noted beside. One that will be tried again fails only then.
+        """
+        import sys
+
+        for stream in (sys.stdout, sys.stderr):
+            # Closed, or none at all. `contextlib` would cost more to import than all of this module.
+            try:  # noqa: SIM105
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass
+        code = int(exit_code or 0)
+        self._tell({"finish": code if 0 <= code <= 255 else 1})
+
+    def mark_preempting(self) -> None:
+        """This machine is about to be taken away: however the run ends now, it goes back to its queue under its id.
+
+        As `wandb.Run.mark_preempting`, but for exit code 0 too: call `finish` if it is done. Also when nothing more is
+        heard of the machine. At most `--max-preemptions` times.
+        """
+        self._tell({"preempting": True})
+
+    def should_stop(self) -> bool:
+        """Whether somebody asked for the run's end (or a limit was reached). Costs a look at the file system.
+
+        A job that has called this once gets half of its grace (`--grace`) to end by itself before SIGTERM. Its run is
+        Killed all the same, unless it calls `finish`.
+        """
+        if not self._folder:
+            return False
+        if not self._heeds_stop:
+            self._heeds_stop = True
+            self._tell({"heeds_stop": True})
+        return os.path.exists(os.path.join(self._folder, STOP))
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the run shall stop; '' while it need not."""
+        try:
+            with open(os.path.join(self._folder, STOP), encoding="utf-8", errors="replace") as file:
+                return file.read().strip() if self._folder else ""
+        except OSError:
+            return ""
+
+    def _tell(self, words: Mapping[str, Any]) -> None:
+        if not self._folder:
+            return
+        import json
+
+        try:
+            line = json.dumps(words, default=_plain, skipkeys=True).encode() + b"\n"
+        except (TypeError, ValueError, RecursionError):
+            return
+        try:
+            # One write to a file that is open for appending: lines of several threads and processes do not mix.
+            fd = os.open(
+                os.path.join(self._folder, TO_WORKER), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666
+            )
+        except OSError:
+            return
+        try:
+            # What a full disk cut off must not spoil the next line.
+            whole = b"\n" + line if self._is_torn else line
+            self._is_torn = os.write(fd, whole) < len(whole)
+        except OSError:
+            self._is_torn = True
+        finally:
+            os.close(fd)
+
+
+class Summary(dict[str, "Any"]):
+    """A dict of which each change is told."""
+
+    def __init__(self, run: CurrentRun) -> None:
+        super().__init__()
+        self._run = run
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        self._run._tell({"summary": {name: value}})
+
+    def update(self, *args: Any, **values: Any) -> None:
+        """All in one line."""
+        told = dict(*args, **values)
+        super().update(told)
+        self._run._tell({"summary": told})
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def __ior__(self, other: Any) -> Summary:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return value.item()
+    except Exception:  # noqa: BLE001 (a job must not fail because of what it tells)
+        return str(value)
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    if not path:
+        return {}
+    import json
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return config if isinstance(config, dict) else {}

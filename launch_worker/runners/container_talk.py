@@ -1,0 +1,171 @@
+"""What jobs in containers tell: fetched from them by one thread for all, into files as processes write them themselves.
+
+The engine's archive API gives a file whole. So it is only asked how long the file is, once a second, and the file is
+fetched when it grew; a large one less often, so that no job costs its engine more than about a megabyte a second.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch_worker.containers import LAUNCH_DIR
+from launch_worker.current import STOP, TO_WORKER
+from launch_worker.environment import TALK
+from launch_worker.errors import LaunchError
+from launch_worker.runners.engine import Engine
+from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
+
+log = logging.getLogger("launch_worker.container")
+
+_EVERY_S = 1.0
+#: Of a container that has told nothing in its first minute.
+_SILENT_EVERY_S = 5.0
+_SILENT_S = 60.0
+_BYTES_PER_S = 1 << 20
+_BLOCK = 64 << 10
+_FOLDER = f"{LAUNCH_DIR}/{TALK}"
+
+
+@dataclass
+class _Source:
+    """One container's file, and how much of it was copied."""
+
+    container: str
+    target: Path
+    copied: int
+    size: int = -1
+    modified: str = ""
+    since: float = field(default_factory=time.monotonic)
+    next_at: float = 0.0
+    copying: threading.Lock = field(default_factory=threading.Lock)
+
+
+class ContainerTalks:
+    """Copies what the containers of one worker tell. Thread-safe; its thread lives while there is one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sources: dict[str, _Source] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, container: str, folder: Path) -> None:
+        """Copy into the file in `folder` from now on; what is in it was copied before. Raises OSError."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = folder / TO_WORKER
+        target.touch()
+        with self._changed:
+            self._sources[container] = _Source(container, target, target.stat().st_size)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="container-talks", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def drop(self, container: str) -> None:
+        with self._changed:
+            self._sources.pop(container, None)
+            self._changed.notify_all()
+
+    def finish(self, container: str) -> None:
+        """Copy the rest of one that has ended, while it is still there."""
+        source = self._sources.get(container)
+        self.drop(container)
+        if source is not None:
+            self._copy(source)
+
+    def show_stop(self, container: str, reason: str) -> None:
+        """Put the file that says that the job shall stop. It is signalled anyway."""
+        text = f"{reason}\n".encode()
+        with io.BytesIO() as buffer:
+            with tarfile.open(fileobj=buffer, mode="w") as archive:
+                entry = tarfile.TarInfo(STOP)
+                entry.size, entry.mode = len(text), 0o644
+                archive.addfile(entry, io.BytesIO(text))
+            try:
+                self._engine.put(container, _FOLDER, buffer.getvalue())
+            except LaunchError as error:
+                log.warning("stop.not_shown container=%s: %s", container[:12], error)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._sources:
+                    self._thread = None
+                    return
+                now = time.monotonic()
+                due = [source for source in self._sources.values() if source.next_at <= now]
+                if not due:
+                    self._changed.wait(min(source.next_at for source in self._sources.values()) - now)
+                    continue
+            for source in due:
+                self._copy(source)
+                source.next_at = time.monotonic() + self._pause_s(source)
+
+    def _pause_s(self, source: _Source) -> float:
+        if source.size < 0:
+            return _EVERY_S if time.monotonic() - source.since < _SILENT_S else _SILENT_EVERY_S
+        return max(_EVERY_S, source.size / _BYTES_PER_S)
+
+    def _copy(self, source: _Source) -> None:
+        """Never raises: what a job tells is no reason to lose it."""
+        try:
+            with source.copying:
+                self._copy_new(source)
+        except (NoContainerError, EngineAwayError) as error:
+            log.debug("what container %s tells is not there now: %s", source.container[:12], error)
+        except (StartError, OSError, tarfile.TarError) as error:
+            log.warning("talk.not_copied container=%s: %s", source.container[:12], error)
+
+    def _copy_new(self, source: _Source) -> None:
+        found = self._engine.stat(source.container, f"{_FOLDER}/{TO_WORKER}")
+        if found is None or not found.is_file or (found.size, found.modified) == (source.size, source.modified):
+            return
+        if found.size < source.copied:
+            # Written anew instead of appended to.
+            source.copied = 0
+        path = f"/containers/{source.container}/archive"
+        if found.size > source.copied:
+            with self._engine.stream(path, {"path": f"{_FOLDER}/{TO_WORKER}"}) as chunks:
+                self._append(source, chunks)
+        source.size, source.modified = found.size, found.modified
+
+    def _append(self, source: _Source, chunks: Iterator[bytes]) -> None:
+        source_of_tar: Any = _Chunks(chunks)
+        with tarfile.open(fileobj=source_of_tar, mode="r|") as archive:
+            entry = archive.next()
+            data = archive.extractfile(entry) if entry is not None and entry.isreg() else None
+            if data is None:
+                return
+            left = source.copied
+            while left and (skipped := data.read(min(_BLOCK, left))):
+                left -= len(skipped)
+            with source.target.open("ab", buffering=0) as target:
+                while block := data.read(_BLOCK):
+                    source.copied += target.write(block)
+
+
+class _Chunks:
+    """The engine's chunks as a file that can be read."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._buffer = b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                break
+            self._buffer += chunk
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data

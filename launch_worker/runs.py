@@ -1,0 +1,504 @@
+"""A run, and lists of runs, for Python: snapshots that are read anew when asked, lists that read as they go."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
+from launch_worker.filters import Filter, Order
+from launch_worker.passes import catch_up
+from launch_worker.retry import shell_exit_code
+from launch_worker.run import Record, Transition
+from launch_worker.states import RunState
+from launch_worker.store.items import SavedFile, saved_files
+from launch_worker.units import isoformat
+
+if TYPE_CHECKING:
+    from launch_worker.api import Api
+    from launch_worker.store.store import Store
+
+#: Longest block on Redis in one call; a wait is a loop of these.
+_TURN_S = 2.0
+#: How long an outage a follower outlasts.
+_PATIENCE_S = 600.0
+#: Runs that are read at once where most of them are looked at in vain, or only to be sorted.
+_SCAN_PAGE = 500
+MAX_PER_PAGE = 1000
+
+
+class Run:
+    """One run, as W&B's `Run` of its public Api has it, and with what can be done to it.
+
+    `record` is as it was when last read. A run that was submitted or asked for by its id reads its `state` anew each
+    time; one of a list (`Api.runs`) stays as it was listed until `update()`.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        run_id: str,
+        *,
+        record: Record | None = None,
+        queue_consumers: int = -1,
+        is_snapshot: bool = False,
+    ) -> None:
+        self.id = run_id
+        self._api = api
+        self._record = record
+        self._is_snapshot = is_snapshot
+        #: Live workers that consumed the run's queue when it was submitted; -1 when that is not known.
+        self.queue_consumers = queue_consumers
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return self.id == other.id if isinstance(other, Run) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> Record:
+        return self._record if self._record is not None else self.refresh()
+
+    def refresh(self) -> Record:
+        """Read the record from Redis. Raises UnknownRunError, which says so where the run was deleted."""
+        self._record = self._api.store.get(self.id)
+        return self._record
+
+    def update(self) -> None:
+        """Read the run anew; all that it says afterwards is of then. Raises UnknownRunError.
+
+        W&B's `update()` writes changes of config and tags; here both are fixed when a run is submitted.
+        """
+        self.refresh()
+
+    def _now(self) -> Record:
+        return self.record if self._is_snapshot else self.refresh()
+
+    @property
+    def state(self) -> RunState:
+        """Pending, Running, Finished, Failed, Killed or Crashed; equal to that text. (W&B's is in small letters.)"""
+        return self._now().state
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._now().exit_code
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last value of each name that the job told; a copy."""
+        return dict(self._now().summary_values)
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def project(self) -> str:
+        """ENTITY/PROJECT, as it was submitted; '' for none. (W&B's has the second part only.)"""
+        return self.record.project
+
+    @property
+    def entity(self) -> str:
+        return self.record.project.rpartition("/")[0]
+
+    @property
+    def path(self) -> list[str]:
+        """W&B's [entity, project, id]; `Api.run` takes it joined with slashes."""
+        return [*(self.record.project.split("/") if self.record.project else ()), self.id]
+
+    @property
+    def queue(self) -> str:
+        return self.record.queue
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Fixed when the run is submitted."""
+        return self.record.tags
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The hyperparameters that it was submitted with, as its job finds them; a copy."""
+        return dict(self.record.config)
+
+    @property
+    def sweep(self) -> str:
+        """The id of the sweep that made it; '' for none."""
+        return self.record.sweep
+
+    @property
+    def created_at(self) -> str:
+        """ISO 8601 in UTC, by the server's clock."""
+        return isoformat(self.record.created_at) or ""
+
+    @property
+    def transitions(self) -> list[Transition]:
+        """Every change of its state, the oldest first."""
+        return self._api.store.history(self.id)
+
+    # -- what its job told -----------------------------------------------------------------------------------------
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics that the job told, the oldest first; the newest 1000 are kept."""
+        return self._api.store.metrics(self.id)
+
+    def history(self, samples: int = 500, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """W&B's `history(pandas=False)`: at most `samples` rows of metrics, evenly chosen, the first and last included.
+
+        With `keys` only the rows that have all of these, and of them these and what W&B calls internal (`_step`).
+        For the changes of its state see `transitions`.
+        """
+        if samples < 1:
+            raise InputError(f"samples must be 1 or more, not {samples}")
+        rows = self.metrics()
+        if keys is not None:
+            names = [keys] if isinstance(keys, str) else list(keys)
+            rows = [
+                {name: value for name, value in row.items() if name in names or name.startswith("_")}
+                for row in rows
+                if all(name in row for name in names)
+            ]
+        if len(rows) <= samples:
+            return rows
+        step = (len(rows) - 1) / max(1, samples - 1)
+        return [rows[round(at * step)] for at in range(samples)]
+
+    def files(self) -> list[RunFile]:
+        """The files that are kept with it, by name."""
+        return [RunFile(self._api, self.id, file) for file in saved_files(self.refresh())]
+
+    def file(self, name: str) -> RunFile:
+        """The file of this name. Raises InputError when there is none."""
+        files = self.files()
+        for file in files:
+            if file.name == name:
+                return file
+        known = ", ".join(file.name for file in files) or "none"
+        raise InputError(f"run {self.id} has no file {name[:60]!r}; there are: {known}")
+
+    def as_json(self, *, history: bool = False) -> dict[str, Any]:
+        """The object of `runs --json`; with `history` that of `show --json`."""
+        record = self.record
+        shown = record.as_json()
+        if record.state is RunState.PENDING and not record.reason and not self._api.store.consumers(record.queue):
+            shown["reason"] = f"no worker consumes queue {record.queue}"
+        if history:
+            shown["history"] = [transition.as_json() for transition in self.transitions]
+            shown["files"] = [file.as_json() for file in saved_files(record)]
+        return shown
+
+    # -- what can be done to it --------------------------------------------------------------------------------------
+
+    def stop(self, *, reason: str = "", grace_s: float | None = None) -> str:
+        """The same as `cancel`, under W&B's name."""
+        return self.cancel(reason=reason, grace_s=grace_s)
+
+    def delete(self) -> None:
+        """Delete the run with all that is kept of it. A Pending one is never executed, and who waits for it is told.
+
+        A look-up says "deleted" for as long as runs are kept. A second call changes nothing. Raises RefusedError while
+        it runs, UnknownRunError.
+        """
+        if not self._api.store.delete(self.id, who=me(), keep_s=self._api.settings.retention_s):
+            raise RefusedError(f"run {self.id} is Running; stop it first with: launch-worker cancel {self.id}")
+
+    def cancel(self, *, reason: str = "", grace_s: float | None = None) -> str:
+        """Ask for the run's end. Returns 'killed' (it was Pending) or 'requested'. Raises RefusedError when final.
+
+        `grace_s` 0 is SIGKILL at once; None is the run's own grace.
+        """
+        reason = reason or f"cancelled by {me()}"
+        word, state = self._api.store.cancel(self.id, reason=reason, grace_s=grace_s)
+        if word == "final":
+            raise RefusedError(f"run {self.id} is already {state}; nothing was changed")
+        return word
+
+    def preempt(self, *, reason: str = "") -> None:
+        """Ask for the job's end, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
+        reason = reason or f"preempted by {me()}"
+        word, state = self._api.store.preempt(self.id, reason=reason)
+        if word != "requested":
+            raise RefusedError(f"run {self.id} is {state}; only a Running run can be preempted")
+
+    def retry(self) -> None:
+        """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""
+        state = self._api.store.requeue(self.id, reason=f"retry asked for by {me()}")
+        if state:
+            raise RefusedError(f"run {self.id} is {state}; only an ended run can be retried")
+
+    def logs(self, *, attempt: int | None = None) -> bytes:
+        """The newest output that is kept of an attempt (the latest by default)."""
+        return self.logs_so_far(attempt=attempt)[0]
+
+    def logs_so_far(self, *, attempt: int | None = None) -> tuple[bytes, str]:
+        """The same, and where `follow(after=…)` has to go on."""
+        number = attempt if attempt is not None else self.refresh().attempt
+        chunks = self._api.store.log(self.id, number)
+        return b"".join(chunk.data for chunk in chunks), chunks[-1].entry if chunks else "-"
+
+    def wait(self, timeout: float | None = None, *, timeout_s: float | None = None) -> RunState:
+        """Block until the run has ended, in whatever way, and will not be retried; returns its state.
+
+        `timeout` are seconds (`timeout_s` is the same). Raises TimeoutError, and UnknownRunError when the run is
+        deleted meanwhile. Woken by the transition itself, not by polling.
+        """
+        seconds = timeout if timeout_s is None else timeout_s
+        deadline = None if seconds is None else time.monotonic() + seconds
+        for state, _ in self.follow(logs=False, deadline=deadline):
+            if state is not None and state.is_final:
+                return state
+        raise TimeoutError(f"run {self.id} is still {self.refresh().state} after {seconds:g} s")
+
+    def follow(
+        self, *, logs: bool = True, attempt: int | None = None, after: str = "-", deadline: float | None = None
+    ) -> Iterator[tuple[RunState | None, bytes]]:
+        """Yield (new state, b'') for each transition and (None, output) as the job prints, until the run has ended.
+
+        Starts with the state as it is now, and the output from its kept beginning, or `after` an entry of the log. A
+        run that ends and is Pending again in one step has not ended. `deadline` is monotonic seconds. Outlasts an
+        outage of Redis of up to ten minutes, then raises BrokerUnavailableError.
+        """
+        record = self.refresh()
+        view = _View(_Shown(attempt or record.attempt, after=after) if logs else None, attempt)
+        yield record.state, b""
+        away_since: float | None = None
+        while not view.ended and (deadline is None or time.monotonic() < deadline):
+            try:
+                with self._api.store.watch(self.id) as wait_for_news:
+                    for news in self._watched(view, wait_for_news, deadline):
+                        away_since = None
+                        yield news
+            except BrokerUnavailableError:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > _PATIENCE_S:
+                    raise
+                time.sleep(_TURN_S / 2)
+
+    def _watched(
+        self, view: _View, wait_for_news: Callable[[float], bool], deadline: float | None
+    ) -> Iterator[tuple[RunState | None, bytes]]:
+        store = self._api.store
+        while True:
+            # In this order: what happens between the two is told twice rather than never.
+            history = store.history(self.id)
+            record = self.refresh()
+            if view.told is None:
+                view.told = len(history)
+            fresh, view.told = history[view.told :], len(history)
+            if view.shown is not None:
+                until = record.attempt if view.attempt is None else view.attempt
+                for data in view.shown.output_until(store, self.id, until):
+                    yield None, data
+            for at, transition in enumerate(fresh):
+                view.last = transition.state
+                # What followed at once tells whether it was an end.
+                if not transition.state.is_final or at == len(fresh) - 1:
+                    yield transition.state, b""
+            if record.state.is_final or (view.attempt is not None and view.attempt < record.attempt):
+                view.ended = True
+                if record.state is not view.last:
+                    yield record.state, b""
+                return
+            turn_s = min(_TURN_S, self._api.settings.pass_s)
+            if deadline is not None:
+                turn_s = min(turn_s, deadline - time.monotonic())
+                if turn_s <= 0:
+                    return
+            if not wait_for_news(turn_s):
+                catch_up(store, self._api.settings)
+
+    def shell_exit_code(self) -> int:
+        """What `launch-submit --wait` exits with once the run has ended."""
+        record = self.refresh()
+        return shell_exit_code(record.state, record.exit_code, record.signal)
+
+
+class RunFile:
+    """A file that is kept with a run: what a failed start left (`LaunchAgent.fail_run_queue_item`), or a tool saved."""
+
+    def __init__(self, api: Api, run_id: str, file: SavedFile) -> None:
+        self._api = api
+        self._run_id = run_id
+        self.name = file.name
+        #: Bytes.
+        self.size = file.size
+        self._file = file
+
+    def __repr__(self) -> str:
+        return f"<RunFile {self.name} of run {self._run_id}>"
+
+    @property
+    def saved_at(self) -> str:
+        """ISO 8601 in UTC, by the server's clock."""
+        return isoformat(self._file.saved_at) or ""
+
+    def read(self) -> bytes:
+        """All of it. Raises InputError when it is gone."""
+        data = self._api.store.read_file(self._run_id, self.name)
+        if data is None:
+            raise InputError(f"file {self.name!r} of run {self._run_id} is gone, with its run")
+        return data
+
+    def download(self, root: str | os.PathLike[str] = ".", *, replace: bool = False) -> Path:
+        """Write it into the folder `root`, which is made where it is missing. Returns its path.
+
+        Raises InputError for one that is there already, unless it shall be replaced.
+        """
+        data = self.read()
+        path = Path(root) / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("wb" if replace else "xb") as made:
+                made.write(data)
+        except FileExistsError:
+            raise InputError(f"{path} is there already; give replace=True, or another folder") from None
+        return path
+
+
+class Runs(Sequence[Run]):
+    """W&B's `Runs`: the runs that fit a filter, in an order, read page by page as they are taken.
+
+    Each is a snapshot of when its page was read, and is read once. `len()` asks an index where that decides the filter
+    (no filter, or one field of state, queue, project, sweep), else it reads all; it counts what is there then, so it
+    can differ from what an iteration finds while runs come and go. By creation time runs come in the order of the
+    index; for every other order all that fit are looked at first. A negative index and an open slice read all.
+    """
+
+    def __init__(self, api: Api, wanted: Filter, order: Order, *, per_page: int) -> None:
+        self._api = api
+        self._filter = wanted
+        self._order = order
+        self.per_page = per_page
+        self._taken: list[Run] = []
+        self._more: Iterator[Record] | None = None
+        self._is_complete = False
+
+    def __repr__(self) -> str:
+        return f"<Runs, {len(self._taken)} of them read>"
+
+    def __len__(self) -> int:
+        if not self._is_complete and self._filter.is_decided and len(self._filter.narrow) <= 1:
+            return self._api.store.count_runs(self._filter.narrow)
+        self._take(None)
+        return len(self._taken)
+
+    def __bool__(self) -> bool:
+        self._take(1)
+        return bool(self._taken)
+
+    def __iter__(self) -> Iterator[Run]:
+        at = 0
+        while True:
+            self._take(at + 1)
+            if at >= len(self._taken):
+                return
+            yield self._taken[at]
+            at += 1
+
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Run]: ...
+    def __getitem__(self, index: int | slice) -> Run | list[Run]:
+        if isinstance(index, slice):
+            start, stop = index.start or 0, index.stop
+            is_bounded = stop is not None and start >= 0 and stop >= 0 and (index.step or 1) > 0
+            self._take(stop if is_bounded else None)
+            return self._taken[index]
+        self._take(index + 1 if index >= 0 else None)
+        if not -len(self._taken) <= index < len(self._taken):
+            raise IndexError(f"there are only {len(self._taken)} such runs")
+        return self._taken[index]
+
+    def update(self) -> None:
+        """Forget what was read: the next look begins anew."""
+        self._taken, self._more, self._is_complete = [], None, False
+
+    def _take(self, count: int | None) -> None:
+        """Read until so many are known, or all."""
+        if self._is_complete or (count is not None and len(self._taken) >= count):
+            return
+        if self._more is None:
+            self._more = self._records()
+        missing = None if count is None else count - len(self._taken)
+        found = [Run(self._api, record.id, record=record, is_snapshot=True) for record in islice(self._more, missing)]
+        self._taken += found
+        self._is_complete = missing is None or len(found) < missing
+
+    def _records(self) -> Iterator[Record]:
+        store = self._api.store
+        if not self._order.is_by_creation:
+            yield from self._sorted()
+            return
+        page = self.per_page if self._filter.is_decided else max(self.per_page, _SCAN_PAGE)
+        for record in store.runs_in(self._filter.narrow, newest_first=self._order.is_descending, page=page):
+            if self._filter.matches(record):
+                yield record
+
+    def _sorted(self) -> Iterator[Record]:
+        """By any value; ties with the newest first. Only the values and ids are held, the records are read again."""
+        store = self._api.store
+        keyed: list[tuple[Any, str]] = []
+        without: list[str] = []
+        for record in store.runs_in(self._filter.narrow, newest_first=True, page=_SCAN_PAGE):
+            if self._filter.matches(record):
+                key = self._order.key(record)
+                if key is None:
+                    without.append(record.id)
+                else:
+                    keyed.append((key, record.id))
+        keyed.sort(key=lambda entry: entry[0], reverse=self._order.is_descending)
+        ids = [run_id for _, run_id in keyed] + without
+        for start in range(0, len(ids), self.per_page):
+            yield from store.records(ids[start : start + self.per_page])
+
+
+class _Shown:
+    """How far a run's output has been shown."""
+
+    def __init__(self, attempt: int, *, after: str = "-") -> None:
+        self.attempt = attempt
+        self._after = after
+
+    def output_until(self, store: Store, run_id: str, attempt: int) -> Iterator[bytes]:
+        """What is new of the attempt at hand and of those after it, up to `attempt`."""
+        while True:
+            for chunk in store.log(run_id, self.attempt, after=self._after):
+                self._after = chunk.entry
+                yield chunk.data
+            if self.attempt >= attempt:
+                return
+            self.attempt, self._after = self.attempt + 1, "-"
+
+
+@dataclass
+class _View:
+    """What a follower has been told so far, across losses of its connection."""
+
+    shown: _Shown | None
+    #: The one attempt that is followed; None for the run to its end.
+    attempt: int | None
+    #: How many transitions were known; None at the beginning.
+    told: int | None = None
+    last: RunState | None = None
+    ended: bool = False
+
+
+def me() -> str:
+    """Who uses this process, for people."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}@{socket.gethostname()}"

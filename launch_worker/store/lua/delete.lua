@@ -1,0 +1,29 @@
+-- Pending -> Killed, and any final state -> (nothing): the run, its history, logs, metrics and files are gone.
+-- ARGV: id, why it is Killed if it was Pending, by whom, keep_us (how long a look-up says that it was deleted)
+-- Refuses a Running one. Whoever waits for it, and its sweep, hear of the end first. A repeated call changes nothing.
+-- Returns 'deleted' | 'running' | 'unknown' | 'again' (some of those that wait for it were told: call again).
+local id, reason, who, keep_us = unpack(ARGV)
+local mark = run_key(id) .. ':deleted'
+local state, attempt = unpack(get(id, 'state', 'attempt'))
+if not state then return redis.call('EXISTS', mark) == 1 and 'deleted' or 'unknown' end
+local now = now_us()
+if state == 'Pending' then
+  kill_pending(id, now, reason)
+elseif not FINAL[state] then
+  return 'running'
+end
+-- They are told how it ended, and not that it is gone.
+settle(now, 200)
+if redis.call('SISMEMBER', 'launch:settle', id) == 1 then return 'again' end
+-- First: a worker that was silent must not bring the record back.
+redis.call('SET', mark, cjson.encode({at = int(now), by = who}), 'PX', int(math.max(1, math.floor(tonumber(keep_us) / 1000))))
+local run = get(id, 'queue', 'project', 'state', 'sweep')
+redis.call('ZREM', 'launch:ended', id)
+redis.call('ZREM', 'launch:runs', id)
+for at, kind in ipairs({'queue', 'project', 'state', 'sweep'}) do
+  if run[at] and run[at] ~= '' then redis.call('ZREM', 'launch:runs:' .. kind .. ':' .. run[at], id) end
+end
+for number = 1, tonumber(attempt) or 0 do redis.call('DEL', run_key(id) .. ':log:' .. number) end
+redis.call('DEL', run_key(id), run_key(id) .. ':history', run_key(id) .. ':metrics', run_key(id) .. ':files', 'launch:waiters:' .. id)
+redis.call('PUBLISH', 'launch:news:' .. id, 'deleted')
+return 'deleted'

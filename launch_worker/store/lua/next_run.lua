@@ -1,0 +1,34 @@
+-- (nothing) -> Pending: the next run of a sweep.
+-- ARGV: sweep, the run's number, what was drawn (JSON), then as for create: id, reason, queue, its configuration, its
+--   pool's, expires_us, field, value, …
+-- Only if the sweep is RUNNING, fewer than `workers` of its runs are live, fewer than `cap` were made, and this number is
+-- the next: so however many workers try, each run is made once. A repeated call is answered as the first.
+-- Returns {1, ''} | {0, why not} | {-1, configuration, the pool's} | {-2, why not}
+local sweep, index, trial = unpack(ARGV, 1, 3)
+local id, reason, queue, config, config_of_pool, expires_us = unpack(ARGV, 4, 9)
+local key = sweep_key(sweep)
+local state, made, cap, workers = unpack(redis.call('HMGET', key, 'state', 'made', 'cap', 'workers'))
+if not state then return {0, 'there is no such sweep'} end
+if redis.call('ZSCORE', key .. ':runs', id) == index then return {1, ''} end
+if state ~= 'RUNNING' then return {0, 'the sweep is ' .. state} end
+if tonumber(cap or '') and tonumber(made) >= tonumber(cap) then return {0, 'all its runs were made'} end
+if redis.call('SCARD', key .. ':live') >= tonumber(workers) then return {0, 'it has as many live runs as it may'} end
+if made ~= index then return {0, 'another worker made this run'} end
+local known, known_of_pool = queue_config(queue), pool_config(queue)
+if known ~= config or known_of_pool ~= config_of_pool then return {-1, known, known_of_pool} end
+local now = now_us()
+-- Before the run: it may end at once.
+redis.call('ZADD', key .. ':runs', index, id)
+redis.call('SADD', key .. ':live', id)
+redis.call('HINCRBY', key, 'made', 1)
+redis.call('HSET', key .. ':trials', index, trial)
+local created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, 10)})
+if created == 1 then
+  redis.call('HDEL', key, 'problem')
+  return {1, ''}
+end
+redis.call('ZREM', key .. ':runs', id)
+redis.call('SREM', key .. ':live', id)
+redis.call('HINCRBY', key, 'made', -1)
+redis.call('HDEL', key .. ':trials', index)
+return created == -2 and {-2, why} or {0, 'a run has this id'}

@@ -1,0 +1,40 @@
+-- pause: RUNNING -> PAUSED.  resume: PAUSED -> RUNNING.  stop: RUNNING | PAUSED -> STOPPED, and FINISHED when its running
+-- runs have ended.  cancel: RUNNING | PAUSED | STOPPED -> STOPPED, and CANCELED when they were killed.
+-- ARGV: sweep, word, why its runs are Killed
+-- Stop and cancel kill its Pending runs; only cancel has the running ones ended. What is so already is left as it is.
+-- Returns {'done' | 'refused' | 'unknown', the sweep's state}
+local sweep, word, reason = unpack(ARGV)
+local key = sweep_key(sweep)
+local state, cancelling = unpack(redis.call('HMGET', key, 'state', 'cancelling'))
+if not state then return {'unknown', ''} end
+local now = now_us()
+local function ended()
+  redis.call('PUBLISH', 'launch:sweeps', sweep)
+  return {'done', redis.call('HGET', key, 'state')}
+end
+if word == 'pause' or word == 'resume' then
+  local from, to = 'RUNNING', 'PAUSED'
+  if word == 'resume' then from, to = to, from end
+  if state ~= from and state ~= to then return {'refused', state} end
+  redis.call('HSET', key, 'state', to)
+  return ended()
+end
+if SWEEP_ENDED[state] then
+  return {((word == 'stop') == (state == 'FINISHED')) and 'done' or 'refused', state}
+end
+if word == 'cancel' then redis.call('HSET', key, 'cancelling', '1') end
+redis.call('HSET', key, 'state', 'STOPPED')
+for _, id in ipairs(redis.call('SMEMBERS', key .. ':live')) do
+  local of_run = get(id, 'state')[1]
+  if of_run == 'Pending' then
+    kill_pending(id, now, reason)
+  elseif of_run == 'Running' then
+    if word == 'cancel' then ask_to_end(id, now, '', reason) end
+  else
+    -- It is gone, or its end was not heard.
+    redis.call('SREM', key .. ':live', id)
+  end
+end
+settle(now, 100)
+close_sweep(sweep, now)
+return ended()

@@ -1,0 +1,28 @@
+-- Running (or Crashed): what the job told of itself.
+-- ARGV: id, token, end (bytes of all that it wrote so far), summary as it was known, summary ('' for no change), message
+--   ('' for none), preempting (1: it says that its machine is being taken away), rows of metrics as JSON…
+-- Refuses an attempt that was superseded or is over. What was heard before changes nothing.
+-- Returns 'done' | 'superseded' | 'stale' (the summary is another one).
+local id, token, heard_to, known, summary, message, preempting = unpack(ARGV, 1, 7)
+local run = get(id, 'state', 'token', 'closed', 'heard', 'summary', 'cancel_at')
+if run[2] ~= token or run[3] == token or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then return 'superseded' end
+local of, before = string.match(run[4] or '', '^(%d+):(%d+)$')
+if of ~= token then before = '-1' end
+if tonumber(heard_to) < tonumber(before) then return 'done' end
+if summary ~= '' then
+  if (run[5] or '') ~= known then return 'stale' end
+  redis.call('HSET', run_key(id), 'summary', summary)
+end
+local metrics = run_key(id) .. ':metrics'
+-- A call whose reply was lost is repeated as it was.
+if #ARGV > 7 and tonumber(heard_to) > tonumber(before) then
+  for index = 8, #ARGV do redis.call('RPUSH', metrics, ARGV[index]) end
+  redis.call('LTRIM', metrics, -1000, -1)
+  hear_metrics(id, {unpack(ARGV, 8)})
+  hear_metrics(id, {unpack(ARGV, 8)})
+end
+if message ~= '' and run[1] == 'Running' and not run[6] then redis.call('HSET', run_key(id), 'reason', message) end
+if preempting == '1' then redis.call('HSET', run_key(id), 'yields', token) end
+redis.call('HSET', run_key(id), 'heard', token .. ':' .. heard_to)
+redis.call('PUBLISH', 'launch:news:' .. id, 'told')
+return 'done'

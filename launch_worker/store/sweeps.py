@@ -1,0 +1,275 @@
+"""Sweeps: what they are, how far they are, and their next run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from launch_worker.errors import InputError
+from launch_worker.run import Record
+from launch_worker.spec import RunSpec
+from launch_worker.store import keys
+from launch_worker.store.connection import clear_errors
+from launch_worker.store.reading import Reader, pairs, text
+from launch_worker.sweep_trial import Trial
+
+_PAGE = 200
+#: States in which a sweep is over.
+ENDED = ("FINISHED", "CANCELED")
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """What the store knows of a sweep at one instant. Times are server microseconds."""
+
+    id: str
+    #: RUNNING, PAUSED, STOPPED (its last runs are ending), FINISHED or CANCELED.
+    state: str
+    name: str
+    #: The JSON of its configuration, as it was written.
+    config: str
+    #: The JSON of what else its runs are submitted with: arguments of RunSpec.
+    given: str
+    #: So many of its runs are live at once, and so many were made, of at most `cap` (None: no end).
+    workers: int
+    made: int
+    cap: int | None
+    #: Runs that have not ended.
+    live: int
+    seed: int
+    created_at: int
+    ended_at: int | None
+    #: Its running runs are being killed.
+    cancelling: bool = False
+    #: Why it makes no more runs; why it cannot make the next one now.
+    reason: str = ""
+    problem: str = ""
+
+    @property
+    def room(self) -> int:
+        """How many runs are to be made now."""
+        if self.state != "RUNNING":
+            return 0
+        left = self.workers if self.cap is None else self.cap - self.made
+        return max(0, min(self.workers - self.live, left))
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ENDED
+
+
+class SweepStore(Reader):
+    """A part of `Store`, which has the scripts."""
+
+    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> bool:
+        """(nothing) -> RUNNING. False when it is there already."""
+        return bool(self._call("create_sweep", sweep_id, *(part for pair in fields.items() for part in pair)))
+
+    def next_run(
+        self,
+        sweep_id: str,
+        trial: Trial,
+        spec: RunSpec,
+        *,
+        queue_config: str,
+        pool_config: str,
+        reason: str = "",
+    ) -> str:
+        """(nothing) -> Pending for the sweep's next run, in one step with the count. Returns '' or why it is not made.
+
+        Raises ConfigChanged and InputError as `Store.create`. The same trial again is answered as the first time.
+        """
+        # The scripts' fields of a run are theirs who create runs.
+        from launch_worker.store.store import ConfigChanged, expiry_of, fields_of
+
+        drawn = json.dumps({"run": trial.run_id, "drawn": trial.drawn, "seen": trial.seen})
+        head = (sweep_id, trial.index, drawn, trial.run_id, reason, spec.queue, queue_config, pool_config)
+        word, *answer = self._call("next_run", *head, expiry_of(spec), *fields_of(spec))
+        if word == -1:
+            raise ConfigChanged(text(answer[0]), text(answer[1]))
+        if word == -2:
+            raise InputError(text(answer[0]))
+        return "" if word == 1 else text(answer[0])
+
+    def steer_sweep(self, sweep_id: str, word: str, *, reason: str) -> tuple[bool, str]:
+        """pause, resume, stop or cancel a sweep. Whether it was possible in its state, and its state now.
+
+        `reason` is what its Killed runs say. Raises InputError for an unknown sweep.
+        """
+        answer, state = (text(part) for part in self._call("steer_sweep", sweep_id, word, reason))
+        if answer == "unknown":
+            raise unknown_sweep(sweep_id)
+        return answer == "done", state
+
+    def settle_sweep(self, sweep_id: str) -> int:
+        """Take runs that are gone off its live ones; end it if it can end. Returns how many those were."""
+        return int(self._call("settle_sweep", sweep_id))
+
+    def retire_sweeps(self, *, retention_s: float, limit: int = 50) -> int:
+        """Delete sweeps that ended longer ago."""
+        return int(self._call("retire_sweeps", round(retention_s * 1e6), limit))
+
+    def lock_sweep(self, sweep_id: str, what: str, *, for_s: float) -> bool:
+        """Keep others from doing the same meanwhile. It spares work; nothing's correctness rests on it."""
+        with clear_errors(self.url):
+            return bool(self._redis.set(keys.sweep_lock(sweep_id, what), 1, nx=True, px=int(for_s * 1000)))
+
+    def unlock_sweep(self, sweep_id: str, what: str) -> None:
+        with clear_errors(self.url):
+            self._redis.delete(keys.sweep_lock(sweep_id, what))
+
+    def note_sweep_problem(self, sweep_id: str, problem: str) -> None:
+        """Why its next run cannot be made; the next one that is made takes it away."""
+        with clear_errors(self.url):
+            self._redis.hset(keys.sweep(sweep_id), "problem", problem[:2000])
+
+    def mark_stopped(self, sweep_id: str, index: int, why: str) -> None:
+        """A run is to be stopped because it is worse than others: its end is a normal one, with the value so far."""
+        with clear_errors(self.url):
+            self._redis.hset(keys.sweep_part(sweep_id, "stopped"), index, why[:500])
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def sweep(self, sweep_id: str) -> SweepRecord | None:
+        """A sweep as it is now; None when there is none."""
+        return next(iter(self.sweeps_of([sweep_id])), None)
+
+    def sweeps_of(self, sweep_ids: Sequence[str]) -> list[SweepRecord]:
+        """Several; those that are gone or damaged are left out."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=True)
+            for sweep_id in sweep_ids:
+                pipe.hgetall(keys.sweep(sweep_id))
+                pipe.scard(keys.sweep_part(sweep_id, "live"))
+            answers = pipe.execute(raise_on_error=False) if sweep_ids else []
+        found = []
+        for sweep_id, fields, live in zip(sweep_ids, answers[::2], answers[1::2], strict=True):
+            if fields and not isinstance(fields, Exception) and not isinstance(live, Exception):
+                found.append(_record(sweep_id, pairs(fields), int(live)))
+        return found
+
+    def sweep_ids(self) -> list[str]:
+        """All that are known, the newest first."""
+        with clear_errors(self.url):
+            return [text(sweep_id) for sweep_id in self._redis.zrevrange(keys.SWEEPS, 0, -1)]
+
+    def live_sweep_ids(self) -> list[str]:
+        """Those that are not over."""
+        with clear_errors(self.url):
+            return [text(sweep_id) for sweep_id in self._redis.smembers(keys.LIVE_SWEEPS)]
+
+    def trials(self, sweep_id: str, *, curves: bool = False) -> tuple[list[Trial], list[int]]:
+        """A sweep's runs by number, and the numbers of the ended ones in the order of their ends.
+
+        `curves`: also what each told of the metric.
+        """
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=True)
+            for part in ("trials", "results", "stopped"):
+                pipe.hgetall(keys.sweep_part(sweep_id, part))
+            pipe.smembers(keys.sweep_part(sweep_id, "live"))
+            pipe.lrange(keys.sweep_part(sweep_id, "ended"), 0, -1)
+            drawn, results, stopped, live, ended = pipe.execute()
+        drawn, results, stopped = pairs(drawn), pairs(results), pairs(stopped)
+        running = {text(run_id) for run_id in live}
+        curve_of = self._curves(sweep_id, sorted(int(index) for index in drawn)) if curves else {}
+        trials = []
+        # A number that is missing was lost with a Redis that was restored: what came after is drawn again.
+        for index in range(len(drawn)):
+            said = _map(drawn.get(str(index), ""))
+            if not said:
+                break
+            result = _map(results.get(str(index), ""))
+            run_id = str(said.get("run", ""))
+            trials.append(
+                Trial(
+                    index=index,
+                    run_id=run_id,
+                    drawn={str(name): value for name, value in _map_of(said.get("drawn")).items()},
+                    seen=int(said.get("seen", 0)),
+                    live=run_id in running or not result,
+                    state=str(result.get("state", "")),
+                    value=_number(result.get("value")),
+                    curve=tuple(curve_of.get(index, ())),
+                    stopped=stopped.get(str(index), ""),
+                )
+            )
+        return trials, [int(index) for index in ended if int(index) < len(trials)]
+
+    def records_of(self, run_ids: Sequence[str]) -> list[Record]:
+        """The records of these runs, in this order; those that are gone are left out."""
+        return [record for at in range(0, len(run_ids), _PAGE) for record in self._records(run_ids[at : at + _PAGE])]
+
+    @contextmanager
+    def watch_sweeps(self) -> Iterator[Callable[[float], bool]]:
+        """Yields a function that blocks until something of any sweep is new, or for so many seconds (False)."""
+        with self._watch(keys.SWEEP_NEWS) as wait:
+            yield wait
+
+    def _curves(self, sweep_id: str, indexes: Sequence[int]) -> dict[int, list[tuple[int, float]]]:
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for index in indexes:
+                pipe.lrange(keys.sweep_part(sweep_id, f"curve:{index}"), 0, -1)
+            lists = pipe.execute() if indexes else []
+        return {index: [_point(text(line)) for line in lines] for index, lines in zip(indexes, lists, strict=True)}
+
+    def _call(self, script: str, *args: object) -> Any:
+        raise NotImplementedError
+
+
+def unknown_sweep(sweep_id: str) -> InputError:
+    shown = sweep_id if re.fullmatch(r"[\w.=@-]{1,60}", sweep_id) else repr(sweep_id[:40])
+    return InputError(f"there is no sweep {shown}; list the known ones with: launch-worker sweep list")
+
+
+def _record(sweep_id: str, fields: Mapping[str, str], live: int) -> SweepRecord:
+    def number(name: str) -> int | None:
+        found = fields.get(name, "")
+        return int(found) if re.fullmatch(r"\d{1,18}", found) else None
+
+    return SweepRecord(
+        id=sweep_id,
+        state=fields.get("state", ""),
+        name=fields.get("name", ""),
+        config=fields.get("config", ""),
+        given=fields.get("given", ""),
+        workers=number("workers") or 1,
+        made=number("made") or 0,
+        cap=number("cap"),
+        live=live,
+        seed=number("seed") or 0,
+        created_at=number("created_at") or 0,
+        ended_at=number("ended_at"),
+        cancelling=fields.get("cancelling") == "1",
+        reason=fields.get("reason", ""),
+        problem=fields.get("problem", ""),
+    )
+
+
+def _map(words: str) -> dict[str, Any]:
+    try:
+        return _map_of(json.loads(words) if words else {})
+    except ValueError:
+        return {}
+
+
+def _map_of(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(words: Any) -> float | None:
+    """Values are kept as text: a script's JSON would round them."""
+    try:
+        return None if words is None else float(words)
+    except (TypeError, ValueError):
+        return None
+
+
+def _point(line: str) -> tuple[int, float]:
+    step, _, value = line.partition(" ")
+    return int(step), float(value)

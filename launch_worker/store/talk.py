@@ -1,0 +1,102 @@
+"""What jobs tell of themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch_worker.store import keys
+from launch_worker.store.connection import clear_errors
+from launch_worker.store.reading import Reader, text
+
+#: Of a run's summary as JSON: what would make it longer is left out.
+MAX_SUMMARY_BYTES = 64 << 10
+#: How often a summary that others changed meanwhile is merged again.
+_MERGES = 20
+
+
+@dataclass(frozen=True)
+class Heard:
+    """How far an attempt's job was heard by the workers that it has had."""
+
+    #: Bytes of what it wrote; 0 for another attempt.
+    end: int
+    summary: dict[str, Any]
+    #: Of the last row of metrics; -1 for none.
+    step: int
+
+
+class TalkStore(Reader):
+    """A part of `Store`, which has the scripts."""
+
+    def tell(
+        self,
+        record_id: str,
+        token: int,
+        summary: dict[str, Any] | None,
+        metrics: Sequence[str],
+        message: str,
+        *,
+        end: int = 0,
+        preempting: bool = False,
+    ) -> bool:
+        """Running (or Crashed): merge into the summary, append rows of metrics (JSON texts), set the reason.
+
+        False for an attempt that was superseded, or is over. `end`: how much of what the job wrote that is, all before
+        included; a call that brings nothing beyond what is known changes nothing, so it can be repeated.
+        `preempting`: should its worker vanish, the run was preempted.
+        """
+        known, merged = "", ""
+        for _ in range(_MERGES):
+            if summary:
+                with clear_errors(self.url):
+                    known = text(self._redis.hget(keys.run(record_id), "summary") or "")
+                merged = merge_summary(known, summary)
+            answer = text(
+                self._call("tell", record_id, token, end, known, merged, message, int(preempting), *metrics[-1000:])
+            )
+            if answer != "stale":
+                return answer == "done"
+        return False
+
+    def heard(self, record_id: str, token: int) -> Heard:
+        """What is known of an attempt's job: nothing of another attempt's."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hmget(keys.run(record_id), "heard", "summary")
+            pipe.lindex(keys.metrics(record_id), -1)
+            (heard, summary), row = pipe.execute()
+        of, _, end = text(heard or b"").partition(":")
+        step = _map(text(row or b"")).get("_step")
+        if of != str(token) or not end.isdigit():
+            return Heard(0, {}, step if isinstance(step, int) else -1)
+        return Heard(int(end), _map(text(summary or b"")), step if isinstance(step, int) else -1)
+
+    def note_late_exit(self, record_id: str, token: int, what: str) -> bool:
+        """What became of the processes of an attempt that had called itself finished; False when it is not the last."""
+        return bool(self._call("late_exit", record_id, token, what))
+
+    def _call(self, script: str, *args: object) -> Any:
+        raise NotImplementedError
+
+
+def merge_summary(known: str, new: dict[str, Any]) -> str:
+    """The summary with what is new, as JSON; a name that would make it too long keeps the value that it has."""
+    merged = _map(known)
+    size = len(json.dumps(merged))
+    for name, value in new.items():
+        before = len(json.dumps({name: merged[name]})) if name in merged else 0
+        grown = size - before + len(json.dumps({name: value}))
+        if grown <= MAX_SUMMARY_BYTES:
+            merged[name], size = value, grown
+    return json.dumps(merged)
+
+
+def _map(words: str) -> dict[str, Any]:
+    try:
+        found = json.loads(words) if words else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,363 @@
+"""Sweeps for Python and the command line: make, look at, pause, resume, stop, cancel, wait for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch_worker.bulk import read_options
+from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
+from launch_worker.ids import new_run_id
+from launch_worker.passes import catch_up
+from launch_worker.runs import Run, me
+from launch_worker.spec import KEY, MAX_LIMIT
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
+from launch_worker.store.sweeps import SweepRecord, unknown_sweep
+from launch_worker.sweep_trial import Trial
+from launch_worker.sweeps import advance, spec_of
+from launch_worker.units import isoformat
+
+if TYPE_CHECKING:
+    from launch_worker.api import Api
+    from launch_worker.sweep_config import SweepConfig
+
+MAX_FILE_BYTES = 4 << 20
+#: As many live runs of one sweep as one script may kill.
+MAX_WORKERS = 1000
+#: Longest block on Redis in one call; a wait is a loop of these.
+_TURN_S = 2.0
+#: How long an outage a wait outlasts.
+_PATIENCE_S = 600.0
+#: Each word of `Sweep.steer`, and what a Killed run of the sweep says after it.
+_STEERED = {"stop": "stopped", "cancel": "cancelled", "pause": "paused", "resume": "resumed"}
+
+
+class Sweep:
+    """One sweep. `record` is as it was when last read; `state`, `best_run` and the like read it anew."""
+
+    def __init__(self, api: Api, sweep_id: str, *, record: SweepRecord | None = None) -> None:
+        self.id = sweep_id
+        self._api = api
+        self._record = record
+
+    def __repr__(self) -> str:
+        return f"<Sweep {self.id}>"
+
+    @property
+    def record(self) -> SweepRecord:
+        return self._record if self._record is not None else self.refresh()
+
+    def refresh(self) -> SweepRecord:
+        """Read it from Redis. Raises InputError when it is gone."""
+        record = self._api.store.sweep(self.id)
+        if record is None:
+            raise unknown_sweep(self.id)
+        self._record = record
+        return record
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def state(self) -> str:
+        """RUNNING, PAUSED, STOPPED (its last runs are ending), FINISHED or CANCELED; as it is now."""
+        return self.refresh().state
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its configuration as it was written."""
+        config: dict[str, Any] = json.loads(self.record.config)
+        return config
+
+    @property
+    def expected_run_count(self) -> int | None:
+        """How many runs it makes at most; None when there is no end."""
+        return self.record.cap
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Its runs by number, with their parameters and results, as they are now."""
+        return self._api.store.trials(self.id)[0]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Its runs, the first one first; those that the retention has deleted are left out."""
+        found = self._api.store.records_of([trial.run_id for trial in self.trials])
+        return [self._run(record.id, record) for record in found]
+
+    def best_run(self) -> Run | None:
+        """The run with the best value of the metric; None while none has ended with one."""
+        from launch_worker.sweep_search import best_of
+
+        best = best_of(self._parsed(), self.trials)
+        return None if best is None else self._run(best.run_id)
+
+    def pause(self) -> str:
+        """Make no more runs until `resume`. Those that are made, pending ones too, go on. Returns the state now.
+
+        As W&B's (`wandb sweep --pause`). Raises RefusedError when it is over or stopped.
+        """
+        return self.steer("pause")
+
+    def resume(self) -> str:
+        """Go on after `pause`. Returns the state now. Raises RefusedError when it is over or stopped."""
+        state = self.steer("resume")
+        advance(self._api.store, self._api.settings, self.id)
+        return state
+
+    def stop(self) -> str:
+        """Make no more runs, and be FINISHED when the running ones have ended; pending ones are Killed.
+
+        As W&B's (`wandb sweep --stop`). Returns the state now. Raises RefusedError when it was cancelled.
+        """
+        return self.steer("stop")
+
+    def cancel(self) -> str:
+        """Kill its running and pending runs, and be CANCELED when they are. Returns the state now.
+
+        As W&B's (`wandb sweep --cancel`). Raises RefusedError when it is FINISHED.
+        """
+        return self.steer("cancel")
+
+    def steer(self, word: str) -> str:
+        """pause, resume, stop or cancel."""
+        reason = f"sweep {self.id} was {_STEERED[word]} by {me()}"
+        done, state = self._api.store.steer_sweep(self.id, word, reason=reason)
+        if not done:
+            raise RefusedError(f"sweep {self.id} is {state} and cannot be {_STEERED[word]}; nothing was changed")
+        return state
+
+    def wait(self, timeout: float | None = None) -> str:
+        """Block until the sweep is FINISHED or CANCELED; returns which. Raises TimeoutError.
+
+        Woken by the sweep's news, not by polling. A paused sweep is waited for as long as it takes. Outlasts an outage
+        of Redis of up to ten minutes.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        away_since: float | None = None
+        while True:
+            try:
+                if self._has_ended(deadline):
+                    return self.record.state
+                break
+            except BrokerUnavailableError:
+                now = time.monotonic()
+                away_since = away_since or now
+                if now - away_since > _PATIENCE_S or (deadline is not None and now > deadline):
+                    raise
+                time.sleep(_TURN_S / 2)
+        raise TimeoutError(f"sweep {self.id} is still {self.record.state} after {timeout:g} s")
+
+    def _has_ended(self, deadline: float | None) -> bool:
+        """Wait for that; False after `deadline` (monotonic seconds)."""
+        with self._api.store.watch_sweeps() as wait_for_news:
+            while not self.refresh().is_over:
+                turn_s = _TURN_S if deadline is None else min(_TURN_S, deadline - time.monotonic())
+                if turn_s <= 0:
+                    return False
+                if not wait_for_news(turn_s):
+                    catch_up(self._api.store, self._api.settings)
+        return True
+
+    def as_json(self, *, runs: bool = False) -> dict[str, Any]:
+        """The object of `sweep list --json`; with `runs` that of `sweep status --json`."""
+        record = self.record
+        shown: dict[str, Any] = {
+            "id": self.id,
+            "name": record.name,
+            "state": record.state,
+            "cancelling": record.cancelling and not record.is_over,
+            "workers": record.workers,
+            "made": record.made,
+            "run_cap": record.cap,
+            "live": record.live,
+            "reason": record.reason or None,
+            "problem": record.problem or None,
+            "created_at": isoformat(record.created_at),
+            "ended_at": isoformat(record.ended_at),
+        }
+        with contextlib.suppress(InputError):
+            config = self._parsed()
+            shown |= {"method": config.method, "metric": config.metric or None, "goal": _goal(config)}
+            if runs:
+                shown |= self._runs_as_json(config)
+        return shown
+
+    def _runs_as_json(self, config: SweepConfig) -> dict[str, Any]:
+        from launch_worker.sweep_search import best_of
+
+        trials = self.trials
+        now = {r.id: r for r in self._api.store.records_of([trial.run_id for trial in trials if trial.live])}
+        rows = [
+            {
+                "index": trial.index,
+                "run": trial.run_id,
+                "state": now[trial.run_id].state.value if trial.run_id in now else trial.state or None,
+                "value": trial.value,
+                "config": _config_of(config, trial),
+                "stopped": trial.stopped or None,
+            }
+            for trial in trials
+        ]
+        counted = Counter(row["state"] for row in rows)
+        best = best_of(config, trials)
+        return {
+            "queue": json.loads(self.record.given).get("queue", "default"),
+            "counts": {state.value: counted[state.value] for state in RunState},
+            "best": next((row for row in rows if best is not None and row["index"] == best.index), None),
+            "runs": rows,
+        }
+
+    def _parsed(self) -> SweepConfig:
+        from launch_worker.sweep_config import config_from_json
+
+        return config_from_json(self.record.config)
+
+    def _run(self, run_id: str, record: Any = None) -> Run:
+        return Run(self._api, run_id, record=record)
+
+
+class SweepApi:
+    """A part of `Api`. Everything raises InputError before anything is written, and BrokerUnavailableError."""
+
+    @property
+    def store(self) -> Store:
+        raise NotImplementedError
+
+    def create_sweep(
+        self,
+        config: Mapping[str, Any] | str | os.PathLike[str],
+        *,
+        queue: str | None = None,
+        workers: int = 1,
+        count: int | None = None,
+        strict: bool = False,
+        **options: Any,
+    ) -> Sweep:
+        """Start a sweep: W&B's configuration as a map, or the path of a YAML file. Its first runs are made at once.
+
+        `workers` of its runs are live at once, and at most `count` are made (and at most `run_cap`). `options` are
+        those of `submit` for its runs: gpus, env, image, retries and so on. Raises SweepConfigError with all that is
+        wrong, LaunchError when Optuna is missing.
+        """
+        # Imported by those who need it: `launch-submit` imports this module.
+        from launch_worker.sweep_config import parse_config
+        from launch_worker.sweep_search import check_engines, suggest
+
+        api: Any = self
+        said, where = _read(config)
+        has_image = options.get("image") is not None
+        parsed = parse_config(said, where=where, has_image=has_image)
+        for what, number, most in (("workers", workers, MAX_WORKERS), ("count", count, MAX_LIMIT)):
+            if number is not None and (
+                not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most
+            ):
+                raise InputError(f"{what} must be a whole number from 1 to {most:,}, not {number!r}")
+        check_engines(parsed, where=where)
+        given = _given(api, parsed, {"queue": queue, **options})
+        seed = parsed.seed if parsed.seed is not None else secrets.randbits(32)
+        sweep_id = new_run_id()
+        # What a run of it would be: whatever is wrong with that is said before there is a sweep.
+        first = suggest(parsed, (), seed=seed, ended=(), study=sweep_id)
+        sample = spec_of(given, parsed, first, sweep_id=sweep_id, index=0)
+        api.resolve(dict(given) | {"command": sample.command}, fresh=True)
+        if strict and sample.queue != "default" and sample.queue not in self.store.queue_names():
+            known = ", ".join(self.store.queue_names()) or "none"
+            raise InputError(f"there is no queue {sample.queue!r}; known are: {known}")
+        if given.get("upload") is not None:
+            given["upload"] = api.send_folder(options["upload"])
+        cap = min((n for n in (parsed.cap, count) if n is not None), default=None)
+        fields: dict[str, str | int] = {
+            "name": parsed.name or sample.name.rpartition("-")[0],
+            "config": parsed.to_json(),
+            "given": json.dumps(given),
+            "workers": workers,
+            "cap": "" if cap is None else cap,
+            "seed": seed,
+            "metric": parsed.metric,
+            "goal": _goal(parsed) or "",
+            "target": "" if parsed.target is None else repr(parsed.target),
+            "watched": int(parsed.watches_metric),
+        }
+        self.store.create_sweep(sweep_id, fields)
+        advance(self.store, api.settings, sweep_id)
+        return Sweep(api, sweep_id)
+
+    def sweep(self, path: str) -> Sweep:
+        """The sweep with this id, or `entity/project/id`. Raises InputError for an unknown one."""
+        api: Any = self
+        sweep_id = path.rpartition("/")[2]
+        record = self.store.sweep(sweep_id) if KEY.fullmatch(sweep_id) else None
+        if record is None:
+            raise unknown_sweep(sweep_id)
+        return Sweep(api, sweep_id, record=record)
+
+    def sweeps(self) -> list[Sweep]:
+        """All sweeps that are known, the newest first."""
+        api: Any = self
+        return [Sweep(api, record.id, record=record) for record in self.store.sweeps_of(self.store.sweep_ids())]
+
+
+def _read(config: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[Any, str]:
+    if isinstance(config, Mapping):
+        return config, "the sweep's configuration"
+    name = os.fspath(config)
+    try:
+        with Path(name).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        text = data.decode()
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is not UTF-8; save the file as UTF-8") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"{name} has more than {MAX_FILE_BYTES:,} bytes")
+    from launch_worker.sweep_config import read_yaml
+
+    return read_yaml(text, where=name), name
+
+
+def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What its runs are submitted with. Raises InputError."""
+    from launch_worker.api import current_folder
+
+    plain = {name: _plain(value) for name, value in options.items() if value is not None}
+    for name in ("command", "array", "at", "delay"):
+        if name in plain:
+            raise InputError(f"{name} is not an option of a sweep; its runs are made when there is room for them")
+    item = read_options(plain, folder=current_folder() or "/")
+    given: dict[str, Any] = {"author": me()} | dict(item.given)
+    if config.project or api.settings.project:
+        given.setdefault("project", config.project or api.settings.project)
+    if not (given.get("uri") or given.get("upload")) and (folder := current_folder()) is not None:
+        # Without `cwd_required` it gives way to the queue's own.
+        given.setdefault("cwd", folder)
+    return given
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _goal(config: SweepConfig) -> str | None:
+    return ("maximize" if config.maximize else "minimize") if config.metric else None
+
+
+def _config_of(config: SweepConfig, trial: Trial) -> dict[str, Any]:
+    if config.method == "grid":
+        return config.space.grid_config(trial.index)
+    try:
+        return config.space.config(trial.drawn)
+    except KeyError:
+        return {}

@@ -1,0 +1,409 @@
+"""What a running job tells its worker: lines of JSON that it appends to a file, read as they come, and bounded.
+
+The protocol is in docs/jobs.md; `launch_worker.current` is one way to speak it. Words that matter to the attempt's end
+go to its supervisor; metrics and the summary go to Redis. While Redis is away they wait, and the file is kept.
+
+Redis knows how far a job was heard, so that the next worker goes on there and no row is kept twice. The words are kept
+beside the file (`words.json`), before that is noted: so none is lost with a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from launch_worker.current import STOP, TO_WORKER
+from launch_worker.retry import Outcome, outcome_of_exit, signal_name
+from launch_worker.runners.output import OutputFile
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
+from launch_worker.store.talk import MAX_SUMMARY_BYTES
+
+log = logging.getLogger("launch_worker.told")
+
+MAX_LINE_BYTES = 64 << 10
+MAX_ROW_BYTES = 4 << 10
+MAX_ROWS = 1000
+_MAX_MESSAGE = 1000
+#: What is not read yet of a flood takes so much of the disk at most: the newest is kept.
+_BACKLOG_BYTES = 16 << 20
+_CHUNK = 1 << 20
+#: Of a flood's chunk so many of the newest lines are read, and so many more that may matter.
+_LINES = 1000
+_MATTERS = re.compile(rb'"(?:finish|preempting|summary|heeds_stop)"')
+#: How often the disk of what was heard is given back.
+_FREE_BYTES = 1 << 20
+#: Of a sweep's run: where in its output its result is looked for.
+_LAST_BYTES = 64 << 10
+_LAST_LINES = 20
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The job says that it is done, with this exit code, whatever becomes of its process."""
+
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Preempting:
+    """The job says that its machine is being taken away: however it ends, it shall run again."""
+
+
+@dataclass(frozen=True)
+class HeedsStop:
+    """The job looks whether it shall stop: it is given time to end by itself before it is signalled."""
+
+
+Word: TypeAlias = Finish | Preempting | HeedsStop
+
+
+@dataclass(frozen=True)
+class Words:
+    """All that a job has said of its own end."""
+
+    finish: int | None = None
+    preempting: bool = False
+    heeds_stop: bool = False
+
+    def with_word(self, word: Word) -> Words:
+        """The first `finish` stays."""
+        if isinstance(word, Finish):
+            return self if self.finish is not None else replace(self, finish=word.exit_code)
+        return replace(self, preempting=True) if isinstance(word, Preempting) else replace(self, heeds_stop=True)
+
+    def each(self) -> list[Word]:
+        words: list[Word] = []
+        if self.heeds_stop:
+            words.append(HeedsStop())
+        if self.preempting:
+            words.append(Preempting())
+        if self.finish is not None:
+            words.append(Finish(self.finish))
+        return words
+
+
+def outcome_told(ended: Outcome, words: Words, *, status: int | None, preempt_exit_code: int) -> Outcome:
+    """The outcome of an attempt whose job has said this of its end, and then ended so, with this exit status."""
+    if words.finish is not None:
+        late = "unknown" if status is None else str(status) if status >= 0 else signal_name(-status)
+        return replace(outcome_of_exit(words.finish, preempt_exit_code=preempt_exit_code), late_exit=late)
+    is_cancelled = ended.state is RunState.KILLED and not ended.by_shutdown
+    if not words.preempting or ended.preempted or is_cancelled:
+        return ended
+    state = RunState.FAILED if ended.state is RunState.FINISHED else ended.state
+    reason = f"preempted ({ended.reason or f'exit code {ended.exit_code}'})"
+    return replace(ended, state=state, reason=reason, preempted=True, phase=ended.phase or "run")
+
+
+def read_words(folder: Path) -> Words:
+    """Those that a worker kept beside the file; it may have died before it had read the last ones."""
+    try:
+        kept = json.loads((folder / "words.json").read_text())
+        return Words(kept["finish"], bool(kept["preempting"]), bool(kept["heeds_stop"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Words()
+
+
+def announce_stop(folder: Path, reason: str) -> None:
+    """Show a job that it shall stop. Never raises: it is signalled anyway."""
+    try:
+        partial = folder / "stop.partial"
+        partial.write_text(f"{reason}\n")
+        partial.rename(folder / STOP)
+    except OSError as error:
+        log.warning("stop.not_shown folder=%s: %s", folder, error)
+
+
+@dataclass
+class _Batch:
+    """What is sent in one call, and repeated unchanged until it was answered."""
+
+    summary: dict[str, Any] = field(default_factory=dict)
+    rows: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ROWS))
+    message: str = ""
+    preempting: bool = False
+    #: How much of what the job wrote has been heard with this.
+    end: int = 0
+    bytes_of_summary: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.summary or self.rows or self.message or self.preempting)
+
+
+class Talk:
+    """One attempt's file, and how far it was heard. Thread-safe.
+
+    `on_word` gets each word once, in the thread that reads it; `is_copy`: the file has what was copied from elsewhere,
+    in order, and nothing else.
+    """
+
+    def __init__(
+        self, run_id: str, token: int, folder: Path, *, on_word: Callable[[Word], None], is_copy: bool = False
+    ) -> None:
+        """Raises OSError."""
+        self.run_id = run_id
+        self.path = folder / TO_WORKER
+        #: When the job last wrote, on the monotonic clock.
+        self.last_output_s = time.monotonic()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._token = token
+        self._on_word = on_word
+        self._is_copy = is_copy
+        self._file = OutputFile(self.path)
+        self._reading = threading.Lock()
+        self._sending = threading.Lock()
+        self._position = 0
+        #: All that was read since the attempt began, whatever became of the file.
+        self._count = 0
+        self._rest = b""
+        self._skips_line = False
+        self._freed = 0
+        self._batch = _Batch()
+        self._unsent: _Batch | None = None
+        self._names: set[str] = set()
+        self._step = -1
+        self._unreadable = 0
+        self.words = Words()
+
+    def resume(self, store: Store) -> None:
+        """Go on where another worker stopped hearing the same attempt. Raises BrokerUnavailableError."""
+        heard = store.heard(self.run_id, self._token)
+        size = self._file.size()
+        with self._reading:
+            self._count, self._names, self._step = heard.end, set(heard.summary), heard.step
+            # A file that was cut short, or made anew, has only what is new.
+            self._position = heard.end if size >= heard.end or self._is_copy else 0
+            kept = read_words(self._folder)
+            self.words = kept
+        for word in kept.each():
+            self._on_word(word)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Hear what is new. Needs no Redis, and never raises."""
+        try:
+            with self._reading:
+                words = self._read()
+        except OSError as error:
+            log.warning("talk.unreadable run=%s: %s", self.run_id, error)
+            return
+        for word in words:
+            self._on_word(word)
+
+    def _read(self) -> list[Word]:
+        words: list[Word] = []
+        if self._file.closed:
+            return words
+        size = self._file.size()
+        if size < self._position and not self._is_copy:
+            # The job wrote it anew instead of appending.
+            self._position, self._rest = 0, b""
+        if size - self._position > _BACKLOG_BYTES:
+            skipped = size - self._position - _BACKLOG_BYTES
+            log.warning("talk.flood run=%s: %d bytes were not read", self.run_id, skipped)
+            self._position, self._count, self._rest = self._position + skipped, self._count + skipped, b""
+            self._skips_line = True
+            self._file.free_before(self._position)
+        while self._position < size:
+            data = self._file.read(self._position, min(_CHUNK, size - self._position))
+            if not data:
+                break
+            self._position += len(data)
+            self._count += len(data)
+            words += self._hear(data)
+        return words
+
+    def _hear(self, data: bytes) -> list[Word]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if self._skips_line and lines:
+            self._skips_line = False
+            lines = lines[1:]
+        if len(self._rest) > MAX_LINE_BYTES:
+            self._rest, self._skips_line = b"", True
+            self._note_unreadable(1)
+        if len(lines) > _LINES:
+            older = [line for line in lines[:-_LINES] if _MATTERS.search(line)]
+            self._note_unreadable(len(lines) - _LINES - len(older[-_LINES:]))
+            lines = older[-_LINES:] + lines[-_LINES:]
+        words: list[Word] = []
+        for line in lines:
+            if line.strip(b"\0 \t\r") and not self._take(line, words):
+                self._note_unreadable(1)
+        self._batch.end = self._count - len(self._rest)
+        return words
+
+    def _take(self, line: bytes, words: list[Word]) -> bool:
+        """One line. False when it is none of the protocol."""
+        if len(line) > MAX_LINE_BYTES:
+            return False
+        try:
+            # JSON has no NaN; W&B keeps it as text too.
+            said = json.loads(line, parse_constant=str)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(said, dict):
+            return False
+        understood = said.get("heartbeat") is not None
+        if isinstance(said.get("summary"), dict):
+            understood = self._take_summary(said["summary"])
+        if isinstance(said.get("log"), dict):
+            understood = self._take_row(said["log"], said.get("step"))
+        if isinstance(said.get("message"), str):
+            self._batch.message = _printable(said["message"])[:_MAX_MESSAGE]
+            understood = True
+        for word in _words(said):
+            understood = True
+            known, self.words = self.words, self.words.with_word(word)
+            if self.words != known:
+                self._keep_words()
+                words.append(word)
+                self._batch.preempting = self._batch.preempting or isinstance(word, Preempting)
+        return understood
+
+    def _take_summary(self, summary: dict[str, Any]) -> bool:
+        fine = True
+        for name, value in summary.items():
+            size = _size({name: value})
+            grown = self._batch.bytes_of_summary + (size or 0) - self._batch.sizes.get(name, 0)
+            if size is None or grown > MAX_SUMMARY_BYTES:
+                fine = False
+                continue
+            self._batch.bytes_of_summary, self._batch.sizes[name] = grown, size
+            self._batch.summary[name] = value
+            self._names.add(name)
+        return fine
+
+    def _take_row(self, row: dict[str, Any], step: Any) -> bool:
+        is_step = isinstance(step, (int, float)) and not isinstance(step, bool) and abs(step) < 1e15
+        self._step = int(step) if is_step else self._step + 1
+        kept = row | {"_step": self._step, "_timestamp": round(time.time(), 3)}
+        size = _size(kept)
+        if size is None or size > MAX_ROW_BYTES:
+            return False
+        self._batch.rows.append(json.dumps(kept))
+        return self._take_summary(row)
+
+    def _note_unreadable(self, lines: int) -> None:
+        if not self._unreadable and lines:
+            log.warning("talk.not_understood run=%s: lines are left out (docs/jobs.md has the protocol)", self.run_id)
+        self._unreadable += lines
+
+    def _keep_words(self) -> None:
+        kept = {
+            "finish": self.words.finish,
+            "preempting": self.words.preempting,
+            "heeds_stop": self.words.heeds_stop,
+        }
+        try:
+            partial = self._folder / "words.partial"
+            partial.write_text(json.dumps(kept))
+            partial.rename(self._folder / "words.json")
+        except OSError as error:
+            log.error("words.not_kept run=%s: %s", self.run_id, error)
+
+    def add_results(self, output: Path) -> None:
+        """What the last lines of a sweep's run say as JSON is of its summary, where it told nothing of that name."""
+        try:
+            with output.open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - _LAST_BYTES))
+                numbers = numbers_in(file.read())
+        except OSError as error:
+            log.warning("results.unreadable run=%s: %s", self.run_id, error)
+            return
+        with self._reading:
+            self._take_summary({name: value for name, value in numbers.items() if name not in self._names})
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def ship(self, store: Store) -> int:
+        """Hear and send what is new; returns how many bytes that was. Raises BrokerUnavailableError; repeatable."""
+        before = self._count
+        self.look()
+        with self._sending:
+            while True:
+                with self._reading:
+                    if self._unsent is None and self._batch:
+                        self._unsent, self._batch = self._batch, _Batch(end=self._batch.end)
+                batch = self._unsent
+                if batch is None:
+                    break
+                store.tell(
+                    self.run_id,
+                    self._token,
+                    batch.summary or None,
+                    list(batch.rows),
+                    batch.message,
+                    end=batch.end,
+                    preempting=batch.preempting,
+                )
+                self._unsent = None
+                self._free(batch.end)
+        return self._count - before
+
+    def _free(self, end: int) -> None:
+        with self._reading:
+            if self._file.closed or end - self._freed < _FREE_BYTES:
+                return
+            self._freed = end
+            try:
+                self._file.free_before(self._position - (self._count - end))
+            except OSError as error:
+                log.debug("the disk of what run %s told could not be given back: %s", self.run_id, error)
+
+    def close(self) -> None:
+        with self._reading:
+            self._file.close()
+
+
+def numbers_in(output: bytes) -> dict[str, float]:
+    """The numbers of the JSON objects among the last lines of an output, the last one of each name."""
+    found: dict[str, float] = {}
+    for line in output.splitlines()[-_LAST_LINES:]:
+        if not line.lstrip().startswith(b"{"):
+            continue
+        try:
+            said = json.loads(line, parse_constant=str)
+        except (ValueError, RecursionError):
+            continue
+        found |= {
+            name: value
+            for name, value in said.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        }
+    return found
+
+
+def _words(said: dict[str, Any]) -> list[Word]:
+    words: list[Word] = []
+    if said.get("heeds_stop") is True:
+        words.append(HeedsStop())
+    if said.get("preempting") is True:
+        words.append(Preempting())
+    code = said.get("finish")
+    if isinstance(code, int) and not isinstance(code, bool):
+        words.append(Finish(code if 0 <= code <= 255 else 1))
+    return words
+
+
+def _size(value: Any) -> int | None:
+    """Of its JSON; None for what is too large a number for it."""
+    try:
+        return len(json.dumps(value, allow_nan=False))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,276 @@
+"""What a worker makes of the lines that a job tells it: the protocol, and whatever else is in the file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.retry import Outcome
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
+from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard, merge_summary
+from launch_worker.told import (
+    MAX_LINE_BYTES,
+    MAX_ROWS,
+    Finish,
+    HeedsStop,
+    Preempting,
+    Talk,
+    Word,
+    Words,
+    announce_stop,
+    numbers_in,
+    outcome_told,
+    read_words,
+)
+
+
+class Job:
+    """A job that writes, and what its worker hears. Its store is a list of the calls to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.words: list[Word] = []
+        self.talk = Talk("r1", 7, folder, on_word=self.words.append)
+        self.sent: list[dict[str, Any]] = []
+        self.heard_before = Heard(0, {}, -1)
+
+    def write(self, *lines: object) -> None:
+        with self.talk.path.open("ab") as file:
+            for line in lines:
+                file.write((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n")
+
+    def tell(
+        self, run_id: str, token: int, summary: Any, metrics: list[str], message: str, *, end: int, preempting: bool
+    ) -> bool:
+        assert (run_id, token) == ("r1", 7)
+        rows = [json.loads(row) for row in metrics]
+        self.sent.append({"summary": summary, "rows": rows, "message": message, "end": end, "preempting": preempting})
+        return True
+
+    def heard(self, run_id: str, token: int) -> Heard:
+        return self.heard_before
+
+    def ship(self) -> None:
+        self.talk.ship(self.store)
+
+    @property
+    def store(self) -> Store:
+        return self  # type: ignore[return-value]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    made = Job(tmp_path / "talk")
+    yield made
+    made.talk.close()
+
+
+def test_words_are_heard_once_and_kept_beside_the_file(job: Job) -> None:
+    job.write({"heeds_stop": True}, {"preempting": True}, {"finish": 3}, {"finish": 0}, {"preempting": True})
+    job.talk.look()
+    job.talk.look()
+    assert job.words == [HeedsStop(), Preempting(), Finish(3)]
+    assert read_words(job.folder) == job.talk.words == Words(finish=3, preempting=True, heeds_stop=True)
+
+
+@pytest.mark.parametrize("code", [-1, 256, 10**30])
+def test_an_exit_code_that_no_process_can_have_is_a_failure(job: Job, code: int) -> None:
+    job.write({"finish": code})
+    job.talk.look()
+    assert job.words == [Finish(1)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"garbage", b"[]", b"3", b"null", b"{", b"\xff\xfe", b"{}", b'{"finish": true}', b'{"finish": "0"}'),
+        *(b'{"finish": 0.5}', b'{"preempting": 1}', b'{"log": 3}', b'{"summary": ["x"]}', b'{"message": 3}'),
+        *(b'{"log": {"x": 1e999}}', b'{"finish":' + b"[" * 50_000, b"\0" * 100, b'{"heartbeat": null}'),
+    ],
+)
+def test_a_line_that_is_none_of_the_protocol_does_nothing_and_the_next_is_heard(job: Job, line: bytes) -> None:
+    job.write(line, {"finish": 0})
+    job.ship()
+    assert job.words == [Finish(0)]
+    assert job.sent == []
+
+
+def test_rows_are_numbered_and_are_in_the_summary_too(job: Job) -> None:
+    job.write({"log": {"loss": 2}}, {"log": {"loss": 1}, "step": 10}, {"log": {"loss": 0.5, "acc": 1}})
+    job.write({"summary": {"loss": 0.25}}, {"message": "two\nlines"})
+    job.ship()
+    (sent,) = job.sent
+    assert [(row["_step"], row["loss"]) for row in sent["rows"]] == [(0, 2), (10, 1), (11, 0.5)]
+    assert abs(sent["rows"][0]["_timestamp"] - time.time()) < 10
+    assert sent["summary"] == {"loss": 0.25, "acc": 1}
+    assert sent["message"] == "two lines"
+    assert sent["end"] == job.talk.path.stat().st_size
+
+
+def test_a_line_that_is_not_whole_yet_waits_for_its_end(job: Job) -> None:
+    with job.talk.path.open("ab") as file:
+        file.write(b'{"summary": {"x": 1}}\n{"fini')
+        file.flush()
+        job.ship()
+        assert job.words == []
+        assert job.sent[0]["end"] == 22
+        file.write(b'sh": 0}\n')
+    job.talk.look()
+    assert job.words == [Finish(0)]
+
+
+def test_nan_is_kept_as_text(job: Job) -> None:
+    job.write(b'{"log": {"loss": NaN, "gain": -Infinity}}')
+    job.ship()
+    assert job.sent[0]["summary"] == {"loss": "NaN", "gain": "-Infinity"}
+
+
+def test_what_redis_did_not_take_is_sent_again_unchanged(job: Job) -> None:
+    job.write({"summary": {"x": 1}})
+    real, job.tell = job.tell, lambda *_, **__: 1 / 0  # type: ignore[assignment,method-assign]
+    with pytest.raises(ZeroDivisionError):
+        job.ship()
+    job.write({"summary": {"x": 2}})
+    job.tell = real  # type: ignore[method-assign]
+    job.ship()
+    assert [sent["summary"] for sent in job.sent] == [{"x": 1}, {"x": 2}]
+    assert job.sent[0]["end"] < job.sent[1]["end"]
+
+
+def test_the_next_worker_goes_on_where_redis_says_and_hears_the_words_again(job: Job) -> None:
+    job.write({"log": {"x": 1}}, {"finish": 3})
+    job.ship()
+    job.write({"log": {"x": 2}})
+    nxt = Job(job.folder)
+    nxt.heard_before = Heard(job.sent[0]["end"], {"x": 1}, 0)
+    nxt.talk.resume(nxt.store)
+    nxt.ship()
+    assert nxt.words == [Finish(3)]
+    nxt.talk.close()
+    assert [[row["_step"] for row in sent["rows"]] for sent in nxt.sent] == [[1]]
+
+
+def test_a_file_that_was_written_anew_is_read_from_its_start(job: Job) -> None:
+    job.write({"summary": {"long": "x" * 100}})
+    job.ship()
+    job.talk.path.write_text('{"finish": 0}\n')
+    job.talk.look()
+    assert job.words == [Finish(0)]
+
+
+def test_one_endless_line_takes_no_memory_and_the_next_line_is_heard(job: Job) -> None:
+    with job.talk.path.open("ab") as file:
+        for _ in range(10):
+            file.write(b"x" * (1 << 20))
+            file.flush()
+            job.talk.look()
+            assert len(job.talk._rest) <= MAX_LINE_BYTES
+        file.write(b'\n{"finish": 0}\n')
+    job.talk.look()
+    assert job.words == [Finish(0)]
+
+
+def test_a_flood_is_read_in_little_time_its_newest_rows_are_kept_and_no_word_is_lost(job: Job) -> None:
+    row = b'{"log": {"x": %d}}\n'
+    with job.talk.path.open("ab") as file:
+        file.write(b'{"preempting": true}\n')
+        file.write(b"".join(row % number for number in range(600_000)))
+        file.write(b'{"summary": {"end": 1}}\n{"finish": 3}\n')
+    assert job.talk.path.stat().st_size < 16 << 20
+    begun = time.process_time()
+    job.ship()
+    assert time.process_time() - begun < 5.0
+    assert job.words == [Preempting(), Finish(3)]
+    rows = job.sent[0]["rows"]
+    assert len(rows) == MAX_ROWS
+    assert rows[-1]["x"] == 599_999
+    assert job.sent[0]["summary"] == {"x": 599_999, "end": 1}
+
+
+def test_what_was_heard_gives_its_disk_back(job: Job) -> None:
+    line = b'{"heartbeat": true, "x": "%s"}\n' % (b"x" * 1000)
+    for _ in range(20):
+        with job.talk.path.open("ab") as file:
+            file.write(line * 1000)
+        job.write({"summary": {"x": 1}})
+        job.ship()
+    assert job.talk.path.stat().st_size > 19 << 20
+    assert job.talk.path.stat().st_blocks * 512 < 4 << 20
+
+
+def test_a_backlog_of_hundred_megabytes_is_passed_over_but_for_its_newest(job: Job) -> None:
+    with job.talk.path.open("ab") as file:
+        for _ in range(100):
+            file.write(b"garbage\n" * (1 << 17))
+        file.write(b'{"finish": 0}\n')
+    begun = time.process_time()
+    job.talk.look()
+    assert time.process_time() - begun < 5.0
+    assert job.words == [Finish(0)]
+
+
+def test_a_summary_stays_within_its_bound(job: Job) -> None:
+    job.write({"summary": {"small": 1}})
+    for number in range(10):
+        job.write({"summary": {f"large{number}": "x" * 20_000}})
+    job.ship()
+    assert job.sent[0]["summary"]["small"] == 1
+    assert len(json.dumps(job.sent[0]["summary"])) <= MAX_SUMMARY_BYTES + 100
+
+
+def test_a_summary_in_redis_keeps_what_it_has_when_more_does_not_fit() -> None:
+    known = merge_summary("", {"a": 1, "b": "x" * 1000})
+    assert json.loads(merge_summary(known, {"a": 2, "c": "y" * MAX_SUMMARY_BYTES})) == {"a": 2, "b": "x" * 1000}
+    assert json.loads(merge_summary("damaged", {"a": 0.1234567890123456})) == {"a": 0.1234567890123456}
+
+
+def test_the_last_lines_of_an_output_may_be_a_sweeps_result(job: Job, tmp_path: Path) -> None:
+    output = b'epoch 1\n{"loss": 3}\nepoch 2\n{"loss": 0.5, "name": "x", "ok": true}\n{"acc": 1}\n\n{"broken\n'
+    assert numbers_in(output) == {"loss": 0.5, "acc": 1}
+    assert numbers_in(b'{"loss": 1}\n' + b"text\n" * 30) == {}
+    (tmp_path / "output").write_bytes(output)
+    job.write({"summary": {"loss": 0.25}})
+    job.talk.look()
+    job.talk.add_results(tmp_path / "output")
+    job.ship()
+    assert job.sent[0]["summary"] == {"loss": 0.25, "acc": 1}
+
+
+def test_the_file_that_says_stop_has_the_reason(tmp_path: Path) -> None:
+    announce_stop(tmp_path, "cancelled by ada")
+    assert (tmp_path / "stop").read_text() == "cancelled by ada\n"
+    announce_stop(tmp_path / "gone", "never raises")
+
+
+F, X, K, C = RunState.FINISHED, RunState.FAILED, RunState.KILLED, RunState.CRASHED
+
+
+@pytest.mark.parametrize(
+    ("ended", "words", "status", "state", "preempted", "late_exit"),
+    [
+        (Outcome(F, exit_code=0), Words(), 0, F, False, ""),
+        (Outcome(X, exit_code=1), Words(finish=0), 1, F, False, "1"),
+        (Outcome(F, exit_code=0), Words(finish=3), 0, X, False, "0"),
+        (Outcome(X, signal="SIGKILL"), Words(finish=0), -9, F, False, "SIGKILL"),
+        (Outcome(C), Words(finish=0), None, F, False, "unknown"),
+        (Outcome(K, reason="cancelled"), Words(finish=0), -15, F, False, "SIGTERM"),
+        (Outcome(F, exit_code=0), Words(preempting=True), 0, X, True, ""),
+        (Outcome(X, exit_code=1), Words(preempting=True), 1, X, True, ""),
+        (Outcome(C), Words(preempting=True), None, C, True, ""),
+        (Outcome(K, reason="cancelled"), Words(preempting=True), -15, K, False, ""),
+        (Outcome(K, by_shutdown=True), Words(preempting=True), -15, K, True, ""),
+        (Outcome(F, exit_code=0), Words(finish=0, preempting=True), 0, F, False, "0"),
+        (Outcome(F, exit_code=0), Words(finish=85), 0, X, True, "0"),
+    ],
+)
+def test_what_a_job_said_of_its_end_decides_the_outcome(
+    ended: Outcome, words: Words, status: int | None, state: RunState, preempted: bool, late_exit: str
+) -> None:
+    outcome = outcome_told(ended, words, status=status, preempt_exit_code=85)
+    assert (outcome.state, outcome.preempted, outcome.late_exit) == (state, preempted, late_exit)
