@@ -13,6 +13,7 @@ from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError
 from launch_worker.execute import execute, talk_of
 from launch_worker.inventory import Inventory, parse_needs
+from launch_worker.logs import Growing
 from launch_worker.outage import Outage
 from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
 from launch_worker.run import Record
@@ -21,7 +22,7 @@ from launch_worker.runners.process import Lease
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.spool import WorkerFolder
 from launch_worker.states import RunState
-from launch_worker.store.store import Card, Store
+from launch_worker.store.store import Card
 from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event
 from launch_worker.told import Preempting, Word
 
@@ -333,7 +334,7 @@ class Jobs:
         """The word is kept on disk: where this does not come to its end, the report or the next worker goes on."""
         record = attempt.record
         try:
-            self._tell_rest(attempt)
+            self._tell_rest(attempt, by=lambda growing: growing.ship(self._store))
             if self._outage.repeat(lambda: self._store.finish(record, step, owner=self._site.owner)):
                 log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)
         except BrokerUnavailableError:
@@ -341,20 +342,20 @@ class Jobs:
         except Exception:
             log.exception("run.finish_failed run=%s: it is reported when its processes are gone", record.id)
 
-    def _tell_rest(self, attempt: Attempt) -> None:
+    def _tell_rest(self, attempt: Attempt, *, by: Callable[[Growing], object]) -> None:
         """What its job has told and printed by now. Raises BrokerUnavailableError."""
         if attempt.talk is not None and attempt.spec.sweep:
             attempt.talk.look()
             attempt.talk.add_results(attempt.folder.output)
         for growing in (attempt.talk, attempt.tail):
             if growing is not None:
-                self._ship(growing.ship, of=attempt.record)
+                self._ship(growing, by=by)
 
-    def _ship(self, ship: Callable[[Store], object], *, of: Record) -> None:
+    def _ship(self, growing: Growing, *, by: Callable[[Growing], object]) -> None:
         try:
-            self._outage.repeat(lambda: ship(self._store))
+            self._outage.repeat(lambda: by(growing))
         except DamagedError as error:
-            log.error("log.not_kept run=%s: %s", of.id, error)
+            log.error("log.not_kept run=%s: %s", growing.run_id, error)
 
     def _leave(self, attempt: Attempt) -> None:
         """The job goes on; its guard may end it when no worker renews its lease."""
@@ -377,7 +378,7 @@ class Jobs:
             attempt.job.dispose()
         self._inventory.release(attempt.key)
         try:
-            self._tell_rest(attempt)
+            self._tell_rest(attempt, by=self._site.logs.finish)
             self._outage.repeat(keep)
             accepted = self._outage.repeat(lambda: self._finish(record, step))
         except BrokerUnavailableError:

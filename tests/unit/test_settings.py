@@ -18,6 +18,12 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert settings.project == ""
 
 
+def test_what_wandbs_sdk_goes_by_can_be_left_out() -> None:
+    assert [Settings.from_env({"LAUNCH_WANDB_ENV": text}).wandb_env for text in ("", "1", "0")] == [True, True, False]
+    with pytest.raises(SettingsError, match="LAUNCH_WANDB_ENV must be 0 or 1"):
+        Settings.from_env({"LAUNCH_WANDB_ENV": "no"})
+
+
 def test_every_setting_is_read_from_the_environment() -> None:
     settings = Settings.from_env(
         {
