@@ -224,7 +224,7 @@ def check_queue_name(name: str) -> None:
     """Raises InputError for a name that no queue of runs may have."""
     _check_text("queue", name, QUEUE, "letters, digits, and . _ - after the first, at most 100")
     # A worker takes what is in its own queue, whatever the limits and the configuration of the run's.
-    if name in RESERVED_QUEUES or name.endswith(".pidbox") or name.startswith(("launch.", "celeryev.")):
+    if name in RESERVED_QUEUES or name.endswith(".pidbox") or name.startswith("launch.direct."):
         raise InputError(f"queue {name!r} belongs to the system; choose another name")
 
 

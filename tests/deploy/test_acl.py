@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -97,6 +98,14 @@ def cluster(guarded: Guarded, tmp_path: Path) -> Iterator[Cluster]:
     made.close()
 
 
+SWEEP = """
+method: grid
+parameters:
+  x: {values: [1, 2, 3]}
+command: ["true", "${args}"]
+"""
+
+
 def as_user(cluster: Cluster, guarded: Guarded, user: str, *command: str) -> Result:
     return cluster.run(*command, env={"LAUNCH_REDIS_URL": guarded.url(user)})
 
@@ -131,10 +140,32 @@ def test_a_system_works_with_a_user_for_each_of_its_parts(cluster: Cluster, guar
         assert cluster.api.run(sent).wait(20) is RunState.FINISHED
         assert cluster.api.run(sent).logs() == b"uploaded\n"
 
+    for admin in (("pools", "create", "lab"), ("queues", "set", "gpu", "--limit", "1", "--pool", "lab")):
+        assert as_user(cluster, guarded, "admin", "launch-worker", *admin).code == 0
+    ids = producer("launch-submit", "--quiet", "-q", "gpu", "--array", "0-3%2", "--", "true").split()
+    ids.append(producer("launch-submit", "--quiet", "-q", "gpu", "--after", ids[0], "--", "true").strip())
+    ids.append(producer("launch-submit", "--quiet", "--delay", "1s", "--expires", "1m", "--", "true").strip())
+    ids.append(producer("launch-submit", "--quiet", "--concurrency-key", "k", "--cpus", "1", "--", "true").strip())
+    for run_id in ids:
+        assert cluster.api.run(run_id).wait(20) is RunState.FINISHED
+    waiting = producer("launch-submit", "--quiet", "--gpus", "8", "--", "true").strip()
+    wait_until(lambda: cluster.api.run(waiting).record.reason == "waiting for 8 GPUs", what="it waits for GPUs")
+    producer("launch-worker", "delete", waiting)
+    preempted = producer("launch-submit", "--quiet", "--", "sh", "-c", "echo begun; sleep 60").strip()
+    wait_for_output(cluster.api.run(preempted), b"begun")
+    producer("launch-worker", "preempt", preempted)
+    wait_until(lambda: cluster.api.run(preempted).record.attempt == 2, what="it runs again")
+    producer("launch-worker", "cancel", "--now", preempted)
+    producer("launch-submit", "--cron", "0 3 * * *", "--cron-name", "nightly", "--", "true")
+    producer("launch-worker", "schedules", "delete", "nightly")
+    (cluster.folder / "sweep.yaml").write_text(SWEEP)
+    sweep = producer("launch-worker", "sweep", "create", "sweep.yaml", "--workers", "2", "--json")
+    wait_until(lambda: cluster.api.sweep(json.loads(sweep)["id"]).state == "FINISHED", what="the sweep is over")
+
     looks = [("runs", "--state", "finished", "--queue", "gpu"), ("show", run), ("wait", run), ("logs", run)]
     for command in looks:
         producer("launch-worker", *command)
-    for command in (*looks, ("status",), ("workers",), ("doctor",), ("queues",)):
+    for command in (*looks, ("status",), ("workers",), ("doctor",), ("queues",), ("pools",), ("sweep", "list")):
         result = as_user(cluster, guarded, "viewer", "launch-worker", *command)
         assert result.code == 0, (command, result)
 
@@ -179,7 +210,7 @@ DENIED = {
             ("client", "kill", "id", "1"),
             ("del", "launch:runs"),
             ("set", "launch:run:x", "1"),
-            ("del", "launch:run:x"),
+            ("del", "launch:queue:gpu"),
         ),
         *(("set", "launch:settling", "1"), ("hset", "launch:queue:gpu", "config", "{}"), ("eval", "return 1", "0")),
         *(("zadd", "launch:workers", "1", "x"), ("zadd", "launch:consumers:gpu", "1", "x")),

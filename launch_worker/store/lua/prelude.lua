@@ -4,6 +4,7 @@
 --   launch:run:ID             hash    the record: the truth about a run
 --   launch:run:ID:history     list    every transition, as JSON
 --   launch:run:ID:log:N       stream  newest output of attempt N (append_log)
+--   launch:run:ID:metrics     list    newest rows of metrics that its job told, as JSON (tell)
 --   launch:run:ID:files       hash    files that were kept with it (save_file)
 --   launch:run:ID:deleted     string  when and by whom it was deleted; expires (delete)
 --   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S]   zset by created_at: the listings

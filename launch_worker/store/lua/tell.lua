@@ -19,7 +19,6 @@ if #ARGV > 7 and tonumber(heard_to) > tonumber(before) then
   for index = 8, #ARGV do redis.call('RPUSH', metrics, ARGV[index]) end
   redis.call('LTRIM', metrics, -1000, -1)
   hear_metrics(id, {unpack(ARGV, 8)})
-  hear_metrics(id, {unpack(ARGV, 8)})
 end
 if message ~= '' and run[1] == 'Running' and not run[6] then redis.call('HSET', run_key(id), 'reason', message) end
 if preempting == '1' then redis.call('HSET', run_key(id), 'yields', token) end
