@@ -13,6 +13,7 @@ from typing import Any
 from launch_worker.api import Api
 from launch_worker.inventory import parse_needs
 from launch_worker.states import RunState
+from launch_worker.workers import why_unserved
 
 #: Free space in the work dir below which a worker cannot be trusted to keep logs and reports.
 _LOW_DISK_BYTES = 256 << 20
@@ -32,8 +33,7 @@ class Finding:
 def problems(api: Api, *, workers: list[dict[str, Any]], queues: list[dict[str, Any]]) -> list[str]:
     """What `status` shows at its end, from what it has read already."""
     found = [
-        f"queue {queue['name']} is Idle: {_runs(queue['waiting'])} in it, and no worker consumes it; "
-        f"start one with: celery -A launch_worker worker -Q {queue['name']}"
+        f"queue {queue['name']} is Idle, {_runs(queue['waiting'])} in it: {why_unserved(workers, queue['name'])}"
         for queue in queues
         if queue["state"] == "Idle"
     ]

@@ -20,6 +20,7 @@ from launch_worker.run import Record, Transition
 from launch_worker.states import RunState
 from launch_worker.store.items import SavedFile, saved_files
 from launch_worker.units import isoformat
+from launch_worker.workers import why_unserved
 
 if TYPE_CHECKING:
     from launch_worker.api import Api
@@ -192,8 +193,9 @@ class Run:
         """The object of `runs --json`; with `history` that of `show --json`."""
         record = self.record
         shown = record.as_json()
-        if record.state is RunState.PENDING and not record.reason and not self._api.store.consumers(record.queue):
-            shown["reason"] = f"no worker consumes queue {record.queue}"
+        waits = record.state is RunState.PENDING and not shown["reason"]
+        if waits and not self._api.store.consumers(record.queue):
+            shown["reason"] = why_unserved(self._api.store.workers(), record.queue).partition("; ")[0]
         if history:
             shown["history"] = [transition.as_json() for transition in self.transitions]
             shown["files"] = [file.as_json() for file in saved_files(record)]

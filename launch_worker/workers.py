@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+
+def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
+    """Why nobody takes runs of a queue that no worker is listed for, and what to do; by the workers' descriptions."""
+    for worker in workers:
+        if queue in (worker.get("queues") or ()) and worker.get("problem"):
+            return (
+                f"worker {worker['worker']}, which consumes queue {queue}, {worker['problem']}; to have it go on: "
+                f"launch-worker workers resume {worker['worker']}"
+            )
+    return f"no worker consumes queue {queue}; start one with: celery -A launch_worker worker -Q {queue}"
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, place
 def _row(run: dict[str, Any]) -> tuple[Any, ...]:
     return (
         run["id"],
-        run["name"],
+        run["name"] if (index := run["spec"].get("array_index")) is None else f"{run['name']}[{index}]",
         run["state"],
         run["queue"],
         run["project"],
@@ -175,7 +175,7 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     for name in ("config", "summary"):
         shown[name] = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in shown[name].items()]
     shown["command"] = " ".join(_quoted(word) for word in spec.get("command", []))
-    shown |= {name: spec.get(name) for name in ("uri", "upload")}
+    shown |= {_SPEC_NAMES.get(name, name): value for name, value in spec.items() if name not in _NOT_SHOWN}
     for name, value in shown.items():
         if value in (None, "", []):
             continue
@@ -188,12 +188,24 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     output.table(("AT", "STATE", "ATTEMPT", "WORKER", "REASON"), rows)
 
 
+#: What the record shows itself, and what only the system needs of the spec.
+_NOT_SHOWN = frozenset(
+    {"command", "name", "queue", "project", "tags", "env", "after", "config", "sweep", "cwd_required"}
+)
+_SPEC_NAMES = {
+    **{f"{name}_s": name for name in ("timeout", "start_timeout", "stall_timeout", "grace", "retry_delay", "expires")},
+    "gpus": "wants gpus",
+}
+
+
 def _phase(phase: dict[str, Any]) -> str:
     took = "goes on" if phase["seconds"] is None else f"{phase['seconds']:.2f} s"
     return f"{phase['name']} at {phase['at']}" + (f" ({took})" if phase["seconds"] != 0 else "")
 
 
 def _lines(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{name}={json.dumps(entry, ensure_ascii=False)}" for name, entry in value.items()]
     if isinstance(value, list):
         return ", ".join(output.clean(item) for item in value)
     return f"\n{'':<21}".join(output.clean(line) for line in str(value).split("\n"))
@@ -268,14 +280,25 @@ def _write(data: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
-@click.command(epilog="Example: launch-worker cancel 1m83cyvtfq1tc69")
-@_RUNS
+@click.command(epilog="Example: launch-worker cancel 1m83cyvtfq1tc69; launch-worker cancel --queue gpu --pending")
+@click.argument("run_ids", metavar="[RUN…]", nargs=-1)
+@click.option("--queue", default="", help="All runs of this queue that have not ended.")
+@click.option("--pending", is_flag=True, help="With --queue: only those that have not started.")
 @click.option("--now", is_flag=True, help="SIGKILL at once, without the run's grace.")
 @_JSON
 @click.pass_obj
-def cancel_command(url: str | None, run_ids: tuple[str, ...], now: bool, as_json: bool) -> int:
+def cancel_command(
+    url: str | None, run_ids: tuple[str, ...], queue: str, pending: bool, now: bool, as_json: bool
+) -> int:
     """Stop runs: a Pending one is Killed at once, a Running one gets SIGTERM, then SIGKILL after its grace."""
     api = Api(url)
+    if bool(run_ids) == bool(queue) or (pending and not queue):
+        raise InputError("name the runs to cancel, or their queue with --queue (and --pending for those that wait)")
+    if queue:
+        states = ["pending"] if pending else ["pending", "running"]
+        run_ids = tuple(run.id for run in api.runs(filters={"queue": queue, "state": {"$in": states}}))
+        if not run_ids:
+            click.echo(f"no run of queue {queue} is left to cancel", err=True)
 
     def cancel(run_id: str) -> None:
         word = Run(api, run_id).cancel(grace_s=0.0 if now else None)

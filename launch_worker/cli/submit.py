@@ -152,11 +152,9 @@ def _submit(
             click.echo(f"run {run.id} submitted to queue {queue}", err=waits)
         if run.queue_consumers == 0 and queue not in idle:
             idle.add(queue)
-            click.echo(
-                f"launch-submit: no worker consumes queue {queue!r} now, the run waits; "
-                f"start one with: celery -A launch_worker worker -Q {queue}",
-                err=True,
-            )
+            from launch_worker.workers import why_unserved
+
+            click.echo(f"launch-submit: the run waits: {why_unserved(api.store.workers(), queue)}", err=True)
     if shown and not as_json:
         click.echo(f"{len(runs)} runs submitted, {runs[0].id} to {runs[-1].id}", err=waits)
     return runs

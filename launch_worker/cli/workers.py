@@ -54,35 +54,41 @@ def list_command(url: str | None, as_json: bool) -> None:
 
 @workers_command.command("drain", epilog="Example: launch-worker workers drain celery@gpu1")
 @click.argument("worker")
+@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
-def drain_command(url: str | None, worker: str) -> None:
+def drain_command(url: str | None, worker: str, as_json: bool) -> None:
     """Let WORKER end its jobs, take nothing new, and leave: as a SIGTERM to it."""
-    _order(url, worker, "drain")
-    click.echo(f"worker {worker} takes nothing new and leaves when its jobs have ended")
+    _order(url, worker, "drain", "takes nothing new and leaves when its jobs have ended", as_json=as_json)
 
 
 @workers_command.command("upgrade", epilog="Example: launch-worker workers upgrade celery@gpu1")
 @click.argument("worker")
+@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
-def upgrade_command(url: str | None, worker: str) -> None:
+def upgrade_command(url: str | None, worker: str, as_json: bool) -> None:
     """Let WORKER leave at once, without ending its jobs: as a SIGUSR1 to it.
 
     Start a worker with the same node name within the lease (LAUNCH_LEASE_S): it goes on with them.
     """
-    _order(url, worker, "upgrade")
-    click.echo(f"worker {worker} leaves its jobs running; start one with the same name soon, it goes on with them")
+    _order(
+        url,
+        worker,
+        "upgrade",
+        "leaves its jobs running; start one with the same name soon, it goes on with them",
+        as_json=as_json,
+    )
 
 
 @workers_command.command("resume", epilog="Example: launch-worker workers resume celery@gpu1")
 @click.argument("worker")
+@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
-def resume_command(url: str | None, worker: str) -> None:
+def resume_command(url: str | None, worker: str, as_json: bool) -> None:
     """End the quarantine of WORKER."""
-    _order(url, worker, "resume")
-    click.echo(f"worker {worker} takes runs again")
+    _order(url, worker, "resume", "takes runs again", as_json=as_json)
 
 
-def _order(url: str | None, worker: str, word: str) -> None:
+def _order(url: str | None, worker: str, word: str, sentence: str, *, as_json: bool) -> None:
     store = Api(url).store
     owners = [entry["owner"] for entry in store.workers() if worker in (entry["worker"], entry["owner"])]
     if not owners:
@@ -90,3 +96,7 @@ def _order(url: str | None, worker: str, word: str) -> None:
     told = [store.order(owner, word) for owner in owners]
     if not any(told):
         raise InputError(f"worker {worker!r} does not listen now; try again in a few seconds")
+    if as_json:
+        output.echo_json({"worker": worker, "order": word, "told": sum(told)})
+    else:
+        click.echo(f"worker {worker} {sentence}")

@@ -349,7 +349,8 @@ def test_status_says_at_once_which_queues_are_idle_paused_or_limited(recorder: R
     (pool,) = status["pools"]
     assert (pool["name"], pool["running"], pool["limit"], pool["queues"]) == ("lab", 1, 3, ["gpu"])
     assert any(
-        "queue nobody is Idle: 1 run waits in it, and no worker consumes it" in text for text in status["problems"]
+        "queue nobody is Idle, 1 run waits in it: no worker consumes queue nobody" in text
+        for text in status["problems"]
     )
     text = recorder.cluster.run("launch-worker", "status").out
     assert [line.split() for line in text.splitlines() if line.startswith("gpu ")] == [

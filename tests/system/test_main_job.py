@@ -37,7 +37,7 @@ def test_a_run_whose_queue_nobody_consumes_stays_pending_and_says_so(cluster: Cl
     cluster.worker("gpu")
     result = cluster.run("launch-submit", "-q", "cpu", "--quiet", "--", "true")
     assert result.code == 0
-    assert "no worker consumes queue 'cpu'" in result.err
+    assert "no worker consumes queue cpu; start one with" in result.err
     shown = cluster.show(result.out.strip())
     assert shown["state"] == "Pending"
     assert shown["reason"] == "no worker consumes queue cpu"
