@@ -339,3 +339,15 @@ def _dump(cluster: Cluster) -> dict[str, str]:
         b"list": lambda key: redis.lrange(key, 0, -1),
     }
     return {key.decode(): repr(readers[redis.type(key)](key)) for key in redis.scan_iter()}
+
+
+def test_a_slot_that_comes_free_is_used_at_once(cluster: Cluster) -> None:
+    """P12."""
+    cluster.worker(slots=2)
+    script = "date +%s.%N; sleep 2; date +%s.%N"
+    runs = [submit(["sh", "-c", script], api=cluster.api) for _ in range(3)]
+    for run in runs:
+        assert run.wait(30) is RunState.FINISHED
+    spans = sorted(tuple(map(float, run.logs().split())) for run in runs)
+    first_end = min(spans[0][1], spans[1][1])
+    assert first_end <= spans[2][0] < first_end + 0.5
