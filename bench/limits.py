@@ -27,6 +27,10 @@ def xargs_rate(argv: Sequence[str], *, count: int, slots: int) -> float:
     """The same of `xargs -P`."""
     began = time.monotonic()
     subprocess.run(
-        ["xargs", "-P", str(slots), "-n", "1", *argv], input="x\n" * count, text=True, check=True, stdout=subprocess.DEVNULL
+        ["xargs", "-P", str(slots), "-n", "1", *argv],
+        input="x\n" * count,
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     return count / (time.monotonic() - began)

@@ -49,4 +49,3 @@ def throughput(running: Running, argv: list[str], *, count: int) -> float:
     began = time.monotonic_ns()
     last = max(at for _, at in running.stamps.read(SLOTS, timeout_s=300))
     return (count + SLOTS) / ((last - began) / 1e9)
-

@@ -63,13 +63,13 @@ CELERY = System(
 HUEY = System(
     "huey",
     "huey_peer",
-    lambda bin, slots: [f"{bin}/huey_consumer.py", "huey_peer.huey", "-k", "thread", "-w", f"{slots}"],
+    lambda bin, slots: [f"{bin}/huey_consumer", "huey_peer.huey", "-k", "thread", "-w", f"{slots}"],
     ("huey", "redis"),
 )
 RQ = System(
     "rq",
     "rq_peer",
-    lambda bin, slots: [f"{bin}/rq", "worker-pool", "-q", "-u", os.environ["BENCH_REDIS_URL"], "-n", f"{slots}", "default"],
+    lambda bin, slots: [f"{bin}/rq", "worker-pool", "-q", "-n", f"{slots}", "default"],
     ("rq",),
     share=0.1,
 )
@@ -149,15 +149,21 @@ class Running:
         self._server.start()
         self.url = self._server.url
         self.redis: Any = redis.Redis.from_url(self.url)
-        self.env = clean_env({"BENCH_REDIS_URL": self.url, "LAUNCH_REDIS_URL": self.url, **(env or {})})
+        self.env = clean_env(dict.fromkeys(("BENCH_REDIS_URL", "LAUNCH_REDIS_URL", "RQ_REDIS_URL"), self.url))
+        self.env |= env or {}
         self.env |= {"LAUNCH_WORK_DIR": str(self.folder / "work"), "PATH": f"{system.bin}:{os.environ['PATH']}"}
         self.parts: list[subprocess.Popen[bytes]] = []
         self._producer: subprocess.Popen[str] | None = None
         self.worker_pid = 0
-        if start:
-            self.start_worker()
+        self._has_worker = start
 
     def __enter__(self) -> Running:
+        try:
+            if self._has_worker:
+                self.start_worker()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,7 +175,6 @@ class Running:
         return self._server.process.pid
 
     def start_worker(self, *more: str) -> None:
-        os.environ["BENCH_REDIS_URL"] = self.url
         self.worker_pid = self.start([*self.system.worker(self.system.bin, self.slots), *more])
 
     def start(self, argv: Sequence[str]) -> int:
