@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from bench.measure import RedisMeter, Results, cpu_s, pss_mib, wait_until
-from bench.systems import CELERY, HUEY, LAUNCH, RQ, SLOTS, Running
+from bench.systems import CELERY, HUEY, LAUNCH, RQ, SLOTS, Running, System
 
 #: Every job of these is one that waits.
 _MANY = 100
+_SYSTEMS = (CELERY, LAUNCH, HUEY, RQ)
 
 
-def boot(results: Results, *, rounds: int) -> None:
+def boot(results: Results, *, rounds: int, systems: Sequence[System] = _SYSTEMS) -> None:
     """From the worker's command line to the first instruction of a job that waits for it."""
     took = results.metric("boot to first job", "s", baseline=CELERY.name, goal="0.8 s")
     for _ in range(rounds):
-        for system in (CELERY, LAUNCH, HUEY, RQ):
+        for system in systems:
             with Running(system, start=False) as running:
                 running.submit([(running.stamps.argv("first"), 1)])
                 began = time.monotonic_ns()
@@ -24,13 +26,13 @@ def boot(results: Results, *, rounds: int) -> None:
                 took.add(system.name, (at - began) / 1e9)
 
 
-def idle(results: Results, *, rounds: int, seconds: float) -> None:
+def idle(results: Results, *, rounds: int, seconds: float, systems: Sequence[System] = _SYSTEMS) -> None:
     """A worker with 8 slots and nothing to do, guard or pool included."""
     cpu = results.metric("idle CPU of a worker", "% of a core", baseline=CELERY.name, goal="0.3 %")
     commands = results.metric("idle Redis commands", "/s", baseline=CELERY.name, goal="3/s")
     memory = results.metric(f"memory of an idle worker, {SLOTS} slots", "MiB PSS", baseline=CELERY.name, goal="60 MiB")
     for _ in range(rounds):
-        for system in (CELERY, LAUNCH, HUEY, RQ):
+        for system in systems:
             with Running(system) as running:
                 running.stamp()
                 # Its start is over, and what it did for the first job.

@@ -16,7 +16,7 @@ def spawn_rate(argv: Sequence[str], *, count: int, slots: int) -> float:
         if running == slots:
             os.wait()
             running -= 1
-        os.posix_spawn(argv[0], argv, os.environ)
+        os.posix_spawn(argv[0], [*argv], os.environ)
         running += 1
     for _ in range(running):
         os.wait()

@@ -51,32 +51,32 @@ class System:
 
 LAUNCH = System(
     "launch_worker",
-    "launch_peer",
+    "bench.peers.launch_peer",
     lambda bin, slots: [f"{bin}/celery", "-A", "launch_worker", "worker", "-Q", "default", "-c", f"{slots}"],
 )
 CELERY = System(
     "celery",
-    "celery_peer",
-    lambda bin, slots: [f"{bin}/celery", "-A", "celery_peer", "worker", "-P", "threads", "-c", f"{slots}"],
+    "bench.peers.celery_peer",
+    lambda bin, slots: [f"{bin}/celery", "-A", "bench.peers.celery_peer", "worker", "-P", "threads", "-c", f"{slots}"],
     ("celery[redis]==5.7.0",),
 )
 HUEY = System(
     "huey",
-    "huey_peer",
-    lambda bin, slots: [f"{bin}/huey_consumer", "huey_peer.huey", "-k", "thread", "-w", f"{slots}"],
+    "bench.peers.huey_peer",
+    lambda bin, slots: [f"{bin}/huey_consumer", "bench.peers.huey_peer.huey", "-k", "thread", "-w", f"{slots}"],
     ("huey", "redis"),
 )
 RQ = System(
     "rq",
-    "rq_peer",
+    "bench.peers.rq_peer",
     lambda bin, slots: [f"{bin}/rq", "worker-pool", "-q", "-n", f"{slots}", "default"],
     ("rq",),
     share=0.1,
 )
 DRAMATIQ = System(
     "dramatiq",
-    "dramatiq_peer",
-    lambda bin, slots: [f"{bin}/dramatiq", "dramatiq_peer", "-p", "1", "-t", f"{slots}"],
+    "bench.peers.dramatiq_peer",
+    lambda bin, slots: [f"{bin}/dramatiq", "bench.peers.dramatiq_peer", "-p", "1", "-t", f"{slots}"],
     ("dramatiq[redis]",),
     share=0.4,
 )
@@ -152,6 +152,7 @@ class Running:
         self.env = clean_env(dict.fromkeys(("BENCH_REDIS_URL", "LAUNCH_REDIS_URL", "RQ_REDIS_URL"), self.url))
         self.env |= env or {}
         self.env |= {"LAUNCH_WORK_DIR": str(self.folder / "work"), "PATH": f"{system.bin}:{os.environ['PATH']}"}
+        self.env["PYTHONPATH"] = str(HERE.parent)
         self.parts: list[subprocess.Popen[bytes]] = []
         self._producer: subprocess.Popen[str] | None = None
         self.worker_pid = 0
@@ -182,7 +183,7 @@ class Running:
         with (self.folder / "log").open("ab") as log:
             part = subprocess.Popen(
                 argv,
-                cwd=HERE / "peers",
+                cwd=self.folder,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -196,9 +197,9 @@ class Running:
         """Hand over jobs; returns the nanoseconds before the first and after the last."""
         if self._producer is None:
             self._producer = subprocess.Popen(
-                [f"{self.system.bin}/python", "-c", f"import {self.system.module}; {self.system.module}.produce()"],
-                cwd=HERE / "peers",
-                env=self.env | {"PYTHONPATH": str(HERE / "peers")},
+                [f"{self.system.bin}/python", "-c", f"from {self.system.module} import produce; produce()"],
+                cwd=self.folder,
+                env=self.env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 
 from celery import Celery
-from producer import REDIS_URL, serve
+
+from bench.peers.producer import REDIS_URL, serve
 
 app = Celery("bench", broker=REDIS_URL, backend=REDIS_URL)
 app.conf.update(task_acks_late=True)

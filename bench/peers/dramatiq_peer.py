@@ -6,7 +6,8 @@ import subprocess
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
-from producer import REDIS_URL, serve
+
+from bench.peers.producer import REDIS_URL, serve
 
 dramatiq.set_broker(RedisBroker(url=REDIS_URL))
 

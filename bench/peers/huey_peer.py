@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 
 from huey import RedisHuey
-from producer import REDIS_URL, serve
+
+from bench.peers.producer import REDIS_URL, serve
 
 huey = RedisHuey("bench", url=REDIS_URL)
 

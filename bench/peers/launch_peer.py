@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from producer import REDIS_URL, Argv, serve
-
+from bench.peers.producer import REDIS_URL, Argv, serve
 from launch_worker.api import Api, submit, submit_many
 
 
