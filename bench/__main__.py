@@ -24,7 +24,7 @@ def _producing(results: Results, quick: bool) -> None:
 def _footprint(results: Results, quick: bool) -> None:
     few = (CELERY, LAUNCH)
     if quick:
-        footprint.boot(results, rounds=2, systems=few)
+        footprint.boot(results, rounds=1, systems=few)
         footprint.idle(results, rounds=1, seconds=5, systems=few)
     else:
         footprint.boot(results, rounds=3)

@@ -64,7 +64,9 @@ def command(results: Results, *, rounds: int, repeat: int) -> None:
 def _process(argv: Sequence[str], env: dict[str, str]) -> tuple[float, float]:
     """Wall and CPU seconds of a process."""
     began = time.perf_counter()
-    process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import redis
 
-from bench.measure import BenchError
+from bench.measure import BenchError, pythons
 from launch_worker.dev.redis_server import RedisServer
 
 HERE = Path(__file__).parent
@@ -237,15 +238,15 @@ class Running:
     def log_tail(self) -> str:
         return "\n" + "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-15:])
 
-    def end(self, part: subprocess.Popen[bytes], *, timeout_s: float = 15.0) -> None:
-        if part.poll() is None:
-            part.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                part.wait(timeout_s)
-        # Also what it left behind: its session is its own.
+    def end(self, part: subprocess.Popen[bytes]) -> None:
+        """At once: nothing of it is needed any more. What watches over its jobs ends them."""
+        others = pythons(part.pid)[1:]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(part.pid, signal.SIGKILL)
         part.wait()
+        _, left = psutil.wait_procs(others, timeout=10)
+        for process in left:
+            process.kill()
 
     def stop(self) -> None:
         if self._producer is not None and self._producer.stdin is not None:
