@@ -71,7 +71,7 @@ def counter(store: Store, monkeypatch: pytest.MonkeyPatch) -> Counter:
 
     def counted(connection: Any, command: Any, check_health: bool = True) -> None:
         made.trips += 1
-        send(connection, command, check_health=check_health)
+        send(connection, command, check_health=check_health)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(redis.Connection, "send_packed_command", counted)
     return made
