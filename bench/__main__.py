@@ -25,11 +25,11 @@ def _footprint(results: Results, quick: bool) -> None:
     few = (CELERY, LAUNCH)
     if quick:
         footprint.boot(results, rounds=1, systems=few)
-        footprint.idle(results, rounds=1, seconds=5, systems=few)
+        footprint.idle(results, rounds=1, seconds=4, systems=few)
     else:
         footprint.boot(results, rounds=3)
         footprint.idle(results, rounds=1, seconds=12)
-    footprint.busy(results, rounds=1, seconds=5 if quick else 10)
+    footprint.busy(results, rounds=1, seconds=4 if quick else 10)
 
 
 def _reaction(results: Results, quick: bool) -> None:
@@ -51,11 +51,11 @@ def _speed(results: Results, quick: bool) -> None:
 
 
 def _fleet(results: Results, quick: bool) -> None:
-    fleet.measure(results, sizes=(10, 1000) if quick else (10, 100, 1000), seconds=4 if quick else 8)
+    fleet.measure(results, sizes=(10, 1000) if quick else (10, 100, 1000), seconds=3 if quick else 8)
 
 
 def _parked(results: Results, quick: bool) -> None:
-    parked.measure(results, runs=1000 if quick else 10_000, seconds=5 if quick else 30)
+    parked.measure(results, runs=1000 if quick else 10_000, seconds=4 if quick else 30)
 
 
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {

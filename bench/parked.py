@@ -31,7 +31,7 @@ def measure(results: Results, *, runs: int, seconds: float) -> None:
         wait_until(lambda: holder.state is RunState.RUNNING)
         for name, count in ((none, 0), (all_parked, runs)):
             running.submit([(["/bin/true"], count)], many=True)
-            time.sleep(6.0)
+            time.sleep(3.0)
             before, meter = {part: cpu_s(pids[part]) for part in pids}, RedisMeter(running.redis)
             time.sleep(seconds)
             traffic = meter.read()
@@ -42,5 +42,5 @@ def measure(results: Results, *, runs: int, seconds: float) -> None:
         holder.cancel()
         wait_until(lambda: api.store.counts()[RunState.FINISHED] > 1)
         first, began = api.store.counts()[RunState.FINISHED], time.monotonic()
-        wait_until(lambda: time.monotonic() > began + 5 or api.store.counts()[RunState.FINISHED] >= runs)
+        wait_until(lambda: time.monotonic() > began + 3 or api.store.counts()[RunState.FINISHED] >= runs)
         wakes.add(all_parked, (api.store.counts()[RunState.FINISHED] - first) / (time.monotonic() - began))
