@@ -6,6 +6,8 @@ VENV = .venv
 #: Test processes at once, and what is tested: make test TESTS=tests/unit
 JOBS = 4
 TESTS = tests
+#: Groups of the benchmark; none is all: make bench-quick GROUPS='speed growth'
+GROUPS =
 SEED = 1
 DURATION = 600
 
@@ -18,12 +20,12 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos lint check format clean
+.PHONY: help demo test chaos bench bench-quick lint check format clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## run one training job through a private Redis, a worker, beat and the web page
 	$(BIN)/launch-worker dev -- $(BIN)/python examples/train_iris.py --epochs 20
@@ -33,6 +35,12 @@ test: $(INSTALLED_DEV) ## run the whole test suite
 
 chaos: $(INSTALLED_DEV) ## kill, freeze, cut and fill at random for 10 minutes; make chaos SEED=2 DURATION=60
 	$(BIN)/python -m tests.chaos --seed $(SEED) --duration $(DURATION)
+
+bench: $(INSTALLED_DEV) ## measure beside Celery, RQ, huey, dramatiq and the machine's limit, under 10 minutes
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m bench $(GROUPS)
+
+bench-quick: $(INSTALLED_DEV) ## the same with fewer systems and smaller numbers, under 2 minutes
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m bench --quick $(GROUPS)
 
 lint: $(INSTALLED_DEV) ## check style and formatting
 	$(BIN)/ruff check .
@@ -46,8 +54,8 @@ format: $(INSTALLED_DEV) ## mend what lint can mend by itself
 	$(BIN)/ruff format .
 
 clean: ## delete .venv and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
-	find launch_worker tests examples -name __pycache__ -type d -exec rm -rf {} +
+	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find launch_worker tests examples bench -name __pycache__ -type d -exec rm -rf {} +
 
 $(MADE):
 	@$(PYTHON) -c '' 2>/dev/null || \

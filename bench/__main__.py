@@ -1,0 +1,99 @@
+"""`python -m bench [--quick] [GROUP …]`: measure, print the table, and keep it as JSON in bench/results."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import fleet, footprint, growth, parked, producing, reaction, speed
+from bench.measure import Results, facts
+from bench.systems import ALL, CELERY, HUEY, LAUNCH, make
+
+_FOLDER = Path(__file__).parent / "results"
+_FEW = (CELERY, LAUNCH, HUEY)
+
+
+def _producing(results: Results, quick: bool) -> None:
+    producing.bulk(results, rounds=1 if quick else 3, runs=1000 if quick else 5000)
+    producing.command(results, rounds=3 if quick else 5, repeat=3)
+
+
+def _footprint(results: Results, quick: bool) -> None:
+    few = (CELERY, LAUNCH)
+    if quick:
+        footprint.boot(results, rounds=1, systems=few)
+        footprint.idle(results, rounds=1, seconds=4, systems=few)
+    else:
+        footprint.boot(results, rounds=3)
+        footprint.idle(results, rounds=1, seconds=12)
+    footprint.busy(results, rounds=1, seconds=4 if quick else 10)
+
+
+def _reaction(results: Results, quick: bool) -> None:
+    reaction.cancel(results, rounds=1, repeat=5 if quick else 30)
+    reaction.log_latency(results, rounds=1, repeat=10 if quick else 50)
+    reaction.flood(results, rounds=2 if quick else 5)
+
+
+def _growth(results: Results, quick: bool) -> None:
+    growth.queued_bytes(results, runs=500 if quick else 5000)
+    growth.measure(results, sizes=(10_000, 100_000) if quick else (10_000, 100_000, 1_000_000), repeat=3)
+
+
+def _speed(results: Results, quick: bool) -> None:
+    if quick:
+        speed.measure(results, rounds=2, jobs=300, singles=20, systems=_FEW)
+    else:
+        speed.measure(results, rounds=3, jobs=2000, singles=60)
+
+
+def _fleet(results: Results, quick: bool) -> None:
+    fleet.measure(results, sizes=(10, 1000) if quick else (10, 100, 1000), seconds=3 if quick else 8)
+
+
+def _parked(results: Results, quick: bool) -> None:
+    parked.measure(results, runs=1000 if quick else 10_000, seconds=4 if quick else 30)
+
+
+_GROUPS: dict[str, Callable[[Results, bool], None]] = {
+    "speed": _speed,
+    "producing": _producing,
+    "footprint": _footprint,
+    "reaction": _reaction,
+    "growth": _growth,
+    "fleet": _fleet,
+    "parked": _parked,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure launch_worker beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="fewer systems, smaller numbers: under 2 minutes")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"some of: {' '.join(_GROUPS)} (default: all)")
+    options = parser.parse_args()
+    unknown = set(options.groups) - set(_GROUPS)
+    if unknown:
+        parser.error(f"there is no group {min(unknown)}; known are: {' '.join(_GROUPS)}")
+    make(_FEW if options.quick else ALL)
+    results, began, before = Results(), time.monotonic(), facts()
+    for name in options.groups or _GROUPS:
+        started = time.monotonic()
+        _GROUPS[name](results, options.quick)
+        print(f"{name} took {time.monotonic() - started:.0f} s", flush=True)
+    known = before | {"commit": _commit(), "took_s": round(time.monotonic() - began), "load_after": facts()["load"]}
+    print(f"\n{results.table()}\n")
+    print(f"load {before['load'][0]:.1f} before; more than 0.5 beside this benchmark makes times worthless, not counts")
+    label = "-".join(["quick" if options.quick else "full", *options.groups, time.strftime("%Y%m%d-%H%M%S")])
+    print(f"kept in {results.save(_FOLDER, name=label, facts=known)}")
+
+
+def _commit() -> str:
+    words = ["git", "-C", str(_FOLDER.parent), "describe", "--always", "--dirty"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""What is measured, and how it is told: values of systems by metric, ratios within a round, medians and spreads."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+
+class BenchError(Exception):
+    """A part of the benchmark did not do what it was started for."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The middle of some values, and from where to where they went."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+    def __str__(self) -> str:
+        if self.count == 1 or self.low == self.high:
+            return short(self.median)
+        return f"{short(self.median)} ({short(self.low)} to {short(self.high)})"
+
+
+def short(value: float) -> str:
+    """Three figures: 0.00123, 4.56, 789, 12300."""
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of all lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass
+class Metric:
+    """One thing that was measured of several systems, once a round each."""
+
+    name: str
+    unit: str
+    #: The system that the others are compared to, within each round; '' for none.
+    baseline: str = ""
+    #: What PERFORMANCE.md wants: of the ratio where there is a baseline, else of the value.
+    goal: str = ""
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, system: str, value: float) -> None:
+        self.values.setdefault(system, []).append(value)
+
+    def ratio(self, system: str) -> Spread | None:
+        """Of each round's value to the baseline's of the same round: what slowed both does not count."""
+        compared = self.values.get(self.baseline, [])
+        pairs = [(mine, other) for mine, other in zip(self.values[system], compared, strict=False) if other]
+        return Spread.of([mine / other for mine, other in pairs]) if pairs else None
+
+    def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
+        for system, values in self.values.items():
+            ratio = self.ratio(system) if system != self.baseline else None
+            goal = self.goal if system == next(iter(self.values)) else ""
+            yield self.name, system, str(ratio or ""), f"{Spread.of(values)} {self.unit}", goal
+
+
+class Results:
+    """All metrics of one benchmark, in the order in which they were first measured."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, Metric] = {}
+        self.notes: list[str] = []
+
+    def metric(self, name: str, unit: str, *, baseline: str = "", goal: str = "") -> Metric:
+        return self.metrics.setdefault(name, Metric(name, unit, baseline, goal))
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def table(self) -> str:
+        heads = ("METRIC", "SYSTEM", "x BASELINE, median (spread)", "ABSOLUTE, this hour only", "TO REACH")
+        rows: list[tuple[str, ...]] = [heads]
+        last = ""
+        for metric in self.metrics.values():
+            for name, *rest in metric.rows():
+                rows.append(("" if name == last else name, *rest))
+                last = name
+        widths = [max(len(row[at]) for row in rows) for at in range(len(heads))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def save(self, folder: Path, *, name: str, facts: dict[str, Any]) -> Path:
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{name}.json"
+        metrics = {
+            metric.name: {
+                "unit": metric.unit,
+                "baseline": metric.baseline,
+                "goal": metric.goal,
+                "values": metric.values,
+                "ratios": {
+                    system: ratio.__dict__
+                    for system in metric.values
+                    if system != metric.baseline and (ratio := metric.ratio(system)) is not None
+                },
+            }
+            for metric in self.metrics.values()
+        }
+        path.write_text(json.dumps({"facts": facts, "metrics": metrics, "notes": self.notes}, indent=1) + "\n")
+        return path
+
+
+def facts() -> dict[str, Any]:
+    """What the figures were got on."""
+    return {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "bytecode": not os.environ.get("PYTHONDONTWRITEBYTECODE"),
+    }
+
+
+# -- processes -----------------------------------------------------------------------------------------------------
+
+
+def pythons(pid: int) -> list[psutil.Process]:
+    """A process and what it started, without the jobs: those are not Python here."""
+    found = []
+    with gone_is_fine():
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with gone_is_fine():
+                if process.pid == pid or "python" in Path(process.exe()).name:
+                    found.append(process)
+    return found
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds so far of a worker, its guard or pool included; of threads that are there still."""
+    total = 0
+    for process in pythons(pid):
+        for task in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+            # To the nanosecond: the ticks of `times` miss what wakes for less than one.
+            with suppress(OSError):
+                total += int(task.read_text().split()[0])
+    return total / 1e9
+
+
+def pss_mib(pid: int) -> float:
+    """Memory of a worker, its guard or pool included; pages that several processes share count once."""
+    total = 0
+    for process in pythons(pid):
+        with gone_is_fine():
+            total += process.memory_full_info().pss
+    return total / (1 << 20)
+
+
+@contextmanager
+def gone_is_fine() -> Iterator[None]:
+    with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+        yield
+
+
+# -- Redis ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a Redis did between two moments."""
+
+    seconds: float
+    #: Commands that scripts gave, too.
+    commands: int
+    cpu_s: float
+    by_name: dict[str, int]
+
+
+class RedisMeter:
+    """Counts what a Redis does from here on."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self.restart()
+
+    def restart(self) -> None:
+        self._began, self._cpu, self._calls = time.monotonic(), self._cpu_s(), self._count()
+
+    def read(self) -> Traffic:
+        calls, cpu, now = self._count(), self._cpu_s(), time.monotonic()
+        by_name = {name: count - self._calls.get(name, 0) for name, count in calls.items()}
+        by_name = {name: count for name, count in sorted(by_name.items(), key=lambda one: -one[1]) if count}
+        # Reading them is not what is measured.
+        by_name.pop("info", None)
+        return Traffic(now - self._began, sum(by_name.values()), cpu - self._cpu, by_name)
+
+    def _count(self) -> dict[str, int]:
+        stats = self._redis.info("commandstats")
+        return {name.removeprefix("cmdstat_"): int(stat["calls"]) for name, stat in stats.items()}
+
+    def _cpu_s(self) -> float:
+        found = self._redis.info("cpu")
+        return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
+
+
+# -- time ----------------------------------------------------------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], T], *, timeout_s: float = 60.0, turn_s: float = 0.005, what: str = "") -> T:
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise BenchError(f"not so after {timeout_s:g} s: {what}")
+        time.sleep(turn_s)
+    return value
+
+
+def time_ms(call: Callable[[], object], *, repeat: int = 1) -> float:
+    """The median of some calls, in milliseconds."""
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1000

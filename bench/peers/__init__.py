@@ -1,0 +1,1 @@
+"""What runs in the environment of each system: its task, and its producer."""

@@ -1,0 +1,172 @@
+"""What a run costs Redis from submit to end, in counts: a change that adds a round trip or a script fails here.
+
+No times: those are in bench/. A limit is a little above what is needed today; lower it with every saving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from launch_worker.agent import LaunchAgent
+from launch_worker.api import Api
+from launch_worker.retry import NextStep, Outcome
+from launch_worker.settings import Settings
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+from launch_worker.store import keys
+from launch_worker.store.reading import text
+from launch_worker.store.store import Card, Store
+from tests.conftest import wait_until
+
+#: From submit to end, the item's own BRPOP included: submit, pop, claim, started, finish.
+ROUND_TRIPS = 5
+SCRIPTS = 4
+#: Commands that the scripts give for one run, by what they are for.
+IN_SCRIPTS = {"submit": 31, "claim": 28, "started": 3, "finish": 28, "heartbeat": 16}
+#: More for each run of a worker that is renewed.
+IN_RENEWAL = 2
+#: All of a run that waits: record, history, item, entries in indexes.
+BYTES_QUEUED = 2800
+#: All of a run that has finished.
+BYTES_ENDED = 2700
+#: Runs that share the fixed part of an index.
+MANY = 200
+
+CARD = Card("w", ("default",), slots=8, gpus=0, cpus=8000, memory=1 << 34, total=(0, 8000, 1 << 34), backfill_s=300)
+SPEC = RunSpec(command=("python", "train.py", "--lr", "0.1"))
+
+
+class Counter:
+    """Round trips of all clients in this process, and commands inside the server."""
+
+    def __init__(self, store: Store) -> None:
+        self._redis: Any = redis.Redis.from_url(store.url)
+        self.trips = 0
+        self.calls = self._calls()
+
+    def _calls(self) -> dict[str, int]:
+        stats = self._redis.info("commandstats")
+        return {name.removeprefix("cmdstat_"): int(stat["calls"]) for name, stat in stats.items()}
+
+    def restart(self) -> None:
+        self.calls = self._calls()
+        self.trips = 0
+
+    def by_name(self) -> dict[str, int]:
+        """Commands since the last `restart`."""
+        calls = self._calls()
+        found = {name: count - self.calls.get(name, 0) for name, count in calls.items()}
+        return {name: count for name, count in found.items() if count and name != "info"}
+
+
+@pytest.fixture
+def counter(store: Store, monkeypatch: pytest.MonkeyPatch) -> Counter:
+    made = Counter(store)
+    send = redis.Connection.send_packed_command
+
+    def counted(connection: Any, command: Any, check_health: bool = True) -> None:
+        made.trips += 1
+        send(connection, command, check_health=check_health)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(redis.Connection, "send_packed_command", counted)
+    return made
+
+
+@pytest.fixture
+def agent(api: Api, tmp_path: Path) -> Iterator[LaunchAgent]:
+    """A worker's agent whose heartbeats do not come between."""
+    settings = Settings.from_env(
+        {"LAUNCH_WORK_DIR": str(tmp_path), "LAUNCH_HEARTBEAT_S": "1h", "LAUNCH_LEASE_S": "3h", "LAUNCH_PASS_S": "1h"},
+        redis_url=api.settings.redis_url,
+    )
+    made = LaunchAgent(Api(settings=settings), {"queues": ["default"], "max_jobs": 2})
+    made.start()
+    wait_until(lambda: len(api.store.workers()) == 1)
+    yield made
+    made.stop()
+
+
+def carry_out(store: Store, agent: LaunchAgent) -> None:
+    """Take the next item as kombu does, and do what it says."""
+    _, item = store._redis.brpop(keys.queue_lists("default"))
+    run_id = text(item).split('"correlation_id": "')[1].split('"')[0]
+    ended = agent.run(run_id, 1)
+    assert ended is not None
+    assert ended[0] is RunState.FINISHED, ended
+
+
+def test_a_run_takes_few_round_trips_and_scripts(api: Api, store: Store, agent: LaunchAgent, counter: Counter) -> None:
+    for _ in range(2):  # the first one loads the scripts
+        counter.restart()
+        api.submit(RunSpec(command=("true",)))
+        carry_out(store, agent)
+    assert counter.trips <= ROUND_TRIPS
+    assert counter.by_name()["evalsha"] <= SCRIPTS
+
+
+def test_a_script_gives_few_commands(store: Store, counter: Counter) -> None:
+    found: dict[str, dict[str, int]] = {}
+    for run_id in ("0", "1"):  # the first one loads the scripts
+        counter.restart()
+        store.create(run_id, SPEC)
+        found["submit"] = counter.by_name()
+        counter.restart()
+        record, _ = store.claim(run_id, 1, owner="w", worker="w", host="h", lease_s=30, card=CARD)
+        assert record is not None
+        found["claim"] = counter.by_name()
+        counter.restart()
+        store.started(run_id, record.token, pid=1)
+        found["started"] = counter.by_name()
+        counter.restart()
+        assert store.finish(record, NextStep(Outcome(RunState.FINISHED, exit_code=0)), owner="w", card=CARD)
+        found["finish"] = counter.by_name()
+        counter.restart()
+        store.heartbeat([], owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"], card=CARD)
+        found["heartbeat"] = counter.by_name()
+    counts = {step: sum(count for name, count in by.items() if name != "evalsha") for step, by in found.items()}
+    too_many = {step: found[step] for step, count in counts.items() if count > IN_SCRIPTS[step]}
+    assert not too_many, counts
+
+
+def test_a_heartbeat_renews_all_runs_in_one_round_trip(store: Store, counter: Counter) -> None:
+    runs = []
+    for number in range(100):
+        store.create(f"{number}", SPEC)
+        record, _ = store.claim(f"{number}", 1, owner="w", worker="w", host="h", lease_s=30)
+        assert record is not None
+        runs.append((record.id, record.token, record.attempt))
+    for _ in range(2):
+        counter.restart()
+        store.heartbeat(runs, owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"])
+    assert counter.trips == 1
+    assert sum(counter.by_name().values()) <= 100 * IN_RENEWAL + IN_SCRIPTS["heartbeat"]
+
+
+def test_a_run_takes_few_bytes(store: Store) -> None:
+    store.create("first", SPEC)
+    before = bytes_of_all(store)
+    for number in range(MANY):
+        store.create(f"{number:015}", SPEC)
+    queued = (bytes_of_all(store) - before) / MANY
+    assert queued <= BYTES_QUEUED
+    for number in range(MANY):
+        store.take(keys.queue_lists("default"), before_us=1 << 53)
+        record, _ = store.claim(f"{number:015}", 1, owner="w", worker="w@host", host="host", lease_s=30)
+        assert record is not None
+        store.started(record.id, record.token, pid=12345)
+        store.finish(record, NextStep(Outcome(RunState.FINISHED, reason="exit code 0", exit_code=0)))
+    ended = (bytes_of_all(store) - before) / MANY
+    assert ended <= BYTES_ENDED
+
+
+def bytes_of_all(store: Store) -> int:
+    found = list(store._redis.scan_iter(count=1000))
+    pipe = store._redis.pipeline(transaction=False)
+    for key in found:
+        pipe.memory_usage(key, samples=0)
+    return sum(size for size in pipe.execute() if size)
