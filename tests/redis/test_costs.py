@@ -27,7 +27,7 @@ from tests.conftest import wait_until
 ROUND_TRIPS = 5
 SCRIPTS = 4
 #: Commands that the scripts give for one run, by what they are for.
-IN_SCRIPTS = {"submit": 31, "claim": 28, "started": 3, "finish": 28, "heartbeat": 16}
+IN_SCRIPTS = {"submit": 31, "claim": 28, "started": 3, "finish": 28, "heartbeat": 19}
 #: More for each run of a worker that is renewed.
 IN_RENEWAL = 2
 #: All of a run that waits: record, history, item, entries in indexes.
