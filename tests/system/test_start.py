@@ -110,7 +110,8 @@ def test_start_refuses_with_one_sentence(cluster: Cluster, arguments: tuple[str,
 def test_celerys_worker_refuses_with_one_sentence(cluster: Cluster, arguments: tuple[str, ...], sentence: str) -> None:
     """P5, W2."""
     result = cluster.run(*CELERY, *arguments)
-    assert result.code == 1
+    # What Prefect refuses ends with its code.
+    assert result.code == (2 if "--gpus" in arguments else 1)
     assert sentence in result.err
     assert "Traceback" not in result.err
 

@@ -195,7 +195,8 @@ def test_a_paused_sweep_goes_on_when_it_is_resumed(cluster: Cluster) -> None:
     assert cluster.api.run(waiting).wait(timeout=20) is RunState.FINISHED
     shown = status(cluster, sweep)
     assert (shown["state"], shown["made"], shown["live"]) == ("PAUSED", 2, 0)
-    assert steer(cluster, "resume", sweep)["state"] == "RUNNING"
+    # Its last runs take no time.
+    assert steer(cluster, "resume", sweep)["state"] in ("RUNNING", "FINISHED")
     assert sweep.wait(timeout=20) == "FINISHED"
     assert [run.state for run in sweep.runs] == [RunState.FINISHED] * 4
 
