@@ -211,7 +211,7 @@ class Jobs:
             folder=self._folder.attempt(record),
             events=queue.SimpleQueue(),
             lease=self.lease(record, spec, renewed_at=claimed_at),
-            start_at=_local(record, claimed_at),
+            start_at=_local(record, boot_time_s()),
         )
 
     def _enter(self, attempt: Attempt) -> None:
@@ -428,11 +428,11 @@ def _key(record: Record) -> str:
     return f"{record.id}.{record.attempt}"
 
 
-def _local(record: Record, claimed_at: float) -> float | None:
-    """The boot time at which a run starts that was claimed ahead of its time; by the server's clock, not by ours."""
+def _local(record: Record, answered_at: float) -> float | None:
+    """The boot time at which a run starts that was claimed ahead of its time; by the server's clock, and never early."""
     if record.start_at is None or record.started_at is None:
         return None
-    return claimed_at + (record.start_at - record.started_at) / 1e6
+    return answered_at + (record.start_at - record.started_at) / 1e6
 
 
 def _guarded(spec: RunSpec, *, renewed_at: float, lease_s: float) -> Lease:
