@@ -429,7 +429,7 @@ def _key(record: Record) -> str:
 
 
 def _local(record: Record, answered_at: float) -> float | None:
-    """The boot time at which a run starts that was claimed ahead of its time; by the server's clock, and never early."""
+    """The boot time at which a run starts that was claimed ahead of its time: by the server's clock, never early."""
     if record.start_at is None or record.started_at is None:
         return None
     return answered_at + (record.start_at - record.started_at) / 1e6
