@@ -303,10 +303,15 @@ class ProcessRunner:
                     except Exception:
                         log.exception("guard.event_failed %.200r", line)
             elif self._closing:
+                # Here too: `close` may have waited long enough for a guard that was just being replaced.
+                self._control.close()
                 return
             else:
                 buffer = b""
                 self._replace_guard()
+                if self._closing:
+                    with contextlib.suppress(OSError):
+                        self._control.shutdown(socket.SHUT_WR)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["on"] == "expired":
