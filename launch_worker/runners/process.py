@@ -309,9 +309,12 @@ class ProcessRunner:
             else:
                 buffer = b""
                 self._replace_guard()
-                if self._closing:
-                    with contextlib.suppress(OSError):
-                        self._control.shutdown(socket.SHUT_WR)
+                self._hang_up_if_closing()
+
+    def _hang_up_if_closing(self) -> None:
+        if self._closing:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["on"] == "expired":
