@@ -1,0 +1,38 @@
+"""Celery's command started lean: a worker or beat of ours imports nothing that only other commands need.
+
+`celery` imports every plugin (Flower, and tornado with it) and the prompt of `celery amqp` before it looks at its command
+line, so before `-A launch_worker`: 14 MiB and 0.15 s. All that it imports of ours by then is what kombu takes for a
+serializer (the entry point in pyproject.toml), and that is here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+
+#: Commands that need no plugin and no prompt.
+_LEAN = {"worker", "beat"}
+
+
+def _named_plugins(group: str) -> list[EntryPoint]:
+    return [plugin for plugin in entry_points(group=group) if plugin.name in sys.argv]
+
+
+def _start_lean() -> None:
+    command = sys.modules.get("celery.bin.celery")
+    if command is None or not _LEAN.intersection(sys.argv) or not any("launch_worker" in word for word in sys.argv[1:]):
+        return
+    # Both are for this process only, and this is before that module's first look at its plugins.
+    command.entry_points = _named_plugins  # type: ignore[attr-defined]
+    if "amqp" not in sys.argv:
+        prompt = ModuleType("click_repl")
+        prompt.register_repl = lambda group: None  # type: ignore[attr-defined]
+        sys.modules.setdefault("click_repl", prompt)
+
+
+_start_lean()
+
+#: What kombu's entry point wants; nothing is sent so, for workers accept "json" only.
+SERIALIZER = (json.dumps, json.loads, "application/x-launch-worker", "utf-8")
