@@ -13,8 +13,9 @@ from typing import Any
 import click
 import kombu.transport
 from celery import Celery
+from celery.signals import beat_init, worker_ready
 
-from launch_worker import celeryconfig
+from launch_worker import celeryconfig, lean
 from launch_worker.errors import SettingsError
 from launch_worker.passes import PASSES
 from launch_worker.sentinel_url import SCHEME, SentinelUrl
@@ -124,3 +125,11 @@ except SettingsError as error:
 app = _make_app()
 
 importlib.import_module("launch_worker.worker")  # registers the bootsteps and signals of `app`
+
+
+def _started(**_: object) -> None:
+    lean.started()
+
+
+for _signal in (worker_ready, beat_init):
+    _signal.connect(_started, weak=False)

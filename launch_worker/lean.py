@@ -1,22 +1,40 @@
-"""Celery's command started lean: a worker or beat of ours imports nothing that only other commands need.
+"""Programs start lean: without what only other commands need, and without looking for garbage meanwhile.
 
 `celery` imports every plugin (Flower, and tornado with it) and the prompt of `celery amqp` before it looks at its command
-line, so before `-A launch_worker`: 14 MiB and 0.15 s. All that it imports of ours by then is what kombu takes for a
+line, so before `-A launch_worker`: 12 MiB and 0.15 s. All that it imports of ours by then is what kombu takes for a
 serializer (the entry point in pyproject.toml), and that is here.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: Commands that need no plugin and no prompt.
 _LEAN = {"worker", "beat"}
+_USUAL = gc.get_threshold()
+
+
+def hurry() -> None:
+    """While a program starts: imports make no garbage, and looking for some takes a fifth of their time."""
+    gc.set_threshold(100_000)
+
+
+def started() -> None:
+    """What was imported stays, and is never looked at again by the garbage collector."""
+    gc.freeze()
+    gc.set_threshold(*_USUAL)
 
 
 def _named_plugins(group: str) -> list[EntryPoint]:
+    from importlib.metadata import entry_points
+
     return [plugin for plugin in entry_points(group=group) if plugin.name in sys.argv]
 
 
@@ -24,6 +42,7 @@ def _start_lean() -> None:
     command = sys.modules.get("celery.bin.celery")
     if command is None or not _LEAN.intersection(sys.argv) or not any("launch_worker" in word for word in sys.argv[1:]):
         return
+    hurry()
     # Both are for this process only, and this is before that module's first look at its plugins.
     command.entry_points = _named_plugins  # type: ignore[attr-defined]
     if "amqp" not in sys.argv:

@@ -1,0 +1,25 @@
+"""What the programs launch-submit and launch-worker start with: a person waits for them."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+
+from launch_worker import lean
+
+
+def submit() -> None:
+    _run("launch_worker.cli.submit")
+
+
+def worker() -> None:
+    _run("launch_worker.cli.main")
+
+
+def _run(module: str) -> None:
+    lean.hurry()
+    try:
+        importlib.import_module(module).main()
+    finally:
+        # Else the interpreter looks for garbage among all of it at its end.
+        gc.freeze()
