@@ -49,6 +49,38 @@ def test_worker_with_embedded_beat_does_the_passes(cluster: Cluster) -> None:
     assert worker.wait(20) == 0
 
 
+#: Prints what a worker has imported when it is ready; by names that Celery does not take for settings.
+_TELL_MODULES = """
+import sys as _sys
+from celery import signals as _signals
+
+def _tell(**_):
+    print("imported:", *_sys.modules, "and no more", flush=True)
+
+_signals.worker_ready.connect(_tell, weak=False)
+_signals.beat_init.connect(_tell, weak=False)
+"""
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_a_worker_imports_nothing_of_celerys_other_commands(cluster: Cluster, command: str) -> None:
+    (cluster.folder / "celeryconfig.py").write_text(_TELL_MODULES)
+    part = cluster.celery(command, name=command)
+    wait_until(lambda: "and no more" in part.log or part.process.poll() is not None)
+    (line,) = (line for line in part.log.splitlines() if line.startswith("imported: "))
+    names = set(line.split())
+    assert {"celery", "launch_worker.celery", "launch_worker.worker"} <= names
+    assert not {name.partition(".")[0] for name in names} & {"flower", "tornado", "prometheus_client", "prompt_toolkit"}
+    assert not names & {"docker", "jsonschema", "croniter", "optuna", "fsspec", "pathspec", "rich"}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [(["amqp"], "repl "), (["flower"], "TORNADO_ARGV")])
+def test_the_other_commands_have_what_they_need(cluster: Cluster, arguments: list[str], expected: str) -> None:
+    result = cluster.run("python", "-m", "celery", "-A", "launch_worker", *arguments, "--help")
+    assert result.code == 0, result.err
+    assert expected in result.out
+
+
 def test_two_brokers_named_at_once_are_refused(cluster: Cluster) -> None:
     result = cluster.run("python", "-m", "celery", "-A", "launch_worker", "-b", "redis://127.0.0.1:1/0", "status")
     assert result.code != 0

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,26 @@ def known_runs(cluster: Cluster) -> list[Record]:
 def most_at_once(records: list[Record]) -> int:
     spans = [(record.started_at or 0, record.ended_at or 0) for record in records]
     return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
+
+
+def test_a_plain_submit_imports_only_what_it_uses(cluster: Cluster) -> None:
+    program = """
+import sys
+from launch_worker.cli.programs import submit
+sys.argv = ["launch-submit", "--quiet", "--env", "A=1", "--tag", "x", "--", "true"]
+try:
+    submit()
+finally:
+    print(*sys.modules)
+"""
+    result = cluster.run(sys.executable, "-c", program)
+    assert result.code == 0, result
+    run_id, *names = result.out.split()
+    assert Run(cluster.api, run_id).state is RunState.PENDING
+    imported = {name.partition(".")[0] for name in names}
+    assert {"redis", "click"} <= imported
+    assert not imported & {"celery", "kombu", "pydantic", "pydantic_core", "rich", "flower", "jsonschema", "croniter"}
+    assert not imported & {"docker", "yaml", "fsspec", "pathspec", "optuna"}
 
 
 def test_a_delayed_run_starts_at_its_time_and_says_what_it_waits_for(cluster: Cluster) -> None:
