@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
@@ -17,6 +17,8 @@ from launch_worker.spec import (
     PRIORITIES,
     RESERVED_QUEUES,
     RunSpec,
+    _adapter,
+    _plain,
     default_name,
     parse_env,
     parse_spec,
@@ -424,3 +426,32 @@ def test_env_words_are_read_and_a_later_one_wins() -> None:
 def test_an_env_word_without_a_value_is_refused_with_what_to_write(word: str) -> None:
     with pytest.raises(InputError, match="--env-from"):
         parse_env([word])
+
+
+_WORD = st.text(alphabet="ab/\x00é", max_size=3)
+_ODD = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), _WORD, st.just("\ud800"), st.just(10**400))
+_JSON = st.one_of(_ODD, st.lists(_ODD, max_size=3), st.dictionaries(_WORD, _ODD, max_size=3))
+
+
+@settings(deadline=None)  # the first imports pydantic
+@given(st.dictionaries(st.sampled_from([*RunSpec.__dataclass_fields__, "unknown"]), _JSON, max_size=3))
+def test_what_is_read_without_pydantic_is_what_pydantic_reads(odd: dict[str, Any]) -> None:
+    text = json.dumps({"command": ["a"], **odd})
+    plain = _plain(text)
+    if plain is not None:
+        checked = _adapter().validate_json(text)
+        # As text: no NaN is equal to another.
+        assert repr(plain) == repr(checked)
+
+
+def test_a_sound_spec_is_read_without_pydantic() -> None:
+    spec = make(env={"A": "1"}, timeout_s=3, tags=("x",), cwd="/x", retries=2, values={"lr": 0.1}, gpus=1)
+    assert _plain(spec.to_json()) == spec
+    assert isinstance(getattr(_plain(spec.to_json()), "timeout_s", None), float)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "1", "null", '{"a"', "[" * 100_000, '{"command": "a"}', '{"retries": true}']
+)
+def test_what_is_no_spec_is_left_to_pydantic(text: str) -> None:
+    assert _plain(text) is None
