@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,14 @@ def test_a_worker_imports_nothing_of_celerys_other_commands(cluster: Cluster, co
     assert {"celery", "launch_worker.celery", "launch_worker.worker"} <= names
     assert not {name.partition(".")[0] for name in names} & {"flower", "tornado", "prometheus_client", "prompt_toolkit"}
     assert not names & {"docker", "jsonschema", "croniter", "optuna", "fsspec", "pathspec", "rich"}
+
+
+def test_a_worker_reads_sound_runs_without_pydantic(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    assert submit(["true"], api=cluster.api, retries=1).wait(20) is RunState.FINISHED
+    loaded = Path(f"/proc/{worker.pid}/maps").read_text()
+    assert "hiredis" in loaded
+    assert "pydantic_core" not in loaded
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [(["amqp"], "repl "), (["flower"], "TORNADO_ARGV")])
