@@ -10,37 +10,40 @@ from pathlib import Path
 
 from bench import fleet, footprint, growth, parked, producing, reaction, speed
 from bench.measure import Results, facts
-from bench.systems import ALL, CELERY, HUEY, LAUNCH, make
+from bench.systems import ALL, CELERY, LAUNCH, make
 
 _FOLDER = Path(__file__).parent / "results"
-_FEW = (CELERY, LAUNCH, HUEY)
+#: Those of `--quick`.
+_FEW = (CELERY, LAUNCH)
 
 
 def _producing(results: Results, quick: bool) -> None:
-    producing.bulk(results, rounds=1 if quick else 3, runs=1000 if quick else 5000)
-    producing.command(results, rounds=3 if quick else 5, repeat=3)
+    if quick:
+        producing.bulk(results, rounds=1, runs=1000, systems=_FEW)
+    else:
+        producing.bulk(results, rounds=3, runs=5000)
+    producing.command(results, rounds=5, repeat=1 if quick else 3)
 
 
 def _footprint(results: Results, quick: bool) -> None:
-    few = (CELERY, LAUNCH)
     if quick:
-        footprint.boot(results, rounds=1, systems=few)
-        footprint.idle(results, rounds=1, seconds=4, systems=few)
+        footprint.boot(results, rounds=2, systems=_FEW)
+        footprint.idle(results, rounds=1, seconds=3, systems=_FEW)
     else:
         footprint.boot(results, rounds=3)
         footprint.idle(results, rounds=1, seconds=12)
-    footprint.busy(results, rounds=1, seconds=4 if quick else 10)
+    footprint.busy(results, rounds=1, seconds=3 if quick else 10)
 
 
 def _reaction(results: Results, quick: bool) -> None:
     reaction.cancel(results, rounds=1, repeat=5 if quick else 30)
     reaction.log_latency(results, rounds=1, repeat=10 if quick else 50)
-    reaction.flood(results, rounds=2 if quick else 5)
+    reaction.flood(results, rounds=1 if quick else 5)
 
 
 def _growth(results: Results, quick: bool) -> None:
     growth.queued_bytes(results, runs=500 if quick else 5000)
-    growth.measure(results, sizes=(10_000, 100_000) if quick else (10_000, 100_000, 1_000_000), repeat=3)
+    growth.measure(results, sizes=(5_000, 50_000) if quick else (10_000, 100_000, 1_000_000), repeat=3)
 
 
 def _speed(results: Results, quick: bool) -> None:
@@ -51,11 +54,11 @@ def _speed(results: Results, quick: bool) -> None:
 
 
 def _fleet(results: Results, quick: bool) -> None:
-    fleet.measure(results, sizes=(10, 1000) if quick else (10, 100, 1000), seconds=3 if quick else 8)
+    fleet.measure(results, sizes=(10, 1000) if quick else (10, 100, 1000), seconds=2 if quick else 8)
 
 
 def _parked(results: Results, quick: bool) -> None:
-    parked.measure(results, runs=1000 if quick else 10_000, seconds=4 if quick else 30)
+    parked.measure(results, runs=1000 if quick else 10_000, seconds=3 if quick else 30)
 
 
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {

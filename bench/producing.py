@@ -14,15 +14,17 @@ from bench.measure import BenchError, Results
 from bench.systems import CELERY, LAUNCH, RQ, Running, System
 
 _ONE_BY_ONE = 500
+_PRODUCERS = ((CELERY, False), (LAUNCH, False), (LAUNCH, True), (RQ, True))
 
 
-def bulk(results: Results, *, rounds: int, runs: int) -> None:
+def bulk(results: Results, *, rounds: int, runs: int, systems: Sequence[System] = (CELERY, LAUNCH, RQ)) -> None:
     """Jobs a second that one producer hands over, while nobody takes them."""
     rate = results.metric("bulk submit", "/s", baseline="celery one by one", goal="12,000/s")
     singly = results.metric("submit one at a time", "ms", baseline="celery one by one", goal="1 ms")
     job: Sequence[str] = ["/bin/true"]
+    producers = [(system, many) for system, many in _PRODUCERS if system in systems]
     for _ in range(rounds):
-        for system, many in ((CELERY, False), (LAUNCH, False), (LAUNCH, True), (RQ, True)):
+        for system, many in producers:
             with Running(system, start=False) as running:
                 running.submit([(job, 20)])
                 count = runs if many else min(runs, _ONE_BY_ONE)
