@@ -10,7 +10,7 @@ broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 worker_cancel_long_running_tasks_on_connection_loss = False
 worker_disable_rate_limits = True
-# The task events show runs in Flower; they also wake the worker's loop when a slot becomes free.
+# The task events show runs in Flower.
 worker_send_task_events = True
 worker_redirect_stdouts = False
 beat_max_loop_interval = 5

@@ -12,9 +12,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import click
 from celery import bootsteps, platforms
@@ -49,6 +49,11 @@ from launch_worker.store.connection import mask_url
 from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
+
+T = TypeVar("T")
+
+_EVENTS_EVERY_S = 0.2
+_EVENTS_AT_ONCE = 200
 
 #: Options that are keys of the agent's configuration under the same name.
 _OF_THE_AGENT = (
@@ -226,7 +231,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "on_schedulers": lambda running: _widen(parent, running),
         }
         # Schedulers run beside the slots.
-        parent.pool.executor = ThreadPoolExecutor(max(1, start.slots) + start.config.max_schedulers)
+        parent.pool.executor = RingingExecutor(max(1, start.slots) + start.config.max_schedulers)
         self.agent = LaunchAgent(Api(settings=settings), config)
         Bell.hang(parent.hub)
         try:
@@ -303,6 +308,42 @@ class Bell:
                 os.write(cls._fd, b"\0")
 
 
+class RingingExecutor(ThreadPoolExecutor):
+    """The threads of Celery's pool. Once a task is over its slot is free, and only the bell tells the loop."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        def do() -> T:
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                Bell.ring()
+
+        return super().submit(do)
+
+
+class EventBatch:
+    """Sends what Flower shows some times a second: one by one it is most of what the loop does."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._hub = consumer.hub
+        self._dispatcher = consumer.event_dispatcher
+        self._is_due = False
+        self._dispatcher.buffer_limit = _EVENTS_AT_ONCE
+        self._dispatcher.on_send_buffered = self._soon
+
+    def _soon(self) -> None:
+        # From any thread; two that come here at once plan two flushes, of which one finds nothing.
+        if not self._is_due:
+            self._is_due = True
+            self._hub.call_soon(self._hub.call_later, _EVENTS_EVERY_S, self.flush)
+
+    def flush(self) -> None:
+        # Before the flush: what is sent meanwhile plans the next one.
+        self._is_due = False
+        with event_may_be_lost():
+            self._dispatcher.flush()
+
+
 class AdoptedRequest:
     """What Celery is shown of a run that another worker had begun: a task of this one, which takes one of its slots."""
 
@@ -356,11 +397,16 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
             platforms.signals[name] = self.on_signal
         platforms.signals["SIGQUIT"] = self.stop_now
         platforms.signals["SIGUSR1"] = self.on_upgrade
+        self.events = None if parent.event_dispatcher is None else EventBatch(parent)
         self.turn(LaunchAgent.current().takes_runs)
         look_again()
         if Start.current.run_once and not Intake.has_passed:
             Intake.has_passed = True
             threading.Thread(target=self.pass_once, name="launch-once", daemon=True).start()
+
+    def stop(self, parent: Any) -> None:
+        if self.events is not None:
+            self.events.flush()
 
     def pass_once(self) -> None:
         """Run what is due, then leave."""
@@ -458,13 +504,6 @@ class RunRequest(Request):  # type: ignore[misc]
         worker_state.revoked.discard(self.id)
         self._cancel("revoked through Celery")
         return True
-
-    def on_failure(self, *args: Any, **kwargs: Any) -> Any:
-        """The end of a run too whose item was refused: its slot is free, and nobody else tells the loop."""
-        try:
-            return super().on_failure(*args, **kwargs)
-        finally:
-            Bell.ring()
 
     def _cancel(self, reason: str) -> None:
         try:
