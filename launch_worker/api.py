@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from launch_worker.bulk import Item, read_options
-from launch_worker.errors import BrokerUnavailableError, InputError, UnknownRunError
+from launch_worker.bulk import Item, Ready, read_options
+from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, UnknownRunError
 from launch_worker.filters import parse_filter, parse_order
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
@@ -22,12 +23,15 @@ from launch_worker.runs import MAX_PER_PAGE, Run, Runs, me
 from launch_worker.settings import Settings
 from launch_worker.spec import PROJECT, RunSpec, check_queue_name
 from launch_worker.states import RunState
-from launch_worker.store.store import ConfigChanged, Store
+from launch_worker.store.store import ConfigChanged, Created, New, Store
 from launch_worker.submission import resolve
 from launch_worker.sweep_api import SweepApi
 from launch_worker.workers import Worker
 
 __all__ = ["Api", "Run", "Runs", "current_folder", "me", "submit", "submit_many"]
+
+#: Runs that are submitted in one round trip: Redis does nothing else for a few milliseconds.
+_BATCH = 100
 
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
@@ -41,6 +45,8 @@ class Api(QueueApi, SweepApi):
         self._store: Store | None = None
         #: By queue: its configuration and its pool's, as last seen.
         self._configs: dict[str, tuple[str, str]] = {}
+        #: Who uses this process: the look-up takes longer than all else of a submission.
+        self._me = ""
         #: Folders that were sent, and what they are kept as.
         self._sent: dict[str, str] = {}
 
@@ -85,24 +91,77 @@ class Api(QueueApi, SweepApi):
             else:
                 return Run(self, run_id, queue_consumers=created.consumers)
 
-    def submit_item(self, item: Item, *, strict: bool = False) -> Iterator[Run]:
-        """Submit what `bulk` read: a run, or the runs of an array one by one. Raises as `submit`."""
-        given = dict(item.given)
-        if item.upload is not None:
-            # Before a folder is read: what is wrong otherwise.
-            self.resolve(given)
-            given["upload"] = self.send_folder(item.upload)
-        when: dict[str, Any] = {"delay_s": item.delay_s or 0.0, "at_us": item.at_us, "strict": strict}
+    def check(self, item: Item, *, fresh: bool = False) -> None:
+        """Raises InputError for what could not be submitted now."""
+        ready = self.resolve(item.given, fresh=fresh)
+        item.ready = ready if item.upload is None else None
+
+    def submit_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Run, Item]]:
+        """Submit what `bulk` read, runs and arrays of runs, in order, many in a round trip. Raises as `submit`.
+
+        All that was submitted before an error is yielded before it is raised; when Redis went away, some of the last
+        runs may have been submitted and not be told.
+        """
+        made = ((new, item) for item in items for new in self._runs_of(item))
+        while True:
+            batch: list[tuple[New, Item]] = []
+            problem: LaunchError | None = None
+            try:
+                for one in islice(made, _BATCH):
+                    batch.append(one)
+            except LaunchError as error:
+                problem = error
+            yield from self._send(batch, strict=strict)
+            if problem is not None:
+                raise problem
+            if len(batch) < _BATCH:
+                return
+
+    def _runs_of(self, item: Item) -> Iterator[New]:
+        try:
+            ready = item.ready or self.resolve(item.given)
+            if item.upload is not None:
+                # What is wrong otherwise was seen before the folder is read.
+                ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
+        except InputError as error:
+            raise item.error(error) from None
+        when = (*ready[1:], item.delay_s or 0.0, item.at_us)
         if item.array is None:
-            yield self.submit(given, **when)
+            yield New(new_run_id(), ready.spec, *when)
             return
         first_id = new_run_id()
         for index in item.array.indexes:
-            numbered = given | {"array": first_id, "array_index": index, "array_limit": item.array.limit}
-            run_id = first_id if index == item.array.indexes[0] else ""
-            yield self.submit(numbered, run_id=run_id, **when)
+            spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
+            yield New(first_id if index == item.array.indexes[0] else new_run_id(), spec, *when)
 
-    def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> tuple[RunSpec, str, str]:
+    def _send(self, batch: Sequence[tuple[New, Item]], *, strict: bool) -> Iterator[tuple[Run, Item]]:
+        problem: LaunchError | None = None
+        answers = self.store.create_many([new for new, _ in batch], if_queue_known=strict) if batch else []
+        for (new, item), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Created):
+                yield Run(self, new.run_id, queue_consumers=answer.consumers), item
+            elif isinstance(answer, LaunchError):
+                problem = problem or (item.error(answer) if isinstance(answer, InputError) else answer)
+            elif problem is None:
+                # The queue has a configuration that was not known here: once more, with what it says now.
+                self._configs[new.spec.queue] = answer.queue_config, answer.pool_config
+                try:
+                    yield self._submit_again(new, item, strict=strict), item
+                except LaunchError as error:
+                    problem = item.error(error) if isinstance(error, InputError) else error
+        if problem is not None:
+            raise problem
+
+    def _submit_again(self, new: New, item: Item, *, strict: bool) -> Run:
+        given = dict(item.given)
+        if item.upload is not None:
+            given["upload"] = new.spec.upload
+        if item.array is not None:
+            spec = new.spec
+            given |= {"array": spec.array, "array_index": spec.array_index, "array_limit": spec.array_limit}
+        return self.submit(given, delay_s=new.delay_s, at_us=new.at_us, strict=strict, run_id=new.run_id)
+
+    def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> Ready:
         """The run that these arguments are, and the configurations of queue and pool that completed it.
 
         With `fresh` those are read from Redis, else they are what was last seen. Raises InputError.
@@ -124,15 +183,20 @@ class Api(QueueApi, SweepApi):
                 return self.resolve(given, fresh=True)
             raise
 
-    def _resolve(self, queue: str, given: Mapping[str, Any]) -> tuple[RunSpec, str, str]:
+    def _resolve(self, queue: str, given: Mapping[str, Any]) -> Ready:
         queue_config, pool_config = self._configs.get(queue, ("", ""))
-        given = {"author": me()} | dict(given)
+        self._me = self._me or me()
+        given = {"author": self._me} | dict(given)
         if not given.get("project") and self.settings.project:
             given["project"] = self.settings.project
+        has_folder = given.get("cwd") is not None or given.get("uri") or given.get("upload")
+        if not (has_folder or queue_config or pool_config):
+            # Nobody else may give it one.
+            given["cwd"] = current_folder()
         spec = resolve(given, queue_config=queue_config, pool_config=pool_config)
         if spec.cwd is None and not (spec.uri or spec.upload):
             spec = replace(spec, cwd=current_folder())
-        return spec, queue_config, pool_config
+        return Ready(spec, queue_config, pool_config)
 
     def send_folder(self, folder: str) -> str:
         """Send a folder of this machine, unless this connection has sent it. Returns its sha256. Raises InputError."""
@@ -243,26 +307,33 @@ def submit(
     BrokerUnavailableError within 5 s when Redis is away.
     """
     options = {name: value for name, value in locals().items() if name not in ("api", "strict")}
-    (run,) = (api or Api()).submit_item(_item(options), strict=strict)
+    api = api or Api()
+    item = _item(options)
+    ((run, _),) = api.submit_items([item], strict=strict)
     return run
 
 
 def submit_many(items: Iterable[Mapping[str, Any]], *, api: Api | None = None, strict: bool = False) -> list[Run]:
     """Submit many runs, each a map of `submit`'s arguments and `array` (`0-99%8`: numbered runs, at most 8 at once).
 
-    All are checked before the first is sent. Raises as `submit`; what was sent before an outage stays.
+    All are checked before the first is sent, and sent many in a round trip. Raises as `submit`; what was sent before
+    an outage stays.
     """
     api = api or Api()
-    checked = [_item(dict(item)) for item in items]
+    folder = current_folder() or "/"
+    checked = [_item(item, folder) for item in items]
+    queues: set[str] = set()
     for item in checked:
-        api.resolve(item.given, fresh=True)
-    return [run for item in checked for run in api.submit_item(item, strict=strict)]
+        queue = item.given.get("queue") or "default"
+        api.check(item, fresh=queue not in queues)
+        queues.add(queue)
+    return [run for run, _ in api.submit_items(checked, strict=strict)]
 
 
-def _item(options: Mapping[str, Any]) -> Item:
+def _item(options: Mapping[str, Any], folder: str = "") -> Item:
     """The arguments as JSON has them."""
     plain = {name: _plain(value) for name, value in options.items() if value is not None}
-    return read_options(plain, folder=current_folder() or "/")
+    return read_options(plain, folder=folder or current_folder() or "/")
 
 
 def _plain(value: Any) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from launch_worker.errors import InputError
-from launch_worker.spec import MAX_LIMIT
+from launch_worker.spec import MAX_LIMIT, RunSpec
 from launch_worker.units import parse_duration, parse_size, parse_time
 
 MAX_ARRAY = 100_000
@@ -19,6 +19,14 @@ MAX_LINE_BYTES = 8 << 20
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?")
 #: What stands for a folder whose archive was not made yet, so that everything else can be checked before.
 UNSENT = "0" * 64
+
+
+class Ready(NamedTuple):
+    """A run as it would be kept, and the configurations of queue and pool that completed it."""
+
+    spec: RunSpec
+    queue_config: str
+    pool_config: str
 
 
 class Array(NamedTuple):
@@ -86,7 +94,7 @@ def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Item:
     """One thing to submit, as it was asked for: a run, or an array of runs."""
 
@@ -100,6 +108,8 @@ class Item:
     upload: str | None = None
     #: FILE:LINE; '' for a command line.
     where: str = ""
+    #: The run that it is and the configurations that completed it, when last checked; not of one with an upload.
+    ready: Ready | None = field(default=None, compare=False, repr=False)
 
     def error(self, problem: Exception | str) -> InputError:
         """The problem, with the place in the file that has it."""

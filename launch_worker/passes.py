@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from launch_worker.errors import DamagedError, ForbiddenError
+from launch_worker.errors import DamagedError, ForbiddenError, LaunchError
 from launch_worker.retry import Outcome, next_step_of
 from launch_worker.run import Record
 from launch_worker.schedules import fire_due
@@ -21,6 +21,8 @@ from launch_worker.sweeps import advance_sweeps
 log = logging.getLogger("launch_worker.passes")
 
 _LIMIT = 500
+#: Each of at most 200 runs, so that others come between; one call a pass would keep up with 40 ends a second only.
+_RETIRE_CALLS = 50
 
 #: Called with the record as it was and with how its attempt ended, when that was found out by others than its worker.
 OnEnd = Callable[[Record, Outcome], None]
@@ -28,18 +30,23 @@ OnEnd = Callable[[Record, Outcome], None]
 
 def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda *_: None) -> int:
     """Runs whose heartbeats stopped are Crashed, or Pending again when retries are left. Returns how many."""
-    crashed = 0
-    for record in store.stale(limit=_LIMIT):
-        outcome = Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped")
-        try:
-            is_crashed = store.crash(record.id, record.token, next_step_of(record, outcome))
-        except DamagedError as error:
-            log.error("run.damaged run=%s: %s", record.id, error)
-            continue
-        if is_crashed:
+    crashed, problem = 0, None
+    stale = [
+        (record, Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped"))
+        for record in store.stale(limit=_LIMIT)
+    ]
+    answers = store.crash_many([(record.id, record.token, next_step_of(record, outcome)) for record, outcome in stale])
+    for (record, outcome), is_crashed in zip(stale, answers, strict=True):
+        if isinstance(is_crashed, DamagedError):
+            log.error("run.damaged run=%s: %s", record.id, is_crashed)
+        elif isinstance(is_crashed, LaunchError):
+            problem = is_crashed
+        elif is_crashed:
             crashed += 1
             log.warning("run.crashed run=%s attempt=%d worker=%s", record.id, record.attempt, record.worker)
             on_end(record, outcome)
+    if problem is not None:
+        raise problem
     return crashed
 
 
@@ -62,7 +69,13 @@ def publish_due_runs(store: Store, settings: Settings) -> int:
 def retire_runs(store: Store, settings: Settings) -> int:
     """Runs and sweeps that ended longer ago than the retention are deleted. Returns how many."""
     store.retire_sweeps(retention_s=settings.retention_s)
-    return store.retire(retention_s=settings.retention_s)
+    retired = 0
+    for _ in range(_RETIRE_CALLS):
+        count = store.retire(retention_s=settings.retention_s)
+        retired += count
+        if not count:
+            break
+    return retired
 
 
 #: Each pass under the name by which the store knows when it last began.

@@ -31,7 +31,7 @@ def check_all(api: Api, items: Sequence[Item], *, strict: bool) -> None:
     for item in items:
         queue = queue_of(item)
         try:
-            api.resolve(item.given, fresh=queue not in queues)
+            api.check(item, fresh=queue not in queues)
             queues.add(queue)
             if strict and queue not in known:
                 raise InputError(f"there is no queue {queue!r}; known are: {', '.join(sorted(known))}")
@@ -60,29 +60,21 @@ def show_all(api: Api, items: Sequence[Item], *, strict: bool) -> None:
 
 
 def send_all(api: Api, items: Sequence[Item], *, strict: bool, shown: bool) -> Iterator[tuple[Run, Item]]:
-    """Submit the items in order, arrays run by run; `shown` draws a progress bar.
+    """Submit the items in order, many runs in a round trip; `shown` draws a progress bar.
 
     An error says how many were submitted before it, and the place in the file.
     """
     total = sum(1 if item.array is None else len(item.array.indexes) for item in items)
     sent = 0
     try:
-        for run, item in _with_bar(_send(api, items, strict), total) if shown else _send(api, items, strict):
+        submitted = api.submit_items(items, strict=strict)
+        for run, item in _with_bar(submitted, total) if shown else submitted:
             sent += 1
             yield run, item
     except LaunchError as error:
         if sent:
             error.args = (f"{sent} of {total} runs were submitted, then: {error}",)
         raise
-
-
-def _send(api: Api, items: Sequence[Item], strict: bool) -> Iterator[tuple[Run, Item]]:
-    for item in items:
-        try:
-            for run in api.submit_item(item, strict=strict and queue_of(item) != DEFAULT_QUEUE):
-                yield run, item
-        except InputError as error:
-            raise item.error(error) from None
 
 
 def _with_bar(sent: Iterator[tuple[Run, Item]], total: int) -> Iterator[tuple[Run, Item]]:

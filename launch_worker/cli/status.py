@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ import click
 from launch_worker.api import Api
 from launch_worker.cli import devices, output
 from launch_worker.health import problems
-from launch_worker.states import RunState
 
 
 @click.command(epilog="Example: launch-worker status --json")
@@ -49,12 +47,10 @@ def system_status(api: Api) -> dict[str, Any]:
     """What `status` shows, as one object."""
     store = api.store
     workers = store.workers()
-    running = list(store.select(state=RunState.RUNNING))
-    # The workers' own word is as old as their last heartbeat.
-    by_worker = Counter(record.worker for record in running)
-    for worker in workers:
-        worker["running"] = by_worker[worker["worker"]]
-    by_queue = Counter(record.queue for record in running)
+    # Counted by Redis: the records of all Running runs would be read for this alone. A worker's own word is as old as
+    # its last heartbeat.
+    waiting_in = store.queues()
+    by_queue = {name: store.running_in("queue", name) for name in waiting_in}
     pools = {name: store.settings_of("pool", name) for name in store.pools()}
     queues = [
         _queue(
@@ -65,7 +61,7 @@ def system_status(api: Api) -> dict[str, Any]:
             pools=pools,
             workers=sum(name in worker["queues"] and worker["state"] == "running" for worker in workers),
         )
-        for name, waiting in store.queues().items()
+        for name, waiting in waiting_in.items()
     ]
     passes = store.pass_ages_s()
     return {

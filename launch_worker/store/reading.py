@@ -10,12 +10,15 @@ from typing import Any
 
 from launch_worker.errors import UnknownRunError
 from launch_worker.run import Record, Transition
+from launch_worker.spec import PRIORITIES
 from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors, connect
 from launch_worker.units import isoformat
 
 _PAGE = 100
+#: Of a record that does not say it.
+_PRIORITY = str(PRIORITIES["medium"])
 #: How long the listener blocks before it checks that its connection lives.
 _LISTEN_TURN_S = 30.0
 _SUBSCRIBE_S = 2.0
@@ -333,10 +336,15 @@ class Reader:
                 pipe.hgetall(keys.run(run_id))
             hashes = pipe.execute(raise_on_error=False) if run_ids else []
         return [
-            Record.from_hash(pairs(fields) | {"id": run_id})
+            record_of(run_id, pairs(fields))
             for run_id, fields in zip(run_ids, hashes, strict=True)
             if fields and not isinstance(fields, Exception)
         ]
+
+
+def record_of(run_id: str, fields: dict[str, str]) -> Record:
+    """The record of this run, with what its hash leaves out because it is so anyway."""
+    return Record.from_hash({"priority": _PRIORITY} | fields | {"id": run_id})
 
 
 def text(value: bytes | str) -> str:
@@ -357,11 +365,11 @@ def _transition(text_line: str) -> Transition | None:
         return Transition(
             state=RunState(line["state"]),
             at=int(line["at"]),
-            attempt=int(line["attempt"]),
-            worker=str(line["worker"]),
-            reason=str(line["reason"]),
+            attempt=int(line.get("attempt", 0)),
+            worker=str(line.get("worker", "")),
+            reason=str(line.get("reason", "")),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

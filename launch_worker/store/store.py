@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,14 @@ from typing import Any, NamedTuple
 from redis.exceptions import NoScriptError
 
 from launch_worker import item_schema
-from launch_worker.errors import InputError
+from launch_worker.errors import InputError, LaunchError
 from launch_worker.retry import NextStep
 from launch_worker.run import Record
 from launch_worker.spec import PRIORITIES, RunSpec, parse_after
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
 from launch_worker.store.items import ItemStore
-from launch_worker.store.reading import Reader, pairs, text
+from launch_worker.store.reading import Reader, pairs, record_of, text
 from launch_worker.store.sweeps import SweepStore
 from launch_worker.store.talk import TalkStore
 
@@ -29,6 +30,8 @@ from launch_worker.store.talk import TalkStore
 _UNFINISHED_UPLOAD_S = 3600
 #: Runs that one call lets go: Redis does nothing else meanwhile.
 _WAKE_AT_ONCE = 500
+#: Runs that are called Crashed in one round trip.
+_CRASHES_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,17 @@ class Created(NamedTuple):
     is_new: bool
     #: Live workers that consume its queue.
     consumers: int
+
+
+class New(NamedTuple):
+    """A run to be submitted: see `Store.create`."""
+
+    run_id: str
+    spec: RunSpec
+    queue_config: str = ""
+    pool_config: str = ""
+    delay_s: float = 0.0
+    at_us: int | None = None
 
 
 class ConfigChanged(Exception):
@@ -142,13 +156,24 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         It waits for `at_us` (server microseconds), or for so long. Raises ConfigChanged when the configurations are not
         those, InputError when it waits for a run that is not there, or its queue is not known and shall be.
         """
-        due = f"at:{at_us}" if at_us is not None else f"in:{_us(delay_s)}" if delay_s else ""
-        head = (run_id, due, reason, spec.queue, queue_config, pool_config)
-        word, *answer = self._call("create", *head, expiry_of(spec), int(if_queue_known), *fields_of(spec))
-        if word == -3:
-            known = ", ".join(sorted(text(name) for name in answer[0])) or "none"
-            raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
-        return _created(word, answer)
+        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us)
+        return _created(spec, self._call("create", *_creation(new, reason, if_queue_known)))
+
+    def create_many(
+        self, runs: Sequence[New], *, if_queue_known: bool = False
+    ) -> list[Created | ConfigChanged | LaunchError]:
+        """The same for many runs in one round trip, in order; a refusal says nothing of the others."""
+        answers: list[Created | ConfigChanged | LaunchError] = []
+        replies = self._call_many("create", [_creation(new, "", if_queue_known) for new in runs])
+        for new, reply in zip(runs, replies, strict=True):
+            try:
+                with clear_errors(self.url):
+                    if isinstance(reply, Exception):
+                        raise reply
+                answers.append(_created(new.spec, reply))
+            except (ConfigChanged, LaunchError) as error:
+                answers.append(error)
+        return answers
 
     def claim(
         self,
@@ -175,7 +200,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         claimed, reply = self._call("claim", run_id, seq, nonce, _us(lease_s), owner, worker, host, *left)
         if not claimed:
             return None, text(reply)
-        return Record.from_hash(pairs(reply)), ""
+        return record_of(run_id, pairs(reply)), ""
 
     def take(self, lists: Sequence[str], *, before_us: int) -> tuple[str, int] | None:
         """Pop by hand the next item (run, dispatch number) that was dispatched before a time, the first list first."""
@@ -194,7 +219,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         word, *fields = self._call(
             "adopt", run_id, token, attempt, former, owner, worker, host, _us(lease_s), int(only_if_gone)
         )
-        return (Record.from_hash(pairs(fields[0])), "") if fields else (None, text(word))
+        return (record_of(run_id, pairs(fields[0])), "") if fields else (None, text(word))
 
     def phase(self, record: Record, name: str, *, reason: str = "") -> bool:
         """Notes that a part of a Running attempt's start begins; False when it was superseded."""
@@ -270,9 +295,22 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
 
     def crash(self, run_id: str, token: int, step: NextStep) -> bool:
         """Running with a lease that ran out -> Crashed (and Pending again). False when it proved alive."""
-        retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
-        last = (retry_us, step.retry_reason, int(step.is_preemption))
-        return bool(self._call("crash", run_id, token, step.outcome.reason, *last))
+        return bool(self._call("crash", *_crash(run_id, token, step)))
+
+    def crash_many(self, runs: Sequence[tuple[str, int, NextStep]]) -> list[bool | LaunchError]:
+        """The same for many (run id, token, step) in few round trips; of one that failed, why."""
+        answers: list[bool | LaunchError] = []
+        for start in range(0, len(runs), _CRASHES_AT_ONCE):
+            page = runs[start : start + _CRASHES_AT_ONCE]
+            for reply in self._call_many("crash", [_crash(*run) for run in page]):
+                try:
+                    with clear_errors(self.url):
+                        if isinstance(reply, Exception):
+                            raise reply
+                    answers.append(bool(reply))
+                except LaunchError as error:
+                    answers.append(error)
+        return answers
 
     def put_back(self, run_id: str, seq: int) -> bool:
         """Return an item that was taken from its queue and not claimed; False when it was outdated."""
@@ -347,8 +385,8 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         None when somebody else did it. Raises as `create`.
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
-        word, *answer = self._call("fire", *head, expiry_of(spec), *fields_of(spec))
-        return None if word == 0 else _created(word, answer)
+        answer = self._call("fire", *head, expiry_of(spec), *fields_of(spec))
+        return None if answer[0] == 0 else _created(spec, answer)
 
     def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
         """Leave out a time of a schedule; False when somebody else has dealt with it."""
@@ -450,6 +488,19 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
                 self._redis.script_load(source)
                 return self._redis.evalsha(sha, 0, *args)
 
+    def _call_many(self, script: str, calls: Sequence[Sequence[object]]) -> list[Any]:
+        """The same call with many arguments, in one round trip; of one that failed, its exception. Not for claims."""
+        source, sha = _script(script)
+        with clear_errors(self.url):
+            while True:
+                pipe = self._redis.pipeline(transaction=False)
+                for args in calls:
+                    pipe.evalsha(sha, 0, *args)
+                replies: list[Any] = pipe.execute(raise_on_error=False)
+                if not any(isinstance(reply, NoScriptError) for reply in replies):
+                    return replies
+                self._redis.script_load(source)
+
     def _hold_claims_after_restore(self) -> None:
         """A Redis restored from a snapshot may call runs Pending that are being executed: let their workers speak."""
         server, persistence = self._redis.info("server"), self._redis.info("persistence")
@@ -464,14 +515,39 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
 @cache
 def _script(name: str) -> tuple[str, str]:
     lua = files("launch_worker.store") / "lua"
-    source = (lua / "prelude.lua").read_text() + (lua / f"{name}.lua").read_text()
+    script = (lua / f"{name}.lua").read_text()
+    source = needed_of((lua / "prelude.lua").read_text(), script) + script
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
+def needed_of(prelude: str, script: str) -> str:
+    """The parts of the prelude that a script uses, directly or not: Redis makes all that is there anew in each call.
+
+    A part is a `local` that begins its line, and what follows it up to the next one.
+    """
+    # A comment uses nothing.
+    prelude, script = (re.sub(r"^ *--.*\n", "", lua, flags=re.MULTILINE) for lua in (prelude, script))
+    parts = [part for part in re.split(r"^(?=local )", prelude, flags=re.MULTILINE) if part.startswith("local ")]
+    kept = ""
+    # What a part uses is above it, as Lua wants it.
+    for part in reversed(parts):
+        name = re.match(r"local (?:function )?(\w+)", part)
+        if name and re.search(rf"\b{name[1]}\b", kept + script):
+            kept = part + kept
+    return kept
+
+
 def fields_of(spec: RunSpec) -> list[str | int]:
-    """What the scripts read of a run, and its spec."""
-    fields: list[str | int] = ["name", spec.name, "project", spec.project, "priority", PRIORITIES[spec.priority]]
-    fields += ["tags", json.dumps(spec.tags), "spec", spec.to_json(), "version", item_schema.VERSION]
+    """What the scripts read of a run, and its spec; what a record without it means anyway is left out."""
+    fields: list[str | int] = ["name", spec.name, "spec", spec.to_json()]
+    if spec.priority != "medium":
+        fields += ["priority", PRIORITIES[spec.priority]]
+    if spec.project:
+        fields += ["project", spec.project]
+    if spec.tags:
+        fields += ["tags", json.dumps(spec.tags)]
+    if item_schema.VERSION > 1:
+        fields += ["version", item_schema.VERSION]
     if spec.needs:
         fields += ["needs", spec.needs]
     if spec.concurrency_key:
@@ -492,11 +568,28 @@ def expiry_of(spec: RunSpec) -> str | int:
     return "" if spec.expires_s is None else _us(spec.expires_s)
 
 
-def _created(word: int, answer: list[Any]) -> Created:
+def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
+    """The arguments of `crash`."""
+    retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
+    return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, int(step.is_preemption)]
+
+
+def _creation(new: New, reason: str, if_queue_known: bool) -> list[str | int]:
+    """The arguments of `create`."""
+    due = f"at:{new.at_us}" if new.at_us is not None else f"in:{_us(new.delay_s)}" if new.delay_s else ""
+    head = [new.run_id, due, reason, new.spec.queue, new.queue_config, new.pool_config, expiry_of(new.spec)]
+    return [*head, int(if_queue_known), *fields_of(new.spec)]
+
+
+def _created(spec: RunSpec, reply: Sequence[Any]) -> Created:
+    word, *answer = reply
     if word == -1:
         raise ConfigChanged(text(answer[0]), text(answer[1]))
     if word == -2:
         raise InputError(text(answer[0]))
+    if word == -3:
+        known = ", ".join(sorted(text(name) for name in answer[0])) or "none"
+        raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
     return Created(bool(word), int(answer[0]))
 
 

@@ -6,13 +6,14 @@ import itertools
 import json
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from launch_worker.errors import UnknownRunError
+from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
@@ -21,7 +22,7 @@ from launch_worker.spec import PRIORITIES, RunSpec
 from launch_worker.states import ARROWS, RunState
 from launch_worker.store import keys
 from launch_worker.store.reading import text
-from launch_worker.store.store import Answer, Store
+from launch_worker.store.store import Answer, ConfigChanged, New, Store
 from tests.conftest import wait_until
 
 S = RunState
@@ -59,7 +60,7 @@ def inconsistencies(store: Store) -> list[str]:
         expect(keys.RUNS, run_id, run["created_at"])
         expect(keys.runs_by("queue", run["queue"]), run_id, run["created_at"])
         expect(keys.runs_by("state", run["state"]), run_id, run["created_at"])
-        if run["project"]:
+        if run.get("project"):
             expect(keys.runs_by("project", run["project"]), run_id, run["created_at"])
         if run.get("sweep"):
             expect(keys.runs_by("sweep", run["sweep"]), run_id, run["created_at"])
@@ -124,7 +125,7 @@ def _waiting_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str
             elif not group.startswith("version:"):
                 expect(f"launch:groups:{queue}", group)
         elif "waits_for" not in run and ("due_at" not in run or "list" in run):
-            expect(f"launch:dispatched:{run.get('list') or item_list(queue, run['priority'])}", run_id)
+            expect(f"launch:dispatched:{run.get('list') or item_list(queue, run.get('priority', 6))}", run_id)
     kinds = ("places:", "line:", "waiters:", "parked:", "shapes:", "groups:", "dispatched:")
     found = []
     for key in {name for name in names if name.startswith(tuple(f"launch:{kind}" for kind in kinds))} | set(wanted):
@@ -138,16 +139,16 @@ def _waiting_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str
 
 def _history_faults(run_id: str, run: dict[str, str], history: list[dict[str, Any]]) -> list[str]:
     states = [RunState(entry["state"]) for entry in history]
-    attempts = [entry["attempt"] for entry in history]
+    attempts = [entry.get("attempt", 0) for entry in history]
     found = []
-    restored = history[0]["reason"] == "Redis had lost this run; its worker is alive"
+    restored = history[0].get("reason") == "Redis had lost this run; its worker is alive"
     if (states[0] is not S.PENDING and not restored) or states[-1] != run["state"]:
         found.append(f"{run_id} is {run['state']}, but its history is {states}")
     for before, after in itertools.pairwise(states):
         if after not in ARROWS[before]:
             found.append(f"{run_id} went from {before} to {after}")
-    if attempts != sorted(attempts) or attempts[-1] != int(run["attempt"]):
-        found.append(f"{run_id} is attempt {run['attempt']}, but its history has {attempts}")
+    if attempts != sorted(attempts) or attempts[-1] != int(run.get("attempt", 0)):
+        found.append(f"{run_id} is attempt {run.get('attempt', 0)}, but its history has {attempts}")
     return found
 
 
@@ -178,7 +179,7 @@ def create(store: Store, *, delay_s: float = 0.0, **options: Any) -> str:
 
 
 def seq_of(store: Store, run_id: str) -> int:
-    return int(store._redis.hget(keys.run(run_id), "seq"))
+    return int(store._redis.hget(keys.run(run_id), "seq") or 0)
 
 
 def try_claim(
@@ -1189,3 +1190,34 @@ def test_a_deleted_or_damaged_record_does_not_hide_the_others(store: Store) -> N
     for run_id in ("gone", "wrong", "empty"):
         store._redis.zrem(keys.RUNS, run_id)
         store._redis.delete(keys.run(run_id))
+
+
+def test_many_runs_are_created_in_one_round_trip_and_answered_one_by_one(store: Store) -> None:
+    store.configure("queue", "set", {"config": '{"retries": 1}'})
+    there, new = create(store), new_run_id()
+    plain = RunSpec(command=("true",))
+    runs = [
+        New(new, plain),
+        New(there, plain),
+        New(new_run_id(), RunSpec(command=("true",), queue="set")),
+        New(new_run_id(), RunSpec(command=("true",), after=(new_run_id(),))),
+        New(new_run_id(), plain, delay_s=60.0),
+    ]
+    first, second, third, fourth, fifth = store.create_many(runs)
+    assert (first, second, fifth) == ((True, 0), (False, 0), (True, 0))
+    assert isinstance(third, ConfigChanged)
+    assert third.queue_config == '{"retries": 1}'
+    assert isinstance(fourth, InputError)
+    assert [run_id for run_id, _ in items(store)] == [there, new]
+    [refused] = store.create_many([New(new_run_id(), RunSpec(command=("a",), queue="b"))], if_queue_known=True)
+    assert isinstance(refused, InputError)
+    assert store.create_many(runs[:2]) == [(False, 0), (False, 0)], "a repeated call changes nothing"
+
+
+def test_many_runs_are_called_crashed_at_once(store: Store) -> None:
+    records = [claim(store, create(store), lease_s=0.001) for _ in range(3)]
+    alive = claim(store, create(store), lease_s=60)
+    time.sleep(0.01)
+    calls = [(record.id, record.token, CRASHED) for record in (*records, alive)]
+    assert store.crash_many([*calls, ("ghost", 1, CRASHED)]) == [True, True, True, False, False]
+    assert store.crash_many(calls) == [False] * 4

@@ -94,7 +94,7 @@ def agent(api: Api, tmp_path: Path) -> Iterator[LaunchAgent]:
 def carry_out(store: Store, agent: LaunchAgent) -> None:
     """Take the next item as kombu does, and do what it says."""
     _, item = store._redis.brpop(keys.queue_lists("default"))
-    run_id = text(item).split('"correlation_id": "')[1].split('"')[0]
+    run_id = text(item).split('"correlation_id":"')[1].split('"')[0]
     ended = agent.run(run_id, 1)
     assert ended is not None
     assert ended[0] is RunState.FINISHED, ended

@@ -143,7 +143,7 @@ class Launch(RuleBasedStateMachine):
         """A worker that goes away returns what it took, perhaps too late."""
         item = data.draw(st.sampled_from(self.taken))
         before = self.store.get(item.run_id)
-        seq = int(self.redis.hget(keys.run(item.run_id), "seq"))
+        seq = int(self.redis.hget(keys.run(item.run_id), "seq") or 0)
         allowed = before.state is S.PENDING and item.seq == seq and before.due_at is None
         assert self.when(allowed, lambda: self.store.put_back(item.run_id, item.seq)) is allowed
 
@@ -252,7 +252,7 @@ class Launch(RuleBasedStateMachine):
             record = self.store.get(run_id)
             if record.state is not S.PENDING or record.due_at is not None:
                 continue
-            seq = int(self.redis.hget(keys.run(run_id), "seq"))
+            seq = int(self.redis.hget(keys.run(run_id), "seq") or 0)
             assert queued.get(run_id) == seq or self.itemless.get(run_id) == seq
 
     def teardown(self) -> None:
@@ -290,7 +290,7 @@ class Launch(RuleBasedStateMachine):
     def claim_with(self, item: Item, owner: str) -> None:
         """Claim, and judge the answer: only the newest item of a Pending run whose time has come starts it."""
         before = self.store.get(item.run_id)
-        seq = int(self.redis.hget(keys.run(item.run_id), "seq"))
+        seq = int(self.redis.hget(keys.run(item.run_id), "seq") or 0)
         allowed = before.state is S.PENDING and item.seq == seq and before.due_at is None
         self.nonces += 1
         nonce = f"n{self.nonces}"
@@ -337,7 +337,7 @@ class Launch(RuleBasedStateMachine):
 
     def list_of(self, run_id: str) -> str:
         queue, priority = self.redis.hmget(keys.run(run_id), "queue", "priority")
-        return item_list(queue.decode(), priority.decode())
+        return item_list(queue.decode(), int(priority or PRIORITIES["medium"]))
 
     def waiting(self) -> list[str]:
         return [name for name in self.lists() if self.redis.llen(name)]
@@ -348,7 +348,7 @@ class Launch(RuleBasedStateMachine):
 
     def has_items(self, run_ids: list[str]) -> bool:
         queued = self.queued()
-        return all(queued.get(run_id) == int(self.redis.hget(keys.run(run_id), "seq")) for run_id in run_ids)
+        return all(queued.get(run_id) == int(self.redis.hget(keys.run(run_id), "seq") or 0) for run_id in run_ids)
 
     def remove_item(self, name: str, *, oldest: bool) -> Item:
         element = self.redis.rpop(name) if oldest else self.redis.lpop(name)

@@ -18,7 +18,7 @@ if run[3] == token or (state ~= 'Running' and state ~= 'Crashed') then return {'
 if run[4] ~= owner then
   if from ~= '' and run[4] ~= from then return {'taken'} end
   if only_if_gone == '1' and redis.call('EXISTS', 'launch:worker:' .. from) == 1 then return {'taken'} end
-  redis.call('HSET', run_key(id), 'owner', owner, 'worker', worker, 'host', host)
+  put(id, 'owner', owner, 'worker', worker, 'host', host)
   enter_phase(id, 'adopted', now)
   enter_phase(id, '', now)
 end

@@ -7,14 +7,19 @@
 -- Returns {1, the record's fields and values, queue_config among them} or {0, why not}.
 local id, seq, nonce, lease_us, owner, worker, host = unpack(ARGV, 1, 7)
 local card = card_of(ARGV[8])
+read_all(id)
 local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed', 'queue', 'needs', 'due_at', 'expires_us', 'list', 'version')
 local state = run[1]
 if not state then return {0, 'there is no such run'} end
 local now = now_us()
 local function claimed()
-  local fields = redis.call('HGETALL', run_key(id))
-  fields[#fields + 1] = 'queue_config'
-  fields[#fields + 1] = queue_config(run[7])
+  local fields = {'queue_config', queue_config(run[7])}
+  for field, value in pairs(seen[id]) do
+    if value then
+      fields[#fields + 1] = field
+      fields[#fields + 1] = value
+    end
+  end
   return {1, fields}
 end
 if run[3] == nonce and (state == 'Running' or state == 'Crashed') and run[6] ~= run[5] then
@@ -74,7 +79,7 @@ if card and scheduler == '1' and (tonumber(card.schedulers) or 1) <= 0 then
   end
   -- Looked at again after a while, as W&B's agent does: parked, it would have to be woken by whoever has room first.
   schedule(id, due or now + 5000000)
-  redis.call('HSET', run_key(id), 'reason', why, 'lined_at', lined_at or int(now))
+  put(id, 'reason', why, 'lined_at', lined_at or int(now))
   return {0, why}
 end
 local needs = parse_needs(run[8] or '')
@@ -104,12 +109,12 @@ for at = 1, needs.gpus do gpus[at] = devices[at] end
 local token = math.max(tonumber(run[5]) + 1, now)
 local attempt = tonumber(run[4]) + 1
 withdraw(id)
-redis.call('ZREM', 'launch:expiring', id)
-redis.call('HSET', run_key(id), 'attempt', attempt, 'token', int(token), 'nonce', nonce, 'owner', owner,
+if run[10] then redis.call('ZREM', 'launch:expiring', id) end
+put(id, 'attempt', attempt, 'token', int(token), 'nonce', nonce, 'owner', owner,
   'worker', worker, 'host', host, 'started_at', int(now), 'gpus', #gpus > 0 and cjson.encode(gpus) or '[]')
-redis.call('HDEL', run_key(id), 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
+drop(id, 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
   'preempting', 'collector')
-if due then redis.call('HSET', run_key(id), 'start_at', int(due)) end
+if due then put(id, 'start_at', int(due)) end
 redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
 arrow(id, 'Pending', 'Running', now, attempt, worker, '')
 if card then

@@ -4,7 +4,9 @@
 -- waits for that again.  Returns 1 or 0.
 local id, token, reason, retry_us, retry_reason = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = now_us()
-local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at')
+local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at',
+  -- Read in one go with what comes later.
+  'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq')
 if run[1] ~= 'Running' then
   redis.call('ZREM', 'launch:leases', id)
   return 0
@@ -13,7 +15,7 @@ local deadline = redis.call('ZSCORE', 'launch:leases', id)
 if run[2] ~= token or (deadline and tonumber(deadline) > now) then return 0 end
 local start_at = tonumber(run[7] or '')
 if start_at and start_at > now and not run[5] then
-  redis.call('HINCRBY', run_key(id), 'first_attempt', 1)
+  put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
   arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
   again(id, 'Crashed', now, run[3], run[4], 'its time had not come', start_at - now)
   return 1
@@ -22,8 +24,8 @@ if run[5] and not run[6] then retry_us, reason = -1, reason .. ' while it was be
 arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
 if retry_us >= 0 then
   if ARGV[6] == '1' then
-    redis.call('HINCRBY', run_key(id), 'preemptions', 1)
-    redis.call('HINCRBY', run_key(id), 'first_attempt', 1)
+    put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1)
+    put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
   end
   forget_request(id)
   again(id, 'Crashed', now, run[3], run[4], retry_reason, retry_us)

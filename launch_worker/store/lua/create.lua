@@ -6,7 +6,7 @@
 local id, due, reason, queue, config, config_of_pool, expires_us, only_known = unpack(ARGV, 1, 8)
 local now = now_us()
 local created = 0
-if redis.call('EXISTS', run_key(id), run_key(id) .. ':deleted') == 0 then
+if is_new(id) then
   if only_known == '1' and queue ~= 'default' and redis.call('SISMEMBER', 'launch:queues', queue) == 0 then
     return {-3, redis.call('SMEMBERS', 'launch:queues')}
   end

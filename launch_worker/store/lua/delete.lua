@@ -4,7 +4,7 @@
 -- Returns 'deleted' | 'running' | 'unknown' | 'again' (some of those that wait for it were told: call again).
 local id, reason, who, keep_us = unpack(ARGV)
 local mark = run_key(id) .. ':deleted'
-local state, attempt = unpack(get(id, 'state', 'attempt'))
+local state = get(id, 'state')[1]
 if not state then return redis.call('EXISTS', mark) == 1 and 'deleted' or 'unknown' end
 local now = now_us()
 if state == 'Pending' then
@@ -23,7 +23,6 @@ redis.call('ZREM', 'launch:runs', id)
 for at, kind in ipairs({'queue', 'project', 'state', 'sweep'}) do
   if run[at] and run[at] ~= '' then redis.call('ZREM', 'launch:runs:' .. kind .. ':' .. run[at], id) end
 end
-for number = 1, tonumber(attempt) or 0 do redis.call('DEL', run_key(id) .. ':log:' .. number) end
-redis.call('DEL', run_key(id), run_key(id) .. ':history', run_key(id) .. ':metrics', run_key(id) .. ':files', 'launch:waiters:' .. id)
+forget(id)
 redis.call('PUBLISH', 'launch:news:' .. id, 'deleted')
 return 'deleted'

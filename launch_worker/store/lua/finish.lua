@@ -6,7 +6,9 @@
 local id, token, attempt, owner, worker = unpack(ARGV, 1, 5)
 local state, reason, phase, message, exit_code, signal = unpack(ARGV, 6, 11)
 local retry_us, retry_reason, preempted, card = tonumber(ARGV[12]), ARGV[13], ARGV[14], card_of(ARGV[15])
-local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting')
+local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
+  -- Read in one go with what comes later.
+  'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep')
 local now = now_us()
 if card then keep_free(owner, card) end
 if not run[1] then return 'unknown' end
@@ -16,7 +18,7 @@ if is_rolled_back(run[2], token) then
 end
 if run[3] == token and run[2] == token then
   -- Again; or the processes of a job that had called itself finished are gone now, and with them what they held.
-  if card then offer(card, now) end
+  if card then pcall(offer, card, now) end
   return 'done'
 end
 local is_other = owner ~= '' and run[7] and run[7] ~= owner
@@ -31,16 +33,19 @@ end
 if run[1] == 'Crashed' then reason = reason ~= '' and reason or 'reported after the worker was silent' end
 if run[1] == 'Crashed' and state == 'Crashed' then
   -- The pass was quicker: the worker says the same.
-  redis.call('HSET', run_key(id), 'closed', token)
+  put(id, 'closed', token)
   return 'done'
 end
-redis.call('HSET', run_key(id), 'closed', token, 'phase', phase, 'message', message, 'signal', signal)
-if exit_code ~= '' then redis.call('HSET', run_key(id), 'exit_code', exit_code) end
+if exit_code ~= '' then
+  put(id, 'closed', token, 'phase', phase, 'message', message, 'signal', signal, 'exit_code', exit_code)
+else
+  put(id, 'closed', token, 'phase', phase, 'message', message, 'signal', signal)
+end
 arrow(id, run[1], state, now, run[4], run[5], reason)
 if retry_us >= 0 then
   if preempted == '1' then
-    redis.call('HINCRBY', run_key(id), 'preemptions', 1)
-    redis.call('HINCRBY', run_key(id), 'first_attempt', 1)
+    put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1)
+    put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
   end
   forget_request(id)
   again(id, state, now, run[4], run[5], retry_reason, retry_us)

@@ -7,7 +7,7 @@ local id, reason, queue, config, config_of_pool, expires_us = unpack(ARGV, 4, 9)
 local at = tonumber(redis.call('ZSCORE', 'launch:schedules', name) or '')
 if at ~= tonumber(expected) then return {0, 0} end
 local now = now_us()
-if id ~= '' then
+if id ~= '' and is_new(id) then
   local known, known_of_pool = queue_config(queue), pool_config(queue)
   if known ~= config or known_of_pool ~= config_of_pool then return {-1, known, known_of_pool} end
   local created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, 10)})

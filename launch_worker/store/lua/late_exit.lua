@@ -2,5 +2,5 @@
 -- Refuses another attempt.  Returns 1 or 0.
 local id, token, what = unpack(ARGV)
 if get(id, 'token')[1] ~= token then return 0 end
-redis.call('HSET', run_key(id), 'late_exit', what)
+put(id, 'late_exit', what)
 return 1

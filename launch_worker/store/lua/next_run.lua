@@ -22,7 +22,10 @@ redis.call('ZADD', key .. ':runs', index, id)
 redis.call('SADD', key .. ':live', id)
 redis.call('HINCRBY', key, 'made', 1)
 redis.call('HSET', key .. ':trials', index, trial)
-local created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, 10)})
+local created, why
+if is_new(id) then
+  created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, 10)})
+end
 if created == 1 then
   redis.call('HDEL', key, 'problem')
   return {1, ''}

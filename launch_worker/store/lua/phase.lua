@@ -6,5 +6,5 @@ if run[1] ~= 'Running' or run[2] ~= token then return 0 end
 local _, last = phases_of(run[3])
 -- A repeated call begins nothing anew.
 if not (last and last.name == name) then enter_phase(id, name, now_us()) end
-if not run[4] then redis.call('HSET', run_key(id), 'reason', reason) end
+if not run[4] then put(id, 'reason', reason) end
 return 1

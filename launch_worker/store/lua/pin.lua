@@ -4,5 +4,5 @@ local id, token, commit = unpack(ARGV)
 local run = get(id, 'state', 'token', 'commit')
 if run[1] ~= 'Running' or run[2] ~= token then return '' end
 if run[3] and run[3] ~= '' then return run[3] end
-redis.call('HSET', run_key(id), 'commit', commit)
+put(id, 'commit', commit)
 return commit

@@ -72,16 +72,96 @@ end
 
 local function run_key(id) return 'launch:run:' .. id end
 
--- A damaged record (its key is not a hash) reads as an unknown run: it must not stop what others need.
-local function get(id, ...)
-  local values = redis.pcall('HMGET', run_key(id), ...)
-  return values.err and {} or values
+-- Fields of records as this call found or left them: by id, field to value, false for one that is not there. Nobody else
+-- writes meanwhile; here only `put`, `drop` and `forget` do.
+local seen = {}
+-- What a record that is there does not say of itself.
+local DEFAULTS = {attempt = '0', token = '0', first_attempt = '1', seq = '0', project = '', priority = '6', reason = ''}
+-- Of a record of which all is known.
+local ABSENT = {__index = function() return false end}
+local NEW = {__index = function(_, field) return DEFAULTS[field] or false end}
+
+-- Reads fields of a record that were not read yet, in one go. nil for a damaged one.
+local function read(id, fields)
+  local record = seen[id]
+  if not record then fields[#fields + 1] = 'state' end
+  local values = redis.pcall('HMGET', run_key(id), unpack(fields))
+  if values.err then return nil end
+  if not record then record = {state = values[#values]} end
+  for at = 1, #fields do
+    local field = fields[at]
+    if record[field] == nil then record[field] = values[at] or record.state and DEFAULTS[field] or false end
+  end
+  seen[id] = record
+  return record
 end
 
--- The JSON that an admin set for a queue; '' for none.
-local function queue_config(queue)
-  local config = redis.pcall('HGET', 'launch:queue:' .. queue, 'config')
-  return type(config) == 'string' and config or ''
+-- Fields of a record, each read once only; false for what is not there.
+-- A damaged record (its key is not a hash) reads as an unknown run: it must not stop what others need.
+local function get(id, ...)
+  local found = {...}
+  local record = seen[id] or read(id, {...})
+  if not record then return {} end
+  for at = 1, #found do
+    local value = record[found[at]]
+    if value == nil then
+      read(id, {...})
+      value = record[found[at]]
+    end
+    found[at] = value
+  end
+  return found
+end
+
+-- Reads all of a record, for one who needs most of it.
+local function read_all(id)
+  local values = redis.pcall('HGETALL', run_key(id))
+  if values.err then return end
+  local record = setmetatable({}, #values > 0 and NEW or ABSENT)
+  for at = 1, #values, 2 do record[values[at]] = values[at + 1] end
+  seen[id] = record
+end
+
+-- Whether there is no such run, nor was one that was deleted. What is written of it then is all that there is.
+local function is_new(id)
+  if redis.call('EXISTS', run_key(id), run_key(id) .. ':deleted') > 0 then return false end
+  seen[id] = setmetatable({}, NEW)
+  return true
+end
+
+-- Writes fields of a record: a flat list of names and values. What it has already, or by default, is not written.
+local function put(id, ...)
+  local given, changed = {...}, {}
+  local record = seen[id] or read(id, {}) or {}
+  for at = 1, #given, 2 do
+    local field, value = given[at], given[at + 1]
+    if type(value) == 'number' then value = string.format('%.17g', value) end
+    if record[field] ~= value then
+      changed[#changed + 1] = field
+      changed[#changed + 1] = value
+      record[field] = value
+    end
+  end
+  if #changed > 0 then redis.call('HSET', run_key(id), unpack(changed)) end
+end
+
+-- Takes fields from a record.
+local function drop(id, ...)
+  local there = {}
+  local record = seen[id] or read(id, {}) or {}
+  for _, field in ipairs({...}) do
+    if record[field] ~= false then there[#there + 1] = field end
+    record[field] = false
+  end
+  if #there > 0 then redis.call('HDEL', run_key(id), unpack(there)) end
+end
+
+-- The record is gone, with all that belongs to the run alone.
+local function forget(id)
+  for attempt = 1, tonumber(get(id, 'attempt')[1]) or 0 do redis.call('DEL', run_key(id) .. ':log:' .. attempt) end
+  redis.call('DEL', run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics',
+    'launch:waiters:' .. id)
+  seen[id] = nil
 end
 
 -- The arrows that a Redis which lost its newest writes (restored from a snapshot) makes necessary: the attempt that
@@ -91,12 +171,28 @@ local function is_rolled_back(record_token, token)
   return kept and kept < tonumber(token)
 end
 
+local known_settings = {}
+-- limit, paused, pool and rank of a queue or a pool; its configuration too where that is asked for.
+local function settings_of(kind, name, with_config)
+  local key = 'launch:' .. kind .. ':' .. name
+  local known = known_settings[key]
+  if not known or (with_config and not known.config) then
+    local found = with_config and redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank', 'config')
+      or redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank')
+    known = found.err and {config = ''} or {limit = tonumber(found[1] or ''), paused = found[2] == '1', pool = found[3],
+      rank = tonumber(found[4] or ''), config = with_config and (found[5] or '')}
+    known_settings[key] = known
+  end
+  return known
+end
+
+-- The JSON that an admin set for a queue; '' for none.
+local function queue_config(queue) return settings_of('queue', queue, true).config end
+
 -- The JSON that an admin set for the pool of a queue; '' for none.
 local function pool_config(queue)
-  local pool = redis.pcall('HGET', 'launch:queue:' .. queue, 'pool')
-  if type(pool) ~= 'string' then return '' end
-  local config = redis.pcall('HGET', 'launch:pool:' .. pool, 'config')
-  return type(config) == 'string' and config or ''
+  local pool = settings_of('queue', queue, true).pool
+  return pool and settings_of('pool', pool, true).config or ''
 end
 
 local function list_of(queue, priority)
@@ -137,8 +233,12 @@ end
 local function note(id, state, now, attempt, worker, reason)
   local history = run_key(id) .. ':history'
   -- A list and not a stream: Redis sets 4 KiB aside for every stream.
-  local line = cjson.encode({state = state, at = int(now), attempt = tonumber(attempt) or 0, worker = worker or '',
-    reason = reason or ''})
+  local line = '{"state":"' .. state .. '","at":' .. int(now)
+  attempt = tonumber(attempt) or 0
+  if attempt > 0 then line = line .. ',"attempt":' .. int(attempt) end
+  if worker and worker ~= '' then line = line .. ',"worker":' .. cjson.encode(worker) end
+  if reason and reason ~= '' then line = line .. ',"reason":' .. cjson.encode(reason) end
+  line = line .. '}'
   if type(redis.pcall('RPUSH', history, line)) == 'table' then
     redis.call('DEL', history)
     redis.call('RPUSH', history, line)
@@ -293,10 +393,14 @@ end
 
 -- Writes a state: index, record, history, and what it counts for. Only `arrow` and `regain` call it.
 local function enter(id, from, to, now, attempt, worker, reason)
-  local created = tonumber(redis.call('HGET', run_key(id), 'created_at')) or now
+  local created = tonumber(get(id, 'created_at')[1] or '') or now
   redis.call('ZREM', 'launch:runs:state:' .. from, id)
   redis.call('ZADD', 'launch:runs:state:' .. to, int(created), id)
-  redis.call('HSET', run_key(id), 'state', to, 'reason', reason)
+  if FINAL[to] then
+    put(id, 'state', to, 'reason', reason, 'ended_at', int(now))
+  else
+    put(id, 'state', to, 'reason', reason)
+  end
   note(id, to, now, attempt, worker, reason)
   if from == 'Running' or to == 'Running' then
     for _, group in ipairs(places_of(id)) do
@@ -304,13 +408,12 @@ local function enter(id, from, to, now, attempt, worker, reason)
     end
   end
   if FINAL[to] then
-    redis.call('HSET', run_key(id), 'ended_at', int(now))
     redis.call('ZADD', 'launch:ended', int(now), id)
     redis.call('ZREM', 'launch:leases', id)
-    redis.call('ZREM', 'launch:cancels', id)
-    redis.call('HDEL', run_key(id), 'preempting', 'start_at')
+    if get(id, 'cancel_at')[1] then redis.call('ZREM', 'launch:cancels', id) end
+    drop(id, 'preempting', 'start_at')
   elseif FINAL[from] then
-    redis.call('HDEL', run_key(id), 'ended_at')
+    drop(id, 'ended_at')
     redis.call('ZREM', 'launch:ended', id)
     rejoin_sweep(id)
   end
@@ -336,22 +439,28 @@ local function heal(list)
   end
 end
 
+local function push(command, list, made)
+  if type(redis.pcall(command, list, made)) ~= 'table' then return end
+  heal(list)
+  redis.call(command, list, made)
+end
+
 -- The Celery message of a run, as kombu's Redis transport stores it. tests/redis/test_item.py holds it to what
 -- the installed Celery publishes itself. It carries no more of the run than Flower may show.
 local function item(id, seq, queue, priority, name, project, now)
-  local shown = "{'name': '" .. name .. "', 'queue': '" .. queue .. "', 'project': '" .. project .. "'}"
-  local body = '[["' .. id .. '", ' .. seq .. '], {}, '
-    .. '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
-  return '{"body": ' .. cjson.encode(body) .. ', "content-encoding": "utf-8", "content-type": "application/json", '
-    .. '"headers": {"lang": "py", "task": "launch_worker.run", "id": "' .. id .. '", '
-    .. '"shadow": ' .. cjson.encode(name) .. ', "eta": null, "expires": null, "group": null, "group_index": null, '
-    .. '"retries": 0, "timelimit": [null, null], "root_id": "' .. id .. '", "parent_id": null, '
-    .. '"argsrepr": ' .. cjson.encode("('" .. id .. "',)") .. ', "kwargsrepr": ' .. cjson.encode(shown) .. ', '
-    .. '"origin": "launch_worker", "ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, '
-    .. '"stamps": {}, "launch_dispatched_at": ' .. int(now) .. '}, '
-    .. '"properties": {"correlation_id": "' .. id .. '", "reply_to": "", "delivery_mode": 2, '
-    .. '"delivery_info": {"exchange": "", "routing_key": "' .. queue .. '"}, "priority": ' .. priority .. ', '
-    .. '"delivery_tag": "' .. id .. '.' .. seq .. '"}}'
+  local shown = "{'name': '" .. name .. "'"
+  if project ~= '' then shown = shown .. ", 'project': '" .. project .. "'" end
+  local body = '[["' .. id .. '",' .. seq .. '],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+  return '{"body":' .. cjson.encode(body) .. ',"content-encoding":"utf-8","content-type":"application/json",'
+    .. '"headers":{"lang":"py","task":"launch_worker.run","id":"' .. id .. '",'
+    .. '"shadow":' .. cjson.encode(name) .. ',"eta":null,"expires":null,"group":null,"group_index":null,'
+    .. '"retries":0,"timelimit":[null,null],"root_id":"' .. id .. '","parent_id":null,'
+    .. '"argsrepr":' .. cjson.encode("('" .. id .. "',)") .. ',"kwargsrepr":' .. cjson.encode(shown .. '}') .. ','
+    .. '"origin":"launch","ignore_result":true,"replaced_task_nesting":0,"stamped_headers":null,'
+    .. '"stamps":{},"launch_dispatched_at":' .. int(now) .. '},'
+    .. '"properties":{"correlation_id":"' .. id .. '","reply_to":"","delivery_mode":2,'
+    .. '"delivery_info":{"exchange":"","routing_key":"' .. queue .. '"},"priority":' .. priority .. ','
+    .. '"delivery_tag":"' .. id .. '.' .. seq .. '"}}'
 end
 
 -- The parts of an attempt's start, and the one that is going on, if any.
@@ -370,7 +479,7 @@ local function enter_phase(id, name, now)
   local phases, last = phases_of(known)
   if last then last.us = int(now - tonumber(last.at)) end
   if name ~= '' then phases[#phases + 1] = {name = name, at = int(now)} end
-  redis.call('HSET', run_key(id), 'phases', cjson.encode(phases))
+  put(id, 'phases', cjson.encode(phases))
 end
 
 -- What a run's owner is told when it shall stop.
@@ -384,21 +493,21 @@ end
 local function ask_to_end(id, now, grace_us, reason, preempt)
   local run = get(id, 'owner', 'cancel_at')
   if not run[2] then
-    redis.call('HSET', run_key(id), 'cancel_at', int(now))
+    put(id, 'cancel_at', int(now))
     redis.call('ZADD', 'launch:cancels', int(now), id)
   end
-  redis.call('HSET', run_key(id), 'cancel_grace_us', grace_us, 'cancel_reason', reason, 'reason', 'stopping: ' .. reason)
+  put(id, 'cancel_grace_us', grace_us, 'cancel_reason', reason, 'reason', 'stopping: ' .. reason)
   if preempt then
-    redis.call('HSET', run_key(id), 'preempting', '1')
+    put(id, 'preempting', '1')
   else
-    redis.call('HDEL', run_key(id), 'preempting')
+    drop(id, 'preempting')
   end
   redis.call('PUBLISH', 'launch:orders:' .. (run[1] or ''), order_of(id))
 end
 
 -- Nobody asks the next attempt to stop.
 local function forget_request(id)
-  redis.call('HDEL', run_key(id), 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'preempting')
+  drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'preempting')
 end
 
 -- -- Pending: in a list, parked, or later ------------------------------------------------------------------------------
@@ -419,10 +528,10 @@ end
 -- `to.since`: the same, as dispatched at that time. `to.early`: it keeps its due time.
 local function dispatch(id, now, to)
   to = to or {}
-  local run = get(id, 'queue', 'priority', 'name', 'project')
-  local seq = redis.call('HINCRBY', run_key(id), 'seq', 1)
+  local run = get(id, 'queue', 'priority', 'name', 'project', 'seq')
+  local seq = int((tonumber(run[5] or '') or 0) + 1)
   local list = to.owner and direct_of(to.owner) or list_of(run[1], run[2])
-  heal(list)
+  if to.head then heal(list) end
   local at = to.since or now
   -- A list is in order of dispatch: publish_lost goes by that.
   if to.head then at = math.min(now, (oldest_in(list) or now + 1) - 1) end
@@ -431,12 +540,12 @@ local function dispatch(id, now, to)
   if to.after then
     redis.call('LINSERT', list, 'AFTER', to.after, made)
   else
-    redis.call((to.since or to.head) and 'RPUSH' or 'LPUSH', list, made)
+    push((to.since or to.head) and 'RPUSH' or 'LPUSH', list, made)
   end
   redis.call('ZADD', 'launch:dispatched:' .. list, int(at), id)
-  if to.owner then redis.call('HSET', run_key(id), 'list', list) end
-  if not to.early then
-    redis.call('HDEL', run_key(id), 'due_at')
+  if to.owner then put(id, 'seq', seq, 'list', list) else put(id, 'seq', seq) end
+  if not to.early and get(id, 'due_at')[1] then
+    drop(id, 'due_at')
     redis.call('ZREM', 'launch:due', id)
   end
 end
@@ -470,7 +579,7 @@ end
 local function put_in_line(id, now)
   local run = get(id, 'queue', 'priority', 'lined_at')
   local lined_at = run[3] or int(now)
-  if not run[3] then redis.call('HSET', run_key(id), 'lined_at', lined_at) end
+  if not run[3] then put(id, 'lined_at', lined_at) end
   redis.call('ZADD', 'launch:line:' .. run[1], int(rank_of(run[2], lined_at)), id)
   if redis.call('SADD', 'launch:queues', run[1]) == 1 then redis.call('PUBLISH', 'launch:queues', run[1]) end
 end
@@ -478,7 +587,7 @@ end
 -- It is not ready: it has no place.
 local function put_off(id)
   local queue = get(id, 'queue')[1]
-  redis.call('HDEL', run_key(id), 'lined_at')
+  drop(id, 'lined_at')
   redis.call('ZADD', 'launch:line:' .. queue, int(LATER), id)
   if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
 end
@@ -487,8 +596,7 @@ end
 local function schedule(id, due)
   put_off(id)
   -- A doubled older item must not start it before its time.
-  redis.call('HINCRBY', run_key(id), 'seq', 1)
-  redis.call('HSET', run_key(id), 'due_at', int(due))
+  put(id, 'seq', int((tonumber(get(id, 'seq')[1] or '') or 0) + 1), 'due_at', int(due))
   redis.call('ZADD', 'launch:due', int(due), id)
   redis.call('PUBLISH', 'launch:due', int(due))
 end
@@ -499,7 +607,7 @@ local function queue_of(line) return string.match(line, '^[^/]+') end
 local function unpark(id)
   local parked, queue = unpack(get(id, 'parked', 'queue'))
   if not parked then return end
-  redis.call('HDEL', run_key(id), 'parked')
+  drop(id, 'parked')
   local line = 'launch:parked:' .. parked
   redis.call('ZREM', line, id)
   if redis.call('EXISTS', line) == 1 then return end
@@ -519,28 +627,16 @@ end
 
 -- Takes a Pending run out of wherever it waits.
 local function withdraw(id)
-  local run = get(id, 'queue', 'priority', 'list')
+  local run = get(id, 'queue', 'priority', 'list', 'due_at')
   if not run[1] then return end
   redis.call('ZREM', 'launch:dispatched:' .. (run[3] or list_of(run[1], run[2])), id)
-  redis.call('ZREM', 'launch:due', id)
+  if run[4] then redis.call('ZREM', 'launch:due', id) end
   redis.call('ZREM', 'launch:line:' .. run[1], id)
   unpark(id)
-  redis.call('HDEL', run_key(id), 'due_at', 'list')
+  drop(id, 'due_at', 'list')
 end
 
 -- -- limits ------------------------------------------------------------------------------------------------------------
-
-local known_settings = {}
--- limit, paused, pool and rank of a queue or a pool.
-local function settings_of(kind, name)
-  local key = 'launch:' .. kind .. ':' .. name
-  if not known_settings[key] then
-    local found = redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank')
-    known_settings[key] = found.err and {} or
-      {limit = tonumber(found[1] or ''), paused = found[2] == '1', pool = found[3], rank = tonumber(found[4] or '')}
-  end
-  return known_settings[key]
-end
 
 -- Runs that this call has let go, and that will count once they are claimed.
 local promised = {}
@@ -599,7 +695,7 @@ end
 -- Makes a ready run wait for a place in a group, in one of its lines, with the rank that it has anyway.
 local function park(id, group, line, why)
   local run = get(id, 'queue', 'priority', 'lined_at')
-  redis.call('HSET', run_key(id), 'parked', group .. '/' .. line, 'reason', why)
+  put(id, 'parked', group .. '/' .. line, 'reason', why)
   redis.call('ZADD', 'launch:parked:' .. group .. '/' .. line, int(rank_of(run[2], run[3])), id)
   redis.call('SADD', 'launch:parked:' .. group, line)
   local needs = string.match(group, '^needs:(.*)$')
@@ -683,7 +779,7 @@ local function worker_for(queue, needs, now, except)
 end
 
 local function give(id, now, owner, free, needs)
-  redis.call('HSET', run_key(id), 'reason', '')
+  put(id, 'reason', '')
   dispatch(id, now, {owner = owner})
   local left = without(free, needs)
   left.slots = free.slots - 1
@@ -701,7 +797,7 @@ local function line_up(id, now, is_back)
     -- Others like it wait already.
     return park_for_needs(id, queue, needs)
   end
-  redis.call('HSET', run_key(id), 'reason', '')
+  put(id, 'reason', '')
   if is_back then dispatch_in_order(id, now) else dispatch(id, now) end
 end
 
@@ -748,7 +844,7 @@ local function let_go(id, group, line, now)
     -- Others like it wait already: it would only be refused.
     park_for_needs(id, run[3], run[4])
   else
-    redis.call('HSET', run_key(id), 'reason', '')
+    put(id, 'reason', '')
     promise(id)
     dispatch_in_order(id, now)
   end
@@ -903,7 +999,7 @@ local function offer(card, now)
   end
   if first then
     redis.call('SET', 'launch:collecting:' .. owner, first, 'PX', 60000)
-    redis.call('HSET', run_key(first), 'collector', owner)
+    put(first, 'collector', owner)
   end
 end
 
@@ -928,8 +1024,8 @@ end
 -- Makes a rolled back record Running under the attempt that its worker still holds.
 local function regain(id, state, now, token, attempt, owner, worker)
   if state == 'Pending' then withdraw(id) end
-  redis.call('HSET', run_key(id), 'token', token, 'attempt', attempt, 'owner', owner, 'worker', worker)
-  redis.call('HDEL', run_key(id), 'closed', 'exit_code', 'signal', 'phase', 'message')
+  put(id, 'token', token, 'attempt', attempt, 'owner', owner, 'worker', worker)
+  drop(id, 'closed', 'exit_code', 'signal', 'phase', 'message')
   redis.call('HINCRBY', 'launch:counters', 'restored_runs', 1)
   enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive')
 end
@@ -937,19 +1033,19 @@ end
 -- Crashed -> Running: the same attempt, not superseded, proves alive.
 local function revive(id, now, attempt, worker)
   arrow(id, 'Crashed', 'Running', now, attempt, worker, 'its worker is alive again')
-  local cancelled = redis.call('HGET', run_key(id), 'cancel_at')
-  if tonumber(cancelled) then redis.call('ZADD', 'launch:cancels', cancelled, id) end
+  local cancelled = get(id, 'cancel_at')[1]
+  if tonumber(cancelled or '') then redis.call('ZADD', 'launch:cancels', cancelled, id) end
 end
 
 -- From a final state to Pending: at once, or after delay_us. Those that waited longer have its place first.
 local function again(id, from, now, attempt, worker, reason, delay_us)
   arrow(id, from, 'Pending', now, attempt, worker, reason)
-  redis.call('HDEL', run_key(id), 'lined_at')
+  drop(id, 'lined_at')
   release(id, now)
   if delay_us > 0 then return schedule(id, now + delay_us) end
   line_up(id, now)
   -- Its reason tells why it waits, unless it waits for more.
-  if not get(id, 'parked')[1] then redis.call('HSET', run_key(id), 'reason', reason) end
+  if not get(id, 'parked')[1] then put(id, 'reason', reason) end
 end
 
 local WISHED = {
@@ -965,9 +1061,9 @@ end
 -- A run that waited for others, or for none, may run from its time on.
 local function set_free(id, now)
   local due = tonumber(get(id, 'not_before')[1] or '')
-  redis.call('HDEL', run_key(id), 'waits_for')
+  drop(id, 'waits_for')
   if due and due > now then
-    redis.call('HSET', run_key(id), 'reason', '')
+    put(id, 'reason', '')
     return schedule(id, due)
   end
   line_up(id, now)
@@ -977,9 +1073,9 @@ end
 local function kill_pending(id, now, reason)
   local attempt = get(id, 'attempt')[1]
   withdraw(id)
-  redis.call('ZREM', 'launch:expiring', id)
+  if get(id, 'expires_us')[1] then redis.call('ZREM', 'launch:expiring', id) end
   for other in pairs(waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. other, id) end
-  redis.call('HDEL', run_key(id), 'waits_for')
+  drop(id, 'waits_for')
   arrow(id, 'Pending', 'Killed', now, attempt, '', reason)
   if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then redis.call('SADD', 'launch:settle', id) end
   try_tell_sweep(id, now)
@@ -998,7 +1094,7 @@ local function meet(id, ended, state, now)
   waits[ended] = nil
   if next(waits) == nil then return set_free(id, now) end
   local other, how = next(waits)
-  redis.call('HSET', run_key(id), 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. how .. ')')
+  put(id, 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. how .. ')')
 end
 
 -- Tells those that wait for ended runs; bounded, the rest is done by the pass. Returns how many were told.
@@ -1049,10 +1145,9 @@ local function next_due(now, prefetch_us)
   return first and int(first) or '0'
 end
 
--- (nothing) -> Pending. `fields` is a flat list of names and values. Returns 1, or 0 when the run is there already, or
--- -2 and why not for one that it waits for and that is not there.
+-- (nothing) -> Pending, for one that `is_new`. `fields` is a flat list of names and values. Returns 1, or -2 and why not
+-- when it waits for a run that is not there.
 local function create(id, now, reason, queue, due, expires_us, fields)
-  if redis.call('EXISTS', run_key(id)) == 1 then return 0 end
   local waits, killed, states = {}, nil, {}
   for at = 1, #fields, 2 do
     if fields[at] == 'waits_for' then waits = cjson.decode(fields[at + 1]) end
@@ -1063,8 +1158,13 @@ local function create(id, now, reason, queue, due, expires_us, fields)
       return -2, 'there is no run ' .. other .. ' to wait for; list the known ones with: launch-worker runs'
     end
   end
-  redis.call('HSET', run_key(id), 'id', id, 'state', 'Pending', 'reason', reason, 'attempt', 0, 'first_attempt', 1,
-    'token', 0, 'seq', 0, 'created_at', int(now), 'queue', queue, unpack(fields))
+  -- Lines up at once: it is ready from the time at which it was made.
+  if not due and next(waits) == nil then
+    fields[#fields + 1] = 'lined_at'
+    fields[#fields + 1] = int(now)
+  end
+  put(id, 'state', 'Pending', 'created_at', int(now), 'queue', queue, unpack(fields))
+  put(id, 'reason', reason)
   for other, wish in pairs(waits) do
     local state = states[other]
     if WISHED[wish] and WISHED[wish][state] then
@@ -1083,7 +1183,7 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   note(id, 'Pending', now, 0, '', reason)
   if expires_us then
     local by = math.max(now, due or now) + expires_us
-    redis.call('HSET', run_key(id), 'expires_us', int(expires_us))
+    put(id, 'expires_us', int(expires_us))
     redis.call('ZADD', 'launch:expiring', int(by), id)
     redis.call('PUBLISH', 'launch:due', int(by))
   end
@@ -1092,13 +1192,13 @@ local function create(id, now, reason, queue, due, expires_us, fields)
     settle(now, 10)
     return 1
   end
-  if due then redis.call('HSET', run_key(id), 'not_before', int(due)) end
+  if due then put(id, 'not_before', int(due)) end
   local other, wish = next(waits)
   if not other then
     set_free(id, now)
     return 1
   end
-  redis.call('HSET', run_key(id), 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. wish .. ')')
+  put(id, 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. wish .. ')')
   put_off(id)
   for run in pairs(waits) do redis.call('ZADD', 'launch:waiters:' .. run, int(now), id) end
   return 1

@@ -5,13 +5,12 @@ local now, limit, card = now_us(), tonumber(ARGV[1]), card_of(ARGV[2])
 local due = redis.call('ZRANGEBYSCORE', 'launch:due', '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, limit)
 for at = 1, #due, 2 do
   local id = due[at]
+  redis.call('ZREM', 'launch:due', id)
   if get(id, 'state')[1] == 'Pending' then
     -- One that a worker was to prepare, and did not take: for everybody now.
     withdraw(id)
-    redis.call('HSET', run_key(id), 'lined_at', due[at + 1])
+    put(id, 'lined_at', due[at + 1])
     try_line_up(id, now, 'launch:due')
-  else
-    redis.call('ZREM', 'launch:due', id)
   end
 end
 local expired = redis.call('ZRANGEBYSCORE', 'launch:expiring', '-inf', int(now), 'LIMIT', 0, limit)

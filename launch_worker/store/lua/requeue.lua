@@ -4,8 +4,8 @@ local id, reason = unpack(ARGV)
 local run = get(id, 'state', 'attempt')
 if not run[1] then return {0, ''} end
 if not FINAL[run[1]] then return {0, run[1]} end
-redis.call('HSET', run_key(id), 'first_attempt', tonumber(run[2]) + 1)
-redis.call('HDEL', run_key(id), 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
+put(id, 'first_attempt', tonumber(run[2]) + 1)
+drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
   'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'preempting', 'not_before')
 again(id, run[1], now_us(), run[2], '', reason, 0)
 return {1, ''}

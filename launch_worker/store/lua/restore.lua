@@ -1,13 +1,13 @@
 -- (lost by Redis) -> Running: a worker's own copy of a record that a restore from a snapshot does not have.
 -- ARGV: id, lease_us, field, value, …   Changes nothing when the record exists, or was deleted.  Returns 1 or 0.
 local id, lease_us = ARGV[1], tonumber(ARGV[2])
-if redis.call('EXISTS', run_key(id), run_key(id) .. ':deleted') > 0 then return 0 end
+if not is_new(id) then return 0 end
 local now = now_us()
-redis.call('HSET', run_key(id), unpack(ARGV, 3))
+put(id, unpack(ARGV, 3))
 local run = get(id, 'queue', 'project', 'created_at', 'attempt', 'worker')
 redis.call('ZADD', 'launch:runs', run[3], id)
 redis.call('ZADD', 'launch:runs:queue:' .. run[1], run[3], id)
-if run[2] ~= '' then redis.call('ZADD', 'launch:runs:project:' .. run[2], run[3], id) end
+if run[2] and run[2] ~= '' then redis.call('ZADD', 'launch:runs:project:' .. run[2], run[3], id) end
 local sweep = get(id, 'sweep')[1]
 if sweep and sweep ~= '' then redis.call('ZADD', 'launch:runs:sweep:' .. sweep, run[3], id) end
 redis.call('SADD', 'launch:queues', run[1])

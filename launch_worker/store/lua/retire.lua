@@ -10,8 +10,7 @@ for _, id in ipairs(old) do
   if run[2] then redis.call('ZREM', 'launch:runs:project:' .. run[2], id) end
   if run[3] then redis.call('ZREM', 'launch:runs:state:' .. run[3], id) end
   if run[5] and run[5] ~= '' then redis.call('ZREM', 'launch:runs:sweep:' .. run[5], id) end
-  for attempt = 1, tonumber(run[4]) or 0 do redis.call('DEL', run_key(id) .. ':log:' .. attempt) end
-  redis.call('DEL', run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics', 'launch:waiters:' .. id)
+  forget(id)
 end
 -- Workers that vanished without a goodbye (publish_lost takes them off the list of workers).
 for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do

@@ -14,5 +14,5 @@ end
 if count > tonumber(most_files) or bytes > tonumber(most_bytes) then return 'full' end
 files[name] = {size = #data, at = int(now_us())}
 redis.call('HSET', run_key(id) .. ':files', name, data)
-redis.call('HSET', run_key(id), 'files', cjson.encode(files))
+put(id, 'files', cjson.encode(files))
 return 'kept'

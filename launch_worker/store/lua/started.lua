@@ -2,9 +2,9 @@
 local id, token, pid = unpack(ARGV)
 local run = get(id, 'state', 'token', 'phases', 'cancel_at')
 if run[1] ~= 'Running' or run[2] ~= token then return 0 end
-redis.call('HSET', run_key(id), 'pid', pid)
+put(id, 'pid', pid)
 if run[3] then
   enter_phase(id, '', now_us())
-  if not run[4] then redis.call('HSET', run_key(id), 'reason', '') end
+  if not run[4] then put(id, 'reason', '') end
 end
 return 1

@@ -11,7 +11,7 @@ if of ~= token then before = '-1' end
 if tonumber(heard_to) < tonumber(before) then return 'done' end
 if summary ~= '' then
   if (run[5] or '') ~= known then return 'stale' end
-  redis.call('HSET', run_key(id), 'summary', summary)
+  put(id, 'summary', summary)
 end
 local metrics = run_key(id) .. ':metrics'
 -- A call whose reply was lost is repeated as it was.
@@ -20,8 +20,8 @@ if #ARGV > 7 and tonumber(heard_to) > tonumber(before) then
   redis.call('LTRIM', metrics, -1000, -1)
   hear_metrics(id, {unpack(ARGV, 8)})
 end
-if message ~= '' and run[1] == 'Running' and not run[6] then redis.call('HSET', run_key(id), 'reason', message) end
-if preempting == '1' then redis.call('HSET', run_key(id), 'yields', token) end
-redis.call('HSET', run_key(id), 'heard', token .. ':' .. heard_to)
+if message ~= '' and run[1] == 'Running' and not run[6] then put(id, 'reason', message) end
+if preempting == '1' then put(id, 'yields', token) end
+put(id, 'heard', token .. ':' .. heard_to)
 redis.call('PUBLISH', 'launch:news:' .. id, 'told')
 return 'done'
