@@ -155,6 +155,22 @@ def pythons(pid: int) -> list[psutil.Process]:
     return found
 
 
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """Nothing for a process that is gone."""
+    try:
+        return process.children()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_over(process: psutil.Process) -> bool:
+    """Whether it has ended, be it that nobody has asked for its exit code yet."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def cpu_s(pid: int) -> float:
     """CPU seconds so far of a worker, its guard or pool included; of threads that are there still."""
     total = 0

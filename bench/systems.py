@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
 import redis
 
-from bench.measure import BenchError, pythons
+from bench.measure import BenchError, children, gone_is_fine, is_over, pythons, wait_until
 from launch_worker.dev.redis_server import RedisServer
 
 HERE = Path(__file__).parent
@@ -241,12 +240,19 @@ class Running:
     def end(self, part: subprocess.Popen[bytes]) -> None:
         """At once: nothing of it is needed any more. What watches over its jobs ends them."""
         others = pythons(part.pid)[1:]
+        # What watches over none would stay for a while, in case of late ones.
+        idle = [process for process in others if not children(process)]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(part.pid, signal.SIGKILL)
         part.wait()
-        _, left = psutil.wait_procs(others, timeout=10)
-        for process in left:
-            process.kill()
+        for process in idle:
+            with gone_is_fine():
+                process.kill()
+        with contextlib.suppress(BenchError):
+            wait_until(lambda: all(map(is_over, others)), timeout_s=10)
+        for process in others:
+            with gone_is_fine():
+                process.kill()
 
     def stop(self) -> None:
         if self._producer is not None and self._producer.stdin is not None:
