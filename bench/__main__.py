@@ -48,7 +48,7 @@ def _growth(results: Results, quick: bool) -> None:
 
 def _speed(results: Results, quick: bool) -> None:
     if quick:
-        speed.measure(results, rounds=2, jobs=300, singles=20, systems=_FEW)
+        speed.measure(results, rounds=2, jobs=200, singles=15, systems=_FEW)
     else:
         speed.measure(results, rounds=3, jobs=2000, singles=60)
 
