@@ -1,8 +1,8 @@
 """Programs start lean: without what only other commands need, and without looking for garbage meanwhile.
 
 `celery` imports every plugin (Flower, and tornado with it) and the prompt of `celery amqp` before it looks at its
-command line, so before `-A launch_worker`: 12 MiB and up to 0.15 s. All that it imports of ours by then is what kombu takes
-for a serializer (the entry point in pyproject.toml), and that is here.
+command line, so before `-A launch_worker`: 12 MiB and up to 0.15 s. All that it imports of ours by then is what kombu
+takes for a serializer (the entry point in pyproject.toml), and that is here.
 """
 
 from __future__ import annotations
