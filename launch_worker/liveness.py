@@ -76,6 +76,8 @@ class Liveness:
         self._wake = threading.Event()
         #: What the last heartbeat said of when the next one is needed.
         self._expected = 0
+        #: When (server microseconds) it asks again by itself, and can still prepare what is due then; 0 while it asks.
+        self._asks_at = 0.0
         self._maintenance: threading.Thread | None = None
         self._heartbeat = threading.Thread(target=self._beat, name="launch-heartbeat", daemon=True)
         self._listener = threading.Thread(target=self._listen, name="launch-listener", daemon=True)
@@ -102,6 +104,8 @@ class Liveness:
     def _beat(self) -> None:
         while not self._stopping.is_set():
             pause_s = self._settings.heartbeat_s
+            # What is heard from here on may not be in the answer.
+            self._asks_at = 0.0
             self._vitals.note_turn()
             try:
                 pass_age_s, next_due = self._worker.heartbeat()
@@ -130,7 +134,10 @@ class Liveness:
             self._expected = next_due
             if is_scheduled:
                 fire_due(self._store, self._settings)
-        return max(0.0, (next_due - self._store.now_us()) / 1e6) if next_due else self._settings.heartbeat_s
+        now = self._store.now_us()
+        pause_s = max(0.0, (next_due - now) / 1e6) if next_due else self._settings.heartbeat_s
+        self._asks_at = now + 1e6 * min(pause_s, self._settings.heartbeat_s) + ahead_us
+        return pause_s
 
     def _pass_soon(self) -> None:
         # Beside the heartbeats: a long pass must not delay them.
@@ -162,7 +169,9 @@ class Liveness:
 
     def _hear(self, channel: str, message: str) -> None:
         if channel == keys.DUE:
-            self._wake.set()
+            # Every worker hears this: one that asks in time for it anyway need not ask now.
+            if not (self._asks_at and message.isdecimal() and int(message) >= self._asks_at):
+                self._wake.set()
             return
         if channel == keys.QUEUE_NEWS:
             self._worker.hear_of_queue(message)
