@@ -91,6 +91,8 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
 
 
 def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Patience, enter: Enter) -> Start:
+    # First: it imports the engine's SDK, which several threads at once would find half made.
+    site.containers()
     from launch_worker.runners.container_config import Files, Labels
 
     record, spec = attempt.record, attempt.spec

@@ -252,8 +252,13 @@ class ContainerHandle:
         while time.monotonic() < deadline:
             with contextlib.suppress(LaunchError):
                 try:
-                    if self._inspect().get("Status") in ("removing", "dead"):
+                    now = self._inspect()
+                    if now.get("Status") in ("removing", "dead"):
                         return _REMOVED
+                    if now.get("OOMKilled"):
+                        # An engine may hear of it a moment after the end.
+                        self._state = now
+                        return ""
                 except NoContainerError:
                     return _REMOVED
             time.sleep(0.05)

@@ -260,7 +260,8 @@ def test_a_worker_whose_folder_is_gone_leaves_containers_that_its_successor_adop
     wait_for_output(run, b"line 2\n")
     first.kill()
     cluster.worker(name="w2")
-    assert ended(run) is RunState.FINISHED
+    # It may have been Crashed for a while.
+    wait_until(lambda: run.refresh().state is RunState.FINISHED, timeout_s=60, what="it is Finished after all")
     assert (run.record.attempt, run.logs().decode()) == (1, count(40))
     assert containers.left() == []
 
