@@ -357,10 +357,7 @@ def check_values(values: Mapping[str, Any]) -> None:
     for name in values:
         if not isinstance(name, str) or not VALUE_NAME.fullmatch(name):
             raise InputError(f"{str(name)[:60]!r} is not a name for a value; use letters, digits, _ and .")
-    try:
-        size = len(json.dumps(values, allow_nan=False).encode())
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"the values of template variables cannot be written as JSON: {error}") from None
+    size = _json_bytes("the values of template variables", values)
     if size > MAX_VALUES_BYTES:
         raise InputError(f"the values of template variables have {size:,} bytes; at most {MAX_VALUES_BYTES:,} are kept")
 
@@ -369,12 +366,16 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Raises InputError for hyperparameters that no run can have."""
     if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
         raise InputError("the config must be a map of names to values")
-    try:
-        size = len(json.dumps(config, allow_nan=False).encode())
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"the config cannot be written as JSON: {error}") from None
+    size = _json_bytes("the config", config)
     if size > MAX_CONFIG_BYTES:
         raise InputError(f"the config has {size:,} bytes; at most {MAX_CONFIG_BYTES:,} are kept")
+
+
+def _json_bytes(what: str, value: Mapping[str, Any]) -> int:
+    try:
+        return len(json.dumps(value, allow_nan=False).encode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{what} cannot be written as JSON: {error}") from None
 
 
 def _check_code(uri: str, upload: str) -> None:

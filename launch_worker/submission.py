@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,6 @@ from launch_worker.template import check_value_names
 if TYPE_CHECKING:
     from launch_worker.pool_config import PoolConfig
     from launch_worker.queue_config import QueueConfig
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A run as its submitter said it: what was not said is open for its queue and pool."""
-
-    #: Keyword arguments of RunSpec.
-    given: dict[str, Any] = field(default_factory=dict)
 
 
 def resolve(given: Mapping[str, Any], *, queue_config: str = "", pool_config: str = "") -> RunSpec:

@@ -7,7 +7,6 @@ is an extra, and takes 0.4 s and 30 MB.
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -293,8 +292,3 @@ def _pruned(config: SweepConfig, engine: Engine, trials: Sequence[Trial], live: 
 def _mixed(seed: int, index: int) -> int:
     """Another seed for each run."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:4], "big")
-
-
-def is_value(number: Any) -> bool:
-    """Whether it can be a metric's value."""
-    return isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
