@@ -314,7 +314,7 @@ class Jobs:
             record, why = self._outage.repeat(claim)
             if record is not None:
                 self._hold(record)
-        if record is None:
+        if record is None and why:
             log.info("run.claim_refused %s: %s", what, why)
         return record, sent_at
 

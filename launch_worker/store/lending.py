@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
+import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.exceptions import ConnectionError, TimeoutError
+
+#: One that was used so short a time ago is not looked at before the next use.
+_FRESH_S = 1.0
+
+
+class _Idle(NamedTuple):
+    connection: Any
+    #: Monotonic.
+    since_s: float
 
 
 class Lender:
@@ -18,7 +30,7 @@ class Lender:
 
     def __init__(self, client: redis.Redis) -> None:
         self._pool: Any = client.connection_pool
-        self._idle: deque[Any] = deque()
+        self._idle: deque[_Idle] = deque()
         self._pid = os.getpid()
 
     def call(self, *words: Any) -> Any:
@@ -26,21 +38,28 @@ class Lender:
             # A forked child must not speak on its parent's.
             self._idle, self._pid = deque(), os.getpid()
         try:
-            connection = self._idle.pop()
+            connection, since_s = self._idle.pop()
         except IndexError:
-            connection = self._pool.make_connection()
+            connection, since_s = self._pool.make_connection(), 0.0
         try:
-            if connection.is_connected and _is_stale(connection):
-                # Closed by the server, while nobody looked; the command makes it anew.
+            if connection.is_connected and time.monotonic() - since_s > _FRESH_S and _is_stale(connection):
+                # Closed by the server, while nobody looked.
                 connection.disconnect()
+            if not connection.is_connected:
+                connection.connect()
+                _let_kernel_wait(connection)
             connection.send_command(*words)
             return connection.read_response()
+        except ConnectionError as error:
+            if isinstance(error.__context__, BlockingIOError):
+                raise TimeoutError(str(error)) from error
+            raise
         finally:
-            self._idle.append(connection)
+            self._idle.append(_Idle(connection, time.monotonic()))
 
     def close(self) -> None:
         while self._idle:
-            self._idle.pop().disconnect()
+            self._idle.pop().connection.disconnect()
 
 
 def _is_stale(connection: Any) -> bool:
@@ -48,3 +67,15 @@ def _is_stale(connection: Any) -> bool:
         return bool(connection.can_read())
     except (ConnectionError, TimeoutError, OSError):
         return True
+
+
+def _let_kernel_wait(connection: Any) -> None:
+    """The same timeout, without the system call that Python makes before each read and write of a socket with one."""
+    ours, timeout_s = connection._get_socket(), connection.socket_timeout
+    if type(ours) is not socket.socket or not timeout_s:
+        return
+    whole = int(timeout_s)
+    value = struct.pack("ll", whole, round(1e6 * (timeout_s - whole)))
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+    ours.settimeout(None)

@@ -214,8 +214,8 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
     ) -> tuple[Record | None, str]:
         """The same for the next run's item of these lists, the first list first, in the same step as its pop.
 
-        None too when something else than a run's item comes first. `slot` names the caller among those of its owner: it
-        may repeat its latest call only.
+        None too when something else than a run's item comes first; with '' when nothing waits. `slot` names the caller
+        among those of its owner: it may repeat its latest call only.
         """
         left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]", version)
         return self._claim("", slot, nonce, _us(lease_s), owner, worker, host, *left, *lists)

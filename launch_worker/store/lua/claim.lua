@@ -6,7 +6,7 @@
 -- it (heartbeat). A repeated nonce gets the same answer.
 -- With '' for id, and for seq the caller's slot, it pops the next item of the lists itself, the first list first, until one can be claimed; an
 -- item that is not a run's is left to the broker's client, with all behind it.
--- Returns {1, the record's fields and values, queue_config and id among them} or {0, why not}.
+-- Returns {1, the record's fields and values, queue_config and id among them} or {0, why not ('' when nothing waits)}.
 local nonce, lease_us, owner, worker, host = unpack(ARGV, 3, 7)
 local card = card_of(ARGV[8])
 
@@ -144,7 +144,7 @@ local kept = redis.call('HGET', 'launch:free:' .. owner, 'taken:' .. ARGV[2])
 if kept and string.match(kept, '^%w+') == nonce then return claim(string.match(kept, '%w+$'), '') end
 -- What is refused would be lost until a pass finds it.
 if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
-local answer = {0, 'nothing waits'}
+local answer = {0, ''}
 for at = 11, #ARGV do
   -- Bounded: what is refused costs as much as what is claimed.
   for _ = 1, 10 do
