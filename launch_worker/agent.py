@@ -458,7 +458,7 @@ class LaunchAgent(ByHand):
     def see_to_its_end(self, attempt: Attempt) -> Ended:
         """Execute a claimed run to its end, in the calling thread. Returns as `run`."""
         tracker = self._track(attempt)
-        self.task_run_job(tracker.job["runSpec"], tracker.job, {}, self.api, tracker)
+        self._carry_out(tracker, {"sweep": attempt.spec.sweep})
         return tracker.ended
 
     def carry_on(self, attempt: Attempt) -> None:

@@ -210,6 +210,8 @@ class Jobs:
 
     def _hold(self, record: Record) -> None:
         """What the attempt has of this worker, until it is reported or leaves."""
+        if not (record.needs or record.gpus or record.is_scheduler):
+            return
         needs = parse_needs(record.needs)
         self._inventory.hold(
             _key(record), record.gpus, needs.millicores, needs.memory, is_scheduler=record.is_scheduler
