@@ -515,7 +515,7 @@ def test_a_plain_claim_leaves_a_run_that_is_not_plain_where_it_is(store: Store, 
     run_id = create(store, **options)
     behind = create(store)
     before = snapshot(store)
-    who = {"owner": "owner1", "worker": "w", "host": "h", "lease_s": 30.0, "plain": True}
+    who: dict[str, Any] = {"owner": "owner1", "worker": "w", "host": "h", "lease_s": 30.0, "plain": True}
     assert store.claim(run_id, 1, **who) == (None, NOT_PLAIN)
     assert store.claim_next(keys.queue_lists("default"), slot="1", nonce="n", **who) == (None, NOT_PLAIN)
     assert snapshot(store) == before
@@ -527,7 +527,7 @@ def test_plain_claims_count_the_slots_down_in_whatever_order_they_come(store: St
     store._redis.hset("launch:free:owner1", "slots", 2)
     for _ in range(2):
         create(store)
-        who = {"owner": "owner1", "worker": "w", "host": "h", "lease_s": 30.0, "plain": True}
+        who: dict[str, Any] = {"owner": "owner1", "worker": "w", "host": "h", "lease_s": 30.0, "plain": True}
         record, _ = store.claim_next(keys.queue_lists("default"), slot="1", nonce=secrets.token_hex(8), **who)
         assert record is not None
     assert store._redis.hget("launch:free:owner1", "slots") == b"0"
