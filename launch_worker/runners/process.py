@@ -38,6 +38,8 @@ _TAKE_S = 1.0
 Lease = tuple[float, float] | None
 
 
+#: Start time of a process that was over before anybody looked: it is no living one's.
+_ENDED = 0
 #: How a shell tells that its child died of SIGKILL.
 _SHELL_SIGKILL = 137
 
@@ -126,6 +128,8 @@ class ProcessRunner:
         self._handles: dict[str, JobHandle] = {}
         self._watched: dict[str, tuple[str, Lease, Callable[[], None]]] = {}
         self._closing = False
+        #: What the guard said that it knows; nothing for one of an older release.
+        self._knows: tuple[str, ...] = ()
         self._control: socket.socket
         #: None for a guard that another worker started.
         self._guard: subprocess.Popen[bytes] | None = None
@@ -158,10 +162,12 @@ class ProcessRunner:
         lease: Lease,
         events: queue.SimpleQueue[Any],
         timeout_s: float,
+        brief_s: float = 0.0,
     ) -> JobHandle:
         """Start a job in a session of its own, its output appended to `log_path`. Raises StartError.
 
-        `env` must hold LAUNCH_RUN_ID and LAUNCH_TOKEN: by them the tree is found.
+        `env` must hold LAUNCH_RUN_ID and LAUNCH_TOKEN: by them the tree is found. With `brief_s` this may wait for so
+        long whether the job is over by then, which is cheaper to hear of at once: its events are there already.
         """
         order = {
             "do": "start",
@@ -174,6 +180,8 @@ class ProcessRunner:
             "folder": str(log_path.parent),
             "lease": lease,
         }
+        if brief_s and "brief" in self._knows:
+            order["brief_s"] = brief_s
         handle = JobHandle(key, order, events, self, lease=lease)
         self._handles[key] = handle
         self.tell(order)
@@ -322,10 +330,19 @@ class ProcessRunner:
             if watched is not None:
                 watched[2]()
             return
+        if event["on"] == "hello":
+            self._knows = tuple(event["knows"])
+            return
         handle = self._handles.get(event["key"])
         if handle is None:
             return
-        if event["on"] == "started":
+        if event["on"] == "ended":
+            del self._handles[handle.key]
+            handle.main = ProcessId(event["pid"], _ENDED)
+            handle.events.put(Exited(event["status"], event["stopped_by"]))
+            handle.events.put(Gone())
+            handle.reply.put(event)
+        elif event["on"] == "started":
             handle.main = ProcessId(event["pid"], event["start"])
             handle.reply.put(event)
         elif event["on"] == "refused":
