@@ -22,8 +22,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
 import math
+import os
 import select
 import signal
 import socket
@@ -55,6 +55,8 @@ _REMEMBERED_EXITS = 1000
 _GREETING_S = 1.0
 #: How many things that happen are dealt with in one turn.
 _EVENTS = 64
+#: Taken at once; larger memory is asked of the kernel each time, which costs more than a second call.
+_RECV_BYTES = 1 << 16
 
 
 def boot_time_s() -> float:
@@ -264,7 +266,7 @@ class Guard:
 
     def _receive(self) -> None:
         try:
-            data = self.control.recv(1 << 20)
+            data = self.control.recv(_RECV_BYTES)
         except BlockingIOError:
             return
         except OSError:

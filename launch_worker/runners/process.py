@@ -74,8 +74,8 @@ class JobHandle:
     stop_grace_s: float | None = None
     #: Its start took too long: nobody waits for it any more.
     given_up: bool = False
-    #: Out of memory, so far, in this worker's memory cgroup.
-    oom_kills_before: int = field(default_factory=oom.kill_count)
+    #: What the kernel had told of memory that ran out.
+    oom_before: bytes = field(default_factory=lambda: oom.own_counter().told())
     reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
 
     @property
@@ -97,7 +97,7 @@ class JobHandle:
         by_sigkill = outcome.signal == "SIGKILL" or outcome.exit_code == _SHELL_SIGKILL
         if outcome.state is not RunState.FAILED or not by_sigkill:
             return outcome
-        counted = oom.kill_count() > self.oom_kills_before
+        counted = oom.own_counter().has_risen(self.oom_before)
         said = oom.kernel_says(self.pid) if outcome.signal == "SIGKILL" else None
         if not (counted if said is None else said):
             return outcome
@@ -180,11 +180,12 @@ class ProcessRunner:
             "folder": str(log_path.parent),
             "lease": lease,
         }
-        if brief_s and "brief" in self._knows:
-            order["brief_s"] = brief_s
+        line = _line(order | {"brief_s": brief_s})
         handle = JobHandle(key, order, events, self, lease=lease)
-        self._handles[key] = handle
-        self.tell(order)
+        # Both at once: a guard that is replaced before knows nothing of it, the next one is told.
+        with self._sending:
+            self._handles[key] = handle
+            self._send(line if brief_s > 0 and "brief" in self._knows else _line(order))
         try:
             reply = handle.reply.get(timeout=timeout_s)
         except queue.Empty:
@@ -260,22 +261,26 @@ class ProcessRunner:
         self._control.close()
 
     def tell(self, order: dict[str, Any]) -> None:
-        line = json.dumps(order).encode() + b"\n"
-        # An error means that the guard is dead: the reader replaces it, and tells the new one all that is known.
+        line = _line(order)
         with self._sending:
-            try:
-                self._control.sendall(line)
-            except OSError:
-                # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
-                with contextlib.suppress(OSError):
-                    if self._closing:
-                        pass
-                    elif self._guard is not None:
-                        self._guard.kill()
-                    else:
-                        self._control.shutdown(socket.SHUT_RDWR)
+            self._send(line)
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _send(self, line: bytes) -> None:
+        """With `_sending` held."""
+        # An error means that the guard is dead: the reader replaces it, and tells the new one all that is known.
+        try:
+            self._control.sendall(line)
+        except OSError:
+            # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
+            with contextlib.suppress(OSError):
+                if self._closing:
+                    pass
+                elif self._guard is not None:
+                    self._guard.kill()
+                else:
+                    self._control.shutdown(socket.SHUT_RDWR)
 
     def _spawn_guard(self) -> None:
         ours, theirs = socket.socketpair()
@@ -365,6 +370,7 @@ class ProcessRunner:
         time.sleep(0.05)
         with self._sending:
             self._control.close()
+            self._knows = ()
             while True:
                 try:
                     self._spawn_guard()
@@ -372,12 +378,13 @@ class ProcessRunner:
                 except OSError as error:
                     log.error("guard.not_started: %s; trying again", error)
                     time.sleep(1.0)
+            # What is started from now on is told to the new one anyway.
+            handles = list(self._handles.values())
         for key, (container, lease, _) in list(self._watched.items()):
             self.tell({"do": "watch", "key": key, "container": container, "lease": lease})
-        for handle in list(self._handles.values()):
+        for handle in handles:
             if handle.main is None:
-                found = tree.members(None, marked=tree.marks(handle.order["env"]))
-                leader = next((process for process in found if _leads_session(process)), None)
+                leader = _came_back(tree.marks(handle.order["env"]))
                 if leader is None and handle.given_up:
                     del self._handles[handle.key]
                     continue
@@ -482,9 +489,22 @@ def _short(folder: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def _leads_session(process: ProcessId) -> bool:
-    found = tree.look_up(process.pid)
-    return found is not None and found.session == process.pid
+def _line(order: dict[str, Any]) -> bytes:
+    return json.dumps(order).encode() + b"\n"
+
+
+def _came_back(marked: tuple[bytes, ...]) -> ProcessId | None:
+    """The main process of a job of which the guard that died had not told yet; it may have ended since."""
+    number = tree.cookie(marked)
+    found = [
+        process.id
+        for process in tree.table()
+        if process.ppid == os.getpid()
+        and process.session == process.id.pid
+        and (tree.has_cookie(process.id.pid, number) or tree.has_environ(process.id.pid, marked))
+    ]
+    # What it left behind may lead a session too; it came later.
+    return min(found, key=lambda process: (process.start, process.pid), default=None)
 
 
 def _reap(pid: int) -> int | None:

@@ -10,7 +10,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 #: What Python ignores, and its children shall not.
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -18,7 +18,7 @@ _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
 _HOME = "/"
 
 
-def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: str, log: str) -> int:
+def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, log: str) -> int:
     """The pid of a new process in a session of its own, without input, its output appended to a file.
 
     The program is searched in the PATH that it gets itself. Raises OSError, ValueError.
@@ -32,7 +32,7 @@ def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: str, log: str) ->
         os.close(output)
 
 
-def _start(argv: Sequence[str], env: Mapping[str, str], output: int) -> int:
+def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:
     """As execvpe tries them: what is not there is passed over; else the first refusal is the one that is told."""
     refusal: OSError | None = None
     for path in _candidates(argv[0], env):
@@ -61,7 +61,7 @@ def _no_input() -> int:
     return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _posix_spawn(path: str, argv: Sequence[str], env: Mapping[str, str], output: int) -> int:
+def _posix_spawn(path: str, argv: list[str], env: Mapping[str, str], output: int) -> int:
     return os.posix_spawn(
         path,
         argv,
@@ -76,7 +76,7 @@ def _posix_spawn(path: str, argv: Sequence[str], env: Mapping[str, str], output:
     )
 
 
-def _popen(path: str, argv: Sequence[str], env: Mapping[str, str], output: int) -> int:
+def _popen(path: str, argv: list[str], env: Mapping[str, str], output: int) -> int:
     process = subprocess.Popen(
         argv, executable=path, env=env, stdin=_no_input(), stdout=output, stderr=output, start_new_session=True
     )
@@ -84,7 +84,7 @@ def _popen(path: str, argv: Sequence[str], env: Mapping[str, str], output: int) 
     return process.pid
 
 
-def _spawn(path: str, argv: Sequence[str], env: Mapping[str, str], output: int) -> int:
+def _spawn(path: str, argv: list[str], env: Mapping[str, str], output: int) -> int:
     try:
         return _posix_spawn(path, argv, env, output)
     except NotImplementedError:
