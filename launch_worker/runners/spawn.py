@@ -35,17 +35,20 @@ def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, log: str) -> int
 def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:
     """As execvpe tries them: what is not there is passed over; else the first refusal is the one that is told."""
     refusal: OSError | None = None
+    passed: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
     for path in _candidates(argv[0], env):
         try:
             return _spawn(path, argv, env, output)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
+        except (FileNotFoundError, NotADirectoryError) as error:
+            passed = error
         except OSError as error:
             refusal = refusal or error
-    raise refusal or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+    raise refusal or passed
 
 
 def _candidates(program: str, env: Mapping[str, str]) -> Iterator[str]:
+    if not program:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
     if "/" in program:
         yield program
         return
