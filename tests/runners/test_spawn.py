@@ -68,7 +68,10 @@ def test_signals_have_their_usual_meaning(run: Run) -> None:
         told = run("grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status").split()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert [int(word, 16) for word in told[1::2]] == [0, 0]
+    ignored, blocked = (int(word, 16) for word in (told[3], told[1]))
+    # 32 and 33 are the C library's own: its posix_spawn leaves them ignored, and it sets them where threads need them.
+    assert not ignored & ~(0b11 << 31)
+    assert not blocked
 
 
 def test_the_program_is_searched_in_the_path_that_it_gets(run: Run, tmp_path: Path) -> None:
