@@ -4,13 +4,15 @@ It is the parent and the subreaper of every job, so that whatever a job leaves b
 policy: it starts, stops, enforces the deadlines it was told, and tells what happened. It talks with its worker in
 JSON lines over a socket; the end of that stream means that the worker is gone. Standard library only.
 
-    worker: {"do": "start" | "adopt" | "stop" | "lease" | "watch" | "unwatch" | "detach", …}
+    worker: {"do": "start" | "adopt" | "stop" | "lease" | "watch" | "unwatch" | "lane" | "detach", …}
     guard:  {"on": "hello" | "started" | "refused" | "exited" | "gone" | "ended" | "expired", "key": …}
 
 Every started or adopted job is told `exited` (its main process ended) and then `gone` (its tree is empty). A start
 may say for how long (`brief_s`) a job counts as brief: one that is over by then is told once, `ended`, instead of
 `started`, `exited` and `gone`. `hello` comes first and names what this guard knows beyond the oldest one of its
-`PROTOCOL`. A container is no child of the guard: it is only watched, and ended (`expired`) when its lease runs out.
+`PROTOCOL`. A thread of the worker may order its jobs on a lane of its own, a socket that `lane` brings along: what
+comes of the order (`started`, `refused`, `ended`) is told there, without a detour. A container is no child of the
+guard: it is only watched, and ended (`expired`) when its lease runs out.
 
 After `detach` the jobs stay when the worker goes, each until its lease runs out. Meanwhile the guard answers at
 `SOCKET` in its worker's folder: the next worker says {"do": "take"}, gets {"on": "taken", "jobs": […]} with the
@@ -48,7 +50,7 @@ SOCKET = "guard.sock"
 #: What guard and worker must agree on; they may be of different releases after an upgrade.
 PROTOCOL = 1
 #: What a start may ask for; said with `hello`.
-KNOWS = ("brief",)
+KNOWS = ("brief", "lanes")
 #: From so many on it is looked which of the remembered exits were reported meanwhile.
 _REMEMBERED_EXITS = 1000
 #: A new worker that connects and says nothing for so long is hung up on: another one may wait.
@@ -97,6 +99,8 @@ class Job:
         self.kill_at: float | None = None
         self.look_at = 0.0
         self.pause_s = 0.01
+        #: Where it was ordered, if not by `control`.
+        self.lane: Lane | None = None
         #: When its lease must be over: [SIGTERM, SIGKILL] by boot time; None for a job that may outlive its lease.
         self.lease = lease
         self.lease_enforced = False
@@ -123,6 +127,14 @@ class Job:
         if self.kill_at is not None or self.exited:
             due = min(due, self.look_at)
         return due
+
+
+class Lane:
+    """Where one thread of the worker orders a job, and hears what came of that."""
+
+    def __init__(self, socket: socket.socket) -> None:
+        self.socket = socket
+        self.incoming = b""
 
 
 class Watched:
@@ -172,6 +184,10 @@ class Guard:
         self._deaf = False
         self._incoming = b""
         self._outgoing = b""
+        #: By descriptor.
+        self._lanes: dict[int, Lane] = {}
+        #: Descriptors that came with orders which were not read yet.
+        self._brought: list[int] = []
         self._orders: dict[str, Callable[..., None]] = {
             "start": self._do_start,
             "adopt": self._do_adopt,
@@ -179,6 +195,7 @@ class Guard:
             "lease": self._do_lease,
             "watch": self._do_watch,
             "unwatch": self._do_unwatch,
+            "lane": self._do_lane,
             "detach": self._do_detach,
         }
         self._wake_read, self._wake_write = os.pipe()
@@ -238,6 +255,9 @@ class Guard:
             self._flush()
             if not self.worker_gone:
                 self._receive()
+        for fd in ready:
+            if fd in self._lanes:
+                self._receive_on(self._lanes[fd])
         if self._door is not None and self._door.fileno() in ready:
             self._answer_door(self._door)
 
@@ -266,14 +286,21 @@ class Guard:
 
     def _receive(self) -> None:
         try:
-            data = self.control.recv(_RECV_BYTES)
+            data, fds, _, _ = socket.recv_fds(self.control, _RECV_BYTES, 1)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, fds = b"", []
+        for fd in fds:
+            os.set_inheritable(fd, False)  # `recv_fds` takes no flags, whatever it is given
+        self._brought += fds
         if not data:
             self._worker_vanished()
             return
+        # What was ordered on a lane was ordered before: this may be about it.
+        for lane in list(self._lanes.values()):
+            if not self.worker_gone:
+                self._receive_on(lane)
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         for line in lines:
             self._detached = False
@@ -284,6 +311,48 @@ class Guard:
             if len(lines) > 1:
                 self._reap()  # as in `_wait`
 
+    def _receive_on(self, lane: Lane) -> None:
+        """All that lies there."""
+        more = True
+        while more:
+            try:
+                data = lane.socket.recv(_RECV_BYTES)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self._close(lane)
+                return
+            lane.incoming += data
+            more = len(data) == _RECV_BYTES
+        *lines, lane.incoming = lane.incoming.split(b"\n")
+        for line in lines:
+            if self.worker_gone:
+                return
+            order = json.loads(line)
+            del order["do"]
+            self._do_start(**order, lane=lane)
+            if len(self._lanes) > 1:
+                self._reap()  # as in `_wait`
+
+    def _close(self, lane: Lane) -> None:
+        fd = lane.socket.fileno()
+        self._listen(fd, 0)
+        del self._lanes[fd]
+        lane.socket.close()
+
+    def _answer(self, lane: Lane | None, on: str, key: str, **facts: Any) -> None:
+        """Tell what came of an order where it was made, if anybody still listens there."""
+        if lane is not None:
+            try:
+                lane.socket.send(json.dumps({"on": on, "key": key, **facts}).encode() + b"\n")
+            except OSError:
+                pass  # it took too long
+            else:
+                return
+        self._tell(on, key, **facts)
+
     def _tell(self, on: str, key: str, **facts: Any) -> None:
         if not self._deaf:
             self._outgoing += json.dumps({"on": on, "key": key, **facts}).encode() + b"\n"
@@ -292,7 +361,7 @@ class Guard:
     def _tell_started(self, job: Job) -> None:
         """Now that it is no brief job; once for each."""
         job.tell_at = None
-        self._tell("started", job.key, pid=job.pid, start=job.main.start)
+        self._answer(job.lane, "started", job.key, pid=job.pid, start=job.main.start)
 
     def _flush(self) -> None:
         # Never blocks: a frozen worker must not freeze the one that ends its jobs.
@@ -321,6 +390,8 @@ class Guard:
         # A container outlives its worker until its lease runs out; one without a lease is left alone.
         self.watched = {key: watched for key, watched in self.watched.items() if watched.lease}
         self._listen_to_worker()
+        for lane in list(self._lanes.values()):
+            self._close(lane)
         if self._detached:
             self._flush()
             return
@@ -385,15 +456,17 @@ class Guard:
         lease: list[float] | None,
         folder: str = "",
         brief_s: float = 0.0,
+        lane: Lane | None = None,
     ) -> None:
         marked = tree.marks(env)
         try:
             with tree.carrying(marked):
                 pid = spawn(argv, env=env, cwd=cwd, log=log)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            self._tell("refused", key, error=_explain(error, argv[0], cwd))
+            self._answer(lane, "refused", key, error=_explain(error, argv[0], cwd))
             return
         job = Job(key, marked, grace_s, lease, pid=pid, folder=folder or os.path.dirname(log))
+        job.lane = lane
         self.jobs[key] = self._mains[pid] = job
         if brief_s > 0:
             job.tell_at = boot_time_s() + brief_s
@@ -459,6 +532,14 @@ class Guard:
     def _do_unwatch(self, *, key: str) -> None:
         self.watched.pop(key, None)
 
+    def _do_lane(self) -> None:
+        if not self._brought:
+            return  # there are too many open files: its other end is closed
+        lane = Lane(socket.socket(fileno=self._brought.pop(0)))
+        lane.socket.setblocking(False)
+        self._lanes[lane.socket.fileno()] = lane
+        self._listen(lane.socket.fileno(), select.EPOLLIN)
+
     def _do_detach(self) -> None:
         self._detached = True
         # Who leaves its jobs must know which there are.
@@ -499,7 +580,7 @@ class Guard:
         if job.tell_at is not None:
             if not self._left(job):
                 self._forget(job)
-                self._tell("ended", job.key, pid=job.pid, status=status, stopped_by=stopped)
+                self._answer(job.lane, "ended", job.key, pid=job.pid, status=status, stopped_by=stopped)
                 return
             self._tell_started(job)
         self._tell("exited", job.key, status=status, stopped_by=stopped)

@@ -38,6 +38,9 @@ _TAKE_S = 1.0
 Lease = tuple[float, float] | None
 
 
+_ANSWER_BYTES = 1 << 14
+#: So many lanes are kept at most; threads beyond go the long way.
+_MAX_LANES = 64
 #: Start time of a process that was over before anybody looked: it is no living one's.
 _ENDED = 0
 #: How a shell tells that its child died of SIGKILL.
@@ -60,6 +63,53 @@ class Gone:
     """Nothing of the job's tree is left."""
 
 
+@dataclass(eq=False)
+class Lane:
+    """A thread's own conversation with one guard: it orders a job and hears what came of that, no thread in between."""
+
+    socket: socket.socket
+    #: Which guard of this runner it leads to.
+    generation: int
+    #: A socket with a timeout waits by poll(): a plain recv() would be woken when the guard takes the order, too.
+    timeout_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.socket.setblocking(False)
+
+    def order(self, line: bytes) -> None:
+        """Raises OSError."""
+        sent = os.write(self.socket.fileno(), line)  # as `send`, which would look first whether there is room
+        if sent < len(line):
+            self.socket.settimeout(_SEND_TIMEOUT_S)
+            self.timeout_s = _SEND_TIMEOUT_S
+            try:
+                self.socket.sendall(line[sent:])
+            except TimeoutError:
+                raise BrokenPipeError from None
+
+    def hear(self, *, timeout_s: float) -> dict[str, Any] | None:
+        """What came of it; None when the guard is gone. Raises TimeoutError: it is told elsewhere from then on."""
+        if timeout_s != self.timeout_s:
+            self.socket.settimeout(timeout_s)
+            self.timeout_s = timeout_s
+        try:
+            answer = self._receive()
+        except TimeoutError:
+            self.socket.shutdown(socket.SHUT_RD)
+            answer = self._receive()  # what was told at the last moment
+            if not answer:
+                raise
+        except OSError:
+            return None
+        return json.loads(answer) if answer.endswith(b"\n") else None
+
+    def _receive(self) -> bytes:
+        answer = self.socket.recv(_ANSWER_BYTES)
+        while answer and not answer.endswith(b"\n") and (more := self.socket.recv(_ANSWER_BYTES)):
+            answer += more
+        return answer
+
+
 @dataclass
 class JobHandle:
     """A started job. Its events arrive in `events`: Exited, then Gone; others may put theirs there too."""
@@ -74,6 +124,10 @@ class JobHandle:
     stop_grace_s: float | None = None
     #: Its start took too long: nobody waits for it any more.
     given_up: bool = False
+    #: Where the guard was asked for it and has not answered yet: whether it was heard is that thread's to find out.
+    lane: Lane | None = None
+    #: Which guard of its runner knows of it.
+    generation: int = 0
     #: What the kernel had told of memory that ran out.
     oom_before: bytes = field(default_factory=lambda: oom.own_counter().told())
     reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
@@ -130,6 +184,11 @@ class ProcessRunner:
         self._closing = False
         #: What the guard said that it knows; nothing for one of an older release.
         self._knows: tuple[str, ...] = ()
+        #: Counts the guards: each time one is replaced.
+        self._generation = 0
+        #: Lanes to the present guard that nobody uses now, and how many there are in all.
+        self._lanes: list[Lane] = []
+        self._num_lanes = 0
         self._control: socket.socket
         #: None for a guard that another worker started.
         self._guard: subprocess.Popen[bytes] | None = None
@@ -185,16 +244,22 @@ class ProcessRunner:
         # Both at once: a guard that is replaced before knows nothing of it, the next one is told.
         with self._sending:
             self._handles[key] = handle
-            self._send(line if brief_s > 0 and "brief" in self._knows else _line(order))
+            handle.generation = self._generation
+            handle.lane = lane = self._take_lane()
+            if lane is None:
+                self._send(line if brief_s > 0 and "brief" in self._knows else _line(order))
+        deadline = time.monotonic() + timeout_s
         try:
-            reply = handle.reply.get(timeout=timeout_s)
-        except queue.Empty:
+            told = None if lane is None else self._ask(handle, lane, line, timeout_s=timeout_s)
+            if told is None:
+                told = handle.reply.get(timeout=max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, queue.Empty):
             handle.given_up = True
+            self._carry_over(handle)
             handle.stop(grace_s=0)
             raise StartError(f"the job's process did not start within {timeout_s:g} s") from None
-        if reply["on"] == "refused":
-            del self._handles[key]
-            raise StartError(reply["error"])
+        if told["on"] == "refused":
+            raise StartError(told["error"])
         return handle
 
     def renew(self, leases: Mapping[str, Lease]) -> None:
@@ -225,6 +290,7 @@ class ProcessRunner:
         handle = JobHandle(
             left.key, {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder)}, events, self, main=left.main
         )
+        handle.generation = self._generation
         self._handles[left.key] = handle
         if left.exited is not None:
             events.put(left.exited)
@@ -243,7 +309,7 @@ class ProcessRunner:
             self._control.shutdown(socket.SHUT_WR)
         # The guard hangs up once it has read that: what it told before must not be lost on the way.
         self._reader.join(_SEND_TIMEOUT_S)
-        self._control.close()
+        self._close_all()
         if self._guard is not None:
             self._guard.returncode = 0  # it is the next worker's from now on
 
@@ -258,6 +324,13 @@ class ProcessRunner:
             except subprocess.TimeoutExpired:
                 log.warning("guard %d is still ending jobs", self._guard.pid)
         self._reader.join(1.0)
+        self._close_all()
+
+    def _close_all(self) -> None:
+        with self._sending:
+            lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            lane.socket.close()
         self._control.close()
 
     def tell(self, order: dict[str, Any]) -> None:
@@ -267,20 +340,68 @@ class ProcessRunner:
 
     # -- inside ------------------------------------------------------------------------------------------------
 
+    def _take_lane(self) -> Lane | None:
+        """With `_sending` held; None where there is none to be had."""
+        if self._lanes:
+            return self._lanes.pop()
+        if "lanes" not in self._knows or self._num_lanes >= _MAX_LANES or self._closing:
+            return None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._control, [_line({"do": "lane"})], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                return None
+        self._num_lanes += 1
+        return Lane(ours, self._generation)
+
+    def _ask(self, handle: JobHandle, lane: Lane, line: bytes, *, timeout_s: float) -> dict[str, Any] | None:
+        """What came of the order; None when its guard died before it told. Raises TimeoutError."""
+        told, is_late = None, False
+        try:
+            lane.order(line)
+            told = lane.hear(timeout_s=timeout_s)
+        except TimeoutError:
+            is_late = True
+        except OSError:
+            pass
+        with self._sending:
+            handle.lane = None
+            if told is not None:
+                self._heed(handle, told)
+            is_current = lane.generation == self._generation and not self._closing
+            if told is not None and is_current:
+                self._lanes.append(lane)
+                return told
+            if is_current:
+                self._num_lanes -= 1
+                if not is_late:
+                    self._end_guard()  # it is dead already, or does not read, or has no room for a lane
+        lane.socket.close()
+        if is_late:
+            raise TimeoutError
+        # Who replaced its guard meanwhile left it to this thread.
+        self._carry_over(handle)
+        return told
+
     def _send(self, line: bytes) -> None:
         """With `_sending` held."""
         # An error means that the guard is dead: the reader replaces it, and tells the new one all that is known.
         try:
             self._control.sendall(line)
         except OSError:
-            # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
-            with contextlib.suppress(OSError):
-                if self._closing:
-                    pass
-                elif self._guard is not None:
-                    self._guard.kill()
-                else:
-                    self._control.shutdown(socket.SHUT_RDWR)
+            self._end_guard()
+
+    def _end_guard(self) -> None:
+        # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
+        with contextlib.suppress(OSError):
+            if self._closing:
+                pass
+            elif self._guard is not None:
+                self._guard.kill()
+            else:
+                self._control.shutdown(socket.SHUT_RDWR)
 
     def _spawn_guard(self) -> None:
         ours, theirs = socket.socketpair()
@@ -341,17 +462,16 @@ class ProcessRunner:
         handle = self._handles.get(event["key"])
         if handle is None:
             return
-        if event["on"] == "ended":
-            del self._handles[handle.key]
-            handle.main = ProcessId(event["pid"], _ENDED)
-            handle.events.put(Exited(event["status"], event["stopped_by"]))
-            handle.events.put(Gone())
+        self._heed(handle, event)
+        if event["on"] in ("started", "refused", "ended"):
             handle.reply.put(event)
-        elif event["on"] == "started":
+
+    def _heed(self, handle: JobHandle, event: dict[str, Any]) -> None:
+        """What the guard told of a job."""
+        if event["on"] == "started":
             handle.main = ProcessId(event["pid"], event["start"])
-            handle.reply.put(event)
         elif event["on"] == "refused":
-            handle.reply.put(event)
+            del self._handles[handle.key]
         elif event["on"] == "exited":
             status = event["status"]
             if status is None and handle.main is not None:
@@ -359,6 +479,11 @@ class ProcessRunner:
             handle.events.put(Exited(status, event["stopped_by"]))
         elif event["on"] == "gone":
             del self._handles[handle.key]
+            handle.events.put(Gone())
+        elif event["on"] == "ended":
+            del self._handles[handle.key]
+            handle.main = ProcessId(event["pid"], _ENDED)
+            handle.events.put(Exited(event["status"], event["stopped_by"]))
             handle.events.put(Gone())
 
     def _replace_guard(self) -> None:
@@ -378,34 +503,44 @@ class ProcessRunner:
                 except OSError as error:
                     log.error("guard.not_started: %s; trying again", error)
                     time.sleep(1.0)
-            # What is started from now on is told to the new one anyway.
-            handles = list(self._handles.values())
+            self._generation += 1
+            lanes, self._lanes, self._num_lanes = self._lanes, [], 0
+        for lane in lanes:
+            lane.socket.close()
         for key, (container, lease, _) in list(self._watched.items()):
             self.tell({"do": "watch", "key": key, "container": container, "lease": lease})
-        for handle in handles:
+        for handle in list(self._handles.values()):
+            self._carry_over(handle)
+
+    def _carry_over(self, handle: JobHandle) -> None:
+        """Tell the present guard of a job that only a former one knew of."""
+        with self._sending:
+            is_known = self._handles.get(handle.key) is handle
+            if not is_known or handle.generation == self._generation or handle.lane is not None:
+                return
+            handle.generation = self._generation
             if handle.main is None:
                 leader = _came_back(tree.marks(handle.order["env"]))
                 if leader is None and handle.given_up:
                     del self._handles[handle.key]
-                    continue
+                    return
                 if leader is None:
-                    self.tell(handle.order | {"lease": handle.lease})
-                    continue
+                    self._send(_line(handle.order | {"lease": handle.lease}))
+                    return
                 handle.main = leader
                 handle.reply.put({"on": "started"})
-            self.tell(
-                {
-                    "do": "adopt",
-                    "key": handle.key,
-                    "env": {name: handle.order["env"][name] for name in tree.MARKS},
-                    "grace_s": handle.order["grace_s"],
-                    "pid": handle.main.pid,
-                    "start": handle.main.start,
-                    "lease": handle.lease,
-                    "stop_grace_s": handle.stop_grace_s,
-                    "folder": handle.order["folder"],
-                }
-            )
+            adopt = {
+                "do": "adopt",
+                "key": handle.key,
+                "env": {name: handle.order["env"][name] for name in tree.MARKS},
+                "grace_s": handle.order["grace_s"],
+                "pid": handle.main.pid,
+                "start": handle.main.start,
+                "lease": handle.lease,
+                "stop_grace_s": handle.stop_grace_s,
+                "folder": handle.order["folder"],
+            }
+            self._send(_line(adopt))
 
 
 @dataclass(frozen=True)

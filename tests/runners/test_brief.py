@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import tree
+from launch_worker.runners import process, tree
 from launch_worker.runners.errors import StartError
 from launch_worker.runners.guard import EXIT_STATUS, KNOWS, SOCKET, boot_time_s
 from launch_worker.runners.process import Exited, Gone, JobHandle, ProcessRunner, take_over
@@ -307,6 +308,67 @@ def test_a_guard_of_an_older_release_gets_no_order_that_it_does_not_know(tmp_pat
     runner.close()
 
 
+def test_more_threads_than_there_are_lanes_go_the_long_way(brief: Brief, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_MAX_LANES", 3)
+    results = [brief.begin(f"exit {number}") for number in range(20)]
+    assert [end_of(result()).status for result in results] == list(range(20))
+    assert brief.runner._num_lanes == len(brief.runner._lanes) == 3
+
+
+@pytest.mark.parametrize("brief_s", [0.0, LONG_S])
+def test_an_order_that_fits_into_no_buffer_arrives(brief: Brief, brief_s: float) -> None:
+    words = ["x" * 120_000] * 8
+    handle = brief.start("sh", "-c", 'echo "$#" "${#8}" > said', "sh", *words, brief_s=brief_s)
+    assert end_of(handle) == Exited(0, "")
+    assert (brief.folder / "said").read_text() == "8 120000\n"
+
+
+def test_a_guard_that_does_not_read_such_an_order_is_replaced(brief: Brief, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exec hangs on a dead mount: the other jobs' heartbeats must not wait for it."""
+    monkeypatch.setattr(process, "_SEND_TIMEOUT_S", 1)
+    os.kill(brief.runner.guard_pid, signal.SIGSTOP)
+    handle = brief.start("sh", "-c", 'echo "$#" >> said; exit 3', "sh", *["x" * 120_000] * 8)
+    assert end_of(handle) == Exited(3, "")
+    assert (brief.folder / "said").read_text() == "8\n"
+
+
+def test_a_guard_without_room_for_a_lane_is_replaced(brief: Brief) -> None:
+    """It has as many open files as it may."""
+    resource.prlimit(brief.runner.guard_pid, resource.RLIMIT_NOFILE, (3, 3))
+    handle = brief.shell("echo >> said; exit 3")
+    assert end_of(handle) == Exited(3, "")
+    assert (brief.folder / "said").read_text() == "\n"
+
+
+def test_no_descriptor_but_the_three_is_inherited(brief: Brief) -> None:
+    results = [brief.begin("ls /proc/$$/fd > fds-$$; sleep 0.1") for _ in range(4)]
+    assert [end_of(result()).status for result in results] == [0] * 4
+    for path in brief.folder.glob("fds-*"):
+        assert set(path.read_text().split()) <= {"0", "1", "2", "255"}, "255 is bash's own"
+
+
+def test_descriptors_do_not_pile_up(brief: Brief) -> None:
+    def descriptors(pid: int | str) -> int:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    def use() -> tuple[int, int]:
+        for result in [brief.begin("exit 0") for _ in range(4)]:
+            assert end_of(result()).status == 0
+        with pytest.raises(StartError):
+            brief.start("no-such-command")
+        return descriptors("self"), descriptors(brief.runner.guard_pid)
+
+    before = use()
+    for _ in range(3):
+        pid = brief.runner.guard_pid
+        brief.kill_guard()
+        wait_until(lambda pid=pid: brief.runner.guard_pid != pid and brief.runner._knows)  # type: ignore[misc]
+        after = use()
+    # There may be fewer lanes: jobs that came one after another.
+    assert after[0] <= before[0] + 3
+    assert after[1] <= before[1] + 3
+
+
 # -- what comes in between ---------------------------------------------------------------------------------------------
 
 
@@ -441,6 +503,7 @@ def test_guards_that_die_all_the_time_lose_no_job_and_run_none_twice(brief: Brie
     finally:
         done.set()
         killer.join()
+    assert end_of(brief.shell("exit 5")) == Exited(5, "")
 
 
 # -- a worker that dies or leaves --------------------------------------------------------------------------------------
