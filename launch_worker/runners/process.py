@@ -39,6 +39,8 @@ Lease = tuple[float, float] | None
 
 
 _ANSWER_BYTES = 1 << 14
+#: A timeout of a socket that is none.
+_LEAST_S = 0.001
 #: So many lanes are kept at most; threads beyond go the long way.
 _MAX_LANES = 64
 #: Start time of a process that was over before anybody looked: it is no living one's.
@@ -89,6 +91,7 @@ class Lane:
 
     def hear(self, *, timeout_s: float) -> dict[str, Any] | None:
         """What came of it; None when the guard is gone. Raises TimeoutError: it is told elsewhere from then on."""
+        timeout_s = max(timeout_s, _LEAST_S)
         if timeout_s != self.timeout_s:
             self.socket.settimeout(timeout_s)
             self.timeout_s = timeout_s
@@ -252,7 +255,7 @@ class ProcessRunner:
         try:
             told = None if lane is None else self._ask(handle, lane, line, timeout_s=timeout_s)
             if told is None:
-                told = handle.reply.get(timeout=max(0.0, deadline - time.monotonic()))
+                told = handle.reply.get(timeout=max(_LEAST_S, deadline - time.monotonic()))
         except (TimeoutError, queue.Empty):
             handle.given_up = True
             self._carry_over(handle)

@@ -135,7 +135,7 @@ class Brief:
         wait_until(lambda: self.runner._knows, what="the guard has said hello")
         self.envs: list[dict[str, str]] = []
 
-    def start(self, *argv: str, brief_s: float = LONG_S, token: str = "1", **options: Any) -> JobHandle:
+    def start(self, *argv: str, brief_s: float = LONG_S, token: str = "1", timeout_s: float = 20.0) -> JobHandle:
         env = environment(self.folder, token)
         self.envs.append(env)
         return self.runner.start(
@@ -147,9 +147,8 @@ class Brief:
             grace_s=10.0,
             lease=None,
             events=queue.SimpleQueue(),
-            timeout_s=20.0,
+            timeout_s=timeout_s,
             brief_s=brief_s,
-            **options,
         )
 
     def shell(self, script: str, **options: Any) -> JobHandle:
@@ -413,26 +412,35 @@ def test_a_renewed_lease_counts_meanwhile(bare: Bare) -> None:
     assert bare.hear()["status"] == 5
 
 
-def test_a_start_that_took_too_long_ends_its_job(brief: Brief) -> None:
-    os.kill(brief.runner.guard_pid, signal.SIGSTOP)
-    env = environment(brief.folder)
-    brief.envs.append(env)
+@pytest.mark.parametrize("timeout_s", [0, 0.2])
+def test_a_start_that_took_too_long_ends_its_job(brief: Brief, timeout_s: float) -> None:
+    guard = brief.runner.guard_pid
+    assert end_of(brief.start("true")).status == 0
+    os.kill(guard, signal.SIGSTOP)
     with pytest.raises(StartError, match="did not start within"):
-        brief.runner.start(
-            ["sleep", "600"],
-            key="late",
-            env=env,
-            cwd=brief.folder,
-            log_path=brief.folder / "output",
-            grace_s=10.0,
-            lease=None,
-            events=queue.SimpleQueue(),
-            timeout_s=0.2,
-            brief_s=LONG_S,
-        )
-    os.kill(brief.runner.guard_pid, signal.SIGCONT)
+        brief.start("sleep", "600", timeout_s=timeout_s)
+    os.kill(guard, signal.SIGCONT)
     wait_until(lambda: brief.runner.is_idle, what="the job has been ended")
-    assert not tree.members(None, marked=tree.marks(env))
+    assert not tree.members(None, marked=tree.marks(brief.envs[-1]))
+    assert end_of(brief.start("true")).status == 0
+    assert brief.runner.guard_pid == guard
+
+
+def test_one_that_was_over_when_it_had_taken_too_long_is_forgotten(brief: Brief) -> None:
+    with pytest.raises(StartError, match="did not start within"):
+        brief.start("sleep", "0.5", timeout_s=0.1)
+    wait_until(lambda: brief.runner.is_idle, what="the guard has told its end elsewhere")
+
+
+def test_a_lane_hears_what_was_told_at_the_last_moment_and_lets_nothing_be_told_after_that() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"last\n")
+        ours.shutdown(socket.SHUT_RD)
+        assert ours.recv(100) == b"last\n"
+        assert ours.recv(100) == b""
+        with pytest.raises(BrokenPipeError):
+            theirs.send(b"later\n")
 
 
 # -- a guard that dies -------------------------------------------------------------------------------------------------
