@@ -231,6 +231,7 @@ class ProcessRunner:
         `env` must hold LAUNCH_RUN_ID and LAUNCH_TOKEN: by them the tree is found. With `brief_s` this may wait for so
         long whether the job is over by then, which is cheaper to hear of at once: its events are there already.
         """
+        output = str(log_path)
         order = {
             "do": "start",
             "key": key,
@@ -238,8 +239,8 @@ class ProcessRunner:
             "argv": list(argv),
             "env": dict(env),
             "cwd": str(cwd),
-            "log": str(log_path),
-            "folder": str(log_path.parent),
+            "log": output,
+            "folder": os.path.dirname(output),
             "lease": lease,
         }
         line = _line(order | {"brief_s": brief_s})
