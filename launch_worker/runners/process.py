@@ -638,8 +638,8 @@ def _came_back(marked: tuple[bytes, ...]) -> ProcessId | None:
     found = [
         process.id
         for process in tree.table()
-        if process.ppid == os.getpid()
-        and process.session == process.id.pid
+        if process.session == process.id.pid
+        and (process.ppid == os.getpid() or not process.zombie)
         and (tree.has_cookie(process.id.pid, number) or tree.has_environ(process.id.pid, marked))
     ]
     # What it left behind may lead a session too; it came later.
