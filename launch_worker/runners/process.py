@@ -480,20 +480,23 @@ class ProcessRunner:
         elif event["on"] == "refused":
             del self._handles[handle.key]
         elif event["on"] == "exited":
-            status = event["status"]
-            if status is None and handle.main is not None:
-                status = _reap(handle.main.pid)
-            is_kept = event["status"] is not None and not event["stopped_by"]
-            handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept)
-            handle.events.put(handle.exited)
+            self._heed_exit(handle, event)
         elif event["on"] == "gone":
             del self._handles[handle.key]
             handle.events.put(Gone())
         elif event["on"] == "ended":
             del self._handles[handle.key]
             handle.main = ProcessId(event["pid"], _ENDED)
-            handle.events.put(Exited(event["status"], event["stopped_by"]))
+            self._heed_exit(handle, event)
             handle.events.put(Gone())
+
+    def _heed_exit(self, handle: JobHandle, event: dict[str, Any]) -> None:
+        status = event["status"]
+        is_kept = status is not None and not event["stopped_by"]
+        if status is None and handle.main is not None:
+            status = _reap(handle.main.pid)
+        handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept)
+        handle.events.put(handle.exited)
 
     def _replace_guard(self) -> None:
         if self._guard is not None:

@@ -208,6 +208,8 @@ def end_of(handle: JobHandle) -> Exited:
 def test_a_brief_jobs_end_is_there_when_its_start_returns(brief: Brief, script: str, status: int) -> None:
     handle = brief.shell(f"ulimit -c 0; echo $$ > pid; {script}")
     assert handle.events.qsize() == 2
+    assert handle.exited == Exited(status, "")
+    assert handle.exited.is_kept
     assert end_of(handle) == Exited(status, "")
     assert handle.pid == int((brief.folder / "pid").read_text())
     assert brief.runner.is_idle
