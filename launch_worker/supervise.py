@@ -229,7 +229,9 @@ class _Course:
     def take(self, event: Any) -> None:
         """One event. Raises AttemptDetached."""
         if isinstance(event, Exited):
-            self.exited = event
+            # A second one is of a guard that took over from one that had told the status already.
+            if self.exited is None or self.exited.status is None:
+                self.exited = event
         elif isinstance(event, Gone):
             self.is_gone = True
         elif isinstance(event, Detach):

@@ -226,7 +226,7 @@ def test_a_slow_library_is_imported_inside_functions_only(library: str) -> None:
     assert not early, "\n".join(early)
 
 
-@pytest.mark.parametrize("name", ["runners.guard", "runners.tree"])
+@pytest.mark.parametrize("name", ["runners.guard", "runners.spawn", "runners.tree"])
 def test_the_guard_needs_the_standard_library_only(name: str) -> None:
     strays = [
         str(found)
