@@ -10,7 +10,9 @@ from dataclasses import replace
 from launch_worker.attempt import Attempt, Enter, Site
 from launch_worker.begin import fetch, prepare
 from launch_worker.code.patience import Patience
+from launch_worker.environment import TALK
 from launch_worker.errors import CodeError, InputError
+from launch_worker.logs import LogShipper
 from launch_worker.retry import Outcome
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
@@ -54,13 +56,12 @@ def execute(
                 attempt.await_start()
                 if attempt.start_at is not None:
                     enter("start", "")
-            attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
+            attempt.tail = site.logs.tail(attempt.record.id, attempt.record.attempt, attempt.folder.output)
             attempt.talk = talk_of(attempt)
-            site.logs.listen(attempt.talk)
             attempt.job = start(code)
             on_started(attempt.job.pid)
         attempt.phase = phase = "run"
-        return _supervise(attempt, on_word)
+        return _supervise(attempt, site.logs, on_word)
     except (AttemptSuperseded, AttemptDetached):
         raise
     except StartGivenUpError:
@@ -100,12 +101,12 @@ def _start_timeout_s(attempt: Attempt) -> float:
 
 
 def talk_of(attempt: Attempt) -> Talk:
-    """What its job tells becomes events of the attempt. Raises OSError."""
+    """What its job tells becomes events of the attempt."""
     record, folder = attempt.record, attempt.folder
-    return Talk(record.id, record.token, folder.talk, on_word=attempt.events.put, is_copy=folder.is_container)
+    return Talk(record.id, record.token, f"{folder.root}/{TALK}", on_word=attempt.events.put, is_copy=folder.is_container)
 
 
-def _supervise(attempt: Attempt, on_word: Callable[[Word, Outcome | None], None]) -> Outcome:
+def _supervise(attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outcome | None], None]) -> Outcome:
     job, tail, talk, spec = attempt.job, attempt.tail, attempt.talk, attempt.spec
     assert job is not None
     assert tail is not None
@@ -120,6 +121,7 @@ def _supervise(attempt: Attempt, on_word: Callable[[Word, Outcome | None], None]
         announce=job.announce,
         hear=talk.look,
         on_word=on_word,
+        on_lasting=lambda: logs.follow(tail, talk),
     )
     if tail.disk_was_full:
         outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())

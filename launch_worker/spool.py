@@ -19,10 +19,12 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from functools import cached_property
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
+from launch_worker.environment import TALK
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import EXIT_STATUS, SOCKET
@@ -31,55 +33,104 @@ from launch_worker.states import RunState
 log = logging.getLogger("launch_worker.spool")
 
 _CONTAINER = "container"
+_WORK = "work"
+#: All that most jobs leave, and what deletes it.
+_USUAL = ((os.unlink, "output"), (os.unlink, "config.json"), (os.rmdir, TALK), (os.rmdir, _WORK))
 
 
-@dataclass(frozen=True)
 class AttemptFolder:
     """Where one attempt's files are. Its name tells which attempt it is, also when nothing in it can be read."""
 
-    path: Path
+    def __init__(self, path: str | Path) -> None:
+        #: As text: most of what is done here is done for each job, and pathlib takes longer than the kernel.
+        self.root = os.fspath(path)
+        self._is_container: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"AttemptFolder({self.root!r})"
+
+    @cached_property
+    def path(self) -> Path:
+        return Path(self.root)
 
     @property
     def run_id(self) -> str:
-        return self.path.name.split(".")[0]
+        return self._named[0]
 
     @property
     def attempt(self) -> int:
-        return int(self.path.name.split(".")[1])
+        return int(self._named[1])
 
     @property
     def token(self) -> int:
-        return int(self.path.name.split(".")[2])
+        return int(self._named[2])
+
+    @property
+    def _named(self) -> list[str]:
+        return self.root.rpartition("/")[2].split(".")
 
     @property
     def key(self) -> str:
         """By which its guard knows its job."""
         return f"{self.run_id}.{self.attempt}"
 
-    @property
+    @cached_property
     def output(self) -> Path:
         return self.path / "output"
 
-    @property
+    @cached_property
     def talk(self) -> Path:
         """Where job and worker talk (`launch_worker.told`)."""
-        return self.path / "talk"
+        return self.path / TALK
 
     @property
     def is_container(self) -> bool:
         """Whether its job is a container, which may have outlived its worker."""
-        return (self.path / _CONTAINER).exists()
+        if self._is_container is None:
+            self._is_container = os.path.exists(f"{self.root}/{_CONTAINER}")
+        return self._is_container
+
+    def make(self) -> None:
+        """The folder, and the one in which its job and its worker talk. Raises OSError."""
+        try:
+            os.mkdir(self.root, 0o700)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.root), exist_ok=True)
+            os.mkdir(self.root, 0o700)
+        os.mkdir(f"{self.root}/{TALK}", 0o700)
+        self._is_container = False
+
+    def make_work(self) -> str:
+        """Where a job works that asked for no folder. Raises OSError."""
+        path = f"{self.root}/{_WORK}"
+        os.mkdir(path)
+        return path
+
+    def write(self, name: str, data: bytes) -> str:
+        """A file that nobody reads yet; returns its path. Raises OSError."""
+        path = f"{self.root}/{name}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+        return path
 
     def mark_container(self, record: Record) -> None:
         """Before a container is made: from then on there may be one. Raises OSError."""
         self.keep_record(record)
         (self.path / _CONTAINER).touch()
+        self._is_container = True
 
     def keep_record(self, record: Record) -> None:
         """Keep the record as it was claimed or adopted, for the next worker that takes the job over."""
-        partial = self.path / "record.partial"
-        partial.write_text(json.dumps(record.to_hash() | {"owner": record.owner}))
-        partial.rename(self.path / "record.json")
+        self._keep("record", record.to_hash() | {"owner": record.owner})
+
+    def _keep(self, name: str, value: dict[str, Any]) -> None:
+        """Whole or not at all: its writer may die meanwhile. Raises OSError."""
+        partial = self.write(f"{name}.partial", json.dumps(value).encode())
+        os.rename(partial, f"{self.root}/{name}.json")
 
     def read_record(self) -> Record | None:
         try:
@@ -101,11 +152,10 @@ class AttemptFolder:
 
     def write_report(self, record: Record, step: NextStep, *, owner: str) -> None:
         """Keep how the attempt ended. A full disk is logged: the end is still delivered from memory."""
-        report = {"record": record.to_hash(), "step": asdict(step), "owner": owner}
+        # Not `asdict`, which copies deeply.
+        known = vars(step) | {"outcome": vars(step.outcome)}
         try:
-            partial = self.path / "report.partial"
-            partial.write_text(json.dumps(report))
-            partial.rename(self.path / "report.json")
+            self._keep("report", {"record": record.to_hash(), "step": known, "owner": owner})
         except OSError as error:
             log.error("report.not_kept run=%s: %s", record.id, error)
 
@@ -120,7 +170,7 @@ class AttemptFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.error("report.damaged folder=%s: %r", self.path, error)
+            log.error("report.damaged folder=%s: %r", self.root, error)
             return None
 
     def read_exit_status(self) -> int | None:
@@ -131,7 +181,16 @@ class AttemptFolder:
             return None
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        for end, name in _USUAL:
+            # What is not there, or not empty, is seen to below. `contextlib.suppress` would cost as much as the call.
+            try:  # noqa: SIM105
+                end(f"{self.root}/{name}")
+            except OSError:
+                pass
+        try:
+            os.rmdir(self.root)
+        except OSError:
+            shutil.rmtree(self.root, ignore_errors=True)
 
 
 class WorkerFolder:
@@ -231,7 +290,7 @@ class WorkerFolder:
 
     def attempt(self, record: Record) -> AttemptFolder:
         """The folder for a claimed attempt; not made yet."""
-        return AttemptFolder(self.path / "runs" / f"{record.id}.{record.attempt}.{record.token}")
+        return AttemptFolder(f"{self.path}/runs/{record.id}.{record.attempt}.{record.token}")
 
     def release(self) -> None:
         """Delete the folder if nothing in it waits to be delivered, and let go of it."""

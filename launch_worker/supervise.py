@@ -44,6 +44,10 @@ class Job(Handle, Protocol):
         """Remove what is left of an ended job, after its end was kept."""
 
 
+#: Most jobs of a short kind are gone by then; output may lag behind by as much.
+LASTING_S = 0.02
+
+
 @dataclass(frozen=True)
 class Cancel:
     """Someone asked to stop the run; `preempt`: so that it runs again. `grace_s` None: the job's own."""
@@ -139,23 +143,30 @@ def supervise(
     announce: Callable[[str], None] = lambda _: None,
     hear: Callable[[], None] = lambda: None,
     on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
+    on_lasting: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
     `ran_s`: for how long another worker has supervised it; `former`: what that one was asked. `announce` shows the job
     that it shall stop; `hear` puts what it has told by now into its events. `on_word` gets each of its words; with a
-    `Finish` the outcome that this makes of the run, whatever becomes of the tree.
+    `Finish` the outcome that this makes of the run, whatever becomes of the tree. `on_lasting` is called once, of a job
+    that is still there after LASTING_S.
     Raises AttemptSuperseded, AttemptDetached.
     A job that ended by itself before it was asked to stop keeps its own outcome, whatever was asked meanwhile.
     """
     course = _Course(handle, limits, begun=time.monotonic() - ran_s, last_output_s=last_output_s, announce=announce)
     if former is not None:
         course.ask(former)
+    lasts_at: float | None = time.monotonic() + LASTING_S
     while not course.is_gone:
         try:
-            event = handle.events.get(timeout=course.wait_s())
+            event = handle.events.get(timeout=_until(lasts_at, course.wait_s()))
         except queue.Empty:
-            course.look_at_clock()
+            if lasts_at is not None and time.monotonic() >= lasts_at:
+                lasts_at = None
+                on_lasting()
+            else:
+                course.look_at_clock()
             continue
         if isinstance(event, (Finish, Preempting, HeedsStop)):
             _note_word(course, event, on_word)
@@ -169,6 +180,14 @@ def supervise(
     if isinstance(course.asked, Superseded):
         raise AttemptSuperseded
     return course.outcome()
+
+
+def _until(instant: float | None, wait_s: float | None) -> float | None:
+    """What is left of the time until an instant, or until something else is due; None for ever."""
+    if instant is None:
+        return wait_s
+    left_s = max(0.0, instant - time.monotonic())
+    return left_s if wait_s is None else min(left_s, wait_s)
 
 
 def _note_word(course: _Course, word: Word, on_word: Callable[[Word, Outcome | None], None]) -> None:
@@ -213,15 +232,18 @@ class _Course:
         return _until_limit(self.limits, self._begun, self._last_output_s())
 
     def look_at_clock(self) -> None:
+        if self.exited is not None:
+            return
         now = time.monotonic()
         if self._ends_at is not None:
             if now >= self._ends_at[0]:
                 kill_at, self._ends_at = self._ends_at[1], None
                 self._handle.stop(grace_s=max(0.0, kill_at - now))
             return
-        self.asked = _limit_reached(self.limits, self._begun, self._last_output_s())
-        if self.asked:
-            self._end(self.asked, self.limits.grace_s)
+        if self.asked is None:
+            self.asked = _limit_reached(self.limits, self._begun, self._last_output_s())
+            if self.asked:
+                self._end(self.asked, self.limits.grace_s)
 
     def take(self, event: Any) -> None:
         """One event. Raises AttemptDetached."""
