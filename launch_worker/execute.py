@@ -103,7 +103,9 @@ def _start_timeout_s(attempt: Attempt) -> float:
 def talk_of(attempt: Attempt) -> Talk:
     """What its job tells becomes events of the attempt."""
     record, folder = attempt.record, attempt.folder
-    return Talk(record.id, record.token, f"{folder.root}/{TALK}", on_word=attempt.events.put, is_copy=folder.is_container)
+    return Talk(
+        record.id, record.token, f"{folder.root}/{TALK}", on_word=attempt.events.put, is_copy=folder.is_container
+    )
 
 
 def _supervise(attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outcome | None], None]) -> Outcome:

@@ -99,7 +99,8 @@ def macros_of(
 
 def spec_has_macros(spec: RunSpec) -> bool:
     """Whether `fill_spec` might change it."""
-    return has_macros((spec.command, spec.env, spec.cwd or "", spec.image, spec.uri))
+    texts = (*spec.command, *spec.env.values(), spec.cwd or "", spec.image, spec.uri)
+    return any("${" in text and has_macros(text) for text in texts)
 
 
 def fill_spec(spec: RunSpec, macros: Mapping[str, Any]) -> RunSpec:
