@@ -35,6 +35,7 @@ def follow(run_id: str, tmp_path: Path) -> Iterator[Follow]:
 
     def make(*, run_id: str = run_id, **options: int) -> Tail:
         made.append(Tail(run_id, 1, tmp_path / "output", **{"keep_bytes": KEEP, **options}))
+        made[-1].open()
         return made[-1]
 
     yield make

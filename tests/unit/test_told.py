@@ -36,6 +36,7 @@ class Job:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.words: list[Word] = []
+        folder.mkdir(exist_ok=True)
         self.talk = Talk("r1", 7, folder, on_word=self.words.append)
         self.sent: list[dict[str, Any]] = []
         self.heard_before = Heard(0, {}, -1)
