@@ -4,6 +4,7 @@
     work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json, exit-status}
+    work_dir/workers/OWNER/spare/           empty folders for attempts to come
     work_dir/containers                     there once a worker of this machine has made a container
 
 What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
@@ -13,11 +14,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import logging
 import os
 import shutil
 import socket
+import stat
+from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from io import TextIOWrapper
@@ -34,17 +38,18 @@ log = logging.getLogger("launch_worker.spool")
 
 _CONTAINER = "container"
 _WORK = "work"
-#: All that most jobs leave, and what deletes it.
-_USUAL = ((os.unlink, "output"), (os.unlink, "config.json"), (os.rmdir, TALK), (os.rmdir, _WORK))
+_MOST_SPARES = 16
 
 
 class AttemptFolder:
     """Where one attempt's files are. Its name tells which attempt it is, also when nothing in it can be read."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, spares: Spares | None = None) -> None:
         #: As text: most of what is done here is done for each job, and pathlib takes longer than the kernel.
         self.root = os.fspath(path)
+        self._spares = spares
         self._is_container: bool | None = None
+        self._has_work = False
 
     def __repr__(self) -> str:
         return f"AttemptFolder({self.root!r})"
@@ -92,18 +97,21 @@ class AttemptFolder:
 
     def make(self) -> None:
         """The folder, and the one in which its job and its worker talk. Raises OSError."""
+        self._is_container = False
+        if self._spares is not None and self._spares.give(self.root):
+            return
         try:
             os.mkdir(self.root, 0o700)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self.root), exist_ok=True)
             os.mkdir(self.root, 0o700)
         os.mkdir(f"{self.root}/{TALK}", 0o700)
-        self._is_container = False
 
     def make_work(self) -> str:
         """Where a job works that asked for no folder. Raises OSError."""
         path = f"{self.root}/{_WORK}"
         os.mkdir(path)
+        self._has_work = True
         return path
 
     def write(self, name: str, data: bytes) -> str:
@@ -181,16 +189,67 @@ class AttemptFolder:
             return None
 
     def remove(self) -> None:
-        for end, name in _USUAL:
-            # What is not there, or not empty, is seen to below. `contextlib.suppress` would cost as much as the call.
-            try:  # noqa: SIM105
-                end(f"{self.root}/{name}")
-            except OSError:
-                pass
+        # What most jobs leave; whatever else there is makes one of these calls fail.
         try:
+            os.unlink(f"{self.root}/output")
+            os.unlink(f"{self.root}/config.json")
+            if self._has_work:
+                os.rmdir(f"{self.root}/{_WORK}")
+            if self._spares is not None and self._spares.keep(self.root):
+                return
+            os.rmdir(f"{self.root}/{TALK}")
             os.rmdir(self.root)
         except OSError:
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Spares:
+    """Folders that attempts left empty, for the next ones. Thread-safe.
+
+    To make such a folder and to delete it is most of what a brief job costs a file system with a journal, which takes
+    a tenth of that to rename it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._kept: deque[str] = deque()
+        self._numbers = itertools.count()
+
+    def give(self, path: str) -> bool:
+        """Put one at `path`, with its empty `talk`. False when there is none."""
+        try:
+            os.rename(self._kept.pop(), path)
+        except (IndexError, OSError):
+            return False
+        return True
+
+    def keep(self, path: str) -> bool:
+        """Take the folder away, if there is nothing in it but an empty `talk`, and both are as they were made.
+
+        That of a job that lasted never is, nor that of one that told something: so no process that has outlived its job
+        can tell anything in the place of the next one's.
+        """
+        talk = f"{path}/{TALK}"
+        spare = f"{self._folder}/{next(self._numbers)}"
+        try:
+            if len(self._kept) >= _MOST_SPARES or os.listdir(path) != [TALK] or os.listdir(talk):
+                return False
+            if not (_is_as_made(path) and _is_as_made(talk)):
+                return False
+            try:
+                os.rename(path, spare)
+            except FileNotFoundError:
+                os.mkdir(self._folder, 0o700)
+                os.rename(path, spare)
+        except OSError:
+            return False
+        self._kept.append(spare)
+        return True
+
+
+def _is_as_made(folder: str) -> bool:
+    found = os.lstat(folder)
+    return found.st_mode == stat.S_IFDIR | 0o700 and found.st_uid == os.geteuid()
 
 
 class WorkerFolder:
@@ -290,7 +349,11 @@ class WorkerFolder:
 
     def attempt(self, record: Record) -> AttemptFolder:
         """The folder for a claimed attempt; not made yet."""
-        return AttemptFolder(f"{self.path}/runs/{record.id}.{record.attempt}.{record.token}")
+        return AttemptFolder(f"{self.path}/runs/{record.id}.{record.attempt}.{record.token}", self._spares)
+
+    @cached_property
+    def _spares(self) -> Spares:
+        return Spares(f"{self.path}/spare")
 
     def release(self) -> None:
         """Delete the folder if nothing in it waits to be delivered, and let go of it."""
