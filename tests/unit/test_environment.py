@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -201,3 +202,18 @@ def test_a_run_of_a_sweep_knows_its_sweep() -> None:
     swept = replace(record("[]"), sweep="s1")
     env = job_environment(swept, spec, worker_env={}, redis_url=URL, config_path="/w/config.json")
     assert (env["LAUNCH_SWEEP_ID"], env["WANDB_SWEEP_ID"]) == ("s1", "s1")
+
+
+def test_what_the_workers_environment_is_now_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def env() -> dict[str, str]:
+        spec = RunSpec(command=("true",))
+        return job_environment(record("[]"), spec, worker_env=os.environ, redis_url=URL, config_path="/w/config.json")
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    assert env()["TZ"] == env()["TZ"] == "Europe/Berlin"
+    env()["TZ"] = "nobody else's"
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.setenv("LC_ALL", "C")
+    assert (env()["TZ"], env()["LC_ALL"]) == ("Asia/Tokyo", "C")
+    monkeypatch.delenv("TZ")
+    assert "TZ" not in env()

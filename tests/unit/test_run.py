@@ -117,3 +117,14 @@ def test_a_transition_is_shown_with_nulls() -> None:
         "worker": None,
         "reason": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("5", 5), ("-15", -15), ("007", 7), ("9" * 18, int("9" * 18)), ("-" + "9" * 18, -int("9" * 18))),
+        *((text, None) for text in ("", "-", "--5", "+5", " 5", "5 ", "1_0", "5.0", "1e3", "x", "9" * 19)),
+    ],
+)
+def test_a_number_is_one_or_is_not_known(text: str, number: int | None) -> None:
+    assert Record.from_hash(FIELDS | {"exit_code": text}).exit_code == number

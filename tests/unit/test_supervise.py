@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,16 @@ import pytest
 from launch_worker.retry import Outcome
 from launch_worker.runners.process import Exited, Gone
 from launch_worker.states import RunState
-from launch_worker.supervise import AttemptSuperseded, Cancel, Limits, Shutdown, Superseded, never_started, supervise
+from launch_worker.supervise import (
+    LASTING_S,
+    AttemptSuperseded,
+    Cancel,
+    Limits,
+    Shutdown,
+    Superseded,
+    never_started,
+    supervise,
+)
 from launch_worker.told import Finish, HeedsStop, Preempting
 
 S = RunState
@@ -68,6 +78,28 @@ def test_what_was_asked_before_the_start_is_the_outcome(events: list[object], ou
 def test_an_attempt_that_lost_its_run_before_the_start_has_no_outcome() -> None:
     with pytest.raises(AttemptSuperseded):
         never_started(ScriptedHandle(Cancel("by ada"), Superseded()).events)
+
+
+def test_a_job_that_lasts_is_told_of_once_and_a_brief_one_never() -> None:
+    told: list[float] = []
+    handle = ScriptedHandle(Exited(0, ""), Gone())
+    supervise(handle, limits=FREE, last_output_s=lambda: 0.0, on_lasting=lambda: told.append(time.monotonic()))
+    assert told == []
+    begun = time.monotonic()
+    threading.Timer(0.2, handle.put, [Exited(0, ""), Gone()]).start()
+    supervise(handle, limits=FREE, last_output_s=lambda: 0.0, on_lasting=lambda: told.append(time.monotonic()))
+    assert len(told) == 1
+    assert LASTING_S <= told[0] - begun < 0.2
+
+
+@pytest.mark.parametrize("event", [Cancel("by ada"), Finish(3), Exited(0, "")])
+def test_that_it_lasts_changes_nothing_of_its_end(event: object) -> None:
+    handle = ScriptedHandle(event)
+    end = (Gone(),) if isinstance(event, Exited) else (Exited(0, "asked"), Gone())
+    threading.Timer(0.1, handle.put, end).start()
+    brief = ScriptedHandle(event, *end)
+    assert run(handle, limits=replace(FREE, timeout_s=60.0)) == run(brief)
+    assert handle.stops == brief.stops
 
 
 def test_exit_zero_is_finished_and_nobody_was_stopped() -> None:

@@ -1,0 +1,145 @@
+"""The folder of an attempt: made, used, deleted or used again, and what it keeps of an end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch_worker.retry import NextStep, Outcome
+from launch_worker.run import Record
+from launch_worker.spec import RunSpec
+from launch_worker.spool import AttemptFolder, WorkerFolder
+from launch_worker.states import RunState
+
+RECORD = Record.from_hash(
+    {
+        "id": "r1",
+        "name": "train",
+        "queue": "default",
+        "state": "Running",
+        "attempt": "2",
+        "token": "7",
+        "worker": "w",
+        "created_at": "1700000000000000",
+        "spec": RunSpec(command=("true",)).to_json(),
+    }
+)
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[WorkerFolder]:
+    made = WorkerFolder.create(tmp_path, "o1", worker="w")
+    yield made
+    for attempt in made.attempts():
+        attempt.remove()
+    made.release()
+    assert not made.path.exists()
+
+
+def begin(worker: WorkerFolder, token: int) -> AttemptFolder:
+    """An attempt's folder as it is once its job runs."""
+    folder = worker.attempt(replace(RECORD, token=token))
+    folder.make()
+    folder.write("config.json", b"{}")
+    folder.output.touch()
+    return folder
+
+
+def content(folder: AttemptFolder) -> list[str]:
+    return sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
+
+
+def test_a_folder_is_as_new_whatever_became_of_the_ones_before(worker: WorkerFolder) -> None:
+    inodes = set()
+    for token in range(5):
+        folder = begin(worker, token)
+        assert content(folder) == ["config.json", "output", "talk"]
+        assert (folder.path.stat().st_mode & 0o777, folder.talk.stat().st_mode & 0o777) == (0o700, 0o700)
+        assert (folder.run_id, folder.attempt, folder.token, folder.key) == ("r1", 2, token, "r1.2")
+        assert [attempt.root for attempt in worker.attempts()] == [folder.root]
+        inodes.add(folder.path.stat().st_ino)
+        folder.remove()
+        assert not folder.path.exists()
+        assert worker.attempts() == []
+    assert len(inodes) == 1, "it is used again"
+
+
+def replace_talk(folder: AttemptFolder) -> None:
+    folder.talk.rmdir()
+    folder.talk.symlink_to("/tmp")
+
+
+LEAVINGS: dict[str, Callable[[AttemptFolder], object]] = {
+    "words": lambda folder: (folder.talk / "to_worker").write_text("x"),
+    "its own file beside the output": lambda folder: folder.write("mine", b"x"),
+    "a folder full of files": lambda folder: (Path(folder.make_work()) / "x").touch(),
+    "another mode": lambda folder: folder.path.chmod(0o755),
+    "another mode of the talk": lambda folder: folder.talk.chmod(0o777),
+    "a link in the place of the talk": replace_talk,
+    "no config": lambda folder: (folder.path / "config.json").unlink(),
+    "a record": lambda folder: folder.keep_record(RECORD),
+    "a kept end": lambda folder: folder.write_report(RECORD, NextStep(Outcome(RunState.FINISHED)), owner="o1"),
+    "a container": lambda folder: folder.mark_container(RECORD),
+}
+
+
+@pytest.mark.parametrize("what", LEAVINGS)
+def test_a_folder_in_which_a_job_left_anything_is_deleted_with_it(worker: WorkerFolder, what: str) -> None:
+    folder = begin(worker, 1)
+    LEAVINGS[what](folder)
+    folder.remove()
+    assert not folder.path.exists()
+    assert not list(worker.path.glob("spare/*"))
+    again = begin(worker, 2)
+    assert content(again) == ["config.json", "output", "talk"]
+
+
+def test_an_empty_folder_to_work_in_is_deleted_and_the_rest_used_again(worker: WorkerFolder) -> None:
+    folder = begin(worker, 1)
+    work = folder.make_work()
+    assert os.listdir(work) == []
+    folder.remove()
+    assert content(begin(worker, 2)) == ["config.json", "output", "talk"]
+
+
+def test_many_that_end_at_once_leave_few_spares(worker: WorkerFolder) -> None:
+    folders = [begin(worker, token) for token in range(100)]
+    for folder in folders:
+        folder.remove()
+    assert 0 < len(list(worker.path.glob("spare/*"))) <= 16
+    assert [content(begin(worker, token)) for token in range(100, 120)] == [["config.json", "output", "talk"]] * 20
+
+
+def test_a_spare_that_somebody_deleted_is_made_anew(worker: WorkerFolder) -> None:
+    begin(worker, 1).remove()
+    for path in worker.path.glob("spare/*"):
+        (path / "talk").rmdir()
+        path.rmdir()
+    assert content(begin(worker, 2)) == ["config.json", "output", "talk"]
+
+
+def test_an_end_is_read_as_it_was_kept(worker: WorkerFolder) -> None:
+    folder = begin(worker, 1)
+    outcome = Outcome(RunState.FAILED, reason="exit code 3", phase="run", exit_code=3, worker_fault=True, late_exit="9")
+    step = NextStep(outcome, retry_delay_s=1.5, retry_reason="retry 1 of 2", is_preemption=True)
+    folder.write_report(RECORD, step, owner="o1")
+    found = AttemptFolder(folder.path).read_report()
+    assert found is not None
+    assert found[1:] == (step, "o1")
+    assert found[0].to_hash() == RECORD.to_hash()
+    folder.keep_record(replace(RECORD, owner="o2"))
+    kept = folder.read_record()
+    assert kept is not None
+    assert kept.owner == "o2"
+    assert not list(folder.path.glob("*.partial"))
+
+
+def test_whether_it_is_a_container_is_seen_by_whoever_comes_next(worker: WorkerFolder) -> None:
+    folder = begin(worker, 1)
+    assert [folder.is_container, AttemptFolder(folder.root).is_container] == [False, False]
+    folder.mark_container(RECORD)
+    assert [folder.is_container, AttemptFolder(folder.root).is_container] == [True, True]
