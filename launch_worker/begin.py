@@ -19,6 +19,7 @@ from launch_worker.environment import container_environment, job_environment
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
 from launch_worker.spec import RunSpec
+from launch_worker.spool import CONFIG
 from launch_worker.supervise import Job
 from launch_worker.template import fill_spec, macros_of, spec_has_macros
 
@@ -41,7 +42,7 @@ def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> S
     else:
         plan = _fill(attempt, config, values)
     folder = attempt.folder
-    folder.make()
+    folder.make(for_process=plan is None)
     if attempt.record.needs:
         folder.keep_holding(attempt.record)
     if plan is None:
@@ -87,7 +88,7 @@ def fetch(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Pat
 
 def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
-    config_path = attempt.folder.write("config.json", _config(record, spec))
+    config_path = attempt.folder.write(CONFIG, _config(record, spec))
     if spec.sweep:
         attempt.folder.write(ARGS_FILE, _arguments(spec))
     env = job_environment(
@@ -122,7 +123,7 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         spec,
         worker_env=os.environ,
         redis_url=site.settings.redis_url,
-        config_path=f"{LAUNCH_DIR}/config.json",
+        config_path=f"{LAUNCH_DIR}/{CONFIG}",
         wandb_env=site.settings.wandb_env,
     )
     attempt.folder.mark_container(record)

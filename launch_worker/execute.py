@@ -56,7 +56,8 @@ def execute(
                 attempt.await_start()
                 if attempt.start_at is not None:
                     enter("start", "")
-            attempt.tail = site.logs.tail(attempt.record.id, attempt.record.attempt, attempt.folder.output)
+            record, folder = attempt.record, attempt.folder
+            attempt.tail = site.logs.tail(record.id, record.attempt, folder.output, at_once=folder.is_disk_short)
             attempt.talk = talk_of(attempt)
             attempt.job = start(code)
             on_started(attempt.job.pid)

@@ -30,8 +30,6 @@ _BATCH_MS = 20
 #: A flood is sampled, newest first, at about this rate, so that it slows neither its job nor Redis.
 _BYTES_PER_S = 16 << 20
 _RETRY_S = 1.0
-#: With so much left no disk is filled before a job's output is followed.
-_PLENTY_BYTES = 1 << 30
 
 
 class Growing(Protocol):
@@ -200,15 +198,13 @@ class LogShipper:
         self._thread = threading.Thread(target=self._loop, name="log-shipper", daemon=True)
         self._thread.start()
 
-    def tail(self, run_id: str, attempt: int, path: Path) -> Tail:
+    def tail(self, run_id: str, attempt: int, path: Path, *, at_once: bool = False) -> Tail:
         """The tail of the output of a job that is about to start; it is shipped while it grows from `follow` on.
 
-        Its file is made by the job's runner, but where the disk is nearly full it is made, with room ahead, now.
-        Raises OSError.
+        `at_once`: make the file now, with room ahead of the job, for the disk is nearly full. Raises OSError then.
         """
         tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes, file_bytes=self._file_bytes)
-        disk = os.statvfs(os.path.dirname(path))
-        if disk.f_bavail * disk.f_frsize < _PLENTY_BYTES:
+        if at_once:
             tail.open()
         return tail
 

@@ -4,7 +4,7 @@
     work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json, exit-status}
-    work_dir/workers/OWNER/spare/           empty folders for attempts to come
+    work_dir/workers/OWNER/spare/           folders with empty files for attempts to come
     work_dir/containers                     there once a worker of this machine has made a container
 
 What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
@@ -38,7 +38,13 @@ log = logging.getLogger("launch_worker.spool")
 
 _CONTAINER = "container"
 _WORK = "work"
+_OUTPUT = "output"
+CONFIG = "config.json"
+_HOLDING = "holding.json"
+_CONTENT = {_OUTPUT, CONFIG, TALK}
 _MOST_SPARES = 16
+#: Of the disk. With so much left nobody fills it before a job's output is followed.
+_PLENTY_BYTES = 1 << 30
 
 
 class AttemptFolder:
@@ -50,6 +56,7 @@ class AttemptFolder:
         self._spares = spares
         self._is_container: bool | None = None
         self._has_work = False
+        self._has_holding = False
 
     def __repr__(self) -> str:
         return f"AttemptFolder({self.root!r})"
@@ -81,7 +88,7 @@ class AttemptFolder:
 
     @cached_property
     def output(self) -> Path:
-        return self.path / "output"
+        return self.path / _OUTPUT
 
     @cached_property
     def talk(self) -> Path:
@@ -95,17 +102,26 @@ class AttemptFolder:
             self._is_container = os.path.exists(f"{self.root}/{_CONTAINER}")
         return self._is_container
 
-    def make(self) -> None:
+    def make(self, *, for_process: bool = True) -> None:
         """The folder, and the one in which its job and its worker talk. Raises OSError."""
         self._is_container = False
-        if self._spares is not None and self._spares.give(self.root):
-            return
+        if for_process and self._spares is not None and self._spares.give(self.root):
+            if not self.is_disk_short:
+                return
+            # On a full disk nothing shall start with what others have left.
+            shutil.rmtree(self.root, ignore_errors=True)
         try:
             os.mkdir(self.root, 0o700)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self.root), exist_ok=True)
             os.mkdir(self.root, 0o700)
         os.mkdir(f"{self.root}/{TALK}", 0o700)
+
+    @property
+    def is_disk_short(self) -> bool:
+        """Whether the disk may be full before the job's output is followed. Raises OSError."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize < _PLENTY_BYTES
 
     def make_work(self) -> str:
         """Where a job works that asked for no folder. Raises OSError."""
@@ -115,10 +131,13 @@ class AttemptFolder:
         return path
 
     def write(self, name: str, data: bytes) -> str:
-        """A file that nobody reads yet; returns its path. Raises OSError."""
+        """A file that nobody reads yet, instead of what is in it; returns its path. Raises OSError."""
         path = f"{self.root}/{name}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
+            # Not O_TRUNC: to free a block and to take it again costs more than all the rest.
+            if os.fstat(fd).st_size > len(data):
+                os.ftruncate(fd, len(data))
             while data:
                 data = data[os.write(fd, data) :]
         finally:
@@ -148,12 +167,13 @@ class AttemptFolder:
 
     def keep_holding(self, record: Record) -> None:
         """Keep what the attempt has of its machine: it has it for as long as this folder is there. Raises OSError."""
-        (self.path / "holding.json").write_text(json.dumps({"gpus": record.gpus, "needs": record.needs}))
+        self.write(_HOLDING, json.dumps({"gpus": record.gpus, "needs": record.needs}).encode())
+        self._has_holding = True
 
     def read_holding(self) -> tuple[tuple[str, ...], str]:
         """The devices that the attempt has, and its needs; nothing where none were kept."""
         try:
-            kept = json.loads((self.path / "holding.json").read_text())
+            kept = json.loads((self.path / _HOLDING).read_text())
             return tuple(map(str, kept["gpus"])), str(kept["needs"])
         except (OSError, ValueError, KeyError, TypeError):
             return (), ""
@@ -191,12 +211,14 @@ class AttemptFolder:
     def remove(self) -> None:
         # What most jobs leave; whatever else there is makes one of these calls fail.
         try:
-            os.unlink(f"{self.root}/output")
-            os.unlink(f"{self.root}/config.json")
             if self._has_work:
                 os.rmdir(f"{self.root}/{_WORK}")
+            if self._has_holding:
+                os.unlink(f"{self.root}/{_HOLDING}")
             if self._spares is not None and self._spares.keep(self.root):
                 return
+            os.unlink(f"{self.root}/{_OUTPUT}")
+            os.unlink(f"{self.root}/{CONFIG}")
             os.rmdir(f"{self.root}/{TALK}")
             os.rmdir(self.root)
         except OSError:
@@ -204,10 +226,10 @@ class AttemptFolder:
 
 
 class Spares:
-    """Folders that attempts left empty, for the next ones. Thread-safe.
+    """Folders of attempts of which nothing is left, for the next ones. Thread-safe.
 
-    To make such a folder and to delete it is most of what a brief job costs a file system with a journal, which takes
-    a tenth of that to rename it.
+    To make a folder with its files and to delete it is most of what a brief job costs its file system: some look for a
+    free inode through all that were deleted in the last minute. To rename it takes a tenth of that.
     """
 
     def __init__(self, folder: str) -> None:
@@ -216,7 +238,7 @@ class Spares:
         self._numbers = itertools.count()
 
     def give(self, path: str) -> bool:
-        """Put one at `path`, with its empty `talk`. False when there is none."""
+        """Put one at `path`. False when there is none."""
         try:
             os.rename(self._kept.pop(), path)
         except (IndexError, OSError):
@@ -224,18 +246,20 @@ class Spares:
         return True
 
     def keep(self, path: str) -> bool:
-        """Take the folder away, if there is nothing in it but an empty `talk`, and both are as they were made.
+        """Empty the output and take the folder away, if it is otherwise as it was made, and nobody has a hold on it.
 
-        That of a job that lasted never is, nor that of one that told something: so no process that has outlived its job
-        can tell anything in the place of the next one's.
+        That of a job that lasted never is, nor that of one that told something: there is a file in its `talk`. So no
+        process that has outlived its job can print or tell anything in the place of the next one's.
         """
         talk = f"{path}/{TALK}"
-        spare = f"{self._folder}/{next(self._numbers)}"
         try:
-            if len(self._kept) >= _MOST_SPARES or os.listdir(path) != [TALK] or os.listdir(talk):
+            if len(self._kept) >= _MOST_SPARES or set(os.listdir(path)) != _CONTENT or os.listdir(talk):
                 return False
             if not (_is_as_made(path) and _is_as_made(talk)):
                 return False
+            _check_free(f"{path}/{CONFIG}")
+            _check_free(f"{path}/{_OUTPUT}", empty=True)
+            spare = f"{self._folder}/{next(self._numbers)}"
             try:
                 os.rename(path, spare)
             except FileNotFoundError:
@@ -245,6 +269,21 @@ class Spares:
             return False
         self._kept.append(spare)
         return True
+
+
+def _check_free(path: str, *, empty: bool = False) -> None:
+    """Raises OSError for a file that anybody else has open, or under another name. `empty`: free its disk too."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        # The kernel gives such a lease to whoever has the file's only open descriptor, and takes it back at the close.
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        if empty and (found.st_size or found.st_blocks):
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
 
 
 def _is_as_made(folder: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,13 +41,17 @@ def worker(tmp_path: Path) -> Iterator[WorkerFolder]:
     assert not made.path.exists()
 
 
-def begin(worker: WorkerFolder, token: int) -> AttemptFolder:
+def begin(worker: WorkerFolder, token: int, config: bytes = b"{}") -> AttemptFolder:
     """An attempt's folder as it is once its job runs."""
     folder = worker.attempt(replace(RECORD, token=token))
     folder.make()
-    folder.write("config.json", b"{}")
+    folder.write("config.json", config)
     folder.output.touch()
     return folder
+
+
+def spares(worker: WorkerFolder) -> list[Path]:
+    return list(worker.path.glob("spare/*"))
 
 
 def content(folder: AttemptFolder) -> list[str]:
@@ -73,6 +78,59 @@ def replace_talk(folder: AttemptFolder) -> None:
     folder.talk.symlink_to("/tmp")
 
 
+def test_of_a_job_that_printed_nothing_is_left_for_the_next(worker: WorkerFolder) -> None:
+    folder = begin(worker, 1, b"a long configuration")
+    folder.output.write_bytes(b"x" * 100_000)
+    inode = folder.output.stat().st_ino
+    folder.remove()
+    again = begin(worker, 2, b"short")
+    assert again.output.stat().st_ino == inode
+    assert (again.output.read_bytes(), (again.path / "config.json").read_bytes()) == (b"", b"short")
+    again.remove()
+    assert (begin(worker, 3, b"longer again").path / "config.json").read_bytes() == b"longer again"
+
+
+@pytest.mark.parametrize("name", ["output", "config.json"])
+@pytest.mark.parametrize("mode", ["ab", "rb"])
+def test_a_folder_whose_file_somebody_still_holds_is_deleted(worker: WorkerFolder, name: str, mode: str) -> None:
+    """What outlived its job, by whatever way, neither prints into the next one's output nor reads its configuration."""
+    folder = begin(worker, 1)
+    with (folder.path / name).open(mode) as held:
+        folder.remove()
+        assert (folder.path.exists(), spares(worker)) == (False, [])
+        assert os.fstat(held.fileno()).st_nlink == 0
+
+
+@pytest.mark.parametrize("name", ["output", "config.json"])
+def test_a_folder_whose_file_has_another_name_too_is_deleted(worker: WorkerFolder, tmp_path: Path, name: str) -> None:
+    folder = begin(worker, 1)
+    (tmp_path / "mine").hardlink_to(folder.path / name)
+    folder.remove()
+    assert (folder.path.exists(), spares(worker)) == (False, [])
+
+
+def test_on_a_disk_that_is_nearly_full_nothing_is_used_again(
+    worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(worker, 1).remove()
+    real = os.statvfs(worker.path)
+    full = os.statvfs_result((real.f_bsize, real.f_frsize, real.f_blocks, 100, 100, *real[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    folder = worker.attempt(RECORD)
+    folder.make()
+    assert folder.is_disk_short
+    assert (content(folder), spares(worker)) == (["talk"], [])
+
+
+def test_what_a_run_holds_of_its_machine_is_kept_and_no_reason_to_delete_the_folder(worker: WorkerFolder) -> None:
+    folder = begin(worker, 1)
+    folder.keep_holding(replace(RECORD, gpus=("0", "3"), needs="2:0:0"))
+    assert AttemptFolder(folder.root).read_holding() == (("0", "3"), "2:0:0")
+    folder.remove()
+    assert len(spares(worker)) == 1
+    assert begin(worker, 2).read_holding() == ((), "")
+
+
 LEAVINGS: dict[str, Callable[[AttemptFolder], object]] = {
     "words": lambda folder: (folder.talk / "to_worker").write_text("x"),
     "its own file beside the output": lambda folder: folder.write("mine", b"x"),
@@ -93,7 +151,7 @@ def test_a_folder_in_which_a_job_left_anything_is_deleted_with_it(worker: Worker
     LEAVINGS[what](folder)
     folder.remove()
     assert not folder.path.exists()
-    assert not list(worker.path.glob("spare/*"))
+    assert not spares(worker)
     again = begin(worker, 2)
     assert content(again) == ["config.json", "output", "talk"]
 
@@ -110,15 +168,14 @@ def test_many_that_end_at_once_leave_few_spares(worker: WorkerFolder) -> None:
     folders = [begin(worker, token) for token in range(100)]
     for folder in folders:
         folder.remove()
-    assert 0 < len(list(worker.path.glob("spare/*"))) <= 16
+    assert 0 < len(spares(worker)) <= 16
     assert [content(begin(worker, token)) for token in range(100, 120)] == [["config.json", "output", "talk"]] * 20
 
 
 def test_a_spare_that_somebody_deleted_is_made_anew(worker: WorkerFolder) -> None:
     begin(worker, 1).remove()
-    for path in worker.path.glob("spare/*"):
-        (path / "talk").rmdir()
-        path.rmdir()
+    for path in spares(worker):
+        shutil.rmtree(path)
     assert content(begin(worker, 2)) == ["config.json", "output", "talk"]
 
 
