@@ -56,7 +56,8 @@ class AttemptFolder:
         self._spares = spares
         self._is_container: bool | None = None
         self._has_work = False
-        self._has_holding = False
+        #: Names of files that were written beside those that every job has.
+        self._more: set[str] = set()
 
     def __repr__(self) -> str:
         return f"AttemptFolder({self.root!r})"
@@ -133,6 +134,8 @@ class AttemptFolder:
     def write(self, name: str, data: bytes) -> str:
         """A file that nobody reads yet, instead of what is in it; returns its path. Raises OSError."""
         path = f"{self.root}/{name}"
+        if name != CONFIG:
+            self._more.add(name)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             # Not O_TRUNC: to free a block and to take it again costs more than all the rest.
@@ -158,6 +161,7 @@ class AttemptFolder:
         """Whole or not at all: its writer may die meanwhile. Raises OSError."""
         partial = self.write(f"{name}.partial", json.dumps(value).encode())
         os.rename(partial, f"{self.root}/{name}.json")
+        self._more = {*self._more, f"{name}.json"} - {f"{name}.partial"}
 
     def read_record(self) -> Record | None:
         try:
@@ -168,7 +172,6 @@ class AttemptFolder:
     def keep_holding(self, record: Record) -> None:
         """Keep what the attempt has of its machine: it has it for as long as this folder is there. Raises OSError."""
         self.write(_HOLDING, json.dumps({"gpus": record.gpus, "needs": record.needs}).encode())
-        self._has_holding = True
 
     def read_holding(self) -> tuple[tuple[str, ...], str]:
         """The devices that the attempt has, and its needs; nothing where none were kept."""
@@ -213,8 +216,8 @@ class AttemptFolder:
         try:
             if self._has_work:
                 os.rmdir(f"{self.root}/{_WORK}")
-            if self._has_holding:
-                os.unlink(f"{self.root}/{_HOLDING}")
+            for name in self._more:
+                os.unlink(f"{self.root}/{name}")
             if self._spares is not None and self._spares.keep(self.root):
                 return
             os.unlink(f"{self.root}/{_OUTPUT}")

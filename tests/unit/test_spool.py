@@ -122,25 +122,29 @@ def test_on_a_disk_that_is_nearly_full_nothing_is_used_again(
     assert (content(folder), spares(worker)) == (["talk"], [])
 
 
-def test_what_a_run_holds_of_its_machine_is_kept_and_no_reason_to_delete_the_folder(worker: WorkerFolder) -> None:
+def test_what_its_worker_kept_in_the_folder_is_deleted_and_the_folder_used_again(worker: WorkerFolder) -> None:
     folder = begin(worker, 1)
+    folder.write("args.json", b"{}")
+    folder.keep_record(RECORD)
+    folder.write_report(RECORD, NextStep(Outcome(RunState.FINISHED)), owner="o1")
     folder.keep_holding(replace(RECORD, gpus=("0", "3"), needs="2:0:0"))
     assert AttemptFolder(folder.root).read_holding() == (("0", "3"), "2:0:0")
     folder.remove()
     assert len(spares(worker)) == 1
-    assert begin(worker, 2).read_holding() == ((), "")
+    again = begin(worker, 2)
+    assert content(again) == ["config.json", "output", "talk"]
+    assert again.read_holding() == ((), "")
 
 
 LEAVINGS: dict[str, Callable[[AttemptFolder], object]] = {
     "words": lambda folder: (folder.talk / "to_worker").write_text("x"),
-    "its own file beside the output": lambda folder: folder.write("mine", b"x"),
+    "its own file beside the output": lambda folder: (folder.path / "mine").touch(),
     "a folder full of files": lambda folder: (Path(folder.make_work()) / "x").touch(),
     "another mode": lambda folder: folder.path.chmod(0o755),
     "another mode of the talk": lambda folder: folder.talk.chmod(0o777),
     "a link in the place of the talk": replace_talk,
     "no config": lambda folder: (folder.path / "config.json").unlink(),
-    "a record": lambda folder: folder.keep_record(RECORD),
-    "a kept end": lambda folder: folder.write_report(RECORD, NextStep(Outcome(RunState.FINISHED)), owner="o1"),
+    "its exit status, from its guard": lambda folder: (folder.path / "exit-status").touch(),
     "a container": lambda folder: folder.mark_container(RECORD),
 }
 
