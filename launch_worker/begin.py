@@ -18,8 +18,8 @@ from launch_worker.containers import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.environment import container_environment, job_environment
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
+from launch_worker.spares import CONFIG
 from launch_worker.spec import RunSpec
-from launch_worker.spool import CONFIG
 from launch_worker.supervise import Job
 from launch_worker.template import fill_spec, macros_of, spec_has_macros
 
@@ -88,7 +88,7 @@ def fetch(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Pat
 
 def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
-    config_path = attempt.folder.write(CONFIG, _config(record, spec))
+    config_path = attempt.folder.write_config(_config(record, spec))
     if spec.sweep:
         attempt.folder.write(ARGS_FILE, _arguments(spec))
     env = job_environment(

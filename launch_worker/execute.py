@@ -122,7 +122,7 @@ def _supervise(attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outc
         ran_s=attempt.ran_s,
         former=attempt.asked,
         announce=job.announce,
-        hear=talk.look,
+        hear=talk.look_last,
         on_word=on_word,
         on_lasting=lambda: logs.follow(tail, talk),
     )

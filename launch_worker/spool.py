@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import itertools
 import json
 import logging
 import os
 import shutil
 import socket
-import stat
-from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from io import TextIOWrapper
@@ -32,19 +29,14 @@ from launch_worker.environment import TALK
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import EXIT_STATUS, SOCKET
+from launch_worker.spares import CONFIG, OUTPUT, Spare, Spares
 from launch_worker.states import RunState
 
 log = logging.getLogger("launch_worker.spool")
 
 _CONTAINER = "container"
 _WORK = "work"
-_OUTPUT = "output"
-CONFIG = "config.json"
 _HOLDING = "holding.json"
-_CONTENT = {_OUTPUT, CONFIG, TALK}
-_MOST_SPARES = 16
-#: Of the disk. With so much left nobody fills it before a job's output is followed.
-_PLENTY_BYTES = 1 << 30
 
 
 class AttemptFolder:
@@ -54,6 +46,9 @@ class AttemptFolder:
         #: As text: most of what is done here is done for each job, and pathlib takes longer than the kernel.
         self.root = os.fspath(path)
         self._spares = spares
+        self._spare: Spare | None = None
+        #: How much there may be in its configuration's file.
+        self._config_bytes = 0
         self._is_container: bool | None = None
         self._has_work = False
         #: Names of files that were written beside those that every job has.
@@ -89,7 +84,7 @@ class AttemptFolder:
 
     @cached_property
     def output(self) -> Path:
-        return self.path / _OUTPUT
+        return self.path / OUTPUT
 
     @cached_property
     def talk(self) -> Path:
@@ -106,11 +101,11 @@ class AttemptFolder:
     def make(self, *, for_process: bool = True) -> None:
         """The folder, and the one in which its job and its worker talk. Raises OSError."""
         self._is_container = False
-        if for_process and self._spares is not None and self._spares.give(self.root):
-            if not self.is_disk_short:
+        if for_process and self._spares is not None:
+            self._spare = self._spares.give(self.root)
+            if self._spare is not None:
+                self._config_bytes = self._spare.config_bytes
                 return
-            # On a full disk nothing shall start with what others have left.
-            shutil.rmtree(self.root, ignore_errors=True)
         try:
             os.mkdir(self.root, 0o700)
         except FileNotFoundError:
@@ -121,8 +116,7 @@ class AttemptFolder:
     @property
     def is_disk_short(self) -> bool:
         """Whether the disk may be full before the job's output is followed. Raises OSError."""
-        disk = os.statvfs(self.root)
-        return disk.f_bavail * disk.f_frsize < _PLENTY_BYTES
+        return self._spares is None or self._spares.is_disk_short
 
     def make_work(self) -> str:
         """Where a job works that asked for no folder. Raises OSError."""
@@ -131,18 +125,28 @@ class AttemptFolder:
         self._has_work = True
         return path
 
-    def write(self, name: str, data: bytes) -> str:
-        """A file that nobody reads yet, instead of what is in it; returns its path. Raises OSError."""
-        path = f"{self.root}/{name}"
-        if name != CONFIG:
-            self._more.add(name)
+    def write_config(self, data: bytes) -> str:
+        """What the job reads first; returns its path. Raises OSError."""
+        path = f"{self.root}/{CONFIG}"
+        former, self._config_bytes = self._config_bytes, max(self._config_bytes, len(data))
+        # Not O_TRUNC: to free the block of what was in it, and to take it again, costs more than all the rest.
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            # Not O_TRUNC: to free a block and to take it again costs more than all the rest.
-            if os.fstat(fd).st_size > len(data):
+            if former > len(data):
                 os.ftruncate(fd, len(data))
-            while data:
-                data = data[os.write(fd, data) :]
+            _write(fd, data)
+        finally:
+            os.close(fd)
+        self._config_bytes = len(data)
+        return path
+
+    def write(self, name: str, data: bytes) -> str:
+        """Another file that nobody reads yet; returns its path. Raises OSError."""
+        path = f"{self.root}/{name}"
+        self._more.add(name)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            _write(fd, data)
         finally:
             os.close(fd)
         return path
@@ -218,9 +222,11 @@ class AttemptFolder:
                 os.rmdir(f"{self.root}/{_WORK}")
             for name in self._more:
                 os.unlink(f"{self.root}/{name}")
-            if self._spares is not None and self._spares.keep(self.root):
+            if self._spares is not None and self._spares.keep(
+                self.root, config_bytes=self._config_bytes, former=self._spare
+            ):
                 return
-            os.unlink(f"{self.root}/{_OUTPUT}")
+            os.unlink(f"{self.root}/{OUTPUT}")
             os.unlink(f"{self.root}/{CONFIG}")
             os.rmdir(f"{self.root}/{TALK}")
             os.rmdir(self.root)
@@ -228,70 +234,9 @@ class AttemptFolder:
             shutil.rmtree(self.root, ignore_errors=True)
 
 
-class Spares:
-    """Folders of attempts of which nothing is left, for the next ones. Thread-safe.
-
-    To make a folder with its files and to delete it is most of what a brief job costs its file system: some look for a
-    free inode through all that were deleted in the last minute. To rename it takes a tenth of that.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._kept: deque[str] = deque()
-        self._numbers = itertools.count()
-
-    def give(self, path: str) -> bool:
-        """Put one at `path`. False when there is none."""
-        try:
-            os.rename(self._kept.pop(), path)
-        except (IndexError, OSError):
-            return False
-        return True
-
-    def keep(self, path: str) -> bool:
-        """Empty the output and take the folder away, if it is otherwise as it was made, and nobody has a hold on it.
-
-        That of a job that lasted never is, nor that of one that told something: there is a file in its `talk`. So no
-        process that has outlived its job can print or tell anything in the place of the next one's.
-        """
-        talk = f"{path}/{TALK}"
-        try:
-            if len(self._kept) >= _MOST_SPARES or set(os.listdir(path)) != _CONTENT or os.listdir(talk):
-                return False
-            if not (_is_as_made(path) and _is_as_made(talk)):
-                return False
-            _check_free(f"{path}/{CONFIG}")
-            _check_free(f"{path}/{_OUTPUT}", empty=True)
-            spare = f"{self._folder}/{next(self._numbers)}"
-            try:
-                os.rename(path, spare)
-            except FileNotFoundError:
-                os.mkdir(self._folder, 0o700)
-                os.rename(path, spare)
-        except OSError:
-            return False
-        self._kept.append(spare)
-        return True
-
-
-def _check_free(path: str, *, empty: bool = False) -> None:
-    """Raises OSError for a file that anybody else has open, or under another name. `empty`: free its disk too."""
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
-        # The kernel gives such a lease to whoever has the file's only open descriptor, and takes it back at the close.
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        if empty and (found.st_size or found.st_blocks):
-            os.ftruncate(fd, 0)
-    finally:
-        os.close(fd)
-
-
-def _is_as_made(folder: str) -> bool:
-    found = os.lstat(folder)
-    return found.st_mode == stat.S_IFDIR | 0o700 and found.st_uid == os.geteuid()
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 class WorkerFolder:

@@ -224,6 +224,12 @@ class Talk:
         for word in words:
             self._on_word(word)
 
+    def look_last(self) -> None:
+        """The same of a job of which nothing is left."""
+        self.look()
+        if self._file is None:
+            self.close()
+
     def _read(self) -> list[Word]:
         words: list[Word] = []
         file = self._found()

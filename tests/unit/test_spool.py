@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def begin(worker: WorkerFolder, token: int, config: bytes = b"{}") -> AttemptFol
     """An attempt's folder as it is once its job runs."""
     folder = worker.attempt(replace(RECORD, token=token))
     folder.make()
-    folder.write("config.json", config)
+    folder.write_config(config)
     folder.output.touch()
     return folder
 
@@ -90,12 +91,11 @@ def test_of_a_job_that_printed_nothing_is_left_for_the_next(worker: WorkerFolder
     assert (begin(worker, 3, b"longer again").path / "config.json").read_bytes() == b"longer again"
 
 
-@pytest.mark.parametrize("name", ["output", "config.json"])
 @pytest.mark.parametrize("mode", ["ab", "rb"])
-def test_a_folder_whose_file_somebody_still_holds_is_deleted(worker: WorkerFolder, name: str, mode: str) -> None:
-    """What outlived its job, by whatever way, neither prints into the next one's output nor reads its configuration."""
+def test_a_folder_whose_output_somebody_still_has_open_is_deleted(worker: WorkerFolder, mode: str) -> None:
+    """What outlived its job, in whatever way, neither prints into the next one's output nor reads it."""
     folder = begin(worker, 1)
-    with (folder.path / name).open(mode) as held:
+    with folder.output.open(mode) as held:
         folder.remove()
         assert (folder.path.exists(), spares(worker)) == (False, [])
         assert os.fstat(held.fileno()).st_nlink == 0
@@ -104,22 +104,52 @@ def test_a_folder_whose_file_somebody_still_holds_is_deleted(worker: WorkerFolde
 @pytest.mark.parametrize("name", ["output", "config.json"])
 def test_a_folder_whose_file_has_another_name_too_is_deleted(worker: WorkerFolder, tmp_path: Path, name: str) -> None:
     folder = begin(worker, 1)
-    (tmp_path / "mine").hardlink_to(folder.path / name)
+    os.link(folder.path / name, tmp_path / "mine")
     folder.remove()
     assert (folder.path.exists(), spares(worker)) == (False, [])
+
+
+def test_a_start_that_failed_leaves_nothing_of_the_one_before_to_the_next(worker: WorkerFolder) -> None:
+    begin(worker, 1, b"a long configuration").remove()
+    unwritten = worker.attempt(replace(RECORD, token=2))
+    unwritten.make()
+    unwritten.remove()
+    assert (begin(worker, 3, b"short").path / "config.json").read_bytes() == b"short"
+
+
+@pytest.mark.parametrize("what", ["seconds ago", "now"])
+def test_that_a_folder_is_as_it_was_is_seen_by_its_times_only_where_they_can_tell(
+    worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    begin(worker, 1).remove()
+    if what == "seconds ago":
+        now = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: now + 10 * 10**9)
+    looked: list[str] = []
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: looked.append(path) or real(path))  # type: ignore[func-returns-value]
+    begin(worker, 2).remove()
+    assert bool(looked) == (what == "now")
+    again = begin(worker, 3)
+    (again.talk / "to_worker").touch()
+    again.remove()
+    assert spares(worker) == []
 
 
 def test_on_a_disk_that_is_nearly_full_nothing_is_used_again(
     worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(worker, 1).remove()
+    inode = spares(worker)[0].stat().st_ino
     real = os.statvfs(worker.path)
     full = os.statvfs_result((real.f_bsize, real.f_frsize, real.f_blocks, 100, 100, *real[5:]))
     monkeypatch.setattr(os, "statvfs", lambda _: full)
+    monkeypatch.setattr(worker._spares, "_plenty_until", 0.0)
     folder = worker.attempt(RECORD)
     folder.make()
     assert folder.is_disk_short
-    assert (content(folder), spares(worker)) == (["talk"], [])
+    assert folder.path.stat().st_ino != inode
+    assert content(folder) == ["talk"]
 
 
 def test_what_its_worker_kept_in_the_folder_is_deleted_and_the_folder_used_again(worker: WorkerFolder) -> None:
