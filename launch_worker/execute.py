@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,15 @@ from launch_worker.runners.errors import EngineAwayError, StartError, StartGiven
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Gone
 from launch_worker.states import RunState
-from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Job, Limits, never_started, supervise
+from launch_worker.supervise import (
+    LASTING_S,
+    AttemptDetached,
+    AttemptSuperseded,
+    Job,
+    Limits,
+    never_started,
+    supervise,
+)
 from launch_worker.told import Talk, Word
 from launch_worker.units import isoformat
 
@@ -42,6 +51,7 @@ def execute(
     Raises AttemptSuperseded, AttemptDetached.
     """
     phase = "agent"
+    begun = 0.0
     try:
         if attempt.job is None:
             patience = Patience.of(_start_timeout_s(attempt), unwanted=lambda: not attempt.events.empty())
@@ -59,10 +69,11 @@ def execute(
             record, folder = attempt.record, attempt.folder
             attempt.tail = site.logs.tail(record.id, record.attempt, folder.output, at_once=folder.is_disk_short)
             attempt.talk = talk_of(attempt)
+            begun = time.monotonic()
             attempt.job = start(code)
             on_started(attempt.job.pid)
         attempt.phase = phase = "run"
-        return _supervise(attempt, site.logs, on_word)
+        return _supervise(attempt, site.logs, on_word, lasts_at=begun + LASTING_S)
     except (AttemptSuperseded, AttemptDetached):
         raise
     except StartGivenUpError:
@@ -109,7 +120,9 @@ def talk_of(attempt: Attempt) -> Talk:
     )
 
 
-def _supervise(attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outcome | None], None]) -> Outcome:
+def _supervise(
+    attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outcome | None], None], *, lasts_at: float
+) -> Outcome:
     job, tail, talk, spec = attempt.job, attempt.tail, attempt.talk, attempt.spec
     assert job is not None
     assert tail is not None
@@ -125,6 +138,7 @@ def _supervise(attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outc
         hear=talk.look_last,
         on_word=on_word,
         on_lasting=lambda: logs.follow(tail, talk),
+        lasting_s=max(0.0, lasts_at - time.monotonic()),
     )
     if tail.disk_was_full:
         outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())

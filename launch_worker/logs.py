@@ -253,6 +253,7 @@ class LogShipper:
         self._blind.discard(growing)
         self._tails[watch], self._watches[growing] = growing, watch
         if growing.size():
+            growing.last_output_s = time.monotonic()
             self._behind.append(growing)
 
     def finish(self, tail: Growing) -> None:

@@ -84,7 +84,7 @@ class AttemptFolder:
 
     @cached_property
     def output(self) -> Path:
-        return self.path / OUTPUT
+        return Path(f"{self.root}/{OUTPUT}")
 
     @cached_property
     def talk(self) -> Path:

@@ -144,20 +144,21 @@ def supervise(
     hear: Callable[[], None] = lambda: None,
     on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
     on_lasting: Callable[[], None] = lambda: None,
+    lasting_s: float = LASTING_S,
 ) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
     `ran_s`: for how long another worker has supervised it; `former`: what that one was asked. `announce` shows the job
     that it shall stop; `hear` puts what it has told by now into its events. `on_word` gets each of its words; with a
     `Finish` the outcome that this makes of the run, whatever becomes of the tree. `on_lasting` is called once, of a job
-    that is still there after LASTING_S.
+    that is still there after `lasting_s`.
     Raises AttemptSuperseded, AttemptDetached.
     A job that ended by itself before it was asked to stop keeps its own outcome, whatever was asked meanwhile.
     """
     course = _Course(handle, limits, begun=time.monotonic() - ran_s, last_output_s=last_output_s, announce=announce)
     if former is not None:
         course.ask(former)
-    lasts_at: float | None = time.monotonic() + LASTING_S
+    lasts_at: float | None = time.monotonic() + lasting_s
     while not course.is_gone:
         try:
             event = handle.events.get(timeout=_until(lasts_at, course.wait_s()))
