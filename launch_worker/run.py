@@ -129,10 +129,12 @@ class Record:
             return _number(text) if text else None
 
         try:
-            state = RunState(fields.get("state", ""))
+            state = RunState(get("state", ""))
         except ValueError:
             state = RunState.FAILED
-        return cls(
+        record = cls.__new__(cls)
+        # All at once: the constructor of a frozen class sets field by field, which takes as long as all the reading.
+        vars(record).update(
             id=get("id", ""),
             name=get("name", ""),
             project=get("project", ""),
@@ -179,6 +181,7 @@ class Record:
             phases=_phases(get("phases", "")),
             queue_config=get("queue_config", ""),
         )
+        return record
 
     def is_over(self, token: int) -> bool:
         """Whether the attempt with this token has ended, or a later one has the run.
