@@ -19,20 +19,16 @@ from launch_worker.runners.errors import EngineAwayError, StartError, StartGiven
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Gone
 from launch_worker.states import RunState
-from launch_worker.supervise import (
-    LASTING_S,
-    AttemptDetached,
-    AttemptSuperseded,
-    Job,
-    Limits,
-    never_started,
-    supervise,
-)
+from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Job, Limits, never_started, supervise
 from launch_worker.told import Talk, Word
 from launch_worker.units import isoformat
 
 log = logging.getLogger("launch_worker.execute")
 
+#: Since its start. Most brief jobs are gone by then; the output of others lags behind by as much.
+FOLLOW_AFTER_S = 0.02
+#: On a disk with plenty of room, which nobody fills before.
+_RESERVE_AFTER_S = 1.0
 _DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 
 
@@ -73,7 +69,7 @@ def execute(
             attempt.job = start(code)
             on_started(attempt.job.pid)
         attempt.phase = phase = "run"
-        return _supervise(attempt, site.logs, on_word, lasts_at=begun + LASTING_S)
+        return _supervise(attempt, site.logs, on_word, begun=begun)
     except (AttemptSuperseded, AttemptDetached):
         raise
     except StartGivenUpError:
@@ -121,7 +117,7 @@ def talk_of(attempt: Attempt) -> Talk:
 
 
 def _supervise(
-    attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outcome | None], None], *, lasts_at: float
+    attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outcome | None], None], *, begun: float
 ) -> Outcome:
     job, tail, talk, spec = attempt.job, attempt.tail, attempt.talk, attempt.spec
     assert job is not None
@@ -137,8 +133,10 @@ def _supervise(
         announce=job.announce,
         hear=talk.look_last,
         on_word=on_word,
-        on_lasting=lambda: logs.follow(tail, talk),
-        lasting_s=max(0.0, lasts_at - time.monotonic()),
+        milestones=(
+            (begun + FOLLOW_AFTER_S, lambda: logs.follow(tail, talk)),
+            (begun + _RESERVE_AFTER_S, tail.reserve),
+        ),
     )
     if tail.disk_was_full:
         outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())

@@ -30,6 +30,8 @@ _BATCH_MS = 20
 #: A flood is sampled, newest first, at about this rate, so that it slows neither its job nor Redis.
 _BYTES_PER_S = 16 << 20
 _RETRY_S = 1.0
+#: Of a file, or in a folder.
+_GROWS = inotify_simple.flags.MODIFY | inotify_simple.flags.CREATE | inotify_simple.flags.MOVED_TO
 
 
 class Growing(Protocol):
@@ -43,11 +45,11 @@ class Growing(Protocol):
     def path(self) -> Path:
         """Where the file is, or will be."""
 
-    def open(self) -> None:
-        """Hold the file from now on, made where it is not there. Raises OSError."""
+    def open(self) -> Path:
+        """Get ready to be watched; returns what is to be watched, the file or its folder. Raises OSError."""
 
     def size(self) -> int:
-        """How many bytes the job has written to an open file."""
+        """How many bytes the job has written by now. Raises OSError."""
 
     def look(self) -> None:
         """Heed what cannot wait for Redis; never raises."""
@@ -84,15 +86,19 @@ class Tail:
         #: Whether the disk was full at any time since it was opened, so that the job may have failed to write.
         self.disk_was_full = False
 
-    def open(self) -> None:
-        """Hold the file from now on, made where it is not there, with room ahead for its job. Raises OSError."""
+    def open(self) -> Path:
+        """Hold the file from now on, made where it is not there. Raises OSError."""
         with self._lock:
-            if self._closed or self._grows:
-                return
-            if self._file is None:
-                self._file = OutputFile(self.path)
-            self._grows = True
-            self.disk_was_full = not self._file.reserve()
+            if not self._closed:
+                self._file = self._file or OutputFile(self.path)
+                self._grows = True
+        return self.path
+
+    def reserve(self) -> None:
+        """Make room ahead of the job, in an open file: from then on it can write for a while whoever fills the disk."""
+        with self._lock:
+            if self._file is not None and not self._closed and not self._file.reserve():
+                self.disk_was_full = True
 
     def size(self) -> int:
         """How many bytes the job has written to an open file."""
@@ -206,6 +212,7 @@ class LogShipper:
         tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes, file_bytes=self._file_bytes)
         if at_once:
             tail.open()
+            tail.reserve()
         return tail
 
     def watch(self, run_id: str, attempt: int, path: Path, *, resume: bool = False) -> Tail:
@@ -222,6 +229,7 @@ class LogShipper:
                 tail.close()
                 raise
         self.follow(tail)
+        tail.reserve()
         return tail
 
     def follow(self, *files: Growing) -> None:
@@ -240,8 +248,7 @@ class LogShipper:
         if growing in self._watches:
             return
         try:
-            growing.open()
-            watch = self._inotify.add_watch(growing.path, inotify_simple.flags.MODIFY)
+            watch = self._inotify.add_watch(growing.open(), _GROWS)
         except OSError as error:
             if growing not in self._blind:
                 log.warning("log.not_watched run=%s path=%s: %s", growing.run_id, growing.path, error)
@@ -252,7 +259,11 @@ class LogShipper:
             return
         self._blind.discard(growing)
         self._tails[watch], self._watches[growing] = growing, watch
-        if growing.size():
+        try:
+            is_behind = growing.size() > 0
+        except OSError:
+            is_behind = True  # whatever a job has put there: who ships it says so
+        if is_behind:
             growing.last_output_s = time.monotonic()
             self._behind.append(growing)
 
@@ -324,10 +335,16 @@ class LogShipper:
         with contextlib.suppress(IndexError):
             while True:
                 grown.add(self._behind.popleft())
-        watches = {event.wd for event in self._inotify.read(timeout=0)}
+        events = self._inotify.read(timeout=0)
         with self._watching:
             for growing in list(self._blind):
                 self._follow(growing)
             # -1: the kernel's event queue ran over, so any file may have grown.
-            known = self._tails if -1 in watches else watches & self._tails.keys()
-            return grown | {self._tails[watch] for watch in known}
+            if any(event.wd == -1 for event in events):
+                return grown | set(self._tails.values())
+            for event in events:
+                tail = self._tails.get(event.wd)
+                # Where its folder is watched there may be others.
+                if tail is not None and event.name in ("", tail.path.name):
+                    grown.add(tail)
+        return grown

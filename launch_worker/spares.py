@@ -22,8 +22,8 @@ OUTPUT = "output"
 CONFIG = "config.json"
 _CONTENT = {OUTPUT, CONFIG, TALK}
 _MOST = 16
-#: Of the disk. With so much left nobody fills it before a job's output is followed, or before the next look.
-_PLENTY_BYTES = 1 << 30
+#: Of the disk. With so much left nobody fills it within a second: before there is room ahead of a job's output.
+_PLENTY_BYTES = 8 << 30
 _LOOK_EVERY_S = 0.1
 #: The coarsest clock of a file system.
 _CLOCK_NS = 3 * 10**9
@@ -52,7 +52,7 @@ class Spares:
 
     @property
     def is_disk_short(self) -> bool:
-        """Whether the disk may be full before a job's output is followed. Raises OSError."""
+        """Whether the disk may be full before a job's output has room ahead. Raises OSError."""
         now = time.monotonic()
         if now < self._plenty_until:
             return False
@@ -80,9 +80,8 @@ class Spares:
     def keep(self, path: str, *, config_bytes: int, former: Spare | None) -> bool:
         """Empty the output and take the folder away, if it is otherwise as it was made, and nobody has the output open.
 
-        That of a job that lasted never is, nor that of one that told something: there is a file in its talk. So no
-        process that has outlived its job can print or tell anything in the place of the next one's. `former`: what was
-        given for it.
+        So no process that has outlived its job can print in the place of the next one's. `former`: what was given for
+        it.
         """
         if len(self._kept) >= _MOST:
             return False

@@ -16,9 +16,11 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from io import TextIOWrapper
@@ -37,6 +39,9 @@ log = logging.getLogger("launch_worker.spool")
 _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
+#: The folders of longer jobs are not used again: they are too few to matter, and others may know them by now, as a
+#: container to which a job has lent its `talk`.
+_BRIEF_S = 2.0
 
 
 class AttemptFolder:
@@ -47,6 +52,7 @@ class AttemptFolder:
         self.root = os.fspath(path)
         self._spares = spares
         self._spare: Spare | None = None
+        self._made_s = -math.inf
         #: How much there may be in its configuration's file.
         self._config_bytes = 0
         self._is_container: bool | None = None
@@ -101,6 +107,7 @@ class AttemptFolder:
     def make(self, *, for_process: bool = True) -> None:
         """The folder, and the one in which its job and its worker talk. Raises OSError."""
         self._is_container = False
+        self._made_s = time.monotonic()
         if for_process and self._spares is not None:
             self._spare = self._spares.give(self.root)
             if self._spare is not None:
@@ -115,7 +122,7 @@ class AttemptFolder:
 
     @property
     def is_disk_short(self) -> bool:
-        """Whether the disk may be full before the job's output is followed. Raises OSError."""
+        """Whether the disk may be full before the job's output has room ahead. Raises OSError."""
         return self._spares is None or self._spares.is_disk_short
 
     def make_work(self) -> str:
@@ -222,8 +229,11 @@ class AttemptFolder:
                 os.rmdir(f"{self.root}/{_WORK}")
             for name in self._more:
                 os.unlink(f"{self.root}/{name}")
-            if self._spares is not None and self._spares.keep(
-                self.root, config_bytes=self._config_bytes, former=self._spare
+            is_brief = time.monotonic() - self._made_s < _BRIEF_S
+            if (
+                is_brief
+                and self._spares is not None
+                and self._spares.keep(self.root, config_bytes=self._config_bytes, former=self._spare)
             ):
                 return
             os.unlink(f"{self.root}/{OUTPUT}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -42,10 +43,6 @@ class Job(Handle, Protocol):
 
     def dispose(self) -> None:
         """Remove what is left of an ended job, after its end was kept."""
-
-
-#: Most jobs of a short kind are gone by then; output may lag behind by as much.
-LASTING_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -143,29 +140,27 @@ def supervise(
     announce: Callable[[str], None] = lambda _: None,
     hear: Callable[[], None] = lambda: None,
     on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
-    on_lasting: Callable[[], None] = lambda: None,
-    lasting_s: float = LASTING_S,
+    milestones: Sequence[tuple[float, Callable[[], None]]] = (),
 ) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
     `ran_s`: for how long another worker has supervised it; `former`: what that one was asked. `announce` shows the job
     that it shall stop; `hear` puts what it has told by now into its events. `on_word` gets each of its words; with a
-    `Finish` the outcome that this makes of the run, whatever becomes of the tree. `on_lasting` is called once, of a job
-    that is still there after `lasting_s`.
+    `Finish` the outcome that this makes of the run, whatever becomes of the tree. `milestones`, in order, are called at
+    their monotonic times of a job that is still there.
     Raises AttemptSuperseded, AttemptDetached.
     A job that ended by itself before it was asked to stop keeps its own outcome, whatever was asked meanwhile.
     """
     course = _Course(handle, limits, begun=time.monotonic() - ran_s, last_output_s=last_output_s, announce=announce)
     if former is not None:
         course.ask(former)
-    lasts_at: float | None = time.monotonic() + lasting_s
+    ahead = deque(milestones)
     while not course.is_gone:
         try:
-            event = handle.events.get(timeout=_until(lasts_at, course.wait_s()))
+            event = handle.events.get(timeout=_until(ahead[0][0] if ahead else None, course.wait_s()))
         except queue.Empty:
-            if lasts_at is not None and time.monotonic() >= lasts_at:
-                lasts_at = None
-                on_lasting()
+            if ahead and time.monotonic() >= ahead[0][0]:
+                ahead.popleft()[1]()
             else:
                 course.look_at_clock()
             continue

@@ -158,7 +158,7 @@ class Talk:
         self._token = token
         self._on_word = on_word
         self._is_copy = is_copy
-        #: None before it is opened, or found. Most jobs say nothing, and make none.
+        #: None before it is found: most jobs tell nothing, and make none.
         self._file: OutputFile | None = None
         self._closed = False
         self._reading = threading.Lock()
@@ -185,24 +185,24 @@ class Talk:
     def _folder(self) -> Path:
         return self.path.parent
 
-    def open(self) -> None:
-        """Hold the file from now on, made where it is not there. Raises OSError."""
-        with self._reading:
-            if self._file is None and not self._closed:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._file = OutputFile(self.path)
+    def open(self) -> Path:
+        """The folder, in which the job makes the file if it ever tells anything. Raises OSError."""
+        folder = self._folder
+        if not os.access(folder, os.F_OK):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
 
     def size(self) -> int:
-        """How many bytes there are in the file, once it is open."""
+        """How many bytes there are in the file. Raises OSError."""
         with self._reading:
-            return 0 if self._file is None or self._closed else self._file.size()
+            file = self._found()
+            return 0 if file is None else file.size()
 
     def resume(self, store: Store) -> None:
         """Go on where another worker stopped hearing the same attempt. Raises BrokerUnavailableError, OSError."""
         heard = store.heard(self.run_id, self._token)
+        size = self.size()
         with self._reading:
-            file = self._found()
-            size = 0 if file is None else file.size()
             self._count, self._names, self._step = heard.end, set(heard.summary), heard.step
             # A file that was cut short, or made anew, has only what is new.
             self._position = heard.end if size >= heard.end or self._is_copy else 0
@@ -255,7 +255,7 @@ class Talk:
         return words
 
     def _found(self) -> OutputFile | None:
-        """The file that is held, or that a job has made by now. Raises OSError."""
+        """The file, if the job has made it by now. Raises OSError."""
         if self._file is None and not self._closed and os.access(self._name, os.F_OK):
             self._file = OutputFile(self._name, make=False)
         return None if self._closed else self._file

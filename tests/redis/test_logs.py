@@ -17,6 +17,7 @@ from launch_worker.logs import LogShipper, Tail
 from launch_worker.runners.output import RESERVE_BYTES
 from launch_worker.spec import RunSpec
 from launch_worker.store.store import Store
+from launch_worker.told import HeedsStop, Preempting, Talk, Word
 from tests.conftest import wait_until
 
 KEEP = 256 << 10
@@ -306,6 +307,27 @@ def test_what_a_job_printed_before_it_was_followed_is_shipped_at_once_and_what_f
     wait_until(lambda: kept(store, run_id) == lines(0, 2), timeout_s=2.0)
     assert tail.last_output_s >= before
     shipper.finish(tail)
+
+
+def test_what_a_job_tells_is_heard_soon_whenever_it_makes_the_file(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    """And what else lies in the folder is no sign of life."""
+    words: list[Word] = []
+    store.claim(run_id, 1, owner="o", worker="w", host="h", lease_s=60)
+    talk = Talk(run_id, store.get(run_id).token, tmp_path, on_word=words.append)
+    shipper.follow(talk)
+    heard_at = talk.last_output_s
+    (tmp_path / "other").write_text("x")
+    time.sleep(0.1)
+    assert talk.last_output_s == heard_at
+    append(talk.path, b'{"heeds_stop": true, "summary": {"x": 1}}\n')
+    wait_until(lambda: store.get(run_id).summary, timeout_s=2.0)
+    assert words == [HeedsStop()]
+    assert talk.last_output_s > heard_at
+    append(talk.path, b'{"preempting": true}\n')
+    wait_until(lambda: words == [HeedsStop(), Preempting()], timeout_s=2.0)
+    shipper.finish(talk)
 
 
 def test_on_a_disk_that_is_nearly_full_a_job_finds_room_ahead_from_the_start(

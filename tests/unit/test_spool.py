@@ -79,6 +79,14 @@ def replace_talk(folder: AttemptFolder) -> None:
     folder.talk.symlink_to("/tmp")
 
 
+def test_the_folder_of_a_longer_job_is_deleted(worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begin(worker, 1)
+    later = time.monotonic() + 3
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    folder.remove()
+    assert (folder.path.exists(), spares(worker)) == (False, [])
+
+
 def test_of_a_job_that_printed_nothing_is_left_for_the_next(worker: WorkerFolder) -> None:
     folder = begin(worker, 1, b"a long configuration")
     folder.output.write_bytes(b"x" * 100_000)
