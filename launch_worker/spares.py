@@ -10,6 +10,7 @@ import errno
 import fcntl
 import itertools
 import os
+import signal
 import stat
 import time
 from collections import deque
@@ -130,6 +131,8 @@ def _empty(path: str) -> None:
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         # The kernel gives such a lease on a plain file to whoever has its only open descriptor, until that is closed.
+        # Who opens the file at that instant waits, and the holder gets a signal: SIGIO would be its end.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         found = os.fstat(fd)
         if found.st_nlink != 1:

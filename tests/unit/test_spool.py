@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -107,6 +108,25 @@ def test_a_folder_whose_output_somebody_still_has_open_is_deleted(worker: Worker
         folder.remove()
         assert (folder.path.exists(), spares(worker)) == (False, [])
         assert os.fstat(held.fileno()).st_nlink == 0
+
+
+def test_one_that_opens_an_output_while_it_is_looked_at_harms_nobody(
+    worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = begin(worker, 1)
+    reader = threading.Thread(target=folder.output.read_bytes)
+    real = os.fstat
+
+    def begin_to_read(fd: int) -> os.stat_result:
+        monkeypatch.undo()
+        reader.start()
+        time.sleep(0.2)
+        return real(fd)
+
+    monkeypatch.setattr(os, "fstat", begin_to_read)
+    folder.remove()
+    reader.join()
+    assert not folder.path.exists()
 
 
 @pytest.mark.parametrize("name", ["output", "config.json"])
