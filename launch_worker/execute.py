@@ -13,7 +13,7 @@ from launch_worker.begin import fetch, prepare
 from launch_worker.code.patience import Patience
 from launch_worker.environment import TALK
 from launch_worker.errors import CodeError, InputError
-from launch_worker.logs import LogShipper
+from launch_worker.logs import FOLLOW_AFTER_S, LogShipper
 from launch_worker.retry import Outcome
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
@@ -25,9 +25,7 @@ from launch_worker.units import isoformat
 
 log = logging.getLogger("launch_worker.execute")
 
-#: Since its start. Most brief jobs are gone by then; the output of others lags behind by as much.
-FOLLOW_AFTER_S = 0.02
-#: On a disk with plenty of room, which nobody fills before.
+#: Since its start, on a disk with plenty of room, which nobody fills before.
 _RESERVE_AFTER_S = 1.0
 _DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 
