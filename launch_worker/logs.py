@@ -27,7 +27,7 @@ log = logging.getLogger("launch_worker.logs")
 _CHUNK = 64 * 1024
 #: Output that arrives within this time is shipped together: what `--follow` lags behind at most, on an idle machine.
 _BATCH_MS = 20
-#: Of a job's life: a brief one is gone by then, and its files are not followed. What others print lags behind by as much.
+#: Of a job's life: a brief one is gone by then, and its files are not followed. What others print lags by as much.
 FOLLOW_AFTER_S = _BATCH_MS / 1000
 #: A flood is sampled, newest first, at about this rate, so that it slows neither its job nor Redis.
 _BYTES_PER_S = 16 << 20
