@@ -7,16 +7,15 @@ inode through all that were deleted in the last minute. To rename it costs a ten
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import os
-import signal
 import stat
 import time
 from collections import deque
 from typing import NamedTuple
 
 from launch_worker.environment import TALK
+from launch_worker.runners.output import empty
 
 #: What each attempt of a process has in its folder, beside TALK.
 OUTPUT = "output"
@@ -95,7 +94,7 @@ class Spares:
             config = os.lstat(f"{path}/{CONFIG}")
             if not stat.S_ISREG(config.st_mode) or (config.st_nlink, config.st_size) != (1, config_bytes):
                 return False
-            _empty(f"{path}/{OUTPUT}")
+            empty(f"{path}/{OUTPUT}")
             try:
                 os.rename(path, kept)
             except FileNotFoundError:
@@ -124,20 +123,3 @@ def _check(path: str, found: Spare) -> None:
     is_as_made = found.folder[:2] == found.talk[1:3] == (stat.S_IFDIR | 0o700, os.geteuid())
     if not is_as_made or set(os.listdir(path)) != _CONTENT or os.listdir(f"{path}/{TALK}"):
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
-
-
-def _empty(path: str) -> None:
-    """Raises OSError for a file that anybody else has open, or under another name."""
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        # The kernel gives such a lease on a plain file to whoever has its only open descriptor, until that is closed.
-        # Who opens the file at that instant waits, and the holder gets a signal: SIGIO would be its end.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        found = os.fstat(fd)
-        if found.st_nlink != 1:
-            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), path)
-        if found.st_size or found.st_blocks:
-            os.ftruncate(fd, 0)
-    finally:
-        os.close(fd)
