@@ -54,7 +54,9 @@ LAYERS = {
         ),
         0,
     ),
-    **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine", "code", "gpus", "told"), 1),
+    **dict.fromkeys(
+        ("store", "runners", "logs", "environment", "spool", "spares", "quarantine", "code", "gpus", "told"), 1
+    ),
     **dict.fromkeys(
         (
             "api",
