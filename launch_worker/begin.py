@@ -16,6 +16,7 @@ from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
 from launch_worker.containers import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.environment import container_environment, job_environment
+from launch_worker.logs import FOLLOW_AFTER_S
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
 from launch_worker.spares import CONFIG
@@ -109,6 +110,7 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
         lease=attempt.lease,
         events=attempt.events,
         timeout_s=math.ceil(patience.left_s),
+        brief_s=FOLLOW_AFTER_S,
     )
 
 
