@@ -42,7 +42,9 @@ class RunRequest(Request):  # type: ignore[misc]
 
     #: The queues of which a slot that has come free may take its next run; none where only Celery's loop may.
     open_queues: ClassVar[Callable[[], Sequence[str]]] = staticmethod(lambda: ())
-    _turns: ClassVar[Iterator[int]] = itertools.count()
+    #: By queue: the number of the run that a slot had of it last.
+    _had: ClassVar[dict[str, int]] = {}
+    _numbers: ClassVar[Iterator[int]] = itertools.count(1)
     #: `celery control rate_limit launch_worker.run …`
     is_rate_limited = False
 
@@ -98,6 +100,7 @@ class RunRequest(Request):  # type: ignore[misc]
         """Execute this run; then, for a while, one after the other that waits."""
         agent, until = LaunchAgent.current(), time.monotonic() + _TURN_S
         run_id, seq = self.args
+        _note_turn(str(self.delivery_info["routing_key"]))
         request: RunRequest = self
         try:
             self._execute(lambda: agent.run(run_id, seq))
@@ -223,9 +226,15 @@ def _next_attempt(agent: LaunchAgent) -> Attempt | None:
         return None
     if not Channel.strict_order:
         # They take turns, as kombu lets them.
-        first = next(RunRequest._turns) % len(queues)
-        queues = queues[first:] + queues[:first]
-    return agent.claim_next(queues, slot=str(threading.get_native_id()), strict=Channel.strict_order)
+        queues.sort(key=lambda queue: RunRequest._had.get(queue, 0))
+    attempt = agent.claim_next(queues, slot=str(threading.get_native_id()), strict=Channel.strict_order)
+    if attempt is not None:
+        _note_turn(attempt.record.queue)
+    return attempt
+
+
+def _note_turn(queue: str) -> None:
+    RunRequest._had[queue] = next(RunRequest._numbers)
 
 
 class AdoptedRequest:
