@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -103,19 +104,40 @@ class Api(QueueApi, SweepApi):
         runs may have been submitted and not be told.
         """
         made = ((new, item) for item in items for new in self._runs_of(item))
-        while True:
-            batch: list[tuple[New, Item]] = []
-            problem: LaunchError | None = None
-            try:
-                for one in islice(made, _BATCH):
-                    batch.append(one)
-            except LaunchError as error:
-                problem = error
-            yield from self._send(batch, strict=strict)
-            if problem is not None:
-                raise problem
-            if len(batch) < _BATCH:
-                return
+        sent: deque[list[tuple[New, Item]]] = deque()
+        problem: LaunchError | None = None
+
+        def batches() -> Iterator[list[New]]:
+            nonlocal problem
+            while problem is None:
+                batch: list[tuple[New, Item]] = []
+                try:
+                    for one in islice(made, _BATCH):
+                        batch.append(one)
+                except LaunchError as error:
+                    problem = error
+                if batch:
+                    sent.append(batch)
+                    yield [new for new, _ in batch]
+                if len(batch) < _BATCH:
+                    return
+
+        for answers in self.store.create_batches(batches(), if_queue_known=strict):
+            for (new, item), answer in zip(sent.popleft(), answers, strict=True):
+                if isinstance(answer, Created):
+                    yield Run(self, new.run_id, queue_consumers=answer.consumers), item
+                    continue
+                try:
+                    if isinstance(answer, LaunchError):
+                        raise answer
+                    # The queue has a configuration that was not known here: once more, with what it says now.
+                    if problem is None:
+                        self._configs[new.spec.queue] = answer.queue_config, answer.pool_config
+                        yield self._submit_again(new, item, strict=strict), item
+                except LaunchError as error:
+                    problem = problem or (item.error(error) if isinstance(error, InputError) else error)
+        if problem is not None:
+            raise problem
 
     def _runs_of(self, item: Item) -> Iterator[New]:
         try:
@@ -133,24 +155,6 @@ class Api(QueueApi, SweepApi):
         for index in item.array.indexes:
             spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
             yield New(first_id if index == item.array.indexes[0] else new_run_id(), spec, *when)
-
-    def _send(self, batch: Sequence[tuple[New, Item]], *, strict: bool) -> Iterator[tuple[Run, Item]]:
-        problem: LaunchError | None = None
-        answers = self.store.create_many([new for new, _ in batch], if_queue_known=strict) if batch else []
-        for (new, item), answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Created):
-                yield Run(self, new.run_id, queue_consumers=answer.consumers), item
-            elif isinstance(answer, LaunchError):
-                problem = problem or (item.error(answer) if isinstance(answer, InputError) else answer)
-            elif problem is None:
-                # The queue has a configuration that was not known here: once more, with what it says now.
-                self._configs[new.spec.queue] = answer.queue_config, answer.pool_config
-                try:
-                    yield self._submit_again(new, item, strict=strict), item
-                except LaunchError as error:
-                    problem = item.error(error) if isinstance(error, InputError) else error
-        if problem is not None:
-            raise problem
 
     def _submit_again(self, new: New, item: Item, *, strict: bool) -> Run:
         given = dict(item.given)
@@ -348,7 +352,7 @@ def _plain(value: Any) -> Any:
 
 def _given(spec: RunSpec) -> dict[str, Any]:
     """A finished spec as arguments: what differs from the defaults."""
-    return {name: getattr(spec, name) for name in json.loads(spec.to_json())}
+    return {name: getattr(spec, name) for name in (*json.loads(spec.to_json()), "name")}
 
 
 def current_folder() -> str | None:

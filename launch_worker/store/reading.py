@@ -106,8 +106,16 @@ class Reader:
     def history(self, run_id: str) -> list[Transition]:
         """Every transition, the oldest first."""
         with clear_errors(self.url):
-            lines = self._redis.lrange(keys.history(run_id), 0, -1)
-        return [step for line in lines if (step := _transition(text(line))) is not None]
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hget(keys.run(run_id), "created_at")
+            pipe.lrange(keys.history(run_id), 0, -1)
+            created, lines = pipe.execute()
+        found = [step for line in lines if (step := _transition(text(line))) is not None]
+        created_at = int(created) if created and created.isdigit() else 0
+        # Of a run that was made without a reason it is not written.
+        if created_at and (not found or (found[0].state, found[0].at) != (RunState.PENDING, created_at)):
+            found.insert(0, Transition(RunState.PENDING, created_at, 0, "", ""))
+        return found
 
     def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
         """Kept output of an attempt, in order, after the entry `after`."""

@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from launch_worker import item_schema
 from launch_worker.errors import InputError, LaunchError
@@ -86,6 +87,10 @@ class ConfigChanged(Exception):
         self.pool_config = pool_config
 
 
+#: What became of one of many runs that were to be submitted.
+Creation = Created | ConfigChanged | LaunchError
+
+
 @dataclass(frozen=True)
 class Card:
     """What a worker says of itself, so that it is given what it has room for and nothing else."""
@@ -157,22 +162,72 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         those, InputError when it waits for a run that is not there, or its queue is not known and shall be.
         """
         new = New(run_id, spec, queue_config, pool_config, delay_s, at_us)
-        return _created(spec, self._call("create", *_creation(new, reason, if_queue_known)))
+        [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known)))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def create_many(
-        self, runs: Sequence[New], *, if_queue_known: bool = False
-    ) -> list[Created | ConfigChanged | LaunchError]:
-        """The same for many runs in one round trip, in order; a refusal says nothing of the others."""
-        answers: list[Created | ConfigChanged | LaunchError] = []
-        replies = self._call_many("create", [_creation(new, "", if_queue_known) for new in runs])
-        for new, reply in zip(runs, replies, strict=True):
-            try:
+    def create_many(self, runs: Sequence[New], *, if_queue_known: bool = False) -> list[Creation]:
+        """The same for many runs in one call, in order; a refusal says nothing of the others."""
+        [answers] = self.create_batches([runs], if_queue_known=if_queue_known)
+        return answers
+
+    def create_batches(
+        self, batches: Iterable[Sequence[New]], *, if_queue_known: bool = False
+    ) -> Iterator[list[Creation]]:
+        """The same for batch after batch: each is taken and sent while Redis has the one before.
+
+        A caller that is told of a refusal can end `batches`, and is told of the one that was sent by then.
+        """
+        _, sha = _script("create")
+        sent: deque[tuple[Sequence[New], list[str | int]]] = deque()
+        with clear_errors(self.url):
+            connection = self._redis.connection_pool.get_connection()
+        try:
+            for batch in batches:
+                calls = _creations(batch, "", if_queue_known)
                 with clear_errors(self.url):
-                    if isinstance(reply, Exception):
-                        raise reply
-                answers.append(_created(new.spec, reply))
-            except (ConfigChanged, LaunchError) as error:
-                answers.append(error)
+                    connection.send_packed_command(connection.pack_command("EVALSHA", sha, 0, *calls))
+                sent.append((batch, calls))
+                if len(sent) > 1:
+                    yield self._answered(connection, *sent[0])
+                    sent.popleft()
+            while sent:
+                yield self._answered(connection, *sent[0])
+                sent.popleft()
+        finally:
+            if sent:
+                # Nobody else may read these answers.
+                connection.disconnect()
+            self._redis.connection_pool.release(connection)
+
+    def _answered(self, connection: Any, batch: Sequence[New], calls: Sequence[str | int]) -> list[Creation]:
+        try:
+            with clear_errors(self.url):
+                reply = connection.read_response()
+        except LaunchError as error:
+            # The server's own answer is one to each of them; without any, the connection is of no use.
+            if isinstance(error.__cause__, NoScriptError):
+                reply = self._call("create", *calls)
+            elif isinstance(error.__cause__, ResponseError):
+                return [error] * len(batch)
+            else:
+                raise
+        return self._created(batch, reply)
+
+    def _created(self, batch: Sequence[New], reply: Iterable[Sequence[Any]]) -> list[Creation]:
+        """What `create` says of each run."""
+        answers: list[Creation] = []
+        for consumers, *found in reply:
+            for answer in found:
+                if isinstance(answer, int):
+                    answers.append(Created(bool(answer), consumers))
+                    continue
+                try:
+                    with clear_errors(self.url):
+                        _refuse(batch[len(answers)].spec, answer)
+                except (ConfigChanged, LaunchError) as error:
+                    answers.append(error)
         return answers
 
     def claim(
@@ -574,23 +629,42 @@ def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, int(step.is_preemption)]
 
 
-def _creation(new: New, reason: str, if_queue_known: bool) -> list[str | int]:
-    """The arguments of `create`."""
-    due = f"at:{new.at_us}" if new.at_us is not None else f"in:{_us(new.delay_s)}" if new.delay_s else ""
-    head = [new.run_id, due, reason, new.spec.queue, new.queue_config, new.pool_config, expiry_of(new.spec)]
-    return [*head, int(if_queue_known), *fields_of(new.spec)]
+def _creations(runs: Iterable[New], reason: str, if_queue_known: bool) -> list[str | int]:
+    """The arguments of `create`; runs that follow each other and have the same queue are a group."""
+    args: list[str | int] = [int(if_queue_known), reason]
+    group: tuple[str, str, str] | None = None
+    count_at = 0
+    for run_id, spec, queue_config, pool_config, delay_s, at_us in runs:
+        if group != (spec.queue, queue_config, pool_config):
+            group = (spec.queue, queue_config, pool_config)
+            count_at = len(args) + 3
+            args += (*group, 0)
+        args[count_at] += 1  # type: ignore[operator]
+        due = f"at:{at_us}" if at_us is not None else f"in:{_us(delay_s)}" if delay_s else ""
+        fields = fields_of(spec)
+        args += (run_id, due, expiry_of(spec), len(fields))
+        args += fields
+    return args
 
 
 def _created(spec: RunSpec, reply: Sequence[Any]) -> Created:
-    word, *answer = reply
+    """The answer of a script that creates one run."""
+    if reply[0] < 0:
+        _refuse(spec, reply)
+    return Created(bool(reply[0]), int(reply[1]))
+
+
+def _refuse(spec: RunSpec, answer: Any) -> NoReturn:
+    """Raises why a run was not created."""
+    if isinstance(answer, Exception):
+        raise answer
+    word, *why = answer
     if word == -1:
-        raise ConfigChanged(text(answer[0]), text(answer[1]))
-    if word == -2:
-        raise InputError(text(answer[0]))
+        raise ConfigChanged(text(why[0]), text(why[1]))
     if word == -3:
-        known = ", ".join(sorted(text(name) for name in answer[0])) or "none"
+        known = ", ".join(sorted(text(name) for name in why[0])) or "none"
         raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
-    return Created(bool(word), int(answer[0]))
+    raise InputError(text(why[0]))
 
 
 def _us(seconds: float) -> int:

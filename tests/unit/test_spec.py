@@ -347,7 +347,8 @@ def test_a_full_spec_survives_the_record() -> None:
 
 
 def test_defaults_are_not_written() -> None:
-    assert json.loads(make().to_json()) == {"command": ["true"], "name": "true"}
+    assert json.loads(make().to_json()) == {"command": ["true"]}
+    assert json.loads(make(name="a").to_json()) == {"command": ["true"], "name": "a"}
 
 
 printable = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=30)
