@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import compress
 from typing import Any
 
 from launch_worker.errors import InputError
@@ -115,14 +117,17 @@ class RunSpec:
     max_preemptions: int = 5
 
     def __post_init__(self) -> None:
+        self._check(_changed(self))
+
+    def _check(self, given: Iterable[str]) -> None:
+        """Complete it, and raise InputError; only the fields that are `given` can be wrong."""
         if self.command or not self.image:
             _check_command(self.command)
         if not self.name:
             object.__setattr__(self, "name", default_name(self.command or (self.image,)))
-        # What is not given needs no check; by identity, for 0 is not False.
-        for name, value in self.__dict__.items():
-            if value is not _PLAIN[name] and name in _CHECKS:
-                _CHECKS[name](value)
+        for name in given:
+            if name in _CHECKS:
+                _CHECKS[name](getattr(self, name))
         if self.env or self.env_from:
             _check_env(self.env, self.env_from)
         if self.uri or self.upload:
@@ -140,27 +145,37 @@ class RunSpec:
     @property
     def needs(self) -> str:
         """What it needs of its worker as the store compares it: GPUS:MILLICORES:BYTES; '' for nothing."""
+        if not (self.gpus or self.cpus or self.memory):
+            return ""
         cpus = 0 if self.cpus is None else math.ceil(1000 * self.cpus)
-        needs = f"{self.gpus}:{cpus}:{self.memory or 0}"
-        return "" if needs == "0:0:0" else needs
+        return f"{self.gpus}:{cpus}:{self.memory or 0}"
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""
         # By hand: `asdict` copies deeply, and takes ten times as long.
-        given = {name: value for name, value in self.__dict__.items() if value is not _PLAIN[name]}
-        for name in [name for name, value in given.items() if value == _PLAIN[name] and name != "command"]:
-            del given[name]
+        given = {"command": self.command}
+        for name in _changed(self):
+            value = getattr(self, name)
+            if value != _PLAIN[name]:
+                given[name] = value
         if self.name == default_name(self.command or (self.image,)):
             del given["name"]
         return _ENCODE(given)
 
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-#: Of each field what it has when it is not given; the command has no default, and is written always.
+#: Of each field what it has when it is not given; the command has no default.
 _PLAIN: dict[str, Any] = {
     name: {} if spec_field.default_factory is dict else spec_field.default
     for name, spec_field in RunSpec.__dataclass_fields__.items()
 }
+_VALUES = operator.attrgetter(*_PLAIN)
+
+
+def _changed(spec: RunSpec) -> Iterable[str]:
+    """The fields that do not have their defaults, and maybe some that do."""
+    # By identity: 0 is not False, which would have to be refused.
+    return compress(_PLAIN, map(operator.is_not, _VALUES(spec), _PLAIN.values()))
 
 
 def make_spec(given: Mapping[str, Any]) -> RunSpec:
@@ -169,7 +184,7 @@ def make_spec(given: Mapping[str, Any]) -> RunSpec:
     # Each its own maps: they could be changed.
     spec.__dict__.update(_PLAIN, env={}, container={}, values={}, config={})
     spec.__dict__.update(given)
-    spec.__post_init__()
+    spec._check(given)
     return spec
 
 
