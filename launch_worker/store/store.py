@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple, NoReturn
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -569,10 +569,18 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
 
 @cache
 def _script(name: str) -> tuple[str, str]:
-    lua = files("launch_worker.store") / "lua"
-    script = (lua / f"{name}.lua").read_text()
-    source = needed_of((lua / "prelude.lua").read_text(), script) + script
+    # Beside this module: importlib.resources takes longer to import than all that is read.
+    lua = os.path.join(os.path.dirname(__file__), "lua")
+    with open(os.path.join(lua, "prelude.lua"), encoding="utf-8") as file:
+        prelude = file.read()
+    with open(os.path.join(lua, f"{name}.lua"), encoding="utf-8") as file:
+        script = file.read()
+    source = needed_of(prelude, script) + script
     return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def needed_of(prelude: str, script: str) -> str:
@@ -581,15 +589,16 @@ def needed_of(prelude: str, script: str) -> str:
     A part is a `local` that begins its line, and what follows it up to the next one.
     """
     # A comment uses nothing.
-    prelude, script = (re.sub(r"^ *--.*\n", "", lua, flags=re.MULTILINE) for lua in (prelude, script))
-    parts = [part for part in re.split(r"^(?=local )", prelude, flags=re.MULTILINE) if part.startswith("local ")]
-    kept = ""
+    prelude, script = _COMMENT.sub("", prelude), _COMMENT.sub("", script)
+    used = set(_WORD.findall(script))
+    kept = []
     # What a part uses is above it, as Lua wants it.
-    for part in reversed(parts):
-        name = re.match(r"local (?:function )?(\w+)", part)
-        if name and re.search(rf"\b{name[1]}\b", kept + script):
-            kept = part + kept
-    return kept
+    for part in reversed(prelude.split("\nlocal ")[1:]):
+        name = _WORD.search(part, len("function ") if part.startswith("function ") else 0)
+        if name and name[0] in used:
+            kept.append(f"local {part}\n")
+            used.update(_WORD.findall(part))
+    return "".join(reversed(kept))
 
 
 def fields_of(spec: RunSpec) -> list[str | int]:
