@@ -24,7 +24,8 @@ from launch_worker.runs import MAX_PER_PAGE, Run, Runs, me
 from launch_worker.settings import Settings
 from launch_worker.spec import PROJECT, RunSpec, check_queue_name
 from launch_worker.states import RunState
-from launch_worker.store.store import ConfigChanged, Created, New, Store
+from launch_worker.store.creating import ConfigChanged, Created, New
+from launch_worker.store.store import Store
 from launch_worker.submission import resolve
 from launch_worker.sweep_api import SweepApi
 from launch_worker.workers import Worker

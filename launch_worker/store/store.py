@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
 import secrets
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 
 from launch_worker import item_schema
-from launch_worker.errors import InputError, LaunchError
+from launch_worker.errors import LaunchError
 from launch_worker.retry import NextStep
 from launch_worker.run import Record
-from launch_worker.spec import PRIORITIES, RunSpec, parse_after
+from launch_worker.spec import RunSpec
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
+from launch_worker.store.creating import Created, Creator, created_of, expiry_of, fields_of
 from launch_worker.store.items import ItemStore
 from launch_worker.store.reading import Reader, pairs, record_of, text
+from launch_worker.store.scripts import script_of
 from launch_worker.store.sweeps import SweepStore
 from launch_worker.store.talk import TalkStore
 
@@ -56,39 +53,6 @@ class Pulse:
     pass_age_s: float
     #: Server time in microseconds at which the next Pending run is due; 0 for none.
     next_due: int
-
-
-class Created(NamedTuple):
-    """A run that was submitted."""
-
-    #: False when it was there already: the call was repeated.
-    is_new: bool
-    #: Live workers that consume its queue.
-    consumers: int
-
-
-class New(NamedTuple):
-    """A run to be submitted: see `Store.create`."""
-
-    run_id: str
-    spec: RunSpec
-    queue_config: str = ""
-    pool_config: str = ""
-    delay_s: float = 0.0
-    at_us: int | None = None
-
-
-class ConfigChanged(Exception):
-    """The queue, or its pool, has another configuration than the caller took the run's defaults from."""
-
-    def __init__(self, queue_config: str, pool_config: str) -> None:
-        super().__init__("the queue's configuration is another one")
-        self.queue_config = queue_config
-        self.pool_config = pool_config
-
-
-#: What became of one of many runs that were to be submitted.
-Creation = Created | ConfigChanged | LaunchError
 
 
 @dataclass(frozen=True)
@@ -134,7 +98,7 @@ class Card:
         )
 
 
-class Store(SweepStore, TalkStore, ItemStore, Reader):
+class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
     """All reads and writes of run records. Thread-safe. Every method raises BrokerUnavailableError."""
 
     def __init__(self, url: str, *, client_name: str = "launch", settle_s: float = 10.0) -> None:
@@ -143,92 +107,6 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         self._settle_s = settle_s
 
     # -- arrows ------------------------------------------------------------------------------------------------
-
-    def create(
-        self,
-        run_id: str,
-        spec: RunSpec,
-        *,
-        queue_config: str = "",
-        pool_config: str = "",
-        delay_s: float = 0.0,
-        at_us: int | None = None,
-        reason: str = "",
-        if_queue_known: bool = False,
-    ) -> Created:
-        """(nothing) -> Pending, with the item in its queue. Idempotent by id.
-
-        It waits for `at_us` (server microseconds), or for so long. Raises ConfigChanged when the configurations are not
-        those, InputError when it waits for a run that is not there, or its queue is not known and shall be.
-        """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us)
-        [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known)))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def create_many(self, runs: Sequence[New], *, if_queue_known: bool = False) -> list[Creation]:
-        """The same for many runs in one call, in order; a refusal says nothing of the others."""
-        [answers] = self.create_batches([runs], if_queue_known=if_queue_known)
-        return answers
-
-    def create_batches(
-        self, batches: Iterable[Sequence[New]], *, if_queue_known: bool = False
-    ) -> Iterator[list[Creation]]:
-        """The same for batch after batch: each is taken and sent while Redis has the one before.
-
-        A caller that is told of a refusal can end `batches`, and is told of the one that was sent by then.
-        """
-        _, sha = _script("create")
-        sent: deque[tuple[Sequence[New], list[str | int]]] = deque()
-        with clear_errors(self.url):
-            connection = self._redis.connection_pool.get_connection()
-        try:
-            for batch in batches:
-                calls = _creations(batch, "", if_queue_known)
-                with clear_errors(self.url):
-                    connection.send_packed_command(connection.pack_command("EVALSHA", sha, 0, *calls))
-                sent.append((batch, calls))
-                if len(sent) > 1:
-                    yield self._answered(connection, *sent[0])
-                    sent.popleft()
-            while sent:
-                yield self._answered(connection, *sent[0])
-                sent.popleft()
-        finally:
-            if sent:
-                # Nobody else may read these answers.
-                connection.disconnect()
-            self._redis.connection_pool.release(connection)
-
-    def _answered(self, connection: Any, batch: Sequence[New], calls: Sequence[str | int]) -> list[Creation]:
-        try:
-            with clear_errors(self.url):
-                reply = connection.read_response()
-        except LaunchError as error:
-            # The server's own answer is one to each of them; without any, the connection is of no use.
-            if isinstance(error.__cause__, NoScriptError):
-                reply = self._call("create", *calls)
-            elif isinstance(error.__cause__, ResponseError):
-                return [error] * len(batch)
-            else:
-                raise
-        return self._created(batch, reply)
-
-    def _created(self, batch: Sequence[New], reply: Iterable[Sequence[Any]]) -> list[Creation]:
-        """What `create` says of each run."""
-        answers: list[Creation] = []
-        for consumers, *found in reply:
-            for answer in found:
-                if isinstance(answer, int):
-                    answers.append(Created(bool(answer), consumers))
-                    continue
-                try:
-                    with clear_errors(self.url):
-                        _refuse(batch[len(answers)].spec, answer)
-                except (ConfigChanged, LaunchError) as error:
-                    answers.append(error)
-        return answers
 
     def claim(
         self,
@@ -441,7 +319,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
         answer = self._call("fire", *head, expiry_of(spec), *fields_of(spec))
-        return None if answer[0] == 0 else _created(spec, answer)
+        return None if answer[0] == 0 else created_of(spec, answer)
 
     def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
         """Leave out a time of a schedule; False when somebody else has dealt with it."""
@@ -532,7 +410,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         return text(self._call("append_log", run_id, attempt, data, offset, keep_from))
 
     def _call(self, script: str, *args: object) -> Any:
-        source, sha = _script(script)
+        source, sha = script_of(script)
         with clear_errors(self.url):
             try:
                 return self._redis.evalsha(sha, 0, *args)
@@ -545,7 +423,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
 
     def _call_many(self, script: str, calls: Sequence[Sequence[object]]) -> list[Any]:
         """The same call with many arguments, in one round trip; of one that failed, its exception. Not for claims."""
-        source, sha = _script(script)
+        source, sha = script_of(script)
         with clear_errors(self.url):
             while True:
                 pipe = self._redis.pipeline(transaction=False)
@@ -567,113 +445,10 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
             self._redis.set(keys.HOLD, 1, px=int((self._settle_s - uptime_s) * 1000), nx=True)
 
 
-@cache
-def _script(name: str) -> tuple[str, str]:
-    # Beside this module: importlib.resources takes longer to import than all that is read.
-    lua = os.path.join(os.path.dirname(__file__), "lua")
-    with open(os.path.join(lua, "prelude.lua"), encoding="utf-8") as file:
-        prelude = file.read()
-    with open(os.path.join(lua, f"{name}.lua"), encoding="utf-8") as file:
-        script = file.read()
-    source = needed_of(prelude, script) + script
-    return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
-_WORD = re.compile(r"[A-Za-z_]\w*")
-
-
-def needed_of(prelude: str, script: str) -> str:
-    """The parts of the prelude that a script uses, directly or not: Redis makes all that is there anew in each call.
-
-    A part is a `local` that begins its line, and what follows it up to the next one.
-    """
-    # A comment uses nothing.
-    prelude, script = _COMMENT.sub("", prelude), _COMMENT.sub("", script)
-    used = set(_WORD.findall(script))
-    kept = []
-    # What a part uses is above it, as Lua wants it.
-    for part in reversed(prelude.split("\nlocal ")[1:]):
-        name = _WORD.search(part, len("function ") if part.startswith("function ") else 0)
-        if name and name[0] in used:
-            kept.append(f"local {part}\n")
-            used.update(_WORD.findall(part))
-    return "".join(reversed(kept))
-
-
-def fields_of(spec: RunSpec) -> list[str | int]:
-    """What the scripts read of a run, and its spec; what a record without it means anyway is left out."""
-    fields: list[str | int] = ["name", spec.name, "spec", spec.to_json()]
-    if spec.priority != "medium":
-        fields += ["priority", PRIORITIES[spec.priority]]
-    if spec.project:
-        fields += ["project", spec.project]
-    if spec.tags:
-        fields += ["tags", json.dumps(spec.tags)]
-    if item_schema.VERSION > 1:
-        fields += ["version", item_schema.VERSION]
-    if spec.needs:
-        fields += ["needs", spec.needs]
-    if spec.concurrency_key:
-        fields += ["concurrency_key", spec.concurrency_key, "limit_key", spec.limit_key]
-    if spec.array:
-        fields += ["array", spec.array, "array_limit", spec.array_limit or ""]
-    if spec.sweep:
-        fields += ["sweep", spec.sweep]
-    if spec.scheduler:
-        fields += ["scheduler", "1"]
-    if spec.after:
-        fields += ["waits_for", json.dumps(dict(map(parse_after, spec.after)))]
-    return fields
-
-
-def expiry_of(spec: RunSpec) -> str | int:
-    """Of a run, in microseconds; '' for never."""
-    return "" if spec.expires_s is None else _us(spec.expires_s)
-
-
 def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     """The arguments of `crash`."""
     retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
     return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, int(step.is_preemption)]
-
-
-def _creations(runs: Iterable[New], reason: str, if_queue_known: bool) -> list[str | int]:
-    """The arguments of `create`; runs that follow each other and have the same queue are a group."""
-    args: list[str | int] = [int(if_queue_known), reason]
-    group: tuple[str, str, str] | None = None
-    count_at = 0
-    for run_id, spec, queue_config, pool_config, delay_s, at_us in runs:
-        if group != (spec.queue, queue_config, pool_config):
-            group = (spec.queue, queue_config, pool_config)
-            count_at = len(args) + 3
-            args += (*group, 0)
-        args[count_at] += 1  # type: ignore[operator]
-        due = f"at:{at_us}" if at_us is not None else f"in:{_us(delay_s)}" if delay_s else ""
-        fields = fields_of(spec)
-        args += (run_id, due, expiry_of(spec), len(fields))
-        args += fields
-    return args
-
-
-def _created(spec: RunSpec, reply: Sequence[Any]) -> Created:
-    """The answer of a script that creates one run."""
-    if reply[0] < 0:
-        _refuse(spec, reply)
-    return Created(bool(reply[0]), int(reply[1]))
-
-
-def _refuse(spec: RunSpec, answer: Any) -> NoReturn:
-    """Raises why a run was not created."""
-    if isinstance(answer, Exception):
-        raise answer
-    word, *why = answer
-    if word == -1:
-        raise ConfigChanged(text(why[0]), text(why[1]))
-    if word == -3:
-        known = ", ".join(sorted(text(name) for name in why[0])) or "none"
-        raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
-    raise InputError(text(why[0]))
 
 
 def _us(seconds: float) -> int:

@@ -21,8 +21,9 @@ from launch_worker.settings import Settings
 from launch_worker.spec import PRIORITIES, RunSpec
 from launch_worker.states import ARROWS, RunState
 from launch_worker.store import keys
+from launch_worker.store.creating import ConfigChanged, New
 from launch_worker.store.reading import text
-from launch_worker.store.store import Answer, ConfigChanged, New, Store
+from launch_worker.store.store import Answer, Store
 from tests.conftest import wait_until
 
 S = RunState
