@@ -13,7 +13,6 @@ from itertools import compress
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.giturl import parse_git_url
 from launch_worker.ids import RUN_ID
 from launch_worker.template import has_macros
 from launch_worker.units import MAX_DURATION_S
@@ -379,6 +378,9 @@ def _check_code(uri: str, upload: str) -> None:
     if uri and upload:
         raise InputError("the code comes from git or from an upload, not both; leave out --uri or --upload")
     if uri and not has_macros(uri):
+        # Imported by those who need it: a person waits for `launch-submit`.
+        from launch_worker.giturl import parse_git_url
+
         parse_git_url(uri)
     if upload and not SHA256.fullmatch(upload):
         raise InputError("upload must be the sha256 of an archive that was sent before, 64 hexadecimal digits")

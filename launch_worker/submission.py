@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -56,3 +57,11 @@ def _pool(text: str) -> PoolConfig:
     from launch_worker.pool_config import PoolConfig
 
     return PoolConfig.from_json(text)
+
+
+def current_folder() -> str | None:
+    """This process's folder; None when it was deleted under it."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -38,6 +38,13 @@ _TRANSIENT = re.compile(r"(^|-)(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOR
 #: What a script is told when its caller has not the rights for what it does: by Redis 7.0, and by newer ones.
 _FORBIDDEN = re.compile(r"user executing the script can't|ACL failure in script")
 
+#: Else each new connection looks for the version among the metadata of all installed packages, for 2 ms.
+_DRIVER: dict[str, Any] = {}
+with suppress(ImportError):
+    from redis.driver_info import DriverInfo
+
+    _DRIVER["driver_info"] = DriverInfo(lib_version=redis.__version__)
+
 
 def connect(url: str, *, name: str) -> redis.Redis:
     """A thread-safe client that connects at its first command and never waits for ever.
@@ -52,7 +59,7 @@ def connect(url: str, *, name: str) -> redis.Redis:
         "health_check_interval": 0,
         "retry": Retry(NoBackoff(), 0),
         "client_name": name,
-    }
+    } | _DRIVER
     if url.startswith(SCHEME):
         return _master(SentinelUrl.parse(url), options)
     try:

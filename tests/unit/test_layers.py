@@ -58,6 +58,7 @@ LAYERS = {
     **dict.fromkeys(
         (
             "api",
+            "submitting",
             "attempt",
             "begin",
             "execute",
