@@ -34,7 +34,7 @@ class Sent(NamedTuple):
 
 
 class Submitter:
-    """A connection to one launch system, for submitting only; `Api` is one that does the rest too."""
+    """A connection to one launch system, for submitting only, by one thread; `Api` is one that does the rest too."""
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env(redis_url=url)
@@ -50,7 +50,7 @@ class Submitter:
     def store(self) -> Creator:
         """Connected to at its first call."""
         if self._store is None:
-            self._store = Creator(self.settings.redis_url)
+            self._store = Creator(self.settings.redis_url, is_quick=True)
         return self._store
 
     def send(

@@ -3,51 +3,94 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import Any
 
-from redis.exceptions import NoScriptError
-
+from launch_worker.errors import LaunchError
 from launch_worker.store import keys
-from launch_worker.store.connection import clear_errors, connect
 from launch_worker.store.scripts import script_of
+from launch_worker.store.wire import Again, Refused, Wire
 
 
 class Client:
     """What every part of the store is. Thread-safe; every method raises BrokerUnavailableError."""
 
-    def __init__(self, url: str, *, client_name: str = "launch") -> None:
+    def __init__(self, url: str, *, client_name: str = "launch", is_quick: bool = False) -> None:
+        """With `is_quick` redis-py is not imported as long as all goes well; only for one thread then."""
         self.url = url
+        self._name = client_name
+        self._wire = Wire(url, name=client_name) if is_quick and Wire.fits(url) else None
+
+    @cached_property
+    def _redis(self) -> Any:
+        from launch_worker.store.connection import connect
+
         # redis-py's annotations fit neither RESP2 nor RESP3 replies.
-        self._redis: Any = connect(url, name=client_name)
+        return connect(self.url, name=self._name)
 
     def close(self) -> None:
-        self._redis.close()
+        if self._wire is not None:
+            self._wire.close()
+        if "_redis" in self.__dict__:
+            self._redis.close()
 
     def exists(self, run_id: str) -> bool:
         """Whether there is such a run."""
-        with clear_errors(self.url):
-            return bool(self._redis.exists(keys.run(run_id)))
+        return bool(self._command("EXISTS", keys.run(run_id)))
 
     def workers(self) -> list[dict[str, Any]]:
         """The descriptions of the live workers."""
-        with clear_errors(self.url):
-            owners = self._redis.zrange(keys.WORKERS, 0, -1)
-            found = self._redis.mget([keys.worker(text(owner)) for owner in owners]) if owners else []
+        owners = self._command("ZRANGE", keys.WORKERS, 0, -1)
+        found = self._command("MGET", *(keys.worker(text(owner)) for owner in owners)) if owners else []
         return [json.loads(description) for description in found if description]
 
     def queue_names(self) -> list[str]:
         """Every queue that a run was submitted to, or that was configured."""
-        with clear_errors(self.url):
-            return sorted(text(name) for name in self._redis.smembers(keys.QUEUES))
+        return sorted(text(name) for name in self._command("SMEMBERS", keys.QUEUES))
 
     def settings_of(self, kind: str, name: str) -> dict[str, str]:
         """The fields that an admin set of a queue or a pool (`kind`): config, limit, paused, pool, rank."""
-        key = keys.queue(name) if kind == "queue" else keys.pool(name)
-        with clear_errors(self.url):
-            return pairs(self._redis.hgetall(key))
+        return pairs(self._command("HGETALL", keys.queue(name) if kind == "queue" else keys.pool(name)))
 
-    def _call(self, script: str, *args: object) -> Any:
+    def _command(self, *args: str | int) -> Any:
+        """One that only reads."""
+        if self._wire is not None:
+            try:
+                return self._wire.call(*args)
+            except Again:
+                self._wire = None
+            except Refused as refused:
+                raise self._error(refused) from refused
+        from launch_worker.store.connection import clear_errors
+
+        with clear_errors(self.url):
+            return self._redis.execute_command(*args)
+
+    def _error(self, problem: Exception) -> LaunchError:
+        """The server's refusal as one sentence."""
+        from launch_worker.store.connection import clear_error
+
+        return clear_error(self.url, problem)
+
+    def _call(self, script: str, *args: str | int) -> Any:
         source, sha = script_of(script)
+        if self._wire is not None:
+            try:
+                try:
+                    return self._wire.call("EVALSHA", sha, 0, *args)
+                except Refused as refused:
+                    if not refused.is_unknown_script:
+                        raise
+                self._wire.call("SCRIPT", "LOAD", source)
+                return self._wire.call("EVALSHA", sha, 0, *args)
+            except Again:
+                self._wire = None
+            except Refused as refused:
+                raise self._error(refused) from refused
+        from redis.exceptions import NoScriptError
+
+        from launch_worker.store.connection import clear_errors
+
         with clear_errors(self.url):
             try:
                 return self._redis.evalsha(sha, 0, *args)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
-
-from redis.exceptions import NoScriptError, ResponseError
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from launch_worker import item_schema
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.spec import PRIORITIES, RunSpec, parse_after
 from launch_worker.store.client import Client, text
-from launch_worker.store.connection import clear_errors
 from launch_worker.store.scripts import script_of
+from launch_worker.store.wire import Again, Refused, Wire
+
+if TYPE_CHECKING:
+    from launch_worker.store.connection import Line
 
 
 class Created(NamedTuple):
@@ -90,39 +91,37 @@ class Creator(Client):
         """
         _, sha = script_of("create")
         sent: deque[tuple[Sequence[New], list[str | int]]] = deque()
-        with clear_errors(self.url):
-            connection = self._redis.connection_pool.get_connection()
+        line, is_first = self._line(), True
         try:
             for batch in batches:
                 calls = _creations(batch, "", if_queue_known)
-                with clear_errors(self.url):
-                    connection.send_packed_command(connection.pack_command("EVALSHA", sha, 0, *calls))
+                line.send("EVALSHA", sha, 0, *calls)
                 sent.append((batch, calls))
-                if len(sent) > 1:
-                    yield self._answered(connection, *sent[0])
-                    sent.popleft()
+                # The first is waited for: where the script is unknown to the server, the next ones must not overtake.
+                if is_first or len(sent) > 1:
+                    yield self._answered(line, *sent.popleft())
+                is_first = False
             while sent:
-                yield self._answered(connection, *sent[0])
-                sent.popleft()
+                yield self._answered(line, *sent.popleft())
         finally:
-            if sent:
-                # Nobody else may read these answers.
-                connection.disconnect()
-            self._redis.connection_pool.release(connection)
+            if line is not self._wire or sent:
+                line.close()
 
-    def _answered(self, connection: Any, batch: Sequence[New], calls: Sequence[str | int]) -> list[Creation]:
+    def _line(self) -> Line | Wire:
+        if self._wire is not None and not self._wire.is_over:
+            return self._wire
+        from launch_worker.store.connection import Line
+
+        return Line(self._redis, self.url)
+
+    def _answered(self, line: Line | Wire, batch: Sequence[New], calls: Sequence[str | int]) -> list[Creation]:
         try:
-            with clear_errors(self.url):
-                reply = connection.read_response()
-        except LaunchError as error:
-            # The server's own answer is one to each of them; without any, the connection is of no use.
-            if isinstance(error.__cause__, NoScriptError):
-                reply = self._call("create", *calls)
-            elif isinstance(error.__cause__, ResponseError):
-                return [error] * len(batch)
-            else:
-                raise
-        return self._created(batch, reply)
+            reply = line.receive()
+        except Again:
+            reply = self._call("create", *calls)
+        except Refused as refused:
+            reply = self._call("create", *calls) if refused.is_unknown_script else self._error(refused)
+        return [reply] * len(batch) if isinstance(reply, LaunchError) else self._created(batch, reply)
 
     def _created(self, batch: Sequence[New], reply: Iterable[Sequence[Any]]) -> list[Creation]:
         """What `create` says of each run."""
@@ -133,11 +132,15 @@ class Creator(Client):
                     answers.append(Created(bool(answer), consumers))
                     continue
                 try:
-                    with clear_errors(self.url):
-                        _refuse(batch[len(answers)].spec, answer)
+                    self._refuse(batch[len(answers)].spec, answer)
                 except (ConfigChanged, LaunchError) as error:
                     answers.append(error)
         return answers
+
+    def _refuse(self, spec: RunSpec, answer: Any) -> NoReturn:
+        if isinstance(answer, Exception):
+            raise self._error(answer)
+        _refuse(spec, answer)
 
 
 def fields_of(spec: RunSpec) -> list[str | int]:
@@ -198,8 +201,6 @@ def created_of(spec: RunSpec, reply: Sequence[Any]) -> Created:
 
 def _refuse(spec: RunSpec, answer: Any) -> NoReturn:
     """Raises why a run was not created."""
-    if isinstance(answer, Exception):
-        raise answer
     word, *why = answer
     if word == -1:
         raise ConfigChanged(text(why[0]), text(why[1]))

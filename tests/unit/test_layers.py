@@ -92,6 +92,7 @@ LAYERS = {
 #: Where a library, or a part of the standard library, may be imported. A trailing dot is a whole subpackage.
 HOMES = {
     "redis": ("store.", "broker"),
+    "hiredis": ("store.wire",),
     "celery": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
     "kombu": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
     "click": ("cli.", "celery", "worker"),

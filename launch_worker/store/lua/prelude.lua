@@ -431,14 +431,15 @@ local function arrow(id, from, to, now, attempt, worker, reason)
   enter(id, from, to, now, attempt, worker, reason)
 end
 
--- A list of the wrong type would refuse every item and every consumer: it is set aside for reading.
-local function heal(list)
-  local kind = redis.call('TYPE', list).ok
-  if kind ~= 'list' and kind ~= 'none' then
-    local aside = 'launch:damaged:' .. list .. ':' .. int(now_us())
-    redis.call('RENAME', list, aside)
+-- A list of the wrong type would refuse every item and every consumer: it is set aside for reading. (`wanted`: or what
+-- should be another kind of key.)
+local function heal(key, wanted)
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= (wanted or 'list') and kind ~= 'none' then
+    local aside = 'launch:damaged:' .. key .. ':' .. int(now_us())
+    redis.call('RENAME', key, aside)
     redis.call('EXPIRE', aside, 30 * 86400)
-    keep_aside(list, 'the queue\'s key held a ' .. kind .. '; moved to ' .. aside)
+    keep_aside(key, (wanted and 'an index' or 'the queue\'s key') .. ' held a ' .. kind .. '; moved to ' .. aside)
   end
 end
 
@@ -1171,8 +1172,14 @@ local function add(key, score, id)
 end
 
 -- Writes it. A script that creates runs calls this before it ends, and before anything else looks at their entries.
+-- One damaged index must not keep the runs from their queues.
 local function add_all()
-  for key, entries in pairs(to_add.entries) do redis.call('ZADD', key, unpack(entries)) end
+  for key, entries in pairs(to_add.entries) do
+    if type(redis.pcall('ZADD', key, unpack(entries))) == 'table' then
+      heal(key, 'zset')
+      redis.call('ZADD', key, unpack(entries))
+    end
+  end
   for list, made in pairs(to_add.items) do
     if type(redis.pcall('LPUSH', list, unpack(made))) == 'table' then
       heal(list)
