@@ -84,17 +84,17 @@ def submit_command(
         )
         show_added(kept, as_json=as_json, quiet=quiet)
         return 0
-    submitter = Submitter(api)
-    sent = _submit(submitter, items, strict=strict, as_json=as_json, quiet=quiet, waits=wait or follow, file=from_file)
+    how = {"strict": strict, "as_json": as_json, "quiet": quiet, "waits": wait or follow, "many": from_file is not None}
     if not (wait or follow or as_json):
+        _submit(Submitter(api), items, **how)
         return 0
+    # Before the run is there: it may be over, or Redis away, by the time that all this is imported.
     from launch_worker.api import Api, Run
+    from launch_worker.cli import following
 
-    whole, code = Api(settings=submitter.settings), 0
-    runs = [Run(whole, one.id, queue_consumers=one.queue_consumers) for one in sent]
+    whole, code = Api(api), 0
+    runs = [Run(whole, one.id, queue_consumers=one.queue_consumers) for one in _submit(whole, items, **how)]
     if wait or follow:
-        from launch_worker.cli import following
-
         if len(runs) == 1 and from_file is None:
             code = following.follow(runs[0], logs=follow, quiet=quiet or as_json)
         else:
@@ -137,12 +137,12 @@ def _check_recurring(given: Mapping[str, Any], *, wait: bool, follow: bool, from
 
 
 def _submit(
-    submitter: Submitter, items: list[Item], *, strict: bool, as_json: bool, quiet: bool, waits: bool, file: str | None
+    submitter: Submitter, items: list[Item], *, strict: bool, as_json: bool, quiet: bool, waits: bool, many: bool
 ) -> list[Sent]:
     """Check all, send all, and tell of each; a queue that nobody serves is told once."""
     from launch_worker.cli.sending import check_all, queue_of, send_all
 
-    many = file is not None or items[0].array is not None
+    many = many or items[0].array is not None
     if many:
         check_all(submitter, items, strict=strict)
     idle: set[str] = set()
