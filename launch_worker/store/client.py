@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from typing import Any
 
 from launch_worker.errors import LaunchError
@@ -19,19 +18,28 @@ class Client:
         """With `is_quick` redis-py is not imported as long as all goes well; only for one thread then."""
         self.url = url
         self._name = client_name
-        self._wire = Wire(url, name=client_name) if is_quick and Wire.fits(url) else None
+        self._wire: Wire | None = None
+        if is_quick and Wire.fits(url):
+            self._wire = Wire(url, name=client_name)
+        else:
+            self._go_whole()
 
-    @cached_property
-    def _redis(self) -> Any:
+    def _go_whole(self) -> None:
+        """Do with redis-py from now on."""
         from launch_worker.store.connection import connect
+        from launch_worker.store.lending import Lender
 
+        self.close()
+        self._wire = None
         # redis-py's annotations fit neither RESP2 nor RESP3 replies.
-        return connect(self.url, name=self._name)
+        self._redis: Any = connect(self.url, name=self._name)
+        self._lender = Lender(self._redis)
 
     def close(self) -> None:
         if self._wire is not None:
             self._wire.close()
-        if "_redis" in self.__dict__:
+        elif "_redis" in self.__dict__:
+            self._lender.close()
             self._redis.close()
 
     def exists(self, run_id: str) -> bool:
@@ -58,7 +66,7 @@ class Client:
             try:
                 return self._wire.call(*args)
             except Again:
-                self._wire = None
+                self._go_whole()
             except Refused as refused:
                 raise self._error(refused) from refused
         from launch_worker.store.connection import clear_errors
@@ -84,7 +92,7 @@ class Client:
                 self._wire.call("SCRIPT", "LOAD", source)
                 return self._wire.call("EVALSHA", sha, 0, *args)
             except Again:
-                self._wire = None
+                self._go_whole()
             except Refused as refused:
                 raise self._error(refused) from refused
         from redis.exceptions import NoScriptError
@@ -93,10 +101,10 @@ class Client:
 
         with clear_errors(self.url):
             try:
-                return self._redis.evalsha(sha, 0, *args)
+                return self._lender.call("EVALSHA", sha, 0, *args)
             except NoScriptError:
                 self._redis.script_load(source)
-                return self._redis.evalsha(sha, 0, *args)
+                return self._lender.call("EVALSHA", sha, 0, *args)
 
 
 def text(value: bytes | str) -> str:

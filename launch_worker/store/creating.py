@@ -108,7 +108,7 @@ class Creator(Client):
                 line.close()
 
     def _line(self) -> Line | Wire:
-        if self._wire is not None and not self._wire.is_over:
+        if self._wire is not None:
             return self._wire
         from launch_worker.store.connection import Line
 
