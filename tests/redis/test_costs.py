@@ -193,7 +193,7 @@ def test_a_run_with_a_folder_and_an_author_takes_little_more(store: Store, packe
 
 
 def test_many_runs_are_submitted_by_few_commands_each(store: Store, counter: Counter) -> None:
-    store.create("first", SPEC)
+    store.create_many([New("first", SPEC)])  # connects
     counter.restart()
     store.create_many([New(f"{number:015}", SPEC) for number in range(100)])
     assert counter.trips == 1
