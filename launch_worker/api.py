@@ -2,58 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from launch_worker.bulk import Item, Ready, read_options
-from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, UnknownRunError
+from launch_worker.bulk import Item, read_options
+from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.filters import parse_filter, parse_order
-from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
 from launch_worker.queue_api import QueueApi
-from launch_worker.runs import MAX_PER_PAGE, Run, Runs, me
-from launch_worker.settings import Settings
-from launch_worker.spec import PROJECT, RunSpec, check_queue_name
+from launch_worker.runs import MAX_PER_PAGE, Run, Runs
+from launch_worker.spec import PROJECT, RunSpec
 from launch_worker.states import RunState
-from launch_worker.store.store import ConfigChanged, Created, New, Store
-from launch_worker.submission import resolve
+from launch_worker.store.store import Store
+from launch_worker.submission import current_folder
+from launch_worker.submitting import Submitter, me
 from launch_worker.sweep_api import SweepApi
 from launch_worker.workers import Worker
 
 __all__ = ["Api", "Run", "Runs", "current_folder", "me", "submit", "submit_many"]
 
-#: Runs that are submitted in one round trip: Redis does nothing else for a few milliseconds.
-_BATCH = 100
-
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
 
 
-class Api(QueueApi, SweepApi):
+class Api(Submitter, QueueApi, SweepApi):
     """A connection to one launch system. `url` wins over LAUNCH_REDIS_URL."""
-
-    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings.from_env(redis_url=url)
-        self._store: Store | None = None
-        #: By queue: its configuration and its pool's, as last seen.
-        self._configs: dict[str, tuple[str, str]] = {}
-        #: Who uses this process: the look-up takes longer than all else of a submission.
-        self._me = ""
-        #: Folders that were sent, and what they are kept as.
-        self._sent: dict[str, str] = {}
 
     @property
     def store(self) -> Store:
         """Connected to at its first call."""
-        if self._store is None:
+        if not isinstance(self._store, Store):
             self._store = Store(self.settings.redis_url, settle_s=2 * self.settings.heartbeat_s)
         return self._store
 
@@ -72,140 +54,13 @@ class Api(QueueApi, SweepApi):
         for so long. `strict` refuses a queue that nobody knows. Raises InputError, BrokerUnavailableError.
         """
         given = _given(run) if isinstance(run, RunSpec) else run
-        run_id = run_id or new_run_id()
-        while True:
-            spec, queue_config, pool_config = self.resolve(given)
-            try:
-                created = self.store.create(
-                    run_id,
-                    spec,
-                    queue_config=queue_config,
-                    pool_config=pool_config,
-                    delay_s=delay_s,
-                    at_us=at_us,
-                    if_queue_known=strict,
-                )
-            except ConfigChanged as changed:
-                # Most queues have none, and need no look before.
-                self._configs[spec.queue] = changed.queue_config, changed.pool_config
-            else:
-                return Run(self, run_id, queue_consumers=created.consumers)
-
-    def check(self, item: Item, *, fresh: bool = False) -> None:
-        """Raises InputError for what could not be submitted now."""
-        ready = self.resolve(item.given, fresh=fresh)
-        item.ready = ready if item.upload is None else None
+        sent = self.send(given, delay_s=delay_s, at_us=at_us, strict=strict, run_id=run_id)
+        return Run(self, sent.id, queue_consumers=sent.queue_consumers)
 
     def submit_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Run, Item]]:
-        """Submit what `bulk` read, runs and arrays of runs, in order, many in a round trip. Raises as `submit`.
-
-        All that was submitted before an error is yielded before it is raised; when Redis went away, some of the last
-        runs may have been submitted and not be told.
-        """
-        made = ((new, item) for item in items for new in self._runs_of(item))
-        while True:
-            batch: list[tuple[New, Item]] = []
-            problem: LaunchError | None = None
-            try:
-                for one in islice(made, _BATCH):
-                    batch.append(one)
-            except LaunchError as error:
-                problem = error
-            yield from self._send(batch, strict=strict)
-            if problem is not None:
-                raise problem
-            if len(batch) < _BATCH:
-                return
-
-    def _runs_of(self, item: Item) -> Iterator[New]:
-        try:
-            ready = item.ready or self.resolve(item.given)
-            if item.upload is not None:
-                # What is wrong otherwise was seen before the folder is read.
-                ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
-        except InputError as error:
-            raise item.error(error) from None
-        when = (*ready[1:], item.delay_s or 0.0, item.at_us)
-        if item.array is None:
-            yield New(new_run_id(), ready.spec, *when)
-            return
-        first_id = new_run_id()
-        for index in item.array.indexes:
-            spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
-            yield New(first_id if index == item.array.indexes[0] else new_run_id(), spec, *when)
-
-    def _send(self, batch: Sequence[tuple[New, Item]], *, strict: bool) -> Iterator[tuple[Run, Item]]:
-        problem: LaunchError | None = None
-        answers = self.store.create_many([new for new, _ in batch], if_queue_known=strict) if batch else []
-        for (new, item), answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Created):
-                yield Run(self, new.run_id, queue_consumers=answer.consumers), item
-            elif isinstance(answer, LaunchError):
-                problem = problem or (item.error(answer) if isinstance(answer, InputError) else answer)
-            elif problem is None:
-                # The queue has a configuration that was not known here: once more, with what it says now.
-                self._configs[new.spec.queue] = answer.queue_config, answer.pool_config
-                try:
-                    yield self._submit_again(new, item, strict=strict), item
-                except LaunchError as error:
-                    problem = item.error(error) if isinstance(error, InputError) else error
-        if problem is not None:
-            raise problem
-
-    def _submit_again(self, new: New, item: Item, *, strict: bool) -> Run:
-        given = dict(item.given)
-        if item.upload is not None:
-            given["upload"] = new.spec.upload
-        if item.array is not None:
-            spec = new.spec
-            given |= {"array": spec.array, "array_index": spec.array_index, "array_limit": spec.array_limit}
-        return self.submit(given, delay_s=new.delay_s, at_us=new.at_us, strict=strict, run_id=new.run_id)
-
-    def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> Ready:
-        """The run that these arguments are, and the configurations of queue and pool that completed it.
-
-        With `fresh` those are read from Redis, else they are what was last seen. Raises InputError.
-        """
-        queue = given.get("queue") or "default"
-        if fresh:
-            check_queue_name(queue)
-            settings = self.store.settings_of("queue", queue)
-            pool = settings.get("pool", "")
-            of_pool = self.store.settings_of("pool", pool) if pool else {}
-            self._configs[queue] = settings.get("config", ""), of_pool.get("config", "")
-        try:
-            return self._resolve(queue, given)
-        except InputError:
-            if fresh:
-                raise
-            # It may be what the queue's configuration gives, as it is now, that is missing.
-            with contextlib.suppress(BrokerUnavailableError):
-                return self.resolve(given, fresh=True)
-            raise
-
-    def _resolve(self, queue: str, given: Mapping[str, Any]) -> Ready:
-        queue_config, pool_config = self._configs.get(queue, ("", ""))
-        self._me = self._me or me()
-        given = {"author": self._me} | dict(given)
-        if not given.get("project") and self.settings.project:
-            given["project"] = self.settings.project
-        has_folder = given.get("cwd") is not None or given.get("uri") or given.get("upload")
-        if not (has_folder or queue_config or pool_config):
-            # Nobody else may give it one.
-            given["cwd"] = current_folder()
-        spec = resolve(given, queue_config=queue_config, pool_config=pool_config)
-        if spec.cwd is None and not (spec.uri or spec.upload):
-            spec = replace(spec, cwd=current_folder())
-        return Ready(spec, queue_config, pool_config)
-
-    def send_folder(self, folder: str) -> str:
-        """Send a folder of this machine, unless this connection has sent it. Returns its sha256. Raises InputError."""
-        from launch_worker.code.send import send_folder
-
-        path = os.path.abspath(folder)
-        if path not in self._sent:
-            self._sent[path] = send_folder(Path(path), settings=self.settings, store=self.store)
-        return self._sent[path]
+        """The same as `send_items`, with the run itself for each."""
+        for sent, item in self.send_items(items, strict=strict):
+            yield Run(self, sent.id, queue_consumers=sent.queue_consumers), item
 
     def run(self, path: str) -> Run:
         """The run with this id, or W&B's `entity/project/id` (`project/id` for the project's last part alone).
@@ -348,12 +203,4 @@ def _plain(value: Any) -> Any:
 
 def _given(spec: RunSpec) -> dict[str, Any]:
     """A finished spec as arguments: what differs from the defaults."""
-    return {name: getattr(spec, name) for name in json.loads(spec.to_json())}
-
-
-def current_folder() -> str | None:
-    """This process's folder; None when it was deleted under it."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return None
+    return {name: getattr(spec, name) for name in (*json.loads(spec.to_json()), "name")}

@@ -185,7 +185,7 @@ def read_jobs(
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_once)
+        value = _JSON.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -208,6 +208,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{twice[:60]!r} is written twice; leave one of them out")
     return found
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_once)
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,6 +241,8 @@ _MAPS = ("env", "values", "config", "container")
 
 
 def _merged(defaults: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
+    if not defaults:
+        return dict(line)
     merged = {**defaults, **line}
     for names in _EITHER:
         if any(name in line for name in names):

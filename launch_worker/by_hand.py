@@ -134,7 +134,7 @@ class JobAndRunStatusTracker:
     @cached_property
     def job(self) -> RunQueueItem:
         record = self.attempt.record
-        spec: dict[str, Any] = json.loads(record.spec)
+        spec: dict[str, Any] = {"name": record.name} | json.loads(record.spec)
         return RunQueueItem(runQueueItemId=record.id, runSpec=spec, queue=record.queue, attempt=record.attempt)
 
 

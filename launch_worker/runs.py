@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from launch_worker.retry import shell_exit_code
 from launch_worker.run import Record, Transition
 from launch_worker.states import RunState
 from launch_worker.store.items import SavedFile, saved_files
+from launch_worker.submitting import me
 from launch_worker.units import isoformat
 from launch_worker.workers import why_unserved
 
@@ -496,11 +495,3 @@ class _View:
     told: int | None = None
     last: RunState | None = None
     ended: bool = False
-
-
-def me() -> str:
-    """Who uses this process, for people."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}@{socket.gethostname()}"

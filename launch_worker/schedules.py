@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from launch_worker.errors import BrokerUnavailableError, InputError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
-from launch_worker.store.store import ConfigChanged, Store
+from launch_worker.store.creating import ConfigChanged
+from launch_worker.store.store import Store
 from launch_worker.submission import resolve
 
 if TYPE_CHECKING:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import compress
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.giturl import parse_git_url
 from launch_worker.ids import RUN_ID
 from launch_worker.template import has_macros
 from launch_worker.units import MAX_DURATION_S
@@ -44,6 +45,8 @@ MAX_CONFIG_BYTES = 256 * 1024
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@=-]{0,99}")
 #: How a run that others wait for must have ended: with exit code 0, in whatever way, or in any other way than that.
 WISHES = ("ok", "any", "failed")
+_INTERPRETER = re.compile(r"(python|bash|sh|perl|ruby|node|Rscript|julia)[\d.]*")
+_SCRIPT = re.compile(r"[\w./-]+")
 VALUE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
 
 
@@ -113,58 +116,25 @@ class RunSpec:
     max_preemptions: int = 5
 
     def __post_init__(self) -> None:
+        self._check(_changed(self))
+
+    def _check(self, given: Iterable[str]) -> None:
+        """Complete it, and raise InputError; only the fields that are `given` can be wrong."""
         if self.command or not self.image:
             _check_command(self.command)
         if not self.name:
             object.__setattr__(self, "name", default_name(self.command or (self.image,)))
-        _check_text("name", self.name, NAME, "1 to 200 characters without control characters")
-        check_queue_name(self.queue)
-        if self.project:
-            _check_text("project", self.project, PROJECT, "ENTITY/PROJECT, each of letters, digits and . _ -")
-        if self.author:
-            _check_text("author", self.author, NAME, "1 to 200 characters without control characters")
-        for tag in self.tags:
-            _check_text("tag", tag, TAG, "letters, digits and . _ : = / -, at most 100")
-        if self.priority not in PRIORITIES:
-            raise InputError(f"priority {self.priority!r} is unknown; use one of: {', '.join(PRIORITIES)}")
-        _check_env(self.env, self.env_from)
-        _check_code(self.uri, self.upload)
+        for name in given:
+            if name in _CHECKS:
+                _CHECKS[name](getattr(self, name))
+        if self.env or self.env_from:
+            _check_env(self.env, self.env_from)
+        if self.uri or self.upload:
+            _check_code(self.uri, self.upload)
         if self.cwd is not None:
             _check_cwd(self.cwd, in_code=bool(self.uri or self.upload))
-        for what, seconds, least in (
-            ("timeout", self.timeout_s, 0.001),
-            ("start timeout", self.start_timeout_s, 0.001),
-            ("stall timeout", self.stall_timeout_s, 0.001),
-            ("grace", self.grace_s, 0),
-            ("retry delay", self.retry_delay_s, 0),
-            ("expiry", self.expires_s, 0.001),
-        ):
-            if seconds is not None and not least <= seconds <= MAX_DURATION_S:
-                raise InputError(f"{what} must be more than 0 and at most 3650d, not {seconds:g} s")
-        for what, number, least, most in (
-            ("retries", self.retries, 0, MAX_RETRIES),
-            ("max preemptions", self.max_preemptions, 0, MAX_RETRIES),
-            ("the exit code of a preempted job", self.preempt_exit_code, 1, 255),
-            ("gpus", self.gpus, 0, MAX_GPUS),
-            ("the limit of a concurrency key", self.limit_key, 1, MAX_LIMIT),
-        ):
-            _check_number(what, number, least, most)
-        if self.array_limit is not None:
-            _check_number("the limit of an array", self.array_limit, 1, MAX_LIMIT)
-        if self.array_index is not None:
-            _check_number("the index of an array", self.array_index, 0, MAX_LIMIT)
-        _check_waits(self)
-        check_values(self.values)
-        check_config(self.config)
-        if not isinstance(self.scheduler, bool):
-            raise InputError(f"scheduler must be true or false, not {self.scheduler!r}")
-        if self.sweep_index is not None:
-            _check_number("the index in a sweep", self.sweep_index, 0, MAX_LIMIT * 1000)
         if self.image or self.container or self.memory is not None or self.cpus is not None:
             _check_container(self)
-        for word in self.retry_on:
-            if word not in RETRYABLE:
-                raise InputError(f"cannot retry on {word!r}; use one or both of: {','.join(RETRYABLE)}")
 
     @property
     def asks_for_container(self) -> bool:
@@ -174,22 +144,47 @@ class RunSpec:
     @property
     def needs(self) -> str:
         """What it needs of its worker as the store compares it: GPUS:MILLICORES:BYTES; '' for nothing."""
+        if not (self.gpus or self.cpus or self.memory):
+            return ""
         cpus = 0 if self.cpus is None else math.ceil(1000 * self.cpus)
-        needs = f"{self.gpus}:{cpus}:{self.memory or 0}"
-        return "" if needs == "0:0:0" else needs
+        return f"{self.gpus}:{cpus}:{self.memory or 0}"
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""
         # By hand: `asdict` copies deeply, and takes ten times as long.
-        given = {name: value for name, default in _DEFAULTS if (value := getattr(self, name)) != default}
-        return json.dumps(given, separators=(",", ":"))
+        given = {"command": self.command}
+        for name in _changed(self):
+            value = getattr(self, name)
+            if value != _PLAIN[name]:
+                given[name] = value
+        if self.name == default_name(self.command or (self.image,)):
+            del given["name"]
+        return _ENCODE(given)
 
 
-#: Of each field in order; the command has none, and is written always.
-_DEFAULTS: tuple[tuple[str, Any], ...] = tuple(
-    (name, {} if spec_field.default_factory is dict else spec_field.default)
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+#: Of each field what it has when it is not given; the command has no default.
+_PLAIN: dict[str, Any] = {
+    name: {} if spec_field.default_factory is dict else spec_field.default
     for name, spec_field in RunSpec.__dataclass_fields__.items()
-)
+}
+_VALUES = operator.attrgetter(*_PLAIN)
+
+
+def _changed(spec: RunSpec) -> Iterable[str]:
+    """The fields that do not have their defaults, and maybe some that do."""
+    # By identity: 0 is not False, which would have to be refused.
+    return compress(_PLAIN, map(operator.is_not, _VALUES(spec), _PLAIN.values()))
+
+
+def make_spec(given: Mapping[str, Any]) -> RunSpec:
+    """`RunSpec(**given)` in a third of the time; the names must be its fields, the command among them."""
+    spec = object.__new__(RunSpec)
+    # Each its own maps: they could be changed.
+    spec.__dict__.update(_PLAIN, env={}, container={}, values={}, config={})
+    spec.__dict__.update(given)
+    spec._check(given)
+    return spec
 
 
 def parse_spec(text: str) -> RunSpec:
@@ -258,12 +253,14 @@ def _adapter() -> Any:
 
 def default_name(command: tuple[str, ...]) -> str:
     """A readable name that shows no argument values: the program, or the script that an interpreter runs."""
-    words = [word.rsplit("/", 1)[-1] for word in command[:1]]
-    if len(command) > 1 and re.fullmatch(r"(python|bash|sh|perl|ruby|node|Rscript|julia)[\d.]*", words[0]):
+    word = command[0].rsplit("/", 1)[-1]
+    if len(command) > 1 and _INTERPRETER.fullmatch(word):
         script = command[2] if command[1] == "-m" and len(command) > 2 else command[1]
-        if re.fullmatch(r"[\w./-]+", script) and not script.startswith("-"):
-            words = [script.rsplit("/", 1)[-1]]
-    return "".join(char if NAME.fullmatch(char) else "?" for char in words[0])[:200] or "job"
+        if _SCRIPT.fullmatch(script) and not script.startswith("-"):
+            word = script.rsplit("/", 1)[-1]
+    if NAME.fullmatch(word):
+        return word
+    return "".join(char if NAME.fullmatch(char) else "?" for char in word)[:200] or "job"
 
 
 def check_queue_name(name: str) -> None:
@@ -337,17 +334,14 @@ def parse_after(text: str) -> tuple[str, str]:
     return run_id, wish
 
 
-def _check_waits(spec: RunSpec) -> None:
-    if len(spec.after) > MAX_AFTER:
-        raise InputError(f"a run can wait for at most {MAX_AFTER} others, not {len(spec.after)}")
+def _check_after(after: tuple[str, ...]) -> None:
+    if len(after) > MAX_AFTER:
+        raise InputError(f"a run can wait for at most {MAX_AFTER} others, not {len(after)}")
     wishes: dict[str, str] = {}
-    for text in spec.after:
+    for text in after:
         run_id, wish = parse_after(text)
         if wishes.setdefault(run_id, wish) != wish:
             raise InputError(f"a run cannot wait for run {run_id} to end in two ways; leave one of them out")
-    for what, word in (("concurrency key", spec.concurrency_key), ("array", spec.array), ("sweep", spec.sweep)):
-        if word:
-            _check_text(what, word, KEY, "letters, digits, and . _ @ = - after the first, at most 100")
 
 
 def check_values(values: Mapping[str, Any]) -> None:
@@ -372,6 +366,8 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def _json_bytes(what: str, value: Mapping[str, Any]) -> int:
+    if not value:
+        return 2
     try:
         return len(json.dumps(value, allow_nan=False).encode())
     except (ValueError, TypeError, RecursionError) as error:
@@ -382,6 +378,9 @@ def _check_code(uri: str, upload: str) -> None:
     if uri and upload:
         raise InputError("the code comes from git or from an upload, not both; leave out --uri or --upload")
     if uri and not has_macros(uri):
+        # Imported by those who need it: a person waits for `launch-submit`.
+        from launch_worker.giturl import parse_git_url
+
         parse_git_url(uri)
     if upload and not SHA256.fullmatch(upload):
         raise InputError("upload must be the sha256 of an archive that was sent before, 64 hexadecimal digits")
@@ -429,3 +428,76 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _check_label(what: str, pattern: re.Pattern[str], rule: str, text: str) -> None:
+    if text:
+        _check_text(what, text, pattern, rule)
+
+
+def _check_tags(tags: tuple[str, ...]) -> None:
+    for tag in tags:
+        _check_text("tag", tag, TAG, "letters, digits and . _ : = / -, at most 100")
+
+
+def _check_priority(priority: str) -> None:
+    if priority not in PRIORITIES:
+        raise InputError(f"priority {priority!r} is unknown; use one of: {', '.join(PRIORITIES)}")
+
+
+def _check_seconds(what: str, least: float, seconds: float | None) -> None:
+    if seconds is not None and not least <= seconds <= MAX_DURATION_S:
+        raise InputError(f"{what} must be more than 0 and at most 3650d, not {seconds:g} s")
+
+
+def _check_count(what: str, least: int, most: int, number: Any) -> None:
+    if number is not None:
+        _check_number(what, number, least, most)
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    if not isinstance(scheduler, bool):
+        raise InputError(f"scheduler must be true or false, not {scheduler!r}")
+
+
+def _check_retry_on(words: tuple[str, ...]) -> None:
+    for word in words:
+        if word not in RETRYABLE:
+            raise InputError(f"cannot retry on {word!r}; use one or both of: {','.join(RETRYABLE)}")
+
+
+_NAME_RULE = "1 to 200 characters without control characters"
+_PROJECT_RULE = "ENTITY/PROJECT, each of letters, digits and . _ -"
+_KEY_RULE = "letters, digits, and . _ @ = - after the first, at most 100"
+
+#: What checks one field's value, apart from others; called where it is not the default.
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "name": partial(_check_text, "name", pattern=NAME, rule=_NAME_RULE),
+    "queue": check_queue_name,
+    "project": partial(_check_label, "project", PROJECT, _PROJECT_RULE),
+    "author": partial(_check_label, "author", NAME, _NAME_RULE),
+    "tags": _check_tags,
+    "priority": _check_priority,
+    "timeout_s": partial(_check_seconds, "timeout", 0.001),
+    "start_timeout_s": partial(_check_seconds, "start timeout", 0.001),
+    "stall_timeout_s": partial(_check_seconds, "stall timeout", 0.001),
+    "grace_s": partial(_check_seconds, "grace", 0),
+    "retry_delay_s": partial(_check_seconds, "retry delay", 0),
+    "expires_s": partial(_check_seconds, "expiry", 0.001),
+    "retries": partial(_check_number, "retries", least=0, most=MAX_RETRIES),
+    "max_preemptions": partial(_check_number, "max preemptions", least=0, most=MAX_RETRIES),
+    "preempt_exit_code": partial(_check_number, "the exit code of a preempted job", least=1, most=255),
+    "gpus": partial(_check_number, "gpus", least=0, most=MAX_GPUS),
+    "limit_key": partial(_check_number, "the limit of a concurrency key", least=1, most=MAX_LIMIT),
+    "array_limit": partial(_check_count, "the limit of an array", 1, MAX_LIMIT),
+    "array_index": partial(_check_count, "the index of an array", 0, MAX_LIMIT),
+    "sweep_index": partial(_check_count, "the index in a sweep", 0, MAX_LIMIT * 1000),
+    "after": _check_after,
+    "concurrency_key": partial(_check_label, "concurrency key", KEY, _KEY_RULE),
+    "array": partial(_check_label, "array", KEY, _KEY_RULE),
+    "sweep": partial(_check_label, "sweep", KEY, _KEY_RULE),
+    "values": check_values,
+    "config": check_config,
+    "scheduler": _check_scheduler,
+    "retry_on": _check_retry_on,
+}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import InputError
-from launch_worker.spec import RunSpec
+from launch_worker.spec import RunSpec, make_spec
 from launch_worker.template import check_value_names
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def resolve(given: Mapping[str, Any], *, queue_config: str = "", pool_config: st
     if queue_config or pool_config:
         queue, pool = _queue(queue_config), _pool(pool_config)
         return _checked(queue.checked(queue.spec_of(given, pool.defaults)), given)
-    spec = RunSpec(**{name: value for name, value in given.items() if value is not None})
+    spec = make_spec({name: value for name, value in given.items() if value is not None})
     check_value_names(spec.values)
     if spec.asks_for_container and not spec.image:
         raise InputError(
@@ -56,3 +57,11 @@ def _pool(text: str) -> PoolConfig:
     from launch_worker.pool_config import PoolConfig
 
     return PoolConfig.from_json(text)
+
+
+def current_folder() -> str | None:
+    """This process's folder; None when it was deleted under it."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

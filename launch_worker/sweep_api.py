@@ -16,11 +16,13 @@ from launch_worker.bulk import read_options
 from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
-from launch_worker.runs import Run, me
+from launch_worker.runs import Run
 from launch_worker.spec import KEY, MAX_LIMIT
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.store.sweeps import SweepRecord, unknown_sweep
+from launch_worker.submission import current_folder
+from launch_worker.submitting import me
 from launch_worker.sweep_trial import Trial
 from launch_worker.sweeps import advance, spec_of
 from launch_worker.units import isoformat
@@ -328,7 +330,6 @@ def _read(config: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[Any, str]
 
 def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[str, Any]:
     """What its runs are submitted with. Raises InputError."""
-    from launch_worker.api import current_folder
 
     plain = {name: _plain(value) for name, value in options.items() if value is not None}
     for name in ("command", "array", "at", "delay"):

@@ -14,7 +14,8 @@ from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
 from launch_worker.spec import KEY, RunSpec, default_name
-from launch_worker.store.store import ConfigChanged, Store
+from launch_worker.store.creating import ConfigChanged
+from launch_worker.store.store import Store
 from launch_worker.store.sweeps import SweepRecord
 from launch_worker.submission import resolve
 from launch_worker.sweep_trial import Trial

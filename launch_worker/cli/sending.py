@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
-from launch_worker import item_schema
-from launch_worker.api import Api, Run
 from launch_worker.bulk import Item
-from launch_worker.cli import output
 from launch_worker.errors import InputError, LaunchError
-from launch_worker.run import mask_env
 from launch_worker.spec import parse_after
-from launch_worker.units import isoformat
+from launch_worker.submitting import Sent, Submitter
 
 DEFAULT_QUEUE = "default"
 
@@ -23,33 +18,40 @@ def queue_of(item: Item) -> str:
     return queue
 
 
-def check_all(api: Api, items: Sequence[Item], *, strict: bool) -> None:
+def check_all(submitter: Submitter, items: Sequence[Item], *, strict: bool) -> None:
     """Raises InputError, with the place in its file, for the first that could not be submitted now."""
-    known = {DEFAULT_QUEUE, *api.store.queue_names()} if strict else set()
+    known = {DEFAULT_QUEUE, *submitter.store.queue_names()} if strict else set()
     queues: set[str] = set()
     runs: set[str] = set()
     for item in items:
         queue = queue_of(item)
         try:
-            api.check(item, fresh=queue not in queues)
+            submitter.check(item, fresh=queue not in queues)
             queues.add(queue)
             if strict and queue not in known:
                 raise InputError(f"there is no queue {queue!r}; known are: {', '.join(sorted(known))}")
             if item.upload is not None and not os.path.isdir(item.upload):
                 raise InputError(f"upload {item.upload!r} is not a folder of this machine")
             for other in (parse_after(text)[0] for text in item.given.get("after", ())):
-                if other not in runs and api.store.peek(other) is None:
+                if other not in runs and not submitter.store.exists(other):
                     raise InputError(f"there is no run {other} to wait for; list them with: launch-worker runs")
                 runs.add(other)
         except InputError as error:
             raise item.error(error) from None
 
 
-def show_all(api: Api, items: Sequence[Item], *, strict: bool) -> None:
+def show_all(submitter: Submitter, items: Sequence[Item], *, strict: bool) -> None:
     """Check all, and print each as it would be kept and when it would start, as JSON lines; nothing is written."""
-    check_all(api, items, strict=strict)
+    from dataclasses import asdict
+
+    from launch_worker import item_schema
+    from launch_worker.cli import output
+    from launch_worker.run import mask_env
+    from launch_worker.units import isoformat
+
+    check_all(submitter, items, strict=strict)
     for item in items:
-        spec = asdict(api.resolve(item.given)[0])
+        spec = asdict(submitter.resolve(item.given)[0])
         spec["env"] = mask_env(spec["env"])
         if item.upload is not None:
             spec["upload"] = f"(the folder {item.upload})"
@@ -59,7 +61,7 @@ def show_all(api: Api, items: Sequence[Item], *, strict: bool) -> None:
         output.echo_json(shown)
 
 
-def send_all(api: Api, items: Sequence[Item], *, strict: bool, shown: bool) -> Iterator[tuple[Run, Item]]:
+def send_all(submitter: Submitter, items: Sequence[Item], *, strict: bool, shown: bool) -> Iterator[tuple[Sent, Item]]:
     """Submit the items in order, many runs in a round trip; `shown` draws a progress bar.
 
     An error says how many were submitted before it, and the place in the file.
@@ -67,17 +69,17 @@ def send_all(api: Api, items: Sequence[Item], *, strict: bool, shown: bool) -> I
     total = sum(1 if item.array is None else len(item.array.indexes) for item in items)
     sent = 0
     try:
-        submitted = api.submit_items(items, strict=strict)
-        for run, item in _with_bar(submitted, total) if shown else submitted:
+        submitted = submitter.send_items(items, strict=strict)
+        for one in _with_bar(submitted, total) if shown else submitted:
             sent += 1
-            yield run, item
+            yield one
     except LaunchError as error:
         if sent:
             error.args = (f"{sent} of {total} runs were submitted, then: {error}",)
         raise
 
 
-def _with_bar(sent: Iterator[tuple[Run, Item]], total: int) -> Iterator[tuple[Run, Item]]:
+def _with_bar(sent: Iterator[tuple[Sent, Item]], total: int) -> Iterator[tuple[Sent, Item]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

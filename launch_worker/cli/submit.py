@@ -12,9 +12,10 @@ from launch_worker.bulk import Item, read_jobs, read_options
 from launch_worker.cli.errors import run_command
 from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, with_options
 from launch_worker.errors import InputError
+from launch_worker.submission import current_folder
 
 if TYPE_CHECKING:
-    from launch_worker.api import Api, Run
+    from launch_worker.submitting import Sent, Submitter
 
 #: What a recurring submission has no use for.
 _NOT_WITH_CRON = ("at", "delay", "after", "array")
@@ -67,27 +68,33 @@ def submit_command(
     if follow and (from_file is not None or items[0].array is not None):
         raise InputError("--follow shows the log of one run; use --wait for several")
     # After everything that needs no redis.
-    from launch_worker.api import Api
+    from launch_worker.submitting import Submitter
 
-    connection = Api(api)
     if dry_run:
         from launch_worker.cli.sending import show_all
 
-        show_all(connection, items, strict=strict)
+        show_all(Submitter(api), items, strict=strict)
         return 0
     if cron is not None:
+        from launch_worker.api import Api
         from launch_worker.cli.schedules import add_schedule, show_added
 
         kept = add_schedule(
-            connection, items[0], cron=cron, name=cron_name, timezone=timezone, missed=missed, strict=strict
+            Api(api), items[0], cron=cron, name=cron_name, timezone=timezone, missed=missed, strict=strict
         )
         show_added(kept, as_json=as_json, quiet=quiet)
         return 0
-    runs = _submit(connection, items, strict=strict, as_json=as_json, quiet=quiet, waits=wait or follow, file=from_file)
-    code = 0
-    if wait or follow:
-        from launch_worker.cli import following
+    how = {"strict": strict, "as_json": as_json, "quiet": quiet, "waits": wait or follow, "many": from_file is not None}
+    if not (wait or follow or as_json):
+        _submit(Submitter(api), items, **how)
+        return 0
+    # Before the run is there: it may be over, or Redis away, by the time that all this is imported.
+    from launch_worker.api import Api, Run
+    from launch_worker.cli import following
 
+    whole, code = Api(api), 0
+    runs = [Run(whole, one.id, queue_consumers=one.queue_consumers) for one in _submit(whole, items, **how)]
+    if wait or follow:
         if len(runs) == 1 and from_file is None:
             code = following.follow(runs[0], logs=follow, quiet=quiet or as_json)
         else:
@@ -102,8 +109,6 @@ def submit_command(
 
 
 def _items(given: Mapping[str, Any], from_file: str | None) -> list[Item]:
-    from launch_worker.api import current_folder
-
     folder = current_folder() or ""
     if from_file is None:
         return [read_options(given, folder=folder)]
@@ -132,32 +137,37 @@ def _check_recurring(given: Mapping[str, Any], *, wait: bool, follow: bool, from
 
 
 def _submit(
-    api: Api, items: list[Item], *, strict: bool, as_json: bool, quiet: bool, waits: bool, file: str | None
-) -> list[Run]:
+    submitter: Submitter, items: list[Item], *, strict: bool, as_json: bool, quiet: bool, waits: bool, many: bool
+) -> list[Sent]:
     """Check all, send all, and tell of each; a queue that nobody serves is told once."""
     from launch_worker.cli.sending import check_all, queue_of, send_all
 
-    many = file is not None or items[0].array is not None
+    many = many or items[0].array is not None
     if many:
-        check_all(api, items, strict=strict)
+        check_all(submitter, items, strict=strict)
     idle: set[str] = set()
-    runs = []
+    sent = []
     shown = many and not quiet and sys.stderr.isatty()
-    for run, item in send_all(api, items, strict=strict, shown=shown):
-        queue = queue_of(item)
-        runs.append(run)
-        if quiet:
-            click.echo(run.id)
-        elif not as_json and not shown:
-            click.echo(f"run {run.id} submitted to queue {queue}", err=waits)
-        if run.queue_consumers == 0 and queue not in idle:
-            idle.add(queue)
-            from launch_worker.workers import why_unserved
+    told = sys.stderr if waits and not quiet else sys.stdout
+    try:
+        for run, item in send_all(submitter, items, strict=strict, shown=shown):
+            sent.append(run)
+            if quiet:
+                told.write(f"{run.id}\n")
+            elif not as_json and not shown:
+                told.write(f"run {run.id} submitted to queue {queue_of(item)}\n")
+            if run.queue_consumers == 0 and (queue := queue_of(item)) not in idle:
+                idle.add(queue)
+                from launch_worker.workers import why_unserved
 
-            click.echo(f"launch-submit: the run waits: {why_unserved(api.store.workers(), queue)}", err=True)
-    if shown and not as_json:
-        click.echo(f"{len(runs)} runs submitted, {runs[0].id} to {runs[-1].id}", err=waits)
-    return runs
+                told.flush()
+                click.echo(f"launch-submit: the run waits: {why_unserved(submitter.store.workers(), queue)}", err=True)
+        if shown and not as_json:
+            told.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
+    finally:
+        # Once, and not for each as click does.
+        told.flush()
+    return sent
 
 
 def main() -> None:

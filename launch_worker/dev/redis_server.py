@@ -70,6 +70,8 @@ class RedisServer:
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nrequirepass {self._password}\ndir {self._folder}\n"
             f"save {save}\nappendonly {aof}\nappendfsync everysec\nmaxmemory-policy noeviction\n"
+            # Redis 6.2 knows it under this name only; newer ones too.
+            "hash-max-ziplist-value 512\n"
         )
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(

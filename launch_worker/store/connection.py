@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import DefaultParser
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
     DataError,
     MasterDownError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -24,8 +26,9 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from launch_worker.errors import BrokerUnavailableError, DamagedError, ForbiddenError, SettingsError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, ForbiddenError, LaunchError, SettingsError
 from launch_worker.sentinel_url import SCHEME, SentinelUrl
+from launch_worker.store.wire import Again, Refused
 
 CONNECT_TIMEOUT_S = 1.5
 #: Longer than any script takes; with connecting, a producer gives up within 5 s.
@@ -37,6 +40,13 @@ _TRANSIENT = re.compile(r"(^|-)(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOR
 
 #: What a script is told when its caller has not the rights for what it does: by Redis 7.0, and by newer ones.
 _FORBIDDEN = re.compile(r"user executing the script can't|ACL failure in script")
+
+#: Else each new connection looks for the version among the metadata of all installed packages, for 2 ms.
+_DRIVER: dict[str, Any] = {}
+with suppress(ImportError):
+    from redis.driver_info import DriverInfo
+
+    _DRIVER["driver_info"] = DriverInfo(lib_version=redis.__version__)
 
 
 def connect(url: str, *, name: str) -> redis.Redis:
@@ -52,7 +62,7 @@ def connect(url: str, *, name: str) -> redis.Redis:
         "health_check_interval": 0,
         "retry": Retry(NoBackoff(), 0),
         "client_name": name,
-    }
+    } | _DRIVER
     if url.startswith(SCHEME):
         return _master(SentinelUrl.parse(url), options)
     try:
@@ -71,6 +81,46 @@ def _master(url: SentinelUrl, options: dict[str, Any]) -> redis.Redis:
     login = {"username": url.username or None, "password": url.password or None}
     master: redis.Redis = sentinels.master_for(url.master, redis_class=redis.Redis, db=url.db, **login, **options)
     return master
+
+
+class Line:
+    """A connection of a client's pool, for calls that are sent before the answers of those before them were read."""
+
+    def __init__(self, client: redis.Redis, url: str) -> None:
+        self._pool: Any = client.connection_pool
+        self._url = url
+        self._unread = 0
+        with clear_errors(url):
+            self._connection: Any = self._pool.get_connection()
+
+    def send(self, *args: str | int) -> None:
+        with clear_errors(self._url):
+            self._connection.send_packed_command(self._connection.pack_command(*args))
+        self._unread += 1
+
+    def receive(self) -> Any:
+        """The next answer; a refusal is returned as the error that it is.
+
+        Raises BrokerUnavailableError when there is none, and Again where the server does not know the script.
+        """
+        try:
+            with clear_errors(self._url):
+                reply = self._connection.read_response()
+        except LaunchError as error:
+            if not isinstance(error.__cause__, ResponseError):
+                raise
+            self._unread -= 1
+            if isinstance(error.__cause__, NoScriptError):
+                raise Again from None
+            return error
+        self._unread -= 1
+        return reply
+
+    def close(self) -> None:
+        if self._unread:
+            # Nobody else may read these answers.
+            self._connection.disconnect()
+        self._pool.release(self._connection)
 
 
 def mask_url(url: str) -> str:
@@ -118,6 +168,17 @@ def clear_errors(url: str) -> Iterator[None]:
         raise DamagedError(f"this cannot be sent to Redis: {error}") from error
     except RedisError as error:
         raise BrokerUnavailableError(f"Redis at {mask_url(url)} failed: {error}") from error
+
+
+def clear_error(url: str, problem: Exception) -> LaunchError:
+    """The same for a server's refusal that was not raised, also one that came without redis-py."""
+    if isinstance(problem, Refused):
+        problem = DefaultParser.parse_error(str(problem))  # type: ignore[no-untyped-call]
+    try:
+        with clear_errors(url):
+            raise problem
+    except LaunchError as error:
+        return error
 
 
 def _forbidden(url: str, error: Exception) -> ForbiddenError:

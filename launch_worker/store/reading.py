@@ -13,9 +13,11 @@ from launch_worker.run import Record, Transition
 from launch_worker.spec import PRIORITIES
 from launch_worker.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.connection import clear_errors, connect
-from launch_worker.store.lending import Lender
+from launch_worker.store.client import Client, pairs, text
+from launch_worker.store.connection import clear_errors
 from launch_worker.units import isoformat
+
+__all__ = ["LogChunk", "Reader", "pairs", "record_of", "text"]
 
 _PAGE = 100
 #: Of a record that does not say it.
@@ -34,18 +36,8 @@ class LogChunk:
     data: bytes
 
 
-class Reader:
+class Reader(Client):
     """A thread-safe view of one Redis. Every method raises BrokerUnavailableError."""
-
-    def __init__(self, url: str, *, client_name: str = "launch") -> None:
-        self.url = url
-        # redis-py's annotations fit neither RESP2 nor RESP3 replies.
-        self._redis: Any = connect(url, name=client_name)
-        self._lender = Lender(self._redis)
-
-    def close(self) -> None:
-        self._lender.close()
-        self._redis.close()
 
     def ping(self) -> None:
         with clear_errors(self.url):
@@ -109,8 +101,16 @@ class Reader:
     def history(self, run_id: str) -> list[Transition]:
         """Every transition, the oldest first."""
         with clear_errors(self.url):
-            lines = self._redis.lrange(keys.history(run_id), 0, -1)
-        return [step for line in lines if (step := _transition(text(line))) is not None]
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hget(keys.run(run_id), "created_at")
+            pipe.lrange(keys.history(run_id), 0, -1)
+            created, lines = pipe.execute()
+        found = [step for line in lines if (step := _transition(text(line))) is not None]
+        created_at = int(created) if created and created.isdigit() else 0
+        # Of a run that was made without a reason it is not written.
+        if created_at and (not found or (found[0].state, found[0].at) != (RunState.PENDING, created_at)):
+            found.insert(0, Transition(RunState.PENDING, created_at, 0, "", ""))
+        return found
 
     def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
         """Kept output of an attempt, in order, after the entry `after`."""
@@ -156,18 +156,6 @@ class Reader:
         with clear_errors(self.url):
             return int(self._redis.zcount(keys.consumers(queue), now, "+inf"))
 
-    def workers(self) -> list[dict[str, Any]]:
-        """The descriptions of the live workers."""
-        with clear_errors(self.url):
-            owners = self._redis.zrange(keys.WORKERS, 0, -1)
-            found = self._redis.mget([keys.worker(text(owner)) for owner in owners]) if owners else []
-        return [json.loads(description) for description in found if description]
-
-    def queue_names(self) -> list[str]:
-        """Every queue that a run was submitted to, or that was configured."""
-        with clear_errors(self.url):
-            return sorted(text(name) for name in self._redis.smembers(keys.QUEUES))
-
     def queues(self) -> dict[str, int]:
         """Every known queue and how many runs are ready in it and wait: for a worker, a limit, a device."""
         names = self.queue_names()
@@ -188,12 +176,6 @@ class Reader:
         with clear_errors(self.url):
             found = self._redis.zrange(keys.pool_queues(pool), 0, -1, withscores=True)
         return [(text(name), int(rank)) for name, rank in found]
-
-    def settings_of(self, kind: str, name: str) -> dict[str, str]:
-        """The fields that an admin set of a queue or a pool (`kind`): config, limit, paused, pool, rank."""
-        key = keys.queue(name) if kind == "queue" else keys.pool(name)
-        with clear_errors(self.url):
-            return pairs(self._redis.hgetall(key))
 
     def running_in(self, kind: str, name: str) -> int:
         """How many runs of a queue or a pool (`kind`) are Running."""
@@ -348,17 +330,6 @@ class Reader:
 def record_of(run_id: str, fields: dict[str, str]) -> Record:
     """The record of this run, with what its hash leaves out because it is so anyway."""
     return Record.from_hash({"priority": _PRIORITY} | fields | {"id": run_id})
-
-
-def text(value: bytes | str) -> str:
-    """A reply's bytes as text; what is not UTF-8 is replaced."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def pairs(fields: Any) -> dict[str, str]:
-    """A hash's reply, a map or a flat list, as a dict of text."""
-    items = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
-    return {text(name): text(value) for name, value in items}
 
 
 def _transition(text_line: str) -> Transition | None:

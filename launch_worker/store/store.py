@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.resources import files
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 from redis.exceptions import NoScriptError
 
 from launch_worker import item_schema
-from launch_worker.errors import InputError, LaunchError
+from launch_worker.errors import LaunchError
 from launch_worker.retry import NextStep
 from launch_worker.run import Record
-from launch_worker.spec import PRIORITIES, RunSpec, parse_after
+from launch_worker.spec import RunSpec
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
+from launch_worker.store.creating import Created, Creator, created_of, expiry_of, fields_of
 from launch_worker.store.items import ItemStore
 from launch_worker.store.reading import Reader, pairs, record_of, text
+from launch_worker.store.scripts import script_of
 from launch_worker.store.sweeps import SweepStore
 from launch_worker.store.talk import TalkStore
 
@@ -57,35 +56,6 @@ class Pulse:
     pass_age_s: float
     #: Server time in microseconds at which the next Pending run is due; 0 for none.
     next_due: int
-
-
-class Created(NamedTuple):
-    """A run that was submitted."""
-
-    #: False when it was there already: the call was repeated.
-    is_new: bool
-    #: Live workers that consume its queue.
-    consumers: int
-
-
-class New(NamedTuple):
-    """A run to be submitted: see `Store.create`."""
-
-    run_id: str
-    spec: RunSpec
-    queue_config: str = ""
-    pool_config: str = ""
-    delay_s: float = 0.0
-    at_us: int | None = None
-
-
-class ConfigChanged(Exception):
-    """The queue, or its pool, has another configuration than the caller took the run's defaults from."""
-
-    def __init__(self, queue_config: str, pool_config: str) -> None:
-        super().__init__("the queue's configuration is another one")
-        self.queue_config = queue_config
-        self.pool_config = pool_config
 
 
 @dataclass(frozen=True)
@@ -141,7 +111,7 @@ def _fixed(
     return f"{json.dumps(said)[:-1]}, "
 
 
-class Store(SweepStore, TalkStore, ItemStore, Reader):
+class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
     """All reads and writes of run records. Thread-safe. Every method raises BrokerUnavailableError."""
 
     def __init__(self, url: str, *, client_name: str = "launch", settle_s: float = 10.0) -> None:
@@ -150,42 +120,6 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         self._settle_s = settle_s
 
     # -- arrows ------------------------------------------------------------------------------------------------
-
-    def create(
-        self,
-        run_id: str,
-        spec: RunSpec,
-        *,
-        queue_config: str = "",
-        pool_config: str = "",
-        delay_s: float = 0.0,
-        at_us: int | None = None,
-        reason: str = "",
-        if_queue_known: bool = False,
-    ) -> Created:
-        """(nothing) -> Pending, with the item in its queue. Idempotent by id.
-
-        It waits for `at_us` (server microseconds), or for so long. Raises ConfigChanged when the configurations are not
-        those, InputError when it waits for a run that is not there, or its queue is not known and shall be.
-        """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us)
-        return _created(spec, self._call("create", *_creation(new, reason, if_queue_known)))
-
-    def create_many(
-        self, runs: Sequence[New], *, if_queue_known: bool = False
-    ) -> list[Created | ConfigChanged | LaunchError]:
-        """The same for many runs in one round trip, in order; a refusal says nothing of the others."""
-        answers: list[Created | ConfigChanged | LaunchError] = []
-        replies = self._call_many("create", [_creation(new, "", if_queue_known) for new in runs])
-        for new, reply in zip(runs, replies, strict=True):
-            try:
-                with clear_errors(self.url):
-                    if isinstance(reply, Exception):
-                        raise reply
-                answers.append(_created(new.spec, reply))
-            except (ConfigChanged, LaunchError) as error:
-                answers.append(error)
-        return answers
 
     def claim(
         self,
@@ -432,7 +366,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
         answer = self._call("fire", *head, expiry_of(spec), *fields_of(spec))
-        return None if answer[0] == 0 else _created(spec, answer)
+        return None if answer[0] == 0 else created_of(spec, answer)
 
     def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
         """Leave out a time of a schedule; False when somebody else has dealt with it."""
@@ -523,7 +457,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         return text(self._call("append_log", run_id, attempt, data, offset, keep_from))
 
     def _call(self, script: str, *args: object) -> Any:
-        source, sha = _script(script)
+        source, sha = script_of(script)
         with clear_errors(self.url):
             try:
                 return self._lender.call("EVALSHA", sha, 0, *args)
@@ -536,7 +470,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
 
     def _call_many(self, script: str, calls: Sequence[Sequence[object]]) -> list[Any]:
         """The same call with many arguments, in one round trip; of one that failed, its exception. Not for claims."""
-        source, sha = _script(script)
+        source, sha = script_of(script)
         with clear_errors(self.url):
             while True:
                 pipe = self._redis.pipeline(transaction=False)
@@ -558,85 +492,10 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
             self._redis.set(keys.HOLD, 1, px=int((self._settle_s - uptime_s) * 1000), nx=True)
 
 
-@cache
-def _script(name: str) -> tuple[str, str]:
-    lua = files("launch_worker.store") / "lua"
-    script = (lua / f"{name}.lua").read_text()
-    source = needed_of((lua / "prelude.lua").read_text(), script) + script
-    return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-def needed_of(prelude: str, script: str) -> str:
-    """The parts of the prelude that a script uses, directly or not: Redis makes all that is there anew in each call.
-
-    A part is a `local` that begins its line, and what follows it up to the next one.
-    """
-    # A comment uses nothing.
-    prelude, script = (re.sub(r"^ *--.*\n", "", lua, flags=re.MULTILINE) for lua in (prelude, script))
-    parts = [part for part in re.split(r"^(?=local )", prelude, flags=re.MULTILINE) if part.startswith("local ")]
-    kept = ""
-    # What a part uses is above it, as Lua wants it.
-    for part in reversed(parts):
-        name = re.match(r"local (?:function )?(\w+)", part)
-        if name and re.search(rf"\b{name[1]}\b", kept + script):
-            kept = part + kept
-    return kept
-
-
-def fields_of(spec: RunSpec) -> list[str | int]:
-    """What the scripts read of a run, and its spec; what a record without it means anyway is left out."""
-    fields: list[str | int] = ["name", spec.name, "spec", spec.to_json()]
-    if spec.priority != "medium":
-        fields += ["priority", PRIORITIES[spec.priority]]
-    if spec.project:
-        fields += ["project", spec.project]
-    if spec.tags:
-        fields += ["tags", json.dumps(spec.tags)]
-    if item_schema.VERSION > 1:
-        fields += ["version", item_schema.VERSION]
-    if spec.needs:
-        fields += ["needs", spec.needs]
-    if spec.concurrency_key:
-        fields += ["concurrency_key", spec.concurrency_key, "limit_key", spec.limit_key]
-    if spec.array:
-        fields += ["array", spec.array, "array_limit", spec.array_limit or ""]
-    if spec.sweep:
-        fields += ["sweep", spec.sweep]
-    if spec.scheduler:
-        fields += ["scheduler", "1"]
-    if spec.after:
-        fields += ["waits_for", json.dumps(dict(map(parse_after, spec.after)))]
-    return fields
-
-
-def expiry_of(spec: RunSpec) -> str | int:
-    """Of a run, in microseconds; '' for never."""
-    return "" if spec.expires_s is None else _us(spec.expires_s)
-
-
 def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     """The arguments of `crash`."""
     retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
     return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, int(step.is_preemption)]
-
-
-def _creation(new: New, reason: str, if_queue_known: bool) -> list[str | int]:
-    """The arguments of `create`."""
-    due = f"at:{new.at_us}" if new.at_us is not None else f"in:{_us(new.delay_s)}" if new.delay_s else ""
-    head = [new.run_id, due, reason, new.spec.queue, new.queue_config, new.pool_config, expiry_of(new.spec)]
-    return [*head, int(if_queue_known), *fields_of(new.spec)]
-
-
-def _created(spec: RunSpec, reply: Sequence[Any]) -> Created:
-    word, *answer = reply
-    if word == -1:
-        raise ConfigChanged(text(answer[0]), text(answer[1]))
-    if word == -2:
-        raise InputError(text(answer[0]))
-    if word == -3:
-        known = ", ".join(sorted(text(name) for name in answer[0])) or "none"
-        raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
-    return Created(bool(word), int(answer[0]))
 
 
 def _us(seconds: float) -> int:

@@ -14,6 +14,7 @@ from launch_worker.run import Record
 from launch_worker.spec import RunSpec
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
+from launch_worker.store.creating import ConfigChanged, expiry_of, fields_of
 from launch_worker.store.reading import Reader, pairs, text
 from launch_worker.sweep_trial import Trial
 
@@ -83,9 +84,6 @@ class SweepStore(Reader):
 
         Raises ConfigChanged and InputError as `Store.create`. The same trial again is answered as the first time.
         """
-        # The scripts' fields of a run are theirs who create runs.
-        from launch_worker.store.store import ConfigChanged, expiry_of, fields_of
-
         drawn = json.dumps({"run": trial.run_id, "drawn": trial.drawn, "seen": trial.seen})
         head = (sweep_id, trial.index, drawn, trial.run_id, reason, spec.queue, queue_config, pool_config)
         word, *answer = self._call("next_run", *head, expiry_of(spec), *fields_of(spec))

@@ -15,7 +15,8 @@ from launch_worker.run import Record
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.store import ConfigChanged, Store
+from launch_worker.store.creating import ConfigChanged
+from launch_worker.store.store import Store
 from tests.redis.test_arrows import (
     CRASHED_AGAIN,
     FINISHED,

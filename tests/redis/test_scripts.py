@@ -7,7 +7,8 @@ from importlib.resources import files
 
 import pytest
 
-from launch_worker.store.store import Store, _script
+from launch_worker.store.scripts import script_of
+from launch_worker.store.store import Store
 
 LUA = files("launch_worker.store") / "lua"
 PRELUDE = (LUA / "prelude.lua").read_text()
@@ -35,13 +36,13 @@ def test_the_prelude_consists_of_single_locals() -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_loads(store: Store, name: str) -> None:
-    source, sha = _script(name)
+    source, sha = script_of(name)
     assert store._redis.script_load(source) in (sha, sha.encode())
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_has_what_it_uses_of_the_prelude_above_it(name: str) -> None:
-    source, _ = _script(name)
+    source, _ = script_of(name)
     parts = re.split(r"^(?=local )", source, flags=re.MULTILINE)
     known: set[str] = set()
     for part in parts:
@@ -69,5 +70,5 @@ def test_records_are_written_in_one_way(name: str) -> None:
 
 def test_a_script_carries_little_that_it_does_not_use() -> None:
     """Each of the prelude's functions costs time in each call."""
-    sizes = {name: len(re.findall(r"^local ", _script(name)[0], re.MULTILINE)) for name in ("started", "append_log")}
+    sizes = {name: len(re.findall(r"^local ", script_of(name)[0], re.MULTILINE)) for name in ("started", "append_log")}
     assert max(sizes.values()) < 20, sizes

@@ -18,7 +18,8 @@ from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.spec import RunSpec
 from launch_worker.states import RunState
-from launch_worker.store.store import ConfigChanged, Store
+from launch_worker.store.creating import ConfigChanged
+from launch_worker.store.store import Store
 from launch_worker.store.sweeps import SweepRecord
 from launch_worker.sweep_api import Sweep
 from launch_worker.sweep_config import SweepConfigError, config_from_json

@@ -61,9 +61,21 @@ finally:
     run_id, *names = result.out.split()
     assert Run(cluster.api, run_id).state is RunState.PENDING
     imported = {name.partition(".")[0] for name in names}
-    assert {"redis", "click"} <= imported
-    assert not imported & {"celery", "kombu", "pydantic", "pydantic_core", "rich", "flower", "jsonschema", "croniter"}
+    assert {"hiredis", "click"} <= imported
+    assert not imported & {"redis", "asyncio", "ssl", "celery", "kombu", "pydantic", "pydantic_core", "rich", "flower"}
+    assert not imported & {"jsonschema", "croniter"}
     assert not imported & {"docker", "yaml", "fsspec", "pathspec", "optuna"}
+    own = {name.removeprefix("launch_worker.") for name in names if name.startswith("launch_worker.")}
+    assert not own & {"api", "filters", "giturl", "passes", "queue_api", "retry", "run", "runs", "schedules"}
+    assert not own & {
+        "containers",
+        "store.items",
+        "store.reading",
+        "store.store",
+        "store.sweeps",
+        "sweep_api",
+        "sweeps",
+    }
 
 
 def test_a_delayed_run_starts_at_its_time_and_says_what_it_waits_for(cluster: Cluster) -> None:

@@ -60,6 +60,7 @@ LAYERS = {
     **dict.fromkeys(
         (
             "api",
+            "submitting",
             "attempt",
             "begin",
             "execute",
@@ -93,6 +94,7 @@ LAYERS = {
 #: Where a library, or a part of the standard library, may be imported. A trailing dot is a whole subpackage.
 HOMES = {
     "redis": ("store.", "broker"),
+    "hiredis": ("store.wire",),
     "celery": ("celery", "celeryconfig", "beat", "broker", "request", "tasks", "worker"),
     "kombu": ("celery", "celeryconfig", "beat", "broker", "request", "tasks", "worker"),
     "click": ("cli.", "celery", "worker"),

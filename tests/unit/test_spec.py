@@ -20,6 +20,7 @@ from launch_worker.spec import (
     _adapter,
     _plain,
     default_name,
+    make_spec,
     parse_env,
     parse_spec,
 )
@@ -347,7 +348,8 @@ def test_a_full_spec_survives_the_record() -> None:
 
 
 def test_defaults_are_not_written() -> None:
-    assert json.loads(make().to_json()) == {"command": ["true"], "name": "true"}
+    assert json.loads(make().to_json()) == {"command": ["true"]}
+    assert json.loads(make(name="a").to_json()) == {"command": ["true"], "name": "a"}
 
 
 printable = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=30)
@@ -455,3 +457,24 @@ def test_a_sound_spec_is_read_without_pydantic() -> None:
 )
 def test_what_is_no_spec_is_left_to_pydantic(text: str) -> None:
     assert _plain(text) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: value} for name in ("retries", "gpus", "max_preemptions") for value in (False, 0.0, True)),
+        *({name: value} for name in ("limit_key", "preempt_exit_code") for value in (True, 1.0)),
+        {"scheduler": 0},
+    ],
+)
+def test_what_only_equals_a_default_is_checked_as_any_other_value(wrong: dict[str, Any]) -> None:
+    for constructor in (lambda **options: make_spec(options), RunSpec):
+        with pytest.raises(InputError):
+            constructor(command=("true",), **wrong)
+
+
+def test_a_spec_is_made_in_two_ways_that_are_one() -> None:
+    for options in ({"command": ("true",)}, FULL, {"command": ["a"], "env": {"A": "1"}, "retries": 0}):
+        assert make_spec(options) == RunSpec(**options)
+    first, second = make_spec({"command": ("a",)}), make_spec({"command": ("a",)})
+    assert first.env is not second.env

@@ -1,22 +1,50 @@
--- (nothing) -> Pending.  ARGV: id, due ('' = now, else 'at:US' or 'in:US'), reason, queue, the queue's and its pool's
---   configuration as the caller knows them, expires_us ('' = never), only_known (1: refuse a new queue), field, value, …
+-- (nothing) -> Pending, for many runs.  ARGV: only_known (1: refuse a new queue), reason, then for each group of runs:
+--   queue, its and its pool's configuration as the caller knows them, how many runs; and for each of those:
+--   id, due ('' = now, else 'at:US' or 'in:US'), expires_us ('' = never), how many fields, field, value, …
 -- Idempotent by id: a repeated call changes nothing. Refuses a caller that does not know the configurations.
--- Returns {created 0|1, number of live consumers of the queue} or {-1, the configuration, the pool's}
---   or {-2, why not} or {-3, the known queues}.
-local id, due, reason, queue, config, config_of_pool, expires_us, only_known = unpack(ARGV, 1, 8)
-local now = now_us()
-local created = 0
-if is_new(id) then
-  if only_known == '1' and queue ~= 'default' and redis.call('SISMEMBER', 'launch:queues', queue) == 0 then
-    return {-3, redis.call('SMEMBERS', 'launch:queues')}
-  end
-  local known, known_of_pool = queue_config(queue), pool_config(queue)
-  if known ~= config or known_of_pool ~= config_of_pool then return {-1, known, known_of_pool} end
+-- Returns for each group {number of live consumers of the queue, an answer for each run}: created 0|1,
+--   or {-1, the configuration, the pool's} or {-2, why not} or {-3, the known queues}, or an error.
+local only_known, reason = ARGV[1], ARGV[2]
+-- Runs of one call were made one after the other: lists are in that order.
+local now = now_us() - 1
+local answers, at = {}, 3
+
+local function due_at(due)
   local kind, us = string.match(due, '^(%a+):(%d+)$')
-  local at = kind == 'at' and tonumber(us) or kind == 'in' and now + tonumber(us) or nil
-  if at and at <= now then at = nil end
-  local why
-  created, why = create(id, now, reason, queue, at, tonumber(expires_us), {unpack(ARGV, 9)})
-  if created == -2 then return {-2, why} end
+  local when = kind == 'at' and tonumber(us) or kind == 'in' and now + tonumber(us)
+  return when and when > now and when or nil
 end
-return {created, redis.call('ZCOUNT', 'launch:consumers:' .. queue, int(now), '+inf')}
+
+while at <= #ARGV do
+  local queue, config, config_of_pool, count = unpack(ARGV, at, at + 3)
+  at = at + 4
+  local refused
+  if only_known == '1' and queue ~= 'default' and redis.call('SISMEMBER', 'launch:queues', queue) == 0 then
+    refused = {-3, redis.call('SMEMBERS', 'launch:queues')}
+  else
+    local known, known_of_pool = queue_config(queue), pool_config(queue)
+    if known ~= config or known_of_pool ~= config_of_pool then refused = {-1, known, known_of_pool} end
+  end
+  local group = {redis.call('ZCOUNT', 'launch:consumers:' .. queue, int(now), '+inf')}
+  for run = 1, tonumber(count) do
+    local id, due, expires_us, fields = unpack(ARGV, at, at + 3)
+    at = at + 4 + tonumber(fields)
+    now = now + 1
+    local answer = 0
+    if is_new(id) then
+      answer = refused
+      if not refused then
+        local fine, created, why = pcall(create, id, now, reason, queue, due ~= '' and due_at(due) or nil,
+          tonumber(expires_us), {unpack(ARGV, at - tonumber(fields), at - 1)})
+        -- One damaged key must not leave the others without their items.
+        if not fine then answer = type(created) == 'table' and created or {err = tostring(created)}
+        elseif created == -2 then answer = {-2, why}
+        else answer = created end
+      end
+    end
+    group[run + 1] = answer
+  end
+  answers[#answers + 1] = group
+end
+add_all()
+return answers

@@ -12,6 +12,7 @@ if id ~= '' and is_new(id) then
   if known ~= config or known_of_pool ~= config_of_pool then return {-1, known, known_of_pool} end
   local created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, 10)})
   if created == -2 then return {-2, why} end
+  add_all()
 end
 redis.call('ZADD', 'launch:schedules', next_us, name)
 return {1, 0}

@@ -25,6 +25,7 @@ redis.call('HSET', key .. ':trials', index, trial)
 local created, why
 if is_new(id) then
   created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, 10)})
+  add_all()
 end
 if created == 1 then
   redis.call('HDEL', key, 'problem')

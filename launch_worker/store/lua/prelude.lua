@@ -73,7 +73,7 @@ end
 local function run_key(id) return 'launch:run:' .. id end
 
 -- Fields of records as this call found or left them: by id, field to value, false for one that is not there. Nobody else
--- writes meanwhile; here only `put`, `drop` and `forget` do.
+-- writes meanwhile; here only `put`, `write_new`, `drop` and `forget` do.
 local seen = {}
 -- What a record that is there does not say of itself.
 local DEFAULTS = {attempt = '0', token = '0', first_attempt = '1', seq = '0', project = '', priority = '6', reason = ''}
@@ -144,6 +144,9 @@ local function put(id, ...)
   end
   if #changed > 0 then redis.call('HSET', run_key(id), unpack(changed)) end
 end
+
+-- Writes a new record, all of whose fields its creator has noted: a flat list of names and values.
+local function write_new(id, fields) redis.call('HSET', run_key(id), unpack(fields)) end
 
 -- Takes fields from a record.
 local function drop(id, ...)
@@ -428,14 +431,15 @@ local function arrow(id, from, to, now, attempt, worker, reason)
   enter(id, from, to, now, attempt, worker, reason)
 end
 
--- A list of the wrong type would refuse every item and every consumer: it is set aside for reading.
-local function heal(list)
-  local kind = redis.call('TYPE', list).ok
-  if kind ~= 'list' and kind ~= 'none' then
-    local aside = 'launch:damaged:' .. list .. ':' .. int(now_us())
-    redis.call('RENAME', list, aside)
+-- A list of the wrong type would refuse every item and every consumer: it is set aside for reading. (`wanted`: or what
+-- should be another kind of key.)
+local function heal(key, wanted)
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= (wanted or 'list') and kind ~= 'none' then
+    local aside = 'launch:damaged:' .. key .. ':' .. int(now_us())
+    redis.call('RENAME', key, aside)
     redis.call('EXPIRE', aside, 30 * 86400)
-    keep_aside(list, 'the queue\'s key held a ' .. kind .. '; moved to ' .. aside)
+    keep_aside(key, (wanted and 'an index' or 'the queue\'s key') .. ' held a ' .. kind .. '; moved to ' .. aside)
   end
 end
 
@@ -445,17 +449,27 @@ local function push(command, list, made)
   redis.call(command, list, made)
 end
 
+-- A run's name and what Flower shows of it, as JSON; of many runs most have the same.
+local shown = {}
+local function shown_of(name, project)
+  if name ~= shown.name or project ~= shown.project then
+    local words = "{'name': '" .. name .. "'"
+    if project ~= '' then words = words .. ", 'project': '" .. project .. "'" end
+    shown = {name = name, project = project, shadow = cjson.encode(name), kwargsrepr = cjson.encode(words .. '}')}
+  end
+  return shown
+end
+
 -- The Celery message of a run, as kombu's Redis transport stores it. tests/redis/test_item.py holds it to what
 -- the installed Celery publishes itself. It carries no more of the run than Flower may show.
 local function item(id, seq, queue, priority, name, project, now)
-  local shown = "{'name': '" .. name .. "'"
-  if project ~= '' then shown = shown .. ", 'project': '" .. project .. "'" end
-  local body = '[["' .. id .. '",' .. seq .. '],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
-  return '{"body":' .. cjson.encode(body) .. ',"content-encoding":"utf-8","content-type":"application/json",'
+  local as_json = shown_of(name, project)
+  return '{"body":"[[\\"' .. id .. '\\",' .. seq .. '],{},{\\"callbacks\\":null,\\"errbacks\\":null,'
+    .. '\\"chain\\":null,\\"chord\\":null}]","content-encoding":"utf-8","content-type":"application/json",'
     .. '"headers":{"lang":"py","task":"launch_worker.run","id":"' .. id .. '",'
-    .. '"shadow":' .. cjson.encode(name) .. ',"eta":null,"expires":null,"group":null,"group_index":null,'
+    .. '"shadow":' .. as_json.shadow .. ',"eta":null,"expires":null,"group":null,"group_index":null,'
     .. '"retries":0,"timelimit":[null,null],"root_id":"' .. id .. '","parent_id":null,'
-    .. '"argsrepr":' .. cjson.encode("('" .. id .. "',)") .. ',"kwargsrepr":' .. cjson.encode(shown .. '}') .. ','
+    .. '"argsrepr":"(\'' .. id .. '\',)","kwargsrepr":' .. as_json.kwargsrepr .. ','
     .. '"origin":"launch","ignore_result":true,"replaced_task_nesting":0,"stamped_headers":null,'
     .. '"stamps":{},"launch_dispatched_at":' .. int(now) .. '},'
     .. '"properties":{"correlation_id":"' .. id .. '","reply_to":"","delivery_mode":2,'
@@ -1145,26 +1159,42 @@ local function next_due(now, prefetch_us)
   return first and int(first) or '0'
 end
 
--- (nothing) -> Pending, for one that `is_new`. `fields` is a flat list of names and values. Returns 1, or -2 and why not
--- when it waits for a run that is not there.
-local function create(id, now, reason, queue, due, expires_us, fields)
-  local waits, killed, states = {}, nil, {}
-  for at = 1, #fields, 2 do
-    if fields[at] == 'waits_for' then waits = cjson.decode(fields[at + 1]) end
+-- What new runs add to sorted sets, to queues' lists, and to the set of queues: for many runs one command for each key.
+local to_add = {entries = {}, items = {}, queues = {}}
+local function add(key, score, id)
+  local entries = to_add.entries[key]
+  if not entries then
+    entries = {}
+    to_add.entries[key] = entries
   end
-  for other in pairs(waits) do
-    states[other] = get(other, 'state')[1]
-    if not states[other] then
-      return -2, 'there is no run ' .. other .. ' to wait for; list the known ones with: launch-worker runs'
+  entries[#entries + 1] = score
+  entries[#entries + 1] = id
+end
+
+-- Writes it. A script that creates runs calls this before it ends, and before anything else looks at their entries.
+-- One damaged index must not keep the runs from their queues.
+local function add_all()
+  for key, entries in pairs(to_add.entries) do
+    if type(redis.pcall('ZADD', key, unpack(entries))) == 'table' then
+      heal(key, 'zset')
+      redis.call('ZADD', key, unpack(entries))
     end
   end
-  -- Lines up at once: it is ready from the time at which it was made.
-  if not due and next(waits) == nil then
-    fields[#fields + 1] = 'lined_at'
-    fields[#fields + 1] = int(now)
+  for list, made in pairs(to_add.items) do
+    if type(redis.pcall('LPUSH', list, unpack(made))) == 'table' then
+      heal(list)
+      redis.call('LPUSH', list, unpack(made))
+    end
   end
-  put(id, 'state', 'Pending', 'created_at', int(now), 'queue', queue, unpack(fields))
-  put(id, 'reason', reason)
+  for queue in pairs(to_add.queues) do
+    if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
+  end
+  to_add = {entries = {}, items = {}, queues = {}}
+end
+
+-- The places of a new run that waits for its time or for other runs, some of which may have ended.
+local function create_for_later(id, now, queue, due, expires_us, waits, states)
+  local killed
   for other, wish in pairs(waits) do
     local state = states[other]
     if WISHED[wish] and WISHED[wish][state] then
@@ -1173,33 +1203,86 @@ local function create(id, now, reason, queue, due, expires_us, fields)
       killed = 'run ' .. other .. ' is ' .. state .. ', and this one waited for it to end ' .. wish
     end
   end
-  local project = get(id, 'project')[1]
-  redis.call('ZADD', 'launch:runs', int(now), id)
-  redis.call('ZADD', 'launch:runs:queue:' .. queue, int(now), id)
-  if project ~= '' then redis.call('ZADD', 'launch:runs:project:' .. project, int(now), id) end
-  local sweep = get(id, 'sweep')[1]
-  if sweep and sweep ~= '' then redis.call('ZADD', 'launch:runs:sweep:' .. sweep, int(now), id) end
-  redis.call('ZADD', 'launch:runs:state:Pending', int(now), id)
-  note(id, 'Pending', now, 0, '', reason)
-  if expires_us then
-    local by = math.max(now, due or now) + expires_us
-    put(id, 'expires_us', int(expires_us))
-    redis.call('ZADD', 'launch:expiring', int(by), id)
-    redis.call('PUBLISH', 'launch:due', int(by))
-  end
   if killed then
     kill_pending(id, now, killed)
     settle(now, 10)
-    return 1
+    return
   end
   if due then put(id, 'not_before', int(due)) end
   local other, wish = next(waits)
-  if not other then
-    set_free(id, now)
-    return 1
-  end
+  if not other then return set_free(id, now) end
   put(id, 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. wish .. ')')
   put_off(id)
   for run in pairs(waits) do redis.call('ZADD', 'launch:waiters:' .. run, int(now), id) end
+end
+
+-- (nothing) -> Pending, for one that `is_new`. `fields` is a flat list of names and values. Returns 1, or -2 and why not
+-- when it waits for a run that is not there. The caller calls `add_all` after it.
+-- Its history begins unwritten unless there is a reason: that it was Pending at `created_at` goes without saying.
+local function create(id, now, reason, queue, due, expires_us, fields)
+  local record, at = {}, int(now)
+  for n = 1, #fields, 2 do record[fields[n]] = fields[n + 1] end
+  local waits, states
+  if record.waits_for then
+    waits, states = cjson.decode(record.waits_for), {}
+    for other in pairs(waits) do
+      states[other] = get(other, 'state')[1]
+      if not states[other] then
+        return -2, 'there is no run ' .. other .. ' to wait for; list the known ones with: launch-worker runs'
+      end
+    end
+  end
+  local function set(field, value)
+    record[field] = value
+    fields[#fields + 1] = field
+    fields[#fields + 1] = value
+  end
+  set('state', 'Pending')
+  set('created_at', at)
+  set('queue', queue)
+  if expires_us then set('expires_us', int(expires_us)) end
+  seen[id] = setmetatable(record, NEW)
+  local is_ready, needs = not due and not waits, record.needs
+  local group, line, why, is_alike
+  if is_ready then
+    -- It is ready from the time at which it was made.
+    set('lined_at', at)
+    group, line, why = no_room(id)
+    is_alike = not group and needs and redis.call('EXISTS', 'launch:parked:needs:' .. needs .. '/' .. queue) == 1
+    if not group and not is_alike then set('seq', '1') end
+  elseif reason ~= '' then
+    set('reason', reason)
+  end
+  write_new(id, fields)
+  add('launch:runs', at, id)
+  add('launch:runs:queue:' .. queue, at, id)
+  add('launch:runs:state:Pending', at, id)
+  if record.project ~= '' then add('launch:runs:project:' .. record.project, at, id) end
+  if record.sweep and record.sweep ~= '' then add('launch:runs:sweep:' .. record.sweep, at, id) end
+  if reason ~= '' then note(id, 'Pending', now, 0, '', reason) end
+  if expires_us then
+    local by = int(math.max(now, due or now) + expires_us)
+    add('launch:expiring', by, id)
+    redis.call('PUBLISH', 'launch:due', by)
+  end
+  if not is_ready then
+    add_all()
+    create_for_later(id, now, queue, due, expires_us, waits or {}, states)
+    return 1
+  end
+  to_add.queues[queue] = true
+  add('launch:line:' .. queue, int(rank_of(record.priority, at)), id)
+  if group then
+    park(id, group, line, why)
+  elseif is_alike then
+    -- Others like it wait already.
+    park_for_needs(id, queue, needs)
+  else
+    local list = list_of(queue, record.priority)
+    add('launch:dispatched:' .. list, at, id)
+    local items = to_add.items[list] or {}
+    to_add.items[list] = items
+    items[#items + 1] = item(id, '1', queue, record.priority, record.name, record.project, now)
+  end
   return 1
 end

@@ -1,0 +1,118 @@
+"""A connection to one Redis, the calls of scripts, and the registers that producers look at too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from launch_worker.errors import LaunchError
+from launch_worker.store import keys
+from launch_worker.store.scripts import script_of
+from launch_worker.store.wire import Again, Refused, Wire
+
+
+class Client:
+    """What every part of the store is. Thread-safe; every method raises BrokerUnavailableError."""
+
+    def __init__(self, url: str, *, client_name: str = "launch", is_quick: bool = False) -> None:
+        """With `is_quick` redis-py is not imported as long as all goes well; only for one thread then."""
+        self.url = url
+        self._name = client_name
+        self._wire: Wire | None = None
+        if is_quick and Wire.fits(url):
+            self._wire = Wire(url, name=client_name)
+        else:
+            self._go_whole()
+
+    def _go_whole(self) -> None:
+        """Do with redis-py from now on."""
+        from launch_worker.store.connection import connect
+        from launch_worker.store.lending import Lender
+
+        self.close()
+        self._wire = None
+        # redis-py's annotations fit neither RESP2 nor RESP3 replies.
+        self._redis: Any = connect(self.url, name=self._name)
+        self._lender = Lender(self._redis)
+
+    def close(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+        elif "_redis" in self.__dict__:
+            self._lender.close()
+            self._redis.close()
+
+    def exists(self, run_id: str) -> bool:
+        """Whether there is such a run."""
+        return bool(self._command("EXISTS", keys.run(run_id)))
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The descriptions of the live workers."""
+        owners = self._command("ZRANGE", keys.WORKERS, 0, -1)
+        found = self._command("MGET", *(keys.worker(text(owner)) for owner in owners)) if owners else []
+        return [json.loads(description) for description in found if description]
+
+    def queue_names(self) -> list[str]:
+        """Every queue that a run was submitted to, or that was configured."""
+        return sorted(text(name) for name in self._command("SMEMBERS", keys.QUEUES))
+
+    def settings_of(self, kind: str, name: str) -> dict[str, str]:
+        """The fields that an admin set of a queue or a pool (`kind`): config, limit, paused, pool, rank."""
+        return pairs(self._command("HGETALL", keys.queue(name) if kind == "queue" else keys.pool(name)))
+
+    def _command(self, *args: str | int) -> Any:
+        """One that only reads."""
+        if self._wire is not None:
+            try:
+                return self._wire.call(*args)
+            except Again:
+                self._go_whole()
+            except Refused as refused:
+                raise self._error(refused) from refused
+        from launch_worker.store.connection import clear_errors
+
+        with clear_errors(self.url):
+            return self._redis.execute_command(*args)
+
+    def _error(self, problem: Exception) -> LaunchError:
+        """The server's refusal as one sentence."""
+        from launch_worker.store.connection import clear_error
+
+        return clear_error(self.url, problem)
+
+    def _call(self, script: str, *args: str | int) -> Any:
+        source, sha = script_of(script)
+        if self._wire is not None:
+            try:
+                try:
+                    return self._wire.call("EVALSHA", sha, 0, *args)
+                except Refused as refused:
+                    if not refused.is_unknown_script:
+                        raise
+                self._wire.call("SCRIPT", "LOAD", source)
+                return self._wire.call("EVALSHA", sha, 0, *args)
+            except Again:
+                self._go_whole()
+            except Refused as refused:
+                raise self._error(refused) from refused
+        from redis.exceptions import NoScriptError
+
+        from launch_worker.store.connection import clear_errors
+
+        with clear_errors(self.url):
+            try:
+                return self._lender.call("EVALSHA", sha, 0, *args)
+            except NoScriptError:
+                self._redis.script_load(source)
+                return self._lender.call("EVALSHA", sha, 0, *args)
+
+
+def text(value: bytes | str) -> str:
+    """A reply's bytes as text; what is not UTF-8 is replaced."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def pairs(fields: Any) -> dict[str, str]:
+    """A hash's reply, a map or a flat list, as a dict of text."""
+    items = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+    return {text(name): text(value) for name, value in items}

@@ -1,0 +1,210 @@
+"""What producers write: new runs, one by one and many at once."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from launch_worker import item_schema
+from launch_worker.errors import InputError, LaunchError
+from launch_worker.spec import PRIORITIES, RunSpec, parse_after
+from launch_worker.store.client import Client, text
+from launch_worker.store.scripts import script_of
+from launch_worker.store.wire import Again, Refused, Wire
+
+if TYPE_CHECKING:
+    from launch_worker.store.connection import Line
+
+
+class Created(NamedTuple):
+    """A run that was submitted."""
+
+    #: False when it was there already: the call was repeated.
+    is_new: bool
+    #: Live workers that consume its queue.
+    consumers: int
+
+
+class New(NamedTuple):
+    """A run to be submitted: see `Store.create`."""
+
+    run_id: str
+    spec: RunSpec
+    queue_config: str = ""
+    pool_config: str = ""
+    delay_s: float = 0.0
+    at_us: int | None = None
+
+
+class ConfigChanged(Exception):
+    """The queue, or its pool, has another configuration than the caller took the run's defaults from."""
+
+    def __init__(self, queue_config: str, pool_config: str) -> None:
+        super().__init__("the queue's configuration is another one")
+        self.queue_config = queue_config
+        self.pool_config = pool_config
+
+
+#: What became of one of many runs that were to be submitted.
+Creation = Created | ConfigChanged | LaunchError
+
+
+class Creator(Client):
+    """The part of `Store` that a producer needs."""
+
+    def create(
+        self,
+        run_id: str,
+        spec: RunSpec,
+        *,
+        queue_config: str = "",
+        pool_config: str = "",
+        delay_s: float = 0.0,
+        at_us: int | None = None,
+        reason: str = "",
+        if_queue_known: bool = False,
+    ) -> Created:
+        """(nothing) -> Pending, with the item in its queue. Idempotent by id.
+
+        It waits for `at_us` (server microseconds), or for so long. Raises ConfigChanged when the configurations are not
+        those, InputError when it waits for a run that is not there, or its queue is not known and shall be.
+        """
+        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us)
+        [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known)))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def create_many(self, runs: Sequence[New], *, if_queue_known: bool = False) -> list[Creation]:
+        """The same for many runs in one call, in order; a refusal says nothing of the others."""
+        [answers] = self.create_batches([runs], if_queue_known=if_queue_known)
+        return answers
+
+    def create_batches(
+        self, batches: Iterable[Sequence[New]], *, if_queue_known: bool = False
+    ) -> Iterator[list[Creation]]:
+        """The same for batch after batch: each is taken and sent while Redis has the one before.
+
+        A caller that is told of a refusal can end `batches`, and is told of the one that was sent by then.
+        """
+        _, sha = script_of("create")
+        sent: deque[tuple[Sequence[New], list[str | int]]] = deque()
+        line, is_first = self._line(), True
+        try:
+            for batch in batches:
+                calls = _creations(batch, "", if_queue_known)
+                line.send("EVALSHA", sha, 0, *calls)
+                sent.append((batch, calls))
+                # The first is waited for: where the script is unknown to the server, the next ones must not overtake.
+                if is_first or len(sent) > 1:
+                    yield self._answered(line, *sent.popleft())
+                is_first = False
+            while sent:
+                yield self._answered(line, *sent.popleft())
+        finally:
+            if line is not self._wire or sent:
+                line.close()
+
+    def _line(self) -> Line | Wire:
+        if self._wire is not None:
+            return self._wire
+        from launch_worker.store.connection import Line
+
+        return Line(self._redis, self.url)
+
+    def _answered(self, line: Line | Wire, batch: Sequence[New], calls: Sequence[str | int]) -> list[Creation]:
+        try:
+            reply = line.receive()
+        except Again:
+            reply = self._call("create", *calls)
+        except Refused as refused:
+            reply = self._call("create", *calls) if refused.is_unknown_script else self._error(refused)
+        return [reply] * len(batch) if isinstance(reply, LaunchError) else self._created(batch, reply)
+
+    def _created(self, batch: Sequence[New], reply: Iterable[Sequence[Any]]) -> list[Creation]:
+        """What `create` says of each run."""
+        answers: list[Creation] = []
+        for consumers, *found in reply:
+            for answer in found:
+                if isinstance(answer, int):
+                    answers.append(Created(bool(answer), consumers))
+                    continue
+                try:
+                    self._refuse(batch[len(answers)].spec, answer)
+                except (ConfigChanged, LaunchError) as error:
+                    answers.append(error)
+        return answers
+
+    def _refuse(self, spec: RunSpec, answer: Any) -> NoReturn:
+        if isinstance(answer, Exception):
+            raise self._error(answer)
+        _refuse(spec, answer)
+
+
+def fields_of(spec: RunSpec) -> list[str | int]:
+    """What the scripts read of a run, and its spec; what a record without it means anyway is left out."""
+    fields: list[str | int] = ["name", spec.name, "spec", spec.to_json()]
+    if spec.priority != "medium":
+        fields += ["priority", PRIORITIES[spec.priority]]
+    if spec.project:
+        fields += ["project", spec.project]
+    if spec.tags:
+        fields += ["tags", json.dumps(spec.tags)]
+    if item_schema.VERSION > 1:
+        fields += ["version", item_schema.VERSION]
+    if spec.needs:
+        fields += ["needs", spec.needs]
+    if spec.concurrency_key:
+        fields += ["concurrency_key", spec.concurrency_key, "limit_key", spec.limit_key]
+    if spec.array:
+        fields += ["array", spec.array, "array_limit", spec.array_limit or ""]
+    if spec.sweep:
+        fields += ["sweep", spec.sweep]
+    if spec.scheduler:
+        fields += ["scheduler", "1"]
+    if spec.after:
+        fields += ["waits_for", json.dumps(dict(map(parse_after, spec.after)))]
+    return fields
+
+
+def expiry_of(spec: RunSpec) -> str | int:
+    """Of a run, in microseconds; '' for never."""
+    return "" if spec.expires_s is None else round(spec.expires_s * 1e6)
+
+
+def _creations(runs: Iterable[New], reason: str, if_queue_known: bool) -> list[str | int]:
+    """The arguments of `create`; runs that follow each other and have the same queue are a group."""
+    args: list[str | int] = [int(if_queue_known), reason]
+    group: tuple[str, str, str] | None = None
+    count_at = 0
+    for run_id, spec, queue_config, pool_config, delay_s, at_us in runs:
+        if group != (spec.queue, queue_config, pool_config):
+            group = (spec.queue, queue_config, pool_config)
+            count_at = len(args) + 3
+            args += (*group, 0)
+        args[count_at] += 1  # type: ignore[operator]
+        due = f"at:{at_us}" if at_us is not None else f"in:{round(delay_s * 1e6)}" if delay_s else ""
+        fields = fields_of(spec)
+        args += (run_id, due, expiry_of(spec), len(fields))
+        args += fields
+    return args
+
+
+def created_of(spec: RunSpec, reply: Sequence[Any]) -> Created:
+    """The answer of a script that creates one run."""
+    if reply[0] < 0:
+        _refuse(spec, reply)
+    return Created(bool(reply[0]), int(reply[1]))
+
+
+def _refuse(spec: RunSpec, answer: Any) -> NoReturn:
+    """Raises why a run was not created."""
+    word, *why = answer
+    if word == -1:
+        raise ConfigChanged(text(why[0]), text(why[1]))
+    if word == -3:
+        known = ", ".join(sorted(text(name) for name in why[0])) or "none"
+        raise InputError(f"there is no queue {spec.queue!r}; known are: {known}")
+    raise InputError(text(why[0]))

@@ -1,0 +1,212 @@
+"""From what a submitter gave to runs in the store. It imports what that takes and no more: a person waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch_worker.bulk import Item, Ready
+from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
+from launch_worker.ids import new_run_id
+from launch_worker.settings import Settings
+from launch_worker.spec import check_queue_name
+from launch_worker.store.creating import ConfigChanged, Created, Creator, New
+from launch_worker.submission import current_folder, resolve
+
+#: Runs that are submitted in one round trip: Redis does nothing else for a few milliseconds.
+_BATCH = 100
+
+
+class Sent(NamedTuple):
+    """A run that was submitted."""
+
+    id: str
+    #: Live workers that consumed its queue then.
+    queue_consumers: int
+
+
+class Submitter:
+    """A connection to one launch system, for submitting only, by one thread; `Api` is one that does the rest too."""
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.from_env(redis_url=url)
+        self._store: Creator | None = None
+        #: By queue: its configuration and its pool's, as last seen.
+        self._configs: dict[str, tuple[str, str]] = {}
+        #: Who uses this process: the look-up takes longer than all else of a submission.
+        self._me = ""
+        #: Folders that were sent, and what they are kept as.
+        self._sent: dict[str, str] = {}
+
+    @property
+    def store(self) -> Creator:
+        """Connected to at its first call."""
+        if self._store is None:
+            self._store = Creator(self.settings.redis_url, is_quick=True)
+        return self._store
+
+    def send(
+        self,
+        given: Mapping[str, Any],
+        *,
+        delay_s: float = 0.0,
+        at_us: int | None = None,
+        strict: bool = False,
+        run_id: str = "",
+    ) -> Sent:
+        """Write the run and its queue item in one step: `Api.submit`, for arguments of RunSpec."""
+        run_id = run_id or new_run_id()
+        while True:
+            spec, queue_config, pool_config = self.resolve(given)
+            try:
+                created = self.store.create(
+                    run_id,
+                    spec,
+                    queue_config=queue_config,
+                    pool_config=pool_config,
+                    delay_s=delay_s,
+                    at_us=at_us,
+                    if_queue_known=strict,
+                )
+            except ConfigChanged as changed:
+                # Most queues have none, and need no look before.
+                self._configs[spec.queue] = changed.queue_config, changed.pool_config
+            else:
+                return Sent(run_id, created.consumers)
+
+    def check(self, item: Item, *, fresh: bool = False) -> None:
+        """Raises InputError for what could not be submitted now."""
+        ready = self.resolve(item.given, fresh=fresh)
+        item.ready = ready if item.upload is None else None
+
+    def send_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Sent, Item]]:
+        """Submit what `bulk` read, runs and arrays of runs, in order, many in a round trip. Raises as `send`.
+
+        All that was submitted before an error is yielded before it is raised; when Redis went away, some of the last
+        runs may have been submitted and not be told.
+        """
+        made = ((new, item) for item in items for new in self._runs_of(item))
+        sent: deque[list[tuple[New, Item]]] = deque()
+        problem: LaunchError | None = None
+
+        def batches() -> Iterator[list[New]]:
+            nonlocal problem
+            while problem is None:
+                batch: list[tuple[New, Item]] = []
+                try:
+                    for one in islice(made, _BATCH):
+                        batch.append(one)
+                except LaunchError as error:
+                    problem = error
+                if batch:
+                    sent.append(batch)
+                    yield [new for new, _ in batch]
+                if len(batch) < _BATCH:
+                    return
+
+        for answers in self.store.create_batches(batches(), if_queue_known=strict):
+            for (new, item), answer in zip(sent.popleft(), answers, strict=True):
+                if isinstance(answer, Created):
+                    yield Sent(new.run_id, answer.consumers), item
+                    continue
+                try:
+                    if isinstance(answer, LaunchError):
+                        raise answer
+                    # The queue has a configuration that was not known here: once more, with what it says now.
+                    if problem is None:
+                        self._configs[new.spec.queue] = answer.queue_config, answer.pool_config
+                        yield self._send_again(new, item, strict=strict), item
+                except LaunchError as error:
+                    problem = problem or (item.error(error) if isinstance(error, InputError) else error)
+        if problem is not None:
+            raise problem
+
+    def _runs_of(self, item: Item) -> Iterator[New]:
+        try:
+            ready = item.ready or self.resolve(item.given)
+            if item.upload is not None:
+                # What is wrong otherwise was seen before the folder is read.
+                ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
+        except InputError as error:
+            raise item.error(error) from None
+        when = (*ready[1:], item.delay_s or 0.0, item.at_us)
+        if item.array is None:
+            yield New(new_run_id(), ready.spec, *when)
+            return
+        first_id = new_run_id()
+        for index in item.array.indexes:
+            spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
+            yield New(first_id if index == item.array.indexes[0] else new_run_id(), spec, *when)
+
+    def _send_again(self, new: New, item: Item, *, strict: bool) -> Sent:
+        given = dict(item.given)
+        if item.upload is not None:
+            given["upload"] = new.spec.upload
+        if item.array is not None:
+            spec = new.spec
+            given |= {"array": spec.array, "array_index": spec.array_index, "array_limit": spec.array_limit}
+        return self.send(given, delay_s=new.delay_s, at_us=new.at_us, strict=strict, run_id=new.run_id)
+
+    def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> Ready:
+        """The run that these arguments are, and the configurations of queue and pool that completed it.
+
+        With `fresh` those are read from Redis, else they are what was last seen. Raises InputError.
+        """
+        queue = given.get("queue") or "default"
+        if fresh:
+            check_queue_name(queue)
+            settings = self.store.settings_of("queue", queue)
+            pool = settings.get("pool", "")
+            of_pool = self.store.settings_of("pool", pool) if pool else {}
+            self._configs[queue] = settings.get("config", ""), of_pool.get("config", "")
+        try:
+            return self._resolve(queue, given)
+        except InputError:
+            if fresh:
+                raise
+            # It may be what the queue's configuration gives, as it is now, that is missing.
+            with contextlib.suppress(BrokerUnavailableError):
+                return self.resolve(given, fresh=True)
+            raise
+
+    def _resolve(self, queue: str, given: Mapping[str, Any]) -> Ready:
+        queue_config, pool_config = self._configs.get(queue, ("", ""))
+        self._me = self._me or me()
+        given = {"author": self._me} | dict(given)
+        if not given.get("project") and self.settings.project:
+            given["project"] = self.settings.project
+        has_folder = given.get("cwd") is not None or given.get("uri") or given.get("upload")
+        if not (has_folder or queue_config or pool_config):
+            # Nobody else may give it one.
+            given["cwd"] = current_folder()
+        spec = resolve(given, queue_config=queue_config, pool_config=pool_config)
+        if spec.cwd is None and not (spec.uri or spec.upload):
+            spec = replace(spec, cwd=current_folder())
+        return Ready(spec, queue_config, pool_config)
+
+    def send_folder(self, folder: str) -> str:
+        """Send a folder of this machine, unless this connection has sent it. Returns its sha256. Raises InputError."""
+        from launch_worker.code.send import send_folder
+        from launch_worker.store.store import Store
+
+        path = os.path.abspath(folder)
+        if path not in self._sent:
+            store = self.store if isinstance(self.store, Store) else Store(self.settings.redis_url)
+            self._sent[path] = send_folder(Path(path), settings=self.settings, store=store)
+        return self._sent[path]
+
+
+def me() -> str:
+    """Who uses this process, for people."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}@{socket.gethostname()}"

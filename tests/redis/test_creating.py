@@ -1,0 +1,363 @@
+"""Many runs at once are what each of them would be alone, in their order, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from launch_worker.api import Api, submit_many
+from launch_worker.bulk import Item
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
+from launch_worker.ids import new_run_id
+from launch_worker.settings import Settings
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
+from launch_worker.store import keys
+from launch_worker.store.creating import ConfigChanged, Created, Creator, New
+from launch_worker.store.reading import text
+from launch_worker.store.store import Store
+from launch_worker.store.wire import Wire
+from tests.redis.test_arrows import inconsistencies, items, states
+
+PLAIN = RunSpec(command=("true",))
+
+
+@pytest.fixture(autouse=True)
+def consistent(store: Store) -> Iterator[None]:
+    yield
+    assert inconsistencies(store) == []
+
+
+@pytest.fixture(params=["redis-py", "wire"])
+def creator(request: pytest.FixtureRequest, store: Store) -> Iterator[Creator]:
+    """What creates runs, with redis-py and without."""
+    store.create(new_run_id(), PLAIN)  # loads the script
+    store._redis.flushall()
+    made = Creator(store.url, is_quick=request.param == "wire")
+    yield made
+    made.close()
+
+
+def news(count: int, spec: RunSpec = PLAIN) -> list[New]:
+    return [New(new_run_id(), spec) for _ in range(count)]
+
+
+def ids(runs: Sequence[New]) -> list[str]:
+    return [run.run_id for run in runs]
+
+
+def test_runs_of_one_call_keep_their_order_everywhere(store: Store, creator: Creator) -> None:
+    runs = news(250)
+    random.Random(1).shuffle(runs)
+    assert creator.create_many(runs) == [Created(True, 0)] * 250
+    assert [run_id for run_id, _ in items(store)] == ids(runs)
+    assert [record.id for record in store.select(newest_first=False)] == ids(runs)
+    assert [record.id for record in store.line("default", limit=1000)] == ids(runs)
+    later = news(1)
+    creator.create_many(later)
+    assert next(iter(store.select())).id == later[0].run_id
+
+
+def test_an_id_that_comes_twice_in_one_call_is_one_run(store: Store, creator: Creator) -> None:
+    [run] = news(1)
+    assert creator.create_many([run, run]) == [Created(True, 0), Created(False, 0)]
+    assert items(store) == [(run.run_id, 1)]
+
+
+def test_a_repeated_call_changes_nothing(store: Store, creator: Creator) -> None:
+    runs = news(3)
+    creator.create_many(runs)
+    before = [store._redis.dump(key) for key in sorted(store._redis.keys("*"))]
+    assert creator.create_many(runs) == [Created(False, 0)] * 3
+    assert [store._redis.dump(key) for key in sorted(store._redis.keys("*"))] == before
+
+
+SPECS: list[dict[str, Any]] = [
+    {},
+    {"project": "me/iris", "tags": ("a",)},
+    {"priority": "critical"},
+    {"queue": "paused"},
+    {"queue": "limited", "concurrency_key": "k"},
+    {"gpus": 2},
+    {"array": "a", "array_index": 1, "array_limit": 1},
+    {"expires_s": 60.0},
+    {"name": 'exp "1"; it\'s \\ é'},
+    {"sweep": "s"},
+]
+
+
+TIMES = ("created_at", "lined_at", "due_at", "not_before", "ended_at")
+
+
+def of_record(store: Store, run_id: str) -> dict[str, str]:
+    fields = {text(name): text(value) for name, value in store._redis.hgetall(keys.run(run_id)).items()}
+    return {name: value for name, value in fields.items() if name not in TIMES}
+
+
+def test_each_is_what_it_would_be_alone(store: Store, creator: Creator) -> None:
+    store.configure("queue", "paused", {"paused": "1"})
+    store.configure("queue", "limited", {"limit": "1"})
+    ended = news(1)
+    creator.create_many(ended)
+    store.cancel(ended[0].run_id, reason="")
+    specs = [RunSpec(command=("true",), **options) for options in SPECS]
+    specs += [RunSpec(command=("true",), after=(f"{ended[0].run_id}:{wish}",)) for wish in ("any", "ok")]
+    for delay_s in (0.0, 60.0):
+        many = [New(new_run_id(), spec, delay_s=delay_s) for spec in specs * 2]
+        answers = creator.create_many(many)
+        for (run_id, spec, *_), answer in zip(many, answers, strict=True):
+            alone = new_run_id()
+            assert creator.create(alone, spec, delay_s=delay_s) == answer
+            assert of_record(store, run_id) == of_record(store, alone)
+            assert states(store, run_id) == states(store, alone)
+
+
+def test_many_with_the_same_needs_wait_behind_those_that_wait_for_them(store: Store, creator: Creator) -> None:
+    store._redis.zadd("launch:parked:needs:2:0:0/default", {"another": 1})
+    runs = news(2, RunSpec(command=("true",), gpus=2))
+    creator.create_many(runs)
+    assert items(store) == []
+    assert {store.get(run.run_id).reason for run in runs} == {"waiting for 2 GPUs"}
+    store._redis.zrem("launch:parked:needs:2:0:0/default", "another")
+
+
+def test_groups_of_queues_are_refused_apart(store: Store, creator: Creator) -> None:
+    store.configure("queue", "set", {"config": '{"retries": 1}'})
+    first, second, third = PLAIN, RunSpec(command=("true",), queue="set"), RunSpec(command=("true",), queue="other")
+    runs = [New(new_run_id(), spec) for spec in (first, second, second, third, first, second)]
+    answers = creator.create_many(runs)
+    assert [isinstance(answer, ConfigChanged) for answer in answers] == [False, True, True, False, False, True]
+    assert [run_id for run_id, _ in items(store)] == [runs[0].run_id, runs[4].run_id]
+
+
+def test_a_script_that_the_server_has_forgotten_is_loaded_again_amid_many(store: Store, creator: Creator) -> None:
+    runs = news(300)
+
+    def batches() -> Iterator[list[New]]:
+        for start in range(0, 300, 50):
+            if start in (0, 150):
+                store._redis.script_flush()
+            yield runs[start : start + 50]
+
+    answers = [answer for batch in creator.create_batches(batches()) for answer in batch]
+    assert len(answers) == 300
+    assert {isinstance(answer, Created) for answer in answers} == {True}
+    assert ("_redis" in creator.__dict__) is (creator._wire is None)
+    assert {run_id for run_id, _ in items(store)} == set(ids(runs))
+
+
+def test_who_stops_asking_leaves_a_connection_that_can_be_used(store: Store, creator: Creator) -> None:
+    told = creator.create_batches([news(5), news(5), news(5)])
+    assert next(told) == [Created(True, 0)] * 5
+    told.close()  # type: ignore[attr-defined]
+    assert creator.create_many(news(2)) == [Created(True, 0)] * 2
+
+
+def test_a_damaged_index_is_set_aside_and_keeps_no_run_from_its_queue(store: Store, creator: Creator) -> None:
+    index = keys.runs_by("project", "me/iris")
+    store._redis.set(index, "x")
+    runs = [*news(2, RunSpec(command=("true",), project="me/iris")), *news(1)]
+    assert creator.create_many(runs) == [Created(True, 0)] * 3
+    assert [run_id for run_id, _ in items(store)] == ids(runs)
+    assert [refused["reason"].partition(";")[0] for refused in store.refused()] == ["an index held a string"]
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_an_error_amid_a_script_is_told_and_not_taken_for_a_repeated_call(store: Store, is_quick: bool) -> None:
+    store.create_many(news(1))
+    store._redis.set("launch:consumers:other", "x")
+    creator = Creator(store.url, is_quick=is_quick)
+    runs = news(2, RunSpec(command=("true",), queue="other"))
+    assert {type(answer) for answer in creator.create_many(runs)} == {DamagedError}
+    with pytest.raises(DamagedError, match="WRONGTYPE"):
+        creator.create(new_run_id(), RunSpec(command=("true",), queue="other"))
+    assert creator.create_many(news(1)) == [Created(True, 0)]
+    store._redis.delete("launch:consumers:other")
+    creator.close()
+
+
+def test_a_full_redis_is_told_for_each(store: Store, creator: Creator) -> None:
+    creator.create_many(news(1))
+    store._redis.config_set("maxmemory", "1")
+    try:
+        answers = creator.create_many(news(3))
+        with pytest.raises(BrokerUnavailableError, match="is full"):
+            store.create(new_run_id(), PLAIN)
+    finally:
+        store._redis.config_set("maxmemory", "0")
+    assert {type(answer) for answer in answers} == {BrokerUnavailableError}
+    assert len(items(store)) == 1
+
+
+def test_what_was_sent_before_a_refusal_is_told_before_it(api: Api, store: Store) -> None:
+    wrong = Item({"command": ("true",), "after": (new_run_id(),)}, where="jobs.jsonl:151")
+    jobs = [Item({"command": ("true",)}) for _ in range(400)]
+    jobs[150] = wrong
+    told: list[str] = []
+    with pytest.raises(InputError, match=r"^jobs.jsonl:151: there is no run"):
+        told.extend(run.id for run, _ in api.submit_items(jobs))
+    assert told == [run_id for run_id, _ in items(store)]
+    # The batch that has it, and the one that was sent by then.
+    assert len(told) == 299
+
+
+def test_what_a_wrong_item_follows_is_sent_and_told(api: Api, store: Store) -> None:
+    def jobs() -> Iterator[Item]:
+        yield from (Item({"command": ("true",)}) for _ in range(120))
+        yield Item({"command": ()}, where="x:121")
+
+    told: list[str] = []
+    with pytest.raises(InputError, match=r"^x:121: the command is empty"):
+        told.extend(run.id for run, _ in api.submit_items(jobs()))
+    assert told == [run_id for run_id, _ in items(store)]
+    assert len(told) == 120
+
+
+def test_a_queue_that_was_configured_meanwhile_gives_its_defaults_to_all(api: Api, store: Store) -> None:
+    jobs = [Item({"command": ("true",)}) for _ in range(250)]
+    submitted = api.submit_items(jobs)
+    next(submitted)
+    store.configure("queue", "default", {"config": '{"defaults": {"retries": 2}}'})
+    rest = [run for run, _ in submitted]
+    assert len(rest) == 249
+    assert len(items(store)) == 250
+    assert '"retries":2' in rest[-1].record.spec
+
+
+def test_an_outage_amid_many_is_one_sentence(store: Store) -> None:
+    server = RedisServer()
+    server.start()
+    api = Api(settings=Settings.from_env({}, redis_url=server.url))
+    submitted = api.submit_items(Item({"command": ("true",)}) for _ in range(1000))
+    told = [next(submitted) for _ in range(150)]
+    server.kill()
+    with pytest.raises(BrokerUnavailableError):
+        told.extend(submitted)
+    assert len(told) < 1000
+    server.stop()
+
+
+def test_submit_many_returns_the_runs_in_order(api: Api, store: Store) -> None:
+    jobs: list[dict[str, Any]] = [{"command": ["true"], "name": f"job{number}"} for number in range(230)]
+    jobs[100] = {"command": ["true"], "array": "0-2", "name": "many"}
+    runs = submit_many(jobs, api=api)
+    names = [job["name"] for job in jobs]
+    assert [run.name for run in runs] == [*names[:100], "many", "many", "many", *names[101:]]
+    assert [run_id for run_id, _ in items(store)] == [run.id for run in runs]
+    assert {run.state for run in runs[:3]} == {RunState.PENDING}
+
+
+def test_the_history_begins_with_its_creation_though_that_is_not_written(store: Store, creator: Creator) -> None:
+    [run] = news(1)
+    creator.create_many([run])
+    assert store._redis.exists(keys.history(run.run_id)) == 0
+    [begin] = store.history(run.run_id)
+    assert (begin.state, begin.at, begin.attempt) == (RunState.PENDING, store.get(run.run_id).created_at, 0)
+    alone = new_run_id()
+    store.create(alone, PLAIN, reason="schedule nightly")
+    assert [step.reason for step in store.history(alone)] == ["schedule nightly"]
+
+
+# -- without redis-py --------------------------------------------------------------------------------------------------
+
+
+def test_others_may_be_asked_between_batches(store: Store) -> None:
+    store.create(new_run_id(), PLAIN)
+    quick = Creator(store.url, is_quick=True)
+    store.configure("queue", "default", {"limit": "5"})
+    told = quick.create_batches([news(100) for _ in range(6)])
+    for count, answers in enumerate(told):
+        assert answers == [Created(True, 0)] * 100
+        assert quick.workers() == []
+        assert quick.queue_names() == ["default"]
+        assert quick.settings_of("queue", "default") == {"limit": "5"}
+        assert not quick.exists("a") if count % 2 else True
+    assert "_redis" not in quick.__dict__
+    assert quick._wire is not None
+    quick.close()
+
+
+def test_a_login_and_a_database_are_given(store: Store) -> None:
+    """The tests' server has a password."""
+    url = store.url.removesuffix("/0") + "/3"
+    whole, quick = Store(url), Creator(url, is_quick=True)
+    whole.create(new_run_id(), PLAIN)
+    run_id = new_run_id()
+    quick.create(run_id, PLAIN)
+    assert whole.get(run_id).state is RunState.PENDING
+    assert store.peek(run_id) is None
+    assert "launch" in {client["name"] for client in store._redis.client_list()}
+    assert "_redis" not in quick.__dict__
+    whole._redis.flushdb()
+    whole.close()
+    quick.close()
+
+
+@pytest.mark.parametrize("change", [(":", ":wrong"), ("/0", "/99"), ("127.0.0.1:", "127.0.0.1:1")])
+def test_what_goes_wrong_is_said_as_by_redis_py(store: Store, change: tuple[str, str]) -> None:
+    url = store.url.replace(*change) if change[0] != ":" else store.url.replace("//:", "//:wrong")
+    said = []
+    for is_quick in (True, False):
+        with pytest.raises(LaunchError) as caught:
+            Creator(url, is_quick=is_quick).create(new_run_id(), PLAIN)
+        said.append((type(caught.value), str(caught.value)))
+    assert said[0] == said[1]
+
+
+def test_a_server_that_does_not_answer_is_given_up_within_five_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        quick = Creator(f"redis://127.0.0.1:{port}/0", is_quick=True)
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailableError, match="did not answer in time"):
+            quick.create(new_run_id(), PLAIN)
+        assert time.monotonic() - began < 5
+
+
+def test_a_connection_that_breaks_amid_many_loses_none_and_doubles_none(store: Store) -> None:
+    store.create(new_run_id(), PLAIN)
+    quick = Creator(store.url, is_quick=True)
+    runs = news(1000)
+
+    def batches() -> Iterator[list[New]]:
+        for start in range(0, 1000, 100):
+            if start in (300, 600):
+                for client in store._redis.client_list(_type="normal"):
+                    if client["cmd"] != "client|list":
+                        store._redis.client_kill_filter(_id=client["id"])
+            yield runs[start : start + 100]
+
+    try:
+        answers = [answer for batch in quick.create_batches(batches()) for answer in batch]
+    except BrokerUnavailableError:
+        # redis-py's connection was cut: nobody says what became of the last ones.
+        answers = []
+    assert all(isinstance(answer, Created) for answer in answers)
+    created = [run_id for run_id, _ in items(store)]
+    assert len(created) == len(set(created))
+    quick.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "is_plain"),
+    [
+        ("redis://localhost:6379/0", True),
+        ("redis://:secret@127.0.0.1/2", True),
+        ("redis://user:p%40ss@[::1]:6380", True),
+        ("rediss://localhost:6379/0", False),
+        ("sentinel://a:1,b:2/mymaster/0", False),
+        ("redis://localhost:6379/0?socket_timeout=1", False),
+        ("redis://user@localhost/0", False),
+        ("redis://localhost:70000/0", False),
+        ("redis://localhost/a", False),
+        ("redis:///0", False),
+    ],
+)
+def test_only_plain_urls_do_without_redis_py(url: str, is_plain: bool) -> None:
+    assert Wire.fits(url) is is_plain
