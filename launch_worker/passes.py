@@ -21,6 +21,8 @@ from launch_worker.sweeps import advance_sweeps
 log = logging.getLogger("launch_worker.passes")
 
 _LIMIT = 500
+#: Records that are read in one call: Redis does nothing else meanwhile.
+_STALE_AT_ONCE = 50
 #: Each of at most 200 runs, so that others come between; one call a pass would keep up with 40 ends a second only.
 _RETIRE_CALLS = 50
 
@@ -30,23 +32,28 @@ OnEnd = Callable[[Record, Outcome], None]
 
 def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda *_: None) -> int:
     """Runs whose heartbeats stopped are Crashed, or Pending again when retries are left. Returns how many."""
-    crashed, problem = 0, None
-    stale = [
-        (record, Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped"))
-        for record in store.stale(limit=_LIMIT)
-    ]
-    answers = store.crash_many([(record.id, record.token, next_step_of(record, outcome)) for record, outcome in stale])
-    for (record, outcome), is_crashed in zip(stale, answers, strict=True):
-        if isinstance(is_crashed, DamagedError):
-            log.error("run.damaged run=%s: %s", record.id, is_crashed)
-        elif isinstance(is_crashed, LaunchError):
-            problem = is_crashed
-        elif is_crashed:
-            crashed += 1
-            log.warning("run.crashed run=%s attempt=%d worker=%s", record.id, record.attempt, record.worker)
-            on_end(record, outcome)
-    if problem is not None:
-        raise problem
+    crashed, seen, left, problem = 0, 0, 0, None
+    # What could not be called Crashed stays at the head of the stale ones.
+    while seen < _LIMIT and (records := store.stale(skip=left, limit=_STALE_AT_ONCE)):
+        seen += len(records)
+        stale = [
+            (record, Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped"))
+            for record in records
+        ]
+        calls = [(record.id, record.token, next_step_of(record, outcome)) for record, outcome in stale]
+        for (record, outcome), is_crashed in zip(stale, store.crash_many(calls), strict=True):
+            if isinstance(is_crashed, LaunchError):
+                left += 1
+                if isinstance(is_crashed, DamagedError):
+                    log.error("run.damaged run=%s: %s", record.id, is_crashed)
+                else:
+                    problem = is_crashed
+            elif is_crashed:
+                crashed += 1
+                log.warning("run.crashed run=%s attempt=%d worker=%s", record.id, record.attempt, record.worker)
+                on_end(record, outcome)
+        if problem is not None:
+            raise problem
     return crashed
 
 

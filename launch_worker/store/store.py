@@ -30,8 +30,10 @@ from launch_worker.store.talk import TalkStore
 _UNFINISHED_UPLOAD_S = 3600
 #: Runs that one call lets go: Redis does nothing else meanwhile.
 _WAKE_AT_ONCE = 500
-#: Runs that are called Crashed in one round trip.
-_CRASHES_AT_ONCE = 100
+#: Runs that one call calls Crashed, for the same reason.
+_CRASHES_AT_ONCE = 25
+#: What is read of a stale run.
+_OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
 
 
 @dataclass(frozen=True)
@@ -295,14 +297,17 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
 
     def crash(self, run_id: str, token: int, step: NextStep) -> bool:
         """Running with a lease that ran out -> Crashed (and Pending again). False when it proved alive."""
-        return bool(self._call("crash", *_crash(run_id, token, step)))
+        (answer,) = self.crash_many([(run_id, token, step)])
+        if isinstance(answer, LaunchError):
+            raise answer
+        return answer
 
     def crash_many(self, runs: Sequence[tuple[str, int, NextStep]]) -> list[bool | LaunchError]:
         """The same for many (run id, token, step) in few round trips; of one that failed, why."""
         answers: list[bool | LaunchError] = []
-        for start in range(0, len(runs), _CRASHES_AT_ONCE):
-            page = runs[start : start + _CRASHES_AT_ONCE]
-            for reply in self._call_many("crash", [_crash(*run) for run in page]):
+        while len(answers) < len(runs):
+            page = runs[len(answers) : len(answers) + _CRASHES_AT_ONCE]
+            for reply in self._call("crash", *(word for run in page for word in _crash(*run))):
                 try:
                     with clear_errors(self.url):
                         if isinstance(reply, Exception):
@@ -431,18 +436,16 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         """Whether to do a pass now. With `gap_s`, not soon after a time in which nobody could do it for so long."""
         return bool(self._call("begin_pass", name, _us(every_s), _us(gap_s), int(self._settle_s * 1000)))
 
-    def stale(self, *, limit: int) -> list[Record]:
-        """Runs whose lease ran out by the server's clock, the longest dead first."""
-        with clear_errors(self.url):
-            now = self.now_us()
-            ids = [text(run_id) for run_id in self._redis.zrangebyscore(keys.LEASES, "-inf", now, start=0, num=limit)]
-        records = self._records(ids)
-        ghosts = set(ids) - {record.id for record in records}
-        if ghosts:
-            # Leases of records that are gone or damaged would fill every page.
-            with clear_errors(self.url):
-                self._redis.zrem(keys.LEASES, *ghosts)
-        return records
+    def stale(self, *, limit: int, skip: int = 0) -> list[Record]:
+        """Runs whose lease ran out by the server's clock, the longest dead first, without the first `skip` of them.
+
+        Of their records only what decides about them.
+        """
+        found = self._call("stale", skip, limit, *_OF_STALE)
+        return [
+            record_of(text(run_id), {name: text(value) for name, value in zip(_OF_STALE, values, strict=True) if value})
+            for run_id, values in zip(found[::2], found[1::2], strict=True)
+        ]
 
     def publish_due(self, *, limit: int = 100, card: Card | None = None) -> tuple[int, int, bool]:
         """Dispatch what is due, and to a worker with a card what it shall prepare ahead.

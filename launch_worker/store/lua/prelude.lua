@@ -851,6 +851,8 @@ local function let_go(id, group, line, now)
   return 1
 end
 
+-- Runs that this call has let go or moved to another group's line.
+local moves = 0
 -- Lets runs go that were parked for a place in a group and have one now, the first in line first: in a pool that of the
 -- first queue. Where the group has several queues, one that no worker could take is left in line, so that it keeps
 -- nobody from the place. Returns how many it let go or moved to another group's line; at most `budget`.
@@ -885,10 +887,14 @@ local function wake(group, now, budget)
       moved = moved + answer
     end
   end
+  moves = moves + moved
   return moved
 end
 
 local woken = {}
+-- For a script that ends many runs: after each of them places may have come free again.
+local function wake_again() woken = {} end
+
 local function wake_once(group, now, budget)
   if woken[group] or redis.call('EXISTS', 'launch:parked:' .. group) == 0 then return 0 end
   woken[group] = true
