@@ -32,18 +32,23 @@ OnEnd = Callable[[Record, Outcome], None]
 
 def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda *_: None) -> int:
     """Runs whose heartbeats stopped are Crashed, or Pending again when retries are left. Returns how many."""
-    crashed, seen, left, problem = 0, 0, 0, None
-    # What could not be called Crashed stays at the head of the stale ones.
-    while seen < _LIMIT and (records := store.stale(skip=left, limit=_STALE_AT_ONCE)):
-        seen += len(records)
+    crashed, seen, problem = 0, 0, None
+    # What could not be called Crashed may stay among the stale ones.
+    failed: set[str] = set()
+    while seen < _LIMIT:
+        found = store.stale(limit=_STALE_AT_ONCE + len(failed))
         stale = [
             (record, Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped"))
-            for record in records
+            for record in found
+            if record.id not in failed
         ]
+        if not stale:
+            break
+        seen += len(stale)
         calls = [(record.id, record.token, next_step_of(record, outcome)) for record, outcome in stale]
         for (record, outcome), is_crashed in zip(stale, store.crash_many(calls), strict=True):
             if isinstance(is_crashed, LaunchError):
-                left += 1
+                failed.add(record.id)
                 if isinstance(is_crashed, DamagedError):
                     log.error("run.damaged run=%s: %s", record.id, is_crashed)
                 else:

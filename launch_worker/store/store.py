@@ -436,12 +436,9 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         """Whether to do a pass now. With `gap_s`, not soon after a time in which nobody could do it for so long."""
         return bool(self._call("begin_pass", name, _us(every_s), _us(gap_s), int(self._settle_s * 1000)))
 
-    def stale(self, *, limit: int, skip: int = 0) -> list[Record]:
-        """Runs whose lease ran out by the server's clock, the longest dead first, without the first `skip` of them.
-
-        Of their records only what decides about them.
-        """
-        found = self._call("stale", skip, limit, *_OF_STALE)
+    def stale(self, *, limit: int) -> list[Record]:
+        """Runs whose lease ran out by the server's clock, the longest dead first; of each what decides about it."""
+        found = self._call("stale", limit, *_OF_STALE)
         return [
             record_of(text(run_id), {name: text(value) for name, value in zip(_OF_STALE, values, strict=True) if value})
             for run_id, values in zip(found[::2], found[1::2], strict=True)

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from launch_worker.api import Api
 from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import new_run_id
+from launch_worker.passes import crash_stale_runs
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.settings import Settings
@@ -1221,3 +1223,24 @@ def test_many_runs_are_called_crashed_at_once(store: Store) -> None:
     calls = [(record.id, record.token, CRASHED) for record in (*records, alive)]
     assert store.crash_many([*calls, ("ghost", 1, CRASHED)]) == [True, True, True, False, False]
     assert store.crash_many(calls) == [False] * 4
+
+
+def test_one_damaged_run_keeps_no_other_from_being_called_crashed(store: Store, api: Api) -> None:
+    damaged, *others = [claim(store, create(store, retries=1)) for _ in range(60)]
+    for record in (damaged, *others):
+        expire_lease(store, record.id)
+    store._redis.hdel(keys.run(damaged.id), "queue")
+    told: list[str] = []
+    assert crash_stale_runs(store, api.settings, on_end=lambda record, _: told.append(record.id)) == len(others)
+    assert sorted(told) == sorted(record.id for record in others)
+    assert {store.get(record.id).state for record in others} == {S.PENDING}
+    assert store.stale(limit=100) == []
+    store._redis.flushdb()
+
+
+def test_a_stale_lease_of_no_record_is_dropped(store: Store) -> None:
+    store._redis.zadd(keys.LEASES, {"ghost": 1, "wrong": 1})
+    store._redis.set(keys.run("wrong"), "a string")
+    assert store.stale(limit=10) == []
+    assert store._redis.zcard(keys.LEASES) == 0
+    store._redis.delete(keys.run("wrong"))

@@ -19,6 +19,7 @@ from launch_worker.store import keys
 from launch_worker.store.reading import text
 from launch_worker.store.store import Card, Store
 from tests.redis.test_arrows import (
+    CRASHED,
     CRASHED_AGAIN,
     FAILED,
     FAILED_AGAIN,
@@ -167,6 +168,19 @@ def test_a_queue_never_runs_more_than_its_limit_and_the_next_one_goes_when_a_pla
     assert second.work() == [ids[2]]
     first.end(ids[1])
     assert first.work() == [ids[3]]
+
+
+@pytest.mark.parametrize("step", [CRASHED, CRASHED_AGAIN])
+def test_all_places_of_runs_that_crash_at_once_come_free(store: Store, step: NextStep) -> None:
+    store.configure("queue", "default", {"limit": "60"})
+    for _ in range(130):
+        create(store)
+    worker = Worker(store, slots=60)
+    assert len(worker.work()) == 60
+    for record in worker.jobs.values():
+        expire_lease(store, record.id)
+    assert store.crash_many([(record.id, record.token, step) for record in worker.jobs.values()]) == [True] * 60
+    assert len(Worker(store, owner="w2", slots=70).work()) == 60
 
 
 def test_a_parked_run_keeps_its_place_and_its_priority(store: Store) -> None:
