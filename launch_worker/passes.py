@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from launch_worker.errors import DamagedError, ForbiddenError, LaunchError
 from launch_worker.retry import Outcome, next_step_of
@@ -107,25 +107,28 @@ def catch_up(store: Store, settings: Settings) -> None:
     """
     if store.workers():
         return
+    names = ("crash_stale_runs", "check_cancellations", "publish_due_runs")
     with contextlib.suppress(ForbiddenError):
-        for name in ("crash_stale_runs", "check_cancellations", "publish_due_runs"):
-            run_pass(name, store, settings, late_by=2.0)
+        for name in begin_passes(names, store, settings, late_by=2.0):
+            do_pass(name, store, settings)
 
 
-def run_pass(
-    name: str,
-    store: Store,
-    settings: Settings,
-    *,
-    late_by: float = 0.5,
-    on_end: OnEnd | None = None,
-) -> int | None:
-    """Do one pass unless it began, anywhere, within `late_by` intervals; None when it was not due."""
-    guarded = name == "crash_stale_runs"
+def begin_passes(names: Collection[str], store: Store, settings: Settings, *, late_by: float) -> list[str]:
+    """Those passes that began nowhere within `late_by` intervals: the caller is to do them now."""
     # After so long without the pass, Redis was away: leases ran out that nobody could renew.
-    gap_s = 2 * (settings.pass_s + settings.heartbeat_s) if guarded else 0.0
-    if not store.begin_pass(name, every_s=late_by * settings.pass_s, gap_s=gap_s):
-        return None
-    if guarded and on_end is not None:
+    gaps_s = {"crash_stale_runs": 2 * (settings.pass_s + settings.heartbeat_s)}
+    return store.begin_passes(list(names), every_s=late_by * settings.pass_s, gaps_s=gaps_s)
+
+
+def do_pass(name: str, store: Store, settings: Settings, *, on_end: OnEnd | None = None) -> int:
+    """Do a pass that was begun. Returns how many runs it concerned."""
+    if name == "crash_stale_runs" and on_end is not None:
         return crash_stale_runs(store, settings, on_end=on_end)
     return PASSES[name](store, settings)
+
+
+def run_pass(name: str, store: Store, settings: Settings, *, on_end: OnEnd | None = None) -> int | None:
+    """Do one pass unless it began, anywhere, within half an interval; None when it was not due."""
+    if not begin_passes([name], store, settings, late_by=0.5):
+        return None
+    return do_pass(name, store, settings, on_end=on_end)

@@ -35,6 +35,8 @@ _CRASHES_AT_ONCE = 25
 #: What is read of a stale run.
 _OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
 
+_NO_GAPS: Mapping[str, float] = {}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -57,6 +59,8 @@ class Pulse:
     pass_age_s: float
     #: Server time in microseconds at which the next Pending run is due; 0 for none.
     next_due: int
+    #: Server time in microseconds.
+    now: int
 
 
 class Created(NamedTuple):
@@ -254,8 +258,9 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         flat = [part for run in runs for part in run]
         shown = card.to_json() if card is not None else ""
         head = (owner, worker, _us(lease_s), _us(gone_s), json.dumps(description), shown, len(queues), *queues)
-        age, next_due, *words = self._call("heartbeat", *head, *flat)
-        return Pulse([_answer(text(word)) for word in words], pass_age_s=age / 1e6, next_due=int(next_due))
+        now, age, next_due, *words = self._call("heartbeat", *head, *flat)
+        answers = [_answer(text(word)) for word in words]
+        return Pulse(answers, pass_age_s=age / 1e6, next_due=int(next_due), now=now)
 
     def goodbye(self, owner: str, *, queues: Sequence[str], stays: bool = False) -> None:
         """A cleanly ended worker is no longer listed; one that `stays` only consumes nothing any more."""
@@ -432,9 +437,16 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
 
     # -- passes ------------------------------------------------------------------------------------------------
 
-    def begin_pass(self, name: str, *, every_s: float, gap_s: float = 0.0) -> bool:
-        """Whether to do a pass now. With `gap_s`, not soon after a time in which nobody could do it for so long."""
-        return bool(self._call("begin_pass", name, _us(every_s), _us(gap_s), int(self._settle_s * 1000)))
+    def begin_passes(
+        self, names: Sequence[str], *, every_s: float, gaps_s: Mapping[str, float] = _NO_GAPS
+    ) -> list[str]:
+        """Those that are to be done now, by the caller.
+
+        One with a gap is not, soon after a time in which nobody could do it for so long.
+        """
+        passes = [word for name in names for word in (name, _us(every_s), _us(gaps_s.get(name, 0.0)))]
+        answers = self._call("begin_pass", int(self._settle_s * 1000), *passes)
+        return [name for name, is_due in zip(names, answers, strict=True) if is_due]
 
     def stale(self, *, limit: int) -> list[Record]:
         """Runs whose lease ran out by the server's clock, the longest dead first; of each what decides about it."""

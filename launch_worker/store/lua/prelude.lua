@@ -741,10 +741,10 @@ local function park_for_needs(id, queue, needs)
   park(id, 'needs:' .. needs, queue, words_for(parse_needs(needs)))
 end
 
--- What an owner has left, as others see it until it speaks again.
-local function keep_free(owner, free, gone_ms)
+-- What an owner has left, as others see it until it speaks again; `more` are fields and values beside that.
+local function keep_free(owner, free, gone_ms, more)
   redis.call('HSET', 'launch:free:' .. owner, 'slots', int(free.slots), 'gpus', int(free.gpus), 'cpus', int(free.cpus),
-    'memory', int(free.memory))
+    'memory', int(free.memory), unpack(more or {}))
   if gone_ms then redis.call('PEXPIRE', 'launch:free:' .. owner, gone_ms) end
 end
 
