@@ -23,6 +23,8 @@ from launch_worker.settings import Settings
 from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.store.keys import PRIORITY_STEPS
 
+lean.imported()
+
 
 def _required(
     settings: Settings, *, transport_options: dict[str, Any], beat_schedule: dict[str, Any]

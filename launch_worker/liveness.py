@@ -6,18 +6,20 @@ import json
 import logging
 import random
 import threading
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.outage import Outage
 from launch_worker.passes import PASSES, OnEnd, begin_passes, do_pass
 from launch_worker.probe import Vitals
-from launch_worker.probe_server import ProbeServer
 from launch_worker.schedules import fire_due
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Card, Pulse, Store
 from launch_worker.sweeps import SweepMinder
+
+if TYPE_CHECKING:
+    from launch_worker.probe_server import ProbeServer
 
 log = logging.getLogger("launch_worker.liveness")
 
@@ -85,6 +87,9 @@ class Liveness:
     def start(self) -> None:
         """Raises LaunchError when the probes cannot be answered where they were asked for."""
         if self._settings.health_address is not None:
+            # Imported by those who answer them: an HTTP server takes a while to import.
+            from launch_worker.probe_server import ProbeServer
+
             self._probes = ProbeServer(self._settings.health_address, self._vitals)
         self._heartbeat.start()
         self._listener.start()
