@@ -29,7 +29,7 @@ _AT_ONCE = 1000
 _LEASE_S = 86400.0
 _STALE = 100
 _PAGE = 50
-_BYTES_A_RUN = 3500
+_BYTES_A_RUN = 3600
 _CLONE = (Path(__file__).parent / "clone.lua").read_text()
 
 
@@ -55,10 +55,14 @@ def measure(results: Results, *, sizes: tuple[int, ...], repeat: int) -> None:
                 commands = _commands(running.redis, call, repeat=repeat)
                 results.metric(f"... in commands of Redis: {name}", "", baseline=smallest).add(_name(size), commands)
             results.metric("Redis memory a run of that mix", "bytes").add(_name(size), bytes_now / size)
-            stale = results.metric(f"reaper, {_STALE} stale runs", "ms", baseline=smallest, goal="10 ms")
-            for _ in range(repeat):
+            _fill_leases(running.redis, size)
+            stale = results.metric(f"reaper, {_STALE} stale of all live", "ms", baseline=smallest, goal="10 ms")
+            for at in range(1 + 3 * repeat):
                 _make_stale(running.redis)
-                stale.add(_name(size), time_ms(lambda: PASSES["crash_stale_runs"](api.store, settings)))
+                took_ms = time_ms(lambda: PASSES["crash_stale_runs"](api.store, settings))
+                # The first one of all loads scripts.
+                if at:
+                    stale.add(_name(size), took_ms)
 
 
 def queued_bytes(results: Results, *, runs: int) -> None:
@@ -132,7 +136,14 @@ def _one_claim(store: Store) -> None:
     assert record is not None, why
 
 
+def _fill_leases(redis: Any, size: int) -> None:
+    """As many live runs as there are runs: of those that the reaper finds alive it sees no more than their leases."""
+    for start in range(0, size, 10 * _AT_ONCE):
+        ids = (f"live{number}" for number in range(start, min(size, start + 10 * _AT_ONCE)))
+        redis.zadd(keys.LEASES, dict.fromkeys(ids, 1 << 52))
+
+
 def _make_stale(redis: Any) -> None:
     """Some live runs whose worker has long been silent."""
-    ids = [run_id for run_id, _ in redis.zrange(keys.LEASES, 0, _STALE - 1, withscores=True)]
+    ids = redis.zrange(keys.LEASES, 0, _STALE - 1)
     redis.zadd(keys.LEASES, dict.fromkeys(ids, 1))
