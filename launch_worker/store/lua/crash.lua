@@ -6,11 +6,8 @@
 -- into their places: Redis does nothing else meanwhile, so the caller calls again for the rest.
 local WORDS = 6
 local now = now_us()
-local ids = {}
-for at = 1, #ARGV, WORDS do ids[#ids + 1] = ARGV[at] end
-local deadlines = redis.call('ZMSCORE', 'launch:leases', unpack(ids))
 
-local function crash(id, deadline, token, reason, retry_us, retry_reason, preempted)
+local function crash(id, token, reason, retry_us, retry_reason, preempted)
   local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at',
     -- Read in one go with what comes later.
     'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq')
@@ -18,6 +15,7 @@ local function crash(id, deadline, token, reason, retry_us, retry_reason, preemp
     redis.call('ZREM', 'launch:leases', id)
     return 0
   end
+  local deadline = redis.call('ZSCORE', 'launch:leases', id)
   if run[2] ~= token or (deadline and tonumber(deadline) > now) then return 0 end
   local start_at = tonumber(run[7] or '')
   if start_at and start_at > now and not run[5] then
@@ -42,13 +40,12 @@ local function crash(id, deadline, token, reason, retry_us, retry_reason, preemp
 end
 
 local answers = {}
-for number, id in ipairs(ids) do
-  local at = (number - 1) * WORDS
-  local token, reason, retry_us, retry_reason, preempted = unpack(ARGV, at + 2, at + WORDS)
+for at = 1, #ARGV, WORDS do
+  local id, token, reason, retry_us, retry_reason, preempted = unpack(ARGV, at, at + WORDS - 1)
   -- One damaged record must not keep the others from being called Crashed.
-  local fine, answer = pcall(crash, id, deadlines[number], token, reason, tonumber(retry_us), retry_reason, preempted)
+  local fine, answer = pcall(crash, id, token, reason, tonumber(retry_us), retry_reason, preempted)
   if not fine and type(answer) ~= 'table' then answer = redis.error_reply(tostring(answer)) end
-  answers[number] = answer
+  answers[#answers + 1] = answer
   wake_again()
   if moves >= 20 then break end
 end
