@@ -32,6 +32,8 @@ _UNFINISHED_UPLOAD_S = 3600
 _WAKE_AT_ONCE = 500
 #: Runs that one call calls Crashed, for the same reason.
 _CRASHES_AT_ONCE = 25
+#: Calls that look for lost items, among 500 workers each.
+_LOOKS_FOR_LOST = 100
 #: What is read of a stale run.
 _OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
 
@@ -465,7 +467,15 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         return count, int(next_due), bool(is_scheduled)
 
     def publish_lost(self, *, grace_s: float, limit: int = 500) -> int:
-        return int(self._call("publish_lost", _us(grace_s), limit))
+        """Dispatch the runs again whose items have been lost for so long. Returns how many."""
+        found, after = 0, ""
+        # No more rounds than there can be workers: heartbeats bring them before us again and again.
+        for _ in range(_LOOKS_FOR_LOST):
+            count, after = self._call("publish_lost", _us(grace_s), limit, after)
+            found += count
+            if not after:
+                break
+        return found
 
     def check_cancellations(self, *, limit: int = 1000) -> int:
         return int(self._call("check_cancellations", limit))

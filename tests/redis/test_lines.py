@@ -487,8 +487,11 @@ def test_a_worker_that_leaves_hands_back_what_it_was_given(store: Store, stays: 
     assert reason(store, run_id) == "waiting for 2 GPUs"
 
 
-def test_an_item_lost_between_a_workers_own_list_and_its_claim_is_found(store: Store) -> None:
+@pytest.mark.parametrize("others", [0, 1100])
+def test_an_item_lost_between_a_workers_own_list_and_its_claim_is_found(store: Store, others: int) -> None:
     small, large = Worker(store), Worker(store, gpus=2, owner="w2")
+    soon = store.now_us() + 10_000_000
+    store._redis.zadd(keys.WORKERS, {f"other{number}": soon + number // 2 for number in range(others)} or {"w1": soon})
     run_id = create(store, gpus=2)
     small.work()
     store._redis.delete(keys.direct_queue(large.owner))
