@@ -21,6 +21,8 @@ from launch_worker.sweeps import advance_sweeps
 log = logging.getLogger("launch_worker.passes")
 
 _LIMIT = 500
+#: Stale runs of a pass: a machine room that went dark is told within a few passes, and the other passes come too.
+_STALE_LIMIT = 5000
 #: Records that are read in one call: Redis does nothing else meanwhile.
 _STALE_AT_ONCE = 50
 #: Each of at most 200 runs, so that others come between; one call a pass would keep up with 40 ends a second only.
@@ -35,7 +37,7 @@ def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda
     crashed, seen, problem = 0, 0, None
     # What could not be called Crashed may stay among the stale ones.
     failed: set[str] = set()
-    while seen < _LIMIT:
+    while seen < _STALE_LIMIT:
         found = store.stale(limit=_STALE_AT_ONCE + len(failed))
         stale = [
             (record, Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped"))
