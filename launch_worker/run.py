@@ -13,8 +13,6 @@ from launch_worker.states import RunState
 from launch_worker.units import isoformat
 
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
-_NUMBER = re.compile(r"-?\d{1,18}")
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MASK = "********"
 
 
@@ -124,8 +122,8 @@ class Record:
         """Tolerates missing and damaged fields, so that one bad record never hides the others."""
 
         def number(name: str) -> int | None:
-            text = fields.get(name)
-            return int(text) if text and _NUMBER.fullmatch(text) else None
+            text = fields.get(name, "")
+            return int(text) if re.fullmatch(r"-?\d{1,18}", text) else None
 
         try:
             state = RunState(fields.get("state", ""))
@@ -318,22 +316,18 @@ def _map(value: Any) -> dict[str, Any]:
 
 
 def _phases(text: str) -> tuple[Phase, ...]:
-    if not text:
-        return ()
     try:
         return tuple(
             Phase(str(entry["name"]), int(entry["at"]), None if entry.get("us") is None else int(entry["us"]) / 1e6)
-            for entry in json.loads(text)
+            for entry in (json.loads(text) if text else [])
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return ()
 
 
 def _wishes(text: str) -> dict[str, str]:
-    if not text:
-        return {}
     try:
-        wishes = json.loads(text)
+        wishes = json.loads(text) if text else {}
     except ValueError:
         return {}
     return {str(run_id): str(wish) for run_id, wish in wishes.items()} if isinstance(wishes, dict) else {}
@@ -341,14 +335,12 @@ def _wishes(text: str) -> dict[str, str]:
 
 def _commit(text: str) -> str:
     """A damaged one is none: it goes to git."""
-    return text if text and _COMMIT.fullmatch(text) else ""
+    return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else ""
 
 
 def _strings(text: str) -> list[str]:
-    if not text:
-        return []
     try:
-        values = json.loads(text)
+        values = json.loads(text) if text else []
     except ValueError:
         return []
     return [str(value) for value in values] if isinstance(values, list) else []
