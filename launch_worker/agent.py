@@ -402,9 +402,13 @@ class LaunchAgent(ByHand):
         The most urgent of all queues first, or with `strict` all of the first queue before the next one's.
         """
         self._jobs.before_us = before_us
-        queues = [keys.queue_lists(name) for name in self._queues]
-        lists = queues if strict else zip(*queues, strict=True)
-        return self._store.take([self.direct_queue, *(name for some in lists for name in some)], before_us=before_us)
+        return self._store.take(self._lists(self._queues, strict=strict), before_us=before_us)
+
+    def _lists(self, queues: Sequence[str], *, strict: bool) -> list[str]:
+        """What was given to this worker alone, then the most urgent of all queues first, or of each queue."""
+        by_queue = [keys.queue_lists(name) for name in queues]
+        lists = by_queue if strict else zip(*by_queue, strict=True)
+        return [self.direct_queue, *(name for some in lists for name in some)]
 
     def snapshot(self) -> list[dict[str, Any]]:
         """The running attempts, for `celery inspect`."""
@@ -442,11 +446,19 @@ class LaunchAgent(ByHand):
         claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
         """
         begun = self._jobs.claim(run_id, seq)
-        return self._see_to_its_end(begun) if isinstance(begun, Attempt) else begun
+        return self.see_to_its_end(begun) if isinstance(begun, Attempt) else begun
 
-    def _see_to_its_end(self, attempt: Attempt) -> Ended:
+    def claim_next(self, queues: Sequence[str], *, slot: str, strict: bool = False) -> Attempt | None:
+        """Claim what waits in these queues, the most urgent first, or with `strict` all of the first queue first.
+
+        For a slot (any name, one call at a time) that has just come free; None when the broker's client must see to it.
+        """
+        return self._jobs.claim_next(self._lists(queues, strict=strict), slot)
+
+    def see_to_its_end(self, attempt: Attempt) -> Ended:
+        """Execute a claimed run to its end, in the calling thread. Returns as `run`."""
         tracker = self._track(attempt)
-        self.task_run_job(tracker.job["runSpec"], tracker.job, {}, self.api, tracker)
+        self._carry_out(tracker, {"sweep": attempt.spec.sweep})
         return tracker.ended
 
     def carry_on(self, attempt: Attempt) -> None:
@@ -455,7 +467,7 @@ class LaunchAgent(ByHand):
         ended: Ended = None
         try:
             self._jobs.take_over(attempt)
-            ended = self._see_to_its_end(attempt)
+            ended = self.see_to_its_end(attempt)
         finally:
             on_ended(ended)
 

@@ -69,6 +69,10 @@ class Attempt:
     finished: bool = False
     #: The part that it is in, one of `retry.PHASES`.
     phase: str = "agent"
+    #: The record has its process, or will have it with its end only.
+    is_start_noted: bool = False
+    #: The record tells of parts of its start.
+    has_phases: bool = False
     #: What its execution met with and made an outcome of.
     error: Exception | None = None
 

@@ -12,7 +12,7 @@ from launch_worker.celery import settings
 from launch_worker.errors import LaunchError
 from launch_worker.passes import PASSES, run_pass
 from launch_worker.probe import touch
-from launch_worker.worker import show_end
+from launch_worker.request import show_end
 
 log = logging.getLogger("launch_worker.beat")
 

@@ -112,8 +112,8 @@ class JobAndRunStatusTracker:
     attempt: Attempt
     saver: FileSaver
     thread_id: int | None = None
-    #: Set once `thread_id` is known.
-    begun: threading.Event = field(default_factory=threading.Event)
+    #: Called once `thread_id` is known.
+    on_begun: Callable[[], None] = lambda: None
     #: How it ended, or that it is another worker's.
     result: Outcome | AttemptDetached | AttemptSuperseded | None = None
     #: `fail_run_queue_item` was called before its job was gone.
@@ -318,10 +318,12 @@ class ByHand:
             tracker.saver = file_saver
         self._internal_logger.debug(f"received job {item} of queue {queue}")
         arguments: tuple[Any, ...] = (dict(job.get("runSpec") or {}), job, {}, self.api, tracker)
+        begun = threading.Event()
+        tracker.on_begun = begun.set
         thread = threading.Thread(target=self.task_run_job, args=arguments, name=f"launch-job-{item}", daemon=True)
         thread.start()
         # Its id is known then.
-        tracker.begun.wait()
+        begun.wait()
 
     def task_run_job(
         self,
@@ -336,18 +338,21 @@ class ByHand:
         Its parts are recorded: the record's `phases` (fetch, pull, start) with their times, and the `phase` in which a
         Failed one failed (agent, build, start, run). `default_config` is empty: defaults are the queue's.
         """
+        self._carry_out(job_tracker, launch_spec)
+
+    def _carry_out(self, job_tracker: JobAndRunStatusTracker, launch_spec: Mapping[str, Any]) -> None:
         thread_id = threading.get_ident()
         with self._table:
             self._claimed.pop(job_tracker.run_queue_item_id, None)
             job_tracker.thread_id = thread_id
             self._threads[thread_id] = job_tracker
-        job_tracker.begun.set()
+        job_tracker.on_begun()
         attempt = job_tracker.attempt
         problem: Exception | None = None
         try:
             self.update_status(AGENT_RUNNING)
             if attempt.job is None:
-                self.check_sweep_state(launch_spec, api)
+                self.check_sweep_state(launch_spec, self.api)
                 self._secure(attempt)
             job_tracker.result = self._jobs.execute(attempt)
             problem = attempt.error

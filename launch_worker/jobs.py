@@ -8,6 +8,8 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 from launch_worker.attempt import Attempt, Site
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError
@@ -15,7 +17,7 @@ from launch_worker.execute import execute, talk_of
 from launch_worker.inventory import Inventory, parse_needs
 from launch_worker.logs import Growing
 from launch_worker.outage import Outage
-from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step
+from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step, outcome_of_exit
 from launch_worker.run import Record
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease
@@ -27,6 +29,14 @@ from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event
 from launch_worker.told import Preempting, Word
 
 log = logging.getLogger("launch_worker.jobs")
+
+T = TypeVar("T")
+
+#: `Store.claim` or `Store.claim_next`, but for what both are told.
+Claim = Callable[..., tuple[Record | None, str]]
+
+#: As `Outage.repeat`.
+Repeat = Callable[[Callable[[], Any]], Any]
 
 #: The state that the record has after an attempt, and how that ended; None when the run went elsewhere.
 Ended = tuple[RunState, Outcome] | None
@@ -133,20 +143,33 @@ class Jobs:
 
         How it ended when it cannot be executed; None when it is not this worker's, or no slot is free.
         """
+        return self._take(
+            partial(self._store.claim, run_id, seq), f"run={run_id}", instead=lambda: self._put_back(run_id, seq)
+        )
+
+    def claim_next(self, lists: Sequence[str], slot: str) -> Attempt | None:
+        """Pop and claim the next run of these lists in one step, for a slot that has just concluded one.
+
+        None when there is none that can be executed, or anything is in the way: the broker's client finds out.
+        """
+        begun = self._take(partial(self._store.claim_next, lists, slot=slot), f"slot={slot}")
+        return begun if isinstance(begun, Attempt) else None
+
+    def _take(self, claim: Claim, what: str, *, instead: Callable[[], None] = lambda: None) -> Attempt | Ended:
         is_free = self._take_slot()
         begun: Attempt | Ended = None
         try:
             if not (self._takes_runs() and is_free):
-                self._put_back(run_id, seq)
+                instead()
                 return None
-            begun = self._begin(run_id, seq)
+            begun = self._begin(claim, what)
             if isinstance(begun, Attempt):
                 self._enter(begun)
         except DamagedError as error:
-            log.error("run.refused run=%s: %s", run_id, error)
-            self._store.refuse("", f"the record of run {run_id!r} is damaged: {error}", b"")
+            log.error("run.refused %s: %s", what, error)
+            self._store.refuse("", f"the record of a run is damaged ({what}): {error}", b"")
         except BrokerUnavailableError as error:
-            log.warning("run.left run=%s: this worker stops while Redis is away. %s", run_id, error)
+            log.warning("run.left %s: this worker stops while Redis is away. %s", what, error)
         finally:
             if not isinstance(begun, Attempt):
                 self._leave_slot()
@@ -187,14 +210,16 @@ class Jobs:
 
     def _hold(self, record: Record) -> None:
         """What the attempt has of this worker, until it is reported or leaves."""
+        if not (record.needs or record.gpus or record.is_scheduler):
+            return
         needs = parse_needs(record.needs)
         self._inventory.hold(
             _key(record), record.gpus, needs.millicores, needs.memory, is_scheduler=record.is_scheduler
         )
 
-    def _begin(self, run_id: str, seq: int) -> Attempt | Ended:
-        """Claim the run; how it ended when it cannot be executed, None when it is not this worker's."""
-        record, claimed_at = self._claim(run_id, seq)
+    def _begin(self, claim: Claim, what: str) -> Attempt | Ended:
+        """Claim a run; how it ended when it cannot be executed, None when it is not this worker's."""
+        record, claimed_at = self._claim(claim, what)
         if record is None:
             return None
         log.info("run.claimed run=%s attempt=%d queue=%s", record.id, record.attempt, record.queue)
@@ -230,12 +255,11 @@ class Jobs:
 
     def execute(self, attempt: Attempt) -> Outcome:
         """Block until the attempt's job is gone. Raises AttemptSuperseded, AttemptDetached."""
-        record = attempt.record
         return execute(
             attempt,
             site=self._site,
-            on_started=lambda pid: self._note_start(record, pid),
-            enter=lambda phase, reason: self._note_phase(record, phase, reason),
+            on_started=lambda pid: self._note_start(attempt, pid),
+            enter=lambda phase, reason: self._note_phase(attempt, phase, reason),
             on_word=lambda word, outcome: self._heed(attempt, word, outcome),
         )
 
@@ -266,7 +290,7 @@ class Jobs:
         finally:
             self._let_go(attempt)
 
-    def _claim(self, run_id: str, seq: int) -> tuple[Record | None, float]:
+    def _claim(self, send: Claim, what: str) -> tuple[Record | None, float]:
         """The record if it is ours now, and when the call that got it was sent: its lease counts from then."""
         nonce = secrets.token_hex(8)
         sent_at = 0.0
@@ -276,9 +300,7 @@ class Jobs:
             if self._is_draining():
                 return None, "the worker drains"
             sent_at = boot_time_s()
-            return self._store.claim(
-                run_id,
-                seq,
+            return send(
                 owner=self._site.owner,
                 worker=self._site.worker,
                 host=self._site.host,
@@ -294,8 +316,8 @@ class Jobs:
             record, why = self._outage.repeat(claim)
             if record is not None:
                 self._hold(record)
-        if record is None:
-            log.info("run.claim_refused run=%s seq=%s: %s", run_id, seq, why)
+        if record is None and why:
+            log.info("run.claim_refused %s: %s", what, why)
         return record, sent_at
 
     def _put_back(self, run_id: str, seq: int) -> None:
@@ -304,13 +326,19 @@ class Jobs:
         except BrokerUnavailableError:
             log.warning("run.item_dropped run=%s: it is published again later", run_id)
 
-    def _note_start(self, record: Record, pid: int) -> None:
+    def _note_start(self, attempt: Attempt, pid: int) -> None:
+        record = attempt.record
+        if attempt.job is not None and attempt.job.exited is not None and not attempt.has_phases:
+            return  # told with its end
+        attempt.is_start_noted = True
         try:
             self._store.started(record.id, record.token, pid=pid)
         except BrokerUnavailableError:
             log.warning("run.start_unnoted run=%s pid=%d: Redis is away", record.id, pid)
 
-    def _note_phase(self, record: Record, phase: str, reason: str) -> None:
+    def _note_phase(self, attempt: Attempt, phase: str, reason: str) -> None:
+        record = attempt.record
+        attempt.has_phases = True
         try:
             self._store.phase(record, phase, reason=reason)
         except BrokerUnavailableError:
@@ -334,7 +362,7 @@ class Jobs:
         """The word is kept on disk: where this does not come to its end, the report or the next worker goes on."""
         record = attempt.record
         try:
-            self._tell_rest(attempt, by=lambda growing: growing.ship(self._store))
+            self._tell_rest(attempt, by=lambda growing: growing.ship(self._store), repeat=self._outage.repeat)
             if self._outage.repeat(lambda: self._store.finish(record, step, owner=self._site.owner)):
                 log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)
         except BrokerUnavailableError:
@@ -342,18 +370,18 @@ class Jobs:
         except Exception:
             log.exception("run.finish_failed run=%s: it is reported when its processes are gone", record.id)
 
-    def _tell_rest(self, attempt: Attempt, *, by: Callable[[Growing], object]) -> None:
+    def _tell_rest(self, attempt: Attempt, *, by: Callable[[Growing], object], repeat: Repeat) -> None:
         """What its job has told and printed by now. Raises BrokerUnavailableError."""
         if attempt.talk is not None and attempt.spec.sweep:
             attempt.talk.look()
             attempt.talk.add_results(attempt.folder.output)
         for growing in (attempt.talk, attempt.tail):
             if growing is not None:
-                self._ship(growing, by=by)
+                self._ship(growing, by=by, repeat=repeat)
 
-    def _ship(self, growing: Growing, *, by: Callable[[Growing], object]) -> None:
+    def _ship(self, growing: Growing, *, by: Callable[[Growing], object], repeat: Repeat) -> None:
         try:
-            self._outage.repeat(lambda: by(growing))
+            repeat(lambda: by(growing))
         except DamagedError as error:
             log.error("log.not_kept run=%s: %s", growing.run_id, error)
 
@@ -372,15 +400,19 @@ class Jobs:
         record = attempt.record
         self._on_outcome(record, outcome)
         step = self._next_step(attempt, outcome)
-        attempt.folder.write_report(record, step, owner=self._site.owner)
+        deliver: Repeat = partial(self._deliver, attempt, step)
+        if not _is_kept_by_guard(attempt, outcome):
+            deliver = self._outage.repeat
+            attempt.folder.write_report(record, step, owner=self._site.owner)
         attempt.ended = True
         if attempt.job is not None:
             attempt.job.dispose()
         self._inventory.release(attempt.key)
+        pid = attempt.job.pid if attempt.job is not None and not attempt.is_start_noted else None
         try:
-            self._tell_rest(attempt, by=self._site.logs.finish)
-            self._outage.repeat(keep)
-            accepted = self._outage.repeat(lambda: self._finish(record, step))
+            self._tell_rest(attempt, by=self._site.logs.finish, repeat=deliver)
+            deliver(keep)
+            accepted = deliver(lambda: self._finish(record, step, pid))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
@@ -392,6 +424,14 @@ class Jobs:
         log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
         return state, outcome
 
+    def _deliver(self, attempt: Attempt, step: NextStep, call: Callable[[], T]) -> T:
+        """As `Outage.repeat`, for an end that is not on this worker's disk: it is from the first failure on."""
+        try:
+            return call()
+        except BrokerUnavailableError:
+            attempt.folder.write_report(attempt.record, step, owner=self._site.owner)
+            return self._outage.repeat(call)
+
     def _next_step(self, attempt: Attempt, outcome: Outcome) -> NextStep:
         record = attempt.record
         return next_step(
@@ -402,8 +442,8 @@ class Jobs:
             preemptions=record.preemptions,
         )
 
-    def _finish(self, record: Record, step: NextStep) -> bool:
-        return self._store.finish(record, step, owner=self._site.owner, card=self.card())
+    def _finish(self, record: Record, step: NextStep, pid: int | None = None) -> bool:
+        return self._store.finish(record, step, owner=self._site.owner, card=self.card(), pid=pid)
 
     def lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
         """When the guard must end the job if no renewal follows; None where nobody else may take the run.
@@ -421,6 +461,14 @@ class Jobs:
     def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
         """The same for a record that another worker of this machine claimed."""
         return self.lease(record, parse_spec(record.spec), renewed_at=renewed_at)
+
+
+def _is_kept_by_guard(attempt: Attempt, outcome: Outcome) -> bool:
+    """Whether recovery would come to the same outcome by what the job's guard writes down when its worker dies."""
+    exited = None if attempt.job is None else attempt.job.exited
+    if exited is None or not exited.is_kept or exited.status is None:
+        return False
+    return outcome == outcome_of_exit(exited.status, preempt_exit_code=attempt.spec.preempt_exit_code)
 
 
 def _key(record: Record) -> str:

@@ -27,6 +27,9 @@ class Handle(Protocol):
 class Job(Handle, Protocol):
     """A started job as its runner gives it: a process or a container."""
 
+    #: How its main process ended; None before.
+    exited: Exited | None
+
     @property
     def pid(self) -> int:
         """Of its main process."""

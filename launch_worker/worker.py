@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -24,10 +24,7 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import celeryd_after_setup, celeryd_init, worker_init
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
-from celery.worker.request import Request
 from click.core import ParameterSource
-from kombu.exceptions import OperationalError
-from kombu.message import Message
 
 from launch_worker import __version__
 from launch_worker.agent import LaunchAgent
@@ -39,12 +36,10 @@ from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.gpus import inventory_from_options
 from launch_worker.inventory import Inventory
 from launch_worker.pickup import Pickup, pause_s
-from launch_worker.retry import Outcome
-from launch_worker.run import Record
+from launch_worker.request import AdoptedRequest, RunRequest, event_may_be_lost, show_end
 from launch_worker.run_once import run_once
 from launch_worker.selection import Selection, parse_limit, refused, welcome
 from launch_worker.spec import MAINTENANCE_QUEUE
-from launch_worker.states import RunState
 from launch_worker.store.connection import mask_url
 from launch_worker.units import parse_duration
 
@@ -227,7 +222,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "on_intake": turn_intake,
             "on_drain": lambda: os.kill(os.getpid(), signal.SIGTERM),
             "on_upgrade": lambda: os.kill(os.getpid(), signal.SIGUSR1),
-            "on_adopt": lambda record: AdoptedRequest(record, parent).end,
+            "on_adopt": lambda record: AdoptedRequest(record, parent, wake=Bell.ring).end,
             "on_schedulers": lambda running: _widen(parent, running),
         }
         # Schedulers run beside the slots.
@@ -344,36 +339,6 @@ class EventBatch:
             self._dispatcher.flush()
 
 
-class AdoptedRequest:
-    """What Celery is shown of a run that another worker had begun: a task of this one, which takes one of its slots."""
-
-    def __init__(self, record: Record, worker: Any) -> None:
-        self._hub = worker.hub
-        self._request = RunRequest(
-            Message(  # type: ignore[no-untyped-call]
-                channel=None,
-                headers={"id": record.id, "task": "launch_worker.run", "argsrepr": f"('{record.id}',)"},
-                properties={},
-                delivery_tag=record.id,
-            ),
-            app=app,
-            hostname=worker.hostname,
-            task=app.tasks["launch_worker.run"],
-            body=((record.id, 0), {}, {}),
-            decoded=True,
-        )
-        self._request.time_start = time.time()
-        self._hub.call_soon(worker_state.task_reserved, self._request)
-        self._hub.call_soon(worker_state.task_accepted, self._request)
-        self._record = record
-
-    def end(self, ended: tuple[RunState, Outcome] | None) -> None:
-        self._hub.call_soon(worker_state.task_ready, self._request)
-        Bell.ring()
-        if ended is not None:
-            show_end(self._record, ended[1])
-
-
 class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     """What a worker takes from its queues, and how it stops.
 
@@ -481,63 +446,27 @@ def turn_intake(on: bool) -> None:
         Intake.current.turn(on)
 
 
+def open_queues() -> list[str]:
+    """Those that a slot may take its next run of: what Celery consumes now."""
+    if Start.current.takes_by_hand or Intake.draining is not None or not LaunchAgent.initialized():
+        return []
+    consumed = app.amqp.queues.consume_from
+    return [name for name in LaunchAgent.current().queues if name in consumed]
+
+
+RunRequest.open_queues = staticmethod(open_queues)
+
+
 def look_again() -> None:
     """The agent's `on_queues`: a queue was made, changed or deleted."""
     if Intake.pickup is not None:
         Intake.pickup.wake()
 
 
-class RunRequest(Request):  # type: ignore[misc]
-    """Celery's revoke and terminate, and Flower's buttons, are a cancel of the run."""
-
-    def terminate(self, pool: Any, signal: Any = None) -> None:
-        worker_state.revoked.discard(self.id)
-        self._cancel("terminated through Celery")
-
-    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Cold shutdown; the agent's own stop ends the jobs."""
-
-    def revoked(self) -> bool:
-        if not super().revoked():
-            return False
-        # Else a later `launch-worker retry` of the run would be dropped here for ever.
-        worker_state.revoked.discard(self.id)
-        self._cancel("revoked through Celery")
-        return True
-
-    def _cancel(self, reason: str) -> None:
-        try:
-            LaunchAgent.current().api.store.cancel(self.id, reason=reason)
-        except LaunchError as error:
-            log.error("run.not_cancelled run=%s: %s", self.id, error)
-
-
 @inspect_command(default_timeout=2.0)  # type: ignore[untyped-decorator]
 def runs(state: Any, **_: Any) -> list[dict[str, Any]]:
     """The runs that each worker executes now."""
     return LaunchAgent.current().snapshot() if LaunchAgent.initialized() else []
-
-
-def show_end(record: Record, outcome: Outcome) -> None:
-    """Flower's picture of a run whose own worker could not draw it: that one died, or Redis was away."""
-    shown = f"{outcome.state}: {outcome.reason}"
-    if outcome.state is RunState.FINISHED:
-        event, facts = "task-succeeded", {"result": outcome.state.value, "runtime": None}
-    elif outcome.state is RunState.KILLED:
-        event, facts = "task-revoked", {"terminated": True, "signum": outcome.signal or None, "expired": False}
-    else:
-        event, facts = "task-failed", {"exception": shown, "traceback": None}
-    with event_may_be_lost(), app.events.default_dispatcher() as dispatcher:
-        dispatcher.send(event, uuid=record.id, **facts)
-
-
-@contextlib.contextmanager
-def event_may_be_lost() -> Iterator[None]:
-    """Flower's picture is drawn from events; the records, which decide, do not depend on them."""
-    try:
-        yield
-    except (OperationalError, OSError) as error:
-        log.warning("event.lost: %s", error)
 
 
 def _add_option(*words: str, **attributes: Any) -> None:

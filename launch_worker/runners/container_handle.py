@@ -70,6 +70,7 @@ class ContainerHandle:
         self.container = container
         self.pid = pid
         self.events = events
+        self.exited: Exited | None = None
         self._runner = runner
         self._output = output
         self._warning = warning
@@ -199,7 +200,8 @@ class ContainerHandle:
         with self._changed:
             self._gone = True
             self._changed.notify_all()
-        self.events.put(Exited(None if problem else _status(self._state), self._stopped_by, problem))
+        self.exited = Exited(None if problem else _status(self._state), self._stopped_by, problem)
+        self.events.put(self.exited)
         self.events.put(Gone())
 
     def _has_ended(self) -> bool:

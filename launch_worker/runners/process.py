@@ -51,6 +51,8 @@ class Exited:
     stopped_by: str
     #: Why it is not known; '' when it was lost together with a guard.
     problem: str = ""
+    #: Its guard writes it down in the attempt's folder should the worker die.
+    is_kept: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class JobHandle:
     runner: ProcessRunner
     lease: Lease = None
     main: ProcessId | None = None
+    exited: Exited | None = None
     #: The grace of a stop that was asked for.
     stop_grace_s: float | None = None
     #: Its start took too long: nobody waits for it any more.
@@ -334,7 +337,9 @@ class ProcessRunner:
             status = event["status"]
             if status is None and handle.main is not None:
                 status = _reap(handle.main.pid)
-            handle.events.put(Exited(status, event["stopped_by"]))
+            is_kept = event["status"] is not None and not event["stopped_by"]
+            handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept)
+            handle.events.put(handle.exited)
         elif event["on"] == "gone":
             del self._handles[handle.key]
             handle.events.put(Gone())

@@ -14,6 +14,7 @@ from launch_worker.spec import PRIORITIES
 from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors, connect
+from launch_worker.store.lending import Lender
 from launch_worker.units import isoformat
 
 _PAGE = 100
@@ -40,8 +41,10 @@ class Reader:
         self.url = url
         # redis-py's annotations fit neither RESP2 nor RESP3 replies.
         self._redis: Any = connect(url, name=client_name)
+        self._lender = Lender(self._redis)
 
     def close(self) -> None:
+        self._lender.close()
         self._redis.close()
 
     def ping(self) -> None:

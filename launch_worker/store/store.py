@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -118,23 +118,33 @@ class Card:
     version: int = item_schema.VERSION
 
     def to_json(self) -> str:
-        gpus, cpus, memory = self.total
-        return json.dumps(
-            {
-                "owner": self.owner,
-                "queues": self.queues,
-                "slots": self.slots,
-                "schedulers": self.schedulers,
-                "gpus": self.gpus,
-                "cpus": self.cpus,
-                "memory": self.memory,
-                "total": {"gpus": gpus, "cpus": cpus, "memory": memory},
-                "backfill_us": _us(self.backfill_s),
-                "prefetch_us": _us(self.prefetch_s),
-                "before_us": self.before_us,
-                "version": self.version,
-            }
+        fixed = _fixed(self.owner, self.queues, self.total, self.backfill_s, self.prefetch_s, self.version)
+        return (
+            f'{fixed}"slots": {self.slots}, "schedulers": {self.schedulers}, "gpus": {self.gpus}, '
+            f'"cpus": {self.cpus}, "memory": {self.memory}, "before_us": {self.before_us}}}'
         )
+
+
+@lru_cache(maxsize=16)
+def _fixed(
+    owner: str,
+    queues: tuple[str, ...],
+    total: tuple[int, int, int],
+    backfill_s: float,
+    prefetch_s: float,
+    version: int,
+) -> str:
+    """What a worker says of itself in two calls a run, and that seldom changes: the beginning of a JSON object."""
+    gpus, cpus, memory = total
+    said = {
+        "owner": owner,
+        "queues": queues,
+        "total": {"gpus": gpus, "cpus": cpus, "memory": memory},
+        "backfill_us": _us(backfill_s),
+        "prefetch_us": _us(prefetch_s),
+        "version": version,
+    }
+    return f"{json.dumps(said)[:-1]}, "
 
 
 class Store(SweepStore, TalkStore, ItemStore, Reader):
@@ -203,12 +213,37 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         has left when this slot is taken, `devices` its free GPUs, the ones to use first at first; without a card it
         takes whatever comes. An item of a newer format than `version` is left to newer workers.
         """
-        nonce = nonce or secrets.token_hex(8)
-        left = (card.to_json() if card is not None else "", json.dumps(list(devices)), version)
-        claimed, reply = self._call("claim", run_id, seq, nonce, _us(lease_s), owner, worker, host, *left)
+        left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]", version)
+        return self._claim(run_id, seq, nonce or secrets.token_hex(8), _us(lease_s), owner, worker, host, *left)
+
+    def claim_next(
+        self,
+        lists: Sequence[str],
+        *,
+        slot: str,
+        nonce: str,
+        owner: str,
+        worker: str,
+        host: str,
+        lease_s: float,
+        card: Card | None = None,
+        devices: Sequence[str] = (),
+        version: int = item_schema.VERSION,
+    ) -> tuple[Record | None, str]:
+        """The same for the next run's item of these lists, the first list first, in the same step as its pop.
+
+        None too when something else than a run's item comes first; with '' when nothing waits. `slot` names the caller
+        among those of its owner: it may repeat its latest call only.
+        """
+        left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]", version)
+        return self._claim("", slot, nonce, _us(lease_s), owner, worker, host, *left, *lists)
+
+    def _claim(self, *args: object) -> tuple[Record | None, str]:
+        claimed, reply = self._call("claim", *args)
         if not claimed:
             return None, text(reply)
-        return record_of(run_id, pairs(reply)), ""
+        fields = pairs(reply)
+        return record_of(fields["id"], fields), ""
 
     def take(self, lists: Sequence[str], *, before_us: int) -> tuple[str, int] | None:
         """Pop by hand the next item (run, dispatch number) that was dispatched before a time, the first list first."""
@@ -276,18 +311,22 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
                 pipe.zrem(keys.consumers(name), owner)
             pipe.execute()
 
-    def finish(self, record: Record, step: NextStep, *, owner: str = "", card: Card | None = None) -> bool:
+    def finish(
+        self, record: Record, step: NextStep, *, owner: str = "", card: Card | None = None, pid: int | None = None
+    ) -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
         `record` is as it was claimed. False when that attempt was superseded: nothing was changed. Repeating it is
-        harmless. A record that Redis has lost is written again first. `card`: what the worker has left now.
+        harmless. A record that Redis has lost is written again first. `card`: what the worker has left now; `pid`: of
+        a job that was gone before its start was noted (`started`).
         """
         outcome = step.outcome
         exit_code = "" if outcome.exit_code is None else outcome.exit_code
         retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
         who = (record.id, record.token, record.attempt, owner, record.worker)
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
-        last = (retry_us, step.retry_reason, int(step.is_preemption), card.to_json() if card is not None else "")
+        shown = card.to_json() if card is not None else ""
+        last = (retry_us, step.retry_reason, int(step.is_preemption), shown, "" if pid is None else pid)
         answer = text(self._call("finish", *who, *labels, *last))
         if answer == "unknown":
             self.restore(record, lease_s=self._settle_s, owner=owner)
@@ -502,13 +541,13 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         source, sha = _script(script)
         with clear_errors(self.url):
             try:
-                return self._redis.evalsha(sha, 0, *args)
+                return self._lender.call("EVALSHA", sha, 0, *args)
             except NoScriptError:
                 # Also the sign of a restarted server: nobody claims before the one who sees it has decided.
                 if script == "claim":
                     self._hold_claims_after_restore()
                 self._redis.script_load(source)
-                return self._redis.evalsha(sha, 0, *args)
+                return self._lender.call("EVALSHA", sha, 0, *args)
 
     def _call_many(self, script: str, calls: Sequence[Sequence[object]]) -> list[Any]:
         """The same call with many arguments, in one round trip; of one that failed, its exception. Not for claims."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -444,6 +445,77 @@ def test_of_many_racing_claims_one_wins(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert [record.attempt for record in won] == [1]
+
+
+def claim_next(store: Store, *lists: str, slot: str = "1", nonce: str = "", owner: str = "owner1") -> Record | None:
+    record, _ = store.claim_next(
+        lists or keys.queue_lists("default"),
+        slot=slot,
+        nonce=nonce or secrets.token_hex(8),
+        owner=owner,
+        worker="w1@host",
+        host="host",
+        lease_s=30.0,
+    )
+    return record
+
+
+def test_the_next_run_of_some_lists_is_popped_and_claimed_in_one_step(store: Store) -> None:
+    low, high = create(store, priority="low"), create(store, priority="high")
+    found = [claim_next(store) for _ in range(3)]
+    assert [record and (record.id, record.state, record.attempt) for record in found] == [
+        (high, S.RUNNING, 1),
+        (low, S.RUNNING, 1),
+        None,
+    ]
+
+
+def test_a_repeated_claim_of_the_next_run_gets_the_same_one_and_pops_no_other(store: Store) -> None:
+    create(store)
+    second = create(store)
+    first, again = (claim_next(store, nonce="same") for _ in range(2))
+    assert first is not None
+    assert first == again
+    other = claim_next(store, slot="2")
+    assert other is not None
+    assert other.id == second
+    # Another slot's claim in between does not matter.
+    assert claim_next(store, nonce="same") == first
+
+
+def test_outdated_and_cancelled_items_are_passed_over(store: Store) -> None:
+    killed = create(store)
+    store.cancel(killed, reason="by test")
+    wanted = create(store)
+    assert store._redis.llen(DEFAULT_LIST) == 2
+    record = claim_next(store)
+    assert record is not None
+    assert record.id == wanted
+    assert store.get(killed).state is S.KILLED
+
+
+@pytest.mark.parametrize("foreign", ["garbage", '{"headers": {"task": "other"}, "body": "W1siYSIsIDFdXQ=="}'])
+def test_what_is_no_runs_item_is_left_to_the_brokers_client_with_all_behind_it(store: Store, foreign: str) -> None:
+    store._redis.lpush(DEFAULT_LIST, foreign)
+    behind = create(store)
+    assert claim_next(store) is None
+    assert store._redis.llen(DEFAULT_LIST) == 2
+    assert store.get(behind).state is S.PENDING
+
+
+def test_nothing_is_popped_while_claims_are_held_after_a_restore(store: Store) -> None:
+    create(store)
+    store._redis.set(keys.HOLD, 1, px=60_000)
+    assert claim_next(store) is None
+    store._redis.delete(keys.HOLD)
+    assert claim_next(store) is not None
+
+
+def test_a_damaged_queue_does_not_hide_the_others(store: Store) -> None:
+    create(store)
+    store._redis.set("broken", "text")
+    record = claim_next(store, "broken", *keys.queue_lists("default"))
+    assert record is not None
 
 
 def test_a_claim_clears_what_the_last_attempt_left(store: Store) -> None:

@@ -83,7 +83,7 @@ LAYERS = {
         2,
     ),
     **dict.fromkeys(("probe", "probe_server"), 2),
-    **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "tasks", "worker", "cli", "dev"), 3),
+    **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "request", "tasks", "worker", "cli", "dev"), 3),
     # The package itself offers names of layer 2, and imports them lazily.
     "": 2,
 }
@@ -91,8 +91,8 @@ LAYERS = {
 #: Where a library, or a part of the standard library, may be imported. A trailing dot is a whole subpackage.
 HOMES = {
     "redis": ("store.", "broker"),
-    "celery": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
-    "kombu": ("celery", "celeryconfig", "beat", "broker", "tasks", "worker"),
+    "celery": ("celery", "celeryconfig", "beat", "broker", "request", "tasks", "worker"),
+    "kombu": ("celery", "celeryconfig", "beat", "broker", "request", "tasks", "worker"),
     "click": ("cli.", "celery", "worker"),
     "subprocess": ("runners.", "code.git", "dev.", "cli.following", "cli.dev"),
     "signal": ("runners.", "code.git", "dev.", "cli.following", "cli.dev", "retry", "worker", "by_hand"),

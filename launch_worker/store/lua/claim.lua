@@ -1,125 +1,160 @@
 -- Pending -> Running (Crashed -> Running for a repeated call that was silent too long), with a new attempt, a new fencing token and a lease.
--- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs), version (the newest format of items that it reads)
+-- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs), version (the newest format of items that it reads), list…
 -- Refuses an item whose dispatch number is not the record's. A run that breaks a limit is parked, one that this worker
 -- has no room for is given to another or parked, one that expired is Killed. A scheduler for which it has no room is
 -- given to another that has, or looked at again after a while. One of a newer format is parked in the group version:N, from which newer workers fetch
 -- it (heartbeat). A repeated nonce gets the same answer.
--- Returns {1, the record's fields and values, queue_config among them} or {0, why not}.
-local id, seq, nonce, lease_us, owner, worker, host = unpack(ARGV, 1, 7)
+-- With '' for id, and for seq the caller's slot, it pops the next item of the lists itself, the first list first, until one can be claimed; an
+-- item that is not a run's is left to the broker's client, with all behind it.
+-- Returns {1, the record's fields and values, queue_config and id among them} or {0, why not ('' when nothing waits)}.
+local nonce, lease_us, owner, worker, host = unpack(ARGV, 3, 7)
 local card = card_of(ARGV[8])
-read_all(id)
-local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed', 'queue', 'needs', 'due_at', 'expires_us', 'list', 'version')
-local state = run[1]
-if not state then return {0, 'there is no such run'} end
-local now = now_us()
-local function claimed()
-  local fields = {'queue_config', queue_config(run[7])}
-  for field, value in pairs(seen[id]) do
-    if value then
-      fields[#fields + 1] = field
-      fields[#fields + 1] = value
+
+local function claim(id, seq)
+  read_all(id)
+  local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed', 'queue', 'needs', 'due_at', 'expires_us', 'list', 'version')
+  local state = run[1]
+  if not state then return {0, 'there is no such run'} end
+  local now = now_us()
+  local function claimed()
+    local fields = {'id', id, 'queue_config', queue_config(run[7])}
+    for field, value in pairs(seen[id]) do
+      if value then
+        fields[#fields + 1] = field
+        fields[#fields + 1] = value
+      end
     end
+    return {1, fields}
   end
-  return {1, fields}
-end
-if run[3] == nonce and (state == 'Running' or state == 'Crashed') and run[6] ~= run[5] then
-  redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
-  if state == 'Crashed' then revive(id, now, run[4], worker) end
-  return claimed()
-end
-if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
-if state ~= 'Pending' then return {0, 'the run is ' .. state} end
-if run[2] ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end
-local expires_at = run[10] and tonumber(redis.call('ZSCORE', 'launch:expiring', id) or '')
-if expires_at and expires_at <= now then
-  kill_pending(id, now, 'it did not start in time (--expires)')
-  settle(now, 100)
-  return {0, 'the run has expired'}
-end
-local due = tonumber(run[9] or '')
-if due and due <= now then due = nil end
-local version = tonumber(run[12] or '') or 1
-if version > tonumber(ARGV[10]) then
-  local needed = 'waiting for a worker that reads items of version ' .. int(version)
-  withdraw(id)
-  put_in_line(id, now)
-  if due then
-    schedule(id, due)
-  else
-    park(id, 'version:' .. int(version), run[7], needed)
-    -- Else every worker that has room would let it go, this one too.
-    redis.call('SREM', 'launch:groups:' .. run[7], 'version:' .. int(version))
+  if run[3] == nonce and (state == 'Running' or state == 'Crashed') and run[6] ~= run[5] then
+    redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
+    if state == 'Crashed' then revive(id, now, run[4], worker) end
+    return claimed()
   end
-  return {0, needed .. '; this one reads them up to version ' .. ARGV[10]}
-end
-local group, line, why = no_room(id)
-if group then
-  withdraw(id)
-  put_in_line(id, now)
-  -- One that was to be prepared ahead goes back to waiting for its time.
-  if due then schedule(id, due) else park(id, group, line, why) end
-  -- The place that it was let go for, in another group, is somebody else's.
-  release(id, now)
-  return {0, why}
-end
-local scheduler, lined_at = unpack(get(id, 'scheduler', 'lined_at'))
-if card and scheduler == '1' and (tonumber(card.schedulers) or 1) <= 0 then
-  local why = 'waiting for a worker that may run one more scheduler (max_schedulers)'
-  local wanted = parse_needs(run[8] or '')
-  withdraw(id)
-  for _, other in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. run[7], int(now), '+inf', 'LIMIT', 0, 200)) do
-    local free = not due and other ~= owner and free_of(other)
-    local left = free and tonumber(redis.call('HGET', 'launch:free:' .. other, 'schedulers') or '') or 0
-    if left > 0 and free.slots > 0 and fits(wanted, free) then
-      put_in_line(id, now)
-      give(id, now, other, free, wanted)
-      redis.call('HSET', 'launch:free:' .. other, 'schedulers', int(left - 1))
-      return {0, why}
-    end
+  if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
+  if state ~= 'Pending' then return {0, 'the run is ' .. state} end
+  if run[2] ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end
+  local expires_at = run[10] and tonumber(redis.call('ZSCORE', 'launch:expiring', id) or '')
+  if expires_at and expires_at <= now then
+    kill_pending(id, now, 'it did not start in time (--expires)')
+    settle(now, 100)
+    return {0, 'the run has expired'}
   end
-  -- Looked at again after a while, as W&B's agent does: parked, it would have to be woken by whoever has room first.
-  schedule(id, due or now + 5000000)
-  put(id, 'reason', why, 'lined_at', lined_at or int(now))
-  return {0, why}
-end
-local needs = parse_needs(run[8] or '')
-local devices = cjson.decode(ARGV[9])
-if card and run[8] and run[8] ~= '' then
-  local collected, collected_needs = collected_by(owner)
-  -- What the worker was given was chosen with that in mind.
-  local is_given = run[11] == direct_of(owner)
-  local is_kept = collected and collected ~= id and not is_given and not fits(needs, without(card, collected_needs))
-  if is_kept or not fits(needs, card) or #devices < needs.gpus then
+  local due = tonumber(run[9] or '')
+  if due and due <= now then due = nil end
+  local version = tonumber(run[12] or '') or 1
+  if version > tonumber(ARGV[10]) then
+    local needed = 'waiting for a worker that reads items of version ' .. int(version)
     withdraw(id)
     put_in_line(id, now)
-    local other, free
-    if not due then other, free = worker_for(run[7], needs, now, owner) end
-    if other then
-      give(id, now, other, free, needs)
+    if due then
+      schedule(id, due)
+    else
+      park(id, 'version:' .. int(version), run[7], needed)
+      -- Else every worker that has room would let it go, this one too.
+      redis.call('SREM', 'launch:groups:' .. run[7], 'version:' .. int(version))
+    end
+    return {0, needed .. '; this one reads them up to version ' .. ARGV[10]}
+  end
+  local group, line, why = no_room(id)
+  if group then
+    withdraw(id)
+    put_in_line(id, now)
+    -- One that was to be prepared ahead goes back to waiting for its time.
+    if due then schedule(id, due) else park(id, group, line, why) end
+    -- The place that it was let go for, in another group, is somebody else's.
+    release(id, now)
+    return {0, why}
+  end
+  local scheduler, lined_at = unpack(get(id, 'scheduler', 'lined_at'))
+  if card and scheduler == '1' and (tonumber(card.schedulers) or 1) <= 0 then
+    local why = 'waiting for a worker that may run one more scheduler (max_schedulers)'
+    local wanted = parse_needs(run[8] or '')
+    withdraw(id)
+    for _, other in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. run[7], int(now), '+inf', 'LIMIT', 0, 200)) do
+      local free = not due and other ~= owner and free_of(other)
+      local left = free and tonumber(redis.call('HGET', 'launch:free:' .. other, 'schedulers') or '') or 0
+      if left > 0 and free.slots > 0 and fits(wanted, free) then
+        put_in_line(id, now)
+        give(id, now, other, free, wanted)
+        redis.call('HSET', 'launch:free:' .. other, 'schedulers', int(left - 1))
+        return {0, why}
+      end
+    end
+    -- Looked at again after a while, as W&B's agent does: parked, it would have to be woken by whoever has room first.
+    schedule(id, due or now + 5000000)
+    put(id, 'reason', why, 'lined_at', lined_at or int(now))
+    return {0, why}
+  end
+  local needs = parse_needs(run[8] or '')
+  local devices = cjson.decode(ARGV[9])
+  if card and run[8] and run[8] ~= '' then
+    local collected, collected_needs = collected_by(owner)
+    -- What the worker was given was chosen with that in mind.
+    local is_given = run[11] == direct_of(owner)
+    local is_kept = collected and collected ~= id and not is_given and not fits(needs, without(card, collected_needs))
+    if is_kept or not fits(needs, card) or #devices < needs.gpus then
+      withdraw(id)
+      put_in_line(id, now)
+      local other, free
+      if not due then other, free = worker_for(run[7], needs, now, owner) end
+      if other then
+        give(id, now, other, free, needs)
+        return {0, words_for(needs)}
+      end
+      if due then schedule(id, due) else park_for_needs(id, run[7], run[8]) end
+      release(id, now)
       return {0, words_for(needs)}
     end
-    if due then schedule(id, due) else park_for_needs(id, run[7], run[8]) end
-    release(id, now)
-    return {0, words_for(needs)}
+  end
+  local gpus = {}
+  for at = 1, needs.gpus do gpus[at] = devices[at] end
+  -- Server time keeps a token from being issued twice by a Redis that was rolled back (failover, power loss).
+  local token = math.max(tonumber(run[5]) + 1, now)
+  local attempt = tonumber(run[4]) + 1
+  withdraw(id)
+  if run[10] then redis.call('ZREM', 'launch:expiring', id) end
+  put(id, 'attempt', attempt, 'token', int(token), 'nonce', nonce, 'owner', owner,
+    'worker', worker, 'host', host, 'started_at', int(now), 'gpus', #gpus > 0 and cjson.encode(gpus) or '[]')
+  drop(id, 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
+    'preempting', 'collector')
+  if due then put(id, 'start_at', int(due)) end
+  redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
+  arrow(id, 'Pending', 'Running', now, attempt, worker, '')
+  if card then
+    local left = without(card, needs)
+    left.slots = card.slots
+    keep_free(owner, left)
+  end
+  return claimed()
+end
+
+-- Pops the next run's item; nil when there is none, or something else comes first.
+local function pop(list)
+  local oldest = redis.pcall('LINDEX', list, -1)
+  if type(oldest) ~= 'string' or not string.find(oldest, '"task": ?"launch_worker%.run"') then return nil end
+  local id, seq = string.match(oldest, '"body": ?"%[%[\\"([%w]+)\\", ?(%d+)%]')
+  if id then redis.call('RPOP', list) end
+  return id, seq
+end
+
+if ARGV[1] ~= '' then return claim(ARGV[1], ARGV[2]) end
+-- There by now only if this call is repeated.
+local kept = redis.call('HGET', 'launch:free:' .. owner, 'taken:' .. ARGV[2])
+if kept and string.match(kept, '^%w+') == nonce then return claim(string.match(kept, '%w+$'), '') end
+-- What is refused would be lost until a pass finds it.
+if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
+local answer = {0, ''}
+for at = 11, #ARGV do
+  -- Bounded: what is refused costs as much as what is claimed.
+  for _ = 1, 10 do
+    local id, seq = pop(ARGV[at])
+    if not id then break end
+    answer = claim(id, seq)
+    if answer[1] == 1 then
+      redis.call('HSET', 'launch:free:' .. owner, 'taken:' .. ARGV[2], nonce .. ' ' .. id)
+      return answer
+    end
   end
 end
-local gpus = {}
-for at = 1, needs.gpus do gpus[at] = devices[at] end
--- Server time keeps a token from being issued twice by a Redis that was rolled back (failover, power loss).
-local token = math.max(tonumber(run[5]) + 1, now)
-local attempt = tonumber(run[4]) + 1
-withdraw(id)
-if run[10] then redis.call('ZREM', 'launch:expiring', id) end
-put(id, 'attempt', attempt, 'token', int(token), 'nonce', nonce, 'owner', owner,
-  'worker', worker, 'host', host, 'started_at', int(now), 'gpus', #gpus > 0 and cjson.encode(gpus) or '[]')
-drop(id, 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
-  'preempting', 'collector')
-if due then put(id, 'start_at', int(due)) end
-redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
-arrow(id, 'Pending', 'Running', now, attempt, worker, '')
-if card then
-  local left = without(card, needs)
-  left.slots = card.slots
-  keep_free(owner, left)
-end
-return claimed()
+return answer

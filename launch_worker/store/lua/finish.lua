@@ -1,6 +1,6 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
 -- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1),
---   retry_reason, preempted (1: counts as a preemption and not as a retry), card (what the worker has left now; '' for none)
+--   retry_reason, preempted (1: counts as a preemption and not as a retry), card (what the worker has left now; '' for none), pid (of its main process; '' when it was noted)
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any). A repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker = unpack(ARGV, 1, 5)
@@ -36,11 +36,10 @@ if run[1] == 'Crashed' and state == 'Crashed' then
   put(id, 'closed', token)
   return 'done'
 end
-if exit_code ~= '' then
-  put(id, 'closed', token, 'phase', phase, 'message', message, 'signal', signal, 'exit_code', exit_code)
-else
-  put(id, 'closed', token, 'phase', phase, 'message', message, 'signal', signal)
-end
+local ended = {'closed', token, 'phase', phase, 'message', message, 'signal', signal}
+if exit_code ~= '' then ended[9], ended[10] = 'exit_code', exit_code end
+if ARGV[16] ~= '' then ended[#ended + 1], ended[#ended + 2] = 'pid', ARGV[16] end
+put(id, unpack(ended))
 arrow(id, run[1], state, now, run[4], run[5], reason)
 if retry_us >= 0 then
   if preempted == '1' then

@@ -1,0 +1,270 @@
+"""A run as Celery sees it, a task of its worker; and what a slot of the worker's pool does with it.
+
+Celery's tracer is left out: what it serves (results, retries, chords, time limits) a run has of the records, and it
+takes longer than most of the rest. Its signals `task_prerun` and `task_postrun` are sent to those who receive them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+from celery import signals
+from celery.worker import state as worker_state
+from celery.worker.request import Request
+from kombu.exceptions import OperationalError
+from kombu.message import Message
+
+from launch_worker.agent import LaunchAgent
+from launch_worker.attempt import Attempt
+from launch_worker.broker import Channel
+from launch_worker.celery import app
+from launch_worker.errors import LaunchError
+from launch_worker.jobs import Ended
+from launch_worker.retry import Outcome
+from launch_worker.run import Record
+from launch_worker.states import RunState
+
+log = logging.getLogger("launch_worker.request")
+
+RUN_TASK = "launch_worker.run"
+#: So long a slot takes one run after the other by itself. Then Celery's loop has its turn: it knows of other tasks too.
+_TURN_S = 1.0
+
+
+class RunRequest(Request):  # type: ignore[misc]
+    """Celery's revoke and terminate, and Flower's buttons, are a cancel of the run."""
+
+    #: The queues of which a slot that has come free may take its next run; none where only Celery's loop may.
+    open_queues: ClassVar[Callable[[], Sequence[str]]] = staticmethod(lambda: ())
+    _turns: ClassVar[Iterator[int]] = itertools.count()
+    #: `celery control rate_limit launch_worker.run …`
+    is_rate_limited = False
+
+    @classmethod
+    def of(cls, record: Record, *, hostname: str, eventer: Any = None) -> RunRequest:
+        """For a run that came by no message of Celery's."""
+        shown = {"name": record.name} | ({"project": record.project} if record.project else {})
+        headers = {
+            "id": record.id,
+            "task": RUN_TASK,
+            "shadow": record.name,
+            "root_id": record.id,
+            "argsrepr": f"('{record.id}',)",
+            "kwargsrepr": repr(shown),
+        }
+        return cls(
+            Message(channel=None, headers=headers, properties={}, delivery_tag=record.id),  # type: ignore[no-untyped-call]
+            app=app,
+            hostname=hostname,
+            eventer=eventer,
+            task=app.tasks[RUN_TASK],
+            body=((record.id, 0), {}, {}),
+            decoded=True,
+        )
+
+    def receive(self) -> bool:
+        """What Celery's loop does with a task before it has a slot; False for one that was revoked."""
+        if self.revoked():
+            return False
+        if signals.task_received.receivers:
+            signals.task_received.send(sender=None, request=self)
+        self._show(
+            "task-received",
+            name=self.name,
+            args=self.argsrepr,
+            kwargs=self.kwargsrepr,
+            root_id=self.root_id,
+            parent_id=None,
+            retries=0,
+            eta=None,
+            expires=None,
+        )
+        return True
+
+    def execute_using_pool(self, pool: Any, **_: Any) -> None:
+        # From here on it is the record, and no broker, that knows of it.
+        self.acknowledge()
+        pool.executor.submit(self._take_turn)
+
+    # -- in a slot's thread ----------------------------------------------------------------------------------------
+
+    def _take_turn(self) -> None:
+        """Execute this run; then, for a while, one after the other that waits."""
+        agent, until = LaunchAgent.current(), time.monotonic() + _TURN_S
+        run_id, seq = self.args
+        request: RunRequest = self
+        try:
+            self._execute(lambda: agent.run(run_id, seq))
+            while (
+                not self.is_rate_limited and time.monotonic() < until and (attempt := _next_attempt(agent)) is not None
+            ):
+                former, request = request, RunRequest.of(attempt.record, hostname=self.hostname, eventer=self.eventer)
+                # In this order: Celery takes no message for a slot that is not free.
+                worker_state.task_reserved(request)
+                worker_state.task_ready(former)
+                # The cancel of a revoked one comes by way of its record.
+                request.receive()
+                request._execute(lambda attempt=attempt: agent.see_to_its_end(attempt))  # type: ignore[misc]
+        finally:
+            worker_state.task_ready(request)
+
+    def _execute(self, call: Callable[[], Ended]) -> None:
+        began = self.time_start = time.time()
+        worker_state.task_accepted(self)
+        self._show("task-started")
+        about = {"sender": self.task, "task_id": self.id, "task": self.task, "args": self.args, "kwargs": self.kwargs}
+        if signals.task_prerun.receivers:
+            signals.task_prerun.send(**about)
+        ended: Ended = None
+        try:
+            ended = call()
+            self._show_end(ended, runtime=time.time() - began)
+        except Exception as error:
+            # Nothing of a run may end its slot; its lease runs out, if it had one.
+            log.exception("run.failed run=%s", self.id)
+            self._show("task-failed", exception=repr(error), traceback=None)
+        if signals.task_postrun.receivers:
+            state = "SUCCESS" if ended is not None and ended[0] is RunState.FINISHED else "FAILURE"
+            signals.task_postrun.send(retval=ended and ended[0].value, state=state, **about)
+
+    # -- Flower's picture ------------------------------------------------------------------------------------------
+
+    def _show_end(self, ended: Ended, *, runtime: float) -> None:
+        if ended is None:
+            self._show_killed_while_pending()
+            return
+        state, outcome = ended
+        shown = f"{outcome.state}: {outcome.reason}"
+        if state is RunState.FINISHED:
+            self._show("task-succeeded", result=repr(state.value), runtime=runtime)
+        elif state is RunState.PENDING:
+            self._show("task-retried", exception=shown, traceback=None)
+        elif state is RunState.KILLED:
+            self._show("task-revoked", terminated=True, signum=outcome.signal or None, expired=False)
+        else:
+            self._show("task-failed", exception=f"RunFailed({shown!r})", traceback=None)
+
+    def _show_killed_while_pending(self) -> None:
+        try:
+            record = LaunchAgent.current().api.store.get(self.id)
+        except LaunchError:
+            return  # it is gone, or Redis is: only Flower's picture suffers
+        if record.state is RunState.KILLED:
+            self._show("task-revoked", terminated=False, signum=None, expired=False)
+
+    def _show(self, event: str, **facts: Any) -> None:
+        with event_may_be_lost():
+            self.send_event(event, **facts)
+
+    # -- what Celery asks ------------------------------------------------------------------------------------------
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        worker_state.revoked.discard(self.id)
+        self._cancel("terminated through Celery")
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Cold shutdown; the agent's own stop ends the jobs."""
+
+    def revoked(self) -> bool:
+        if not super().revoked():
+            return False
+        # Else a later `launch-worker retry` of the run would be dropped here for ever.
+        worker_state.revoked.discard(self.id)
+        self._cancel("revoked through Celery")
+        return True
+
+    def _cancel(self, reason: str) -> None:
+        try:
+            LaunchAgent.current().api.store.cancel(self.id, reason=reason)
+        except LaunchError as error:
+            log.error("run.not_cancelled run=%s: %s", self.id, error)
+
+
+def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
+    """The task's `Strategy`: how Celery's loop deals with its messages. Its own would have them traced."""
+
+    def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
+        request = RunRequest(
+            message,
+            on_ack=ack,
+            on_reject=reject,
+            app=app,
+            hostname=consumer.hostname,
+            eventer=consumer.event_dispatcher,
+            connection_errors=consumer.connection_errors,
+            task=task,
+            body=message.payload,
+            decoded=True,
+        )
+        if not request.receive():
+            return
+        bucket = None if consumer.disable_rate_limits else consumer.task_buckets[task.name]
+        if bucket:
+            request.is_rate_limited = True
+            consumer._limit_task(request, bucket, 1)
+            return
+        worker_state.task_reserved(request)
+        for callback in callbacks:
+            callback(request)
+        consumer.on_task_request(request)
+
+    return receive
+
+
+def _next_attempt(agent: LaunchAgent) -> Attempt | None:
+    queues = list(RunRequest.open_queues())
+    if not queues:
+        return None
+    if not Channel.strict_order:
+        # They take turns, as kombu lets them.
+        first = next(RunRequest._turns) % len(queues)
+        queues = queues[first:] + queues[:first]
+    return agent.claim_next(queues, slot=str(threading.get_native_id()), strict=Channel.strict_order)
+
+
+class AdoptedRequest:
+    """What Celery is shown of a run that another worker had begun: a task of this one, which takes one of its slots."""
+
+    def __init__(self, record: Record, worker: Any, *, wake: Callable[[], None]) -> None:
+        """`wake`: has Celery's loop look whether a slot is free."""
+        self._record = record
+        self._hub = worker.hub
+        self._wake = wake
+        self._request = RunRequest.of(record, hostname=worker.hostname)
+        self._request.time_start = time.time()
+        self._hub.call_soon(worker_state.task_reserved, self._request)
+        self._hub.call_soon(worker_state.task_accepted, self._request)
+
+    def end(self, ended: Ended) -> None:
+        self._hub.call_soon(worker_state.task_ready, self._request)
+        self._wake()
+        if ended is not None:
+            show_end(self._record, ended[1])
+
+
+def show_end(record: Record, outcome: Outcome) -> None:
+    """Flower's picture of a run whose own worker could not draw it: that one died, or Redis was away."""
+    shown = f"{outcome.state}: {outcome.reason}"
+    if outcome.state is RunState.FINISHED:
+        event, facts = "task-succeeded", {"result": outcome.state.value, "runtime": None}
+    elif outcome.state is RunState.KILLED:
+        event, facts = "task-revoked", {"terminated": True, "signum": outcome.signal or None, "expired": False}
+    else:
+        event, facts = "task-failed", {"exception": shown, "traceback": None}
+    with event_may_be_lost(), app.events.default_dispatcher() as dispatcher:
+        dispatcher.send(event, uuid=record.id, **facts)
+
+
+@contextlib.contextmanager
+def event_may_be_lost() -> Iterator[None]:
+    """Flower's picture is drawn from events; the records, which decide, do not depend on them."""
+    try:
+        yield
+    except (OperationalError, OSError) as error:
+        log.warning("event.lost: %s", error)

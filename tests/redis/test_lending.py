@@ -1,0 +1,105 @@
+"""The store's own connections: as patient as redis-py's, and whole after a silence, a restart or a fork."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.store import connection
+from launch_worker.store.store import Store
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    made = RedisServer()
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_connection_is_used_again_and_again(store: Store) -> None:
+    store.put_back("none", 1)
+    before = store._redis.info("stats")["total_connections_received"]
+    for _ in range(20):
+        store.put_back("none", 1)
+    assert store._redis.info("stats")["total_connections_received"] == before
+
+
+def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_back("none", 1)
+    for client in store._redis.client_list():
+        if client["name"].startswith("launch"):
+            store._redis.client_kill_filter(_id=client["id"], skipme=True)
+    monkeypatch.setattr("launch_worker.store.lending._FRESH_S", 0.0)
+    time.sleep(0.05)
+    assert store.put_back("none", 1) is False
+
+
+def test_a_server_that_does_not_answer_is_given_up_in_time(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
+    store = Store(server.url)
+    store.put_back("none", 1)
+    assert server.process is not None
+    os.kill(server.process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        with pytest.raises(BrokerUnavailableError, match="did not answer in time"):
+            store.put_back("none", 1)
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    assert 0.2 < time.monotonic() - began < 2.0
+    # The late answer is nobody's.
+    assert store.put_back("none", 1) is False
+    assert store._call("renew_upload", "0" * 64, 1) == 0
+    store.close()
+
+
+def test_a_forked_child_has_its_own(store: Store) -> None:
+    store.put_back("none", 1)
+    before = {client["id"] for client in store._redis.client_list()}
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            store.put_back("none", 1)
+            os.write(writing, b"fine")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 10) == b"fine"
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert store.put_back("none", 1) is False
+    assert {client["id"] for client in store._redis.client_list()} >= before
+
+
+def test_threads_do_not_share_one_at_a_time(store: Store) -> None:
+    found: list[bool] = []
+
+    def ask() -> None:
+        for _ in range(50):
+            found.append(store.put_back("none", 1))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [False] * 400
+
+
+def test_the_kernel_waits_for_plain_sockets_only(store: Store) -> None:
+    store.put_back("none", 1)
+    ours = store._lender._idle[-1].connection._get_socket()
+    assert type(ours) is socket.socket
+    assert ours.gettimeout() is None
