@@ -29,7 +29,7 @@ from tests.conftest import wait_until
 ROUND_TRIPS = 5
 SCRIPTS = 4
 #: Commands that the scripts give for one run, by what they are for.
-IN_SCRIPTS = {"submit": 16, "claim": 17, "started": 2, "finish": 19, "heartbeat": 18}
+IN_SCRIPTS = {"submit": 16, "claim": 17, "started": 2, "finish": 18, "heartbeat": 11}
 #: More for each run of a worker that is renewed.
 IN_RENEWAL = 2
 #: All of a run that waits: record, history, item, entries in indexes.

@@ -932,11 +932,26 @@ local function waiting_before(queues, rank)
   return count
 end
 
+-- Whether runs of any of these queues are parked: mostly none are, and that is asked at each worker's every heartbeat.
+local function is_any_parked(queues)
+  -- Lua does not pass on more than some thousand values at once.
+  for first = 1, #queues, 1000 do
+    local keys = {}
+    for at = first, math.min(first + 999, #queues) do
+      keys[#keys + 1] = 'launch:groups:' .. queues[at]
+      keys[#keys + 1] = 'launch:shapes:' .. queues[at]
+    end
+    if redis.call('EXISTS', unpack(keys)) > 0 then return true end
+  end
+  return false
+end
+
 -- Gives a worker parked runs for which it has room, and picks one to collect for that has waited too long.
 local function offer(card, now)
   local owner = card.owner
   local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
   if free.slots <= 0 then return end
+  if not is_any_parked(card.queues) then return end
   local let = 0
   for _, queue in ipairs(card.queues) do
     for _, group in ipairs(redis.call('SRANDMEMBER', 'launch:groups:' .. queue, math.min(100, 3 + free.slots))) do
@@ -1136,6 +1151,7 @@ end
 
 -- When next something is due: a run, an expiry, a schedule; for a worker that prepares runs ahead, that much earlier.
 local function next_due(now, prefetch_us)
+  if redis.call('EXISTS', 'launch:settle', 'launch:due', 'launch:expiring', 'launch:schedules') == 0 then return '0' end
   if redis.call('EXISTS', 'launch:settle') == 1 then return int(now) end
   local first
   local function consider(key, from, ahead)
