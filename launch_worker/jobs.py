@@ -24,7 +24,7 @@ from launch_worker.runners.process import Lease
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.spool import WorkerFolder
 from launch_worker.states import RunState
-from launch_worker.store.store import Card
+from launch_worker.store.store import NOT_PLAIN, Card
 from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event
 from launch_worker.told import Preempting, Word
 
@@ -71,7 +71,7 @@ class Jobs:
         self._inventory = inventory
         self._queues = queues
         self._prefetch_s = prefetch_s
-        #: From looking at what is free to holding it: one claim at a time.
+        #: From looking at what is free to holding it: one claim at a time, of those that are not plain.
         self._claiming = threading.Lock()
         #: By run and attempt: a superseded attempt may still be ending when this worker has the next one.
         self._attempts: dict[str, Attempt] = {}
@@ -306,16 +306,19 @@ class Jobs:
                 host=self._site.host,
                 lease_s=self._site.settings.lease_s,
                 nonce=nonce,
-                card=card,
-                devices=devices,
+                **left,
             )
 
-        # Until it is answered: a claim whose reply was lost may have been given these devices.
-        with self._claiming:
-            card, devices = self.card(), self._inventory.free().devices
-            record, why = self._outage.repeat(claim)
-            if record is not None:
-                self._hold(record)
+        # What needs nothing takes nothing from other claims: they need not wait for each other.
+        left: dict[str, Any] = {"plain": True}
+        record, why = self._outage.repeat(claim)
+        if why == NOT_PLAIN:
+            # Until it is answered: a claim whose reply was lost may have been given these devices.
+            with self._claiming:
+                left = {"card": self.card(), "devices": self._inventory.free().devices}
+                record, why = self._outage.repeat(claim)
+                if record is not None:
+                    self._hold(record)
         if record is None and why:
             log.info("run.claim_refused %s: %s", what, why)
         return record, sent_at

@@ -26,6 +26,8 @@ from launch_worker.store.reading import Reader, pairs, record_of, text
 from launch_worker.store.sweeps import SweepStore
 from launch_worker.store.talk import TalkStore
 
+#: Why a plain claim got nothing, which another claim would get.
+NOT_PLAIN = "it needs what this worker has a limited amount of"
 #: Longer than sending any upload takes.
 _UNFINISHED_UPLOAD_S = 3600
 #: Runs that one call lets go: Redis does nothing else meanwhile.
@@ -205,16 +207,20 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         nonce: str = "",
         card: Card | None = None,
         devices: Sequence[str] = (),
+        plain: bool = False,
         version: int = item_schema.VERSION,
     ) -> tuple[Record | None, str]:
         """Pending -> Running. The record with its new attempt and token, or None and why not.
 
         Give the same `nonce` to repeat a call whose reply was lost: it gets the same answer. `card` is what the worker
         has left when this slot is taken, `devices` its free GPUs, the ones to use first at first; without a card it
-        takes whatever comes. An item of a newer format than `version` is left to newer workers.
+        takes whatever comes. With `plain` (and no card) only what needs no GPUs, cores, memory or a scheduler's place:
+        of another run NOT_PLAIN is said, and nothing done. An item of a newer format than `version` is left to newer
+        workers.
         """
-        left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]", version)
-        return self._claim(run_id, seq, nonce or secrets.token_hex(8), _us(lease_s), owner, worker, host, *left)
+        left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
+        nonce = nonce or secrets.token_hex(8)
+        return self._claim(run_id, seq, nonce, _us(lease_s), owner, worker, host, *left, version, int(plain))
 
     def claim_next(
         self,
@@ -228,6 +234,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         lease_s: float,
         card: Card | None = None,
         devices: Sequence[str] = (),
+        plain: bool = False,
         version: int = item_schema.VERSION,
     ) -> tuple[Record | None, str]:
         """The same for the next run's item of these lists, the first list first, in the same step as its pop.
@@ -235,13 +242,13 @@ class Store(SweepStore, TalkStore, ItemStore, Reader):
         None too when something else than a run's item comes first; with '' when nothing waits. `slot` names the caller
         among those of its owner: it may repeat its latest call only.
         """
-        left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]", version)
-        return self._claim("", slot, nonce, _us(lease_s), owner, worker, host, *left, *lists)
+        left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
+        return self._claim("", slot, nonce, _us(lease_s), owner, worker, host, *left, version, int(plain), *lists)
 
     def _claim(self, *args: object) -> tuple[Record | None, str]:
-        claimed, reply = self._call("claim", *args)
-        if not claimed:
-            return None, text(reply)
+        word, reply = self._call("claim", *args)
+        if word != 1:
+            return None, NOT_PLAIN if word == 2 else text(reply)
         fields = pairs(reply)
         return record_of(fields["id"], fields), ""
 

@@ -24,7 +24,7 @@ from launch_worker.spec import PRIORITIES, RunSpec
 from launch_worker.states import ARROWS, RunState
 from launch_worker.store import keys
 from launch_worker.store.reading import text
-from launch_worker.store.store import Answer, ConfigChanged, New, Store
+from launch_worker.store.store import NOT_PLAIN, Answer, ConfigChanged, New, Store
 from tests.conftest import wait_until
 
 S = RunState
@@ -509,6 +509,29 @@ def test_nothing_is_popped_while_claims_are_held_after_a_restore(store: Store) -
     assert claim_next(store) is None
     store._redis.delete(keys.HOLD)
     assert claim_next(store) is not None
+
+
+@pytest.mark.parametrize("options", [{"gpus": 1}, {"cpus": 2.0}, {"memory": 1 << 30}, {"scheduler": True}])
+def test_a_plain_claim_leaves_a_run_that_is_not_plain_where_it_is(store: Store, options: dict[str, Any]) -> None:
+    run_id = create(store, **options)
+    behind = create(store)
+    before = snapshot(store)
+    who: dict[str, Any] = {"owner": "owner1", "worker": "w", "host": "h", "lease_s": 30.0, "plain": True}
+    assert store.claim(run_id, 1, **who) == (None, NOT_PLAIN)
+    assert store.claim_next(keys.queue_lists("default"), slot="1", nonce="n", **who) == (None, NOT_PLAIN)
+    assert snapshot(store) == before
+    assert store.get(behind).state is S.PENDING
+
+
+def test_plain_claims_count_the_slots_down_in_whatever_order_they_come(store: Store) -> None:
+    beat(store)
+    store._redis.hset("launch:free:owner1", "slots", 2)
+    for _ in range(2):
+        create(store)
+        who: dict[str, Any] = {"owner": "owner1", "worker": "w", "host": "h", "lease_s": 30.0, "plain": True}
+        record, _ = store.claim_next(keys.queue_lists("default"), slot="1", nonce=secrets.token_hex(8), **who)
+        assert record is not None
+    assert store._redis.hget("launch:free:owner1", "slots") == b"0"
 
 
 def test_a_damaged_queue_does_not_hide_the_others(store: Store) -> None:

@@ -1,20 +1,23 @@
 -- Pending -> Running (Crashed -> Running for a repeated call that was silent too long), with a new attempt, a new fencing token and a lease.
--- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs), version (the newest format of items that it reads), list…
+-- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs), version (the newest format of items that it reads), plain (1: only a run that needs nothing of which a worker has a limited amount), list…
 -- Refuses an item whose dispatch number is not the record's. A run that breaks a limit is parked, one that this worker
 -- has no room for is given to another or parked, one that expired is Killed. A scheduler for which it has no room is
 -- given to another that has, or looked at again after a while. One of a newer format is parked in the group version:N, from which newer workers fetch
 -- it (heartbeat). A repeated nonce gets the same answer.
 -- With '' for id, and for seq the caller's slot, it pops the next item of the lists itself, the first list first, until one can be claimed; an
 -- item that is not a run's is left to the broker's client, with all behind it.
--- Returns {1, the record's fields and values, queue_config and id among them} or {0, why not ('' when nothing waits)}.
+-- A worker need not keep other claims back while it makes a plain one. For a run that is not so, nothing is done.
+-- Returns {1, the record's fields and values, queue_config and id among them}, {0, why not ('' when nothing waits)}, or
+-- {2, ''} for a run that is not plain.
 local nonce, lease_us, owner, worker, host = unpack(ARGV, 3, 7)
-local card = card_of(ARGV[8])
+local card, plain = card_of(ARGV[8]), ARGV[11] == '1'
 
 local function claim(id, seq)
   read_all(id)
   local run = get(id, 'state', 'seq', 'nonce', 'attempt', 'token', 'closed', 'queue', 'needs', 'due_at', 'expires_us', 'list', 'version')
   local state = run[1]
   if not state then return {0, 'there is no such run'} end
+  if plain and (run[8] and run[8] ~= '' or get(id, 'scheduler')[1] == '1') then return {2, ''} end
   local now = now_us()
   local function claimed()
     local fields = {'id', id, 'queue_config', queue_config(run[7])}
@@ -121,7 +124,10 @@ local function claim(id, seq)
   if due then put(id, 'start_at', int(due)) end
   redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
   arrow(id, 'Pending', 'Running', now, attempt, worker, '')
-  if card then
+  if plain then
+    -- By one, as other claims of this worker may be on their way.
+    redis.call('HINCRBY', 'launch:free:' .. owner, 'slots', -1)
+  elseif card then
     local left = without(card, needs)
     left.slots = card.slots
     keep_free(owner, left)
@@ -129,13 +135,13 @@ local function claim(id, seq)
   return claimed()
 end
 
--- Pops the next run's item; nil when there is none, or something else comes first.
+-- Pops the next run's item; nil when there is none, or something else comes first. Returns id, seq, and the item.
 local function pop(list)
   local oldest = redis.pcall('LINDEX', list, -1)
   if type(oldest) ~= 'string' or not string.find(oldest, '"task": ?"launch_worker%.run"') then return nil end
   local id, seq = string.match(oldest, '"body": ?"%[%[\\"([%w]+)\\", ?(%d+)%]')
   if id then redis.call('RPOP', list) end
-  return id, seq
+  return id, seq, oldest
 end
 
 if ARGV[1] ~= '' then return claim(ARGV[1], ARGV[2]) end
@@ -145,12 +151,16 @@ if kept and string.match(kept, '^%w+') == nonce then return claim(string.match(k
 -- What is refused would be lost until a pass finds it.
 if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
 local answer = {0, ''}
-for at = 11, #ARGV do
+for at = 12, #ARGV do
   -- Bounded: what is refused costs as much as what is claimed.
   for _ = 1, 10 do
-    local id, seq = pop(ARGV[at])
+    local id, seq, item = pop(ARGV[at])
     if not id then break end
     answer = claim(id, seq)
+    if answer[1] == 2 then
+      redis.call('RPUSH', ARGV[at], item)
+      return answer
+    end
     if answer[1] == 1 then
       redis.call('HSET', 'launch:free:' .. owner, 'taken:' .. ARGV[2], nonce .. ' ' .. id)
       return answer
