@@ -7,18 +7,22 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from launch_worker.attempt import Attempt, Enter, Site
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
 from launch_worker.containers import ARGS_FILE, LAUNCH_DIR, ContainerPlan
 from launch_worker.environment import container_environment, job_environment
+from launch_worker.logs import FOLLOW_AFTER_S
 from launch_worker.queue_config import QueueConfig
 from launch_worker.run import Record
+from launch_worker.spares import CONFIG
 from launch_worker.spec import RunSpec
 from launch_worker.supervise import Job
-from launch_worker.template import fill_spec, macros_of
+from launch_worker.template import fill_spec, macros_of, spec_has_macros
 
 #: Starts the job with the code that was fetched for it, None for a run that brings none.
 Start = Callable[[Path | None], Job]
@@ -29,22 +33,42 @@ def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> S
 
     Raises InputError, OSError.
     """
-    config = QueueConfig.from_json(attempt.record.queue_config)
+    config = _queue_config(attempt.record.queue_config)
     # The queue may have been configured anew since the run was submitted.
     values = config.values_of(attempt.spec)
-    macros = macros_of(attempt.record, attempt.spec, config=config, worker_env=os.environ, values=values)
-    if attempt.spec.sweep:
-        is_container = config.resource == "container" or bool(attempt.spec.image)
-        macros["args_json_file"] = f"{LAUNCH_DIR if is_container else attempt.folder.path}/{ARGS_FILE}"
-    attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
-    plan = config.container_plan(attempt.spec, macros)
-    attempt.folder.path.mkdir(parents=True, mode=0o700)
+    plan = None
+    if _is_plain(config, attempt.spec):
+        if values != attempt.spec.values:
+            attempt.spec = replace(attempt.spec, values=values)
+    else:
+        plan = _fill(attempt, config, values)
+    folder = attempt.folder
+    folder.make(for_process=plan is None)
     if attempt.record.needs:
-        attempt.folder.keep_holding(attempt.record)
-    attempt.folder.talk.mkdir(mode=0o700)
+        folder.keep_holding(attempt.record)
     if plan is None:
         return _process(attempt, site, patience)
     return _container(attempt, site, plan, patience, enter)
+
+
+#: Many runs come from few queues, and to read a configuration is to check it.
+_queue_config = lru_cache(maxsize=64)(QueueConfig.from_json)
+
+
+def _is_plain(config: QueueConfig, spec: RunSpec) -> bool:
+    """Whether it is a process, and nothing of it is to be filled in."""
+    is_process = not (spec.image or spec.sweep or spec.asks_for_container) and config.resource != "container"
+    return is_process and not spec_has_macros(spec)
+
+
+def _fill(attempt: Attempt, config: QueueConfig, values: dict[str, Any]) -> ContainerPlan | None:
+    """Fill the macros of its spec; what its container is made with, None for a process. Raises InputError."""
+    macros = macros_of(attempt.record, attempt.spec, config=config, worker_env=os.environ, values=values)
+    if attempt.spec.sweep:
+        is_container = config.resource == "container" or bool(attempt.spec.image)
+        macros["args_json_file"] = f"{LAUNCH_DIR if is_container else attempt.folder.root}/{ARGS_FILE}"
+    attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
+    return config.container_plan(attempt.spec, macros)
 
 
 def fetch(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Path | None:
@@ -65,10 +89,9 @@ def fetch(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Pat
 
 def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
-    config_path = attempt.folder.path / "config.json"
-    config_path.write_bytes(_config(record, spec))
+    config_path = attempt.folder.write_config(_config(record, spec))
     if spec.sweep:
-        (attempt.folder.path / ARGS_FILE).write_bytes(_arguments(spec))
+        attempt.folder.write(ARGS_FILE, _arguments(spec))
     env = job_environment(
         record,
         spec,
@@ -87,6 +110,7 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
         lease=attempt.lease,
         events=attempt.events,
         timeout_s=math.ceil(patience.left_s),
+        brief_s=FOLLOW_AFTER_S,
     )
 
 
@@ -101,7 +125,7 @@ def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Pati
         spec,
         worker_env=os.environ,
         redis_url=site.settings.redis_url,
-        config_path=f"{LAUNCH_DIR}/config.json",
+        config_path=f"{LAUNCH_DIR}/{CONFIG}",
         wandb_env=site.settings.wandb_env,
     )
     attempt.folder.mark_container(record)
@@ -159,9 +183,7 @@ def _folder(attempt: Attempt, code: Path | None) -> str:
         return str(working_folder(code, cwd))
     if cwd is not None and (attempt.spec.cwd_required or os.path.isdir(cwd)):
         return cwd
-    scratch = attempt.folder.path / "work"
-    scratch.mkdir()
-    return str(scratch)
+    return attempt.folder.make_work()
 
 
 def _folder_in_container(attempt: Attempt, code: Path | None) -> str | None:

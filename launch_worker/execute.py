@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,9 @@ from dataclasses import replace
 from launch_worker.attempt import Attempt, Enter, Site
 from launch_worker.begin import fetch, prepare
 from launch_worker.code.patience import Patience
+from launch_worker.environment import TALK
 from launch_worker.errors import CodeError, InputError
+from launch_worker.logs import FOLLOW_AFTER_S, LogShipper
 from launch_worker.retry import Outcome
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
@@ -22,6 +25,8 @@ from launch_worker.units import isoformat
 
 log = logging.getLogger("launch_worker.execute")
 
+#: Since its start, on a disk with plenty of room, which nobody fills before.
+_RESERVE_AFTER_S = 1.0
 _DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 
 
@@ -40,6 +45,7 @@ def execute(
     Raises AttemptSuperseded, AttemptDetached.
     """
     phase = "agent"
+    begun = 0.0
     try:
         if attempt.job is None:
             patience = Patience.of(_start_timeout_s(attempt), unwanted=lambda: not attempt.events.empty())
@@ -54,13 +60,14 @@ def execute(
                 attempt.await_start()
                 if attempt.start_at is not None:
                     enter("start", "")
-            attempt.tail = site.logs.watch(attempt.record.id, attempt.record.attempt, attempt.folder.output)
+            record, folder = attempt.record, attempt.folder
+            attempt.tail = site.logs.tail(record.id, record.attempt, folder.output, at_once=folder.is_disk_short)
             attempt.talk = talk_of(attempt)
-            site.logs.listen(attempt.talk)
+            begun = time.monotonic()
             attempt.job = start(code)
             on_started(attempt.job.pid)
         attempt.phase = phase = "run"
-        return _supervise(attempt, on_word)
+        return _supervise(attempt, site.logs, on_word, begun=begun)
     except (AttemptSuperseded, AttemptDetached):
         raise
     except StartGivenUpError:
@@ -100,12 +107,16 @@ def _start_timeout_s(attempt: Attempt) -> float:
 
 
 def talk_of(attempt: Attempt) -> Talk:
-    """What its job tells becomes events of the attempt. Raises OSError."""
+    """What its job tells becomes events of the attempt."""
     record, folder = attempt.record, attempt.folder
-    return Talk(record.id, record.token, folder.talk, on_word=attempt.events.put, is_copy=folder.is_container)
+    return Talk(
+        record.id, record.token, f"{folder.root}/{TALK}", on_word=attempt.events.put, is_copy=folder.is_container
+    )
 
 
-def _supervise(attempt: Attempt, on_word: Callable[[Word, Outcome | None], None]) -> Outcome:
+def _supervise(
+    attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outcome | None], None], *, begun: float
+) -> Outcome:
     job, tail, talk, spec = attempt.job, attempt.tail, attempt.talk, attempt.spec
     assert job is not None
     assert tail is not None
@@ -118,8 +129,12 @@ def _supervise(attempt: Attempt, on_word: Callable[[Word, Outcome | None], None]
         ran_s=attempt.ran_s,
         former=attempt.asked,
         announce=job.announce,
-        hear=talk.look,
+        hear=talk.look_last,
         on_word=on_word,
+        milestones=(
+            (begun + FOLLOW_AFTER_S, lambda: logs.follow(tail, talk)),
+            (begun + _RESERVE_AFTER_S, tail.reserve),
+        ),
     )
     if tail.disk_was_full:
         outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())

@@ -187,7 +187,7 @@ class Jobs:
             )
             attempt.talk = talk = talk_of(attempt)
             self._outage.repeat(lambda: talk.resume(self._store))
-            self._site.logs.listen(talk)
+            self._site.logs.follow(talk)
         except BrokerUnavailableError:
             self._let_go(attempt)
             raise

@@ -6,7 +6,10 @@ keeps the newest `log_bytes` of each attempt in Redis. While Redis is away the f
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
 import threading
 import time
 from collections import deque
@@ -24,18 +27,31 @@ log = logging.getLogger("launch_worker.logs")
 _CHUNK = 64 * 1024
 #: Output that arrives within this time is shipped together: what `--follow` lags behind at most, on an idle machine.
 _BATCH_MS = 20
+#: Of a job's life: a brief one is gone by then, and its files are not followed. What others print lags by as much.
+FOLLOW_AFTER_S = _BATCH_MS / 1000
 #: A flood is sampled, newest first, at about this rate, so that it slows neither its job nor Redis.
 _BYTES_PER_S = 16 << 20
 _RETRY_S = 1.0
+#: Of a file, or in a folder.
+_GROWS = inotify_simple.flags.MODIFY | inotify_simple.flags.CREATE | inotify_simple.flags.MOVED_TO
 
 
 class Growing(Protocol):
-    """A file that a job writes to: its output, or what it tells."""
+    """A file that a job writes to: its output, or what it tells. Nothing is done with the file before `open`."""
 
     run_id: str
-    path: Path
     #: When the job last wrote, on the monotonic clock.
     last_output_s: float
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, or will be."""
+
+    def open(self) -> Path:
+        """Get ready to be watched; returns what is to be watched, the file or its folder. Raises OSError."""
+
+    def size(self) -> int:
+        """How many bytes the job has written by now. Raises OSError."""
 
     def look(self) -> None:
         """Heed what cannot wait for Redis; never raises."""
@@ -50,14 +66,17 @@ class Growing(Protocol):
 class Tail:
     """One attempt's output file, and how far it has been shipped.
 
-    The file takes at most about twice `file_bytes` of disk.
+    The file takes at most about twice `file_bytes` of disk once it is open.
     """
 
     def __init__(self, run_id: str, attempt: int, path: Path, *, keep_bytes: int, file_bytes: int = 64 << 20) -> None:
         self.run_id = run_id
         self.attempt = attempt
         self.path = path
-        self._file = OutputFile(path)
+        self._file: OutputFile | None = None
+        #: Whether the job may still write: then the file has room ahead, and is bounded.
+        self._grows = False
+        self._closed = False
         self._keep_bytes = keep_bytes
         self._file_bytes = max(file_bytes, 2 * keep_bytes)
         self._offset = 0
@@ -66,8 +85,27 @@ class Tail:
         self._lock = threading.Lock()
         #: When output last arrived, on the monotonic clock.
         self.last_output_s = time.monotonic()
-        #: Whether the disk was full at any time since then, so that the job may have failed to write.
-        self.disk_was_full = not self._file.reserve()
+        #: Whether the disk was full at any time since it was opened, so that the job may have failed to write.
+        self.disk_was_full = False
+
+    def open(self) -> Path:
+        """Hold the file from now on, made where it is not there. Raises OSError."""
+        with self._lock:
+            if not self._closed:
+                self._file = self._file or OutputFile(self.path)
+                self._grows = True
+        return self.path
+
+    def reserve(self) -> None:
+        """Make room ahead of the job, in an open file: from then on it can write for a while whoever fills the disk."""
+        with self._lock:
+            if self._file is not None and not self._closed and not self._file.reserve():
+                self.disk_was_full = True
+
+    def size(self) -> int:
+        """How many bytes the job has written to an open file."""
+        with self._lock:
+            return 0 if self._file is None or self._closed else self._file.size()
 
     def resume(self, store: Store) -> None:
         """Go on where another worker's tail of the same attempt stopped. Before it is shipped."""
@@ -80,17 +118,21 @@ class Tail:
         """Nothing of an output is urgent."""
 
     def ship(self, store: Store) -> int:
-        """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated."""
+        """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated.
+
+        One that was not opened is only looked at. Raises OSError then.
+        """
         shipped = 0
         with self._lock:
-            if self._file.closed:
+            file = self._found()
+            if file is None:
                 return 0
-            size = self._make_room()
+            size = self._make_room(file)
             if size - self._offset > self._keep_bytes:
                 self._offset = size - self._keep_bytes
-            self._offset = max(self._offset, self._file.freed)
+            self._offset = max(self._offset, file.freed)
             while self._offset < size:
-                data = self._file.read(self._offset, min(_CHUNK, self._keep_bytes, size - self._offset))
+                data = file.read(self._offset, min(_CHUNK, self._keep_bytes, size - self._offset))
                 if not data:
                     break
                 had_some = bool(self._kept)
@@ -104,37 +146,76 @@ class Tail:
                 shipped += len(data)
         return shipped
 
-    def _make_room(self) -> int:
+    def _found(self) -> OutputFile | None:
+        """The file, if there is something in it. Raises OSError."""
+        if self._closed or self._file is not None:
+            return None if self._closed else self._file
+        try:
+            if not os.stat(self.path).st_size:
+                return None
+            self._file = OutputFile(self.path, make=False)
+        except FileNotFoundError:
+            return None
+        return self._file
+
+    def _make_room(self, file: OutputFile) -> int:
         """Bound the file's disk, reserve some for what comes; returns the output's size."""
-        size = self._file.size()
-        if size - self._file.freed > 2 * self._file_bytes:
-            self._file.free_before(size - self._file_bytes)
-        if not self._file.reserve():
+        size = file.size()
+        if not self._grows:
+            return size
+        if size - file.freed > 2 * self._file_bytes:
+            file.free_before(size - self._file_bytes)
+        if not file.reserve():
             self.disk_was_full = True
             # What has been shipped is in Redis; of the rest the newest is worth more than the job's next lines.
-            self._file.free_before(max(self._offset, size - RESERVE_BYTES))
-            self._file.reserve()
+            file.free_before(max(self._offset, size - RESERVE_BYTES))
+            file.reserve()
         return size
 
     def close(self) -> None:
         with self._lock:
-            self._file.close()
+            self._closed = True
+            if self._file is not None:
+                self._file.close()
 
 
 class LogShipper:
-    """One thread that sleeps until a watched file grows, then ships it."""
+    """One thread that sleeps until a watched file grows, then ships it.
+
+    It does not wake for a job that is gone before its files are watched: `finish` ships those in its caller's thread.
+    """
 
     def __init__(self, store: Store, *, keep_bytes: int, file_bytes: int) -> None:
         self._store = store
         self._keep_bytes = keep_bytes
         self._file_bytes = file_bytes
         self._inotify = inotify_simple.INotify()
-        # Taking a watch away is an event: so the thread can be woken without writing to a disk that may be full.
-        self._wake = self._inotify.add_watch("/", inotify_simple.flags.DELETE_SELF)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._ready = select.poll()
+        for fd in (self._inotify.fileno(), self._wake):
+            self._ready.register(fd, select.POLLIN)
+        #: Held while it is decided what is watched.
+        self._watching = threading.Lock()
         self._tails: dict[int, Growing] = {}
+        self._watches: dict[Growing, int] = {}
+        #: Those that cannot be watched now; that is tried again every second.
+        self._blind: set[Growing] = set()
+        #: Had something in them when they came to be watched.
+        self._behind: deque[Growing] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="log-shipper", daemon=True)
         self._thread.start()
+
+    def tail(self, run_id: str, attempt: int, path: Path, *, at_once: bool = False) -> Tail:
+        """The tail of the output of a job that is about to start; it is shipped while it grows from `follow` on.
+
+        `at_once`: make the file now, with room ahead of the job, for the disk is nearly full. Raises OSError then.
+        """
+        tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes, file_bytes=self._file_bytes)
+        if at_once:
+            tail.open()
+            tail.reserve()
+        return tail
 
     def watch(self, run_id: str, attempt: int, path: Path, *, resume: bool = False) -> Tail:
         """Begin to ship `path`, which is made if it is not there.
@@ -149,18 +230,52 @@ class LogShipper:
             except BaseException:
                 tail.close()
                 raise
-        self._tails[self._inotify.add_watch(path, inotify_simple.flags.MODIFY)] = tail
+        self.follow(tail)
+        tail.reserve()
         return tail
 
-    def listen(self, talk: Growing) -> None:
-        """Begin to ship what a job tells in its file."""
-        self._tails[self._inotify.add_watch(talk.path, inotify_simple.flags.MODIFY)] = talk
-        talk.look()
+    def follow(self, *files: Growing) -> None:
+        """Ship what is in these files and what will be: from now on. Never raises."""
+        for growing in files:
+            with self._watching:
+                if self._closing:
+                    return
+                self._follow(growing)
+            growing.look()
+        with self._watching:
+            if (self._behind or self._blind) and not self._closing:
+                os.eventfd_write(self._wake, 1)
+
+    def _follow(self, growing: Growing) -> None:
+        if growing in self._watches:
+            return
+        try:
+            watch = self._inotify.add_watch(growing.open(), _GROWS)
+        except OSError as error:
+            if growing not in self._blind:
+                log.warning("log.not_watched run=%s path=%s: %s", growing.run_id, growing.path, error)
+            # Of what is not seen nobody can say that it is silent.
+            growing.last_output_s = time.monotonic()
+            self._blind.add(growing)
+            self._behind.append(growing)
+            return
+        self._blind.discard(growing)
+        self._tails[watch], self._watches[growing] = growing, watch
+        try:
+            is_behind = growing.size() > 0
+        except OSError:
+            is_behind = True  # whatever a job has put there: who ships it says so
+        if is_behind:
+            growing.last_output_s = time.monotonic()
+            self._behind.append(growing)
 
     def finish(self, tail: Growing) -> None:
         """Ship the rest and forget the file. Raises BrokerUnavailableError, and can be repeated."""
         self._unwatch(tail)
-        tail.ship(self._store)
+        try:
+            tail.ship(self._store)
+        except OSError as error:
+            log.error("log.unreadable run=%s path=%s: %s", tail.run_id, tail.path, error)
         tail.close()
 
     def forget(self, tail: Growing) -> None:
@@ -169,30 +284,30 @@ class LogShipper:
         tail.close()
 
     def _unwatch(self, tail: Growing) -> None:
-        for watch, known in list(self._tails.items()):
-            if known is tail:
-                del self._tails[watch]
-                try:
-                    self._inotify.rm_watch(watch)
-                except OSError:
-                    log.debug("the watch of %s was gone", tail.path)
+        with self._watching:
+            self._blind.discard(tail)
+            watch = self._watches.pop(tail, None)
+            if watch is None:
+                return
+            del self._tails[watch]
+            try:
+                self._inotify.rm_watch(watch)
+            except OSError:
+                log.debug("the watch of %s was gone", tail.path)
 
     def close(self) -> None:
         """End the thread. What is not shipped by then is not lost: it is in the files."""
-        self._closing = True
-        self._inotify.rm_watch(self._wake)
+        with self._watching:
+            self._closing = True
+        os.eventfd_write(self._wake, 1)
         self._thread.join(5.0)
         self._inotify.close()
+        os.close(self._wake)
 
     def _loop(self) -> None:
         unsent: set[Growing] = set()
         while not self._closing:
-            timeout_ms = int(_RETRY_S * 1000) if unsent else None
-            events = self._inotify.read(timeout=timeout_ms, read_delay=_BATCH_MS)
-            # -1: the kernel's event queue ran over, so any file may have grown.
-            watches = [event.wd for event in events]
-            tails = self._tails.copy()
-            grown = set(tails.values()) if -1 in watches else {tails[watch] for watch in watches if watch in tails}
+            grown = self._grown(timeout_ms=int(_RETRY_S * 1000) if unsent or self._blind else None)
             for tail in grown:
                 tail.last_output_s = time.monotonic()
                 tail.look()
@@ -209,3 +324,29 @@ class LogShipper:
                     unsent.discard(tail)
             if shipped > _CHUNK:
                 time.sleep(shipped / _BYTES_PER_S)
+
+    def _grown(self, *, timeout_ms: int | None) -> set[Growing]:
+        """Wait until files have grown, or for the time; returns those that have."""
+        ready = dict(self._ready.poll(timeout_ms))
+        if self._wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+        elif ready:
+            time.sleep(_BATCH_MS / 1000)
+        grown: set[Growing] = set()
+        with contextlib.suppress(IndexError):
+            while True:
+                grown.add(self._behind.popleft())
+        events = self._inotify.read(timeout=0)
+        with self._watching:
+            for growing in list(self._blind):
+                self._follow(growing)
+            # -1: the kernel's event queue ran over, so any file may have grown.
+            if any(event.wd == -1 for event in events):
+                return grown | set(self._tails.values())
+            for event in events:
+                tail = self._tails.get(event.wd)
+                # Where its folder is watched there may be others.
+                if tail is not None and event.name in ("", tail.path.name):
+                    grown.add(tail)
+        return grown

@@ -226,16 +226,13 @@ class Recovery:
         """What its job told before it was gone. Raises BrokerUnavailableError."""
         if not attempt.talk.is_dir():
             return None
-        try:
-            talk = Talk(
-                attempt.run_id, attempt.token, attempt.talk, on_word=lambda _: None, is_copy=attempt.is_container
-            )
-        except OSError as error:
-            log.error("talk.unreadable run=%s: %s", attempt.run_id, error)
-            return None
+        talk = Talk(attempt.run_id, attempt.token, attempt.talk, on_word=lambda _: None, is_copy=attempt.is_container)
         try:
             talk.resume(self._store)
             talk.ship(self._store)
+        except OSError as error:
+            log.error("talk.unreadable run=%s: %s", attempt.run_id, error)
+            return None
         finally:
             talk.close()
         return talk

@@ -13,6 +13,7 @@ from launch_worker.states import RunState
 from launch_worker.units import isoformat
 
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MASK = "********"
 
 
@@ -121,61 +122,66 @@ class Record:
     def from_hash(cls, fields: Mapping[str, str]) -> Record:
         """Tolerates missing and damaged fields, so that one bad record never hides the others."""
 
+        get = fields.get
+
         def number(name: str) -> int | None:
-            text = fields.get(name, "")
-            return int(text) if re.fullmatch(r"-?\d{1,18}", text) else None
+            text = get(name)
+            return _number(text) if text else None
 
         try:
-            state = RunState(fields.get("state", ""))
+            state = RunState(get("state", ""))
         except ValueError:
             state = RunState.FAILED
-        return cls(
-            id=fields.get("id", ""),
-            name=fields.get("name", ""),
-            project=fields.get("project", ""),
-            queue=fields.get("queue", ""),
+        record = cls.__new__(cls)
+        # All at once: the constructor of a frozen class sets field by field, which takes as long as all the reading.
+        vars(record).update(
+            id=get("id", ""),
+            name=get("name", ""),
+            project=get("project", ""),
+            queue=get("queue", ""),
             priority=number("priority") or 0,
-            tags=tuple(_strings(fields.get("tags", ""))),
+            tags=tuple(_strings(get("tags", ""))),
             state=state,
-            reason=fields.get("reason", ""),
-            phase=fields.get("phase", ""),
-            message=fields.get("message", ""),
+            reason=get("reason", ""),
+            phase=get("phase", ""),
+            message=get("message", ""),
             attempt=number("attempt") or 0,
             first_attempt=number("first_attempt") or 1,
             token=number("token") or 0,
             exit_code=number("exit_code"),
-            signal=fields.get("signal", ""),
-            worker=fields.get("worker", ""),
-            owner=fields.get("owner", ""),
-            host=fields.get("host", ""),
+            signal=get("signal", ""),
+            worker=get("worker", ""),
+            owner=get("owner", ""),
+            host=get("host", ""),
             pid=number("pid"),
-            gpus=tuple(_strings(fields.get("gpus", ""))),
+            gpus=tuple(_strings(get("gpus", ""))),
             created_at=number("created_at") or 0,
             started_at=number("started_at"),
             ended_at=number("ended_at"),
             due_at=number("due_at"),
             cancel_at=number("cancel_at"),
-            commit=_commit(fields.get("commit", "")),
-            spec=fields.get("spec", ""),
-            needs=fields.get("needs", ""),
-            concurrency_key=fields.get("concurrency_key", ""),
-            limit_key=fields.get("limit_key", ""),
-            array=fields.get("array", ""),
-            array_limit=fields.get("array_limit", ""),
-            sweep=fields.get("sweep", ""),
-            is_scheduler=fields.get("scheduler", "") == "1",
+            commit=_commit(get("commit", "")),
+            spec=get("spec", ""),
+            needs=get("needs", ""),
+            concurrency_key=get("concurrency_key", ""),
+            limit_key=get("limit_key", ""),
+            array=get("array", ""),
+            array_limit=get("array_limit", ""),
+            sweep=get("sweep", ""),
+            is_scheduler=get("scheduler", "") == "1",
             version=number("version") or 1,
-            files=fields.get("files", ""),
-            summary=fields.get("summary", ""),
-            late_exit=fields.get("late_exit", ""),
+            files=get("files", ""),
+            summary=get("summary", ""),
+            late_exit=get("late_exit", ""),
             preemptions=number("preemptions") or 0,
-            preempting=fields.get("preempting", "") == "1",
-            yields=bool(fields.get("yields")) and fields.get("yields") == fields.get("token"),
+            preempting=get("preempting", "") == "1",
+            yields=bool(get("yields")) and get("yields") == get("token"),
             start_at=number("start_at"),
-            waits_for=_wishes(fields.get("waits_for", "")),
-            phases=_phases(fields.get("phases", "")),
-            queue_config=fields.get("queue_config", ""),
+            waits_for=_wishes(get("waits_for", "")),
+            phases=_phases(get("phases", "")),
+            queue_config=get("queue_config", ""),
         )
+        return record
 
     def is_over(self, token: int) -> bool:
         """Whether the attempt with this token has ended, or a later one has the run.
@@ -333,14 +339,21 @@ def _wishes(text: str) -> dict[str, str]:
     return {str(run_id): str(wish) for run_id, wish in wishes.items()} if isinstance(wishes, dict) else {}
 
 
+def _number(text: str) -> int | None:
+    digits = text[1:] if text[0] == "-" else text
+    return int(text) if digits.isdecimal() and len(digits) <= 18 else None
+
+
 def _commit(text: str) -> str:
     """A damaged one is none: it goes to git."""
-    return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else ""
+    return text if text and _COMMIT.fullmatch(text) else ""
 
 
 def _strings(text: str) -> list[str]:
+    if not text or text == "[]":
+        return []
     try:
-        values = json.loads(text) if text else []
+        values = json.loads(text)
     except ValueError:
         return []
     return [str(value) for value in values] if isinstance(values, list) else []

@@ -4,6 +4,7 @@
     work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json, exit-status}
+    work_dir/workers/OWNER/spare/           folders with empty files for attempts to come
     work_dir/containers                     there once a worker of this machine has made a container
 
 What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
@@ -15,71 +16,163 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from functools import cached_property
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
+from launch_worker.environment import TALK
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import EXIT_STATUS, SOCKET
+from launch_worker.spares import CONFIG, OUTPUT, Spare, Spares
 from launch_worker.states import RunState
 
 log = logging.getLogger("launch_worker.spool")
 
 _CONTAINER = "container"
+_WORK = "work"
+_HOLDING = "holding.json"
+#: The folders of longer jobs are not used again: they are too few to matter, and others may know them by now, as a
+#: container to which a job has lent its `talk`.
+_BRIEF_S = 2.0
 
 
-@dataclass(frozen=True)
 class AttemptFolder:
     """Where one attempt's files are. Its name tells which attempt it is, also when nothing in it can be read."""
 
-    path: Path
+    def __init__(self, path: str | Path, spares: Spares | None = None) -> None:
+        #: As text: most of what is done here is done for each job, and pathlib takes longer than the kernel.
+        self.root = os.fspath(path)
+        self._spares = spares
+        self._spare: Spare | None = None
+        self._made_s = -math.inf
+        #: How much there may be in its configuration's file.
+        self._config_bytes = 0
+        self._is_container: bool | None = None
+        self._has_work = False
+        #: Names of files that were written beside those that every job has.
+        self._more: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"AttemptFolder({self.root!r})"
+
+    @cached_property
+    def path(self) -> Path:
+        return Path(self.root)
 
     @property
     def run_id(self) -> str:
-        return self.path.name.split(".")[0]
+        return self._named[0]
 
     @property
     def attempt(self) -> int:
-        return int(self.path.name.split(".")[1])
+        return int(self._named[1])
 
     @property
     def token(self) -> int:
-        return int(self.path.name.split(".")[2])
+        return int(self._named[2])
+
+    @property
+    def _named(self) -> list[str]:
+        return self.root.rpartition("/")[2].split(".")
 
     @property
     def key(self) -> str:
         """By which its guard knows its job."""
         return f"{self.run_id}.{self.attempt}"
 
-    @property
+    @cached_property
     def output(self) -> Path:
-        return self.path / "output"
+        return Path(f"{self.root}/{OUTPUT}")
 
-    @property
+    @cached_property
     def talk(self) -> Path:
         """Where job and worker talk (`launch_worker.told`)."""
-        return self.path / "talk"
+        return self.path / TALK
 
     @property
     def is_container(self) -> bool:
         """Whether its job is a container, which may have outlived its worker."""
-        return (self.path / _CONTAINER).exists()
+        if self._is_container is None:
+            self._is_container = os.path.exists(f"{self.root}/{_CONTAINER}")
+        return self._is_container
+
+    def make(self, *, for_process: bool = True) -> None:
+        """The folder, and the one in which its job and its worker talk. Raises OSError."""
+        self._is_container = False
+        self._made_s = time.monotonic()
+        if for_process and self._spares is not None:
+            self._spare = self._spares.give(self.root)
+            if self._spare is not None:
+                self._config_bytes = self._spare.config_bytes
+                return
+        try:
+            os.mkdir(self.root, 0o700)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.root), exist_ok=True)
+            os.mkdir(self.root, 0o700)
+        os.mkdir(f"{self.root}/{TALK}", 0o700)
+
+    @property
+    def is_disk_short(self) -> bool:
+        """Whether the disk may be full before the job's output has room ahead. Raises OSError."""
+        return self._spares is None or self._spares.is_disk_short
+
+    def make_work(self) -> str:
+        """Where a job works that asked for no folder. Raises OSError."""
+        path = f"{self.root}/{_WORK}"
+        os.mkdir(path)
+        self._has_work = True
+        return path
+
+    def write_config(self, data: bytes) -> str:
+        """What the job reads first; returns its path. Raises OSError."""
+        path = f"{self.root}/{CONFIG}"
+        former, self._config_bytes = self._config_bytes, max(self._config_bytes, len(data))
+        # Not O_TRUNC: to free the block of what was in it, and to take it again, costs more than all the rest.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if former > len(data):
+                os.ftruncate(fd, len(data))
+            _write(fd, data)
+        finally:
+            os.close(fd)
+        self._config_bytes = len(data)
+        return path
+
+    def write(self, name: str, data: bytes) -> str:
+        """Another file that nobody reads yet; returns its path. Raises OSError."""
+        path = f"{self.root}/{name}"
+        self._more.add(name)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            _write(fd, data)
+        finally:
+            os.close(fd)
+        return path
 
     def mark_container(self, record: Record) -> None:
         """Before a container is made: from then on there may be one. Raises OSError."""
         self.keep_record(record)
         (self.path / _CONTAINER).touch()
+        self._is_container = True
 
     def keep_record(self, record: Record) -> None:
         """Keep the record as it was claimed or adopted, for the next worker that takes the job over."""
-        partial = self.path / "record.partial"
-        partial.write_text(json.dumps(record.to_hash() | {"owner": record.owner}))
-        partial.rename(self.path / "record.json")
+        self._keep("record", record.to_hash() | {"owner": record.owner})
+
+    def _keep(self, name: str, value: dict[str, Any]) -> None:
+        """Whole or not at all: its writer may die meanwhile. Raises OSError."""
+        partial = self.write(f"{name}.partial", json.dumps(value).encode())
+        os.rename(partial, f"{self.root}/{name}.json")
+        self._more = {*self._more, f"{name}.json"} - {f"{name}.partial"}
 
     def read_record(self) -> Record | None:
         try:
@@ -89,23 +182,22 @@ class AttemptFolder:
 
     def keep_holding(self, record: Record) -> None:
         """Keep what the attempt has of its machine: it has it for as long as this folder is there. Raises OSError."""
-        (self.path / "holding.json").write_text(json.dumps({"gpus": record.gpus, "needs": record.needs}))
+        self.write(_HOLDING, json.dumps({"gpus": record.gpus, "needs": record.needs}).encode())
 
     def read_holding(self) -> tuple[tuple[str, ...], str]:
         """The devices that the attempt has, and its needs; nothing where none were kept."""
         try:
-            kept = json.loads((self.path / "holding.json").read_text())
+            kept = json.loads((self.path / _HOLDING).read_text())
             return tuple(map(str, kept["gpus"])), str(kept["needs"])
         except (OSError, ValueError, KeyError, TypeError):
             return (), ""
 
     def write_report(self, record: Record, step: NextStep, *, owner: str) -> None:
         """Keep how the attempt ended. A full disk is logged: the end is still delivered from memory."""
-        report = {"record": record.to_hash(), "step": asdict(step), "owner": owner}
+        # Not `asdict`, which copies deeply.
+        known = vars(step) | {"outcome": vars(step.outcome)}
         try:
-            partial = self.path / "report.partial"
-            partial.write_text(json.dumps(report))
-            partial.rename(self.path / "report.json")
+            self._keep("report", {"record": record.to_hash(), "step": known, "owner": owner})
         except OSError as error:
             log.error("report.not_kept run=%s: %s", record.id, error)
 
@@ -120,7 +212,7 @@ class AttemptFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.error("report.damaged folder=%s: %r", self.path, error)
+            log.error("report.damaged folder=%s: %r", self.root, error)
             return None
 
     def read_exit_status(self) -> int | None:
@@ -131,7 +223,30 @@ class AttemptFolder:
             return None
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        # What most jobs leave; whatever else there is makes one of these calls fail.
+        try:
+            if self._has_work:
+                os.rmdir(f"{self.root}/{_WORK}")
+            for name in self._more:
+                os.unlink(f"{self.root}/{name}")
+            is_brief = time.monotonic() - self._made_s < _BRIEF_S
+            if (
+                is_brief
+                and self._spares is not None
+                and self._spares.keep(self.root, config_bytes=self._config_bytes, former=self._spare)
+            ):
+                return
+            os.unlink(f"{self.root}/{OUTPUT}")
+            os.unlink(f"{self.root}/{CONFIG}")
+            os.rmdir(f"{self.root}/{TALK}")
+            os.rmdir(self.root)
+        except OSError:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 class WorkerFolder:
@@ -231,7 +346,11 @@ class WorkerFolder:
 
     def attempt(self, record: Record) -> AttemptFolder:
         """The folder for a claimed attempt; not made yet."""
-        return AttemptFolder(self.path / "runs" / f"{record.id}.{record.attempt}.{record.token}")
+        return AttemptFolder(f"{self.path}/runs/{record.id}.{record.attempt}.{record.token}", self._spares)
+
+    @cached_property
+    def _spares(self) -> Spares:
+        return Spares(f"{self.path}/spare")
 
     def release(self) -> None:
         """Delete the folder if nothing in it waits to be delivered, and let go of it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -142,23 +143,29 @@ def supervise(
     announce: Callable[[str], None] = lambda _: None,
     hear: Callable[[], None] = lambda: None,
     on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
+    milestones: Sequence[tuple[float, Callable[[], None]]] = (),
 ) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
     `ran_s`: for how long another worker has supervised it; `former`: what that one was asked. `announce` shows the job
     that it shall stop; `hear` puts what it has told by now into its events. `on_word` gets each of its words; with a
-    `Finish` the outcome that this makes of the run, whatever becomes of the tree.
+    `Finish` the outcome that this makes of the run, whatever becomes of the tree. `milestones`, in order, are called at
+    their monotonic times of a job that is still there.
     Raises AttemptSuperseded, AttemptDetached.
     A job that ended by itself before it was asked to stop keeps its own outcome, whatever was asked meanwhile.
     """
     course = _Course(handle, limits, begun=time.monotonic() - ran_s, last_output_s=last_output_s, announce=announce)
     if former is not None:
         course.ask(former)
+    ahead = deque(milestones)
     while not course.is_gone:
         try:
-            event = handle.events.get(timeout=course.wait_s())
+            event = handle.events.get(timeout=_until(ahead[0][0] if ahead else None, course.wait_s()))
         except queue.Empty:
-            course.look_at_clock()
+            if ahead and time.monotonic() >= ahead[0][0]:
+                ahead.popleft()[1]()
+            else:
+                course.look_at_clock()
             continue
         if isinstance(event, (Finish, Preempting, HeedsStop)):
             _note_word(course, event, on_word)
@@ -172,6 +179,14 @@ def supervise(
     if isinstance(course.asked, Superseded):
         raise AttemptSuperseded
     return course.outcome()
+
+
+def _until(instant: float | None, wait_s: float | None) -> float | None:
+    """What is left of the time until an instant, or until something else is due; None for ever."""
+    if instant is None:
+        return wait_s
+    left_s = max(0.0, instant - time.monotonic())
+    return left_s if wait_s is None else min(left_s, wait_s)
 
 
 def _note_word(course: _Course, word: Word, on_word: Callable[[Word, Outcome | None], None]) -> None:
@@ -216,20 +231,25 @@ class _Course:
         return _until_limit(self.limits, self._begun, self._last_output_s())
 
     def look_at_clock(self) -> None:
+        if self.exited is not None:
+            return
         now = time.monotonic()
         if self._ends_at is not None:
             if now >= self._ends_at[0]:
                 kill_at, self._ends_at = self._ends_at[1], None
                 self._handle.stop(grace_s=max(0.0, kill_at - now))
             return
-        self.asked = _limit_reached(self.limits, self._begun, self._last_output_s())
-        if self.asked:
-            self._end(self.asked, self.limits.grace_s)
+        if self.asked is None:
+            self.asked = _limit_reached(self.limits, self._begun, self._last_output_s())
+            if self.asked:
+                self._end(self.asked, self.limits.grace_s)
 
     def take(self, event: Any) -> None:
         """One event. Raises AttemptDetached."""
         if isinstance(event, Exited):
-            self.exited = event
+            # A second one is of a guard that took over from one that had told the status already.
+            if self.exited is None or self.exited.status is None:
+                self.exited = event
         elif isinstance(event, Gone):
             self.is_gone = True
         elif isinstance(event, Detach):

@@ -69,7 +69,7 @@ def as_text(value: Any) -> str:
 def has_macros(value: Any) -> bool:
     """Whether `fill` might change it."""
     if isinstance(value, str):
-        return _MACRO.search(value) is not None
+        return "${" in value and _MACRO.search(value) is not None
     if isinstance(value, Mapping):
         return any(map(has_macros, value.values()))
     return isinstance(value, (list, tuple)) and any(map(has_macros, value))
@@ -97,13 +97,19 @@ def macros_of(
     return macros | {"image_uri": fill_text(image, macros) or None}
 
 
+def spec_has_macros(spec: RunSpec) -> bool:
+    """Whether `fill_spec` might change it."""
+    texts = (*spec.command, *spec.env.values(), spec.cwd or "", spec.image, spec.uri)
+    return any("${" in text and has_macros(text) for text in texts)
+
+
 def fill_spec(spec: RunSpec, macros: Mapping[str, Any]) -> RunSpec:
     """The spec with its command, environment, folder, image and code filled in. Raises InputError.
 
     The result is checked as what a person submits is: what was filled in cannot make a git URL of another kind of it,
     or lead out of the code.
     """
-    if not has_macros((spec.command, spec.env, spec.cwd or "", spec.image, spec.uri)):
+    if not spec_has_macros(spec):
         return spec
     from launch_worker.containers import IMAGE
     from launch_worker.giturl import parse_git_url

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -148,19 +149,18 @@ class Talk:
     """
 
     def __init__(
-        self, run_id: str, token: int, folder: Path, *, on_word: Callable[[Word], None], is_copy: bool = False
+        self, run_id: str, token: int, folder: str | Path, *, on_word: Callable[[Word], None], is_copy: bool = False
     ) -> None:
-        """Raises OSError."""
         self.run_id = run_id
-        self.path = folder / TO_WORKER
         #: When the job last wrote, on the monotonic clock.
         self.last_output_s = time.monotonic()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = folder
+        self._name = f"{folder}/{TO_WORKER}"
         self._token = token
         self._on_word = on_word
         self._is_copy = is_copy
-        self._file = OutputFile(self.path)
+        #: None before it is found: most jobs tell nothing, and make none.
+        self._file: OutputFile | None = None
+        self._closed = False
         self._reading = threading.Lock()
         self._sending = threading.Lock()
         self._position = 0
@@ -176,10 +176,32 @@ class Talk:
         self._unreadable = 0
         self.words = Words()
 
+    @property
+    def path(self) -> Path:
+        """Where the job appends to a file."""
+        return Path(self._name)
+
+    @property
+    def _folder(self) -> Path:
+        return self.path.parent
+
+    def open(self) -> Path:
+        """The folder, in which the job makes the file if it ever tells anything. Raises OSError."""
+        folder = self._folder
+        if not os.access(folder, os.F_OK):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def size(self) -> int:
+        """How many bytes there are in the file. Raises OSError."""
+        with self._reading:
+            file = self._found()
+            return 0 if file is None else file.size()
+
     def resume(self, store: Store) -> None:
-        """Go on where another worker stopped hearing the same attempt. Raises BrokerUnavailableError."""
+        """Go on where another worker stopped hearing the same attempt. Raises BrokerUnavailableError, OSError."""
         heard = store.heard(self.run_id, self._token)
-        size = self._file.size()
+        size = self.size()
         with self._reading:
             self._count, self._names, self._step = heard.end, set(heard.summary), heard.step
             # A file that was cut short, or made anew, has only what is new.
@@ -202,11 +224,18 @@ class Talk:
         for word in words:
             self._on_word(word)
 
+    def look_last(self) -> None:
+        """The same of a job of which nothing is left."""
+        self.look()
+        if self._file is None:
+            self.close()
+
     def _read(self) -> list[Word]:
         words: list[Word] = []
-        if self._file.closed:
+        file = self._found()
+        if file is None:
             return words
-        size = self._file.size()
+        size = file.size()
         if size < self._position and not self._is_copy:
             # The job wrote it anew instead of appending.
             self._position, self._rest = 0, b""
@@ -215,15 +244,21 @@ class Talk:
             log.warning("talk.flood run=%s: %d bytes were not read", self.run_id, skipped)
             self._position, self._count, self._rest = self._position + skipped, self._count + skipped, b""
             self._skips_line = True
-            self._file.free_before(self._position)
+            file.free_before(self._position)
         while self._position < size:
-            data = self._file.read(self._position, min(_CHUNK, size - self._position))
+            data = file.read(self._position, min(_CHUNK, size - self._position))
             if not data:
                 break
             self._position += len(data)
             self._count += len(data)
             words += self._hear(data)
         return words
+
+    def _found(self) -> OutputFile | None:
+        """The file, if the job has made it by now. Raises OSError."""
+        if self._file is None and not self._closed and os.access(self._name, os.F_OK):
+            self._file = OutputFile(self._name, make=False)
+        return None if self._closed else self._file
 
     def _hear(self, data: bytes) -> list[Word]:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -354,7 +389,7 @@ class Talk:
 
     def _free(self, end: int) -> None:
         with self._reading:
-            if self._file.closed or end - self._freed < _FREE_BYTES:
+            if self._file is None or self._closed or end - self._freed < _FREE_BYTES:
                 return
             self._freed = end
             try:
@@ -364,7 +399,9 @@ class Talk:
 
     def close(self) -> None:
         with self._reading:
-            self._file.close()
+            self._closed = True
+            if self._file is not None:
+                self._file.close()
 
 
 def numbers_in(output: bytes) -> dict[str, float]:

@@ -4,11 +4,15 @@ It is the parent and the subreaper of every job, so that whatever a job leaves b
 policy: it starts, stops, enforces the deadlines it was told, and tells what happened. It talks with its worker in
 JSON lines over a socket; the end of that stream means that the worker is gone. Standard library only.
 
-    worker: {"do": "start" | "adopt" | "stop" | "lease" | "watch" | "unwatch" | "detach", …}
-    guard:  {"on": "started" | "refused" | "exited" | "gone" | "expired", "key": …}
+    worker: {"do": "start" | "adopt" | "stop" | "lease" | "watch" | "unwatch" | "lane" | "detach", …}
+    guard:  {"on": "hello" | "started" | "refused" | "exited" | "gone" | "ended" | "expired", "key": …}
 
-Every started or adopted job is told `exited` (its main process ended) and then `gone` (its tree is empty). A container
-is no child of the guard: it is only watched, and ended (`expired`) when its lease runs out.
+Every started or adopted job is told `exited` (its main process ended) and then `gone` (its tree is empty). A start
+may say for how long (`brief_s`) a job counts as brief: one that is over by then is told once, `ended`, instead of
+`started`, `exited` and `gone`. `hello` comes first and names what this guard knows beyond the oldest one of its
+`PROTOCOL`. A thread of the worker may order its jobs on a lane of its own, a socket that `lane` brings along: what
+comes of the order (`started`, `refused`, `ended`) is told there, without a detour. A container is no child of the
+guard: it is only watched, and ended (`expired`) when its lease runs out.
 
 After `detach` the jobs stay when the worker goes, each until its lease runs out. Meanwhile the guard answers at
 `SOCKET` in its worker's folder: the next worker says {"do": "take"}, gets {"on": "taken", "jobs": […]} with the
@@ -20,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import select
 import signal
@@ -28,9 +33,11 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from launch_worker.runners import tree
+from launch_worker.runners.spawn import spawn
 from launch_worker.runners.tree import ProcessId
 
 #: What is left of a job after its main process ended by itself, or after its worker vanished, gets SIGTERM first.
@@ -42,9 +49,16 @@ EXIT_STATUS = "exit-status"
 SOCKET = "guard.sock"
 #: What guard and worker must agree on; they may be of different releases after an upgrade.
 PROTOCOL = 1
+#: What a start may ask for; said with `hello`.
+KNOWS = ("brief", "lanes")
+#: From so many on it is looked which of the remembered exits were reported meanwhile.
 _REMEMBERED_EXITS = 1000
 #: A new worker that connects and says nothing for so long is hung up on: another one may wait.
 _GREETING_S = 1.0
+#: How many things that happen are dealt with in one turn.
+_EVENTS = 64
+#: Taken at once; larger memory is asked of the kernel each time, which costs more than a second call.
+_RECV_BYTES = 1 << 16
 
 
 def boot_time_s() -> float:
@@ -60,13 +74,19 @@ def become_subreaper() -> None:
 class Job:
     """One job's tree, from its start until nothing of it is left."""
 
-    def __init__(self, key: str, marked: tuple[bytes, ...], grace_s: float, lease: list[float] | None) -> None:
+    def __init__(
+        self, key: str, marked: tuple[bytes, ...], grace_s: float, lease: list[float] | None, *, pid: int, folder: str
+    ) -> None:
         self.key = key
         self.marked = marked
+        #: Of its main process.
+        self.pid = pid
+        self._main: ProcessId | None = None
         #: Where its output is.
-        self.folder = ""
+        self.folder = folder
         self.grace_s = grace_s
-        self.main: ProcessId | None = None
+        #: It may turn out to be a brief one: when it is told `started` at the latest; None once it was.
+        self.tell_at: float | None = None
         #: Set for a job that another guard started: its exit is seen through this, and the worker reaps it.
         self.pidfd: int | None = None
         self.adopted = False
@@ -79,10 +99,42 @@ class Job:
         self.kill_at: float | None = None
         self.look_at = 0.0
         self.pause_s = 0.01
+        #: Where it was ordered, if not by `control`.
+        self.lane: Lane | None = None
         #: When its lease must be over: [SIGTERM, SIGKILL] by boot time; None for a job that may outlive its lease.
         self.lease = lease
         self.lease_enforced = False
         self.stopped_by = ""
+
+    @property
+    def main(self) -> ProcessId:
+        """Its main process; to be asked for the first time before that one is reaped."""
+        if self._main is None:
+            found = tree.look_up(self.pid)
+            assert found is not None, "a child that nobody reaped has an entry in /proc"
+            self._main = found.id
+        return self._main
+
+    @main.setter
+    def main(self, main: ProcessId) -> None:
+        self._main = main
+
+    def due(self) -> float:
+        """By boot time, when it must be looked at."""
+        due = math.inf if self.tell_at is None else self.tell_at
+        if self.lease and not self.lease_enforced:
+            due = min(due, self.lease[0])
+        if self.kill_at is not None or self.exited:
+            due = min(due, self.look_at)
+        return due
+
+
+class Lane:
+    """Where one thread of the worker orders a job, and hears what came of that."""
+
+    def __init__(self, socket: socket.socket) -> None:
+        self.socket = socket
+        self.incoming = b""
 
 
 class Watched:
@@ -111,11 +163,19 @@ class Guard:
         #: Where this package lies, for the program that ends a container.
         self._root = root
         self.jobs: dict[str, Job] = {}
+        #: Jobs by their main processes, as long as those are this process's children.
+        self._mains: dict[int, Job] = {}
+        #: Jobs that another guard started, by what their exits are seen through.
+        self._pidfds: dict[int, Job] = {}
+        self._children = tree.Children()
         self.watched: dict[str, Watched] = {}
+        #: No deadline of a job or a container is before this.
+        self._due = math.inf
         #: Never a job's process: the worker.
         self.spared = {os.getppid()}
-        #: Exit statuses by the attempts' folders, the newest ones: their worker may die before it has reported them.
+        #: Exit statuses by the attempts' folders: their worker may die before it has reported them.
         self.exits: dict[str, int] = {}
+        self._look_at_exits = _REMEMBERED_EXITS
         #: The worker ended the conversation, or died: no more orders are taken, and what runs is ended, unless the
         #: worker detached itself before.
         self.worker_gone = False
@@ -124,83 +184,184 @@ class Guard:
         self._deaf = False
         self._incoming = b""
         self._outgoing = b""
+        #: By descriptor.
+        self._lanes: dict[int, Lane] = {}
+        #: Descriptors that came with orders which were not read yet.
+        self._brought: list[int] = []
+        self._orders: dict[str, Callable[..., None]] = {
+            "start": self._do_start,
+            "adopt": self._do_adopt,
+            "stop": self._do_stop,
+            "lease": self._do_lease,
+            "watch": self._do_watch,
+            "unwatch": self._do_unwatch,
+            "lane": self._do_lane,
+            "detach": self._do_detach,
+        }
         self._wake_read, self._wake_write = os.pipe()
         for fd in (self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
+        self._epoll = select.epoll()
+        #: What is listened for, by descriptor.
+        self._listened: dict[int, int] = {}
+        self._listen(self._wake_read, select.EPOLLIN)
+        self._listen_to_worker()
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         # A handler, not SIG_IGN: an ignored signal stays ignored across exec, and jobs must get theirs.
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
             signal.signal(number, lambda *_: None)
+        self._tell("hello", "", knows=KNOWS)
 
     def run(self) -> None:
         while self.jobs or self.watched or not self.worker_gone or (self._outgoing and not self._deaf):
             self._wait()
-            self._reap()
-            self._enforce_leases()
-            for job in list(self.jobs.values()):
-                self._end_step(job)
+            if self._due <= boot_time_s():
+                self._look_around()
+
+    def _look_around(self) -> None:
+        """Do what is due."""
+        self._due = math.inf
+        now = boot_time_s()
+        for job in list(self.jobs.values()):
+            if job.tell_at is not None and now >= job.tell_at:
+                self._tell_started(job)
+        self._enforce_leases()
+        for job in list(self.jobs.values()):
+            self._end_step(job)
+        for job in self.jobs.values():
+            self._be_due(job.due())
+        for watched in self.watched.values():
+            if watched.lease:
+                self._be_due(watched.lease[0])
+
+    def _be_due(self, at: float) -> None:
+        self._due = min(at, self._due)
 
     # -- the conversation ----------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
-        wanted = (0 if self.worker_gone else select.POLLIN) | (select.POLLOUT if self._outgoing else 0)
-        if wanted and not self._deaf:
-            poll.register(self.control, wanted)
-        if self.worker_gone and self._door is not None:
-            poll.register(self._door, select.POLLIN)
-        for job in self.jobs.values():
-            if job.pidfd is not None and not job.exited:
-                poll.register(job.pidfd, select.POLLIN)
-        times = [t for job in self.jobs.values() for t in self._times(job)]
-        times += [watched.lease[0] for watched in self.watched.values() if watched.lease]
-        timeout = max(0.0, min(times) - boot_time_s()) if times else None
-        ready = dict(poll.poll(None if timeout is None else timeout * 1000 + 1))
+        """Until something happens, or is due."""
+        timeout = None if self._due == math.inf else max(0.0, self._due - boot_time_s())
+        ready = [fd for fd, _ in self._epoll.poll(timeout, _EVENTS)]
         if self._wake_read in ready:
             with contextlib.suppress(BlockingIOError):
-                while os.read(self._wake_read, 4096):
-                    pass
-        for job in list(self.jobs.values()):
-            if job.pidfd in ready:
-                self._on_exit(job, None)
+                os.read(self._wake_read, 4096)
+            # Before there is more to do: a process that is being started blocks this one until its exec.
+            self._reap()
+        for fd in ready:
+            if fd in self._pidfds:
+                self._on_exit(self._pidfds[fd], None)
         if not self._deaf and self.control.fileno() in ready:
             self._flush()
             if not self.worker_gone:
                 self._receive()
-        if self.worker_gone and self._door is not None and self._door.fileno() in ready:
+        for fd in ready:
+            if fd in self._lanes:
+                self._receive_on(self._lanes[fd])
+        if self._door is not None and self._door.fileno() in ready:
             self._answer_door(self._door)
 
-    def _times(self, job: Job) -> list[float]:
-        times = []
-        if job.lease and not job.lease_enforced:
-            times.append(job.lease[0])
-        if job.kill_at is not None or job.exited:
-            times.append(job.look_at)
-        return times
+    def _listen(self, fd: int, mask: int) -> None:
+        """Listen to a descriptor for this, for nothing else; to be said with 0 before it is closed."""
+        known = self._listened.get(fd, 0)
+        if mask == known:
+            return
+        if not mask:
+            del self._listened[fd]
+            self._epoll.unregister(fd)
+            return
+        self._listened[fd] = mask
+        if known:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+
+    def _listen_to_worker(self) -> None:
+        """For what may come from there now."""
+        if not self._deaf:
+            wanted = (0 if self.worker_gone else select.EPOLLIN) | (select.EPOLLOUT if self._outgoing else 0)
+            self._listen(self.control.fileno(), wanted)
+        if self._door is not None:
+            self._listen(self._door.fileno(), select.EPOLLIN if self.worker_gone else 0)
 
     def _receive(self) -> None:
         try:
-            data = self.control.recv(1 << 20)
+            data, fds, _, _ = socket.recv_fds(self.control, _RECV_BYTES, 1)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, fds = b"", []
+        for fd in fds:
+            os.set_inheritable(fd, False)  # `recv_fds` takes no flags, whatever it is given
+        self._brought += fds
         if not data:
             self._worker_vanished()
             return
+        # What was ordered on a lane was ordered before: this may be about it.
+        for lane in list(self._lanes.values()):
+            if not self.worker_gone:
+                self._receive_on(lane)
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         for line in lines:
             self._detached = False
             if self.worker_gone:
                 return  # an order before this one could not be answered
             order = json.loads(line)
-            getattr(self, f"_do_{order.pop('do')}")(**order)
+            self._orders[order.pop("do")](**order)
+            if len(lines) > 1:
+                self._reap()  # as in `_wait`
+
+    def _receive_on(self, lane: Lane) -> None:
+        """All that lies there."""
+        more = True
+        while more:
+            try:
+                data = lane.socket.recv(_RECV_BYTES)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self._close(lane)
+                return
+            lane.incoming += data
+            more = len(data) == _RECV_BYTES
+        *lines, lane.incoming = lane.incoming.split(b"\n")
+        for line in lines:
+            if self.worker_gone:
+                return
+            order = json.loads(line)
+            del order["do"]
+            self._do_start(**order, lane=lane)
+            if len(self._lanes) > 1:
+                self._reap()  # as in `_wait`
+
+    def _close(self, lane: Lane) -> None:
+        fd = lane.socket.fileno()
+        self._listen(fd, 0)
+        del self._lanes[fd]
+        lane.socket.close()
+
+    def _answer(self, lane: Lane | None, on: str, key: str, **facts: Any) -> None:
+        """Tell what came of an order where it was made, if anybody still listens there."""
+        if lane is not None:
+            try:
+                lane.socket.send(json.dumps({"on": on, "key": key, **facts}).encode() + b"\n")
+            except OSError:
+                pass  # it took too long
+            else:
+                return
+        self._tell(on, key, **facts)
 
     def _tell(self, on: str, key: str, **facts: Any) -> None:
         if not self._deaf:
             self._outgoing += json.dumps({"on": on, "key": key, **facts}).encode() + b"\n"
             self._flush()
+
+    def _tell_started(self, job: Job) -> None:
+        """Now that it is no brief job; once for each."""
+        job.tell_at = None
+        self._answer(job.lane, "started", job.key, pid=job.pid, start=job.main.start)
 
     def _flush(self) -> None:
         # Never blocks: a frozen worker must not freeze the one that ends its jobs.
@@ -208,14 +369,17 @@ class Guard:
             while self._outgoing:
                 self._outgoing = self._outgoing[self.control.send(self._outgoing) :]
             if self._detached and self.worker_gone:
+                self._listen(self.control.fileno(), 0)
                 self._deaf = True
                 self.control.close()
         except BlockingIOError:
             pass
         except OSError:
+            self._listen(self.control.fileno(), 0)
             self._deaf = True
             self._outgoing = b""
             self._worker_vanished()
+        self._listen_to_worker()
 
     def _worker_vanished(self) -> None:
         if self.worker_gone:
@@ -225,6 +389,9 @@ class Guard:
             _keep_exit_status(folder, status)
         # A container outlives its worker until its lease runs out; one without a lease is left alone.
         self.watched = {key: watched for key, watched in self.watched.items() if watched.lease}
+        self._listen_to_worker()
+        for lane in list(self._lanes.values()):
+            self._close(lane)
         if self._detached:
             self._flush()
             return
@@ -257,7 +424,6 @@ class Guard:
                     "stopped_by": job.stopped_by if job.main in job.termed else "",
                 }
                 for job in self.jobs.values()
-                if job.main is not None
             ]
             fds = [] if self._lock_fd is None else [self._lock_fd]
             socket.send_fds(guest, [json.dumps({"on": "taken", "jobs": jobs}).encode() + b"\n"], fds)
@@ -265,6 +431,8 @@ class Guard:
         except (OSError, ValueError):
             guest.close()
             return
+        if not self._deaf:
+            self._listen(self.control.fileno(), 0)
         self.control.close()
         self.control = guest
         guest.setblocking(False)
@@ -272,6 +440,7 @@ class Guard:
         # Until its first order this stays detached: a heir that was too slow to hear the answer costs no job.
         self.worker_gone = self._deaf = False
         self._incoming = self._outgoing = b""
+        self._listen_to_worker()
 
     # -- orders --------------------------------------------------------------------------------------------------
 
@@ -286,30 +455,24 @@ class Guard:
         log: str,
         lease: list[float] | None,
         folder: str = "",
+        brief_s: float = 0.0,
+        lane: Lane | None = None,
     ) -> None:
-        job = Job(key, tree.marks(env), grace_s, lease)
-        job.folder = folder or os.path.dirname(log)
+        marked = tree.marks(env)
         try:
-            with open(log, "ab", buffering=0) as output, tree.carrying(job.marked):
-                # No preexec_fn: it costs 20 times as much as vfork.
-                process = subprocess.Popen(
-                    argv,
-                    env=env,
-                    cwd=cwd,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
+            with tree.carrying(marked):
+                pid = spawn(argv, env=env, cwd=cwd, log=log)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            self._tell("refused", key, error=_explain(error, argv[0], cwd))
+            self._answer(lane, "refused", key, error=_explain(error, argv[0], cwd))
             return
-        process.returncode = 0  # reaped by this loop, not by Popen
-        found = tree.look_up(process.pid)
-        assert found is not None, "a child that nobody reaped has an entry in /proc"
-        job.main = found.id
-        self.jobs[key] = job
-        self._tell("started", key, pid=job.main.pid, start=job.main.start)
+        job = Job(key, marked, grace_s, lease, pid=pid, folder=folder or os.path.dirname(log))
+        job.lane = lane
+        self.jobs[key] = self._mains[pid] = job
+        if brief_s > 0:
+            job.tell_at = boot_time_s() + brief_s
+        else:
+            self._tell_started(job)
+        self._be_due(job.due())
 
     def _do_adopt(
         self,
@@ -327,8 +490,7 @@ class Guard:
 
         `stop_grace_s`: the old guard was stopping it.
         """
-        job = Job(key, tree.marks(env), grace_s, lease)
-        job.folder = folder
+        job = Job(key, tree.marks(env), grace_s, lease, pid=pid, folder=folder)
         job.adopted = True
         job.main = ProcessId(pid, start)
         self.jobs[key] = job
@@ -336,11 +498,14 @@ class Guard:
             job.stopped_by = "asked"
             job.termed.add(job.main)
             job.kill_at = boot_time_s() + stop_grace_s
+        self._be_due(job.due())
         try:
             job.pidfd = os.pidfd_open(pid)
         except OSError:
             self._on_exit(job, None)
             return
+        self._pidfds[job.pidfd] = job
+        self._listen(job.pidfd, select.EPOLLIN)
         found = tree.look_up(pid)
         if found is None or found.id != job.main:
             self._on_exit(job, None)
@@ -356,30 +521,48 @@ class Guard:
                 self.jobs[key].lease = lease
             if key in self.watched:
                 self.watched[key].lease = lease
+            if lease:
+                self._be_due(lease[0])
 
     def _do_watch(self, *, key: str, container: str, lease: list[float] | None) -> None:
         self.watched[key] = Watched(container, lease)
+        if lease:
+            self._be_due(lease[0])
 
     def _do_unwatch(self, *, key: str) -> None:
         self.watched.pop(key, None)
 
+    def _do_lane(self) -> None:
+        if not self._brought:
+            return  # there are too many open files: its other end is closed
+        lane = Lane(socket.socket(fileno=self._brought.pop(0)))
+        lane.socket.setblocking(False)
+        self._lanes[lane.socket.fileno()] = lane
+        self._listen(lane.socket.fileno(), select.EPOLLIN)
+
     def _do_detach(self) -> None:
         self._detached = True
+        # Who leaves its jobs must know which there are.
+        for job in self.jobs.values():
+            if job.tell_at is not None:
+                self._tell_started(job)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        by_pid = {job.main.pid: job for job in self.jobs.values() if job.main and job.pidfd is None}
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if ended is None:
                 return
-            job = by_pid.get(pid)
-            if job is not None and not job.exited:
-                self._on_exit(job, os.waitstatus_to_exitcode(status))
+            # It is told before it is reaped: should this guard die in between, the worker finds that the job has run.
+            job = self._mains.get(ended.si_pid)
+            if job is not None:
+                self._on_exit(job, ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
+                del self._mains[ended.si_pid]
+            os.waitpid(ended.si_pid, 0)
 
     def _on_exit(self, job: Job, status: int | None) -> None:
         """`status` None: the exit of an adopted job, which only the worker can read."""
@@ -387,20 +570,36 @@ class Guard:
         job.status = status
         job.look_at = boot_time_s()
         if job.pidfd is not None:
+            self._listen(job.pidfd, 0)
+            del self._pidfds[job.pidfd]
             os.close(job.pidfd)
             job.pidfd = None
-        stopped = job.stopped_by if job.main in job.termed else ""
+        stopped = job.stopped_by if job.termed and job.main in job.termed else ""
         if status is not None and not stopped:
             self._remember_exit(job.folder, status)
+        if job.tell_at is not None:
+            if not self._left(job):
+                self._forget(job)
+                self._answer(job.lane, "ended", job.key, pid=job.pid, status=status, stopped_by=stopped)
+                return
+            self._tell_started(job)
         self._tell("exited", job.key, status=status, stopped_by=stopped)
+        self._end_step(job)
+
+    def _forget(self, job: Job) -> None:
+        del self.jobs[job.key]
+        if not self.jobs and not self.watched:
+            self._due = math.inf
 
     def _remember_exit(self, folder: str, status: int) -> None:
         if self.worker_gone:
             _keep_exit_status(folder, status)
             return
         self.exits[folder] = status
-        if len(self.exits) > _REMEMBERED_EXITS:
-            del self.exits[next(iter(self.exits))]
+        if len(self.exits) >= self._look_at_exits:
+            # What was reported has no folder any more.
+            self.exits = {folder: status for folder, status in self.exits.items() if os.path.isdir(folder)}
+            self._look_at_exits = max(_REMEMBERED_EXITS, 2 * len(self.exits))
 
     def _enforce_leases(self) -> None:
         now = boot_time_s()
@@ -428,6 +627,8 @@ class Guard:
             ender.returncode = 0  # reaped by this loop, not by Popen
 
     def _stop(self, job: Job, *, grace_s: float, why: str) -> None:
+        if job.tell_at is not None:
+            self._tell_started(job)
         if not job.exited:
             job.stopped_by = job.stopped_by or why
         kill_at = boot_time_s() + grace_s
@@ -439,11 +640,11 @@ class Guard:
     def _end_step(self, job: Job) -> None:
         """Look at a job that is being ended, or whose main process is gone, and do the next thing."""
         now = boot_time_s()
-        if (job.kill_at is None and not job.exited) or now < job.look_at:
+        if (job.kill_at is None and not job.exited) or now < job.look_at or self.jobs.get(job.key) is not job:
             return
         left = self._left(job)
         if job.exited and not left:
-            del self.jobs[job.key]
+            self._forget(job)
             self._tell("gone", job.key)
             return
         if job.kill_at is None:
@@ -463,6 +664,7 @@ class Guard:
         job.look_at = now + job.pause_s
         if now < job.kill_at:
             job.look_at = min(job.look_at, job.kill_at)
+        self._be_due(job.look_at)
 
     def _left(self, job: Job) -> list[ProcessId]:
         if job.exited and not (job.adopted or job.seen or job.termed or self._orphans()):
@@ -472,12 +674,12 @@ class Guard:
         return left
 
     def _orphans(self) -> bool:
-        """Whether anything came back to this subreaper that is no job's main process."""
-        pids = tree.children(os.getpid())
+        """Whether anything that lives came back to this subreaper and is no job's main process."""
+        pids = self._children.pids()
         if pids is None:
             return True
-        mains = {job.main.pid for job in self.jobs.values() if job.main}
-        return any(pid not in mains for pid in pids)
+        strangers = [pid for pid in pids if pid not in self._mains]
+        return any(os.waitpid(pid, os.WNOHANG)[0] == 0 for pid in strangers)
 
 
 def _keep_exit_status(folder: str, status: int) -> None:

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _KMSG_BYTES = 8192
 
 
-def kill_count() -> int:
-    """How many processes of this worker's memory cgroup the kernel has killed so; 0 where it does not tell."""
-    for path in _counter_files():
+class Counter:
+    """What this worker's memory cgroup tells of memory that ran out; it stays open, for each job asks."""
+
+    def __init__(self, files: Iterator[Path]) -> None:
+        self._fd = -1
+        for path in files:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            self._fd = fd
+            if _kills(self.told()) is not None:
+                return
+            os.close(fd)
+            self._fd = -1
+
+    def told(self) -> bytes:
+        """The counters as they are now; b"" where the kernel tells none."""
+        if self._fd < 0:
+            return b""
         try:
-            found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+            return os.pread(self._fd, 4096, 0)
         except OSError:
-            continue
-        if found:
-            return int(found[1])
-    return 0
+            return b""  # the cgroup is gone: the worker was moved to another one
+
+    def has_risen(self, before: bytes) -> bool:
+        """Whether the kernel has killed a process of the cgroup so since then."""
+        return (_kills(self.told()) or 0) > (_kills(before) or 0)
+
+
+def _kills(told: bytes) -> int | None:
+    found = re.search(rb"^oom_kill (\d+)$", told, re.MULTILINE)
+    return None if found is None else int(found[1])
+
+
+@functools.cache
+def own_counter() -> Counter:
+    """That of this process."""
+    return Counter(_counter_files())
 
 
 def kernel_says(pid: int) -> bool | None:
@@ -44,16 +75,14 @@ def kernel_says(pid: int) -> bool | None:
         os.close(fd)
 
 
-def _counter_files() -> list[Path]:
+def _counter_files() -> Iterator[Path]:
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return []
-    files = []
+        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            files.append(Path("/sys/fs/cgroup" + path) / "memory.events")
+            yield Path("/sys/fs/cgroup" + path) / "memory.events"
         elif "memory" in controllers.split(","):
-            files.append(Path("/sys/fs/cgroup/memory" + path) / "memory.oom_control")
-    return files
+            yield Path("/sys/fs/cgroup/memory" + path) / "memory.oom_control"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import signal
+import stat
 from pathlib import Path
 
 _FALLOC_KEEP_SIZE = 0x01
@@ -22,10 +25,12 @@ class OutputFile:
     The job has the file open for appending, so nothing here ever moves what it writes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.touch()
-        self._file = path.open("r+b", buffering=0)
+    def __init__(self, path: str | Path, *, make: bool = True) -> None:
+        """`make`: where it is not there. Raises OSError, also for what a job has put in the file's place."""
+        self._file = open(path, "r+b", buffering=0, opener=_make if make else _find)  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            self._file.close()
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
         #: Everything before it has been given back to the disk.
         self.freed = 0
         #: Where the file's position 0 is, once it had to be cut to nothing.
@@ -75,3 +80,32 @@ class OutputFile:
         """0, or the error's number."""
         done = _libc.fallocate(self._file.fileno(), mode, position, length) == 0
         return 0 if done else ctypes.get_errno()
+
+
+#: No link leads to a file that is none of the job's, and no pipe blocks who opens it.
+_AS_IT_IS = os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def _make(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | _AS_IT_IS, 0o666)
+
+
+def _find(path: str, flags: int) -> int:
+    return os.open(path, flags | _AS_IT_IS)
+
+
+def empty(path: str) -> None:
+    """Make the file as good as new. Raises OSError for one that anybody else has open, or under another name."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | _AS_IT_IS)
+    try:
+        # The kernel gives such a lease on a plain file to whoever has its only open descriptor, until that is closed.
+        # Who opens the file at that instant waits, and the holder gets a signal: SIGIO would be its end.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        found = os.fstat(fd)
+        if found.st_nlink != 1:
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), path)
+        if found.st_size or found.st_blocks:
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)

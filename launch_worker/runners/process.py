@@ -38,6 +38,13 @@ _TAKE_S = 1.0
 Lease = tuple[float, float] | None
 
 
+_ANSWER_BYTES = 1 << 14
+#: A timeout of a socket that is none.
+_LEAST_S = 0.001
+#: So many lanes are kept at most; threads beyond go the long way.
+_MAX_LANES = 64
+#: Start time of a process that was over before anybody looked: it is no living one's.
+_ENDED = 0
 #: How a shell tells that its child died of SIGKILL.
 _SHELL_SIGKILL = 137
 
@@ -60,6 +67,54 @@ class Gone:
     """Nothing of the job's tree is left."""
 
 
+@dataclass(eq=False)
+class Lane:
+    """A thread's own conversation with one guard: it orders a job and hears what came of that, no thread in between."""
+
+    socket: socket.socket
+    #: Which guard of this runner it leads to.
+    generation: int
+    #: A socket with a timeout waits by poll(): a plain recv() would be woken when the guard takes the order, too.
+    timeout_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.socket.setblocking(False)
+
+    def order(self, line: bytes) -> None:
+        """Raises OSError."""
+        sent = os.write(self.socket.fileno(), line)  # as `send`, which would look first whether there is room
+        if sent < len(line):
+            self.socket.settimeout(_SEND_TIMEOUT_S)
+            self.timeout_s = _SEND_TIMEOUT_S
+            try:
+                self.socket.sendall(line[sent:])
+            except TimeoutError:
+                raise BrokenPipeError from None
+
+    def hear(self, *, timeout_s: float) -> dict[str, Any] | None:
+        """What came of it; None when the guard is gone. Raises TimeoutError: it is told elsewhere from then on."""
+        timeout_s = max(timeout_s, _LEAST_S)
+        if timeout_s != self.timeout_s:
+            self.socket.settimeout(timeout_s)
+            self.timeout_s = timeout_s
+        try:
+            answer = self._receive()
+        except TimeoutError:
+            self.socket.shutdown(socket.SHUT_RD)
+            answer = self._receive()  # what was told at the last moment
+            if not answer:
+                raise
+        except OSError:
+            return None
+        return json.loads(answer) if answer.endswith(b"\n") else None
+
+    def _receive(self) -> bytes:
+        answer = self.socket.recv(_ANSWER_BYTES)
+        while answer and not answer.endswith(b"\n") and (more := self.socket.recv(_ANSWER_BYTES)):
+            answer += more
+        return answer
+
+
 @dataclass
 class JobHandle:
     """A started job. Its events arrive in `events`: Exited, then Gone; others may put theirs there too."""
@@ -75,8 +130,12 @@ class JobHandle:
     stop_grace_s: float | None = None
     #: Its start took too long: nobody waits for it any more.
     given_up: bool = False
-    #: Out of memory, so far, in this worker's memory cgroup.
-    oom_kills_before: int = field(default_factory=oom.kill_count)
+    #: Where the guard was asked for it and has not answered yet: whether it was heard is that thread's to find out.
+    lane: Lane | None = None
+    #: Which guard of its runner knows of it.
+    generation: int = 0
+    #: What the kernel had told of memory that ran out.
+    oom_before: bytes = field(default_factory=lambda: oom.own_counter().told())
     reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
 
     @property
@@ -98,7 +157,7 @@ class JobHandle:
         by_sigkill = outcome.signal == "SIGKILL" or outcome.exit_code == _SHELL_SIGKILL
         if outcome.state is not RunState.FAILED or not by_sigkill:
             return outcome
-        counted = oom.kill_count() > self.oom_kills_before
+        counted = oom.own_counter().has_risen(self.oom_before)
         said = oom.kernel_says(self.pid) if outcome.signal == "SIGKILL" else None
         if not (counted if said is None else said):
             return outcome
@@ -129,6 +188,13 @@ class ProcessRunner:
         self._handles: dict[str, JobHandle] = {}
         self._watched: dict[str, tuple[str, Lease, Callable[[], None]]] = {}
         self._closing = False
+        #: What the guard said that it knows; nothing for one of an older release.
+        self._knows: tuple[str, ...] = ()
+        #: Counts the guards: each time one is replaced.
+        self._generation = 0
+        #: Lanes to the present guard that nobody uses now, and how many there are in all.
+        self._lanes: list[Lane] = []
+        self._num_lanes = 0
         self._control: socket.socket
         #: None for a guard that another worker started.
         self._guard: subprocess.Popen[bytes] | None = None
@@ -161,11 +227,14 @@ class ProcessRunner:
         lease: Lease,
         events: queue.SimpleQueue[Any],
         timeout_s: float,
+        brief_s: float = 0.0,
     ) -> JobHandle:
         """Start a job in a session of its own, its output appended to `log_path`. Raises StartError.
 
-        `env` must hold LAUNCH_RUN_ID and LAUNCH_TOKEN: by them the tree is found.
+        `env` must hold LAUNCH_RUN_ID and LAUNCH_TOKEN: by them the tree is found. With `brief_s` this may wait for so
+        long whether the job is over by then, which is cheaper to hear of at once: its events are there already.
         """
+        output = str(log_path)
         order = {
             "do": "start",
             "key": key,
@@ -173,22 +242,31 @@ class ProcessRunner:
             "argv": list(argv),
             "env": dict(env),
             "cwd": str(cwd),
-            "log": str(log_path),
-            "folder": str(log_path.parent),
+            "log": output,
+            "folder": os.path.dirname(output),
             "lease": lease,
         }
+        line = _line(order | {"brief_s": brief_s})
         handle = JobHandle(key, order, events, self, lease=lease)
-        self._handles[key] = handle
-        self.tell(order)
+        # Both at once: a guard that is replaced before knows nothing of it, the next one is told.
+        with self._sending:
+            self._handles[key] = handle
+            handle.generation = self._generation
+            handle.lane = lane = self._take_lane()
+            if lane is None:
+                self._send(line if brief_s > 0 and "brief" in self._knows else _line(order))
+        deadline = time.monotonic() + timeout_s
         try:
-            reply = handle.reply.get(timeout=timeout_s)
-        except queue.Empty:
+            told = None if lane is None else self._ask(handle, lane, line, timeout_s=timeout_s)
+            if told is None:
+                told = handle.reply.get(timeout=max(_LEAST_S, deadline - time.monotonic()))
+        except (TimeoutError, queue.Empty):
             handle.given_up = True
+            self._carry_over(handle)
             handle.stop(grace_s=0)
             raise StartError(f"the job's process did not start within {timeout_s:g} s") from None
-        if reply["on"] == "refused":
-            del self._handles[key]
-            raise StartError(reply["error"])
+        if told["on"] == "refused":
+            raise StartError(told["error"])
         return handle
 
     def renew(self, leases: Mapping[str, Lease]) -> None:
@@ -219,6 +297,7 @@ class ProcessRunner:
         handle = JobHandle(
             left.key, {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder)}, events, self, main=left.main
         )
+        handle.generation = self._generation
         self._handles[left.key] = handle
         if left.exited is not None:
             events.put(left.exited)
@@ -237,7 +316,7 @@ class ProcessRunner:
             self._control.shutdown(socket.SHUT_WR)
         # The guard hangs up once it has read that: what it told before must not be lost on the way.
         self._reader.join(_SEND_TIMEOUT_S)
-        self._control.close()
+        self._close_all()
         if self._guard is not None:
             self._guard.returncode = 0  # it is the next worker's from now on
 
@@ -252,25 +331,84 @@ class ProcessRunner:
             except subprocess.TimeoutExpired:
                 log.warning("guard %d is still ending jobs", self._guard.pid)
         self._reader.join(1.0)
+        self._close_all()
+
+    def _close_all(self) -> None:
+        with self._sending:
+            lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            lane.socket.close()
         self._control.close()
 
     def tell(self, order: dict[str, Any]) -> None:
-        line = json.dumps(order).encode() + b"\n"
-        # An error means that the guard is dead: the reader replaces it, and tells the new one all that is known.
+        line = _line(order)
         with self._sending:
-            try:
-                self._control.sendall(line)
-            except OSError:
-                # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
-                with contextlib.suppress(OSError):
-                    if self._closing:
-                        pass
-                    elif self._guard is not None:
-                        self._guard.kill()
-                    else:
-                        self._control.shutdown(socket.SHUT_RDWR)
+            self._send(line)
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _take_lane(self) -> Lane | None:
+        """With `_sending` held; None where there is none to be had."""
+        if self._lanes:
+            return self._lanes.pop()
+        if "lanes" not in self._knows or self._num_lanes >= _MAX_LANES or self._closing:
+            return None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._control, [_line({"do": "lane"})], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                return None
+        self._num_lanes += 1
+        return Lane(ours, self._generation)
+
+    def _ask(self, handle: JobHandle, lane: Lane, line: bytes, *, timeout_s: float) -> dict[str, Any] | None:
+        """What came of the order; None when its guard died before it told. Raises TimeoutError."""
+        told, is_late = None, False
+        try:
+            lane.order(line)
+            told = lane.hear(timeout_s=timeout_s)
+        except TimeoutError:
+            is_late = True
+        except OSError:
+            pass
+        with self._sending:
+            handle.lane = None
+            if told is not None:
+                self._heed(handle, told)
+            is_current = lane.generation == self._generation and not self._closing
+            if told is not None and is_current:
+                self._lanes.append(lane)
+                return told
+            if is_current:
+                self._num_lanes -= 1
+                if not is_late:
+                    self._end_guard()  # it is dead already, or does not read, or has no room for a lane
+        lane.socket.close()
+        if is_late:
+            raise TimeoutError
+        # Who replaced its guard meanwhile left it to this thread.
+        self._carry_over(handle)
+        return told
+
+    def _send(self, line: bytes) -> None:
+        """With `_sending` held."""
+        # An error means that the guard is dead: the reader replaces it, and tells the new one all that is known.
+        try:
+            self._control.sendall(line)
+        except OSError:
+            self._end_guard()
+
+    def _end_guard(self) -> None:
+        # Also one that has not read for so long (its exec hangs on a dead mount): heartbeats must not wait.
+        with contextlib.suppress(OSError):
+            if self._closing:
+                pass
+            elif self._guard is not None:
+                self._guard.kill()
+            else:
+                self._control.shutdown(socket.SHUT_RDWR)
 
     def _spawn_guard(self) -> None:
         ours, theirs = socket.socketpair()
@@ -325,24 +463,40 @@ class ProcessRunner:
             if watched is not None:
                 watched[2]()
             return
+        if event["on"] == "hello":
+            self._knows = tuple(event["knows"])
+            return
         handle = self._handles.get(event["key"])
         if handle is None:
             return
+        self._heed(handle, event)
+        if event["on"] in ("started", "refused", "ended"):
+            handle.reply.put(event)
+
+    def _heed(self, handle: JobHandle, event: dict[str, Any]) -> None:
+        """What the guard told of a job."""
         if event["on"] == "started":
             handle.main = ProcessId(event["pid"], event["start"])
-            handle.reply.put(event)
         elif event["on"] == "refused":
-            handle.reply.put(event)
+            del self._handles[handle.key]
         elif event["on"] == "exited":
-            status = event["status"]
-            if status is None and handle.main is not None:
-                status = _reap(handle.main.pid)
-            is_kept = event["status"] is not None and not event["stopped_by"]
-            handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept)
-            handle.events.put(handle.exited)
+            self._heed_exit(handle, event)
         elif event["on"] == "gone":
             del self._handles[handle.key]
             handle.events.put(Gone())
+        elif event["on"] == "ended":
+            del self._handles[handle.key]
+            handle.main = ProcessId(event["pid"], _ENDED)
+            self._heed_exit(handle, event)
+            handle.events.put(Gone())
+
+    def _heed_exit(self, handle: JobHandle, event: dict[str, Any]) -> None:
+        status = event["status"]
+        is_kept = status is not None and not event["stopped_by"]
+        if status is None and handle.main is not None:
+            status = _reap(handle.main.pid)
+        handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept)
+        handle.events.put(handle.exited)
 
     def _replace_guard(self) -> None:
         if self._guard is not None:
@@ -353,6 +507,7 @@ class ProcessRunner:
         time.sleep(0.05)
         with self._sending:
             self._control.close()
+            self._knows = ()
             while True:
                 try:
                     self._spawn_guard()
@@ -360,33 +515,44 @@ class ProcessRunner:
                 except OSError as error:
                     log.error("guard.not_started: %s; trying again", error)
                     time.sleep(1.0)
+            self._generation += 1
+            lanes, self._lanes, self._num_lanes = self._lanes, [], 0
+        for lane in lanes:
+            lane.socket.close()
         for key, (container, lease, _) in list(self._watched.items()):
             self.tell({"do": "watch", "key": key, "container": container, "lease": lease})
         for handle in list(self._handles.values()):
+            self._carry_over(handle)
+
+    def _carry_over(self, handle: JobHandle) -> None:
+        """Tell the present guard of a job that only a former one knew of."""
+        with self._sending:
+            is_known = self._handles.get(handle.key) is handle
+            if not is_known or handle.generation == self._generation or handle.lane is not None:
+                return
+            handle.generation = self._generation
             if handle.main is None:
-                found = tree.members(None, marked=tree.marks(handle.order["env"]))
-                leader = next((process for process in found if _leads_session(process)), None)
+                leader = _came_back(tree.marks(handle.order["env"]))
                 if leader is None and handle.given_up:
                     del self._handles[handle.key]
-                    continue
+                    return
                 if leader is None:
-                    self.tell(handle.order | {"lease": handle.lease})
-                    continue
+                    self._send(_line(handle.order | {"lease": handle.lease}))
+                    return
                 handle.main = leader
                 handle.reply.put({"on": "started"})
-            self.tell(
-                {
-                    "do": "adopt",
-                    "key": handle.key,
-                    "env": {name: handle.order["env"][name] for name in tree.MARKS},
-                    "grace_s": handle.order["grace_s"],
-                    "pid": handle.main.pid,
-                    "start": handle.main.start,
-                    "lease": handle.lease,
-                    "stop_grace_s": handle.stop_grace_s,
-                    "folder": handle.order["folder"],
-                }
-            )
+            adopt = {
+                "do": "adopt",
+                "key": handle.key,
+                "env": {name: handle.order["env"][name] for name in tree.MARKS},
+                "grace_s": handle.order["grace_s"],
+                "pid": handle.main.pid,
+                "start": handle.main.start,
+                "lease": handle.lease,
+                "stop_grace_s": handle.stop_grace_s,
+                "folder": handle.order["folder"],
+            }
+            self._send(_line(adopt))
 
 
 @dataclass(frozen=True)
@@ -470,9 +636,22 @@ def _short(folder: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def _leads_session(process: ProcessId) -> bool:
-    found = tree.look_up(process.pid)
-    return found is not None and found.session == process.pid
+def _line(order: dict[str, Any]) -> bytes:
+    return json.dumps(order).encode() + b"\n"
+
+
+def _came_back(marked: tuple[bytes, ...]) -> ProcessId | None:
+    """The main process of a job of which the guard that died had not told yet; it may have ended since."""
+    number = tree.cookie(marked)
+    found = [
+        process.id
+        for process in tree.table()
+        if process.session == process.id.pid
+        and (process.ppid == os.getpid() or not process.zombie)
+        and (tree.has_cookie(process.id.pid, number) or tree.has_environ(process.id.pid, marked))
+    ]
+    # What it left behind may lead a session too; it came later.
+    return min(found, key=lambda process: (process.start, process.pid), default=None)
 
 
 def _reap(pid: int) -> int | None:

@@ -6,6 +6,7 @@ Standard library only, and cheap to import: the guard is a small process.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import resource
@@ -68,6 +69,27 @@ def children(pid: int) -> list[int] | None:
         return None
 
 
+class Children:
+    """The direct children of this (single-threaded) process, ended ones too; cheap to ask again and again."""
+
+    #: The kernel gives a page at a time: a list that may not fit in one is read as a whole.
+    _SURELY_ALL = 4000
+
+    def __init__(self) -> None:
+        pid = os.getpid()
+        try:
+            self._fd = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+
+    def pids(self) -> list[int] | None:
+        """None where the kernel does not tell."""
+        if self._fd < 0:
+            return None
+        text = os.pread(self._fd, 4096, 0)
+        return [int(child) for child in text.split()] if len(text) < self._SURELY_ALL else children(os.getpid())
+
+
 def has_environ(pid: int, entries: Iterable[bytes]) -> bool:
     """Whether the process was started with all of these NAME=VALUE."""
     try:
@@ -94,12 +116,17 @@ def cookie(marked: tuple[bytes, ...]) -> int:
 @contextlib.contextmanager
 def carrying(marked: tuple[bytes, ...]) -> Iterator[None]:
     """What this (single-threaded) process starts meanwhile carries the cookie."""
-    before = resource.getrlimit(_RLIMIT_LOCKS)
+    before = _own_limit()
     resource.setrlimit(_RLIMIT_LOCKS, (cookie(marked), before[1]))
     try:
         yield
     finally:
         resource.setrlimit(_RLIMIT_LOCKS, before)
+
+
+@functools.cache
+def _own_limit() -> tuple[int, int]:
+    return resource.getrlimit(_RLIMIT_LOCKS)
 
 
 def has_cookie(pid: int, number: int) -> bool:

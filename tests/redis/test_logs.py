@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +14,10 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.ids import new_run_id
 from launch_worker.logs import LogShipper, Tail
+from launch_worker.runners.output import RESERVE_BYTES
 from launch_worker.spec import RunSpec
 from launch_worker.store.store import Store
+from launch_worker.told import HeedsStop, Preempting, Talk, Word
 from tests.conftest import wait_until
 
 KEEP = 256 << 10
@@ -35,6 +39,7 @@ def follow(run_id: str, tmp_path: Path) -> Iterator[Follow]:
 
     def make(*, run_id: str = run_id, **options: int) -> Tail:
         made.append(Tail(run_id, 1, tmp_path / "output", **{"keep_bytes": KEEP, **options}))
+        made[-1].open()
         return made[-1]
 
     yield make
@@ -252,6 +257,122 @@ def test_a_flood_stays_bounded_and_its_newest_part_is_kept(
     assert len(log) >= KEEP - (64 << 10)
     assert took_s < 10, "the job is not held up"
     assert store._redis.memory_usage(f"launch:run:{run_id}:log:1") < 2 * KEEP
+
+
+def num_waits(shipper: LogShipper) -> int:
+    """How often its thread has slept and woken."""
+    status = Path(f"/proc/self/task/{shipper._thread.native_id}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("voluntary_ctxt"))
+
+
+def test_a_brief_jobs_output_is_shipped_at_its_end_and_the_thread_sleeps_on(
+    store: Store, shipper: LogShipper, tmp_path: Path
+) -> None:
+    ids = [create(store) for _ in range(20)]
+    wait_until(lambda: num_waits(shipper))
+    before = num_waits(shipper)
+    for number, run_id in enumerate(ids):
+        tail = shipper.tail(run_id, 1, tmp_path / run_id)
+        assert not tail.path.exists()
+        if number % 2:
+            append(tail.path, lines(number, number + 1))
+        shipper.finish(tail)
+        shipper.finish(tail)
+    assert [kept(store, run_id) for run_id in ids] == [lines(n, n + 1) if n % 2 else b"" for n in range(20)]
+    assert (shipper._tails, num_waits(shipper)) == ({}, before)
+
+
+def test_a_flood_of_a_brief_job_is_cut_to_its_newest_part(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    tail = shipper.tail(run_id, 1, tmp_path / "output")
+    append(tail.path, b"x" * (8 << 20) + b"the end\n")
+    shipper.finish(tail)
+    log = kept(store, run_id)
+    assert KEEP - (64 << 10) <= len(log) <= KEEP
+    assert log.endswith(b"the end\n")
+
+
+def test_what_a_job_printed_before_it_was_followed_is_shipped_at_once_and_what_follows_too(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    tail = shipper.tail(run_id, 1, tmp_path / "output")
+    append(tail.path, lines(0, 1))
+    shipper.follow(tail)
+    wait_until(lambda: kept(store, run_id) == lines(0, 1), timeout_s=2.0)
+    assert tail.path.stat().st_blocks * 512 >= RESERVE_BYTES, "it has room ahead"
+    before = time.monotonic()
+    shipper.follow(tail)
+    append(tail.path, lines(1, 2))
+    wait_until(lambda: kept(store, run_id) == lines(0, 2), timeout_s=2.0)
+    assert tail.last_output_s >= before
+    shipper.finish(tail)
+
+
+def test_what_a_job_tells_is_heard_soon_whenever_it_makes_the_file(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    """And what else lies in the folder is no sign of life."""
+    words: list[Word] = []
+    store.claim(run_id, 1, owner="o", worker="w", host="h", lease_s=60)
+    talk = Talk(run_id, store.get(run_id).token, tmp_path, on_word=words.append)
+    shipper.follow(talk)
+    heard_at = talk.last_output_s
+    (tmp_path / "other").write_text("x")
+    time.sleep(0.1)
+    assert talk.last_output_s == heard_at
+    append(talk.path, b'{"heeds_stop": true, "summary": {"x": 1}}\n')
+    wait_until(lambda: store.get(run_id).summary, timeout_s=2.0)
+    assert words == [HeedsStop()]
+    assert talk.last_output_s > heard_at
+    append(talk.path, b'{"preempting": true}\n')
+    wait_until(lambda: words == [HeedsStop(), Preempting()], timeout_s=2.0)
+    shipper.finish(talk)
+
+
+def test_on_a_disk_that_is_nearly_full_a_job_finds_room_ahead_from_the_start(
+    run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    tail = shipper.tail(run_id, 1, tmp_path / "output", at_once=True)
+    assert tail.path.stat().st_blocks * 512 >= RESERVE_BYTES
+    assert not tail.disk_was_full
+    shipper.finish(tail)
+
+
+def test_a_file_that_cannot_be_watched_is_looked_at_all_the_same(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's watches are used up: that is no reason to end a job, or to call it silent."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no watches left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shipper._inotify, "add_watch", refuse)
+        tail = shipper.tail(run_id, 1, tmp_path / "output")
+        shipper.follow(tail)
+        for number in range(2):
+            before = time.monotonic()
+            append(tail.path, lines(number, number + 1))
+            wait_until(lambda number=number: kept(store, run_id) == lines(0, number + 1), timeout_s=5.0)  # type: ignore[misc]
+            assert tail.last_output_s >= before
+    wait_until(lambda: shipper._tails, timeout_s=5.0, what="it is watched as soon as that can be")
+    shipper.finish(tail)
+    assert (shipper._tails, shipper._blind) == ({}, set())
+
+
+def test_what_a_job_puts_in_its_outputs_place_holds_nobody_up(
+    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("of somebody else")
+    for name in ("pipe", "link", "gone"):
+        tail = shipper.tail(run_id, 1, tmp_path / name)
+        if name == "pipe":
+            os.mkfifo(tail.path)
+        elif name == "link":
+            tail.path.symlink_to(tmp_path / "secret")
+        shipper.finish(tail)
+    assert kept(store, run_id) == b""
 
 
 # -- Redis away --------------------------------------------------------------------------------------------------------

@@ -399,11 +399,14 @@ def test_an_order_behind_the_workers_end_starts_nothing(tmp_path: Path) -> None:
     program = f"import sys; sys.path.insert(0, {root!r}); from launch_worker.runners.guard import main; main()"
     guard = subprocess.Popen([sys.executable, "-S", "-c", program, str(theirs.fileno())], pass_fds=[theirs.fileno()])
     theirs.close()
+    assert json.loads(ours.recv(1000))["on"] == "hello"
+    os.kill(guard.pid, signal.SIGSTOP)
     for number in (1, 2):
         env = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": f"late{number}-{tmp_path.name}", "LAUNCH_TOKEN": "1"}
         order = {"do": "start", "key": str(number), "grace_s": 1, "argv": ["sleep", "600"], "env": env, "cwd": "/"}
         ours.sendall(json.dumps(order | {"log": str(tmp_path / "output"), "lease": None}).encode() + b"\n")
     ours.close()
+    os.kill(guard.pid, signal.SIGCONT)
     assert guard.wait(20) == 0
     for number in (1, 2):
         env = {"LAUNCH_RUN_ID": f"late{number}-{tmp_path.name}", "LAUNCH_TOKEN": "1"}

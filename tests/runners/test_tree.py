@@ -213,3 +213,14 @@ def test_ending_gives_up_on_what_cannot_be_killed() -> None:
     waited: list[float] = []
     assert not tree.end(lambda: [ghost], wait=waited.append, timeout_s=1.0)
     assert 1.0 <= sum(waited) < 1.3
+
+
+def test_own_children_are_told_again_and_again_ended_ones_too(start: Start) -> None:
+    known = tree.Children()
+    before = known.pids()
+    assert before is not None
+    process = start("exit 0")
+    wait_until(lambda: (found := tree.look_up(process.pid)) is not None and found.zombie)
+    assert sorted(known.pids() or []) == sorted([*before, process.pid]) == sorted(tree.children(os.getpid()) or [])
+    process.wait()
+    assert known.pids() == before

@@ -105,7 +105,7 @@ def test_a_job_sees_its_config_its_folder_and_what_wandbs_sdk_goes_by(cluster: C
     assert run.wait(20) is RunState.FINISHED, run.logs()
     config, run_id, attempt, sweep_id, files, wandb = json.loads(run.logs())
     assert config == {"lr": 0.1, "deep": {"n": [1]}, "other": 1}
-    assert (run_id, attempt, sweep_id, files) == (run.id, 1, "", ["to_worker"])
+    assert (run_id, attempt, sweep_id, files) == (run.id, 1, "", [])
     assert wandb == {
         "WANDB_RUN_ID": run.id,
         "WANDB_ENTITY": "me",

@@ -77,7 +77,9 @@ def test_disk_full_fails_what_cannot_start_and_jobs_and_worker_go_on(cluster: Cl
         stays = submit(["sh", "-c", "sleep 4; exit 3"], api=cluster.api)
         wait_for_pid(stays)
         talker = submit(["sh", "-c", "for i in $(seq 60); do echo $i || exit 9; sleep 0.1; done"], api=cluster.api)
-        loud = submit(["sh", "-c", "for i in $(seq 80); do head -c 8k /dev/zero; sleep 0.05; done"], api=cluster.api)
+        # Not before `refused`: its output gives disk back once there is no room ahead of it.
+        noise = "sleep 2; for i in $(seq 80); do head -c 16k /dev/zero; sleep 0.05; done"
+        loud = submit(["sh", "-c", noise], api=cluster.api)
         wait_for_output(talker, b"3")
         wait_for_pid(loud)
         filler = work / "filler"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,7 +47,7 @@ def record(gpus: str) -> Record:
 
 def environment(*, gpus: str = "[]", wandb_env: bool = False, **options: Any) -> dict[str, str]:
     spec = RunSpec(command=("true",), **options)
-    path = Path("/w/config.json")
+    path = "/w/config.json"
     return job_environment(
         record(gpus), spec, worker_env=WORKER_ENV, redis_url=URL, config_path=path, wandb_env=wandb_env
     )
@@ -200,5 +200,20 @@ def test_what_the_submitter_says_to_wandbs_sdk_wins() -> None:
 def test_a_run_of_a_sweep_knows_its_sweep() -> None:
     spec = RunSpec(command=("true",), sweep="s1", sweep_index=3)
     swept = replace(record("[]"), sweep="s1")
-    env = job_environment(swept, spec, worker_env={}, redis_url=URL, config_path=Path("/w/config.json"))
+    env = job_environment(swept, spec, worker_env={}, redis_url=URL, config_path="/w/config.json")
     assert (env["LAUNCH_SWEEP_ID"], env["WANDB_SWEEP_ID"]) == ("s1", "s1")
+
+
+def test_what_the_workers_environment_is_now_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def env() -> dict[str, str]:
+        spec = RunSpec(command=("true",))
+        return job_environment(record("[]"), spec, worker_env=os.environ, redis_url=URL, config_path="/w/config.json")
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    assert env()["TZ"] == env()["TZ"] == "Europe/Berlin"
+    env()["TZ"] = "nobody else's"
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.setenv("LC_ALL", "C")
+    assert (env()["TZ"], env()["LC_ALL"]) == ("Asia/Tokyo", "C")
+    monkeypatch.delenv("TZ")
+    assert "TZ" not in env()

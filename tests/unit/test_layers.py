@@ -54,7 +54,9 @@ LAYERS = {
         ),
         0,
     ),
-    **dict.fromkeys(("store", "runners", "logs", "environment", "spool", "quarantine", "code", "gpus", "told"), 1),
+    **dict.fromkeys(
+        ("store", "runners", "logs", "environment", "spool", "spares", "quarantine", "code", "gpus", "told"), 1
+    ),
     **dict.fromkeys(
         (
             "api",
@@ -226,7 +228,7 @@ def test_a_slow_library_is_imported_inside_functions_only(library: str) -> None:
     assert not early, "\n".join(early)
 
 
-@pytest.mark.parametrize("name", ["runners.guard", "runners.tree"])
+@pytest.mark.parametrize("name", ["runners.guard", "runners.spawn", "runners.tree"])
 def test_the_guard_needs_the_standard_library_only(name: str) -> None:
     strays = [
         str(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -117,3 +118,21 @@ def test_a_transition_is_shown_with_nulls() -> None:
         "worker": None,
         "reason": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("5", 5), ("-15", -15), ("007", 7), ("9" * 18, int("9" * 18)), ("-" + "9" * 18, -int("9" * 18))),
+        *((text, None) for text in ("", "-", "--5", "+5", " 5", "5 ", "1_0", "5.0", "1e3", "x", "9" * 19)),
+    ],
+)
+def test_a_number_is_one_or_is_not_known(text: str, number: int | None) -> None:
+    assert Record.from_hash(FIELDS | {"exit_code": text}).exit_code == number
+
+
+@pytest.mark.parametrize("fields", [{}, FIELDS])
+def test_a_record_that_was_read_has_every_field(fields: dict[str, str]) -> None:
+    record = Record.from_hash(fields)
+    assert list(vars(record)) == [field.name for field in dataclasses.fields(Record)]
+    assert Record(**vars(record)) == record

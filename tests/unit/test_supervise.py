@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,15 @@ import pytest
 from launch_worker.retry import Outcome
 from launch_worker.runners.process import Exited, Gone
 from launch_worker.states import RunState
-from launch_worker.supervise import AttemptSuperseded, Cancel, Limits, Shutdown, Superseded, never_started, supervise
+from launch_worker.supervise import (
+    AttemptSuperseded,
+    Cancel,
+    Limits,
+    Shutdown,
+    Superseded,
+    never_started,
+    supervise,
+)
 from launch_worker.told import Finish, HeedsStop, Preempting
 
 S = RunState
@@ -68,6 +77,38 @@ def test_what_was_asked_before_the_start_is_the_outcome(events: list[object], ou
 def test_an_attempt_that_lost_its_run_before_the_start_has_no_outcome() -> None:
     with pytest.raises(AttemptSuperseded):
         never_started(ScriptedHandle(Cancel("by ada"), Superseded()).events)
+
+
+def test_milestones_are_met_in_order_by_a_job_that_is_still_there() -> None:
+    met: list[tuple[str, float]] = []
+
+    def end_of(handle: ScriptedHandle) -> float:
+        begun = time.monotonic()
+        marks = [(0.02, "follow"), (0.1, "reserve"), (60.0, "never")]
+        milestones = [(begun + s, lambda name=name: met.append((name, time.monotonic() - begun))) for s, name in marks]
+        supervise(handle, limits=FREE, last_output_s=lambda: 0.0, milestones=milestones)
+        return time.monotonic() - begun
+
+    end_of(ScriptedHandle(Exited(0, ""), Gone()))
+    assert met == []
+    handle = ScriptedHandle()
+    threading.Timer(0.3, handle.put, [Exited(0, ""), Gone()]).start()
+    took_s = end_of(handle)
+    assert [name for name, _ in met] == ["follow", "reserve"]
+    assert 0.02 <= met[0][1] < 0.1 <= met[1][1] < took_s
+
+
+@pytest.mark.parametrize("event", [Cancel("by ada"), Finish(3), Exited(0, "")])
+def test_that_it_lasts_changes_nothing_of_its_end(event: object) -> None:
+    handle = ScriptedHandle(event)
+    end = (Gone(),) if isinstance(event, Exited) else (Exited(0, "asked"), Gone())
+    threading.Timer(0.1, handle.put, end).start()
+    brief = ScriptedHandle(event, *end)
+    milestones = [(time.monotonic() + 0.02, lambda: None), (time.monotonic() + 0.05, lambda: None)]
+    limits = replace(FREE, timeout_s=60.0)
+    outcome = supervise(handle, limits=limits, last_output_s=lambda: 0.0, milestones=milestones)
+    assert outcome == run(brief)
+    assert handle.stops == brief.stops
 
 
 def test_exit_zero_is_finished_and_nobody_was_stopped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ class Job:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.words: list[Word] = []
+        folder.mkdir(exist_ok=True)
         self.talk = Talk("r1", 7, folder, on_word=self.words.append)
         self.sent: list[dict[str, Any]] = []
         self.heard_before = Heard(0, {}, -1)
@@ -77,6 +79,37 @@ def test_words_are_heard_once_and_kept_beside_the_file(job: Job) -> None:
     job.talk.look()
     assert job.words == [HeedsStop(), Preempting(), Finish(3)]
     assert read_words(job.folder) == job.talk.words == Words(finish=3, preempting=True, heeds_stop=True)
+
+
+def test_the_file_is_the_jobs_to_make_and_is_heard_once_it_is_there(tmp_path: Path) -> None:
+    job = Job(tmp_path / "talk")
+    job.talk.look()
+    job.ship()
+    assert list(job.folder.iterdir()) == []
+    job.write({"finish": 3}, {"summary": {"x": 1}})
+    job.talk.look()
+    job.ship()
+    assert job.words == [Finish(3)]
+    assert [sent["summary"] for sent in job.sent] == [{"x": 1}]
+    assert job.talk.open() == job.folder
+    job.talk.close()
+    job.write({"preempting": True})
+    job.talk.look()
+    assert job.words == [Finish(3)], "what is closed is heard no more"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_put_in_the_files_place_blocks_and_reaches_nothing(tmp_path: Path, kind: str) -> None:
+    job = Job(tmp_path / "talk")
+    (tmp_path / "other").write_text('{"finish": 0}\n')
+    make = {"pipe": os.mkfifo, "link": lambda path: path.symlink_to(tmp_path / "other"), "folder": os.mkdir}
+    make[kind](job.talk.path)
+    job.talk.look()
+    job.talk.open()
+    job.talk.look()
+    job.talk.close()
+    assert job.words == []
+    assert (tmp_path / "other").read_text() == '{"finish": 0}\n'
 
 
 @pytest.mark.parametrize("code", [-1, 256, 10**30])

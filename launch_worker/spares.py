@@ -1,0 +1,125 @@
+"""Folders of attempts of which nothing is left, for the next ones.
+
+To make a folder with its files and to delete it is most of what a brief job costs its file system: some look for a free
+inode through all that were deleted in the last minute. To rename it costs a tenth of that.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+import time
+from collections import deque
+from typing import NamedTuple
+
+from launch_worker.environment import TALK
+from launch_worker.runners.output import empty
+
+#: What each attempt of a process has in its folder, beside TALK.
+OUTPUT = "output"
+CONFIG = "config.json"
+_CONTENT = {OUTPUT, CONFIG, TALK}
+_MOST = 16
+#: Of the disk. With so much left nobody fills it within a second: before there is room ahead of a job's output.
+_PLENTY_BYTES = 8 << 30
+_LOOK_EVERY_S = 0.1
+#: The coarsest clock of a file system.
+_CLOCK_NS = 3 * 10**9
+
+
+class Spare(NamedTuple):
+    """A folder that an attempt left, and how it was found then."""
+
+    path: str
+    config_bytes: int
+    #: By these it is seen whether anything was done to the folder, or in its talk.
+    folder: tuple[int, int, int]
+    talk: tuple[int, int, int, int]
+    #: Whether what is done from now on gets another time than what was done before.
+    is_settled: bool
+
+
+class Spares:
+    """Those of one worker. Thread-safe."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._kept: deque[Spare] = deque()
+        self._numbers = itertools.count()
+        self._plenty_until = 0.0
+
+    @property
+    def is_disk_short(self) -> bool:
+        """Whether the disk may be full before a job's output has room ahead. Raises OSError."""
+        now = time.monotonic()
+        if now < self._plenty_until:
+            return False
+        disk = os.statvfs(os.path.dirname(self._folder))
+        if disk.f_bavail * disk.f_frsize < _PLENTY_BYTES:
+            return True
+        self._plenty_until = now + _LOOK_EVERY_S
+        return False
+
+    def give(self, path: str) -> Spare | None:
+        """Put one at `path`; None when there is none. Its `config.json` has still the former content.
+
+        On a full disk nothing shall start with what others have left, so then there is none. Raises OSError.
+        """
+        if not self._kept or self.is_disk_short:
+            return None
+        try:
+            spare = self._kept.pop()
+            os.rename(spare.path, path)
+        except (IndexError, OSError):
+            return None
+        last = max(spare.folder[-1], spare.talk[-1])
+        return spare._replace(is_settled=time.time_ns() - last > _CLOCK_NS)
+
+    def keep(self, path: str, *, config_bytes: int, former: Spare | None) -> bool:
+        """Empty the output and take the folder away, if it is otherwise as it was made, and nobody has the output open.
+
+        So no process that has outlived its job can print in the place of the next one's. `former`: what was given for
+        it.
+        """
+        if len(self._kept) >= _MOST:
+            return False
+        kept = f"{self._folder}/{next(self._numbers)}"
+        try:
+            found = _look(path, config_bytes)
+            is_as_given = former is not None and (found.folder, found.talk) == (former.folder, former.talk)
+            if former is None or not (former.is_settled and is_as_given):
+                _check(path, found)
+            config = os.lstat(f"{path}/{CONFIG}")
+            if not stat.S_ISREG(config.st_mode) or (config.st_nlink, config.st_size) != (1, config_bytes):
+                return False
+            empty(f"{path}/{OUTPUT}")
+            try:
+                os.rename(path, kept)
+            except FileNotFoundError:
+                os.mkdir(self._folder, 0o700)
+                os.rename(path, kept)
+        except OSError:
+            return False
+        self._kept.append(found._replace(path=kept))
+        return True
+
+
+def _look(path: str, config_bytes: int) -> Spare:
+    folder, talk = os.lstat(path), os.lstat(f"{path}/{TALK}")
+    return Spare(
+        path,
+        config_bytes,
+        # Its own ctime is of when it was renamed.
+        folder=(folder.st_mode, folder.st_uid, folder.st_mtime_ns),
+        talk=(talk.st_ino, talk.st_mode, talk.st_uid, talk.st_ctime_ns),
+        is_settled=True,
+    )
+
+
+def _check(path: str, found: Spare) -> None:
+    """Raises OSError for a folder that is not as a new one with its files."""
+    is_as_made = found.folder[:2] == found.talk[1:3] == (stat.S_IFDIR | 0o700, os.geteuid())
+    if not is_as_made or set(os.listdir(path)) != _CONTENT or os.listdir(f"{path}/{TALK}"):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
