@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,8 @@ from pathlib import Path
 from bench import fleet, footprint, growth, parked, producing, reaction, speed
 from bench.measure import Results, facts
 from bench.systems import ALL, CELERY, LAUNCH, make
+
+log = logging.getLogger("bench")
 
 _FOLDER = Path(__file__).parent / "results"
 #: Those of `--quick`.
@@ -28,10 +33,10 @@ def _producing(results: Results, quick: bool) -> None:
 def _footprint(results: Results, quick: bool) -> None:
     if quick:
         footprint.boot(results, rounds=2, systems=_FEW)
-        footprint.idle(results, rounds=1, seconds=3, systems=_FEW)
+        footprint.idle(results, rounds=1, seconds=10, systems=_FEW)
     else:
         footprint.boot(results, rounds=3)
-        footprint.idle(results, rounds=1, seconds=12)
+        footprint.idle(results, rounds=1, seconds=30)
     footprint.busy(results, rounds=1, seconds=3 if quick else 10)
 
 
@@ -48,7 +53,7 @@ def _growth(results: Results, quick: bool) -> None:
 
 def _speed(results: Results, quick: bool) -> None:
     if quick:
-        speed.measure(results, rounds=2, jobs=200, singles=15, systems=_FEW)
+        speed.measure(results, rounds=3, jobs=300, singles=20, systems=_FEW)
     else:
         speed.measure(results, rounds=3, jobs=2000, singles=60)
 
@@ -58,7 +63,7 @@ def _fleet(results: Results, quick: bool) -> None:
 
 
 def _parked(results: Results, quick: bool) -> None:
-    parked.measure(results, runs=1000 if quick else 10_000, seconds=3 if quick else 30)
+    parked.measure(results, runs=1000 if quick else 10_000, seconds=5 if quick else 30)
 
 
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {
@@ -81,16 +86,31 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no group {min(unknown)}; known are: {' '.join(_GROUPS)}")
     make(_FEW if options.quick else ALL)
-    results, began, before = Results(), time.monotonic(), facts()
+    results, before = Results(), facts()
+    took_s, failed = {}, []
     for name in options.groups or _GROUPS:
         started = time.monotonic()
-        _GROUPS[name](results, options.quick)
-        print(f"{name} took {time.monotonic() - started:.0f} s", flush=True)
-    known = before | {"commit": _commit(), "took_s": round(time.monotonic() - began), "load_after": facts()["load"]}
+        try:
+            _GROUPS[name](results, options.quick)
+        except Exception as error:
+            # The others are still of use, and so is what this one had measured until then.
+            log.exception("%s is not complete", name)
+            results.note(f"{name} is not complete: {type(error).__name__}: {error}".partition("\n")[0])
+            failed.append(name)
+        except KeyboardInterrupt:
+            results.note(f"{name} was interrupted")
+            failed.append(name)
+            break
+        finally:
+            took_s[name] = round(time.monotonic() - started, 1)
+            print(f"{name} took {took_s[name]:.0f} s", flush=True)
+    known = before | {"commit": _commit(), "took_s": took_s, "load_after": facts()["load"]}
     print(f"\n{results.table()}\n")
-    print(f"load {before['load'][0]:.1f} before; more than 0.5 beside this benchmark makes times worthless, not counts")
+    print(f"{sum(took_s.values()):.0f} s; load {before['load'][0]:.1f} before", end="; ")
+    print("more than 0.5 beside this benchmark makes times worthless, not counts")
     label = "-".join(["quick" if options.quick else "full", *options.groups, time.strftime("%Y%m%d-%H%M%S")])
     print(f"kept in {results.save(_FOLDER, name=label, facts=known)}")
+    sys.exit(bool(failed))
 
 
 def _commit() -> str:
@@ -99,4 +119,7 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
+    # What is said of each stale run costs here what it costs a beat, and is not for reading.
+    logging.getLogger("launch_worker").addHandler(logging.FileHandler(os.devnull))
+    logging.getLogger("launch_worker").propagate = False
     main()

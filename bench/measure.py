@@ -207,6 +207,8 @@ class Traffic:
     seconds: float
     #: Commands that scripts gave, too.
     commands: int
+    #: What clients sent: a pipeline is one.
+    requests: int
     cpu_s: float
     by_name: dict[str, int]
 
@@ -220,18 +222,24 @@ class RedisMeter:
 
     def restart(self) -> None:
         self._began, self._cpu, self._calls = time.monotonic(), self._cpu_s(), self._count()
+        self._requests = self._count_requests()
 
     def read(self) -> Traffic:
+        # Less this question.
+        requests = self._count_requests() - self._requests - 1
         calls, cpu, now = self._count(), self._cpu_s(), time.monotonic()
         by_name = {name: count - self._calls.get(name, 0) for name, count in calls.items()}
         by_name = {name: count for name, count in sorted(by_name.items(), key=lambda one: -one[1]) if count}
         # Reading them is not what is measured.
         by_name.pop("info", None)
-        return Traffic(now - self._began, sum(by_name.values()), cpu - self._cpu, by_name)
+        return Traffic(now - self._began, sum(by_name.values()), requests, cpu - self._cpu, by_name)
 
     def _count(self) -> dict[str, int]:
         stats = self._redis.info("commandstats")
         return {name.removeprefix("cmdstat_"): int(stat["calls"]) for name, stat in stats.items()}
+
+    def _count_requests(self) -> int:
+        return int(self._redis.info("stats")["total_reads_processed"])
 
     def _cpu_s(self) -> float:
         found = self._redis.info("cpu")

@@ -11,6 +11,9 @@ from launch_worker.api import Api, submit
 from launch_worker.settings import Settings
 from launch_worker.states import RunState
 
+#: The beat has started, and each pass has been done once.
+_SETTLED_S = 6.0
+
 
 def measure(results: Results, *, runs: int, seconds: float) -> None:
     """A worker and a beat for so many seconds with a running run alone, then with others parked behind it."""
@@ -31,7 +34,7 @@ def measure(results: Results, *, runs: int, seconds: float) -> None:
         wait_until(lambda: holder.state is RunState.RUNNING)
         for name, count in ((none, 0), (all_parked, runs)):
             running.submit([(["/bin/true"], count)], many=True)
-            time.sleep(3.0)
+            time.sleep(_SETTLED_S)
             before, meter = {part: cpu_s(pids[part]) for part in pids}, RedisMeter(running.redis)
             time.sleep(seconds)
             traffic = meter.read()

@@ -6,7 +6,7 @@ import shutil
 import time
 
 from bench.limits import spawn_rate, xargs_rate
-from bench.measure import Results, cpu_s, percentile
+from bench.measure import RedisMeter, Results, cpu_s, percentile
 from bench.systems import ALL, CELERY, SLOTS, Running, System
 
 
@@ -18,6 +18,8 @@ def measure(results: Results, *, rounds: int, jobs: int, singles: int, systems: 
     rate = results.metric(f"jobs a second, {SLOTS} slots", "/s", baseline=CELERY.name, goal="1.1 x celery, then more")
     share = results.metric("... as a share of posix_spawn", "")
     cost = results.metric("CPU of the worker a job", "ms", baseline=CELERY.name)
+    of_redis = results.metric("CPU of Redis a job, from submit to end", "ms", baseline=CELERY.name)
+    requests = results.metric("requests to Redis a job", "", baseline=CELERY.name)
     for _ in range(rounds):
         before = spawn_rate([true], count=jobs, slots=SLOTS)
         share.add("xargs -P", xargs_rate([true], count=jobs, slots=SLOTS) / before)
@@ -32,9 +34,12 @@ def measure(results: Results, *, rounds: int, jobs: int, singles: int, systems: 
                 waits = [running.stamp() for _ in range(some)]
                 latency.add(system.name, percentile(waits, 0.5))
                 worst.add(system.name, percentile(waits, 0.99))
-                cpu_before = cpu_s(running.worker_pid)
+                cpu_before, meter = cpu_s(running.worker_pid), RedisMeter(running.redis)
                 per_second = throughput(running, [true], count=count)
                 cost.add(system.name, (cpu_s(running.worker_pid) - cpu_before) / count * 1000)
+                traffic = meter.read()
+                of_redis.add(system.name, traffic.cpu_s / count * 1000)
+                requests.add(system.name, traffic.requests / count)
             after = spawn_rate([true], count=jobs, slots=SLOTS)
             rate.add(system.name, per_second)
             share.add(system.name, per_second / ((before + after) / 2))

@@ -39,7 +39,7 @@ from launch_worker.runners.process import Lease, ProcessRunner
 from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark
 from launch_worker.store import keys
-from launch_worker.store.store import Answer, Card
+from launch_worker.store.store import Answer, Card, Pulse
 from launch_worker.supervise import Cancel, Detach, Shutdown, Superseded
 
 if TYPE_CHECKING:
@@ -496,7 +496,7 @@ class LaunchAgent(ByHand):
 
     # -- what liveness asks for ------------------------------------------------------------------------------------
 
-    def heartbeat(self) -> tuple[float, int]:
+    def heartbeat(self) -> Pulse:
         """Renew the leases of all running attempts in one call, and heed what is said of each."""
         if self._quarantine.is_over(now=boot_time_s()):
             self.resume()
@@ -530,7 +530,7 @@ class LaunchAgent(ByHand):
                 )
         for runner in self._guards():
             runner.renew(leases)
-        return pulse.pass_age_s, pulse.next_due
+        return pulse
 
     def card(self) -> Card | None:
         """What the worker has room for; None while it takes nothing."""

@@ -6,18 +6,20 @@ import json
 import logging
 import random
 import threading
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.outage import Outage
-from launch_worker.passes import PASSES, OnEnd, run_pass
+from launch_worker.passes import PASSES, OnEnd, begin_passes, do_pass
 from launch_worker.probe import Vitals
-from launch_worker.probe_server import ProbeServer
 from launch_worker.schedules import fire_due
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.store import Card, Store
+from launch_worker.store.store import Card, Pulse, Store
 from launch_worker.sweeps import SweepMinder
+
+if TYPE_CHECKING:
+    from launch_worker.probe_server import ProbeServer
 
 log = logging.getLogger("launch_worker.liveness")
 
@@ -28,8 +30,8 @@ _AWAY_PAUSE_S = 3.0
 class Worker(Protocol):
     """What liveness asks of the agent."""
 
-    def heartbeat(self) -> tuple[float, int]:
-        """Renew all leases; returns the age of the last pass in seconds and the next due time (0 for none)."""
+    def heartbeat(self) -> Pulse:
+        """Renew all leases."""
 
     def obey(self, order: dict[str, Any]) -> None:
         """Do what was ordered through Redis: cancel, drain, resume."""
@@ -85,6 +87,9 @@ class Liveness:
     def start(self) -> None:
         """Raises LaunchError when the probes cannot be answered where they were asked for."""
         if self._settings.health_address is not None:
+            # Imported by those who answer them: an HTTP server takes a while to import.
+            from launch_worker.probe_server import ProbeServer
+
             self._probes = ProbeServer(self._settings.health_address, self._vitals)
         self._heartbeat.start()
         self._listener.start()
@@ -108,11 +113,11 @@ class Liveness:
             self._asks_at = 0.0
             self._vitals.note_turn()
             try:
-                pass_age_s, next_due = self._worker.heartbeat()
+                pulse = self._worker.heartbeat()
                 self._vitals.note_reached()
-                if pass_age_s > 2 * self._settings.pass_s:
+                if pulse.pass_age_s > 2 * self._settings.pass_s:
                     self._pass_soon()
-                pause_s = min(pause_s, self._publish_due(next_due))
+                pause_s = min(pause_s, self._publish_due(pulse))
                 self._outage.over()
             except BrokerUnavailableError as error:
                 self._outage.note(error)
@@ -122,19 +127,20 @@ class Liveness:
             self._wake.wait(pause_s)
             self._wake.clear()
 
-    def _publish_due(self, next_due: int) -> float:
+    def _publish_due(self, pulse: Pulse) -> float:
         """Dispatch what is due now; returns after how many seconds the next run is."""
         card = self._worker.card()
         ahead_us = 1e6 * card.prefetch_s if card is not None else 0.0
+        now, next_due = pulse.now, pulse.next_due
         # A schedule that is due is not told again: it might be one that cannot be fired.
         soonest = min((due for due in (next_due, self._expected) if due), default=0)
         self._expected = next_due
-        if soonest and soonest - ahead_us <= self._store.now_us():
+        if soonest and soonest - ahead_us <= now:
             _, next_due, is_scheduled = self._store.publish_due(card=card)
             self._expected = next_due
             if is_scheduled:
                 fire_due(self._store, self._settings)
-        now = self._store.now_us()
+            now = self._store.now_us()
         pause_s = max(0.0, (next_due - now) / 1e6) if next_due else self._settings.heartbeat_s
         self._asks_at = now + 1e6 * min(pause_s, self._settings.heartbeat_s) + ahead_us
         return pause_s
@@ -146,14 +152,21 @@ class Liveness:
             self._maintenance.start()
 
     def _do_passes(self) -> None:
-        for name in PASSES:
-            try:
-                run_pass(name, self._store, self._settings, late_by=1.5, on_end=self._on_end)
-            except BrokerUnavailableError as error:
-                self._outage.note(error)
-                return
-            except Exception:
-                log.exception("pass.failed name=%s", name)
+        try:
+            for name in begin_passes(PASSES, self._store, self._settings, late_by=1.5):
+                self._do_pass(name)
+        except BrokerUnavailableError as error:
+            self._outage.note(error)
+        except Exception:
+            log.exception("passes.failed")
+
+    def _do_pass(self, name: str) -> None:
+        try:
+            do_pass(name, self._store, self._settings, on_end=self._on_end)
+        except BrokerUnavailableError:
+            raise
+        except Exception:
+            log.exception("pass.failed name=%s", name)
 
     def _listen(self) -> None:
         channels = [keys.orders_channel(self._owner), keys.admin_channel(self._owner)]

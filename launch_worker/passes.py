@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from launch_worker.errors import DamagedError, ForbiddenError, LaunchError
 from launch_worker.retry import Outcome, next_step_of
@@ -21,6 +21,10 @@ from launch_worker.sweeps import advance_sweeps
 log = logging.getLogger("launch_worker.passes")
 
 _LIMIT = 500
+#: Stale runs of a pass: a machine room that went dark is told within a few passes, and the other passes come too.
+_STALE_LIMIT = 5000
+#: Records that are read in one call: Redis does nothing else meanwhile.
+_STALE_AT_ONCE = 50
 #: Each of at most 200 runs, so that others come between; one call a pass would keep up with 40 ends a second only.
 _RETIRE_CALLS = 50
 
@@ -30,23 +34,33 @@ OnEnd = Callable[[Record, Outcome], None]
 
 def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda *_: None) -> int:
     """Runs whose heartbeats stopped are Crashed, or Pending again when retries are left. Returns how many."""
-    crashed, problem = 0, None
-    stale = [
-        (record, Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped"))
-        for record in store.stale(limit=_LIMIT)
-    ]
-    answers = store.crash_many([(record.id, record.token, next_step_of(record, outcome)) for record, outcome in stale])
-    for (record, outcome), is_crashed in zip(stale, answers, strict=True):
-        if isinstance(is_crashed, DamagedError):
-            log.error("run.damaged run=%s: %s", record.id, is_crashed)
-        elif isinstance(is_crashed, LaunchError):
-            problem = is_crashed
-        elif is_crashed:
-            crashed += 1
-            log.warning("run.crashed run=%s attempt=%d worker=%s", record.id, record.attempt, record.worker)
-            on_end(record, outcome)
-    if problem is not None:
-        raise problem
+    crashed, seen, problem = 0, 0, None
+    # What could not be called Crashed may stay among the stale ones.
+    failed: set[str] = set()
+    while seen < _STALE_LIMIT:
+        found = store.stale(limit=_STALE_AT_ONCE + len(failed))
+        stale = [
+            (record, Outcome(RunState.CRASHED, reason=f"heartbeats of worker {record.worker} stopped"))
+            for record in found
+            if record.id not in failed
+        ]
+        if not stale:
+            break
+        seen += len(stale)
+        calls = [(record.id, record.token, next_step_of(record, outcome)) for record, outcome in stale]
+        for (record, outcome), is_crashed in zip(stale, store.crash_many(calls), strict=True):
+            if isinstance(is_crashed, LaunchError):
+                failed.add(record.id)
+                if isinstance(is_crashed, DamagedError):
+                    log.error("run.damaged run=%s: %s", record.id, is_crashed)
+                else:
+                    problem = is_crashed
+            elif is_crashed:
+                crashed += 1
+                log.warning("run.crashed run=%s attempt=%d worker=%s", record.id, record.attempt, record.worker)
+                on_end(record, outcome)
+        if problem is not None:
+            raise problem
     return crashed
 
 
@@ -95,25 +109,28 @@ def catch_up(store: Store, settings: Settings) -> None:
     """
     if store.workers():
         return
+    names = ("crash_stale_runs", "check_cancellations", "publish_due_runs")
     with contextlib.suppress(ForbiddenError):
-        for name in ("crash_stale_runs", "check_cancellations", "publish_due_runs"):
-            run_pass(name, store, settings, late_by=2.0)
+        for name in begin_passes(names, store, settings, late_by=2.0):
+            do_pass(name, store, settings)
 
 
-def run_pass(
-    name: str,
-    store: Store,
-    settings: Settings,
-    *,
-    late_by: float = 0.5,
-    on_end: OnEnd | None = None,
-) -> int | None:
-    """Do one pass unless it began, anywhere, within `late_by` intervals; None when it was not due."""
-    guarded = name == "crash_stale_runs"
+def begin_passes(names: Collection[str], store: Store, settings: Settings, *, late_by: float) -> list[str]:
+    """Those passes that began nowhere within `late_by` intervals: the caller is to do them now."""
     # After so long without the pass, Redis was away: leases ran out that nobody could renew.
-    gap_s = 2 * (settings.pass_s + settings.heartbeat_s) if guarded else 0.0
-    if not store.begin_pass(name, every_s=late_by * settings.pass_s, gap_s=gap_s):
-        return None
-    if guarded and on_end is not None:
+    gaps_s = {"crash_stale_runs": 2 * (settings.pass_s + settings.heartbeat_s)}
+    return store.begin_passes(list(names), every_s=late_by * settings.pass_s, gaps_s=gaps_s)
+
+
+def do_pass(name: str, store: Store, settings: Settings, *, on_end: OnEnd | None = None) -> int:
+    """Do a pass that was begun. Returns how many runs it concerned."""
+    if name == "crash_stale_runs" and on_end is not None:
         return crash_stale_runs(store, settings, on_end=on_end)
     return PASSES[name](store, settings)
+
+
+def run_pass(name: str, store: Store, settings: Settings, *, on_end: OnEnd | None = None) -> int | None:
+    """Do one pass unless it began, anywhere, within half an interval; None when it was not due."""
+    if not begin_passes([name], store, settings, late_by=0.5):
+        return None
+    return do_pass(name, store, settings, on_end=on_end)

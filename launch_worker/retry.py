@@ -81,6 +81,9 @@ def next_step_of(record: Record, outcome: Outcome) -> NextStep:
     if record.yields and outcome.state is RunState.CRASHED:
         # As W&B's: what is not heard of any more after it called itself preempted goes back to its queue.
         outcome = replace(outcome, preempted=True)
+    elif not outcome.preempted and '"retries"' not in record.spec:
+        # Read no further: thousands may have to be decided at once.
+        return NextStep(outcome)
     try:
         spec = parse_spec(record.spec)
     except InputError:

@@ -31,8 +31,14 @@ NOT_PLAIN = "it needs what this worker has a limited amount of"
 _UNFINISHED_UPLOAD_S = 3600
 #: Runs that one call lets go: Redis does nothing else meanwhile.
 _WAKE_AT_ONCE = 500
-#: Runs that are called Crashed in one round trip.
-_CRASHES_AT_ONCE = 100
+#: Runs that one call calls Crashed, for the same reason.
+_CRASHES_AT_ONCE = 25
+#: Calls that look for lost items, among 500 workers each.
+_LOOKS_FOR_LOST = 100
+#: What is read of a stale run.
+_OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
+
+_NO_GAPS: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Pulse:
     pass_age_s: float
     #: Server time in microseconds at which the next Pending run is due; 0 for none.
     next_due: int
+    #: Server time in microseconds.
+    now: int
 
 
 @dataclass(frozen=True)
@@ -228,8 +236,9 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         flat = [part for run in runs for part in run]
         shown = card.to_json() if card is not None else ""
         head = (owner, worker, _us(lease_s), _us(gone_s), json.dumps(description), shown, len(queues), *queues)
-        age, next_due, *words = self._call("heartbeat", *head, *flat)
-        return Pulse([_answer(text(word)) for word in words], pass_age_s=age / 1e6, next_due=int(next_due))
+        now, age, next_due, *words = self._call("heartbeat", *head, *flat)
+        answers = [_answer(text(word)) for word in words]
+        return Pulse(answers, pass_age_s=age / 1e6, next_due=int(next_due), now=now)
 
     def goodbye(self, owner: str, *, queues: Sequence[str], stays: bool = False) -> None:
         """A cleanly ended worker is no longer listed; one that `stays` only consumes nothing any more."""
@@ -275,14 +284,17 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
     def crash(self, run_id: str, token: int, step: NextStep) -> bool:
         """Running with a lease that ran out -> Crashed (and Pending again). False when it proved alive."""
-        return bool(self._call("crash", *_crash(run_id, token, step)))
+        (answer,) = self.crash_many([(run_id, token, step)])
+        if isinstance(answer, LaunchError):
+            raise answer
+        return answer
 
     def crash_many(self, runs: Sequence[tuple[str, int, NextStep]]) -> list[bool | LaunchError]:
         """The same for many (run id, token, step) in few round trips; of one that failed, why."""
         answers: list[bool | LaunchError] = []
-        for start in range(0, len(runs), _CRASHES_AT_ONCE):
-            page = runs[start : start + _CRASHES_AT_ONCE]
-            for reply in self._call_many("crash", [_crash(*run) for run in page]):
+        while len(answers) < len(runs):
+            page = runs[len(answers) : len(answers) + _CRASHES_AT_ONCE]
+            for reply in self._call("crash", *(word for run in page for word in _crash(*run))):
                 try:
                     with clear_errors(self.url):
                         if isinstance(reply, Exception):
@@ -407,22 +419,24 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
     # -- passes ------------------------------------------------------------------------------------------------
 
-    def begin_pass(self, name: str, *, every_s: float, gap_s: float = 0.0) -> bool:
-        """Whether to do a pass now. With `gap_s`, not soon after a time in which nobody could do it for so long."""
-        return bool(self._call("begin_pass", name, _us(every_s), _us(gap_s), int(self._settle_s * 1000)))
+    def begin_passes(
+        self, names: Sequence[str], *, every_s: float, gaps_s: Mapping[str, float] = _NO_GAPS
+    ) -> list[str]:
+        """Those that are to be done now, by the caller.
+
+        One with a gap is not, soon after a time in which nobody could do it for so long.
+        """
+        passes = [word for name in names for word in (name, _us(every_s), _us(gaps_s.get(name, 0.0)))]
+        answers = self._call("begin_pass", int(self._settle_s * 1000), *passes)
+        return [name for name, is_due in zip(names, answers, strict=True) if is_due]
 
     def stale(self, *, limit: int) -> list[Record]:
-        """Runs whose lease ran out by the server's clock, the longest dead first."""
-        with clear_errors(self.url):
-            now = self.now_us()
-            ids = [text(run_id) for run_id in self._redis.zrangebyscore(keys.LEASES, "-inf", now, start=0, num=limit)]
-        records = self._records(ids)
-        ghosts = set(ids) - {record.id for record in records}
-        if ghosts:
-            # Leases of records that are gone or damaged would fill every page.
-            with clear_errors(self.url):
-                self._redis.zrem(keys.LEASES, *ghosts)
-        return records
+        """Runs whose lease ran out by the server's clock, the longest dead first; of each what decides about it."""
+        found = self._call("stale", limit, *_OF_STALE)
+        return [
+            record_of(text(run_id), {name: text(value) for name, value in zip(_OF_STALE, values, strict=True) if value})
+            for run_id, values in zip(found[::2], found[1::2], strict=True)
+        ]
 
     def publish_due(self, *, limit: int = 100, card: Card | None = None) -> tuple[int, int, bool]:
         """Dispatch what is due, and to a worker with a card what it shall prepare ahead.
@@ -433,7 +447,15 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         return count, int(next_due), bool(is_scheduled)
 
     def publish_lost(self, *, grace_s: float, limit: int = 500) -> int:
-        return int(self._call("publish_lost", _us(grace_s), limit))
+        """Dispatch the runs again whose items have been lost for so long. Returns how many."""
+        found, after = 0, ""
+        # No more rounds than there can be workers: heartbeats bring them before us again and again.
+        for _ in range(_LOOKS_FOR_LOST):
+            count, after = self._call("publish_lost", _us(grace_s), limit, after)
+            found += count
+            if not after:
+                break
+        return found
 
     def check_cancellations(self, *, limit: int = 1000) -> int:
         return int(self._call("check_cancellations", limit))

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from launch_worker.api import Api
 from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import new_run_id
+from launch_worker.passes import crash_stale_runs
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
-from launch_worker.settings import Settings
 from launch_worker.spec import PRIORITIES, RunSpec
 from launch_worker.states import ARROWS, RunState
 from launch_worker.store import keys
@@ -1156,17 +1157,24 @@ def test_runs_that_waited_in_a_damaged_queue_are_published_again(store: Store) -
 
 def test_two_beats_begin_a_pass_once(store: Store) -> None:
     """Section 7: two beats."""
-    settings = Settings()
-    assert store.begin_pass("p", every_s=settings.pass_s)
-    assert not store.begin_pass("p", every_s=settings.pass_s)
-    assert store.begin_pass("another", every_s=settings.pass_s)
-    assert store.begin_pass("p", every_s=0)
+    assert store.begin_passes(["p"], every_s=5.0) == ["p"]
+    assert store.begin_passes(["p", "another"], every_s=5.0) == ["another"]
+    assert store.begin_passes(["p", "another"], every_s=5.0) == []
+    assert store.begin_passes(["p"], every_s=0) == ["p"]
     assert set(store.pass_ages_s()) == {"p", "another"}
+
+
+def test_a_pass_is_not_done_soon_after_nobody_could_do_it(store: Store) -> None:
+    assert store.begin_passes(["crash", "other"], every_s=5.0, gaps_s={"crash": 20.0}) == ["other"]
+    assert set(store.pass_ages_s()) == {"crash", "other"}
+    assert store.begin_passes(["crash"], every_s=0, gaps_s={"crash": 20.0}) == []
+    store._redis.delete("launch:settling")
+    assert store.begin_passes(["crash"], every_s=0, gaps_s={"crash": 20.0}) == ["crash"]
 
 
 def test_a_clock_that_was_set_back_does_not_stop_the_passes(store: Store) -> None:
     store._redis.hset(keys.PASSES, "p", store.now_us() + 3_600_000_000)
-    assert store.begin_pass("p", every_s=5.0)
+    assert store.begin_passes(["p"], every_s=5.0) == ["p"]
 
 
 @pytest.mark.parametrize("item", [b"\xff\xfe\x00", b"", b"x" * 1_000_000, '{"é": "ü"}'.encode()])
@@ -1319,3 +1327,24 @@ def test_many_runs_are_called_crashed_at_once(store: Store) -> None:
     calls = [(record.id, record.token, CRASHED) for record in (*records, alive)]
     assert store.crash_many([*calls, ("ghost", 1, CRASHED)]) == [True, True, True, False, False]
     assert store.crash_many(calls) == [False] * 4
+
+
+def test_one_damaged_run_keeps_no_other_from_being_called_crashed(store: Store, api: Api) -> None:
+    damaged, *others = [claim(store, create(store, retries=1)) for _ in range(60)]
+    for record in (damaged, *others):
+        expire_lease(store, record.id)
+    store._redis.hdel(keys.run(damaged.id), "queue")
+    told: list[str] = []
+    assert crash_stale_runs(store, api.settings, on_end=lambda record, _: told.append(record.id)) == len(others)
+    assert sorted(told) == sorted(record.id for record in others)
+    assert {store.get(record.id).state for record in others} == {S.PENDING}
+    assert store.stale(limit=100) == []
+    store._redis.flushdb()
+
+
+def test_a_stale_lease_of_no_record_is_dropped(store: Store) -> None:
+    store._redis.zadd(keys.LEASES, {"ghost": 1, "wrong": 1})
+    store._redis.set(keys.run("wrong"), "a string")
+    assert store.stale(limit=10) == []
+    assert store._redis.zcard(keys.LEASES) == 0
+    store._redis.delete(keys.run("wrong"))

@@ -6,7 +6,7 @@ No times: those are in bench/. A limit is a little above what is needed today; l
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,15 @@ from launch_worker.store.reading import text
 from launch_worker.store.store import Card, Store
 from tests.conftest import wait_until
 
-#: From submit to end, the item's own BRPOP included: submit, pop, claim, started, finish.
-ROUND_TRIPS = 5
-SCRIPTS = 4
+#: From submit to end of a brief run, the item's own BRPOP included: submit, pop, claim, finish.
+ROUND_TRIPS = 4
+SCRIPTS = 3
+#: The same of one that a slot takes by itself: submit, claim, finish.
+ROUND_TRIPS_IN_TURN = 3
+#: More for a run that lasts: started.
+OF_LASTING = 1
 #: Commands that the scripts give for one run, by what they are for.
-IN_SCRIPTS = {"submit": 12, "claim": 17, "started": 2, "finish": 19, "heartbeat": 18}
+IN_SCRIPTS = {"submit": 12, "claim": 17, "started": 2, "finish": 18, "heartbeat": 11}
 #: More for each run of a worker that is renewed.
 IN_RENEWAL = 2
 #: All of a run that waits: record, history, item, entries in indexes.
@@ -111,14 +115,26 @@ def carry_out(store: Store, agent: LaunchAgent) -> None:
     assert ended[0] is RunState.FINISHED, ended
 
 
-def test_a_run_takes_few_round_trips_and_scripts(api: Api, store: Store, agent: LaunchAgent, counter: Counter) -> None:
+def carry_out_next(_: Store, agent: LaunchAgent) -> None:
+    """The same as a slot does it that has come free."""
+    attempt = agent.claim_next(["default"], slot="1")
+    assert attempt is not None
+    assert agent.see_to_its_end(attempt) is not None
+
+
+@pytest.mark.parametrize(("how", "trips"), [(carry_out, ROUND_TRIPS), (carry_out_next, ROUND_TRIPS_IN_TURN)])
+def test_a_run_takes_few_round_trips_and_scripts(
+    api: Api, store: Store, agent: LaunchAgent, counter: Counter, how: Callable[..., None], trips: int
+) -> None:
     store.started("", 0, pid=0)  # of a job that lasts only, so the first one may not load it
-    for _ in range(2):  # the first one loads the scripts
+    found = []
+    for _ in range(6):  # the first one loads the scripts; and a busy machine may make one last
         counter.restart()
         api.submit(RunSpec(command=("true",)))
-        carry_out(store, agent)
-    assert counter.trips <= ROUND_TRIPS
-    assert counter.by_name()["evalsha"] <= SCRIPTS
+        how(store, agent)
+        found.append((counter.trips, counter.by_name()["evalsha"]))
+    assert min(found[1:]) <= (trips, SCRIPTS)
+    assert max(found[1:]) <= (trips + OF_LASTING, SCRIPTS + OF_LASTING)
 
 
 def test_a_script_gives_few_commands(store: Store, counter: Counter) -> None:

@@ -11,7 +11,7 @@ from launch_worker.liveness import Liveness
 from launch_worker.outage import Outage
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.store import Card, Store
+from launch_worker.store.store import Card, Pulse, Store
 
 
 class Idle:
@@ -49,6 +49,10 @@ def liveness(store: Store, worker: Idle) -> Liveness:
     )
 
 
+def ask(liveness: Liveness, store: Store, next_due: int = 0) -> None:
+    liveness._publish_due(Pulse([], pass_age_s=0.0, next_due=next_due, now=store.now_us()))
+
+
 def wakes(liveness: Liveness, message: object) -> bool:
     liveness._wake.clear()
     liveness._hear(keys.DUE, str(message))
@@ -61,13 +65,13 @@ def wakes(liveness: Liveness, message: object) -> bool:
 def test_a_worker_asks_at_once_for_what_is_due_before_it_would_ask_anyway(
     store: Store, liveness: Liveness, after_s: float, is_woken: bool
 ) -> None:
-    liveness._publish_due(0)
+    ask(liveness, store)
     assert wakes(liveness, int(store.now_us() + 1e6 * after_s)) is is_woken
 
 
 def test_a_worker_that_wakes_for_a_run_need_not_be_woken_for_a_later_one(store: Store, liveness: Liveness) -> None:
     due = int(store.now_us() + 3e6)
-    liveness._publish_due(due)
+    ask(liveness, store, due)
     assert not wakes(liveness, due)
     assert not wakes(liveness, due + 1_000_000)
     assert wakes(liveness, due - 1_000_000)
@@ -77,7 +81,7 @@ def test_what_is_to_be_prepared_ahead_is_asked_for_so_much_earlier(
     store: Store, liveness: Liveness, worker: Idle
 ) -> None:
     worker.prefetch_s = 60.0
-    liveness._publish_due(0)
+    ask(liveness, store)
     now = store.now_us()
     assert wakes(liveness, now + 65_000_000)
     assert not wakes(liveness, now + 75_000_000)
@@ -89,6 +93,6 @@ def test_a_worker_that_is_asking_asks_again(store: Store, liveness: Liveness) ->
 
 
 @pytest.mark.parametrize("message", ["", "soon", "-1", "1.5"])
-def test_what_says_no_time_wakes(liveness: Liveness, message: str) -> None:
-    liveness._publish_due(0)
+def test_what_says_no_time_wakes(store: Store, liveness: Liveness, message: str) -> None:
+    ask(liveness, store)
     assert wakes(liveness, message)

@@ -361,6 +361,7 @@ class Driver:
     """NVML with three GPUs: one whole, one off the bus, one (number 2) that tells little."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpus, "_has_library", lambda: True)
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
         monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)

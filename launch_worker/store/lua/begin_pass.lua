@@ -1,12 +1,22 @@
--- Whether a beat pass is due, and if so notes that it begins now; so two beats, or beat and agents, do it once.
--- ARGV: name, every_us, gap_us (0: not guarded), settle_ms.  Returns 1 or 0.
+-- Which beat passes are due; of each that is, notes that it begins now: so two beats, or beat and agents, do it once.
+-- ARGV: settle_ms, then for each pass: name, every_us, gap_us (0: not guarded).  Returns 1 or 0 for each.
 -- A guarded pass that did not run for `gap_us`, or whose last time lies in the future, finds a Redis that was away, or
 -- a clock that jumped: every lease looks dead then. Workers get `settle_ms` to renew theirs first.
-local name, every_us, gap_us = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_us()
-local last = tonumber(redis.call('HGET', 'launch:passes', name) or '0')
-if last <= now and now - last < every_us then return 0 end
-redis.call('HSET', 'launch:passes', name, int(now))
-if gap_us == 0 then return 1 end
-if last > now or now - last > gap_us then redis.call('SET', 'launch:settling', 1, 'PX', ARGV[4]) end
-return 1 - redis.call('EXISTS', 'launch:settling')
+local answers, begun = {}, {}
+for at = 2, #ARGV, 3 do
+  local name, every_us, gap_us = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local last = tonumber(redis.call('HGET', 'launch:passes', name) or '0')
+  local is_due = last > now or now - last >= every_us
+  if is_due then
+    begun[#begun + 1] = name
+    begun[#begun + 1] = int(now)
+    if gap_us > 0 then
+      if last > now or now - last > gap_us then redis.call('SET', 'launch:settling', 1, 'PX', ARGV[1]) end
+      is_due = redis.call('EXISTS', 'launch:settling') == 0
+    end
+  end
+  answers[#answers + 1] = is_due and 1 or 0
+end
+if #begun > 0 then redis.call('HSET', 'launch:passes', unpack(begun)) end
+return answers

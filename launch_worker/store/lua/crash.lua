@@ -1,35 +1,52 @@
--- Running -> Crashed for a run whose lease ran out, and on to Pending when the retry policy says so.
--- ARGV: id, token, reason, retry_us (-1: no retry), retry_reason, preempted (1: counts as a preemption and not as a retry)
+-- Running -> Crashed for runs whose leases ran out, and on to Pending when the retry policy says so.
+-- ARGV, for each run: id, token, reason, retry_us (-1: no retry), retry_reason, preempted (1: counts as a preemption and
+-- not as a retry)
 -- Refuses when the lease was renewed meanwhile or the attempt is another. One that was only prepared ahead of its time
--- waits for that again.  Returns 1 or 0.
-local id, token, reason, retry_us, retry_reason = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+-- waits for that again.  Returns 1, 0 or an error for each run in order; for fewer than all when many others were let go
+-- into their places: Redis does nothing else meanwhile, so the caller calls again for the rest.
+local WORDS = 6
 local now = now_us()
-local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at',
-  -- Read in one go with what comes later.
-  'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq')
-if run[1] ~= 'Running' then
-  redis.call('ZREM', 'launch:leases', id)
-  return 0
-end
-local deadline = redis.call('ZSCORE', 'launch:leases', id)
-if run[2] ~= token or (deadline and tonumber(deadline) > now) then return 0 end
-local start_at = tonumber(run[7] or '')
-if start_at and start_at > now and not run[5] then
-  put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
+
+local function crash(id, token, reason, retry_us, retry_reason, preempted)
+  local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at',
+    -- Read in one go with what comes later.
+    'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq')
+  if run[1] ~= 'Running' then
+    redis.call('ZREM', 'launch:leases', id)
+    return 0
+  end
+  local deadline = redis.call('ZSCORE', 'launch:leases', id)
+  if run[2] ~= token or (deadline and tonumber(deadline) > now) then return 0 end
+  local start_at = tonumber(run[7] or '')
+  if start_at and start_at > now and not run[5] then
+    put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
+    arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
+    again(id, 'Crashed', now, run[3], run[4], 'its time had not come', start_at - now)
+    return 1
+  end
+  if run[5] and not run[6] then retry_us, reason = -1, reason .. ' while it was being cancelled' end
   arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
-  again(id, 'Crashed', now, run[3], run[4], 'its time had not come', start_at - now)
+  if retry_us >= 0 then
+    if preempted == '1' then
+      put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1)
+      put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
+    end
+    forget_request(id)
+    again(id, 'Crashed', now, run[3], run[4], retry_reason, retry_us)
+  else
+    over(id, now)
+  end
   return 1
 end
-if run[5] and not run[6] then retry_us, reason = -1, reason .. ' while it was being cancelled' end
-arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
-if retry_us >= 0 then
-  if ARGV[6] == '1' then
-    put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1)
-    put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
-  end
-  forget_request(id)
-  again(id, 'Crashed', now, run[3], run[4], retry_reason, retry_us)
-else
-  over(id, now)
+
+local answers = {}
+for at = 1, #ARGV, WORDS do
+  local id, token, reason, retry_us, retry_reason, preempted = unpack(ARGV, at, at + WORDS - 1)
+  -- One damaged record must not keep the others from being called Crashed.
+  local fine, answer = pcall(crash, id, token, reason, tonumber(retry_us), retry_reason, preempted)
+  if not fine and type(answer) ~= 'table' then answer = redis.error_reply(tostring(answer)) end
+  answers[#answers + 1] = answer
+  wake_again()
+  if moves >= 20 then break end
 end
-return 1
+return answers

@@ -1,7 +1,7 @@
 -- Renews the leases of one worker's runs in one call; Crashed -> Running for an attempt that was not superseded.
 -- Then gives the worker what it has room for.
 -- ARGV: owner, worker, lease_us, gone_us, description, card ('' while it takes nothing), number of queues, queue…, then id, token, attempt for each run
--- Returns {age of the last crash_stale_runs in us, next due time or 0, then an answer for each run:}
+-- Returns {the time, age of the last crash_stale_runs in us, next due time or 0, then an answer for each run:}
 --   ok | cancel:GRACE_US:REASON | preempt:GRACE_US:REASON | superseded | adopted (by another worker) | ended | unknown (Redis has lost the record)
 local owner, worker, lease_us, card = ARGV[1], ARGV[2], tonumber(ARGV[3]), card_of(ARGV[6])
 local now = now_us()
@@ -13,7 +13,7 @@ local runs_at = 8 + tonumber(ARGV[7])
 for index = 8, runs_at - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[index], gone, owner) end
 
 local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') or '0')
-local answers = {now - passed, next_due(now, card and card.prefetch_us or 0)}
+local answers = {now, now - passed, next_due(now, card and card.prefetch_us or 0)}
 local function renew(id, token, attempt)
   local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner', 'preempting')
   local state, answer = run[1], 'superseded'
@@ -82,10 +82,11 @@ local function offer_newer(card)
 end
 
 if card then
-  keep_free(owner, card, gone_ms)
-  if card.before_us > 0 then redis.call('HSET', 'launch:free:' .. owner, 'by_hand', '1') end
-  redis.call('HSET', 'launch:free:' .. owner, 'schedulers', int(tonumber(card.schedulers) or 1))
-  redis.call('HSET', 'launch:free:' .. owner, 'version', tonumber(card.version) or 1)
+  local more = {'schedulers', int(tonumber(card.schedulers) or 1), 'version', tonumber(card.version) or 1}
+  if card.before_us > 0 then
+    more[5], more[6] = 'by_hand', '1'
+  end
+  keep_free(owner, card, gone_ms, more)
   redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
   if card.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
     -- It has been busy for a while: others may take what was given to it.

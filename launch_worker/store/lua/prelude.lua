@@ -755,10 +755,10 @@ local function park_for_needs(id, queue, needs)
   park(id, 'needs:' .. needs, queue, words_for(parse_needs(needs)))
 end
 
--- What an owner has left, as others see it until it speaks again.
-local function keep_free(owner, free, gone_ms)
+-- What an owner has left, as others see it until it speaks again; `more` are fields and values beside that.
+local function keep_free(owner, free, gone_ms, more)
   redis.call('HSET', 'launch:free:' .. owner, 'slots', int(free.slots), 'gpus', int(free.gpus), 'cpus', int(free.cpus),
-    'memory', int(free.memory))
+    'memory', int(free.memory), unpack(more or {}))
   if gone_ms then redis.call('PEXPIRE', 'launch:free:' .. owner, gone_ms) end
 end
 
@@ -865,6 +865,8 @@ local function let_go(id, group, line, now)
   return 1
 end
 
+-- Runs that this call has let go or moved to another group's line.
+local moves = 0
 -- Lets runs go that were parked for a place in a group and have one now, the first in line first: in a pool that of the
 -- first queue. Where the group has several queues, one that no worker could take is left in line, so that it keeps
 -- nobody from the place. Returns how many it let go or moved to another group's line; at most `budget`.
@@ -899,10 +901,14 @@ local function wake(group, now, budget)
       moved = moved + answer
     end
   end
+  moves = moves + moved
   return moved
 end
 
 local woken = {}
+-- For a script that ends many runs: after each of them places may have come free again.
+local function wake_again() woken = {} end
+
 local function wake_once(group, now, budget)
   if woken[group] or redis.call('EXISTS', 'launch:parked:' .. group) == 0 then return 0 end
   woken[group] = true
@@ -940,11 +946,26 @@ local function waiting_before(queues, rank)
   return count
 end
 
+-- Whether runs of any of these queues are parked: mostly none are, and that is asked at each worker's every heartbeat.
+local function is_any_parked(queues)
+  -- Lua does not pass on more than some thousand values at once.
+  for first = 1, #queues, 1000 do
+    local keys = {}
+    for at = first, math.min(first + 999, #queues) do
+      keys[#keys + 1] = 'launch:groups:' .. queues[at]
+      keys[#keys + 1] = 'launch:shapes:' .. queues[at]
+    end
+    if redis.call('EXISTS', unpack(keys)) > 0 then return true end
+  end
+  return false
+end
+
 -- Gives a worker parked runs for which it has room, and picks one to collect for that has waited too long.
 local function offer(card, now)
   local owner = card.owner
   local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
   if free.slots <= 0 then return end
+  if not is_any_parked(card.queues) then return end
   local let = 0
   for _, queue in ipairs(card.queues) do
     for _, group in ipairs(redis.call('SRANDMEMBER', 'launch:groups:' .. queue, math.min(100, 3 + free.slots))) do
@@ -1144,6 +1165,7 @@ end
 
 -- When next something is due: a run, an expiry, a schedule; for a worker that prepares runs ahead, that much earlier.
 local function next_due(now, prefetch_us)
+  if redis.call('EXISTS', 'launch:settle', 'launch:due', 'launch:expiring', 'launch:schedules') == 0 then return '0' end
   if redis.call('EXISTS', 'launch:settle') == 1 then return int(now) end
   local first
   local function consider(key, from, ahead)

@@ -1,9 +1,11 @@
 -- Pending runs whose item vanished from its list get a new one, at their old place; what was given to workers that
--- vanished goes back into line; and waiters of ended runs that were not all told yet are told.  ARGV: grace_us, limit
+-- vanished goes back into line; and waiters of ended runs that were not all told yet are told.
+-- ARGV: grace_us, limit, after ('' at first, then what the last call returned)
 -- Lists are first in, first out: with an empty list every run dispatched before the grace has lost its item; else
 -- every one dispatched before the list's oldest item. The cost follows the lost ones, not the backlog.
--- Returns how many were published again.
-local grace_us, limit, found = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
+-- Returns how many were published again, and '' or where to go on: among the own lists of live workers, some in each call.
+local grace_us, limit, after, found = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], 0
+local WORKERS_AT_ONCE = 500
 local now = now_us()
 local function look_into(list, owner)
   local waiting = 'launch:dispatched:' .. list
@@ -38,19 +40,22 @@ local function look_into(list, owner)
     end
   end
 end
-for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
-  for _, priority in ipairs({'0', '3', '6', '9'}) do look_into(list_of(queue, priority)) end
-end
-for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:workers', int(now), '+inf')) do
-  look_into(direct_of(owner), owner)
-end
-for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:workers', '-inf', '(' .. int(now), 'LIMIT', 0, 50)) do
-  relieve(owner, now, limit)
-  if redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 0 then
-    redis.call('DEL', 'launch:free:' .. owner)
-    redis.call('ZREM', 'launch:workers', owner)
+if after == '' then
+  for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
+    for _, priority in ipairs({'0', '3', '6', '9'}) do look_into(list_of(queue, priority)) end
   end
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:workers', '-inf', '(' .. int(now), 'LIMIT', 0, 50)) do
+    relieve(owner, now, limit)
+    if redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 0 then
+      redis.call('DEL', 'launch:free:' .. owner)
+      redis.call('ZREM', 'launch:workers', owner)
+    end
+  end
+  settle(now, limit)
 end
-settle(now, limit)
+-- By their scores: each heartbeat moves its worker to the end.
+local live = redis.call('ZRANGEBYSCORE', 'launch:workers', after == '' and int(now) or '(' .. after, '+inf', 'WITHSCORES',
+  'LIMIT', 0, WORKERS_AT_ONCE)
+for at = 1, #live, 2 do look_into(direct_of(live[at]), live[at]) end
 if found > 0 then redis.call('HINCRBY', 'launch:counters', 'published_again', found) end
-return found
+return {found, #live == 2 * WORKERS_AT_ONCE and int(tonumber(live[#live])) or ''}

@@ -1,0 +1,28 @@
+"""What a worker's process does without while it starts, and has again after."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_LOOK = """
+import sys
+sys.argv = ["celery", "-A", "launch_worker", {command!r}]
+import celery.bin.celery
+print(celery.bin.base.LEXER is not None, "tornado" in sys.modules)
+import launch_worker.celery
+import pygments.lexers
+"""
+
+
+def imports_of(command: str) -> str:
+    argv = [sys.executable, "-c", _LOOK.format(command=command)]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_worker_starts_without_colours_and_plugins() -> None:
+    assert imports_of("worker") == imports_of("beat") == "False False"
+
+
+def test_other_commands_have_them() -> None:
+    assert imports_of("flower") == "True True"
