@@ -445,8 +445,12 @@ class LaunchAgent(ByHand):
         Returns the state that the record has then (Pending when it will be retried) and the outcome; None when the
         claim was refused (a doubled or outdated item, a cancelled run) or the attempt was superseded.
         """
-        begun = self._jobs.claim(run_id, seq)
+        begun = self.claim(run_id, seq)
         return self.see_to_its_end(begun) if isinstance(begun, Attempt) else begun
+
+    def claim(self, run_id: str, seq: int) -> Attempt | Ended:
+        """Claim the run, for `see_to_its_end`; how it ended when it cannot be executed, or None as `run`."""
+        return self._jobs.claim(run_id, seq)
 
     def claim_next(self, queues: Sequence[str], *, slot: str, strict: bool = False) -> Attempt | None:
         """Claim what waits in these queues, the most urgent first, or with `strict` all of the first queue first.

@@ -97,15 +97,18 @@ class RunRequest(Request):  # type: ignore[misc]
     # -- in a slot's thread ----------------------------------------------------------------------------------------
 
     def _take_turn(self) -> None:
-        """Execute this run; then, for a while, one after the other that waits."""
+        """Execute this run; then, for a while, one after the other, as long as more wait."""
         agent, until = LaunchAgent.current(), time.monotonic() + _TURN_S
         run_id, seq = self.args
         _note_turn(str(self.delivery_info["routing_key"]))
         request: RunRequest = self
         try:
-            self._execute(lambda: agent.run(run_id, seq))
+            is_followed = self._execute(lambda: agent.claim(run_id, seq))
             while (
-                not self.is_rate_limited and time.monotonic() < until and (attempt := _next_attempt(agent)) is not None
+                is_followed
+                and not self.is_rate_limited
+                and time.monotonic() < until
+                and (attempt := _next_attempt(agent)) is not None
             ):
                 former, request = request, RunRequest.of(attempt.record, hostname=self.hostname, eventer=self.eventer)
                 # In this order: Celery takes no message for a slot that is not free.
@@ -113,11 +116,12 @@ class RunRequest(Request):  # type: ignore[misc]
                 worker_state.task_ready(former)
                 # The cancel of a revoked one comes by way of its record.
                 request.receive()
-                request._execute(lambda attempt=attempt: agent.see_to_its_end(attempt))  # type: ignore[misc]
+                is_followed = request._execute(lambda attempt=attempt: attempt)  # type: ignore[misc]
         finally:
             worker_state.task_ready(request)
 
-    def _execute(self, call: Callable[[], Ended]) -> None:
+    def _execute(self, claim: Callable[[], Attempt | Ended]) -> bool:
+        """Carry out what it claims, to its end. Returns whether more had waited behind it."""
         began = self.time_start = time.time()
         worker_state.task_accepted(self)
         self._show("task-started")
@@ -125,8 +129,10 @@ class RunRequest(Request):  # type: ignore[misc]
         if signals.task_prerun.receivers:
             signals.task_prerun.send(**about)
         ended: Ended = None
+        begun: Attempt | Ended = None
         try:
-            ended = call()
+            begun = claim()
+            ended = LaunchAgent.current().see_to_its_end(begun) if isinstance(begun, Attempt) else begun
             self._show_end(ended, runtime=time.time() - began)
         except Exception as error:
             # Nothing of a run may end its slot; its lease runs out, if it had one.
@@ -135,6 +141,7 @@ class RunRequest(Request):  # type: ignore[misc]
         if signals.task_postrun.receivers:
             state = "SUCCESS" if ended is not None and ended[0] is RunState.FINISHED else "FAILURE"
             signals.task_postrun.send(retval=ended and ended[0].value, state=state, **about)
+        return isinstance(begun, Attempt) and begun.record.is_followed
 
     # -- Flower's picture ------------------------------------------------------------------------------------------
 

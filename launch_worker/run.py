@@ -117,6 +117,8 @@ class Record:
     phases: tuple[Phase, ...] = ()
     #: The JSON of its queue's configuration, as it was at the claim; known to the claimer only.
     queue_config: str = ""
+    #: More items were in its list then; known to the claimer only.
+    is_followed: bool = field(default=False, compare=False)
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Record:
@@ -180,6 +182,7 @@ class Record:
             waits_for=_wishes(get("waits_for", "")),
             phases=_phases(get("phases", "")),
             queue_config=get("queue_config", ""),
+            is_followed=get("waiting", "0") != "0",
         )
         return record
 

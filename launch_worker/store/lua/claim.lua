@@ -7,7 +7,7 @@
 -- With '' for id, and for seq the caller's slot, it pops the next item of the lists itself, the first list first, until one can be claimed; an
 -- item that is not a run's is left to the broker's client, with all behind it.
 -- A worker need not keep other claims back while it makes a plain one. For a run that is not so, nothing is done.
--- Returns {1, the record's fields and values, queue_config and id among them}, {0, why not ('' when nothing waits)}, or
+-- Returns {1, the record's fields and values, with id, queue_config, and waiting: how many items are in its list}, {0, why not ('' when nothing waits)}, or
 -- {2, ''} for a run that is not plain.
 local nonce, lease_us, owner, worker, host = unpack(ARGV, 3, 7)
 local card, plain = card_of(ARGV[8]), ARGV[11] == '1'
@@ -20,7 +20,9 @@ local function claim(id, seq)
   if plain and (run[8] and run[8] ~= '' or get(id, 'scheduler')[1] == '1') then return {2, ''} end
   local now = now_us()
   local function claimed()
-    local fields = {'id', id, 'queue_config', queue_config(run[7])}
+    local list = run[11] or list_of(run[7], get(id, 'priority')[1])
+    local waiting = redis.pcall('LLEN', list)
+    local fields = {'id', id, 'queue_config', queue_config(run[7]), 'waiting', type(waiting) == 'number' and int(waiting) or '0'}
     for field, value in pairs(seen[id]) do
       if value then
         fields[#fields + 1] = field
