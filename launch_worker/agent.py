@@ -25,7 +25,7 @@ from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.gpus import inventory_from_options
 from launch_worker.inherit import Heir, engine_is_near
 from launch_worker.inventory import parse_needs
-from launch_worker.jobs import Ended, Jobs
+from launch_worker.jobs import Ended, Jobs, SentClaim
 from launch_worker.liveness import Liveness
 from launch_worker.logs import LogShipper
 from launch_worker.outage import BACKOFF_CAP_S, Outage
@@ -448,9 +448,16 @@ class LaunchAgent(ByHand):
         begun = self.claim(run_id, seq)
         return self.see_to_its_end(begun) if isinstance(begun, Attempt) else begun
 
-    def claim(self, run_id: str, seq: int) -> Attempt | Ended:
-        """Claim the run, for `see_to_its_end`; how it ended when it cannot be executed, or None as `run`."""
-        return self._jobs.claim(run_id, seq)
+    def claim(self, run_id: str, seq: int, sent: SentClaim | None = None) -> Attempt | Ended:
+        """Claim the run, for `see_to_its_end`; how it ended when it cannot be executed, or None as `run`.
+
+        `sent`: what `send_claim` returned for it.
+        """
+        return self._jobs.claim(run_id, seq, sent)
+
+    def send_claim(self, run_id: str, seq: int) -> SentClaim | None:
+        """Begin to claim the run, without waiting for anything; `claim` must follow."""
+        return self._jobs.send_claim(run_id, seq)
 
     def claim_next(self, queues: Sequence[str], *, slot: str, strict: bool = False) -> Attempt | None:
         """Claim what waits in these queues, the most urgent first, or with `strict` all of the first queue first.

@@ -8,11 +8,11 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 from launch_worker.attempt import Attempt, Site
-from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
 from launch_worker.execute import execute, talk_of
 from launch_worker.inventory import Inventory, parse_needs
 from launch_worker.logs import Growing
@@ -34,6 +34,19 @@ T = TypeVar("T")
 
 #: `Store.claim` or `Store.claim_next`, but for what both are told.
 Claim = Callable[..., tuple[Record | None, str]]
+
+
+class SentClaim(NamedTuple):
+    """A claim that is on its way, and what waits for its answer."""
+
+    nonce: str
+    #: By boot time.
+    sent_at: float
+    answer: Callable[[], tuple[Record | None, str]]
+
+
+#: Many runs are the same but for their ids.
+_spec_of = lru_cache(maxsize=64)(parse_spec)
 
 #: As `Outage.repeat`.
 Repeat = Callable[[Callable[[], Any]], Any]
@@ -138,14 +151,35 @@ class Jobs:
         for attempt in self.attempts:
             attempt.events.put(event)
 
-    def claim(self, run_id: str, seq: int) -> Attempt | Ended:
+    def claim(self, run_id: str, seq: int, sent: SentClaim | None = None) -> Attempt | Ended:
         """Claim the run; its attempt has a slot, and its lease is renewed, until `conclude`.
 
-        How it ended when it cannot be executed; None when it is not this worker's, or no slot is free.
+        How it ended when it cannot be executed; None when it is not this worker's, or no slot is free. `sent`: the
+        claim of the same run that was sent before.
         """
         return self._take(
-            partial(self._store.claim, run_id, seq), f"run={run_id}", instead=lambda: self._put_back(run_id, seq)
+            partial(self._store.claim, run_id, seq),
+            f"run={run_id}",
+            instead=lambda: self._put_back(run_id, seq),
+            sent=sent,
         )
+
+    def send_claim(self, run_id: str, seq: int) -> SentClaim | None:
+        """Begin to claim the run without waiting for the answer; it has a slot from then on.
+
+        `claim` must follow. None when anything is in the way, which that finds out.
+        """
+        if not self._takes_runs() or self._is_draining() or not self._take_slot():
+            return None
+        nonce, sent_at, answer = secrets.token_hex(8), boot_time_s(), None
+        try:
+            answer = self._store.send_claim(run_id, seq, nonce=nonce, **self._claimer())
+        except LaunchError as error:
+            log.debug("run.claim_unsent run=%s: %s", run_id, error)
+        if answer is None:
+            self._leave_slot()
+            return None
+        return SentClaim(nonce, sent_at, answer)
 
     def claim_next(self, lists: Sequence[str], slot: str) -> Attempt | None:
         """Pop and claim the next run of these lists in one step, for a slot that has just concluded one.
@@ -155,14 +189,21 @@ class Jobs:
         begun = self._take(partial(self._store.claim_next, lists, slot=slot), f"slot={slot}")
         return begun if isinstance(begun, Attempt) else None
 
-    def _take(self, claim: Claim, what: str, *, instead: Callable[[], None] = lambda: None) -> Attempt | Ended:
-        is_free = self._take_slot()
+    def _take(
+        self,
+        claim: Claim,
+        what: str,
+        *,
+        instead: Callable[[], None] = lambda: None,
+        sent: SentClaim | None = None,
+    ) -> Attempt | Ended:
+        is_free = sent is not None or self._take_slot()
         begun: Attempt | Ended = None
         try:
-            if not (self._takes_runs() and is_free):
+            if sent is None and not (self._takes_runs() and is_free):
                 instead()
                 return None
-            begun = self._begin(claim, what)
+            begun = self._begin(claim, what, sent)
             if isinstance(begun, Attempt):
                 self._enter(begun)
         except DamagedError as error:
@@ -217,14 +258,14 @@ class Jobs:
             _key(record), record.gpus, needs.millicores, needs.memory, is_scheduler=record.is_scheduler
         )
 
-    def _begin(self, claim: Claim, what: str) -> Attempt | Ended:
+    def _begin(self, claim: Claim, what: str, sent: SentClaim | None) -> Attempt | Ended:
         """Claim a run; how it ended when it cannot be executed, None when it is not this worker's."""
-        record, claimed_at = self._claim(claim, what)
+        record, claimed_at = self._claim(claim, what, sent)
         if record is None:
             return None
         log.info("run.claimed run=%s attempt=%d queue=%s", record.id, record.attempt, record.queue)
         try:
-            spec = parse_spec(record.spec)
+            spec = _spec_of(record.spec)
         except InputError as error:
             outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
             self._inventory.release(_key(record))
@@ -290,24 +331,29 @@ class Jobs:
         finally:
             self._let_go(attempt)
 
-    def _claim(self, send: Claim, what: str) -> tuple[Record | None, float]:
+    def _claimer(self) -> dict[str, Any]:
+        """Who claims."""
+        return {
+            "owner": self._site.owner,
+            "worker": self._site.worker,
+            "host": self._site.host,
+            "lease_s": self._site.settings.lease_s,
+        }
+
+    def _claim(self, send: Claim, what: str, sent: SentClaim | None) -> tuple[Record | None, float]:
         """The record if it is ours now, and when the call that got it was sent: its lease counts from then."""
-        nonce = secrets.token_hex(8)
+        nonce = secrets.token_hex(8) if sent is None else sent.nonce
         sent_at = 0.0
 
         def claim() -> tuple[Record | None, str]:
-            nonlocal sent_at
+            nonlocal sent, sent_at
+            if sent is not None:
+                sent_at, answer, sent = sent.sent_at, sent.answer, None
+                return answer()
             if self._is_draining():
                 return None, "the worker drains"
             sent_at = boot_time_s()
-            return send(
-                owner=self._site.owner,
-                worker=self._site.worker,
-                host=self._site.host,
-                lease_s=self._site.settings.lease_s,
-                nonce=nonce,
-                **left,
-            )
+            return send(nonce=nonce, **self._claimer(), **left)
 
         # What needs nothing takes nothing from other claims: they need not wait for each other.
         left: dict[str, Any] = {"plain": True}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
 import threading
 import time
@@ -25,7 +26,7 @@ from launch_worker.attempt import Attempt
 from launch_worker.broker import Channel
 from launch_worker.celery import app
 from launch_worker.errors import LaunchError
-from launch_worker.jobs import Ended
+from launch_worker.jobs import Ended, SentClaim
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.states import RunState
@@ -47,6 +48,8 @@ class RunRequest(Request):  # type: ignore[misc]
     _numbers: ClassVar[Iterator[int]] = itertools.count(1)
     #: `celery control rate_limit launch_worker.run …`
     is_rate_limited = False
+    #: Its claim is on its way, while the slot's thread wakes up.
+    _sent: SentClaim | None = None
 
     @classmethod
     def of(cls, record: Record, *, hostname: str, eventer: Any = None) -> RunRequest:
@@ -70,10 +73,12 @@ class RunRequest(Request):  # type: ignore[misc]
             decoded=True,
         )
 
-    def receive(self) -> bool:
-        """What Celery's loop does with a task before it has a slot; False for one that was revoked."""
-        if self.revoked():
-            return False
+    def claim_soon(self) -> None:
+        """It is handed over to a slot next."""
+        self._sent = LaunchAgent.current().send_claim(*self.args)
+
+    def announce(self) -> None:
+        """What Celery's loop tells of a task before it has a slot."""
         if signals.task_received.receivers:
             signals.task_received.send(sender=None, request=self)
         self._show(
@@ -87,12 +92,12 @@ class RunRequest(Request):  # type: ignore[misc]
             eta=None,
             expires=None,
         )
-        return True
 
     def execute_using_pool(self, pool: Any, **_: Any) -> None:
-        # From here on it is the record, and no broker, that knows of it.
-        self.acknowledge()
+        # First: the thread wakes up meanwhile.
         pool.executor.submit(self._take_turn)
+        # It is the record, and no broker, that knows of it.
+        self.acknowledge()
 
     # -- in a slot's thread ----------------------------------------------------------------------------------------
 
@@ -103,7 +108,7 @@ class RunRequest(Request):  # type: ignore[misc]
         _note_turn(str(self.delivery_info["routing_key"]))
         request: RunRequest = self
         try:
-            is_followed = self._execute(lambda: agent.claim(run_id, seq))
+            is_followed = self._execute(lambda: agent.claim(run_id, seq, self._sent))
             while (
                 is_followed
                 and not self.is_rate_limited
@@ -115,7 +120,8 @@ class RunRequest(Request):  # type: ignore[misc]
                 worker_state.task_reserved(request)
                 worker_state.task_ready(former)
                 # The cancel of a revoked one comes by way of its record.
-                request.receive()
+                request.revoked()
+                request.announce()
                 is_followed = request._execute(lambda attempt=attempt: attempt)  # type: ignore[misc]
         finally:
             worker_state.task_ready(request)
@@ -209,20 +215,24 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             eventer=consumer.event_dispatcher,
             connection_errors=consumer.connection_errors,
             task=task,
-            body=message.payload,
+            # The broker's client has seen that this is what it is (`broker.refusal`).
+            body=json.loads(message.body),
             decoded=True,
         )
-        if not request.receive():
+        if request.revoked():
             return
         bucket = None if consumer.disable_rate_limits else consumer.task_buckets[task.name]
         if bucket:
+            request.announce()
             request.is_rate_limited = True
             consumer._limit_task(request, bucket, 1)
             return
+        request.claim_soon()
         worker_state.task_reserved(request)
         for callback in callbacks:
             callback(request)
         consumer.on_task_request(request)
+        request.announce()
 
     return receive
 

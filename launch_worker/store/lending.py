@@ -7,6 +7,8 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import redis
@@ -34,32 +36,73 @@ class Lender:
         self._pid = os.getpid()
 
     def call(self, *words: Any) -> Any:
+        connection = self._take() or self._pool.make_connection()
+        try:
+            with _timeouts_told():
+                if not connection.is_connected:
+                    connection.connect()
+                    _let_kernel_wait(connection)
+                connection.send_command(*words)
+                return connection.read_response()
+        finally:
+            self._give(connection)
+
+    def send(self, *words: Any) -> Callable[[], Any] | None:
+        """Send a command without waiting for anything; returns what waits for its reply, to be called once.
+
+        None when no connection is there.
+        """
+        connection = self._take()
+        if connection is None:
+            return None
+        if not connection.is_connected:
+            self._give(connection)
+            return None
+        try:
+            connection.send_command(*words)
+        except BaseException:
+            self._give(connection)
+            raise
+
+        def reply() -> Any:
+            try:
+                with _timeouts_told():
+                    return connection.read_response()
+            finally:
+                self._give(connection)
+
+        return reply
+
+    def _take(self) -> Any:
+        """An idle one, if there is any; it is not connected if the server has closed it while nobody looked."""
         if self._pid != os.getpid():
             # A forked child must not speak on its parent's.
             self._idle, self._pid = deque(), os.getpid()
         try:
             connection, since_s = self._idle.pop()
         except IndexError:
-            connection, since_s = self._pool.make_connection(), 0.0
-        try:
-            if connection.is_connected and time.monotonic() - since_s > _FRESH_S and _is_stale(connection):
-                # Closed by the server, while nobody looked.
-                connection.disconnect()
-            if not connection.is_connected:
-                connection.connect()
-                _let_kernel_wait(connection)
-            connection.send_command(*words)
-            return connection.read_response()
-        except ConnectionError as error:
-            if isinstance(error.__context__, BlockingIOError):
-                raise TimeoutError(str(error)) from error
-            raise
-        finally:
-            self._idle.append(_Idle(connection, time.monotonic()))
+            return None
+        if connection.is_connected and time.monotonic() - since_s > _FRESH_S and _is_stale(connection):
+            connection.disconnect()
+        return connection
+
+    def _give(self, connection: Any) -> None:
+        self._idle.append(_Idle(connection, time.monotonic()))
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().connection.disconnect()
+
+
+@contextmanager
+def _timeouts_told() -> Iterator[None]:
+    """A timeout that the kernel keeps is told as one."""
+    try:
+        yield
+    except ConnectionError as error:
+        if isinstance(error.__context__, BlockingIOError):
+            raise TimeoutError(str(error)) from error
+        raise
 
 
 def _is_stale(connection: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -179,12 +179,30 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
         return self._claim("", slot, nonce, _us(lease_s), owner, worker, host, *left, version, int(plain), *lists)
 
+    def send_claim(
+        self, run_id: str, seq: int, *, owner: str, worker: str, host: str, lease_s: float, nonce: str
+    ) -> Callable[[], tuple[Record | None, str]] | None:
+        """A plain claim whose answer is waited for later, by one call of what is returned.
+
+        None where that is not possible at once, as before the first call of all.
+        """
+        args = (run_id, seq, nonce, _us(lease_s), owner, worker, host, "", "[]", item_schema.VERSION, 1)
+        with clear_errors(self.url):
+            reply = self._lender.send("EVALSHA", script_of("claim")[1], 0, *args)
+        if reply is None:
+            return None
+
+        def answer() -> tuple[Record | None, str]:
+            with clear_errors(self.url):
+                try:
+                    return _claimed(reply())
+                except NoScriptError:
+                    return self._claim(*args)
+
+        return answer
+
     def _claim(self, *args: object) -> tuple[Record | None, str]:
-        word, reply = self._call("claim", *args)
-        if word != 1:
-            return None, NOT_PLAIN if word == 2 else text(reply)
-        fields = pairs(reply)
-        return record_of(fields["id"], fields), ""
+        return _claimed(self._call("claim", *args))
 
     def take(self, lists: Sequence[str], *, before_us: int) -> tuple[str, int] | None:
         """Pop by hand the next item (run, dispatch number) that was dispatched before a time, the first list first."""
@@ -518,6 +536,15 @@ def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     """The arguments of `crash`."""
     retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
     return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, int(step.is_preemption)]
+
+
+def _claimed(reply: Sequence[Any]) -> tuple[Record | None, str]:
+    """What `claim` answered."""
+    word, answer = reply
+    if word != 1:
+        return None, NOT_PLAIN if word == 2 else text(answer)
+    fields = pairs(answer)
+    return record_of(fields["id"], fields), ""
 
 
 def _us(seconds: float) -> int:
