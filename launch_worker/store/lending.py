@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import redis
 from redis.exceptions import ConnectionError, TimeoutError
 
-#: One that was used so short a time ago is not looked at before the next use.
-_FRESH_S = 1.0
+#: One that was used so short a time ago is not looked at before the next use: no server restarts so quickly.
+_FRESH_S = 0.05
 
 
 class _Idle(NamedTuple):
