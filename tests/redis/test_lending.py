@@ -8,11 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
 from launch_worker.store import connection
 from launch_worker.store.store import Store
 
@@ -33,14 +36,39 @@ def test_a_connection_is_used_again_and_again(store: Store) -> None:
     assert store._redis.info("stats")["total_connections_received"] == before
 
 
-def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store) -> None:
     store.put_back("none", 1)
     for client in store._redis.client_list():
         if client["name"].startswith("launch"):
             store._redis.client_kill_filter(_id=client["id"], skipme=True)
-    monkeypatch.setattr("launch_worker.store.lending._FRESH_S", 0.0)
-    time.sleep(0.05)
     assert store.put_back("none", 1) is False
+
+
+def test_a_server_that_was_restarted_in_no_time_is_spoken_to_anew(server: RedisServer) -> None:
+    store = Store(server.url)
+    store.put_back("none", 1)
+    server.kill()
+    server.start()
+    assert store.put_back("none", 1) is False
+    store.close()
+
+
+def test_a_claim_is_sent_only_where_that_needs_no_waiting(store: Store) -> None:
+    who: dict[str, Any] = {"owner": "w", "worker": "w", "host": "h", "lease_s": 30.0}
+    assert store.send_claim("none", 1, nonce="n", **who) is None, "there is no connection yet"
+    store.put_back("none", 1)
+    # The server does not know the script yet: it is the answer's to load it.
+    answer = store.send_claim("none", 1, nonce="n", **who)
+    assert answer is not None
+    assert answer() == (None, "there is no such run")
+    store.create("r", RunSpec(command=("true",)))
+    answer = store.send_claim("r", 1, nonce="n", **who)
+    assert answer is not None
+    record, _ = answer()
+    assert record is not None
+    assert record.state is RunState.RUNNING
+    # Its answer was lost: the repeated call gets it.
+    assert store.claim("r", 1, nonce="n", plain=True, **who) == (record, "")
 
 
 def test_a_server_that_does_not_answer_is_given_up_in_time(
@@ -100,6 +128,6 @@ def test_threads_do_not_share_one_at_a_time(store: Store) -> None:
 
 def test_the_kernel_waits_for_plain_sockets_only(store: Store) -> None:
     store.put_back("none", 1)
-    ours = store._lender._idle[-1].connection._get_socket()
+    ours = store._lender._idle[-1]._get_socket()
     assert type(ours) is socket.socket
     assert ours.gettimeout() is None
