@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from celery import Celery
 
-from launch_worker import submit
+from launch_worker import celeryconfig, submit, submit_many
 from launch_worker.dev.redis_server import free_port
 from launch_worker.states import RunState
 from tests.conftest import wait_until
@@ -48,6 +53,77 @@ def test_worker_with_embedded_beat_does_the_passes(cluster: Cluster) -> None:
     assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
     worker.process.terminate()
     assert worker.wait(20) == 0
+
+
+#: Prints the signals that a user's code gets of runs.
+_TELL_SIGNALS = """
+import os as _os
+from celery import signals as _signals
+
+def _tell(name):
+    def tell(task_id=None, request=None, state="", **_):
+        _os.write(1, f"signal: {name} {task_id or request.id} {state}\\n".encode())
+    return tell
+
+for _name in ("task_received", "task_prerun", "task_postrun"):
+    getattr(_signals, _name).connect(_tell(_name), weak=False)
+"""
+
+
+def test_a_flood_of_brief_runs_is_told_of_as_any_task(cluster: Cluster) -> None:
+    """Most of them are taken by slots themselves, past Celery's loop; nobody sees a difference."""
+    (cluster.folder / "celeryconfig.py").write_text(_TELL_SIGNALS)
+    seen: list[tuple[str, str]] = []
+    app = Celery(broker=cluster.env["LAUNCH_REDIS_URL"])
+    app.conf.broker_transport_options = celeryconfig.broker_transport_options
+    jobs = [{"command": ["false" if number % 5 == 0 else "true"]} for number in range(120)]
+    note = {"*": lambda event: seen.append((event.get("uuid", ""), event["type"]))}
+    receiver = app.events.Receiver(app.connection_for_read(), handlers=note)
+    threading.Thread(target=_receive, args=(receiver,), daemon=True).start()
+    wait_until(lambda: cluster.api.store._redis.pubsub_numpat() > 0, what="someone receives events")
+    runs = submit_many(jobs, api=cluster.api)
+    worker = cluster.worker(slots=4)
+    for run in runs:
+        run.wait(60)
+    ends = {"task-succeeded", "task-failed"}
+    wait_until(lambda: sum(kind in ends for _, kind in seen) >= len(jobs), what="the events")
+    receiver.should_stop = True
+    for number, run in enumerate(runs):
+        state = RunState.FAILED if number % 5 == 0 else RunState.FINISHED
+        assert [step.state for step in run.transitions] == [RunState.PENDING, RunState.RUNNING, state]
+        last = "task-failed" if number % 5 == 0 else "task-succeeded"
+        assert sorted(kind for uuid, kind in seen if uuid == run.id) == sorted(["task-received", "task-started", last])
+        for told in (f"task_received {run.id}", f"task_prerun {run.id}", f"task_postrun {run.id}"):
+            assert worker.log.count(f"signal: {told}") == 1
+    active = cluster.run("python", "-m", "celery", "-A", "launch_worker", "inspect", "active", "-j").out
+    assert [entry for entries in json.loads(active).values() for entry in entries] == []
+
+
+def _receive(receiver: Any) -> None:
+    # The server may be gone before it looks whether it shall stop.
+    with contextlib.suppress(redis.exceptions.ConnectionError):
+        receiver.capture(limit=None, timeout=0.5, wakeup=False)
+
+
+def test_a_rate_limit_of_celerys_holds_for_runs(cluster: Cluster) -> None:
+    (cluster.folder / "celeryconfig.py").write_text("worker_disable_rate_limits = False\n")
+    cluster.worker(slots=4)
+    command = ("python", "-m", "celery", "-A", "launch_worker", "control", "rate_limit", "launch_worker.run", "5/s")
+    wait_until(lambda: "new rate limit set" in cluster.run(*command).out)
+    began = time.monotonic()
+    runs = submit_many([{"command": ["true"]}] * 4, api=cluster.api)
+    assert [run.wait(30) for run in runs] == [RunState.FINISHED] * 4
+    assert time.monotonic() - began > 0.5
+
+
+def test_a_slot_does_not_take_from_a_queue_that_celery_consumes_no_more(cluster: Cluster) -> None:
+    cluster.worker("default,gpu", slots=1)
+    celery = ("python", "-m", "celery", "-A", "launch_worker", "control", "cancel_consumer", "gpu")
+    wait_until(lambda: "no longer consuming from gpu" in cluster.run(*celery).out)
+    left = submit(["true"], queue="gpu", api=cluster.api)
+    runs = submit_many([{"command": ["true"]}] * 20, api=cluster.api)
+    assert [run.wait(30) for run in runs] == [RunState.FINISHED] * 20
+    assert left.refresh().state is RunState.PENDING
 
 
 #: Prints what a worker has imported when it is ready; by names that Celery does not take for settings.
