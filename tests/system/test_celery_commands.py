@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from celery import Celery
 
 from launch_worker import celeryconfig, submit, submit_many
@@ -79,7 +78,8 @@ def test_a_flood_of_brief_runs_is_told_of_as_any_task(cluster: Cluster) -> None:
     jobs = [{"command": ["false" if number % 5 == 0 else "true"]} for number in range(120)]
     note = {"*": lambda event: seen.append((event.get("uuid", ""), event["type"]))}
     receiver = app.events.Receiver(app.connection_for_read(), handlers=note)
-    threading.Thread(target=_receive, args=(receiver,), daemon=True).start()
+    receiving = threading.Thread(target=_receive, args=(receiver,), daemon=True)
+    receiving.start()
     wait_until(lambda: cluster.api.store._redis.pubsub_numpat() > 0, what="someone receives events")
     runs = submit_many(jobs, api=cluster.api)
     worker = cluster.worker(slots=4)
@@ -88,6 +88,7 @@ def test_a_flood_of_brief_runs_is_told_of_as_any_task(cluster: Cluster) -> None:
     ends = {"task-succeeded", "task-failed"}
     wait_until(lambda: sum(kind in ends for _, kind in seen) >= len(jobs), what="the events")
     receiver.should_stop = True
+    receiving.join(5)
     for number, run in enumerate(runs):
         state = RunState.FAILED if number % 5 == 0 else RunState.FINISHED
         assert [step.state for step in run.transitions] == [RunState.PENDING, RunState.RUNNING, state]
@@ -100,9 +101,10 @@ def test_a_flood_of_brief_runs_is_told_of_as_any_task(cluster: Cluster) -> None:
 
 
 def _receive(receiver: Any) -> None:
-    # The server may be gone before it looks whether it shall stop.
-    with contextlib.suppress(redis.exceptions.ConnectionError):
-        receiver.capture(limit=None, timeout=0.5, wakeup=False)
+    with receiver.channel.connection.client:
+        while not receiver.should_stop:
+            with contextlib.suppress(TimeoutError):
+                receiver.capture(limit=None, timeout=0.2, wakeup=False)
 
 
 def test_a_rate_limit_of_celerys_holds_for_runs(cluster: Cluster) -> None:
