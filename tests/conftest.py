@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -17,6 +18,12 @@ from tests.engine import busybox_image, engine
 __all__ = ["busybox_image", "engine", "wait_until"]
 
 T = TypeVar("T")
+
+
+def pytest_configure() -> None:
+    # A shell starts what it puts into the background with these ignored, and whatever is started here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
