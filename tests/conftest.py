@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def pytest_configure() -> None:
-    # A shell starts what it puts into the background with these ignored, and whatever is started here would inherit that.
+    # A shell puts commands into the background with these ignored, and whatever is started here would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
