@@ -210,6 +210,8 @@ def ends_on_disk(stack: Stack, run: Run) -> bool:
 def flower_needs_the_login(stack: Stack) -> None:
     import requests
 
+    # Workers are there before Flower is.
+    wait_until(lambda: stack.health("flower") == ["healthy"], timeout_s=60, what="flower is healthy")
     page = f"http://127.0.0.1:{stack.flower_port}"
     assert requests.get(f"{page}/workers", timeout=10).status_code == 401
     shown = requests.get(f"{page}/workers", auth=("me", "trial"), timeout=10)
