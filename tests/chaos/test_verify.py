@@ -115,6 +115,17 @@ def test_a_lost_end_is_tolerated_only_when_its_worker_was_killed_at_once(killed_
     assert bool(findings.violations) is not is_tolerated
 
 
+@pytest.mark.parametrize(("slot", "is_tolerated"), [("w1", True), ("w2", False)])
+def test_a_status_lost_with_the_guard_of_the_worker_before_is_tolerated(slot: str, is_tolerated: bool) -> None:
+    """That worker's guard was killed, it took the job in, and then left it to the next one of its name."""
+    before = Life(slot, 10, 0.0, 4.0, upgraded_at=3.5, guard_killed_at=[3.0])
+    seen = Evidence(lives=[before, Life("w1", 11, 4.0)])
+    lost = facts(*ONE, ("Failed", 5, 1, "the exit status was lost"), written={1: stamps(2.1, 4.9)})
+    findings = check(lost, seen)
+    assert bool(findings.tolerated) is is_tolerated
+    assert any("no guard was killed" in text for text in findings.violations) is not is_tolerated
+
+
 def test_a_job_that_outlived_its_killed_worker_is_found() -> None:
     seen = Evidence(lives=[Life("w1", 10, 0.0, 3.0, killed_at=3.0)])
     found = check(facts(*ONE, ("Crashed", 7.5, 1, "died"), written={1: stamps(2.1, 9.0, code=None)}), seen).violations

@@ -296,8 +296,10 @@ class _Check:
                 return "" if near else f"its job {_told(attempt)} before the signal"
             return ""
         if "exit status was lost" in attempt.reason:
-            life = self._life(attempt)
-            if life is not None and any(attempt.began_at - 1 <= at <= attempt.ended_at for at in life.guard_killed_at):
+            # Also in the life of the worker that had it before: who takes such a job over is not its parent either.
+            lives = [life for life in self.evidence.lives if life.slot == _slot(attempt)]
+            killed_at = [at for life in lives for at in life.guard_killed_at]
+            if any(attempt.began_at - 1 <= at <= attempt.ended_at for at in killed_at):
                 self.tolerated.append(f"attempt {attempt.number}: its exit was lost with a killed guard")
                 return ""
             return "no guard was killed"
