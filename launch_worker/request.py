@@ -1,7 +1,8 @@
 """A run as Celery sees it, a task of its worker; and what a slot of the worker's pool does with it.
 
 Celery's tracer is left out: what it serves (results, retries, chords, time limits) a run has of the records, and it
-takes longer than most of the rest. Its signals `task_prerun` and `task_postrun` are sent to those who receive them.
+takes longer than most of the rest. Its signals (received, prerun, postrun, success, failure) are sent to those who
+receive them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ log = logging.getLogger("launch_worker.request")
 RUN_TASK = "launch_worker.run"
 #: So long a slot takes one run after the other by itself. Then Celery's loop has its turn: it knows of other tasks too.
 _TURN_S = 1.0
+
+
+class RunFailed(Exception):
+    """How a run that did not finish looks to Celery: FAILURE, with the state and the reason."""
 
 
 class RunRequest(Request):  # type: ignore[misc]
@@ -159,12 +164,18 @@ class RunRequest(Request):  # type: ignore[misc]
         shown = f"{outcome.state}: {outcome.reason}"
         if state is RunState.FINISHED:
             self._show("task-succeeded", result=repr(state.value), runtime=runtime)
+            if signals.task_success.receivers:
+                signals.task_success.send(sender=self.task, result=state.value)
         elif state is RunState.PENDING:
             self._show("task-retried", exception=shown, traceback=None)
         elif state is RunState.KILLED:
             self._show("task-revoked", terminated=True, signum=outcome.signal or None, expired=False)
         else:
-            self._show("task-failed", exception=f"RunFailed({shown!r})", traceback=None)
+            failure = RunFailed(shown)
+            self._show("task-failed", exception=repr(failure), traceback=None)
+            if signals.task_failure.receivers:
+                about = {"task_id": self.id, "args": self.args, "kwargs": self.kwargs}
+                signals.task_failure.send(sender=self.task, exception=failure, traceback=None, einfo=None, **about)
 
     def _show_killed_while_pending(self) -> None:
         try:

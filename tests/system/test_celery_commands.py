@@ -64,6 +64,11 @@ def _tell(name):
         _os.write(1, f"signal: {name} {task_id or request.id} {state}\\n".encode())
     return tell
 
+def _tell_end(sender=None, task_id="", result="", exception="", **_):
+    _os.write(1, f"signal: end {result or exception!r}\\n".encode())
+
+_signals.task_success.connect(_tell_end, weak=False)
+_signals.task_failure.connect(_tell_end, weak=False)
 for _name in ("task_received", "task_prerun", "task_postrun"):
     getattr(_signals, _name).connect(_tell(_name), weak=False)
 """
@@ -96,6 +101,8 @@ def test_a_flood_of_brief_runs_is_told_of_as_any_task(cluster: Cluster) -> None:
         assert sorted(kind for uuid, kind in seen if uuid == run.id) == sorted(["task-received", "task-started", last])
         for told in (f"task_received {run.id}", f"task_prerun {run.id}", f"task_postrun {run.id}"):
             assert worker.log.count(f"signal: {told}") == 1
+    assert worker.log.count("signal: end 'Finished'") == 96
+    assert worker.log.count("signal: end RunFailed('Failed: exit code 1')") == 24
     active = cluster.run("python", "-m", "celery", "-A", "launch_worker", "inspect", "active", "-j").out
     assert [entry for entries in json.loads(active).values() for entry in entries] == []
 
