@@ -80,7 +80,7 @@ class Client:
 
         return clear_error(self.url, problem)
 
-    def _call(self, script: str, *args: str | int) -> Any:
+    def _call(self, script: str, *args: object) -> Any:
         source, sha = script_of(script)
         if self._wire is not None:
             try:
@@ -103,8 +103,12 @@ class Client:
             try:
                 return self._lender.call("EVALSHA", sha, 0, *args)
             except NoScriptError:
+                self._before_loading(script)
                 self._redis.script_load(source)
                 return self._lender.call("EVALSHA", sha, 0, *args)
+
+    def _before_loading(self, script: str) -> None:
+        """The server does not know the script yet, or any more. Nothing is to be done of it, but by `Store`."""
 
 
 def text(value: bytes | str) -> str:

@@ -40,10 +40,7 @@ class SavedFile(NamedTuple):
 
 
 class ItemStore(Reader):
-    """A part of `Store`, which has the scripts."""
-
-    def _call(self, script: str, *args: object) -> Any:
-        raise NotImplementedError
+    """A part of `Store`."""
 
     # -- lists -----------------------------------------------------------------------------------------------------
 

@@ -496,30 +496,10 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         """
         return text(self._call("append_log", run_id, attempt, data, offset, keep_from))
 
-    def _call(self, script: str, *args: object) -> Any:
-        source, sha = script_of(script)
-        with clear_errors(self.url):
-            try:
-                return self._lender.call("EVALSHA", sha, 0, *args)
-            except NoScriptError:
-                # Also the sign of a restarted server: nobody claims before the one who sees it has decided.
-                if script == "claim":
-                    self._hold_claims_after_restore()
-                self._redis.script_load(source)
-                return self._lender.call("EVALSHA", sha, 0, *args)
-
-    def _call_many(self, script: str, calls: Sequence[Sequence[object]]) -> list[Any]:
-        """The same call with many arguments, in one round trip; of one that failed, its exception. Not for claims."""
-        source, sha = script_of(script)
-        with clear_errors(self.url):
-            while True:
-                pipe = self._redis.pipeline(transaction=False)
-                for args in calls:
-                    pipe.evalsha(sha, 0, *args)
-                replies: list[Any] = pipe.execute(raise_on_error=False)
-                if not any(isinstance(reply, NoScriptError) for reply in replies):
-                    return replies
-                self._redis.script_load(source)
+    def _before_loading(self, script: str) -> None:
+        # A script is unknown to a restarted server, too: nobody claims before the one who sees it has decided.
+        if script == "claim":
+            self._hold_claims_after_restore()
 
     def _hold_claims_after_restore(self) -> None:
         """A Redis restored from a snapshot may call runs Pending that are being executed: let their workers speak."""

@@ -64,7 +64,7 @@ class SweepRecord:
 
 
 class SweepStore(Reader):
-    """A part of `Store`, which has the scripts."""
+    """A part of `Store`."""
 
     def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> bool:
         """(nothing) -> RUNNING. False when it is there already."""
@@ -215,9 +215,6 @@ class SweepStore(Reader):
                 pipe.lrange(keys.sweep_part(sweep_id, f"curve:{index}"), 0, -1)
             lists = pipe.execute() if indexes else []
         return {index: [_point(text(line)) for line in lines] for index, lines in zip(indexes, lists, strict=True)}
-
-    def _call(self, script: str, *args: object) -> Any:
-        raise NotImplementedError
 
 
 def unknown_sweep(sweep_id: str) -> InputError:

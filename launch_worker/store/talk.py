@@ -29,7 +29,7 @@ class Heard:
 
 
 class TalkStore(Reader):
-    """A part of `Store`, which has the scripts."""
+    """A part of `Store`."""
 
     def tell(
         self,
@@ -77,9 +77,6 @@ class TalkStore(Reader):
     def note_late_exit(self, record_id: str, token: int, what: str) -> bool:
         """What became of the processes of an attempt that had called itself finished; False when it is not the last."""
         return bool(self._call("late_exit", record_id, token, what))
-
-    def _call(self, script: str, *args: object) -> Any:
-        raise NotImplementedError
 
 
 def merge_summary(known: str, new: dict[str, Any]) -> str:

@@ -61,14 +61,14 @@ class Wire:
         has_more = parts.query or parts.fragment or (parts.username and not parts.password)
         return has_server and parts.scheme == "redis" and not has_more and bool(_PATH.fullmatch(parts.path))
 
-    def call(self, *args: str | int) -> Any:
+    def call(self, *args: object) -> Any:
         """Send, and wait for the answer, also when others are yet to be received. Raises as `receive`."""
         self.send(*args)
         while self._unread > 1:
             self._kept.append(self._next())
         return _sound(self._next())
 
-    def send(self, *args: str | int) -> None:
+    def send(self, *args: object) -> None:
         """Never raises: `receive` does. Answers come in the order of what was sent."""
         if self.is_over:
             return

@@ -100,6 +100,13 @@ class Bare:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
 
+    def leave(self) -> None:
+        """As a worker that leaves its only job, "a", to the next one."""
+        self.tell({"do": "detach"})
+        assert self.hear_all(1) == [("started", "a")]
+        self.control.shutdown(socket.SHUT_WR)
+        assert self.lines.readline() == b""
+
     def hang_up(self) -> None:
         self.lines.close()
         self.control.close()
@@ -579,10 +586,7 @@ def test_the_statuses_of_very_many_unreported_jobs_are_kept_and_those_of_reporte
 def test_a_worker_that_leaves_is_told_of_every_job_first(bare: Bare) -> None:
     attempt = bare.start("a", "touch began-a; while [ ! -e go ]; do sleep 0.01; done; exit 6", brief_s=LONG_S)
     wait_until((bare.folder / "began-a").exists)
-    bare.tell({"do": "detach"})
-    assert bare.hear_all(1) == [("started", "a")]
-    bare.control.shutdown(socket.SHUT_WR)
-    assert bare.lines.readline() == b""
+    bare.leave()
     (bare.folder / "go").touch()
     wait_until((attempt / EXIT_STATUS).exists)
     assert (attempt / EXIT_STATUS).read_text() == "6"
@@ -611,10 +615,7 @@ def test_a_brief_job_that_ends_right_when_its_worker_leaves_is_not_lost(bare: Ba
 def test_a_job_that_ends_while_it_is_handed_over_is_heard_of(bare: Bare, ends: str) -> None:
     attempt = bare.start("a", "touch began-a; while [ ! -e go ]; do :; done; exit 6", brief_s=LONG_S)
     wait_until((bare.folder / "began-a").exists)
-    bare.tell({"do": "detach"})
-    assert bare.hear_all(1) == [("started", "a")]
-    bare.control.shutdown(socket.SHUT_WR)
-    assert bare.lines.readline() == b""
+    bare.leave()
 
     def end() -> None:
         (bare.folder / "go").touch()

@@ -141,7 +141,7 @@ end
 local function pop(list)
   local oldest = redis.pcall('LINDEX', list, -1)
   if type(oldest) ~= 'string' or not string.find(oldest, '"task": ?"launch_worker%.run"') then return nil end
-  local id, seq = string.match(oldest, '"body": ?"%[%[\\"([%w]+)\\", ?(%d+)%]')
+  local id, seq = named_in(oldest)
   if id then redis.call('RPOP', list) end
   return id, seq, oldest
 end

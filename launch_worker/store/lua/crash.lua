@@ -26,16 +26,7 @@ local function crash(id, token, reason, retry_us, retry_reason, preempted)
   end
   if run[5] and not run[6] then retry_us, reason = -1, reason .. ' while it was being cancelled' end
   arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
-  if retry_us >= 0 then
-    if preempted == '1' then
-      put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1)
-      put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
-    end
-    forget_request(id)
-    again(id, 'Crashed', now, run[3], run[4], retry_reason, retry_us)
-  else
-    over(id, now)
-  end
+  go_on(id, 'Crashed', now, run[3], run[4], retry_us, retry_reason, preempted)
   return 1
 end
 

@@ -41,16 +41,7 @@ if exit_code ~= '' then ended[9], ended[10] = 'exit_code', exit_code end
 if ARGV[16] ~= '' then ended[#ended + 1], ended[#ended + 2] = 'pid', ARGV[16] end
 put(id, unpack(ended))
 arrow(id, run[1], state, now, run[4], run[5], reason)
-if retry_us >= 0 then
-  if preempted == '1' then
-    put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1)
-    put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
-  end
-  forget_request(id)
-  again(id, state, now, run[4], run[5], retry_reason, retry_us)
-else
-  over(id, now)
-end
+go_on(id, state, now, run[4], run[5], retry_us, retry_reason, preempted)
 -- What went wrong with others is not this run's.
 if card then pcall(offer, card, now) end
 return 'done'

@@ -564,6 +564,11 @@ local function dispatch(id, now, to)
   end
 end
 
+-- The run that an item names, and its dispatch number; nil for what is no run's item.
+local function named_in(item)
+  return string.match(item, '"body": ?"%[%[\\"([%w]+)\\", ?(%d+)%]')
+end
+
 -- Since when the run of an item is ready; nil where the item does not tell.
 local function lined_at_of(item)
   local id = item and string.match(item, '"correlation_id": ?"(%w+)"')
@@ -1161,6 +1166,18 @@ local function over(id, now)
     -- Whoever hears it first goes on.
     if redis.call('EXISTS', 'launch:settle') == 1 then redis.call('PUBLISH', 'launch:due', int(now)) end
   end
+end
+
+-- What follows an attempt's end in the state `from`: Pending again after retry_us, or over for good when that is below 0.
+-- `preempted` '1': it counts as a preemption and not as a retry.
+local function go_on(id, from, now, attempt, worker, retry_us, retry_reason, preempted)
+  if retry_us < 0 then return over(id, now) end
+  if preempted == '1' then
+    put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1)
+    put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
+  end
+  forget_request(id)
+  again(id, from, now, attempt, worker, retry_reason, retry_us)
 end
 
 -- When next something is due: a run, an expiry, a schedule; for a worker that prepares runs ahead, that much earlier.

@@ -5,7 +5,7 @@ for at = 2, #ARGV do
   heal(ARGV[at])
   while true do
     local oldest = redis.call('LINDEX', ARGV[at], -1)
-    local id, seq = string.match(oldest or '', '"body": ?"%[%[\\"([%w]+)\\", ?(%d+)%]')
+    local id, seq = named_in(oldest or '')
     if not id then break end
     local run = get(id, 'seq', 'lined_at', 'due_at')
     local ready = tonumber(run[2] or '') or tonumber(run[3] or '')
