@@ -74,7 +74,10 @@ class Repository:
 
 
 class GitHost:
-    """Serves every repository in its folder. `/private/…` asks for a password; `/hangs/…` never answers."""
+    """Serves every repository in its folder.
+
+    `/private/…` asks for a password, `/slow/…` takes its time, `/hangs/…` never answers.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "repositories"
@@ -90,6 +93,8 @@ class GitHost:
         #: The paths that were asked for.
         self.requests: list[str] = []
         self.released = threading.Event()
+        #: How long `/slow/…` waits before each answer.
+        self.slow_s = 0.5
         host = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -123,6 +128,8 @@ class GitHost:
         if path.startswith("/hangs/"):
             self.released.wait(60)
             return
+        if path.startswith("/slow/"):
+            self.released.wait(self.slow_s)
         if path.startswith("/moved/"):
             request.send_response(301)
             request.send_header("Location", "http://127.0.0.1:1" + request.path)

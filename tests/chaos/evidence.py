@@ -42,10 +42,19 @@ class Life:
     termed_at: list[float] = field(default_factory=list)
     #: When it was told to leave its jobs to the next worker of its slot.
     upgraded_at: float | None = None
+    #: When it was told to shut down by `celery control shutdown`.
+    shutdown_at: float | None = None
+    #: It was started with signals blocked.
+    is_odd: bool = False
     stopped: list[Span] = field(default_factory=list)
     guard_killed_at: list[float] = field(default_factory=list)
     status: int | None = None
     log_path: str = ""
+
+    @property
+    def is_leaving(self) -> bool:
+        """It was told to end, in one way or another."""
+        return bool(self.termed_at) or self.upgraded_at is not None or self.shutdown_at is not None
 
     def able_s(self, since: float, until: float) -> float:
         """For how long between the two times it was alive and not frozen."""
@@ -62,6 +71,14 @@ class Evidence:
     redis_away: list[Span] = field(default_factory=list)
     cuts: dict[str, list[Span]] = field(default_factory=dict)
     disk_full: list[Span] = field(default_factory=list)
+    #: The container engine was frozen or dead, for everybody; its answers were thrown away, by worker.
+    engine_away: list[Span] = field(default_factory=list)
+    engine_mute: dict[str, list[Span]] = field(default_factory=dict)
+    #: Runs whose records the harness damaged while they were Pending, and what it wrote.
+    damaged: dict[str, str] = field(default_factory=dict)
+    #: How many elements that are no runs it put into queues.
+    hostile: int = 0
+    watchers_ended: Counter[str] = field(default_factory=Counter)
     #: (run, attempt) -> signals that the harness sent to the job's main process.
     job_signals: dict[tuple[str, int], list[tuple[str, float]]] = field(default_factory=dict)
     #: Runs that the harness asked to be preempted, and when.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Callable
+from dataclasses import replace
 
+from launch_worker import submit
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.runners import tree
 from launch_worker.runners.guard import boot_time_s
 from tests.chaos.evidence import Span
-from tests.chaos.plan import Fault
+from tests.chaos.hostile import DAMAGES, ELEMENTS
+from tests.chaos.plan import QUEUES, Fault
 from tests.chaos.system import Slot, System
 
 #: So long after its guard died a worker has another one. Freezing it sooner would make two faults one: nobody is left
@@ -20,6 +24,11 @@ _NEW_GUARD_S = 2.0
 PREEMPTED = "chaos preempts"
 _REFILL_S = 0.2
 _RENEWED_S = 1.5
+#: A run whose record is to be damaged waits so long, so that nobody claims it before.
+_DAMAGED_AFTER_S = 3.0
+_ENGINE_STARTS_S = 4.0
+#: What a squeezed disk has left, in bytes.
+_LEFT = 400_000
 
 
 def kill_worker(system: System, fault: Fault) -> bool:
@@ -97,7 +106,7 @@ def _signal_job(system: System, fault: Fault, number: signal.Signals) -> bool:
 
 
 def term_worker(system: System, fault: Fault) -> bool:
-    slot = _pick([slot for slot in system.workers if slot.life is not None and not slot.life.termed_at], fault)
+    slot = _pick([slot for slot in system.workers if slot.life is not None and not slot.life.is_leaving], fault)
     if slot is None or slot.life is None or slot.part is None:
         return False
     life, part = slot.life, slot.part
@@ -121,9 +130,7 @@ def upgrade_worker(system: System, fault: Fault) -> bool:
     """It leaves its jobs with their guard, and the next one of its slot goes on with them."""
     now = boot_time_s()
     ready = [
-        slot
-        for slot in system.workers
-        if slot.life is not None and not slot.life.termed_at and slot.life.upgraded_at is None and not slot.is_frozen
+        slot for slot in system.workers if slot.life is not None and not slot.life.is_leaving and not slot.is_frozen
     ]
     slot = _pick(ready, fault)
     # Before its start is over SIGUSR1 is Celery's own.
@@ -250,8 +257,117 @@ def _pick_item(system: System, fault: Fault) -> tuple[str, bytes] | None:
     return items[int(fault.pick * len(items))] if items else None
 
 
+def mute_network(system: System, fault: Fault) -> bool:
+    """What the worker asks is done, and it never hears that it was."""
+    return cut_network(system, replace(fault, variant="mute"))
+
+
+def remote_shutdown(system: System, fault: Fault) -> bool:
+    """As Flower's button: `celery control shutdown`."""
+    ready = [slot for slot in system.workers if slot.life is not None and not slot.life.is_leaving]
+    slot = _pick(ready, fault)
+    if slot is None or slot.life is None or system.redis_is_away or boot_time_s() < slot.life.since + 3.0:
+        return False
+    slot.restart_s = fault.restart_s
+    slot.life.shutdown_at = boot_time_s()
+    system.cluster.celery(
+        *("control", "--timeout", "2", "--destination", f"{slot.name}@{socket.gethostname()}", "shutdown"),
+        name="control",
+    )
+    return True
+
+
+def hostile_element(system: System, fault: Fault) -> bool:
+    element = ELEMENTS[int(fault.pick * len(ELEMENTS))]
+    try:
+        system.api.store._redis.lpush(QUEUES[0], element)
+    except Exception:  # noqa: BLE001 (redis-py's own errors, while Redis is away)
+        return False
+    system.evidence.hostile += 1
+    return True
+
+
+def damage_record(system: System, fault: Fault) -> bool:
+    """A record that was written to by somebody else before its run was claimed."""
+    name, value = DAMAGES[int(fault.pick * len(DAMAGES))]
+    if system.redis_is_away:
+        return False
+    try:
+        run = submit(["true"], queue=QUEUES[0], delay=_DAMAGED_AFTER_S, api=system.api)
+        system.api.store._redis.hset(f"launch:run:{run.id}", name, value)
+    except Exception:  # noqa: BLE001
+        return False
+    system.evidence.damaged[run.id] = f"{name} {value!r}"
+    return True
+
+
+def freeze_engine(system: System, fault: Fault) -> bool:
+    engine = system.engine
+    if engine is None or engine.process is None or _is_away(system.evidence.engine_away):
+        return False
+    span = Span(boot_time_s())
+    system.evidence.engine_away.append(span)
+    process = engine.process
+    process.send_signal(signal.SIGSTOP)
+
+    def go_on() -> None:
+        process.send_signal(signal.SIGCONT)
+        span.until = boot_time_s()
+
+    system.timeline.later(fault.lasts_s, go_on)
+    return True
+
+
+def kill_engine(system: System, fault: Fault) -> bool:
+    """Its containers go on without it."""
+    engine = system.engine
+    if engine is None or _is_away(system.evidence.engine_away):
+        return False
+    span = Span(boot_time_s())
+    system.evidence.engine_away.append(span)
+    engine.kill()
+
+    def again() -> None:
+        # It reads what there is before it answers.
+        engine.spawn()
+        system.timeline.later(_ENGINE_STARTS_S, lambda: setattr(span, "until", boot_time_s()))
+
+    system.timeline.later(fault.lasts_s, again)
+    return True
+
+
+def mute_engine(system: System, fault: Fault) -> bool:
+    """What a worker asks of the engine is done, and it never hears that it was."""
+    slot = _pick([slot for slot in system.workers if slot.engine is not None and not slot.engine.how], fault)
+    if slot is None or slot.engine is None:
+        return False
+    proxy, span = slot.engine, Span(boot_time_s())
+    system.evidence.engine_mute.setdefault(slot.name, []).append(span)
+    proxy.cut("mute")
+
+    def heal() -> None:
+        proxy.heal()
+        span.until = boot_time_s()
+
+    system.timeline.later(fault.lasts_s, heal)
+    return True
+
+
+def _is_away(spans: list[Span]) -> bool:
+    return bool(spans) and spans[-1].until > boot_time_s()
+
+
+def squeeze_disk(system: System, fault: Fault) -> bool:
+    """Little is left of it."""
+    return _fill(system, fault, leave=_LEFT)
+
+
 def fill_disk(system: System, fault: Fault) -> bool:
-    if system.evidence.disk_full and system.evidence.disk_full[-1].until > boot_time_s():
+    return _fill(system, fault)
+
+
+def _fill(system: System, fault: Fault, *, leave: int = 0) -> bool:
+    if _is_away(system.evidence.disk_full):
         return False
     span = Span(boot_time_s())
     system.evidence.disk_full.append(span)
@@ -259,7 +375,7 @@ def fill_disk(system: System, fault: Fault) -> bool:
 
     def fill() -> None:
         if boot_time_s() < until:
-            system.fill_disk()
+            system.fill_disk(leave=leave)
             system.timeline.later(_REFILL_S, fill)
         else:
             system.free_disk()
@@ -296,4 +412,12 @@ FAULTS: dict[str, Callable[[System, Fault], bool]] = {
     "double message": double_message,
     "drop message": drop_message,
     "fill disk": fill_disk,
+    "squeeze disk": squeeze_disk,
+    "mute network": mute_network,
+    "remote shutdown": remote_shutdown,
+    "hostile element": hostile_element,
+    "damage record": damage_record,
+    "freeze engine": freeze_engine,
+    "mute engine": mute_engine,
+    "kill engine": kill_engine,
 }

@@ -16,9 +16,11 @@ from launch_worker.runners.guard import boot_time_s
 from launch_worker.states import RunState
 from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
 from tests.chaos.faults import FAULTS
-from tests.chaos.plan import Fault, plan_faults
+from tests.chaos.leftovers import check_leftovers, damaged_runs, states_in
+from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, Fault, plan_faults
 from tests.chaos.system import System
-from tests.chaos.verify import Findings, check_leftovers, check_runs, read_runs
+from tests.chaos.verify import Findings, check_runs, read_runs
+from tests.chaos.vitals import EVERY_S, Vitals
 
 _TICK_S = 0.05
 #: A fault waits so long for something that it can be done to.
@@ -65,12 +67,18 @@ class _Harness:
         self.duration_s = duration_s
         self.say = say
         self.begun = boot_time_s()
+        self.vitals = Vitals()
+        self._look_at = 0.0
 
     def run(self) -> Findings:
         system, evidence = self.system, self.system.evidence
-        skip = frozenset() if system.has_small_disk else frozenset({"fill disk"})
-        if skip:
-            evidence.notes.append("fill disk: skipped, because no tmpfs can be mounted here (that takes root)")
+        skip: frozenset[str] = frozenset()
+        if not system.has_small_disk:
+            skip |= DISK_FAULTS
+            evidence.notes.append("no disk was filled: no tmpfs can be mounted here (that takes root)")
+        if system.engine is None:
+            skip |= ENGINE_FAULTS
+            evidence.notes.append("no containers: that takes root, dockerd and busybox")
         self._wait_for_workers()
         self.begun = boot_time_s()
         for fault in plan_faults(self.seed, self.duration_s, skip=skip):
@@ -90,10 +98,16 @@ class _Harness:
         self._stop_workers()
         journal = Journal.read(system.journal)
         stamps = read_stamps(system.stamps)
-        runs = read_runs(system.api.store, stamps, offset_s=offset_s)
-        findings = check_runs(runs, evidence, journal, unknown=stamps.keys() - {run.record.id for run in runs})
+        damaged = evidence.damaged
+        runs = read_runs(system.api.store, stamps, offset_s=offset_s, left_out=damaged)
+        findings = check_runs(
+            runs, evidence, journal, unknown=stamps.keys() - {run.record.id for run in runs} - damaged.keys()
+        )
+        findings.violations += damaged_runs(evidence, states_in(system.api.store._redis), set(stamps))
         findings.violations += check_leftovers(system)
+        findings.violations += self.vitals.wrong
         findings.violations += evidence.wrong
+        findings.vitals = self.vitals.line()
         return findings
 
     def _wait_for_workers(self) -> None:
@@ -106,6 +120,9 @@ class _Harness:
     def _tick(self) -> None:
         self.system.timeline.do_due()
         self.system.look_after()
+        if boot_time_s() > self._look_at:
+            self._look_at = boot_time_s() + EVERY_S
+            self.vitals.look(self.system.tidy_processes())
         self.system.timeline.sleep(_TICK_S)
 
     def _schedule(self, fault: Fault) -> None:
@@ -158,7 +175,7 @@ class _Harness:
 
     def _stop_workers(self) -> None:
         system = self.system
-        slots = (*system.workers, *system.beats)
+        slots = system.slots
         for slot in slots:
             slot.start_at = None
             if slot.is_up and slot.part is not None and slot.life is not None:

@@ -12,6 +12,8 @@ and of its parent's parent, the worker, and its devices), `child` and `beat` eve
     daemon=S      the same, forked twice, so that it comes back to the guard
     hardchild     the grandchild ignores SIGTERM
     print=N       print N numbered lines
+    flood=N       print N MiB of numbered lines
+    hops=S        leave a chain of processes behind, each of which forks the next within 2 ms and exits, for S seconds
     preempt=N     exit with 85 while the attempt is below N
     until=N       fail with the code while the attempt is below N, else exit with 0
 """
@@ -62,6 +64,24 @@ def grandchild(seconds: float, *, daemon: bool, hard: bool) -> None:
     os._exit(0)
 
 
+def hop(seconds: float) -> None:
+    """Processes that are gone before anybody who looked for them can signal them."""
+    until = time.monotonic() + seconds
+    if os.fork():
+        return
+    os.setsid()
+    stamp("child")
+    stamped_at = time.monotonic()
+    while time.monotonic() < until:
+        if os.fork():
+            os._exit(0)
+        time.sleep(0.002)
+        if time.monotonic() > stamped_at + BEAT_S:
+            stamp("beat")
+            stamped_at = time.monotonic()
+    os._exit(0)
+
+
 def parent_of(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
@@ -88,9 +108,14 @@ if "polite" in flags:
 for how in ("child", "daemon"):
     if how in flags:
         grandchild(float(flags[how]), daemon=how == "daemon", hard="hardchild" in flags)
+if "hops" in flags:
+    hop(float(flags["hops"]))
 try:
     for number in range(int(flags.get("print", 0))):
         os.write(1, b"%s line %d\n" % (name.encode(), number))
+    for number in range(int(flags.get("flood", 0)) << 10):
+        # A line of 64 bytes, 16 of them at once.
+        os.write(1, b"".join(b"%-63d\n" % (16 * number + more) for more in range(16)))
 except OSError:
     stamp("unprinted")
 live(float(seconds))

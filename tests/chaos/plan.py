@@ -27,7 +27,19 @@ FAULTS = {
     "double message": 30,
     "drop message": 30,
     "fill disk": 14,
+    "squeeze disk": 14,
+    "mute network": 10,
+    "remote shutdown": 8,
+    "hostile element": 40,
+    "damage record": 20,
+    "freeze engine": 16,
+    "mute engine": 16,
+    "kill engine": 6,
 }
+#: What needs a container engine.
+ENGINE_FAULTS = frozenset({"freeze engine", "mute engine", "kill engine"})
+#: What needs a small disk.
+DISK_FAULTS = frozenset({"fill disk", "squeeze disk"})
 _PER_S = 600.0
 #: What is back before the leases of its jobs run out, mostly.
 _SOON_BACK = ("kill worker and guard", "upgrade worker")
@@ -40,6 +52,8 @@ _IN_COMPANY = 0.4
 _COMPANY_S = 3.0
 
 QUEUES = ("default", "gpu")
+#: The queue of container jobs.
+CONTAINER_QUEUE = "box"
 #: GPUs of each worker, which only have numbers.
 DEVICES = 2
 _PRIORITIES = ("critical", "high", "medium", "medium", "low")
@@ -75,6 +89,13 @@ class Submission:
     #: Whole devices, of the DEVICES of each worker; and a key of which one run goes at a time.
     gpus: int = 0
     key: str = ""
+    #: Cancelled at the instant of its end, give or take so many seconds; None: not so.
+    cancel_off_s: float | None = None
+    #: Seconds until it may start.
+    delay_s: float = 0.0
+    #: Its code is fetched from a slow git host.
+    has_code: bool = False
+    is_container: bool = False
 
 
 def plan_faults(seed: int, duration_s: float, *, skip: frozenset[str] = frozenset()) -> list[Fault]:
@@ -113,19 +134,27 @@ _DETAILS: dict[str, Callable[[Random], tuple[float, str]]] = {
         rng.choice(("kill", "shutdown")),
     ),
     "fill disk": lambda rng: (rng.uniform(1.5, 4), ""),
+    "squeeze disk": lambda rng: (rng.uniform(2, 6), ""),
+    "mute network": lambda rng: (rng.choice((rng.uniform(0.3, 3), rng.uniform(LEASE_S + 1, LEASE_S + 4))), ""),
+    "freeze engine": lambda rng: (rng.choice((rng.uniform(0.5, 3), rng.uniform(LEASE_S + 1, LEASE_S + 8))), ""),
+    "mute engine": lambda rng: (rng.choice((rng.uniform(0.5, 3), rng.uniform(LEASE_S + 1, LEASE_S + 8))), ""),
+    "kill engine": lambda rng: (rng.uniform(0, 3), ""),
     "term worker": lambda rng: (rng.uniform(0.3, 3), rng.choice(("once", "twice"))),
     "double message": lambda rng: (rng.choice((0.0, rng.uniform(0.5, 6))), ""),
 }
 
 
-def plan_submissions(seed: int, duration_s: float) -> Iterator[Submission]:
+def plan_submissions(seed: int, duration_s: float, *, with_engine: bool = True) -> Iterator[Submission]:
     """Runs in bursts, so that there is often something in the queues; about two a second."""
     rng = Random(f"submissions {seed}")
     at_s = 0.5
     while at_s < duration_s - _QUIET_S:
         for _ in range(rng.randint(6, 22)):
             at_s += rng.expovariate(20)
-            yield _submission(rng, at_s)
+            planned = _submission(rng, at_s)
+            if planned.is_container and not with_engine:
+                planned = replace(planned, is_container=False, queue=QUEUES[0])
+            yield planned
         at_s += rng.expovariate(1 / 5)
 
 
@@ -145,20 +174,28 @@ def _submission(rng: Random, at_s: float) -> Submission:
             (rng.uniform(5, 12), 0, ("stubborn",)),
             (rng.uniform(0.0, 0.5), 1, ("until=2",)),
             (rng.uniform(0.0, 1.0), 0, (f"preempt={rng.randint(2, 4)}",)),
+            (rng.uniform(0.0, 1.0), 0, (f"flood={rng.randint(1, 6)}",)),
+            (rng.uniform(0.0, 0.5), 0, (f"hops={rng.uniform(0.2, 2):.2f}",)),
         ),
-        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4),
+        weights=(26, 8, 24, 6, 6, 6, 6, 3, 7, 4, 3, 6, 4, 2, 2),
     )[0]
+    kind = rng.choices(("plain", "cancelled at its end", "later", "code", "container"), (78, 5, 6, 5, 6))[0]
+    is_container = kind == "container"
     return Submission(
         at_s=at_s,
         seconds=round(seconds, 3),
         code=code,
         flags=flags,
-        queue=rng.choice(QUEUES),
+        queue=CONTAINER_QUEUE if is_container else rng.choice(QUEUES),
         priority=rng.choice(_PRIORITIES),
         retries=rng.choice((0, 0, 1, 2, 3)),
         retry_delay_s=rng.choice((0.0, 0.0, rng.uniform(0.1, 1.5))),
         grace_s=rng.choice((0.5, 1.0, 2.0, 10.0)),
         cancel_after_s=rng.uniform(0, 4) if rng.random() < 0.08 else None,
-        gpus=rng.choices((0, 1, 2), (80, 14, 6))[0],
+        gpus=0 if is_container else rng.choices((0, 1, 2), (80, 14, 6))[0],
         key=rng.choices(("", "licence"), (92, 8))[0],
+        cancel_off_s=rng.uniform(-0.03, 0.03) if kind == "cancelled at its end" else None,
+        delay_s=round(rng.uniform(1, 6), 2) if kind == "later" else 0.0,
+        has_code=kind == "code",
+        is_container=is_container,
     )

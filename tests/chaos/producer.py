@@ -1,6 +1,6 @@
 """The producer, a process of its own: submits what is planned, cancels some of it, and writes down what it was told.
 
-    python -m tests.chaos.producer SEED DURATION_S STAMPS JOURNAL
+    python -m tests.chaos.producer SEED DURATION_S STAMPS JOURNAL CODE_URL [IMAGE]
 
 The journal has a JSON line for each acknowledged run and each cancel. Times are seconds since boot.
 """
@@ -21,14 +21,18 @@ from launch_worker.runners.guard import boot_time_s
 from tests.chaos.plan import Submission, plan_submissions
 
 _AGAIN_S = 0.3
+#: How often it is looked whether a job has started.
+_LOOK_S = 0.02
 
 
 class Producer:
     """Does what is due, in order; what Redis did not take is tried again until it does."""
 
-    def __init__(self, api: Api, stamps: Path, journal: Path) -> None:
+    def __init__(self, api: Api, stamps: Path, journal: Path, code_url: str, image: str) -> None:
         self._api = api
         self._stamps = stamps
+        self._code_url = code_url
+        self._image = image
         self._journal = journal.open("a", buffering=1)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -58,11 +62,27 @@ class Producer:
             grace=planned.grace_s,
             gpus=planned.gpus,
             concurrency_key=planned.key or None,
+            delay=planned.delay_s or None,
+            uri=self._code_url if planned.has_code else None,
+            image=self._image if planned.is_container else None,
             api=self._api,
         )  # fmt: skip
         self._note(run=run.id, asked_at=asked_at, at=boot_time_s())
         if planned.cancel_after_s is not None:
             self.at(boot_time_s() + planned.cancel_after_s, lambda: self.cancel(run.id))
+        if planned.cancel_off_s is not None:
+            self.at(boot_time_s() + _LOOK_S, lambda: self.cancel_at_end(run.id, planned, until=boot_time_s() + 20))
+
+    def cancel_at_end(self, run_id: str, planned: Submission, *, until: float) -> None:
+        """Cancel it when its first attempt's job is about to end, or has just ended."""
+        try:
+            started_at = int((self._stamps / f"{run_id}.1").read_text().split()[1]) / 1e9
+        except (OSError, IndexError):
+            if boot_time_s() < until:
+                self.at(boot_time_s() + _LOOK_S, lambda: self.cancel_at_end(run_id, planned, until=until))
+            return
+        assert planned.cancel_off_s is not None
+        self.at(started_at + planned.seconds + planned.cancel_off_s, lambda: self.cancel(run_id))
 
     def cancel(self, run_id: str) -> None:
         asked_at = boot_time_s()
@@ -79,10 +99,10 @@ JOB = str(Path(__file__).with_name("job.py"))
 
 
 def main() -> None:
-    seed, duration_s, stamps, journal = sys.argv[1:]
-    producer = Producer(Api(), Path(stamps), Path(journal))
+    seed, duration_s, stamps, journal, code_url, *image = sys.argv[1:]
+    producer = Producer(Api(), Path(stamps), Path(journal), code_url, "".join(image))
     begun = boot_time_s()
-    for planned in plan_submissions(int(seed), float(duration_s)):
+    for planned in plan_submissions(int(seed), float(duration_s), with_engine=bool(image)):
         producer.at(begun + planned.at_s, lambda planned=planned: producer.submit(planned))  # type: ignore[misc]
     producer.run()
 

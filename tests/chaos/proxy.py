@@ -1,4 +1,4 @@
-"""The network between a worker and Redis: a TCP proxy on loopback that can be cut."""
+"""The network between a worker and a server (Redis, a container engine): a proxy on loopback that can be cut."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
+
+#: Where something listens: a port of loopback, or the path of a unix socket.
+Address: TypeAlias = int | Path
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -24,10 +28,10 @@ class Network:
         self._thread.start()
         self._proxies: list[Proxy] = []
 
-    def open(self, upstream: Callable[[], int]) -> Proxy:
-        """A proxy to the loopback port that `upstream` names at each new connection."""
+    def open(self, upstream: Callable[[], Address], *, path: Path | None = None) -> Proxy:
+        """A proxy to what `upstream` names at each new connection; it listens at a free port, or at `path`."""
         proxy = Proxy(self, upstream)
-        self.do(proxy.listen())
+        self.do(proxy.listen(path))
         self._proxies.append(proxy)
         return proxy
 
@@ -43,14 +47,16 @@ class Network:
 
 
 class Proxy:
-    """Cut in one of three ways:
+    """Cut in one of four ways:
 
     refuse: every connection is reset, and every new one;
     hang:   nothing passes, and what was sent meanwhile arrives when it is healed, as TCP does it;
-    lose:   nothing passes, and every connection is reset when it is healed.
+    lose:   nothing passes, and every connection is reset when it is healed;
+    mute:   requests pass and are carried out, their answers are thrown away; every connection is reset when it is
+            healed.
     """
 
-    def __init__(self, network: Network, upstream: Callable[[], int]) -> None:
+    def __init__(self, network: Network, upstream: Callable[[], Address]) -> None:
         self._network = network
         self._upstream = upstream
         self._writers: set[asyncio.StreamWriter] = set()
@@ -66,9 +72,12 @@ class Proxy:
     def heal(self) -> None:
         self._network.do(self._heal())
 
-    async def listen(self) -> None:
+    async def listen(self, path: Path | None) -> None:
         self._flowing = asyncio.Event()
         self._flowing.set()
+        if path is not None:
+            self._server = await asyncio.start_unix_server(self._serve, path)
+            return
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -81,12 +90,13 @@ class Proxy:
 
     async def _cut(self, how: str) -> None:
         self.how = how
-        self._flowing.clear()
+        if how != "mute":
+            self._flowing.clear()
         if how == "refuse":
             self._reset_all()
 
     async def _heal(self) -> None:
-        if self.how == "lose":
+        if self.how in ("lose", "mute"):
             self._reset_all()
         self.how = ""
         self._flowing.set()
@@ -113,33 +123,43 @@ class Proxy:
         if self.how == "refuse":
             return
         await self._flowing.wait()
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream())
+        up_reader, up_writer = await _connect(self._upstream())
         # With nobody listening there, a connection may come to be with itself.
         if up_writer.get_extra_info("sockname") == up_writer.get_extra_info("peername"):
             _reset(up_writer)
             return
         self._writers.add(up_writer)
         try:
-            await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
+            await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer, is_answer=True))
         finally:
             self._writers.discard(up_writer)
             with contextlib.suppress(OSError):
                 up_writer.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool = False
+    ) -> None:
         while True:
             data = await reader.read(1 << 16)
             await self._flowing.wait()
             if not data:
                 writer.close()
                 return
+            if is_answer and self.how == "mute":
+                continue
             writer.write(data)
             await writer.drain()
 
 
+async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(address, Path):
+        return await asyncio.open_unix_connection(address)
+    return await asyncio.open_connection("127.0.0.1", address)
+
+
 def _reset(writer: asyncio.StreamWriter) -> None:
     connection: socket.socket | None = writer.get_extra_info("socket")
-    if connection is not None:
+    if connection is not None and connection.family != socket.AF_UNIX:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()

@@ -35,5 +35,7 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
             f"{findings.came_back} proved alive or reported late"
         ),
     )
+    if findings.vitals:
+        yield "the most", findings.vitals
     yield "tolerated", f"{len(findings.tolerated):6}"
     yield "violations", f"{len(findings.violations):6}"

@@ -1,4 +1,5 @@
-"""The system under test: a real Redis, workers behind a network of their own each, beats, a producer, a small disk."""
+"""The system under test: a real Redis and container engine, workers behind a network of their own each, beats, a
+producer, a git host, people who watch, a small disk."""
 
 from __future__ import annotations
 
@@ -15,16 +16,18 @@ from random import Random
 
 import launch_worker
 from launch_worker.api import Api
-from launch_worker.dev.redis_server import RedisServer
+from launch_worker.dev.redis_server import RedisServer, free_port
 from launch_worker.runners import tree
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.tree import ProcessId
 from launch_worker.settings import Settings
 from launch_worker.store import keys
+from tests.chaos.engine import IMAGE, OwnEngine, mounts
 from tests.chaos.evidence import Evidence, Life, Span
-from tests.chaos.plan import DEVICES, LEASE_S, QUEUES
+from tests.chaos.plan import CONTAINER_QUEUE, DEVICES, LEASE_S, QUEUES
 from tests.chaos.proxy import Network, Proxy
 from tests.chaos.timeline import Timeline
+from tests.githost import GitHost
 from tests.system.conftest import Cluster, Part
 
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": str(LEASE_S), "LAUNCH_PASS_S": "0.5"}
@@ -32,6 +35,13 @@ TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": str(LEASE_S), "LAUNCH_PA
 _SPOOL_MIB = 24
 #: A worker whose jobs last at most 12 s has to be gone so long after its first SIGTERM.
 _DRAIN_S = 90.0
+#: Scheduled runs are claimed so long before they start.
+_PREFETCH_S = "2"
+#: How often a worker or beat is started by something that blocks or ignores signals, as some supervisors do.
+_ODD_START = 0.3
+_ODD_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+#: As a program names them that only looks.
+_WATCHERS = ("flower", "events", "runs")
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,11 @@ class RunningJob:
 class Slot:
     """A place for one worker or beat process, which is started again when it ended, as a supervisor does."""
 
-    def __init__(self, name: str, proxy: Proxy) -> None:
+    def __init__(self, name: str, proxy: Proxy, engine: Proxy | None = None) -> None:
         self.name = name
         self.proxy = proxy
+        #: Its way to the container engine.
+        self.engine = engine
         self.part: Part | None = None
         self.life: Life | None = None
         #: When the next process is started.
@@ -97,10 +109,47 @@ class System:
         self.redis_is_away = False
         self.cluster = Cluster(self._url(self.network.open(lambda: self.redis.port)), folder)
         self.cluster.env |= TIMES | {"PYTHONPATH": str(Path(launch_worker.__file__).parent.parent)}
+        self.code = GitHost(folder / "git")
+        repository = self.code.repository("slow/code")
+        repository.commit({"README": "Code that a run asks for.\n"})
+        self.code_url = repository.url
+        self.cluster.env |= {
+            "GIT_SSL_CAINFO": str(self.code.certificate), "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(folder),
+        }  # fmt: skip
         self.api = Api(settings=Settings.from_env(self.cluster.env))
-        self.workers = [Slot(f"w{n + 1}", self.network.open(lambda: self.redis.port)) for n in range(workers)]
-        self.beats = [Slot(f"beat{n + 1}", self.network.open(lambda: self.redis.port)) for n in range(beats)]
+        self.engine: OwnEngine | None = None
+        if OwnEngine.is_possible():
+            self.engine = self._start_engine()
+        self.workers = [Slot(f"w{n + 1}", self._to_redis(), self._to_engine(n)) for n in range(workers)]
+        self.beats = [Slot(f"beat{n + 1}", self._to_redis()) for n in range(beats)]
+        self.watchers = [Slot(name, self._to_redis()) for name in _WATCHERS]
         self.producer: Part | None = None
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return (*self.workers, *self.beats, *self.watchers)
+
+    def _to_redis(self) -> Proxy:
+        return self.network.open(lambda: self.redis.port)
+
+    def _to_engine(self, number: int) -> Proxy | None:
+        if self.engine is None:
+            return None
+        socket = self.engine.socket
+        return self.network.open(lambda: socket, path=self.folder / f"engine{number + 1}.sock")
+
+    def _start_engine(self) -> OwnEngine:
+        """Its queue lets a container run the harness's job with this machine's Python."""
+        engine = OwnEngine(self.folder / "engine")
+        engine.start()
+        engine.make_image()
+        seen = mounts(read=(Path(__file__).parent,), write=(self.stamps,))
+        self.api.create_queue(
+            CONTAINER_QUEUE,
+            resource="container",
+            container={"mounts": seen, "network": "none", "allow_images": [IMAGE], "pull": "never"},
+        )
+        return engine
 
     def _url(self, proxy: Proxy) -> str:
         return self.redis.url.replace(f":{self.redis.port}/", f":{proxy.port}/")
@@ -116,7 +165,7 @@ class System:
     def look_after(self) -> None:
         """Note who died, and start again whoever is due."""
         now = boot_time_s()
-        for slot in (*self.workers, *self.beats):
+        for slot in self.slots:
             if slot.part is not None and not slot.is_up:
                 self._note_end(slot, now)
             if slot.part is None and slot.start_at is not None and now >= slot.start_at:
@@ -137,8 +186,11 @@ class System:
             for span in life.stopped:
                 span.until = min(span.until, life.until)
             disk_was_full = any(span.meets(life.until - 3, life.until) for span in self.evidence.disk_full)
-            asked = bool(life.termed_at) or life.upgraded_at is not None
-            if life.killed_at is None and not (asked and status == 0) and not disk_was_full:
+            asked = bool(life.termed_at) or life.upgraded_at is not None or life.shutdown_at is not None
+            if slot in self.watchers:
+                # Who only watches may end when Redis does; what it printed is looked at all the same.
+                self.evidence.watchers_ended[slot.name] += 1
+            elif life.killed_at is None and not (asked and status == 0) and not disk_was_full:
                 self.evidence.wrong.append(
                     f"{slot.name} (pid {life.pid}) ended by itself with status {status}: {_last_line(slot.part)}"
                 )
@@ -149,20 +201,53 @@ class System:
 
     def _start(self, slot: Slot) -> None:
         env = {"LAUNCH_REDIS_URL": self._url(slot.proxy)}
+        if slot.engine is not None:
+            env["DOCKER_HOST"] = f"unix://{self.folder / f'engine{self.workers.index(slot) + 1}.sock'}"
+        # What blocks a signal hands that on to whom it starts.
+        is_odd = slot not in self.watchers and self._rng.random() < _ODD_START
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ODD_SIGNALS if is_odd else ())
+        try:
+            slot.part = self._spawn(slot, env)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        slot.life = Life(slot.name, slot.part.pid, boot_time_s(), log_path=str(slot.part.log_path), is_odd=is_odd)
+        self.evidence.lives.append(slot.life)
+
+    def _spawn(self, slot: Slot, env: dict[str, str]) -> Part:
         if slot in self.beats:
             schedule = self.folder / f"{slot.name}.schedule"
-            slot.part = self.cluster.celery("beat", "-s", str(schedule), name=slot.name, env=env)
-        else:
-            slot.part = self.cluster.worker(
-                ",".join(QUEUES),
-                slots=self._slots,
-                name=slot.name,
-                env=env,
-                wait=False,
-                arguments=("--gpus", str(DEVICES)),
+            return self.cluster.celery("beat", "-s", str(schedule), name=slot.name, env=env)
+        if slot in self.watchers:
+            return self._watch(slot.name, env)
+        return self.cluster.worker(
+            ",".join((*QUEUES, CONTAINER_QUEUE)),
+            slots=self._slots,
+            name=slot.name,
+            env=env,
+            wait=False,
+            arguments=("--gpus", str(DEVICES), "--prefetch-seconds", _PREFETCH_S),
+        )
+
+    def _watch(self, how: str, env: dict[str, str]) -> Part:
+        if how == "flower":
+            return self.cluster.celery("flower", "--address=127.0.0.1", f"--port={free_port()}", name=how, env=env)
+        if how == "events":
+            return self.cluster.celery("events", "--dump", name=how, env=env)
+        log_path = self.folder / f"{how}.{len(self.cluster.parts)}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                ["launch-worker", "runs", "--watch"],
+                cwd=self.folder,
+                env=self.cluster.env | env,
+                stdin=subprocess.DEVNULL,
+                # All that there is of runs, again and again.
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
             )
-        slot.life = Life(slot.name, slot.part.pid, boot_time_s(), log_path=str(slot.part.log_path))
-        self.evidence.lives.append(slot.life)
+        part = Part(process, log_path)
+        self.cluster.parts.append(part)
+        return part
 
     def is_troubled(self, slot: Slot, since: float) -> bool:
         """Whether anything since then kept the worker from renewing its leases."""
@@ -184,16 +269,29 @@ class System:
         self.journal.touch()
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.producer", str(seed), str(duration_s), self.stamps, self.journal],
+                [sys.executable, "-m", "tests.chaos.producer", str(seed), str(duration_s), self.stamps, self.journal,
+                 self.code_url, *([IMAGE] if self.engine is not None else [])],
                 cwd=Path(__file__).parent.parent.parent,
                 env=self.cluster.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-            )
+            )  # fmt: skip
         self.producer = Part(process, log_path)
         self.cluster.parts.append(self.producer)
+
+    def tidy_processes(self) -> dict[int, str]:
+        """Workers, beats and guards that could do what they should just now, with names."""
+        found = {}
+        for slot in (*self.workers, *self.beats):
+            if slot.part is None or not slot.is_up or slot.is_frozen:
+                continue
+            found[slot.part.pid] = f"{slot.name.rstrip('0123456789')} {slot.part.pid}"
+            guard = slot.guard() if slot in self.workers else None
+            if guard is not None:
+                found[guard.pid] = f"guard {guard.pid}"
+        return found
 
     def running_jobs(self) -> list[RunningJob]:
         """The main processes of all jobs, by run."""
@@ -227,14 +325,19 @@ class System:
         self.evidence.redis_away[-1].until = boot_time_s()
 
     def item_lists(self) -> list[str]:
-        return [queue_list for queue in QUEUES for queue_list in keys.queue_lists(queue)]
+        return [queue_list for queue in (*QUEUES, CONTAINER_QUEUE) for queue_list in keys.queue_lists(queue)]
 
-    def fill_disk(self) -> None:
+    def fill_disk(self, *, leave: int = 0) -> None:
+        """Fill it, but for so many bytes."""
         with (self.spool / "filler").open("ab", buffering=0) as filler:
             for size in (1 << 20, 4096, 1):
                 with contextlib.suppress(OSError):
-                    while filler.write(b"\0" * size) == size:
+                    while self._room() >= leave + size and filler.write(b"\0" * size) == size:
                         pass
+
+    def _room(self) -> int:
+        found = os.statvfs(self.spool)
+        return found.f_bavail * found.f_frsize
 
     def free_disk(self) -> None:
         (self.spool / "filler").unlink(missing_ok=True)
@@ -261,7 +364,7 @@ class System:
 
     def close(self) -> None:
         """Take everything down, whatever state it is in."""
-        for slot in (*self.workers, *self.beats):
+        for slot in self.slots:
             slot.start_at = None
         self.cluster.close()
         for _ in range(50):
@@ -274,6 +377,9 @@ class System:
             self.timeline.sleep(0.1)
         self.api.store.close()
         self.network.close()
+        self.code.close()
+        if self.engine is not None:
+            self.engine.close()
         self.redis.stop()
         if self.has_small_disk:
             subprocess.run(["umount", "-l", str(self.spool)], capture_output=True, check=False)

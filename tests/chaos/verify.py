@@ -10,18 +10,15 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from launch_worker.run import Record, Transition
 from launch_worker.states import ARROWS, RunState
-from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.chaos.evidence import LATER, Evidence, Journal, Life, Span, Stamps
 from tests.chaos.faults import PREEMPTED
 from tests.chaos.plan import LEASE_S
-from tests.chaos.system import System
 
 #: A worker that lived so long after a job's end should have kept or told it.
 _REPORT_S = 1.0
@@ -60,7 +57,10 @@ class RunFacts:
     gpus: int = 0
     #: How many lines its job prints, and the kept output of each attempt that printed them all.
     lines: int = 0
+    #: Of a flood the last line only is known to be kept.
+    last_line: bytes = b""
     logs: dict[int, bytes] = field(default_factory=dict)
+    is_container: bool = False
 
 
 @dataclass
@@ -78,12 +78,18 @@ class Findings:
     tolerated: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    #: The most that workers and beats had of the machine.
+    vitals: str = ""
 
 
-def read_runs(store: Store, stamps: dict[str, dict[int, Stamps]], *, offset_s: float) -> list[RunFacts]:
+def read_runs(
+    store: Store, stamps: dict[str, dict[int, Stamps]], *, offset_s: float, left_out: Collection[str] = ()
+) -> list[RunFacts]:
     """Every run in Redis. `offset_s`: from the server's time to seconds since boot."""
     runs = []
     for record in store.select(newest_first=False):
+        if record.id in left_out:
+            continue
         history = store.history(record.id)
         written = stamps.get(record.id, {})
         spec = json.loads(record.spec)
@@ -94,9 +100,13 @@ def read_runs(store: Store, stamps: dict[str, dict[int, Stamps]], *, offset_s: f
             written,
             retries=int(spec.get("retries", 0)),
             gpus=int(spec.get("gpus", 0)),
+            is_container=bool(spec.get("image")),
         )
-        run.lines = next((int(flag[6:]) for flag in spec["command"] if flag.startswith("print=")), 0)
-        for number, seen in written.items() if run.lines else ():
+        flags = dict(flag.partition("=")[::2] for flag in spec["command"] if "=" in flag)
+        run.lines = int(flags.get("print", 0))
+        if "flood" in flags:
+            run.last_line = b"%d" % ((int(flags["flood"]) << 14) - 1)
+        for number, seen in written.items() if run.lines or run.last_line else ():
             if seen.code == 0 and not seen.unprinted:
                 run.logs[number] = b"".join(chunk.data for chunk in store.log(record.id, number))
         runs.append(run)
@@ -257,7 +267,8 @@ class _Check:
 
     def _outlived(self, attempt: Attempt) -> None:
         life = self._life(attempt)
-        if life is None or life.killed_at is None or attempt.stamps is None:
+        # A container outlives its worker until its lease is over, or the next worker adopts it.
+        if life is None or life.killed_at is None or attempt.stamps is None or self.run.is_container:
             return
         # Without its guard, its jobs are ended by the next worker on the machine.
         if any(abs(at - life.killed_at) < 2 for at in life.guard_killed_at):
@@ -273,8 +284,14 @@ class _Check:
         return "" if _code(attempt) == 0 else f"its job {_told(attempt)}"
 
     def _output(self, attempt: Attempt) -> None:
-        """What a Finished attempt printed was kept, whole and once."""
+        """What a Finished attempt printed was kept, whole and once; of a flood the newest."""
         if attempt.state is not RunState.FINISHED or attempt.number not in self.run.logs:
+            return
+        if self.run.last_line:
+            *_, last = [b"", *self.run.logs[attempt.number].split()]
+            if last != self.run.last_line:
+                text = f"printed lines until {self.run.last_line.decode()}, the last one that was kept is {last[:40]!r}"
+                self.wrong.append(f"attempt {attempt.number} {text}")
             return
         name = f"{self.run.record.id}.{attempt.number}"
         kept = self.run.logs[attempt.number].decode("utf-8", "replace").splitlines()
@@ -285,6 +302,12 @@ class _Check:
     def _failed(self, attempt: Attempt) -> str:
         if re.search(r"No space left|the worker's disk", attempt.reason):
             return "" if self._was_full(attempt) else "the disk was not full"
+        if "engine" in attempt.reason:
+            if attempt.stamps is not None:
+                return f"its job {_told(attempt)}"
+            spans = [*self.evidence.engine_away, *self.evidence.engine_mute.get(_slot(attempt), [])]
+            was_away = any(span.meets(attempt.began_at - _SLACK_S, attempt.ended_at) for span in spans)
+            return "" if was_away else "its engine was there"
         if found := re.match(r"(?:preempted \()?exit code (\d+)", attempt.reason):
             return "" if _code(attempt) == int(found[1]) else f"its job {_told(attempt)}"
         if found := re.match(r"ended by (SIG\w+)", attempt.reason):
@@ -417,41 +440,3 @@ def _told(attempt: Attempt) -> str:
         return f"lived until {attempt.ended_at - stamps.last:.2f} s before that, and never ended by itself"
     assert stamps.ended_at is not None
     return f"ended with code {stamps.code} {attempt.ended_at - stamps.ended_at:.2f} s before that"
-
-
-def check_leftovers(system: System) -> list[str]:
-    """What must be empty once everything is over and all workers have been stopped."""
-    wrong = [f"process {pid} is left: {what}" for pid, what in system.our_processes()]
-    store = system.api.store
-    redis = store._redis
-    for queue_list in system.item_lists():
-        if length := redis.llen(queue_list):
-            wrong.append(f"{length} items are left in {queue_list!r}: {redis.lrange(queue_list, 0, 2)}")
-    for key in (keys.LEASES, keys.DUE, "launch:cancels"):
-        if left := redis.zrange(key, 0, 5):
-            wrong.append(f"{key} still has {left}")
-    for pattern in ("launch.direct.*", "launch:parked:*", "launch:places:*", "launch:line:*", "launch:dispatched:*"):
-        wrong += [f"{key.decode()!r} is still there" for key in redis.scan_iter(pattern)]
-    wrong += store.inconsistencies(limit=1_000_000)
-    ended = {member.decode() for member in redis.zrange("launch:ended", 0, -1)}
-    final = {record.id for record in store.select() if record.state.is_final}
-    if ended != final:
-        wrong.append(f"launch:ended and the final runs differ by {sorted(ended ^ final)[:5]}")
-    wrong += [f"an item was refused: {item}" for item in store.refused(limit=5)]
-    wrong += [f"a traceback in {path.name}: {line}" for path in system.logs() for line in _tracebacks(path)]
-    for folder in sorted((system.spool / "workers").iterdir()) if (system.spool / "workers").is_dir() else ():
-        reports = [path.parent.name for path in folder.glob("runs/*/report.json")]
-        if reports:
-            wrong.append(f"the spool of {folder.name} still has undelivered reports of {reports}")
-    return wrong
-
-
-def _tracebacks(path: Path) -> Iterator[str]:
-    """The last line of each traceback."""
-    inside = False
-    for line in path.read_text(errors="replace").splitlines():
-        if line.startswith("Traceback"):
-            inside = True
-        elif inside and line and not line[0].isspace():
-            inside = False
-            yield line[:300]
