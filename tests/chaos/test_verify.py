@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from launch_worker.run import Record, Transition
 from launch_worker.states import RunState
 from tests.chaos.evidence import Cancel, Evidence, Journal, Life, Span, Stamps
+from tests.chaos.leftovers import check_logs, damaged_runs
 from tests.chaos.verify import Findings, RunFacts, _attempts, check_runs
+from tests.chaos.vitals import Vitals
 
 _RUN = "20260101-aaaa"
 
@@ -168,3 +172,51 @@ def test_what_a_silent_workers_job_holds_is_nobodys_fault() -> None:
 def test_a_run_with_other_devices_than_it_wanted_is_found() -> None:
     run = replace(holder("one", *ONE, ("Finished", 5, 1, ""), first=2.1, last=4.9), gpus=2)
     assert "wanted 2" in check(run).violations[0]
+
+
+def test_a_flood_whose_newest_line_is_missing_is_found() -> None:
+    run = facts(*ONE, ("Finished", 5, 1, ""), written={1: stamps(2.1, 4.9)})
+    run.last_line = b"16383"
+    for kept, wrong in ((b"16382\n16383  \n", False), (b"16381\n16382\n", True), (b"", True)):
+        run.logs[1] = kept
+        assert bool(check(run).violations) is wrong
+
+
+@pytest.mark.parametrize(
+    ("written", "away", "is_wrong"),
+    [({}, [Span(3, 4)], False), ({}, [], True), ({1: stamps(2.1, 4.9)}, [Span(3, 4)], True)],
+)
+def test_a_run_may_fail_by_its_engine_only_if_that_was_away_and_no_job_began(
+    written: dict[int, Stamps], away: list[Span], is_wrong: bool
+) -> None:
+    seen = evidence()
+    seen.engine_away = away
+    run = facts(*ONE, ("Failed", 5, 1, "the container engine does not answer"), written=written)
+    assert bool(check(run, seen).violations) is is_wrong
+
+
+def test_a_damaged_record_must_end_failed_and_unexecuted() -> None:
+    seen = Evidence(damaged={"a": "token 'x'", "b": "token 'x'", "c": "token 'x'"})
+    found = list(damaged_runs(seen, {"a": "Failed", "b": "Pending", "c": "Failed"}, {"c"}))
+    assert [text.split(":")[0] for text in found] == ["b", "c"]
+
+
+def test_words_in_logs_that_should_not_be_there_are_found(tmp_path: Path) -> None:
+    log = tmp_path / "w1.0.log"
+    log.write_text("all is well\nERROR guard.died pid=3\n[…] CRITICAL Unrecoverable error: x\n")
+    life = Life("w1", 10, 0.0, log_path=str(log))
+    assert len(check_logs([log], Evidence(lives=[life]))) == 2
+    life.guard_killed_at.append(1.0)
+    assert len(check_logs([log], Evidence(lives=[life]))) == 1
+
+
+def test_a_child_that_is_not_reaped_is_found() -> None:
+    vitals = Vitals()
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    for _ in range(2):
+        vitals.look({os.getpid(): "tests"})
+    assert not vitals.wrong
+    vitals.look({os.getpid(): "tests"})
+    os.waitpid(child, 0)
+    assert vitals.wrong == [f"tests: it does not reap its child {child}"]
