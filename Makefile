@@ -59,9 +59,9 @@ clean: ## delete .venv and every cache
 
 $(MADE):
 	@$(PYTHON) -c '' 2>/dev/null || \
-	    { echo >&2 'make: $(PYTHON) does not start; name a Python of 3.10 or newer with: make PYTHON=...'; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	    { echo >&2 'make: $(PYTHON) is too old; name a Python of 3.10 or newer with: make PYTHON=...'; exit 1; }
+	    { echo >&2 'make: $(PYTHON) does not start; name a Python of 3.11 or newer with: make PYTHON=...'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo >&2 'make: $(PYTHON) is too old; name a Python of 3.11 or newer with: make PYTHON=...'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	    { echo >&2 'make: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv'; exit 1; }
 	@echo 'making $(VENV)'

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from launch_worker.errors import InputError
@@ -332,12 +332,11 @@ def _time_us(path: str, value: Any) -> int:
     refused = InputError(f"{path} {_shown(value)} is no time; write it as 2030-01-31T14:30Z, or as seconds since 1970")
     if isinstance(value, str):
         try:
-            # Python 3.10 does not read the Z.
-            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+            value = datetime.fromisoformat(value.strip())
         except ValueError:
             raise refused from None
     if isinstance(value, datetime):
-        value = (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+        value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e11:
         raise refused
     return round(value * 1_000_000)

@@ -13,6 +13,7 @@ from typing import Any
 from launch_worker.api import Api
 from launch_worker.inventory import parse_needs
 from launch_worker.states import RunState
+from launch_worker.store.connection import OLDEST_SERVERS
 from launch_worker.workers import why_unserved
 
 #: Free space in the work dir below which a worker cannot be trusted to keep logs and reports.
@@ -99,9 +100,13 @@ def check(api: Api) -> Iterator[Finding]:
 
 def _server(api: Api) -> Iterator[Finding]:
     server = api.store.server()
-    version = tuple(int(part) for part in server["redis_version"].split(".")[:2])
-    level = "ok" if version >= (6, 2) else "error"
-    yield Finding(level, f"Redis {server['redis_version']}" + ("" if level == "ok" else "; 6.2 or newer is needed"))
+    oldest = OLDEST_SERVERS[server["product"]]
+    version = tuple(int(part) for part in server["version"].split(".")[:2])
+    name = f"{server['product']} {server['version']}"
+    if version >= oldest:
+        yield Finding("ok", name)
+    else:
+        yield Finding("error", f"{name}; {'.'.join(map(str, oldest))} or newer is needed")
     if server["aof_enabled"]:
         yield Finding("ok", "Redis keeps an append-only file: a restart loses nothing that was acknowledged")
     else:

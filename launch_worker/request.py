@@ -288,6 +288,7 @@ class AdoptedRequest:
 def show_end(record: Record, outcome: Outcome) -> None:
     """Flower's picture of a run whose own worker could not draw it: that one died, or Redis was away."""
     shown = f"{outcome.state}: {outcome.reason}"
+    facts: dict[str, Any]
     if outcome.state is RunState.FINISHED:
         event, facts = "task-succeeded", {"result": outcome.state.value, "runtime": None}
     elif outcome.state is RunState.KILLED:

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ _DAMAGED_US = 3600_000_000
 _MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
 #: No zone moves its clock by more.
 _NEAR_CHANGE = timedelta(hours=3)
-_BEGIN = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ class Schedule:
         zone = _zone(self.timezone)
         at = _BEGIN + timedelta(microseconds=at_us)
         first = next(self._walls(at.astimezone(zone).replace(tzinfo=None)))
-        found = first.replace(tzinfo=zone).astimezone(timezone.utc)
+        found = first.replace(tzinfo=zone).astimezone(UTC)
         if found > at and _is_quiet(at, zone) and _is_quiet(found, zone):
             return _micros(found)
         twice = self.cron.split()[1].startswith("*") if not self.cron.startswith("@") else self.cron == "@hourly"
         best: datetime | None = None
         for wall in self._walls((at - _NEAR_CHANGE).astimezone(zone).replace(tzinfo=None)):
             for fold in (0, 1):
-                moment = wall.replace(tzinfo=zone, fold=fold).astimezone(timezone.utc)
+                moment = wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
                 # Of a time that the clocks leave out, fold 0 is the later reading.
-                is_other = fold == 1 and moment != wall.replace(tzinfo=zone, fold=0).astimezone(timezone.utc)
+                is_other = fold == 1 and moment != wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
                 is_repeated = moment.astimezone(zone).replace(tzinfo=None) == wall
                 if is_other and not (twice and is_repeated):
                     continue

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from launch_worker.errors import InputError
 
 
-class RunState(str, Enum):
+class RunState(StrEnum):
     """A run's state. Written exactly so; read in any letter case by `RunState.parse`."""
 
     PENDING = "Pending"
@@ -16,9 +16,6 @@ class RunState(str, Enum):
     FAILED = "Failed"
     KILLED = "Killed"
     CRASHED = "Crashed"
-
-    def __str__(self) -> str:
-        return self.value
 
     @property
     def is_final(self) -> bool:

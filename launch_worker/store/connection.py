@@ -34,9 +34,12 @@ CONNECT_TIMEOUT_S = 1.5
 #: Longer than any script takes; with connecting, a producer gives up within 5 s.
 ANSWER_TIMEOUT_S = 3.0
 
+#: What the scripts are tested on, and what came after it.
+OLDEST_SERVERS = {"Redis": (7, 0), "Valkey": (8, 0)}
+
 #: Refusals that say something of the server's condition, and nothing of what was asked.
-#: (redis-py cuts the first word off where it has a class; in a script's error Redis 6.2 has it within the text.)
-_TRANSIENT = re.compile(r"(^|-)(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b")
+#: redis-py cuts the first word off where it has a class.
+_TRANSIENT = re.compile(r"^(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b")
 
 #: What a script is told when its caller has not the rights for what it does: by Redis 7.0, and by newer ones.
 _FORBIDDEN = re.compile(r"user executing the script can't|ACL failure in script")

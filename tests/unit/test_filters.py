@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -75,7 +75,7 @@ EMPTY = record()
         {"created_at": {"$gt": "2023-11-14", "$lte": "2023-11-14T22:13:20Z"}},
         {"createdAt": {"$lt": "2023-11-14T23:13:21+00:30"}},
         {"created_at": AT / 1e6},
-        {"created_at": datetime(2023, 11, 14, 22, 13, 20, tzinfo=timezone.utc)},
+        {"created_at": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)},
         {"ended_at": {"$exists": False}},
         {"priority": "high"},
         {"author": {"$regex": "^ada@"}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -74,7 +74,7 @@ def test_every_quarter_of_an_hour_is_a_quarter_apart_all_the_year(zone: str) -> 
         ["0 3 * * *", "30 2 * * 0", "15 */2 * * *", "*/20 1-3 * * *", "0 0 1 * *", "@weekly", "5 2 29 2 *"]
     ),
     st.sampled_from(["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe"]),
-    st.datetimes(datetime(2026, 1, 1), datetime(2028, 1, 1), timezones=st.just(timezone.utc)),
+    st.datetimes(datetime(2026, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC)),
 )
 def test_the_next_time_is_later_and_the_first(cron: str, zone: str, at: datetime) -> None:
     one, start = schedule(cron, zone=zone), int(at.timestamp() * 1e6)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -124,7 +124,7 @@ def berlin() -> Iterator[None]:
 
 
 #: 2026-07-01T12:00:00 in Berlin.
-NOON_S = datetime(2026, 7, 1, 10, tzinfo=timezone.utc).timestamp()
+NOON_S = datetime(2026, 7, 1, 10, tzinfo=UTC).timestamp()
 
 
 @pytest.mark.usefixtures("berlin")
@@ -158,7 +158,7 @@ def test_a_time_is_read_as_microseconds(value: str | float | datetime, time_in_u
 
 @pytest.mark.usefixtures("berlin")
 def test_a_time_of_day_is_tomorrows_also_over_a_change_of_the_clocks() -> None:
-    eve = datetime(2026, 10, 24, 12, tzinfo=timezone.utc).timestamp()
+    eve = datetime(2026, 10, 24, 12, tzinfo=UTC).timestamp()
     assert isoformat(parse_time("08:00", now_s=eve)) == "2026-10-25T07:00:00.000+00:00"
 
 
