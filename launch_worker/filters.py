@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.patterns import MAX_PATTERN, PatternError, searcher
 from launch_worker.run import Record
 from launch_worker.spec import PRIORITIES
 from launch_worker.states import RunState
@@ -21,7 +22,6 @@ from launch_worker.states import RunState
 MAX_CONDITIONS = 200
 MAX_CHOICES = 1000
 MAX_DEPTH = 20
-MAX_PATTERN = 500
 MAX_PATH = 200
 #: A longer text is matched up to here.
 MAX_MATCHED = 4096
@@ -278,7 +278,12 @@ def _regex(path: str, kind: str, operand: Any) -> _Test:
         raise InputError(f"{path} is no text; use $gt, $gte, $lt or $lte instead of $regex")
     if not isinstance(operand, str) or len(operand) > MAX_PATTERN:
         raise InputError(f"$regex of {path} must be a text of at most {MAX_PATTERN} characters, not {_shown(operand)}")
-    search = _searcher(path, operand)
+    try:
+        search = searcher(operand)
+    except PatternError as error:
+        raise InputError(
+            f"$regex {_shown(operand)} of {path} is no regular expression that can be searched in bounded time: {error}"
+        ) from None
 
     def test(value: Any) -> bool:
         if isinstance(value, str):
@@ -286,21 +291,6 @@ def _regex(path: str, kind: str, operand: Any) -> _Test:
         return isinstance(value, (list, tuple)) and any(test(each) for each in value)
 
     return test
-
-
-def _searcher(path: str, pattern: str) -> Callable[[str], bool]:
-    """Rust's engine, which pydantic has: its time is linear in the text, so that no pattern can hang who looks."""
-    # Imported by those who need it: a person waits for a list.
-    from pydantic_core import SchemaError, SchemaValidator, core_schema
-
-    try:
-        validator = SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
-    except SchemaError as error:
-        last = [line.strip() for line in str(error).splitlines() if line.strip()][-1].removeprefix("error: ")
-        raise InputError(
-            f"$regex {_shown(pattern)} of {path} is no regular expression that can be searched in bounded time: {last}"
-        ) from None
-    return validator.isinstance_python
 
 
 def _operand(path: str, kind: str, word: str, value: Any) -> Any:

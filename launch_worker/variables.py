@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.patterns import PatternError, searcher
 from launch_worker.spec import VALUE_NAME
 from launch_worker.template import as_text
 
@@ -18,6 +20,10 @@ _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 30
 _MAX_SHOWN = 200
+#: A pattern of ten kilobytes of states takes half a second for that.
+_MAX_SEARCHED = 1024
+#: For all the patterns that are tried on one run's values: nothing else of the process runs while one is.
+_MAX_SEARCHING_S = 1.0
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
@@ -32,12 +38,20 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     text = _text(schema)
     from jsonschema.exceptions import SchemaError
 
+    # Together they would be searched by Python's own regular expressions.
+    if '"unevaluatedProperties"' in text and '"patternProperties"' in text:
+        raise InputError(
+            "the template variables have unevaluatedProperties and patternProperties, which are not allowed together; "
+            "use additionalProperties"
+        )
     try:
         validator = _validator(text)
     except SchemaError as error:
         where = ".".join(str(part) for part in error.absolute_path)
         place = f" at {where}" if where else ""
         raise InputError(f"the template variables are no valid JSON Schema{place}: {_short(error.message)}") from None
+    except PatternError as error:
+        raise InputError(f"the template variables have a pattern that cannot be used: {error}") from None
     except RecursionError:
         raise InputError(_TOO_DEEP) from None
     for name, rule in schema.get("properties", {}).items():
@@ -96,10 +110,93 @@ def _text(schema: Mapping[str, Any]) -> str:
 def _validator(text: str) -> Any:
     # Imported by those who need it: most queues have no variables.
     from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import extend
 
     schema = json.loads(text)
     Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
+    patterns = _Patterns()
+    for wanted in _patterns_in(schema):
+        _ = patterns[wanted]
+
+    def pattern(_: Any, wanted: str, value: Any, __: Any) -> Iterator[ValidationError]:
+        if isinstance(value, str) and not patterns[wanted](value):
+            yield ValidationError(f"{value!r} does not match {wanted!r}")
+
+    def pattern_properties(validator: Any, rules: Mapping[str, Any], value: Any, _: Any) -> Iterator[ValidationError]:
+        for wanted, rule in rules.items() if isinstance(value, dict) else ():
+            for name in filter(patterns[wanted], value):
+                yield from validator.descend(value[name], rule, path=name, schema_path=wanted)
+
+    def additional_properties(validator: Any, rule: Any, value: Any, siblings: Any) -> Iterator[ValidationError]:
+        if not isinstance(value, dict):
+            return
+        known, wanted = siblings.get("properties", {}), siblings.get("patternProperties", {})
+        for name in value:
+            if name in known or any(patterns[each](name) for each in wanted):
+                continue
+            if rule is False:
+                yield ValidationError(f"Additional properties are not allowed ({name!r} was unexpected)")
+            else:
+                yield from validator.descend(value[name], rule, path=name)
+
+    # The library's own search with Python's regular expressions, which may never end.
+    searching = {
+        "pattern": pattern,
+        "patternProperties": pattern_properties,
+        "additionalProperties": additional_properties,
+    }
+    return extend(Draft202012Validator, searching)(schema)  # type: ignore[no-untyped-call]
+
+
+#: Keywords whose values are no schemas, and those whose values are maps of names to schemas.
+_PLAIN = frozenset({"default", "const", "enum", "examples"})
+_OF_NAMES = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+
+
+def _patterns_in(schema: Any) -> Iterator[str]:
+    """All regular expressions of a schema."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _patterns_in(each)
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in schema.items():
+        if keyword == "pattern":
+            yield value
+        elif keyword in _OF_NAMES:
+            yield from value if keyword == "patternProperties" else ()
+            for rule in value.values():
+                yield from _patterns_in(rule)
+        elif keyword not in _PLAIN:
+            yield from _patterns_in(value)
+
+
+class _Patterns(dict[str, Callable[[str], bool]]):
+    """What searches by each pattern, made once, and bounded for each text and for all that one thread validates."""
+
+    spent = threading.local()
+
+    def __missing__(self, pattern: str) -> Callable[[str], bool]:
+        try:
+            search = searcher(pattern)
+        except PatternError as error:
+            raise PatternError(f"{_short(pattern)!r}: {error}") from None
+
+        def bounded(text: str) -> bool:
+            if len(text) > _MAX_SEARCHED:
+                raise PatternError(
+                    f"a text has more than {_MAX_SEARCHED:,} characters, and patterns are tried on no more"
+                )
+            since = time.monotonic()
+            found = search(text)
+            self.spent.s += time.monotonic() - since
+            if self.spent.s > _MAX_SEARCHING_S:
+                raise PatternError(f"its patterns take more than {_MAX_SEARCHING_S:g} s for them")
+            return found
+
+        self[pattern] = bounded
+        return bounded
 
 
 def _with_defaults(schema: Any, values: Any) -> Any:
@@ -120,9 +217,10 @@ def _reason(validator: Any, value: Any, *, at: str = "") -> str:
     """'' when the rules allow the value, which is that of the variable `at`, or of all."""
     from jsonschema.exceptions import best_match
 
+    _Patterns.spent.s = 0.0
     try:
         error = best_match(validator.iter_errors(value))
-    except (ArithmeticError, RecursionError, TypeError, ValueError, re.error) as failure:
+    except (ArithmeticError, RecursionError, TypeError, ValueError) as failure:
         return f"the schema of the template variables cannot be tried on them ({failure}); ask who configured the queue"
     if error is None:
         return ""

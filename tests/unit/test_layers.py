@@ -51,6 +51,7 @@ LAYERS = {
             "settings",
             "sentinel_url",
             "lean",
+            "patterns",
         ),
         0,
     ),
@@ -108,7 +109,7 @@ HOMES = {
         "runners.end_container",
     ),
     "pydantic": ("spec", "item_schema"),
-    "pydantic_core": ("filters",),
+    "pydantic_core": ("patterns",),
     "fsspec": ("code.storage",),
     "pathspec": ("code.listing",),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -268,6 +270,58 @@ def test_schemas_that_are_none_are_refused_in_one_sentence(schema: Any, said: st
         QueueConfig(variables=schema, macro_env=("SITE",))
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 500
+
+
+def test_patterns_of_a_schema_decide() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"x": {"pattern": "^[a-z]{2,}$"}, "pattern": {"default": {"pattern": "(?!x)"}}},
+        "patternProperties": {"^n_": {"type": "number"}},
+        "additionalProperties": False,
+    }
+    assert values(schema, x="ab", n_1=1)["n_1"] == 1
+    for given, said in (
+        ({"x": "a"}, "'a' does not match '^[a-z]{2,}$'"),
+        ({"n_1": "a"}, "not of type 'number'"),
+        ({"y": 1}, "'y' was unexpected"),
+        ({"x": "a" * 2000}, "more than 1,024 characters"),
+    ):
+        with pytest.raises(InputError) as error:
+            values(schema, **given)
+        assert said in str(error.value)
+    assert values({"type": "object", "additionalProperties": {"type": "number"}}, y=1) == {"y": 1}
+
+
+@pytest.mark.parametrize("rule", [{"pattern": "^([a-z]+)*$"}, {"patternProperties": {"^([a-z]+)*$": {}}}])
+@pytest.mark.parametrize("more", [{}, {"additionalProperties": False}])
+def test_no_pattern_takes_long(rule: dict[str, Any], more: dict[str, Any]) -> None:
+    text = "a" * 40 + "!"
+    schema = {"type": "object", "properties": {"x": rule | more}}
+    since = time.monotonic()
+    with contextlib.suppress(InputError):
+        values(schema, x=text)
+    with contextlib.suppress(InputError):
+        values(schema, x={text: 1})
+    assert time.monotonic() - since < 1
+
+
+def test_patterns_that_take_long_together_are_given_up() -> None:
+    """Each is bounded; many values must not add up to minutes."""
+    schema = {"type": "object", "properties": {"x": {"items": {"pattern": "(?:[ab]{0,30}){900}[cd]x?"}}}}
+    since = time.monotonic()
+    with pytest.raises(InputError, match="take more than 1 s"):
+        values(schema, x=["ab" * 511 + "c"] * 60)
+    assert time.monotonic() - since < 10
+
+
+def test_patterns_that_only_a_backtracking_engine_knows_are_refused() -> None:
+    rules: list[dict[str, Any]] = [{"pattern": "(?!x)"}, {"patternProperties": {"(a)\\1": {}}}, {"pattern": "a" * 501}]
+    for rule in rules:
+        with pytest.raises(InputError, match="pattern that cannot be used") as error:
+            QueueConfig(variables={"type": "object", "properties": {"x": {"allOf": [rule]}}})
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="not allowed together"):
+        QueueConfig(variables={"type": "object", "unevaluatedProperties": False, "allOf": [{"patternProperties": {}}]})
 
 
 def test_a_schema_without_end_is_refused() -> None:
