@@ -133,13 +133,14 @@ class LaunchAgent(ByHand):
         self._system_name = ""
         self._connecting = threading.Lock()
         self.is_started = False
-        self._outage = Outage(self._stopping)
+        #: Whether Redis answers, and what to wait on while it does not.
+        self.outage = Outage(self._stopping)
         self._liveness = Liveness(
             self,
             owner=self.owner,
             store=self._store,
             settings=self._settings,
-            outage=self._outage,
+            outage=self.outage,
             stopping=self._stopping,
             on_end=self._on_end,
         )
@@ -174,7 +175,11 @@ class LaunchAgent(ByHand):
             # The guard holds the lock too: while it is held, one of them lives.
             self._runner = ProcessRunner(lock_fd=self._folder.lock_fd, folder=self._folder.path).open()
             self._logs = LogShipper(
-                self._store, keep_bytes=self._settings.log_bytes, file_bytes=self._settings.log_file_bytes
+                self._store,
+                keep_bytes=self._settings.log_bytes,
+                file_bytes=self._settings.log_file_bytes,
+                is_away=lambda: self.outage.is_on,
+                on_away=self.outage.note,
             )
         except OSError as error:
             raise LaunchError(
@@ -194,7 +199,7 @@ class LaunchAgent(ByHand):
         self._jobs = Jobs(
             self._site,
             folder=self._folder,
-            outage=self._outage,
+            outage=self.outage,
             slots=self._max_jobs,
             takes_runs=lambda: self.takes_runs,
             is_draining=lambda: self._draining,
@@ -247,7 +252,7 @@ class LaunchAgent(ByHand):
                 containers_mark(work_dir).exists() or (engine_is_near() and self._store.has_system())
             ),
             system=self._system,
-            outage=self._outage,
+            outage=self.outage,
             stopping=self._stopping,
             on_end=self._on_end,
         )
@@ -256,7 +261,7 @@ class LaunchAgent(ByHand):
             work_dir=work_dir,
             store=self._store,
             keep_bytes=self._settings.log_bytes,
-            outage=self._outage,
+            outage=self.outage,
             stopping=self._stopping,
             on_end=self._on_end,
         )
@@ -288,7 +293,7 @@ class LaunchAgent(ByHand):
         self._recovery.halt()
         self._liveness.wake()
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
-        while self._jobs.active and not (self._outage.is_on and self._jobs.are_ended):
+        while self._jobs.active and not (self.outage.is_on and self._jobs.are_ended):
             if deadline is not None and boot_time_s() > deadline:
                 return False
             self._stopping.wait(0.05)

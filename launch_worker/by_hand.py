@@ -32,7 +32,7 @@ from launch_worker.errors import (
 )
 from launch_worker.inventory import Inventory
 from launch_worker.jobs import Ended, Jobs
-from launch_worker.outage import BACKOFF_CAP_S, Outage
+from launch_worker.outage import Outage
 from launch_worker.pool_config import PoolConfig
 from launch_worker.queue_config import QueueConfig
 from launch_worker.retry import PHASES, Outcome
@@ -171,7 +171,7 @@ class ByHand:
     _store: Store
     _jobs: Jobs
     _inventory: Inventory
-    _outage: Outage
+    outage: Outage
     _queues: list[str]
     _worker: str
     _max_jobs: int
@@ -480,21 +480,12 @@ class ByHand:
         """The answer, however long Redis is away. Raises StartGivenUpError when this thread's run shall not start."""
         with self._table:
             tracker = self._threads.get(threading.get_ident())
-        pause_s = 0.1
-        while True:
-            try:
-                answer = call()
-            except BrokerUnavailableError as error:
-                self._outage.note(error)
-            else:
-                self._outage.over()
-                return answer
+        try:
+            return self.outage.repeat(call, until=lambda: tracker is not None and not tracker.attempt.events.empty())
+        except BrokerUnavailableError:
             if tracker is not None and self._stopping.is_set():
                 tracker.attempt.events.put(Shutdown(f"the worker shut down ({self._worker})"))
-            if self._stopping.is_set() or (tracker is not None and not tracker.attempt.events.empty()):
-                raise StartGivenUpError
-            self._stopping.wait(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, BACKOFF_CAP_S)
+            raise StartGivenUpError from None
 
     # -- polling -----------------------------------------------------------------------------------------------------
 
@@ -527,8 +518,10 @@ class ByHand:
         try:
             found = self.get_job_and_queue()
         except BrokerUnavailableError as error:
-            self._outage.note(error)
-            self._news.wait(random.uniform(0.5, 1.0))
+            self.outage.note(error)
+            while not self.outage.wait(timeout_s=_POLL_S) and not self._asked_to_stop.is_set():
+                pass
+            self._news.wait(random.uniform(0.05, 0.1))
             self._news.clear()
             return
         if found is None:

@@ -39,6 +39,7 @@ def _required(
         # A Redis that refuses a command (read-only after a failover, full) is an outage, and no outage ends a worker.
         "broker_channel_error_retry": True,
         "worker_pool": "threads",
+        "worker_consumer": "launch_worker.consumer:Consumer",
         "task_acks_late": False,
         "worker_disable_prefetch": True,
         "worker_prefetch_multiplier": 1,

@@ -239,6 +239,8 @@ class Heir:
 
         That is: its folder was on a disk that is gone, as a worker's that ran in a container itself.
         """
+        if self._outage.is_on:
+            return
         try:
             if not self._has_containers():
                 return

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("launch_worker.liveness")
 
-#: The longest pause between two heartbeats while Redis is away: probes must notice its return within 5 s.
-_AWAY_PAUSE_S = 3.0
-
 
 class Worker(Protocol):
     """What liveness asks of the agent."""
@@ -76,6 +73,7 @@ class Liveness:
         self._probes: ProbeServer | None = None
         self._sweeps = SweepMinder(store, settings, stopping=stopping)
         self._wake = threading.Event()
+        outage.on_begin = self._wake.set
         #: What the last heartbeat said of when the next one is needed.
         self._expected = 0
         #: When (server microseconds) it asks again by itself, and can still prepare what is due then; 0 while it asks.
@@ -121,7 +119,7 @@ class Liveness:
                 self._outage.over()
             except BrokerUnavailableError as error:
                 self._outage.note(error)
-                pause_s = min(pause_s, _AWAY_PAUSE_S) * random.uniform(0.5, 1.0)
+                pause_s = self._outage.probe_pause_s()
             except Exception:
                 log.exception("heartbeat.failed")
             self._wake.wait(pause_s)
@@ -176,9 +174,11 @@ class Liveness:
                 self._store.listen(channels, on_message=self._hear, stopped=self._stopping.is_set)
             except BrokerUnavailableError as error:
                 self._outage.note(error)
+                self._outage.wait()
             except Exception:
                 log.exception("listener.failed")
-            self._stopping.wait(random.uniform(0.5, 1.0))
+            # For a Redis that answers the heartbeat, but not this.
+            self._stopping.wait(random.uniform(0.1, 0.3))
 
     def _hear(self, channel: str, message: str) -> None:
         if channel == keys.DUE:

@@ -13,6 +13,7 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -185,8 +186,19 @@ class LogShipper:
     It does not wake for a job that is gone before its files are watched: `finish` ships those in its caller's thread.
     """
 
-    def __init__(self, store: Store, *, keep_bytes: int, file_bytes: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        keep_bytes: int,
+        file_bytes: int,
+        is_away: Callable[[], bool] = lambda: False,
+        on_away: Callable[[BrokerUnavailableError], None] = lambda _: None,
+    ) -> None:
+        """While Redis `is_away` nothing is sent; `on_away` gets the error of a call that it did not answer."""
         self._store = store
+        self._is_away = is_away
+        self._on_away = on_away
         self._keep_bytes = keep_bytes
         self._file_bytes = file_bytes
         self._inotify = inotify_simple.INotify()
@@ -313,11 +325,12 @@ class LogShipper:
                 tail.look()
             shipped = 0
             unsent |= grown
-            for tail in list(unsent):
+            for tail in [] if self._is_away() else list(unsent):
                 try:
                     shipped += tail.ship(self._store)
                     unsent.discard(tail)
-                except BrokerUnavailableError:
+                except BrokerUnavailableError as error:
+                    self._on_away(error)
                     break
                 except Exception:
                     log.exception("log.unreadable run=%s path=%s", tail.run_id, tail.path)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection
 
 from launch_worker.agent import LaunchAgent
-from launch_worker.errors import LaunchError
+from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.selection import Selection
 
 log = logging.getLogger("launch_worker.pickup")
@@ -87,6 +87,13 @@ class Pickup:
                 failures = 0
                 if not self._selection.is_dynamic:
                     return
+            except BrokerUnavailableError as error:
+                # Its news may be lost meanwhile: look as soon as Redis is back.
+                self._agent.outage.note(error)
+                while not self._agent.outage.wait(timeout_s=LOOK_S) and not self._stopping.is_set():
+                    pass
+                self._stopping.wait(random.uniform(0.05, 0.2))
+                continue
             except LaunchError as error:
                 if not failures:
                     log.warning("queues.unknown: those that are consumed stay as they are. %s", error)

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.pickup import pause_s
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.states import RunState
@@ -84,12 +83,7 @@ def run_once(
 
 def _patiently(agent: LaunchAgent, call: Callable[[], T]) -> T | None:
     """The call's answer, however long Redis is away; None once the agent takes no runs."""
-    failures = 0
-    while agent.takes_runs:
-        try:
-            return call()
-        except BrokerUnavailableError as error:
-            log.warning("pass.waits: %s", error)
-            failures += 1
-            threading.Event().wait(pause_s(failures))
-    return None
+    try:
+        return agent.outage.repeat(call, until=lambda: not agent.takes_runs)
+    except BrokerUnavailableError:
+        return None

@@ -65,6 +65,8 @@ class Proxy:
         self._flowing: asyncio.Event
         self.how = ""
         self.port = 0
+        #: How many connections were made to it.
+        self.accepted = 0
 
     def cut(self, how: str) -> None:
         self._network.do(self._cut(how))
@@ -108,6 +110,7 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.accepted += 1
         self._tasks.add(task)
         self._writers.add(writer)
         try:

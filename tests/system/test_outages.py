@@ -357,3 +357,48 @@ def test_the_servers_clock_jumps_and_nothing_that_lives_is_crashed(cluster: Clus
     assert later.wait(20) is RunState.FINISHED
     run.cancel(grace_s=0)
     assert run.wait(10) is RunState.KILLED
+
+
+@pytest.mark.parametrize("selection", [("-Q", "default"), ("-m", "def")])
+def test_after_a_long_outage_the_first_new_run_starts_within_2_s(
+    outage: Cluster, server: RedisServer, selection: tuple[str, str], tmp_path: Path
+) -> None:
+    """However the worker finds its queues, and however long Celery would have slept by then."""
+    outage.api.create_queue("default")
+    worker = outage.celery("worker", *selection, "-n", "w1@%h", "--loglevel", "INFO", name="w1")
+    wait_until(lambda: any(w["pid"] == worker.pid for w in outage.api.store.workers()), what="the worker is listed")
+    assert submit(["true"], api=outage.api).wait(20) is RunState.FINISHED
+    server.kill()
+    wait_until(lambda: "redis.away" in worker.log)
+    time.sleep(12)
+    server.start()
+    began = time.monotonic()
+    run = submit(["true"], api=outage.api)
+    assert run.wait(20) is RunState.FINISHED
+    assert time.monotonic() - began < 2.0
+    assert "Traceback" not in worker.log
+
+
+def test_while_redis_is_away_a_worker_knocks_with_one_connection_at_a_time_and_seldomer(
+    outage: Cluster, server: RedisServer
+) -> None:
+    """Whatever it has to tell: a run that ended, logs of others, its heartbeat, Celery's own consumer."""
+    network = Network()
+    proxy = network.open(lambda: server.port)
+    outage.env["LAUNCH_REDIS_URL"] = server.url.replace(f":{server.port}/", f":{proxy.port}/")
+    worker = outage.worker(slots=6)
+    for seconds in (1, 1, 1, 30):
+        submit(["sh", "-c", f"for i in $(seq {seconds}0); do echo $i; sleep 0.1; done"], api=outage.api)
+    wait_until(lambda: outage.api.store.counts()[RunState.RUNNING] == 4)
+    before = proxy.accepted
+    proxy.cut("refuse")
+    wait_until(lambda: "redis.away" in worker.log)
+    time.sleep(3)
+    settled = proxy.accepted
+    time.sleep(5)
+    knocks = proxy.accepted - settled
+    proxy.heal()
+    assert settled - before < 60
+    assert 2 <= knocks <= 9, knocks
+    wait_until(lambda: outage.api.store.counts()[RunState.FINISHED] >= 3)
+    network.close()

@@ -87,7 +87,7 @@ LAYERS = {
         2,
     ),
     **dict.fromkeys(("probe", "probe_server"), 2),
-    **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "request", "tasks", "worker", "cli", "dev"), 3),
+    **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "consumer", "request", "tasks", "worker", "cli", "dev"), 3),
     # The package itself offers names of layer 2, and imports them lazily.
     "": 2,
 }
@@ -96,8 +96,8 @@ LAYERS = {
 HOMES = {
     "redis": ("store.", "broker"),
     "hiredis": ("store.wire",),
-    "celery": ("celery", "celeryconfig", "beat", "broker", "request", "tasks", "worker"),
-    "kombu": ("celery", "celeryconfig", "beat", "broker", "request", "tasks", "worker"),
+    "celery": ("celery", "celeryconfig", "beat", "broker", "consumer", "request", "tasks", "worker"),
+    "kombu": ("celery", "celeryconfig", "beat", "broker", "consumer", "request", "tasks", "worker"),
     "click": ("cli.", "celery", "worker"),
     "subprocess": ("runners.", "code.git", "dev.", "cli.following", "cli.dev"),
     "signal": ("runners.", "code.git", "dev.", "cli.following", "cli.dev", "retry", "worker", "by_hand"),
