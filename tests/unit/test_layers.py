@@ -87,7 +87,8 @@ LAYERS = {
         2,
     ),
     **dict.fromkeys(("probe", "probe_server"), 2),
-    **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "consumer", "request", "tasks", "worker", "cli", "dev"), 3),
+    **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "consumer", "request", "tasks", "worker"), 3),
+    **dict.fromkeys(("cli", "dev"), 3),
     # The package itself offers names of layer 2, and imports them lazily.
     "": 2,
 }
