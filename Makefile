@@ -28,7 +28,7 @@ help: ## show this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## run one training job through a private Redis, a worker, beat and the web page
-	$(BIN)/launch-worker dev -- $(BIN)/python examples/train_iris.py --epochs 20
+	$(BIN)/launch-worker dev --temporary -- $(BIN)/python examples/train_iris.py --epochs 20
 
 test: $(INSTALLED_DEV) ## run the whole test suite
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from launch_worker.dev_folder import living_redis_url
 from launch_worker.errors import InputError, SettingsError
 from launch_worker.sentinel_url import SCHEME, SentinelUrl
 from launch_worker.units import format_duration, parse_duration, parse_size
@@ -97,7 +98,10 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, *, redis_url: str | None = None) -> Settings:
-        """Read `LAUNCH_*`; `redis_url` (the `--api` option) wins over `LAUNCH_REDIS_URL`. Raises SettingsError."""
+        """Read `LAUNCH_*`. Raises SettingsError.
+
+        `redis_url` (the `--api` option) wins over `LAUNCH_REDIS_URL`, and that over this user's `launch-worker dev`.
+        """
         env = os.environ if env is None else env
 
         def seconds(name: str, default: float) -> float:
@@ -113,7 +117,7 @@ class Settings:
                 raise SettingsError(str(error)) from None
 
         return cls(
-            redis_url=redis_url or env.get("LAUNCH_REDIS_URL") or DEFAULT_REDIS_URL,
+            redis_url=redis_url or env.get("LAUNCH_REDIS_URL") or living_redis_url(env) or DEFAULT_REDIS_URL,
             project=env.get("LAUNCH_PROJECT", ""),
             work_dir=_work_dir(env),
             heartbeat_s=seconds("LAUNCH_HEARTBEAT_S", cls.heartbeat_s),

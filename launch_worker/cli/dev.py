@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-import time
+import threading
 from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from launch_worker.cli import output
-from launch_worker.cli.following import follow
+from launch_worker.cli.errors import INTERRUPTED
+from launch_worker.cli.following import follow_to_the_end
+
+if TYPE_CHECKING:
+    from launch_worker.dev.folder import DataFolder
+    from launch_worker.dev.keeper import Keeper
 
 
 @click.command(
@@ -20,59 +27,123 @@ from launch_worker.cli.following import follow
 @click.option("-q", "--queues", default="default,gpu", show_default=True, help="What the worker consumes.")
 @click.option("-c", "--slots", type=click.IntRange(min=1), default=4, show_default=True, help="Jobs at once.")
 @click.option("--no-web", is_flag=True, help="Leave the web page out.")
+@click.option("--temporary", is_flag=True, help="Start with no runs, on free ports, and delete all data at the end.")
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def dev_command(queues: str, slots: int, no_web: bool, as_json: bool, command: tuple[str, ...]) -> int:
-    """Start a private Redis, a worker, beat and the web page on loopback; Ctrl-C stops them all.
+def dev_command(queues: str, slots: int, no_web: bool, temporary: bool, as_json: bool, command: tuple[str, ...]) -> int:
+    """Start a private Redis, a worker, beat and the web page on loopback; they end with this command.
 
-    With COMMAND: run it as one job through all of that, show its log, and exit with its code.
+    Runs are kept in ~/.local/state/launch-worker/dev from one time to the next. Commands in other shells use it as long
+    as it is up, unless LAUNCH_REDIS_URL says otherwise.
+
+    Ctrl-C stops it; running jobs get SIGTERM and their grace, and a second Ctrl-C kills them.
+
+    With COMMAND: run it as one job through all of that, show its log, and exit with its code. Ctrl-C cancels the job, a
+    second one kills it.
     """
-    from launch_worker.api import submit
-    from launch_worker.dev.stack import Stack
+    from launch_worker.dev.folder import DataFolder
+    from launch_worker.dev.keeper import Keeper
     from launch_worker.spec import RunSpec
 
     if command:
         RunSpec(tuple(command), queue=queues.split(",")[0])  # bad input is refused before anything is started
-    signal.signal(signal.SIGTERM, _interrupt)
-    stack = Stack(queues=queues, slots=slots, web=not no_web)
+    folder = DataFolder.temporary() if temporary else DataFolder.of_user(os.environ)
+    keeper = Keeper(folder, queues=queues, slots=slots, web=not no_web, waits=not command)
+    interrupts = _Interrupts(keeper)
     try:
-        api = stack.start()
+        facts = keeper.start(tell=_say, on_end=interrupts.raise_why if command else lambda: None)
         if not command:
-            _welcome(stack.redis.url, stack.web_port, queues, as_json=as_json)
-            while True:
-                stack.check()
-                time.sleep(0.5)
-        run = submit(command, queue=queues.split(",")[0], api=api)
-        code = follow(run, logs=not as_json, quiet=as_json)
-        run.refresh()
-        if as_json:
-            output.echo_json(run.as_json(history=True))
-        else:
-            rows = [(step.state.value, step.attempt or "", step.worker, step.reason) for step in run.transitions]
-            sys.stdout.flush()
-            output.table(("STATE", "ATTEMPT", "WORKER", "REASON"), rows)
-        return code
+            _welcome(facts, folder, queues, as_json=as_json)
+            keeper.wait()
+        return _run(command, facts["redis_url"], queue=queues.split(",")[0], as_json=as_json)
     except KeyboardInterrupt:
-        click.echo("\nstopping", err=True)
-        return 0 if not command else 130
+        _say("\nstopping")
+        if command:
+            keeper.kill()
+        return INTERRUPTED if command else 0
     finally:
-        # A second Ctrl-C must not leave half of the stack behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        stack.stop()
+        interrupts.from_now_on_kill()
+        keeper.stop(tell=_say)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _run(command: tuple[str, ...], redis_url: str, *, queue: str, as_json: bool) -> int:
+    """Submit it, show it, and return its code."""
+    from launch_worker.api import Api, submit
 
-
-def _welcome(redis_url: str, web_port: int, queues: str, *, as_json: bool) -> None:
+    run = submit(command, queue=queue, api=Api(redis_url))
+    code = follow_to_the_end(run, logs=not as_json, quiet=as_json)
+    run.refresh()
     if as_json:
-        output.echo_json({"redis_url": redis_url, "web_port": web_port or None, "queues": queues.split(",")})
+        output.echo_json(run.as_json(history=True))
+    else:
+        rows = [(step.state.value, step.attempt or "", step.worker, step.reason) for step in run.transitions]
+        sys.stdout.flush()
+        output.table(("STATE", "ATTEMPT", "WORKER", "REASON"), rows)
+    return code
+
+
+class _Interrupts:
+    """What Ctrl-C and SIGTERM do: the first one begins the stop, later ones kill what does not end."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._kills = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+        signal.signal(signal.SIGUSR1, self._end)
+
+    def from_now_on_kill(self) -> None:
+        self._kills = True
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+
+    def raise_why(self) -> None:
+        """Have the main thread raise why a part has ended, whatever it does; from another thread."""
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self._kills:
+            self._kills = True
+            raise KeyboardInterrupt
+        # Not by click: the main thread may be writing right now.
+        os.write(2, b"\nkilling\n")
+        self._keeper.kill()
+
+    def _end(self, number: int, frame: FrameType | None) -> NoReturn:
+        self._keeper.wait()
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, as_json: bool) -> None:
+    redis_url, web_port = facts["redis_url"], facts["web_port"]
+    if as_json:
+        kept = None if folder.is_temporary else str(folder.path)
+        shown = {"redis_url": redis_url, "web_port": web_port or None, "queues": queues.split(","), "data": kept}
+        output.echo_json(shown)
         return
     click.echo("launch_worker is up. In another shell:\n")
-    click.echo(f"  export LAUNCH_REDIS_URL={redis_url}")
+    if folder.is_temporary:
+        click.echo(f"  export LAUNCH_REDIS_URL={redis_url}")
+    elif os.environ.get("LAUNCH_REDIS_URL"):
+        click.echo("  unset LAUNCH_REDIS_URL    # as long as it is set, commands use what it names, and not this")
     click.echo("  launch-submit --follow -- python3 -c 'print(\"hello\")'\n")
     click.echo(f"queues    {queues}")
     if web_port:
         click.echo(f"web page  http://127.0.0.1:{web_port}")
+    if folder.is_temporary:
+        click.echo("data      is deleted at the end")
+    else:
+        click.echo(f"data      {folder.path}, with {_known(facts['counts'])}")
     click.echo("\nCtrl-C stops it all.")
+
+
+def _known(counts: dict[str, int]) -> str:
+    total, waiting = sum(counts.values()), counts.get("Pending", 0)
+    if not total:
+        return "no runs yet"
+    runs = "1 run" if total == 1 else f"{total} runs"
+    return f"{runs} from before" + (f", {waiting} of them to be done" if waiting else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -14,7 +15,7 @@ import click
 from launch_worker.api import Run
 from launch_worker.cli import output
 from launch_worker.cli.errors import INTERRUPTED
-from launch_worker.errors import RefusedError
+from launch_worker.errors import LaunchError, RefusedError
 from launch_worker.states import RunState
 
 #: How long after a Ctrl-C a second one still means "cancel the run".
@@ -55,6 +56,35 @@ def follow(run: Run, *, logs: bool, quiet: bool) -> int:
     if not run.state.is_final:
         run.cancel()
     return _follow(run, logs=False, quiet=quiet)
+
+
+def follow_to_the_end(run: Run, *, logs: bool, quiet: bool) -> int:
+    """As `follow`, for a run that does not outlive this command.
+
+    Ctrl-C (SIGTERM, too) cancels it, a second one kills it, a third one raises KeyboardInterrupt.
+    """
+    count = 0
+
+    def cancel(words: str, grace_s: float | None) -> None:
+        click.echo(f"\n{words}", err=True)
+        with contextlib.suppress(LaunchError):
+            run.cancel(grace_s=grace_s)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 2:
+            raise KeyboardInterrupt
+        steps = (
+            (f"cancelling run {run.id}, and waiting for its end; Ctrl-C again kills it", None),
+            (f"killing run {run.id}", 0.0),
+        )
+        # In a thread: this one may be in the midst of writing, or of talking to Redis.
+        threading.Thread(target=cancel, args=steps[count - 1], daemon=True).start()
+
+    for word in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(word, interrupted)
+    return _follow(run, logs=logs, quiet=quiet)
 
 
 def wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:

@@ -68,7 +68,7 @@ def _api_option() -> click.Option:
         metavar="URL",
         expose_value=False,
         callback=remember,
-        help="The Redis to use (default: LAUNCH_REDIS_URL).",
+        help="The Redis to use (default: LAUNCH_REDIS_URL, else your launch-worker dev).",
     )
 
 
@@ -77,7 +77,7 @@ def _api_option() -> click.Option:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: launch-worker runs --state running --queue gpu",
 )
-@click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL).")
+@click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL, else your launch-worker dev).")
 @click.version_option(package_name="launch_worker")
 @click.pass_context
 def group(ctx: click.Context, api: str | None) -> None:

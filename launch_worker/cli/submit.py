@@ -31,7 +31,7 @@ _NOT_WITH_CRON = ("at", "delay", "after", "array")
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted, as JSON, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print only the run id.")
-@click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL).")
+@click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL, else your launch-worker dev).")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def submit_command(
     command: tuple[str, ...],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import secrets
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from launch_worker.errors import BrokerUnavailableError, LaunchError
@@ -51,17 +53,30 @@ def _is_supported(program: str) -> bool:
 
 
 class RedisServer:
-    """A redis-server on a free loopback port, with a password and a folder of its own, gone at `stop`.
+    """A redis-server on a loopback port, with a password and a folder of its own, gone at `stop`.
 
-    `aof` keeps every acknowledged write across `kill` and `start`; `snapshot` only what the last SAVE had.
+    `aof` keeps every acknowledged write across `kill` and `start`; `snapshot` only what the last SAVE had. A `folder`
+    that is given is kept at `stop`, with the data and the password. `port` is taken if it is free. `before_exec` is
+    called in the server's process.
     """
 
-    def __init__(self, *, aof: bool = False, snapshot: bool = False) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="launch-redis-"))
+    def __init__(
+        self,
+        *,
+        aof: bool = False,
+        snapshot: bool = False,
+        folder: Path | None = None,
+        port: int = 0,
+        before_exec: Callable[[], None] | None = None,
+    ) -> None:
+        self._is_kept = folder is not None
+        self._folder = folder or Path(tempfile.mkdtemp(prefix="launch-redis-"))
         self._aof = aof
         self._snapshot = snapshot
-        self._password = secrets.token_urlsafe(16)
-        self.port = 0
+        self._before_exec = before_exec
+        self._password = self._read_password() if self._is_kept else secrets.token_urlsafe(16)
+        self.port = port
+        (self._folder / "log").unlink(missing_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,9 +94,18 @@ class RedisServer:
                 return
             if self.process.poll() is None:
                 break
-        words = (self._folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+        words = " ".join((self._folder / "log").read_text(errors="replace").strip().splitlines()[-1:])
         self.stop()
-        raise LaunchError(f"redis-server did not start: {' '.join(words)}")
+        kept = f"; its data is in {self._folder}" if self._is_kept else ""
+        raise LaunchError(f"{Path(server).name} did not start: {words}{kept}")
+
+    def _read_password(self) -> str:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / "password"
+        if not path.exists() or not path.stat().st_size:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(secrets.token_urlsafe(16))
+        return path.read_text()
 
     def _spawn(self, server: str) -> subprocess.Popen[bytes]:
         # The password goes through a file: a command line can be read by every user.
@@ -102,6 +126,7 @@ class RedisServer:
                 stderr=log,
                 # Ctrl-C in a terminal must reach whoever stops the server in its turn, not the server.
                 start_new_session=True,
+                preexec_fn=self._before_exec,
             )
 
     def _answers(self, timeout_s: float) -> bool:
@@ -126,7 +151,7 @@ class RedisServer:
             self.process = None
 
     def stop(self) -> None:
-        """End the server and delete its folder."""
+        """End the server, and delete its folder unless that was given."""
         if self.process is not None:
             self.process.terminate()
             try:
@@ -134,7 +159,20 @@ class RedisServer:
             except subprocess.TimeoutExpired:
                 self.kill()
             self.process = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._is_kept:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on this loopback port now."""
+    with socket.socket() as probe:
+        # As servers do: what a closed connection left behind does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def free_port() -> int:

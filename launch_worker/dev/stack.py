@@ -1,85 +1,153 @@
-"""The embedded default: a private Redis, a worker, beat and the web page, on loopback, stopped together."""
+"""The parts of a launch system on one machine: a private Redis, a worker, beat and the web page, on loopback."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import secrets
-import shutil
+import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from launch_worker.api import Api
-from launch_worker.dev.redis_server import RedisServer, free_port
+from launch_worker.dev.redis_server import RedisServer, free_port, is_free
 from launch_worker.errors import LaunchError
-from launch_worker.settings import Settings
+from launch_worker.spec import parse_spec
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
 
+#: Where they are if that is free. (7600 is the server's.)
+WEB_PORT = 7601
+REDIS_PORT = 7602
+_START_S = 30.0
+#: What a worker may take for its last steps, beside the grace of its jobs.
 _STOP_S = 15.0
+#: The same once its jobs are killed.
+_KILL_S = 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+class StoppedError(LaunchError):
+    """The start was given up, because it is not wanted any more."""
 
 
 class Stack:
-    """Everything of a launch system on one machine. `start`, then `stop`; both may be called twice."""
+    """Everything of a launch system on one machine. `start`, then `stop`.
 
-    def __init__(self, *, queues: str = "default,gpu", slots: int = 4, web: bool = True) -> None:
+    Its processes are in sessions of their own, so that a terminal's Ctrl-C reaches none of them, and end with the
+    process that called `start`: by SIGKILL, when that one could not call `stop`.
+    """
+
+    def __init__(self, folder: Path, *, is_kept: bool, queues: str, slots: int, web: bool, waits: bool) -> None:
+        """`is_kept`: the data stays, and the ports are the same each time, if they are free.
+
+        `web`: with the web page; `waits`: `start` waits until that answers.
+        """
+        self._folder = folder
+        self._is_kept = is_kept
         self._queues = queues
         self._slots = slots
         self._web = web
-        self._folder = Path(tempfile.mkdtemp(prefix="launch-dev-"))
-        self.redis = RedisServer()
+        self._waits = waits
+        self._tie = _tie_to(os.getpid())
+        self.redis = RedisServer(
+            aof=is_kept,
+            folder=folder / "redis",
+            port=REDIS_PORT if is_kept else 0,
+            before_exec=self._tie,
+        )
         self.web_port = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._store = Store(self.redis.url)
 
-    def start(self) -> Api:
-        """Start all parts and wait until the worker takes runs. Raises LaunchError with the failed part's log."""
+    def start(self, *, go_on: Callable[[], bool] = lambda: True) -> None:
+        """Start all parts and wait until the worker takes runs.
+
+        Raises LaunchError with the failed part's log, StoppedError when `go_on` says no.
+        """
         self.redis.start()
-        self._spawn("worker", "worker", "-Q", self._queues, "-c", str(self._slots), "--loglevel", "INFO")
+        arguments = ("-Q", self._queues, "-c", str(self._slots), "--loglevel", "INFO")
+        self._spawn("worker", "worker", *arguments)
         self._spawn("beat", "beat", "--loglevel", "INFO")
         if self._web:
-            self.web_port = free_port()
-            self._spawn("web", "flower", "--address=127.0.0.1", f"--port={self.web_port}")
-        api = Api(settings=Settings.from_env(redis_url=self.redis.url))
-        deadline = time.monotonic() + 30
-        while not api.store.workers():
-            self.check()
-            if time.monotonic() > deadline:
-                raise LaunchError(f"the worker did not start; its log: {self._log_tail('worker')}")
-            time.sleep(0.02)
-        return api
+            is_fixed = self._is_kept and self._waits and is_free(WEB_PORT)
+            self._start_web(WEB_PORT if is_fixed else free_port())
+        self._store = Store(self.redis.url)
+        deadline = time.monotonic() + _START_S
+        pid = self.processes["worker"].pid
+        while not any(worker["pid"] == pid for worker in self._store.workers()):
+            self._wait_a_moment("worker", deadline, go_on)
+        while self._web and self._waits and not _answers(self.web_port):
+            if self.processes["web"].poll() is not None and not is_free(self.web_port):
+                # Somebody else took it in between.
+                self._start_web(free_port())
+            self._wait_a_moment("web", deadline, go_on)
+
+    def _wait_a_moment(self, name: str, deadline: float, go_on: Callable[[], bool]) -> None:
+        self.check()
+        if not go_on():
+            raise StoppedError("stopped while starting")
+        if time.monotonic() > deadline:
+            raise LaunchError(f"the {name} did not start; its log: {self._log_tail(name)}")
+        time.sleep(0.02)
 
     def check(self) -> None:
         """Raises LaunchError when a part has ended by itself."""
         for name, process in self.processes.items():
             if process.poll() is not None:
-                raise LaunchError(f"{name} ended with {process.returncode}; its log: {self._log_tail(name)}")
+                raise LaunchError(f"the {name} ended with {process.returncode}; its log: {self._log_tail(name)}")
         if self.redis.process is None or self.redis.process.poll() is not None:
-            raise LaunchError("the private redis-server ended")
+            raise LaunchError("the private Redis server ended")
 
-    def stop(self) -> None:
-        """End all parts, the worker first so that it can report what it stopped; running jobs are ended."""
-        for signals in (1, 2):
-            for name in ("worker", "web", "beat"):
-                process = self.processes.get(name)
-                if process is not None and process.poll() is None and (signals == 1 or name == "worker"):
-                    process.terminate()
-            if signals == 1:
-                self._wait(self.processes.get("worker"), 0.5)
-        for process in self.processes.values():
-            if not self._wait(process, _STOP_S):
-                process.kill()
-                process.wait()
-        self.redis.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _wait(self, process: subprocess.Popen[bytes] | None, timeout_s: float) -> bool:
-        if process is None:
-            return True
+    def running(self) -> dict[str, float]:
+        """The grace of each run that runs now; empty where Redis cannot tell."""
         try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+            return {record.id: parse_spec(record.spec).grace_s for record in self._store.select(state=RunState.RUNNING)}
+        except LaunchError:
+            return {}
+
+    def counts(self) -> dict[str, int]:
+        """How many runs are in each state."""
+        return {state.value: count for state, count in self._store.counts().items()}
+
+    def stop(self, *, is_killed: Callable[[], str] = lambda: "") -> None:
+        """End all parts, the worker first so that it can report what it stopped; running jobs are ended.
+
+        They have their grace, until `is_killed` gives a reason to end them at once.
+        """
+        deadline = time.monotonic() + _STOP_S + max(self.running().values(), default=0.0)
+        for process in self.processes.values():
+            _terminate(process)
+        # The first signal lets running jobs go on; it is enough where there are none.
+        second_at, has_killed = time.monotonic() + 0.5, False
+        while any(process.poll() is None for process in self.processes.values()) and time.monotonic() < deadline:
+            if second_at is not None and time.monotonic() > second_at and "worker" in self.processes:
+                second_at = float("inf")
+                _terminate(self.processes["worker"])
+            reason = is_killed()
+            if reason and not has_killed:
+                has_killed = True
+                deadline = time.monotonic() + _KILL_S
+                self._kill_runs(reason)
+            time.sleep(0.02)
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+        self._store.close()
+        self.redis.stop()
+
+    def _kill_runs(self, reason: str) -> None:
+        for run_id in self.running():
+            with contextlib.suppress(LaunchError):
+                self._store.cancel(run_id, reason=reason, grace_s=0)
+
+    def _start_web(self, port: int) -> None:
+        self.web_port = port
+        self._spawn("web", "flower", "--address=127.0.0.1", f"--port={port}")
 
     def _spawn(self, name: str, *arguments: str) -> None:
         env = {key: value for key, value in os.environ.items() if not key.startswith(("CELERY_", "FLOWER_"))}
@@ -87,15 +155,41 @@ class Stack:
         env["FLOWER_COOKIE_SECRET"] = secrets.token_urlsafe(16)
         with (self._folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "launch_worker", *arguments],
+                # -P: what lies in the current folder is not imported.
+                [sys.executable, "-P", "-m", "celery", "-A", "launch_worker", *arguments],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C reaches the one who stops them in order.
                 start_new_session=True,
+                preexec_fn=self._tie,
             )
 
     def _log_tail(self, name: str) -> str:
         text = (self._folder / f"{name}.log").read_text(errors="replace")
         return "\n" + "\n".join(text.strip().splitlines()[-15:])
+
+
+def _tie_to(parent: int) -> Callable[[], None]:
+    """What a new process calls so that the kernel ends it with the thread that started it."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def tie() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

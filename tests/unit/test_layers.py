@@ -49,6 +49,7 @@ LAYERS = {
             "retry",
             "run",
             "settings",
+            "dev_folder",
             "sentinel_url",
             "lean",
             "patterns",
