@@ -22,7 +22,7 @@ for at = 1, templates do
 end
 for number = first, first + count - 1 do
   local id = ARGV[4 + number % templates]
-  local copy = string.format('%016x', number)
+  local copy = string.format('%015x', number)
   redis.call('COPY', 'launch:run:' .. id, 'launch:run:' .. copy)
   redis.call('COPY', 'launch:run:' .. id .. ':history', 'launch:run:' .. copy .. ':history')
   redis.call('HSET', 'launch:run:' .. copy, 'id', copy)

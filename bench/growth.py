@@ -93,6 +93,7 @@ def _template(store: Store, state: RunState) -> str:
     store.create(run_id, RunSpec(command=("python", "train.py", "--lr", "0.1"), project="bench", name=f"{state}"))
     if state is not RunState.PENDING:
         store.take(keys.queue_lists("default"), before_us=1 << 53)
+        idle_heartbeat(store, "bench", ("default",))
         record, why = store.claim(run_id, 1, owner="bench", worker="bench@host", host="host", lease_s=_LEASE_S)
         assert record is not None, why
         if state is not RunState.RUNNING:

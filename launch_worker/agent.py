@@ -206,6 +206,7 @@ class LaunchAgent(ByHand):
             on_outcome=self._note,
             inventory=self._inventory,
             queues=lambda: self._queues,
+            register=self.heartbeat,
             prefetch_s=self._prefetch_s,
         )
         if self._takes_by_hand:

@@ -215,6 +215,9 @@ class ByHand:
     def direct_queue(self) -> str:
         raise NotImplementedError
 
+    def set_queues(self, queues: Sequence[str]) -> None:
+        raise NotImplementedError
+
     # -- what runs ---------------------------------------------------------------------------------------------------
 
     @property
@@ -241,14 +244,17 @@ class ByHand:
     def pop_from_queue(self, queue: str) -> RunQueueItem | None:
         """W&B: "Pops an item off the runqueue to run as a job."
 
-        Pops and claims: the run is Running, and its lease is renewed, until `run_job` or `fail_run_queue_item`. What
-        was given to this agent alone (for its GPUs, say) comes first, of whichever of its queues it is.
+        Pops and claims: the run is Running, and its lease is renewed, until `run_job` or `fail_run_queue_item`. The
+        agent consumes the queue from then on, if it did not. What was given to this agent alone (for its GPUs, say)
+        comes first, of whichever of its queues it is.
 
         None when nothing waits for this agent, or it has no room: all of `max_jobs` run, it drains, it is in
         quarantine. Raises BrokerUnavailableError when Redis is away; if it goes after the pop, blocks until the claim
         is answered.
         """
         check_queue_name(queue)
+        if queue not in self._queues:
+            self.set_queues([*self._queues, queue])
         return self._pop([self.direct_queue, *keys.queue_lists(queue)])
 
     def get_job_and_queue(self) -> JobSpecAndQueue | None:
@@ -427,8 +433,7 @@ class ByHand:
             if tracker.failure is not None and result.state is RunState.KILLED:
                 result = tracker.failure
             if problem is not None and result.state is RunState.FAILED:
-                text = "".join(traceback.format_exception(problem))
-                tracker.files += tracker.saver.save_contents(text, _ERROR_FILE, "error") or []
+                self._save_traceback(tracker, problem)
             self._internal_logger.debug(f"run {attempt.record.id} ended: {result.state} {result.reason}".rstrip())
         try:
             tracker.ended = self._jobs.conclude(attempt, result, keep=lambda: self._keep(tracker))
@@ -438,6 +443,14 @@ class ByHand:
             if not self.thread_ids and self._status == AGENT_RUNNING:
                 self.update_status(AGENT_POLLING)
             self._news.set()
+
+    def _save_traceback(self, tracker: JobAndRunStatusTracker, problem: Exception) -> None:
+        text = "".join(traceback.format_exception(problem))
+        try:
+            tracker.files += tracker.saver.save_contents(text, _ERROR_FILE, "error") or []
+        except Exception:
+            # A saver is the caller's own; whatever it does, the run has its end and its slot is free.
+            log.exception("file.not_kept run=%s file=%s", tracker.run_queue_item_id, _ERROR_FILE)
 
     def _keep(self, tracker: JobAndRunStatusTracker) -> None:
         """Send its files. Raises BrokerUnavailableError; what cannot be kept otherwise is logged."""

@@ -24,7 +24,7 @@ from launch_worker.runners.process import Lease
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.spool import WorkerFolder
 from launch_worker.states import RunState
-from launch_worker.store.store import NOT_PLAIN, Card
+from launch_worker.store.store import NOT_PLAIN, Card, NotConsumed
 from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event
 from launch_worker.told import Preempting, Word
 
@@ -70,9 +70,13 @@ class Jobs:
         on_outcome: Callable[[Record, Outcome], None],
         inventory: Inventory,
         queues: Callable[[], Sequence[str]],
+        register: Callable[[], object],
         prefetch_s: float = 0.0,
     ) -> None:
-        """`on_outcome` is told of every end before it is reported. `queues`: those that are consumed now."""
+        """`on_outcome` is told of every end before it is reported. `queues`: those that are consumed now.
+
+        `register` has Redis know that; it raises BrokerUnavailableError.
+        """
         self._site = site
         self._store = site.store
         self._folder = folder
@@ -83,6 +87,7 @@ class Jobs:
         self._on_outcome = on_outcome
         self._inventory = inventory
         self._queues = queues
+        self._register = register
         self._prefetch_s = prefetch_s
         #: From looking at what is free to holding it: one claim at a time, of those that are not plain.
         self._claiming = threading.Lock()
@@ -265,20 +270,25 @@ class Jobs:
             return None
         log.info("run.claimed run=%s attempt=%d queue=%s", record.id, record.attempt, record.queue)
         try:
+            record.check()
             spec = _spec_of(record.spec)
-        except InputError as error:
-            outcome = Outcome(RunState.FAILED, reason=str(error), phase="agent", message=str(error))
+            return Attempt(
+                record=record,
+                spec=spec,
+                folder=self._folder.attempt(record),
+                events=queue.SimpleQueue(),
+                lease=self.lease(record, spec, renewed_at=claimed_at),
+                start_at=_local(record, boot_time_s()),
+            )
+        except Exception as error:
+            # Whatever is wrong with it: it has its end, and the slot and what it was to have of the worker are free.
+            why = str(error) if isinstance(error, InputError) else f"{type(error).__name__} in the worker: {error}"
+            if not isinstance(error, InputError):
+                log.exception("run.failed run=%s phase=agent", record.id)
+            outcome = Outcome(RunState.FAILED, reason=why, phase="agent", message=why)
             self._inventory.release(_key(record))
             self._outage.repeat(lambda: self._finish(record, NextStep(outcome)))
             return outcome.state, outcome
-        return Attempt(
-            record=record,
-            spec=spec,
-            folder=self._folder.attempt(record),
-            events=queue.SimpleQueue(),
-            lease=self.lease(record, spec, renewed_at=claimed_at),
-            start_at=_local(record, boot_time_s()),
-        )
 
     def _enter(self, attempt: Attempt) -> None:
         self._attempts[attempt.key] = attempt
@@ -288,11 +298,12 @@ class Jobs:
     def _let_go(self, attempt: Attempt) -> None:
         # Its processes are gone, or it is another worker's.
         self._inventory.release(attempt.key)
+        # First: nothing that fails below may keep the slot.
+        self._leave_slot()
         del self._attempts[attempt.key]
         for growing in (attempt.tail, attempt.talk):
             if growing is not None:
                 self._site.logs.forget(growing)
-        self._leave_slot()
 
     def execute(self, attempt: Attempt) -> Outcome:
         """Block until the attempt's job is gone. Raises AttemptSuperseded, AttemptDetached."""
@@ -355,16 +366,33 @@ class Jobs:
             sent_at = boot_time_s()
             return send(nonce=nonce, **self._claimer(), **left)
 
-        # What needs nothing takes nothing from other claims: they need not wait for each other.
-        left: dict[str, Any] = {"plain": True}
-        record, why = self._outage.repeat(claim)
-        if why == NOT_PLAIN:
+        left: dict[str, Any] = {}
+
+        def claim_one() -> tuple[Record | None, str]:
+            nonlocal left
+            # What needs nothing takes nothing from other claims: they need not wait for each other.
+            left = {"plain": True}
+            record, why = self._outage.repeat(claim)
+            if why != NOT_PLAIN:
+                return record, why
             # Until it is answered: a claim whose reply was lost may have been given these devices.
             with self._claiming:
                 left = {"card": self.card(), "devices": self._inventory.free().devices}
                 record, why = self._outage.repeat(claim)
                 if record is not None:
                     self._hold(record)
+            return record, why
+
+        record, why = claim_one()
+        if isinstance(why, NotConsumed):
+            send = partial(self._store.claim, why.run_id, why.seq)
+            if why.queue in self._queues():
+                # No heartbeat has said so yet, or Redis has forgotten it while this worker was frozen.
+                self._outage.repeat(self._register)
+                record, why = claim_one()
+            if isinstance(why, NotConsumed):
+                # Whoever put its item there has no say in who executes it.
+                self._put_back(why.run_id, why.seq)
         if record is None and why:
             log.info("run.claim_refused %s: %s", what, why)
         return record, sent_at
@@ -372,8 +400,8 @@ class Jobs:
     def _put_back(self, run_id: str, seq: int) -> None:
         try:
             self._store.put_back(run_id, seq)
-        except BrokerUnavailableError:
-            log.warning("run.item_dropped run=%s: it is published again later", run_id)
+        except LaunchError as error:
+            log.warning("run.item_dropped run=%s: it is published again later. %s", run_id, error)
 
     def _note_start(self, attempt: Attempt, pid: int) -> None:
         record = attempt.record

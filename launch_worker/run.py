@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from launch_worker.errors import InputError
+from launch_worker.ids import RUN_ID
+from launch_worker.spec import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
 from launch_worker.states import RunState
 from launch_worker.units import isoformat
 
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MASK = "********"
+#: Of one run, over all its life.
+MAX_ATTEMPTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,28 @@ class Record:
         )
         return record
 
+    def check(self) -> None:
+        """Raises InputError, which names the field, for a record by which its worker must not execute it.
+
+        Whoever can write records may write anything: what is used for names of files, for processes or for messages is
+        looked at here, once, after the claim (which has looked at what it counts with).
+        """
+        sound = {
+            "id": RUN_ID.fullmatch(self.id),
+            "attempt": 1 <= self.attempt <= MAX_ATTEMPTS,
+            "token": self.token > 0,
+            "queue": QUEUE.fullmatch(self.queue),
+            "name": NAME.fullmatch(self.name),
+            "project": not self.project or PROJECT.fullmatch(self.project),
+            "array": not self.array or KEY.fullmatch(self.array),
+            "sweep": not self.sweep or KEY.fullmatch(self.sweep),
+            "concurrency_key": not self.concurrency_key or KEY.fullmatch(self.concurrency_key),
+            "gpus": len(self.gpus) == _gpus_of(self.needs),
+        }
+        for name, is_sound in sound.items():
+            if not is_sound:
+                raise InputError(f"the record of this run is damaged: its {name} is not valid")
+
     def is_over(self, token: int) -> bool:
         """Whether the attempt with this token has ended, or a later one has the run.
 
@@ -312,6 +339,14 @@ def mask_env(env: Mapping[str, Any]) -> dict[str, Any]:
     return {name: MASK if _SECRET_NAME.search(name) else value for name, value in env.items()}
 
 
+def _gpus_of(needs: str) -> int:
+    """How many devices are asked for; more than there can be for what nobody can read."""
+    if not needs:
+        return 0
+    count = needs.partition(":")[0]
+    return int(count) if count.isdecimal() and len(count) <= 6 else MAX_GPUS + 1
+
+
 def _json(text: str) -> Any:
     """None for what is no JSON."""
     try:
@@ -328,17 +363,14 @@ def _phases(text: str) -> tuple[Phase, ...]:
     try:
         return tuple(
             Phase(str(entry["name"]), int(entry["at"]), None if entry.get("us") is None else int(entry["us"]) / 1e6)
-            for entry in (json.loads(text) if text else [])
+            for entry in (_json(text) or [])
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return ()
 
 
 def _wishes(text: str) -> dict[str, str]:
-    try:
-        wishes = json.loads(text) if text else {}
-    except ValueError:
-        return {}
+    wishes = _json(text)
     return {str(run_id): str(wish) for run_id, wish in wishes.items()} if isinstance(wishes, dict) else {}
 
 
@@ -355,8 +387,5 @@ def _commit(text: str) -> str:
 def _strings(text: str) -> list[str]:
     if not text or text == "[]":
         return []
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return []
+    values = _json(text)
     return [str(value) for value in values] if isinstance(values, list) else []

@@ -18,6 +18,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.environment import TALK
+from launch_worker.errors import InputError
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import EXIT_STATUS, SOCKET
@@ -39,6 +41,7 @@ log = logging.getLogger("launch_worker.spool")
 _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
+_ATTEMPT = re.compile(r"[0-9A-Za-z]{1,100}\.[0-9]{1,19}\.[0-9]{1,19}")
 #: The folders of longer jobs are not used again: they are too few to matter, and others may know them by now, as a
 #: container to which a job has lent its `talk`.
 _BRIEF_S = 2.0
@@ -345,8 +348,11 @@ class WorkerFolder:
         return [AttemptFolder(path) for path in paths if _is_attempt(path.name)]
 
     def attempt(self, record: Record) -> AttemptFolder:
-        """The folder for a claimed attempt; not made yet."""
-        return AttemptFolder(f"{self.path}/runs/{record.id}.{record.attempt}.{record.token}", self._spares)
+        """The folder for a claimed attempt; not made yet. Raises InputError for a record that names no attempt."""
+        name = f"{record.id}.{record.attempt}.{record.token}"
+        if not _is_attempt(name):
+            raise InputError(f"the record of this run is damaged: {name[:60]!r} cannot be the name of an attempt")
+        return AttemptFolder(f"{self.path}/runs/{name}", self._spares)
 
     @cached_property
     def _spares(self) -> Spares:
@@ -375,5 +381,5 @@ def _this_host() -> str:
 
 
 def _is_attempt(name: str) -> bool:
-    parts = name.split(".")
-    return len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit() and os.sep not in name
+    """Whether it is RUN.ATTEMPT.TOKEN: a plain name, which cannot lead out of the folder that it is in."""
+    return _ATTEMPT.fullmatch(name) is not None

@@ -33,9 +33,10 @@ class RunState(StrEnum):
 FINAL = frozenset({RunState.FINISHED, RunState.FAILED, RunState.KILLED, RunState.CRASHED})
 
 #: Every arrow that a store script may make. Crashed to Running, Finished, Failed or Killed is the same attempt proving
-#: alive after a cut; any final state to Pending is a new attempt (retry policy, or `launch-worker retry`).
+#: alive after a cut; any final state to Pending is a new attempt (retry policy, or `launch-worker retry`). Pending to
+#: Failed is a damaged record, with which nobody can execute the run.
 ARROWS: dict[RunState, frozenset[RunState]] = {
-    RunState.PENDING: frozenset({RunState.RUNNING, RunState.KILLED}),
+    RunState.PENDING: frozenset({RunState.RUNNING, RunState.KILLED, RunState.FAILED}),
     RunState.RUNNING: FINAL,
     RunState.CRASHED: frozenset(
         {RunState.PENDING, RunState.RUNNING, RunState.FINISHED, RunState.FAILED, RunState.KILLED}

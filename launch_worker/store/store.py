@@ -27,6 +27,22 @@ from launch_worker.store.talk import TalkStore
 
 #: Why a plain claim got nothing, which another claim would get.
 NOT_PLAIN = "it needs what this worker has a limited amount of"
+
+
+class NotConsumed(str):
+    """Why a claim was refused: its owner is not known as a consumer of the run's queue. The run is as it was."""
+
+    queue: str
+    run_id: str
+    seq: int
+
+    @classmethod
+    def of(cls, queue: str, run_id: str, seq: int) -> NotConsumed:
+        why = cls(f"it is of queue {queue}, which this worker does not consume")
+        why.queue, why.run_id, why.seq = queue, run_id, seq
+        return why
+
+
 #: Longer than sending any upload takes.
 _UNFINISHED_UPLOAD_S = 3600
 #: Runs that one call lets go: Redis does nothing else meanwhile.
@@ -150,7 +166,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         has left when this slot is taken, `devices` its free GPUs, the ones to use first at first; without a card it
         takes whatever comes. With `plain` (and no card) only what needs no GPUs, cores, memory or a scheduler's place:
         of another run NOT_PLAIN is said, and nothing done. An item of a newer format than `version` is left to newer
-        workers.
+        workers. NotConsumed of a run whose queue `owner` has not said in a heartbeat that it consumes.
         """
         left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
         nonce = nonce or secrets.token_hex(8)
@@ -520,7 +536,9 @@ def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
 
 def _claimed(reply: Sequence[Any]) -> tuple[Record | None, str]:
     """What `claim` answered."""
-    word, answer = reply
+    word, answer, *more = reply
+    if word == 3:
+        return None, NotConsumed.of(text(answer), text(more[0]), int(more[1]))
     if word != 1:
         return None, NOT_PLAIN if word == 2 else text(answer)
     fields = pairs(answer)

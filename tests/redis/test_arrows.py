@@ -187,10 +187,22 @@ def seq_of(store: Store, run_id: str) -> int:
     return int(store._redis.hget(keys.run(run_id), "seq") or 0)
 
 
+def enlist(store: Store, owner: str, *queues: str) -> None:
+    """Have Redis know that this worker consumes the queues, as its heartbeats do; it is not listed as a live one."""
+    for name in queues:
+        store._redis.zadd(keys.consumers(name), {owner: 0}, nx=True)
+
+
+def enlist_for(store: Store, owner: str, run_id: str) -> None:
+    """The same for the queue of a run."""
+    enlist(store, owner, text(store._redis.hget(keys.run(run_id), "queue") or "default"))
+
+
 def try_claim(
     store: Store, run_id: str, *, seq: int | None = None, owner: str = "owner1", nonce: str = "", lease_s: float = 30.0
 ) -> tuple[Record | None, str]:
     seq = seq_of(store, run_id) if seq is None else seq
+    enlist_for(store, owner, run_id)
     return store.claim(run_id, seq, owner=owner, worker=f"w@{owner}", host="h", lease_s=lease_s, nonce=nonce)
 
 
@@ -427,7 +439,7 @@ def test_a_run_that_is_not_pending_cannot_be_claimed(store: Store, state: RunSta
 def test_a_run_that_does_not_exist_cannot_be_claimed(store: Store) -> None:
     """W15."""
     assert try_claim(store, "0" * 15, seq=1) == (None, "there is no such run")
-    assert store._redis.keys("*") == []
+    assert store._redis.keys("*") == [keys.consumers("default").encode()]
 
 
 def test_of_many_racing_claims_one_wins(store: Store) -> None:
@@ -451,6 +463,7 @@ def test_of_many_racing_claims_one_wins(store: Store) -> None:
 
 
 def claim_next(store: Store, *lists: str, slot: str = "1", nonce: str = "", owner: str = "owner1") -> Record | None:
+    enlist(store, owner, "default")
     record, _ = store.claim_next(
         lists or keys.queue_lists("default"),
         slot=slot,
@@ -1330,14 +1343,17 @@ def test_many_runs_are_called_crashed_at_once(store: Store) -> None:
 
 
 def test_one_damaged_run_keeps_no_other_from_being_called_crashed(store: Store, api: Api) -> None:
+    """It is Crashed too, and nobody tries it again."""
     damaged, *others = [claim(store, create(store, retries=1)) for _ in range(60)]
     for record in (damaged, *others):
         expire_lease(store, record.id)
     store._redis.hdel(keys.run(damaged.id), "queue")
     told: list[str] = []
-    assert crash_stale_runs(store, api.settings, on_end=lambda record, _: told.append(record.id)) == len(others)
-    assert sorted(told) == sorted(record.id for record in others)
+    assert crash_stale_runs(store, api.settings, on_end=lambda record, _: told.append(record.id)) == 60
+    assert sorted(told) == sorted(record.id for record in (damaged, *others))
     assert {store.get(record.id).state for record in others} == {S.PENDING}
+    assert store.get(damaged.id).state is S.CRASHED
+    assert "its queue has no valid name" in store.get(damaged.id).reason
     assert store.stale(limit=100) == []
     store._redis.flushdb()
 

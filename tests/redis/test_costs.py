@@ -16,6 +16,7 @@ import redis
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.api import Api
+from launch_worker.ids import new_run_id
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec
@@ -25,6 +26,7 @@ from launch_worker.store.creating import New
 from launch_worker.store.reading import text
 from launch_worker.store.store import Card, Store
 from tests.conftest import wait_until
+from tests.redis.test_arrows import enlist
 
 #: From submit to end of a brief run, the item's own BRPOP included: submit, pop, claim, finish.
 ROUND_TRIPS = 4
@@ -153,7 +155,8 @@ def test_a_run_takes_few_round_trips_and_scripts(
 
 def test_a_script_gives_few_commands(store: Store, counter: Counter) -> None:
     found: dict[str, dict[str, int]] = {}
-    for run_id in ("0", "1"):  # the first one loads the scripts
+    enlist(store, "w", "default")
+    for run_id in (new_run_id(), new_run_id()):  # the first one loads the scripts
         counter.restart()
         store.create(run_id, SPEC)
         found["submit"] = counter.by_name()
@@ -177,9 +180,10 @@ def test_a_script_gives_few_commands(store: Store, counter: Counter) -> None:
 
 def test_a_heartbeat_renews_all_runs_in_one_round_trip(store: Store, counter: Counter) -> None:
     runs = []
+    enlist(store, "w", "default")
     for number in range(100):
-        store.create(f"{number}", SPEC)
-        record, _ = store.claim(f"{number}", 1, owner="w", worker="w", host="h", lease_s=30)
+        store.create(f"{number:015}", SPEC)
+        record, _ = store.claim(f"{number:015}", 1, owner="w", worker="w", host="h", lease_s=30)
         assert record is not None
         runs.append((record.id, record.token, record.attempt))
     for _ in range(2):
@@ -196,6 +200,7 @@ def test_a_run_takes_few_bytes(store: Store) -> None:
         store.create(f"{number:015}", SPEC)
     assert not above(QUEUED, before, kept(store))
     assert store._redis.object("encoding", keys.run(f"{1:015}")) == b"listpack"
+    enlist(store, "w", "default")
     for number in range(MANY):
         store.take(keys.queue_lists("default"), before_us=1 << 53)
         record, _ = store.claim(f"{number:015}", 1, owner="w", worker="w@host", host="host", lease_s=30)

@@ -14,10 +14,12 @@ import pytest
 
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.ids import new_run_id
 from launch_worker.spec import RunSpec
 from launch_worker.states import RunState
 from launch_worker.store import connection
 from launch_worker.store.store import Store
+from tests.redis.test_arrows import enlist_for
 
 
 @pytest.fixture
@@ -61,14 +63,16 @@ def test_a_claim_is_sent_only_where_that_needs_no_waiting(store: Store) -> None:
     answer = store.send_claim("none", 1, nonce="n", **who)
     assert answer is not None
     assert answer() == (None, "there is no such run")
-    store.create("r", RunSpec(command=("true",)))
-    answer = store.send_claim("r", 1, nonce="n", **who)
+    run_id = new_run_id()
+    store.create(run_id, RunSpec(command=("true",)))
+    enlist_for(store, "w", run_id)
+    answer = store.send_claim(run_id, 1, nonce="n", **who)
     assert answer is not None
     record, _ = answer()
     assert record is not None
     assert record.state is RunState.RUNNING
     # Its answer was lost: the repeated call gets it.
-    assert store.claim("r", 1, nonce="n", plain=True, **who) == (record, "")
+    assert store.claim(run_id, 1, nonce="n", plain=True, **who) == (record, "")
 
 
 def test_a_server_that_does_not_answer_is_given_up_in_time(

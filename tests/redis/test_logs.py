@@ -19,6 +19,7 @@ from launch_worker.spec import RunSpec
 from launch_worker.store.store import Store
 from launch_worker.told import HeedsStop, Preempting, Talk, Word
 from tests.conftest import wait_until
+from tests.redis.test_arrows import enlist_for
 
 KEEP = 256 << 10
 FILE = 4 << 20
@@ -314,6 +315,7 @@ def test_what_a_job_tells_is_heard_soon_whenever_it_makes_the_file(
 ) -> None:
     """And what else lies in the folder is no sign of life."""
     words: list[Word] = []
+    enlist_for(store, "o", run_id)
     store.claim(run_id, 1, owner="o", worker="w", host="h", lease_s=60)
     talk = Talk(run_id, store.get(run_id).token, tmp_path, on_word=words.append)
     shipper.follow(talk)

@@ -28,7 +28,16 @@ from launch_worker.spec import PRIORITIES, RunSpec
 from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.redis.test_arrows import beat, expire_lease, inconsistencies, item_list, items, make_due, snapshot
+from tests.redis.test_arrows import (
+    beat,
+    enlist_for,
+    expire_lease,
+    inconsistencies,
+    item_list,
+    items,
+    make_due,
+    snapshot,
+)
 
 S = RunState
 #: LAUNCH_TEST_EXAMPLES=2000 for a long search.
@@ -303,6 +312,7 @@ class Launch(RuleBasedStateMachine):
         self.claims.append(Claim(item, nonce, owner, record))
 
     def call_claim(self, item: Item, nonce: str, owner: str) -> Record | None:
+        enlist_for(self.store, owner, item.run_id)
         return self.store.claim(item.run_id, item.seq, owner=owner, worker=owner, host="h", lease_s=30.0, nonce=nonce)[
             0
         ]

@@ -26,7 +26,7 @@ from launch_worker.sweep_config import SweepConfigError, config_from_json
 from launch_worker.sweep_search import suggest
 from launch_worker.sweep_trial import Trial
 from launch_worker.sweeps import advance, advance_sweeps, check_sweep, judge, look_after
-from tests.redis.test_arrows import inconsistencies, seq_of
+from tests.redis.test_arrows import enlist_for, inconsistencies, seq_of
 
 S = RunState
 LOSS = {"name": "loss"}
@@ -54,6 +54,7 @@ def live(store: Store, sweep: Sweep) -> list[str]:
 
 
 def claim(store: Store, run_id: str) -> Record:
+    enlist_for(store, "o", run_id)
     record, why = store.claim(run_id, seq_of(store, run_id), owner="o", worker="w", host="h", lease_s=30)
     assert record is not None, why
     return record
@@ -129,6 +130,7 @@ def test_the_run_cap_is_exact_under_8_racing_workers(api: Api, store: Store, cap
             pending = live(mine, sweep)
             most.append(len(pending))
             for run_id in pending[number % 2 : number % 2 + 1]:
+                enlist_for(mine, f"o{number}", run_id)
                 found, _ = mine.claim(
                     run_id, seq_of(mine, run_id), owner=f"o{number}", worker="w", host="h", lease_s=30
                 )

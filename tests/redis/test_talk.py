@@ -17,11 +17,13 @@ from launch_worker.store import keys
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard
 from tests.conftest import wait_until
+from tests.redis.test_arrows import enlist_for
 
 
 def running(store: Store, *, lease_s: float = 60.0, **spec: object) -> Record:
     run_id = new_run_id()
     store.create(run_id, RunSpec(command=("true",), **spec))  # type: ignore[arg-type]
+    enlist_for(store, "o1", run_id)
     record, why = store.claim(run_id, 1, owner="o1", worker="w1", host="h", lease_s=lease_s)
     assert record is not None, why
     return record

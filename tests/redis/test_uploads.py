@@ -26,6 +26,7 @@ from launch_worker.spec import RunSpec
 from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
+from tests.redis.test_arrows import enlist_for
 
 LIMIT = 8 << 20
 #: Three chunks in Redis.
@@ -263,6 +264,7 @@ ONE, TWO = "1" * 40, "2" * 40
 
 def claimed(store: Store, run_id: str) -> Record:
     seq = int(store._redis.hget(keys.run(run_id), "seq"))
+    enlist_for(store, "o", run_id)
     record, why = store.claim(run_id, seq, owner="o", worker="w@h", host="h", lease_s=60)
     assert record is not None, why
     return record

@@ -1,14 +1,15 @@
 -- Pending -> Running (Crashed -> Running for a repeated call that was silent too long), with a new attempt, a new fencing token and a lease.
 -- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs), version (the newest format of items that it reads), plain (1: only a run that needs nothing of which a worker has a limited amount), list…
--- Refuses an item whose dispatch number is not the record's. A run that breaks a limit is parked, one that this worker
+-- Refuses an item whose dispatch number is not the record's, and one of a run whose queue the owner is not known to
+-- consume (`launch:consumers`, which workers alone write), whatever list it was in. A damaged record is Failed. A run that breaks a limit is parked, one that this worker
 -- has no room for is given to another or parked, one that expired is Killed. A scheduler for which it has no room is
 -- given to another that has, or looked at again after a while. One of a newer format is parked in the group version:N, from which newer workers fetch
 -- it (heartbeat). A repeated nonce gets the same answer.
 -- With '' for id, and for seq the caller's slot, it pops the next item of the lists itself, the first list first, until one can be claimed; an
 -- item that is not a run's is left to the broker's client, with all behind it.
 -- A worker need not keep other claims back while it makes a plain one. For a run that is not so, nothing is done.
--- Returns {1, the record's fields and values, with id, queue_config, and waiting: how many items are in its list}, {0, why not ('' when nothing waits)}, or
--- {2, ''} for a run that is not plain.
+-- Returns {1, the record's fields and values, with id, queue_config, and waiting: how many items are in its list}, {0, why not ('' when nothing waits)},
+-- {2, ''} for a run that is not plain, or {3, queue, id, seq} for one whose queue the owner is not known to consume.
 local nonce, lease_us, owner, worker, host = unpack(ARGV, 3, 7)
 local card, plain = card_of(ARGV[8]), ARGV[11] == '1'
 
@@ -24,7 +25,7 @@ local function claim(id, seq)
     local waiting = redis.pcall('LLEN', list)
     local fields = {'id', id, 'queue_config', queue_config(run[7]), 'waiting', type(waiting) == 'number' and int(waiting) or '0'}
     for field, value in pairs(seen[id]) do
-      if value then
+      if value and field ~= 'id' then
         fields[#fields + 1] = field
         fields[#fields + 1] = value
       end
@@ -39,6 +40,13 @@ local function claim(id, seq)
   if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
   if state ~= 'Pending' then return {0, 'the run is ' .. state} end
   if run[2] ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end
+  local damage = damage_of(id)
+  if damage then
+    fail_damaged(id, now, damage)
+    settle(now, 100)
+    return {0, 'its record is damaged: ' .. damage}
+  end
+  if not redis.call('ZSCORE', 'launch:consumers:' .. run[7], owner) then return {3, run[7], id, seq} end
   local expires_at = run[10] and tonumber(redis.call('ZSCORE', 'launch:expiring', id) or '')
   if expires_at and expires_at <= now then
     kill_pending(id, now, 'it did not start in time (--expires)')
@@ -61,6 +69,8 @@ local function claim(id, seq)
     end
     return {0, needed .. '; this one reads them up to version ' .. ARGV[10]}
   end
+  -- With its configuration, which is part of the answer: read once.
+  settings_of('queue', run[7], true)
   local group, line, why = no_room(id)
   if group then
     withdraw(id)
@@ -163,6 +173,7 @@ for at = 12, #ARGV do
       redis.call('RPUSH', ARGV[at], item)
       return answer
     end
+    if answer[1] == 3 then return answer end
     if answer[1] == 1 then
       redis.call('HSET', 'launch:free:' .. owner, 'taken:' .. ARGV[2], nonce .. ' ' .. id)
       return answer

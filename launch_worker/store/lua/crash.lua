@@ -1,7 +1,7 @@
 -- Running -> Crashed for runs whose leases ran out, and on to Pending when the retry policy says so.
 -- ARGV, for each run: id, token, reason, retry_us (-1: no retry), retry_reason, preempted (1: counts as a preemption and
 -- not as a retry)
--- Refuses when the lease was renewed meanwhile or the attempt is another. One that was only prepared ahead of its time
+-- Refuses when the lease was renewed meanwhile or the attempt is another. One with a damaged record is not tried again. One that was only prepared ahead of its time
 -- waits for that again.  Returns 1, 0 or an error for each run in order; for fewer than all when many others were let go
 -- into their places: Redis does nothing else meanwhile, so the caller calls again for the rest.
 local WORDS = 6
@@ -16,10 +16,19 @@ local function crash(id, token, reason, retry_us, retry_reason, preempted)
     return 0
   end
   local deadline = redis.call('ZSCORE', 'launch:leases', id)
-  if run[2] ~= token or (deadline and tonumber(deadline) > now) then return 0 end
+  if deadline and tonumber(deadline) > now then return 0 end
+  local damage = damage_of(id)
+  if damage then
+    -- Nobody may try it again: its worker, should it live, puts the record right.
+    arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason .. '; the record of this run is damaged: ' .. damage)
+    keep_aside('', 'run ' .. id .. ' is Crashed: the record of this run is damaged: ' .. damage, id)
+    over(id, now)
+    return 1
+  end
+  if run[2] ~= token then return 0 end
   local start_at = tonumber(run[7] or '')
   if start_at and start_at > now and not run[5] then
-    put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
+    put(id, 'first_attempt', (tonumber(get(id, 'first_attempt')[1]) or 1) + 1)
     arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
     again(id, 'Crashed', now, run[3], run[4], 'its time had not come', start_at - now)
     return 1

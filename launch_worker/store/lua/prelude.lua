@@ -56,7 +56,7 @@
 local SEP = '\6\22'
 local FINAL = {Finished = true, Failed = true, Killed = true, Crashed = true}
 local ARROWS = {
-  Pending = {Running = true, Killed = true},
+  Pending = {Running = true, Killed = true, Failed = true},
   Running = FINAL,
   Crashed = {Pending = true, Running = true, Finished = true, Failed = true, Killed = true},
   Finished = {Pending = true}, Failed = {Pending = true}, Killed = {Pending = true},
@@ -159,19 +159,71 @@ local function drop(id, ...)
   if #there > 0 then redis.call('HDEL', run_key(id), unpack(there)) end
 end
 
+-- The attempts of which there may be output: by their number, or, where that is large or damaged, those that the run's
+-- history names. Bounded, for whoever may write records may write any number.
+local function attempts_of(id)
+  local count, found, known = tonumber(get(id, 'attempt')[1]) or 0, {}, {}
+  if count <= 1000 then
+    for attempt = 1, count do found[attempt] = int(attempt) end
+    return found
+  end
+  local lines = redis.pcall('LRANGE', run_key(id) .. ':history', -5000, -1)
+  for _, line in ipairs(lines.err and {} or lines) do
+    local attempt = string.match(line, '"attempt":(%d+)')
+    if attempt and not known[attempt] then
+      known[attempt] = true
+      found[#found + 1] = attempt
+    end
+  end
+  return found
+end
+
 -- The record is gone, with all that belongs to the run alone.
 local function forget(id)
-  for attempt = 1, tonumber(get(id, 'attempt')[1]) or 0 do redis.call('DEL', run_key(id) .. ':log:' .. attempt) end
-  redis.call('DEL', run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics',
-    'launch:waiters:' .. id)
+  local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics',
+    'launch:waiters:' .. id}
+  for _, attempt in ipairs(attempts_of(id)) do gone[#gone + 1] = run_key(id) .. ':log:' .. attempt end
+  redis.call('DEL', unpack(gone))
   seen[id] = nil
 end
 
+-- A whole number as text, within bounds; nil for everything else.
+local function whole(text, least, most)
+  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  if number and number >= least and number <= most then return number end
+end
+
+-- Below 2^53: what Lua counts exactly, and more than the microseconds of any time that comes.
+local MOST_TOKEN = 9007199254740991
+local MOST_ATTEMPTS = 1000000
+
 -- The arrows that a Redis which lost its newest writes (restored from a snapshot) makes necessary: the attempt that
--- holds a newer token than the record is the truth.
+-- holds a newer token than the record is the truth. So is one whose record has no token that can be one.
 local function is_rolled_back(record_token, token)
-  local kept = tonumber(record_token)
-  return kept and kept < tonumber(token)
+  local kept = whole(record_token, 0, MOST_TOKEN)
+  return not kept or kept < tonumber(token)
+end
+
+local function is_queue_name(queue) return queue and #queue <= 100 and string.find(queue, '^%w[%w_.-]*$') ~= nil end
+
+-- What makes a record one with which nobody can execute its run; nil for a sound one. What is only shown, or has a
+-- harmless meaning whatever it says, is not looked at; what the worker alone reads, the worker checks (`Record.check`).
+local function damage_of(id)
+  local run = get(id, 'id', 'queue', 'attempt', 'first_attempt', 'token', 'seq', 'version', 'needs', 'name')
+  if #id ~= 15 or string.find(id, '[^0-9a-hjkmnp-tv-z]') then return 'its id is not a run id' end
+  if run[1] and run[1] ~= id then return 'its id is another one than that of its key' end
+  if not is_queue_name(run[2]) then return 'its queue has no valid name' end
+  if not whole(run[3], 0, MOST_ATTEMPTS - 1) then
+    return 'its attempt is not a whole number below ' .. int(MOST_ATTEMPTS)
+  end
+  if not whole(run[4], 0, MOST_ATTEMPTS) then return 'its first_attempt is not a whole number' end
+  if not whole(run[5], 0, MOST_TOKEN) then return 'its token is not a whole number below 2^53' end
+  if not whole(run[6], 0, MOST_TOKEN) then return 'its seq is not a whole number' end
+  if run[7] and not whole(run[7], 1, 1000) then return 'its version is not a whole number from 1 to 1000' end
+  if run[8] and run[8] ~= '' and not string.find(run[8], '^%d+:%d+:%d+$') then
+    return 'its needs are not GPUS:MILLICORES:BYTES'
+  end
+  if not run[9] then return 'it has no name' end
 end
 
 local known_settings = {}
@@ -198,9 +250,11 @@ local function pool_config(queue)
   return pool and settings_of('pool', pool, true).config or ''
 end
 
+local LEVELS = {['0'] = 0, ['3'] = 1, ['6'] = 2, ['9'] = 3}
+-- A damaged priority is the default: no worker reads any other list.
 local function list_of(queue, priority)
   if priority == '0' then return queue end
-  return queue .. SEP .. priority
+  return queue .. SEP .. (LEVELS[priority] and priority or '6')
 end
 
 local function direct_of(owner) return 'launch.direct.' .. owner end
@@ -208,7 +262,6 @@ local function direct_of(owner) return 'launch.direct.' .. owner end
 -- A place in a queue's line: the four priorities apart by more than any time in microseconds (until 2041).
 local LEVEL = 2251799813685248
 local LATER = 9000000000000000
-local LEVELS = {['0'] = 0, ['3'] = 1, ['6'] = 2, ['9'] = 3}
 local function rank_of(priority, lined_at)
   return (LEVELS[priority] or 2) * LEVEL + (tonumber(lined_at) or 0)
 end
@@ -230,6 +283,16 @@ end
 local function keep_aside(queue, reason, item)
   redis.call('LPUSH', 'launch:refused', cjson.encode({at = int(now_us()), queue = queue, reason = reason, item = item}))
   redis.call('LTRIM', 'launch:refused', 0, 999)
+end
+
+-- A script met an error with a Pending run, and goes on with others: if the run's record is damaged, `publish_due` ends
+-- it soon; else something beside the record is wrong, and that is kept for reading.
+local function doubt(id, where, problem)
+  if damage_of(id) then
+    redis.call('ZADD', 'launch:expiring', 0, id)
+  else
+    keep_aside(where, 'run ' .. id .. ' could not go on: ' .. tostring(problem))
+  end
 end
 
 -- One line of a run's history, and a word to those who wait for it.
@@ -449,10 +512,19 @@ local function push(command, list, made)
   redis.call(command, list, made)
 end
 
+-- Text that can be part of an item: a damaged record may have bytes that are no UTF-8, and such an item is refused.
+local function as_utf8(text)
+  local rest = string.gsub(text, '[\194-\223][\128-\191]', '')
+  rest = string.gsub(rest, '[\224-\239][\128-\191][\128-\191]', '')
+  rest = string.gsub(rest, '[\240-\244][\128-\191][\128-\191][\128-\191]', '')
+  return string.find(rest, '[\128-\255]') and string.gsub(text, '[\128-\255]', '?') or text
+end
+
 -- A run's name and what Flower shows of it, as JSON; of many runs most have the same.
 local shown = {}
 local function shown_of(name, project)
   if name ~= shown.name or project ~= shown.project then
+    name, project = as_utf8(name), as_utf8(project)
     local words = "{'name': '" .. name .. "'"
     if project ~= '' then words = words .. ", 'project': '" .. project .. "'" end
     shown = {name = name, project = project, shadow = cjson.encode(name), kwargsrepr = cjson.encode(words .. '}')}
@@ -543,14 +615,16 @@ end
 local function dispatch(id, now, to)
   to = to or {}
   local run = get(id, 'queue', 'priority', 'name', 'project', 'seq')
-  local seq = int((tonumber(run[5] or '') or 0) + 1)
+  if not is_queue_name(run[1]) then error('its queue has no valid name') end
+  local priority = LEVELS[run[2]] and run[2] or '6'
+  local seq = int((whole(run[5], 0, MOST_TOKEN) or 0) + 1)
   local list = to.owner and direct_of(to.owner) or list_of(run[1], run[2])
   if to.head then heal(list) end
   local at = to.since or now
   -- A list is in order of dispatch: publish_lost goes by that.
   if to.head then at = math.min(now, (oldest_in(list) or now + 1) - 1) end
   if to.after then at = math.min(now, (dispatched_at(to.after) or now) - 1) end
-  local made = item(id, seq, to.owner and list or run[1], run[2], run[3], run[4], at)
+  local made = item(id, seq, to.owner and list or run[1], priority, run[3], run[4], at)
   if to.after then
     redis.call('LINSERT', list, 'AFTER', to.after, made)
   else
@@ -615,7 +689,7 @@ end
 local function schedule(id, due)
   put_off(id)
   -- A doubled older item must not start it before its time.
-  put(id, 'seq', int((tonumber(get(id, 'seq')[1] or '') or 0) + 1), 'due_at', int(due))
+  put(id, 'seq', int((whole(get(id, 'seq')[1], 0, MOST_TOKEN) or 0) + 1), 'due_at', int(due))
   redis.call('ZADD', 'launch:due', int(due), id)
   redis.call('PUBLISH', 'launch:due', int(due))
 end
@@ -627,10 +701,11 @@ local function unpark(id)
   local parked, queue = unpack(get(id, 'parked', 'queue'))
   if not parked then return end
   drop(id, 'parked')
+  local group, name = string.match(parked, '^([^/]+)/(.*)$')
+  if not group then return end
   local line = 'launch:parked:' .. parked
   redis.call('ZREM', line, id)
   if redis.call('EXISTS', line) == 1 then return end
-  local group, name = string.match(parked, '^([^/]+)/(.*)$')
   redis.call('SREM', 'launch:parked:' .. group, name)
   local needs = string.match(group, '^needs:(.*)$')
   if needs then
@@ -820,12 +895,13 @@ local function line_up(id, now, is_back)
   if is_back then dispatch_in_order(id, now) else dispatch(id, now) end
 end
 
--- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting` and kept aside.
+
+-- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting`.
 local function try_line_up(id, now, waiting, is_back)
   local done, problem = pcall(line_up, id, now, is_back)
   if done then return 1 end
   redis.call('ZREM', waiting, id)
-  keep_aside(waiting, 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem))
+  doubt(id, waiting, problem)
   return 0
 end
 
@@ -899,7 +975,7 @@ local function wake(group, now, budget)
     if not fine then
       -- One damaged record must not keep the others, nor the run that ended, from going on.
       redis.call('ZREM', 'launch:parked:' .. group .. '/' .. best_line, best)
-      keep_aside(group, 'the record of run ' .. best .. ' is damaged: ' .. tostring(answer))
+      doubt(best, group, answer)
     elseif answer == 'blocked' then
       blocked[best_line] = true
     else
@@ -1109,17 +1185,35 @@ local function set_free(id, now)
   line_up(id, now)
 end
 
--- Pending -> Killed, for the reason given; whoever waits for it is told later (settle).
-local function kill_pending(id, now, reason)
+-- Pending -> Killed (or Failed), for the reason given; whoever waits for it is told later (settle).
+local function kill_pending(id, now, reason, to)
   local attempt = get(id, 'attempt')[1]
   withdraw(id)
   if get(id, 'expires_us')[1] then redis.call('ZREM', 'launch:expiring', id) end
-  for other in pairs(waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. other, id) end
+  for other in pairs(waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. tostring(other), id) end
   drop(id, 'waits_for')
-  arrow(id, 'Pending', 'Killed', now, attempt, '', reason)
+  arrow(id, 'Pending', to or 'Killed', now, attempt, '', reason)
   if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then redis.call('SADD', 'launch:settle', id) end
   try_tell_sweep(id, now)
   release(id, now)
+end
+
+-- Pending -> Failed, for a record with which nobody can execute the run: kept aside once for reading, and never
+-- dispatched again.
+local function fail_damaged(id, now, damage)
+  local reason = 'the record of this run is damaged: ' .. damage
+  redis.call('ZREM', 'launch:expiring', id)
+  -- Where it waited if its queue is what is damaged.
+  local spec = decoded(get(id, 'spec')[1])
+  local queue = type(spec) == 'table' and spec.queue or 'default'
+  if type(queue) == 'string' and queue ~= get(id, 'queue')[1] then
+    redis.call('ZREM', 'launch:line:' .. queue, id)
+    redis.call('ZREM', 'launch:runs:queue:' .. queue, id)
+  end
+  put(id, 'phase', 'agent', 'message', reason)
+  kill_pending(id, now, reason, 'Failed')
+  drop(id, 'parked', 'list', 'due_at')
+  keep_aside(get(id, 'queue')[1] or '', 'run ' .. id .. ' is Failed: ' .. reason, id)
 end
 
 -- One that waits for `ended` hears how that ended.
@@ -1150,7 +1244,7 @@ local function settle(now, budget)
       redis.call('ZREM', 'launch:waiters:' .. ended, id)
       told = told + 1
       local fine, problem = pcall(meet, id, ended, state or 'Killed', now)
-      if not fine then keep_aside('', 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
+      if not fine then doubt(id, 'launch:waiters:' .. ended, problem) end
     end
   end
   return told
@@ -1174,7 +1268,7 @@ local function go_on(id, from, now, attempt, worker, retry_us, retry_reason, pre
   if retry_us < 0 then return over(id, now) end
   if preempted == '1' then
     put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1)
-    put(id, 'first_attempt', tonumber(get(id, 'first_attempt')[1]) + 1)
+    put(id, 'first_attempt', (tonumber(get(id, 'first_attempt')[1]) or 1) + 1)
   end
   forget_request(id)
   again(id, from, now, attempt, worker, retry_reason, retry_us)

@@ -1,4 +1,5 @@
--- Pending runs whose time has come get an item in their queue; those that did not start in time are Killed.
+-- Pending runs whose time has come get an item in their queue; those that did not start in time are Killed, and those
+-- whose records are damaged are Failed.
 -- ARGV: limit, card of a worker that prepares runs ahead of their time ('' for others)
 -- Returns {how many, the next due time or 0, 1 if a schedule is due}.
 local now, limit, card = now_us(), tonumber(ARGV[1]), card_of(ARGV[2])
@@ -7,21 +8,28 @@ for at = 1, #due, 2 do
   local id = due[at]
   redis.call('ZREM', 'launch:due', id)
   if get(id, 'state')[1] == 'Pending' then
-    -- One that a worker was to prepare, and did not take: for everybody now.
-    withdraw(id)
-    put(id, 'lined_at', due[at + 1])
-    try_line_up(id, now, 'launch:due')
+    local fine, problem = pcall(function()
+      -- One that a worker was to prepare, and did not take: for everybody now.
+      withdraw(id)
+      put(id, 'lined_at', due[at + 1])
+      line_up(id, now)
+    end)
+    if not fine then doubt(id, 'launch:due', problem) end
   end
 end
 local expired = redis.call('ZRANGEBYSCORE', 'launch:expiring', '-inf', int(now), 'LIMIT', 0, limit)
 for _, id in ipairs(expired) do
   redis.call('ZREM', 'launch:expiring', id)
   local run = get(id, 'state', 'attempt', 'expires_us')
-  if run[1] == 'Pending' and run[2] == '0' then
-    local fine, problem = pcall(kill_pending, id, now,
+  local damage = run[1] == 'Pending' and damage_of(id)
+  local fine, problem = true, ''
+  if damage then
+    fine, problem = pcall(fail_damaged, id, now, damage)
+  elseif run[1] == 'Pending' and run[2] == '0' then
+    fine, problem = pcall(kill_pending, id, now,
       'it did not start within ' .. string.format('%g', (tonumber(run[3] or '') or 0) / 1000000) .. ' s (--expires)')
-    if not fine then keep_aside('', 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
   end
+  if not fine then keep_aside('', 'run ' .. id .. ' could not be ended: ' .. tostring(problem)) end
 end
 settle(now, 200)
 local prefetch_us = card and card.prefetch_us or 0

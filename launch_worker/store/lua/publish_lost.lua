@@ -35,7 +35,7 @@ local function look_into(list, owner)
         found = found + 1
       else
         redis.call('ZREM', waiting, id)
-        keep_aside(waiting, 'the record of run ' .. id .. ' is damaged: ' .. tostring(problem))
+        doubt(id, waiting, problem)
       end
     end
   end

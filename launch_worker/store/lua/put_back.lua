@@ -1,8 +1,8 @@
 -- Pending: a worker that goes away returns an item that it took and did not claim.  ARGV: id, seq
--- Refuses an item that is not the run's latest.  Returns 1 or 0.
+-- Refuses an item that is not the run's latest, and one of a run that waits in a line.  Returns 1 or 0.
 local id, seq = unpack(ARGV)
-local run = get(id, 'state', 'seq', 'queue', 'priority', 'list', 'due_at')
-if run[1] ~= 'Pending' or run[2] ~= seq then return 0 end
+local run = get(id, 'state', 'seq', 'queue', 'priority', 'list', 'due_at', 'parked')
+if run[1] ~= 'Pending' or run[2] ~= seq or run[7] then return 0 end
 local now = now_us()
 if run[5] then
   local due = tonumber(run[6] or '')
