@@ -195,12 +195,12 @@ def test_a_heartbeat_renews_all_runs_in_one_round_trip(store: Store, counter: Co
 
 def test_a_run_takes_few_bytes(store: Store) -> None:
     store.create("first", SPEC)
+    enlist(store, "w", "default")
     before = kept(store)
     for number in range(MANY):
         store.create(f"{number:015}", SPEC)
     assert not above(QUEUED, before, kept(store))
     assert store._redis.object("encoding", keys.run(f"{1:015}")) == b"listpack"
-    enlist(store, "w", "default")
     for number in range(MANY):
         store.take(keys.queue_lists("default"), before_us=1 << 53)
         record, _ = store.claim(f"{number:015}", 1, owner="w", worker="w@host", host="host", lease_s=30)
