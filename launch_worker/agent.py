@@ -35,7 +35,7 @@ from launch_worker.recover import Recovery, end_leftovers
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Lease, ProcessRunner
+from launch_worker.runners.process import Lease, ProcessRunner, reap_orphans
 from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark
 from launch_worker.store import keys
@@ -518,6 +518,7 @@ class LaunchAgent(ByHand):
         if self._quarantine.is_over(now=boot_time_s()):
             self.resume()
         self._release_former()
+        reap_orphans()
         if not self.takes_runs and self._is_listed:
             # Else submitters would be told that its queues are consumed.
             self._store.goodbye(self.owner, queues=self._queues, stays=True)

@@ -13,11 +13,11 @@ from typing import BinaryIO
 
 from launch_worker.code.archive import UNPACKED_FACTOR
 from launch_worker.code.cache import locked, throw_away_unused
-from launch_worker.code.extract import extract
 from launch_worker.code.git import Git
 from launch_worker.code.patience import Patience
 from launch_worker.code.repository import Repositories
 from launch_worker.code.storage import storage_of
+from launch_worker.code.unpack import unpack
 from launch_worker.errors import CodeError, LaunchError
 from launch_worker.giturl import GitSource, parse_git_url
 from launch_worker.run import Record
@@ -46,15 +46,17 @@ def fetch_code(
     StartGivenUpError, and OSError for this machine's own disk.
     """
     folder.mkdir(parents=True, mode=0o700)
+    # By these a child that outlives its worker is found, as every other process of the attempt is.
+    marks = {"LAUNCH_RUN_ID": record.id, "LAUNCH_TOKEN": str(record.token)}
     if spec.upload:
-        _fetch_upload(spec.upload, folder, settings=settings, store=store, patience=patience)
+        _fetch_upload(spec.upload, folder, settings=settings, store=store, patience=patience, marks=marks)
         return ""
     source = parse_git_url(spec.uri)
     wanted = GitSource(source.url, record.commit) if record.commit else source
-    # By these a git that outlives its worker is found, as every other process of the attempt is.
-    marks = {"LAUNCH_RUN_ID": record.id, "LAUNCH_TOKEN": str(record.token)}
     git = Git(patience, worker_env, marks)
-    commit = Repositories(settings.work_dir / "code" / "git", git=git).check_out(wanted, folder)
+    limit_bytes = settings.upload_bytes * UNPACKED_FACTOR
+    repositories = Repositories(settings.work_dir / "code" / "git", git=git, limit_bytes=limit_bytes)
+    commit = repositories.check_out(wanted, folder)
     log.info("code.fetched run=%s repository=%s ref=%s commit=%s", record.id, source.url, source.ref, commit)
     if not record.commit:
         patience.outlast_redis(lambda: store.pin(record.id, record.token, commit))
@@ -72,7 +74,9 @@ def working_folder(code: Path, cwd: str | None) -> Path:
     return Path(real)
 
 
-def _fetch_upload(sha256: str, folder: Path, *, settings: Settings, store: Store, patience: Patience) -> None:
+def _fetch_upload(
+    sha256: str, folder: Path, *, settings: Settings, store: Store, patience: Patience, marks: Mapping[str, str]
+) -> None:
     cache = settings.work_dir / "code" / "uploads"
     kept = cache / f"{sha256}.tar.gz"
     with locked(kept, patience=patience):
@@ -84,7 +88,8 @@ def _fetch_upload(sha256: str, folder: Path, *, settings: Settings, store: Store
             _renew(sha256, settings=settings, store=store, patience=patience)
     throw_away_unused(cache, keep=KEPT_ARCHIVES)
     with archive:
-        extract(archive, folder, limit_bytes=settings.upload_bytes * UNPACKED_FACTOR, patience=patience)
+        limit_bytes = settings.upload_bytes * UNPACKED_FACTOR
+        unpack(archive, folder, limit_bytes=limit_bytes, patience=patience, marks=marks)
 
 
 def _open_kept(kept: Path, sha256: str) -> BinaryIO | None:

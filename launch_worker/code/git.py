@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import selectors
-import signal
-import subprocess
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch_worker.code.patience import TURN_S, Patience
+from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
+from launch_worker.runners import child
+from launch_worker.runners.child import Bounds
 
 #: What git, ssh and an operator's credential helper need of the worker's environment. Nothing else reaches them.
 INHERITED = (
@@ -41,8 +37,8 @@ _CONFIG = (
     "maintenance.auto=false",
 )
 _MOST_OUTPUT = 64 << 20
-_LAST_WORDS = 16 << 10
-_GRACE_S = 2.0
+#: Of each git process: the largest repositories need a tenth of it, and one that is made to take all would.
+MEMORY_BYTES = 2 << 30
 
 
 class GitError(Exception):
@@ -57,41 +53,46 @@ class Git:
     worker_env: Mapping[str, str]
     marks: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, *arguments: str, folder: Path, repository: str = "", protocols: str = "") -> str:
+    def run(
+        self,
+        *arguments: str,
+        folder: Path,
+        repository: str = "",
+        protocols: str = "",
+        file_bytes: int = 0,
+        hear: Callable[[bytes], object] | None = None,
+    ) -> str:
         """What the command prints. `repository` is in `folder`. Raises GitError, CodeError and StartGivenUpError.
 
-        Only `protocols` (REMOTE or LOCAL) may be used, whatever the configuration says.
+        Only `protocols` (REMOTE or LOCAL) may be used, whatever the configuration says. `file_bytes` bounds each file
+        that git writes. With `hear` what it prints goes there instead, and may be of any length.
         """
         options = [word for setting in _CONFIG for word in ("-c", setting)]
         if repository:
             # Never one that git finds by itself in a folder above, or that the code brings with it.
             options.append(f"--git-dir={repository}")
+        printed = bytearray()
+
+        def keep(data: bytes) -> None:
+            printed.extend(data)
+            if len(printed) > _MOST_OUTPUT:
+                raise CodeError("git printed more than any repository needs; the repository is refused")
+
         try:
-            process = subprocess.Popen(
+            ended = child.run(
                 ["git", *options, *arguments],
                 cwd=folder,
                 env=self._environment() | {"GIT_ALLOW_PROTOCOL": protocols or "none"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # No terminal to ask on; and with its children (ssh, helpers) it is ended as one group.
-                start_new_session=True,
+                check=self.patience.check,
+                hear=hear or keep,
+                bounds=Bounds(memory_bytes=MEMORY_BYTES, file_bytes=file_bytes),
             )
         except FileNotFoundError:
             text = "git is not installed on this worker; install it there (and ssh for ssh URLs), or use --upload"
             raise CodeError(text, worker_fault=True) from None
-        try:
-            out, said = self._watch(process)
-        except BaseException:
-            _end(process)
-            raise
-        finally:
-            for pipe in (process.stdout, process.stderr):
-                assert pipe is not None
-                pipe.close()
-        if process.returncode:
-            raise GitError(clean(said))
-        return out.decode("utf-8", "surrogateescape")
+        if ended.status:
+            raise GitError(clean(ended.said))
+        return printed.decode("utf-8", "surrogateescape")
 
     def _environment(self) -> dict[str, str]:
         env = {
@@ -104,51 +105,6 @@ class Git:
         # LC_ALL: its sentences are read.
         return {**env, **self.marks, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-        """Read both streams until the process has ended; a helper that stays behind may hold them open for ever."""
-        assert process.stdout is not None
-        assert process.stderr is not None
-        out, said = bytearray(), bytearray()
-        with selectors.DefaultSelector() as selector:
-            for pipe in (process.stdout, process.stderr):
-                selector.register(pipe, selectors.EVENT_READ)
-            while True:
-                ended = process.poll() is not None
-                self.patience.check()
-                ready = selector.select(0 if ended else TURN_S) if selector.get_map() else []
-                for key, _ in ready:
-                    data = os.read(key.fd, 1 << 16)
-                    if not data:
-                        selector.unregister(key.fileobj)
-                    elif key.fileobj is process.stdout:
-                        out += data
-                    else:
-                        said += data
-                        del said[:-_LAST_WORDS]
-                if len(out) > _MOST_OUTPUT:
-                    raise CodeError("git printed more than any repository needs; the repository is refused")
-                if ended and not ready:
-                    return bytes(out), bytes(said)
-                if not selector.get_map() and not ended:
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(TURN_S)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, so that git removes its temporary files; then SIGKILL to what is left of its group."""
-    group = process.pid
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-    # The worker is their subreaper: those of the group that lost their parent are its children now.
-    until = time.monotonic() + _GRACE_S
-    with contextlib.suppress(ChildProcessError):
-        while time.monotonic() < until:
-            if not os.waitpid(-group, os.WNOHANG)[0]:
-                time.sleep(0.01)
-
 
 def clean(said: bytes) -> str:
     """The last lines that git said, without progress, escapes and whatever stands before an @ in a URL."""
@@ -160,6 +116,17 @@ def clean(said: bytes) -> str:
 
 _MEANINGS = (
     (r"no space left|disk quota", "the worker's disk is full: {url} could not be fetched"),
+    (
+        r"out of memory|cannot allocate memory",
+        f"git needs more than {MEMORY_BYTES >> 30} GiB of memory for {{url}}, which no worker gives it; send what the "
+        "job needs with --upload",
+    ),
+    (
+        # What ended the one that writes the pack is told by signal only, and not by every version.
+        r"file too large|died of signal 25|invalid index-pack output",
+        "{url} has more bytes than this worker takes (20 times LAUNCH_UPLOAD_BYTES), or its server sends no pack: name "
+        "a branch or a full commit, or send what the job needs with --upload",
+    ),
     (
         r"authentication failed|could not read (username|password)|terminal prompts disabled|permission denied \(|"
         r"error: 40[13]|access denied|denied to",

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch_worker.code.extract import MAX_ENTRIES
 from launch_worker.errors import InputError
 
 #: Stands in the root of the folder, in place of all its `.gitignore` files; the same patterns.
 OWN_IGNORE = ".launchignore"
 GIT_IGNORE = ".gitignore"
-MAX_ENTRIES = 100_000
 
 
 @dataclass(frozen=True)

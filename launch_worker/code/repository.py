@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launch_worker.code.cache import locked, remove, throw_away_unused
 from launch_worker.code.git import LOCAL, REMOTE, Git, GitError, explain
@@ -19,6 +20,10 @@ KEPT_REPOSITORIES = 20
 KEPT_COMMITS = 50
 _MOST_SUBMODULES = 100
 _DEEPEST_SUBMODULE = 10
+#: Files and folders of a commit, its submodules' included.
+MAX_ENTRIES = 1_000_000
+#: The pack of a whole history may be so much larger than a checkout.
+_HISTORY_FACTOR = 5
 _ALL_HISTORY = str(0x7FFFFFFF)
 _FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_ID = re.compile(r"[0-9a-f]{7,63}")
@@ -38,9 +43,12 @@ class Submodule:
 class Repositories:
     """The repositories that this machine's workers have fetched; `folder` is their cache."""
 
-    def __init__(self, folder: Path, *, git: Git) -> None:
+    def __init__(self, folder: Path, *, git: Git, limit_bytes: int) -> None:
+        """`limit_bytes` is for all that one run checks out."""
         self._folder = folder
         self._git = git
+        self._limit_bytes = self._bytes_left = limit_bytes
+        self._entries_left = MAX_ENTRIES
         self._submodules_left = _MOST_SUBMODULES
 
     def check_out(self, source: GitSource, folder: Path, *, depth: int = 0) -> str:
@@ -63,12 +71,14 @@ class Repositories:
         if _FULL_ID.fullmatch(source.ref):
             with locked(cache, patience=self._git.patience, shared=True):
                 if self._has(cache, source.ref):
+                    self._measure(cache, source, source.ref)
                     self._copy(cache, source, source.ref, folder)
                     return source.ref
         with locked(cache, patience=self._git.patience):
             self._make_ready(cache)
             commit = self._fetch(cache, source)
             self._in_cache(cache, "update-ref", f"refs/launch/commits/{commit}", commit)
+            self._measure(cache, source, commit)
             self._copy(cache, source, commit, folder)
         return commit
 
@@ -124,18 +134,19 @@ class Repositories:
         return self._resolve(cache, source, source.ref)
 
     def _fetch_one(self, cache: Path, url: str, name: str) -> None:
-        self._fetch_refs(cache, url, f"+{name}:refs/launch/fetched", depth="1")
+        self._fetch_refs(cache, url, f"+{name}:refs/launch/fetched", depth="1", limit_bytes=self._limit_bytes)
 
     def _fetch_all(self, cache: Path, url: str) -> None:
         heads, tags = "+refs/heads/*:refs/launch/heads/*", "+refs/tags/*:refs/launch/tags/*"
-        self._fetch_refs(cache, url, heads, tags, depth=_ALL_HISTORY)
+        limit_bytes = _HISTORY_FACTOR * self._limit_bytes
+        self._fetch_refs(cache, url, heads, tags, depth=_ALL_HISTORY, limit_bytes=limit_bytes)
 
-    def _fetch_refs(self, cache: Path, url: str, *refs: str, depth: str) -> None:
+    def _fetch_refs(self, cache: Path, url: str, *refs: str, depth: str, limit_bytes: int) -> None:
         options = ("--quiet", "--no-tags", "--no-write-fetch-head", f"--depth={depth}")
-        self._in_cache(cache, "fetch", *options, "--", url, *refs, protocols=REMOTE)
+        self._in_cache(cache, "fetch", *options, "--", url, *refs, protocols=REMOTE, file_bytes=limit_bytes)
 
-    def _in_cache(self, cache: Path, *arguments: str, protocols: str = "") -> str:
-        return self._git.run(*arguments, folder=cache, repository=".", protocols=protocols)
+    def _in_cache(self, cache: Path, *arguments: str, **options: Any) -> str:
+        return self._git.run(*arguments, folder=cache, repository=".", **options)
 
     def _resolve(self, cache: Path, source: GitSource, name: str) -> str:
         try:
@@ -145,6 +156,34 @@ class Repositories:
         except GitError as error:
             what = f"branch, tag or commit {source.ref!r}" if source.ref else "default branch"
             raise CodeError(f"the repository {source.url} has no {what}; check the ref", detail=str(error)) from None
+
+    def _measure(self, cache: Path, source: GitSource, commit: str) -> None:
+        """Refuse what would fill the disk, or the memory, before it is checked out.
+
+        A few kilobytes of a repository may stand for any number of files.
+        """
+        rest = bytearray()
+
+        def count(data: bytes) -> None:
+            rest.extend(data)
+            *entries, last = rest.split(b"\0")
+            rest[:] = last
+            self._entries_left -= len(entries)
+            for entry in entries:
+                size = entry.partition(b"\t")[0].rpartition(b" ")[2]
+                self._bytes_left -= int(size) if size.isdigit() else 0
+            if self._entries_left < 0:
+                raise CodeError(
+                    f"{source.url} has more than {MAX_ENTRIES:,} files and folders, which is more than is checked out; "
+                    "send what the job needs with --upload"
+                )
+            if self._bytes_left < 0:
+                raise CodeError(
+                    f"{source.url} has more than {self._limit_bytes:,} bytes of files, which is what this worker takes "
+                    "(20 times LAUNCH_UPLOAD_BYTES); raise that, or send what the job needs with --upload"
+                )
+
+        self._in_cache(cache, "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit, hear=count)
 
     # -- the job's folder --------------------------------------------------------------------------------------------
 

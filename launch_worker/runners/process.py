@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +21,10 @@ from typing import Any
 
 import launch_worker
 from launch_worker.retry import Outcome
-from launch_worker.runners import oom, tree
+from launch_worker.runners import oom, orphans, tree
 from launch_worker.runners.errors import StartError
 from launch_worker.runners.guard import PROTOCOL, SOCKET, become_subreaper
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.tree import Process, ProcessId
 from launch_worker.states import RunState
 from launch_worker.told import announce_stop
 
@@ -199,6 +200,7 @@ class ProcessRunner:
         #: None for a guard that another worker started.
         self._guard: subprocess.Popen[bytes] | None = None
         become_subreaper()  # should the guard die, its jobs come back to this process
+        _runners.add(self)
         if control is None:
             self._spawn_guard()
         else:
@@ -268,6 +270,17 @@ class ProcessRunner:
         if told["on"] == "refused":
             raise StartError(told["error"])
         return handle
+
+    def awaits(self, process: Process) -> bool:
+        """Whether it is the main process of a job whose exit status this runner is going to read."""
+        for handle in list(self._handles.values()):
+            if handle.main == process.id:
+                return True
+            is_leader = process.session == process.id.pid
+            number = tree.cookie(tree.marks(handle.order["env"]))
+            if handle.main is None and is_leader and tree.has_cookie(process.id.pid, number):
+                return True
+        return False
 
     def renew(self, leases: Mapping[str, Lease]) -> None:
         """Tell the guard the new deadlines of the leases of its jobs and of the containers that it watches."""
@@ -420,11 +433,10 @@ class ProcessRunner:
         with theirs, _door(self._folder) as door:
             inherited = [theirs.fileno(), None if door is None else door.fileno(), self._lock_fd]
             words = ["-" if fd is None else str(fd) for fd in inherited]
-            self._guard = subprocess.Popen(
+            self._guard = orphans.start(
                 [sys.executable, "-I", "-S", "-c", program, root, *words, root],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[fd for fd in inherited if fd is not None],
-                start_new_session=True,
                 cwd="/",
             )
         self._control = ours
@@ -553,6 +565,16 @@ class ProcessRunner:
                 "folder": handle.order["folder"],
             }
             self._send(_line(adopt))
+
+
+#: All of this process; each may have the guard of another worker.
+_runners: weakref.WeakSet[ProcessRunner] = weakref.WeakSet()
+
+
+def reap_orphans() -> None:
+    """Reap what jobs and git have left to this process when their own parents ended. To be called now and then."""
+    runners = list(_runners)
+    orphans.reap(of_jobs=lambda process: not any(runner.awaits(process) for runner in runners))
 
 
 @dataclass(frozen=True)

@@ -90,13 +90,18 @@ class Children:
         return [int(child) for child in text.split()] if len(text) < self._SURELY_ALL else children(os.getpid())
 
 
+def environ(pid: int) -> set[bytes]:
+    """The NAME=VALUE that the process was started with; none when it has ended, or is another user's."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as entries:
+            return set(entries.read().split(b"\0"))
+    except OSError:
+        return set()
+
+
 def has_environ(pid: int, entries: Iterable[bytes]) -> bool:
     """Whether the process was started with all of these NAME=VALUE."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as environ:
-            return set(entries) <= set(environ.read().split(b"\0"))
-    except OSError:
-        return False
+    return set(entries) <= environ(pid)
 
 
 def marks(env: Mapping[str, str]) -> tuple[bytes, ...]:
@@ -136,6 +141,17 @@ def has_cookie(pid: int, number: int) -> bool:
             return b"Max file locks" + b" " * 12 + b"%d " % number in limits.read()
     except OSError:
         return False
+
+
+def has_any_cookie(pid: int) -> bool:
+    """Whether the process, which may have ended, is one of a job that this process has started, guard between."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as limits:
+            soft = limits.read().partition(b"Max file locks")[2].split(maxsplit=1)[0]
+    except (OSError, IndexError):
+        return False
+    # Where this worker is in a job itself, that job's cookie is on all that it starts.
+    return soft.isdigit() and int(soft) >> 56 == 1 and int(soft) != _own_limit()[0]
 
 
 def members(

@@ -50,10 +50,17 @@ def fetch(worker_env: dict[str, str], tmp_path: Path) -> Fetch:
     """Fetches `GIT_URL[@REF]` into a fresh folder; gives the commit and the folder. The cache is the test's own."""
     count = iter(range(1000))
 
-    def fetch(uri: str, *, limit_s: float = 30.0, unwanted: Callable[[], bool] = lambda: False) -> tuple[str, Path]:
+    def fetch(
+        uri: str,
+        *,
+        limit_s: float = 30.0,
+        unwanted: Callable[[], bool] = lambda: False,
+        limit_bytes: int = 1 << 30,
+    ) -> tuple[str, Path]:
         folder = tmp_path / f"code{next(count)}"
         folder.mkdir()
         git = Git(Patience.of(limit_s, unwanted=unwanted), worker_env)
-        return Repositories(tmp_path / "cache", git=git).check_out(parse_git_url(uri), folder), folder
+        repositories = Repositories(tmp_path / "cache", git=git, limit_bytes=limit_bytes)
+        return repositories.check_out(parse_git_url(uri), folder), folder
 
     return fetch

@@ -19,9 +19,7 @@ from launch_worker.code import listing
 from launch_worker.code.archive import make_archive
 from launch_worker.code.extract import extract
 from launch_worker.code.listing import list_folder
-from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError, InputError
-from launch_worker.runners.errors import StartGivenUpError
 
 LIMIT = 1 << 20
 
@@ -54,7 +52,7 @@ def paths(folder: Path) -> list[str]:
 
 def unpack(data: bytes, folder: Path, *, limit_bytes: int = LIMIT) -> Path:
     folder.mkdir()
-    extract(io.BytesIO(data), folder, limit_bytes=limit_bytes, patience=Patience.of(30))
+    extract(io.BytesIO(data), folder, limit_bytes=limit_bytes)
     return folder
 
 
@@ -282,10 +280,3 @@ def test_what_is_no_archive_is_said(tmp_path: Path, what: str) -> None:
     }[what]
     with pytest.raises(CodeError):
         unpack(data, tmp_path / "in")
-
-
-def test_unpacking_ends_when_it_is_no_longer_wanted(tmp_path: Path) -> None:
-    with pytest.raises(StartGivenUpError):
-        extract(
-            io.BytesIO(tar_of(("a", {}, b""))), tmp_path, limit_bytes=9, patience=Patience.of(9, unwanted=lambda: True)
-        )

@@ -101,8 +101,8 @@ HOMES = {
     "celery": ("celery", "celeryconfig", "beat", "broker", "consumer", "request", "tasks", "worker"),
     "kombu": ("celery", "celeryconfig", "beat", "broker", "consumer", "request", "tasks", "worker"),
     "click": ("cli.", "celery", "worker"),
-    "subprocess": ("runners.", "code.git", "dev.", "cli.following", "cli.dev"),
-    "signal": ("runners.", "code.git", "dev.", "cli.following", "cli.dev", "retry", "worker", "by_hand"),
+    "subprocess": ("runners.", "code.listing", "dev.", "cli.following", "cli.dev"),
+    "signal": ("runners.", "code.unpack", "dev.", "cli.following", "cli.dev", "retry", "worker", "by_hand"),
     "docker": (
         "runners.container",
         "runners.container_config",
