@@ -338,6 +338,7 @@ class LaunchAgent(ByHand):
 
     def stop(self, *, reason: str = "the worker shut down") -> None:
         """End what still runs (handed back when retries are left, else Killed), then leave."""
+        self._liveness.vitals.note_loop(False)
         if not self._detached:
             self._jobs.end_all(Shutdown(f"{reason} ({self._worker})"))
             longest_grace_s = max((attempt.spec.grace_s for attempt in self._jobs.attempts), default=0.0)
@@ -434,6 +435,10 @@ class LaunchAgent(ByHand):
             return "the worker drains: it takes no more runs, and leaves when its jobs have ended"
         paused = self._quarantine.describe(now=boot_time_s())
         return f"the worker {paused}" if paused else ""
+
+    def note_loop(self) -> None:
+        """The loop that hands runs to this agent has turned; from the first time on, probes tell when it does not."""
+        self._liveness.vitals.note_loop(True)
 
     def resume(self) -> None:
         """End a quarantine."""
@@ -614,9 +619,14 @@ class LaunchAgent(ByHand):
             "secure_mode": self._config.secure_mode,
             "status": self._status,
             **self._resources(),
-            "state": "draining" if self._draining else "running" if self.takes_runs else "quarantined",
-            "problem": self._quarantine.describe(now=boot_time_s()),
+            "state": "draining" if self._draining else self._state(),
+            "problem": self._liveness.vitals.stuck() or self._quarantine.describe(now=boot_time_s()),
         }
+
+    def _state(self) -> str:
+        if self._liveness.vitals.stuck():
+            return "stuck"
+        return "running" if self.takes_runs else "quarantined"
 
     def _resources(self) -> dict[str, Any]:
         free, total = self._inventory.free(), self._inventory.total

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import logging
 import time
 from collections.abc import Callable
+from queue import Empty
 from typing import Any, ClassVar
 
 import redis
 from kombu.transport import redis as kombu_redis
-from redis.exceptions import ConnectionError, ResponseError
+from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.errors import LaunchError
+from launch_worker.message import is_reply, rebuilt
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.broker")
@@ -23,51 +22,11 @@ log = logging.getLogger("launch_worker.broker")
 _REFUSED_BEGINNING = 2000
 
 
-def refusal(queue: str, item: bytes) -> str:
-    """Why a queue element cannot be a Celery message; '' for one that can."""
-    try:
-        message = json.loads(item)
-    except (ValueError, RecursionError):
-        return "it is not JSON"
-    if not isinstance(message, dict):
-        return "it is not a JSON object"
-    properties, headers, body = message.get("properties"), message.get("headers"), message.get("body")
-    if not isinstance(properties, dict) or not isinstance(properties.get("delivery_tag"), str):
-        return "it has no properties with a delivery tag"
-    if not isinstance(properties.get("delivery_info") or {}, dict):
-        return "its delivery info is not an object"
-    if not isinstance(headers, dict):
-        return "it has no headers"
-    if not isinstance(body, str):
-        return "its body is not text"
-    encoding = properties.get("body_encoding")
-    if encoding not in (None, "base64", "utf-8"):
-        return "its body encoding is unknown"
-    try:
-        content = json.loads(base64.b64decode(body, validate=True) if encoding == "base64" else body)
-    except (ValueError, RecursionError, binascii.Error):
-        return "its body is not JSON"
-    if message.get("content-type") != "application/json":
-        return "its content type is not application/json"
-    # Answers to `celery inspect` arrive by BRPOP too, and are not tasks.
-    return "" if queue.endswith(".pidbox") else _no_task(headers, content)
-
-
-def _no_task(headers: dict[str, Any], content: Any) -> str:
-    if not all(isinstance(headers.get(name), str) for name in ("id", "task")):
-        return "its headers name no task and id"
-    if not (isinstance(content, list) and len(content) == 3):
-        return "its body is not [args, kwargs, embed]"
-    args, kwargs, embed = content
-    if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(embed, (dict, type(None))):
-        return "its body is not [args, kwargs, embed]"
-    if headers["task"] == "launch_worker.run" and [type(argument) for argument in args] != [str, int]:
-        return "its arguments are not a run and a number"
-    return ""
-
-
 class QueueClient(redis.Redis):
-    """A client whose BRPOP hands out well-formed messages only. What it refuses is kept aside for reading."""
+    """A client whose BRPOP hands out messages of ours only, made anew. What it refuses is kept aside for reading."""
+
+    #: The list and the element that were handed out last.
+    taken: tuple[str, bytes] = ("", b"")
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         try:
@@ -81,15 +40,33 @@ class QueueClient(redis.Redis):
             log.error("queue.damaged: a queue's key is not a list; it is set aside")
             _with_store(lambda store: store.heal({*store.queues(), *LaunchAgent.current().queues}))
             return None
-        if command_name == "BRPOP" and reply:
-            queue, item = reply
-            name = queue.decode("utf-8", "replace").partition("\x06")[0]
-            reason = refusal(name, item)
-            if reason:
-                log.error("item.refused queue=%s: %s", name, reason)
-                _with_store(lambda store: store.refuse(name, reason, item[:_REFUSED_BEGINNING]))
-                return None
-        return reply
+        if command_name != "BRPOP" or not reply:
+            return reply
+        key, element = reply
+        name = key.decode("utf-8", "replace")
+        self.taken = (name, element)
+        if _holds_replies(name):
+            message, reason = (element, "") if is_reply(element) else (None, "it is no answer to a remote control")
+        else:
+            message, reason = rebuilt(name, element)
+        if message is None:
+            refuse(name, element, reason)
+            return None
+        return key, message
+
+
+def _holds_replies(name: str) -> bool:
+    if not name.endswith(".pidbox"):
+        return False
+    # A queue of runs may have any name.
+    return not (LaunchAgent.initialized() and name in LaunchAgent.current().queues)
+
+
+def refuse(key: str, element: bytes, reason: str) -> None:
+    """Keep an element aside that was taken from a queue's list, and say so."""
+    queue = key.partition("\x06")[0]
+    log.error("item.refused queue=%s: %s", queue, reason)
+    _with_store(lambda store: store.refuse(queue, reason, element[:_REFUSED_BEGINNING]))
 
 
 def _with_store(call: Callable[[Store], object]) -> None:
@@ -123,6 +100,28 @@ class Channel(kombu_redis.Channel):
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()  # type: ignore[assignment]
         self.client.connection.send_command(*words)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Whatever an element causes on its way: it is refused, and the next one is taken."""
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError, Empty, *self.connection_errors):
+            raise
+        except Exception as error:
+            log.exception("item.failed")
+            key, element = self.client.taken
+            refuse(key, element, f"the broker's client cannot take it: {error!r:.200}")
+            raise Empty from None
+
+    def _receive_one(self, c: Any) -> Any:
+        """The same for what is published: remote control, and events."""
+        try:
+            return super()._receive_one(c)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError, Empty, *self.connection_errors):
+            raise
+        except Exception:
+            log.exception("publication.refused")
+            raise Empty from None
 
     def _get_client(self) -> type[redis.Redis]:
         return QueueClient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import ssl
 from pathlib import Path
@@ -11,7 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import click
+import kombu.serialization
 import kombu.transport
+import kombu.utils.json
 from celery import Celery
 from celery.signals import beat_init, worker_ready
 
@@ -104,6 +107,10 @@ def _make_app() -> Celery:
         redis="launch_worker.broker:Transport",
         rediss="launch_worker.broker:Transport",
         sentinel="launch_worker.broker:SentinelTransport",
+    )
+    # Its own decoder makes Python objects of what others wrote, or raises.
+    kombu.serialization.register(  # type: ignore[no-untyped-call]
+        "json", kombu.utils.json.dumps, json.loads, content_type="application/json", content_encoding="utf-8"
     )
     # Neither is of use to workers that share nothing but the records, and they cost a second of start-up.
     os.environ.setdefault("CELERY_WORKER_WITHOUT_GOSSIP", "1")

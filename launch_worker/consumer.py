@@ -1,14 +1,24 @@
-"""Celery's consumer of a launch worker: it connects when the worker's heartbeat has found Redis, and not before.
+"""Celery's consumer, as a launch worker has it: it connects when Redis is there, can be stopped at any point of its
+start, and kills no runs.
 
-Celery's own sleeps up to 30 s between two tries, so that the first run after an outage waited as long.
+Celery's own sleeps up to 30 s between two tries to connect, so that the first run after an outage waited as long; after
+a refusal it tries again at once, for ever. Where its loop cannot go on, the process ends as it would by SIGKILL: its
+guard ends the jobs, and the runs are Crashed, or tried again, by the usual rules.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import sys
+import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
+from billiard import active_children
 from celery.worker import consumer as celery_consumer
+from celery.worker import state as worker_state
 from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
 
@@ -16,12 +26,50 @@ from launch_worker.agent import LaunchAgent
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.outage import backoff_s
 
+log = logging.getLogger("launch_worker.consumer")
+
 #: Seconds between two looks whether the worker was told to stop.
 _TURN_S = 0.2
+#: Seconds for which a connection has worked that was no failure.
+_LASTING_S = 10.0
+#: Seconds for what remains to be done when the agent has stopped: connections to close, each with a timeout of 5 s.
+_END_S = 30.0
 
 
 class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
     """The setting `worker_consumer`."""
+
+    class Blueprint(celery_consumer.Consumer.Blueprint):  # type: ignore[misc]
+        """The consumer's parts."""
+
+        def restart(
+            self, parent: Any, method: str = "stop", description: str = "restarting", propagate: bool = False
+        ) -> None:
+            """Stop the parts that were started, the last one first. That one may have failed half-way."""
+            steps = [step for step in parent.steps if step is not None][: self.started]
+            for step in reversed(steps):
+                stop = getattr(step, method, None)
+                try:
+                    if stop is not None:
+                        stop(parent)
+                except Exception as error:
+                    # Nothing is left to be done: each part is started anew, or the worker ends.
+                    log.debug("consumer.part_not_stopped %s: %r", step.alias, error, exc_info=True)
+
+    #: Connections in a row that did not last, and when the last one failed.
+    _failures = 0
+    _failed_at = 0.0
+
+    def start(self) -> None:
+        try:
+            super().start()
+        except Exception:
+            log.critical(
+                "worker.broken: Celery's loop cannot go on, so this worker ends as if it had been killed; its guard "
+                "ends the jobs, which count as Crashed",
+                exc_info=True,
+            )
+            die()
 
     def ensure_connected(self, conn: Any) -> Any:
         """Block until `conn` is connected. Raises WorkerShutdown or WorkerTerminate when the worker shall stop."""
@@ -41,3 +89,46 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
             else:
                 self.first_connection_attempt = False
                 return conn
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        super().on_connection_error_after_connected(exc)
+        self._heed(exc)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        self._heed(exc)
+
+    def _heed(self, error: Exception) -> None:
+        """Have the heartbeat look at Redis, which `ensure_connected` waits for; pause, should the heartbeat be content."""
+        if LaunchAgent.initialized():
+            LaunchAgent.current().outage.note(BrokerUnavailableError(str(error)))
+        now = time.monotonic()
+        self._failures = self._failures + 1 if now - self._failed_at < _LASTING_S else 0
+        self._failed_at = now
+        until = now + (backoff_s(self._failures) if self._failures else 0.0)
+        while worker_state.should_stop is None and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def die() -> NoReturn:
+    """End this process now, whatever its threads do."""
+    for child in active_children():
+        # The beat of `-B`, which would go on alone.
+        child.terminate()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(1)
+
+
+def end_in_time(code: int) -> None:
+    """End this process after a while, should something keep it from its end."""
+
+    def end() -> None:
+        log.error("worker.stuck: it did not end within %.0f s after its agent had stopped, and is ended now", _END_S)
+        logging.shutdown()
+        os._exit(code)
+
+    timer = threading.Timer(_END_S, end)
+    timer.daemon = True
+    timer.start()

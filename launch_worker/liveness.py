@@ -92,6 +92,11 @@ class Liveness:
         self._heartbeat.start()
         self._listener.start()
 
+    @property
+    def vitals(self) -> Vitals:
+        """What the probes are answered from."""
+        return self._vitals
+
     def wake(self) -> None:
         """Have the next heartbeat at once."""
         self._wake.set()

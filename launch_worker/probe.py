@@ -12,7 +12,7 @@ log = logging.getLogger("launch_worker.probe")
 
 #: So long without Redis, and a worker is not healthy.
 UNREACHABLE_S = 30.0
-#: The heartbeats themselves stand still: longer than any call to Redis may take.
+#: The heartbeats, or the loop that takes runs, stand still: longer than any call to Redis may take.
 _STUCK_S = 60.0
 
 
@@ -56,6 +56,8 @@ class Vitals:
         self._clock = clock
         self._turned_at = self._reached_at = clock()
         self._has_reached = False
+        #: When the loop that takes runs last turned, or could not for want of Redis; None where there is no loop.
+        self._looped_at: float | None = None
 
     def note_turn(self) -> None:
         """A heartbeat begins, whatever comes of it."""
@@ -65,8 +67,24 @@ class Vitals:
         """A heartbeat has reached Redis."""
         self._reached_at = self._clock()
         self._has_reached = True
-        if self._file is not None:
+        if self._looped_at is not None and self._is_away():
+            # It connects anew next.
+            self._looped_at = self._clock()
+        if self._file is not None and not self.stuck():
             touch(self._file)
+
+    def note_loop(self, goes_on: bool) -> None:
+        """The loop that takes runs has turned; or it has ended, as it should."""
+        self._looped_at = self._clock() if goes_on else None
+
+    def stuck(self) -> str:
+        """That the loop that takes runs stands still, though Redis is there; '' when it does not."""
+        if self._looped_at is None or self._is_away():
+            return ""
+        silent_s = self._clock() - self._looped_at
+        if silent_s <= _STUCK_S:
+            return ""
+        return f"the worker's loop has stood still for {silent_s:.0f} s: it takes no runs; restart it"
 
     def forget(self) -> None:
         """The worker ends: its file must not speak for it any longer."""
@@ -78,6 +96,8 @@ class Vitals:
         silent_s = self._clock() - self._turned_at
         if silent_s > self._heartbeat_s + _STUCK_S:
             return Verdict(False, f"the heartbeats have stood still for {silent_s:.0f} s")
+        if why := self.stuck():
+            return Verdict(False, why)
         return Verdict(True, "the worker lives")
 
     def healthy(self) -> Verdict:
@@ -85,6 +105,8 @@ class Vitals:
         silent_s = self._clock() - self._reached_at
         if silent_s > patience_s(self._heartbeat_s):
             return Verdict(False, f"Redis has not been reached for {silent_s:.0f} s; jobs go on, their reports wait")
+        if why := self.stuck():
+            return Verdict(False, why)
         return Verdict(True, "the heartbeats reach Redis" if self._has_reached else "the worker has just started")
 
     def ready(self) -> Verdict:

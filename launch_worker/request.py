@@ -24,17 +24,17 @@ from kombu.message import Message
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.attempt import Attempt
-from launch_worker.broker import Channel
+from launch_worker.broker import Channel, refuse
 from launch_worker.celery import app
 from launch_worker.errors import LaunchError
 from launch_worker.jobs import Ended, SentClaim
+from launch_worker.message import RUN_TASK
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.states import RunState
 
 log = logging.getLogger("launch_worker.request")
 
-RUN_TASK = "launch_worker.run"
 #: So long a slot takes one run after the other by itself. Then Celery's loop has its turn: it knows of other tasks too.
 _TURN_S = 1.0
 
@@ -217,6 +217,16 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
     """The task's `Strategy`: how Celery's loop deals with its messages. Its own would have them traced."""
 
     def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
+        try:
+            take(message, ack, reject, callbacks)
+        except Exception as error:
+            # One message may not end the loop, and with it the jobs of others.
+            log.exception("item.failed")
+            message.ack_log_error(log, consumer.connection_errors)
+            queue = str(message.delivery_info.get("routing_key"))
+            refuse(queue, str(message.body).encode("utf-8", "replace"), f"it cannot be taken: {error!r:.200}")
+
+    def take(message: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         request = RunRequest(
             message,
             on_ack=ack,
@@ -226,7 +236,7 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             eventer=consumer.event_dispatcher,
             connection_errors=consumer.connection_errors,
             task=task,
-            # The broker's client has seen that this is what it is (`broker.refusal`).
+            # The broker's client has made it so (`message.rebuilt`).
             body=json.loads(message.body),
             decoded=True,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.celery import app
+from launch_worker.message import RUN_TASK
 from launch_worker.passes import PASSES, run_pass
-from launch_worker.request import RUN_TASK, show_end
+from launch_worker.request import show_end
 
 
 @app.task(name=RUN_TASK, Strategy="launch_worker.request:hand_over", ignore_result=True)  # type: ignore[untyped-decorator]

@@ -21,7 +21,7 @@ from celery import bootsteps, platforms
 from celery.bin.worker import worker as worker_command
 from celery.concurrency import get_available_pool_names
 from celery.exceptions import CPendingDeprecationWarning
-from celery.signals import celeryd_after_setup, celeryd_init, worker_init
+from celery.signals import after_setup_logger, celeryd_after_setup, celeryd_init, worker_init
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
 from click.core import ParameterSource
@@ -32,9 +32,11 @@ from launch_worker.agent_config import AgentConfig
 from launch_worker.api import Api
 from launch_worker.broker import Channel
 from launch_worker.celery import app, settings
+from launch_worker.consumer import end_in_time
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.gpus import inventory_from_options
 from launch_worker.inventory import Inventory
+from launch_worker.log_line import OneLine
 from launch_worker.pickup import Pickup, pause_s
 from launch_worker.request import AdoptedRequest, RunRequest, event_may_be_lost, show_end
 from launch_worker.run_once import run_once
@@ -47,6 +49,7 @@ log = logging.getLogger("launch_worker.worker")
 
 T = TypeVar("T")
 
+_LOOP_TOLD_EVERY_S = 5.0
 _EVENTS_EVERY_S = 0.2
 _EVENTS_AT_ONCE = 200
 
@@ -145,6 +148,13 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
         _say(welcome(__version__, mask_url(settings.redis_url)))
 
 
+@after_setup_logger.connect  # type: ignore[untyped-decorator]
+def keep_lines(logger: logging.Logger, **_: Any) -> None:
+    """Of workers and of beat: neither Celery's lines nor ours may be forged by what others wrote."""
+    for handler in logger.handlers:
+        handler.addFilter(OneLine())
+
+
 def _is_said(option: str) -> bool:
     """Whether the command line has it, and not only its default."""
     context = click.get_current_context(silent=True)
@@ -180,6 +190,9 @@ def set_slots(sender: Any, **_: Any) -> None:
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]
 def consume_maintenance(instance: Any, **_: Any) -> None:
     """Every worker does the beat's work beside its own queues."""
+    for name in [name for name in app.tasks if name.startswith("celery.")]:
+        # Nobody has them executed here.
+        app.tasks.unregister(name)
     start, queues = Start.current, app.amqp.queues
     LaunchSteps.queues = start.consumed(queues.consume_from)
     queues.select([*([] if start.takes_by_hand else LaunchSteps.queues), MAINTENANCE_QUEUE])
@@ -249,17 +262,18 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:
         # By now the drain has let the jobs end, or it was cut short.
-        self._stop()
+        self._stop(parent)
 
     def terminate(self, parent: Any) -> None:
-        self._stop()
+        self._stop(parent)
 
-    def _stop(self) -> None:
+    def _stop(self, parent: Any) -> None:
         if self.agent is not None:
             if self.pickup is not None:
                 self.pickup.stop()
             self.agent.stop()
             self.agent = None
+            end_in_time(parent.exitcode or 0)
             _say("Agent stopped!")
             # All is done: one more signal must not turn the exit status of a clean end into a killed one.
             platforms.signals.ignore("SIGTERM", "SIGINT", "SIGQUIT")
@@ -354,8 +368,12 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     pickup: ClassVar[Pickup | None] = None
     has_passed: ClassVar[bool] = False
 
-    def start(self, parent: Any) -> None:
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
         self.consumer = parent
+        self.events: EventBatch | None = None
+
+    def start(self, parent: Any) -> None:
         Intake.current = self
         # Celery has installed its own by now; they stay ours while the consumer reconnects.
         for name in ("SIGTERM", "SIGINT"):
@@ -363,6 +381,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         platforms.signals["SIGQUIT"] = self.stop_now
         platforms.signals["SIGUSR1"] = self.on_upgrade
         self.events = None if parent.event_dispatcher is None else EventBatch(parent)
+        # Celery cancels it with the connection, and this starts anew with the next one.
+        parent.timer.call_repeatedly(_LOOP_TOLD_EVERY_S, LaunchAgent.current().note_loop)
         self.turn(LaunchAgent.current().takes_runs)
         look_again()
         if Start.current.run_once and not Intake.has_passed:
@@ -370,8 +390,9 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
             threading.Thread(target=self.pass_once, name="launch-once", daemon=True).start()
 
     def stop(self, parent: Any) -> None:
-        if self.events is not None:
-            self.events.flush()
+        events, self.events = self.events, None
+        if events is not None:
+            events.flush()
 
     def pass_once(self) -> None:
         """Run what is due, then leave."""

@@ -83,6 +83,9 @@ def _look_up(settings: Settings, *, ready: bool) -> Verdict:
     ours = [worker for worker in workers if worker["host"] == socket.gethostname()]
     if not ours:
         return Verdict(False, "Redis knows no live worker of this machine")
+    stuck = [worker for worker in ours if worker["state"] == "stuck"]
+    if stuck:
+        return Verdict(False, f"worker {stuck[0]['worker']}: {stuck[0]['problem']}")
     idle = [worker for worker in ours if worker["state"] != "running"]
     if ready and idle:
         return Verdict(False, f"worker {idle[0]['worker']} is {idle[0]['state']}")

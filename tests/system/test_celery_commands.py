@@ -37,12 +37,13 @@ def test_inspect_status_and_control_answer(cluster: Cluster) -> None:
 
 def test_inspect_answers_while_the_worker_drains(cluster: Cluster) -> None:
     worker = cluster.worker()
-    run = submit(["sleep", "6"], api=cluster.api)
+    run = submit(["sleep", "600"], api=cluster.api)
     wait_for_pid(run)
     worker.process.terminate()
     wait_until(lambda: "Canceling queue" in worker.log)
     runs = json.loads(cluster.run("python", "-m", "celery", "-A", "launch_worker", "inspect", "runs", "-j").out)
     assert [entry["id"] for entries in runs.values() for entry in entries] == [run.id]
+    run.cancel(grace_s=0)
     assert worker.wait(20) == 0
 
 

@@ -85,3 +85,36 @@ def test_the_file_is_touched_at_each_heartbeat_that_reached_redis_and_gone_at_th
 
 def test_a_file_that_cannot_be_touched_ends_no_heartbeat(tmp_path: Path) -> None:
     Worker(tmp_path / "no" / "folder").vitals.note_reached()
+
+
+def test_a_worker_whose_loop_stands_still_is_neither_alive_nor_healthy_and_its_file_grows_old(tmp_path: Path) -> None:
+    worker = Worker(tmp_path / "alive")
+    worker.vitals.note_loop(True)
+    worker.vitals.note_reached()
+    touched_at = (tmp_path / "alive").stat().st_mtime_ns
+    worker.now += 61
+    worker.vitals.note_turn()
+    worker.vitals.note_reached()
+    assert (tmp_path / "alive").stat().st_mtime_ns == touched_at
+    for probe in (worker.vitals.live, worker.vitals.healthy, worker.vitals.ready):
+        assert not probe().ok
+        assert "the worker's loop has stood still for 61 s" in probe().reason
+    worker.vitals.note_loop(True)
+    assert worker.vitals.live().ok
+
+
+def test_a_loop_that_waits_for_redis_or_has_ended_is_no_fault() -> None:
+    worker = Worker()
+    worker.vitals.note_loop(True)
+    worker.is_away = True
+    worker.now += 300
+    worker.vitals.note_turn()
+    assert worker.vitals.live().ok
+    worker.vitals.note_reached()
+    worker.is_away = False
+    assert worker.vitals.live().ok
+    worker.now += 61
+    worker.vitals.note_turn()
+    assert not worker.vitals.live().ok
+    worker.vitals.note_loop(False)
+    assert worker.vitals.live().ok

@@ -1,0 +1,147 @@
+"""What a worker takes from a queue's element, and the Celery message that is made anew from it.
+
+An element is written by any producer. Of one that asks for a run, five things are read: the task, the run's id, its
+dispatch number, and two texts for Flower. Nothing else of it reaches kombu or Celery.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Any
+
+from launch_worker.ids import RUN_ID
+from launch_worker.passes import PASSES
+
+RUN_TASK = "launch_worker.run"
+_PASS_TASKS = frozenset(f"launch_worker.{name}" for name in PASSES)
+
+#: A message of ours has less than 2 KiB.
+MAX_BYTES = 1 << 16
+#: Of a dispatch number: Lua counts exactly up to here.
+MAX_NUMBER = 1 << 53
+#: In characters, of a text that is only shown.
+_MAX_TEXT = 1000
+#: kombu separates a queue's name from a priority step so.
+_STEP = re.compile(r"\x06\x16(\d{1,3})")
+_TASK_ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
+
+
+def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
+    """The message for an element that was in the list `key`, and ''; or None, and why the element is refused."""
+    if len(element) > MAX_BYTES:
+        return None, f"it has {len(element):,} bytes; at most {MAX_BYTES:,} are read"
+    try:
+        given = json.loads(element.decode())
+    except (ValueError, RecursionError):
+        return None, "it is not JSON in UTF-8"
+    headers, properties = (given.get("headers"), given.get("properties")) if isinstance(given, dict) else (None, None)
+    if not isinstance(headers, dict) or not isinstance(properties, dict):
+        return None, "it is not a message with headers and properties"
+    if given.get("content-type") != "application/json":
+        return None, "its content type is not application/json"
+    call = _call(given.get("body"), properties.get("body_encoding"))
+    if call is None:
+        return None, "its body is not [args, kwargs, embed] in JSON"
+    args, embed = call
+    if any(embed.values()):
+        return None, "it has callbacks, a chain or a chord: a run that waits for another one is submitted with --after"
+    task = headers.get("task")
+    queue, _, _ = key.partition("\x06")
+    step = _STEP.search(key)
+    priority = int(step[1]) if step else 0
+    # A list is asked how old its oldest message is, also after kombu has put one back.
+    dispatched_at = headers.get("launch_dispatched_at")
+    known_at = dispatched_at if type(dispatched_at) is int and 0 <= dispatched_at <= MAX_NUMBER else None
+    if task == RUN_TASK:
+        if not (len(args) == 2 and _is_run_id(args[0]) and _is_number(args[1])):
+            return None, "its arguments are not a run's id and a dispatch number"
+        return _run_message(headers, args[0], args[1], queue, priority, known_at), ""
+    if isinstance(task, str) and task in _PASS_TASKS:
+        given_id = headers.get("id")
+        task_id = given_id if isinstance(given_id, str) and _TASK_ID.fullmatch(given_id) else task
+        return _message(task, task_id, task_id, "[[],{},{}]", queue, priority, {"ignore_result": True}), ""
+    return None, "its task is none of a launch worker's"
+
+
+def is_reply(element: bytes) -> bool:
+    """Whether it is, by its form, an answer to `celery inspect`. These come by lists too, to whoever has asked."""
+    try:
+        given = json.loads(element.decode())
+    except (ValueError, RecursionError):
+        return False
+    if (
+        not isinstance(given, dict)
+        or not isinstance(given.get("headers"), dict)
+        or not isinstance(given.get("body"), str)
+    ):
+        return False
+    properties = given.get("properties")
+    return isinstance(properties, dict) and isinstance(properties.get("delivery_tag"), str)
+
+
+def _call(body: Any, encoding: Any) -> tuple[list[Any], dict[str, Any]] | None:
+    """The positional arguments, and what shall follow the call."""
+    if not isinstance(body, str) or encoding not in (None, "base64", "utf-8"):
+        return None
+    try:
+        content = json.loads(base64.b64decode(body, validate=True) if encoding == "base64" else body)
+    except (ValueError, RecursionError, binascii.Error):
+        return None
+    if not (isinstance(content, list) and len(content) == 3):
+        return None
+    args, kwargs, embed = content
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(embed, (dict, type(None))):
+        return None
+    return args, embed or {}
+
+
+def _is_run_id(value: Any) -> bool:
+    return isinstance(value, str) and RUN_ID.fullmatch(value) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_NUMBER
+
+
+def _shown(value: Any, default: str) -> str:
+    if not isinstance(value, str):
+        return default
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in value[:_MAX_TEXT])
+
+
+def _run_message(
+    headers: dict[str, Any], run_id: str, number: int, queue: str, priority: int, dispatched_at: int | None
+) -> bytes:
+    shown: dict[str, Any] = {
+        "shadow": _shown(headers.get("shadow"), ""),
+        "argsrepr": f"('{run_id}',)",
+        "kwargsrepr": _shown(headers.get("kwargsrepr"), "{}"),
+        "root_id": run_id,
+    }
+    if dispatched_at is not None:
+        shown["launch_dispatched_at"] = dispatched_at
+    # As the scripts write it: they find the run of a message that kombu has put back by this text.
+    body = f'[["{run_id}",{number}],{{}},{{}}]'
+    return _message(RUN_TASK, run_id, f"{run_id}.{number}", body, queue, priority, shown)
+
+
+def _message(task: str, task_id: str, tag: str, body: str, queue: str, priority: int, headers: dict[str, Any]) -> bytes:
+    return json.dumps(
+        {
+            "body": body,
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"lang": "py", "task": task, "id": task_id, **headers},
+            "properties": {
+                "correlation_id": task_id,
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": queue},
+                "priority": priority,
+                "delivery_tag": tag,
+            },
+        },
+        separators=(",", ":"),
+    ).encode()

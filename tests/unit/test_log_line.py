@@ -1,0 +1,34 @@
+"""Lines of a log that others cannot forge."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+from launch_worker.log_line import OneLine, one_line
+
+
+def test_what_cannot_be_printed_is_escaped() -> None:
+    assert one_line("a\nb\x1b[31m\u202e\ud800é") == "a\\nb\\x1b[31m\\u202e\\ud800é"
+
+
+def test_a_long_text_is_cut_and_says_so() -> None:
+    line = one_line("x" * 1_000_000)
+    assert len(line) < 5000
+    assert line.endswith("(1,000,000 characters)")
+
+
+def test_every_message_of_a_handler_is_one_line_and_a_traceback_keeps_its_own() -> None:
+    told = io.StringIO()
+    handler = logging.StreamHandler(told)
+    handler.addFilter(OneLine())
+    log = logging.Logger("a")
+    log.addHandler(handler)
+    log.warning("run.ended run=%s", "x\nworker.forged y")
+    try:
+        raise ValueError("bad\x1b[0m")
+    except ValueError:
+        log.exception("failed")
+    lines = told.getvalue().splitlines()
+    assert lines[:3] == ["run.ended run=x\\nworker.forged y", "failed", "Traceback (most recent call last):"]
+    assert lines[-1] == "ValueError: bad\\x1b[0m"
