@@ -98,7 +98,7 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
         self._heed(exc)
 
     def _heed(self, error: Exception) -> None:
-        """Have the heartbeat look at Redis, which `ensure_connected` waits for; pause, should the heartbeat be content."""
+        """Have the heartbeat look at Redis, which `ensure_connected` waits for; pause where it finds nothing wrong."""
         if LaunchAgent.initialized():
             LaunchAgent.current().outage.note(BrokerUnavailableError(str(error)))
         now = time.monotonic()
