@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.api import Api
-from launch_worker.broker import refusal
 from launch_worker.errors import LaunchError
 from launch_worker.ids import new_run_id
+from launch_worker.message import rebuilt
 from launch_worker.passes import crash_stale_runs, publish_due_runs
 from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec
@@ -151,7 +151,7 @@ def test_the_item_of_a_run_is_json_whatever_bytes_its_name_has(store: Store, nam
     make_due(store, run_id)
     store.publish_due()
     [element] = store._redis.lrange(keys.queue_lists("default")[2], 0, -1)
-    assert refusal("default", element) == ""
+    assert rebuilt("default", element)[1] == ""
 
 
 def test_a_damaged_index_fails_no_sound_run(store: Store) -> None:
