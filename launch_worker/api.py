@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from launch_worker.bulk import Item, read_options
 from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.filters import parse_filter, parse_order
+from launch_worker.foreign import read_json
 from launch_worker.passes import catch_up
 from launch_worker.queue_api import QueueApi
 from launch_worker.runs import MAX_PER_PAGE, Run, Runs
@@ -203,4 +203,4 @@ def _plain(value: Any) -> Any:
 
 def _given(spec: RunSpec) -> dict[str, Any]:
     """A finished spec as arguments: what differs from the defaults."""
-    return {name: getattr(spec, name) for name in (*json.loads(spec.to_json()), "name")}
+    return {name: getattr(spec, name) for name in (*read_json(spec.to_json()), "name")}

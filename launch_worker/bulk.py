@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from launch_worker.errors import InputError
+from launch_worker.foreign import TooDeepError, read_json
 from launch_worker.spec import MAX_LIMIT, RunSpec
 from launch_worker.units import parse_duration, parse_size, parse_time
 
@@ -83,11 +84,11 @@ def parse_values(pairs: Iterable[str], *, option: str = "--set") -> dict[str, An
 
 def _json_or_text(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return read_json(text, parse_constant=_no_constant)
+    except TooDeepError:
+        raise InputError(f"value {text[:20]!r}… is nested too deeply") from None
     except ValueError:
         return text
-    except RecursionError:
-        raise InputError(f"value {text[:20]!r}… is nested too deeply") from None
 
 
 def _no_constant(word: str) -> Any:

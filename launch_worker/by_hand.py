@@ -7,7 +7,6 @@ through `task_run_job` and `finish_thread_id`. The quoted sentences are those of
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import random
 import signal
@@ -30,6 +29,7 @@ from launch_worker.errors import (
     SweepOverError,
     UnknownRunError,
 )
+from launch_worker.foreign import clean, read_json
 from launch_worker.inventory import Inventory
 from launch_worker.jobs import Ended, Jobs
 from launch_worker.outage import Outage
@@ -134,7 +134,7 @@ class JobAndRunStatusTracker:
     @cached_property
     def job(self) -> RunQueueItem:
         record = self.attempt.record
-        spec: dict[str, Any] = {"name": record.name} | json.loads(record.spec)
+        spec: dict[str, Any] = {"name": record.name} | read_json(record.spec)
         return RunQueueItem(runQueueItemId=record.id, runSpec=spec, queue=record.queue, attempt=record.attempt)
 
 
@@ -639,7 +639,7 @@ def outcome_of(error: Exception, phase: str) -> Outcome:
 def say(line: str, *, file: Any = None) -> None:
     """To the terminal; whoever read it may be gone."""
     with contextlib.suppress(OSError, ValueError):
-        print(line, file=file or sys.stdout, flush=True)
+        print(clean(line), file=file or sys.stdout, flush=True)
 
 
 def _most(limit: int) -> str:

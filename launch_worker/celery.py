@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
-import ssl
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +18,9 @@ from celery.signals import beat_init, worker_ready
 
 from launch_worker import celeryconfig, lean
 from launch_worker.errors import SettingsError
+from launch_worker.foreign import read_json
 from launch_worker.passes import PASSES
-from launch_worker.sentinel_url import SCHEME, SentinelUrl
+from launch_worker.redis_url import RedisUrl
 from launch_worker.settings import Settings
 from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.store.keys import PRIORITY_STEPS
@@ -33,8 +32,9 @@ def _required(
     settings: Settings, *, transport_options: dict[str, Any], beat_schedule: dict[str, Any]
 ) -> dict[str, Any]:
     """What correctness rests on, set over the operator's settings."""
+    url = RedisUrl.parse(settings.redis_url)
     required: dict[str, Any] = {
-        "broker_url": settings.redis_url,
+        "broker_url": url.for_kombu(),
         "broker_transport_options": transport_options
         # The record, not the broker, recovers a lost message, so kombu need not keep copies of unacknowledged ones.
         # It is those copies, and the visibility timeout over them, that make a long task run twice.
@@ -63,13 +63,10 @@ def _required(
             for name in PASSES
         },
     }
-    if settings.redis_url.startswith(SCHEME):
-        sentinel = SentinelUrl.parse(settings.redis_url)
-        required["broker_url"] = sentinel.for_kombu()
-        required["broker_transport_options"] |= {"master_name": sentinel.master}
-    if settings.redis_url.startswith("rediss://"):
-        # kombu's default for rediss:// does not verify the server's certificate.
-        required["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    if url.master:
+        required["broker_transport_options"] |= {"master_name": url.master}
+    if url.tls:
+        required["broker_use_ssl"] = url.tls
     return required
 
 
@@ -110,7 +107,7 @@ def _make_app() -> Celery:
     )
     # Its own decoder makes Python objects of what others wrote, or raises.
     kombu.serialization.register(  # type: ignore[no-untyped-call]
-        "json", kombu.utils.json.dumps, json.loads, content_type="application/json", content_encoding="utf-8"
+        "json", kombu.utils.json.dumps, read_json, content_type="application/json", content_encoding="utf-8"
     )
     # Neither is of use to workers that share nothing but the records, and they cost a second of start-up.
     os.environ.setdefault("CELERY_WORKER_WITHOUT_GOSSIP", "1")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_json
 from launch_worker.spec import RunSpec
 from launch_worker.units import parse_duration, parse_size
 
@@ -59,7 +59,7 @@ def parse_defaults(pairs: Mapping[str, str]) -> dict[str, Any]:
         parsed[name] = text or None
         if text and (name in _NUMBERS or name in _MAPS or (name in _LISTS and text.startswith("["))):
             try:
-                parsed[name] = json.loads(text)
+                parsed[name] = read_json(text)
             except ValueError:
                 what = "a number" if name in _NUMBERS else "JSON"
                 raise InputError(f"default {name}: {text[:60]!r} is not {what}") from None

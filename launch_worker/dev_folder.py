@@ -31,12 +31,9 @@ def living_redis_url(env: Mapping[str, str]) -> str | None:
         said = os.fstat(file.fileno())
         if said.st_uid != os.geteuid() or said.st_mode & 0o077:
             return None
-        import json
+        from launch_worker.foreign import read_map
 
-        try:
-            url = json.load(file)["redis_url"]
-        except (ValueError, KeyError, TypeError):
-            return None
+        url = read_map(file.read()).get("redis_url")
     return url if isinstance(url, str) and is_held(folder) else None
 
 

@@ -63,4 +63,4 @@ def imported() -> None:
 _start_lean()
 
 #: What kombu's entry point wants; nothing is sent so, for workers accept "json" only.
-SERIALIZER = (json.dumps, json.loads, "application/x-launch-worker", "utf-8")
+SERIALIZER = (json.dumps, json.loads, "application/x-launch-worker", "utf-8")  # noqa: TID251 (never used)

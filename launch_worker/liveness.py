@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.foreign import read_json
 from launch_worker.outage import Outage
 from launch_worker.passes import PASSES, OnEnd, begin_passes, do_pass
 from launch_worker.probe import Vitals
@@ -197,7 +197,7 @@ class Liveness:
         if channel == keys.SWEEP_NEWS:
             self._sweeps.hear(message)
             return
-        order = json.loads(message)
+        order = read_json(message)
         # Whoever may cancel runs may publish there, and need not be one who may stop workers.
         if channel == keys.orders_channel(self._owner) and order["order"] != "cancel":
             log.error("order.refused %r: it came on the channel for cancels", order["order"])

@@ -12,6 +12,7 @@ import json
 import re
 from typing import Any
 
+from launch_worker.foreign import read_json
 from launch_worker.ids import RUN_ID
 from launch_worker.passes import PASSES
 
@@ -34,8 +35,8 @@ def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
     if len(element) > MAX_BYTES:
         return None, f"it has {len(element):,} bytes; at most {MAX_BYTES:,} are read"
     try:
-        given = json.loads(element.decode())
-    except (ValueError, RecursionError):
+        given = read_json(element.decode())
+    except ValueError:
         return None, "it is not JSON in UTF-8"
     headers, properties = (given.get("headers"), given.get("properties")) if isinstance(given, dict) else (None, None)
     if not isinstance(headers, dict) or not isinstance(properties, dict):
@@ -69,8 +70,8 @@ def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
 def is_reply(element: bytes) -> bool:
     """Whether it is, by its form, an answer to `celery inspect`. These come by lists too, to whoever has asked."""
     try:
-        given = json.loads(element.decode())
-    except (ValueError, RecursionError):
+        given = read_json(element.decode())
+    except ValueError:
         return False
     if (
         not isinstance(given, dict)
@@ -87,8 +88,8 @@ def _call(body: Any, encoding: Any) -> tuple[list[Any], dict[str, Any]] | None:
     if not isinstance(body, str) or encoding not in (None, "base64", "utf-8"):
         return None
     try:
-        content = json.loads(base64.b64decode(body, validate=True) if encoding == "base64" else body)
-    except (ValueError, RecursionError, binascii.Error):
+        content = read_json(base64.b64decode(body, validate=True) if encoding == "base64" else body)
+    except (ValueError, binascii.Error):
         return None
     if not (isinstance(content, list) and len(content) == 3):
         return None

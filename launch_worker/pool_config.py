@@ -8,6 +8,7 @@ from typing import Any
 
 from launch_worker.defaults import changed, check_defaults
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_json
 from launch_worker.spec import QUEUE
 
 MAX_DESCRIPTION = 1000
@@ -31,8 +32,8 @@ class PoolConfig:
         if not text:
             return cls()
         try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError, RecursionError) as error:
+            return cls(**read_json(text))
+        except (ValueError, TypeError) as error:
             raise InputError(f"the pool's configuration is damaged: {error}") from None
 
     def to_json(self) -> str:

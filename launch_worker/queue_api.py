@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import InputError, RefusedError
+from launch_worker.foreign import read_json
 from launch_worker.spec import MAX_LIMIT, check_queue_name
 
 if TYPE_CHECKING:
@@ -397,7 +397,7 @@ def _kept(config: QueueConfig | PoolConfig) -> str | None:
 def _readable(read: Any, text: str) -> tuple[dict[str, Any], str]:
     """The settings for showing, and why there are none."""
     try:
-        settings: dict[str, Any] = json.loads(read(text).to_json())
+        settings: dict[str, Any] = read_json(read(text).to_json())
     except InputError as error:
         return {}, str(error)
     return settings, ""

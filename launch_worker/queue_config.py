@@ -11,6 +11,7 @@ from typing import Any
 from launch_worker.containers import ContainerPlan, check_queue, plan
 from launch_worker.defaults import changed, check_defaults, merge
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_json
 from launch_worker.pool_config import check_description
 from launch_worker.spec import ENV_NAME, RunSpec
 from launch_worker.template import SYSTEM_MACROS, as_text, check_value_names, fill, has_macros
@@ -72,8 +73,8 @@ class QueueConfig:
         if not text:
             return cls()
         try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError, RecursionError) as error:
+            return cls(**read_json(text))
+        except (ValueError, TypeError) as error:
             raise InputError(f"the queue's configuration is damaged: {error}") from None
 
     def to_json(self) -> str:
@@ -182,7 +183,7 @@ def parse_settings(pairs: Mapping[str, str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for name, text in pairs.items():
         try:
-            parsed[name] = json.loads(text) if text else None
+            parsed[name] = read_json(text) if text else None
         except ValueError:
             parsed[name] = text
     return parsed

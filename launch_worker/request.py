@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import threading
 import time
@@ -27,6 +26,7 @@ from launch_worker.attempt import Attempt
 from launch_worker.broker import Channel, refuse
 from launch_worker.celery import app
 from launch_worker.errors import LaunchError
+from launch_worker.foreign import read_json
 from launch_worker.jobs import Ended, SentClaim
 from launch_worker.message import RUN_TASK
 from launch_worker.retry import Outcome
@@ -237,7 +237,7 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             connection_errors=consumer.connection_errors,
             task=task,
             # The broker's client has made it so (`message.rebuilt`).
-            body=json.loads(message.body),
+            body=read_json(message.body),
             decoded=True,
         )
         if request.revoked():

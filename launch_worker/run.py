@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_json, read_map
 from launch_worker.ids import RUN_ID
 from launch_worker.spec import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
 from launch_worker.states import RunState
@@ -239,7 +240,7 @@ class Record:
     @cached_property
     def summary_values(self) -> dict[str, Any]:
         """What the job told of itself: the last value of each name."""
-        return _map(_json(self.summary))
+        return read_map(self.summary)
 
     @cached_property
     def author(self) -> str:
@@ -247,7 +248,7 @@ class Record:
 
     @cached_property
     def _given(self) -> dict[str, Any]:
-        return _map(_json(self.spec))
+        return read_map(self.spec)
 
     def _why_it_waits(self) -> str:
         if self.state is RunState.PENDING and self.due_at is not None:
@@ -327,7 +328,7 @@ class Record:
 
 def masked_spec(text: str) -> dict[str, Any]:
     """The spec for showing: environment values under secret-looking names are masked."""
-    spec = _map(_json(text))
+    spec = read_map(text)
     env = spec.get("env")
     if isinstance(env, dict):
         spec["env"] = mask_env(env)
@@ -350,8 +351,8 @@ def _gpus_of(needs: str) -> int:
 def _json(text: str) -> Any:
     """None for what is no JSON."""
     try:
-        return json.loads(text) if text else None
-    except (ValueError, RecursionError):
+        return read_json(text) if text else None
+    except ValueError:
         return None
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError
+from launch_worker.foreign import read_json
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
 from launch_worker.store.creating import ConfigChanged
@@ -115,12 +116,12 @@ class Schedule:
     def from_json(cls, text: str) -> Schedule:
         """Raises InputError for what is damaged, or of a newer release."""
         try:
-            kept = json.loads(text)
+            kept = read_json(text)
             given = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in kept.pop("given").items()
             }
             return cls(given=given, **kept)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"the schedule is damaged: {type(error).__name__}: {error}") from None
 
     def as_json(self, next_us: int | None) -> dict[str, Any]:

@@ -7,15 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from launch_worker.dev_folder import living_redis_url
 from launch_worker.errors import InputError, SettingsError
-from launch_worker.sentinel_url import SCHEME, SentinelUrl
+from launch_worker.redis_url import RedisUrl
 from launch_worker.units import format_duration, parse_duration, parse_size
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
-_SCHEMES = ("redis://", "rediss://", SCHEME)
 #: The word that names the launch Redis itself as the place of uploads.
 UPLOADS_IN_REDIS = "redis"
 
@@ -55,17 +53,7 @@ class Settings:
     health_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.redis_url.startswith(_SCHEMES):
-            # Not shown: it may hold a password.
-            raise SettingsError(
-                "LAUNCH_REDIS_URL must be written as redis://[:PASSWORD@]HOST:PORT/DB, rediss://… or "
-                "sentinel://[:PASSWORD@]HOST:PORT,…/MASTER/DB"
-            )
-        if self.redis_url.startswith(SCHEME):
-            SentinelUrl.parse(self.redis_url)
-        elif not re.fullmatch(r"(/[0-9]{0,9})?", urlsplit(self.redis_url).path):
-            # redis-py would take another word for 0.
-            raise SettingsError("LAUNCH_REDIS_URL must end with the number of a database, as in redis://HOST:PORT/0")
+        RedisUrl.parse(self.redis_url)
         for name, seconds in (
             ("LAUNCH_HEARTBEAT_S", self.heartbeat_s),
             ("LAUNCH_LEASE_S", self.lease_s),

@@ -13,6 +13,7 @@ from itertools import compress
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.foreign import MAX_DEPTH, is_deeper, read_json
 from launch_worker.ids import RUN_ID
 from launch_worker.template import has_macros
 from launch_worker.units import MAX_DURATION_S
@@ -41,6 +42,8 @@ MAX_LIMIT = 1_000_000
 MAX_AFTER = 1000
 MAX_VALUES_BYTES = 64 * 1024
 MAX_CONFIG_BYTES = 256 * 1024
+#: Of values and config: they are kept within other JSON, which has a limit itself.
+_MAX_DEPTH = MAX_DEPTH - 10
 #: Also part of Redis keys.
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@=-]{0,99}")
 #: How a run that others wait for must have ended: with exit code 0, in whatever way, or in any other way than that.
@@ -230,7 +233,7 @@ def _plain(text: str) -> RunSpec | None:
     if "\\ud" in text or "\\uD" in text:
         return None
     try:
-        given = json.loads(text)
+        given = read_json(text)
         for name, value in given.items():
             is_sound, convert, may_be_null = _READERS[name]
             if value is None and may_be_null:
@@ -369,9 +372,12 @@ def _json_bytes(what: str, value: Mapping[str, Any]) -> int:
     if not value:
         return 2
     try:
-        return len(json.dumps(value, allow_nan=False).encode())
+        text = json.dumps(value, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{what} cannot be written as JSON: {error}") from None
+    if text.count("[") + text.count("{") > _MAX_DEPTH and is_deeper(value, _MAX_DEPTH):
+        raise InputError(f"{what} must not be nested more than {_MAX_DEPTH} levels deep")
+    return len(text.encode())
 
 
 def _check_code(uri: str, upload: str) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 
 from launch_worker.environment import TALK
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_json
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import EXIT_STATUS, SOCKET
@@ -179,7 +180,7 @@ class AttemptFolder:
 
     def read_record(self) -> Record | None:
         try:
-            return Record.from_hash(json.loads((self.path / "record.json").read_text()))
+            return Record.from_hash(read_json((self.path / "record.json").read_text()))
         except (OSError, ValueError, AttributeError):
             return None
 
@@ -190,7 +191,7 @@ class AttemptFolder:
     def read_holding(self) -> tuple[tuple[str, ...], str]:
         """The devices that the attempt has, and its needs; nothing where none were kept."""
         try:
-            kept = json.loads((self.path / _HOLDING).read_text())
+            kept = read_json((self.path / _HOLDING).read_text())
             return tuple(map(str, kept["gpus"])), str(kept["needs"])
         except (OSError, ValueError, KeyError, TypeError):
             return (), ""
@@ -207,7 +208,7 @@ class AttemptFolder:
     def read_report(self) -> tuple[Record, NextStep, str] | None:
         """The kept end and the owner that had the lease; None when there is none that can be read."""
         try:
-            report = json.loads((self.path / "report.json").read_text())
+            report = read_json((self.path / "report.json").read_text())
             step = report["step"]
             ended = step.pop("outcome")
             outcome = Outcome(**ended | {"state": RunState(ended["state"])})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch_worker.bulk import read_options
 from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
+from launch_worker.foreign import read_map
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
 from launch_worker.runs import Run
@@ -77,8 +78,7 @@ class Sweep:
     @property
     def config(self) -> dict[str, Any]:
         """Its configuration as it was written."""
-        config: dict[str, Any] = json.loads(self.record.config)
-        return config
+        return read_map(self.record.config)
 
     @property
     def expected_run_count(self) -> int | None:
@@ -213,7 +213,7 @@ class Sweep:
         counted = Counter(row["state"] for row in rows)
         best = best_of(config, trials)
         return {
-            "queue": json.loads(self.record.given).get("queue", "default"),
+            "queue": read_map(self.record.given).get("queue", "default"),
             "counts": {state.value: counted[state.value] for state in RunState},
             "best": next((row for row in rows if best is not None and row["index"] == best.index), None),
             "runs": rows,

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_json
 from launch_worker.hyperband import Hyperband, parse_hyperband
 from launch_worker.spec import MAX_LIMIT, NAME, PROJECT
 from launch_worker.sweep_space import Space, flat, nearest, parse_space
@@ -186,8 +187,8 @@ def parse_config(said: Any, *, where: str = "the sweep's configuration", has_ima
 def config_from_json(text: str) -> SweepConfig:
     """What `to_json` wrote. Raises InputError for what is damaged, or of a newer release."""
     try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
+        said = read_json(text)
+    except ValueError:
         raise InputError("the sweep's record is damaged: its configuration is no JSON") from None
     return parse_config(said, where="the sweep's record", has_image=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import threading
@@ -11,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
+from launch_worker.foreign import read_json
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
 from launch_worker.spec import KEY, RunSpec, default_name
@@ -192,9 +192,9 @@ def spec_of(
 def given_of(sweep: SweepRecord) -> dict[str, Any]:
     """What the sweep's runs are submitted with, as `resolve` takes it. Raises InputError for a damaged record."""
     try:
-        given = json.loads(sweep.given)
+        given = read_json(sweep.given)
         return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         raise InputError("the sweep's record is damaged: what its runs are submitted with is no JSON") from None
 
 

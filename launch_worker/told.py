@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from launch_worker.current import STOP, TO_WORKER
+from launch_worker.foreign import read_json
 from launch_worker.retry import Outcome, outcome_of_exit, signal_name
 from launch_worker.runners.output import OutputFile
 from launch_worker.states import RunState
@@ -108,7 +109,7 @@ def outcome_told(ended: Outcome, words: Words, *, status: int | None, preempt_ex
 def read_words(folder: Path) -> Words:
     """Those that a worker kept beside the file; it may have died before it had read the last ones."""
     try:
-        kept = json.loads((folder / "words.json").read_text())
+        kept = read_json((folder / "words.json").read_text())
         return Words(kept["finish"], bool(kept["preempting"]), bool(kept["heeds_stop"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Words()
@@ -285,8 +286,8 @@ class Talk:
             return False
         try:
             # JSON has no NaN; W&B keeps it as text too.
-            said = json.loads(line, parse_constant=str)
-        except (ValueError, RecursionError):
+            said = read_json(line, parse_constant=str)
+        except ValueError:
             return False
         if not isinstance(said, dict):
             return False
@@ -411,8 +412,8 @@ def numbers_in(output: bytes) -> dict[str, float]:
         if not line.lstrip().startswith(b"{"):
             continue
         try:
-            said = json.loads(line, parse_constant=str)
-        except (ValueError, RecursionError):
+            said = read_json(line, parse_constant=str)
+        except ValueError:
             continue
         found |= {
             name: value

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_json
 from launch_worker.patterns import PatternError, searcher
 from launch_worker.spec import VALUE_NAME
 from launch_worker.template import as_text
@@ -113,7 +114,7 @@ def _validator(text: str) -> Any:
     from jsonschema.exceptions import ValidationError
     from jsonschema.validators import extend
 
-    schema = json.loads(text)
+    schema = read_json(text)
     Draft202012Validator.check_schema(schema)
     patterns = _Patterns()
     for wanted in _patterns_in(schema):

@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -32,17 +31,18 @@ from launch_worker.agent_config import AgentConfig
 from launch_worker.api import Api
 from launch_worker.broker import Channel
 from launch_worker.celery import app, settings
+from launch_worker.cli import output
 from launch_worker.consumer import end_in_time
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.gpus import inventory_from_options
 from launch_worker.inventory import Inventory
 from launch_worker.log_line import OneLine
 from launch_worker.pickup import Pickup, pause_s
+from launch_worker.redis_url import mask_url
 from launch_worker.request import AdoptedRequest, RunRequest, event_may_be_lost, show_end
 from launch_worker.run_once import run_once
 from launch_worker.selection import Selection, parse_limit, refused, welcome
 from launch_worker.spec import MAINTENANCE_QUEUE
-from launch_worker.store.connection import mask_url
 from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
@@ -141,7 +141,7 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
     Start.current = start
     Channel.strict_order = start.selection is not None and start.selection.is_strict_order
     if start.selection is not None and start.selection.tags:
-        _say(click.style(start.selection.deprecation(), fg="red"))
+        _say(output.styled(start.selection.deprecation(), colour="red"))
     if start.is_silent:
         instance.quiet = True
     else:
@@ -169,7 +169,7 @@ def _check_known(selection: Selection) -> None:
             in_pool = [name for name, _ in store.pool_queues(selection.pool)] if selection.pool else []
             sentence = selection.unknown(store.queue_names(), store.pools(), in_pool)
         except BrokerUnavailableError as error:
-            print(f"launch_worker: --strict waits to see the queues: {error}", file=sys.stderr, flush=True)
+            output.say(f"launch_worker: --strict waits to see the queues: {error}", err=True)
             time.sleep(pause_s(failures))
         else:
             store.close()
@@ -289,11 +289,11 @@ def _widen(worker: Any, schedulers: int) -> None:
 def _say(sentence: str) -> None:
     # Whoever read it may be gone.
     with contextlib.suppress(OSError):
-        click.echo(sentence)
+        output.say(sentence)
 
 
 def _give_up(sentence: str, code: int = 1) -> NoReturn:
-    print(f"launch_worker: {sentence}", file=sys.stderr)
+    output.say(f"launch_worker: {sentence}", err=True)
     raise SystemExit(code)
 
 

@@ -115,7 +115,8 @@ class _Interrupts:
 
 
 def _say(sentence: str) -> None:
-    click.echo(sentence, err=True)
+    for line in sentence.split("\n"):
+        output.say(line, err=True)
 
 
 def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, as_json: bool) -> None:
@@ -125,20 +126,23 @@ def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, as_json:
         shown = {"redis_url": redis_url, "web_port": web_port or None, "queues": queues.split(","), "data": kept}
         output.echo_json(shown)
         return
-    click.echo("launch_worker is up. In another shell:\n")
+    output.say("launch_worker is up. In another shell:")
+    output.say()
     if folder.is_temporary:
-        click.echo(f"  export LAUNCH_REDIS_URL={redis_url}")
+        output.say(f"  export LAUNCH_REDIS_URL={redis_url}")
     elif os.environ.get("LAUNCH_REDIS_URL"):
-        click.echo("  unset LAUNCH_REDIS_URL    # as long as it is set, commands use what it names, and not this")
-    click.echo("  launch-submit --follow -- python3 -c 'print(\"hello\")'\n")
-    click.echo(f"queues    {queues}")
+        output.say("  unset LAUNCH_REDIS_URL    # as long as it is set, commands use what it names, and not this")
+    output.say("  launch-submit --follow -- python3 -c 'print(\"hello\")'")
+    output.say()
+    output.say(f"queues    {queues}")
     if web_port:
-        click.echo(f"web page  http://127.0.0.1:{web_port}")
+        output.say(f"web page  http://127.0.0.1:{web_port}")
     if folder.is_temporary:
-        click.echo("data      is deleted at the end")
+        output.say("data      is deleted at the end")
     else:
-        click.echo(f"data      {folder.path}, with {_known(facts['counts'])}")
-    click.echo("\nCtrl-C stops it all.")
+        output.say(f"data      {folder.path}, with {_known(facts['counts'])}")
+    output.say()
+    output.say("Ctrl-C stops it all.")
 
 
 def _known(counts: dict[str, int]) -> str:

@@ -23,5 +23,5 @@ def doctor_command(url: str | None, as_json: bool) -> int:
             output.echo_json({"level": finding.level, "text": finding.text})
         else:
             word, colour = _MARKS[finding.level]
-            click.echo(f"{click.style(f'{word:<8}', fg=colour)} {output.clean(finding.text)}")
+            output.say(output.styled(f"{word:<8}", colour=colour), " ", finding.text)
     return worst

@@ -5,24 +5,32 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 import click
 
+from launch_worker.cli import output
 from launch_worker.errors import LaunchError
+from launch_worker.foreign import clean
 
 INTERRUPTED = 130
 
 
 def run_command(command: click.Command, *, program: str) -> None:
     """Run a click command as the program's main; never returns, never shows a traceback for what a user did."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # What a terminal of another encoding has no letter for is shown as a number.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command.main(prog_name=program, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
+        # It may repeat an argument, and has line breaks of its own.
+        vars(error)["message"] = "\n".join(map(clean, error.message.split("\n")))
         error.show()
         code = 2
     except LaunchError as error:
-        click.echo(f"{program}: {error}", err=True)
+        output.say(f"{program}: {error}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
@@ -31,7 +39,7 @@ def run_command(command: click.Command, *, program: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        click.echo(f"{program}: {error.strerror or error}", err=True)
+        output.say(f"{program}: {error.strerror or error}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
@@ -44,7 +52,7 @@ def each(run_ids: tuple[str, ...], act: Callable[[str], None], *, program: str =
         try:
             act(run_id)
         except LaunchError as error:
-            click.echo(f"{program}: {error}", err=True)
+            output.say(f"{program}: {error}", err=True)
             worst = max(worst, error.exit_code)
             if error.exit_code == 69:
                 break

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
-
-import click
 
 from launch_worker.api import Run
 from launch_worker.cli import output
@@ -46,13 +43,14 @@ def follow(run: Run, *, logs: bool, quiet: bool) -> int:
     except KeyboardInterrupt:
         pass
     try:
-        click.echo(f"\ndetached; run {run.id} goes on. Ctrl-C again within 2 s cancels it.", err=True)
+        output.say(err=True)
+        output.say(f"detached; run {run.id} goes on. Ctrl-C again within 2 s cancels it.", err=True)
         time.sleep(_SECOND_CTRL_C_S)
-        click.echo(f"come back with: launch-worker logs -f {run.id}", err=True)
+        output.say(f"come back with: launch-worker logs -f {run.id}", err=True)
         return INTERRUPTED
     except KeyboardInterrupt:
         interrupts.count = 2
-    click.echo(f"cancelling run {run.id}", err=True)
+    output.say(f"cancelling run {run.id}", err=True)
     if not run.state.is_final:
         run.cancel()
     return _follow(run, logs=False, quiet=quiet)
@@ -66,7 +64,8 @@ def follow_to_the_end(run: Run, *, logs: bool, quiet: bool) -> int:
     count = 0
 
     def cancel(words: str, grace_s: float | None) -> None:
-        click.echo(f"\n{words}", err=True)
+        output.say(err=True)
+        output.say(words, err=True)
         with contextlib.suppress(LaunchError):
             run.cancel(grace_s=grace_s)
 
@@ -92,18 +91,19 @@ def wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
     interrupts = _Interrupts()
     try:
         if not quiet:
-            click.echo(f"waiting for {len(runs)} runs", err=True)
+            output.say(f"waiting for {len(runs)} runs", err=True)
         return _wait_for_all(runs, quiet=quiet)
     except KeyboardInterrupt:
         pass
     try:
-        click.echo(f"\ndetached; the {len(runs)} runs go on. Ctrl-C again within 2 s cancels them.", err=True)
+        output.say(err=True)
+        output.say(f"detached; the {len(runs)} runs go on. Ctrl-C again within 2 s cancels them.", err=True)
         time.sleep(_SECOND_CTRL_C_S)
-        click.echo("come back with: launch-worker wait RUN…", err=True)
+        output.say("come back with: launch-worker wait RUN…", err=True)
         return INTERRUPTED
     except KeyboardInterrupt:
         interrupts.count = 2
-    click.echo(f"cancelling {len(runs)} runs", err=True)
+    output.say(f"cancelling {len(runs)} runs", err=True)
     for run in runs:
         # One that ended meanwhile has nothing to be cancelled.
         with contextlib.suppress(RefusedError):
@@ -118,27 +118,27 @@ def _wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
         first = first or run.shell_exit_code()
         if not quiet:
             record = run.record
-            reason = f": {output.clean(record.reason)}" if record.reason else ""
-            click.echo(f"run {run.id} {output.state(record.state.value)}{reason}", err=True)
+            _say_state(run, record.state, f": {record.reason}" if record.reason else "")
     return first
 
 
 def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
     last: RunState | None = None
-    for state, data in run.follow(logs=logs):
-        if data:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        if state is not None and state is not last:
-            last = state
-            if not quiet and not state.is_final:
-                record = run.record
-                where = f" on {record.worker} (attempt {record.attempt})" if state is RunState.RUNNING else ""
-                reason = f": {output.clean(record.reason)}" if record.reason else ""
-                click.echo(f"run {run.id} {output.state(state.value)}{where}{reason}", err=True)
+    with output.JobOutput() as shown:
+        for state, data in run.follow(logs=logs):
+            shown.write(data)
+            if state is not None and state is not last:
+                last = state
+                if not quiet and not state.is_final:
+                    record = run.record
+                    where = f" on {record.worker} (attempt {record.attempt})" if state is RunState.RUNNING else ""
+                    _say_state(run, state, where, f": {record.reason}" if record.reason else "")
     code = run.shell_exit_code()
     if not quiet:
         record = run.record
-        reason = f": {output.clean(record.reason)}" if record.reason else ""
-        click.echo(f"run {run.id} {output.state(record.state.value)}{reason}", err=True)
+        _say_state(run, record.state, f": {record.reason}" if record.reason else "")
     return code
+
+
+def _say_state(run: Run, state: RunState, *more: str) -> None:
+    output.say("run ", run.id, " ", output.state(state.value), *more, err=True)

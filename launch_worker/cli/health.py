@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import click
 
+from launch_worker.cli import output
 from launch_worker.errors import BrokerUnavailableError, InputError
+from launch_worker.foreign import read_json
 from launch_worker.probe import Verdict, patience_s
 from launch_worker.settings import Settings
 
@@ -36,9 +37,9 @@ def health_command(url: str | None, /, probe: str | None, as_json: bool) -> int:
     else:
         verdict = _look_up(settings, ready=probe == "ready")
     if as_json:
-        click.echo(json.dumps({"ok": verdict.ok, "reason": verdict.reason}))
+        output.echo_json({"ok": verdict.ok, "reason": verdict.reason})
     else:
-        click.echo(verdict.reason, err=not verdict.ok)
+        output.say(verdict.reason, err=not verdict.ok)
     return int(not verdict.ok)
 
 
@@ -50,7 +51,7 @@ def _ask(address: tuple[str, int], probe: str) -> Verdict:
     connection = http.client.HTTPConnection(host, address[1], timeout=_TIMEOUT_S)
     try:
         connection.request("GET", f"/{probe}")
-        answer = json.loads(connection.getresponse().read())
+        answer = read_json(connection.getresponse().read())
         return Verdict(bool(answer["ok"]), str(answer["reason"]))
     except (OSError, http.client.HTTPException) as error:
         return Verdict(False, f"no worker answers at {host}:{address[1]}: {error}")

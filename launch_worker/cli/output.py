@@ -1,14 +1,21 @@
-"""Tables and colour for people on a terminal, plain aligned text in a pipe, JSON for machines."""
+"""All that a command prints: text of others is made harmless, tables and colour are for a terminal, JSON for machines.
+
+`say` is the one way to standard output and standard error; a lint rule forbids `click.echo` and `print` elsewhere.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
+
+from launch_worker.foreign import clean
 
 COLOURS = {
     "Pending": "yellow",
@@ -20,26 +27,41 @@ COLOURS = {
 }
 
 
-def echo_json(value: Any) -> None:
-    """One object, one line."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+class Styled(str):
+    """Text that was cleaned and then given a colour: it may hold a terminal's escapes."""
+
+    __slots__ = ()
 
 
-def clean(value: Any) -> str:
-    """Text that cannot leave its row: no escapes of a terminal, no line breaks."""
-    text = "" if value is None else str(value)
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+def styled(text: Any, *, colour: str | None) -> Styled:
+    """The cleaned text in this colour; a pipe gets it without."""
+    return Styled(click.style(clean(text), fg=colour))
+
+
+def say(*parts: Any, err: bool = False) -> None:
+    """Print the parts as one line, each cleaned unless it is `Styled`; with `err` to standard error."""
+    line = "".join(part if isinstance(part, Styled) else clean(part) for part in parts)
+    click.echo(line, err=err)  # noqa: TID251 (here it is clean)
+
+
+def echo_json(value: Any, *, indent: int | None = None) -> None:
+    """One object, without `indent` one line. On a terminal it is ASCII: all else is an escape of JSON."""
+    is_plain = sys.stdout.isatty() or not (sys.stdout.encoding or "").lower().startswith("utf-8")
+    text = json.dumps(value, ensure_ascii=is_plain, indent=indent)
+    # Half of a surrogate pair cannot be written, but as an escape of JSON.
+    click.echo(re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text))  # noqa: TID251 (JSON)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows under a header."""
+    header = [clean(column) for column in columns]
     texts = [[clean(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _rich_table(columns, texts)
+        _rich_table(header, texts)
         return
-    widths = [max(len(line[at]) for line in [list(columns), *texts]) for at in range(len(columns))]
-    for line in [list(columns), *texts]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    widths = [max(len(line[at]) for line in [header, *texts]) for at in range(len(header))]
+    for line in [header, *texts]:
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _rich_table(columns: Sequence[str], rows: list[list[str]]) -> None:
@@ -50,15 +72,83 @@ def _rich_table(columns: Sequence[str], rows: list[list[str]]) -> None:
 
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
-        shown.add_column(column, overflow="fold", no_wrap=column in ("ID", "STATE"))
+        shown.add_column(Text(column), overflow="fold", no_wrap=column in ("ID", "STATE"))
     for row in rows:
         shown.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
     Console().print(shown)
 
 
-def state(word: str) -> str:
+def state(word: str) -> Styled:
     """A state's name, coloured on a terminal."""
-    return click.style(word, fg=COLOURS.get(word))
+    return styled(word, colour=COLOURS.get(word))
+
+
+#: What a job may say to a terminal: its colours. A line that ends as on Windows ends.
+_ALLOWED = re.compile(r"\x1b\[[0-9;:]{0,60}m|\r\n|[^\n\t\x20-\x7e]")
+#: The beginning of an escape that could be a colour, or of a line's end.
+_UNFINISHED = re.compile(r"(\x1b(\[[0-9;:]{0,60})?|\r)$")
+#: Blanks, and joiners within letters and emoji.
+_HARMLESS = "\xa0\u200c\u200d\u202f\u3000"
+
+
+class JobOutput:
+    """A job's bytes on standard output: as they are in a pipe or with `raw`, harmless on a terminal.
+
+    On a terminal colours pass, and every other control character is shown as what it is: `^G`, `\\x9b`, `\\u202e`. A
+    carriage return is `^M` and a new line, so that no line is written over.
+    """
+
+    def __init__(self, *, raw: bool = False) -> None:
+        self._is_shown = not raw and sys.stdout.isatty()
+        self._decoder = getincrementaldecoder("utf-8")("backslashreplace")
+        self._rest = ""
+        self._has_colour = False
+
+    def __enter__(self) -> JobOutput:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def write(self, data: bytes) -> None:
+        if self._is_shown:
+            text = self._rest + self._decoder.decode(data)
+            unfinished = _UNFINISHED.search(text)
+            self._rest = unfinished[0] if unfinished else ""
+            data = self._shown(text[: len(text) - len(self._rest)])
+        self._put(data)
+
+    def end(self) -> None:
+        """What is left; and the colours end here."""
+        if self._is_shown:
+            left = self._shown(self._rest + self._decoder.decode(b"", True))
+            self._rest = ""
+            self._put(left + (b"\x1b[0m" if self._has_colour else b""))
+            self._has_colour = False
+
+    def _shown(self, text: str) -> bytes:
+        return _ALLOWED.sub(self._one, text).encode("utf-8", "backslashreplace")
+
+    def _one(self, match: re.Match[str]) -> str:
+        found = match[0]
+        if found == "\r\n":
+            return "\n"
+        if len(found) > 1:
+            self._has_colour = True
+            return found
+        if found.isprintable() or found in _HARMLESS:
+            return found
+        if found == "\r":
+            return "^M\n"
+        if found < " " or found == "\x7f":
+            return f"^{chr(ord(found) ^ 0x40)}"
+        return found.encode("unicode_escape").decode()
+
+    @staticmethod
+    def _put(data: bytes) -> None:
+        if data:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
 
 
 def ago(isotime: str | None, *, now: datetime | None = None) -> str:

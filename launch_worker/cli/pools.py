@@ -38,7 +38,7 @@ def list_command(url: str | None, as_json: bool) -> None:
             output.echo_json(pool.as_json())
         return
     if not pools:
-        click.echo("no pools", err=True)
+        output.say("no pools", err=True)
         return
     rows = [
         (
@@ -129,11 +129,11 @@ def delete_command(url: str | None, name: str, as_json: bool) -> None:
     if as_json:
         output.echo_json({"name": name, "deleted": True})
     else:
-        click.echo(f"pool {name} is deleted")
+        output.say(f"pool {name} is deleted")
 
 
 def _said(pool: Pool, sentence: str, *, as_json: bool) -> None:
     if as_json:
         output.echo_json(pool.as_json())
     else:
-        click.echo(sentence)
+        output.say(sentence)

@@ -14,6 +14,7 @@ from launch_worker.api import Api
 from launch_worker.cli import output
 from launch_worker.defaults import as_options, parse_defaults
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_json
 from launch_worker.queue_api import MAX_RANK, Queue
 from launch_worker.queue_config import RESOURCES, parse_settings
 from launch_worker.spec import MAX_LIMIT
@@ -121,7 +122,7 @@ def list_command(url: str | None, as_json: bool) -> None:
             output.echo_json(queue.as_json())
         return
     if not queues:
-        click.echo("no queues", err=True)
+        output.say("no queues", err=True)
         return
     rows = [
         (
@@ -208,13 +209,13 @@ def delete_command(url: str | None, name: str, as_json: bool) -> None:
     if as_json:
         output.echo_json({"name": name, "deleted": True})
     else:
-        click.echo(f"queue {name} is deleted")
+        output.say(f"queue {name} is deleted")
 
 
 def setting(key: str, value: Any) -> None:
     """One line of what `show` prints."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    click.echo(f"{key:<20} {output.clean('' if value is None else text)}".rstrip())
+    output.say(f"{key:<20} {'' if value is None else text}".rstrip())
 
 
 def show_settings(key: str, settings: dict[str, Any]) -> None:
@@ -278,8 +279,8 @@ def _schema(text: str) -> dict[str, Any]:
         except UnicodeDecodeError:
             raise InputError(f"{what} is no text") from None
     try:
-        schema: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        schema: dict[str, Any] = read_json(text)
+    except ValueError as error:
         raise InputError(f"{what} is not JSON: {error}") from None
     return schema
 
@@ -288,7 +289,7 @@ def _said(queue: Queue, sentence: str, *, as_json: bool) -> None:
     if as_json:
         output.echo_json(queue.as_json())
     else:
-        click.echo(sentence)
+        output.say(sentence)
 
 
 def _show(queue: Queue, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from launch_worker.cli import output
 from launch_worker.cli.errors import each
 from launch_worker.errors import InputError
 from launch_worker.filters import Filter, parse_filter
+from launch_worker.foreign import read_json
 from launch_worker.passes import catch_up
 from launch_worker.runs import MAX_PER_PAGE
 from launch_worker.spec import PROJECT
@@ -34,6 +35,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 _RUN = click.argument("run_id", metavar="RUN")
 _RUNS = click.argument("run_ids", metavar="RUN…", nargs=-1, required=True)
+_RAW = click.option("--raw", is_flag=True, help="On a terminal too: the bytes as they are, whatever they do to it.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 
 
@@ -96,8 +98,8 @@ def runs_command(
 
 def _read_filter(text: str | None) -> Any:
     try:
-        return json.loads(text) if text is not None else {}
-    except (ValueError, RecursionError):
+        return read_json(text) if text is not None else {}
+    except ValueError:
         raise InputError(
             f"""--filter {str(text)[:60]!r} is not JSON; write it as '{{"config.lr": {{"$gt": 0.01}}}}'"""
         ) from None
@@ -124,7 +126,7 @@ def _print(rows: Sequence[tuple[dict[str, Any], int | None]], *, places: bool, a
             output.echo_json(run | {"place": place} if places else run)
         return
     if not rows:
-        click.echo("no runs", err=True)
+        output.say("no runs", err=True)
         return
     if places:
         output.table(("PLACE", *_COLUMNS), [(place, *_row(run)) for run, place in rows])
@@ -174,16 +176,20 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     shown["files"] = [f"{file['name']} ({file['size']} bytes)" for file in shown["files"]]
     for name in ("config", "summary"):
         shown[name] = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in shown[name].items()]
-    shown["command"] = " ".join(_quoted(word) for word in spec.get("command", []))
+    command = spec.get("command")
+    shown["command"] = " ".join(_quoted(word) for word in command) if isinstance(command, list) else ""
     shown |= {_SPEC_NAMES.get(name, name): value for name, value in spec.items() if name not in _NOT_SHOWN}
     for name, value in shown.items():
         if value in (None, "", []):
             continue
-        text = output.state(value) if name == "state" else _lines(value)
-        click.echo(f"{name.replace('_', ' '):<20} {text}")
-    for name, value in spec.get("env", {}).items():
-        click.echo(f"{'env':<20} {output.clean(name)}={output.clean(value)}")
-    click.echo()
+        label = name.replace("_", " ")
+        for text in [output.state(value)] if name == "state" else _lines(value):
+            output.say(f"{label:<20} ", text)
+            label = ""
+    env = spec.get("env")
+    for name, value in env.items() if isinstance(env, dict) else ():
+        output.say(f"{'env':<20} ", f"{name}={value}")
+    output.say()
     rows = [(step["at"], step["state"], step["attempt"], step["worker"], step["reason"]) for step in history]
     output.table(("AT", "STATE", "ATTEMPT", "WORKER", "REASON"), rows)
 
@@ -203,18 +209,18 @@ def _phase(phase: dict[str, Any]) -> str:
     return f"{phase['name']} at {phase['at']}" + (f" ({took})" if phase["seconds"] != 0 else "")
 
 
-def _lines(value: Any) -> str:
+def _lines(value: Any) -> list[str]:
     if isinstance(value, dict):
         value = [f"{name}={json.dumps(entry, ensure_ascii=False)}" for name, entry in value.items()]
     if isinstance(value, list):
-        return ", ".join(output.clean(item) for item in value)
-    return f"\n{'':<21}".join(output.clean(line) for line in str(value).split("\n"))
+        return [", ".join(map(str, value))]
+    return str(value).split("\n")
 
 
-def _quoted(word: str) -> str:
+def _quoted(word: Any) -> str:
     import shlex
 
-    return output.clean(shlex.quote(word))
+    return shlex.quote(str(word))
 
 
 @click.command(epilog="Example: launch-worker logs -f 1m83cyvtfq1tc69")
@@ -222,46 +228,53 @@ def _quoted(word: str) -> str:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="An earlier attempt (default: the latest).")
+@_RAW
 @_JSON
 @click.pass_obj
 def logs_command(
-    url: str | None, run_id: str, follow: bool, tail: int | None, attempt: int | None, as_json: bool
+    url: str | None, run_id: str, follow: bool, tail: int | None, attempt: int | None, raw: bool, as_json: bool
 ) -> None:
-    """Print a run's output: its bytes and nothing else."""
+    """Print a run's output: in a pipe its bytes and nothing else.
+
+    On a terminal its colours pass, and other control characters are shown as what they are, such as ^G.
+    """
     run = Api(url).run(run_id)
     if attempt is not None and attempt > run.record.attempt:
         raise InputError(f"run {run_id} has had {run.record.attempt} attempts; there is no attempt {attempt} yet")
     if as_json and follow:
         raise InputError("--json does not go with --follow; leave one of them out")
-    if follow and tail is None:
-        for _, data in run.follow(attempt=attempt):
-            _write(data)
-        return
-    number = attempt or run.record.attempt
-    data, entry = run.logs_so_far(attempt=number)
-    if tail is not None:
-        data = b"".join(data.splitlines(keepends=True)[-tail:]) if tail else b""
-    if as_json:
-        output.echo_json({"id": run.id, "attempt": number, "log": data.decode("utf-8", "replace")})
-        return
-    _write(data)
-    if follow:
-        for _, more in run.follow(attempt=attempt, after=entry):
-            _write(more)
+    with output.JobOutput(raw=raw) as shown:
+        if follow and tail is None:
+            for _, data in run.follow(attempt=attempt):
+                shown.write(data)
+            return
+        number = attempt or run.record.attempt
+        data, entry = run.logs_so_far(attempt=number)
+        if tail is not None:
+            data = b"".join(data.splitlines(keepends=True)[-tail:]) if tail else b""
+        if as_json:
+            output.echo_json({"id": run.id, "attempt": number, "log": data.decode("utf-8", "replace")})
+            return
+        shown.write(data)
+        if follow:
+            for _, more in run.follow(attempt=attempt, after=entry):
+                shown.write(more)
 
 
 @click.command(epilog="Example: launch-worker files 1m83cyvtfq1tc69 engine.log")
 @_RUN
 @click.argument("name", required=False)
+@_RAW
 @_JSON
 @click.pass_obj
-def files_command(url: str | None, run_id: str, name: str | None, as_json: bool) -> None:
-    """List the files that are kept with a run; with NAME print that one, its bytes and nothing else."""
+def files_command(url: str | None, run_id: str, name: str | None, raw: bool, as_json: bool) -> None:
+    """List the files that are kept with a run; with NAME print that one, in a pipe its bytes and nothing else."""
     run = Api(url).run(run_id)
     if name is not None:
         if as_json:
             raise InputError("--json is for the list of files; leave out it or the name")
-        _write(run.file(name).read())
+        with output.JobOutput(raw=raw) as shown:
+            shown.write(run.file(name).read())
         return
     files = run.files()
     if as_json:
@@ -269,15 +282,9 @@ def files_command(url: str | None, run_id: str, name: str | None, as_json: bool)
             output.echo_json({"name": file.name, "size": file.size, "saved_at": file.saved_at})
         return
     if not files:
-        click.echo("no files", err=True)
+        output.say("no files", err=True)
         return
     output.table(("NAME", "BYTES", "AGE"), [(file.name, file.size, output.ago(file.saved_at)) for file in files])
-
-
-def _write(data: bytes) -> None:
-    if data:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
 
 
 @click.command(epilog="Example: launch-worker cancel 1m83cyvtfq1tc69; launch-worker cancel --queue gpu --pending")
@@ -298,14 +305,14 @@ def cancel_command(
         states = ["pending"] if pending else ["pending", "running"]
         run_ids = tuple(run.id for run in api.runs(filters={"queue": queue, "state": {"$in": states}}))
         if not run_ids:
-            click.echo(f"no run of queue {queue} is left to cancel", err=True)
+            output.say(f"no run of queue {queue} is left to cancel", err=True)
 
     def cancel(run_id: str) -> None:
         word = Run(api, run_id).cancel(grace_s=0.0 if now else None)
         if as_json:
             output.echo_json({"id": run_id, "cancel": word})
         else:
-            click.echo(f"run {run_id} " + ("is Killed; it had not started" if word == "killed" else "is being stopped"))
+            output.say(f"run {run_id} " + ("is Killed; it had not started" if word == "killed" else "is being stopped"))
 
     return each(run_ids, cancel)
 
@@ -323,7 +330,7 @@ def preempt_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) ->
         if as_json:
             output.echo_json({"id": run_id, "preempt": "requested"})
         else:
-            click.echo(f"run {run_id} is being stopped, to run again")
+            output.say(f"run {run_id} is being stopped, to run again")
 
     return each(run_ids, preempt)
 
@@ -341,7 +348,7 @@ def delete_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) -> 
         if as_json:
             output.echo_json({"id": run_id, "delete": "deleted"})
         else:
-            click.echo(f"run {run_id} is deleted")
+            output.say(f"run {run_id} is deleted")
 
     return each(run_ids, delete)
 
@@ -356,7 +363,7 @@ def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
     crashed = run.record.state is RunState.CRASHED
     run.retry()
     if crashed:
-        click.echo(
+        output.say(
             f"launch-worker: worker {run.record.worker} stopped reporting while it ran this; if it is cut off and not "
             "dead, its job goes on until it hears of the new attempt",
             err=True,
@@ -365,7 +372,7 @@ def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
         run.refresh()
         output.echo_json(run.as_json())
     else:
-        click.echo(f"run {run_id} is Pending again, in queue {run.record.queue}")
+        output.say(f"run {run_id} is Pending again, in queue {run.record.queue}")
 
 
 @click.command(epilog="Example: launch-worker wait 1m83cyvtfq1tc69")
@@ -384,14 +391,14 @@ def wait_command(url: str | None, run_ids: tuple[str, ...], timeout: str | None,
         try:
             run.wait(timeout_s)
         except TimeoutError as error:
-            click.echo(f"launch-worker: {error}", err=True)
+            output.say(f"launch-worker: {error}", err=True)
             codes.append(1)
             return
         codes.append(run.shell_exit_code())
         if as_json:
             output.echo_json(run.as_json())
         else:
-            click.echo(f"run {run_id} {output.state(run.record.state.value)}")
+            output.say(f"run {run_id} ", output.state(run.record.state.value))
 
     worst = each(run_ids, wait)
     return worst or next((code for code in codes if code), 0)

@@ -55,7 +55,7 @@ def list_command(url: str | None, as_json: bool) -> None:
             output.echo_json(row)
         return
     if not rows:
-        click.echo("no schedules", err=True)
+        output.say("no schedules", err=True)
         return
     columns = ("name", "cron", "timezone", "next_at", "queue", "problem")
     output.table(
@@ -112,7 +112,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
     run = shown.pop("run")
     for key, value in (shown | {f"run {key}": value for key, value in run.items() if key != "queue"}).items():
         if value not in (None, "", [], {}):
-            click.echo(f"{key.replace('_', ' '):<20} {output.clean(value)}")
+            output.say(f"{key.replace('_', ' '):<20} {value}")
 
 
 @schedules_command.command("delete", epilog="Example: launch-worker schedules delete nightly")
@@ -126,7 +126,7 @@ def delete_command(url: str | None, name: str, as_json: bool) -> None:
     if as_json:
         output.echo_json({"name": name, "deleted": True})
     else:
-        click.echo(f"schedule {name} is deleted")
+        output.say(f"schedule {name} is deleted")
 
 
 def add_schedule(
@@ -170,9 +170,9 @@ def show_added(kept: Kept, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         output.echo_json(shown)
     elif quiet:
-        click.echo(kept.schedule.name)
+        output.say(kept.schedule.name)
     else:
-        click.echo(f"schedule {shown['name']} is kept; its next run is at {shown['next_at']} ({shown['timezone']})")
+        output.say(f"schedule {shown['name']} is kept; its next run is at {shown['next_at']} ({shown['timezone']})")
 
 
 def _own_timezone() -> str:

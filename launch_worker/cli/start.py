@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from launch_worker.cli import output
+
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -72,11 +74,14 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
 
     if work_queue is not None:
         options["work_queues"] = (*options["work_queues"], work_queue)
-        click.secho(
-            "Agents now support multiple work queues. Instead of passing a single argument, provide work queue names "
-            f"with the `-q` or `--work-queue` flag: `launch-worker start -q {work_queue}`\n",
-            fg="blue",
+        output.say(
+            output.styled(
+                "Agents now support multiple work queues. Instead of passing a single argument, provide work queue "
+                f"names with the `-q` or `--work-queue` flag: `launch-worker start -q {work_queue}`",
+                colour="blue",
+            )
         )
+        output.say()
     try:
         # The worker checks the same, but takes a second to begin.
         named = {

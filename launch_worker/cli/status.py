@@ -22,10 +22,13 @@ def status_command(url: str | None, as_json: bool) -> None:
     if as_json:
         output.echo_json(status)
         return
-    click.echo("runs      " + "  ".join(f"{output.state(name)} {count}" for name, count in status["runs"].items()))
+    counts: list[str] = []
+    for name, count in status["runs"].items():
+        counts += ["  " if counts else "", output.state(name), f" {count}"]
+    output.say("runs      ", *counts)
     ages = status["passes"].values()
-    click.echo(f"passes    last {output.span(max(ages))} ago" if ages else "passes    never ran")
-    click.echo()
+    output.say(f"passes    last {output.span(max(ages))} ago" if ages else "passes    never ran")
+    output.say()
     tables = (
         (("QUEUE", "STATE", "WAITING", "RUNNING", "POOL", "WORKERS"), map(_queue_row, status["queues"])),
         (("POOL", "STATE", "RUNNING", "QUEUES"), map(_pool_row, status["pools"])),
@@ -38,9 +41,9 @@ def status_command(url: str | None, as_json: bool) -> None:
     for columns, found in tables:
         if rows := list(found):
             output.table(columns, rows)
-            click.echo()
+            output.say()
     for problem in status["problems"]:
-        click.echo(f"problem: {output.clean(problem)}")
+        output.say("problem: ", problem)
 
 
 def system_status(api: Api) -> dict[str, Any]:

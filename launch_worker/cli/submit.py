@@ -158,10 +158,12 @@ def _submit(
                 told.write(f"run {run.id} submitted to queue {queue_of(item)}\n")
             if run.queue_consumers == 0 and (queue := queue_of(item)) not in idle:
                 idle.add(queue)
+                from launch_worker.cli import output
                 from launch_worker.workers import why_unserved
 
                 told.flush()
-                click.echo(f"launch-submit: the run waits: {why_unserved(submitter.store.workers(), queue)}", err=True)
+                why = why_unserved(submitter.store.workers(), queue)
+                output.say(f"launch-submit: the run waits: {why}", err=True)
         if shown and not as_json:
             told.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
     finally:

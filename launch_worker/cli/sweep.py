@@ -60,13 +60,13 @@ def create_command(
     if as_json:
         output.echo_json(sweep.as_json())
     elif quiet:
-        click.echo(sweep.id)
+        output.say(sweep.id)
     else:
         cap = sweep.expected_run_count
         end = f"of at most {cap} runs" if cap is not None else "without an end: stop it with launch-worker sweep stop"
-        click.echo(f"sweep {sweep.id} is {sweep.record.state}, {end}; see: launch-worker sweep status {sweep.id}")
+        output.say(f"sweep {sweep.id} is {sweep.record.state}, {end}; see: launch-worker sweep status {sweep.id}")
         if sweep.record.problem:
-            click.echo(f"launch-worker: {sweep.record.problem}", err=True)
+            output.say(f"launch-worker: {sweep.record.problem}", err=True)
 
 
 @sweep_command.command("list", epilog="Example: launch-worker sweep list --json")
@@ -80,7 +80,7 @@ def list_command(url: str | None, as_json: bool) -> None:
             output.echo_json(row)
         return
     if not rows:
-        click.echo("no sweeps", err=True)
+        output.say("no sweeps", err=True)
         return
     output.table(
         ("ID", "NAME", "STATE", "METHOD", "RUNS", "LIVE", "METRIC", "AGE", "PROBLEM"),
@@ -128,9 +128,9 @@ def status_command(url: str | None, sweep_id: str, as_json: bool) -> None:
         lines["best"] = f"{_value(best['value'])}  run {best['run']}  {_parameters(best['config'])}"
     for key, value in lines.items():
         if value not in (None, ""):
-            click.echo(f"{key:<10} {output.clean(value)}")
+            output.say(f"{key:<10} {value}")
     if shown.get("runs"):
-        click.echo()
+        output.say()
         output.table(
             ("#", "RUN", "STATE", (shown.get("metric") or "VALUE").upper(), "PARAMETERS", ""),
             [
@@ -196,7 +196,7 @@ def _steer(url: str | None, sweep_id: str, word: str, *, as_json: bool) -> None:
         return
     live = sweep.record.live
     rest = f", {live} of its runs are live" if live else ""
-    click.echo(f"sweep {sweep_id} is {_state(shown)}{rest}")
+    output.say(f"sweep {sweep_id} is {_state(shown)}{rest}")
 
 
 def _state(shown: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ def list_command(url: str | None, as_json: bool) -> None:
             output.echo_json(worker)
         return
     if not workers:
-        click.echo("no workers", err=True)
+        output.say("no workers", err=True)
         return
     rows = [
         (
@@ -48,7 +48,7 @@ def list_command(url: str | None, as_json: bool) -> None:
     ]
     output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "GPUS", "CPUS", "MEMORY", "STATE", "PROBLEM"), rows)
     if held := devices.rows(workers):
-        click.echo()
+        output.say()
         output.table(devices.COLUMNS, held)
 
 
@@ -99,4 +99,4 @@ def _order(url: str | None, worker: str, word: str, sentence: str, *, as_json: b
     if as_json:
         output.echo_json({"worker": worker, "order": word, "told": sum(told)})
     else:
-        click.echo(f"worker {worker} {sentence}")
+        output.say(f"worker {worker} {sentence}")

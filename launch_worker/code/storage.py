@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 from launch_worker.errors import CodeError, LaunchError, SettingsError
+from launch_worker.redis_url import mask_url
 from launch_worker.settings import UPLOADS_IN_REDIS, Settings
-from launch_worker.store.connection import mask_url
 from launch_worker.store.store import Store
 
 _CHUNK = 1 << 20

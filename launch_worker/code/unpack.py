@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import BinaryIO
 import launch_worker
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
+from launch_worker.foreign import read_json
 from launch_worker.runners import child
 from launch_worker.runners.child import Bounds
 
@@ -44,7 +44,7 @@ def unpack(archive: BinaryIO, folder: Path, *, limit_bytes: int, patience: Patie
         last = ended.said.decode("utf-8", "replace").strip().rpartition("\n")[2][:500]
         how = f"signal {-ended.status}" if ended.status < 0 else f"exit code {ended.status}"
         raise CodeError(f"the upload could not be unpacked: {last or how}")
-    said = json.loads(ended.out or b"{}")
+    said = read_json(ended.out or b"{}")
     if "refused" in said:
         raise CodeError(said["refused"])
     if "errno" in said:

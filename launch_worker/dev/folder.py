@@ -13,7 +13,8 @@ from pathlib import Path
 
 from launch_worker.dev_folder import ADDRESS, LOCK, dev_folder
 from launch_worker.errors import LaunchError
-from launch_worker.store.connection import mask_url
+from launch_worker.foreign import read_map
+from launch_worker.redis_url import mask_url
 
 #: How long a `dev` that is stopping, or a command that looks for one, may have the folder.
 _WAIT_S = 60.0
@@ -94,10 +95,9 @@ class DataFolder:
 
     def _address(self) -> dict[str, object] | None:
         try:
-            found = json.loads((self.path / ADDRESS).read_bytes())
-        except (OSError, ValueError):
+            return read_map((self.path / ADDRESS).read_bytes()) or None
+        except OSError:
             return None
-        return found if isinstance(found, dict) else None
 
     def _refusal(self, other: dict[str, object] | None) -> str:
         if other is None:

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from launch_worker.dev.folder import DataFolder
 from launch_worker.dev.stack import Stack, StoppedError
 from launch_worker.errors import LaunchError
+from launch_worker.foreign import read_json
 
 #: Between two looks whether a part has ended.
 _TURN_S = 0.5
@@ -109,7 +110,7 @@ class Keeper:
         has_started = False
         with keeper.makefile("rb") as lines:
             for line in lines:
-                event = json.loads(line)
+                event = read_json(line)
                 self._events.put(event)
                 has_started = has_started or "redis_url" in event
                 if "error" in event and has_started and not self._is_stopping:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ import docker.utils
 import requests
 import urllib3
 
+from launch_worker.foreign import read_json
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
 
 log = logging.getLogger("launch_worker.engine")
@@ -83,7 +83,7 @@ class Engine:
                 told = response.headers.get("X-Docker-Container-Path-Stat")
                 if response.status_code >= 400 or not told:
                     raise StartError(f"the container engine refused to look at {path}: status {response.status_code}")
-            found = json.loads(base64.b64decode(told))
+            found = read_json(base64.b64decode(told))
             return FileInContainer(int(found["size"]), str(found["mtime"]), not int(found["mode"]) & _NO_FILE)
 
     def put(self, container: str, folder: str, archive: bytes) -> None:

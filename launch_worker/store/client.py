@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from launch_worker.errors import LaunchError
+from launch_worker.foreign import read_map
 from launch_worker.store import keys
 from launch_worker.store.scripts import script_of
 from launch_worker.store.wire import Again, Refused, Wire
@@ -47,10 +47,10 @@ class Client:
         return bool(self._command("EXISTS", keys.run(run_id)))
 
     def workers(self) -> list[dict[str, Any]]:
-        """The descriptions of the live workers."""
+        """The descriptions of the live workers; what no worker wrote is left out."""
         owners = self._command("ZRANGE", keys.WORKERS, 0, -1)
         found = self._command("MGET", *(keys.worker(text(owner)) for owner in owners)) if owners else []
-        return [json.loads(description) for description in found if description]
+        return [said for description in found if (said := _described(read_map(description or b"")))]
 
     def queue_names(self) -> list[str]:
         """Every queue that a run was submitted to, or that was configured."""
@@ -109,6 +109,46 @@ class Client:
 
     def _before_loading(self, script: str) -> None:
         """The server does not know the script yet, or any more. Nothing is to be done of it, but by `Store`."""
+
+
+#: What each worker says of itself, and of what kind that is.
+_SAID: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("worker", "owner", "host", "state"), str),
+    **dict.fromkeys(("pid", "slots", "running"), int),
+    "queues": list,
+}
+
+
+def _described(said: dict[str, Any]) -> dict[str, Any]:
+    """A worker's description with all that is looked for in it; empty for what is none."""
+    if not all(isinstance(said.get(name), kind) for name, kind in _SAID.items()):
+        return {}
+    said["queues"] = [str(queue) for queue in said["queues"]]
+    said["problem"] = None if said.get("problem") is None else str(said["problem"])
+    # An older one does not say what it has.
+    if not _is_inventory(said):
+        for name in ("devices", "cpus", "memory"):
+            said.pop(name, None)
+    return said
+
+
+def _is_inventory(said: dict[str, Any]) -> bool:
+    devices, amounts = said.get("devices"), [said.get("cpus"), said.get("memory")]
+    if not isinstance(devices, list) or not all(isinstance(device, dict) and "id" in device for device in devices):
+        return False
+    numbers: list[Any] = []
+    for amount in amounts:
+        if not isinstance(amount, dict):
+            return False
+        numbers += [amount.get("total"), amount.get("free")]
+    for device in devices:
+        use = device.get("use") or {}
+        runs = device.get("runs") or []
+        if not isinstance(use, dict) or not isinstance(runs, list):
+            return False
+        device["runs"] = [str(run) for run in runs]
+        numbers += [device.get("memory") or 0, *(use.get(name) or 0 for name in ("memory_used", "memory_total"))]
+    return all(isinstance(number, (int, float)) for number in numbers)
 
 
 def text(value: bytes | str) -> str:

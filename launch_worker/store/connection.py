@@ -27,7 +27,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from launch_worker.errors import BrokerUnavailableError, DamagedError, ForbiddenError, LaunchError, SettingsError
-from launch_worker.sentinel_url import SCHEME, SentinelUrl
+from launch_worker.redis_url import RedisUrl, mask_url
 from launch_worker.store.wire import Again, Refused
 
 CONNECT_TIMEOUT_S = 1.5
@@ -66,23 +66,22 @@ def connect(url: str, *, name: str) -> redis.Redis:
         "retry": Retry(NoBackoff(), 0),
         "client_name": name,
     } | _DRIVER
-    if url.startswith(SCHEME):
-        return _master(SentinelUrl.parse(url), options)
-    try:
-        return redis.Redis.from_url(url, **options)
-    except (ValueError, TypeError) as error:
-        raise SettingsError(f"LAUNCH_REDIS_URL {mask_url(url)} is not a Redis URL: {error}") from None
+    read = RedisUrl.parse(url)
+    options |= {"db": read.db, "username": read.username or None, "password": read.password or None}
+    if read.master:
+        return _master(read, options)
+    ((host, port),) = read.servers
+    return redis.Redis(host=host, port=port, ssl=bool(read.tls), **read.tls, **options)
 
 
-def _master(url: SentinelUrl, options: dict[str, Any]) -> redis.Redis:
+def _master(url: RedisUrl, options: dict[str, Any]) -> redis.Redis:
     """A client that asks the sentinels for the master at each new connection."""
     # One that is down must not use up the time of the others.
     asked = {"socket_connect_timeout": CONNECT_TIMEOUT_S / 3, "socket_timeout": CONNECT_TIMEOUT_S / 3}
     sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
-        list(url.sentinels), sentinel_kwargs=asked | {"retry": Retry(NoBackoff(), 0)}
+        list(url.servers), sentinel_kwargs=asked | {"retry": Retry(NoBackoff(), 0)}
     )
-    login = {"username": url.username or None, "password": url.password or None}
-    master: redis.Redis = sentinels.master_for(url.master, redis_class=redis.Redis, db=url.db, **login, **options)
+    master: redis.Redis = sentinels.master_for(url.master, redis_class=redis.Redis, **options)
     return master
 
 
@@ -124,14 +123,6 @@ class Line:
             # Nobody else may read these answers.
             self._connection.disconnect()
         self._pool.release(self._connection)
-
-
-def mask_url(url: str) -> str:
-    """The URL without user name and password, wherever they stand in it."""
-    shown = re.sub(r"(?<=://)[^/?#]*@", "***@", url)
-    # A password with a slash in it is not a valid URL, and no reason to show it.
-    shown = re.sub(r"(?<=://)[^?#]*@", "***@", shown)
-    return re.sub(r"(?<=[?&])(username|password)=[^&#]*", r"\1=***", shown)
 
 
 @contextmanager

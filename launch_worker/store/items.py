@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_map
 from launch_worker.run import Record
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
@@ -141,23 +142,14 @@ class ItemStore(Reader):
         """The newest rows of metrics that the job told, the oldest first."""
         with clear_errors(self.url):
             lines = self._redis.lrange(keys.metrics(run_id), 0, -1)
-        return [row for line in lines if isinstance(row := _json(text(line)), dict)]
+        return [row for line in lines if (row := read_map(line))]
 
 
 def saved_files(record: Record) -> list[SavedFile]:
     """The files that are kept with a run, by name, from its record."""
-    found = _json(record.files) if record.files else None
-    if not isinstance(found, dict):
-        return []
-    return [
-        SavedFile(name, int(entry["size"]), int(entry["at"]))
-        for name, entry in sorted(found.items())
-        if isinstance(entry, dict) and {"size", "at"} <= set(entry)
-    ]
-
-
-def _json(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
+    found = []
+    for name, entry in sorted(read_map(record.files).items()):
+        # A damaged entry is left out.
+        with suppress(AttributeError, OverflowError, TypeError, ValueError):
+            found.append(SavedFile(name, int(entry.get("size")), int(entry.get("at"))))
+    return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from launch_worker.errors import UnknownRunError
+from launch_worker.foreign import read_json, read_map
 from launch_worker.run import Record, Transition
 from launch_worker.spec import PRIORITIES
 from launch_worker.states import RunState
@@ -62,8 +62,10 @@ class Reader(Client):
             mark = self._redis.get(keys.deleted(run_id))
         shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
         if mark:
-            deleted = json.loads(mark)
-            return UnknownRunError(f"run {shown} was deleted by {deleted['by']} at {isoformat(int(deleted['at']))}")
+            deleted = read_map(mark)
+            at = str(deleted.get("at", ""))
+            when = f" at {isoformat(int(at))}" if at.isdecimal() else ""
+            return UnknownRunError(f"run {shown} was deleted by {deleted.get('by') or 'somebody'}{when}")
         return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
     def peek(self, run_id: str) -> Record | None:
@@ -301,7 +303,8 @@ class Reader(Client):
         """The newest malformed queue elements that were kept aside."""
         with clear_errors(self.url):
             entries = self._redis.lrange(keys.REFUSED, 0, limit - 1)
-        return [json.loads(text(entry)) for entry in entries]
+        known = [read_map(entry) for entry in entries]
+        return [item | {name: str(item.get(name, "?")) for name in ("queue", "reason")} for item in known]
 
     def listen(
         self, channels: Sequence[str], *, on_message: Callable[[str, str], None], stopped: Callable[[], bool]
@@ -337,7 +340,7 @@ def record_of(run_id: str, fields: dict[str, str]) -> Record:
 def _transition(text_line: str) -> Transition | None:
     """None for a line that we did not write."""
     try:
-        line = json.loads(text_line)
+        line = read_json(text_line)
         return Transition(
             state=RunState(line["state"]),
             at=int(line["at"]),

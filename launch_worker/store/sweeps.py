@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.foreign import read_map
 from launch_worker.run import Record
 from launch_worker.spec import RunSpec
 from launch_worker.store import keys
@@ -178,10 +179,10 @@ class SweepStore(Reader):
         trials = []
         # A number that is missing was lost with a Redis that was restored: what came after is drawn again.
         for index in range(len(drawn)):
-            said = _map(drawn.get(str(index), ""))
+            said = read_map(drawn.get(str(index), ""))
             if not said:
                 break
-            result = _map(results.get(str(index), ""))
+            result = read_map(results.get(str(index), ""))
             run_id = str(said.get("run", ""))
             trials.append(
                 Trial(
@@ -244,13 +245,6 @@ def _record(sweep_id: str, fields: Mapping[str, str], live: int) -> SweepRecord:
         reason=fields.get("reason", ""),
         problem=fields.get("problem", ""),
     )
-
-
-def _map(words: str) -> dict[str, Any]:
-    try:
-        return _map_of(json.loads(words) if words else {})
-    except ValueError:
-        return {}
 
 
 def _map_of(value: Any) -> dict[str, Any]:

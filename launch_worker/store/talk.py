@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launch_worker.foreign import read_map
 from launch_worker.store import keys
 from launch_worker.store.connection import clear_errors
 from launch_worker.store.reading import Reader, text
@@ -69,10 +70,10 @@ class TalkStore(Reader):
             pipe.lindex(keys.metrics(record_id), -1)
             (heard, summary), row = pipe.execute()
         of, _, end = text(heard or b"").partition(":")
-        step = _map(text(row or b"")).get("_step")
+        step = read_map(text(row or b"")).get("_step")
         if of != str(token) or not end.isdigit():
             return Heard(0, {}, step if isinstance(step, int) else -1)
-        return Heard(int(end), _map(text(summary or b"")), step if isinstance(step, int) else -1)
+        return Heard(int(end), read_map(text(summary or b"")), step if isinstance(step, int) else -1)
 
     def note_late_exit(self, record_id: str, token: int, what: str) -> bool:
         """What became of the processes of an attempt that had called itself finished; False when it is not the last."""
@@ -81,7 +82,7 @@ class TalkStore(Reader):
 
 def merge_summary(known: str, new: dict[str, Any]) -> str:
     """The summary with what is new, as JSON; a name that would make it too long keeps the value that it has."""
-    merged = _map(known)
+    merged = read_map(known)
     size = len(json.dumps(merged))
     for name, value in new.items():
         before = len(json.dumps({name: merged[name]})) if name in merged else 0
@@ -89,11 +90,3 @@ def merge_summary(known: str, new: dict[str, Any]) -> str:
         if grown <= MAX_SUMMARY_BYTES:
             merged[name], size = value, grown
     return json.dumps(merged)
-
-
-def _map(words: str) -> dict[str, Any]:
-    try:
-        found = json.loads(words) if words else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -7,19 +7,18 @@ login, a server that is away or slow) is `Again`: the caller does the same with 
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 from collections import deque
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import hiredis
+
+from launch_worker.redis_url import RedisUrl
 
 #: With redis-py's own after them, a producer still gives up within 5 s.
 _CONNECT_TIMEOUT_S = 0.5
 _ANSWER_TIMEOUT_S = 1.0
 _MORE = object()
-_PATH = re.compile(r"(/[0-9]{0,9})?")
 
 
 class Again(Exception):
@@ -53,13 +52,7 @@ class Wire:
     @staticmethod
     def fits(url: str) -> bool:
         """Whether the URL is as plain as this is."""
-        try:
-            parts = urlsplit(url)
-            has_server = bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            return False
-        has_more = parts.query or parts.fragment or (parts.username and not parts.password)
-        return has_server and parts.scheme == "redis" and not has_more and bool(_PATH.fullmatch(parts.path))
+        return url.startswith("redis://")
 
     def call(self, *args: object) -> Any:
         """Send, and wait for the answer, also when others are yet to be received. Raises as `receive`."""
@@ -113,16 +106,16 @@ class Wire:
         return data
 
     def _connected(self) -> socket.socket:
-        parts = urlsplit(self._url)
-        made = socket.create_connection((parts.hostname or "", parts.port or 6379), _CONNECT_TIMEOUT_S)
+        url = RedisUrl.parse(self._url)
+        made = socket.create_connection(url.servers[0], _CONNECT_TIMEOUT_S)
         self._socket = made
         made.settimeout(_ANSWER_TIMEOUT_S)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        login = [unquote(part) for part in (parts.username, parts.password) if part]
+        login = [part for part in (url.username, url.password) if part]
         steps = [_packed("AUTH", *login)] if login else []
         steps.append(_packed("CLIENT", "SETNAME", self._name))
-        if parts.path.strip("/"):
-            steps.append(_packed("SELECT", parts.path.strip("/")))
+        if url.db:
+            steps.append(_packed("SELECT", url.db))
         made.sendall(b"".join(steps))
         self._unread = len(steps)
         for _ in steps:

@@ -352,11 +352,6 @@ def test_a_connection_that_breaks_amid_many_loses_none_and_doubles_none(store: S
         ("redis://user:p%40ss@[::1]:6380", True),
         ("rediss://localhost:6379/0", False),
         ("sentinel://a:1,b:2/mymaster/0", False),
-        ("redis://localhost:6379/0?socket_timeout=1", False),
-        ("redis://user@localhost/0", False),
-        ("redis://localhost:70000/0", False),
-        ("redis://localhost/a", False),
-        ("redis:///0", False),
     ],
 )
 def test_only_plain_urls_do_without_redis_py(url: str, is_plain: bool) -> None:

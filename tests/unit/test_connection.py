@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch_worker.store.connection import mask_url
+from launch_worker.redis_url import mask_url
 
 
 @pytest.mark.parametrize(

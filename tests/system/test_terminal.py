@@ -1,0 +1,260 @@
+"""What others wrote reaches a terminal as text only, and no record of theirs keeps a command from its work."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker import submit
+from launch_worker.api import Api
+from launch_worker.store import keys
+from launch_worker.sweep_config import parse_config
+
+#: A title, a bell, colours, a cleared screen, C1, a turned direction, lines written over and forged, the end of a text.
+EVIL = "\x1b]0;PWN\x07\x1b[2J\x1b[31mRED\x9b31m\x85\u202eevil\rover\r\nforged\x00\x7f\u2066"
+DEEP = "[" * 3000 + "]" * 3000
+
+SWEEP = {"method": "grid", "program": "x.py", "parameters": {"x": {"values": [EVIL, 1]}}}
+
+#: Runs the commands one after another: each as its own program, in one process, for an import takes longer than all.
+PROGRAM = """
+import importlib, json, sys
+for words in json.loads(sys.argv[1]):
+    print("=====", json.dumps(words), flush=True)
+    sys.argv = words
+    module = {"launch-worker": "launch_worker.cli.main", "launch-submit": "launch_worker.cli.submit"}[words[0]]
+    try:
+        importlib.import_module(module).main()
+    except SystemExit as end:
+        print("exit code", end.code, flush=True)
+"""
+
+
+def on_terminal(url: str, commands: Sequence[Sequence[str]], folder: Path, *, timeout_s: float = 60.0) -> bytes:
+    """What these commands write to a terminal that is their standard output and standard error."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LAUNCH_")}
+    env |= {"LAUNCH_REDIS_URL": url, "LAUNCH_WORK_DIR": str(folder), "COLUMNS": "300", "TERM": "xterm-256color"}
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, json.dumps(commands)], stdin=theirs, stdout=theirs, stderr=theirs, env=env
+    )
+    os.close(theirs)
+    written, deadline = b"", time.monotonic() + timeout_s
+    try:
+        while time.monotonic() < deadline:
+            if not select.select([ours], [], [], 1.0)[0]:
+                continue
+            try:
+                data = os.read(ours, 1 << 16)
+            except OSError:
+                break
+            if not data:
+                break
+            written += data
+        process.kill() if time.monotonic() > deadline else None
+        assert process.wait(10) == 0, written.decode("utf-8", "replace")[-3000:]
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return written
+
+
+def steering(written: bytes) -> list[str]:
+    """What of this would steer a terminal, but for colours; a terminal makes CR LF of each line's end."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", written.decode()).replace("\r\n", "\n")
+    return re.findall(r"[^\n]{0,40}[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069][^\n]{0,40}", text)
+
+
+@pytest.fixture
+def hostile(api: Api) -> dict[str, str]:
+    """A run, a worker, queues, a pool, a schedule and a sweep of which every text is hostile; their ids."""
+    redis = api.store._redis
+    evil_map = {EVIL: EVIL, "list": [EVIL], "lone": "\ud800"}
+    run = submit(["true"], api=api)
+    spec = {"command": [EVIL], "env": {EVIL: EVIL}, "author": EVIL, "image": EVIL, "config": evil_map, EVIL: evil_map}
+    fields = {
+        **dict.fromkeys(("name", "project", "queue", "reason", "phase", "message", "signal", "worker", "owner"), EVIL),
+        **dict.fromkeys(("host", "late_exit", "commit", "array", "sweep", "concurrency_key"), EVIL),
+        "spec": json.dumps(spec),
+        "tags": json.dumps([EVIL]),
+        "gpus": json.dumps([EVIL]),
+        "summary": json.dumps(evil_map),
+        "waits_for": json.dumps({EVIL: EVIL}),
+        "phases": json.dumps([{"name": EVIL, "at": 1, "us": 2}]),
+        "files": json.dumps({EVIL: {"size": 1, "at": 1}, "kept": {"size": len(EVIL), "at": 1}}),
+        "attempt": "1",
+        "token": "1",
+        "state": "Crashed",
+    }
+    redis.hset(keys.run(run.id), mapping=fields)
+    redis.hset(keys.files(run.id), "kept", EVIL)
+    redis.xadd(keys.log(run.id, 1), {"o": "0", "d": EVIL})
+    redis.rpush(keys.history(run.id), json.dumps({"state": "Crashed", "at": 1, "worker": EVIL, "reason": EVIL}))
+    redis.zrem(keys.runs_by("state", "Pending"), run.id)
+    redis.zadd(keys.runs_by("state", "Crashed"), {run.id: 1})
+    waiting = submit(["true"], queue="waiting", api=api)
+    redis.hset(keys.run(waiting.id), mapping={"name": EVIL, "reason": EVIL})
+    device = {"id": EVIL, "name": EVIL, "memory": 1, "runs": [EVIL], "use": None}
+    said = {
+        **dict.fromkeys(("worker", "owner", "host", "state", "problem", "status", "entity"), EVIL),
+        "pid": 1,
+        "slots": 1,
+        "running": 0,
+        "queues": [EVIL],
+        "devices": [device],
+        "cpus": {"total": 1, "free": 1},
+        "memory": {"total": 1, "free": 1},
+    }
+    redis.set(keys.worker("evil"), json.dumps(said))
+    redis.set(keys.worker("other"), DEEP)
+    redis.zadd(keys.WORKERS, {"evil": 9e15, "other": 9e15})
+    for queue in (EVIL, "waiting"):
+        redis.sadd(keys.QUEUES, queue)
+        config = {"description": EVIL, "defaults": {"env": {EVIL: EVIL}}, "container": {"image": EVIL}}
+        redis.hset(keys.queue(queue), mapping={"config": json.dumps(config), "pool": EVIL, "limit": EVIL})
+    redis.sadd(keys.POOLS, EVIL, "lab")
+    for pool in (EVIL, "lab"):
+        redis.hset(keys.pool(pool), mapping={"config": json.dumps({"description": EVIL, EVIL: EVIL})})
+        redis.zadd(keys.pool_queues(pool), {EVIL: 1})
+    given = {"command": [EVIL], "queue": EVIL, "env": {EVIL: EVIL}, EVIL: evil_map}
+    kept = {"name": "nightly", "cron": "0 3 * * *", "timezone": "UTC", "missed": "skip", "made_at": 1, "given": given}
+    for name, text in (("nightly", json.dumps(kept)), (EVIL, json.dumps(kept)), ("deep", DEEP)):
+        redis.set(keys.schedule(name), text)
+        redis.zadd(keys.SCHEDULES, {name: 9e15})
+    config_json = json.dumps(SWEEP)
+    for name, text in (("01sweep", config_json), ("01deep", DEEP)):
+        swept = {**dict.fromkeys(("state", "name", "reason", "problem", "given"), EVIL), "config": text}
+        redis.hset(keys.sweep(name), mapping=swept | {"created_at": "1", "made": "1", "workers": "1"})
+        redis.zadd(keys.SWEEPS, {name: 1})
+    redis.rpush(keys.sweep_part("01sweep", "runs"), run.id)
+    redis.lpush(keys.REFUSED, json.dumps({"queue": EVIL, "reason": EVIL, "item": EVIL}), DEEP)
+    redis.set(keys.deleted("gone"), json.dumps({"by": EVIL, "at": EVIL}))
+    redis.hset(keys.PASSES, EVIL, 1)
+    return {"run": run.id, "waiting": waiting.id}
+
+
+def test_no_text_of_others_steers_a_terminal(hostile: dict[str, str], redis_url: str, tmp_path: Path) -> None:
+    looks: list[list[str]] = [
+        *(["runs"], ["runs", "--pending"], ["runs", "--sort", "name"], ["show", hostile["run"]], ["queues"], ["pools"]),
+        *(
+            ["show", hostile["waiting"]],
+            ["queues", "show", "waiting"],
+            ["queues", "show", EVIL],
+            ["pools", "show", EVIL],
+        ),
+        *(
+            ["pools", "show", "lab"],
+            ["workers"],
+            ["status"],
+            ["doctor"],
+            ["schedules"],
+            ["schedules", "show", "nightly"],
+        ),
+        *(["sweep", "list"], ["sweep", "status", "01sweep"], ["sweep", "status", "01deep"], ["files", hostile["run"]]),
+        *(["wait", hostile["run"]], ["show", "gone"], ["health"]),
+    ]
+    acts: list[list[str]] = [
+        *(["logs", hostile["run"]], ["logs", "--tail", "5", hostile["run"]], ["logs", "-f", hostile["run"]]),
+        *(["files", hostile["run"], "kept"], ["files", hostile["run"], EVIL], ["show", EVIL], ["nothing" + EVIL]),
+        *(["queues", "set", EVIL, "--limit", "1"], ["cancel", EVIL], ["schedules", "delete", "x" + EVIL]),
+        *(["workers", "drain", "x" + EVIL], ["workers", "drain", EVIL], ["sweep", "pause", "01sweep"]),
+        *(["retry", hostile["run"]], ["cancel", hostile["waiting"]], ["delete", hostile["waiting"]]),
+        *(["runs", "--filter", EVIL], ["runs", "--state", EVIL], ["--api", f"redis://{EVIL}", "runs"]),
+    ]
+    # An argument holds no NUL.
+    commands = [["launch-worker", *words] for words in (*looks, *([*look, "--json"] for look in looks), *acts)]
+    commands += [["launch-submit", "-q", EVIL, "--name", EVIL, "--", EVIL], ["launch-submit", "-q", "waiting", "true"]]
+    commands = [[word.replace("\0", "") for word in words] for words in commands]
+    written = on_terminal(redis_url, commands, tmp_path)
+    assert written.count(b"exit code") == len(commands), written[-2000:]
+    assert b"Traceback" not in written
+    assert written.count(b"PWN") > 200, "they did show what is hostile"
+    assert not steering(written)
+    # A colour of theirs is none of ours, but in a log.
+    seen = written.decode().split("=====")
+    assert not [part for part in seen if "\x1b[31mRED" in part and '"logs"' not in part and '"files"' not in part]
+
+
+def test_a_jobs_colours_reach_a_terminal_and_its_control_bytes_are_shown(
+    api: Api, redis_url: str, tmp_path: Path
+) -> None:
+    run = submit(["true"], api=api)
+    redis = api.store._redis
+    redis.hset(keys.run(run.id), mapping={"attempt": "1", "state": "Finished", "exit_code": "0"})
+    # Colour, emoji and line's end are cut in two by the pieces in which a log comes.
+    for piece in (
+        b"\x1b[3",
+        b"1mRED\x1b[0m \xf0\x9f",
+        b"\x98\x80 bell\x07 \xff \xc2\x9b5m " + "\u202eturned".encode() + b" 10%\r20%\r",
+        b"\nlast\x1b[2J\x1b",
+    ):
+        redis.xadd(keys.log(run.id, 1), {"o": "0", "d": piece})
+    written = on_terminal(redis_url, [["launch-worker", "logs", "-f", run.id]], tmp_path).decode()
+    assert (
+        "\x1b[31mRED\x1b[0m \N{GRINNING FACE} bell^G \\xff \\x9b5m \\u202eturned 10%^M\r\n20%\r\nlast^[[2J^[\x1b[0m"
+        in (written)
+    )
+    raw = on_terminal(redis_url, [["launch-worker", "logs", "--raw", run.id]], tmp_path)
+    assert b"bell\x07 \xff" in raw
+
+
+def test_logs_in_a_pipe_are_the_jobs_bytes(api: Api, redis_url: str) -> None:
+    run = submit(["true"], api=api)
+    redis, data = api.store._redis, EVIL.encode() + bytes(range(256))
+    redis.hset(keys.run(run.id), mapping={"attempt": "1", "state": "Finished", "exit_code": "0"})
+    redis.xadd(keys.log(run.id, 1), {"o": "0", "d": data})
+    program = Path(sys.executable).parent / "launch-worker"
+    for more in ([], ["-f"], ["--raw"]):
+        done = subprocess.run(
+            [program, "logs", run.id, *more], env=os.environ | {"LAUNCH_REDIS_URL": redis_url}, capture_output=True
+        )
+        assert (done.returncode, done.stdout) == (0, data), done.stderr
+
+
+@pytest.mark.parametrize("field", ["tags", "waits_for", "gpus", "phases", "files", "summary", "spec"])
+def test_a_deeply_nested_record_hides_no_other_run(api: Api, redis_url: str, field: str, tmp_path: Path) -> None:
+    damaged, sound = submit(["true"], api=api), submit(["true"], api=api)
+    api.store._redis.hset(keys.run(damaged.id), field, DEEP)
+    commands = [["launch-worker", "runs", *more] for more in ([], ["--pending"], ["--json"], ["--tag", "x"])]
+    written = on_terminal(redis_url, [*commands, ["launch-worker", "show", damaged.id]], tmp_path).decode()
+    assert written.count(sound.id) == 3, written
+    assert "Traceback" not in written
+    assert "exit code 1" not in written
+
+
+def test_sweeps_config_of_the_hostile_fixture_is_one() -> None:
+    """Else the fixture would try a damaged sweep only."""
+    assert parse_config(SWEEP, where="x").method == "grid"
+
+
+def described(**more: Any) -> str:
+    said = {"worker": "w1@h", "owner": "o", "host": "h", "state": "running", "pid": 1, "slots": 1, "running": 0}
+    return json.dumps(said | {"queues": ["default"]} | more)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(DEEP, "[]", "null", "{}", "5", '"x"', described(queues=5), described(pid="x"), described(devices=[5])),
+        *(described(devices=[{"id": 1, "runs": 5}], cpus=5, memory={}), described(devices=[], cpus={}, memory=None)),
+    ],
+)
+def test_a_damaged_description_of_a_worker_hides_no_other_worker(api: Api, text: str) -> None:
+    redis = api.store._redis
+    redis.set(keys.worker("damaged"), text)
+    redis.set(keys.worker("sound"), described(worker="sound@h"))
+    redis.zadd(keys.WORKERS, {"damaged": 9e15, "sound": 9e15})
+    assert "sound@h" in [worker["worker"] for worker in api.store.workers()]
+    assert all(isinstance(worker["queues"], list) for worker in api.store.workers())
