@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as of_hypothesis
 from hypothesis import strategies as st
 from kombu.connection import Connection
 
@@ -38,6 +39,11 @@ def shows(text: str, password: str) -> list[str]:
     return [part for part in parts if any(letter in LETTERS for letter in part) and part in text]
 
 
+#: A loaded machine is no fault.
+PATIENT = of_hypothesis(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+@PATIENT
 @given(scheme=st.sampled_from(["redis", "rediss", "sentinel", "amqp", ""]), password=PASSWORDS, place=PLACES)
 def test_no_part_of_a_password_is_in_any_sentence_about_its_url(scheme: str, password: str, place: str) -> None:
     for login in (f":{password}", f"me:{password}", password):
@@ -52,6 +58,7 @@ def test_no_part_of_a_password_is_in_any_sentence_about_its_url(scheme: str, pas
         assert not shows("\n".join(said), password), url
 
 
+@PATIENT
 @given(user=st.text(st.sampled_from("abЖ#?/[]% "), max_size=4), password=PASSWORDS)
 def test_every_part_reads_the_same_login_whatever_it_holds(user: str, password: str) -> None:
     read = RedisUrl.parse(f"redis://{user}:{password}@[::1]:7/3")
