@@ -289,8 +289,7 @@ class LaunchAgent(ByHand):
 
         While Redis is away it does not wait for reports to be delivered: they are on disk.
         """
-        self._draining = True
-        self._return_claimed()
+        self._stop_intake()
         self._recovery.halt()
         self._liveness.wake()
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
@@ -299,6 +298,12 @@ class LaunchAgent(ByHand):
                 return False
             self._stopping.wait(0.05)
         return True
+
+    def _stop_intake(self) -> None:
+        """Take nothing new; what was claimed and has not begun (it waits for its time, its code) goes back."""
+        self._draining = True
+        self._return_claimed()
+        self._jobs.hand_back(f"its worker stopped before it had begun ({self._worker})")
 
     def end_intake(self) -> None:
         """Take nothing new from now on, and be given nothing; what runs goes on."""
@@ -310,8 +315,7 @@ class LaunchAgent(ByHand):
 
         Their guard ends them if none comes before their lease runs out. What is starting is waited for, for a while.
         """
-        self._draining = True
-        self._return_claimed()
+        self._stop_intake()
         self._recovery.halt()
         deadline = boot_time_s() + _START_WAIT_S
         # Meanwhile the heartbeat renews the leases of all.

@@ -303,7 +303,7 @@ class ByHand:
             self._claimed.clear()
         for tracker in claimed:
             tracker.result = Outcome(
-                RunState.KILLED, reason=f"its agent stopped before it had started ({self._worker})", preempted=True
+                RunState.KILLED, reason=f"its agent stopped before it had begun ({self._worker})", unbegun=True
             )
             self._end(tracker)
 

@@ -25,7 +25,7 @@ from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.spool import WorkerFolder
 from launch_worker.states import RunState
 from launch_worker.store.store import NOT_PLAIN, Card, NotConsumed
-from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event
+from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event, HandBack
 from launch_worker.told import Preempting, Word
 
 log = logging.getLogger("launch_worker.jobs")
@@ -93,6 +93,7 @@ class Jobs:
         self._claiming = threading.Lock()
         #: By run and attempt: a superseded attempt may still be ending when this worker has the next one.
         self._attempts: dict[str, Attempt] = {}
+        #: What an attempt is told that is entered late, while the worker stops.
         self._ending: Event | None = None
         #: Attempts whose jobs were left to the next worker.
         self._left: list[Attempt] = []
@@ -155,6 +156,13 @@ class Jobs:
         self._ending = event
         for attempt in self.attempts:
             attempt.events.put(event)
+
+    def hand_back(self, reason: str) -> None:
+        """Give back to their queues those whose jobs have not begun, now and from now on; the others go on."""
+        self._ending = self._ending or HandBack(reason)
+        for attempt in self.attempts:
+            if attempt.job is None:
+                attempt.events.put(HandBack(reason))
 
     def claim(self, run_id: str, seq: int, sent: SentClaim | None = None) -> Attempt | Ended:
         """Claim the run; its attempt has a slot, and its lease is renewed, until `conclude`.

@@ -33,6 +33,8 @@ class Outcome:
     by_shutdown: bool = False
     #: The job said that it was preempted, or someone asked for that: it runs again.
     preempted: bool = False
+    #: Its job had not begun when its worker began to stop: the run goes back to its queue, and nothing is used up.
+    unbegun: bool = False
     #: It failed for something of the worker's, as a full disk, that would fail other runs too.
     worker_fault: bool = False
     #: The container engine did not answer: nothing that a process would suffer from.
@@ -50,6 +52,13 @@ class NextStep:
     retry_reason: str = ""
     #: It counts as a preemption, and not as a retry.
     is_preemption: bool = False
+    #: It counts as nothing.
+    is_free: bool = False
+
+    @property
+    def counts_as(self) -> int:
+        """For the scripts: 0 a retry, 1 a preemption, 2 nothing."""
+        return 2 if self.is_free else int(self.is_preemption)
 
 
 def next_step(
@@ -60,6 +69,8 @@ def next_step(
     (`launch-worker retry` begins a new count.) `preemptions`: how often the run was preempted before. That a preempted
     run goes back to its queue under its id, at most five times by default, is W&B's (its Launch agent's `max_tries`).
     """
+    if outcome.unbegun:
+        return NextStep(outcome, retry_delay_s=0.0, retry_reason="back in its queue: it had not begun", is_free=True)
     if outcome.preempted:
         if preemptions < spec.max_preemptions:
             words = f"preempted {preemptions + 1} of {spec.max_preemptions} times"

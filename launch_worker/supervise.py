@@ -66,6 +66,13 @@ class Shutdown:
 
 
 @dataclass(frozen=True)
+class HandBack:
+    """The worker takes nothing new: the run goes back to its queue if its job has not begun. A started one goes on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Superseded:
     """Another attempt has this run now: end the job, report nothing."""
 
@@ -81,7 +88,7 @@ class Detach:
 
 
 #: What others want of a job.
-Event: TypeAlias = Cancel | Shutdown | Superseded | Detach
+Event: TypeAlias = Cancel | Shutdown | HandBack | Superseded | Detach
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,8 @@ def never_started(events: queue.SimpleQueue[Any]) -> Outcome:
     return Outcome(
         RunState.KILLED,
         reason=first.reason,
-        by_shutdown=isinstance(first, Shutdown),
         preempted=_is_preempted(first),
+        unbegun=isinstance(first, (Shutdown, HandBack)),
     )
 
 
@@ -255,7 +262,7 @@ class _Course:
         elif isinstance(event, Detach):
             if event.at_once or (self.asked is None and self.exited is None):
                 raise AttemptDetached
-        elif self.exited is None:
+        elif self.exited is None and not isinstance(event, HandBack):
             self.ask(event)
 
     def ask(self, event: Cancel | Shutdown | Superseded) -> None:

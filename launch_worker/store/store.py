@@ -301,7 +301,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         who = (record.id, record.token, record.attempt, owner, record.worker)
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
         shown = card.to_json() if card is not None else ""
-        last = (retry_us, step.retry_reason, int(step.is_preemption), shown, "" if pid is None else pid)
+        last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid)
         answer = text(self._call("finish", *who, *labels, *last))
         if answer == "unknown":
             self.restore(record, lease_s=self._settle_s, owner=owner)
@@ -531,7 +531,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     """The arguments of `crash`."""
     retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
-    return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, int(step.is_preemption)]
+    return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, step.counts_as]
 
 
 def _claimed(reply: Sequence[Any]) -> tuple[Record | None, str]:

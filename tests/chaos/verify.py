@@ -217,7 +217,9 @@ class _Check:
         record = self.run.record
         if not record.state.is_final:
             self.wrong.append(f"it is still {record.state}: {record.reason}")
-        tries = len(self.run.attempts) - record.preemptions
+        # What had not begun when its worker stopped goes back, and counts as nothing.
+        unbegun = sum(step.state is RunState.PENDING and "had not begun" in step.reason for step in self.run.history)
+        tries = len(self.run.attempts) - record.preemptions - unbegun
         if tries > 1 + self.run.retries:
             self.wrong.append(f"it was attempted {len(self.run.attempts)} times with {self.run.retries} retries")
         if not self.cancels and tries <= self.run.retries and record.state is not RunState.FINISHED:
@@ -338,6 +340,11 @@ class _Check:
         if attempt.reason.startswith(PREEMPTED):
             times = self.evidence.preempted.get(self.run.record.id, [])
             return "" if any(at <= attempt.ended_at for at in times) else "nobody had it preempted"
+        if "before it had begun" in attempt.reason:
+            lives = [life for life in self.evidence.lives if life.slot == _slot(attempt)]
+            if attempt.stamps is not None:
+                return f"its job {_told(attempt)}"
+            return "" if any(life.is_leaving for life in lives) else "its worker was not told to stop"
         if "shut down" in attempt.reason:
             if any(w.slot == _slot(attempt) and len(w.termed_at) > 1 for w in self.evidence.lives):
                 return ""

@@ -95,6 +95,13 @@ def test_a_shutdown_hands_the_run_back_at_once_when_a_crash_would_be_retried() -
         assert next_step(ended, spec=policy, attempt=1).retry_delay_s is None
 
 
+def test_a_run_that_had_not_begun_goes_back_whatever_its_policy_and_uses_nothing_up() -> None:
+    ended = Outcome(S.KILLED, reason="its worker stopped", unbegun=True)
+    for policy, attempt in ((spec(retries=0), 1), (spec(retries=1, delay_s=60), 2)):
+        step = next_step(ended, spec=policy, attempt=attempt, preemptions=5)
+        assert (step.retry_delay_s, step.is_preemption, step.counts_as) == (0.0, False, 2)
+
+
 def test_has_retries_left_agrees_with_the_next_step() -> None:
     policy = spec(retries=1, on=("crashed",))
     assert has_retries_left(policy, attempt=1, first_attempt=1, after=S.CRASHED)

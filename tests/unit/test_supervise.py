@@ -17,6 +17,7 @@ from launch_worker.states import RunState
 from launch_worker.supervise import (
     AttemptSuperseded,
     Cancel,
+    HandBack,
     Limits,
     Shutdown,
     Superseded,
@@ -66,7 +67,9 @@ def dies(status: int, stopped_by: str = "asked") -> Callable[[ScriptedHandle], N
     ("events", "outcome"),
     [
         ([Cancel("by ada")], Outcome(S.KILLED, reason="by ada")),
-        ([Shutdown("gone")], Outcome(S.KILLED, reason="gone", by_shutdown=True)),
+        ([Shutdown("gone")], Outcome(S.KILLED, reason="gone", unbegun=True)),
+        ([HandBack("stops")], Outcome(S.KILLED, reason="stops", unbegun=True)),
+        ([HandBack("stops"), Cancel("by ada")], Outcome(S.KILLED, reason="by ada")),
         ([Shutdown("gone"), Cancel("by ada")], Outcome(S.KILLED, reason="by ada")),
     ],
 )

@@ -1,13 +1,13 @@
 -- Running -> Crashed for runs whose leases ran out, and on to Pending when the retry policy says so.
--- ARGV, for each run: id, token, reason, retry_us (-1: no retry), retry_reason, preempted (1: counts as a preemption and
--- not as a retry)
+-- ARGV, for each run: id, token, reason, retry_us (-1: no retry), retry_reason, counts_as (0: a retry, 1: a preemption,
+-- 2: nothing)
 -- Refuses when the lease was renewed meanwhile or the attempt is another. One with a damaged record is not tried again. One that was only prepared ahead of its time
 -- waits for that again.  Returns 1, 0 or an error for each run in order; for fewer than all when many others were let go
 -- into their places: Redis does nothing else meanwhile, so the caller calls again for the rest.
 local WORDS = 6
 local now = now_us()
 
-local function crash(id, token, reason, retry_us, retry_reason, preempted)
+local function crash(id, token, reason, retry_us, retry_reason, counts_as)
   local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at',
     -- Read in one go with what comes later.
     'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq')
@@ -35,15 +35,15 @@ local function crash(id, token, reason, retry_us, retry_reason, preempted)
   end
   if run[5] and not run[6] then retry_us, reason = -1, reason .. ' while it was being cancelled' end
   arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason)
-  go_on(id, 'Crashed', now, run[3], run[4], retry_us, retry_reason, preempted)
+  go_on(id, 'Crashed', now, run[3], run[4], retry_us, retry_reason, counts_as)
   return 1
 end
 
 local answers = {}
 for at = 1, #ARGV, WORDS do
-  local id, token, reason, retry_us, retry_reason, preempted = unpack(ARGV, at, at + WORDS - 1)
+  local id, token, reason, retry_us, retry_reason, counts_as = unpack(ARGV, at, at + WORDS - 1)
   -- One damaged record must not keep the others from being called Crashed.
-  local fine, answer = pcall(crash, id, token, reason, tonumber(retry_us), retry_reason, preempted)
+  local fine, answer = pcall(crash, id, token, reason, tonumber(retry_us), retry_reason, counts_as)
   if not fine and type(answer) ~= 'table' then answer = redis.error_reply(tostring(answer)) end
   answers[#answers + 1] = answer
   wake_again()

@@ -1,11 +1,11 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
 -- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1),
---   retry_reason, preempted (1: counts as a preemption and not as a retry), card (what the worker has left now; '' for none), pid (of its main process; '' when it was noted)
+--   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing), card (what the worker has left now; '' for none), pid (of its main process; '' when it was noted)
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any). A repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker = unpack(ARGV, 1, 5)
 local state, reason, phase, message, exit_code, signal = unpack(ARGV, 6, 11)
-local retry_us, retry_reason, preempted, card = tonumber(ARGV[12]), ARGV[13], ARGV[14], card_of(ARGV[15])
+local retry_us, retry_reason, counts_as, card = tonumber(ARGV[12]), ARGV[13], ARGV[14], card_of(ARGV[15])
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
   -- Read in one go with what comes later.
   'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep')
@@ -30,6 +30,9 @@ end
 if run[6] and not run[8] and retry_us >= 0 then
   retry_us, reason = -1, reason .. '; not retried, because it was cancelled'
 end
+-- One that was claimed ahead of its time waits for that.
+local start_at = retry_us >= 0 and tonumber(get(id, 'start_at')[1] or '')
+if start_at then retry_us = math.max(retry_us, start_at - now) end
 if run[1] == 'Crashed' then reason = reason ~= '' and reason or 'reported after the worker was silent' end
 if run[1] == 'Crashed' and state == 'Crashed' then
   -- The pass was quicker: the worker says the same.
@@ -41,7 +44,7 @@ if exit_code ~= '' then ended[9], ended[10] = 'exit_code', exit_code end
 if ARGV[16] ~= '' then ended[#ended + 1], ended[#ended + 2] = 'pid', ARGV[16] end
 put(id, unpack(ended))
 arrow(id, run[1], state, now, run[4], run[5], reason)
-go_on(id, state, now, run[4], run[5], retry_us, retry_reason, preempted)
+go_on(id, state, now, run[4], run[5], retry_us, retry_reason, counts_as)
 -- What went wrong with others is not this run's.
 if card then pcall(offer, card, now) end
 return 'done'
