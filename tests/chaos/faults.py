@@ -111,7 +111,7 @@ def term_worker(system: System, fault: Fault) -> bool:
         return False
     life, part = slot.life, slot.part
     # Before its start is over Celery would end at once, as any process does.
-    if boot_time_s() < life.since + 3.0:
+    if not slot.is_ready:
         return False
     slot.restart_s = fault.restart_s
 
@@ -133,8 +133,7 @@ def upgrade_worker(system: System, fault: Fault) -> bool:
         slot for slot in system.workers if slot.life is not None and not slot.life.is_leaving and not slot.is_frozen
     ]
     slot = _pick(ready, fault)
-    # Before its start is over SIGUSR1 is Celery's own.
-    if slot is None or slot.life is None or slot.part is None or now < slot.life.since + 3.0:
+    if slot is None or slot.life is None or slot.part is None or not slot.is_ready:
         return False
     slot.restart_s = fault.restart_s
     slot.life.upgraded_at = now
@@ -266,7 +265,7 @@ def remote_shutdown(system: System, fault: Fault) -> bool:
     """As Flower's button: `celery control shutdown`."""
     ready = [slot for slot in system.workers if slot.life is not None and not slot.life.is_leaving]
     slot = _pick(ready, fault)
-    if slot is None or slot.life is None or system.redis_is_away or boot_time_s() < slot.life.since + 3.0:
+    if slot is None or slot.life is None or system.redis_is_away or not slot.is_ready:
         return False
     slot.restart_s = fault.restart_s
     slot.life.shutdown_at = boot_time_s()

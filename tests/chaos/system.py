@@ -63,6 +63,7 @@ class Slot:
         self.engine = engine
         self.part: Part | None = None
         self.life: Life | None = None
+        self.is_ready_known = False
         #: When the next process is started.
         self.start_at: float | None = 0.0
         #: Planned for its next death.
@@ -71,6 +72,13 @@ class Slot:
     @property
     def is_up(self) -> bool:
         return self.part is not None and self.part.process.poll() is None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its start is over: before, its signals are whoever's who started it."""
+        if not self.is_ready_known and self.is_up and self.part is not None:
+            self.is_ready_known = " ready." in self.part.log
+        return self.is_ready_known
 
     @property
     def is_frozen(self) -> bool:
@@ -195,7 +203,7 @@ class System:
                     f"{slot.name} (pid {life.pid}) ended by itself with status {status}: {_last_line(slot.part)}"
                 )
         restart_s = slot.restart_s if slot.restart_s is not None else self._rng.uniform(0.1, 1.0)
-        slot.part, slot.restart_s = None, None
+        slot.part, slot.restart_s, slot.is_ready_known = None, None, False
         if slot.start_at is not None:
             slot.start_at = now + restart_s
 
