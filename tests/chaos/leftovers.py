@@ -13,8 +13,8 @@ from tests.chaos.system import System
 
 #: Words of a worker's, beat's or command's log that tell of a fault of ours, whatever was done to it.
 _WRONG_WORDS = re.compile(
-    r"Unrecoverable error|Error on (?:re)?start|Error on stopping|Task handler raised|ERROR.*not_adopted|recovery\.failed"
-    r"|heartbeat\.failed|listener\.failed|passes?\.failed|run\.not_recovered|talk\.failed|logs?\.failed|guard\.confused"
+    r"Unrecoverable error|Error on (?:re)?start|Error on stopping|Task handler raised|ERROR.*not_adopted"
+    r"|recovery\.failed|heartbeat\.failed|listener\.failed|passes?\.failed|run\.not_recovered|talk\.failed|logs?\.failed|guard\.confused"
     r"|never awaited|ResourceWarning|Segmentation fault|core dumped|Fatal Python error|\bCRITICAL\b|Exception ignored"
     r"|Exception in thread|signal handler called"
 )
