@@ -173,7 +173,11 @@ class LaunchAgent(ByHand):
             self._hold_for([*left, *WorkerFolder.of_worker(work_dir, self._worker)])
             self._folder = WorkerFolder.create(work_dir, self.owner, worker=self._worker)
             # The guard holds the lock too: while it is held, one of them lives.
-            self._runner = ProcessRunner(lock_fd=self._folder.lock_fd, folder=self._folder.path).open()
+            self._runner = ProcessRunner(
+                lock_fd=self._folder.lock_fd,
+                folder=self._folder.path,
+                log_file_bytes=self._settings.log_file_bytes,
+            ).open()
             self._logs = LogShipper(
                 self._store,
                 keep_bytes=self._settings.log_bytes,
@@ -262,6 +266,7 @@ class LaunchAgent(ByHand):
             work_dir=work_dir,
             store=self._store,
             keep_bytes=self._settings.log_bytes,
+            log_file_bytes=self._settings.log_file_bytes,
             outage=self.outage,
             stopping=self._stopping,
             on_end=self._on_end,
@@ -273,7 +278,7 @@ class LaunchAgent(ByHand):
         from launch_worker.runners.container import ContainerRunner
 
         containers_mark(self._settings.work_dir).touch()
-        return ContainerRunner(self._runner)
+        return ContainerRunner(self._runner, log_file_bytes=self._settings.log_file_bytes)
 
     def _containers(self) -> ContainerRunner:
         with self._connecting:

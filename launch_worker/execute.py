@@ -6,7 +6,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 
 from launch_worker.attempt import Attempt, Enter, Site
 from launch_worker.begin import fetch, prepare
@@ -17,6 +16,7 @@ from launch_worker.logs import FOLLOW_AFTER_S, LogShipper
 from launch_worker.retry import Outcome
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.output import make_room
 from launch_worker.runners.process import Gone
 from launch_worker.states import RunState
 from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Job, Limits, never_started, supervise
@@ -24,10 +24,6 @@ from launch_worker.told import Talk, Word
 from launch_worker.units import isoformat
 
 log = logging.getLogger("launch_worker.execute")
-
-#: Since its start, on a disk with plenty of room, which nobody fills before.
-_RESERVE_AFTER_S = 1.0
-_DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 
 
 def execute(
@@ -61,7 +57,9 @@ def execute(
                 if attempt.start_at is not None:
                     enter("start", "")
             record, folder = attempt.record, attempt.folder
-            attempt.tail = site.logs.tail(record.id, record.attempt, folder.output, at_once=folder.is_disk_short)
+            if folder.is_disk_short:
+                make_room(folder.output, limit_bytes=site.settings.log_file_bytes)
+            attempt.tail = site.logs.tail(record.id, record.attempt, folder.output)
             attempt.talk = talk_of(attempt)
             begun = time.monotonic()
             attempt.job = start(code)
@@ -131,13 +129,8 @@ def _supervise(
         announce=job.announce,
         hear=talk.look_last,
         on_word=on_word,
-        milestones=(
-            (begun + FOLLOW_AFTER_S, lambda: logs.follow(tail, talk)),
-            (begun + _RESERVE_AFTER_S, tail.reserve),
-        ),
+        milestones=((begun + FOLLOW_AFTER_S, lambda: logs.follow(tail, talk)),),
     )
-    if tail.disk_was_full:
-        outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
     return job.explain(outcome)
 
 

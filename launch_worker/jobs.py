@@ -232,12 +232,13 @@ class Jobs:
     def take_over(self, attempt: Attempt) -> None:
         """Have an attempt whose job another worker of this machine started. Raises BrokerUnavailableError."""
         record, output = attempt.record, attempt.folder.output
+        bound = attempt.job is not None and not attempt.job.bounds_output
         self._hold(record)
         self._take_slot()
         self._enter(attempt)
         try:
             attempt.tail = self._outage.repeat(
-                lambda: self._site.logs.watch(record.id, record.attempt, output, resume=True)
+                lambda: self._site.logs.watch(record.id, record.attempt, output, resume=True, bound=bound)
             )
             attempt.talk = talk = talk_of(attempt)
             self._outage.repeat(lambda: talk.resume(self._store))
@@ -447,6 +448,8 @@ class Jobs:
         """The word is kept on disk: where this does not come to its end, the report or the next worker goes on."""
         record = attempt.record
         try:
+            if attempt.job is not None:
+                attempt.job.catch_up()
             self._tell_rest(attempt, by=lambda growing: growing.ship(self._store), repeat=self._outage.repeat)
             if self._outage.repeat(lambda: self._store.finish(record, step, owner=self._site.owner)):
                 log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)

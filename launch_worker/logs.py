@@ -1,7 +1,8 @@
 """Ships the output files of running jobs into bounded Redis streams.
 
-A job writes straight to a file on this machine and never waits for us; this reads what was written, batched, and
-keeps the newest `log_bytes` of each attempt in Redis. While Redis is away the file itself is the buffer.
+What a job prints is in a file on this machine (`launch_worker.runners.output`), and the job never waits for us; this
+reads what was written, batched, and keeps the newest `log_bytes` of each attempt in Redis. While Redis is away the file
+itself is the buffer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Protocol
 import inotify_simple
 
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.runners.output import RESERVE_BYTES, OutputFile
+from launch_worker.runners.output import OutputFile, OutputWriter
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.logs")
@@ -65,46 +66,40 @@ class Growing(Protocol):
 
 
 class Tail:
-    """One attempt's output file, and how far it has been shipped.
+    """One attempt's output file, and how far it has been shipped."""
 
-    The file takes at most about twice `file_bytes` of disk once it is open.
-    """
-
-    def __init__(self, run_id: str, attempt: int, path: Path, *, keep_bytes: int, file_bytes: int = 64 << 20) -> None:
+    def __init__(self, run_id: str, attempt: int, path: Path, *, keep_bytes: int) -> None:
         self.run_id = run_id
         self.attempt = attempt
         self.path = path
         self._file: OutputFile | None = None
-        #: Whether the job may still write: then the file has room ahead, and is bounded.
-        self._grows = False
+        #: Bounds the file where nobody else does.
+        self._bound: OutputWriter | None = None
         self._closed = False
         self._keep_bytes = keep_bytes
-        self._file_bytes = max(file_bytes, 2 * keep_bytes)
+        #: How much of the output was shipped or passed over, and how much of it is not in the file any more because
+        #: that began anew.
         self._offset = 0
+        self._base = 0
         self._kept: deque[tuple[str, int]] = deque()
         self._kept_bytes = 0
         self._lock = threading.Lock()
         #: When output last arrived, on the monotonic clock.
         self.last_output_s = time.monotonic()
-        #: Whether the disk was full at any time since it was opened, so that the job may have failed to write.
-        self.disk_was_full = False
 
     def open(self) -> Path:
         """Hold the file from now on, made where it is not there. Raises OSError."""
         with self._lock:
             if not self._closed:
                 self._file = self._file or OutputFile(self.path)
-                self._grows = True
         return self.path
 
-    def reserve(self) -> None:
-        """Make room ahead of the job, in an open file: from then on it can write for a while whoever fills the disk."""
-        with self._lock:
-            if self._file is not None and not self._closed and not self._file.reserve():
-                self.disk_was_full = True
+    def bound(self, file_bytes: int) -> None:
+        """The job's processes have the file open, and no guard bounds it: see to that here. Raises OSError."""
+        self._bound = OutputWriter(self.path, limit_bytes=file_bytes)
 
     def size(self) -> int:
-        """How many bytes the job has written to an open file."""
+        """How many bytes there are in an open file."""
         with self._lock:
             return 0 if self._file is None or self._closed else self._file.size()
 
@@ -128,23 +123,22 @@ class Tail:
             file = self._found()
             if file is None:
                 return 0
-            size = self._make_room(file)
-            if size - self._offset > self._keep_bytes:
-                self._offset = size - self._keep_bytes
-            self._offset = max(self._offset, file.freed)
-            while self._offset < size:
-                data = file.read(self._offset, min(_CHUNK, self._keep_bytes, size - self._offset))
-                if not data:
+            if self._bound is not None:
+                self._bound.follow()
+            size = file.size()
+            if self._base + size < self._offset:
+                # It was cut to nothing, where its file system cannot free a part of it.
+                self._base = self._offset
+            end = self._base + size
+            self._offset = max(self._offset, end - self._keep_bytes)
+            while self._offset < end:
+                before = self._offset
+                data = self._read(file, min(_CHUNK, self._keep_bytes, end - self._offset))
+                if data:
+                    self._append(store, data)
+                    shipped += len(data)
+                elif self._offset == before:
                     break
-                had_some = bool(self._kept)
-                while self._kept and self._kept_bytes + len(data) > self._keep_bytes:
-                    self._kept_bytes -= self._kept.popleft()[1]
-                keep_from = self._kept[0][0] if self._kept else "*" * had_some
-                entry = store.append_log(self.run_id, self.attempt, data, offset=self._offset, keep_from=keep_from)
-                self._kept.append((entry, len(data)))
-                self._kept_bytes += len(data)
-                self._offset += len(data)
-                shipped += len(data)
         return shipped
 
     def _found(self) -> OutputFile | None:
@@ -159,25 +153,35 @@ class Tail:
             return None
         return self._file
 
-    def _make_room(self, file: OutputFile) -> int:
-        """Bound the file's disk, reserve some for what comes; returns the output's size."""
-        size = file.size()
-        if not self._grows:
-            return size
-        if size - file.freed > 2 * self._file_bytes:
-            file.free_before(size - self._file_bytes)
-        if not file.reserve():
-            self.disk_was_full = True
-            # What has been shipped is in Redis; of the rest the newest is worth more than the job's next lines.
-            file.free_before(max(self._offset, size - RESERVE_BYTES))
-            file.reserve()
-        return size
+    def _read(self, file: OutputFile, length: int) -> bytes:
+        """What comes next; nothing, and it comes later, where that was given back to the disk before it was read."""
+        position = self._offset - self._base
+        data = file.read(position, length)
+        lost = min(file.first_kept(position) - position, len(data))
+        if lost > 0 and not data[:lost].strip(b"\0"):
+            self._offset += lost
+            return data[lost:]
+        return data
+
+    def _append(self, store: Store, data: bytes) -> None:
+        had_some = bool(self._kept)
+        while self._kept and self._kept_bytes + len(data) > self._keep_bytes:
+            self._kept_bytes -= self._kept.popleft()[1]
+        keep_from = self._kept[0][0] if self._kept else "*" * had_some
+        missing = self._offset - self._kept_bytes
+        entry = store.append_log(
+            self.run_id, self.attempt, data, offset=self._offset, keep_from=keep_from, missing=missing
+        )
+        self._kept.append((entry, len(data)))
+        self._kept_bytes += len(data)
+        self._offset += len(data)
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            if self._file is not None:
-                self._file.close()
+            for file in (self._file, self._bound):
+                if file is not None:
+                    file.close()
 
 
 class LogShipper:
@@ -200,6 +204,7 @@ class LogShipper:
         self._is_away = is_away
         self._on_away = on_away
         self._keep_bytes = keep_bytes
+        #: Of a file that nobody else bounds.
         self._file_bytes = file_bytes
         self._inotify = inotify_simple.INotify()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -218,23 +223,16 @@ class LogShipper:
         self._thread = threading.Thread(target=self._loop, name="log-shipper", daemon=True)
         self._thread.start()
 
-    def tail(self, run_id: str, attempt: int, path: Path, *, at_once: bool = False) -> Tail:
-        """The tail of the output of a job that is about to start; it is shipped while it grows from `follow` on.
+    def tail(self, run_id: str, attempt: int, path: Path) -> Tail:
+        """The tail of the output of a job that is about to start; it is shipped while it grows from `follow` on."""
+        return Tail(run_id, attempt, path, keep_bytes=self._keep_bytes)
 
-        `at_once`: make the file now, with room ahead of the job, for the disk is nearly full. Raises OSError then.
-        """
-        tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes, file_bytes=self._file_bytes)
-        if at_once:
-            tail.open()
-            tail.reserve()
-        return tail
-
-    def watch(self, run_id: str, attempt: int, path: Path, *, resume: bool = False) -> Tail:
-        """Begin to ship `path`, which is made if it is not there.
+    def watch(self, run_id: str, attempt: int, path: Path, *, resume: bool = False, bound: bool = False) -> Tail:
+        """Begin to ship `path`, which is made if it is not there. `bound`: nobody else bounds it.
 
         `resume` ships first what a former worker left unshipped, and raises BrokerUnavailableError when it cannot.
         """
-        tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes, file_bytes=self._file_bytes)
+        tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes)
         if resume:
             try:
                 tail.resume(self._store)
@@ -242,8 +240,12 @@ class LogShipper:
             except BaseException:
                 tail.close()
                 raise
+        if bound:
+            try:
+                tail.bound(self._file_bytes)
+            except OSError as error:
+                log.warning("log.not_bounded run=%s path=%s: %s", run_id, path, error)
         self.follow(tail)
-        tail.reserve()
         return tail
 
     def follow(self, *files: Growing) -> None:

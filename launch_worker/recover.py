@@ -63,6 +63,7 @@ class Recovery:
         work_dir: Path,
         store: Store,
         keep_bytes: int,
+        log_file_bytes: int,
         outage: Outage,
         stopping: threading.Event,
         on_end: OnEnd,
@@ -71,6 +72,7 @@ class Recovery:
         self._work_dir = work_dir
         self._store = store
         self._keep_bytes = keep_bytes
+        self._log_file_bytes = log_file_bytes
         self._outage = outage
         self._stopping = stopping
         self._on_end = on_end
@@ -130,7 +132,9 @@ class Recovery:
             return  # said by the next look for abandoned folders
         known = {self._heir.owner, *(estate.folder.owner for estate in self._estates)}
         for folder in folders:
-            taken = None if folder.owner in known else take_over(folder.path)
+            if folder.owner in known:
+                continue
+            taken = take_over(folder.path, log_file_bytes=self._log_file_bytes)
             if taken is None:
                 continue
             runner, jobs, lock_fd = taken

@@ -109,6 +109,8 @@ class Record:
     summary: str = ""
     #: What became of the process of a run that had called itself finished before: its exit code, or signal's name.
     late_exit: str = ""
+    #: How many bytes of its latest attempt's output are not kept: older ones, for newer.
+    log_missing: int = 0
     #: How often it was preempted so far.
     preemptions: int = 0
     #: Someone asked for its preemption, and not for its end.
@@ -181,6 +183,7 @@ class Record:
             files=get("files", ""),
             summary=get("summary", ""),
             late_exit=get("late_exit", ""),
+            log_missing=number("log_missing") or 0,
             preemptions=number("preemptions") or 0,
             preempting=get("preempting", "") == "1",
             yields=bool(get("yields")) and get("yields") == get("token"),
@@ -321,6 +324,7 @@ class Record:
             "config": self.config,
             "summary": self.summary_values,
             "late_exit": self.late_exit or None,
+            "log_missing_bytes": self.log_missing,
             "item_version": self.version,
             "spec": masked_spec(self.spec),
         }

@@ -104,6 +104,7 @@ class Settings:
             except InputError as error:
                 raise SettingsError(str(error)) from None
 
+        log_bytes = size("LAUNCH_LOG_BYTES", cls.log_bytes)
         return cls(
             redis_url=redis_url or env.get("LAUNCH_REDIS_URL") or living_redis_url(env) or DEFAULT_REDIS_URL,
             project=env.get("LAUNCH_PROJECT", ""),
@@ -112,8 +113,9 @@ class Settings:
             lease_s=seconds("LAUNCH_LEASE_S", cls.lease_s),
             pass_s=seconds("LAUNCH_PASS_S", cls.pass_s),
             retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
-            log_bytes=size("LAUNCH_LOG_BYTES", cls.log_bytes),
-            log_file_bytes=size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes),
+            log_bytes=log_bytes,
+            # What is not in Redis yet must still be in the file.
+            log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
             upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
             backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),

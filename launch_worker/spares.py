@@ -15,12 +15,11 @@ from collections import deque
 from typing import NamedTuple
 
 from launch_worker.environment import TALK
-from launch_worker.runners.output import empty
 
 #: What each attempt of a process has in its folder, beside TALK.
 OUTPUT = "output"
 CONFIG = "config.json"
-_CONTENT = {OUTPUT, CONFIG, TALK}
+_CONTENT = {CONFIG, TALK}
 _MOST = 16
 #: Of the disk. With so much left nobody fills it within a second: before there is room ahead of a job's output.
 _PLENTY_BYTES = 8 << 30
@@ -78,10 +77,9 @@ class Spares:
         return spare._replace(is_settled=time.time_ns() - last > _CLOCK_NS)
 
     def keep(self, path: str, *, config_bytes: int, former: Spare | None) -> bool:
-        """Empty the output and take the folder away, if it is otherwise as it was made, and nobody has the output open.
+        """Empty the output, if there is any, and take the folder away, if it is otherwise as it was made.
 
-        So no process that has outlived its job can print in the place of the next one's. `former`: what was given for
-        it.
+        `former`: what was given for it.
         """
         if len(self._kept) >= _MOST:
             return False
@@ -94,7 +92,7 @@ class Spares:
             config = os.lstat(f"{path}/{CONFIG}")
             if not stat.S_ISREG(config.st_mode) or (config.st_nlink, config.st_size) != (1, config_bytes):
                 return False
-            empty(f"{path}/{OUTPUT}")
+            _empty(f"{path}/{OUTPUT}")
             try:
                 os.rename(path, kept)
             except FileNotFoundError:
@@ -104,6 +102,22 @@ class Spares:
             return False
         self._kept.append(found._replace(path=kept))
         return True
+
+
+def _empty(path: str) -> None:
+    """A file that is not there is as good. Raises OSError for one that is no plain file, or has another name too."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), path)
+        if found.st_size or found.st_blocks:
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
 
 
 def _look(path: str, config_bytes: int) -> Spare:
@@ -121,5 +135,5 @@ def _look(path: str, config_bytes: int) -> Spare:
 def _check(path: str, found: Spare) -> None:
     """Raises OSError for a folder that is not as a new one with its files."""
     is_as_made = found.folder[:2] == found.talk[1:3] == (stat.S_IFDIR | 0o700, os.geteuid())
-    if not is_as_made or set(os.listdir(path)) != _CONTENT or os.listdir(f"{path}/{TALK}"):
+    if not is_as_made or set(os.listdir(path)) - {OUTPUT} != _CONTENT or os.listdir(f"{path}/{TALK}"):
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)

@@ -240,7 +240,8 @@ class AttemptFolder:
                 and self._spares.keep(self.root, config_bytes=self._config_bytes, former=self._spare)
             ):
                 return
-            os.unlink(f"{self.root}/{OUTPUT}")
+            if os.access(f"{self.root}/{OUTPUT}", os.F_OK):
+                os.unlink(f"{self.root}/{OUTPUT}")
             os.unlink(f"{self.root}/{CONFIG}")
             os.rmdir(f"{self.root}/{TALK}")
             os.rmdir(self.root)

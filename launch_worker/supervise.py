@@ -35,6 +35,13 @@ class Job(Handle, Protocol):
     def pid(self) -> int:
         """Of its main process."""
 
+    @property
+    def bounds_output(self) -> bool:
+        """Whether somebody sees to it that its output's file does not grow without end."""
+
+    def catch_up(self) -> None:
+        """Wait a moment until what it has printed by now is in its file."""
+
     def announce(self, reason: str) -> None:
         """Show the job that it shall stop; returns at once, and never raises."""
 

@@ -355,6 +355,8 @@ class Talk:
             with output.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _LAST_BYTES))
                 numbers = numbers_in(file.read())
+        except FileNotFoundError:
+            return  # it has printed nothing
         except OSError as error:
             log.warning("results.unreadable run=%s: %s", self.run_id, error)
             return

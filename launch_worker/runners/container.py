@@ -36,7 +36,9 @@ _GIVE_UP_S = 20.0
 class ContainerRunner:
     """Makes the containers of one worker. Thread-safe. Its engine is connected to when first needed."""
 
-    def __init__(self, guard: ProcessRunner) -> None:
+    def __init__(self, guard: ProcessRunner, *, log_file_bytes: int = 64 << 20) -> None:
+        #: What the file of a container's output keeps of it, at most about twice.
+        self.log_file_bytes = log_file_bytes
         self.engine = Engine()
         self.talks = ContainerTalks(self.engine)
         self._guard = guard

@@ -95,6 +95,13 @@ class ContainerHandle:
         threading.Thread(target=self._follow, name=f"container-{self.key}", daemon=True).start()
         return self
 
+    @property
+    def bounds_output(self) -> bool:
+        return True
+
+    def catch_up(self) -> None:
+        """Its log is copied by the engine's own pace."""
+
     def announce(self, reason: str) -> None:
         """Show the job that it shall stop; before it is signalled, if the engine is not slow."""
         with self._changed:
@@ -170,7 +177,11 @@ class ContainerHandle:
         problem = ""
         while not self._left:
             try:
-                copy = copy or ContainerLog(self._output, mends_lines=self._runner.log_driver == "local")
+                copy = copy or ContainerLog(
+                    self._output,
+                    limit_bytes=self._runner.log_file_bytes,
+                    mends_lines=self._runner.log_driver == "local",
+                )
                 self._copy(copy)
                 state = self._inspect()
                 if not state["Running"]:

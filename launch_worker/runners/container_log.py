@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import calendar
 import logging
-import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from launch_worker.runners.output import OutputWriter
 
 log = logging.getLogger("launch_worker.container_log")
 
@@ -51,11 +52,13 @@ class ContainerLog:
     do: those of the two streams are not in the order of their messages, and the pieces of a long line share one.
     """
 
-    def __init__(self, output: Path, *, mends_lines: bool = False) -> None:
-        """`mends_lines`: the engine's log driver is `local`, which drops the newline of long lines (Docker 20.10)."""
-        self._file = output.open("ab", buffering=0)
+    def __init__(self, output: Path, *, limit_bytes: int = 64 << 20, mends_lines: bool = False) -> None:
+        """`limit_bytes`: as of an `OutputWriter`.
+
+        `mends_lines`: the engine's log driver is `local`, which drops the newline of long lines (Docker 20.10)."""
+        self._output = output
+        self._writer = OutputWriter(output, limit_bytes=limit_bytes)
         self._mark_file = output.with_name("log-mark")
-        self._size = os.fstat(self._file.fileno()).st_size
         #: Time, as the engine writes it, of the last message before the newest time, and the file's size after it.
         self._mark_at, self._mark_size = self._read_mark()
         self._at = self._mark_at
@@ -69,9 +72,14 @@ class ContainerLog:
         #: The last message was the last piece of a long line, without its newline; or the end of its stream.
         self._is_open = False
         self._line_at = b""
-        self.disk_was_full = False
+        self._is_refused = False
         #: All that was copied here.
         self.copied = 0
+
+    @property
+    def disk_was_full(self) -> bool:
+        """Whether output had to be given up because of that."""
+        return self._is_refused or self._writer.disk_was_full
 
     def resume(self) -> float:
         """From which time (in seconds, 0 for all) on the engine's log is needed; its messages come next."""
@@ -105,7 +113,11 @@ class ContainerLog:
             self._mark_is_lost()
 
     def close(self) -> None:
-        self._file.close()
+        self._writer.close()
+
+    @property
+    def _size(self) -> int:
+        return self._writer.end
 
     def _mark_is_lost(self) -> None:
         """The engine has dropped its older log: all that it still has from the mark on is new."""
@@ -131,16 +143,13 @@ class ContainerLog:
         self._write(data)
 
     def _write(self, data: bytes) -> None:
+        self.copied += len(data)
         try:
-            while data:
-                written = self._file.write(data)
-                data = data[written:]
-                self._size += written
-                self.copied += written
+            self._writer.write(data)
         except OSError as error:
-            if not self.disk_was_full:
-                log.error("log.disk_full file=%s: %s", self._file.name, error)
-            self.disk_was_full = True
+            if not self._is_refused:
+                log.error("log.disk_full file=%s: %s", self._output, error)
+            self._is_refused = True
 
     def _note_line(self, at: bytes, data: bytes) -> None:
         self._line_at = at

@@ -14,15 +14,21 @@ may say for how long (`brief_s`) a job counts as brief: one that is over by then
 comes of the order (`started`, `refused`, `ended`) is told there, without a detour. A container is no child of the
 guard: it is only watched, and ended (`expired`) when its lease runs out.
 
+A job prints into a pipe, and the guard moves what comes into the file `log`. A `piped` order brings the pipe's read
+end along: its worker has it too, so that a job whose guard dies can go on printing, and the next guard gets it. All
+that a job has printed is in the file before it is told `gone` or `ended`; `disk_full` says that some was given up.
+
 After `detach` the jobs stay when the worker goes, each until its lease runs out. Meanwhile the guard answers at
 `SOCKET` in its worker's folder: the next worker says {"do": "take"}, gets {"on": "taken", "jobs": […]} with the
-folder's lock, and is the guard's worker from then on.
+folder's lock and the jobs' pipes, and is the guard's worker from then on.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import ctypes
+import errno
 import json
 import math
 import os
@@ -37,6 +43,7 @@ from collections.abc import Callable
 from typing import Any
 
 from launch_worker.runners import tree
+from launch_worker.runners.output import Piped, make_pipe, open_for_printing
 from launch_worker.runners.spawn import spawn
 from launch_worker.runners.tree import ProcessId
 
@@ -50,7 +57,7 @@ SOCKET = "guard.sock"
 #: What guard and worker must agree on; they may be of different releases after an upgrade.
 PROTOCOL = 1
 #: What a start may ask for; said with `hello`.
-KNOWS = ("brief", "lanes")
+KNOWS = ("brief", "lanes", "pipes")
 #: From so many on it is looked which of the remembered exits were reported meanwhile.
 _REMEMBERED_EXITS = 1000
 #: A new worker that connects and says nothing for so long is hung up on: another one may wait.
@@ -59,6 +66,15 @@ _GREETING_S = 1.0
 _EVENTS = 64
 #: Taken at once; larger memory is asked of the kernel each time, which costs more than a second call.
 _RECV_BYTES = 1 << 16
+_FD_BYTES = struct.calcsize("i")
+#: In the place of a descriptor that came along, when this process has too many open files.
+_NOT_BROUGHT = -1
+#: The kernel takes so many descriptors in one message, and some are no pipes.
+_FDS_AT_ONCE = 250
+#: What a file keeps of the newest output, for a worker of an older release, which does not say.
+_LOG_BYTES = 64 << 20
+#: Since a job was told `started`: then its output has room ahead. Nobody fills a disk with plenty of room before.
+_ROOM_AFTER_S = 1.0
 
 
 def boot_time_s() -> float:
@@ -84,6 +100,11 @@ class Job:
         self._main: ProcessId | None = None
         #: Where its output is.
         self.folder = folder
+        #: None where it prints straight into its file: it was started by a guard of an older release.
+        self.output: Piped | None = None
+        #: When its output is looked at again, and when room is made for it; None for not.
+        self.move_at: float | None = None
+        self.room_at: float | None = None
         self.grace_s = grace_s
         #: It may turn out to be a brief one: when it is told `started` at the latest; None once it was.
         self.tell_at: float | None = None
@@ -121,7 +142,7 @@ class Job:
 
     def due(self) -> float:
         """By boot time, when it must be looked at."""
-        due = math.inf if self.tell_at is None else self.tell_at
+        due = min((at for at in (self.tell_at, self.move_at, self.room_at) if at is not None), default=math.inf)
         if self.lease and not self.lease_enforced:
             due = min(due, self.lease[0])
         if self.kill_at is not None or self.exited:
@@ -135,6 +156,8 @@ class Lane:
     def __init__(self, socket: socket.socket) -> None:
         self.socket = socket
         self.incoming = b""
+        #: Pipes that came with orders which were not read yet.
+        self.brought: list[int] = []
 
 
 class Watched:
@@ -167,6 +190,8 @@ class Guard:
         self._mains: dict[int, Job] = {}
         #: Jobs that another guard started, by what their exits are seen through.
         self._pidfds: dict[int, Job] = {}
+        #: Jobs whose output is waited for, by their pipes.
+        self._pipes: dict[int, Job] = {}
         self._children = tree.Children()
         self.watched: dict[str, Watched] = {}
         #: No deadline of a job or a container is before this.
@@ -225,6 +250,12 @@ class Guard:
         for job in list(self.jobs.values()):
             if job.tell_at is not None and now >= job.tell_at:
                 self._tell_started(job)
+            if job.room_at is not None and now >= job.room_at:
+                job.room_at = None
+                if job.output is not None:
+                    job.output.make_room()
+            if job.move_at is not None and now >= job.move_at:
+                self._await_output(job)
         self._enforce_leases()
         for job in list(self.jobs.values()):
             self._end_step(job)
@@ -260,6 +291,9 @@ class Guard:
                 self._receive_on(self._lanes[fd])
         if self._door is not None and self._door.fileno() in ready:
             self._answer_door(self._door)
+        for fd in ready:
+            if fd in self._pipes:
+                self._move_output(self._pipes[fd])
 
     def _listen(self, fd: int, mask: int) -> None:
         """Listen to a descriptor for this, for nothing else; to be said with 0 before it is closed."""
@@ -286,14 +320,11 @@ class Guard:
 
     def _receive(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self.control, _RECV_BYTES, 1)
+            data = _receive(self.control, self._brought)
         except BlockingIOError:
             return
         except OSError:
-            data, fds = b"", []
-        for fd in fds:
-            os.set_inheritable(fd, False)  # `recv_fds` takes no flags, whatever it is given
-        self._brought += fds
+            data = b""
         if not data:
             self._worker_vanished()
             return
@@ -316,7 +347,7 @@ class Guard:
         more = True
         while more:
             try:
-                data = lane.socket.recv(_RECV_BYTES)
+                data = _receive(lane.socket, lane.brought)
             except BlockingIOError:
                 break
             except OSError:
@@ -325,7 +356,7 @@ class Guard:
                 self._close(lane)
                 return
             lane.incoming += data
-            more = len(data) == _RECV_BYTES
+            more = not data.endswith(b"\n")
         *lines, lane.incoming = lane.incoming.split(b"\n")
         for line in lines:
             if self.worker_gone:
@@ -341,6 +372,9 @@ class Guard:
         self._listen(fd, 0)
         del self._lanes[fd]
         lane.socket.close()
+        for pipe in lane.brought:
+            if pipe != _NOT_BROUGHT:
+                os.close(pipe)
 
     def _answer(self, lane: Lane | None, on: str, key: str, **facts: Any) -> None:
         """Tell what came of an order where it was made, if anybody still listens there."""
@@ -362,6 +396,41 @@ class Guard:
         """Now that it is no brief job; once for each."""
         job.tell_at = None
         self._answer(job.lane, "started", job.key, pid=job.pid, start=job.main.start)
+        job.room_at = boot_time_s() + _ROOM_AFTER_S
+        self._await_output(job)
+
+    # -- output --------------------------------------------------------------------------------------------------
+
+    def _await_output(self, job: Job) -> None:
+        """From now on; what a brief job prints is moved at its end only, which saves waking for it."""
+        job.move_at = None
+        if job.output is not None:
+            self._pipes[job.output.pipe] = job
+            self._listen(job.output.pipe, select.EPOLLIN)
+        self._be_due(job.due())
+
+    def _await_no_output(self, job: Job) -> None:
+        job.move_at = None
+        if job.output is not None and self._pipes.pop(job.output.pipe, None) is not None:
+            self._listen(job.output.pipe, 0)
+
+    def _move_output(self, job: Job) -> None:
+        assert job.output is not None
+        pause_s = job.output.move()
+        if pause_s == 0:
+            return
+        self._await_no_output(job)
+        if pause_s is not None:
+            job.move_at = boot_time_s() + pause_s
+            self._be_due(job.move_at)
+
+    def _finish_output(self, job: Job) -> dict[str, Any]:
+        """Move the rest of a job of which nothing is left; returns what its worker is told of it."""
+        if job.output is None:
+            return {}
+        self._await_no_output(job)
+        job.output.finish()
+        return {"disk_full": True} if job.output.disk_was_full else {}
 
     def _flush(self) -> None:
         # Never blocks: a frozen worker must not freeze the one that ends its jobs.
@@ -419,6 +488,7 @@ class Guard:
                     "folder": job.folder,
                     "pid": job.main.pid,
                     "start": job.main.start,
+                    "log": "" if job.output is None else job.output.path,
                     "exited": job.exited,
                     "status": job.status,
                     "stopped_by": job.stopped_by if job.main in job.termed else "",
@@ -426,7 +496,9 @@ class Guard:
                 for job in self.jobs.values()
             ]
             fds = [] if self._lock_fd is None else [self._lock_fd]
-            socket.send_fds(guest, [json.dumps({"on": "taken", "jobs": jobs}).encode() + b"\n"], fds)
+            if fds:
+                fds += [job.output.pipe for job in self.jobs.values() if job.output is not None]
+            _send_all(guest, json.dumps({"on": "taken", "jobs": jobs}).encode() + b"\n", fds)
             peer = guest.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         except (OSError, ValueError):
             guest.close()
@@ -456,16 +528,27 @@ class Guard:
         lease: list[float] | None,
         folder: str = "",
         brief_s: float = 0.0,
+        piped: bool = False,
+        log_bytes: int = _LOG_BYTES,
         lane: Lane | None = None,
     ) -> None:
         marked = tree.marks(env)
+        pipe, printing = -1, -1
         try:
+            pipe = self._pipe_of_order(lane) if piped else make_pipe()
+            printing = open_for_printing(pipe)
             with tree.carrying(marked):
-                pid = spawn(argv, env=env, cwd=cwd, log=log)
+                pid = spawn(argv, env=env, cwd=cwd, output=printing)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
+            if pipe >= 0:
+                os.close(pipe)
             self._answer(lane, "refused", key, error=_explain(error, argv[0], cwd))
             return
+        finally:
+            if printing >= 0:
+                os.close(printing)
         job = Job(key, marked, grace_s, lease, pid=pid, folder=folder or os.path.dirname(log))
+        job.output = Piped(pipe, log, limit_bytes=log_bytes)
         job.lane = lane
         self.jobs[key] = self._mains[pid] = job
         if brief_s > 0:
@@ -485,12 +568,20 @@ class Guard:
         lease: list[float] | None,
         stop_grace_s: float | None,
         folder: str,
+        piped: bool = False,
+        log: str = "",
+        log_bytes: int = _LOG_BYTES,
     ) -> None:
         """Take over a job of a guard that died: its main process is now the worker's child.
 
         `stop_grace_s`: the old guard was stopping it.
         """
         job = Job(key, tree.marks(env), grace_s, lease, pid=pid, folder=folder)
+        if piped:
+            with contextlib.suppress(OSError):
+                job.output = Piped(self._pipe_of_order(None), log, limit_bytes=log_bytes)
+                job.room_at = boot_time_s()
+                self._await_output(job)
         job.adopted = True
         job.main = ProcessId(pid, start)
         self.jobs[key] = job
@@ -509,6 +600,14 @@ class Guard:
         found = tree.look_up(pid)
         if found is None or found.id != job.main:
             self._on_exit(job, None)
+
+    def _pipe_of_order(self, lane: Lane | None) -> int:
+        """The pipe that came with it. Raises OSError."""
+        brought = self._brought if lane is None else lane.brought
+        pipe = brought.pop(0)
+        if pipe == _NOT_BROUGHT:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return pipe
 
     def _do_stop(self, *, key: str, grace_s: float) -> None:
         if key in self.jobs:
@@ -533,9 +632,10 @@ class Guard:
         self.watched.pop(key, None)
 
     def _do_lane(self) -> None:
-        if not self._brought:
-            return  # there are too many open files: its other end is closed
-        lane = Lane(socket.socket(fileno=self._brought.pop(0)))
+        fd = self._brought.pop(0)
+        if fd == _NOT_BROUGHT:
+            return  # its other end is closed
+        lane = Lane(socket.socket(fileno=fd))
         lane.socket.setblocking(False)
         self._lanes[lane.socket.fileno()] = lane
         self._listen(lane.socket.fileno(), select.EPOLLIN)
@@ -580,7 +680,8 @@ class Guard:
         if job.tell_at is not None:
             if not self._left(job):
                 self._forget(job)
-                self._answer(job.lane, "ended", job.key, pid=job.pid, status=status, stopped_by=stopped)
+                lost = self._finish_output(job)
+                self._answer(job.lane, "ended", job.key, pid=job.pid, status=status, stopped_by=stopped, **lost)
                 return
             self._tell_started(job)
         self._tell("exited", job.key, status=status, stopped_by=stopped)
@@ -645,7 +746,7 @@ class Guard:
         left = self._left(job)
         if job.exited and not left:
             self._forget(job)
-            self._tell("gone", job.key)
+            self._tell("gone", job.key, **self._finish_output(job))
             return
         if job.kill_at is None:
             job.kill_at = now + min(job.grace_s, AFTERMATH_S)
@@ -680,6 +781,25 @@ class Guard:
             return True
         strangers = [pid for pid in pids if pid not in self._mains]
         return any(os.waitpid(pid, os.WNOHANG)[0] == 0 for pid in strangers)
+
+
+def _receive(peer: socket.socket, brought: list[int]) -> bytes:
+    """As `recv`; descriptors that came along are added to `brought`. Raises OSError."""
+    data, extra, flags, _ = peer.recvmsg(_RECV_BYTES, socket.CMSG_SPACE(_FD_BYTES), socket.MSG_CMSG_CLOEXEC)
+    for _, _, fds in extra:
+        brought += array.array("i", fds[: len(fds) // _FD_BYTES * _FD_BYTES])
+    if flags & socket.MSG_CTRUNC:
+        brought.append(_NOT_BROUGHT)
+    return data
+
+
+def _send_all(peer: socket.socket, data: bytes, fds: list[int]) -> None:
+    """All descriptors, in their order, before the last of the data. Raises OSError."""
+    while len(fds) > _FDS_AT_ONCE:
+        socket.send_fds(peer, [data[:1]], fds[:_FDS_AT_ONCE])
+        data, fds = data[1:], fds[_FDS_AT_ONCE:]
+    sent = socket.send_fds(peer, [data], fds)
+    peer.sendall(data[sent:])
 
 
 def _keep_exit_status(folder: str, status: int) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import queue
+import select
 import socket
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from launch_worker.retry import Outcome
 from launch_worker.runners import oom, orphans, tree
 from launch_worker.runners.errors import StartError
 from launch_worker.runners.guard import PROTOCOL, SOCKET, become_subreaper
+from launch_worker.runners.output import bytes_in, make_pipe
 from launch_worker.runners.tree import Process, ProcessId
 from launch_worker.states import RunState
 from launch_worker.told import announce_stop
@@ -32,6 +34,10 @@ log = logging.getLogger("launch_worker.runner")
 
 #: A guard that does not read its orders for so long is replaced.
 _SEND_TIMEOUT_S = 10
+#: A guard of an older release says no hello.
+_HELLO_S = 5.0
+#: How long is waited for what a job that goes on has printed by now.
+_CATCH_UP_S = 0.5
 #: A guard whose worker lives lets others knock in vain.
 _TAKE_S = 1.0
 
@@ -40,10 +46,13 @@ Lease = tuple[float, float] | None
 
 
 _ANSWER_BYTES = 1 << 14
+_DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 #: A timeout of a socket that is none.
 _LEAST_S = 0.001
 #: So many lanes are kept at most; threads beyond go the long way.
 _MAX_LANES = 64
+#: The kernel takes no more descriptors in one message.
+_MAX_FDS = 253
 #: Start time of a process that was over before anybody looked: it is no living one's.
 _ENDED = 0
 #: How a shell tells that its child died of SIGKILL.
@@ -81,9 +90,10 @@ class Lane:
     def __post_init__(self) -> None:
         self.socket.setblocking(False)
 
-    def order(self, line: bytes) -> None:
+    def order(self, line: bytes, fds: Sequence[int]) -> None:
         """Raises OSError."""
-        sent = os.write(self.socket.fileno(), line)  # as `send`, which would look first whether there is room
+        # `write` as `send`, which would look first whether there is room
+        sent = socket.send_fds(self.socket, [line], fds) if fds else os.write(self.socket.fileno(), line)
         if sent < len(line):
             self.socket.settimeout(_SEND_TIMEOUT_S)
             self.timeout_s = _SEND_TIMEOUT_S
@@ -133,6 +143,10 @@ class JobHandle:
     given_up: bool = False
     #: Where the guard was asked for it and has not answered yet: whether it was heard is that thread's to find out.
     lane: Lane | None = None
+    #: The read end of what it prints into, for the next guard; None where a job of an older guard prints into its file.
+    pipe: int | None = None
+    #: Output had to be given up because of that.
+    disk_was_full: bool = False
     #: Which guard of its runner knows of it.
     generation: int = 0
     #: What the kernel had told of memory that ran out.
@@ -153,7 +167,26 @@ class JobHandle:
         self.stop_grace_s = grace_s if self.stop_grace_s is None else min(grace_s, self.stop_grace_s)
         self.runner.tell({"do": "stop", "key": self.key, "grace_s": grace_s})
 
+    @property
+    def bounds_output(self) -> bool:
+        """Whether somebody sees to it that its output's file does not grow without end."""
+        return self.pipe is not None
+
+    def catch_up(self) -> None:
+        """Wait a moment until what it has printed by now is in its file."""
+        deadline = time.monotonic() + _CATCH_UP_S
+        with contextlib.suppress(OSError):  # it is gone, and so is its pipe
+            while self.pipe is not None and bytes_in(self.pipe) and time.monotonic() < deadline:
+                time.sleep(_LEAST_S)
+
     def explain(self, outcome: Outcome) -> Outcome:
+        """Say what is known of its end beside its exit status."""
+        outcome = self._explain_kill(outcome)
+        if self.disk_was_full:
+            outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
+        return outcome
+
+    def _explain_kill(self, outcome: Outcome) -> Outcome:
         """Say "out of memory" where the kernel does; a SIGKILL alone proves nothing."""
         by_sigkill = outcome.signal == "SIGKILL" or outcome.exit_code == _SHELL_SIGKILL
         if outcome.state is not RunState.FAILED or not by_sigkill:
@@ -176,14 +209,21 @@ class ProcessRunner:
     """Owns a guard process, and replaces it when it dies. Thread-safe.
 
     `folder` is where the guard answers the next worker, should this one leave it its jobs; `lock_fd` is that folder's
-    lock, which the guard holds too. With `control`, the conversation with a guard that another worker left
-    (see `take_over`), no guard is started before that one dies.
+    lock, which the guard holds too. The file of a job's output keeps at most about twice `log_file_bytes`. With
+    `control`, the conversation with a guard that another worker left (see `take_over`), no guard is started before that
+    one dies.
     """
 
     def __init__(
-        self, *, lock_fd: int | None = None, folder: Path | None = None, control: socket.socket | None = None
+        self,
+        *,
+        lock_fd: int | None = None,
+        folder: Path | None = None,
+        control: socket.socket | None = None,
+        log_file_bytes: int = 64 << 20,
     ) -> None:
         self._lock_fd = lock_fd
+        self._log_file_bytes = log_file_bytes
         self._folder = folder
         self._sending = threading.Lock()
         self._handles: dict[str, JobHandle] = {}
@@ -191,6 +231,8 @@ class ProcessRunner:
         self._closing = False
         #: What the guard said that it knows; nothing for one of an older release.
         self._knows: tuple[str, ...] = ()
+        #: Set once it has.
+        self._greeted = threading.Event()
         #: Counts the guards: each time one is replaced.
         self._generation = 0
         #: Lanes to the present guard that nobody uses now, and how many there are in all.
@@ -205,6 +247,7 @@ class ProcessRunner:
             self._spawn_guard()
         else:
             self._control = control
+            self._greeted.set()  # a guard says that to its first worker only
         self._reader = threading.Thread(target=self._read, name="guard-reader", daemon=True)
 
     def open(self) -> ProcessRunner:
@@ -231,7 +274,7 @@ class ProcessRunner:
         timeout_s: float,
         brief_s: float = 0.0,
     ) -> JobHandle:
-        """Start a job in a session of its own, its output appended to `log_path`. Raises StartError.
+        """Start a job in a session of its own; its output goes to the file `log_path`. Raises StartError, OSError.
 
         `env` must hold LAUNCH_RUN_ID and LAUNCH_TOKEN: by them the tree is found. With `brief_s` this may wait for so
         long whether the job is over by then, which is cheaper to hear of at once: its events are there already.
@@ -248,18 +291,21 @@ class ProcessRunner:
             "folder": os.path.dirname(output),
             "lease": lease,
         }
-        line = _line(order | {"brief_s": brief_s})
+        self._greeted.wait(_HELLO_S)
         handle = JobHandle(key, order, events, self, lease=lease)
+        if "pipes" in self._knows:
+            handle.pipe = make_pipe()
         # Both at once: a guard that is replaced before knows nothing of it, the next one is told.
         with self._sending:
             self._handles[key] = handle
             handle.generation = self._generation
+            line, fds = self._start_line(handle, brief_s=brief_s)
             handle.lane = lane = self._take_lane()
             if lane is None:
-                self._send(line if brief_s > 0 and "brief" in self._knows else _line(order))
+                self._send(line, fds)
         deadline = time.monotonic() + timeout_s
         try:
-            told = None if lane is None else self._ask(handle, lane, line, timeout_s=timeout_s)
+            told = None if lane is None else self._ask(handle, lane, line, fds, timeout_s=timeout_s)
             if told is None:
                 told = handle.reply.get(timeout=max(_LEAST_S, deadline - time.monotonic()))
         except (TimeoutError, queue.Empty):
@@ -270,6 +316,17 @@ class ProcessRunner:
         if told["on"] == "refused":
             raise StartError(told["error"])
         return handle
+
+    def _start_line(self, handle: JobHandle, *, brief_s: float = 0.0) -> tuple[bytes, list[int]]:
+        """The order for the present guard, by what that knows, and the descriptors that go with it."""
+        more: dict[str, Any] = {"lease": handle.lease}
+        fds = []
+        if brief_s > 0 and "brief" in self._knows:
+            more["brief_s"] = brief_s
+        if handle.pipe is not None and "pipes" in self._knows:
+            more |= {"piped": True, "log_bytes": self._log_file_bytes}
+            fds = [handle.pipe]
+        return _line(handle.order | more), fds
 
     def awaits(self, process: Process) -> bool:
         """Whether it is the main process of a job whose exit status this runner is going to read."""
@@ -307,9 +364,8 @@ class ProcessRunner:
         self, left: LeftJob, *, env: Mapping[str, str], grace_s: float, events: queue.SimpleQueue[Any]
     ) -> JobHandle:
         """Supervise a job that the former worker left; `env` holds its marks. Before `open`."""
-        handle = JobHandle(
-            left.key, {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder)}, events, self, main=left.main
-        )
+        order = {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder), "log": left.log}
+        handle = JobHandle(left.key, order, events, self, main=left.main, pipe=left.pipe)
         handle.generation = self._generation
         self._handles[left.key] = handle
         if left.exited is not None:
@@ -352,6 +408,8 @@ class ProcessRunner:
         for lane in lanes:
             lane.socket.close()
         self._control.close()
+        for handle in list(self._handles.values()):
+            _close_pipe(handle)
 
     def tell(self, order: dict[str, Any]) -> None:
         line = _line(order)
@@ -376,11 +434,13 @@ class ProcessRunner:
         self._num_lanes += 1
         return Lane(ours, self._generation)
 
-    def _ask(self, handle: JobHandle, lane: Lane, line: bytes, *, timeout_s: float) -> dict[str, Any] | None:
+    def _ask(
+        self, handle: JobHandle, lane: Lane, line: bytes, fds: Sequence[int], *, timeout_s: float
+    ) -> dict[str, Any] | None:
         """What came of the order; None when its guard died before it told. Raises TimeoutError."""
         told, is_late = None, False
         try:
-            lane.order(line)
+            lane.order(line, fds)
             told = lane.hear(timeout_s=timeout_s)
         except TimeoutError:
             is_late = True
@@ -405,11 +465,12 @@ class ProcessRunner:
         self._carry_over(handle)
         return told
 
-    def _send(self, line: bytes) -> None:
+    def _send(self, line: bytes, fds: Sequence[int] = ()) -> None:
         """With `_sending` held."""
         # An error means that the guard is dead: the reader replaces it, and tells the new one all that is known.
         try:
-            self._control.sendall(line)
+            sent = socket.send_fds(self._control, [line], fds) if fds else 0
+            self._control.sendall(line[sent:])
         except OSError:
             self._end_guard()
 
@@ -477,6 +538,7 @@ class ProcessRunner:
             return
         if event["on"] == "hello":
             self._knows = tuple(event["knows"])
+            self._greeted.set()
             return
         handle = self._handles.get(event["key"])
         if handle is None:
@@ -490,17 +552,23 @@ class ProcessRunner:
         if event["on"] == "started":
             handle.main = ProcessId(event["pid"], event["start"])
         elif event["on"] == "refused":
-            del self._handles[handle.key]
+            self._forget(handle)
         elif event["on"] == "exited":
             self._heed_exit(handle, event)
         elif event["on"] == "gone":
-            del self._handles[handle.key]
+            self._forget(handle)
+            handle.disk_was_full = event.get("disk_full", False)
             handle.events.put(Gone())
         elif event["on"] == "ended":
-            del self._handles[handle.key]
+            self._forget(handle)
+            handle.disk_was_full = event.get("disk_full", False)
             handle.main = ProcessId(event["pid"], _ENDED)
             self._heed_exit(handle, event)
             handle.events.put(Gone())
+
+    def _forget(self, handle: JobHandle) -> None:
+        del self._handles[handle.key]
+        _close_pipe(handle)
 
     def _heed_exit(self, handle: JobHandle, event: dict[str, Any]) -> None:
         status = event["status"]
@@ -511,15 +579,21 @@ class ProcessRunner:
         handle.events.put(handle.exited)
 
     def _replace_guard(self) -> None:
+        # One that failed may have been of an older release, and not have understood.
+        is_known = False
         if self._guard is not None:
-            log.error("guard.died pid=%d status=%d: starting another", self._guard.pid, self._guard.wait())
+            status = self._guard.wait()
+            log.error("guard.died pid=%d status=%d: starting another", self._guard.pid, status)
+            is_known = status <= 0 and bool(self._knows)
         else:
             log.error("guard.died: the one of a former worker; starting another")
         # A child that the old guard was just making shows its environment only after its exec.
         time.sleep(0.05)
         with self._sending:
             self._control.close()
-            self._knows = ()
+            if not is_known:
+                self._knows = ()
+                self._greeted.clear()
             while True:
                 try:
                     self._spawn_guard()
@@ -531,10 +605,22 @@ class ProcessRunner:
             lanes, self._lanes, self._num_lanes = self._lanes, [], 0
         for lane in lanes:
             lane.socket.close()
+        if not is_known:
+            self._hear_hello()
         for key, (container, lease, _) in list(self._watched.items()):
             self.tell({"do": "watch", "key": key, "container": container, "lease": lease})
         for handle in list(self._handles.values()):
             self._carry_over(handle)
+
+    def _hear_hello(self) -> None:
+        """What a guard is told of the jobs that there are depends on what it knows."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if poll.poll(_HELLO_S * 1000):
+                for line in self._control.recv(_ANSWER_BYTES).splitlines():
+                    self._on_event(json.loads(line))
+        self._greeted.set()
 
     def _carry_over(self, handle: JobHandle) -> None:
         """Tell the present guard of a job that only a former one knew of."""
@@ -546,10 +632,10 @@ class ProcessRunner:
             if handle.main is None:
                 leader = _came_back(tree.marks(handle.order["env"]))
                 if leader is None and handle.given_up:
-                    del self._handles[handle.key]
+                    self._forget(handle)
                     return
                 if leader is None:
-                    self._send(_line(handle.order | {"lease": handle.lease}))
+                    self._send(*self._start_line(handle))
                     return
                 handle.main = leader
                 handle.reply.put({"on": "started"})
@@ -564,7 +650,11 @@ class ProcessRunner:
                 "stop_grace_s": handle.stop_grace_s,
                 "folder": handle.order["folder"],
             }
-            self._send(_line(adopt))
+            if handle.pipe is None or "pipes" not in self._knows:
+                self._send(_line(adopt))
+                return
+            adopt |= {"piped": True, "log": handle.order["log"], "log_bytes": self._log_file_bytes}
+            self._send(_line(adopt), [handle.pipe])
 
 
 #: All of this process; each may have the guard of another worker.
@@ -587,46 +677,60 @@ class LeftJob:
     main: ProcessId
     #: How its main process ended meanwhile; None while it runs.
     exited: Exited | None
+    #: The read end of what it prints into; None where it prints into its file, as with a guard of an older release.
+    pipe: int | None = None
+    #: Where its guard moves that to.
+    log: str = ""
 
 
-def take_over(folder: Path) -> tuple[ProcessRunner, list[LeftJob], int] | None:
+def take_over(folder: Path, *, log_file_bytes: int = 64 << 20) -> tuple[ProcessRunner, list[LeftJob], int] | None:
     """Become the worker of the guard that answers in another worker's folder; None when none does.
 
     Returns its runner (not opened yet), its jobs, and the descriptor of the folder's lock.
     """
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     control.settimeout(_TAKE_S)
+    fds: list[int] = []
     try:
         with _short(folder) as short:
             control.connect(short)
         control.sendall(json.dumps({"do": "take", "protocol": PROTOCOL}).encode() + b"\n")
-        data, fds, _, _ = socket.recv_fds(control, 1 << 20, 1)
+        data = b""
         while not data.endswith(b"\n"):
-            more = control.recv(1 << 20)
+            more, brought, _, _ = socket.recv_fds(control, 1 << 20, _MAX_FDS)
             if not more:
                 raise OSError("the guard hung up")
             data += more
+            fds += brought
+        for fd in fds:
+            os.set_inheritable(fd, False)
         answer = json.loads(data)
         if answer["on"] != "taken" or not fds:
             log.error("guard.refused folder=%s protocol=%s: this is %d", folder, answer.get("protocol"), PROTOCOL)
             control.close()
             return None
+        pipes = iter(fds[1:])
         left = [
             LeftJob(
                 job["key"],
                 Path(job["folder"]),
                 ProcessId(job["pid"], job["start"]),
                 Exited(job["status"], job["stopped_by"]) if job["exited"] else None,
+                next(pipes, None) if job.get("log") else None,
+                job.get("log", ""),
             )
             for job in answer["jobs"]
         ]
     except (OSError, ValueError, KeyError):
         # Nobody answers: that worker lives, or its guard is gone.
         control.close()
+        for fd in fds:
+            os.close(fd)
         return None
     control.settimeout(None)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
-    return ProcessRunner(lock_fd=fds[0], folder=folder, control=control), left, fds[0]
+    runner = ProcessRunner(lock_fd=fds[0], folder=folder, control=control, log_file_bytes=log_file_bytes)
+    return runner, left, fds[0]
 
 
 @contextlib.contextmanager
@@ -656,6 +760,12 @@ def _short(folder: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{SOCKET}"
     finally:
         os.close(fd)
+
+
+def _close_pipe(handle: JobHandle) -> None:
+    pipe, handle.pipe = handle.pipe, None
+    if pipe is not None:
+        os.close(pipe)
 
 
 def _line(order: dict[str, Any]) -> bytes:

@@ -18,18 +18,16 @@ _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
 _HOME = "/"
 
 
-def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, log: str) -> int:
-    """The pid of a new process in a session of its own, without input, its output appended to a file.
+def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, output: int) -> int:
+    """The pid of a new process in a session of its own, without input, its outputs both in one descriptor.
 
     The program is searched in the PATH that it gets itself. Raises OSError, ValueError.
     """
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
         os.chdir(cwd)
         return _start(argv, env, output)
     finally:
         os.chdir(_HOME)
-        os.close(output)
 
 
 def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:

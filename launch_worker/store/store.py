@@ -505,12 +505,14 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         """Set aside queue keys that are not lists."""
         self._call("heal", *(name for queue in queues for name in keys.queue_lists(queue)))
 
-    def append_log(self, run_id: str, attempt: int, data: bytes, *, offset: int, keep_from: str = "") -> str:
-        """Add output; entries before `keep_from` are dropped (all others for `*`).
+    def append_log(
+        self, run_id: str, attempt: int, data: bytes, *, offset: int, keep_from: str = "", missing: int = 0
+    ) -> str:
+        """Add output; entries before `keep_from` are dropped (all others for `*`). `missing` bytes are kept nowhere.
 
         Returns the entry's id, '' for a run that is gone.
         """
-        return text(self._call("append_log", run_id, attempt, data, offset, keep_from))
+        return text(self._call("append_log", run_id, attempt, data, offset, keep_from, missing))
 
     def _before_loading(self, script: str) -> None:
         # A script is unknown to a restarted server, too: nobody claims before the one who sees it has decided.

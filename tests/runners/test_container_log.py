@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -135,8 +136,9 @@ def test_times_of_other_zones_are_understood(tmp_path: Path) -> None:
 def test_a_full_disk_does_not_stop_the_copy(tmp_path: Path) -> None:
     """The job goes on: only its output may be missing, and that is known."""
     copy = ContainerLog(tmp_path / "output")
-    copy._file.close()
-    copy._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, copy._writer._fd)
+    os.close(full)
     copy.resume()
     copy.add(message(1.0, b"lost\n"))
     copy.add(message(2.0, b"lost too\n"))

@@ -32,9 +32,11 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     def start(*argv: str, path: str | None = os.environ["PATH"], cwd: Path = tmp_path, status: int = 0) -> bytes:
         env = {"A": "b"} if path is None else {"A": "b", "PATH": path}
         before = (tmp_path / "log").stat().st_size
+        output = os.open(tmp_path / "log", os.O_WRONLY | os.O_APPEND)
         try:
-            pid = spawn([*argv], env=env, cwd=str(cwd), log=str(tmp_path / "log"))
+            pid = spawn([*argv], env=env, cwd=str(cwd), output=output)
         finally:
+            os.close(output)
             assert os.getcwd() == "/"
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
         return (tmp_path / "log").read_bytes()[before:]
@@ -49,7 +51,7 @@ def program(path: Path, *, mode: int = 0o755, says: str = "here") -> Path:
     return path
 
 
-def test_output_is_appended_and_input_is_at_its_end(run: Run) -> None:
+def test_both_outputs_go_to_the_descriptor_and_input_is_at_its_end(run: Run) -> None:
     assert run("sh", "-c", "echo one; echo two >&2; cat") == b"one\ntwo\n"
     assert run("sh", "-c", "exit 7", status=7) == b""
     assert run("sh", "-c", "kill -9 $$", status=-9) == b""

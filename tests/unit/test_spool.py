@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -100,33 +99,12 @@ def test_of_a_job_that_printed_nothing_is_left_for_the_next(worker: WorkerFolder
     assert (begin(worker, 3, b"longer again").path / "config.json").read_bytes() == b"longer again"
 
 
-@pytest.mark.parametrize("mode", ["ab", "rb"])
-def test_a_folder_whose_output_somebody_still_has_open_is_deleted(worker: WorkerFolder, mode: str) -> None:
-    """What outlived its job, in whatever way, neither prints into the next one's output nor reads it."""
+def test_the_folder_of_a_job_that_printed_nothing_needs_no_output(worker: WorkerFolder) -> None:
     folder = begin(worker, 1)
-    with folder.output.open(mode) as held:
-        folder.remove()
-        assert (folder.path.exists(), spares(worker)) == (False, [])
-        assert os.fstat(held.fileno()).st_nlink == 0
-
-
-def test_one_that_opens_an_output_while_it_is_looked_at_harms_nobody(
-    worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = begin(worker, 1)
-    reader = threading.Thread(target=folder.output.read_bytes)
-    real = os.fstat
-
-    def begin_to_read(fd: int) -> os.stat_result:
-        monkeypatch.undo()
-        reader.start()
-        time.sleep(0.2)
-        return real(fd)
-
-    monkeypatch.setattr(os, "fstat", begin_to_read)
+    folder.output.unlink()
     folder.remove()
-    reader.join()
-    assert not folder.path.exists()
+    assert (folder.path.exists(), len(spares(worker))) == (False, 1)
+    assert content(begin(worker, 2)) == ["config.json", "output", "talk"], "`begin` makes it"
 
 
 @pytest.mark.parametrize("name", ["output", "config.json"])

@@ -132,7 +132,7 @@ local function claim(id, seq)
   put(id, 'attempt', attempt, 'token', int(token), 'nonce', nonce, 'owner', owner,
     'worker', worker, 'host', host, 'started_at', int(now), 'gpus', #gpus > 0 and cjson.encode(gpus) or '[]')
   drop(id, 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
-    'preempting', 'collector')
+    'preempting', 'collector', 'log_missing')
   if due then put(id, 'start_at', int(due)) end
   redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
   arrow(id, 'Pending', 'Running', now, attempt, worker, '')
