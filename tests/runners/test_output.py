@@ -624,7 +624,7 @@ def test_while_a_disk_takes_nothing_the_newest_waits_in_the_pipe(disk: Disk, pip
     data = seq(1, 20_000)
     for start in range(0, len(data), 4096):
         os.write(pipe[1], data[start : start + 4096])
-        assert piped.move()
+        assert piped.move() is not None
     assert piped.disk_was_full
     (folder / "filler").unlink()
     piped.finish()
