@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -10,24 +9,13 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import DefaultParser
-from redis.exceptions import (
-    AuthenticationError,
-    ConnectionError,
-    DataError,
-    MasterDownError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from launch_worker.errors import BrokerUnavailableError, DamagedError, ForbiddenError, LaunchError, SettingsError
-from launch_worker.redis_url import RedisUrl, mask_url
+from launch_worker.errors import LaunchError
+from launch_worker.redis_url import RedisUrl
+from launch_worker.store.causes import explained
 from launch_worker.store.wire import Again, Refused
 
 CONNECT_TIMEOUT_S = 1.5
@@ -36,13 +24,6 @@ ANSWER_TIMEOUT_S = 3.0
 
 #: What the scripts are tested on, and what came after it.
 OLDEST_SERVERS = {"Redis": (7, 0), "Valkey": (8, 0)}
-
-#: Refusals that say something of the server's condition, and nothing of what was asked.
-#: redis-py cuts the first word off where it has a class.
-_TRANSIENT = re.compile(r"^(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b")
-
-#: What a script is told when its caller has not the rights for what it does: by Redis 7.0, and by newer ones.
-_FORBIDDEN = re.compile(r"user executing the script can't|ACL failure in script")
 
 #: Else each new connection looks for the version among the metadata of all installed packages, for 2 ms.
 _DRIVER: dict[str, Any] = {}
@@ -127,41 +108,11 @@ class Line:
 
 @contextmanager
 def clear_errors(url: str) -> Iterator[None]:
-    """Turns every error of redis-py into BrokerUnavailableError with one sentence."""
+    """Turns every error of redis-py into one of ours, with one sentence: BrokerUnavailableError for most."""
     try:
         yield
-    except AuthenticationError as error:
-        raise BrokerUnavailableError(
-            f"Redis at {mask_url(url)} refused the login ({error}); check LAUNCH_REDIS_URL"
-        ) from error
-    except NoPermissionError as error:
-        raise _forbidden(url, error) from error
-    except TimeoutError as error:
-        raise BrokerUnavailableError(
-            f"Redis at {mask_url(url)} did not answer in time; check that it is well, and LAUNCH_REDIS_URL"
-        ) from error
-    except (ConnectionError, OSError) as error:
-        if "auth" in str(error).lower() or "password" in str(error).lower():
-            text = f"Redis at {mask_url(url)} refused the login ({error}); check the password in LAUNCH_REDIS_URL"
-        else:
-            text = f"Redis at {mask_url(url)} is not reachable; start it, or set LAUNCH_REDIS_URL to where it is"
-        raise BrokerUnavailableError(text) from error
-    except OutOfMemoryError as error:
-        raise BrokerUnavailableError(
-            f"Redis at {mask_url(url)} is full (maxmemory); raise its maxmemory or lower LAUNCH_RETENTION"
-        ) from error
-    except ResponseError as error:
-        if "DB index is out of range" in str(error):
-            raise SettingsError(f"Redis at {mask_url(url)} has no such database; check LAUNCH_REDIS_URL") from error
-        if _FORBIDDEN.search(str(error)):
-            raise _forbidden(url, error) from error
-        if not isinstance(error, (ReadOnlyError, MasterDownError)) and not _TRANSIENT.search(str(error)):
-            raise DamagedError(f"Redis at {mask_url(url)} holds something unexpected: {error}") from error
-        raise BrokerUnavailableError(f"Redis at {mask_url(url)} refuses to work now: {error}") from error
-    except DataError as error:
-        raise DamagedError(f"this cannot be sent to Redis: {error}") from error
-    except RedisError as error:
-        raise BrokerUnavailableError(f"Redis at {mask_url(url)} failed: {error}") from error
+    except (RedisError, OSError) as error:
+        raise explained(url, error) from error
 
 
 def clear_error(url: str, problem: Exception) -> LaunchError:
@@ -173,9 +124,3 @@ def clear_error(url: str, problem: Exception) -> LaunchError:
             raise problem
     except LaunchError as error:
         return error
-
-
-def _forbidden(url: str, error: Exception) -> ForbiddenError:
-    return ForbiddenError(
-        f"the user of Redis at {mask_url(url)} may not do this ({error}); log in as one who may: LAUNCH_REDIS_URL"
-    )

@@ -1,0 +1,64 @@
+"""TLS in front of a server that has none, with a certificate made on the spot."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
+from pathlib import Path
+
+
+def make_certificate(folder: Path, *, name: str, san: str) -> tuple[Path, Path]:
+    """A certificate for the names, which is its own authority, and its key."""
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    words += ["-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName={san}"]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return certificate, key
+
+
+class TlsFront:
+    """Takes TLS on a port of its own and passes what it hears to another one, and back."""
+
+    def __init__(self, target_port: int, certificate: Path, key: Path, *, asks_clients: Path | None = None) -> None:
+        self._target = target_port
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate, key)
+        if asks_clients is not None:
+            self._context.verify_mode = ssl.CERT_REQUIRED
+            self._context.load_verify_locations(asks_clients)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            plain,
+            self._context.wrap_socket(plain, server_side=True) as client,
+            socket.create_connection(("127.0.0.1", self._target)) as server,
+        ):
+            back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+            back.start()
+            self._pump(client, server)
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            back.join()
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
