@@ -36,8 +36,9 @@ from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner, reap_orphans
+from launch_worker.settings import NO_WORK_DIR
 from launch_worker.spec import parse_spec
-from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark
+from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark, why_not_own
 from launch_worker.store import keys
 from launch_worker.store.store import Answer, Card, Pulse
 from launch_worker.supervise import Cancel, Detach, Shutdown, Superseded
@@ -166,7 +167,15 @@ class LaunchAgent(ByHand):
         if self.is_started or self._stopping.is_set():
             raise LaunchError("this agent was started already; make another one")
         work_dir = self._settings.work_dir
+        if work_dir == NO_WORK_DIR:
+            raise LaunchError("this user has no home, so there is no place for the worker's files; set LAUNCH_WORK_DIR")
         try:
+            reason = "" if self._settings.work_dir_trusted else why_not_own(work_dir)
+            if reason:
+                raise LaunchError(
+                    f"the worker cannot use LAUNCH_WORK_DIR {work_dir}, for others could harm its jobs: {reason} "
+                    "(or set LAUNCH_WORK_DIR_TRUSTED=1 where nobody else is on the machine, as in a container)"
+                )
             left = list(WorkerFolder.abandoned(work_dir))
             for folder in left:
                 end_leftovers(folder.attempts())

@@ -1,6 +1,11 @@
 """The Celery app: `celery -A launch_worker worker | beat | flower | inspect …`."""
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+from launch_worker import lean
+
+lean.leave_working_folder()
 
 import importlib
 import importlib.util
@@ -16,9 +21,10 @@ import kombu.utils.json
 from celery import Celery
 from celery.signals import beat_init, worker_ready
 
-from launch_worker import celeryconfig, lean
+from launch_worker import celeryconfig
 from launch_worker.errors import SettingsError
 from launch_worker.foreign import read_json
+from launch_worker.ownership import read_ours
 from launch_worker.passes import PASSES
 from launch_worker.redis_url import RedisUrl
 from launch_worker.settings import Settings
@@ -73,16 +79,17 @@ def _required(
 def _operator_config() -> ModuleType | None:
     """The operator's celeryconfig: CELERY_CONFIG_MODULE, else celeryconfig.py in the working folder."""
     name = os.environ.get("CELERY_CONFIG_MODULE")
-    if name:
+    path = Path(f"{name or 'celeryconfig'}.py").absolute()
+    if name and (importlib.util.find_spec(name.partition(".")[0]) or not path.is_file()):
         return importlib.import_module(name)
-    path = Path("celeryconfig.py").absolute()
     if not path.is_file():
         return None
-    module_spec = importlib.util.spec_from_file_location("launch_worker_operator_config", path)
-    if module_spec is None or module_spec.loader is None:
-        return None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    source, reason = read_ours(path)
+    if reason:
+        raise SettingsError(f"{path} is not read, and nothing is started: {reason}. Or start this from another folder")
+    module = ModuleType("launch_worker_operator_config")
+    module.__file__ = str(path)
+    exec(compile(source, path, "exec"), vars(module))
     return module
 
 
@@ -98,7 +105,7 @@ def _settings() -> Settings:
     return Settings.from_env(redis_url=broker)
 
 
-def _make_app() -> Celery:
+def _make_app(operator: ModuleType | None) -> Celery:
     # An alias and not `broker_transport`: Flower and the banner go by the URL's scheme.
     kombu.transport.TRANSPORT_ALIASES.update(
         redis="launch_worker.broker:Transport",
@@ -117,7 +124,6 @@ def _make_app() -> Celery:
     os.environ.setdefault("CELERY_WORKER_HEARTBEAT_INTERVAL", "5")
     made = Celery("launch_worker", set_as_current=True, include=["launch_worker.tasks"])
     made.config_from_object(celeryconfig)
-    operator = _operator_config()
     if operator is not None:
         made.conf.update({name: value for name, value in vars(operator).items() if not name.startswith("_")})
     options = celeryconfig.broker_transport_options | made.conf.broker_transport_options
@@ -127,12 +133,15 @@ def _make_app() -> Celery:
 
 try:
     settings = _settings()
+    _operator = _operator_config()
 except SettingsError as error:
     # Inside the celery command an exception would be shown as a traceback.
     if click.get_current_context(silent=True) is not None:
         raise SystemExit(f"launch_worker: {error}") from None
     raise
-app = _make_app()
+#: Which file the operator's Celery settings come from; '' for none.
+settings_file = "" if _operator is None else str(_operator.__file__)
+app = _make_app(_operator)
 
 importlib.import_module("launch_worker.worker")  # registers the bootsteps and signals of `app`
 
@@ -141,5 +150,12 @@ def _started(**_: object) -> None:
     lean.started()
 
 
+def _say_settings(**_: object) -> None:
+    """A worker says it with its welcome."""
+    if settings_file:
+        print(f"Celery settings of {settings_file}", flush=True)
+
+
 for _signal in (worker_ready, beat_init):
     _signal.connect(_started, weak=False)
+beat_init.connect(_say_settings, weak=False)

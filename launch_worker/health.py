@@ -12,6 +12,7 @@ from typing import Any
 
 from launch_worker.api import Api
 from launch_worker.inventory import parse_needs
+from launch_worker.ownership import why_not_ours
 from launch_worker.states import RunState
 from launch_worker.store.connection import OLDEST_SERVERS
 from launch_worker.workers import why_unserved
@@ -161,6 +162,9 @@ def _work_dir(api: Api) -> Iterator[Finding]:
     if not folder.exists():
         yield Finding("ok", f"this machine has had no worker yet (no {folder})")
         return
+    reason = "" if api.settings.work_dir_trusted else why_not_ours(folder)
+    if reason:
+        yield Finding("warning", f"no worker of yours starts with LAUNCH_WORK_DIR {folder}: {reason}")
     if not os.access(folder, os.W_OK):
         yield Finding("warning", f"{folder} is not writable for you; the worker's user must be able to write there")
     free = shutil.disk_usage(folder).free

@@ -8,8 +8,10 @@ serializer (the entry point in pyproject.toml), and that is here.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -39,10 +41,15 @@ def _named_plugins(group: str) -> list[EntryPoint]:
     return [plugin for plugin in entry_points(group=group) if plugin.name in sys.argv]
 
 
+def _is_our_command() -> bool:
+    """Whether this process is `celery -A launch_worker …`."""
+    return "celery.bin.celery" in sys.modules and any("launch_worker" in word for word in sys.argv[1:])
+
+
 def _start_lean() -> None:
-    command = sys.modules.get("celery.bin.celery")
-    if command is None or not _LEAN.intersection(sys.argv) or not any("launch_worker" in word for word in sys.argv[1:]):
+    if not _is_our_command() or not _LEAN.intersection(sys.argv):
         return
+    command = sys.modules["celery.bin.celery"]
     hurry()
     # Both are for this process only, and this is before that module's first look at its plugins.
     command.entry_points = _named_plugins  # type: ignore[attr-defined]
@@ -52,6 +59,24 @@ def _start_lean() -> None:
         sys.modules.setdefault("click_repl", prompt)
     # What an optional module that is not installed looks like to those who import it.
     sys.modules.setdefault("pygments", None)  # type: ignore[arg-type]
+
+
+def leave_working_folder() -> None:
+    """Import nothing more from the folder that a command was started in: anybody may have put a `redis.py` there.
+
+    `celery` puts it first while it imports an app, and later on for whatever its settings name.
+    """
+    if not _is_our_command():
+        return
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = ""
+    if sys.path and sys.path[0] in ("", here):
+        del sys.path[0]
+    imports = sys.modules.get("celery.utils.imports")
+    if imports is not None:
+        imports.cwd_in_path = contextlib.nullcontext  # type: ignore[attr-defined]
 
 
 def imported() -> None:

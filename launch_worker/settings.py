@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from launch_worker.units import format_duration, parse_duration, parse_size
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 #: The word that names the launch Redis itself as the place of uploads.
 UPLOADS_IN_REDIS = "redis"
+#: The work folder of a user who has no home: nothing can be there.
+NO_WORK_DIR = Path("/dev/null/launch-worker")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Settings:
     health_address: tuple[str, int] | None = None
     #: What a worker touches at each heartbeat that reached Redis.
     health_file: Path | None = None
+    #: Nobody else is on this machine (a container): the work folder may be one that everybody may write to.
+    work_dir_trusted: bool = False
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -109,6 +114,7 @@ class Settings:
             redis_url=redis_url or env.get("LAUNCH_REDIS_URL") or living_redis_url(env) or DEFAULT_REDIS_URL,
             project=env.get("LAUNCH_PROJECT", ""),
             work_dir=_work_dir(env),
+            work_dir_trusted=_switch("LAUNCH_WORK_DIR_TRUSTED", env.get("LAUNCH_WORK_DIR_TRUSTED") or "0"),
             heartbeat_s=seconds("LAUNCH_HEARTBEAT_S", cls.heartbeat_s),
             lease_s=seconds("LAUNCH_LEASE_S", cls.lease_s),
             pass_s=seconds("LAUNCH_PASS_S", cls.pass_s),
@@ -145,5 +151,16 @@ def _address(text: str) -> tuple[str, int] | None:
 def _work_dir(env: Mapping[str, str]) -> Path:
     if env.get("LAUNCH_WORK_DIR"):
         return Path(env["LAUNCH_WORK_DIR"]).expanduser().absolute()
-    state_home = env.get("XDG_STATE_HOME") or Path(env.get("HOME") or "/tmp") / ".local" / "state"
-    return Path(state_home) / "launch-worker"
+    state_home = env.get("XDG_STATE_HOME") or (_home(env) and f"{_home(env)}/.local/state")
+    return Path(state_home) / "launch-worker" if state_home else NO_WORK_DIR
+
+
+def _home(env: Mapping[str, str]) -> str:
+    """'' for a user without one. Never a folder that others may write to, as /tmp would be."""
+    if env.get("HOME"):
+        return env["HOME"]
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
+    return home if home.startswith("/") and home != "/" and os.path.isdir(home) else ""

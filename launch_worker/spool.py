@@ -31,6 +31,7 @@ from typing import Any
 from launch_worker.environment import TALK
 from launch_worker.errors import InputError
 from launch_worker.foreign import read_json
+from launch_worker.ownership import make_ours
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import EXIT_STATUS, SOCKET
@@ -367,6 +368,11 @@ class WorkerFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def why_not_own(work_dir: Path) -> str:
+    """'' when the folders that workers share are there, and nobody else can put anything into them. Raises OSError."""
+    return next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code"))), "")
 
 
 def containers_mark(work_dir: Path) -> Path:

@@ -30,7 +30,7 @@ from launch_worker.agent import LaunchAgent
 from launch_worker.agent_config import AgentConfig
 from launch_worker.api import Api
 from launch_worker.broker import Channel
-from launch_worker.celery import app, settings
+from launch_worker.celery import app, settings, settings_file
 from launch_worker.cli import output
 from launch_worker.consumer import end_in_time
 from launch_worker.errors import BrokerUnavailableError, LaunchError
@@ -146,6 +146,8 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
         instance.quiet = True
     else:
         _say(welcome(__version__, mask_url(settings.redis_url)))
+        if settings_file:
+            _say(f"Celery settings of {settings_file}")
 
 
 @after_setup_logger.connect  # type: ignore[untyped-decorator]

@@ -110,7 +110,8 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
         environment["LAUNCH_REDIS_URL"] = ctx.obj
         environment.pop("CELERY_BROKER_URL", None)
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "celery", *worker_arguments(options)], environment)
+    # -P: what lies in the current folder is not imported.
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "celery", *worker_arguments(options)], environment)
 
 
 def worker_arguments(options: dict[str, Any]) -> list[str]:

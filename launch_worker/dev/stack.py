@@ -155,8 +155,9 @@ class Stack:
         env["FLOWER_COOKIE_SECRET"] = secrets.token_urlsafe(16)
         with (self._folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                # -P: what lies in the current folder is not imported.
+                # -P and cwd: what lies in the current folder is not imported, and no celeryconfig.py is read.
                 [sys.executable, "-P", "-m", "celery", "-A", "launch_worker", *arguments],
+                cwd=self._folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -59,7 +59,20 @@ LAYERS = {
         0,
     ),
     **dict.fromkeys(
-        ("store", "runners", "logs", "environment", "spool", "spares", "quarantine", "code", "gpus", "told"), 1
+        (
+            "store",
+            "runners",
+            "logs",
+            "ownership",
+            "environment",
+            "spool",
+            "spares",
+            "quarantine",
+            "code",
+            "gpus",
+            "told",
+        ),
+        1,
     ),
     **dict.fromkeys(
         (

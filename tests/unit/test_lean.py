@@ -17,7 +17,7 @@ import pygments.lexers
 
 def imports_of(command: str) -> str:
     argv = [sys.executable, "-c", _LOOK.format(command=command)]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(argv, capture_output=True, text=True, check=True, cwd="/").stdout.strip()
 
 
 def test_a_worker_starts_without_colours_and_plugins() -> None:

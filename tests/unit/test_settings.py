@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch_worker.errors import SettingsError
-from launch_worker.settings import DEFAULT_REDIS_URL, Settings
+from launch_worker.settings import DEFAULT_REDIS_URL, NO_WORK_DIR, Settings
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
@@ -109,7 +110,24 @@ def test_a_refused_url_does_not_show_its_password(url: str) -> None:
 def test_the_work_folder_defaults_to_the_users_state_folder() -> None:
     assert Settings.from_env({"HOME": "/home/me"}).work_dir == Path("/home/me/.local/state/launch-worker")
     assert Settings.from_env({"HOME": "/home/me", "XDG_STATE_HOME": "/s"}).work_dir == Path("/s/launch-worker")
-    assert Settings.from_env({}).work_dir.is_absolute()
+
+
+def test_a_user_without_home_has_no_work_folder_that_others_may_make_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(home: str) -> Path:
+        monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_dir=home))
+        return Settings.from_env({}).work_dir
+
+    assert known("/usr") == Path("/usr/.local/state/launch-worker"), "as the system knows it"
+    for home in ("/nonexistent", "", "/"):
+        assert known(home) == NO_WORK_DIR
+
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert Settings.from_env({"HOME": ""}).work_dir == NO_WORK_DIR
+    with pytest.raises(OSError, match="Not a directory"):
+        NO_WORK_DIR.mkdir(parents=True)
 
 
 def test_a_relative_work_folder_is_made_absolute() -> None:
