@@ -22,6 +22,7 @@ from celery import Celery
 from celery.signals import beat_init, worker_ready
 
 from launch_worker import celeryconfig
+from launch_worker.cli import output
 from launch_worker.errors import SettingsError
 from launch_worker.foreign import read_json
 from launch_worker.ownership import read_ours
@@ -153,7 +154,7 @@ def _started(**_: object) -> None:
 def _say_settings(**_: object) -> None:
     """A worker says it with its welcome."""
     if settings_file:
-        print(f"Celery settings of {settings_file}", flush=True)
+        output.say(f"Celery settings of {settings_file}")
 
 
 for _signal in (worker_ready, beat_init):
