@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.bulk import read_options
-from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
+from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError, UnknownRunError
 from launch_worker.foreign import read_map
 from launch_worker.ids import new_run_id
 from launch_worker.passes import catch_up
@@ -30,11 +30,14 @@ from launch_worker.units import isoformat
 
 if TYPE_CHECKING:
     from launch_worker.api import Api
+    from launch_worker.spec import RunSpec
     from launch_worker.sweep_config import SweepConfig
 
 MAX_FILE_BYTES = 4 << 20
 #: As many live runs of one sweep as one script may kill.
 MAX_WORKERS = 1000
+#: Of a failed run's output, in the status of a sweep whose first runs all fail.
+_LAST_LINES = 3
 #: Longest block on Redis in one call; a wait is a loop of these.
 _TURN_S = 2.0
 #: How long an outage a wait outlasts.
@@ -141,8 +144,9 @@ class Sweep:
     def wait(self, timeout: float | None = None) -> str:
         """Block until the sweep is FINISHED or CANCELED; returns which. Raises TimeoutError.
 
-        Woken by the sweep's news, not by polling. A paused sweep is waited for as long as it takes. Outlasts an outage
-        of Redis of up to ten minutes.
+        Woken by the sweep's news, not by polling. A paused sweep is waited for as long as it takes, but LaunchError is
+        raised for one that paused itself because its first runs all failed. Outlasts an outage of Redis of up to ten
+        minutes.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         away_since: float | None = None
@@ -163,6 +167,8 @@ class Sweep:
         """Wait for that; False after `deadline` (monotonic seconds)."""
         with self._api.store.watch_sweeps() as wait_for_news:
             while not self.refresh().is_over:
+                if self.record.state == "PAUSED" and self.record.failures:
+                    raise LaunchError(f"sweep {self.id} is PAUSED: {self.record.problem}")
                 turn_s = _TURN_S if deadline is None else min(_TURN_S, deadline - time.monotonic())
                 if turn_s <= 0:
                     return False
@@ -217,7 +223,18 @@ class Sweep:
             "counts": {state.value: counted[state.value] for state in RunState},
             "best": next((row for row in rows if best is not None and row["index"] == best.index), None),
             "runs": rows,
+            "failed_output": self._last_words(),
         }
+
+    def _last_words(self) -> str | None:
+        """The end of what the last failed run printed, while none has Finished: it tells why more than an exit code."""
+        record = self.record
+        if not (record.failures and record.problem):
+            return None
+        with contextlib.suppress(UnknownRunError):
+            lines = self._run(record.failed).logs().decode(errors="replace").strip().splitlines()
+            return "\n".join(lines[-_LAST_LINES:])[-2000:] or None
+        return None
 
     def _parsed(self) -> SweepConfig:
         from launch_worker.sweep_config import config_from_json
@@ -271,7 +288,11 @@ class SweepApi:
         # What a run of it would be: whatever is wrong with that is said before there is a sweep.
         first = suggest(parsed, (), seed=seed, ended=(), study=sweep_id)
         sample = spec_of(given, parsed, first, sweep_id=sweep_id, index=0)
-        api.resolve(dict(given) | {"command": sample.command}, fresh=True)
+        ready = api.resolve(dict(given) | {"command": sample.command}, fresh=True)
+        beside = None if isinstance(config, Mapping) else os.path.dirname(os.path.abspath(config))
+        folder = _folder_of_program(parsed, ready.spec, options, where=where, beside=beside)
+        if folder is not None:
+            given["cwd"] = folder
         if strict and sample.queue != "default" and sample.queue not in self.store.queue_names():
             known = ", ".join(self.store.queue_names()) or "none"
             raise InputError(f"there is no queue {sample.queue!r}; known are: {known}")
@@ -343,6 +364,39 @@ def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[st
         # Without `cwd_required` it gives way to the queue's own.
         given.setdefault("cwd", folder)
     return given
+
+
+def _folder_of_program(
+    config: SweepConfig, run: RunSpec, options: Mapping[str, Any], *, where: str, beside: str | None
+) -> str | None:
+    """The folder in which its runs find the program, if it is another than theirs: that of the sweep's file.
+
+    Raises InputError where it can be seen from here that they would not find it.
+    """
+    # Imported by those who need it: `launch-submit` imports this module.
+    from launch_worker.template import has_macros
+
+    program = config.program
+    uses_it = any("${program}" in word for word in config.command) and not has_macros([program, run.cwd or ""])
+    if not uses_it or run.image or run.uri:
+        return None
+    sent = None if options.get("upload") is None else os.path.realpath(options["upload"])
+    folder = run.cwd if sent is None else os.path.join(sent, run.cwd or "")
+    if folder is None or os.path.isfile(path := os.path.join(folder, program)):
+        return None
+    if beside is not None and options.get("cwd") is None and os.path.isfile(os.path.join(beside, program)):
+        if sent is None:
+            return beside
+        within = os.path.relpath(os.path.realpath(beside), sent)
+        if not within.startswith(".."):
+            return within
+    if sent is None and not os.path.isdir(os.path.dirname(path)):
+        # Perhaps the worker's machine has it.
+        return None
+    raise InputError(
+        f"{where}: the program {program!r} is not in {folder}, where its runs start; name it as it is found from "
+        "there, or name its folder with --cwd"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -220,7 +220,7 @@ def _create(
 
 
 def _note(store: Store, sweep: SweepRecord, problem: str) -> None:
-    if problem != sweep.problem:
+    if problem != sweep.stuck:
         log.error("sweep.stuck sweep=%s: %s", sweep.id, problem)
         store.note_sweep_problem(sweep.id, problem)
 

@@ -51,11 +51,13 @@ def dev_command(queues: str, slots: int, no_web: bool, temporary: bool, as_json:
     keeper = Keeper(folder, queues=queues, slots=slots, web=not no_web, waits=not command)
     interrupts = _Interrupts(keeper)
     try:
-        facts = keeper.start(tell=_say, on_end=interrupts.raise_why if command else lambda: None)
+        facts = keeper.start(tell=_say, on_end=interrupts.end_waiting if command else lambda: None)
         if not command:
             _welcome(facts, folder, queues, as_json=as_json)
             keeper.wait()
         return _run(command, facts["redis_url"], queue=queues.split(",")[0], as_json=as_json)
+    except _PartEndedError:
+        keeper.wait()
     except KeyboardInterrupt:
         _say("\nstopping")
         if command:
@@ -82,6 +84,10 @@ def _run(command: tuple[str, ...], redis_url: str, *, queue: str, as_json: bool)
     return code
 
 
+class _PartEndedError(BaseException):
+    """A part has ended by itself, `Keeper.wait` tells which. As KeyboardInterrupt, nothing else catches it."""
+
+
 class _Interrupts:
     """What Ctrl-C and SIGTERM do: the first one begins the stop, later ones kill what does not end."""
 
@@ -98,8 +104,8 @@ class _Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupt)
 
-    def raise_why(self) -> None:
-        """Have the main thread raise why a part has ended, whatever it does; from another thread."""
+    def end_waiting(self) -> None:
+        """Have the main thread raise _PartEndedError, whatever it does; from another thread."""
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -111,7 +117,7 @@ class _Interrupts:
         self._keeper.kill()
 
     def _end(self, number: int, frame: FrameType | None) -> NoReturn:
-        self._keeper.wait()
+        raise _PartEndedError
 
 
 def _say(sentence: str) -> None:

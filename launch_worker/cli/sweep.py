@@ -129,6 +129,8 @@ def status_command(url: str | None, sweep_id: str, as_json: bool) -> None:
     for key, value in lines.items():
         if value not in (None, ""):
             output.say(f"{key:<10} {value}")
+    for line in (shown.get("failed_output") or "").splitlines():
+        output.say(f"{'':<10} | {line}")
     if shown.get("runs"):
         output.say()
         output.table(

@@ -108,7 +108,8 @@ class Keeper:
 
     def _listen(self, keeper: socket.socket, on_end: Callable[[], None]) -> None:
         has_started = False
-        with keeper.makefile("rb") as lines:
+        # One that ends without having read its last order closes with an error.
+        with contextlib.suppress(OSError), keeper.makefile("rb") as lines:
             for line in lines:
                 event = read_json(line)
                 self._events.put(event)

@@ -47,9 +47,33 @@ class SweepRecord:
     ended_at: int | None
     #: Its running runs are being killed.
     cancelling: bool = False
-    #: Why it makes no more runs; why it cannot make the next one now.
+    #: Why it makes no more runs.
     reason: str = ""
-    problem: str = ""
+    #: Why its next run cannot be made.
+    stuck: str = ""
+    #: While none has Finished since it was made, or resumed: how many Failed or Crashed, the last of them, and why.
+    failures: int = 0
+    failed: str = ""
+    failed_why: str = ""
+    #: Of the summary, '' for none; and a run that Finished without it, while no run has told it.
+    metric: str = ""
+    unmeasured: str = ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with it now, and what to do; '' for nothing."""
+        if self.stuck:
+            return self.stuck
+        if self.failures and (self.state == "PAUSED" or self.is_over):
+            all_of_them = "its first run" if self.failures == 1 else f"its first {self.failures} runs all"
+            why = f"{all_of_them} failed, the last one ({self.failed}) with: {self.failed_why}"
+            return why if self.is_over else f"{why}; mend that, and then: launch-worker sweep resume {self.id}"
+        if self.unmeasured:
+            return (
+                f"run {self.unmeasured} Finished without a number {self.metric!r} in its summary, by which the sweep "
+                f"learns; print a last line of JSON such as {{{json.dumps(self.metric)}: 0.1}}"
+            )
+        return ""
 
     @property
     def room(self) -> int:
@@ -243,7 +267,12 @@ def _record(sweep_id: str, fields: Mapping[str, str], live: int) -> SweepRecord:
         ended_at=number("ended_at"),
         cancelling=fields.get("cancelling") == "1",
         reason=fields.get("reason", ""),
-        problem=fields.get("problem", ""),
+        stuck=fields.get("problem", ""),
+        failures=number("failures") or 0,
+        failed=fields.get("failed", ""),
+        failed_why=fields.get("failed_why", ""),
+        metric=fields.get("metric", ""),
+        unmeasured=fields.get("unmeasured", ""),
     )
 
 

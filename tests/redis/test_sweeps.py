@@ -30,6 +30,8 @@ from tests.redis.test_arrows import enlist_for, inconsistencies, seq_of
 
 S = RunState
 LOSS = {"name": "loss"}
+#: It is there, which is looked at.
+PROGRAM = __file__
 UNIFORM = {"x": {"min": 0.0, "max": 1.0}}
 
 
@@ -40,12 +42,12 @@ def consistent(store: Store) -> Iterator[None]:
 
 
 def grid(api: Api, size: int, *, workers: int = 2, **more: Any) -> Sweep:
-    said = {"method": "grid", "program": "t.py", "parameters": {"x": {"values": list(range(size))}}, **more}
+    said = {"method": "grid", "program": PROGRAM, "parameters": {"x": {"values": list(range(size))}}, **more}
     return api.create_sweep(said, workers=workers)
 
 
 def bayes(api: Api, *, workers: int = 2, run_cap: int = 10, **more: Any) -> Sweep:
-    said = {"method": "bayes", "metric": LOSS, "program": "t.py", "parameters": UNIFORM, "run_cap": run_cap, **more}
+    said = {"method": "bayes", "metric": LOSS, "program": PROGRAM, "parameters": UNIFORM, "run_cap": run_cap, **more}
     return api.create_sweep(said, workers=workers)
 
 
@@ -84,7 +86,7 @@ def test_a_new_sweep_has_as_many_pending_runs_as_workers(api: Api, store: Store)
     assert [run.name for run in runs] == ["widths-0", "widths-1", "widths-2"]
     spec = json.loads(runs[1].spec)
     assert (spec["sweep"], spec["sweep_index"], spec["config"]) == (sweep.id, 1, {"x": 1})
-    assert spec["command"] == ["/usr/bin/env", "python", "t.py", "--x=1"]
+    assert spec["command"] == ["/usr/bin/env", "python", PROGRAM, "--x=1"]
     assert [run.sweep for run in runs] == [sweep.id] * 3
 
 
@@ -470,11 +472,11 @@ def test_a_sweep_that_stops_nothing_early_keeps_no_curves(api: Api, store: Store
 
 def test_what_is_wrong_is_said_before_there_is_a_sweep(api: Api, store: Store) -> None:
     """W22."""
-    said = {"parameters": {"x": {"min": 3, "max": 1}}, "program": "t.py"}
+    said = {"parameters": {"x": {"min": 3, "max": 1}}, "program": PROGRAM}
     with pytest.raises(SweepConfigError) as caught:
         api.create_sweep(said)
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["method", "parameters.x"]
-    fine = {"method": "grid", "program": "t.py", "parameters": {"x": {"values": [1]}}}
+    fine = {"method": "grid", "program": PROGRAM, "parameters": {"x": {"values": [1]}}}
     for options, words in (
         ({"workers": 0}, "workers"),
         ({"count": 0}, "count"),
@@ -528,3 +530,83 @@ def test_a_record_without_room_makes_nothing() -> None:
         "s", "RUNNING", "", "", "", workers=3, made=5, cap=7, live=2, seed=0, created_at=0, ended_at=None
     )
     assert record.room == 1
+
+
+# -- first runs that fail, metrics that nobody tells ------------------------------------------------------------------
+
+
+def fail(store: Store, run_id: str) -> None:
+    record = claim(store, run_id)
+    assert store.finish(record, NextStep(Outcome(S.FAILED, exit_code=2, reason="exit code 2")))
+
+
+def test_a_sweep_whose_first_five_runs_fail_pauses_and_says_why(api: Api, store: Store) -> None:
+    sweep = grid(api, 60, workers=3)
+    for _ in range(4):
+        run_id = live(store, sweep)[0]
+        fail(store, run_id)
+        advance(store, api.settings, sweep.id)
+    assert (sweep.state, sweep.record.problem) == ("RUNNING", "")
+    run_id = live(store, sweep)[0]
+    fail(store, run_id)
+    advance(store, api.settings, sweep.id)
+    assert sweep.state == "PAUSED"
+    assert sweep.record.made == 7, "those that were live then"
+    said = f"its first 5 runs all failed, the last one ({run_id}) with: exit code 2"
+    assert sweep.record.problem == f"{said}; mend that, and then: launch-worker sweep resume {sweep.id}"
+    with pytest.raises(LaunchError, match="its first 5 runs all failed"):
+        sweep.wait(timeout=5)
+
+
+def test_a_sweep_that_is_resumed_after_its_first_failures_may_fail_anew(api: Api, store: Store) -> None:
+    sweep = grid(api, 60, workers=1)
+    for _ in range(5):
+        fail(store, live(store, sweep)[0])
+        advance(store, api.settings, sweep.id)
+    assert sweep.state == "PAUSED"
+    assert sweep.resume() == "RUNNING"
+    assert sweep.refresh().problem == ""
+    for expected in ("RUNNING", "RUNNING", "RUNNING", "RUNNING", "PAUSED"):
+        fail(store, live(store, sweep)[0])
+        advance(store, api.settings, sweep.id)
+        assert sweep.state == expected
+
+
+def test_failures_after_a_run_that_finished_do_not_pause_a_sweep_and_killed_runs_are_none(
+    api: Api, store: Store
+) -> None:
+    sweep = grid(api, 60, workers=1)
+    for _ in range(5):
+        store.cancel(live(store, sweep)[0], reason="by hand")
+        advance(store, api.settings, sweep.id)
+    assert sweep.state == "RUNNING"
+    fail(store, live(store, sweep)[0])
+    advance(store, api.settings, sweep.id)
+    end(store, live(store, sweep)[0])
+    for _ in range(8):
+        advance(store, api.settings, sweep.id)
+        fail(store, live(store, sweep)[0])
+    assert (sweep.state, sweep.record.problem) == ("RUNNING", "")
+
+
+def test_a_short_sweep_of_which_all_runs_failed_says_so_when_it_is_over(api: Api, store: Store) -> None:
+    sweep = grid(api, 2)
+    for run_id in live(store, sweep):
+        fail(store, run_id)
+    assert sweep.state == "FINISHED"
+    assert sweep.record.problem.startswith("its first 2 runs all failed, the last one")
+    assert sweep.record.problem.endswith("exit code 2")
+
+
+def test_a_metric_that_nobody_tells_is_said_after_the_first_end(api: Api, store: Store) -> None:
+    sweep = bayes(api, workers=1)
+    run_id = live(store, sweep)[0]
+    end(store, run_id)
+    advance(store, api.settings, sweep.id)
+    assert sweep.state == "RUNNING"
+    assert f"run {run_id} Finished without a number 'loss' in its summary" in sweep.refresh().problem
+    end(store, live(store, sweep)[0], loss=1.0)
+    advance(store, api.settings, sweep.id)
+    assert sweep.refresh().problem == ""
+    end(store, live(store, sweep)[0])
+    assert sweep.refresh().problem == "", "it was told once"

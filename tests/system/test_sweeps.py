@@ -331,7 +331,7 @@ def test_every_error_of_a_file_is_named(cluster: Cluster) -> None:
 
 def test_without_optuna_other_methods_than_grid_say_what_to_install(cluster: Cluster) -> None:
     (cluster.folder / "optuna.py").write_text("raise ImportError('hidden by the test')\n")
-    said = {"program": "t.py", "metric": {"name": "loss"}, "parameters": {"x": {"values": [1, 2]}}}
+    said = {"program": __file__, "metric": {"name": "loss"}, "parameters": {"x": {"values": [1, 2]}}}
     write(cluster, method="random", **said)
     program = "import sys; sys.argv[0] = 'launch-worker'; from launch_worker.cli.main import main; main()"
     command = (sys.executable, "-c", program, "sweep", "create", "sweep.yaml")
@@ -341,3 +341,53 @@ def test_without_optuna_other_methods_than_grid_say_what_to_install(cluster: Clu
     assert "Traceback" not in refused.err
     write(cluster, method="grid", **said)
     assert cluster.run(*command).code == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--upload", "code")], ids=["folder", "upload"])
+def test_the_program_of_a_sweep_is_found_beside_its_file(cluster: Cluster, options: tuple[str, ...]) -> None:
+    """And so is what lies there beside it."""
+    examples = cluster.folder / "code" / "examples"
+    examples.mkdir(parents=True)
+    (examples / "job.py").write_text("print(open('data.txt').read())")
+    (examples / "data.txt").write_text('{"loss": 0.5}')
+    said = {"method": "grid", "program": "job.py", "metric": {"name": "loss"}, "parameters": {"x": {"values": [1]}}}
+    (examples / "sweep.yaml").write_text(json.dumps(said | {"command": [sys.executable, "${program}"]}))
+    cluster.worker(slots=1)
+    done = cluster.run("launch-worker", "sweep", "create", "code/examples/sweep.yaml", *options, "--quiet")
+    assert done.code == 0, done.err
+    sweep = cluster.api.sweep(done.out.strip())
+    assert sweep.wait(timeout=30) == "FINISHED"
+    assert [trial.value for trial in sweep.trials] == [0.5], sweep.runs[0].logs()
+
+
+def test_a_program_that_is_nowhere_is_refused_when_the_sweep_is_created(cluster: Cluster) -> None:
+    write(cluster, method="grid", program="nosuch.py", parameters={"x": {"values": [1]}})
+    (cluster.folder / "other").mkdir()
+    for options, folder in (((), cluster.folder), (("--cwd", "other"), cluster.folder / "other")):
+        done = cluster.run("launch-worker", "sweep", "create", "sweep.yaml", *options)
+        assert done.code == 2
+        assert f"the program 'nosuch.py' is not in {folder}" in done.err
+    assert cluster.api.sweeps() == []
+    # What only the worker's machine has can't be looked at.
+    assert cluster.run("launch-worker", "sweep", "create", "sweep.yaml", "--cwd", "/no/such/folder").code == 0
+
+
+def test_the_status_of_a_sweep_whose_first_runs_all_fail_shows_what_they_printed(cluster: Cluster) -> None:
+    (cluster.folder / "job.py").write_text("raise SystemExit('no such data set: iris')")
+    write(
+        cluster,
+        method="grid",
+        program="job.py",
+        parameters={"x": {"min": 1, "max": 60}},
+        command=[sys.executable, "${program}"],
+    )
+    cluster.worker(slots=4)
+    sweep = create(cluster, "--workers", "4")
+    wait_until(lambda: sweep.state == "PAUSED")
+    wait_until(lambda: not sweep.refresh().live)
+    assert sweep.record.made < 15
+    shown = cluster.run("launch-worker", "sweep", "status", sweep.id).out
+    assert "runs all failed" in shown
+    assert "exit code 1" in shown
+    assert "| no such data set: iris" in shown
+    assert "all failed" in cluster.run("launch-worker", "sweep", "list").out

@@ -383,6 +383,28 @@ local function metric_of(id, metric)
   return value
 end
 
+-- So many first runs of a sweep that all failed pause it (as many as W&B's agent bears).
+local FIRST_FAILURES = 5
+
+-- What a run's end says of its sweep as a whole: that its first runs all fail, or that nobody tells the metric.
+local function judge_sweep(key, id, sweep_state, metric, value)
+  local state, reason = unpack(get(id, 'state', 'reason'))
+  if state == 'Finished' then
+    redis.call('HSET', key, 'has_finished', 1)
+    redis.call('HDEL', key, 'failures', 'failed', 'failed_why')
+    if value then
+      redis.call('HSET', key, 'has_value', 1)
+      redis.call('HDEL', key, 'unmeasured')
+    elseif metric and metric ~= '' and redis.call('HEXISTS', key, 'has_value') == 0 then
+      redis.call('HSET', key, 'unmeasured', id)
+    end
+  elseif state ~= 'Killed' and redis.call('HEXISTS', key, 'has_finished') == 0 then
+    redis.call('HSET', key, 'failed', id, 'failed_why', reason or '')
+    local failures = redis.call('HINCRBY', key, 'failures', 1)
+    if failures >= FIRST_FAILURES and sweep_state == 'RUNNING' then redis.call('HSET', key, 'state', 'PAUSED') end
+  end
+end
+
 -- A run has ended for good: its sweep keeps the result, and may make another.
 local function tell_sweep(id, now)
   local sweep, index = sweep_of(id)
@@ -399,6 +421,7 @@ local function tell_sweep(id, now)
       cjson.encode({state = get(id, 'state')[1], value = value and string.format('%.17g', value)}))
   end
   if not known then redis.call('RPUSH', key .. ':ended', index) end
+  judge_sweep(key, id, state, metric, value)
   local wanted = tonumber(target or '')
   if value and wanted and (goal == 'maximize' and value >= wanted or goal ~= 'maximize' and value <= wanted)
     and not SWEEP_ENDED[state] then

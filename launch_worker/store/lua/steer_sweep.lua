@@ -1,4 +1,4 @@
--- pause: RUNNING -> PAUSED.  resume: PAUSED -> RUNNING.  stop: RUNNING | PAUSED -> STOPPED, and FINISHED when its running
+-- pause: RUNNING -> PAUSED.  resume: PAUSED -> RUNNING (its first runs may fail again).  stop: RUNNING | PAUSED -> STOPPED, and FINISHED when its running
 -- runs have ended.  cancel: RUNNING | PAUSED | STOPPED -> STOPPED, and CANCELED when they were killed.
 -- ARGV: sweep, word, why its runs are Killed
 -- Stop and cancel kill its Pending runs; only cancel has the running ones ended. What is so already is left as it is.
@@ -17,6 +17,8 @@ if word == 'pause' or word == 'resume' then
   if word == 'resume' then from, to = to, from end
   if state ~= from and state ~= to then return {'refused', state} end
   redis.call('HSET', key, 'state', to)
+  -- The failures that paused it are forgiven.
+  if word == 'resume' then redis.call('HDEL', key, 'failures', 'failed', 'failed_why') end
   return ended()
 end
 if SWEEP_ENDED[state] then
