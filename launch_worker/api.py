@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from launch_worker.bulk import Item, read_options
-from launch_worker.errors import InputError, UnknownRunError
+from launch_worker.errors import InputError, RefusedError, UnknownRunError
 from launch_worker.filters import parse_filter, parse_order
 from launch_worker.foreign import read_json
 from launch_worker.passes import catch_up
@@ -51,16 +51,18 @@ class Api(Submitter, QueueApi, SweepApi):
         """Write the run and its queue item in one step; the queue's and its pool's defaults complete what was given.
 
         `run` are RunSpec's arguments, of those that were really given. It waits for `at_us` (server microseconds), or
-        for so long. `strict` refuses a queue that nobody knows. Raises InputError, BrokerUnavailableError.
+        for so long. With `run_id` (as `new_run_id` makes them) a repeated call changes nothing and returns the run that
+        there is, with `is_new` False. `strict` refuses a queue that nobody knows. Raises InputError,
+        BrokerUnavailableError.
         """
         given = _given(run) if isinstance(run, RunSpec) else run
         sent = self.send(given, delay_s=delay_s, at_us=at_us, strict=strict, run_id=run_id)
-        return Run(self, sent.id, queue_consumers=sent.queue_consumers)
+        return Run(self, sent.id, queue_consumers=sent.queue_consumers, is_new=sent.is_new)
 
     def submit_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Run, Item]]:
         """The same as `send_items`, with the run itself for each."""
         for sent, item in self.send_items(items, strict=strict):
-            yield Run(self, sent.id, queue_consumers=sent.queue_consumers), item
+            yield Run(self, sent.id, queue_consumers=sent.queue_consumers, is_new=sent.is_new), item
 
     def run(self, path: str) -> Run:
         """The run with this id, or W&B's `entity/project/id` (`project/id` for the project's last part alone).
@@ -68,6 +70,7 @@ class Api(Submitter, QueueApi, SweepApi):
         Raises UnknownRunError, which says so where the run was deleted, or is of another project.
         """
         project, _, run_id = path.rpartition("/")
+        self.store.check_id(run_id)
         catch_up(self.store, self.settings)
         record = self.store.get(run_id)
         if project and record.project not in (project, f"{record.project.partition('/')[0]}/{project}"):
@@ -97,6 +100,22 @@ class Api(Submitter, QueueApi, SweepApi):
         wanted, by = parse_filter(filters, **given), parse_order(order)
         catch_up(self.store, self.settings)
         return Runs(self, wanted, by, per_page=per_page)
+
+    def is_array(self, array: str) -> bool:
+        """Whether this is the id of an array, which is that of its first run."""
+        return bool(self.store.array_runs(array, limit=1))
+
+    def cancel_array(self, array: str, *, reason: str = "", grace_s: float | None = None) -> tuple[int, int]:
+        """Ask for the end of all runs of an array. Returns how many are Killed, and how many Running ones were asked.
+
+        Raises RefusedError where all have ended, UnknownRunError for what is no array.
+        """
+        if not self.is_array(array):
+            raise UnknownRunError(f"there is no array {array[:40]!r}; its id is that of its first run")
+        killed, asked = self.store.cancel_array(array, reason=reason or f"cancelled by {me()}", grace_s=grace_s)
+        if not killed and not asked:
+            raise RefusedError(f"all runs of array {array} have ended; nothing was changed")
+        return killed, asked
 
     def workers(self) -> list[Worker]:
         """The live workers, as they last spoke."""
@@ -145,6 +164,8 @@ def submit(
     preempt_exit_code: int | None = None,
     delay: str | float | None = None,
     at: str | float | datetime | None = None,
+    run_id: str | None = None,
+    unique: str | None = None,
     strict: bool = False,
     api: Api | None = None,
 ) -> Run:
@@ -158,7 +179,11 @@ def submit(
     `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
     for the job and for filters of runs. `after` are runs (`RUN`, `RUN:any`,
     `RUN:failed`) that must have ended so. It starts at `at` (a datetime, ISO text or seconds since 1970) or after
-    `delay`, and within `expires`, or it is Killed. Raises InputError before anything is written, and
+    `delay`, and within `expires`, or it is Killed.
+
+    With `run_id` (as `launch_worker.ids.new_run_id` makes them) or `unique` (any text, for this user on whatever
+    machine) the call can be repeated: the run that the first one made is returned, unchanged, with `is_new` False, for
+    as long as it is kept. Raises InputError before anything is written, and
     BrokerUnavailableError within 5 s when Redis is away.
     """
     options = {name: value for name, value in locals().items() if name not in ("api", "strict")}

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from launch_worker.errors import InputError
 from launch_worker.foreign import TooDeepError, read_json
+from launch_worker.ids import check_run_id, check_unique
 from launch_worker.spec import MAX_LIMIT, RunSpec
 from launch_worker.units import parse_duration, parse_size, parse_time
 
@@ -107,6 +108,9 @@ class Item:
     array: Array | None = None
     #: A folder of this machine; `given` has UNSENT in its place.
     upload: str | None = None
+    #: The id that its run shall have, or what it shall be the only one by. One that is there already is left as it is.
+    run_id: str = ""
+    unique: str = ""
     #: FILE:LINE; '' for a command line.
     where: str = ""
     #: The run that it is and the configurations that completed it, when last checked; not of one with an upload.
@@ -125,6 +129,12 @@ def read_options(options: Mapping[str, Any], *, folder: str = "", where: str = "
     """
     found = _named(options)
     item: dict[str, Any] = {"delay_s": None, "at_us": None, "array": None, "upload": None}
+    if "id" in found and ("unique" in found or "array" in found):
+        raise InputError("an id is of one run, and says all; leave out unique, and use unique for an array")
+    if "id" in found:
+        item["run_id"] = check_run_id(found.pop("id"))
+    if "unique" in found:
+        item["unique"] = check_unique(found.pop("unique"))
     if "delay" in found and "at" in found:
         raise InputError("a run starts at a time or after a delay, not both; leave out one of at and delay")
     if "at" in found:
@@ -221,7 +231,7 @@ def _named(options: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         name = _ALIASES.get(word := str(key).replace("-", "_"), word)
-        if name not in _ARGUMENTS and name not in _CONTAINER and name not in ("at", "delay", "array", "upload"):
+        if name not in _ARGUMENTS and name not in _CONTAINER and name not in _APART:
             raise InputError(f"{str(key)[:60]!r} is not an option of a run{_nearest(word)}")
         if name in found:
             raise InputError(f"{str(key)[:60]!r} is given twice, in two spellings; leave one of them out")
@@ -232,7 +242,7 @@ def _named(options: Mapping[str, Any]) -> dict[str, Any]:
 def _nearest(word: str) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(word, [*_ARGUMENTS, *_CONTAINER, *_ALIASES, "at", "delay", "array", "upload"], n=1)
+    close = get_close_matches(word, [*_ARGUMENTS, *_CONTAINER, *_ALIASES, *_APART], n=1)
     return f"; do you mean {close[0]!r}?" if close else ""
 
 
@@ -424,8 +434,11 @@ _CONTAINER: dict[str, tuple[str, _Read]] = {
     "no_init": ("init", _not),
 }
 
+#: Options that are no arguments of RunSpec.
+_APART = ("at", "delay", "array", "upload", "id", "unique")
+
 #: Other names of options, as the command line and Python have them.
-_ALIASES = {"tag": "tags", "set": "values", "mounts": "mount"}
+_ALIASES = {"tag": "tags", "set": "values", "mounts": "mount", "run_id": "id"}
 
 
 def _joined(folder: str, path: str) -> str:

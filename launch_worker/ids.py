@@ -7,12 +7,16 @@ import re
 import threading
 import time
 
+from launch_worker.errors import InputError
+
 # Crockford's base 32, in lower case: no i, l, o, u, so that an id can be read aloud.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _TIME_CHARS = 9
 _RANDOM_CHARS = 6
 RUN_ID = re.compile(rf"[{_ALPHABET}]{{{_TIME_CHARS + _RANDOM_CHARS}}}")
-
+ID_RULE = "an id has 15 characters, each a digit or a small letter other than i, l, o and u"
+#: What a run may be unique by.
+_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 #: Every two of them, by their value: half as many look-ups.
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -39,3 +43,27 @@ def new_run_id(now_s: float | None = None) -> str:
         f"{_PAIRS[millis >> 10 & 1023]}{_PAIRS[millis & 1023]}"
         f"{_PAIRS[last >> 20 & 1023]}{_PAIRS[last >> 10 & 1023]}{_PAIRS[last & 1023]}"
     )
+
+
+def check_run_id(run_id: str) -> str:
+    """The id, for one that somebody chose for a run. Raises InputError."""
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+        raise InputError(f"run id {str(run_id)[:40]!r} is not allowed: {ID_RULE}; for any other text use unique")
+    return run_id
+
+
+def check_unique(key: str) -> str:
+    """The key, for one by which a run shall be unique. Raises InputError."""
+    if not isinstance(key, str) or not _KEY.fullmatch(key) or not key.isprintable():
+        raise InputError(f"unique {str(key)[:40]!r} is not allowed: 1 to 200 characters without control characters")
+    return key
+
+
+def unique_run_id(key: str, *, user: str, index: int | None = None) -> str:
+    """The id of the one run that a user submits with a key, on whichever machine; `index`: of its array."""
+    # Imported by those who need it: a person waits for `launch-submit`.
+    import hashlib
+
+    text = f"{user.partition('@')[0]}\0{key}" + ("" if index is None else f"\0{index}")
+    bits = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10], "big")
+    return "".join(_ALPHABET[bits >> 5 * at & 31] for at in range(_TIME_CHARS + _RANDOM_CHARS))

@@ -48,6 +48,7 @@ class Run:
         *,
         record: Record | None = None,
         queue_consumers: int = -1,
+        is_new: bool = True,
         is_snapshot: bool = False,
     ) -> None:
         self.id = run_id
@@ -56,6 +57,8 @@ class Run:
         self._is_snapshot = is_snapshot
         #: Live workers that consumed the run's queue when it was submitted; -1 when that is not known.
         self.queue_consumers = queue_consumers
+        #: False where it was submitted before, with the same id or key: nothing was changed.
+        self.is_new = is_new
 
     def __repr__(self) -> str:
         return f"<Run {self.id}>"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from launch_worker.bulk import Item, Ready
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
-from launch_worker.ids import new_run_id
+from launch_worker.ids import check_run_id, new_run_id, unique_run_id
 from launch_worker.settings import Settings
 from launch_worker.spec import check_queue_name
 from launch_worker.store.creating import ConfigChanged, Created, Creator, New
@@ -31,6 +31,8 @@ class Sent(NamedTuple):
     id: str
     #: Live workers that consumed its queue then.
     queue_consumers: int
+    #: False when a run with its id was there already, and nothing was changed.
+    is_new: bool = True
 
 
 class Submitter:
@@ -63,7 +65,7 @@ class Submitter:
         run_id: str = "",
     ) -> Sent:
         """Write the run and its queue item in one step: `Api.submit`, for arguments of RunSpec."""
-        run_id = run_id or new_run_id()
+        run_id = check_run_id(run_id) if run_id else new_run_id()
         while True:
             spec, queue_config, pool_config = self.resolve(given)
             try:
@@ -80,7 +82,7 @@ class Submitter:
                 # Most queues have none, and need no look before.
                 self._configs[spec.queue] = changed.queue_config, changed.pool_config
             else:
-                return Sent(run_id, created.consumers)
+                return Sent(run_id, created.consumers, created.is_new)
 
     def check(self, item: Item, *, fresh: bool = False) -> None:
         """Raises InputError for what could not be submitted now."""
@@ -115,7 +117,7 @@ class Submitter:
         for answers in self.store.create_batches(batches(), if_queue_known=strict):
             for (new, item), answer in zip(sent.popleft(), answers, strict=True):
                 if isinstance(answer, Created):
-                    yield Sent(new.run_id, answer.consumers), item
+                    yield Sent(new.run_id, answer.consumers, answer.is_new), item
                     continue
                 try:
                     if isinstance(answer, LaunchError):
@@ -138,13 +140,18 @@ class Submitter:
         except InputError as error:
             raise item.error(error) from None
         when = (*ready[1:], item.delay_s or 0.0, item.at_us)
+
+        def id_of(index: int | None) -> str:
+            return unique_run_id(item.unique, user=ready.spec.author, index=index) if item.unique else new_run_id()
+
         if item.array is None:
-            yield New(new_run_id(), ready.spec, *when)
+            yield New(item.run_id or id_of(None), ready.spec, *when)
             return
-        first_id = new_run_id()
+        first = item.array.indexes[0]
+        first_id = id_of(first)
         for index in item.array.indexes:
             spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
-            yield New(first_id if index == item.array.indexes[0] else new_run_id(), spec, *when)
+            yield New(first_id if index == first else id_of(index), spec, *when)
 
     def _send_again(self, new: New, item: Item, *, strict: bool) -> Sent:
         given = dict(item.given)

@@ -292,12 +292,16 @@ def files_command(url: str | None, run_id: str, name: str | None, raw: bool, as_
 @click.option("--queue", default="", help="All runs of this queue that have not ended.")
 @click.option("--pending", is_flag=True, help="With --queue: only those that have not started.")
 @click.option("--now", is_flag=True, help="SIGKILL at once, without the run's grace.")
+@click.option("--alone", is_flag=True, help="Of an array's id: its first run alone.")
 @_JSON
 @click.pass_obj
 def cancel_command(
-    url: str | None, run_ids: tuple[str, ...], queue: str, pending: bool, now: bool, as_json: bool
+    url: str | None, run_ids: tuple[str, ...], queue: str, pending: bool, now: bool, alone: bool, as_json: bool
 ) -> int:
-    """Stop runs: a Pending one is Killed at once, a Running one gets SIGTERM, then SIGKILL after its grace."""
+    """Stop runs: a Pending one is Killed at once, a Running one gets SIGTERM, then SIGKILL after its grace.
+
+    The id of an array, which is that of its first run, stands for all runs of the array.
+    """
     api = Api(url)
     if bool(run_ids) == bool(queue) or (pending and not queue):
         raise InputError("name the runs to cancel, or their queue with --queue (and --pending for those that wait)")
@@ -308,6 +312,15 @@ def cancel_command(
             output.say(f"no run of queue {queue} is left to cancel", err=True)
 
     def cancel(run_id: str) -> None:
+        if not (queue or alone) and api.is_array(run_id):
+            killed, asked = api.cancel_array(run_id, grace_s=0.0 if now else None)
+            if as_json:
+                output.echo_json({"id": run_id, "cancel": "array", "killed": killed, "requested": asked})
+            else:
+                click.echo(
+                    f"array {run_id}: {killed} runs are Killed, which had not started; {asked} are being stopped"
+                )
+            return
         word = Run(api, run_id).cancel(grace_s=0.0 if now else None)
         if as_json:
             output.echo_json({"id": run_id, "cancel": word})
@@ -381,8 +394,12 @@ def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
 @_JSON
 @click.pass_obj
 def wait_command(url: str | None, run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
-    """Wait until runs have ended; exits with the first job's code that is not 0."""
+    """Wait until runs have ended; exits with the first job's code that is not 0.
+
+    The id of an array, which is that of its first run, stands for all runs of the array.
+    """
     api = Api(url)
+    run_ids = tuple(one for run_id in run_ids for one in api.store.array_runs(run_id) or [run_id])
     timeout_s = None if timeout is None else parse_duration(timeout, what="timeout")
     codes: list[int] = []
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from launch_worker.submitting import Sent, Submitter
 
 #: What a recurring submission has no use for.
-_NOT_WITH_CRON = ("at", "delay", "after", "array")
+_NOT_WITH_CRON = ("at", "delay", "after", "array", "id", "unique")
+#: What names one submission, and would make all lines of a file the same.
+_NOT_WITH_FILE = ("id", "unique")
 
 
 @click.command(
@@ -62,6 +64,10 @@ def submit_command(
     if dry_run and (wait or follow or quiet or cron is not None):
         raise InputError("--dry-run submits nothing; leave out --wait, --follow, --quiet and --cron")
     given = given_options(command, options)
+    if from_file is not None:
+        for name in _NOT_WITH_FILE:
+            if name in given:
+                raise InputError(f"--{name} names one submission; write {name} into each line of {from_file}")
     if cron is not None:
         _check_recurring(given, wait=wait, follow=follow, from_file=from_file)
     items = _items(given, from_file)
@@ -93,7 +99,10 @@ def submit_command(
     from launch_worker.cli import following
 
     whole, code = Api(api), 0
-    runs = [Run(whole, one.id, queue_consumers=one.queue_consumers) for one in _submit(whole, items, **how)]
+    runs = [
+        Run(whole, one.id, queue_consumers=one.queue_consumers, is_new=one.is_new)
+        for one in _submit(whole, items, **how)
+    ]
     if wait or follow:
         if len(runs) == 1 and from_file is None:
             code = following.follow(runs[0], logs=follow, quiet=quiet or as_json)
@@ -155,7 +164,9 @@ def _submit(
             if quiet:
                 told.write(f"{run.id}\n")
             elif not as_json and not shown:
-                told.write(f"run {run.id} submitted to queue {queue_of(item)}\n")
+                is_old = not run.is_new and bool(item.run_id or item.unique)
+                how = "was submitted before; nothing was changed" if is_old else f"submitted to queue {queue_of(item)}"
+                told.write(f"run {run.id} {how}\n")
             if run.queue_consumers == 0 and (queue := queue_of(item)) not in idle:
                 idle.add(queue)
                 from launch_worker.cli import output

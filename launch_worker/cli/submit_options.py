@@ -112,6 +112,14 @@ _MANY = (
     ),
     click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet."),
 )
+_ONCE = (
+    click.option(
+        "--unique",
+        metavar="KEY",
+        help="Once only: if you have submitted a run with this key, that one is named and nothing is changed.",
+    ),
+    click.option("--id", metavar="ID", help="The run's id, for the same: 15 characters, as all ids."),
+)
 _CRON = (
     click.option("--cron", metavar="CRON", help="Again and again: 'MINUTE HOUR DAY MONTH WEEKDAY', or @daily."),
     click.option("--cron-name", metavar="NAME", help="What the schedule is called (default: as the run)."),
@@ -123,7 +131,7 @@ _CRON = (
 
 #: What of a run can be said, in the order of --help.
 RUN_OPTIONS = (*_LABELS, *_ENVIRONMENT, *_CONTAINER, *_NEEDS, *_LIMITS)
-SUBMIT_OPTIONS = (*RUN_OPTIONS, *_WHEN, *_MANY, *_CRON)
+SUBMIT_OPTIONS = (*RUN_OPTIONS, *_WHEN, *_MANY, *_ONCE, *_CRON)
 #: Those that `launch-worker schedules create` has beside its own.
 SCHEDULE_OPTIONS = (*RUN_OPTIONS, *_WHEN[2:3], *_WHEN[4:])
 

@@ -109,6 +109,7 @@ class ItemStore(Reader):
 
         For `keep_s` a look-up says who deleted it. Raises UnknownRunError. Repeating it is harmless.
         """
+        self.check_id(run_id)
         word = "again"
         while word == "again":
             word = text(self._call("delete", run_id, f"deleted by {who}", who, round(keep_s * 1e6)))

@@ -67,7 +67,7 @@ def upload_chunk(sha256: str, number: int) -> str:
 
 
 def runs_by(kind: str, value: str) -> str:
-    """A listing index; `kind` is project, queue, state or sweep."""
+    """A listing index; `kind` is project, queue, state, sweep or array."""
     return f"launch:runs:{kind}:{value}"
 
 
@@ -94,6 +94,11 @@ def line(queue: str) -> str:
 def places(kind: str, name: str) -> str:
     """Running runs that count for a limit; `kind` is queue, key or array."""
     return f"launch:places:{kind}:{name}"
+
+
+def array(array_id: str) -> str:
+    """How many runs of an array are in which state."""
+    return f"launch:array:{array_id}"
 
 
 def schedule(name: str) -> str:

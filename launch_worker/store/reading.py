@@ -9,6 +9,7 @@ from typing import Any
 
 from launch_worker.errors import UnknownRunError
 from launch_worker.foreign import read_json, read_map
+from launch_worker.ids import ID_RULE, RUN_ID
 from launch_worker.run import Record, Transition
 from launch_worker.spec import PRIORITIES
 from launch_worker.states import RunState
@@ -51,10 +52,16 @@ class Reader(Client):
 
     def get(self, run_id: str) -> Record:
         """The run's record now. Raises UnknownRunError."""
+        self.check_id(run_id)
         found = self._records([run_id])
         if not found:
             raise self.unknown(run_id)
         return found[0]
+
+    def check_id(self, run_id: str) -> None:
+        """Raises UnknownRunError for what cannot be a run's id: it might be the rest of another key's name."""
+        if not RUN_ID.fullmatch(run_id):
+            raise UnknownRunError(f"there is no run {run_id[:40]!r}: {ID_RULE}")
 
     def unknown(self, run_id: str) -> UnknownRunError:
         """Why there is no such run, as an error: it was deleted, or never there, or that is too long ago."""
@@ -214,6 +221,13 @@ class Reader(Client):
         with clear_errors(self.url):
             ids = [text(run_id) for run_id in self._redis.zrange(keys.line(queue), 0, limit - 1)]
         return self._records(ids)
+
+    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
+        """The ids of an array's runs, in the order of their submission, or the first of them; none for no array."""
+        with clear_errors(self.url):
+            if not RUN_ID.fullmatch(array) or not self._redis.exists(keys.array(array)):
+                return []
+            return [text(run_id) for run_id in self._redis.zrange(keys.runs_by("array", array), 0, limit - 1)]
 
     def schedules(self) -> list[tuple[str, str, int]]:
         """Name, description (JSON) and next time (server microseconds) of each recurring submission, soonest first."""

@@ -47,6 +47,8 @@ class NotConsumed(str):
 _UNFINISHED_UPLOAD_S = 3600
 #: Runs that one call lets go: Redis does nothing else meanwhile.
 _WAKE_AT_ONCE = 500
+#: Runs of an array that one call cancels, for the same reason.
+_CANCELS_AT_ONCE = 100
 #: Runs that one call calls Crashed, for the same reason.
 _CRASHES_AT_ONCE = 25
 #: Calls that look for lost items, among 500 workers each.
@@ -346,11 +348,22 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         """Pending -> Killed; a Running run's owner is told. Returns (killed | requested | final, state)."""
         return self._stop(run_id, grace_s, reason, preempt=False)
 
+    def cancel_array(self, array: str, *, reason: str, grace_s: float | None = None) -> tuple[int, int]:
+        """The same for all runs of an array that have not ended. Returns how many are Killed, and how many asked to."""
+        killed = asked = at = 0
+        more = 1
+        while more:
+            grace_us = "" if grace_s is None else _us(grace_s)
+            gone, told, more = self._call("cancel_array", array, grace_us, reason, at, _CANCELS_AT_ONCE)
+            killed, asked, at = killed + gone, asked + told, at + _CANCELS_AT_ONCE
+        return killed, asked
+
     def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
         """A Running run's owner is told to end it, so that it runs again. (requested | pending | final, state)."""
         return self._stop(run_id, None, reason, preempt=True)
 
     def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
+        self.check_id(run_id)
         word, state = self._call("cancel", run_id, "" if grace_s is None else _us(grace_s), reason, int(preempt))
         if text(word) == "unknown":
             raise self.unknown(run_id)
@@ -426,6 +439,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
     def requeue(self, run_id: str, *, reason: str) -> str:
         """A final state -> Pending. Returns '' or the state that refused it."""
+        self.check_id(run_id)
         done, state = self._call("requeue", run_id, reason)
         if not done and not state:
             raise self.unknown(run_id)

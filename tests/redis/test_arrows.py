@@ -8,6 +8,7 @@ import queue
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,8 @@ def inconsistencies(store: Store) -> list[str]:
             expect(keys.runs_by("project", run["project"]), run_id, run["created_at"])
         if run.get("sweep"):
             expect(keys.runs_by("sweep", run["sweep"]), run_id, run["created_at"])
+        if run.get("array"):
+            expect(keys.runs_by("array", run["array"]), run_id, run["created_at"])
         if state.is_final:
             expect("launch:ended", run_id, run["ended_at"])
         elif "ended_at" in run:
@@ -86,6 +89,7 @@ def inconsistencies(store: Store) -> list[str]:
         actual = {text(member): score for member, score in redis.zrange(index, 0, -1, withscores=True)}
         if actual != expected.get(index, {}):
             found.append(f"{index} is {actual}, but the records say {expected.get(index, {})}")
+    found += _array_faults(redis, runs, names)
     leases = {text(member) for member in redis.zrange(keys.LEASES, 0, -1)}
     running = {run_id for run_id, run in runs.items() if run["state"] == "Running"}
     if leases != running:
@@ -94,6 +98,23 @@ def inconsistencies(store: Store) -> list[str]:
     counts = {state: sum(run["state"] == state for run in runs.values()) for state in RunState}
     if store.counts() != counts:
         found.append(f"counts are {store.counts()}, but the records say {counts}")
+    return found
+
+
+def _array_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str]) -> list[str]:
+    """An array knows how many of its runs are in which state."""
+    wanted: dict[str, Counter[str]] = {}
+    for run in runs.values():
+        if run.get("array"):
+            never = run["state"] in ("Killed", "Failed") and not int(run.get("attempt", 0))
+            counts = wanted.setdefault(keys.array(run["array"]), Counter())
+            counts["size"] += 1
+            counts["Never" if never else run["state"]] += 1
+    found = []
+    for key in {*wanted, *(name for name in names if name.startswith("launch:array:"))}:
+        counted = {name: int(count) for name, count in _texts(redis.hgetall(key)).items() if int(count)}
+        if counted != wanted.get(key, {}):
+            found.append(f"{key} has {counted}, but the records say {wanted.get(key, {})}")
     return found
 
 

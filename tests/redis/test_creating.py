@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Api, submit_many
+from launch_worker.api import Api, Run, submit, submit_many
 from launch_worker.bulk import Item
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError, UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec
@@ -356,3 +356,57 @@ def test_a_connection_that_breaks_amid_many_loses_none_and_doubles_none(store: S
 )
 def test_only_plain_urls_do_without_redis_py(url: str, is_plain: bool) -> None:
     assert Wire.fits(url) is is_plain
+
+
+# -- once only ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_a_chosen_id_is_submitted_once(api: Api) -> None:
+    run_id = new_run_id()
+    first = api.submit({"command": ("true",)}, run_id=run_id)
+    again = api.submit({"command": ("other",)}, run_id=run_id)
+    assert (first.id, first.is_new, again.id, again.is_new) == (run_id, True, run_id, False)
+    assert api.store.counts()[RunState.PENDING] == 1
+    assert "true" in again.record.spec
+
+
+@pytest.mark.parametrize("run_id", ["../../../x", "a\nb", "r", "0" * 16, "launch:run:x"])
+def test_an_id_that_is_none_is_refused_at_every_door(api: Api, run_id: str) -> None:
+    with pytest.raises(InputError, match="15 characters"):
+        api.submit({"command": ("true",)}, run_id=run_id)
+    with pytest.raises(InputError, match="15 characters"):
+        submit(["true"], run_id=run_id, api=api)
+    run = Run(api, run_id)
+    for call in (lambda: api.run(run_id.rpartition("/")[2]), run.cancel, run.retry, run.delete):
+        with pytest.raises(UnknownRunError, match="15 characters"):
+            call()
+    assert api.store._redis.keys("*") == []
+
+
+def test_another_keys_name_is_no_run(api: Api) -> None:
+    run = api.submit({"command": ("true",)})
+    api.store.save_file(run.id, "state", b"Finished")
+    with pytest.raises(UnknownRunError):
+        api.run(f"{run.id}:files")
+
+
+def test_a_run_is_unique_by_its_key_and_user(api: Api) -> None:
+    first = submit(["true"], unique="nightly 2026-01-01", api=api)
+    again = submit(["other"], unique="nightly 2026-01-01", api=api)
+    assert (first.is_new, again.is_new, again.id) == (True, False, first.id)
+    assert submit(["true"], unique="nightly 2026-01-02", api=api).is_new
+
+
+def test_an_array_is_unique_by_its_key(api: Api) -> None:
+    first = submit_many([{"command": ["true"], "array": "0-4", "unique": "k"}], api=api)
+    again = submit_many([{"command": ["true"], "array": "0-4", "unique": "k"}], api=api)
+    assert [run.id for run in again] == [run.id for run in first]
+    assert len({run.id for run in first}) == 5
+    assert not any(run.is_new for run in again)
+    assert {run.record.array for run in first} == {first[0].id}
+
+
+def test_an_id_goes_with_no_array_and_no_key(api: Api) -> None:
+    for more in ({"array": "0-1"}, {"unique": "k"}):
+        with pytest.raises(InputError, match="leave out unique"):
+            submit_many([{"command": ["true"], "id": new_run_id(), **more}], api=api)

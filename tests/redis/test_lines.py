@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from launch_worker.errors import InputError
+from launch_worker.api import Api
+from launch_worker.errors import InputError, RefusedError
 from launch_worker.ids import new_run_id
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
@@ -701,12 +702,146 @@ def test_the_end_of_a_chain_is_told_to_its_last_link(store: Store) -> None:
     chain = [first]
     for _ in range(250):
         chain.append(create(store, after=(chain[-1],)))
-    cleanup = create(store, after=(f"{chain[-1]}:failed",))
+    cleanup = create(store, after=(f"{chain[-1]}:any",))
     store.cancel(first, reason="not needed")
     while store._redis.scard("launch:settle"):
         store.publish_lost(grace_s=60)
     assert {store.get(run_id).state for run_id in chain} == {S.KILLED}
     assert Worker(store).work() == [cleanup]
+
+
+@pytest.mark.parametrize("is_known_at_once", [True, False])
+def test_a_run_that_never_ran_satisfies_any_wish_but_ok_and_failed(store: Store, is_known_at_once: bool) -> None:
+    worker = Worker(store)
+    first = create(store)
+    if is_known_at_once:
+        worker.work()
+        worker.end(first)
+    second = create(store, after=(f"{first}:failed",))
+    third = create(store, after=(f"{second}:failed",))
+    fourth = create(store, after=(f"{third}:ok",))
+    fifth = create(store, after=(f"{third}:any",))
+    if not is_known_at_once:
+        worker.work()
+        worker.end(first)
+    assert {store.get(run_id).state for run_id in (second, third, fourth)} == {S.KILLED}
+    assert reason(store, second) == f"run {first} is Finished, and this one waited for it to end failed"
+    assert reason(store, third) == f"run {second} never ran, and this one waited for it to end failed"
+    assert worker.work() == [fifth]
+
+
+def test_a_run_that_ran_and_was_then_cancelled_in_its_queue_has_failed(store: Store) -> None:
+    worker = Worker(store)
+    first = create(store)
+    cleanup = create(store, after=(f"{first}:failed",))
+    worker.work()
+    worker.end(first, FAILED_AGAIN)
+    store.cancel(first, reason="enough")
+    assert worker.work() == [cleanup]
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+
+def create_array(store: Store, count: int, *, later: Sequence[int] = (), **options: Any) -> list[str]:
+    """`later`: the indexes of those that are not ready."""
+    ids = [new_run_id() for _ in range(count)]
+    for index, run_id in enumerate(ids):
+        spec = RunSpec(command=("true",), array=ids[0], array_index=index, **options)
+        store.create(run_id, spec, delay_s=60.0 if index in later else 0.0)
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("ends", "met"),
+    [
+        ((FINISHED, FINISHED, FINISHED), ("ok", "any")),
+        ((FINISHED, FAILED, FINISHED), ("any", "failed")),
+        ((FAILED, FINISHED, None), ("any", "failed")),
+        ((FINISHED, None, None), ("any",)),
+        ((None, None, None), ("any",)),
+    ],
+)
+@pytest.mark.parametrize("is_known_at_once", [True, False])
+def test_who_waits_for_an_array_waits_for_all_its_runs(
+    store: Store, ends: tuple[NextStep | None, ...], met: tuple[str, ...], is_known_at_once: bool
+) -> None:
+    worker = Worker(store, slots=9)
+    array = create_array(store, 3, later=[index for index, step in enumerate(ends) if step is None])
+
+    def wait_for_it() -> dict[str, str]:
+        return {wish: create(store, after=(f"{array[0]}:{wish}",)) for wish in ("ok", "any", "failed")}
+
+    waiting = {} if is_known_at_once else wait_for_it()
+    for run_id, step in zip(array, ends, strict=True):
+        assert not (set(worker.work()) & set(waiting.values())), "not before the last one has ended"
+        if step is None:
+            store.cancel(run_id, reason="not needed")
+        else:
+            worker.end(run_id, step)
+    waiting = waiting or wait_for_it()
+    started = set(worker.work())
+    assert {wish for wish, run_id in waiting.items() if run_id in started} == set(met)
+    for wish, run_id in waiting.items():
+        if wish not in met:
+            assert store.get(run_id).state is S.KILLED
+            assert reason(store, run_id).startswith(f"array {array[0]} ")
+
+
+def test_a_retry_of_one_run_of_an_array_keeps_those_waiting_that_wait_for_it(store: Store) -> None:
+    worker = Worker(store)
+    array = create_array(store, 2)
+    then = create(store, after=(array[0],))
+    worker.work()
+    worker.end(array[0], FAILED)
+    assert store.requeue(array[0], reason="again") == ""
+    worker.end(array[1])
+    assert store.get(then).state is S.PENDING
+    assert worker.work() == [array[0]]
+    worker.end(array[0])
+    assert worker.work() == [then]
+
+
+def test_all_runs_of_an_array_are_cancelled_together(store: Store, api: Api) -> None:
+    worker = Worker(store, slots=2)
+    array = create_array(store, 250, array_limit=2)
+    other = create(store)
+    worker.work()
+    assert api.is_array(array[0])
+    assert not api.is_array(array[1])
+    assert not api.is_array(other)
+    assert api.cancel_array(array[0]) == (248, 2)
+    assert {store.get(run_id).state for run_id in array[2:]} == {S.KILLED}
+    assert all(store.get(run_id).cancel_at for run_id in array[:2])
+    assert store.get(other).state is S.PENDING
+    for run_id in array[:2]:
+        worker.end(run_id, NextStep(Outcome(S.KILLED)))
+    with pytest.raises(RefusedError, match="all runs of array"):
+        api.cancel_array(array[0])
+
+
+def test_an_array_whose_first_run_was_deleted_is_still_waited_for(store: Store) -> None:
+    worker = Worker(store)
+    array = create_array(store, 2)
+    worker.work()
+    then = create(store, after=(f"{array[0]}:any",))
+    worker.end(array[0])
+    store.delete(array[0], who="me", keep_s=60)
+    assert store.get(then).state is S.PENDING
+    worker.end(array[1])
+    assert worker.work() == [then]
+
+
+def test_an_array_leaves_nothing_behind(store: Store) -> None:
+    worker = Worker(store)
+    array = create_array(store, 3)
+    worker.work()
+    for run_id in array:
+        worker.end(run_id)
+        store._redis.zadd("launch:ended", {run_id: 1})
+    assert store.retire(retention_s=1) == 3
+    assert not store._redis.keys("launch:array:*")
+    assert not store._redis.keys("launch:runs:array:*")
 
 
 def test_what_has_ended_already_is_known_at_once(store: Store) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from launch_worker.api import Run
+from launch_worker.ids import new_run_id
 from launch_worker.run import Record
 from launch_worker.states import RunState
 from tests.conftest import wait_until
@@ -401,3 +402,46 @@ def test_ctrl_c_leaves_several_runs_alone_and_a_second_one_cancels_them(
         if not record.state.is_final:
             Run(cluster.api, record.id).cancel(grace_s=0)
     wait_until(lambda: all(record.state.is_final for record in known_runs(cluster)), what="all have ended")
+
+
+def test_a_submission_with_a_key_is_made_once(cluster: Cluster) -> None:
+    command = ("launch-submit", "--unique", "report 2026-01-01", "--", "true")
+    first, again = cluster.run(*command), cluster.run(*command)
+    run_id = first.out.split()[1]
+    assert first.out == f"run {run_id} submitted to queue default\n"
+    assert (again.code, again.out) == (0, f"run {run_id} was submitted before; nothing was changed\n")
+    assert len(list(cluster.api.list())) == 1
+    chosen = new_run_id()
+    assert cluster.run("launch-submit", "--quiet", "--id", chosen, "--", "true").out == f"{chosen}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--id", "../../../x"), "an id has 15 characters"),
+        (("--id", "0" * 15, "--array", "0-1"), "leave out unique"),
+        (("--unique", ""), "unique '' is not allowed"),
+        (("--unique", "k", "--cron", "@daily"), "--unique does not go with --cron"),
+        (("--unique", "k", "--from-file", "jobs.jsonl"), "write unique into each line of jobs.jsonl"),
+    ],
+)
+def test_a_wrong_id_or_key_is_refused(cluster: Cluster, arguments: tuple[str, ...], problem: str) -> None:
+    (cluster.folder / "jobs.jsonl").write_text('{"command": ["true"]}\n')
+    result = cluster.run("launch-submit", *arguments, "--", "true")
+    assert result.code == 2
+    assert problem in result.err
+    assert list(cluster.api.list()) == []
+
+
+def test_the_id_of_an_array_stands_for_all_its_runs(cluster: Cluster) -> None:
+    ids = submit_ids(cluster, "--array", "0-3", "--", "sleep", "60")
+    [then] = submit_ids(cluster, "--after", f"{ids[0]}:any", "--", "true")
+    cluster.worker(slots=2)
+    wait_until(lambda: cluster.api.store.counts()[RunState.RUNNING] == 2)
+    result = cluster.run("launch-worker", "cancel", "--now", ids[0])
+    assert result.out == f"array {ids[0]}: 2 runs are Killed, which had not started; 2 are being stopped\n"
+    waited = cluster.run("launch-worker", "wait", ids[0], then)
+    assert waited.code == 143
+    assert all(f"run {run_id} Killed" in waited.out for run_id in ids)
+    assert f"run {then} Finished" in waited.out
+    assert cluster.run("launch-worker", "cancel", ids[0]).code != 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from launch_worker.ids import RUN_ID, new_run_id
+import pytest
+
+from launch_worker.errors import InputError
+from launch_worker.ids import RUN_ID, check_run_id, check_unique, new_run_id, unique_run_id
 
 
 def test_an_id_is_fifteen_characters_without_ambiguous_letters() -> None:
@@ -27,3 +30,30 @@ def test_ten_thousand_ids_of_one_millisecond_differ() -> None:
 def test_an_id_is_no_path_option_or_key_separator() -> None:
     for text in ("../../../etc/pw", "-rf", "a:b", "", "A" * 15, "0" * 14, "0" * 16, "0" * 15 + "\n"):
         assert not RUN_ID.fullmatch(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["../../../x", "a\nb", "", "0" * 14, "0" * 14 + "U", "0" * 14 + "\0", "é" * 15, "\ud800"]
+)
+def test_what_is_no_id_is_refused_with_the_rule(text: str) -> None:
+    with pytest.raises(InputError, match="15 characters"):
+        check_run_id(text)
+
+
+@pytest.mark.parametrize("text", ["", "a\nb", "x" * 201, "\u202e", "\ud800"])
+def test_what_is_no_key_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="unique"):
+        check_unique(text)
+
+
+def test_a_key_is_the_same_id_for_its_user_on_every_machine_and_another_for_others() -> None:
+    mine = unique_run_id("nightly 2026-01-01", user="alice@one")
+    assert RUN_ID.fullmatch(mine)
+    assert check_run_id(mine) == mine
+    assert unique_run_id("nightly 2026-01-01", user="alice@two") == mine
+    others = {
+        unique_run_id("nightly 2026-01-02", user="alice@one"),
+        unique_run_id("nightly 2026-01-01", user="bob@one"),
+        *(unique_run_id("nightly 2026-01-01", user="alice@one", index=index) for index in range(3)),
+    }
+    assert len(others | {mine}) == 6

@@ -7,7 +7,9 @@
 --   launch:run:ID:metrics     list    newest rows of metrics that its job told, as JSON (tell)
 --   launch:run:ID:files       hash    files that were kept with it (save_file)
 --   launch:run:ID:deleted     string  when and by whom it was deleted; expires (delete)
---   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S]   zset by created_at: the listings
+--   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S | :array:A]   zset by created_at: the listings
+--   launch:array:A            hash    how many runs an array has (size), and how many of them in each state; Never: ended
+--                                     without an attempt. A is the id of its first run. Goes with the last of them
 --   launch:leases             zset    Running runs by lease deadline
 --   launch:due                zset    Pending runs that wait for a time, by that time
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
@@ -178,10 +180,51 @@ local function attempts_of(id)
   return found
 end
 
+-- -- arrays: how far their runs are ------------------------------------------------------------------------------------
+
+local function array_key(array) return 'launch:array:' .. array end
+
+-- What a run counts as: its state, or Never for one that ended without having run.
+local function kind_of(state, attempt)
+  if (state == 'Killed' or state == 'Failed') and (tonumber(attempt) or 0) == 0 then return 'Never' end
+  return state
+end
+
+-- A run of an array goes from one state to another ('' for one that comes, or is gone).
+local function count_in_array(id, from, to)
+  local array, attempt = unpack(get(id, 'array', 'attempt'))
+  if not array or array == '' then return end
+  if from ~= '' then redis.pcall('HINCRBY', array_key(array), kind_of(from, attempt), -1) end
+  if to ~= '' then redis.pcall('HINCRBY', array_key(array), kind_of(to, attempt), 1) end
+end
+
+-- How what others wait for has ended, or Pending or Running where it has not: of a run its state or Never; of an array
+-- Finished when all its runs are, Failed when one of them ran and is not, else Never. nil for what is not there.
+local function end_of(id)
+  local counts = redis.pcall('HMGET', array_key(id), 'size', 'Pending', 'Running', 'Finished', 'Never')
+  local size = not counts.err and tonumber(counts[1] or '') or 0
+  if size > 0 then
+    local function count(at) return tonumber(counts[at] or '') or 0 end
+    if count(2) + count(3) > 0 then return 'Running', true end
+    if count(4) >= size then return 'Finished', true end
+    return count(4) + count(5) >= size and 'Never' or 'Failed', true
+  end
+  local run = get(id, 'state', 'attempt')
+  return run[1] and kind_of(run[1], run[2]) or nil, false
+end
+
 -- The record is gone, with all that belongs to the run alone.
 local function forget(id)
-  local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics',
-    'launch:waiters:' .. id}
+  local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics'}
+  local state, array = unpack(get(id, 'state', 'array'))
+  if state and array and array ~= '' then
+    redis.call('ZREM', 'launch:runs:array:' .. array, id)
+    count_in_array(id, state, '')
+    local size = redis.pcall('HINCRBY', array_key(array), 'size', -1)
+    if type(size) == 'number' and size <= 0 then redis.call('DEL', array_key(array)) end
+  end
+  -- Others wait for an array by the id of its first run.
+  if redis.call('EXISTS', array_key(id)) == 0 then gone[#gone + 1] = 'launch:waiters:' .. id end
   for _, attempt in ipairs(attempts_of(id)) do gone[#gone + 1] = run_key(id) .. ':log:' .. attempt end
   redis.call('DEL', unpack(gone))
   seen[id] = nil
@@ -491,6 +534,7 @@ local function enter(id, from, to, now, attempt, worker, reason)
     put(id, 'state', to, 'reason', reason)
   end
   note(id, to, now, attempt, worker, reason)
+  count_in_array(id, from, to)
   if from == 'Running' or to == 'Running' then
     for _, group in ipairs(places_of(id)) do
       redis.call(to == 'Running' and 'SADD' or 'SREM', 'launch:places:' .. group, id)
@@ -1188,9 +1232,37 @@ local function again(id, from, now, attempt, worker, reason, delay_us)
 end
 
 local WISHED = {
-  ok = {Finished = true}, any = {Finished = true, Failed = true, Killed = true, Crashed = true},
+  ok = {Finished = true}, any = {Finished = true, Failed = true, Killed = true, Crashed = true, Never = true},
   failed = {Failed = true, Killed = true, Crashed = true},
 }
+local function is_as_wished(wish, ended) return WISHED[wish] ~= nil and WISHED[wish][ended] == true end
+
+-- Why one that waited for `other` will not run.
+local function words_for_end(other, ended, is_array, wish)
+  local how = ended == 'Never' and ' never ran' or ' is ' .. ended
+  if is_array then how = ended == 'Never' and ' has runs that never ran' or ' has runs that failed' end
+  if is_array and ended == 'Finished' then how = ' is Finished' end
+  return (is_array and 'array ' or 'run ') .. other .. how .. ', and this one waited for it to end ' .. wish
+end
+
+local function words_for_wait(waits)
+  local other, wish = next(waits)
+  return 'after run ' .. tostring(other) .. ' (' .. tostring(wish) .. ')'
+end
+
+-- Whoever waits for it, or for its array, is told later (settle). Returns whether anybody does.
+local function note_end(id)
+  local is_waited_for = false
+  local function look(at)
+    if redis.call('EXISTS', 'launch:waiters:' .. at) == 0 then return end
+    redis.call('SADD', 'launch:settle', at)
+    is_waited_for = true
+  end
+  look(id)
+  local array = get(id, 'array')[1]
+  if array and array ~= '' and array ~= id then look(array) end
+  return is_waited_for
+end
 
 local function waits_of(id)
   local fine, waits = pcall(cjson.decode, get(id, 'waits_for')[1] or '{}')
@@ -1216,7 +1288,7 @@ local function kill_pending(id, now, reason, to)
   for other in pairs(waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. tostring(other), id) end
   drop(id, 'waits_for')
   arrow(id, 'Pending', to or 'Killed', now, attempt, '', reason)
-  if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then redis.call('SADD', 'launch:settle', id) end
+  note_end(id)
   try_tell_sweep(id, now)
   release(id, now)
 end
@@ -1239,19 +1311,18 @@ local function fail_damaged(id, now, damage)
   keep_aside(get(id, 'queue')[1] or '', 'run ' .. id .. ' is Failed: ' .. reason, id)
 end
 
--- One that waits for `ended` hears how that ended.
-local function meet(id, ended, state, now)
+-- One that waits for `ended`, a run or an array, hears how that ended.
+local function meet(id, ended, state, is_array, now)
   if get(id, 'state')[1] ~= 'Pending' then return end
   local waits = waits_of(id)
   local wish = waits[ended]
   if not wish then return end
-  if not (WISHED[wish] and WISHED[wish][state]) then
-    return kill_pending(id, now, 'run ' .. ended .. ' is ' .. state .. ', and this one waited for it to end ' .. wish)
+  if not is_as_wished(wish, state) then
+    return kill_pending(id, now, words_for_end(ended, state, is_array, tostring(wish)))
   end
   waits[ended] = nil
   if next(waits) == nil then return set_free(id, now) end
-  local other, how = next(waits)
-  put(id, 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. how .. ')')
+  put(id, 'waits_for', cjson.encode(waits), 'reason', words_for_wait(waits))
 end
 
 -- Tells those that wait for ended runs; bounded, the rest is done by the pass. Returns how many were told.
@@ -1260,13 +1331,13 @@ local function settle(now, budget)
   while told < budget do
     local ended = redis.call('SRANDMEMBER', 'launch:settle')
     if not ended then return told end
-    local state = get(ended, 'state')[1]
-    local waiters = (state and not FINAL[state]) and {} or redis.call('ZRANGE', 'launch:waiters:' .. ended, 0, budget - told - 1)
+    local state, is_array = end_of(ended)
+    local waiters = (state == 'Pending' or state == 'Running') and {} or redis.call('ZRANGE', 'launch:waiters:' .. ended, 0, budget - told - 1)
     if #waiters == 0 then redis.call('SREM', 'launch:settle', ended) end
     for _, id in ipairs(waiters) do
       redis.call('ZREM', 'launch:waiters:' .. ended, id)
       told = told + 1
-      local fine, problem = pcall(meet, id, ended, state or 'Killed', now)
+      local fine, problem = pcall(meet, id, ended, state or 'Never', is_array, now)
       if not fine then doubt(id, 'launch:waiters:' .. ended, problem) end
     end
   end
@@ -1277,12 +1348,10 @@ end
 local function over(id, now)
   try_tell_sweep(id, now)
   release(id, now)
-  if redis.call('EXISTS', 'launch:waiters:' .. id) == 1 then
-    redis.call('SADD', 'launch:settle', id)
-    settle(now, 100)
-    -- Whoever hears it first goes on.
-    if redis.call('EXISTS', 'launch:settle') == 1 then redis.call('PUBLISH', 'launch:due', int(now)) end
-  end
+  if not note_end(id) then return end
+  settle(now, 100)
+  -- Whoever hears it first goes on.
+  if redis.call('EXISTS', 'launch:settle') == 1 then redis.call('PUBLISH', 'launch:due', int(now)) end
 end
 
 -- What follows an attempt's end in the state `from`: Pending again after retry_us, or over for good when that is below 0.
@@ -1317,7 +1386,7 @@ local function next_due(now, prefetch_us)
 end
 
 -- What new runs add to sorted sets, to queues' lists, and to the set of queues: for many runs one command for each key.
-local to_add = {entries = {}, items = {}, queues = {}}
+local to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
 local function add(key, score, id)
   local entries = to_add.entries[key]
   if not entries then
@@ -1346,18 +1415,22 @@ local function add_all()
   for queue in pairs(to_add.queues) do
     if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
   end
-  to_add = {entries = {}, items = {}, queues = {}}
+  for array, count in pairs(to_add.arrays) do
+    redis.pcall('HINCRBY', array_key(array), 'size', count)
+    redis.pcall('HINCRBY', array_key(array), 'Pending', count)
+  end
+  to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
 end
 
 -- The places of a new run that waits for its time or for other runs, some of which may have ended.
 local function create_for_later(id, now, queue, due, expires_us, waits, states)
   local killed
   for other, wish in pairs(waits) do
-    local state = states[other]
-    if WISHED[wish] and WISHED[wish][state] then
+    local state, is_array = unpack(states[other])
+    if is_as_wished(wish, state) then
       waits[other] = nil
-    elseif FINAL[state] then
-      killed = 'run ' .. other .. ' is ' .. state .. ', and this one waited for it to end ' .. wish
+    elseif state ~= 'Pending' and state ~= 'Running' then
+      killed = words_for_end(other, state, is_array, wish)
     end
   end
   if killed then
@@ -1366,9 +1439,8 @@ local function create_for_later(id, now, queue, due, expires_us, waits, states)
     return
   end
   if due then put(id, 'not_before', int(due)) end
-  local other, wish = next(waits)
-  if not other then return set_free(id, now) end
-  put(id, 'waits_for', cjson.encode(waits), 'reason', 'after run ' .. other .. ' (' .. wish .. ')')
+  if next(waits) == nil then return set_free(id, now) end
+  put(id, 'waits_for', cjson.encode(waits), 'reason', words_for_wait(waits))
   put_off(id)
   for run in pairs(waits) do redis.call('ZADD', 'launch:waiters:' .. run, int(now), id) end
 end
@@ -1383,8 +1455,9 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   if record.waits_for then
     waits, states = cjson.decode(record.waits_for), {}
     for other in pairs(waits) do
-      states[other] = get(other, 'state')[1]
-      if not states[other] then
+      local state, is_array = end_of(other)
+      states[other] = {state, is_array}
+      if not state then
         return -2, 'there is no run ' .. other .. ' to wait for; list the known ones with: launch-worker runs'
       end
     end
@@ -1416,6 +1489,10 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   add('launch:runs:state:Pending', at, id)
   if record.project ~= '' then add('launch:runs:project:' .. record.project, at, id) end
   if record.sweep and record.sweep ~= '' then add('launch:runs:sweep:' .. record.sweep, at, id) end
+  if record.array and record.array ~= '' then
+    add('launch:runs:array:' .. record.array, at, id)
+    to_add.arrays[record.array] = (to_add.arrays[record.array] or 0) + 1
+  end
   if reason ~= '' then note(id, 'Pending', now, 0, '', reason) end
   if expires_us then
     local by = int(math.max(now, due or now) + expires_us)

@@ -10,6 +10,12 @@ redis.call('ZADD', 'launch:runs:queue:' .. run[1], run[3], id)
 if run[2] and run[2] ~= '' then redis.call('ZADD', 'launch:runs:project:' .. run[2], run[3], id) end
 local sweep = get(id, 'sweep')[1]
 if sweep and sweep ~= '' then redis.call('ZADD', 'launch:runs:sweep:' .. sweep, run[3], id) end
+local array = get(id, 'array')[1]
+if array and array ~= '' then
+  redis.call('ZADD', 'launch:runs:array:' .. array, run[3], id)
+  redis.call('HINCRBY', array_key(array), 'size', 1)
+  count_in_array(id, '', 'Pending')
+end
 redis.call('SADD', 'launch:queues', run[1])
 redis.call('ZADD', 'launch:leases', int(now + lease_us), id)
 enter(id, 'Pending', 'Running', now, run[4], run[5], 'Redis had lost this run; its worker is alive')

@@ -3,7 +3,7 @@
 local now = now_us()
 local old = redis.call('ZRANGEBYSCORE', 'launch:ended', '-inf', int(now - tonumber(ARGV[1])), 'LIMIT', 0, ARGV[2])
 for _, id in ipairs(old) do
-  local run = get(id, 'queue', 'project', 'state', 'attempt', 'sweep')
+  local run = get(id, 'queue', 'project', 'state', 'attempt', 'sweep', 'array')
   redis.call('ZREM', 'launch:ended', id)
   redis.call('ZREM', 'launch:runs', id)
   if run[1] then redis.call('ZREM', 'launch:runs:queue:' .. run[1], id) end
