@@ -441,17 +441,22 @@ class Jobs:
             # Else the next attempt might begin beside this one.
             attempt.finished = True
             threading.Thread(
-                target=self._finish_early, args=(attempt, step), name=f"finish-{attempt.record.id}", daemon=True
+                target=self._finish_early,
+                args=(attempt, step, boot_time_s()),
+                name=f"finish-{attempt.record.id}",
+                daemon=True,
             ).start()
 
-    def _finish_early(self, attempt: Attempt, step: NextStep) -> None:
+    def _finish_early(self, attempt: Attempt, step: NextStep, ended_s: float) -> None:
         """The word is kept on disk: where this does not come to its end, the report or the next worker goes on."""
         record = attempt.record
         try:
             if attempt.job is not None:
                 attempt.job.catch_up()
             self._tell_rest(attempt, by=lambda growing: growing.ship(self._store), repeat=self._outage.repeat)
-            if self._outage.repeat(lambda: self._store.finish(record, step, owner=self._site.owner)):
+            if self._outage.repeat(
+                lambda: self._store.finish(record, step, owner=self._site.owner, ended_ago_s=boot_time_s() - ended_s)
+            ):
                 log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)
         except BrokerUnavailableError:
             log.warning("run.finish_kept run=%s: the next worker on this machine delivers it", record.id)
@@ -485,13 +490,13 @@ class Jobs:
         self._left.append(attempt)
 
     def _report(self, attempt: Attempt, outcome: Outcome, keep: Callable[[], None]) -> Ended:
-        record = attempt.record
+        record, ended_s = attempt.record, boot_time_s()
         self._on_outcome(record, outcome)
         step = self._next_step(attempt, outcome)
-        deliver: Repeat = partial(self._deliver, attempt, step)
+        deliver: Repeat = partial(self._deliver, attempt, step, ended_s)
         if not _is_kept_by_guard(attempt, outcome):
             deliver = self._outage.repeat
-            attempt.folder.write_report(record, step, owner=self._site.owner)
+            attempt.folder.write_report(record, step, owner=self._site.owner, ended_s=ended_s)
         attempt.ended = True
         if attempt.job is not None:
             attempt.job.dispose()
@@ -500,7 +505,7 @@ class Jobs:
         try:
             self._tell_rest(attempt, by=self._site.logs.finish, repeat=deliver)
             deliver(keep)
-            accepted = deliver(lambda: self._finish(record, step, pid))
+            accepted = deliver(lambda: self._finish(record, step, pid, boot_time_s() - ended_s))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
@@ -512,12 +517,12 @@ class Jobs:
         log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
         return state, outcome
 
-    def _deliver(self, attempt: Attempt, step: NextStep, call: Callable[[], T]) -> T:
+    def _deliver(self, attempt: Attempt, step: NextStep, ended_s: float, call: Callable[[], T]) -> T:
         """As `Outage.repeat`, for an end that is not on this worker's disk: it is from the first failure on."""
         try:
             return call()
         except BrokerUnavailableError:
-            attempt.folder.write_report(attempt.record, step, owner=self._site.owner)
+            attempt.folder.write_report(attempt.record, step, owner=self._site.owner, ended_s=ended_s)
             return self._outage.repeat(call)
 
     def _next_step(self, attempt: Attempt, outcome: Outcome) -> NextStep:
@@ -530,8 +535,10 @@ class Jobs:
             preemptions=record.preemptions,
         )
 
-    def _finish(self, record: Record, step: NextStep, pid: int | None = None) -> bool:
-        return self._store.finish(record, step, owner=self._site.owner, card=self.card(), pid=pid)
+    def _finish(self, record: Record, step: NextStep, pid: int | None = None, ended_ago_s: float | None = None) -> bool:
+        return self._store.finish(
+            record, step, owner=self._site.owner, card=self.card(), pid=pid, ended_ago_s=ended_ago_s
+        )
 
     def lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
         """When the guard must end the job if no renewal follows; None where nobody else may take the run.

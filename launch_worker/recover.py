@@ -200,8 +200,8 @@ class Recovery:
         talk = self._hear_rest(attempt)
         report = attempt.read_report()
         if report is not None:
-            record, step, owner = report
-            accepted = self._store.finish(record, step, owner=owner)
+            record, step = report.record, report.step
+            accepted = self._store.finish(record, step, owner=report.owner, ended_ago_s=report.ended_ago_s)
             log.warning("report.delivered_late run=%s state=%s accepted=%s", record.id, step.outcome.state, accepted)
             if accepted:
                 self._on_end(record, step.outcome)
@@ -223,7 +223,8 @@ class Recovery:
         else:
             outcome = outcome_of_exit(status, preempt_exit_code=code)
         outcome = outcome_told(outcome, words, status=status, preempt_exit_code=code)
-        if self._store.finish(record, next_step_of(record, outcome)) and is_open:
+        ended_ago_s = attempt.exit_status_age_s()
+        if self._store.finish(record, next_step_of(record, outcome), ended_ago_s=ended_ago_s) and is_open:
             self._on_end(record, outcome)
 
     def _hear_rest(self, attempt: AttemptFolder) -> Talk | None:

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch_worker.environment import TALK
 from launch_worker.errors import InputError
@@ -34,7 +34,7 @@ from launch_worker.foreign import read_json
 from launch_worker.ownership import make_ours
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
-from launch_worker.runners.guard import EXIT_STATUS, SOCKET
+from launch_worker.runners.guard import EXIT_STATUS, SOCKET, boot_time_s
 from launch_worker.spares import CONFIG, OUTPUT, Spare, Spares
 from launch_worker.states import RunState
 
@@ -47,6 +47,17 @@ _ATTEMPT = re.compile(r"[0-9A-Za-z]{1,100}\.[0-9]{1,19}\.[0-9]{1,19}")
 #: The folders of longer jobs are not used again: they are too few to matter, and others may know them by now, as a
 #: container to which a job has lent its `talk`.
 _BRIEF_S = 2.0
+
+
+class Report(NamedTuple):
+    """How an attempt ended, as its worker kept it."""
+
+    record: Record
+    step: NextStep
+    #: That had the lease.
+    owner: str
+    #: How long ago it ended; None where that is not known.
+    ended_ago_s: float | None
 
 
 class AttemptFolder:
@@ -197,23 +208,30 @@ class AttemptFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return (), ""
 
-    def write_report(self, record: Record, step: NextStep, *, owner: str) -> None:
-        """Keep how the attempt ended. A full disk is logged: the end is still delivered from memory."""
+    def write_report(self, record: Record, step: NextStep, *, owner: str, ended_s: float) -> None:
+        """Keep how the attempt ended, and when (boot time). A full disk is logged: the end is delivered from memory."""
         # Not `asdict`, which copies deeply.
         known = vars(step) | {"outcome": vars(step.outcome)}
         try:
-            self._keep("report", {"record": record.to_hash(), "step": known, "owner": owner})
+            # By the wall clock too: the machine may be started anew before it is delivered.
+            ended = {"boot": _boot_id(), "boot_s": ended_s, "wall_s": time.time() - (boot_time_s() - ended_s)}
+            self._keep("report", {"record": record.to_hash(), "step": known, "owner": owner, "ended": ended})
         except OSError as error:
             log.error("report.not_kept run=%s: %s", record.id, error)
 
-    def read_report(self) -> tuple[Record, NextStep, str] | None:
-        """The kept end and the owner that had the lease; None when there is none that can be read."""
+    def read_report(self) -> Report | None:
+        """The kept end; None when there is none that can be read."""
         try:
             report = read_json((self.path / "report.json").read_text())
             step = report["step"]
             ended = step.pop("outcome")
             outcome = Outcome(**ended | {"state": RunState(ended["state"])})
-            return Record.from_hash(report["record"]), NextStep(outcome, **step), str(report["owner"])
+            return Report(
+                Record.from_hash(report["record"]),
+                NextStep(outcome, **step),
+                str(report["owner"]),
+                _ago_s(report.get("ended")),
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -225,6 +243,13 @@ class AttemptFolder:
         try:
             return int((self.path / EXIT_STATUS).read_text())
         except (OSError, ValueError):
+            return None
+
+    def exit_status_age_s(self) -> float | None:
+        """How long ago the guard kept it; None when there is none."""
+        try:
+            return max(0.0, time.time() - (self.path / EXIT_STATUS).stat().st_mtime)
+        except OSError:
             return None
 
     def remove(self) -> None:
@@ -380,12 +405,25 @@ def containers_mark(work_dir: Path) -> Path:
     return work_dir / "containers"
 
 
-def _this_host() -> str:
+def _boot_id() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        boot = ""
-    return f"{socket.gethostname()}\n{boot}\n"
+        return ""
+
+
+def _this_host() -> str:
+    return f"{socket.gethostname()}\n{_boot_id()}\n"
+
+
+def _ago_s(ended: Any) -> float | None:
+    """How long ago a kept time is."""
+    try:
+        if ended["boot"] == _boot_id() != "":
+            return max(0.0, boot_time_s() - float(ended["boot_s"]))
+        return max(0.0, time.time() - float(ended["wall_s"]))
+    except (TypeError, KeyError, ValueError):
+        return None
 
 
 def _is_attempt(name: str) -> bool:

@@ -317,7 +317,7 @@ def cancel_command(
             if as_json:
                 output.echo_json({"id": run_id, "cancel": "array", "killed": killed, "requested": asked})
             else:
-                click.echo(
+                output.say(
                     f"array {run_id}: {killed} runs are Killed, which had not started; {asked} are being stopped"
                 )
             return

@@ -289,13 +289,21 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
             pipe.execute()
 
     def finish(
-        self, record: Record, step: NextStep, *, owner: str = "", card: Card | None = None, pid: int | None = None
+        self,
+        record: Record,
+        step: NextStep,
+        *,
+        owner: str = "",
+        card: Card | None = None,
+        pid: int | None = None,
+        ended_ago_s: float | None = None,
     ) -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
         `record` is as it was claimed. False when that attempt was superseded: nothing was changed. Repeating it is
         harmless. A record that Redis has lost is written again first. `card`: what the worker has left now; `pid`: of
-        a job that was gone before its start was noted (`started`).
+        a job that was gone before its start was noted (`started`); `ended_ago_s`: how long ago it ended, where that is
+        not now.
         """
         outcome = step.outcome
         exit_code = "" if outcome.exit_code is None else outcome.exit_code
@@ -303,7 +311,8 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         who = (record.id, record.token, record.attempt, owner, record.worker)
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
         shown = card.to_json() if card is not None else ""
-        last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid)
+        ago_us = "" if ended_ago_s is None else max(0, _us(ended_ago_s))
+        last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us)
         answer = text(self._call("finish", *who, *labels, *last))
         if answer == "unknown":
             self.restore(record, lease_s=self._settle_s, owner=owner)

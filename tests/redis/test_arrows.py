@@ -1385,3 +1385,30 @@ def test_a_stale_lease_of_no_record_is_dropped(store: Store) -> None:
     assert store.stale(limit=10) == []
     assert store._redis.zcard(keys.LEASES) == 0
     store._redis.delete(keys.run("wrong"))
+
+
+# -- when it ended -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_crashed", [False, True])
+def test_a_run_ended_when_its_job_did_and_not_when_that_was_told(store: Store, is_crashed: bool) -> None:
+    record = running(store)
+    store._redis.hincrby(keys.run(record.id), "started_at", -100_000_000)
+    if is_crashed:
+        crash(store, record)
+    now = store.now_us()
+    assert store.finish(record, FINISHED, ended_ago_s=20)
+    ended_at = store.get(record.id).ended_at
+    assert ended_at is not None
+    assert 0 <= ended_at - (now - 20_000_000) < 5_000_000
+
+
+@pytest.mark.parametrize(("ago_s", "is_start"), [(1e9, True), (-50.0, False), (None, False)])
+def test_no_run_ended_before_it_started_or_later_than_now(store: Store, ago_s: float | None, is_start: bool) -> None:
+    record = running(store)
+    assert store.finish(record, FINISHED, ended_ago_s=ago_s)
+    found = store.get(record.id)
+    assert found.ended_at is not None
+    assert found.started_at is not None
+    assert found.started_at <= found.ended_at <= store.now_us()
+    assert (found.ended_at == found.started_at) is is_start

@@ -55,6 +55,10 @@ def test_redis_gone_jobs_go_on_and_their_ends_are_delivered_after(outage: Cluste
     assert goes_on.wait(20) is RunState.FINISHED
     assert goes_on.logs() == b"begun\nended\n"
     assert "Crashed" not in states(ends_within) + states(goes_on)
+    record = ends_within.refresh()
+    assert record.ended_at is not None
+    assert record.started_at is not None
+    assert record.ended_at - record.started_at < 4_000_000, "it ended when its job did, and not when that was told"
 
 
 def test_redis_gone_for_10_minutes_no_part_of_the_system_ends(

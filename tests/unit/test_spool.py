@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
+from launch_worker.runners.guard import boot_time_s
 from launch_worker.spec import RunSpec
 from launch_worker.spool import AttemptFolder, WorkerFolder
 from launch_worker.states import RunState
@@ -162,7 +165,7 @@ def test_what_its_worker_kept_in_the_folder_is_deleted_and_the_folder_used_again
     folder = begin(worker, 1)
     folder.write("args.json", b"{}")
     folder.keep_record(RECORD)
-    folder.write_report(RECORD, NextStep(Outcome(RunState.FINISHED)), owner="o1")
+    folder.write_report(RECORD, NextStep(Outcome(RunState.FINISHED)), owner="o1", ended_s=boot_time_s())
     folder.keep_holding(replace(RECORD, gpus=("0", "3"), needs="2:0:0"))
     assert AttemptFolder(folder.root).read_holding() == (("0", "3"), "2:0:0")
     folder.remove()
@@ -223,16 +226,38 @@ def test_an_end_is_read_as_it_was_kept(worker: WorkerFolder) -> None:
     folder = begin(worker, 1)
     outcome = Outcome(RunState.FAILED, reason="exit code 3", phase="run", exit_code=3, worker_fault=True, late_exit="9")
     step = NextStep(outcome, retry_delay_s=1.5, retry_reason="retry 1 of 2", is_preemption=True)
-    folder.write_report(RECORD, step, owner="o1")
+    folder.write_report(RECORD, step, owner="o1", ended_s=boot_time_s() - 20)
     found = AttemptFolder(folder.path).read_report()
     assert found is not None
-    assert found[1:] == (step, "o1")
-    assert found[0].to_hash() == RECORD.to_hash()
+    assert (found.step, found.owner) == (step, "o1")
+    assert found.record.to_hash() == RECORD.to_hash()
+    assert found.ended_ago_s == pytest.approx(20, abs=5)
     folder.keep_record(replace(RECORD, owner="o2"))
     kept = folder.read_record()
     assert kept is not None
     assert kept.owner == "o2"
     assert not list(folder.path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("ended", "ago_s"),
+    [
+        ({"boot": "another", "boot_s": 1e9, "wall_s": time.time() - 30}, 30.0),
+        (None, None),
+        ({"boot": "another"}, None),
+    ],
+)
+def test_when_it_ended_is_known_by_the_wall_clock_after_the_machine_was_started_anew(
+    worker: WorkerFolder, ended: Any, ago_s: Any
+) -> None:
+    folder = begin(worker, 1)
+    folder.write_report(RECORD, NextStep(Outcome(RunState.FINISHED)), owner="o1", ended_s=boot_time_s())
+    kept = json.loads((folder.path / "report.json").read_text())
+    (folder.path / "report.json").write_text(json.dumps(kept | {"ended": ended}))
+    found = AttemptFolder(folder.path).read_report()
+    assert found is not None
+    # None: of an older release, or damaged; the end itself is not lost. Pytest may have read this file a while ago.
+    assert found.ended_ago_s == (None if ago_s is None else pytest.approx(ago_s, abs=300))
 
 
 def test_whether_it_is_a_container_is_seen_by_whoever_comes_next(worker: WorkerFolder) -> None:

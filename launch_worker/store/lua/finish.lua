@@ -1,6 +1,7 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
 -- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1),
---   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing), card (what the worker has left now; '' for none), pid (of its main process; '' when it was noted)
+--   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing), card (what the worker has left now; '' for none), pid (of its main process; '' when it was noted),
+--   ended_ago_us (how long ago it ended, by its worker's clock; '' for now). Its end is never noted as before its start.
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any). A repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker = unpack(ARGV, 1, 5)
@@ -8,7 +9,7 @@ local state, reason, phase, message, exit_code, signal = unpack(ARGV, 6, 11)
 local retry_us, retry_reason, counts_as, card = tonumber(ARGV[12]), ARGV[13], ARGV[14], card_of(ARGV[15])
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
   -- Read in one go with what comes later.
-  'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep')
+  'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep', 'started_at')
 local now = now_us()
 if card then keep_free(owner, card) end
 if not run[1] then return 'unknown' end
@@ -43,7 +44,9 @@ local ended = {'closed', token, 'phase', phase, 'message', message, 'signal', si
 if exit_code ~= '' then ended[9], ended[10] = 'exit_code', exit_code end
 if ARGV[16] ~= '' then ended[#ended + 1], ended[#ended + 2] = 'pid', ARGV[16] end
 put(id, unpack(ended))
-arrow(id, run[1], state, now, run[4], run[5], reason)
+local ended_at = now - math.max(0, tonumber(ARGV[17]) or 0)
+ended_at = math.min(now, math.max(ended_at, tonumber(get(id, 'started_at')[1] or '') or now))
+arrow(id, run[1], state, now, run[4], run[5], reason, ended_at)
 go_on(id, state, now, run[4], run[5], retry_us, retry_reason, counts_as)
 -- What went wrong with others is not this run's.
 if card then pcall(offer, card, now) end

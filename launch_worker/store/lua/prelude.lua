@@ -523,13 +523,14 @@ local function forget_curve(id)
   end)
 end
 
--- Writes a state: index, record, history, and what it counts for. Only `arrow` and `regain` call it.
-local function enter(id, from, to, now, attempt, worker, reason)
+-- Writes a state: index, record, history, and what it counts for. Only `arrow` and `regain` call it. `ended_at`: when a
+-- run ended that is told now.
+local function enter(id, from, to, now, attempt, worker, reason, ended_at)
   local created = tonumber(get(id, 'created_at')[1] or '') or now
   redis.call('ZREM', 'launch:runs:state:' .. from, id)
   redis.call('ZADD', 'launch:runs:state:' .. to, int(created), id)
   if FINAL[to] then
-    put(id, 'state', to, 'reason', reason, 'ended_at', int(now))
+    put(id, 'state', to, 'reason', reason, 'ended_at', int(ended_at or now))
   else
     put(id, 'state', to, 'reason', reason)
   end
@@ -541,7 +542,7 @@ local function enter(id, from, to, now, attempt, worker, reason)
     end
   end
   if FINAL[to] then
-    redis.call('ZADD', 'launch:ended', int(now), id)
+    redis.call('ZADD', 'launch:ended', int(ended_at or now), id)
     redis.call('ZREM', 'launch:leases', id)
     if get(id, 'cancel_at')[1] then redis.call('ZREM', 'launch:cancels', id) end
     drop(id, 'preempting', 'start_at')
@@ -554,11 +555,11 @@ local function enter(id, from, to, now, attempt, worker, reason)
 end
 
 -- Makes one arrow. The caller has checked who may make it.
-local function arrow(id, from, to, now, attempt, worker, reason)
+local function arrow(id, from, to, now, attempt, worker, reason, ended_at)
   if not (ARROWS[from] and ARROWS[from][to]) then
     error('no arrow from ' .. tostring(from) .. ' to ' .. tostring(to))
   end
-  enter(id, from, to, now, attempt, worker, reason)
+  enter(id, from, to, now, attempt, worker, reason, ended_at)
 end
 
 -- A list of the wrong type would refuse every item and every consumer: it is set aside for reading. (`wanted`: or what
