@@ -582,10 +582,14 @@ end
 
 -- Text that can be part of an item: a damaged record may have bytes that are no UTF-8, and such an item is refused.
 local function as_utf8(text)
-  local rest = string.gsub(text, '[\194-\223][\128-\191]', '')
-  rest = string.gsub(rest, '[\224-\239][\128-\191][\128-\191]', '')
-  rest = string.gsub(rest, '[\240-\244][\128-\191][\128-\191][\128-\191]', '')
-  return string.find(rest, '[\128-\255]') and string.gsub(text, '[\128-\255]', '?') or text
+  if not string.find(text, '[\128-\255]') then return text end
+  local rest, more = text, '[\128-\191]'
+  for _, first in ipairs({'\240[\144-\191]' .. more, '[\241-\243]' .. more .. more, '\244[\128-\143]' .. more,
+    '\224[\160-\191]', '[\225-\236\238\239]' .. more, '\237[\128-\159]', '[\194-\223]'}) do
+    rest = string.gsub(rest, first .. more, '')
+  end
+  if not string.find(rest, '[\128-\255]') then return text end
+  return (string.gsub(text, '[\128-\255]', '?'))
 end
 
 -- A run's name and what Flower shows of it, as JSON; of many runs most have the same.
