@@ -35,7 +35,7 @@ def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
     if len(element) > MAX_BYTES:
         return None, f"it has {len(element):,} bytes; at most {MAX_BYTES:,} are read"
     try:
-        given = read_json(element.decode())
+        given = read_json(element.decode("utf-8", "surrogatepass"))
     except ValueError:
         return None, "it is not JSON in UTF-8"
     headers, properties = (given.get("headers"), given.get("properties")) if isinstance(given, dict) else (None, None)
@@ -70,7 +70,7 @@ def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
 def is_reply(element: bytes) -> bool:
     """Whether it is, by its form, an answer to `celery inspect`. These come by lists too, to whoever has asked."""
     try:
-        given = read_json(element.decode())
+        given = read_json(element.decode("utf-8", "surrogatepass"))
     except ValueError:
         return False
     if (
