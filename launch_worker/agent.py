@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -120,7 +121,7 @@ class LaunchAgent(ByHand):
         self._on_adopt: Callable[[Record], Callable[[Ended], None]] = config.get("on_adopt") or (
             lambda _: lambda _: None
         )
-        self._on_end: OnEnd = config.get("on_end") or (lambda *_: None)
+        self._told_of_end: OnEnd = config.get("on_end") or (lambda *_: None)
         self._quarantine = Quarantine(after=self._config.quarantine_after)
         #: Holds the leases. Not the node's name: that is the same after a restart.
         self.owner = f"{self._host}.{os.getpid()}.{secrets.token_hex(4)}"
@@ -503,13 +504,29 @@ class LaunchAgent(ByHand):
 
     def carry_on(self, attempt: Attempt) -> None:
         """Supervise an attempt whose job another worker of this machine started, to its end, and report that."""
-        on_ended = self._on_adopt(attempt.record)
         ended: Ended = None
-        try:
+        with ExitStack() as stack:
+            try:
+                on_ended = self._on_adopt(attempt.record)
+            except Exception:
+                log.exception("callback.failed on_adopt run=%s", attempt.record.id)
+            else:
+                stack.callback(lambda: self._tell_adopted(on_ended, attempt.record, ended))
             self._jobs.take_over(attempt)
             ended = self.see_to_its_end(attempt)
-        finally:
+
+    def _tell_adopted(self, on_ended: Callable[[Ended], None], record: Record, ended: Ended) -> None:
+        try:
             on_ended(ended)
+        except Exception:
+            log.exception("callback.failed on_adopt run=%s", record.id)
+
+    def _on_end(self, record: Record, outcome: Outcome) -> None:
+        """Tell of an end. What becomes of that decides nothing about the run."""
+        try:
+            self._told_of_end(record, outcome)
+        except Exception:
+            log.exception("callback.failed on_end run=%s", record.id)
 
     def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
         """The lease of an attempt that another worker of this machine claimed, as a guard must enforce it."""

@@ -10,9 +10,9 @@ from celery.beat import ScheduleEntry, Scheduler
 from launch_worker.api import Api
 from launch_worker.celery import settings
 from launch_worker.errors import LaunchError
+from launch_worker.events import show_end
 from launch_worker.passes import PASSES, run_pass
 from launch_worker.probe import touch
-from launch_worker.request import show_end
 
 log = logging.getLogger("launch_worker.beat")
 

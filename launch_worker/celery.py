@@ -106,7 +106,8 @@ def _settings() -> Settings:
     return Settings.from_env(redis_url=broker)
 
 
-def _make_app(operator: ModuleType | None) -> Celery:
+def _make_app(operator: ModuleType | None) -> tuple[Celery, dict[str, Any]]:
+    """The app, and the settings that nothing may change."""
     # An alias and not `broker_transport`: Flower and the banner go by the URL's scheme.
     kombu.transport.TRANSPORT_ALIASES.update(
         redis="launch_worker.broker:Transport",
@@ -128,8 +129,9 @@ def _make_app(operator: ModuleType | None) -> Celery:
     if operator is not None:
         made.conf.update({name: value for name, value in vars(operator).items() if not name.startswith("_")})
     options = celeryconfig.broker_transport_options | made.conf.broker_transport_options
-    made.conf.update(_required(settings, transport_options=options, beat_schedule=made.conf.beat_schedule))
-    return made
+    required = _required(settings, transport_options=options, beat_schedule=made.conf.beat_schedule)
+    made.conf.update(required)
+    return made, required
 
 
 try:
@@ -142,9 +144,10 @@ except SettingsError as error:
     raise
 #: Which file the operator's Celery settings come from; '' for none.
 settings_file = "" if _operator is None else str(_operator.__file__)
-app = _make_app(_operator)
+app, REQUIRED = _make_app(_operator)
 
-importlib.import_module("launch_worker.worker")  # registers the bootsteps and signals of `app`
+# Registers the bootsteps and signals of `app`, and its remote control.
+importlib.import_module("launch_worker.remote")
 
 
 def _started(**_: object) -> None:

@@ -43,12 +43,37 @@ class Pickup:
         self._selection = selection
         self._excluded = excluded
         self._on_change = on_change
+        #: What `celery control add_consumer` and `cancel_consumer` asked for.
+        self._added: list[str] = []
+        self._dropped: set[str] = set()
+        self._thread: threading.Thread | None = None
         self._woken = threading.Event()
         self._stopping = threading.Event()
 
     def start(self) -> None:
         if self._selection.is_dynamic or self._selection.tag_queue:
-            threading.Thread(target=self._run, name="launch-queues", daemon=True).start()
+            self._start()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="launch-queues", daemon=True)
+        self._thread.start()
+
+    def add(self, queue: str) -> None:
+        """Consume this queue too, whatever is selected."""
+        self._dropped.discard(queue)
+        self._added.append(queue)
+        self._look_soon()
+
+    def drop(self, queue: str) -> None:
+        """Do not consume this queue, whatever is selected."""
+        self._dropped.add(queue)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        self.wake()
+        # With fixed names there was nothing to look for until now.
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -65,7 +90,8 @@ class Pickup:
             store.configure("queue", selection.tag_queue, {}, create=True)
         pool_queues = [name for name, _ in store.pool_queues(selection.pool)] if selection.pool else []
         all_queues = store.queue_names() if selection.prefixes and not selection.pool else []
-        wanted = [name for name in selection.wanted(all_queues, pool_queues) if name not in self._excluded]
+        found = [name for name in selection.wanted(all_queues, pool_queues) if name not in self._excluded]
+        wanted = [name for name in dict.fromkeys([*found, *self._added]) if name not in self._dropped]
         before = self._agent.queues
         if wanted == before:
             return

@@ -7,7 +7,6 @@ receive them.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import threading
@@ -18,7 +17,6 @@ from typing import Any, ClassVar
 from celery import signals
 from celery.worker import state as worker_state
 from celery.worker.request import Request
-from kombu.exceptions import OperationalError
 from kombu.message import Message
 
 from launch_worker.agent import LaunchAgent
@@ -26,10 +24,10 @@ from launch_worker.attempt import Attempt
 from launch_worker.broker import Channel, refuse
 from launch_worker.celery import app
 from launch_worker.errors import LaunchError
+from launch_worker.events import EVENTS, end_event, show_end
 from launch_worker.foreign import read_json
 from launch_worker.jobs import Ended, SentClaim
 from launch_worker.message import RUN_TASK
-from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.states import RunState
 
@@ -53,11 +51,12 @@ class RunRequest(Request):  # type: ignore[misc]
     _numbers: ClassVar[Iterator[int]] = itertools.count(1)
     #: `celery control rate_limit launch_worker.run …`
     is_rate_limited = False
+    _is_announced = False
     #: Its claim is on its way, while the slot's thread wakes up.
     _sent: SentClaim | None = None
 
     @classmethod
-    def of(cls, record: Record, *, hostname: str, eventer: Any = None) -> RunRequest:
+    def of(cls, record: Record, *, hostname: str) -> RunRequest:
         """For a run that came by no message of Celery's."""
         shown = {"name": record.name} | ({"project": record.project} if record.project else {})
         headers = {
@@ -72,7 +71,6 @@ class RunRequest(Request):  # type: ignore[misc]
             Message(channel=None, headers=headers, properties={}, delivery_tag=record.id),  # type: ignore[no-untyped-call]
             app=app,
             hostname=hostname,
-            eventer=eventer,
             task=app.tasks[RUN_TASK],
             body=((record.id, 0), {}, {}),
             decoded=True,
@@ -83,10 +81,13 @@ class RunRequest(Request):  # type: ignore[misc]
         self._sent = LaunchAgent.current().send_claim(*self.args)
 
     def announce(self) -> None:
-        """What Celery's loop tells of a task before it has a slot."""
+        """What Celery's loop tells of a task before it has a slot; once."""
+        if self._is_announced:
+            return
+        self._is_announced = True
         if signals.task_received.receivers:
             signals.task_received.send(sender=None, request=self)
-        self._show(
+        self.send_event(
             "task-received",
             name=self.name,
             args=self.argsrepr,
@@ -120,62 +121,76 @@ class RunRequest(Request):  # type: ignore[misc]
                 and time.monotonic() < until
                 and (attempt := _next_attempt(agent)) is not None
             ):
-                former, request = request, RunRequest.of(attempt.record, hostname=self.hostname, eventer=self.eventer)
+                former, request = request, RunRequest.of(attempt.record, hostname=self.hostname)
                 # In this order: Celery takes no message for a slot that is not free.
                 worker_state.task_reserved(request)
                 worker_state.task_ready(former)
                 # The cancel of a revoked one comes by way of its record.
                 request.revoked()
-                request.announce()
                 is_followed = request._execute(lambda attempt=attempt: attempt)  # type: ignore[misc]
         finally:
             worker_state.task_ready(request)
 
     def _execute(self, claim: Callable[[], Attempt | Ended]) -> bool:
-        """Carry out what it claims, to its end. Returns whether more had waited behind it."""
+        """Carry out what it claims, to its end. Returns whether more had waited behind it.
+
+        Of a run that it does not get nothing is shown: it waits elsewhere, or another worker has it.
+        """
         began = self.time_start = time.time()
         worker_state.task_accepted(self)
-        self._show("task-started")
+        begun: Attempt | Ended = None
+        try:
+            begun = claim()
+            if begun is None:
+                self._show_killed_while_pending()
+                return False
+            self._carry_out(begun, began)
+        except Exception as error:
+            # Nothing of a run may end its slot; its lease runs out, if it had one.
+            log.exception("run.failed run=%s", self.id)
+            self.send_event("task-failed", exception=repr(error), traceback=None)
+        return isinstance(begun, Attempt) and begun.record.is_followed
+
+    def _carry_out(self, begun: Attempt | Ended, began: float) -> None:
+        is_again = isinstance(begun, Attempt) and begun.record.attempt > 1
+        if is_again:
+            # Watchers take nothing more of a task that has ended, but for one that is tried again.
+            self.send_event("task-retried", exception=None, traceback=None)
+        self.announce()
+        self.send_event("task-started")
         about = {"sender": self.task, "task_id": self.id, "task": self.task, "args": self.args, "kwargs": self.kwargs}
         if signals.task_prerun.receivers:
             signals.task_prerun.send(**about)
         ended: Ended = None
-        begun: Attempt | Ended = None
         try:
-            begun = claim()
             ended = LaunchAgent.current().see_to_its_end(begun) if isinstance(begun, Attempt) else begun
             self._show_end(ended, runtime=time.time() - began)
-        except Exception as error:
-            # Nothing of a run may end its slot; its lease runs out, if it had one.
-            log.exception("run.failed run=%s", self.id)
-            self._show("task-failed", exception=repr(error), traceback=None)
-        if signals.task_postrun.receivers:
-            state = "SUCCESS" if ended is not None and ended[0] is RunState.FINISHED else "FAILURE"
-            signals.task_postrun.send(retval=ended and ended[0].value, state=state, **about)
-        return isinstance(begun, Attempt) and begun.record.is_followed
+        finally:
+            if signals.task_postrun.receivers:
+                state = "SUCCESS" if ended is not None and ended[0] is RunState.FINISHED else "FAILURE"
+                signals.task_postrun.send(retval=ended and ended[0].value, state=state, **about)
 
-    # -- Flower's picture ------------------------------------------------------------------------------------------
+    # -- what watchers are shown -----------------------------------------------------------------------------------
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Celery's own too (of a revoked task) may be lost."""
+        if self.task.send_events:
+            EVENTS.send(type, uuid=self.id, **fields)
 
     def _show_end(self, ended: Ended, *, runtime: float) -> None:
         if ended is None:
-            self._show_killed_while_pending()
             return
         state, outcome = ended
-        shown = f"{outcome.state}: {outcome.reason}"
-        if state is RunState.FINISHED:
-            self._show("task-succeeded", result=repr(state.value), runtime=runtime)
-            if signals.task_success.receivers:
-                signals.task_success.send(sender=self.task, result=state.value)
-        elif state is RunState.PENDING:
-            self._show("task-retried", exception=shown, traceback=None)
-        elif state is RunState.KILLED:
-            self._show("task-revoked", terminated=True, signum=outcome.signal or None, expired=False)
-        else:
-            failure = RunFailed(shown)
-            self._show("task-failed", exception=repr(failure), traceback=None)
+        event, facts = end_event(state, outcome)
+        if event == "task-failed":
+            failure = RunFailed(facts["exception"])
+            facts["exception"] = repr(failure)
             if signals.task_failure.receivers:
                 about = {"task_id": self.id, "args": self.args, "kwargs": self.kwargs}
                 signals.task_failure.send(sender=self.task, exception=failure, traceback=None, einfo=None, **about)
+        elif event == "task-succeeded" and signals.task_success.receivers:
+            signals.task_success.send(sender=self.task, result=state.value)
+        self.send_event(event, runtime=runtime, **facts)
 
     def _show_killed_while_pending(self) -> None:
         try:
@@ -183,11 +198,8 @@ class RunRequest(Request):  # type: ignore[misc]
         except LaunchError:
             return  # it is gone, or Redis is: only Flower's picture suffers
         if record.state is RunState.KILLED:
-            self._show("task-revoked", terminated=False, signum=None, expired=False)
-
-    def _show(self, event: str, **facts: Any) -> None:
-        with event_may_be_lost():
-            self.send_event(event, **facts)
+            self.announce()
+            self.send_event("task-revoked", terminated=False, signum=None, expired=False)
 
     # -- what Celery asks ------------------------------------------------------------------------------------------
 
@@ -233,7 +245,6 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             on_reject=reject,
             app=app,
             hostname=consumer.hostname,
-            eventer=consumer.event_dispatcher,
             connection_errors=consumer.connection_errors,
             task=task,
             # The broker's client has made it so (`message.rebuilt`).
@@ -253,7 +264,6 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
         for callback in callbacks:
             callback(request)
         consumer.on_task_request(request)
-        request.announce()
 
     return receive
 
@@ -293,26 +303,3 @@ class AdoptedRequest:
         self._wake()
         if ended is not None:
             show_end(self._record, ended[1])
-
-
-def show_end(record: Record, outcome: Outcome) -> None:
-    """Flower's picture of a run whose own worker could not draw it: that one died, or Redis was away."""
-    shown = f"{outcome.state}: {outcome.reason}"
-    facts: dict[str, Any]
-    if outcome.state is RunState.FINISHED:
-        event, facts = "task-succeeded", {"result": outcome.state.value, "runtime": None}
-    elif outcome.state is RunState.KILLED:
-        event, facts = "task-revoked", {"terminated": True, "signum": outcome.signal or None, "expired": False}
-    else:
-        event, facts = "task-failed", {"exception": shown, "traceback": None}
-    with event_may_be_lost(), app.events.default_dispatcher() as dispatcher:
-        dispatcher.send(event, uuid=record.id, **facts)
-
-
-@contextlib.contextmanager
-def event_may_be_lost() -> Iterator[None]:
-    """Flower's picture is drawn from events; the records, which decide, do not depend on them."""
-    try:
-        yield
-    except (OperationalError, OSError) as error:
-        log.warning("event.lost: %s", error)

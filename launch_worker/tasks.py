@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from celery import Task
+
 from launch_worker.agent import LaunchAgent
 from launch_worker.celery import app
+from launch_worker.errors import InputError
+from launch_worker.events import show_end
 from launch_worker.message import RUN_TASK
 from launch_worker.passes import PASSES, run_pass
-from launch_worker.request import show_end
+
+#: What would follow a call: each is a run of its own here.
+_FOLLOWERS = ("chain", "chord", "link", "link_error")
 
 
-@app.task(name=RUN_TASK, Strategy="launch_worker.request:hand_over", ignore_result=True)  # type: ignore[untyped-decorator]
+class RunTask(Task):  # type: ignore[misc]
+    """A call says that a run is to be looked at. What shall follow the run is said when that is submitted."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Raises InputError for a call that others shall follow."""
+        for name in _FOLLOWERS:
+            if options.get(name):
+                raise InputError(
+                    f"a run cannot have a Celery {name}; submit the next one to wait for it: launch-submit --after, "
+                    "launch_worker.submit(after=…)"
+                )
+        return super().apply_async(args, kwargs, **options)
+
+
+@app.task(base=RunTask, name=RUN_TASK, Strategy="launch_worker.request:hand_over", ignore_result=True)  # type: ignore[untyped-decorator]
 def run(run_id: str, seq: int) -> None:
     """Claim and execute one run. The message is a doorbell: the record decides whether anything is done.
 

@@ -18,11 +18,10 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import click
 from celery import bootsteps, platforms
 from celery.bin.worker import worker as worker_command
-from celery.concurrency import get_available_pool_names
-from celery.exceptions import CPendingDeprecationWarning
+from celery.concurrency import get_available_pool_names, get_implementation
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import after_setup_logger, celeryd_after_setup, celeryd_init, worker_init
 from celery.worker import state as worker_state
-from celery.worker.control import inspect_command
 from click.core import ParameterSource
 
 from launch_worker import __version__
@@ -30,16 +29,17 @@ from launch_worker.agent import LaunchAgent
 from launch_worker.agent_config import AgentConfig
 from launch_worker.api import Api
 from launch_worker.broker import Channel
-from launch_worker.celery import app, settings, settings_file
+from launch_worker.celery import REQUIRED, app, settings, settings_file
 from launch_worker.cli import output
 from launch_worker.consumer import end_in_time
 from launch_worker.errors import BrokerUnavailableError, LaunchError
+from launch_worker.events import EVENTS, show_end
 from launch_worker.gpus import inventory_from_options
 from launch_worker.inventory import Inventory
 from launch_worker.log_line import OneLine
 from launch_worker.pickup import Pickup, pause_s
 from launch_worker.redis_url import mask_url
-from launch_worker.request import AdoptedRequest, RunRequest, event_may_be_lost, show_end
+from launch_worker.request import AdoptedRequest, RunRequest
 from launch_worker.run_once import run_once
 from launch_worker.selection import Selection, parse_limit, refused, welcome
 from launch_worker.spec import MAINTENANCE_QUEUE
@@ -50,8 +50,20 @@ log = logging.getLogger("launch_worker.worker")
 T = TypeVar("T")
 
 _LOOP_TOLD_EVERY_S = 5.0
-_EVENTS_EVERY_S = 0.2
-_EVENTS_AT_ONCE = 200
+
+#: Options of Celery's worker that mean nothing here, by their names there: why, and what there is instead.
+REFUSED = {
+    "autoscale": "--autoscale: a launch worker has as many slots as --limit (or -c) says, and idle ones cost nothing",
+    "max_tasks_per_child": "--max-tasks-per-child: each job is a process of its own, and the worker has no others",
+    "max_memory_per_child": "--max-memory-per-child: a run says what it needs (launch-submit --memory)",
+    "pool_start_method": "--pool-start-method: a launch worker has threads, which are not forked",
+    "time_limit": "--time-limit: a run has a limit of its own (launch-submit --timeout), or its queue's",
+    "soft_time_limit": "--soft-time-limit: a run has a limit of its own (launch-submit --timeout, --grace)",
+    "optimization": "-O: it orders how a pool of processes is served, and a launch worker has threads",
+    "prefetch_multiplier": "--prefetch-multiplier: a launch worker takes a run when a slot is free, and none before",
+    "purge": "--purge: it would delete items and no runs, which get others; use launch-worker cancel --queue NAME",
+    "include": "-I: a launch worker executes runs, and no tasks of other modules",
+}
 
 #: Options that are keys of the agent's configuration under the same name.
 _OF_THE_AGENT = (
@@ -130,6 +142,18 @@ class Start:
 @celeryd_init.connect  # type: ignore[untyped-decorator]
 def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
     """A sentence for what cannot be, before anything is started."""
+    problems = [why for name, why in REFUSED.items() if _is_said(name)]
+    if ThreadsPool.refused:
+        problems.append(f"-P: a launch worker needs the threads pool, not {ThreadsPool.refused}; start it without -P")
+    if _is_said("schedule_filename") and not _is_said("scheduler"):
+        problems.append("-s: the schedule of -B is in memory and in Redis; no file is needed (but for a --scheduler)")
+    problems += [
+        f"{name} must be {value!r} for a launch worker; take {app.conf[name]!r} from the command line"
+        for name, value in REQUIRED.items()
+        if name.startswith(("worker_", "task_")) and app.conf[name] != value
+    ]
+    if problems:
+        _give_up("\nlaunch_worker: ".join(problems))
     try:
         start = Start.parse(
             options, quiet=bool(getattr(instance, "quiet", False)), has_concurrency=_is_said("concurrency")
@@ -142,12 +166,15 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
     Channel.strict_order = start.selection is not None and start.selection.is_strict_order
     if start.selection is not None and start.selection.tags:
         _say(output.styled(start.selection.deprecation(), colour="red"))
-    if start.is_silent:
-        instance.quiet = True
-    else:
+    # Celery's banner tells of an app, a transport and a pool, which are always the same here.
+    instance.quiet = True
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    if not start.is_silent:
         _say(welcome(__version__, mask_url(settings.redis_url)))
         if settings_file:
             _say(f"Celery settings of {settings_file}")
+        if os.geteuid() == 0:
+            _say("This worker runs as root, and so do its jobs. Give it a user of its own.")
 
 
 @after_setup_logger.connect  # type: ignore[untyped-decorator]
@@ -158,9 +185,10 @@ def keep_lines(logger: logging.Logger, **_: Any) -> None:
 
 
 def _is_said(option: str) -> bool:
-    """Whether the command line has it, and not only its default."""
+    """Whether the command line or the environment has it, and not only its default."""
     context = click.get_current_context(silent=True)
-    return context is not None and context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+    said = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return context is not None and context.get_parameter_source(option) in said
 
 
 def _check_known(selection: Selection) -> None:
@@ -222,9 +250,9 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
         self.pickup: Pickup | None = None
 
     def start(self, parent: Any) -> None:
-        pool = parent.pool_cls.__module__
-        if pool != "celery.concurrency.thread":
-            _give_up(f"a launch worker needs the threads pool, not {pool.rsplit('.', 1)[-1]}; start it without -P")
+        # Celery's own handler, of a worker without a terminal, starts the worker anew and ends its jobs. No SIG_IGN:
+        # jobs would inherit that.
+        platforms.signals["SIGHUP"] = lambda *_: None
         start = Start.current
         selection = start.selection or Selection(tuple(self.queues))
         config = start.config.as_dict() | {
@@ -262,8 +290,11 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
         if not start.is_silent:
             _say(selection.describe())
 
+    def close(self, parent: Any) -> None:
+        # The first step of a worker's end: what is told of the jobs' ends now still has a connection.
+        self._stop(parent)
+
     def stop(self, parent: Any) -> None:
-        # By now the drain has let the jobs end, or it was cut short.
         self._stop(parent)
 
     def terminate(self, parent: Any) -> None:
@@ -273,8 +304,9 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.agent is not None:
             if self.pickup is not None:
                 self.pickup.stop()
-            self.agent.stop()
+            self.agent.stop(reason=f"the worker shut down {Intake.why}".rstrip())
             self.agent = None
+            # By now the drain has let the jobs end, or it was cut short.
             end_in_time(parent.exitcode or 0)
             _say("Agent stopped!")
             # All is done: one more signal must not turn the exit status of a clean end into a killed one.
@@ -332,29 +364,6 @@ class RingingExecutor(ThreadPoolExecutor):
         return super().submit(do)
 
 
-class EventBatch:
-    """Sends what Flower shows some times a second: one by one it is most of what the loop does."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._hub = consumer.hub
-        self._dispatcher = consumer.event_dispatcher
-        self._is_due = False
-        self._dispatcher.buffer_limit = _EVENTS_AT_ONCE
-        self._dispatcher.on_send_buffered = self._soon
-
-    def _soon(self) -> None:
-        # From any thread; two that come here at once plan two flushes, of which one finds nothing.
-        if not self._is_due:
-            self._is_due = True
-            self._hub.call_soon(self._hub.call_later, _EVENTS_EVERY_S, self.flush)
-
-    def flush(self) -> None:
-        # Before the flush: what is sent meanwhile plans the next one.
-        self._is_due = False
-        with event_may_be_lost():
-            self._dispatcher.flush()
-
-
 class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     """What a worker takes from its queues, and how it stops.
 
@@ -369,11 +378,12 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     draining: ClassVar[threading.Thread | None] = None
     pickup: ClassVar[Pickup | None] = None
     has_passed: ClassVar[bool] = False
+    #: How it was told to leave, where that was no signal.
+    why: ClassVar[str] = ""
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self.consumer = parent
-        self.events: EventBatch | None = None
 
     def start(self, parent: Any) -> None:
         Intake.current = self
@@ -382,7 +392,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
             platforms.signals[name] = self.on_signal
         platforms.signals["SIGQUIT"] = self.stop_now
         platforms.signals["SIGUSR1"] = self.on_upgrade
-        self.events = None if parent.event_dispatcher is None else EventBatch(parent)
+        EVENTS.open(parent)
         # Celery cancels it with the connection, and this starts anew with the next one.
         parent.timer.call_repeatedly(_LOOP_TOLD_EVERY_S, LaunchAgent.current().note_loop)
         self.turn(LaunchAgent.current().takes_runs)
@@ -392,9 +402,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
             threading.Thread(target=self.pass_once, name="launch-once", daemon=True).start()
 
     def stop(self, parent: Any) -> None:
-        events, self.events = self.events, None
-        if events is not None:
-            events.flush()
+        EVENTS.close()
 
     def pass_once(self) -> None:
         """Run what is due, then leave."""
@@ -419,6 +427,15 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         if Intake.draining is None:
             self.leave(self.detach)
 
+    def leave_for(self, why: str) -> None:
+        """Drain, and have what is ended after the drain's time say why."""
+        Intake.why = why
+        self.leave(self.drain)
+
+    @staticmethod
+    def takes_by_hand() -> bool:
+        return Start.current.takes_by_hand
+
     def leave(self, how: Callable[[], None]) -> None:
         # A thread: while Redis is away there is no loop that could wait for the jobs.
         Intake.draining = threading.Thread(target=how, name="launch-drain", daemon=True)
@@ -432,7 +449,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         self.stop_now()
 
     def drain(self) -> None:
-        log.warning("worker.draining: no new runs are taken; a second signal ends the jobs")
+        how = f" {Intake.why}" if Intake.why else ""
+        log.warning("worker.draining%s: no new runs are taken; a second signal ends the jobs", how)
         self.turn(False)
         if LaunchAgent.initialized() and not LaunchAgent.current().drain(timeout_s=Start.current.config.drain_timeout):
             log.warning("worker.drain_timeout: what still runs is ended")
@@ -486,12 +504,6 @@ def look_again() -> None:
         Intake.pickup.wake()
 
 
-@inspect_command(default_timeout=2.0)  # type: ignore[untyped-decorator]
-def runs(state: Any, **_: Any) -> list[dict[str, Any]]:
-    """The runs that each worker executes now."""
-    return LaunchAgent.current().snapshot() if LaunchAgent.initialized() else []
-
-
 def _add_option(*words: str, **attributes: Any) -> None:
     app.user_options["worker"].add(click.Option(list(words), **attributes))
 
@@ -503,6 +515,24 @@ def _free_word(word: str) -> None:
             option.opts.remove(word)
 
 
+class ThreadsPool(click.ParamType):  # type: ignore[type-arg]
+    """Of Celery's `-P`: the one that there is."""
+
+    name = "pool"
+    #: Another one that was asked for.
+    refused: ClassVar[str] = ""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, type):
+            return value
+        if value != "threads":
+            ThreadsPool.refused = str(value)
+        return get_implementation("threads")
+
+
+for _option in worker_command.params:
+    if _option.name == "pool":
+        _option.type, _option.default = ThreadsPool(), "threads"
 _free_word("--pool")
 _add_option(
     "--match",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import threading
 import time
 import urllib.error
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from launch_worker import celeryconfig, submit, submit_many
+from launch_worker import Run, celeryconfig, submit, submit_many
 from launch_worker.dev.redis_server import free_port
 from launch_worker.states import RunState
 from tests.conftest import wait_until
@@ -237,7 +238,89 @@ def test_flower_shows_a_crashed_run_as_failure(cluster: Cluster) -> None:
         return task.get("state") if isinstance(task, dict) else None
 
     wait_until(lambda: state() == "FAILURE", what="Crashed shows as FAILURE")
-    assert first is not None
+    task = _get(port, f"/api/task/info/{run.id}")
+    assert isinstance(task, dict)
+    assert task["worker"] == run.refresh().worker
+    known = _get(port, "/api/workers?status=true")
+    assert isinstance(known, dict)
+    # No worker is there that nobody started, and the dead one is not online.
+    assert {name.partition("@")[0]: is_on for name, is_on in known.items()} == {
+        "a": owner is not first,
+        "b": owner is first,
+    }
+
+
+#: Celery's events of tasks cannot be sent, whatever the reason.
+_NO_EVENTS = """
+from celery.events.dispatcher import EventDispatcher as _EventDispatcher
+
+_send = _EventDispatcher.send
+
+def _fail(self, type, *arguments, **facts):
+    if type.startswith("task-"):
+        raise RuntimeError("nothing can be shown")
+    return _send(self, type, *arguments, **facts)
+
+_EventDispatcher.send = _fail
+"""
+
+
+def test_events_that_cannot_be_sent_decide_about_no_run(cluster: Cluster) -> None:
+    (cluster.folder / "celeryconfig.py").write_text(_NO_EVENTS)
+    # The next worker has time to start.
+    cluster.env["LAUNCH_LEASE_S"] = "30"
+    former = cluster.worker()
+    fine = submit(["true"], api=cluster.api)
+    flag = cluster.folder / "flag"
+    left = submit(["sh", "-c", f"while ! test -e {flag}; do sleep 0.1; done"], api=cluster.api)
+    wait_for_pid(left)
+    assert fine.wait(20) is RunState.FINISHED
+    former.signal(signal.SIGUSR1)
+    assert former.wait(20) == 0
+    heir = cluster.worker()
+    wait_until(lambda: f"run.adopted run={left.id}" in heir.log, what="the run is adopted")
+    flag.touch()
+    assert left.wait(20) is RunState.FINISHED
+    wait_until(lambda: "event.lost: RuntimeError('nothing can be shown')" in heir.log, what="it is told of")
+    assert "not_adopted" not in heir.log
+
+
+def test_flowers_picture_agrees_with_the_records_of_runs_that_wait_fail_and_are_tried_again(cluster: Cluster) -> None:
+    port = free_port()
+    cluster.celery(
+        *("flower", "--address=127.0.0.1", f"--port={port}"), name="flower", env={"FLOWER_UNAUTHENTICATED_API": "true"}
+    )
+    wait_until(lambda: _get(port, "/api/tasks") is not None, timeout_s=40, what="flower answers")
+    worker = cluster.worker("default,narrow", slots=4)
+    wait_until(lambda: "w1@" in json.dumps(_get(port, "/api/workers?refresh=true") or ""), timeout_s=40)
+    cluster.api.store.configure("queue", "narrow", {"limit": "1"}, create=True)
+    flag = cluster.folder / "flag"
+    goes_on = submit(["sleep", "600"], queue="narrow", api=cluster.api)
+    wait_for_pid(goes_on)
+    parked = submit(["true"], queue="narrow", api=cluster.api)
+    later = submit(["false"], retries=1, retry_delay="1h", api=cluster.api)
+    again = submit(["sh", "-c", f"test -e {flag} || exit 3; sleep 600"], api=cluster.api)
+
+    def shown(run: Run) -> dict[str, Any]:
+        task = _get(port, f"/api/task/info/{run.id}")
+        return task if isinstance(task, dict) else {}
+
+    wait_until(lambda: shown(goes_on).get("state") == "STARTED", what="a Running run shows as STARTED")
+    wait_until(lambda: shown(later).get("state") == "RETRY", what="one that is tried again shows as RETRY")
+    wait_until(lambda: shown(again).get("state") == "FAILURE", what="a Failed one shows as FAILURE")
+    assert later.refresh().state is RunState.PENDING
+    assert shown(again)["runtime"] > 0
+    assert shown(again)["received"] <= shown(again)["started"]
+    wait_until(lambda: parked.refresh().reason, what="it is parked")
+    assert shown(parked).get("state") in (None, "RECEIVED")
+    flag.touch()
+    again.retry()
+    wait_until(lambda: shown(again).get("state") == "STARTED", what="a person's retry shows as STARTED")
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait(20) == 0
+    for run in (goes_on, again):
+        assert run.refresh().state is RunState.KILLED
+        wait_until(lambda run=run: shown(run).get("state") == "REVOKED", what="Killed shows as REVOKED")  # type: ignore[misc]
 
 
 def _get(port: int, path: str) -> object:

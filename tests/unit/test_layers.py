@@ -16,6 +16,11 @@ import launch_worker
 ROOT = Path(launch_worker.__file__).parent
 PACKAGE = "launch_worker"
 
+#: What is Celery's side of a worker.
+OF_CELERY = (
+    *("beat", "broker", "celery", "celeryconfig", "consumer", "events", "remote", "request", "tasks", "worker"),
+)
+
 #: The first part of a module's name below the package, and its layer.
 LAYERS = {
     **dict.fromkeys(
@@ -104,7 +109,7 @@ LAYERS = {
         2,
     ),
     **dict.fromkeys(("probe", "probe_server"), 2),
-    **dict.fromkeys(("celery", "celeryconfig", "broker", "beat", "consumer", "request", "tasks", "worker"), 3),
+    **dict.fromkeys(OF_CELERY, 3),
     **dict.fromkeys(("cli", "dev"), 3),
     # The package itself offers names of layer 2, and imports them lazily.
     "": 2,
@@ -114,8 +119,8 @@ LAYERS = {
 HOMES = {
     "redis": ("store.", "broker"),
     "hiredis": ("store.wire",),
-    "celery": ("celery", "celeryconfig", "beat", "broker", "consumer", "request", "tasks", "worker"),
-    "kombu": ("celery", "celeryconfig", "beat", "broker", "consumer", "request", "tasks", "worker"),
+    "celery": OF_CELERY,
+    "kombu": OF_CELERY,
     "click": ("cli.", "celery", "worker"),
     "subprocess": ("runners.", "code.listing", "dev.", "cli.following", "cli.dev"),
     "signal": ("runners.", "code.unpack", "dev.", "cli.following", "cli.dev", "retry", "worker", "by_hand"),
