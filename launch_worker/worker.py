@@ -153,7 +153,9 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
         if name.startswith(("worker_", "task_")) and app.conf[name] != value
     ]
     if problems:
-        _give_up("\nlaunch_worker: ".join(problems))
+        for problem in problems[:-1]:
+            output.say(f"launch_worker: {problem}", err=True)
+        _give_up(problems[-1])
     try:
         start = Start.parse(
             options, quiet=bool(getattr(instance, "quiet", False)), has_concurrency=_is_said("concurrency")
