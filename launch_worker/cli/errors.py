@@ -30,7 +30,11 @@ def run_command(command: click.Command, *, program: str) -> None:
         error.show()
         code = 2
     except LaunchError as error:
-        output.say(f"{program}: {error}", err=True)
+        first, *more = str(error).split("\n")
+        output.say(f"{program}: {first}", err=True)
+        for line in more:
+            # Indented: what others wrote looks like no line of ours.
+            output.say("  ", line.removeprefix("  "), err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED

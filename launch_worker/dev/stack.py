@@ -62,7 +62,7 @@ class Stack:
         )
         self.web_port = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._store = Store(self.redis.url)
+        self._store: Store | None = None
 
     def start(self, *, go_on: Callable[[], bool] = lambda: True) -> None:
         """Start all parts and wait until the worker takes runs.
@@ -76,10 +76,10 @@ class Stack:
         if self._web:
             is_fixed = self._is_kept and self._waits and is_free(WEB_PORT)
             self._start_web(WEB_PORT if is_fixed else free_port())
-        self._store = Store(self.redis.url)
+        store = self._store = Store(self.redis.url)
         deadline = time.monotonic() + _START_S
         pid = self.processes["worker"].pid
-        while not any(worker["pid"] == pid for worker in self._store.workers()):
+        while not any(worker["pid"] == pid for worker in store.workers()):
             self._wait_a_moment("worker", deadline, go_on)
         while self._web and self._waits and not _answers(self.web_port):
             if self.processes["web"].poll() is not None and not is_free(self.web_port):
@@ -105,6 +105,8 @@ class Stack:
 
     def running(self) -> dict[str, float]:
         """The grace of each run that runs now; empty where Redis cannot tell."""
+        if self._store is None:
+            return {}
         try:
             return {record.id: parse_spec(record.spec).grace_s for record in self._store.select(state=RunState.RUNNING)}
         except LaunchError:
@@ -112,7 +114,7 @@ class Stack:
 
     def counts(self) -> dict[str, int]:
         """How many runs are in each state."""
-        return {state.value: count for state, count in self._store.counts().items()}
+        return {state.value: count for state, count in self._store.counts().items()} if self._store else {}
 
     def stop(self, *, is_killed: Callable[[], str] = lambda: "") -> None:
         """End all parts, the worker first so that it can report what it stopped; running jobs are ended.
@@ -137,12 +139,14 @@ class Stack:
         for process in self.processes.values():
             process.kill()
             process.wait()
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
         self.redis.stop()
 
     def _kill_runs(self, reason: str) -> None:
         for run_id in self.running():
             with contextlib.suppress(LaunchError):
+                assert self._store is not None
                 self._store.cancel(run_id, reason=reason, grace_s=0)
 
     def _start_web(self, port: int) -> None:

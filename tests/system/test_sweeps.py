@@ -324,6 +324,7 @@ def test_every_error_of_a_file_is_named(cluster: Cluster) -> None:
     for words in ("method", "parameters.lr: min 2 is above max 1", "'valuse' is unknown", "run_cap", "program"):
         assert words in done.err
     assert "Traceback" not in done.err
+    assert "\n  method: " in done.err, "one a line"
     assert cluster.run("launch-worker", "sweep", "create", "nosuch.yaml").code == 2
     assert cluster.run("launch-worker", "sweep", "status", "nosuch").code == 2
     assert list(cluster.api.store.select()) == []
