@@ -30,6 +30,10 @@ INHERITED = frozenset(
     )
 )
 
+#: Where the job, or its queue, does not say otherwise. Python writes to a pipe, or a file, a block at a time only, so
+#: that nothing would be seen of a job that prints little, and nothing at all of one that is stopped.
+_UNLESS_SUBMITTED = {"PYTHONUNBUFFERED": "1"}
+
 #: What `os.environ` held when it was last read, as it holds it, and what jobs get of that.
 _read: tuple[Mapping[bytes, bytes], dict[str, str]] = ({}, {})
 
@@ -47,7 +51,7 @@ def job_environment(
 
     Raises InputError when the worker lacks a variable that the run asks for by name.
     """
-    env = _inherited(worker_env)
+    env = _inherited(worker_env) | _UNLESS_SUBMITTED
     if wandb_env:
         env |= _wandb(record)
     env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
@@ -67,7 +71,9 @@ def container_environment(
     wandb_env: bool = True,
 ) -> dict[str, str]:
     """The same for a container, whose image has what programs need. Raises InputError."""
-    env = _wandb(record) if wandb_env else {}
+    env = dict(_UNLESS_SUBMITTED)
+    if wandb_env:
+        env |= _wandb(record)
     env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
     if record.gpus and all(gpu.isdigit() for gpu in record.gpus):
         # The engine gives it these only, and they are numbered anew in it; UUIDs stay.

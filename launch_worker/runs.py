@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
 from launch_worker.filters import Filter, Order
+from launch_worker.log_pieces import Joiner, Log
 from launch_worker.passes import catch_up
 from launch_worker.retry import shell_exit_code
 from launch_worker.run import Record, Transition
@@ -243,14 +244,19 @@ class Run:
             raise RefusedError(f"run {self.id} is {state}; only an ended run can be retried")
 
     def logs(self, *, attempt: int | None = None) -> bytes:
-        """The newest output that is kept of an attempt (the latest by default)."""
-        return self.logs_so_far(attempt=attempt)[0]
+        """The newest output that is kept of an attempt (the latest by default), from the beginning of a line on.
 
-    def logs_so_far(self, *, attempt: int | None = None) -> tuple[bytes, str]:
-        """The same, and where `follow(after=…)` has to go on."""
+        `output` tells whether anything is missing.
+        """
+        return self.output(attempt=attempt).data
+
+    def output(self, *, attempt: int | None = None) -> Log:
+        """The same with its `text`, and how many bytes of the output are `missing`, for they are not kept."""
         number = attempt if attempt is not None else self.refresh().attempt
-        chunks = self._api.store.log(self.id, number)
-        return b"".join(chunk.data for chunk in chunks), chunks[-1].entry if chunks else "-"
+        pieces = list(_Shown(number).output_until(self._api.store, self.id, number))
+        last = pieces[-1] if pieces else Log(b"", attempt=number)
+        data = b"".join(piece.data for piece in pieces)
+        return replace(last, data=data, missing=sum(piece.missing for piece in pieces))
 
     def wait(self, timeout: float | None = None, *, timeout_s: float | None = None) -> RunState:
         """Block until the run has ended, in whatever way, and will not be retried; returns its state.
@@ -266,13 +272,20 @@ class Run:
         raise TimeoutError(f"run {self.id} is still {self.refresh().state} after {seconds:g} s")
 
     def follow(
-        self, *, logs: bool = True, attempt: int | None = None, after: str = "-", deadline: float | None = None
+        self,
+        *,
+        logs: bool = True,
+        attempt: int | None = None,
+        after: Log | None = None,
+        deadline: float | None = None,
+        on_missing: Callable[[int], None] = lambda _: None,
     ) -> Iterator[tuple[RunState | None, bytes]]:
         """Yield (new state, b'') for each transition and (None, output) as the job prints, until the run has ended.
 
-        Starts with the state as it is now, and the output from its kept beginning, or `after` an entry of the log. A
-        run that ends and is Pending again in one step has not ended. `deadline` is monotonic seconds. Outlasts an
-        outage of Redis of up to ten minutes, then raises BrokerUnavailableError.
+        Starts with the state as it is now, and the output from its kept beginning, or `after` what `output()` gave;
+        `on_missing` is told how many bytes are missing before what comes next. A run that ends and is Pending again in
+        one step has not ended. `deadline` is monotonic seconds. Outlasts an outage of Redis of up to ten minutes, then
+        raises BrokerUnavailableError.
         """
         record = self.refresh()
         view = _View(_Shown(attempt or record.attempt, after=after) if logs else None, attempt)
@@ -281,7 +294,7 @@ class Run:
         while not view.ended and (deadline is None or time.monotonic() < deadline):
             try:
                 with self._api.store.watch(self.id) as wait_for_news:
-                    for news in self._watched(view, wait_for_news, deadline):
+                    for news in self._watched(view, wait_for_news, deadline, on_missing):
                         away_since = None
                         yield news
             except BrokerUnavailableError:
@@ -291,7 +304,11 @@ class Run:
                 time.sleep(_TURN_S / 2)
 
     def _watched(
-        self, view: _View, wait_for_news: Callable[[float], bool], deadline: float | None
+        self,
+        view: _View,
+        wait_for_news: Callable[[float], bool],
+        deadline: float | None,
+        on_missing: Callable[[int], None],
     ) -> Iterator[tuple[RunState | None, bytes]]:
         store = self._api.store
         while True:
@@ -303,8 +320,10 @@ class Run:
             fresh, view.told = history[view.told :], len(history)
             if view.shown is not None:
                 until = record.attempt if view.attempt is None else view.attempt
-                for data in view.shown.output_until(store, self.id, until):
-                    yield None, data
+                for piece in view.shown.output_until(store, self.id, until):
+                    if piece.missing:
+                        on_missing(piece.missing)
+                    yield None, piece.data
             for at, transition in enumerate(fresh):
                 view.last = transition.state
                 # What followed at once tells whether it was an end.
@@ -472,19 +491,22 @@ class Runs(Sequence[Run]):
 class _Shown:
     """How far a run's output has been shown."""
 
-    def __init__(self, attempt: int, *, after: str = "-") -> None:
+    def __init__(self, attempt: int, *, after: Log | None = None) -> None:
         self.attempt = attempt
-        self._after = after
+        self._after, self._joiner = "-", Joiner()
+        if after is not None and after.attempt == attempt:
+            self._after, self._joiner = after.entry, Joiner(end=after.end, is_at_line=after.data[-1:] in (b"", b"\n"))
 
-    def output_until(self, store: Store, run_id: str, attempt: int) -> Iterator[bytes]:
+    def output_until(self, store: Store, run_id: str, attempt: int) -> Iterator[Log]:
         """What is new of the attempt at hand and of those after it, up to `attempt`."""
         while True:
             for chunk in store.log(run_id, self.attempt, after=self._after):
                 self._after = chunk.entry
-                yield chunk.data
+                data, missing = self._joiner.add(chunk.offset, chunk.data)
+                yield Log(data, missing, attempt=self.attempt, entry=chunk.entry, end=self._joiner.end)
             if self.attempt >= attempt:
                 return
-            self.attempt, self._after = self.attempt + 1, "-"
+            self.attempt, self._after, self._joiner = self.attempt + 1, "-", Joiner()
 
 
 @dataclass

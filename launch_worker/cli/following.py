@@ -13,6 +13,7 @@ from launch_worker.api import Run
 from launch_worker.cli import output
 from launch_worker.cli.errors import INTERRUPTED
 from launch_worker.errors import LaunchError, RefusedError
+from launch_worker.log_pieces import Log
 from launch_worker.states import RunState
 
 #: How long after a Ctrl-C a second one still means "cancel the run".
@@ -125,7 +126,8 @@ def _wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
 def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
     last: RunState | None = None
     with output.JobOutput() as shown:
-        for state, data in run.follow(logs=logs):
+        missing = _Missing(quiet=quiet)
+        for state, data in run.follow(logs=logs, on_missing=missing.note):
             shown.write(data)
             if state is not None and state is not last:
                 last = state
@@ -133,11 +135,49 @@ def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
                     record = run.record
                     where = f" on {record.worker} (attempt {record.attempt})" if state is RunState.RUNNING else ""
                     _say_state(run, state, where, f": {record.reason}" if record.reason else "")
+        missing.say()
     code = run.shell_exit_code()
     if not quiet:
         record = run.record
         _say_state(run, record.state, f": {record.reason}" if record.reason else "")
     return code
+
+
+def show_output(run: Run, shown: output.JobOutput, *, attempt: int | None, after: Log | None = None) -> None:
+    """Print what a run prints, until it has ended."""
+    missing = _Missing(quiet=False)
+    for _, data in run.follow(attempt=attempt, after=after, on_missing=missing.note):
+        shown.write(data)
+    missing.say()
+
+
+def say_missing(count: int) -> None:
+    """Say how much of an output there is no more."""
+    if count:
+        output.say(
+            f"{count} bytes of the output are missing here: only the newest of an attempt is kept (LAUNCH_LOG_BYTES)",
+            err=True,
+        )
+
+
+class _Missing:
+    """What is missing of an output that is followed: the first time it is said at once, the rest at the end."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._is_said = False
+        self._count = 0
+
+    def note(self, count: int) -> None:
+        self._count += count
+        if not self._is_said:
+            self._is_said = True
+            self.say()
+
+    def say(self) -> None:
+        count, self._count = self._count, 0
+        if not self._quiet:
+            say_missing(count)
 
 
 def _say_state(run: Run, state: RunState, *more: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from launch_worker.api import Api, Run
-from launch_worker.cli import output
+from launch_worker.cli import following, output
 from launch_worker.cli.errors import each
 from launch_worker.errors import InputError
 from launch_worker.filters import Filter, parse_filter
@@ -172,6 +172,8 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
         output.echo_json(shown)
         return
     history, spec = shown.pop("history"), shown.pop("spec")
+    if missing := shown.pop("log_missing_bytes"):
+        shown["output"] = f"the newest is kept; {missing} bytes are missing"
     shown["phases"] = [_phase(phase) for phase in shown["phases"]]
     shown["files"] = [f"{file['name']} ({file['size']} bytes)" for file in shown["files"]]
     for name in ("config", "summary"):
@@ -234,7 +236,7 @@ def _quoted(word: Any) -> str:
 def logs_command(
     url: str | None, run_id: str, follow: bool, tail: int | None, attempt: int | None, raw: bool, as_json: bool
 ) -> None:
-    """Print a run's output: in a pipe its bytes and nothing else.
+    """Print a run's output: in a pipe its bytes and nothing else. What is not kept of it is said on standard error.
 
     On a terminal its colours pass, and other control characters are shown as what they are, such as ^G.
     """
@@ -243,22 +245,23 @@ def logs_command(
         raise InputError(f"run {run_id} has had {run.record.attempt} attempts; there is no attempt {attempt} yet")
     if as_json and follow:
         raise InputError("--json does not go with --follow; leave one of them out")
+    number = attempt or run.record.attempt
     with output.JobOutput(raw=raw) as shown:
         if follow and tail is None:
-            for _, data in run.follow(attempt=attempt):
-                shown.write(data)
+            following.show_output(run, shown, attempt=attempt)
             return
-        number = attempt or run.record.attempt
-        data, entry = run.logs_so_far(attempt=number)
-        if tail is not None:
-            data = b"".join(data.splitlines(keepends=True)[-tail:]) if tail else b""
+        log = run.output(attempt=number)
+        lines = log.data.splitlines(keepends=True)
+        data = log.data if tail is None else b"".join(lines[-tail:] if tail else ())
         if as_json:
-            output.echo_json({"id": run.id, "attempt": number, "log": data.decode("utf-8", "replace")})
+            text = data.decode("utf-8", "replace")
+            output.echo_json({"id": run.id, "attempt": number, "log": text, "missing_bytes": log.missing})
             return
+        if tail is None or tail > len(lines):
+            following.say_missing(log.missing)
         shown.write(data)
         if follow:
-            for _, more in run.follow(attempt=attempt, after=entry):
-                shown.write(more)
+            following.show_output(run, shown, attempt=attempt, after=log)
 
 
 @click.command(epilog="Example: launch-worker files 1m83cyvtfq1tc69 engine.log")

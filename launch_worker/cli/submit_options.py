@@ -64,7 +64,9 @@ _NEEDS = (
 _LIMITS = (
     click.option("--timeout", metavar="DUR", help="Wall limit: 90, 90s, 5m, 2h, 3d."),
     click.option("--start-timeout", metavar="DUR", show_default="30m", help="Limit to reach a process."),
-    click.option("--stall-timeout", metavar="DUR", help="Limit without any output."),
+    click.option(
+        "--stall-timeout", metavar="DUR", help="Limit without any sign of life: output, or a word to the worker."
+    ),
     click.option("--grace", metavar="DUR", show_default="10s", help="From SIGTERM to SIGKILL."),
     click.option("--retries", type=click.IntRange(min=0), show_default="0", help="New attempts when it fails."),
     click.option("--retry-delay", metavar="DUR", show_default="0", help="Time before a new attempt."),

@@ -96,7 +96,8 @@ class OutputFile:
 
     def free_before(self, position: int) -> None:
         """Give the disk of what is before `position` back. Where that cannot be, the file is cut to nothing."""
-        free_before(self._fd, position)
+        if _punch(self._fd, position) != 0:
+            os.ftruncate(self._fd, 0)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -122,6 +123,8 @@ class OutputWriter:
         self._freed = 0
         #: From this end on the disk is looked at: the little that a brief job prints needs that not.
         self._look_at = RESERVE_BYTES // 2
+        #: Before the next byte: not sooner, so that a reader has the time to come to the end.
+        self._begins_anew = False
         #: Of what was to be written, and the disk did not take.
         self._rest = b""
         self._splices = hasattr(os, "splice")
@@ -130,6 +133,8 @@ class OutputWriter:
 
     def follow(self) -> None:
         """Do the same for a file to which a process appends by itself. Never raises."""
+        if self._begins_anew:
+            self._begin_anew()
         self.end = os.fstat(self._fd).st_size
         if self.end >= self._look_at:
             self.make_room()
@@ -189,6 +194,8 @@ class OutputWriter:
 
     def _insist(self, write: Callable[[], int]) -> int:
         """Write; on a full disk again, after older output was given up for it. Raises OSError."""
+        if self._begins_anew:
+            self._begin_anew()
         for keep_bytes in _ON_FULL_DISK:
             try:
                 return write()
@@ -210,8 +217,8 @@ class OutputWriter:
         return min(self._limit_bytes, max(_LEAST_BYTES, there_is // _PART_OF_DISK))
 
     def _bound(self, allowed: int) -> None:
-        if self.end - self._freed > 2 * allowed:
-            self._free_before(self.end - allowed)
+        if self.end - self._freed > 2 * allowed and not self._free_before(self.end - allowed):
+            self._begins_anew = True
 
     def _give_up(self, keep_bytes: int) -> bool:
         """Whether there was older output to be given up for newer."""
@@ -219,16 +226,23 @@ class OutputWriter:
         if before <= self._freed:
             return False
         self.disk_was_full = True
-        self._free_before(before)
+        if not self._free_before(before):
+            self._begin_anew()
         return True
 
-    def _free_before(self, position: int) -> None:
+    def _free_before(self, position: int) -> bool:
+        """False where the file system cannot free a part of a file."""
         position = position // _BLOCK_BYTES * _BLOCK_BYTES
-        if free_before(self._fd, position):
-            self._freed = position
-            return
-        self.end = os.lseek(self._fd, 0, os.SEEK_END)
-        self._freed = 0
+        if position > 0 and _punch(self._fd, position) != 0:
+            return False
+        self._freed = max(self._freed, position)
+        return True
+
+    def _begin_anew(self) -> None:
+        self._begins_anew = False
+        os.ftruncate(self._fd, 0)
+        self.end = os.lseek(self._fd, 0, os.SEEK_SET)
+        self._freed, self._look_at = 0, RESERVE_BYTES // 2
 
     def _reserve(self) -> int:
         """0, or the error's number."""
@@ -336,12 +350,9 @@ def _open(path: str, *, make: bool) -> int:
     return fd
 
 
-def free_before(fd: int, position: int) -> bool:
-    """Give the disk of what is before `position` back; False where only the whole file could be, which it was."""
-    if position <= 0 or _allocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, 0, position) == 0:
-        return True
-    os.ftruncate(fd, 0)
-    return False
+def _punch(fd: int, position: int) -> int:
+    """0, or the error's number."""
+    return _allocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, 0, position)
 
 
 def _allocate(fd: int, mode: int, position: int, length: int) -> int:

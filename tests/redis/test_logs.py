@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
+from launch_worker.api import Api
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.ids import new_run_id
 from launch_worker.logs import LogShipper, Tail
+from launch_worker.retry import NextStep, Outcome
+from launch_worker.runners import output as runners_output
+from launch_worker.runners.output import OutputWriter
 from launch_worker.spec import RunSpec
+from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.told import HeedsStop, Preempting, Talk, Word
 from tests.conftest import wait_until
@@ -174,6 +179,63 @@ def test_a_file_to_which_a_job_appends_by_itself_takes_bounded_disk(store: Store
         tail.ship(store)
         assert tail.path.stat().st_blocks * 512 <= 4 << 20
     assert set(kept(store, run_id).decode()) == set("19")
+
+
+def test_the_record_says_how_much_of_the_latest_attempts_output_is_missing(
+    store: Store, run_id: str, follow: Follow
+) -> None:
+    enlist_for(store, "o", run_id)
+    store.claim(run_id, 1, owner="o", worker="w", host="h", lease_s=60)
+    tail = follow(keep_bytes=10_000)
+    append(tail.path, b"x" * 4000)
+    tail.ship(store)
+    missing = [store.get(run_id).log_missing]
+    for _ in range(5):
+        append(tail.path, b"y" * 4000)
+        tail.ship(store)
+        missing.append(store.get(run_id).log_missing)
+        assert missing[-1] + len(kept(store, run_id)) == tail.size()
+    assert missing[0] == 0 < missing[-1]
+    record = store.get(run_id)
+    store.finish(record, NextStep(Outcome(RunState.FAILED)), owner="o")
+    store.requeue(run_id, reason="again")
+    assert store.get(run_id).log_missing == 0
+
+
+def test_what_was_given_back_to_the_disk_before_it_was_read_is_missing_and_not_shipped_as_zeros(
+    store: Store, run_id: str, follow: Follow, api: Api
+) -> None:
+    tail = follow(keep_bytes=8 << 20)
+    writer = OutputWriter(tail.path, limit_bytes=1 << 20)
+    output = lines(0, 500_000)
+    for start in range(0, len(output), 1 << 16):
+        writer.write(output[start : start + (1 << 16)])
+    tail.ship(store)
+    log = kept(store, run_id)
+    assert b"\0" not in log
+    assert output.endswith(log)
+    assert len(log) >= 1 << 20
+    shown = api.run(run_id).output(attempt=1)
+    assert shown.missing + len(shown.data) == len(output)
+    assert shown.data.startswith(b"line ")
+    writer.close()
+
+
+def test_where_a_file_has_to_begin_anew_what_follows_is_shipped(
+    store: Store, run_id: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file system cannot free a part of a file."""
+    monkeypatch.setattr(runners_output, "_allocate", lambda *_: errno.EOPNOTSUPP)
+    tail = follow()
+    writer = OutputWriter(tail.path, limit_bytes=1 << 20)
+    output = lines(0, 300_000)
+    for start in range(0, len(output), 1 << 14):
+        writer.write(output[start : start + (1 << 14)])
+        tail.ship(store)
+    assert writer.end < len(output)
+    assert output.endswith(kept(store, run_id))
+    assert [chunk.offset for chunk in store.log(run_id, 1)][-1] + (1 << 14) >= len(output)
+    writer.close()
 
 
 # -- the shipper -------------------------------------------------------------------------------------------------------

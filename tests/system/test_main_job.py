@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -351,3 +352,35 @@ def test_a_slot_that_comes_free_is_used_at_once(cluster: Cluster) -> None:
     spans = sorted(tuple(map(float, run.logs().split())) for run in runs)
     first_end = min(spans[0][1], spans[1][1])
     assert first_end <= spans[2][0] < first_end + 0.5
+
+
+def test_a_log_that_is_not_whole_says_so_and_begins_at_a_line(cluster: Cluster) -> None:
+    cluster.worker(env={"LAUNCH_LOG_BYTES": "64K"})
+    script = 'for i in $(seq 30000); do echo "line $i: \u00e4\u20ac"; done'
+    run = submit(["sh", "-c", script], api=cluster.api)
+    assert run.wait(30) is RunState.FINISHED
+    whole = "".join(f"line {number}: \u00e4\u20ac\n" for number in range(1, 30_001))
+    for arguments in ([], ["-f"], ["-f", "--tail", "100000"]):
+        result = cluster.run("launch-worker", "logs", *arguments, run.id)
+        assert whole.endswith("\n" + result.out)
+        missing = len(whole.encode()) - len(result.out.encode())
+        assert result.err.split(" bytes of the output are missing")[0] == str(missing)
+    output = run.output()
+    assert (output.text, output.missing) == (result.out, missing)
+    assert run.logs().decode() == result.out
+    shown = json.loads(cluster.run("launch-worker", "logs", "--json", run.id).out)
+    assert (shown["log"], shown["missing_bytes"]) == (result.out, missing)
+    assert missing - 70_000 < cluster.show(run.id)["log_missing_bytes"] <= missing
+    assert "bytes are missing" in cluster.run("launch-worker", "show", run.id).out
+    last = cluster.run("launch-worker", "logs", "--tail", "2", run.id)
+    assert (last.out, last.err) == ("line 29999: \u00e4\u20ac\nline 30000: \u00e4\u20ac\n", "")
+
+
+def test_what_a_python_job_prints_is_seen_at_once_and_is_a_sign_of_life(cluster: Cluster) -> None:
+    cluster.worker()
+    script = "import time\nfor i in range(6): print(i); time.sleep(0.5)\nprint('waits'); time.sleep(60)"
+    run = submit([sys.executable, "-c", script], stall_timeout=1.5, api=cluster.api)
+    wait_for_output(run, b"0\n")
+    assert run.wait(30) is RunState.FAILED
+    assert run.record.reason == "no output for 1.5 s"
+    assert run.logs() == b"0\n1\n2\n3\n4\n5\nwaits\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +70,8 @@ def test_nothing_of_the_brokers_url_reaches_a_job() -> None:
 def test_of_the_workers_environment_only_what_programs_need_is_inherited() -> None:
     env = environment()
     assert (env["PATH"], env["HOME"], env["LC_ALL"]) == ("/usr/bin", "/home/worker", "C.UTF-8")
-    own = {name for name in env if name.startswith("LAUNCH_")} | {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
+    own = {"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "PYTHONUNBUFFERED"}
+    own |= {name for name in env if name.startswith("LAUNCH_")}
     assert {name for name in env if name not in own and not name.startswith("LC_")} <= set(INHERITED)
 
 
@@ -217,3 +219,9 @@ def test_what_the_workers_environment_is_now_counts(monkeypatch: pytest.MonkeyPa
     assert (env()["TZ"], env()["LC_ALL"]) == ("Asia/Tokyo", "C")
     monkeypatch.delenv("TZ")
     assert "TZ" not in env()
+
+
+@pytest.mark.parametrize("make", [environment, container])
+def test_a_python_jobs_output_is_not_held_back_unless_it_is_submitted_so(make: Callable[..., dict[str, str]]) -> None:
+    assert make()["PYTHONUNBUFFERED"] == "1"
+    assert make(env={"PYTHONUNBUFFERED": ""})["PYTHONUNBUFFERED"] == ""

@@ -60,6 +60,7 @@ LAYERS = {
             "lean",
             "patterns",
             "log_line",
+            "log_pieces",
         ),
         0,
     ),

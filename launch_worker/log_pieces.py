@@ -1,0 +1,50 @@
+"""What is kept of an output, put together: it begins at a line, and says how much is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is kept of an output: after missing output it begins at a line, unless the next one is far away."""
+
+    data: bytes
+    #: How many bytes of the output are not in it.
+    missing: int = 0
+    #: Where `Run.follow(after=…)` goes on.
+    attempt: int = 0
+    entry: str = "-"
+    end: int = 0
+
+    @property
+    def text(self) -> str:
+        """What is no UTF-8 is replaced."""
+        return self.data.decode("utf-8", "replace")
+
+
+class Joiner:
+    """Puts the pieces of an output together, each with the number of bytes that were printed before it."""
+
+    def __init__(self, *, end: int = 0, is_at_line: bool = True) -> None:
+        #: What comes next if nothing is missing.
+        self.end = end
+        self._is_at_line = is_at_line
+
+    def add(self, offset: int, data: bytes) -> tuple[bytes, int]:
+        """What of the next piece is to be shown, and how many bytes are missing before it."""
+        missing = max(0, offset - self.end)
+        dropped = self._torn(data) if missing else 0
+        self.end = offset + len(data)
+        shown = data[dropped:]
+        if shown:
+            self._is_at_line = shown.endswith(b"\n")
+        return shown, missing + dropped
+
+    def _torn(self, data: bytes) -> int:
+        """How much of a piece after missing output is of a line, or a character, whose beginning is missing."""
+        newline = data.find(b"\n")
+        if newline >= 0:
+            # Where a torn line was shown before, this is its end.
+            return newline + 1 if self._is_at_line else newline
+        return next((at for at, byte in enumerate(data[:4]) if not 0x80 <= byte < 0xC0), 0)
