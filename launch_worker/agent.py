@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
@@ -68,6 +69,7 @@ _WIRES = frozenset(
 )
 #: From the end of the last job's grace to its report.
 _LAST_STEPS_S = 10.0
+_SAY_AGAIN_S = 30.0
 #: How long a worker that leaves its jobs to the next one waits for those that are just starting or ending.
 _START_WAIT_S = 30.0
 
@@ -132,6 +134,9 @@ class LaunchAgent(ByHand):
         self._is_listed = False
         self._listing = threading.Lock()
         self._detached = False
+        #: Somebody waits for this agent's end, and not for jobs that cannot be ended.
+        self._hurried = threading.Event()
+        self._said_waiting_at = -math.inf
         self._system_name = ""
         self._connecting = threading.Lock()
         self.is_started = False
@@ -268,8 +273,6 @@ class LaunchAgent(ByHand):
             ),
             system=self._system,
             outage=self.outage,
-            stopping=self._stopping,
-            on_end=self._on_end,
         )
         return Recovery(
             heir,
@@ -288,7 +291,9 @@ class LaunchAgent(ByHand):
         from launch_worker.runners.container import ContainerRunner
 
         containers_mark(self._settings.work_dir).touch()
-        return ContainerRunner(self._runner, log_file_bytes=self._settings.log_file_bytes)
+        return ContainerRunner(
+            self._runner, log_file_bytes=self._settings.log_file_bytes, redis_url=self._settings.redis_url
+        )
 
     def _containers(self) -> ContainerRunner:
         with self._connecting:
@@ -308,9 +313,12 @@ class LaunchAgent(ByHand):
         self._recovery.halt()
         self._liveness.wake()
         deadline = None if timeout_s is None else boot_time_s() + timeout_s
-        while self._jobs.active and not (self.outage.is_on and self._jobs.are_ended):
+        while not self._is_drained:
             if deadline is not None and boot_time_s() > deadline:
                 return False
+            if self._hurried.is_set() and self._jobs.are_stuck:
+                return False
+            self._say_waiting()
             self._stopping.wait(0.05)
         return True
 
@@ -319,6 +327,32 @@ class LaunchAgent(ByHand):
         self._draining = True
         self._return_claimed()
         self._jobs.hand_back(f"its worker stopped before it had begun ({self._worker})")
+
+    @property
+    def _is_drained(self) -> bool:
+        return not self._jobs.active or (self.outage.is_on and self._jobs.are_ended)
+
+    def hurry(self) -> None:
+        """Whoever stops this agent waits no longer for jobs that nobody can end now: see `stop`."""
+        self._hurried.set()
+
+    def _say_waiting(self) -> None:
+        troubled = self._jobs.troubled
+        if troubled and time.monotonic() - self._said_waiting_at > _SAY_AGAIN_S:
+            self._said_waiting_at = time.monotonic()
+            log.warning(
+                "worker.waits: this worker %s. A second signal leaves them; they are given to no other machine then "
+                "until a worker of this one has looked, or somebody says launch-worker confirm RUN ended",
+                self._trouble(),
+            )
+
+    def _trouble(self) -> str:
+        """What keeps this worker from knowing of its jobs; '' when it does."""
+        troubled = self._jobs.troubled
+        if not troubled or troubled[0].job is None:
+            return ""
+        runs = ", ".join(attempt.record.id for attempt in troubled[:5]) + (", …" if len(troubled) > 5 else "")
+        return f"cannot see to runs {runs}: {troubled[0].job.trouble}; look there why, or start it"
 
     def end_intake(self) -> None:
         """Take nothing new from now on, and be given nothing; what runs goes on."""
@@ -356,7 +390,13 @@ class LaunchAgent(ByHand):
         self._detached = True
 
     def stop(self, *, reason: str = "the worker shut down") -> None:
-        """End what still runs (handed back when retries are left, else Killed), then leave."""
+        """End what still runs (handed back when retries are left, else Killed), then leave.
+
+        Blocks until nothing of the jobs is left, and renews their leases meanwhile. After `hurry` (or Ctrl-C) those
+        that nobody can end now, as their container engine does not answer, are left: their runs are held, and given to
+        no other machine before a worker of this one has looked, or a person has (`launch-worker confirm RUN ended`).
+        """
+        left: list[Attempt] = []
         self._liveness.vitals.note_loop(False)
         if not self._detached:
             self._jobs.end_all(Shutdown(f"{reason} ({self._worker})"))
@@ -364,16 +404,20 @@ class LaunchAgent(ByHand):
             if not self.drain(timeout_s=longest_grace_s + _LAST_STEPS_S):
                 self._jobs.end_all(Shutdown(f"{reason} ({self._worker})", grace_s=0.0))
                 self.drain(timeout_s=_LAST_STEPS_S)
+            self._await_ends()
+            left = self._leave_unended()
         self._stopping.set()
         deadline = boot_time_s() + BACKOFF_CAP_S
         while self._jobs.active and boot_time_s() < deadline:
             time.sleep(0.02)
         self._logs.close()
+        self._liveness.join()
+        # Now that no heartbeat follows.
+        self._hold(left)
         if not self._detached:
             for estate in self._recovery.estates:
                 estate.close()
             self._runner.close()
-        self._liveness.join()
         try:
             self._store.goodbye(self.owner, queues=self._queues)
         except BrokerUnavailableError as error:
@@ -383,6 +427,36 @@ class LaunchAgent(ByHand):
         self.update_status(AGENT_KILLED)
         if LaunchAgent._current is self:
             LaunchAgent._current = None
+
+    def _await_ends(self) -> None:
+        """What has not ended by now, cannot be ended for the moment."""
+        try:
+            while not self._is_drained and not self._hurried.is_set():
+                self._say_waiting()
+                self._hurried.wait(0.05)
+        except KeyboardInterrupt:
+            self.hurry()
+
+    def _leave_unended(self) -> list[Attempt]:
+        """Supervise them no more. Returns the attempts whose jobs may live."""
+        left = self._jobs.unended
+        for attempt in left:
+            attempt.events.put(Detach(at_once=True))
+        return left
+
+    def _hold(self, left: list[Attempt]) -> None:
+        for attempt in left:
+            record = attempt.record
+            try:
+                word = self._store.hold(record.id, record.token, owner=self.owner)
+            except LaunchError as error:
+                log.error("run.not_held run=%s: its lease decides what becomes of it. %s", record.id, error)
+                continue
+            log.warning("run.left run=%s attempt=%d: its job may live; it is %s", record.id, record.attempt, word)
+            if word == "held":
+                # Nobody else is given it, so it need not end with its lease.
+                for runner in self._guards():
+                    runner.renew({attempt.key: None})
 
     @classmethod
     def current(cls) -> LaunchAgent:
@@ -655,8 +729,11 @@ class LaunchAgent(ByHand):
             "status": self._status,
             **self._resources(),
             "state": "draining" if self._draining else self._state(),
-            "problem": self._liveness.vitals.stuck() or self._quarantine.describe(now=boot_time_s()),
+            "problem": "; ".join(filter(None, [self._why_idle(), self._trouble()])),
         }
+
+    def _why_idle(self) -> str:
+        return self._liveness.vitals.stuck() or self._quarantine.describe(now=boot_time_s()) or ""
 
     def _state(self) -> str:
         if self._liveness.vitals.stuck():

@@ -37,7 +37,8 @@ def execute(
     """Block until the attempt's job is gone. Whatever goes wrong on the way is a Failed outcome with its phase.
 
     With a job in the attempt already (adopted from another worker) it is supervised from here on. `on_started` gets
-    the pid of the job's main process, `on_word` what it says of its own end (see `supervise`).
+    the pid of the job's main process once that is known to run, `on_word` what it says of its own end (see
+    `supervise`).
     Raises AttemptSuperseded, AttemptDetached.
     """
     phase = "agent"
@@ -63,7 +64,9 @@ def execute(
             attempt.talk = talk_of(attempt)
             begun = time.monotonic()
             attempt.job = start(code)
-            on_started(attempt.job.pid)
+            attempt.job.report_to(enter, on_started)
+        elif attempt.folder.is_container:
+            attempt.job.report_to(enter, on_started)
         attempt.phase = phase = "run"
         return _supervise(attempt, site.logs, on_word, begun=begun)
     except (AttemptSuperseded, AttemptDetached):

@@ -47,7 +47,8 @@ def problems(api: Api, *, workers: list[dict[str, Any]], queues: list[dict[str, 
         if count > 1
     ]
     found += [f"worker {worker['worker']} {worker['problem']}" for worker in workers if worker.get("problem")]
-    found += [finding.text for finding in (*_passes(api, workers), *_refused(api)) if finding.level != "ok"]
+    findings = (*_held(api), *_passes(api, workers), *_refused(api))
+    found += [finding.text for finding in findings if finding.level != "ok"]
     return found
 
 
@@ -94,6 +95,7 @@ def check(api: Api) -> Iterator[Finding]:
     for worker in workers:
         if worker.get("problem"):
             yield Finding("error", f"worker {worker['worker']} {worker['problem']}")
+    yield from _held(api)
     yield from _refused(api)
     yield from _records(api)
     yield from _work_dir(api)
@@ -139,6 +141,11 @@ def _passes(api: Api, workers: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("warning", f"passes are late ({', '.join(late)}); start beat with: celery -A launch_worker beat")
     elif ages:
         yield Finding("ok", "the passes are done in time")
+
+
+def _held(api: Api) -> Iterator[Finding]:
+    for record in api.store.held(limit=5):
+        yield Finding("error", f"run {record.id} waits: {record.why_held()}")
 
 
 def _refused(api: Api) -> Iterator[Finding]:

@@ -14,26 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 from launch_worker.attempt import Attempt
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.outage import Outage
-from launch_worker.passes import OnEnd
-from launch_worker.retry import Outcome, next_step_of
 from launch_worker.run import Record
-from launch_worker.runners.errors import EngineAwayError, NoContainerError
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Gone, JobHandle, Lease, LeftJob, ProcessRunner
 from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder
-from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.supervise import Cancel, Job
-from launch_worker.told import outcome_told, read_words
+from launch_worker.told import read_words
 
 if TYPE_CHECKING:
     from launch_worker.runners.container import ContainerRunner
 
 log = logging.getLogger("launch_worker.inherit")
-
-#: Of a container that is gone: nothing exits with it.
-_NO_EXIT_CODE = -1
 
 
 @dataclass
@@ -109,8 +102,6 @@ class Heir:
         has_containers: Callable[[], bool],
         system: Callable[[], str],
         outage: Outage,
-        stopping: threading.Event,
-        on_end: OnEnd,
     ) -> None:
         """`has_containers` tells whether a worker of this machine has ever made a container."""
         self.owner = owner
@@ -124,8 +115,6 @@ class Heir:
         self._has_containers = has_containers
         self._system = system
         self._outage = outage
-        self._stopping = stopping
-        self._on_end = on_end
         #: By run: what is being adopted by its labels.
         self._strays: dict[str, threading.Thread] = {}
 
@@ -184,8 +173,8 @@ class Heir:
                 own.path.parent.mkdir(parents=True, exist_ok=True)
                 folder = AttemptFolder(folder.path.rename(own.path))
             self._adopt_container(folder, formers, watcher=estate.runner)
-        except (BrokerUnavailableError, EngineAwayError) as error:
-            log.warning("run.not_adopted run=%s: this worker stops. %s", folder.run_id, error)
+        except BrokerUnavailableError as error:
+            log.warning("run.not_adopted run=%s: this worker stops while Redis is away. %s", folder.run_id, error)
         except Exception:
             log.exception("run.not_adopted run=%s", folder.run_id)
 
@@ -198,6 +187,7 @@ class Heir:
         watcher: ProcessRunner | None = None,
     ) -> None:
         """`watcher` has the guard that watched over the container until now."""
+        former = folder.read_record()
         adopted, why = self._adopt(folder, formers, only_if_gone=only_if_gone)
         if adopted is None:
             log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
@@ -205,24 +195,27 @@ class Heir:
                 self.remove_container(folder)
             folder.remove()
             return
-        container = self._find(folder)
-        if container is not None:
-            try:
-                job = self._containers().adopt(
-                    container,
-                    key=folder.key,
-                    lease=adopted.lease,
-                    events=queue.SimpleQueue(),
-                    output=folder.output,
-                )
-                if watcher is not None:
-                    watcher.unwatch(folder.key)
-            except NoContainerError:
-                container = None
-        if container is None:
-            self._crashed(adopted, folder)
-        else:
-            self._carry_on(adopted, folder, job)
+        # First: see `begin`.
+        runner = self._containers()
+        from launch_worker.runners.container_config import Labels
+
+        record = adopted.record
+        labels = Labels(
+            system=self._outage.repeat(self._system),
+            run=record.id,
+            attempt=record.attempt,
+            token=record.token,
+            owner=self.owner,
+            worker=record.worker if former is None else former.worker,
+            host=self._host,
+        )
+        # It is carried on from now on, its lease renewed, whether or not the engine answers.
+        job = runner.adopt(
+            labels, key=folder.key, lease=adopted.lease, events=queue.SimpleQueue(), output=folder.output
+        )
+        if watcher is not None:
+            watcher.unwatch(folder.key)
+        self._carry_on(adopted, folder, job)
 
     def remove_container(self, folder: AttemptFolder) -> None:
         """Remove what an attempt left; where the engine is away, `clear_containers` does it later."""
@@ -286,28 +279,6 @@ class Heir:
 
         self._strays[record.id] = threading.Thread(target=adopt, name=f"adopt-{record.id}", daemon=True)
         self._strays[record.id].start()
-
-    def _find(self, folder: AttemptFolder) -> str | None:
-        """The attempt's container; None when there is none. Asks until the engine answers, or the worker stops."""
-        system = self._outage.repeat(self._system)
-        while True:
-            try:
-                found = self._containers().find(system, folder.run_id)
-                return next((container for container, labels in found if labels.token == folder.token), None)
-            except EngineAwayError as error:
-                log.warning("container.engine_away run=%s: %s", folder.run_id, error)
-                if self._stopping.wait(1.0):
-                    raise
-
-    def _crashed(self, adopted: Adopted, folder: AttemptFolder) -> None:
-        """Its worker died before the container was made, or somebody removed it while nobody looked."""
-        record = adopted.record
-        outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died, and there is no container of it")
-        outcome = outcome_told(outcome, read_words(folder.talk), status=None, preempt_exit_code=_NO_EXIT_CODE)
-        step = next_step_of(record, outcome)
-        if self._outage.repeat(lambda: self._store.finish(record, step, owner=self.owner)) and not adopted.finished:
-            self._on_end(record, outcome)
-        folder.remove()
 
     # -- both ------------------------------------------------------------------------------------------------------
 

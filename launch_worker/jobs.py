@@ -114,6 +114,22 @@ class Jobs:
         attempts = self.attempts
         return len(attempts) == self.active and all(attempt.ended for attempt in attempts)
 
+    @property
+    def unended(self) -> list[Attempt]:
+        """Those whose jobs have begun, and have not ended as far as anybody knows."""
+        return [attempt for attempt in self.attempts if attempt.job is not None and not attempt.ended]
+
+    @property
+    def troubled(self) -> list[Attempt]:
+        """Those of them of which nobody can know now, as their engine does not answer."""
+        return [attempt for attempt in self.unended if attempt.job is not None and attempt.job.trouble]
+
+    @property
+    def are_stuck(self) -> bool:
+        """Whether all that is missing are jobs of which nobody can know now."""
+        attempts = self.attempts
+        return len(attempts) == self.active and len(self.troubled) == sum(not attempt.ended for attempt in attempts)
+
     def are_steady(self, *, adopting: int) -> bool:
         """Whether every job has started and none is being reported. `adopting`: those that are being taken over."""
         attempts = self.attempts

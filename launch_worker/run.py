@@ -119,6 +119,8 @@ class Record:
     yields: bool = False
     #: It was claimed ahead of its time, and starts at this one.
     start_at: int | None = None
+    #: Nobody knows whether the latest attempt's job has ended, and its worker is gone: it is given to nobody else.
+    is_held: bool = False
     #: Runs that it waits for: id to ok, any or failed.
     waits_for: dict[str, str] = field(default_factory=dict)
     #: How the latest attempt came to run: `fetch`, `pull`, `start`, `adopted`; empty for a plain process.
@@ -188,6 +190,7 @@ class Record:
             preempting=get("preempting", "") == "1",
             yields=bool(get("yields")) and get("yields") == get("token"),
             start_at=number("start_at"),
+            is_held=bool(get("held")) and get("held") == get("token") and state is RunState.RUNNING,
             waits_for=_wishes(get("waits_for", "")),
             phases=_phases(get("phases", "")),
             queue_config=get("queue_config", ""),
@@ -253,6 +256,20 @@ class Record:
     def _given(self) -> dict[str, Any]:
         return read_map(self.spec)
 
+    def why_held(self) -> str:
+        """A sentence for people: where its job may live, and what ends the waiting."""
+        what = "container" if self.is_container else "job"
+        asked = "; it was asked to stop" if self.cancel_at is not None else ""
+        return (
+            f"its {what} may live on {self.host}, which worker {self.worker} left while it could not be ended{asked}; "
+            f"start a worker there, or when nothing of it is left: launch-worker confirm {self.id} ended"
+        )
+
+    @property
+    def is_container(self) -> bool:
+        """Whether its latest attempt came as far as making a container."""
+        return any(phase.name in ("pull", "start") for phase in self.phases)
+
     def _why_it_waits(self) -> str:
         if self.state is RunState.PENDING and self.due_at is not None:
             return f"scheduled for {isoformat(self.due_at)}"
@@ -301,7 +318,7 @@ class Record:
             "queue": self.queue,
             "tags": list(self.tags),
             "state": self.state.value,
-            "reason": self.reason or self._why_it_waits() or None,
+            "reason": (self.why_held() if self.is_held else self.reason) or self._why_it_waits() or None,
             "phase": self.phase or None,
             "message": self.message or None,
             "attempt": self.attempt,
@@ -309,6 +326,7 @@ class Record:
             "signal": self.signal or None,
             "worker": self.worker or None,
             "host": self.host or None,
+            "held": self.is_held,
             "pid": self.pid,
             "gpus": list(self.gpus),
             "sweep": self.sweep or None,

@@ -14,7 +14,7 @@ from launch_worker.errors import BrokerUnavailableError, InputError, RefusedErro
 from launch_worker.filters import Filter, Order
 from launch_worker.log_pieces import Joiner, Log
 from launch_worker.passes import catch_up
-from launch_worker.retry import shell_exit_code
+from launch_worker.retry import Outcome, next_step_of, shell_exit_code
 from launch_worker.run import Record, Transition
 from launch_worker.states import RunState
 from launch_worker.store.items import SavedFile, saved_files
@@ -241,7 +241,22 @@ class Run:
         """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""
         state = self._api.store.requeue(self.id, reason=f"retry asked for by {me()}")
         if state:
-            raise RefusedError(f"run {self.id} is {state}; only an ended run can be retried")
+            held = self.refresh().why_held() if self.record.is_held else ""
+            raise RefusedError(f"run {self.id} is {state}; {held or 'only an ended run can be retried'}")
+
+    def confirm_ended(self) -> RunState:
+        """Say that nothing of the job is left, of a run that is held (`record.is_held`): its worker left it unended.
+
+        It is Crashed then, or Pending again when it has retries left; returns which. Raises RefusedError for a run that
+        is not held.
+        """
+        record = self.refresh()
+        if not (record.is_held and self._api.store.release(self.id, record.token)):
+            why = f"worker {record.worker} reports on it" if record.state is RunState.RUNNING else "it does not run"
+            raise RefusedError(f"run {self.id} is {record.state}, and {why}; there is nothing to confirm")
+        outcome = Outcome(RunState.CRASHED, reason=f"{me()} confirmed that its job on {record.host} has ended")
+        self._api.store.crash(self.id, record.token, next_step_of(record, outcome))
+        return self.refresh().state
 
     def logs(self, *, attempt: int | None = None) -> bytes:
         """The newest output that is kept of an attempt (the latest by default), from the beginning of a line on.

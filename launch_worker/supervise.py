@@ -33,7 +33,14 @@ class Job(Handle, Protocol):
 
     @property
     def pid(self) -> int:
-        """Of its main process."""
+        """Of its main process; 0 while that is not known to run."""
+
+    @property
+    def trouble(self) -> str:
+        """Why nobody can know now how it is, nor end it; '' while all is well."""
+
+    def report_to(self, enter: Callable[[str, str], None], on_started: Callable[[int], None]) -> None:
+        """`on_started` gets its pid when it is known to run, `enter` a word and a sentence when something is wrong."""
 
     @property
     def bounds_output(self) -> bool:
@@ -334,6 +341,8 @@ def _outcome(
         if stopped and isinstance(asked, (Cancel, Shutdown)):
             return _killed(asked)
         text = (exited and exited.problem) or "the exit status was lost when the worker's guard died"
+        if exited is not None and exited.problem and exited.stopped_by in ("lease", "worker"):
+            return Outcome(RunState.CRASHED, reason=text)
         return Outcome(RunState.FAILED, reason=text, phase="run", message=text)
     own = outcome_of_exit(exited.status, preempt_exit_code=preempt_exit_code)
     signal = signal_name(-exited.status) if exited.status < 0 else ""

@@ -392,7 +392,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         # Celery has installed its own by now; they stay ours while the consumer reconnects.
         for name in ("SIGTERM", "SIGINT"):
             platforms.signals[name] = self.on_signal
-        platforms.signals["SIGQUIT"] = self.stop_now
+        platforms.signals["SIGQUIT"] = self.on_quit
         platforms.signals["SIGUSR1"] = self.on_upgrade
         EVENTS.open(parent)
         # Celery cancels it with the connection, and this starts anew with the next one.
@@ -421,9 +421,14 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def on_signal(self, *_: Any) -> None:
         if Intake.draining is not None:
-            self.stop_now()
+            self.on_quit()
             return
         self.leave(self.detach if Start.current.config.detach_on_exit else self.drain)
+
+    def on_quit(self, *_: Any) -> None:
+        if LaunchAgent.initialized():
+            LaunchAgent.current().hurry()
+        self.stop_now()
 
     def on_upgrade(self, *_: Any) -> None:
         if Intake.draining is None:

@@ -10,7 +10,8 @@ from typing import Any
 def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
     """Why nobody takes runs of a queue that no worker is listed for, and what to do; by the workers' descriptions."""
     for worker in workers:
-        if queue in (worker.get("queues") or ()) and worker.get("problem"):
+        is_quarantined = worker.get("state") == "quarantined" and worker.get("problem")
+        if queue in (worker.get("queues") or ()) and is_quarantined:
             return (
                 f"worker {worker['worker']}, which consumes queue {queue}, {worker['problem']}; to have it go on: "
                 f"launch-worker workers resume {worker['worker']}"

@@ -1,4 +1,4 @@
-"""`runs`, `show`, `logs`, `cancel`, `preempt`, `retry`, `wait`: looking at runs and steering them."""
+"""`runs`, `show`, `logs`, `cancel`, `preempt`, `retry`, `confirm`, `wait`: looking at runs and steering them."""
 
 from __future__ import annotations
 
@@ -389,6 +389,26 @@ def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
         output.echo_json(run.as_json())
     else:
         output.say(f"run {run_id} is Pending again, in queue {run.record.queue}")
+
+
+@click.command(epilog="Example: launch-worker confirm 1m83cyvtfq1tc69 ended")
+@_RUN
+@click.argument("what", type=click.Choice(["ended"]))
+@_JSON
+@click.pass_obj
+def confirm_command(url: str | None, run_id: str, what: str, as_json: bool) -> None:
+    """Say that nothing of RUN's job is left, where its worker had to leave it and nobody knows.
+
+    For a run that `show` calls held: its worker left while its container engine did not answer. It is given to no other
+    machine until a worker of its host has looked, or this was said. Look first, with `docker ps` there: what lives on
+    runs beside the next attempt.
+    """
+    run = Api(url).run(run_id)
+    state = run.confirm_ended()
+    if as_json:
+        output.echo_json({"id": run_id, "confirm": what, "state": state.value})
+    else:
+        output.say(f"run {run_id} is ", output.state(state.value))
 
 
 @click.command(epilog="Example: launch-worker wait 1m83cyvtfq1tc69")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import docker.errors
 import docker.utils
@@ -18,8 +19,9 @@ import docker.utils
 from launch_worker.containers import LAUNCH_DIR, ContainerPlan
 from launch_worker.errors import LaunchError
 from launch_worker.runners.container_config import Files, Labels, host_config, tarball
-from launch_worker.runners.container_handle import RETRY_S, ContainerHandle
+from launch_worker.runners.container_handle import PATIENCE_S, ContainerHandle
 from launch_worker.runners.container_talk import ContainerTalks
+from launch_worker.runners.container_watch import EngineWatch
 from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
@@ -27,21 +29,24 @@ from launch_worker.runners.process import Lease, ProcessRunner
 
 log = logging.getLogger("launch_worker.container")
 
-#: How long a start waits for an engine that does not answer.
-_PATIENCE_S = 5.0
-#: How long one whose start failed is tried to be removed.
-_GIVE_UP_S = 20.0
+T = TypeVar("T")
+
+#: How long the end of a run waits for its container to be removed: then it goes on beside.
+_REMOVE_S = 5.0
 
 
 class ContainerRunner:
     """Makes the containers of one worker. Thread-safe. Its engine is connected to when first needed."""
 
-    def __init__(self, guard: ProcessRunner, *, log_file_bytes: int = 64 << 20) -> None:
+    def __init__(self, guard: ProcessRunner, *, log_file_bytes: int = 64 << 20, redis_url: str = "") -> None:
+        """`redis_url`: where an attempt is held whose container its guard can't end (`end_container`)."""
         #: What the file of a container's output keeps of it, at most about twice.
         self.log_file_bytes = log_file_bytes
         self.engine = Engine()
+        self.watch = EngineWatch(self.engine)
         self.talks = ContainerTalks(self.engine)
         self._guard = guard
+        self._redis_url = redis_url
 
     def start(
         self,
@@ -63,49 +68,65 @@ class ContainerRunner:
     ) -> ContainerHandle:
         """Pull, make and start a container. Raises StartError, and StartGivenUpError when an event arrives meanwhile.
 
+        Whichever it raises, the container has not run and never will. Once the engine was told to start it and its
+        answer is not known, the handle of one that may run is returned.
         `enter` is told each phase and a sentence for people. `timeout_s` is for all of it. `lease` tells
         the attempt's as it is when the container is about to start; `before_start` may block until it is time.
         """
         deadline = time.monotonic() + timeout_s
-        self._reach(events)
+        _ask(self._reach, events)
         warning = self._pull(plan, events, deadline, timeout_s, enter)
         enter("start", "")
-        self.remove_others(labels)
-        program = (plan.entrypoint or tuple(command) or ("",))[0]
-        with clear_errors(image=plan.image, program=program):
-            container = self._create(plan, command, labels, env, cwd, gpus)
-            handle = ContainerHandle(self, key, container, pid=0, events=events, output=output, warning=warning)
-            try:
-                if gpus:
-                    self._check_gpus(container)
-                self._put(container, files)
-                before_start()
-                until = lease()
-                self._guard.watch(key, container, lease=until, on_expired=handle.expired)
-                if time.monotonic() > deadline:
-                    raise StartError(f"the container did not start within {timeout_s:g} s")
-                if until is not None and boot_time_s() >= until[0]:
-                    raise StartError("the worker could not renew the lease while the container was made")
-                self.engine.api().start(container)
-                handle.pid = self.engine.api().inspect_container(container)["State"]["Pid"]
-            except BaseException:
-                self._give_up(handle)
-                raise
-        return handle.follow()
+        making = _Making(
+            partial(self._make, plan, command, labels, env, cwd, gpus, files, deadline=deadline), self.remove
+        )
+        try:
+            container = _ask(making, events)
+        except StartGivenUpError:
+            threading.Thread(target=making.give_up, name=f"remove-{key}", daemon=True).start()
+            raise
+        handle = ContainerHandle(self, key, labels, container=container, events=events, output=output, warning=warning)
+        try:
+            before_start()
+            until = lease()
+            self._watch(handle, labels, until)
+            if time.monotonic() > deadline:
+                raise StartError(f"the container did not start within {timeout_s:g} s")
+            if until is not None and boot_time_s() >= until[0]:
+                raise StartError("the worker could not renew the lease while the container was made")
+            program = (plan.entrypoint or tuple(command) or ("",))[0]
+            handle.begin(program=program, image=plan.image, deadline=deadline)
+            handle.await_start(lambda: not events.empty())
+        except BaseException:
+            self.forget(handle)
+            raise
+        return handle
 
     def adopt(
-        self, container: str, *, key: str, lease: Lease, events: queue.SimpleQueue[Any], output: Path
+        self, labels: Labels, *, key: str, lease: Lease, events: queue.SimpleQueue[Any], output: Path
     ) -> ContainerHandle:
-        """Supervise a container that another worker started. Raises EngineAwayError, NoContainerError."""
-        with clear_errors():
-            found = self.engine.api().inspect_container(container)
-        if found["State"]["Status"] == "created":
-            # Its worker died before it had started it: nothing of the job has run.
-            self.remove(container)
-            raise NoContainerError(f"container {container[:12]} was never started")
-        handle = ContainerHandle(self, key, container, pid=found["State"]["Pid"], events=events, output=output)
-        self._guard.watch(key, container, lease=lease, on_expired=handle.expired)
+        """Supervise the container of an attempt that another worker began; asks the engine nothing yet.
+
+        `labels` has whose the attempt is now. Where there is no container of it, its end is Crashed.
+        """
+        handle = ContainerHandle(self, key, labels, events=events, output=output)
+        self._watch(handle, labels, lease)
         return handle.follow()
+
+    def _watch(self, handle: ContainerHandle, labels: Labels, lease: Lease) -> None:
+        more = {"run": labels.run, "token": labels.token, "owner": labels.owner, "redis": self._redis_url}
+        self._guard.watch(handle.key, handle.container, lease=lease, on_expired=handle.expired, more=more)
+
+    def find_attempt(self, labels: Labels) -> str:
+        """The container of one attempt. Raises EngineAwayError, NoContainerError."""
+        wanted = [f"launch.run={labels.run}", f"launch.token={labels.token}"]
+        with clear_errors():
+            listed = self.engine.api().containers(all=True, filters={"label": wanted})
+        # Where an answer was lost there may be one beside it that was never started.
+        listed.sort(key=lambda entry: entry["State"] == "created")
+        for entry in listed:
+            return str(entry["Id"])
+        raise NoContainerError(f"there is no container of run {labels.run}, attempt {labels.attempt}")
 
     def find(self, system: str, run_id: str | None = None) -> list[tuple[str, Labels]]:
         """The containers (id, labels) of one launch system, or of one of its runs. Raises EngineAwayError."""
@@ -132,7 +153,7 @@ class ContainerRunner:
         """Kill and remove it, with its anonymous volumes. Raises EngineAwayError."""
         try:
             with clear_errors():
-                self.engine.api().remove_container(container, v=True, force=True)
+                self.engine.worker().remove_container(container, v=True, force=True)
         except NoContainerError:
             return
         except EngineAwayError:
@@ -141,35 +162,34 @@ class ContainerRunner:
             if "already in progress" not in str(error):
                 raise
 
-    def forget(self, handle: ContainerHandle) -> bool:
-        """Remove an ended container; the guard watches it until it is gone. False when it could not be removed."""
-        try:
-            self.remove(handle.container)
-        except LaunchError as error:
-            log.warning("container.not_removed run=%s: %s", handle.key, error)
-            return False
+    def forget(self, handle: ContainerHandle) -> None:
+        """Remove one that has ended, or never ran. An engine that hangs holds this up for a few seconds only."""
         self._guard.unwatch(handle.key)
-        return True
+        if not handle.container:
+            return
 
-    def _give_up(self, handle: ContainerHandle) -> None:
-        """Remove one whose start failed: the engine may have started it all the same, and a retry may follow."""
-        give_up = time.monotonic() + _GIVE_UP_S
-        while not self.forget(handle) and time.monotonic() < give_up:
-            time.sleep(RETRY_S)
+        def remove() -> None:
+            try:
+                self.remove(handle.container)
+            except LaunchError as error:
+                log.warning("container.not_removed run=%s: it is removed later. %s", handle.key, error)
+
+        thread = threading.Thread(target=remove, name=f"remove-{handle.key}", daemon=True)
+        thread.start()
+        deadline = time.monotonic() + _REMOVE_S
+        while thread.is_alive() and time.monotonic() < deadline and self.watch.away_since is None:
+            thread.join(0.05)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _reach(self, events: queue.SimpleQueue[Any]) -> None:
-        """Wait for an engine that does not answer: it may just be restarted."""
-        give_up = time.monotonic() + _PATIENCE_S
+    def _reach(self) -> None:
+        """Wait for an engine that does not answer: it may just be restarted. Raises EngineAwayError."""
+        give_up = time.monotonic() + PATIENCE_S
         while True:
             try:
-                with clear_errors():
-                    self.engine.api().ping()
+                self.engine.ping(timeout_s=PATIENCE_S)
                 return
             except EngineAwayError:
-                if not events.empty():
-                    raise StartGivenUpError from None
                 if time.monotonic() > give_up:
                     raise
                 time.sleep(0.2)
@@ -183,12 +203,11 @@ class ContainerRunner:
         enter: Callable[[str, str], None],
     ) -> str:
         """Have the image here, by the plan's policy. Returns a warning, or ''."""
-        with clear_errors(image=plan.image):
-            is_here = self._has(plan.image)
-            if is_here and plan.pull != "always":
-                return ""
-            if plan.pull == "never":
-                raise StartError(f"image {plan.image} is not on this worker, and shall not be pulled (pull: never)")
+        is_here = _ask(lambda: self._has(plan.image), events)
+        if is_here and plan.pull != "always":
+            return ""
+        if plan.pull == "never":
+            raise StartError(f"image {plan.image} is not on this worker, and shall not be pulled (pull: never)")
         enter("pull", f"pulling image {plan.image}")
         try:
             self._await_pull(plan.image, events, deadline, timeout_s)
@@ -204,31 +223,19 @@ class ContainerRunner:
         return ""
 
     def _await_pull(self, image: str, events: queue.SimpleQueue[Any], deadline: float, timeout_s: float) -> None:
-        """Pull in a thread of its own: a registry may be silent for long, and cannot be hurried."""
-        answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        """A registry may be silent for long, and cannot be hurried."""
 
         def pull() -> None:
             repository, tag = docker.utils.parse_repository_tag(image)
-            try:
-                with clear_errors(image=image):
-                    for step in self.engine.api().pull(repository, tag=tag or "latest", stream=True, decode=True):
-                        if "error" in step:
-                            raise StartError(f"image {image} could not be pulled: {step['error']}")
-                answers.put(None)
-            except Exception as error:  # noqa: BLE001 (raised again below)
-                answers.put(error)
+            with clear_errors(image=image):
+                for step in self.engine.worker().pull(repository, tag=tag or "latest", stream=True, decode=True):
+                    if "error" in step:
+                        raise StartError(f"image {image} could not be pulled: {step['error']}")
 
-        threading.Thread(target=pull, name=f"pull-{image}", daemon=True).start()
-        while True:
-            if not events.empty():
-                raise StartGivenUpError
-            if time.monotonic() > deadline:
-                raise StartError(f"image {image} could not be pulled within {timeout_s:g} s")
-            with contextlib.suppress(queue.Empty):
-                problem = answers.get(timeout=0.1)
-                if problem is not None:
-                    raise problem
-                return
+        try:
+            _ask(pull, events, deadline=deadline)
+        except TimeoutError:
+            raise StartError(f"image {image} could not be pulled within {timeout_s:g} s") from None
 
     @cached_property
     def log_driver(self) -> str:
@@ -239,10 +246,51 @@ class ContainerRunner:
 
     def _has(self, image: str) -> bool:
         try:
-            self.engine.api().inspect_image(image)
-        except docker.errors.ImageNotFound:
-            return False
-        return True
+            with clear_errors(image=image):
+                try:
+                    self.engine.api().inspect_image(image)
+                except docker.errors.ImageNotFound:
+                    return False
+            return True
+        except NoContainerError as error:
+            raise StartError(str(error)) from None
+
+    def _make(
+        self,
+        plan: ContainerPlan,
+        command: Sequence[str],
+        labels: Labels,
+        env: Mapping[str, str],
+        cwd: str | None,
+        gpus: Sequence[str],
+        files: Files,
+        *,
+        deadline: float,
+        is_given_up: Callable[[], bool],
+    ) -> str:
+        """A container that is not started yet. Raises StartError; one may be left then, which is removed later."""
+        self.remove_others(labels)
+        while True:
+            try:
+                with clear_errors(image=plan.image):
+                    container = self._create(plan, command, labels, env, cwd, gpus)
+                    break
+            except EngineAwayError:
+                # It may have been made all the same, or be made later: it is found by its name.
+                self._reach()
+                if time.monotonic() > deadline or is_given_up():
+                    raise
+                time.sleep(0.2)
+        try:
+            if gpus:
+                self._check_gpus(container)
+            with clear_errors(image=plan.image):
+                self._put(container, files)
+        except BaseException:
+            with contextlib.suppress(LaunchError):
+                self.remove(container)
+            raise
+        return container
 
     def _create(
         self,
@@ -253,7 +301,7 @@ class ContainerRunner:
         cwd: str | None,
         gpus: Sequence[str],
     ) -> str:
-        api = self.engine.api()
+        api = self.engine.worker()
         base = f"launch-{labels.run}-{labels.attempt}"
         for number in range(1, 100):
             name = base if number == 1 else f"{base}-{number}"
@@ -271,16 +319,90 @@ class ContainerRunner:
                 )
                 return str(made["Id"])
             except docker.errors.APIError as error:
-                # Somebody else's container has the name. Docker's status is 409, Podman's 500.
+                # Docker's status is 409, Podman's 500.
                 if "is already in use" not in str(error.explanation):
                     raise
+            if (ours := self._made_before(name, labels)) is not None:
+                return ours
         raise StartError(f"every container name from {base} to {base}-99 is in use on this engine")
+
+    def _made_before(self, name: str, labels: Labels) -> str | None:
+        """The container of this name, if this attempt made it, and did not hear of it; None when it is somebody else's.
+
+        Raises EngineAwayError while it is being made.
+        """
+        with clear_errors():
+            try:
+                found = self.engine.api().inspect_container(name)
+            except docker.errors.NotFound:
+                raise EngineAwayError(f"the container engine is making a container that is called {name}") from None
+        is_ours = Labels.from_map(found["Config"]["Labels"] or {}) == labels and found["State"]["Status"] == "created"
+        return str(found["Id"]) if is_ours else None
 
     def _check_gpus(self, container: str) -> None:
         """An engine that ignores what it does not know would start a job without its GPUs."""
-        if not self.engine.api().inspect_container(container)["HostConfig"].get("DeviceRequests"):
+        with clear_errors():
+            found = self.engine.api().inspect_container(container)
+        if not found["HostConfig"].get("DeviceRequests"):
             raise StartError("this container engine ignores requests for GPUs, as Podman's older ones do; use Docker")
 
     def _put(self, container: str, files: Files) -> None:
         with tarball(files) as archive:
-            self.engine.api().put_archive(container, LAUNCH_DIR, archive)
+            self.engine.worker().put_archive(container, LAUNCH_DIR, archive)
+
+
+class _Making:
+    """Makes a container, and removes it again when nobody waits for it any more."""
+
+    def __init__(self, make: Callable[..., str], remove: Callable[[str], None]) -> None:
+        self._make = make
+        self._remove = remove
+        self._lock = threading.Lock()
+        self._is_given_up = False
+        self._made = ""
+
+    def __call__(self) -> str:
+        made = self._make(is_given_up=lambda: self._is_given_up)
+        with self._lock:
+            self._made = made
+            if not self._is_given_up:
+                return made
+        with contextlib.suppress(LaunchError):
+            self._remove(made)
+        raise StartGivenUpError
+
+    def give_up(self) -> None:
+        """Nobody waits any more."""
+        with self._lock:
+            self._is_given_up = True
+            made = self._made
+        if made:
+            with contextlib.suppress(LaunchError):
+                self._remove(made)
+
+
+def _ask(call: Callable[[], T], events: queue.SimpleQueue[Any], *, deadline: float = math.inf) -> T:
+    """What the engine answers; in a thread of its own, for an engine that hangs, or a registry, cannot be hurried.
+
+    Raises what the call raises, StartGivenUpError when an event arrives, TimeoutError after the deadline. Then the call
+    may go on, so it must be one that starts no job.
+    """
+    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:  # noqa: BLE001 (raised again below)
+            answers.put((None, error))
+
+    threading.Thread(target=ask, name="container-ask", daemon=True).start()
+    while True:
+        if not events.empty():
+            raise StartGivenUpError
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        with contextlib.suppress(queue.Empty):
+            answer, problem = answers.get(timeout=0.1)
+            if problem is not None:
+                raise problem
+            return answer  # type: ignore[return-value]

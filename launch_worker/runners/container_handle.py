@@ -1,4 +1,9 @@
-"""A started container: its log copied, its end waited for, stopped when asked, explained when it failed."""
+"""One attempt's container: started, its log copied, its end waited for, stopped when asked, explained when it failed.
+
+An engine's answer may be lost, and what it was asked for be done all the same, now or when it goes on. So whatever is
+not known is asked for again, for as long as it takes: an attempt ends here only when its container is known to have
+ended, or can never begin, as one that was removed cannot.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +22,11 @@ import docker.errors
 from launch_worker.environment import TALK
 from launch_worker.errors import LaunchError
 from launch_worker.retry import Outcome
+from launch_worker.runners.container_config import Labels
 from launch_worker.runners.container_log import ContainerLog, messages_of
-from launch_worker.runners.engine import clear_errors
-from launch_worker.runners.errors import EngineAwayError, NoContainerError
+from launch_worker.runners.engine import Cut, address, clear_errors
+from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
+from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Exited, Gone
 from launch_worker.states import RunState
 
@@ -30,6 +37,12 @@ log = logging.getLogger("launch_worker.container")
 
 #: Before an engine that did not answer is asked again.
 RETRY_S = 1.0
+#: How long an engine that does not answer is waited for before the start goes on to be watched as a started one is.
+PATIENCE_S = 5.0
+#: A log that has been silent for so long is looked at: the engine may have forgotten to say that it is over.
+_SILENT_S = 10.0
+#: How long the end of a container, once it is known, waits for the rest of its log.
+_REST_S = 30.0
 #: How long a signal waits for the word that announces it.
 _ANNOUNCE_S = 1.0
 #: After a SIGKILL that nobody asked for: is the container being removed, or was only its process killed?
@@ -42,6 +55,8 @@ _FLOOD_BYTES = 2 << 20
 _BYTES_PER_S = 32 << 20
 #: What is read of the rest when a job has ended.
 _NEWEST_LINES = 100_000
+_REST_IS_MISSING = "the container engine did not give the end of its log: some output is missing"
+_NEVER_RAN = "the container engine did not start the container, and it is removed"
 _DISK_WAS_FULL = "the worker's disk was full while its output was copied: some may be missing"
 #: How the init processes of Docker (tini) and Podman (catatonit) begin to say that they cannot run their command.
 _INIT_FAILED = (b"[FATAL tini (", b"ERROR (catatonit:")
@@ -53,25 +68,28 @@ _EXIT_CODES = {
 
 
 class ContainerHandle:
-    """A started container. Its events arrive in `events`: Exited, once its log is whole, then Gone."""
+    """Its events arrive in `events`: Exited, once its log is whole, then Gone. Thread-safe."""
 
     def __init__(
         self,
         runner: ContainerRunner,
         key: str,
-        container: str,
+        labels: Labels,
         *,
-        pid: int,
+        container: str = "",
         events: queue.SimpleQueue[Any],
         output: Path,
         warning: str = "",
     ) -> None:
+        """Without `container` (its id) it is looked for by its labels."""
         self.key = key
         self.container = container
-        self.pid = pid
+        #: Of its main process; 0 until it is known to run.
+        self.pid = 0
         self.events = events
         self.exited: Exited | None = None
         self._runner = runner
+        self._labels = labels
         self._output = output
         self._warning = warning
         self._changed = threading.Condition()
@@ -80,7 +98,20 @@ class ContainerHandle:
         self._left = False
         self._stopped_by = ""
         self._announcing: threading.Thread | None = None
+        #: The start that it was made for: not answered yet, or how; None for one that another worker made.
+        self._start: _Start | None = None
+        self._is_awaited = False
+        #: It has run, whether or not it still does.
+        self._has_run = False
+        #: Who is told what people are to know, once they are there; and what they were told.
+        self._enter: Callable[[str, str], None] | None = None
+        self._on_started: Callable[[int], None] = lambda _: None
+        self._is_away_noted = False
+        self._is_start_noted = False
+        self._heard_at = 0.0
+        self._cut: Cut | None = None
         self._state: dict[str, Any] = {}
+        self._rest_is_missing = False
         self._disk_was_full = False
         self._init = True
         self._is_limited = False
@@ -88,10 +119,7 @@ class ContainerHandle:
 
     def follow(self) -> ContainerHandle:
         """Begin to copy its log and what it tells, and to wait for its end."""
-        try:
-            self._runner.talks.add(self.container, self._output.with_name(TALK))
-        except OSError as error:
-            log.warning("talk.not_copied run=%s: %s", self.key, error)
+        self._runner.watch.add(self)
         threading.Thread(target=self._follow, name=f"container-{self.key}", daemon=True).start()
         return self
 
@@ -102,10 +130,45 @@ class ContainerHandle:
     def catch_up(self) -> None:
         """Its log is copied by the engine's own pace."""
 
+    def begin(self, *, program: str, image: str, deadline: float) -> ContainerHandle:
+        """Have the engine start it, once only: a second order might start it again. Until the deadline it may."""
+        self._start = _Start(deadline)
+        self._is_awaited = True
+        threading.Thread(target=self._order_start, args=(program, image), name=f"start-{self.key}", daemon=True).start()
+        return self.follow()
+
+    def await_start(self, unwanted: Callable[[], bool]) -> None:
+        """Block until it has run, the engine is silent, or something else is wanted. Raises StartError: it never runs.
+
+        In all other cases it is to be supervised: it runs, or may.
+        """
+        assert self._start is not None
+        with self._changed:
+            while not (self._has_run or self.exited or unwanted() or self._is_engine_silent()):
+                if self._start.refusal is not None:
+                    raise self._start.refusal
+                self._changed.wait(0.05)
+            self._is_awaited = False
+            if self._start.refusal is not None and self.exited is None:
+                raise self._start.refusal
+
+    def report_to(self, enter: Callable[[str, str], None], on_started: Callable[[int], None]) -> None:
+        """`on_started` gets its pid when it is known to run, `enter` a sentence while the engine does not answer."""
+        with self._changed:
+            self._enter, self._on_started = enter, on_started
+            has_run = self._has_run
+        if has_run:
+            self._note_start()
+
+    @property
+    def trouble(self) -> str:
+        """Why nobody knows how it is; '' while the engine answers."""
+        return "" if self._gone else self._runner.watch.trouble
+
     def announce(self, reason: str) -> None:
         """Show the job that it shall stop; before it is signalled, if the engine is not slow."""
         with self._changed:
-            if self._announcing is not None:
+            if self._announcing is not None or not self.container:
                 return
             self._announcing = threading.Thread(
                 target=self._runner.talks.show_stop,
@@ -125,30 +188,70 @@ class ContainerHandle:
         if is_first:
             threading.Thread(target=self._end, name=f"stop-{self.key}", daemon=True).start()
 
-    def expired(self) -> None:
-        """The guard ends it, for its lease ran out."""
+    def expired(self, kill_at: float) -> None:
+        """Its lease ran out: the guard ends it, and so does this worker if it lives."""
         self._stopped_by = self._stopped_by or "lease"
+        self.stop(grace_s=max(0.0, kill_at - boot_time_s()))
 
     def explain(self, outcome: Outcome) -> Outcome:
         """What the engine knows about an end that the exit code alone does not tell."""
         if outcome.state is RunState.FAILED:
             outcome = self._explained(outcome)
-        notes = [self._warning, _DISK_WAS_FULL if self._disk_was_full else ""]
+        if outcome.by_shutdown and self._start is not None and not self._has_run:
+            outcome = replace(outcome, unbegun=True)
+        notes = [
+            self._warning,
+            _DISK_WAS_FULL if self._disk_was_full else "",
+            _REST_IS_MISSING if self._rest_is_missing else "",
+        ]
         return replace(outcome, message="\n".join(filter(None, [outcome.message, *notes])))
 
     def leave(self) -> None:
         """Supervise it no more: the next worker copies its log from here on."""
         with self._changed:
             self._left = True
+            self._changed.notify_all()
+        self._runner.watch.drop(self)
         self._runner.talks.drop(self.container)
 
     def dispose(self) -> None:
         """Remove the container and what it wrote. One that cannot be removed now is later."""
         self._runner.forget(self)
 
+    # -- what the engine's watch tells --------------------------------------------------------------------------------
+
+    def note_away(self) -> None:
+        """The engine does not answer: people are told once."""
+        with self._changed:
+            self._changed.notify_all()
+            if self._is_away_noted or self._enter is None or self._gone:
+                return
+            self._is_away_noted = True
+            enter = self._enter
+        what = "the container may run" if self._has_run or self._start is None else "it may start the container"
+        _tell(enter, "engine", f"the container engine at {address()} does not answer; {what}")
+
+    def note_answers(self) -> None:
+        """It does (again)."""
+        with self._changed:
+            was_noted, self._is_away_noted = self._is_away_noted, False
+            enter, cut = self._enter, self._cut
+            silent_s = time.monotonic() - self._heard_at
+        if was_noted and not self._gone:
+            if self._has_run:
+                self._note_start(again=True)
+            elif enter is not None:
+                _tell(enter, "start", "")
+        if cut is not None and silent_s > _SILENT_S and self._has_ended():
+            # Its log ought to be over too.
+            cut()
+
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _explained(self, outcome: Outcome) -> Outcome:
+        if self._start is not None and not self._has_run:
+            is_refused = self._start.refusal is not None
+            return replace(outcome, phase="start", engine_fault=not is_refused)
         error = self._state.get("Error") or ""
         text = outcome.reason
         if self._state.get("OOMKilled"):
@@ -172,56 +275,179 @@ class ContainerHandle:
             return b""
         return said if said.startswith(_INIT_FAILED) else b""
 
+    def _order_start(self, program: str, image: str) -> None:
+        assert self._start is not None
+        refusal: StartError | None = None
+        try:
+            with clear_errors(image=image, program=program):
+                self._runner.engine.worker().start(self.container)
+        except EngineAwayError as error:
+            log.warning("container.start_unanswered run=%s: it is looked for. %s", self.key, error)
+        except StartError as error:
+            refusal = error
+        except Exception as error:
+            log.exception("container.start_failed run=%s", self.key)
+            refusal = StartError(f"{type(error).__name__} in the worker: {error}")
+        with self._changed:
+            self._start.is_answered = True
+            self._start.error = refusal
+            self._changed.notify_all()
+
+    def _is_engine_silent(self) -> bool:
+        since = self._runner.watch.away_since
+        return since is not None and time.monotonic() - since > PATIENCE_S
+
     def _follow(self) -> None:
         copy: ContainerLog | None = None
-        problem = ""
-        while not self._left:
+        ended: Exited | None = None
+        known_s: float | None = None
+        while ended is None and not self._left:
             try:
-                copy = copy or ContainerLog(
-                    self._output,
-                    limit_bytes=self._runner.log_file_bytes,
-                    mends_lines=self._runner.log_driver == "local",
-                )
-                self._copy(copy)
+                if not self.container:
+                    self.container = self._runner.find_attempt(self._labels)
                 state = self._inspect()
-                if not state["Running"]:
-                    self._copy(copy, newest=_NEWEST_LINES)
-                    self._state = state
-                    problem = self._was_removed(state)
-                    break
+                if self._is_unstarted(state):
+                    ended = self._look_at_unstarted()
+                    continue
+                self._note_running(state)
+                if copy is None:
+                    copy = ContainerLog(
+                        self._output,
+                        limit_bytes=self._runner.log_file_bytes,
+                        mends_lines=self._runner.log_driver == "local",
+                    )
+                if state["Running"]:
+                    self._copy(copy)
+                    continue
+                self._state = state
+                known_s = known_s or time.monotonic()
+                self._copy(copy, newest=_NEWEST_LINES)
+                ended = self._end_of(self._was_removed(state))
             except NoContainerError:
-                problem = _REMOVED
-                break
+                ended = self._end_of_one_that_is_gone()
             except EngineAwayError as error:
-                log.warning("container.engine_away run=%s: it is looked after when that is back. %s", self.key, error)
-                time.sleep(RETRY_S)
+                log.debug("container.engine_away run=%s: %s", self.key, error)
+                if known_s is not None and time.monotonic() - known_s > _REST_S:
+                    self._rest_is_missing = True
+                    ended = self._end_of("")
+                else:
+                    self._pause(RETRY_S)
             except Exception:
                 log.exception("container.log_failed run=%s", self.key)
                 # Whatever is wrong with its log: how it ended must still be told.
-                if self._has_ended():
-                    problem = self._was_removed(self._state)
-                    break
-                time.sleep(RETRY_S)
+                if self._has_run and self._has_ended():
+                    ended = self._end_of(self._was_removed(self._state))
+                else:
+                    self._pause(RETRY_S)
         if copy is not None:
             self._disk_was_full = copy.disk_was_full
             copy.close()
-        if self._left:
-            return
-        self._runner.talks.finish(self.container)
+        if ended is not None and not self._left:
+            self._tell_end(ended)
+
+    def _tell_end(self, ended: Exited) -> None:
+        self._runner.watch.drop(self)
+        if self._has_run:
+            self._runner.talks.finish(self.container)
         with self._changed:
             self._gone = True
+            refused = self._start is not None and self._start.refusal is not None
+            if refused and self._is_awaited:
+                self._changed.notify_all()
+                return  # who waits for its start hears of it
+            self.exited = ended
             self._changed.notify_all()
-        self.exited = Exited(None if problem else _status(self._state), self._stopped_by, problem)
-        self.events.put(self.exited)
+        self.events.put(ended)
         self.events.put(Gone())
 
+    def _end_of(self, problem: str) -> Exited:
+        return Exited(None if problem else _status(self._state), self._stopped_by, problem)
+
+    def _end_of_one_that_is_gone(self) -> Exited:
+        """There is no such container (any more), and so there never will be."""
+        if self._has_run:
+            return self._end_of(_REMOVED)
+        asked = self._stopped_by or ("asked" if self._kill_at is not None else "")
+        if self._start is not None:
+            return Exited(None, asked, str(self._start.refusal or _NEVER_RAN))
+        problem = f"worker {self._labels.worker} died, and there is no container of it"
+        return Exited(None, asked or "worker", problem)
+
+    def _look_at_unstarted(self) -> Exited | None:
+        """It is made, and does not run (yet). How that ended; None when it is to be looked at again.
+
+        Once it is removed it can never start, also when the engine comes upon an order to start it that it was given
+        before. Raises EngineAwayError, and NoContainerError when it is removed.
+        """
+        start = self._start
+        refusal: StartError | None = None
+        if start is not None:
+            with self._changed:
+                self._changed.wait_for(lambda: start.is_answered or self._kill_at is not None or self._left, 1.0)
+                is_wanted = self._kill_at is None and not self._stopped_by
+            if self._left:
+                return None
+            if is_wanted and time.monotonic() > start.deadline:
+                refusal = StartError("the container did not start in time")
+            elif is_wanted and not start.is_answered:
+                return None
+            elif is_wanted:
+                # The answer may have come since it was looked at.
+                if not self._is_unstarted(self._inspect()):
+                    return None
+                refusal = start.error
+        self._runner.remove(self.container)
+        if start is not None:
+            with self._changed:
+                start.refusal = refusal
+                self._changed.notify_all()
+        return self._end_of_one_that_is_gone()
+
+    def _is_unstarted(self, state: Mapping[str, Any]) -> bool:
+        if state["Status"] == "created":
+            return True
+        # Some engines call one exited that they could not start.
+        is_refused = self._start is not None and self._start.error is not None
+        return is_refused and not state["Running"] and not self._has_run
+
+    def _note_running(self, state: Mapping[str, Any]) -> None:
+        if self._has_run:
+            return
+        try:
+            self._runner.talks.add(self.container, self._output.with_name(TALK))
+        except OSError as error:
+            log.warning("talk.not_copied run=%s: %s", self.key, error)
+        with self._changed:
+            self.pid = state["Pid"]
+            self._has_run = True
+            self._changed.notify_all()
+        self._note_start()
+
+    def _note_start(self, *, again: bool = False) -> None:
+        with self._changed:
+            if self._enter is None or (self._is_start_noted and not again):
+                return
+            if self._start is None and not self.pid:
+                return  # it had ended before this worker saw it: what its first one noted stays
+            self._is_start_noted = True
+            on_started = self._on_started
+        _tell(on_started, self.pid)
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._left, seconds)
+
     def _has_ended(self) -> bool:
-        with contextlib.suppress(LaunchError):
-            state = self._inspect()
-            if not state["Running"]:
-                self._state = state
-                return True
-        return False
+        try:
+            state = self._inspect(settle_s=0)
+        except NoContainerError:
+            return True
+        except LaunchError:
+            return False
+        if state["Running"] or state["Status"] == "created":
+            return False
+        self._state = state
+        return True
 
     def _copy(self, copy: ContainerLog, *, newest: int | None = None) -> None:
         """Copy what there is and what comes, until the container ends or the engine hangs up.
@@ -234,12 +460,18 @@ class ContainerHandle:
         if since:
             options["since"] = f"{since:.9f}"
         began, before = time.monotonic(), copy.copied
-        with self._runner.engine.stream(f"/containers/{self.container}/logs", options) as chunks:
+        silence_s = None if newest is None else _REST_S / 3
+        path = f"/containers/{self.container}/logs"
+        with (
+            self._cutting(),
+            self._runner.engine.stream(path, options, silence_s=silence_s, on_open=self._note_cut) as chunks,
+        ):
             for message in messages_of(chunks):
                 with self._changed:
                     if self._left:
                         return
                     copy.add(message)
+                    self._heard_at = time.monotonic()
                 if newest is None and copy.copied - before > _FLOOD_BYTES:
                     # A flood must neither take all of the processor, nor be read to its end when its job has ended.
                     took_s = time.monotonic() - began
@@ -249,17 +481,30 @@ class ContainerHandle:
                     began, before = time.monotonic(), copy.copied
         copy.end()
 
-    def _inspect(self) -> dict[str, Any]:
+    def _note_cut(self, cut: Cut) -> None:
+        with self._changed:
+            self._heard_at, self._cut = time.monotonic(), cut
+
+    @contextlib.contextmanager
+    def _cutting(self) -> Iterator[None]:
+        """What is read in it can be cut off by another thread, until it has been read."""
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._cut = None
+
+    def _inspect(self, *, settle_s: float = 0.02) -> dict[str, Any]:
         with clear_errors():
             found = self._runner.engine.api().inspect_container(self.container)
-        self._program = " ".join([found["Path"]])
+        self._program = found["Path"]
         self._image = found["Config"]["Image"]
         self._init = bool(found["HostConfig"].get("Init"))
         self._is_limited = bool(found["HostConfig"].get("Memory"))
         state: dict[str, Any] = found["State"]
         if state["Running"]:
             # The log may end a moment before the state says so.
-            time.sleep(0.02)
+            time.sleep(settle_s)
         return state
 
     def _was_removed(self, state: Mapping[str, Any]) -> str:
@@ -287,13 +532,15 @@ class ContainerHandle:
             self._announcing.join(_ANNOUNCE_S)
         while True:
             with self._changed:
-                if self._gone:
+                if self._gone or self._left:
                     return
                 kill_at = self._kill_at or 0.0
             left_s = kill_at - time.monotonic()
             pause_s = left_s
             try:
-                if left_s <= 0:
+                if not self.container:
+                    pause_s = RETRY_S  # it is being looked for
+                elif left_s <= 0:
                     self._signal("SIGKILL")
                     pause_s = 0.1
                 elif not termed:
@@ -301,11 +548,15 @@ class ContainerHandle:
                     termed = True
             except NoContainerError:
                 return
+            except EngineAwayError as error:
+                log.debug("container.not_signalled run=%s: %s", self.key, error)
+                pause_s = RETRY_S
             except LaunchError as error:
                 log.warning("container.not_signalled run=%s: %s", self.key, error)
                 pause_s = RETRY_S
             with self._changed:
-                self._changed.wait_for(lambda at=kill_at: self._gone or self._kill_at != at, max(0.01, pause_s))  # type: ignore[misc]
+                if self._kill_at == kill_at and not (self._gone or self._left):
+                    self._changed.wait(max(0.01, pause_s))
 
     def _signal(self, name: str | None) -> None:
         """Send a signal (None: the image's stop signal), if the container still runs."""
@@ -323,6 +574,28 @@ class ContainerHandle:
                 self._stopped_by = before
                 if "is not running" not in str(error.explanation):
                     raise
+
+
+@dataclass
+class _Start:
+    """An order to start a container: given once."""
+
+    #: By the monotonic clock: when one that has not started shall not start any more.
+    deadline: float
+    #: No order is on its way any more, as far as this worker knows: it was answered, or its connection is gone.
+    is_answered: bool = False
+    #: What the engine said against it.
+    error: StartError | None = None
+    #: Why it never starts: it does not run, and is being removed.
+    refusal: StartError | None = None
+
+
+def _tell(whom: Callable[..., None], *words: Any) -> None:
+    """What people are told decides nothing about the job."""
+    try:
+        whom(*words)
+    except Exception:
+        log.exception("container.not_told")
 
 
 def _status(state: Mapping[str, Any]) -> int:

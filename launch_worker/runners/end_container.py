@@ -1,41 +1,119 @@
-"""`end_container ID KILL_AT`: SIGTERM now, SIGKILL at a boot time. Started by a guard whose worker is gone."""
+"""`end_container ID KILL_AT`: SIGTERM now, SIGKILL at a boot time. Started by a guard when a lease was not renewed.
+
+On standard input: `{"run", "token", "owner", "redis"}` as JSON. While the engine does not answer, nobody knows
+whether the container has ended, so the attempt is held (`Store.hold`): its run is given to nobody else, until this
+program knows better, or a worker takes the container over.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from typing import Any
 
 from launch_worker.errors import LaunchError
+from launch_worker.foreign import read_json
 from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError
 from launch_worker.runners.guard import boot_time_s
 
-#: How long an engine that does not answer is asked again.
-_PATIENCE_S = 600.0
+log = logging.getLogger("launch_worker.end_container")
+
+#: How long an engine that does not answer is asked again. After that the attempt stays held.
+_PATIENCE_S = 3600.0
+#: What an engine has for an answer: the attempt must be held before its lease is over.
+_ANSWER_S = 1.0
+
+
+class Hold:
+    """The attempt, as Redis knows it. Connects when it is first needed."""
+
+    def __init__(self, known: dict[str, Any]) -> None:
+        self._known = known
+        self._store: Any = None
+        self.is_placed = False
+
+    def place(self) -> bool:
+        """Have nobody else given the run; False when another worker has taken the container over."""
+        if not self._known.get("redis"):
+            return True
+        try:
+            word = self._connect().hold(self._known["run"], self._known["token"], owner=self._known["owner"])
+        except LaunchError as error:
+            log.warning("run.not_held run=%s: %s", self._known["run"], error)
+            return True
+        self.is_placed = word == "held"
+        return bool(word != "adopted")
+
+    def release(self) -> None:
+        """The container is known to have ended: its lease is over now."""
+        give_up = boot_time_s() + _PATIENCE_S
+        while self.is_placed and boot_time_s() < give_up:
+            try:
+                self._connect().release(self._known["run"], self._known["token"])
+                return
+            except LaunchError as error:
+                log.warning("run.not_released run=%s: %s", self._known["run"], error)
+                time.sleep(1.0)
+
+    def _connect(self) -> Any:
+        if self._store is None:
+            # Only here: most containers are ended at once.
+            from launch_worker.store.store import Store
+
+            self._store = Store(self._known["redis"], client_name="launch-guard")
+        return self._store
 
 
 def main() -> None:
     container, kill_at = sys.argv[1], float(sys.argv[2])
-    engine, termed, give_up = Engine(), False, boot_time_s() + _PATIENCE_S
+    known = read_json(sys.stdin.read() or "{}")
+    hold = Hold(known)
+    if _end(container, known, hold, kill_at=kill_at):
+        hold.release()
+
+
+def _end(container: str, known: dict[str, Any], hold: Hold, *, kill_at: float) -> bool:
+    """Whether it is known to have ended."""
+    engine, termed, give_up = Engine(look_timeout_s=_ANSWER_S), False, boot_time_s() + _PATIENCE_S
+    was_away = False
     while boot_time_s() < give_up:
         try:
             with clear_errors():
-                state = engine.api().inspect_container(container)["State"]
+                api = engine.api()
+                container = container or _find(api, known)
+                state = api.inspect_container(container)["State"]
+                if was_away and hold.is_placed and not hold.place():
+                    return False  # a worker has taken it over meanwhile
+                was_away = False
                 if state["Status"] == "created":
                     # Its worker, should it wake up, must not start it any more.
-                    engine.api().remove_container(container, v=True, force=True)
-                    return
+                    api.remove_container(container, v=True, force=True)
+                    return True
                 if not state["Running"]:
-                    return
+                    return True
                 if boot_time_s() >= kill_at:
-                    engine.api().kill(container, "SIGKILL")
+                    api.kill(container, "SIGKILL")
                 elif not termed:
-                    engine.api().kill(container, "SIGTERM")
+                    api.kill(container, "SIGTERM")
                     termed = True
         except NoContainerError:
-            return
+            return True
         except EngineAwayError:
-            time.sleep(1.0)
+            was_away = True
+            if not hold.place():
+                return False
+            time.sleep(_ANSWER_S)
         except LaunchError:
             pass  # it ended meanwhile
         time.sleep(0.05)
+    return False
+
+
+def _find(api: Any, known: dict[str, Any]) -> str:
+    """The container of an attempt that is known by its labels only. Raises NoContainerError."""
+    wanted = [f"launch.run={known.get('run')}", f"launch.token={known.get('token')}"]
+    for entry in api.containers(all=True, filters={"label": wanted}):
+        return str(entry["Id"])
+    raise NoContainerError("there is no container of this attempt")

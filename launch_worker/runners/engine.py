@@ -7,10 +7,12 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import docker
 import docker.errors
@@ -23,9 +25,15 @@ from launch_worker.runners.errors import EngineAwayError, NoContainerError, Star
 
 log = logging.getLogger("launch_worker.engine")
 
-#: For one answer; a pull answers piece by piece.
-_TIMEOUT_S = 60
+#: For an answer of what only looks or tells.
+_LOOK_TIMEOUT_S = 10.0
+#: For an answer of what makes, starts or removes something; a pull answers piece by piece.
+_WORK_TIMEOUT_S = 60.0
+#: A proxy in between says so when the engine behind it did not answer in time.
+_OF_A_PROXY = (502, 503, 504)
 
+#: Ends the reading of an answer, from another thread.
+Cut: TypeAlias = Callable[[], None]
 
 #: What Go's file modes of anything but a plain file have.
 _NO_FILE = 0x8F280000
@@ -41,31 +49,73 @@ class FileInContainer:
 
 
 class Engine:
-    """The engine that DOCKER_HOST names, else the local one; connected to when first asked. Thread-safe."""
+    """The engine that DOCKER_HOST names, else the local one; connected to when first asked. Thread-safe.
 
-    def __init__(self) -> None:
+    Every call has a deadline. After an EngineAwayError nobody knows whether the engine did, or will do, what it was
+    asked: one that hangs does so when it goes on, though who asked is gone.
+    """
+
+    def __init__(self, *, look_timeout_s: float = _LOOK_TIMEOUT_S) -> None:
+        self._look_timeout_s = look_timeout_s
         self._connecting = threading.Lock()
         self._api: docker.APIClient | None = None
+        self._worker: docker.APIClient | None = None
 
     def api(self) -> Any:
-        """A client of the engine's API. Raises EngineAwayError."""
-        with self._connecting:
-            if self._api is None:
+        """A client of the engine's API, for what only looks or tells. Raises EngineAwayError."""
+        if self._api is None:
+            self._connect()
+        return self._api
+
+    def worker(self) -> Any:
+        """The same for what makes, starts or removes something: the engine may take a while. Raises EngineAwayError."""
+        if self._worker is None:
+            self._connect()
+        return self._worker
+
+    def _connect(self) -> None:
+        if not self._connecting.acquire(timeout=self._look_timeout_s):
+            raise EngineAwayError(_no_answer("timed out"))
+        try:
+            if self._worker is None:
                 with clear_errors():
-                    self._api = docker.APIClient(version="auto", timeout=_TIMEOUT_S, **docker.utils.kwargs_from_env())
-            return self._api
+                    known = docker.utils.kwargs_from_env()
+                    self._api = docker.APIClient(version="auto", timeout=self._look_timeout_s, **known)
+                    self._worker = docker.APIClient(version=self._api.api_version, timeout=_WORK_TIMEOUT_S, **known)
+        finally:
+            self._connecting.release()
+
+    def ping(self, *, timeout_s: float) -> None:
+        """Raises EngineAwayError when it does not answer in time."""
+        api = self.api()
+        with clear_errors(), api.get(f"{api.base_url}/_ping", timeout=timeout_s) as response:
+            response.raise_for_status()
 
     @contextlib.contextmanager
-    def stream(self, path: str, options: Mapping[str, Any]) -> Iterator[Iterator[bytes]]:
+    def stream(
+        self,
+        path: str,
+        options: Mapping[str, Any],
+        *,
+        silence_s: float | None = _LOOK_TIMEOUT_S,
+        on_open: Callable[[Cut], None] = lambda _: None,
+    ) -> Iterator[Iterator[bytes]]:
         """What the engine sends, as it comes: the SDK's own reader of logs takes three times as long for each message.
 
+        `silence_s` is the longest time between two pieces; with None there may be any, as a job may be silent for days:
+        `on_open` is then given what ends the reading from another thread.
         Raises EngineAwayError, NoContainerError, StartError, also while it is read.
         """
         api = self.api()
         with clear_errors():
-            # No time-out between two messages: a job may be silent for days.
             url = f"{api.base_url}/v{api.api_version}{path}"
-            with api.get(url, params=options, stream=True, timeout=(_TIMEOUT_S, None)) as response:
+            head_s = _WORK_TIMEOUT_S if silence_s is None else silence_s
+            with api.get(url, params=options, stream=True, timeout=(self._look_timeout_s, head_s)) as response:
+                line: socket.socket = response.raw.connection.sock
+                line.settimeout(silence_s)
+                on_open(partial(_hang_up, line))
+                if response.status_code in _OF_A_PROXY:
+                    raise EngineAwayError(_no_answer(f"status {response.status_code}"))
                 if response.status_code == 404:
                     raise NoContainerError(response.text)
                 if response.status_code >= 400:
@@ -77,7 +127,9 @@ class Engine:
         api = self.api()
         with clear_errors():
             url = f"{api.base_url}/v{api.api_version}/containers/{container}/archive"
-            with api.head(url, params={"path": path}, timeout=_TIMEOUT_S) as response:
+            with api.head(url, params={"path": path}, timeout=self._look_timeout_s) as response:
+                if response.status_code in _OF_A_PROXY:
+                    raise EngineAwayError(_no_answer(f"status {response.status_code}"))
                 if response.status_code == 404:
                     return None
                 told = response.headers.get("X-Docker-Container-Path-Stat")
@@ -92,8 +144,15 @@ class Engine:
             self.api().put_archive(container, folder, archive)
 
     def close(self) -> None:
-        if self._api is not None:
-            self._api.close()
+        for client in (self._api, self._worker):
+            if client is not None:
+                client.close()
+
+
+def _hang_up(line: socket.socket) -> None:
+    """End the reading of what another thread reads there."""
+    with contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
@@ -102,18 +161,25 @@ def clear_errors(*, image: str = "", program: str = "") -> Iterator[None]:
     try:
         yield
     except docker.errors.APIError as error:
+        if error.status_code in _OF_A_PROXY:
+            raise EngineAwayError(_no_answer(f"status {error.status_code}")) from None
         # Podman tells it with other status codes, and in small letters.
         if "no such container" in str(error.explanation).lower():
             raise NoContainerError(str(error.explanation)) from None
         raise StartError(_explain(error, image, program)) from None
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise EngineAwayError(
-            f"the container engine does not answer at {address()}: {_cause(error)}; start it, or set DOCKER_HOST where "
-            "the worker is started"
-        ) from None
+        raise EngineAwayError(_no_answer(_cause(error))) from None
+
+
+def _no_answer(cause: str) -> str:
+    return (
+        f"the container engine does not answer at {address()}: {cause}; start it, or set DOCKER_HOST where the worker "
+        "is started"
+    )
 
 
 def address() -> str:
+    """Where the engine is looked for."""
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 

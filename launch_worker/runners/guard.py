@@ -163,9 +163,11 @@ class Lane:
 class Watched:
     """A container that must not outlive its lease."""
 
-    def __init__(self, container: str, lease: list[float] | None) -> None:
+    def __init__(self, container: str, lease: list[float] | None, more: dict[str, Any]) -> None:
         self.container = container
         self.lease = lease
+        #: What the program that ends it needs to know besides.
+        self.more = more
 
 
 class Guard:
@@ -623,8 +625,10 @@ class Guard:
             if lease:
                 self._be_due(lease[0])
 
-    def _do_watch(self, *, key: str, container: str, lease: list[float] | None) -> None:
-        self.watched[key] = Watched(container, lease)
+    def _do_watch(
+        self, *, key: str, container: str, lease: list[float] | None, more: dict[str, Any] | None = None
+    ) -> None:
+        self.watched[key] = Watched(container, lease, more or {})
         if lease:
             self._be_due(lease[0])
 
@@ -713,9 +717,9 @@ class Guard:
             if watched.lease and now >= watched.lease[0]:
                 del self.watched[key]
                 self._tell("expired", key)
-                self._end_container(watched.container, kill_at=watched.lease[1])
+                self._end_container(watched, kill_at=watched.lease[1])
 
-    def _end_container(self, container: str, *, kill_at: float) -> None:
+    def _end_container(self, watched: Watched, *, kill_at: float) -> None:
         # A process of its own: it needs the docker SDK, and an engine that hangs must not hold the guard up.
         program = (
             "import sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -723,9 +727,14 @@ class Guard:
         )
         with contextlib.suppress(OSError):
             ender = subprocess.Popen(
-                [sys.executable, "-I", "-c", program, self._root, container, str(kill_at)], stdin=subprocess.DEVNULL
+                [sys.executable, "-I", "-c", program, self._root, watched.container, str(kill_at)],
+                stdin=subprocess.PIPE,
             )
             ender.returncode = 0  # reaped by this loop, not by Popen
+            assert ender.stdin is not None
+            # Not on its command line, which others see. It fits into the pipe.
+            with ender.stdin:
+                ender.stdin.write(json.dumps(watched.more).encode())
 
     def _stop(self, job: Job, *, grace_s: float, why: str) -> None:
         if job.tell_at is not None:

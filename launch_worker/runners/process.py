@@ -127,6 +127,19 @@ class Lane:
 
 
 @dataclass
+class Watched:
+    """A container that the guard watches."""
+
+    container: str
+    lease: Lease
+    on_expired: Callable[[float], None]
+    more: dict[str, Any]
+
+    def order(self, key: str) -> dict[str, Any]:
+        return {"do": "watch", "key": key, "container": self.container, "lease": self.lease, "more": self.more}
+
+
+@dataclass
 class JobHandle:
     """A started job. Its events arrive in `events`: Exited, then Gone; others may put theirs there too."""
 
@@ -157,6 +170,15 @@ class JobHandle:
     def pid(self) -> int:
         assert self.main is not None
         return self.main.pid
+
+    @property
+    def trouble(self) -> str:
+        """Nothing stands between a guard and its jobs."""
+        return ""
+
+    def report_to(self, enter: Callable[[str, str], None], on_started: Callable[[int], None]) -> None:
+        """It runs, as all jobs that the guard has started."""
+        on_started(self.pid)
 
     def announce(self, reason: str) -> None:
         """Show the job that it shall stop, in the folder where it talks with its worker."""
@@ -227,7 +249,7 @@ class ProcessRunner:
         self._folder = folder
         self._sending = threading.Lock()
         self._handles: dict[str, JobHandle] = {}
-        self._watched: dict[str, tuple[str, Lease, Callable[[], None]]] = {}
+        self._watched: dict[str, Watched] = {}
         self._closing = False
         #: What the guard said that it knows; nothing for one of an older release.
         self._knows: tuple[str, ...] = ()
@@ -346,15 +368,19 @@ class ProcessRunner:
             if key in self._handles:
                 self._handles[key].lease = lease
             else:
-                container, _, on_expired = self._watched[key]
-                self._watched[key] = (container, lease, on_expired)
+                self._watched[key].lease = lease
         if known:
             self.tell({"do": "lease", "leases": known})
 
-    def watch(self, key: str, container: str, *, lease: Lease, on_expired: Callable[[], None]) -> None:
-        """Have the guard end a container whose lease runs out, whatever becomes of this worker."""
-        self._watched[key] = (container, lease, on_expired)
-        self.tell({"do": "watch", "key": key, "container": container, "lease": lease})
+    def watch(
+        self, key: str, container: str, *, lease: Lease, on_expired: Callable[[float], None], more: Mapping[str, Any]
+    ) -> None:
+        """Have the guard end a container whose lease runs out, whatever becomes of this worker.
+
+        `on_expired` gets the boot time at which it is killed; `more` is what `end_container` needs to know of it.
+        """
+        self._watched[key] = watched = Watched(container, lease, on_expired, dict(more))
+        self.tell(watched.order(key))
 
     def unwatch(self, key: str) -> None:
         self._watched.pop(key, None)
@@ -394,7 +420,7 @@ class ProcessRunner:
         self._closing = True
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
-        if self._guard is not None and not any(lease for _, lease, _ in self._watched.values()):
+        if self._guard is not None and not any(watched.lease for watched in self._watched.values()):
             try:
                 self._guard.wait(timeout_s)
             except subprocess.TimeoutExpired:
@@ -533,8 +559,8 @@ class ProcessRunner:
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["on"] == "expired":
             watched = self._watched.pop(event["key"], None)
-            if watched is not None:
-                watched[2]()
+            if watched is not None and watched.lease is not None:
+                watched.on_expired(watched.lease[1])
             return
         if event["on"] == "hello":
             self._knows = tuple(event["knows"])
@@ -607,8 +633,8 @@ class ProcessRunner:
             lane.socket.close()
         if not is_known:
             self._hear_hello()
-        for key, (container, lease, _) in list(self._watched.items()):
-            self.tell({"do": "watch", "key": key, "container": container, "lease": lease})
+        for key, watched in list(self._watched.items()):
+            self.tell(watched.order(key))
         for handle in list(self._handles.values()):
             self._carry_over(handle)
 

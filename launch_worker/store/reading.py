@@ -273,6 +273,12 @@ class Reader(Client):
             "restored_runs": int(restored_runs or 0),
         }
 
+    def held(self, *, limit: int = 20) -> list[Record]:
+        """Runs of which nobody knows whether their job has ended, and whose worker is gone."""
+        with clear_errors(self.url):
+            ids = self._redis.zrangebyscore(keys.LEASES, HELD_UNTIL, "+inf", start=0, num=limit)
+        return [record for record in self._records([text(run_id) for run_id in ids]) if record.is_held]
+
     def inconsistencies(self, *, limit: int) -> list[str]:
         """Where records and indexes disagree, among the newest `limit` runs; a run in motion is looked at twice."""
         with clear_errors(self.url):
@@ -344,6 +350,10 @@ class Reader(Client):
             for run_id, fields in zip(run_ids, hashes, strict=True)
             if fields and not isinstance(fields, Exception)
         ]
+
+
+#: The lease of a held run: later than any time in microseconds (LATER in prelude.lua).
+HELD_UNTIL = 9_000_000_000_000_000
 
 
 def record_of(run_id: str, fields: dict[str, str]) -> Record:

@@ -349,6 +349,18 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
                     answers.append(error)
         return answers
 
+    def hold(self, run_id: str, token: int, *, owner: str) -> str:
+        """Nobody knows whether the attempt's job has ended, and its worker is gone: it is given to nobody else.
+
+        Its lease does not run out before `release`, or before a worker has it: the same, or one that adopts it. Returns
+        held, adopted (another owner has it), or over (it does not run).
+        """
+        return text(self._call("hold", run_id, token, owner))
+
+    def release(self, run_id: str, token: int) -> bool:
+        """The job of a held attempt is known to have ended: its lease is over now. False when it is not held."""
+        return bool(self._call("release", run_id, token))
+
     def put_back(self, run_id: str, seq: int) -> bool:
         """Return an item that was taken from its queue and not claimed; False when it was outdated."""
         return bool(self._call("put_back", run_id, seq))

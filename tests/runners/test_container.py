@@ -21,7 +21,7 @@ from launch_worker.runners.container import ContainerRunner
 from launch_worker.runners.container_config import Files, Labels
 from launch_worker.runners.container_handle import ContainerHandle
 from launch_worker.runners.engine import Engine
-from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
+from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Exited, Gone, Lease, ProcessRunner
 from tests.conftest import wait_until
@@ -43,9 +43,10 @@ class Bench:
     run: str = field(default_factory=new_run_id)
     phases: list[str] = field(default_factory=list)
     token: int = 7
+    owner: str = "o"
 
     def labels(self) -> Labels:
-        return Labels(self.system, self.run, attempt=1, token=self.token, owner="o", worker="w", host="h")
+        return Labels(self.system, self.run, attempt=1, token=self.token, owner=self.owner, worker="w", host="h")
 
     def start(
         self,
@@ -76,6 +77,16 @@ class Bench:
 
     def shell(self, script: str, **options: Any) -> ContainerHandle:
         return self.start("sh", "-c", script, **options)
+
+    def adopt(self) -> ContainerHandle:
+        """As another worker would."""
+        return self.runner.adopt(
+            self.labels(),
+            key=f"{self.run}.1",
+            lease=None,
+            events=queue.SimpleQueue(),
+            output=self.folder / "output",
+        )
 
     def output(self) -> str:
         return (self.folder / "output").read_text() if (self.folder / "output").exists() else ""
@@ -362,9 +373,8 @@ def test_a_later_attempts_container_is_left_alone_and_no_earlier_one_starts_besi
 
 def test_one_that_was_made_and_never_started_is_none_to_take_over(bench: Bench) -> None:
     """Its exit code would be 0."""
-    made = bench.engine.api.create_container(bench.image, ["true"], labels=bench.labels().as_map())
-    with pytest.raises(NoContainerError, match="never started"):
-        bench.runner.adopt(made["Id"], key="k", lease=None, events=queue.SimpleQueue(), output=bench.folder / "output")
+    bench.engine.api.create_container(bench.image, ["true"], labels=bench.labels().as_map())
+    assert end_of(bench.adopt()) == Exited(None, "worker", "worker w died, and there is no container of it")
     assert bench.runner.find(bench.system) == []
 
 
@@ -383,9 +393,7 @@ def test_an_end_is_told_though_the_log_cannot_be_read(bench: Bench, monkeypatch:
         raise StartError("the container engine refused: invalid character in the log")
 
     monkeypatch.setattr(bench.runner.engine, "stream", broken)
-    heir = bench.runner.adopt(
-        handle.container, key="k", lease=None, events=queue.SimpleQueue(), output=bench.folder / "output"
-    )
+    heir = bench.adopt()
     assert end_of(heir, timeout_s=5.0) == Exited(3, "")
 
 
@@ -490,10 +498,7 @@ def test_another_worker_goes_on_with_the_log_at_the_very_byte(bench: Bench) -> N
     wait_until(lambda: "line 10" in bench.output(), what="some output")
     handle.leave()
     time.sleep(0.3)  # what the job prints now, nobody hears
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    heir = bench.runner.adopt(
-        handle.container, key=handle.key, lease=None, events=events, output=bench.folder / "output"
-    )
+    heir = bench.adopt()
     assert end_of(heir) == Exited(5, "")
     assert bench.output() == "".join(f"line {i}\n" for i in range(1, 61))
 
@@ -502,9 +507,7 @@ def test_one_that_ended_while_nobody_looked_is_told_as_it_was(bench: Bench) -> N
     handle = bench.shell("echo done; exit 6")
     handle.leave()
     bench.engine.api.wait(handle.container)
-    heir = bench.runner.adopt(
-        handle.container, key=handle.key, lease=None, events=queue.SimpleQueue(), output=bench.folder / "output"
-    )
+    heir = bench.adopt()
     assert end_of(heir) == Exited(6, "")
     assert bench.output() == "done\n"
 

@@ -4,7 +4,7 @@
 -- Refuses an attempt that was superseded or has ended, and one that somebody else adopted. A repeated call gets the same
 -- answer.  Returns {'done', fields and values} | {'superseded' | 'ended' | 'taken' | 'unknown'}.
 local id, token, attempt, from, owner, worker, host, lease_us, only_if_gone = unpack(ARGV)
-local run = get(id, 'state', 'token', 'closed', 'owner', 'attempt')
+local run = get(id, 'state', 'token', 'closed', 'owner', 'attempt', 'held')
 local state = run[1]
 if not state then return {'unknown'} end
 local now = now_us()
@@ -22,6 +22,7 @@ if run[4] ~= owner then
   enter_phase(id, 'adopted', now)
   enter_phase(id, '', now)
 end
+drop(id, 'held')
 redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
 if state == 'Crashed' then revive(id, now, run[5], worker) end
 return {'done', redis.call('HGETALL', run_key(id))}

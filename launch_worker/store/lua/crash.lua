@@ -1,7 +1,7 @@
 -- Running -> Crashed for runs whose leases ran out, and on to Pending when the retry policy says so.
 -- ARGV, for each run: id, token, reason, retry_us (-1: no retry), retry_reason, counts_as (0: a retry, 1: a preemption,
 -- 2: nothing)
--- Refuses when the lease was renewed meanwhile or the attempt is another. One with a damaged record is not tried again. One that was only prepared ahead of its time
+-- Refuses when the lease was renewed meanwhile, the attempt is another, or it is held. One with a damaged record is not tried again. One that was only prepared ahead of its time
 -- waits for that again.  Returns 1, 0 or an error for each run in order; for fewer than all when many others were let go
 -- into their places: Redis does nothing else meanwhile, so the caller calls again for the rest.
 local WORDS = 6
@@ -10,7 +10,7 @@ local now = now_us()
 local function crash(id, token, reason, retry_us, retry_reason, counts_as)
   local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at',
     -- Read in one go with what comes later.
-    'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq')
+    'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq', 'held')
   if run[1] ~= 'Running' then
     redis.call('ZREM', 'launch:leases', id)
     return 0
@@ -26,6 +26,11 @@ local function crash(id, token, reason, retry_us, retry_reason, counts_as)
     return 1
   end
   if run[2] ~= token then return 0 end
+  if run[15] == token then
+    -- Its job may live.
+    redis.call('ZADD', 'launch:leases', int(LATER), id)
+    return 0
+  end
   local start_at = tonumber(run[7] or '')
   if start_at and start_at > now and not run[5] then
     put(id, 'first_attempt', (tonumber(get(id, 'first_attempt')[1]) or 1) + 1)

@@ -9,7 +9,7 @@ local state, reason, phase, message, exit_code, signal = unpack(ARGV, 6, 11)
 local retry_us, retry_reason, counts_as, card = tonumber(ARGV[12]), ARGV[13], ARGV[14], card_of(ARGV[15])
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
   -- Read in one go with what comes later.
-  'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep', 'started_at')
+  'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep', 'started_at', 'held')
 local now = now_us()
 if card then keep_free(owner, card) end
 if not run[1] then return 'unknown' end

@@ -15,7 +15,7 @@ for index = 8, runs_at - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[ind
 local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') or '0')
 local answers = {now, now - passed, next_due(now, card and card.prefetch_us or 0)}
 local function renew(id, token, attempt)
-  local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner', 'preempting')
+  local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner', 'preempting', 'held')
   local state, answer = run[1], 'superseded'
   if not state then
     -- Of a deleted one nothing is to come back.
@@ -31,6 +31,8 @@ local function renew(id, token, attempt)
       state = 'Running'
     end
     if state == 'Running' then
+      -- Its worker lives after all.
+      drop(id, 'held')
       redis.call('ZADD', 'launch:leases', int(now + lease_us), id)
       answer = run[4] and ((run[9] and 'preempt:' or 'cancel:') .. (run[5] or '') .. ':' .. (run[6] or '')) or 'ok'
     elseif FINAL[state] then

@@ -10,7 +10,7 @@
 --   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S | :array:A]   zset by created_at: the listings
 --   launch:array:A            hash    how many runs an array has (size), and how many of them in each state; Never: ended
 --                                     without an attempt. A is the id of its first run. Goes with the last of them
---   launch:leases             zset    Running runs by lease deadline
+--   launch:leases             zset    Running runs by lease deadline; LATER for those that are held (hold)
 --   launch:due                zset    Pending runs that wait for a time, by that time
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
 --   launch:line:QUEUE         zset    Pending runs by rank: priority, then since when they are ready; LATER for the others
@@ -545,7 +545,7 @@ local function enter(id, from, to, now, attempt, worker, reason, ended_at)
     redis.call('ZADD', 'launch:ended', int(ended_at or now), id)
     redis.call('ZREM', 'launch:leases', id)
     if get(id, 'cancel_at')[1] then redis.call('ZREM', 'launch:cancels', id) end
-    drop(id, 'preempting', 'start_at')
+    drop(id, 'preempting', 'start_at', 'held')
   elseif FINAL[from] then
     drop(id, 'ended_at')
     redis.call('ZREM', 'launch:ended', id)

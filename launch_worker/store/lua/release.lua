@@ -1,0 +1,8 @@
+-- Running: the job of a held attempt is known to have ended. Its lease is over now, so that it may be called Crashed.
+-- ARGV: id, token.  Refuses an attempt that is not held.  Returns 1 or 0.
+local id, token = unpack(ARGV)
+local run = get(id, 'state', 'token', 'held')
+if run[1] ~= 'Running' or run[2] ~= token or run[3] ~= token then return 0 end
+drop(id, 'held')
+redis.call('ZADD', 'launch:leases', int(now_us()), id)
+return 1

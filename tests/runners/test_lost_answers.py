@@ -1,0 +1,401 @@
+"""Engines that hang, die, and lose their answers: no container is lost, none is started twice, each end is told."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_worker.retry import Outcome
+from launch_worker.runners import container, container_handle, container_watch, engine
+from launch_worker.runners.container import ContainerRunner
+from launch_worker.runners.container_handle import ContainerHandle
+from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
+from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.process import Exited, ProcessRunner
+from launch_worker.states import RunState
+from launch_worker.store.store import Store
+from launch_worker.supervise import Cancel, Limits, supervise
+from tests.conftest import wait_until
+from tests.engine import busybox_root
+from tests.engines import EngineProxy, OwnEngine
+from tests.redis.test_arrows import running
+from tests.runners.test_container import Bench, end_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+IMAGE = "launch-worker-tests/busybox:1"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same waits, shorter."""
+    monkeypatch.setattr(engine, "_LOOK_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(engine, "_WORK_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(container, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(container, "_REMOVE_S", 1.0)
+    monkeypatch.setattr(container_handle, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(container_handle, "_SILENT_S", 0.5)
+    monkeypatch.setattr(container_handle, "_REST_S", 3.0)
+    monkeypatch.setattr(container_watch, "_EVERY_S", 0.2)
+    monkeypatch.setattr(container_watch, "_ANSWER_S", 0.5)
+    yield
+    # What the SDK leaves of streams that were cut, while that is still ignored.
+    gc.collect()
+
+
+@contextlib.contextmanager
+def bench_at(url: str, client: Any, image: str, folder: Path, *, redis_url: str = "") -> Iterator[Bench]:
+    """A runner whose engine is reached at `url`, and a client that reaches it straight."""
+    before = os.environ.get("DOCKER_HOST")
+    os.environ["DOCKER_HOST"] = url
+    guard = ProcessRunner(folder=folder).open()
+    made = Bench(client, image, folder, ContainerRunner(guard, redis_url=redis_url))
+    made.runner.engine = engine.Engine(look_timeout_s=2.0)
+    made.runner.watch._engine = made.runner.talks._engine = made.runner.engine
+    try:
+        yield made
+    finally:
+        for entry in left(made):
+            client.api.remove_container(entry["Id"], force=True, v=True)
+        guard.close()
+        wait_until(lambda: not any(thread.name.startswith("container-") for thread in threading.enumerate()))
+        made.runner.engine.close()
+        if isinstance(client, Owned):
+            client.api.close()
+        if before is None:
+            del os.environ["DOCKER_HOST"]
+        else:
+            os.environ["DOCKER_HOST"] = before
+
+
+@pytest.fixture
+def proxy(engine: Any) -> Iterator[EngineProxy]:
+    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if not address.startswith("unix://"):
+        pytest.skip("the engine is not behind a unix socket here")
+    made = EngineProxy(address.removeprefix("unix://"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bench(engine: Any, busybox_image: str, proxy: EngineProxy, tmp_path: Path) -> Iterator[Bench]:
+    with bench_at(proxy.url, engine, busybox_image, tmp_path) as made:
+        yield made
+        proxy.heal()
+
+
+class Owned:
+    """What `Bench` needs of a client, for an engine that is stopped and started."""
+
+    def __init__(self, url: str) -> None:
+        import docker
+
+        self.api = docker.APIClient(base_url=url, version="auto", timeout=20)
+
+
+def own(*, live_restore: bool = False) -> OwnEngine:
+    if why := OwnEngine.why_not():
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    made = OwnEngine(live_restore=live_restore)
+    made.load(busybox_root(), IMAGE)
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared_own_engine() -> Iterator[OwnEngine]:
+    made = own()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_engine(shared_own_engine: OwnEngine) -> Iterator[OwnEngine]:
+    yield shared_own_engine
+    shared_own_engine.thaw()
+
+
+@pytest.fixture
+def own_bench(own_engine: OwnEngine, tmp_path: Path) -> Iterator[Bench]:
+    with bench_at(own_engine.url, Owned(own_engine.url), IMAGE, tmp_path) as made:
+        yield made
+        own_engine.thaw()
+
+
+def left(bench: Bench) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = bench.engine.api.containers(
+        all=True, filters={"label": f"launch.system={bench.system}"}
+    )
+    return found
+
+
+def outcome_of(handle: ContainerHandle) -> Outcome:
+    handle.report_to(lambda *_: None, lambda _: None)
+    return handle.explain(supervise(handle, limits=Limits(None, None, 5.0), last_output_s=time.monotonic))
+
+
+# -- a lost answer to the order to start -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["swallow", "cut"])
+def test_a_container_whose_start_was_not_answered_is_watched_as_any(bench: Bench, proxy: EngineProxy, how: str) -> None:
+    rule = proxy.rule(how, "POST", "/start$", times=1)
+    handle = bench.shell("echo once; exit 4")
+    assert end_of(handle) == Exited(4, "")
+    assert bench.output() == "once\n"
+    assert len(rule.met) == 1
+    assert [path for method, path in proxy.seen if method == "POST" and path.endswith("/start")] == [rule.met[0][1]]
+
+
+def test_an_order_to_start_that_comes_late_starts_nothing_once_its_run_was_stopped(
+    bench: Bench, proxy: EngineProxy
+) -> None:
+    """An engine that hung does what it was asked when it goes on."""
+    rule = proxy.rule("hang", "POST", "/start$", times=1)
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Timer(0.5, lambda: events.put(Cancel("enough"))).start()
+    handle = bench.shell("sleep 60", events=events)
+    assert rule.met
+    outcome = outcome_of(handle)
+    assert (outcome.state, outcome.reason) == (RunState.KILLED, "enough")
+    proxy.heal()
+    wait_until(lambda: not left(bench), what="nothing is left of it")
+    time.sleep(0.3)
+    assert left(bench) == []
+
+
+def test_a_start_that_an_engine_forgot_fails_in_phase_start_and_never_comes_later(
+    own_engine: OwnEngine, tmp_path: Path
+) -> None:
+    """It was killed with the order in its hands."""
+    with (
+        contextlib.closing(EngineProxy(own_engine.socket)) as proxy,
+        bench_at(proxy.url, Owned(own_engine.url), IMAGE, tmp_path) as bench,
+    ):
+        proxy.rule("hang", "POST", "/start$", times=1)
+        made: list[ContainerHandle] = []
+        thread = threading.Thread(target=lambda: made.append(bench.shell("sleep 60")))
+        thread.start()
+        wait_until(lambda: any(path.endswith("/start") for _, path in proxy.seen), what="it is told to start")
+        own_engine.kill()
+        proxy.down()
+        thread.join(20.0)
+        assert made, "it may run: it is to be supervised"
+        own_engine.start()
+        proxy.up()
+        outcome = outcome_of(made[0])
+        assert (outcome.state, outcome.phase, outcome.engine_fault) == (RunState.FAILED, "start", True)
+        assert "did not start the container, and it is removed" in outcome.reason
+        assert left(bench) == []
+
+
+def test_a_frozen_engine_starts_it_when_it_goes_on_and_its_end_is_told(own_bench: Bench, own_engine: OwnEngine) -> None:
+    notes: list[tuple[str, str]] = []
+    pids: list[int] = []
+    own_bench.runner.engine.ping(timeout_s=2)
+    container.ContainerRunner.log_driver.__get__(own_bench.runner)  # asked before it freezes
+    watched = own_bench.runner._guard.watch
+
+    def freeze_then_watch(*arguments: Any, **more: Any) -> None:
+        watched(*arguments, **more)
+        own_engine.freeze()
+
+    own_bench.runner._guard.watch = freeze_then_watch  # type: ignore[method-assign]
+    handle = own_bench.shell("echo ran; sleep 1; exit 3")
+    assert handle.pid == 0, "nobody knows whether it runs"
+    handle.report_to(lambda *note: notes.append(note), pids.append)
+    wait_until(lambda: notes, what="people are told")
+    assert "does not answer; it may start the container" in notes[0][1]
+    assert "has not answered for" in handle.trouble
+    own_engine.thaw()
+    assert end_of(handle) == Exited(3, "")
+    assert own_bench.output() == "ran\n"
+    assert len(pids) in (1, 2), "it was said once it ran"
+    assert handle.trouble == ""
+
+
+def test_what_the_engine_refuses_to_start_is_refused_at_once_and_nothing_is_left(bench: Bench) -> None:
+    with pytest.raises(StartError, match="was not found in image"):
+        bench.start("no-such-thing", init=False)
+    assert left(bench) == []
+
+
+# -- a lost answer to the order to make one ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["swallow", "cut", "refuse"])
+def test_a_container_that_was_made_unheard_is_found_by_its_name(bench: Bench, proxy: EngineProxy, how: str) -> None:
+    proxy.rule(how, "POST", "/containers/create", times=1)
+    handle = bench.shell("exit 5")
+    assert end_of(handle) == Exited(5, "")
+    assert [entry["Names"] for entry in left(bench)] == [[f"/launch-{bench.run}-1"]], "one only"
+
+
+def test_one_that_is_made_late_is_never_started(bench: Bench, proxy: EngineProxy) -> None:
+    proxy.rule("hang", "POST", "/containers/create")
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Timer(0.5, lambda: events.put("cancel")).start()
+    with pytest.raises(StartGivenUpError):
+        bench.shell("sleep 60", events=events)
+    proxy.heal()
+    wait_until(lambda: not left(bench) or left(bench)[0]["State"] == "created")
+    assert all(entry["State"] == "created" for entry in left(bench))
+
+
+def test_an_engine_that_hangs_before_anything_was_started_fails_the_start(bench: Bench, proxy: EngineProxy) -> None:
+    proxy.rule("hang")
+    begun = time.monotonic()
+    with pytest.raises(EngineAwayError, match="does not answer at"):
+        bench.shell("true")
+    assert time.monotonic() - begun < 15.0
+
+
+def test_an_event_ends_a_start_at_an_engine_that_hangs(bench: Bench, proxy: EngineProxy) -> None:
+    proxy.rule("hang", "POST", "/containers/create")
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    begun = time.monotonic()
+    threading.Timer(0.3, lambda: events.put("cancel")).start()
+    with pytest.raises(StartGivenUpError):
+        bench.shell("true", events=events)
+    assert time.monotonic() - begun < 2.5
+
+
+# -- while it runs, and at its end -------------------------------------------------------------------------------------
+
+
+def test_a_stop_waits_for_an_engine_that_hangs_and_then_ends_it(own_bench: Bench, own_engine: OwnEngine) -> None:
+    handle = own_bench.shell("trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done")
+    wait_until(lambda: "up" in own_bench.output(), what="the job has begun")
+    own_engine.freeze()
+    handle.stop(grace_s=30.0)
+    wait_until(lambda: handle.trouble, what="the engine's silence is noticed")
+    assert handle.events.empty()
+    own_engine.thaw()
+    assert end_of(handle) == Exited(7, "asked")
+
+
+def test_a_log_that_never_ends_does_not_hide_the_end_of_its_container(bench: Bench, proxy: EngineProxy) -> None:
+    rule = proxy.rule("swallow", "GET", "/logs", times=1)
+    handle = bench.shell("echo hidden; sleep 0.5; exit 6")
+    assert end_of(handle, timeout_s=15.0) == Exited(6, "")
+    assert rule.met
+    assert bench.output() == "hidden\n"
+
+
+def test_an_end_that_is_known_is_told_though_its_log_is_not_to_be_had(bench: Bench, proxy: EngineProxy) -> None:
+    proxy.rule("swallow", "GET", "/logs")
+    handle = bench.shell("echo lost; exit 6")
+    assert end_of(handle, timeout_s=25.0) == Exited(6, "")
+    outcome = handle.explain(Outcome(RunState.FAILED, reason="exit code 6", phase="run", exit_code=6))
+    assert "did not give the end of its log" in outcome.message
+
+
+def test_a_removal_that_hangs_does_not_hold_up_the_end_of_a_run(bench: Bench, proxy: EngineProxy) -> None:
+    handle = bench.shell("exit 2")
+    assert end_of(handle) == Exited(2, "")
+    proxy.rule("hang", "DELETE")
+    begun = time.monotonic()
+    handle.dispose()
+    assert time.monotonic() - begun < 3.0
+    proxy.heal()
+    wait_until(lambda: not left(bench), what="it is removed when the engine goes on")
+
+
+def test_a_container_that_somebody_renamed_is_found_by_its_labels(bench: Bench) -> None:
+    handle = bench.shell("sleep 1; exit 8")
+    handle.leave()
+    bench.engine.api.rename(handle.container, f"{bench.run}-renamed")
+    assert end_of(bench.adopt()) == Exited(8, "")
+
+
+def test_one_that_is_taken_over_while_the_engine_hangs_is_seen_to_its_end(bench: Bench, proxy: EngineProxy) -> None:
+    handle = bench.shell("sleep 2; exit 9")
+    handle.leave()
+    proxy.rule("hang")
+    begun = time.monotonic()
+    heir = bench.adopt()
+    assert time.monotonic() - begun < 1.0, "its lease is to be renewed, whatever the engine does"
+    wait_until(lambda: heir.trouble)
+    assert heir.events.empty()
+    proxy.heal()
+    assert end_of(heir) == Exited(9, "")
+
+
+def test_an_engine_that_is_killed_and_started_again_ends_its_containers_and_that_is_told(
+    own_bench: Bench, own_engine: OwnEngine
+) -> None:
+    handle = own_bench.shell("echo up; while :; do sleep 0.1; done")
+    wait_until(lambda: "up" in own_bench.output(), what="the job has begun")
+    own_engine.kill()
+    wait_until(lambda: handle.trouble)
+    assert handle.events.empty(), "it lives while its engine is dead"
+    own_engine.start()
+    assert end_of(handle).status in (-9, -15)
+
+
+def test_containers_of_an_engine_with_live_restore_go_on(tmp_path: Path) -> None:
+    restoring = own(live_restore=True)
+    try:
+        with bench_at(restoring.url, Owned(restoring.url), IMAGE, tmp_path) as bench:
+            handle = bench.shell("for i in $(seq 30); do echo line $i; sleep 0.1; done; exit 4")
+            wait_until(lambda: "line 3\n" in bench.output(), what="the job has begun")
+            restoring.kill()
+            restoring.start()
+            assert end_of(handle) == Exited(4, "")
+            assert bench.output() == "".join(f"line {i}\n" for i in range(1, 31))
+    finally:
+        restoring.close()
+
+
+# -- its lease runs out ------------------------------------------------------------------------------------------------
+
+
+def test_a_guard_that_cannot_end_a_container_has_its_run_held_until_it_has(
+    engine: Any, busybox_image: str, proxy: EngineProxy, tmp_path: Path, store: Store
+) -> None:
+    record = running(store, retries=1)
+    with bench_at(proxy.url, engine, busybox_image, tmp_path, redis_url=store.url) as bench:
+        bench.run, bench.token = record.id, record.token
+        bench.owner = record.owner
+        now = boot_time_s()
+        handle = bench.shell("trap '' TERM; echo up; while :; do sleep 0.1; done", lease=(now + 4.0, now + 6.0))
+        wait_until(lambda: "up" in bench.output(), what="the job has begun")
+        proxy.rule("hang")
+        wait_until(lambda: store.get(record.id).is_held, what="nobody else is given the run")
+        assert bench.engine.api.inspect_container(handle.container)["State"]["Running"]
+        proxy.heal()
+        assert end_of(handle) == Exited(-9, "lease")
+        wait_until(lambda: not store.get(record.id).is_held, what="it is known to have ended")
+        assert [stale.id for stale in store.stale(limit=10)] == [record.id]
+
+
+def test_a_guard_ends_no_container_that_another_worker_took_over_while_the_engine_hung(
+    engine: Any, busybox_image: str, proxy: EngineProxy, tmp_path: Path, store: Store
+) -> None:
+    record = running(store, retries=1)
+    with bench_at(proxy.url, engine, busybox_image, tmp_path, redis_url=store.url) as bench:
+        bench.run, bench.token = record.id, record.token
+        bench.owner = record.owner
+        now = boot_time_s()
+        handle = bench.shell("trap 'exit 1' TERM; sleep 8; exit 0", lease=(now + 3.0, now + 4.0))
+        handle.leave()
+        proxy.rule("hang")
+        wait_until(lambda: store.get(record.id).is_held, what="nobody else is given the run")
+        adopted, why = store.adopt(
+            record.id, record.token, attempt=record.attempt, former=record.owner, owner="heir", worker="w2", host="h",
+            lease_s=60.0,
+        )  # fmt: skip
+        assert adopted is not None, why
+        proxy.heal()
+        assert end_of(bench.adopt(), timeout_s=30.0) == Exited(0, "")
