@@ -59,8 +59,9 @@ class OwnEngine:
 
     def spawn(self) -> None:
         with self.log_path.open("ab") as log:
+            # In a network namespace of its own: else it takes `docker0` away from this machine's own engine.
             self.process = subprocess.Popen(
-                ["dockerd", "--data-root", str(self._folder / "data"), "--exec-root", str(self._folder / "exec"),
+                ["unshare", "--net", "--", "dockerd", "--data-root", str(self._folder / "data"), "--exec-root", str(self._folder / "exec"),
                  "--pidfile", str(self._folder / "pid"), "--host", f"unix://{self.socket}",
                  "--bridge", "none", "--iptables=false", "--live-restore"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
