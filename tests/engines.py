@@ -34,13 +34,14 @@ class OwnEngine:
     whose service manager runs both, containerd does not die with dockerd.
     """
 
-    def __init__(self, *, live_restore: bool = False) -> None:
-        # Not in TMPDIR: the path of a socket must be short.
-        self.folder = Path(tempfile.mkdtemp(prefix="launch-engine.", dir="/tmp"))
+    def __init__(self, folder: Path | None = None, *, live_restore: bool = False) -> None:
+        """`folder`: with a short path, for there is a socket in it."""
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="launch-engine.", dir="/tmp"))
+        self.folder.mkdir(exist_ok=True)
         self.socket = self.folder / "docker.sock"
         self.url = f"unix://{self.socket}"
         self._live_restore = live_restore
-        self._process: subprocess.Popen[bytes]
+        self.process: subprocess.Popen[bytes]
         self._containerd = self._start_containerd()
         self.start()
 
@@ -54,10 +55,19 @@ class OwnEngine:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self.process.pid
 
     def start(self) -> None:
         """Start it, on the data that it had; returns when it answers."""
+        self.spawn()
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"dockerd does not answer:\n{(self.folder / 'log').read_text()[-3000:]}")
+            time.sleep(0.05)
+
+    def spawn(self) -> None:
+        """Start it, and wait for nothing."""
         arguments = ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
         arguments += ["--pidfile", f"{self.folder}/pid", "--host", self.url, "--storage-driver", "vfs"]
         arguments += ["--containerd", f"{self.folder}/containerd.sock"]
@@ -65,18 +75,13 @@ class OwnEngine:
         arguments += ["--live-restore"] if self._live_restore else []
         (self.folder / "pid").unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 ["unshare", "--net", "--", "dockerd", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + _START_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"dockerd does not answer:\n{(self.folder / 'log').read_text()[-3000:]}")
-            time.sleep(0.05)
 
     def load(self, root: bytes, image: str) -> str:
         """Have a root file system (a tar archive) as an image; returns its name."""
@@ -105,28 +110,28 @@ class OwnEngine:
 
     def freeze(self) -> None:
         """It hangs: connections are taken by the kernel, and nothing is answered. Its containers go on."""
-        self._process.send_signal(signal.SIGSTOP)
+        self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """It goes on, and does what it was asked meanwhile."""
-        self._process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL. Its containers live on, until it is started again (with `live_restore` also then)."""
-        self._process.send_signal(signal.SIGCONT)
-        self._process.kill()
-        self._process.wait()
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         """End it and all its containers, and remove its folder."""
         with contextlib.suppress(Exception):
             self.thaw()
-            if self._process.poll() is not None:
+            if self.process.poll() is not None:
                 self.start()
             with self.client(timeout_s=20.0) as client:
                 for entry in client.containers(all=True):
                     client.remove_container(entry["Id"], force=True, v=True)
-        for process in (self._process, self._containerd):
+        for process in (self.process, self._containerd):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.terminate()
                 process.wait(20.0)

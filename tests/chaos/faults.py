@@ -302,7 +302,7 @@ def damage_record(system: System, fault: Fault) -> bool:
 
 def freeze_engine(system: System, fault: Fault) -> bool:
     engine = system.engine
-    if engine is None or engine.process is None or _is_away(system.evidence.engine_away):
+    if engine is None or _is_away(system.evidence.engine_away):
         return False
     span = Span(boot_time_s())
     system.evidence.engine_away.append(span)

@@ -149,8 +149,6 @@ class System:
     def _start_engine(self) -> OwnEngine:
         """Its queue lets a container run the harness's job with this machine's Python."""
         engine = OwnEngine(self.folder / "engine")
-        engine.start()
-        engine.make_image()
         seen = mounts(read=(Path(__file__).parent,), write=(self.stamps,))
         self.api.create_queue(
             CONTAINER_QUEUE,
