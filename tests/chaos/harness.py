@@ -51,7 +51,12 @@ def run_chaos(
             keep = keep or bool(findings.violations)
             if keep:
                 # The small disk goes away with the system.
-                shutil.copytree(system.spool, folder / "spool", ignore_dangling_symlinks=True)
+                shutil.copytree(
+                    system.spool,
+                    folder / "spool",
+                    ignore=shutil.ignore_patterns("*.sock"),
+                    ignore_dangling_symlinks=True,
+                )
     except (KeyboardInterrupt, SystemExit):
         shutil.rmtree(folder, ignore_errors=True)
         raise
