@@ -27,6 +27,7 @@ MAX_NUMBER = 1 << 53
 _MAX_TEXT = 1000
 #: kombu separates a queue's name from a priority step so.
 _STEP = re.compile(r"\x06\x16(\d{1,3})")
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _TASK_ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
 
 
@@ -110,7 +111,10 @@ def _is_number(value: Any) -> bool:
 def _shown(value: Any, default: str) -> str:
     if not isinstance(value, str):
         return default
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in value[:_MAX_TEXT])
+    shown = value[:_MAX_TEXT]
+    if shown.isprintable():
+        return shown
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
 
 
 def _run_message(
@@ -130,7 +134,7 @@ def _run_message(
 
 
 def _message(task: str, task_id: str, tag: str, body: str, queue: str, priority: int, headers: dict[str, Any]) -> bytes:
-    return json.dumps(
+    return _ENCODE(
         {
             "body": body,
             "content-encoding": "utf-8",
@@ -143,6 +147,5 @@ def _message(task: str, task_id: str, tag: str, body: str, queue: str, priority:
                 "priority": priority,
                 "delivery_tag": tag,
             },
-        },
-        separators=(",", ":"),
+        }
     ).encode()

@@ -260,10 +260,15 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             consumer._limit_task(request, bucket, 1)
             return
         request.claim_soon()
-        worker_state.task_reserved(request)
-        for callback in callbacks:
-            callback(request)
-        consumer.on_task_request(request)
+        try:
+            worker_state.task_reserved(request)
+            for callback in callbacks:
+                callback(request)
+            consumer.on_task_request(request)
+        except Exception:
+            # Its claim is on its way: the run must have a thread, be it beside the pool's.
+            log.exception("run.not_handed_over run=%s", request.id)
+            threading.Thread(target=request._take_turn, name=f"run-{request.id}", daemon=True).start()
 
     return receive
 

@@ -14,6 +14,7 @@ import pytest
 from launch_worker import submit
 from launch_worker.dev.redis_server import free_port
 from launch_worker.ids import new_run_id
+from launch_worker.redis_url import mask_url
 from launch_worker.spec import RunSpec
 from launch_worker.states import RunState
 from tests.conftest import wait_until
@@ -246,6 +247,20 @@ def test_the_welcome_is_prefects_with_the_password_masked(cluster: Cluster) -> N
     wait_until(lambda: "Agent started! Looking for work from queue(s): a, b..." in worker.log)
     assert "Starting v0.1.0 agent connected to redis://***@127.0.0.1:" in worker.log
     assert "s3cret" not in worker.log
+
+
+@pytest.mark.parametrize("how", ["start", "celery"])
+def test_a_worker_says_a_few_lines_of_its_own_and_no_banner(cluster: Cluster, how: str) -> None:
+    worker = start(cluster, "-q", "a") if how == "start" else cluster.worker("a")
+    said = worker.log.partition("[20")[0].splitlines()
+    root = ["This worker runs as root, and so do its jobs. Give it a user of its own."] if os.geteuid() == 0 else []
+    assert said == [
+        f"Starting v0.1.0 agent connected to {mask_url(cluster.redis_url)}...",
+        *root,
+        "Agent started! Looking for work from queue(s): a...",
+    ]
+    for other in ("[config]", "[tasks]", "SecurityWarning", "superuser"):
+        assert other not in worker.log
 
 
 def test_the_welcome_can_be_hidden(cluster: Cluster) -> None:
