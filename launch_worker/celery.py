@@ -28,6 +28,7 @@ from launch_worker.foreign import read_json
 from launch_worker.ownership import read_ours
 from launch_worker.passes import PASSES
 from launch_worker.redis_url import RedisUrl
+from launch_worker.runners.own_process import have_usual_signals
 from launch_worker.settings import Settings
 from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.store.keys import PRIORITY_STEPS
@@ -134,6 +135,9 @@ def _make_app(operator: ModuleType | None) -> tuple[Celery, dict[str, Any]]:
     return made, required
 
 
+if click.get_current_context(silent=True) is not None:
+    # In the celery command: worker, beat, Flower.
+    have_usual_signals(but_hang_up=True)
 try:
     settings = _settings()
     _operator = _operator_config()

@@ -3,7 +3,8 @@
     work_dir/workers/OWNER/lock             held while the worker or its guard lives
     work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
-    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json, exit-status}
+    work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.exits`)
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json}
     work_dir/workers/OWNER/spare/           folders with empty files for attempts to come
     work_dir/containers                     there once a worker of this machine has made a container
 
@@ -34,7 +35,8 @@ from launch_worker.foreign import read_json
 from launch_worker.ownership import make_ours
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
-from launch_worker.runners.guard import EXIT_STATUS, SOCKET, boot_time_s
+from launch_worker.runners.exits import Exit, read_exits
+from launch_worker.runners.guard import SOCKET, boot_time_s
 from launch_worker.spares import CONFIG, OUTPUT, Spare, Spares
 from launch_worker.states import RunState
 
@@ -239,18 +241,25 @@ class AttemptFolder:
             return None
 
     def read_exit_status(self) -> int | None:
-        """The exit status that the guard kept when its worker was gone; None when the job was ended with it."""
+        """How its job ended by itself, as its guard kept it; None when it was ended, or nothing was kept."""
+        kept = self._kept_exit()
+        if kept is not None:
+            return None if kept.stopped_by else kept.status
         try:
-            return int((self.path / EXIT_STATUS).read_text())
+            # By a guard of the release before this one, which may have outlived its worker.
+            return int((self.path / "exit-status").read_text())
         except (OSError, ValueError):
             return None
 
     def exit_status_age_s(self) -> float | None:
-        """How long ago the guard kept it; None when there is none."""
-        try:
-            return max(0.0, time.time() - (self.path / EXIT_STATUS).stat().st_mtime)
-        except OSError:
-            return None
+        """How long ago that was; None when it is not known."""
+        kept = self._kept_exit()
+        # The clock begins anew when the machine starts.
+        return boot_time_s() - kept.at if kept is not None and 0 < kept.at <= boot_time_s() else None
+
+    def _kept_exit(self) -> Exit | None:
+        folder, _, name = self.root.rpartition("/runs/")
+        return read_exits(folder).get(name)
 
     def remove(self) -> None:
         # What most jobs leave; whatever else there is makes one of these calls fail.

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
 import errno
 import json
 import math
@@ -43,27 +42,33 @@ from collections.abc import Callable
 from typing import Any
 
 from launch_worker.runners import tree
+from launch_worker.runners.exits import Exit, ExitFile
 from launch_worker.runners.output import Piped, make_pipe, open_for_printing
+from launch_worker.runners.own_process import become_subreaper, have_usual_signals
 from launch_worker.runners.spawn import spawn
 from launch_worker.runners.tree import ProcessId
 
 #: What is left of a job after its main process ended by itself, or after its worker vanished, gets SIGTERM first.
 AFTERMATH_S = 2.0
-_PR_SET_CHILD_SUBREAPER = 36
-#: In the folder of an attempt's output: how its job ended by itself, when there was no worker to tell.
-EXIT_STATUS = "exit-status"
 #: In a worker's folder: where its guard answers the next worker.
 SOCKET = "guard.sock"
 #: What guard and worker must agree on; they may be of different releases after an upgrade.
 PROTOCOL = 1
 #: What a start may ask for; said with `hello`.
 KNOWS = ("brief", "lanes", "pipes")
-#: From so many on it is looked which of the remembered exits were reported meanwhile.
-_REMEMBERED_EXITS = 1000
 #: A new worker that connects and says nothing for so long is hung up on: another one may wait.
 _GREETING_S = 1.0
+#: The kernel takes no wait of more than 24 days.
+_LONGEST_WAIT_S = 3600.0
 #: How many things that happen are dealt with in one turn.
 _EVENTS = 64
+#: How long it may take whoever has the child of a worker that left to reap it.
+_REAPED_S = 5.0
+#: After something went wrong: how long nothing is tried, and how many times that is printed in full.
+_BRAKE_S = 0.05
+_PRINTED_FAILURES = 20
+#: A job that could not be looked at is looked at again then.
+_AGAIN_S = 0.5
 #: Taken at once; larger memory is asked of the kernel each time, which costs more than a second call.
 _RECV_BYTES = 1 << 16
 _FD_BYTES = struct.calcsize("i")
@@ -80,11 +85,6 @@ _ROOM_AFTER_S = 1.0
 def boot_time_s() -> float:
     """Seconds since boot, suspended time included: the clock of deadlines between a worker and its guard."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def become_subreaper() -> None:
-    """Orphaned descendants of this process become its children from now on, instead of init's."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class Job:
@@ -108,10 +108,16 @@ class Job:
         self.grace_s = grace_s
         #: It may turn out to be a brief one: when it is told `started` at the latest; None once it was.
         self.tell_at: float | None = None
-        #: Set for a job that another guard started: its exit is seen through this, and the worker reaps it.
+        #: Set for a job that another guard started: its exit is seen through this, and its parent reaps it.
         self.pidfd: int | None = None
+        #: It has ended, and there is no worker that reaps it and tells: until when somebody else is waited for.
+        self.reaped_by: float | None = None
         self.adopted = False
         self.exited = False
+        #: Whether its worker was told so.
+        self.is_exit_told = False
+        #: Whether its exit status is in the file of the exits.
+        self.is_kept = False
         #: Its exit status, once it is known here.
         self.status: int | None = None
         #: Processes that were seen in the tree: one that cleared its environment is known by this.
@@ -132,17 +138,28 @@ class Job:
         """Its main process; to be asked for the first time before that one is reaped."""
         if self._main is None:
             found = tree.look_up(self.pid)
-            assert found is not None, "a child that nobody reaped has an entry in /proc"
-            self._main = found.id
+            # A /proc that hides other users' processes does not show one that has changed its user.
+            self._main = ProcessId(self.pid, 0) if found is None else found.id
         return self._main
 
     @main.setter
     def main(self, main: ProcessId) -> None:
         self._main = main
 
+    @property
+    def attempt(self) -> str:
+        """The name of its attempt's folder."""
+        return os.path.basename(self.folder)
+
+    @property
+    def ended_by(self) -> str:
+        """Who had signalled its main process: '' for nobody."""
+        return self.stopped_by if self.termed and self.main in self.termed else ""
+
     def due(self) -> float:
         """By boot time, when it must be looked at."""
-        due = min((at for at in (self.tell_at, self.move_at, self.room_at) if at is not None), default=math.inf)
+        times = (self.tell_at, self.reaped_by, self.move_at, self.room_at)
+        due = min((at for at in times if at is not None), default=math.inf)
         if self.lease and not self.lease_enforced:
             due = min(due, self.lease[0])
         if self.kill_at is not None or self.exited:
@@ -173,12 +190,21 @@ class Watched:
 class Guard:
     """The loop. `control` is the worker's end of the conversation, `door` where the next worker knocks.
 
-    `lock_fd` is the lock of the worker's folder, which goes to the next worker with the jobs.
+    `lock_fd` is the lock of the worker's `folder`, which goes to the next worker with the jobs.
+
+    What goes wrong with one order or one job is printed, and ends neither this process nor the other jobs (`_try`).
     """
 
     def __init__(
-        self, control: socket.socket, door: socket.socket | None = None, *, lock_fd: int | None = None, root: str = ""
+        self,
+        control: socket.socket,
+        door: socket.socket | None = None,
+        *,
+        lock_fd: int | None = None,
+        root: str = "",
+        folder: str = "",
     ) -> None:
+        self._failures = 0
         self.control = control
         control.setblocking(False)
         self._door = door
@@ -200,9 +226,9 @@ class Guard:
         self._due = math.inf
         #: Never a job's process: the worker.
         self.spared = {os.getppid()}
-        #: Exit statuses by the attempts' folders: their worker may die before it has reported them.
-        self.exits: dict[str, int] = {}
-        self._look_at_exits = _REMEMBERED_EXITS
+        self._exits: ExitFile | None = None
+        if folder:
+            self._try("file of the exits", self._open_exits, folder)
         #: The worker ended the conversation, or died: no more orders are taken, and what runs is ended, unless the
         #: worker detached itself before.
         self.worker_gone = False
@@ -239,33 +265,64 @@ class Guard:
             signal.signal(number, lambda *_: None)
         self._tell("hello", "", knows=KNOWS)
 
+    def _open_exits(self, folder: str) -> None:
+        self._exits = ExitFile(folder)
+
     def run(self) -> None:
         while self.jobs or self.watched or not self.worker_gone or (self._outgoing and not self._deaf):
-            self._wait()
-            if self._due <= boot_time_s():
-                self._look_around()
+            self._try("a turn", self._turn)
+
+    def _turn(self) -> None:
+        self._wait()
+        if self._due <= boot_time_s():
+            self._look_around()
+
+    def _try(self, what: str, serve: Callable[..., None], *args: Any, **named: Any) -> bool:
+        """Do one thing; False when it went wrong, which is printed into the worker's log."""
+        try:
+            serve(*args, **named)
+        except Exception:  # noqa: BLE001 (all jobs of the worker end with this process)
+            self._failures += 1
+            if self._failures <= _PRINTED_FAILURES:
+                with contextlib.suppress(Exception):
+                    sys.stderr.write(f"guard.failed: {what}\n")
+                    import traceback  # takes as long to import as all the rest, and a descriptor
+
+                    traceback.print_exc()
+            time.sleep(_BRAKE_S)
+            return False
+        return True
 
     def _look_around(self) -> None:
         """Do what is due."""
         self._due = math.inf
         now = boot_time_s()
         for job in list(self.jobs.values()):
-            if job.tell_at is not None and now >= job.tell_at:
-                self._tell_started(job)
-            if job.room_at is not None and now >= job.room_at:
-                job.room_at = None
-                if job.output is not None:
-                    job.output.make_room()
-            if job.move_at is not None and now >= job.move_at:
-                self._await_output(job)
-        self._enforce_leases()
-        for job in list(self.jobs.values()):
-            self._end_step(job)
-        for job in self.jobs.values():
-            self._be_due(job.due())
-        for watched in self.watched.values():
-            if watched.lease:
+            if not self._try(f"job {job.key}", self._look_at, job, now):
+                job.look_at = now + _AGAIN_S
+            if self.jobs.get(job.key) is job:
+                self._be_due(job.due())
+        for key, watched in list(self.watched.items()):
+            self._try(f"container of {key}", self._enforce_watched, key, watched, now)
+            if watched.lease and key in self.watched:
                 self._be_due(watched.lease[0])
+
+    def _look_at(self, job: Job, now: float) -> None:
+        if job.tell_at is not None and now >= job.tell_at:
+            self._tell_started(job)
+        if job.room_at is not None and now >= job.room_at:
+            job.room_at = None
+            if job.output is not None:
+                job.output.make_room()
+        if job.move_at is not None and now >= job.move_at:
+            self._await_output(job)
+        if job.reaped_by is not None and now >= job.reaped_by:
+            self._on_exit(job, None)
+        # Also a job that is being stopped already, and has a longer grace than its lease.
+        if job.lease and now >= job.lease[0] and not job.lease_enforced:
+            job.lease_enforced = True
+            self._stop(job, grace_s=max(0.0, job.lease[1] - now), why="lease")
+        self._end_step(job)
 
     def _be_due(self, at: float) -> None:
         self._due = min(at, self._due)
@@ -274,7 +331,7 @@ class Guard:
 
     def _wait(self) -> None:
         """Until something happens, or is due."""
-        timeout = None if self._due == math.inf else max(0.0, self._due - boot_time_s())
+        timeout = min(max(0.0, self._due - boot_time_s()), _LONGEST_WAIT_S)
         ready = [fd for fd, _ in self._epoll.poll(timeout, _EVENTS)]
         if self._wake_read in ready:
             with contextlib.suppress(BlockingIOError):
@@ -283,7 +340,8 @@ class Guard:
             self._reap()
         for fd in ready:
             if fd in self._pidfds:
-                self._on_exit(self._pidfds[fd], None)
+                job = self._pidfds[fd]
+                self._try(f"end of {job.key}", self._on_exit, job, None)
         if not self._deaf and self.control.fileno() in ready:
             self._flush()
             if not self.worker_gone:
@@ -295,7 +353,7 @@ class Guard:
             self._answer_door(self._door)
         for fd in ready:
             if fd in self._pipes:
-                self._move_output(self._pipes[fd])
+                self._try("output", self._move_output, self._pipes[fd])
 
     def _listen(self, fd: int, mask: int) -> None:
         """Listen to a descriptor for this, for nothing else; to be said with 0 before it is closed."""
@@ -339,10 +397,18 @@ class Guard:
             self._detached = False
             if self.worker_gone:
                 return  # an order before this one could not be answered
-            order = json.loads(line)
-            self._orders[order.pop("do")](**order)
+            self._try("an order", self._obey, line)
             if len(lines) > 1:
                 self._reap()  # as in `_wait`
+
+    def _obey(self, line: bytes) -> None:
+        order = json.loads(line)
+        self._orders[order.pop("do")](**order)
+
+    def _obey_on(self, lane: Lane, line: bytes) -> None:
+        order = json.loads(line)
+        del order["do"]
+        self._do_start(**order, lane=lane)
 
     def _receive_on(self, lane: Lane) -> None:
         """All that lies there."""
@@ -363,9 +429,7 @@ class Guard:
         for line in lines:
             if self.worker_gone:
                 return
-            order = json.loads(line)
-            del order["do"]
-            self._do_start(**order, lane=lane)
+            self._try("an order", self._obey_on, lane, line)
             if len(self._lanes) > 1:
                 self._reap()  # as in `_wait`
 
@@ -431,7 +495,7 @@ class Guard:
         if job.output is None:
             return {}
         self._await_no_output(job)
-        job.output.finish()
+        self._try("output", job.output.finish)
         return {"disk_full": True} if job.output.disk_was_full else {}
 
     def _flush(self) -> None:
@@ -456,8 +520,6 @@ class Guard:
         if self.worker_gone:
             return
         self.worker_gone = True
-        for folder, status in self.exits.items():
-            _keep_exit_status(folder, status)
         # A container outlives its worker until its lease runs out; one without a lease is left alone.
         self.watched = {key: watched for key, watched in self.watched.items() if watched.lease}
         self._listen_to_worker()
@@ -467,7 +529,9 @@ class Guard:
             self._flush()
             return
         for job in list(self.jobs.values()):
-            self._stop(job, grace_s=min(job.grace_s, AFTERMATH_S), why="worker")
+            grace_s = min(job.grace_s, AFTERMATH_S)
+            if not self._try(f"job {job.key}", self._stop, job, grace_s=grace_s, why="worker"):
+                self._be_due(job.due())
 
     # -- the next worker -----------------------------------------------------------------------------------------
 
@@ -493,7 +557,8 @@ class Guard:
                     "log": "" if job.output is None else job.output.path,
                     "exited": job.exited,
                     "status": job.status,
-                    "stopped_by": job.stopped_by if job.main in job.termed else "",
+                    "stopped_by": job.ended_by,
+                    "kept": job.is_kept,
                 }
                 for job in self.jobs.values()
             ]
@@ -534,14 +599,16 @@ class Guard:
         log_bytes: int = _LOG_BYTES,
         lane: Lane | None = None,
     ) -> None:
-        marked = tree.marks(env)
+        if key in self.jobs:
+            raise ValueError(f"there is a job {key} already")
         pipe, printing = -1, -1
         try:
             pipe = self._pipe_of_order(lane) if piped else make_pipe()
             printing = open_for_printing(pipe)
+            marked = tree.marks(env)
             with tree.carrying(marked):
                 pid = spawn(argv, env=env, cwd=cwd, output=printing)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is: who ordered it waits for an answer)
             if pipe >= 0:
                 os.close(pipe)
             self._answer(lane, "refused", key, error=_explain(error, argv[0], cwd))
@@ -578,6 +645,8 @@ class Guard:
 
         `stop_grace_s`: the old guard was stopping it.
         """
+        if key in self.jobs:
+            return
         job = Job(key, tree.marks(env), grace_s, lease, pid=pid, folder=folder)
         if piped:
             with contextlib.suppress(OSError):
@@ -593,15 +662,18 @@ class Guard:
             job.kill_at = boot_time_s() + stop_grace_s
         self._be_due(job.due())
         try:
-            job.pidfd = os.pidfd_open(pid)
+            pidfd = os.pidfd_open(pid)
         except OSError:
             self._on_exit(job, None)
             return
-        self._pidfds[job.pidfd] = job
-        self._listen(job.pidfd, select.EPOLLIN)
         found = tree.look_up(pid)
         if found is None or found.id != job.main:
+            os.close(pidfd)  # it may be a stranger's
             self._on_exit(job, None)
+            return
+        job.pidfd = pidfd
+        self._pidfds[pidfd] = job
+        self._listen(pidfd, select.EPOLLIN)
 
     def _pipe_of_order(self, lane: Lane | None) -> int:
         """The pipe that came with it. Raises OSError."""
@@ -612,9 +684,11 @@ class Guard:
         return pipe
 
     def _do_stop(self, *, key: str, grace_s: float) -> None:
-        if key in self.jobs:
-            self._reap()
-            self._stop(self.jobs[key], grace_s=grace_s, why="asked")
+        # A job that has ended by itself by now keeps its own end, and may be forgotten with that.
+        self._reap()
+        job = self.jobs.get(key)
+        if job is not None:
+            self._stop(job, grace_s=grace_s, why="asked")
 
     def _do_lease(self, *, leases: dict[str, list[float] | None]) -> None:
         for key, lease in leases.items():
@@ -661,63 +735,62 @@ class Guard:
                 return
             if ended is None:
                 return
-            # It is told before it is reaped: should this guard die in between, the worker finds that the job has run.
+            # It is written down and told before it is reaped: should this guard die in between, the worker finds that
+            # the job has run.
             job = self._mains.get(ended.si_pid)
             if job is not None:
-                self._on_exit(job, ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
+                status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+                self._try(f"end of {job.key}", self._on_exit, job, status)
                 del self._mains[ended.si_pid]
             os.waitpid(ended.si_pid, 0)
 
     def _on_exit(self, job: Job, status: int | None) -> None:
-        """`status` None: the exit of an adopted job, which only the worker can read."""
-        job.exited = True
-        job.status = status
-        job.look_at = boot_time_s()
+        """`status` None: the exit of an adopted job, which was not this process's child."""
         if job.pidfd is not None:
+            status = tree.exit_status(job.pidfd)
+            if status is None and self._awaits_reaping(job, job.pidfd):
+                return
             self._listen(job.pidfd, 0)
             del self._pidfds[job.pidfd]
             os.close(job.pidfd)
-            job.pidfd = None
-        stopped = job.stopped_by if job.termed and job.main in job.termed else ""
-        if status is not None and not stopped:
-            self._remember_exit(job.folder, status)
-        if job.tell_at is not None:
-            if not self._left(job):
-                self._forget(job)
-                lost = self._finish_output(job)
-                self._answer(job.lane, "ended", job.key, pid=job.pid, status=status, stopped_by=stopped, **lost)
-                return
-            self._tell_started(job)
-        self._tell("exited", job.key, status=status, stopped_by=stopped)
+            job.pidfd = job.reaped_by = None
+        job.exited = True
+        job.status = status
+        # Should anything from here on go wrong, the rest follows at the next look.
+        job.look_at = boot_time_s()
+        self._be_due(job.look_at)
+        if status is not None and self._exits is not None:
+            job.is_kept = self._exits.keep(job.attempt, Exit(status, job.ended_by, job.look_at))
+        if job.tell_at is not None and not self._left(job):
+            self._forget(job)
+            facts = {"status": status, "stopped_by": job.ended_by, "kept": job.is_kept}
+            self._answer(job.lane, "ended", job.key, pid=job.pid, **facts, **self._finish_output(job))
+            return
         self._end_step(job)
+
+    def _awaits_reaping(self, job: Job, pidfd: int) -> bool:
+        """Whether somebody else must reap an adopted job before its exit status is known, and soon does."""
+        found = tree.look_up(job.pid)
+        if found is None or found.id != job.main:
+            return False
+        if found.ppid in self.spared and not self.worker_gone:
+            return False  # its worker does, once it was told, and tells
+        if job.reaped_by is None:
+            job.reaped_by = boot_time_s() + _REAPED_S
+            self._be_due(job.reaped_by)
+            self._listen(pidfd, select.EPOLLHUP)
+        return boot_time_s() < job.reaped_by
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.key]
         if not self.jobs and not self.watched:
             self._due = math.inf
 
-    def _remember_exit(self, folder: str, status: int) -> None:
-        if self.worker_gone:
-            _keep_exit_status(folder, status)
-            return
-        self.exits[folder] = status
-        if len(self.exits) >= self._look_at_exits:
-            # What was reported has no folder any more.
-            self.exits = {folder: status for folder, status in self.exits.items() if os.path.isdir(folder)}
-            self._look_at_exits = max(_REMEMBERED_EXITS, 2 * len(self.exits))
-
-    def _enforce_leases(self) -> None:
-        now = boot_time_s()
-        for job in list(self.jobs.values()):
-            # Also a job that is being stopped already, and has a longer grace than its lease.
-            if job.lease and now >= job.lease[0] and not job.lease_enforced:
-                job.lease_enforced = True
-                self._stop(job, grace_s=max(0.0, job.lease[1] - now), why="lease")
-        for key, watched in list(self.watched.items()):
-            if watched.lease and now >= watched.lease[0]:
-                del self.watched[key]
-                self._tell("expired", key)
-                self._end_container(watched, kill_at=watched.lease[1])
+    def _enforce_watched(self, key: str, watched: Watched, now: float) -> None:
+        if watched.lease and now >= watched.lease[0]:
+            del self.watched[key]
+            self._tell("expired", key)
+            self._end_container(watched, kill_at=watched.lease[1])
 
     def _end_container(self, watched: Watched, *, kill_at: float) -> None:
         # A process of its own: it needs the docker SDK, and an engine that hangs must not hold the guard up.
@@ -752,6 +825,12 @@ class Guard:
         now = boot_time_s()
         if (job.kill_at is None and not job.exited) or now < job.look_at or self.jobs.get(job.key) is not job:
             return
+        if job.exited and not job.is_exit_told:
+            job.is_exit_told = True
+            if job.tell_at is not None:
+                self._tell_started(job)
+            facts = {"status": job.status, "stopped_by": job.ended_by, "kept": job.is_kept}
+            self._tell("exited", job.key, **facts)
         left = self._left(job)
         if job.exited and not left:
             self._forget(job)
@@ -811,12 +890,6 @@ def _send_all(peer: socket.socket, data: bytes, fds: list[int]) -> None:
     peer.sendall(data[sent:])
 
 
-def _keep_exit_status(folder: str, status: int) -> None:
-    # A folder that is gone was reported. A full disk leaves the run Crashed.
-    with contextlib.suppress(OSError), open(os.path.join(folder, EXIT_STATUS), "x") as file:
-        file.write(str(status))
-
-
 def _explain(error: Exception, program: str, cwd: str) -> str:
     if isinstance(error, FileNotFoundError):
         if not os.path.isdir(cwd):
@@ -835,15 +908,22 @@ def _explain(error: Exception, program: str, cwd: str) -> str:
 
 
 def main() -> None:
-    """`guard CONTROL [DOOR LOCK ROOT]`: descriptors that it inherits (- for none), and where this package lies."""
+    """`guard CONTROL [DOOR LOCK ROOT FOLDER]`.
+
+    Descriptors that it inherits (- for none), where this package lies, and the folder of its worker.
+    """
     control, door, lock = (None if word == "-" else int(word) for word in (*sys.argv[1:4], "-", "-")[:3])
     for fd in (control, door, lock):
         if fd is not None:
             os.set_inheritable(fd, False)
     become_subreaper()
-    Guard(
+    guard = Guard(
         socket.socket(fileno=control),
         None if door is None else socket.socket(fileno=door),
         lock_fd=lock,
         root="".join(sys.argv[4:5]),
-    ).run()
+        folder="".join(sys.argv[5:6]),
+    )
+    # Not before it handles them: its worker has it start with all of them blocked.
+    have_usual_signals()
+    guard.run()

@@ -8,6 +8,7 @@ import logging
 import os
 import queue
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -24,8 +25,10 @@ import launch_worker
 from launch_worker.retry import Outcome
 from launch_worker.runners import oom, orphans, tree
 from launch_worker.runners.errors import StartError
-from launch_worker.runners.guard import PROTOCOL, SOCKET, become_subreaper
+from launch_worker.runners.exits import Exit, keep_exit
+from launch_worker.runners.guard import PROTOCOL, SOCKET, boot_time_s
 from launch_worker.runners.output import bytes_in, make_pipe
+from launch_worker.runners.own_process import become_subreaper
 from launch_worker.runners.tree import Process, ProcessId
 from launch_worker.states import RunState
 from launch_worker.told import announce_stop
@@ -68,7 +71,7 @@ class Exited:
     stopped_by: str
     #: Why it is not known; '' when it was lost together with a guard.
     problem: str = ""
-    #: Its guard writes it down in the attempt's folder should the worker die.
+    #: It is in the file of the exits, where the next worker finds it should this one die.
     is_kept: bool = field(default=False, compare=False)
 
 
@@ -520,12 +523,18 @@ class ProcessRunner:
         with theirs, _door(self._folder) as door:
             inherited = [theirs.fileno(), None if door is None else door.fileno(), self._lock_fd]
             words = ["-" if fd is None else str(fd) for fd in inherited]
-            self._guard = orphans.start(
-                [sys.executable, "-I", "-S", "-c", program, root, *words, root],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[fd for fd in inherited if fd is not None],
-                cwd="/",
-            )
+            folder = "" if self._folder is None else str(self._folder)
+            # It begins with all signals blocked, as this thread has them meanwhile, until it can handle them.
+            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                self._guard = orphans.start(
+                    [sys.executable, "-I", "-S", "-c", program, root, *words, root, folder],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[fd for fd in inherited if fd is not None],
+                    cwd="/",
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         self._control = ours
 
     def _read(self) -> None:
@@ -597,12 +606,26 @@ class ProcessRunner:
         _close_pipe(handle)
 
     def _heed_exit(self, handle: JobHandle, event: dict[str, Any]) -> None:
-        status = event["status"]
-        is_kept = status is not None and not event["stopped_by"]
+        status, is_kept = event["status"], event.get("kept", False)
         if status is None and handle.main is not None:
-            status = _reap(handle.main.pid)
+            status, is_kept = self._reap(handle, event["stopped_by"])
         handle.exited = Exited(status, event["stopped_by"], is_kept=is_kept)
         handle.events.put(handle.exited)
+
+    def _reap(self, handle: JobHandle, stopped_by: str) -> tuple[int | None, bool]:
+        """The exit status of a job that came to this process when its guard died, and whether it is kept."""
+        assert handle.main is not None
+        try:
+            ended = os.waitid(os.P_PID, handle.main.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return None, False
+        assert ended is not None
+        status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        is_kept = self._folder is not None and keep_exit(
+            str(self._folder), os.path.basename(handle.order["folder"]), Exit(status, stopped_by, boot_time_s())
+        )
+        os.waitpid(handle.main.pid, 0)
+        return status, is_kept
 
     def _replace_guard(self) -> None:
         # One that failed may have been of an older release, and not have understood.
@@ -741,7 +764,7 @@ def take_over(folder: Path, *, log_file_bytes: int = 64 << 20) -> tuple[ProcessR
                 job["key"],
                 Path(job["folder"]),
                 ProcessId(job["pid"], job["start"]),
-                Exited(job["status"], job["stopped_by"]) if job["exited"] else None,
+                Exited(job["status"], job["stopped_by"], is_kept=job.get("kept", False)) if job["exited"] else None,
                 next(pipes, None) if job.get("log") else None,
                 job.get("log", ""),
             )
@@ -810,11 +833,3 @@ def _came_back(marked: tuple[bytes, ...]) -> ProcessId | None:
     ]
     # What it left behind may lead a session too; it came later.
     return min(found, key=lambda process: (process.start, process.pid), default=None)
-
-
-def _reap(pid: int) -> int | None:
-    """The exit status of a job that came to this process when its guard died."""
-    try:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    except ChildProcessError:
-        return None

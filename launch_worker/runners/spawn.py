@@ -12,8 +12,8 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 
-#: What Python ignores, and its children shall not.
-_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
+#: What a process is started with: no signal means anything else than usual, and none is blocked.
+_USUAL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 #: Where a process is that has no job: never in a folder that a job shall be able to delete or unmount.
 _HOME = "/"
 
@@ -73,7 +73,8 @@ def _posix_spawn(path: str, argv: list[str], env: Mapping[str, str], output: int
             (os.POSIX_SPAWN_DUP2, output, 2),
         ),
         setsid=True,
-        setsigdef=_RESTORED,
+        setsigmask=(),
+        setsigdef=_USUAL,
     )
 
 

@@ -6,17 +6,24 @@ Standard library only, and cheap to import: the guard is a small process.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import os
 import resource
 import signal
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 #: The variables that together tell one attempt's processes from all others.
 MARKS = ("LAUNCH_RUN_ID", "LAUNCH_TOKEN")
 
+#: _IOWR(0xFF, 11, struct pidfd_info), in the struct's first length of 64 bytes, and its flag for the exit status.
+_PIDFD_GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
+_PIDFD_INFO_EXIT = 1 << 3
+#: There is no such process, or it is another user's. Anything else (no descriptor is left) must not be taken for that.
+_NOT_SEEN = (FileNotFoundError, ProcessLookupError, PermissionError)
 #: Not named by Python's `resource`.
 _RLIMIT_LOCKS = 10
 
@@ -38,11 +45,11 @@ class Process(NamedTuple):
 
 
 def look_up(pid: int) -> Process | None:
-    """The process with this pid now, None when there is none."""
+    """The process with this pid now, None when there is none. Raises OSError when it cannot be seen."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
-    except OSError:
+    except _NOT_SEEN:
         return None
     return Process(
         ProcessId(pid, int(fields[19])), ppid=int(fields[1]), session=int(fields[3]), zombie=fields[0] in (b"Z", b"X")
@@ -95,7 +102,7 @@ def environ(pid: int) -> set[bytes]:
     try:
         with open(f"/proc/{pid}/environ", "rb") as entries:
             return set(entries.read().split(b"\0"))
-    except OSError:
+    except _NOT_SEEN:
         return set()
 
 
@@ -139,7 +146,7 @@ def has_cookie(pid: int, number: int) -> bool:
     try:
         with open(f"/proc/{pid}/limits", "rb") as limits:
             return b"Max file locks" + b" " * 12 + b"%d " % number in limits.read()
-    except OSError:
+    except _NOT_SEEN:
         return False
 
 
@@ -205,6 +212,20 @@ def send(process: ProcessId, number: int) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def exit_status(pidfd: int) -> int | None:
+    """How a process ended that its parent has reaped; None for any other, and where the kernel does not tell.
+
+    Linux 6.15 and later tell it to whoever has a pidfd of it.
+    """
+    told = bytearray(struct.pack("=Q56x", _PIDFD_INFO_EXIT))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, told)
+    except OSError:
+        return None
+    mask, status = struct.unpack("=Q52xi", told)
+    return os.waitstatus_to_exitcode(status) if mask & _PIDFD_INFO_EXIT else None
 
 
 def end(find: Callable[[], list[ProcessId]], *, wait: Callable[[float], None], timeout_s: float = 5.0) -> bool:

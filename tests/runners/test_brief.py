@@ -22,7 +22,8 @@ import pytest
 from launch_worker.ids import new_run_id
 from launch_worker.runners import process, tree
 from launch_worker.runners.errors import StartError
-from launch_worker.runners.guard import EXIT_STATUS, KNOWS, SOCKET, boot_time_s
+from launch_worker.runners.exits import Exit, read_exits
+from launch_worker.runners.guard import KNOWS, SOCKET, boot_time_s
 from launch_worker.runners.process import Exited, Gone, JobHandle, ProcessRunner, take_over
 from launch_worker.runners.tree import ProcessId
 from tests.conftest import wait_until
@@ -59,15 +60,15 @@ class Bare:
             door.listen(4)
             fds = [theirs.fileno(), door.fileno(), self.lock_fd]
             self.process = subprocess.Popen(
-                [sys.executable, "-S", "-c", program, *map(str, fds), root], pass_fds=fds, cwd="/"
+                [sys.executable, "-S", "-c", program, *map(str, fds), root, str(folder)], pass_fds=fds, cwd="/"
             )
         assert self.hear() == {"on": "hello", "key": "", "knows": list(KNOWS)}
         self.envs: dict[str, dict[str, str]] = {}
 
     def start(self, key: str, script: str, **options: Any) -> Path:
         """Order a job; returns its attempt's folder."""
-        attempt = self.folder / f"attempt-{key}"
-        attempt.mkdir()
+        attempt = self.folder / "runs" / f"attempt-{key}"
+        attempt.mkdir(parents=True)
         self.envs[key] = environment(self.folder)
         order = {"do": "start", "key": key, "grace_s": 5.0, "argv": ["sh", "-c", script], "env": self.envs[key]}
         order |= {"cwd": str(self.folder), "log": str(attempt / "output"), "folder": str(attempt), "lease": None}
@@ -118,6 +119,12 @@ class Bare:
         os.close(self.lock_fd)
 
 
+def kept(attempt: Path) -> Exit | None:
+    """What is in the file of the exits."""
+    found = read_exits(str(attempt.parent.parent)).get(attempt.name)
+    return None if found is None else found._replace(at=0.0)
+
+
 def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
@@ -139,7 +146,7 @@ class Brief:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.runner = ProcessRunner().open()
+        self.runner = ProcessRunner(folder=folder).open()
         wait_until(lambda: self.runner._knows, what="the guard has said hello")
         self.envs: list[dict[str, str]] = []
 
@@ -225,7 +232,7 @@ def test_a_brief_jobs_end_is_there_when_its_start_returns(brief: Brief, script: 
 def test_it_is_told_in_one_message(bare: Bare) -> None:
     bare.start("a", "exit 4", brief_s=LONG_S)
     told = bare.hear()
-    assert {**told, "pid": 0} == {"on": "ended", "key": "a", "pid": 0, "status": 4, "stopped_by": ""}
+    assert {**told, "pid": 0} == {"on": "ended", "key": "a", "pid": 0, "status": 4, "stopped_by": "", "kept": True}
     bare.start("b", "exit 5", brief_s=LONG_S)
     assert bare.hear()["key"] == "b"
 
@@ -403,7 +410,7 @@ def test_one_that_had_ended_before_the_stop_keeps_its_own_end(bare: Bare) -> Non
     assert (told["on"], told["status"], told["stopped_by"]) == ("ended", 3, "")
     bare.hang_up()
     bare.process.wait(20)
-    assert (attempt / EXIT_STATUS).read_text() == "3"
+    assert kept(attempt) == Exit(3, "")
 
 
 def test_its_lease_binds_it_meanwhile(bare: Bare) -> None:
@@ -501,9 +508,15 @@ def test_a_start_that_the_dying_guard_had_not_read_is_made_by_the_next_one(brief
 
 def test_guards_that_die_all_the_time_lose_no_job_and_run_none_twice(brief: Brief) -> None:
     done = threading.Event()
+    ended: list[Exited] = []
 
     def kill() -> None:
-        while not done.wait(0.15):
+        pause_s, seen = 0.1, 0
+        while not done.is_set():
+            # One that is slow to start on a busy machine has done nothing yet.
+            wait_until(lambda: brief.runner._knows or done.is_set(), what="the next guard has said hello")
+            done.wait(pause_s)
+            pause_s, seen = (0.1 if seen < len(ended) else 1.5 * pause_s), len(ended)
             with contextlib.suppress(ProcessLookupError):  # it is just being replaced
                 brief.kill_guard()
 
@@ -517,6 +530,7 @@ def test_guards_that_die_all_the_time_lose_no_job_and_run_none_twice(brief: Brie
             ]
             for number, result in enumerate(results):
                 exited = result().events.get(timeout=20.0)
+                ended.append(exited)
                 assert exited.status in (number, None), "lost at worst, never wrong"
                 assert (brief.folder / f"{round_}-{number}").read_text() == "\n"
     finally:
@@ -533,7 +547,7 @@ def test_a_worker_that_dies_before_it_reported_finds_the_statuses_on_disk(bare: 
     assert {bare.hear()["on"] for _ in attempts} == {"ended"}
     bare.hang_up()
     assert bare.process.wait(20) == 0
-    assert [(attempt / EXIT_STATUS).read_text() for attempt in attempts] == [str(number) for number in range(8)]
+    assert [kept(attempt) for attempt in attempts] == [Exit(number, "") for number in range(8)]
 
 
 WORKER = """
@@ -542,12 +556,12 @@ from pathlib import Path
 from launch_worker.runners.process import ProcessRunner
 
 env, folder = json.loads(sys.argv[1])
-runner = ProcessRunner().open()
+runner = ProcessRunner(folder=Path(folder)).open()
 while not runner._knows:
     time.sleep(0.01)
 for number in range(5):
-    attempt = Path(folder, str(number))
-    attempt.mkdir()
+    attempt = Path(folder, "runs", str(number))
+    attempt.mkdir(parents=True)
     handle = runner.start(
         ["sh", "-c", f"exit {number}"], key=str(number), env=env | {"LAUNCH_TOKEN": str(number)}, cwd=folder,
         log_path=attempt / "output", grace_s=60.0, lease=None, events=queue.SimpleQueue(), timeout_s=20.0, brief_s=9.0,
@@ -561,9 +575,23 @@ def test_a_killed_worker_leaves_the_statuses_of_all_that_it_had_not_reported(tmp
     order = json.dumps([environment(tmp_path), str(tmp_path)])
     assert subprocess.run([sys.executable, "-c", WORKER, order], timeout=60).returncode == -signal.SIGKILL
     for number in range(5):
-        path = tmp_path / str(number) / EXIT_STATUS
-        wait_until(lambda path=path: path.exists() and path.read_text(), what="the status is kept")  # type: ignore[misc]
-        assert path.read_text() == str(number)
+        assert kept(tmp_path / "runs" / str(number)) == Exit(number, "")
+
+
+def test_a_worker_and_its_guard_killed_at_once_leave_the_statuses_of_jobs_that_had_ended(bare: Bare) -> None:
+    attempts = [bare.start(str(number), f"exit {number}", brief_s=LONG_S) for number in range(8)]
+    assert {bare.hear()["on"] for _ in attempts} == {"ended"}
+    bare.process.kill()
+    bare.process.wait(20)
+    assert [kept(attempt) for attempt in attempts] == [Exit(number, "") for number in range(8)]
+
+
+def test_what_was_stopped_on_purpose_is_not_taken_for_an_end_of_its_own(bare: Bare) -> None:
+    attempt = bare.start("a", "exec sleep 600")
+    assert bare.hear()["on"] == "started"
+    bare.tell({"do": "stop", "key": "a", "grace_s": 5.0})
+    assert bare.hear_all(2) == [("exited", "a"), ("gone", "a")]
+    assert kept(attempt) == Exit(-signal.SIGTERM, "asked")
 
 
 def test_the_statuses_of_very_many_unreported_jobs_are_kept_and_those_of_reported_ones_forgotten(
@@ -578,8 +606,8 @@ def test_the_statuses_of_very_many_unreported_jobs_are_kept_and_those_of_reporte
             attempts[-1].rmdir()
     bare.hang_up()
     assert bare.process.wait(20) == 0
-    assert [(attempt / EXIT_STATUS).read_text() for attempt in attempts[::2]] == ["1"] * 550
-    assert not any(attempt.exists() for attempt in attempts[1::2])
+    exits = read_exits(str(bare.folder))
+    assert [exits[attempt.name].status for attempt in attempts[::2]] == [1] * 550
 
 
 def test_a_worker_that_leaves_is_told_of_every_job_first(bare: Bare) -> None:
@@ -587,8 +615,8 @@ def test_a_worker_that_leaves_is_told_of_every_job_first(bare: Bare) -> None:
     wait_until((bare.folder / "began-a").exists)
     bare.leave()
     (bare.folder / "go").touch()
-    wait_until((attempt / EXIT_STATUS).exists)
-    assert (attempt / EXIT_STATUS).read_text() == "6"
+    wait_until(lambda: kept(attempt))
+    assert kept(attempt) == Exit(6, "")
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
@@ -607,7 +635,7 @@ def test_a_brief_job_that_ends_right_when_its_worker_leaves_is_not_lost(bare: Ba
         bare.control.shutdown(socket.SHUT_WR)
     bare.thaw()
     assert bare.process.wait(20) == 0
-    assert (attempt / EXIT_STATUS).read_text() == "6"
+    assert kept(attempt) == Exit(6, "")
 
 
 @pytest.mark.parametrize("ends", ["before it is asked", "after it was asked", "after the answer"])
@@ -644,8 +672,8 @@ def test_a_job_that_ends_while_it_is_handed_over_is_heard_of(bare: Bare, ends: s
         runner.close()
         os.close(lock_fd)
     if took is None or not jobs:
-        wait_until((attempt / EXIT_STATUS).exists, what="the status is on disk")
-        assert (attempt / EXIT_STATUS).read_text() == "6"
+        wait_until(lambda: kept(attempt), what="the status is on disk")
+        assert kept(attempt) == Exit(6, "")
 
 
 def _is_asked(bare: Bare) -> bool:

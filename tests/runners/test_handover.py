@@ -16,7 +16,8 @@ import pytest
 
 from launch_worker.ids import new_run_id
 from launch_worker.runners import tree
-from launch_worker.runners.guard import EXIT_STATUS, SOCKET, boot_time_s
+from launch_worker.runners.exits import Exit, read_exits
+from launch_worker.runners.guard import SOCKET, boot_time_s
 from launch_worker.runners.process import Exited, Gone, JobHandle, LeftJob, ProcessRunner, take_over
 from tests.conftest import wait_until
 
@@ -53,6 +54,11 @@ class Former:
 
     def left(self) -> list[tree.ProcessId]:
         return tree.members(None, marked=tree.marks(self.env), spare=[self.guard_pid])
+
+    def kept(self) -> Exit | None:
+        """What is in the file of the exits."""
+        found = read_exits(str(self.folder)).get(self.attempt.name)
+        return None if found is None else found._replace(at=0.0)
 
     def claim(self, runner: ProcessRunner, job: LeftJob) -> JobHandle:
         handle = runner.claim(job, env=self.env, grace_s=5.0, events=queue.SimpleQueue())
@@ -108,8 +114,8 @@ def test_it_can_be_stopped_and_its_lease_enforced_as_before(tmp_path: Path) -> N
 def test_one_that_ended_while_there_was_no_worker_left_its_exit_status_on_disk(tmp_path: Path) -> None:
     former = Former(tmp_path, "sleep 0.3; exit 5")
     former.leave()
-    wait_until((former.attempt / EXIT_STATUS).exists, what="the status is kept")
-    assert (former.attempt / EXIT_STATUS).read_text() == "5"
+    wait_until(former.kept, what="the status is kept")
+    assert former.kept() == Exit(5, "")
     wait_until(lambda: not os.path.exists(f"/proc/{former.guard_pid}/exe"), what="the guard has nothing to do")
     assert take_over(tmp_path) is None
 
@@ -117,9 +123,10 @@ def test_one_that_ended_while_there_was_no_worker_left_its_exit_status_on_disk(t
 def test_one_whose_main_process_ended_but_not_its_tree_is_handed_over_with_its_exit_status(tmp_path: Path) -> None:
     former = Former(tmp_path, "(trap '' TERM; sleep 2) & exit 6")
     former.leave()
-    wait_until((former.attempt / EXIT_STATUS).exists, what="the main process has ended")
+    wait_until(former.kept, what="the main process has ended")
     runner, (job,), lock_fd = taken(tmp_path)
     assert job.exited == Exited(6, "")
+    assert job.exited.is_kept
     assert end_of(former.claim(runner, job)) == Exited(6, "")
     let_go(runner, lock_fd)
 
@@ -128,7 +135,7 @@ def test_one_that_nobody_takes_is_ended_when_its_lease_is_over(tmp_path: Path) -
     former = Former(tmp_path, "trap '' TERM; while :; do sleep 0.05; done", hold_s=0.5)
     former.leave()
     wait_until(lambda: not former.left(), timeout_s=5, what="the job is gone")
-    assert not (former.attempt / EXIT_STATUS).exists(), "it did not end by itself"
+    assert former.kept() == Exit(-signal.SIGKILL, "lease"), "it did not end by itself"
 
 
 def test_a_job_can_be_handed_on_again_and_again(tmp_path: Path) -> None:
@@ -252,9 +259,97 @@ def test_events_are_told_in_one_order(tmp_path: Path) -> None:
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     former = Former(tmp_path, "(trap '' TERM; sleep 1) & exit 2")
     former.leave()
-    wait_until((former.attempt / EXIT_STATUS).exists, what="the main process has ended")
+    wait_until(former.kept, what="the main process has ended")
     runner, (job,), lock_fd = taken(tmp_path)
     runner.claim(job, env=former.env, grace_s=5.0, events=events)
     runner.open()
     assert [type(events.get(timeout=10.0)) for _ in range(2)] == [Exited, Gone]
     let_go(runner, lock_fd)
+
+
+needs_status_of_pidfd = pytest.mark.skipif(
+    tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (6, 15),
+    reason="before Linux 6.15 only the parent of a process is told its exit status",
+)
+
+
+def test_a_job_that_came_back_to_its_worker_and_ended_as_that_left_is_kept(tmp_path: Path) -> None:
+    """Its first guard died. The worker reaps it, and nobody supervises it any more."""
+    former = Former(tmp_path, "while [ ! -e go ]; do sleep 0.01; done; exit 9")
+    os.kill(former.guard_pid, signal.SIGKILL)
+    wait_until(lambda: former.runner.guard_pid != former.guard_pid and former.runner._knows, what="another guard")
+    (tmp_path / "go").touch()
+    wait_until(former.kept, what="the status is kept before it is told")
+    former.leave()
+    assert former.kept() == Exit(9, "")
+    assert end_of(former.job) == Exited(9, "")
+    assert former.job.exited is not None
+    assert former.job.exited.is_kept
+
+
+ADOPTED = """
+import os, queue, signal, sys, time
+from pathlib import Path
+from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.process import ProcessRunner
+
+folder = Path(sys.argv[1])
+lock_fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+runner = ProcessRunner(lock_fd=lock_fd, folder=folder).open()
+(folder / "runs" / "r.1.7").mkdir(parents=True)
+env = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": sys.argv[2], "LAUNCH_TOKEN": "7"}
+job = runner.start(
+    ["sh", "-c", "while [ ! -e go ]; do sleep 0.01; done; exit 9"], key="r.1", env=env, cwd=folder,
+    log_path=folder / "runs" / "r.1.7" / "output", grace_s=5.0, lease=None, events=queue.SimpleQueue(), timeout_s=20.0,
+)
+former = runner.guard_pid
+os.kill(former, signal.SIGKILL)
+while runner.guard_pid == former or not runner._knows:
+    time.sleep(0.01)
+now = boot_time_s()
+runner.renew({"r.1": (now + 60.0, now + 61.0)})
+runner.detach()
+print("left", flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_status_of_pidfd
+@pytest.mark.parametrize("ends", ["while its worker leaves", "when its worker has left"])
+@pytest.mark.parametrize("heir", [True, False])
+def test_a_job_whose_guard_had_died_keeps_its_status_when_its_worker_is_replaced(
+    tmp_path: Path, ends: str, heir: bool
+) -> None:
+    run_id = new_run_id()
+    worker = subprocess.Popen(
+        [sys.executable, "-c", ADOPTED, str(tmp_path), run_id], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == b"left\n"
+    taken_over = taken(tmp_path) if heir else None
+    if ends == "while its worker leaves":
+        (tmp_path / "go").touch()
+    assert worker.stdin is not None
+    worker.stdin.close()
+    worker.stdout.close()
+    worker.wait(20)
+    if ends != "while its worker leaves":
+        (tmp_path / "go").touch()
+    if taken_over is not None:
+        runner, (job,), lock_fd = taken_over
+        env = {"LAUNCH_RUN_ID": run_id, "LAUNCH_TOKEN": "7"}
+        handle = runner.claim(job, env=env, grace_s=5.0, events=queue.SimpleQueue())
+        runner.open()
+        assert end_of(handle) == Exited(9, "")
+        let_go(runner, lock_fd)
+    marked = tree.marks({"LAUNCH_RUN_ID": run_id, "LAUNCH_TOKEN": "7"})
+
+    def is_kept() -> bool:
+        # This process may be a subreaper by other tests, and so the one that an init is elsewhere.
+        for pid in tree.children(os.getpid()) or ():
+            if tree.has_cookie(pid, tree.cookie(marked)):
+                os.waitpid(pid, os.WNOHANG)
+        found = read_exits(str(tmp_path)).get("r.1.7")
+        return found is not None and found[:2] == (9, "")
+
+    wait_until(is_kept, what="the status is kept")

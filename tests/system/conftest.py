@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,19 @@ class Cluster:
         self.api = Api(settings=Settings.from_env(self.env))
         self.parts: list[Part] = []
 
-    def celery(self, *arguments: str, name: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Part:
+    def celery(
+        self,
+        *arguments: str,
+        name: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        by: Callable[..., list[str]] = lambda *argv: list(argv),
+    ) -> Part:
+        """`by` makes of a command the one that is started."""
         log_path = self.folder / f"{name}.{len(self.parts)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "launch_worker", *arguments],
+                by(sys.executable, "-m", "celery", "-A", "launch_worker", *arguments),
                 cwd=cwd or self.folder,
                 env=self.env | dict(env or {}),
                 stdin=subprocess.DEVNULL,
@@ -87,6 +95,7 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
         wait: bool = True,
+        by: Callable[..., list[str]] = lambda *argv: list(argv),
     ) -> Part:
         """A worker that takes runs already (unless `wait` is False)."""
         part = self.celery(
@@ -94,6 +103,7 @@ class Cluster:
             name=name,
             cwd=cwd,
             env=env,
+            by=by,
         )
         if wait:
             wait_until(lambda: " ready." in part.log or part.process.poll() is not None, what=f"{name} is ready")

@@ -14,6 +14,7 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.runners import tree
 from launch_worker.states import RunState
 from tests.conftest import wait_until
+from tests.runners.test_guard_orders import odd_signals
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
 
 #: A job that ignores SIGTERM, with a child, a grandchild in a session of its own, and a daemon without its environment.
@@ -388,3 +389,23 @@ def guard_of(worker_pid: int) -> int:
         if process.ppid == worker_pid and b"runners.guard" in _command_line(process.id.pid):
             return process.id.pid
     raise AssertionError("the worker has no guard")
+
+
+@pytest.mark.parametrize("what", ["blocked", "ignored"])
+def test_a_worker_started_with_signals_blocked_or_ignored_sees_ends_and_can_be_stopped(
+    cluster: Cluster, what: str
+) -> None:
+    worker = cluster.worker(by=lambda *argv: odd_signals(what, *argv))
+    run = submit(["sh", "-c", "kill -TERM $$; sleep 600"], api=cluster.api)
+    assert run.wait(20) is RunState.FAILED
+    assert run.record.reason == "ended by SIGTERM"
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+
+
+@pytest.mark.parametrize("what", ["blocked", "ignored"])
+def test_a_beat_started_with_signals_blocked_or_ignored_can_be_stopped(cluster: Cluster, what: str) -> None:
+    beat = cluster.celery("beat", "--loglevel", "INFO", name="beat", by=lambda *argv: odd_signals(what, *argv))
+    wait_until(lambda: "beat: Starting" in beat.log, what="beat has started")
+    beat.signal(signal.SIGTERM)
+    assert beat.wait(30) == 0

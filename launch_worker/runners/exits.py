@@ -1,0 +1,148 @@
+"""How the jobs of one worker ended: a file in its folder, one line each, written before anybody is told of the end.
+
+So an exit status outlives the guard and the worker, killed in the same instant: what was written is in the kernel's
+page cache. Room for the lines is reserved ahead, for the disk may be full. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import re
+from typing import NamedTuple
+
+#: In a worker's folder.
+EXITS = "exits"
+_ROOM_BYTES = 32 << 10
+_FALLOC_KEEP_SIZE = 0x01
+_LINE = re.compile(r"(\S+) (-?\d+) (\S+) (\d+\.\d+)")
+
+
+class Exit(NamedTuple):
+    """How the main process of one attempt's job ended."""
+
+    #: Exit code, or minus the signal's number.
+    status: int
+    #: Who had signalled it before: '' for nobody, else asked, lease or worker.
+    stopped_by: str
+    #: When that was seen, by boot time.
+    at: float = 0.0
+
+
+class ExitFile:
+    """The file as its worker's guard keeps it: the one process that shortens it."""
+
+    def __init__(self, folder: str) -> None:
+        """Raises OSError."""
+        self._folder = folder
+        self._path = f"{folder}/{EXITS}"
+        self._fd = _open(self._path)
+        self._size = os.fstat(self._fd).st_size
+        self._room_to = 0
+        #: From this size on it is looked which of the attempts were reported meanwhile.
+        self._shorten_at = 2 * _ROOM_BYTES
+        self._reserve()
+
+    def keep(self, attempt: str, exited: Exit) -> bool:
+        """Whether the status is in the file now. `attempt`: the name of its folder."""
+        if self._size >= self._shorten_at:
+            self._shorten()
+        written = _append(self._fd, attempt, exited)
+        self._size += written
+        if self._room_to - self._size < _ROOM_BYTES // 2:
+            self._reserve()
+        return written > 0
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _reserve(self) -> None:
+        self._room_to = self._size + _ROOM_BYTES
+        # A file system that cannot reserve room takes the line, or does not, when there is one.
+        with contextlib.suppress(AttributeError):
+            _libc().fallocate(self._fd, _FALLOC_KEEP_SIZE, self._size, _ROOM_BYTES)
+
+    def _shorten(self) -> None:
+        """Leave out what was reported: its attempt has no folder any more. A disk that is full keeps the file long."""
+        partial = f"{self._path}.partial"
+        try:
+            # Not waiting: a worker that is frozen may have it.
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fd = _open(partial, os.O_TRUNC)
+            try:
+                text = "".join(
+                    _line(attempt, exited)
+                    for attempt, exited in read_exits(self._folder).items()
+                    if os.path.exists(f"{self._folder}/runs/{attempt}")
+                ).encode()
+                if os.write(fd, text) < len(text):
+                    raise OSError("the disk is full")
+                os.rename(partial, self._path)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError:
+            self._shorten_at = 2 * self._size
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            return
+        os.close(self._fd)
+        self._fd, self._size = fd, len(text)
+        self._shorten_at = max(2 * _ROOM_BYTES, 2 * self._size)
+        self._reserve()
+
+
+def keep_exit(folder: str, attempt: str, exited: Exit) -> bool:
+    """The same for a process that is not the guard: the worker, where the job came back to it. False where not kept."""
+    path = f"{folder}/{EXITS}"
+    try:
+        while True:
+            fd = _open(path)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                # The guard may just have replaced the file by a shorter one.
+                if os.fstat(fd).st_ino == os.stat(path).st_ino:
+                    return _append(fd, attempt, exited) > 0
+            finally:
+                os.close(fd)
+    except OSError:
+        return False
+
+
+def read_exits(folder: str) -> dict[str, Exit]:
+    """How the attempts of a worker's folder ended, by the names of their folders, as far as that was kept."""
+    try:
+        with open(f"{folder}/{EXITS}", encoding="ascii", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    found = [match for match in map(_LINE.fullmatch, lines) if match is not None]
+    return {match[1]: Exit(int(match[2]), "" if match[3] == "-" else match[3], float(match[4])) for match in found}
+
+
+def _open(path: str, more: int = 0) -> int:
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | more, 0o600)
+
+
+def _line(attempt: str, exited: Exit) -> str:
+    return f"{attempt} {exited.status} {exited.stopped_by or '-'} {exited.at:.3f}\n"
+
+
+def _append(fd: int, attempt: str, exited: Exit) -> int:
+    """How many bytes were written; 0 when the line was not, or not wholly."""
+    line = _line(attempt, exited).encode()
+    try:
+        written = os.write(fd, line)
+        if written < len(line):
+            os.ftruncate(fd, os.fstat(fd).st_size - written)
+            return 0
+    except OSError:
+        return 0
+    return written
+
+
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return libc

@@ -1,0 +1,37 @@
+"""What a worker, a beat and a guard set for their own process at its start, whoever started it.
+
+Standard library only, and cheap to import: the guard is a small process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+
+_PR_SET_CHILD_SUBREAPER = 36
+#: Python sets these for itself, and gives them back to the programs that it starts.
+_OF_PYTHON = frozenset((signal.SIGPIPE, signal.SIGXFSZ))
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants of this process become its children from now on, instead of init's."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def have_usual_signals(*, but_hang_up: bool = False) -> None:
+    """Block no signal and ignore none; for the main thread, before there are others.
+
+    `but_hang_up`: hang-ups stay ignored where they are, as below `nohup`.
+
+    Some supervisors and language runtimes start programs with signals blocked or ignored, and both are inherited. A
+    process with SIGCHLD blocked does not learn of the ends of its children, and one with SIGTERM blocked cannot be
+    stopped.
+    """
+    for number in signal.valid_signals():
+        is_kept = number in _OF_PYTHON or (but_hang_up and number == signal.SIGHUP)
+        if is_kept or signal.getsignal(number) is not signal.SIG_IGN:
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
