@@ -54,7 +54,7 @@ def run_chaos(
                 shutil.copytree(
                     system.spool,
                     folder / "spool",
-                    ignore=shutil.ignore_patterns("*.sock"),
+                    ignore=shutil.ignore_patterns("*.sock", "filler"),
                     ignore_dangling_symlinks=True,
                 )
     except (KeyboardInterrupt, SystemExit):
