@@ -178,6 +178,8 @@ class Tail:
 
     def close(self) -> None:
         with self._lock:
+            if self._closed:
+                return  # its descriptors may be somebody else's by now
             self._closed = True
             for file in (self._file, self._bound):
                 if file is not None:
