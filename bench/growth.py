@@ -14,8 +14,8 @@ from bench.fleet import idle_heartbeat
 from bench.measure import BenchError, RedisMeter, Results, time_ms
 from bench.systems import LAUNCH, Running
 from launch_worker.api import Api
-from launch_worker.cli.status import system_status
 from launch_worker.ids import new_run_id
+from launch_worker.overview import overview
 from launch_worker.passes import PASSES
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.settings import Settings
@@ -132,7 +132,7 @@ def _costs(api: Api, settings: Settings) -> dict[str, Callable[[], object]]:
         "submit, beside them": lambda: store.create(new_run_id(), RunSpec(command=("true",))),
         "claim": lambda: _one_claim(store),
         "heartbeat of an idle worker": lambda: idle_heartbeat(store, "w", ("default",)),
-        "status screen": lambda: system_status(api),
+        "status screen": lambda: overview(api),
         **{f"pass {name}": lambda name=name: PASSES[name](store, settings) for name in PASSES},  # type: ignore[misc]
     }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.selection import UNLIMITED, refused
+from launch_worker.selection import UNLIMITED
 from launch_worker.spec import MAX_LIMIT, NAME, QUEUE, check_queue_name
 from launch_worker.units import parse_duration
 
@@ -105,7 +105,7 @@ def _checked(layers: list[tuple[str, Mapping[str, Any]]], problems: list[str] | 
                 merged.setdefault(name, checked)
     if problems:
         what = "is wrong" if len(problems) == 1 else f"has {len(problems)} mistakes"
-        raise refused(f"the agent's configuration {what}: {'; '.join(problems)}")
+        raise InputError(f"the agent's configuration {what}: {'; '.join(problems)}")
     return AgentConfig(**merged)
 
 

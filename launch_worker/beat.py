@@ -13,6 +13,7 @@ from launch_worker.errors import LaunchError
 from launch_worker.events import show_end
 from launch_worker.passes import PASSES, run_pass
 from launch_worker.probe import touch
+from launch_worker.store.safety import check_safe
 
 log = logging.getLogger("launch_worker.beat")
 
@@ -21,6 +22,10 @@ class PassScheduler(Scheduler):  # type: ignore[misc]
     """Celery's in-memory scheduler. Our entries are done in this process; those of an operator are sent as tasks."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            check_safe(settings)
+        except LaunchError as error:
+            raise SystemExit(f"launch_worker: {error}") from None
         self._api = Api(settings=settings)
         super().__init__(*args, **kwargs)
 

@@ -1,20 +1,26 @@
-"""What `doctor` and `status` know of the installation's health: each finding is a level and a sentence to act on."""
+"""What is wrong with an installation, and what to do: one list, for `status`, `doctor` and whoever else shows it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from launch_worker.api import Api
+from launch_worker.errors import LaunchError
 from launch_worker.inventory import parse_needs
+from launch_worker.overview import overview
 from launch_worker.ownership import why_not_ours
+from launch_worker.redis_url import RedisUrl
 from launch_worker.states import RunState
 from launch_worker.store.connection import OLDEST_SERVERS
+from launch_worker.store.safety import INSECURE, is_loopback, why_unsafe
+from launch_worker.units import format_duration
 from launch_worker.workers import why_unserved
 
 #: Free space in the work dir below which a worker cannot be trusted to keep logs and reports.
@@ -22,53 +28,246 @@ _LOW_DISK_BYTES = 256 << 20
 #: How many of the oldest waiting runs are looked at: `status` must not read a million.
 _FIRST_RUNS = 200
 _GIB = 1 << 30
+#: How far the clock here may be from the server's: more is worth a word, or a mend.
+_CLOCK_S, _WRONG_CLOCK_S = 2.0, 60.0
+#: Of the memory that Redis may take.
+_NEARLY_FULL = 0.9
+#: While one of these is so, neither workers nor passes can write that they are well.
+_NO_WRITES = frozenset({"redis.replica", "redis.full", "redis.not-saved"})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`level` is ok, warning or error."""
+    """One thing that was looked at."""
 
+    #: ok, warning, or error: something that must be mended.
     level: str
-    text: str
+    #: What it is about, for machines: `redis.full`.
+    name: str
+    cause: str
+    #: What to do; '' for what is well.
+    advice: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.cause}; {self.advice}" if self.advice else self.cause
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "level": self.level,
+            "name": self.name,
+            "text": self.text,
+            "cause": self.cause,
+            "advice": self.advice or None,
+        }
 
 
-def problems(api: Api, *, workers: list[dict[str, Any]], queues: list[dict[str, Any]]) -> list[str]:
-    """What `status` shows at its end, from what it has read already."""
-    found = [
-        f"queue {queue['name']} is Idle, {_runs(queue['waiting'])} in it: {why_unserved(workers, queue['name'])}"
-        for queue in queues
-        if queue["state"] == "Idle"
-    ]
-    found += _too_big(api, workers)
-    names = Counter(worker["worker"] for worker in workers)
-    found += [
-        f"{count} workers are called {name}; give each a name of its own with -n, or an order to one reaches all"
-        for name, count in names.items()
-        if count > 1
-    ]
-    found += [f"worker {worker['worker']} {worker['problem']}" for worker in workers if worker.get("problem")]
-    findings = (*_held(api), *_passes(api, workers), *_refused(api))
-    found += [finding.text for finding in findings if finding.level != "ok"]
-    return found
+def problems(api: Api, seen: Mapping[str, Any]) -> list[Finding]:
+    """All that is not well, as far as it can be told at a glance; `seen` is an `overview`."""
+    return [finding for finding in _at_a_glance(api, seen) if finding.level != "ok"]
+
+
+def check(api: Api) -> Iterator[Finding]:
+    """Every check, the most basic first. Raises BrokerUnavailableError when there is nothing to check."""
+    yield from _at_a_glance(api, overview(api))
+    for name, look in (("records", _records), ("work-dir", _work_dir)):
+        try:
+            yield from look(api)
+        except LaunchError as error:
+            yield Finding("error", name, f"this could not be looked at: {error}", "mend what is above, and try again")
+
+
+def _at_a_glance(api: Api, seen: Mapping[str, Any]) -> Iterator[Finding]:
+    blocked = False
+    for finding in (*_server(api), *_login(api), *_clock(api)):
+        blocked = blocked or finding.name in _NO_WRITES
+        yield finding
+    yield from _workers(api, seen, blocked=blocked)
+    if not blocked:
+        yield from _queues(seen)
+    yield from _too_big(api, seen["workers"])
+    yield from _held(api)
+    yield from _refused(api)
+
+
+def _server(api: Api) -> Iterator[Finding]:
+    server = api.store.server()
+    oldest = OLDEST_SERVERS[server["product"]]
+    version = tuple(int(part) for part in server["version"].split(".")[:2])
+    name = f"{server['product']} {server['version']}"
+    if version >= oldest:
+        yield Finding("ok", "redis.version", name)
+    else:
+        wanted = ".".join(map(str, oldest))
+        yield Finding("error", "redis.version", f"{name} is too old", f"{wanted} or newer is needed")
+    if server["master"]:
+        yield Finding(
+            "error",
+            "redis.replica",
+            f"Redis is a replica of {server['master']}: nothing can be submitted, claimed or told there",
+            "set LAUNCH_REDIS_URL to the master, or make this one the master: redis-cli REPLICAOF NO ONE",
+        )
+    if server["aof_enabled"]:
+        yield Finding(
+            "ok", "redis.aof", "Redis keeps an append-only file: a restart loses nothing that was acknowledged"
+        )
+    else:
+        yield Finding(
+            "warning",
+            "redis.aof",
+            "Redis keeps no append-only file: a restart loses what came after its last snapshot",
+            "set appendonly yes",
+        )
+    if not server["is_saved"]:
+        yield Finding(
+            "error",
+            "redis.not-saved",
+            "Redis could not write its data to disk the last time, and may take no writes until it can (MISCONF)",
+            "make room on its disk, and read its log",
+        )
+    if server["restored_at"]:
+        yield Finding(
+            "warning",
+            "redis.restored",
+            f"Redis was restored from a snapshot at {server['restored_at']}: runs submitted or ended between that "
+            f"snapshot and the restart are lost, {server['restored_runs']} that ran were told again by their workers",
+            "submit again what is missing; appendonly yes keeps it from happening",
+        )
+    yield _memory(server)
+    policy = server["maxmemory_policy"]
+    if policy == "noeviction":
+        yield Finding("ok", "redis.eviction", "Redis never evicts keys")
+    else:
+        yield Finding(
+            "error",
+            "redis.eviction",
+            f"Redis evicts keys when it is full ({policy}), and runs are lost with them",
+            "set maxmemory-policy noeviction",
+        )
+
+
+def _memory(server: Mapping[str, Any]) -> Finding:
+    used = server["memory_used"]
+    if used is None:
+        return Finding("ok", "redis.memory", "Redis has no limit of memory (maxmemory) but its machine's")
+    advice = "raise its maxmemory, lower LAUNCH_RETENTION, or delete runs: launch-worker delete"
+    if used >= 1:
+        return Finding("error", "redis.full", "Redis is full (maxmemory) and takes no writes", advice)
+    if used >= _NEARLY_FULL:
+        return Finding("warning", "redis.nearly-full", f"Redis uses {used:.0%} of its maxmemory", advice)
+    return Finding("ok", "redis.memory", f"Redis uses {used:.0%} of its maxmemory")
+
+
+def _login(api: Api) -> Iterator[Finding]:
+    url = RedisUrl.parse(api.settings.redis_url)
+    level = "warning" if api.settings.is_insecure else "error"
+    unsafe = why_unsafe(url)
+    if unsafe:
+        cause, _, advice = unsafe.partition("; ")
+        yield Finding(level, "redis.unsafe", cause, advice)
+        return
+    is_open = not url.tls.get("ssl_certfile") and api.store.admits_anyone()
+    if not is_open:
+        yield Finding("ok", "redis.login", "Redis wants a login")
+    elif is_loopback(url) and not api.store.listens_beyond_loopback():
+        yield Finding("ok", "redis.login", "Redis takes commands without a password, on loopback only")
+    else:
+        yield Finding(
+            level,
+            "redis.open",
+            "Redis takes commands without a password, and not on loopback only: whoever reaches it can run commands on "
+            "every worker",
+            "give it a password (requirepass), or switch its default user off (deploy/redis/users.conf); "
+            f"{INSECURE} makes this a warning",
+        )
+
+
+def _clock(api: Api) -> Iterator[Finding]:
+    before = time.time()
+    server_s = api.store.now_us() / 1e6
+    after = time.time()
+    offset_s = (before + after) / 2 - server_s
+    if abs(offset_s) <= _CLOCK_S + (after - before):
+        yield Finding("ok", "clock", "the clocks of this machine and of Redis agree")
+        return
+    way = "ahead of" if offset_s > 0 else "behind"
+    yield Finding(
+        "error" if abs(offset_s) >= _WRONG_CLOCK_S else "warning",
+        "clock",
+        f"this machine's clock is {format_duration(abs(offset_s))} {way} that of Redis, by which all times are kept: "
+        "--at and the ages that are shown here are wrong by so much",
+        "set both by NTP, for instance with: timedatectl set-ntp true",
+    )
+
+
+def _workers(api: Api, seen: Mapping[str, Any], *, blocked: bool) -> Iterator[Finding]:
+    workers, ages = seen["workers"], seen["passes"]
+    late = [name for name, age in ages.items() if age > 6 * api.settings.pass_s]
+    if blocked and (late or not workers):
+        yield Finding(
+            "warning",
+            "workers",
+            "nothing is known of workers and passes, for Redis does not take their word",
+            "mend what is wrong with Redis first; running jobs go on, and their ends are told then",
+        )
+    else:
+        if not workers:
+            start = "start one with: celery -A launch_worker worker -Q default"
+            yield Finding("warning", "workers", "no worker is alive", start)
+        else:
+            alive = "1 worker is alive" if len(workers) == 1 else f"{len(workers)} workers are alive"
+            yield Finding("ok", "workers", alive)
+        if late:
+            start = "start beat with: celery -A launch_worker beat"
+            yield Finding("warning", "passes", f"passes are late ({', '.join(late)})", start)
+        elif ages:
+            yield Finding("ok", "passes", "the passes are done in time")
+    for name, count in Counter(worker["worker"] for worker in workers).items():
+        if count > 1:
+            yield Finding(
+                "warning",
+                "worker.twins",
+                f"{count} workers are called {name}",
+                "give each a name of its own with -n, or an order to one reaches all",
+            )
+    for worker in workers:
+        if worker.get("problem"):
+            yield Finding(
+                "error",
+                "worker.problem",
+                f"worker {worker['worker']} {worker['problem']}",
+                f"mend that, then have it go on: launch-worker workers resume {worker['worker']}",
+            )
+
+
+def _queues(seen: Mapping[str, Any]) -> Iterator[Finding]:
+    for queue in seen["queues"]:
+        if queue["state"] == "Idle":
+            cause, _, advice = why_unserved(seen["workers"], queue["name"]).partition("; ")
+            waits = f"queue {queue['name']} is Idle, {_runs(queue['waiting'])} in it: {cause}"
+            yield Finding("warning", "queue.unserved", waits, advice)
 
 
 def _runs(count: int) -> str:
     return "1 run waits" if count == 1 else f"{count} runs wait"
 
 
-def _too_big(api: Api, workers: list[dict[str, Any]]) -> list[str]:
-    """What no live worker of its queue could run even alone: one sentence for each queue's oldest such run."""
-    found: dict[str, str] = {}
+def _too_big(api: Api, workers: list[dict[str, Any]]) -> Iterator[Finding]:
+    """What no live worker of its queue could run even alone: each queue's oldest such run."""
+    found: set[str] = set()
     for record in islice(api.store.select(state=RunState.PENDING, newest_first=False), _FIRST_RUNS):
         consumers = [worker for worker in workers if record.queue in worker["queues"]]
         if not record.needs or not consumers or record.queue in found:
             continue
         why = _why_never(record.needs, consumers)
         if why:
-            found[record.queue] = (
-                f"run {record.id} in queue {record.queue} wants {why}; start a larger worker, or cancel it"
+            found.add(record.queue)
+            yield Finding(
+                "warning",
+                "run.too-big",
+                f"run {record.id} in queue {record.queue} wants {why}",
+                f"start a larger worker, or cancel it: launch-worker cancel {record.id}",
             )
-    return list(found.values())
 
 
 def _why_never(needs: str, workers: list[dict[str, Any]]) -> str:
@@ -87,93 +286,60 @@ def _why_never(needs: str, workers: list[dict[str, Any]]) -> str:
     return "more GPUs, cores and memory together than any one of its workers has"
 
 
-def check(api: Api) -> Iterator[Finding]:
-    """Every check, the most basic first. Raises BrokerUnavailableError when there is nothing to check."""
-    yield from _server(api)
-    workers = api.store.workers()
-    yield from _passes(api, workers)
-    for worker in workers:
-        if worker.get("problem"):
-            yield Finding("error", f"worker {worker['worker']} {worker['problem']}")
-    yield from _held(api)
-    yield from _refused(api)
-    yield from _records(api)
-    yield from _work_dir(api)
-
-
-def _server(api: Api) -> Iterator[Finding]:
-    server = api.store.server()
-    oldest = OLDEST_SERVERS[server["product"]]
-    version = tuple(int(part) for part in server["version"].split(".")[:2])
-    name = f"{server['product']} {server['version']}"
-    if version >= oldest:
-        yield Finding("ok", name)
-    else:
-        yield Finding("error", f"{name}; {'.'.join(map(str, oldest))} or newer is needed")
-    if server["aof_enabled"]:
-        yield Finding("ok", "Redis keeps an append-only file: a restart loses nothing that was acknowledged")
-    else:
-        yield Finding(
-            "warning",
-            "Redis keeps no append-only file: a restart loses what came after its last snapshot; set appendonly yes",
-        )
-    if server["restored_at"]:
-        yield Finding(
-            "warning",
-            f"Redis was restored from a snapshot at {server['restored_at']}: runs submitted or ended between that "
-            f"snapshot and the restart are lost; {server['restored_runs']} that ran were told again by their workers",
-        )
-    policy = server["maxmemory_policy"]
-    if policy == "noeviction":
-        yield Finding("ok", "Redis never evicts keys")
-    else:
-        yield Finding("error", f"Redis evicts keys when it is full ({policy}); set maxmemory-policy noeviction")
-
-
-def _passes(api: Api, workers: list[dict[str, Any]]) -> Iterator[Finding]:
-    ages = api.store.pass_ages_s()
-    if not workers:
-        yield Finding("warning", "no worker is alive; start one with: celery -A launch_worker worker -Q default")
-    else:
-        yield Finding("ok", f"{len(workers)} workers are alive")
-    late = [name for name, age in ages.items() if age > 6 * api.settings.pass_s]
-    if late:
-        yield Finding("warning", f"passes are late ({', '.join(late)}); start beat with: celery -A launch_worker beat")
-    elif ages:
-        yield Finding("ok", "the passes are done in time")
-
-
 def _held(api: Api) -> Iterator[Finding]:
     for record in api.store.held(limit=5):
-        yield Finding("error", f"run {record.id} waits: {record.why_held()}")
+        cause, _, advice = record.why_held().rpartition("; ")
+        yield Finding("error", "run.held", f"run {record.id} waits: {cause}", advice)
 
 
 def _refused(api: Api) -> Iterator[Finding]:
     for item in api.store.refused(limit=5):
-        yield Finding("warning", f"an item of queue {item['queue']} was refused: {item['reason']}")
+        yield Finding(
+            "warning",
+            "item.refused",
+            f"an item of queue {item['queue']} was refused: {item['reason']}",
+            "look at it, and who sent it: redis-cli LRANGE launch:refused 0 -1; DEL launch:refused forgets them",
+        )
 
 
 def _records(api: Api) -> Iterator[Finding]:
     wrong = api.store.inconsistencies(limit=10_000)
     for text in wrong[:5]:
-        yield Finding("error", text)
+        yield Finding("error", "records", text, "delete the run, or restore Redis from a backup (docs/operations.md)")
     if not wrong:
         counts = api.store.counts()
-        yield Finding(
-            "ok", f"records and indexes agree ({sum(counts.values())} runs, {counts[RunState.RUNNING]} Running)"
-        )
+        total = sum(counts.values())
+        yield Finding("ok", "records", f"records and indexes agree ({total} runs, {counts[RunState.RUNNING]} Running)")
 
 
 def _work_dir(api: Api) -> Iterator[Finding]:
     folder = api.settings.work_dir
     if not folder.exists():
-        yield Finding("ok", f"this machine has had no worker yet (no {folder})")
+        yield Finding("ok", "work-dir", f"this machine has had no worker yet (no {folder})")
         return
     reason = "" if api.settings.work_dir_trusted else why_not_ours(folder)
     if reason:
-        yield Finding("warning", f"no worker of yours starts with LAUNCH_WORK_DIR {folder}: {reason}")
+        cause, _, advice = reason.partition("; ")
+        yield Finding(
+            "warning",
+            "work-dir.not-ours",
+            f"no worker of yours starts with LAUNCH_WORK_DIR {folder}: {cause}",
+            advice or "set LAUNCH_WORK_DIR to a folder of the worker's user alone",
+        )
     if not os.access(folder, os.W_OK):
-        yield Finding("warning", f"{folder} is not writable for you; the worker's user must be able to write there")
+        yield Finding(
+            "warning",
+            "work-dir.not-writable",
+            f"{folder} is not writable for you",
+            "the worker's user must be able to write there; run doctor as that user",
+        )
     free = shutil.disk_usage(folder).free
-    level = "ok" if free > _LOW_DISK_BYTES else "error"
-    yield Finding(level, f"{folder} has {free / (1 << 30):.1f} GiB free")
+    if free > _LOW_DISK_BYTES:
+        yield Finding("ok", "work-dir", f"{folder} has {free / _GIB:.1f} GiB free")
+        return
+    yield Finding(
+        "error",
+        "work-dir.full",
+        f"only {free >> 20} MiB are free in {folder}, where workers keep output, code and ends of runs",
+        "make room on that disk, or set LAUNCH_WORK_DIR to a folder on a larger one and start the workers anew",
+    )

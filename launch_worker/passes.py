@@ -5,11 +5,10 @@ They are the "heartbeat sweep" of the mission; in code a sweep is always a hyper
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Collection
 
-from launch_worker.errors import DamagedError, ForbiddenError, LaunchError
+from launch_worker.errors import DamagedError, LaunchError
 from launch_worker.retry import Outcome, next_step_of
 from launch_worker.run import Record
 from launch_worker.schedules import fire_due
@@ -105,14 +104,17 @@ PASSES: dict[str, Callable[..., int]] = {
 def catch_up(store: Store, settings: Settings) -> None:
     """What someone who looks at runs does when neither beat nor any worker is left to do it.
 
-    Without `retire_runs`: an onlooker's LAUNCH_RETENTION need not be the system's. Nor by one who may only look.
+    Without `retire_runs`: an onlooker's LAUNCH_RETENTION need not be the system's. What cannot be done (by a user who
+    may only look; while Redis takes no writes, for it is full, or a replica) is left: looking goes on.
     """
     if store.workers():
         return
     names = ("crash_stale_runs", "check_cancellations", "publish_due_runs")
-    with contextlib.suppress(ForbiddenError):
+    try:
         for name in begin_passes(names, store, settings, late_by=2.0):
             do_pass(name, store, settings)
+    except LaunchError as error:
+        log.debug("passes.not_done: %s", error)
 
 
 def begin_passes(names: Collection[str], store: Store, settings: Settings, *, late_by: float) -> list[str]:

@@ -93,7 +93,7 @@ class Run:
 
     @property
     def state(self) -> RunState:
-        """Pending, Running, Finished, Failed, Killed or Crashed; equal to that text. (W&B's is in small letters.)"""
+        """Pending, Running, Finished, Failed, Killed or Crashed; equal to that text in any letter case, as W&B's."""
         return self._now().state
 
     @property

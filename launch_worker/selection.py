@@ -108,13 +108,13 @@ class Selection:
 
 
 def parse_limit(text: str | int | None) -> int | None:
-    """How many runs at once: 0 takes nothing, -1 has no limit, None is the default. Raises InputError, exit code 1."""
+    """How many runs at once: 0 takes nothing, -1 has no limit, None is the default. Raises InputError."""
     if text is None:
         return None
     shown = str(text).strip()
     digits = shown.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 7 or not -1 <= int(shown) <= MAX_LIMIT:
-        raise refused(
+        raise InputError(
             f"--limit {shown[:60]!r} is not a number of runs; "
             f"write a whole number from 0 (take nothing) to {MAX_LIMIT}, or -1 for no limit"
         )

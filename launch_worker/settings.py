@@ -56,6 +56,8 @@ class Settings:
     health_file: Path | None = None
     #: Nobody else is on this machine (a container): the work folder may be one that everybody may write to.
     work_dir_trusted: bool = False
+    #: Workers and beat go to a Redis that strangers may be able to write to.
+    is_insecure: bool = False
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -129,6 +131,7 @@ class Settings:
             wandb_env=_switch("LAUNCH_WANDB_ENV", env.get("LAUNCH_WANDB_ENV") or "1"),
             health_address=_address(env.get("LAUNCH_HEALTH_ADDRESS", "")),
             health_file=Path(env["LAUNCH_HEALTH_FILE"]).absolute() if env.get("LAUNCH_HEALTH_FILE") else None,
+            is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
 
 

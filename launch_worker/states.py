@@ -8,7 +8,11 @@ from launch_worker.errors import InputError
 
 
 class RunState(StrEnum):
-    """A run's state. Written exactly so; read in any letter case by `RunState.parse`."""
+    """A run's state. Written exactly so, equal to its name in any letter case (W&B writes small letters).
+
+    As a key, and in a set, it stands for the name as it is written: `"finished" in {state}` is False, but
+    `state in ("finished", "failed")` compares.
+    """
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -16,6 +20,19 @@ class RunState(StrEnum):
     FAILED = "Failed"
     KILLED = "Killed"
     CRASHED = "Crashed"
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        # Two states that are not one object are not equal: there is one object of each.
+        if isinstance(other, RunState) or not isinstance(other, str):
+            return False
+        return self.value.lower() == other.lower()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
 
     @property
     def is_final(self) -> bool:

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from launch_worker.errors import InputError
 
-_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?")
+_DURATION = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
+#: The larger unit first, each at most once: `1h30m`.
+_PARTS = re.compile("".join(rf"(?:([0-9]{{1,15}}(?:\.[0-9]{{1,9}})?){unit})?" for unit in ("d", "h", "m", "s", "ms")))
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 #: Fewer digits could be meant as a date.
 _EPOCH = re.compile(r"[0-9]{9,10}(?:\.[0-9]{1,9})?")
@@ -25,25 +27,31 @@ MAX_DURATION_S = 10 * 365 * 86400.0
 
 
 def parse_duration(value: str | float, *, what: str = "duration") -> float:
-    """Seconds of `90`, `90s`, `1.5m`, `2h`, `3d`; refuses negatives, nan and more than ten years."""
+    """Seconds of `90`, `90s`, `1.5m`, `2h`, `1h30m`, `3d`; refuses negatives, nan and more than ten years."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     else:
-        match = _DURATION.fullmatch(str(value).strip())
-        if match is None:
-            raise InputError(f"{what} {value!r} is not a duration; write it as 90, 90s, 5m, 2h or 3d")
-        seconds = float(match[1]) * _DURATION_S[match[2] or "s"]
+        text = str(value).strip()
+        parts = _PARTS.fullmatch(text)
+        if text and parts is not None:
+            units = zip(("d", "h", "m", "s", "ms"), parts.groups(), strict=True)
+            seconds = sum(float(number) * _DURATION_S[unit] for unit, number in units if number)
+        elif _DURATION.fullmatch(text):
+            seconds = float(text)
+        else:
+            raise InputError(f"{what} {value!r} is not a duration; write it as 90, 90s, 5m, 2h, 1h30m or 3d")
     if not 0 <= seconds <= MAX_DURATION_S:
         raise InputError(f"{what} {value!r} is out of range; it must be between 0 and 3650d")
     return seconds
 
 
 def parse_size(value: str | int, *, what: str = "size") -> int:
-    """Bytes of `1048576`, `512K`, `512M`, `2G` (powers of 1024)."""
+    """Bytes of `1048576`, `512K`, `512M`, `1.5G` (powers of 1024)."""
     match = _SIZE.fullmatch(str(value).strip())
-    if match is None:
-        raise InputError(f"{what} {value!r} is not a size; write it as 1048576, 512M or 2G")
-    return int(match[1]) * _SIZE_BYTES[match[2].upper()]
+    if match is None or ("." in match[1] and not match[2]):
+        raise InputError(f"{what} {value!r} is not a size; write it as 1048576, 512M or 1.5G")
+    unit = _SIZE_BYTES[match[2].upper()]
+    return round(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
 
 
 def parse_time(value: str | float | datetime, *, now_s: float | None = None, what: str = "time") -> int:

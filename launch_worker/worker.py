@@ -43,6 +43,7 @@ from launch_worker.request import AdoptedRequest, RunRequest
 from launch_worker.run_once import run_once
 from launch_worker.selection import Selection, parse_limit, refused, welcome
 from launch_worker.spec import MAINTENANCE_QUEUE
+from launch_worker.store.safety import check_safe
 from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
@@ -157,6 +158,7 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
             output.say(f"launch_worker: {problem}", err=True)
         _give_up(problems[-1])
     try:
+        check_safe(settings)
         start = Start.parse(
             options, quiet=bool(getattr(instance, "quiet", False)), has_concurrency=_is_said("concurrency")
         )

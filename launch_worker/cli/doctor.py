@@ -20,7 +20,7 @@ def doctor_command(url: str | None, as_json: bool) -> int:
     for finding in check(Api(url)):
         worst = max(worst, int(finding.level == "error"))
         if as_json:
-            output.echo_json({"level": finding.level, "text": finding.text})
+            output.echo_json(finding.as_json())
         else:
             word, colour = _MARKS[finding.level]
             output.say(output.styled(f"{word:<8}", colour=colour), " ", finding.text)

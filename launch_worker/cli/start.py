@@ -68,8 +68,9 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
     """
     from launch_worker.agent_config import SELECTION, AgentConfig
     from launch_worker.errors import InputError
-    from launch_worker.selection import Selection, parse_limit, refused
+    from launch_worker.selection import Selection, parse_limit
     from launch_worker.settings import Settings
+    from launch_worker.store.safety import check_safe
     from launch_worker.units import parse_duration
 
     if work_queue is not None:
@@ -82,29 +83,28 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
             )
         )
         output.say()
-    try:
-        # The worker checks the same, but takes a second to begin.
-        named = {
-            "queues": options["work_queues"],
-            "match": options["match"],
-            "pool": options["pool"],
-            "tags": options["tag"],
-        }
-        limit = parse_limit(options["limit"])
-        said = {name: value or None for name, value in named.items()} | {"max_jobs": limit}
-        said |= {name: options[name] for name in ("max_schedulers", "verbosity", "stopped_run_timeout", "entity")}
-        config = AgentConfig.load(said, env=os.environ, file=options["agent_config"])
-        if not any(named.values()):
-            named = {name: getattr(config, name) or () for name in SELECTION}
+    # The worker checks the same, but takes a second to begin.
+    named: dict[str, Any] = {
+        "queues": options["work_queues"],
+        "match": options["match"],
+        "pool": options["pool"],
+        "tags": options["tag"],
+    }
+    if any(named.values()):
         Selection.parse(**named)
-        for name in ("prefetch_seconds", "drain_timeout"):
-            if options[name] is not None:
-                parse_duration(options[name], what=_word(name))
-        if options["quarantine_after"] is not None and not options["quarantine_after"].isdecimal():
-            raise InputError(f"--quarantine-after {options['quarantine_after']!r} is not a whole number from 0 on")
-        Settings.from_env(redis_url=ctx.obj)
-    except InputError as error:
-        raise refused(str(error)) from None
+    limit = parse_limit(options["limit"])
+    said = {name: value or None for name, value in named.items()} | {"max_jobs": limit}
+    said |= {name: options[name] for name in ("max_schedulers", "verbosity", "stopped_run_timeout", "entity")}
+    config = AgentConfig.load(said, env=os.environ, file=options["agent_config"])
+    if not any(named.values()):
+        named = {name: getattr(config, name) or () for name in SELECTION}
+        Selection.parse(**named)
+    for name in ("prefetch_seconds", "drain_timeout"):
+        if options[name] is not None:
+            parse_duration(options[name], what=_word(name))
+    if options["quarantine_after"] is not None and not options["quarantine_after"].isdecimal():
+        raise InputError(f"--quarantine-after {options['quarantine_after']!r} is not a whole number from 0 on")
+    check_safe(Settings.from_env(redis_url=ctx.obj))
     environment = dict(os.environ)
     if ctx.obj is not None:
         environment["LAUNCH_REDIS_URL"] = ctx.obj

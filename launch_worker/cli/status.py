@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from launch_worker.api import Api
 from launch_worker.cli import devices, output
 from launch_worker.health import problems
+from launch_worker.overview import overview
 
 
 @click.command(epilog="Example: launch-worker status --json")
@@ -18,7 +18,8 @@ from launch_worker.health import problems
 def status_command(url: str | None, as_json: bool) -> None:
     """Show queues, pools, workers, their GPUs, running runs and problems."""
     api = Api(url)
-    status = system_status(api)
+    seen = overview(api)
+    status = seen | {"problems": [finding.as_json() for finding in problems(api, seen)]}
     if as_json:
         output.echo_json(status)
         return
@@ -43,82 +44,7 @@ def status_command(url: str | None, as_json: bool) -> None:
             output.table(columns, rows)
             output.say()
     for problem in status["problems"]:
-        output.say("problem: ", problem)
-
-
-def system_status(api: Api) -> dict[str, Any]:
-    """What `status` shows, as one object."""
-    store = api.store
-    workers = store.workers()
-    # Counted by Redis: the records of all Running runs would be read for this alone. A worker's own word is as old as
-    # its last heartbeat.
-    waiting_in = store.queues()
-    by_queue = {name: store.running_in("queue", name) for name in waiting_in}
-    pools = {name: store.settings_of("pool", name) for name in store.pools()}
-    queues = [
-        _queue(
-            name,
-            waiting,
-            running=by_queue[name],
-            settings=store.settings_of("queue", name),
-            pools=pools,
-            workers=sum(name in worker["queues"] and worker["state"] == "running" for worker in workers),
-        )
-        for name, waiting in waiting_in.items()
-    ]
-    passes = store.pass_ages_s()
-    return {
-        "runs": {state.value: count for state, count in store.counts().items()},
-        "queues": queues,
-        "pools": [_pool(name, settings, queues) for name, settings in pools.items()],
-        "workers": workers,
-        "passes": passes,
-        "problems": problems(api, workers=workers, queues=queues),
-    }
-
-
-def _queue(
-    name: str,
-    waiting: int,
-    *,
-    running: int,
-    settings: Mapping[str, str],
-    pools: Mapping[str, Mapping[str, str]],
-    workers: int,
-) -> dict[str, Any]:
-    pool = settings.get("pool", "")
-    is_paused = bool(settings.get("paused"))
-    if is_paused or pools.get(pool, {}).get("paused"):
-        state = "Paused"
-    else:
-        state = "Idle" if waiting and not workers else "Ready"
-    return {
-        "name": name,
-        "state": state,
-        "waiting": waiting,
-        "running": running,
-        "limit": _limit(settings),
-        "paused": is_paused,
-        "pool": pool or None,
-        "workers": workers,
-    }
-
-
-def _pool(name: str, settings: Mapping[str, str], queues: list[dict[str, Any]]) -> dict[str, Any]:
-    own = [queue for queue in queues if queue["pool"] == name]
-    return {
-        "name": name,
-        "state": "Paused" if settings.get("paused") else "Ready",
-        "running": sum(queue["running"] for queue in own),
-        "limit": _limit(settings),
-        "paused": bool(settings.get("paused")),
-        "queues": [queue["name"] for queue in own],
-    }
-
-
-def _limit(settings: Mapping[str, str]) -> int | None:
-    text = settings.get("limit", "")
-    return int(text) if text.isdecimal() else None
+        output.say("problem: ", problem["text"])
 
 
 def _queue_row(queue: dict[str, Any]) -> tuple[Any, ...]:

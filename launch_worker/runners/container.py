@@ -26,6 +26,7 @@ from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner
+from launch_worker.units import format_duration
 
 log = logging.getLogger("launch_worker.container")
 
@@ -91,7 +92,7 @@ class ContainerRunner:
             until = lease()
             self._watch(handle, labels, until)
             if time.monotonic() > deadline:
-                raise StartError(f"the container did not start within {timeout_s:g} s")
+                raise StartError(f"the container did not start within {format_duration(timeout_s)}")
             if until is not None and boot_time_s() >= until[0]:
                 raise StartError("the worker could not renew the lease while the container was made")
             program = (plan.entrypoint or tuple(command) or ("",))[0]
@@ -235,7 +236,7 @@ class ContainerRunner:
         try:
             _ask(pull, events, deadline=deadline)
         except TimeoutError:
-            raise StartError(f"image {image} could not be pulled within {timeout_s:g} s") from None
+            raise StartError(f"image {image} could not be pulled within {format_duration(timeout_s)}") from None
 
     @cached_property
     def log_driver(self) -> str:

@@ -32,6 +32,7 @@ from launch_worker.runners.own_process import become_subreaper
 from launch_worker.runners.tree import Process, ProcessId
 from launch_worker.states import RunState
 from launch_worker.told import announce_stop
+from launch_worker.units import format_duration
 
 log = logging.getLogger("launch_worker.runner")
 
@@ -337,7 +338,7 @@ class ProcessRunner:
             handle.given_up = True
             self._carry_over(handle)
             handle.stop(grace_s=0)
-            raise StartError(f"the job's process did not start within {timeout_s:g} s") from None
+            raise StartError(f"the job's process did not start within {format_duration(timeout_s)}") from None
         if told["on"] == "refused":
             raise StartError(told["error"])
         return handle

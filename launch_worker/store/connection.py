@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -39,7 +40,11 @@ def connect(url: str, *, name: str) -> redis.Redis:
     `name` is what `CLIENT LIST` shows. A call that timed out may have been executed: only idempotent
     scripts are sent through it.
     """
-    options: dict[str, Any] = {
+    return _connect(RedisUrl.parse(url), _options(name))
+
+
+def _options(name: str) -> dict[str, Any]:
+    return {
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": ANSWER_TIMEOUT_S,
         "socket_keepalive": True,
@@ -47,7 +52,14 @@ def connect(url: str, *, name: str) -> redis.Redis:
         "retry": Retry(NoBackoff(), 0),
         "client_name": name,
     } | _DRIVER
-    read = RedisUrl.parse(url)
+
+
+def without_login(url: str, *, name: str) -> redis.Redis:
+    """The same server, as somebody who has no user and no password."""
+    return _connect(replace(RedisUrl.parse(url), username="", password=""), _options(name))
+
+
+def _connect(read: RedisUrl, options: dict[str, Any]) -> redis.Redis:
     options |= {"db": read.db, "username": read.username or None, "password": read.password or None}
     if read.master:
         return _master(read, options)

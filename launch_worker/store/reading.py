@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from launch_worker.errors import UnknownRunError
 from launch_worker.foreign import read_json, read_map
 from launch_worker.ids import ID_RULE, RUN_ID
@@ -15,7 +17,7 @@ from launch_worker.spec import PRIORITIES
 from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.client import Client, pairs, text
-from launch_worker.store.connection import clear_errors
+from launch_worker.store.connection import clear_errors, without_login
 from launch_worker.units import isoformat
 
 __all__ = ["LogChunk", "Reader", "pairs", "record_of", "text"]
@@ -263,6 +265,8 @@ class Reader(Client):
             info = self._redis.info()
             restored_at = self._redis.get(keys.RESTORED)
             restored_runs = self._redis.hget(keys.COUNTERS, "restored_runs")
+        capacity = int(info.get("maxmemory") or 0)
+        used = int(info.get("used_memory") or 0) - int(info.get("mem_not_counted_for_evict") or 0)
         return {
             # Valkey tells the version of Redis that it is compatible with, and its own.
             "product": "Valkey" if "valkey_version" in info else "Redis",
@@ -271,6 +275,10 @@ class Reader(Client):
             "maxmemory_policy": str(info.get("maxmemory_policy", "noeviction")),
             "restored_at": isoformat(int(restored_at)) if restored_at else None,
             "restored_runs": int(restored_runs or 0),
+            "master": f"{info.get('master_host')}:{info.get('master_port')}" if info.get("role") == "slave" else None,
+            #: Of the memory that it may take, or None where that has no limit.
+            "memory_used": used / capacity if capacity else None,
+            "is_saved": "err" not in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")),
         }
 
     def held(self, *, limit: int = 20) -> list[Record]:
@@ -278,6 +286,28 @@ class Reader(Client):
         with clear_errors(self.url):
             ids = self._redis.zrangebyscore(keys.LEASES, HELD_UNTIL, "+inf", start=0, num=limit)
         return [record for record in self._records([text(run_id) for run_id in ids]) if record.is_held]
+
+    def admits_anyone(self) -> bool:
+        """Whether the server takes commands without a login."""
+        client = without_login(self.url, name="launch-look")
+        try:
+            return bool(client.ping())
+        except (RedisError, OSError):
+            return False
+        finally:
+            client.close()
+
+    def listens_beyond_loopback(self) -> bool:
+        """Whether it says so itself; False where its settings may not be asked for."""
+        try:
+            found = self._redis.config_get("protected-mode", "bind")
+        except (RedisError, OSError):
+            return False
+        plain = {text(name): text(value) for name, value in found.items()}
+        addresses = plain.get("bind", "").replace("-", "").split()
+        return plain.get("protected-mode") == "no" and not all(
+            address == "::1" or address.startswith("127.") for address in addresses or ["*"]
+        )
 
     def inconsistencies(self, *, limit: int) -> list[str]:
         """Where records and indexes disagree, among the newest `limit` runs; a run in motion is looked at twice."""

@@ -735,7 +735,7 @@ def test_start_takes_its_queues_from_the_file_and_names_every_mistake(cluster: C
         (sys.executable, "-m", "celery", "-A", "launch_worker", "worker", "--agent-config", str(file)),
     ):
         result = cluster.run(*command)
-        assert result.code == 1
+        assert result.code == 2
         assert "has 2 mistakes" in result.err
         assert "did you mean max_jobs?" in result.err
         assert "verbosity cannot be 'loud'" in result.err

@@ -136,7 +136,7 @@ def test_more_gpus_than_any_worker_has_wait_with_the_reason_and_block_nobody(rec
     wait_for_reason(big, "waiting for 4 GPUs")
     status = recorder.cluster.run("launch-worker", "status", "--json")
     assert status.code == 0, status
-    (problem,) = [text for text in json.loads(status.out)["problems"] if big.id in text]
+    (problem,) = [each["text"] for each in json.loads(status.out)["problems"] if big.id in each["text"]]
     assert "wants 4 GPUs, and its workers have at most 2" in problem
     recorder.worker(gpus="4", name="w3")
     finish([big])
@@ -349,8 +349,8 @@ def test_status_says_at_once_which_queues_are_idle_paused_or_limited(recorder: R
     (pool,) = status["pools"]
     assert (pool["name"], pool["running"], pool["limit"], pool["queues"]) == ("lab", 1, 3, ["gpu"])
     assert any(
-        "queue nobody is Idle, 1 run waits in it: no worker consumes queue nobody" in text
-        for text in status["problems"]
+        "queue nobody is Idle, 1 run waits in it: no worker consumes queue nobody" in problem["text"]
+        for problem in status["problems"]
     )
     text = recorder.cluster.run("launch-worker", "status").out
     assert [line.split() for line in text.splitlines() if line.startswith("gpu ")] == [

@@ -94,6 +94,7 @@ LAYERS = {
             "jobs",
             "agent",
             "health",
+            "overview",
             "liveness",
             "outage",
             "queue_api",

@@ -124,5 +124,5 @@ def test_what_is_no_limit_is_refused(text: str) -> None:
     """W2."""
     with pytest.raises(InputError) as refused:
         parse_limit(text)
-    assert refused.value.exit_code == 1
+    assert refused.value.exit_code == 2
     assert "\n" not in str(refused.value)

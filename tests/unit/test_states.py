@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import operator
+import pickle
 import re
 from importlib.resources import files
+from typing import Any
 
 import pytest
 
@@ -18,6 +22,27 @@ def test_a_state_is_written_exactly_so_and_read_in_any_case(state: RunState) -> 
     assert str(state) == f"{state}" == state.value == state.value.capitalize()
     for text in (state.value, state.value.lower(), state.value.upper(), f" {state.value} "):
         assert RunState.parse(text) is state
+
+
+@pytest.mark.parametrize("state", RunState)
+def test_a_state_is_equal_to_its_name_in_any_letter_case_and_prints_as_it_is_written(state: RunState) -> None:
+    others: list[Any] = [each for each in RunState if each is not state]
+    for text in (state.value, state.value.lower(), state.value.upper()):
+        assert state == text
+        assert text == state
+        assert not operator.ne(state, text)
+        assert not operator.ne(text, state)
+        assert state in ("other", text)
+    for other in (*others, "", "other", f"{state.value} ", None, 5, b"Finished"):
+        assert state != other
+        assert other != state
+        assert not operator.eq(state, other)
+    # Dictionaries and sets go by the name as it is written.
+    assert hash(state) == hash(state.value)
+    assert {state: 1}[RunState(state.value)] == {state.value: 1}[state] == 1
+    assert state in {state.value, "other"}
+    assert json.loads(json.dumps({"state": state})) == {"state": state.value}
+    assert pickle.loads(pickle.dumps(state)) is state
 
 
 @pytest.mark.parametrize("text", ["", " ", "done", "Runing", "pending,running", "Pending\x00", "PEN DING", "é"])

@@ -24,6 +24,9 @@ from launch_worker.units import MAX_DURATION_S, format_duration, isoformat, pars
         (" 90s ", 90.0),
         ("250ms", 0.25),
         ("1.5m", 90.0),
+        ("1h30m", 5400.0),
+        ("1d12h", 129600.0),
+        ("1m30s500ms", 90.5),
         ("2h", 7200.0),
         ("3d", 259200.0),
         ("0", 0.0),
@@ -39,7 +42,26 @@ def test_a_duration_is_read_as_seconds(text: str | float, seconds: float) -> Non
 @pytest.mark.parametrize(
     "text",
     [
-        *("", " ", "s", "abc", "-1", "-1s", "+5", "1 h", "1h30m", "1,5m", ".5", "5.", "1e3", "0x10", "nan", "inf"),
+        *(
+            "",
+            " ",
+            "s",
+            "abc",
+            "-1",
+            "-1s",
+            "+5",
+            "1 h",
+            "30m1h",
+            "1h1h",
+            "1h30",
+            "1,5m",
+            ".5",
+            "5.",
+            "1e3",
+            "0x10",
+            "nan",
+            "inf",
+        ),
         *("5S", "5 s s", "5w", "5\x00", "5s\n5s", "3651d", "9" * 400, "9" * 5000),
         *(-1, -0.001, float("nan"), float("inf"), MAX_DURATION_S + 1, True, False),
     ],
@@ -70,6 +92,8 @@ def test_any_text_is_a_duration_in_range_or_refused(text: str) -> None:
         ("512K", 512 << 10),
         ("512M", 512 << 20),
         ("2G", 2 << 30),
+        ("1.5G", 3 << 29),
+        ("0.5k", 512),
         ("1T", 1 << 40),
         ("2GiB", 2 << 30),
         ("2gb", 2 << 30),
@@ -81,7 +105,9 @@ def test_a_size_is_read_as_bytes(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "1 G", "1P", "1e3", "2GG", "1\n1", "9" * 5000, True])
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1", "1.5", "1.5B", ".5G", "1 G", "1P", "1e3", "2GG", "1\n1", "9" * 5000, True]
+)
 def test_what_is_no_size_is_refused(text: str | int) -> None:
     with pytest.raises(InputError):
         parse_size(text, what="memory")

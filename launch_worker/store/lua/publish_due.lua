@@ -2,6 +2,12 @@
 -- whose records are damaged are Failed.
 -- ARGV: limit, card of a worker that prepares runs ahead of their time ('' for others)
 -- Returns {how many, the next due time or 0, 1 if a schedule is due}.
+local function span(seconds)
+  for _, unit in ipairs({{86400, ' d'}, {3600, ' h'}, {60, ' m'}}) do
+    if seconds >= unit[1] then return string.format('%.3g', seconds / unit[1]) .. unit[2] end
+  end
+  return string.format('%g s', seconds)
+end
 local now, limit, card = now_us(), tonumber(ARGV[1]), card_of(ARGV[2])
 local due = redis.call('ZRANGEBYSCORE', 'launch:due', '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, limit)
 for at = 1, #due, 2 do
@@ -27,7 +33,7 @@ for _, id in ipairs(expired) do
     fine, problem = pcall(fail_damaged, id, now, damage)
   elseif run[1] == 'Pending' and run[2] == '0' then
     fine, problem = pcall(kill_pending, id, now,
-      'it did not start within ' .. string.format('%g', (tonumber(run[3] or '') or 0) / 1000000) .. ' s (--expires)')
+      'it did not start within ' .. span((tonumber(run[3] or '') or 0) / 1000000) .. ' (--expires)')
   end
   if not fine then keep_aside('', 'run ' .. id .. ' could not be ended: ' .. tostring(problem)) end
 end
