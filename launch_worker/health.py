@@ -236,7 +236,9 @@ def _workers(api: Api, seen: Mapping[str, Any], *, blocked: bool) -> Iterator[Fi
                 "error",
                 "worker.problem",
                 f"worker {worker['worker']} {worker['problem']}",
-                f"mend that, then have it go on: launch-worker workers resume {worker['worker']}",
+                f"mend that, then have it go on: launch-worker workers resume {worker['worker']}"
+                if worker["state"] == "quarantined"
+                else "mend that; it goes on by itself",
             )
 
 

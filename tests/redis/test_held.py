@@ -9,6 +9,7 @@ import pytest
 from launch_worker.api import Api, Run
 from launch_worker.errors import RefusedError
 from launch_worker.health import check, problems
+from launch_worker.overview import overview
 from launch_worker.passes import crash_stale_runs
 from launch_worker.run import Record
 from launch_worker.states import RunState
@@ -159,7 +160,7 @@ def test_show_and_doctor_and_status_tell_of_a_held_run_and_what_to_do(store: Sto
     assert f"may live on {record.host}" in shown["reason"]
     assert f"launch-worker confirm {record.id} ended" in shown["reason"]
     assert any(shown["reason"] in finding.text and finding.level == "error" for finding in check(api))
-    assert any(shown["reason"] in text for text in problems(api, workers=[], queues=[]))
+    assert any(shown["reason"] in problem.text for problem in problems(api, overview(api)))
 
 
 def test_a_retry_of_a_held_run_is_refused_with_the_reason(store: Store, api: Api) -> None:
