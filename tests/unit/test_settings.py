@@ -73,7 +73,7 @@ def test_a_duration_that_makes_no_sense_is_refused_by_name(name: str, value: str
         Settings.from_env({name: value})
 
 
-@pytest.mark.parametrize("value", ["weird", "-29", "1.5M", "0", "4095", "9" * 5000])
+@pytest.mark.parametrize("value", ["weird", "-29", "1.5", "0", "4095", "9" * 5000])
 def test_a_log_size_that_makes_no_sense_is_refused_by_name(value: str) -> None:
     """W2."""
     with pytest.raises(SettingsError, match="LAUNCH_LOG_BYTES"):
