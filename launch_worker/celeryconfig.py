@@ -8,7 +8,9 @@ from __future__ import annotations
 broker_connection_retry_on_startup = True
 # None: no outage of Redis, however long, ends a worker.
 broker_connection_max_retries = None
-worker_cancel_long_running_tasks_on_connection_loss = False
+# Of tasks with late acknowledgement, of which there are none: without it Celery warns of them at each reconnect.
+worker_cancel_long_running_tasks_on_connection_loss = True
+worker_enable_prefetch_count_reduction = False
 worker_disable_rate_limits = True
 # The task events show runs in Flower.
 worker_send_task_events = True

@@ -32,6 +32,7 @@ log = logging.getLogger("launch_worker.consumer")
 _TURN_S = 0.2
 #: Seconds for which a connection has worked that was no failure.
 _LASTING_S = 10.0
+_SAY_AGAIN_S = 30.0
 #: Seconds for what remains to be done when the agent has stopped: connections to close, each with a timeout of 5 s.
 _END_S = 30.0
 
@@ -59,6 +60,13 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
     #: Connections in a row that did not last, and when the last one failed.
     _failures = 0
     _failed_at = 0.0
+    _said_at: float | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("consumer", "connection"):
+            # That the connection is lost, made, and lost again.
+            logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not self._is_refused())
 
     def start(self) -> None:
         try:
@@ -98,15 +106,27 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
         self._heed(exc)
 
     def _heed(self, error: Exception) -> None:
-        """Have the heartbeat look at Redis, which `ensure_connected` waits for; pause where it finds nothing wrong."""
-        if LaunchAgent.initialized():
-            LaunchAgent.current().outage.note(BrokerUnavailableError(str(error)))
+        """Have the heartbeat look at Redis, which `ensure_connected` waits for.
+
+        Where that finds nothing wrong, and the connection fails again: say why, now and then, and pause.
+        """
         now = time.monotonic()
         self._failures = self._failures + 1 if now - self._failed_at < _LASTING_S else 0
         self._failed_at = now
-        until = now + (backoff_s(self._failures) if self._failures else 0.0)
+        if not self._failures:
+            self._said_at = None
+            if LaunchAgent.initialized():
+                LaunchAgent.current().outage.note(BrokerUnavailableError(str(error)))
+            return
+        if self._said_at is None or now - self._said_at >= _SAY_AGAIN_S:
+            self._said_at = now
+            log.warning("broker.refused: this worker takes no runs, and tries again every few seconds. %s", error)
+        until = now + backoff_s(self._failures)
         while worker_state.should_stop is None and time.monotonic() < until:
             time.sleep(0.05)
+
+    def _is_refused(self) -> bool:
+        return self._failures > 0 and time.monotonic() - self._failed_at < _LASTING_S
 
 
 def die() -> NoReturn:

@@ -19,7 +19,7 @@ import click
 from celery import bootsteps, platforms
 from celery.bin.worker import worker as worker_command
 from celery.concurrency import get_available_pool_names, get_implementation
-from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
+from celery.exceptions import SecurityWarning
 from celery.signals import after_setup_logger, celeryd_after_setup, celeryd_init, worker_init
 from celery.worker import state as worker_state
 from click.core import ParameterSource
@@ -71,9 +71,6 @@ _OF_THE_AGENT = (
     *("entity", "max_schedulers", "secure_mode", "verbosity", "stopped_run_timeout", "prefetch_seconds"),
     *("gpus", "cpus", "memory", "drain_timeout", "detach_on_exit", "quarantine_after"),
 )
-
-# It warns at each reconnect of tasks with late acknowledgement, which we have not.
-warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module="celery.worker.consumer")
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from launch_worker.agent import LaunchAgent
 from launch_worker.api import Api
 from launch_worker.errors import InputError
 from launch_worker.ids import new_run_id
 from launch_worker.queue_config import QueueConfig
+from launch_worker.retry import Outcome
 from launch_worker.run import Record
+from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec, parse_spec
 from launch_worker.states import RunState
 from launch_worker.store import keys
@@ -256,3 +260,18 @@ def test_a_damaged_configuration_refuses_runs_with_a_sentence(api: Api) -> None:
 
 def test_a_system_has_one_name(store: Store) -> None:
     assert store.system() == store.system() != ""
+
+
+def test_a_callback_that_fails_decides_about_no_run(store: Store, tmp_path: Path) -> None:
+    """`on_end` shows an end to watchers; whatever is wrong with them, who found the end goes on."""
+    told: list[str] = []
+
+    def fail(record: Record, outcome: Outcome) -> None:
+        told.append(record.id)
+        raise ConnectionError("nobody there")
+
+    settings = Settings.from_env({"LAUNCH_WORK_DIR": str(tmp_path)}, redis_url=store.url)
+    agent = LaunchAgent(Api(settings=settings), {"on_end": fail})
+    record = running(store)
+    agent._on_end(record, Outcome(RunState.CRASHED, reason="x"))
+    assert told == [record.id]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from launch_worker import submit
 from launch_worker.states import RunState
 from tests.conftest import wait_until
@@ -29,9 +31,35 @@ def test_a_worker_on_a_read_only_replica_says_so_and_goes_on(cluster: Cluster) -
     assert worker.process.poll() is None
     for noise in ("Traceback", "Frequent restarts", "Error on"):
         assert noise not in worker.log
-    assert len(worker.log.splitlines()) < 60, worker.log
+    assert "CPendingDeprecationWarning" not in worker.log
+    assert len(worker.log.splitlines()) < 40, worker.log
     assert run.refresh().state in (RunState.RUNNING, RunState.CRASHED)
     run.cancel(grace_s=0)
+
+
+def test_a_worker_whose_broker_refuses_it_says_so_once_and_goes_on(cluster: Cluster) -> None:
+    """Its heartbeats are content: only what Celery's consumer needs is not allowed."""
+    store = cluster.api.store._redis
+    store.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~*", "&*", "+@all", "-psubscribe")
+    try:
+        cluster.env["LAUNCH_REDIS_URL"] = re.sub("//[^@]*@", "//half:pw@", cluster.redis_url)
+        worker = cluster.worker(wait=False)
+        wait_until(lambda: "broker.refused" in worker.log, what="it says so")
+
+        def num_refused() -> int:
+            return int(store.info("commandstats")["cmdstat_psubscribe"]["rejected_calls"])
+
+        lines, before = len(worker.log.splitlines()), num_refused()
+        wait_until(lambda: num_refused() > before + 2, what="it tries again")
+        assert len(worker.log.splitlines()) == lines
+        assert "psubscribe" in worker.log
+    finally:
+        store.execute_command("ACL", "SETUSER", "half", "+psubscribe")
+    assert submit(["true"], api=cluster.api).wait(30) is RunState.FINISHED
+    assert "Traceback" not in worker.log
+    worker.process.terminate()
+    assert worker.wait(20) == 0
+    store.execute_command("ACL", "DELUSER", "half")
 
 
 def test_a_worker_that_starts_on_a_read_only_replica_waits(cluster: Cluster) -> None:
