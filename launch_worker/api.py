@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,15 +16,19 @@ from launch_worker.foreign import read_json
 from launch_worker.passes import catch_up
 from launch_worker.queue_api import QueueApi
 from launch_worker.runs import MAX_PER_PAGE, Run, Runs
+from launch_worker.settings import Settings
 from launch_worker.spec import PROJECT, RunSpec
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.submission import current_folder
 from launch_worker.submitting import Submitter, me
 from launch_worker.sweep_api import SweepApi
-from launch_worker.workers import Worker
+from launch_worker.workers import Worker, why_unserved
 
 __all__ = ["Api", "Run", "Runs", "current_folder", "me", "submit", "submit_many"]
+
+#: For so long it is not asked again why the runs of a queue wait.
+_WHY_S = 1.0
 
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
@@ -31,6 +36,11 @@ logging.getLogger("launch_worker").addHandler(logging.NullHandler())
 
 class Api(Submitter, QueueApi, SweepApi):
     """A connection to one launch system. `url` wins over LAUNCH_REDIS_URL."""
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        super().__init__(url, settings=settings)
+        #: By queue: when it was found out why its runs wait, and why.
+        self._why_waiting: dict[str, tuple[float, str]] = {}
 
     @property
     def store(self) -> Store:
@@ -117,9 +127,29 @@ class Api(Submitter, QueueApi, SweepApi):
             raise RefusedError(f"all runs of array {array} have ended; nothing was changed")
         return killed, asked
 
+    def why_waiting(self, queue: str) -> str:
+        """Why a run of a queue, which is ready and breaks no limit, has not been taken; '' where that is a moment's.
+
+        What was found is told again for a second: lists ask for each of their runs.
+        """
+        known = self._why_waiting.get(queue)
+        if known is None or time.monotonic() - known[0] > _WHY_S:
+            known = self._why_waiting[queue] = (time.monotonic(), self._look_why_waiting(queue))
+        return known[1]
+
+    def _look_why_waiting(self, queue: str) -> str:
+        workers, free = self.store.slots_of(queue)
+        if not workers:
+            return why_unserved(self.store.workers(), queue).partition("; ")[0]
+        if free is None or free > 0:
+            return ""
+        if workers == 1:
+            return f"all slots of the worker of queue {queue} are taken"
+        return f"all slots of the {workers} workers of queue {queue} are taken"
+
     def workers(self) -> list[Worker]:
         """The live workers, as they last spoke."""
-        return [Worker.from_description(description) for description in self.store.workers()]
+        return [Worker.from_description(description) for description in self.store.workers_now()]
 
     def list(self, *, state: str = "", project: str = "", queue: str = "") -> Iterator[Run]:
         """Runs, the newest first, read page by page as they are taken."""

@@ -11,22 +11,21 @@ from launch_worker.api import Api
 def overview(api: Api) -> dict[str, Any]:
     """Runs by state, queues, pools, workers, and when each pass last began."""
     store = api.store
-    workers = store.workers()
-    # Counted by Redis: the records of all Running runs would be read for this alone. A worker's own word is as old as
-    # its last heartbeat.
-    waiting_in = store.queues()
-    by_queue = {name: store.running_in("queue", name) for name in waiting_in}
+    workers = store.workers_now()
+    # Counted by Redis: the records of all Running runs would be read for this alone.
+    lines = store.lines()
+    by_queue = {name: store.running_in("queue", name) for name in lines}
     pools = {name: store.settings_of("pool", name) for name in store.pools()}
     queues = [
         _queue(
             name,
-            waiting,
+            *line,
             running=by_queue[name],
             settings=store.settings_of("queue", name),
             pools=pools,
             workers=sum(name in worker["queues"] and worker["state"] == "running" for worker in workers),
         )
-        for name, waiting in waiting_in.items()
+        for name, line in lines.items()
     ]
     return {
         "runs": {state.value: count for state, count in store.counts().items()},
@@ -40,6 +39,7 @@ def overview(api: Api) -> dict[str, Any]:
 def _queue(
     name: str,
     waiting: int,
+    later: int,
     *,
     running: int,
     settings: Mapping[str, str],
@@ -56,6 +56,7 @@ def _queue(
         "name": name,
         "state": state,
         "waiting": waiting,
+        "later": later,
         "running": running,
         "limit": _limit(settings),
         "paused": is_paused,

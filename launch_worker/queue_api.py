@@ -32,7 +32,9 @@ class Queue:
     #: The pool that it is in, '' for none, and its place there, 1 being the first.
     pool: str
     rank: int | None
+    #: Runs that are ready, and those that wait for their time or for other runs.
     waiting: int
+    later: int
     running: int
     #: Live workers that consume it.
     workers: int
@@ -52,6 +54,7 @@ class Queue:
         return {
             "name": self.name,
             "waiting": self.waiting,
+            "later": self.later,
             "running": self.running,
             "limit": self.limit,
             "paused": self.paused,
@@ -171,14 +174,14 @@ class QueueApi:
 
     def queue(self, name: str) -> Queue:
         """Raises InputError when there is none of this name."""
-        waiting = self.store.queues()
-        if name not in waiting:
+        lines = self.store.lines()
+        if name not in lines:
             raise _no_queue(name)
-        return self._queue(name, waiting[name])
+        return self._queue(name, *lines[name])
 
     def queues(self) -> list[Queue]:
         """Every queue that was made, or submitted to, by name."""
-        return [self._queue(name, waiting) for name, waiting in self.store.queues().items()]
+        return [self._queue(name, *line) for name, line in self.store.lines().items()]
 
     def pause_queue(self, name: str) -> None:
         """Nothing of the queue starts any more; what runs goes on."""
@@ -323,7 +326,7 @@ class QueueApi:
         fields["config"] = _kept(config)
         return fields
 
-    def _queue(self, name: str, waiting: int) -> Queue:
+    def _queue(self, name: str, waiting: int, later: int) -> Queue:
         kept = self.store.settings_of("queue", name)
         settings, problem = _readable(_queue_config, kept.get("config", ""))
         pool = kept.get("pool", "")
@@ -334,6 +337,7 @@ class QueueApi:
             pool=pool,
             rank=(_read_number(kept.get("rank")) or USUAL_RANK) if pool else None,
             waiting=waiting,
+            later=later,
             running=self.store.running_in("queue", name),
             workers=self.store.consumers(name),
             config_json=kept.get("config", ""),

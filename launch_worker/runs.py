@@ -20,7 +20,6 @@ from launch_worker.states import RunState
 from launch_worker.store.items import SavedFile, saved_files
 from launch_worker.submitting import me
 from launch_worker.units import isoformat
-from launch_worker.workers import why_unserved
 
 if TYPE_CHECKING:
     from launch_worker.api import Api
@@ -197,8 +196,8 @@ class Run:
         record = self.record
         shown = record.as_json()
         waits = record.state is RunState.PENDING and not shown["reason"]
-        if waits and not self._api.store.consumers(record.queue):
-            shown["reason"] = why_unserved(self._api.store.workers(), record.queue).partition("; ")[0]
+        if waits:
+            shown["reason"] = self._api.why_waiting(record.queue) or None
         if history:
             shown["history"] = [transition.as_json() for transition in self.transitions]
             shown["files"] = [file.as_json() for file in saved_files(record)]

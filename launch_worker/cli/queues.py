@@ -128,6 +128,7 @@ def list_command(url: str | None, as_json: bool) -> None:
         (
             queue.name,
             queue.waiting,
+            queue.later,
             queue.running,
             "" if queue.limit is None else queue.limit,
             "paused" if queue.paused else "",
@@ -138,7 +139,9 @@ def list_command(url: str | None, as_json: bool) -> None:
         )
         for queue in queues
     ]
-    output.table(("QUEUE", "WAITING", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION"), rows)
+    output.table(
+        ("QUEUE", "WAITING", "LATER", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION"), rows
+    )
 
 
 @queues_command.command("show", epilog="Example: launch-worker queues show gpu --json")
@@ -297,7 +300,19 @@ def _show(queue: Queue, *, as_json: bool) -> None:
     if as_json:
         output.echo_json(shown)
         return
-    for key in ("name", "waiting", "running", "limit", "paused", "pool", "rank", "workers", "resource", "description"):
+    for key in (
+        "name",
+        "waiting",
+        "later",
+        "running",
+        "limit",
+        "paused",
+        "pool",
+        "rank",
+        "workers",
+        "resource",
+        "description",
+    ):
         setting(key, shown[key])
     setting("priorities", shown["priorities"])
     show_settings("container", shown["container"])

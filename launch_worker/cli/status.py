@@ -31,7 +31,7 @@ def status_command(url: str | None, as_json: bool) -> None:
     output.say(f"passes    last {output.span(max(ages))} ago" if ages else "passes    never ran")
     output.say()
     tables = (
-        (("QUEUE", "STATE", "WAITING", "RUNNING", "POOL", "WORKERS"), map(_queue_row, status["queues"])),
+        (("QUEUE", "STATE", "WAITING", "LATER", "RUNNING", "POOL", "WORKERS"), map(_queue_row, status["queues"])),
         (("POOL", "STATE", "RUNNING", "QUEUES"), map(_pool_row, status["pools"])),
         (
             ("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "CPUS", "MEMORY", "STATE"),
@@ -49,7 +49,7 @@ def status_command(url: str | None, as_json: bool) -> None:
 
 def _queue_row(queue: dict[str, Any]) -> tuple[Any, ...]:
     running = _of(queue["running"], queue["limit"])
-    return queue["name"], queue["state"], queue["waiting"], running, queue["pool"], queue["workers"]
+    return queue["name"], queue["state"], queue["waiting"], queue["later"], running, queue["pool"], queue["workers"]
 
 
 def _pool_row(pool: dict[str, Any]) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ def workers_command(ctx: click.Context, as_json: bool) -> None:
 @click.pass_obj
 def list_command(url: str | None, as_json: bool) -> None:
     """List the live workers, what of theirs is held, and their GPUs."""
-    workers = Api(url).store.workers()
+    workers = Api(url).store.workers_now()
     if as_json:
         for worker in workers:
             output.echo_json(worker)

@@ -75,6 +75,11 @@ def worker(owner: str) -> str:
     return f"launch:worker:{owner}"
 
 
+def free(owner: str) -> str:
+    """What a worker had left when it last spoke."""
+    return f"launch:free:{owner}"
+
+
 def queue(name: str) -> str:
     return f"launch:queue:{name}"
 

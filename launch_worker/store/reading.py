@@ -167,15 +167,46 @@ class Reader(Client):
         with clear_errors(self.url):
             return int(self._redis.zcount(keys.consumers(queue), now, "+inf"))
 
+    def slots_of(self, queue: str) -> tuple[int, int | None]:
+        """How many live workers consume a queue, and how many slots they have free; None where one does not say."""
+        now = self.now_us()
+        with clear_errors(self.url):
+            owners = [text(owner) for owner in self._redis.zrangebyscore(keys.consumers(queue), now, "+inf")]
+        slots = self._free_slots(owners)
+        return len(owners), None if None in slots else sum(count for count in slots if count)
+
+    def workers_now(self) -> list[dict[str, Any]]:
+        """As `workers`, with how many runs each has by now: its own word is as old as its last heartbeat."""
+        found = self.workers()
+        for said, free in zip(found, self._free_slots([said["owner"] for said in found]), strict=True):
+            if free is not None:
+                said["running"] = max(0, said["slots"] - free)
+        return found
+
+    def _free_slots(self, owners: Sequence[str]) -> list[int | None]:
+        """As the scripts count them; None of a worker that takes nothing now."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for owner in owners:
+                pipe.hget(keys.free(owner), "slots")
+            found = pipe.execute(raise_on_error=False) if owners else []
+        return [int(count) if isinstance(count, bytes) and count.isdigit() else None for count in found]
+
     def queues(self) -> dict[str, int]:
         """Every known queue and how many runs are ready in it and wait: for a worker, a limit, a device."""
+        return {name: ready for name, (ready, _) in self.lines().items()}
+
+    def lines(self) -> dict[str, tuple[int, int]]:
+        """The same, and how many of each queue's runs are not ready: they wait for their time, or for other runs."""
         names = self.queue_names()
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
             for name in names:
                 pipe.zcount(keys.line(name), "-inf", f"({keys.LATER}")
-            waiting = pipe.execute(raise_on_error=False)
-        return {name: count if isinstance(count, int) else 0 for name, count in zip(names, waiting, strict=True)}
+                pipe.zcount(keys.line(name), keys.LATER, "+inf")
+            found = pipe.execute(raise_on_error=False)
+        counts = [count if isinstance(count, int) else 0 for count in found]
+        return {name: (counts[2 * at], counts[2 * at + 1]) for at, name in enumerate(names)}
 
     def pools(self) -> list[str]:
         """Every pool that was configured, or that a queue is in."""

@@ -1071,3 +1071,49 @@ def test_by_hand_only_what_was_there_before_is_taken(store: Store) -> None:
     lists = ["other", *keys.queue_lists("default")]
     assert store.take(lists, before_us=before) == (first, 1)
     assert store.take(lists, before_us=before) is None
+
+
+# -- what people see ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_ready_says_why_nobody_has_taken_it(store: Store, api: Api) -> None:
+    first, second = create(store), create(store)
+
+    def told(run_id: str) -> str:
+        api._why_waiting.clear()
+        return str(api.run(run_id).as_json()["reason"] or "")
+
+    assert told(first).startswith("no worker consumes queue default")
+    worker = Worker(store, slots=1)
+    assert told(first) == ""
+    worker.take()
+    assert told(second) == "all slots of the worker of queue default are taken"
+    other = Worker(store, owner="w2", slots=1)
+    assert told(second) == ""
+    other.take()
+    third = create(store)
+    assert told(third) == "all slots of the 2 workers of queue default are taken"
+    worker.end(first)
+    assert told(third) == ""
+
+
+def test_a_queue_tells_apart_what_is_ready_and_what_waits_for_its_time_or_others(store: Store, api: Api) -> None:
+    first = create(store)
+    create(store, delay_s=60.0)
+    create(store, after=(first,))
+    queue = api.queue("default")
+    assert (queue.waiting, queue.later, queue.running) == (1, 2, 0)
+    assert store.queues() == {"default": 1}
+
+
+def test_a_worker_and_its_queue_agree_on_what_runs_between_two_heartbeats(store: Store) -> None:
+    worker = Worker(store, slots=4)
+    said = {"worker": "w", "owner": "w1", "host": "h", "pid": 1, "queues": ["default"], "slots": 4, "running": 0}
+    said |= {"state": "running", "problem": None}
+    store._redis.set(keys.worker("w1"), json.dumps(said))
+    for _ in range(2):
+        create(store)
+    worker.work()
+    assert [found["running"] for found in store.workers_now()] == [store.running_in("queue", "default")] == [2]
+    worker.end(next(iter(worker.jobs)))
+    assert [found["running"] for found in store.workers_now()] == [store.running_in("queue", "default")] == [1]

@@ -284,7 +284,7 @@ def test_a_queue_is_made_shown_changed_and_deleted_by_commands(cluster: Cluster,
     assert cluster.run("launch-worker", "pools", "pause", "lab").code == 0
     listed = cluster.run("launch-worker", "queues", "list").out.splitlines()
     assert listed[0].split() == [
-        *("QUEUE", "WAITING", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION")
+        *("QUEUE", "WAITING", "LATER", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION")
     ]
     assert listed[1].split()[:5] == ["gpu", "1", "0", "2", "lab"]
     cleared = told(
