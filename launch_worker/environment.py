@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from launch_worker.errors import InputError
 from launch_worker.run import Record
 from launch_worker.spec import RunSpec
+from launch_worker.units import isoformat
 
 #: The folder in which job and worker talk, beside the job's configuration.
 TALK = "talk"
@@ -137,6 +138,8 @@ def _own(record: Record, spec: RunSpec, config_path: str) -> dict[str, str]:
     }
     if spec.sweep:
         own["LAUNCH_SWEEP_ID"] = spec.sweep
+    if record.scheduled_at is not None:
+        own["LAUNCH_SCHEDULED_AT"] = isoformat(record.scheduled_at) or ""
     if spec.array_index is not None:
         own |= {"LAUNCH_ARRAY_ID": spec.array, "LAUNCH_ARRAY_INDEX": str(spec.array_index)}
     return own

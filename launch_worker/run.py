@@ -121,6 +121,8 @@ class Record:
     start_at: int | None = None
     #: Nobody knows whether the latest attempt's job has ended, and its worker is gone: it is given to nobody else.
     is_held: bool = False
+    #: The time for which it was planned (a schedule's, `--at`, `--delay`), however late it started.
+    scheduled_at: int | None = None
     #: Runs that it waits for: id to ok, any or failed.
     waits_for: dict[str, str] = field(default_factory=dict)
     #: How the latest attempt came to run: `fetch`, `pull`, `start`, `adopted`; empty for a plain process.
@@ -191,6 +193,7 @@ class Record:
             yields=bool(get("yields")) and get("yields") == get("token"),
             start_at=number("start_at"),
             is_held=bool(get("held")) and get("held") == get("token") and state is RunState.RUNNING,
+            scheduled_at=number("scheduled_at") or number("not_before"),
             waits_for=_wishes(get("waits_for", "")),
             phases=_phases(get("phases", "")),
             queue_config=get("queue_config", ""),
@@ -304,7 +307,7 @@ class Record:
             "preemptions": str(self.preemptions),
             "gpus": json.dumps(self.gpus),
         }
-        for name in ("started_at", "start_at"):
+        for name in ("started_at", "start_at", "scheduled_at"):
             if getattr(self, name) is not None:
                 fields[name] = str(getattr(self, name))
         return fields
@@ -338,6 +341,7 @@ class Record:
             "started_at": isoformat(self.started_at),
             "ended_at": isoformat(self.ended_at),
             "due_at": isoformat(self.due_at),
+            "scheduled_at": isoformat(self.scheduled_at),
             "cancel_requested_at": isoformat(self.cancel_at),
             "config": self.config,
             "summary": self.summary_values,

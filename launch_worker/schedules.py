@@ -26,6 +26,7 @@ log = logging.getLogger("launch_worker.schedules")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 MISSED = ("skip", "once")
+OVERLAPS = ("allow", "skip", "queue-one")
 #: What is late by no more than this was not missed.
 LATE_US = 60_000_000
 #: When a schedule that cannot be read is looked at again.
@@ -47,6 +48,8 @@ class Schedule:
     timezone: str = "UTC"
     #: What becomes of times that passed while nobody looked: none is run, or one for all.
     missed: str = "skip"
+    #: What becomes of a time that comes while the last run has not ended: a run beside it, none, or one after it.
+    overlap: str = "allow"
     #: When it was made, microseconds.
     made_at: int = field(default=0, compare=False)
 
@@ -58,6 +61,8 @@ class Schedule:
             )
         if self.missed not in MISSED:
             raise InputError(f"missed {self.missed!r} is unknown; use one of: {', '.join(MISSED)}")
+        if self.overlap not in OVERLAPS:
+            raise InputError(f"overlap {self.overlap!r} is unknown; use one of: {', '.join(OVERLAPS)}")
         if not isinstance(self.given, Mapping):
             raise InputError("the run of a schedule must be a map")
         _zone(self.timezone)
@@ -107,6 +112,7 @@ class Schedule:
             "cron": self.cron,
             "timezone": self.timezone,
             "missed": self.missed,
+            "overlap": self.overlap,
             "made_at": self.made_at,
             "given": self.given,
         }
@@ -134,6 +140,7 @@ class Schedule:
             "cron": self.cron,
             "timezone": self.timezone,
             "missed": self.missed,
+            "overlap": self.overlap,
             "next_at": isoformat(next_us),
             "created_at": isoformat(self.made_at),
             "queue": self.given.get("queue", "default"),
@@ -194,7 +201,7 @@ def _fire(store: Store, settings: Settings, name: str, text: str, due: int, now:
             log.warning("schedule.missed name=%s: nobody was there to submit it in time", name)
         return 0
     try:
-        run_id = _submit(store, settings, schedule, due=due, following=following)
+        run_id = _submit(store, settings, schedule, due=due, at=at, following=following)
     except InputError as error:
         # Its queue does not take it, now: that is said once for each of its times.
         if store.skip_schedule(name, due, following):
@@ -213,8 +220,8 @@ def occurrence(schedule: Schedule, due: int, now: int) -> tuple[int | None, int]
     return (at, schedule.next_after(at)) if at <= now else (None, at)
 
 
-def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, following: int) -> str:
-    """The id of the run; '' when somebody else has made one."""
+def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, at: int, following: int) -> str:
+    """The id of the run; '' when somebody else has made one, or none is to be made while the last one goes on."""
     kept = store.settings_of("queue", str(schedule.given.get("queue", "default")))
     pool = store.settings_of("pool", kept["pool"]) if kept.get("pool") else {}
     queue_config, pool_config = kept.get("config", ""), pool.get("config", "")
@@ -228,12 +235,18 @@ def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, f
             storage_of(settings, store).renew(spec.upload)
         try:
             created = store.fire(
-                *(schedule.name, due, following, run_id, spec), queue_config=queue_config, pool_config=pool_config
+                *(schedule.name, due, following, run_id, spec),
+                queue_config=queue_config,
+                pool_config=pool_config,
+                overlap=schedule.overlap,
+                scheduled_at=at,
             )
         except ConfigChanged as changed:
             queue_config, pool_config = changed.queue_config, changed.pool_config
             continue
-        return run_id if created is not None else ""
+        if created is not None and not created.is_new:
+            log.info("schedule.left_out name=%s: its last run has not ended", schedule.name)
+        return run_id if created is not None and created.is_new else ""
 
 
 @lru_cache(maxsize=64)

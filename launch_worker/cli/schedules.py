@@ -12,7 +12,7 @@ from launch_worker.bulk import Item, read_options
 from launch_worker.cli import output
 from launch_worker.cli.submit_options import SCHEDULE_OPTIONS, given_options, with_options
 from launch_worker.errors import InputError
-from launch_worker.schedules import MISSED, Schedule
+from launch_worker.schedules import MISSED, OVERLAPS, Schedule
 from launch_worker.submission import current_folder
 
 _NAME = click.argument("name")
@@ -71,6 +71,12 @@ def list_command(url: str | None, as_json: bool) -> None:
 @click.option("--cron", required=True, metavar="CRON", help="'MINUTE HOUR DAY MONTH WEEKDAY', or @daily.")
 @click.option("--timezone", metavar="ZONE", help="As Europe/Berlin (default: this machine's).")
 @click.option("--missed", type=click.Choice(MISSED), show_default="skip", help="Times that nobody was there for.")
+@click.option(
+    "--overlap",
+    type=click.Choice(OVERLAPS),
+    show_default="allow",
+    help="Times that come while the last run has not ended: run beside it, leave them out, or run one after it.",
+)
 @click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
 @with_options(SCHEDULE_OPTIONS)
 @_JSON
@@ -84,6 +90,7 @@ def create_command(
     cron: str,
     timezone: str | None,
     missed: str | None,
+    overlap: str | None,
     strict: bool,
     as_json: bool,
     **options: Any,
@@ -91,7 +98,16 @@ def create_command(
     """Submit COMMAND again and again."""
     given = {"name": schedule} | given_options(command, options)
     item = read_options(given, folder=current_folder() or "")
-    kept = add_schedule(Api(url), item, cron=cron, name=schedule, timezone=timezone, missed=missed, strict=strict)
+    kept = add_schedule(
+        Api(url),
+        item,
+        cron=cron,
+        name=schedule,
+        timezone=timezone,
+        missed=missed,
+        overlap=overlap,
+        strict=strict,
+    )
     show_added(kept, as_json=as_json, quiet=False)
 
 
@@ -130,7 +146,15 @@ def delete_command(url: str | None, name: str, as_json: bool) -> None:
 
 
 def add_schedule(
-    api: Api, item: Item, *, cron: str, name: str | None, timezone: str | None, missed: str | None, strict: bool
+    api: Api,
+    item: Item,
+    *,
+    cron: str,
+    name: str | None,
+    timezone: str | None,
+    missed: str | None,
+    overlap: str | None,
+    strict: bool,
 ) -> Kept:
     """Keep a recurring submission of the item. Raises InputError, also where one of that name is there."""
     from launch_worker.cli.sending import check_all
@@ -152,6 +176,7 @@ def add_schedule(
         given=given,
         timezone=timezone or _own_timezone(),
         missed=missed or "skip",
+        overlap=overlap or "allow",
         made_at=now,
     )
     next_us = schedule.next_after(now)

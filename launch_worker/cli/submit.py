@@ -49,6 +49,7 @@ def submit_command(
     cron_name: str | None,
     timezone: str | None,
     missed: str | None,
+    overlap: str | None,
     **options: Any,
 ) -> int:
     """Submit COMMAND to a queue and print its run.
@@ -59,8 +60,8 @@ def submit_command(
     """
     if as_json and (follow or quiet):
         raise InputError("--json does not go with --follow or --quiet; use --wait --json")
-    if cron is None and (cron_name or timezone or missed):
-        raise InputError("--cron-name, --timezone and --missed are for recurring runs; give --cron too")
+    if cron is None and (cron_name or timezone or missed or overlap):
+        raise InputError("--cron-name, --timezone, --missed and --overlap are for recurring runs; give --cron too")
     if dry_run and (wait or follow or quiet or cron is not None):
         raise InputError("--dry-run submits nothing; leave out --wait, --follow, --quiet and --cron")
     given = given_options(command, options)
@@ -86,7 +87,14 @@ def submit_command(
         from launch_worker.cli.schedules import add_schedule, show_added
 
         kept = add_schedule(
-            Api(api), items[0], cron=cron, name=cron_name, timezone=timezone, missed=missed, strict=strict
+            Api(api),
+            items[0],
+            cron=cron,
+            name=cron_name,
+            timezone=timezone,
+            missed=missed,
+            overlap=overlap,
+            strict=strict,
         )
         show_added(kept, as_json=as_json, quiet=quiet)
         return 0

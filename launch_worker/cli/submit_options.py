@@ -129,6 +129,12 @@ _CRON = (
     click.option(
         "--missed", type=click.Choice(["skip", "once"]), show_default="skip", help="Times that nobody was there for."
     ),
+    click.option(
+        "--overlap",
+        type=click.Choice(["allow", "skip", "queue-one"]),
+        show_default="allow",
+        help="Times that come while the last run has not ended: run beside it, leave them out, or run one after it.",
+    ),
 )
 
 #: What of a run can be said, in the order of --help.

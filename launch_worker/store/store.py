@@ -439,18 +439,25 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         *,
         queue_config: str,
         pool_config: str,
+        overlap: str = "allow",
+        scheduled_at: int | None = None,
     ) -> Created | None:
         """Submit the run of a schedule whose time has come, and note its next time, in one step.
 
-        None when somebody else did it. Raises as `create`.
+        None when somebody else did it; one that is not new when that time was left out, because the last run has not
+        ended (`overlap`: allow, skip, queue-one). Raises as `create`.
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
-        answer = self._call("fire", *head, expiry_of(spec), *fields_of(spec))
+        planned = expected_us if scheduled_at is None else scheduled_at
+        fields = (*fields_of(spec), "scheduled_at", planned)
+        answer = self._call("fire", *head, expiry_of(spec), overlap, *fields)
+        if answer[0] == 2:
+            return Created(is_new=False, consumers=0)
         return None if answer[0] == 0 else created_of(spec, answer)
 
     def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
         """Leave out a time of a schedule; False when somebody else has dealt with it."""
-        return bool(self._call("fire", name, expected_us, next_us, "", "", "", "", "", "")[0])
+        return bool(self._call("fire", name, expected_us, next_us, "", "", "", "", "", "", "allow")[0])
 
     def system(self) -> str:
         """The name of this launch system on engines that others use too."""

@@ -678,13 +678,15 @@ def test_a_revived_attempt_still_hears_of_its_cancel(store: Store) -> None:
 
 def test_a_heartbeat_registers_the_worker_and_tells_the_next_due_time(store: Store) -> None:
     run_id = create(store, delay_s=30.0)
+    said = {"worker": "w", "owner": "o", "host": "h", "pid": 1, "slots": 1, "running": 0, "state": "running"}
+    said |= {"queues": ["default", "gpu"], "problem": None}
     pulse = store.heartbeat(
-        [], owner="o", worker="w", lease_s=30.0, gone_s=60.0, description={"worker": "w"}, queues=["default", "gpu"]
+        [], owner="o", worker="w", lease_s=30.0, gone_s=60.0, description=said, queues=["default", "gpu"]
     )
     assert pulse.answers == []
     assert pulse.next_due == store.get(run_id).due_at
     assert pulse.pass_age_s > 1e6, "no pass ever began"
-    assert store.workers() == [{"worker": "w"}]
+    assert store.workers() == [said]
     assert (store.consumers("default"), store.consumers("gpu")) == (1, 1)
     store.goodbye("o", queues=["default", "gpu"])
     assert store.workers() == []

@@ -1117,3 +1117,37 @@ def test_a_worker_and_its_queue_agree_on_what_runs_between_two_heartbeats(store:
     assert [found["running"] for found in store.workers_now()] == [store.running_in("queue", "default")] == [2]
     worker.end(next(iter(worker.jobs)))
     assert [found["running"] for found in store.workers_now()] == [store.running_in("queue", "default")] == [1]
+
+
+@pytest.mark.parametrize("overlap", ["allow", "skip", "queue-one"])
+def test_a_schedule_whose_last_run_goes_on_does_as_it_was_told(store: Store, overlap: str) -> None:
+    store.keep_schedule("nightly", "{}", 1000)
+    worker = Worker(store)
+    made: list[str] = []
+
+    def fire(at: int) -> bool:
+        run_id = new_run_id()
+        how: dict[str, Any] = {"queue_config": "", "pool_config": "", "overlap": overlap}
+        created = store.fire("nightly", at, at + 1000, run_id, RunSpec(command=("true",)), **how)
+        assert created is not None
+        if created.is_new:
+            made.append(run_id)
+        return created.is_new
+
+    assert fire(1000)
+    worker.work()
+    assert store.get(made[0]).scheduled_at == 1000
+    # One goes on; then two times come.
+    found = [fire(2000), fire(3000)]
+    assert found == {"allow": [True, True], "skip": [False, False], "queue-one": [True, False]}[overlap]
+    if overlap == "queue-one":
+        assert worker.work() == []
+        assert reason(store, made[1]) == f"after run {made[0]} (any)"
+    worker.end(made[0], FAILED)
+    worker.work()
+    assert store.get(made[-1]).state is (S.FAILED if overlap == "skip" else S.RUNNING)
+    for run_id in list(worker.jobs):
+        worker.end(run_id)
+    assert fire(4000)
+    assert store.delete_schedule("nightly")
+    assert not store._redis.keys("launch:schedule:*")

@@ -286,7 +286,7 @@ def test_a_queue_is_made_shown_changed_and_deleted_by_commands(cluster: Cluster,
     assert listed[0].split() == [
         *("QUEUE", "WAITING", "LATER", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION")
     ]
-    assert listed[1].split()[:5] == ["gpu", "1", "0", "2", "lab"]
+    assert listed[1].split()[:6] == ["gpu", "1", "0", "0", "2", "lab"]
     cleared = told(
         cluster,
         *("queues", "set", "gpu", "--limit", "none", "--pool", "", "--default", "timeout=", "--variables", ""),

@@ -12,6 +12,7 @@ from launch_worker.passes import PASSES
 from launch_worker.run import Record
 from launch_worker.schedules import Schedule, fire_due
 from launch_worker.states import RunState
+from launch_worker.units import isoformat
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster
 
@@ -68,6 +69,7 @@ def test_a_recurring_run_is_listed_shown_and_deleted(cluster: Cluster) -> None:
         (("--cron", "0 3 * * *", "--strict", "-q", "gpuu"), "there is no queue 'gpuu'"),
         (("--cron", "0 3 * * *", "--cron-name", "a b"), "not allowed as a name"),
         (("--missed", "once"), "give --cron too"),
+        (("--overlap", "skip"), "give --cron too"),
     ],
 )
 def test_what_makes_no_recurring_run_is_refused(cluster: Cluster, arguments: tuple[str, ...], problem: str) -> None:
@@ -177,3 +179,20 @@ def test_the_folder_of_a_recurring_run_is_sent_with_the_schedule(cluster: Cluste
     (run,) = wait_until(lambda: list(cluster.api.list()), what="it was fired")
     assert run.wait(20) is RunState.FINISHED
     assert run.logs() == b"hello\n"
+
+
+def test_a_recurring_job_that_goes_on_is_not_run_beside_itself_and_knows_its_time(cluster: Cluster) -> None:
+    made = cluster.run(
+        *("launch-worker", "schedules", "create", "slow", "--cron", "@daily", "--overlap", "skip", "--"),
+        *("sh", "-c", "echo $LAUNCH_SCHEDULED_AT; sleep 60"),
+    )
+    assert made.code == 0, made
+    assert '"overlap": "skip"' in cluster.run("launch-worker", "schedules", "show", "slow", "--json").out
+    cluster.worker()
+    make_due(cluster, "slow")
+    [run] = wait_until(lambda: list(cluster.api.list()), what="it was fired")
+    wait_until(lambda: run.refresh().state is RunState.RUNNING and run.logs(), what="it goes on")
+    assert run.logs().decode().strip() == isoformat(run.record.scheduled_at)
+    make_due(cluster, "slow", in_s=-0.5)
+    fire_due(cluster.api.store, cluster.api.settings)
+    assert len(list(cluster.api.list())) == 1

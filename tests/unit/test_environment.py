@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -132,6 +133,15 @@ def test_a_run_of_an_array_knows_its_number() -> None:
         env = made(array="01abc", array_index=0)
         assert (env["LAUNCH_ARRAY_ID"], env["LAUNCH_ARRAY_INDEX"]) == ("01abc", "0")
         assert not any(name.startswith("LAUNCH_ARRAY") for name in made())
+
+
+def test_a_scheduled_run_knows_the_time_for_which_it_was_planned() -> None:
+    planned = replace(record("[]"), scheduled_at=1_783_000_000_000_000)
+    env = job_environment(
+        planned, RunSpec(command=("true",)), worker_env={}, redis_url=URL, config_path="/w/c.json", wandb_env=False
+    )
+    assert datetime.fromisoformat(env["LAUNCH_SCHEDULED_AT"]).timestamp() == 1_783_000_000
+    assert "LAUNCH_SCHEDULED_AT" not in environment()
 
 
 def test_a_submitter_cannot_change_which_gpus_are_seen() -> None:

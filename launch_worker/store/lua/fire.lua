@@ -1,18 +1,33 @@
 -- A recurring submission's time has come: (nothing) -> Pending, and its next time is noted, in one step; so two beats
 -- do it once.  ARGV: name, the time for which it is fired, the next one (both us), then as for create: id, reason,
---   queue, its configuration, its pool's, expires_us, field, value, …   With id '' that time is left out.
--- Returns {1, 0} | {0, 0} (somebody else did it, or it is gone) | {-1, configuration, the pool's} | {-2, why not}.
+--   queue, its configuration, its pool's, expires_us, overlap, field, value, …   With id '' that time is left out.
+-- While the schedule's last run has not ended, overlap `skip` leaves the time out, and `queue-one` makes a run that waits
+-- for that one's end, unless one waits already; `allow` asks nothing.
+-- Returns {1, 0} | {0, 0} (somebody else did it, or it is gone) | {2, the last run} (left out: that has not ended)
+--   | {-1, configuration, the pool's} | {-2, why not}.
 local name, expected, next_us = unpack(ARGV, 1, 3)
-local id, reason, queue, config, config_of_pool, expires_us = unpack(ARGV, 4, 9)
+local id, reason, queue, config, config_of_pool, expires_us, overlap = unpack(ARGV, 4, 10)
+local last_key = 'launch:schedule:' .. name .. ':run'
 local at = tonumber(redis.call('ZSCORE', 'launch:schedules', name) or '')
 if at ~= tonumber(expected) then return {0, 0} end
 local now = now_us()
 if id ~= '' and is_new(id) then
   local known, known_of_pool = queue_config(queue), pool_config(queue)
   if known ~= config or known_of_pool ~= config_of_pool then return {-1, known, known_of_pool} end
-  local created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, 10)})
+  local fields = {unpack(ARGV, 11)}
+  local last = overlap ~= 'allow' and redis.call('GET', last_key)
+  local state = last and get(last, 'state')[1]
+  if state == 'Pending' or state == 'Running' then
+    if overlap == 'skip' or state == 'Pending' then
+      redis.call('ZADD', 'launch:schedules', next_us, name)
+      return {2, last}
+    end
+    fields[#fields + 1], fields[#fields + 2] = 'waits_for', cjson.encode({[last] = 'any'})
+  end
+  local created, why = create(id, now, reason, queue, nil, tonumber(expires_us), fields)
   if created == -2 then return {-2, why} end
   add_all()
+  if overlap ~= 'allow' then redis.call('SET', last_key, id) end
 end
 redis.call('ZADD', 'launch:schedules', next_us, name)
 return {1, 0}

@@ -2,7 +2,7 @@
 -- Returns 1, or 0 where there was none to take away.
 local name, text, next_us = unpack(ARGV)
 if text == '' then
-  redis.call('DEL', 'launch:schedule:' .. name)
+  redis.call('DEL', 'launch:schedule:' .. name, 'launch:schedule:' .. name .. ':run')
   return redis.call('ZREM', 'launch:schedules', name)
 end
 redis.call('SET', 'launch:schedule:' .. name, text)

@@ -29,6 +29,7 @@
 --   launch:sweep:ID:curve:N   list    what run N told of the metric, as "STEP VALUE" (sweeps that stop runs early only)
 --   launch:sweep:ID:lock:WHAT string  somebody makes the sweep's next runs, or judges them; expires
 --   launch:schedules          zset    recurring submissions by their next time; launch:schedule:NAME  string  each of them
+--   launch:schedule:NAME:run  string  the last run of one that asks whether that has ended; goes with it
 --   launch:cancels            zset    Running runs that shall stop, by the time of the request
 --   launch:ended              zset    runs in a final state, by end; what retention deletes
 --   launch:settling           string  for a while after an outage: no run is called Crashed, workers report first
