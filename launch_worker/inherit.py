@@ -314,7 +314,11 @@ class Heir:
             return (None, why) if kept is None else (Adopted(kept, None, finished=True), "")
         if record is None:
             return None, why
-        folder.keep_record(record)
+        try:
+            folder.keep_record(record)
+        except OSError as error:
+            # The attempt is this worker's by now: its job must not stay without one. The next heir asks for either owner.
+            log.error("run.record_not_kept run=%s: %s", folder.run_id, error)
         return Adopted(record, self._agent.lease_of(record, renewed_at=sent_at)), ""
 
     def _carry_on(self, adopted: Adopted, folder: AttemptFolder, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Any order of an engine's misdeeds, submissions, cancels and replaced workers: no run is executed twice, each ends once.
+"""An engine's misdeeds, cancels and replaced workers in any order: no run is executed twice, and each ends once.
 
 The real agent, guard and Redis, with a scripted engine. More examples: LAUNCH_FUZZ_EXAMPLES=200.
 """
