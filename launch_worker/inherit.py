@@ -317,7 +317,7 @@ class Heir:
         try:
             folder.keep_record(record)
         except OSError as error:
-            # The attempt is this worker's by now: its job must not stay without one. The next heir asks for either owner.
+            # The attempt is this worker's by now: its job must not stay without one.
             log.error("run.record_not_kept run=%s: %s", folder.run_id, error)
         return Adopted(record, self._agent.lease_of(record, renewed_at=sent_at)), ""
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import queue
+import threading
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch_worker.api import Api, Run
+from launch_worker.attempt import Attempt
 from launch_worker.errors import RefusedError
 from launch_worker.health import check, problems
+from launch_worker.inherit import Heir
+from launch_worker.outage import Outage
 from launch_worker.overview import overview
 from launch_worker.passes import crash_stale_runs
 from launch_worker.run import Record
+from launch_worker.runners.container_config import Labels
+from launch_worker.runners.process import Lease
+from launch_worker.spool import AttemptFolder
 from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from tests.redis.test_adoption import adopt
@@ -180,3 +192,63 @@ def test_a_held_run_that_was_asked_to_stop_says_so(store: Store, api: Api) -> No
 def test_a_pending_run_is_not_held(store: Store) -> None:
     run_id = create(store)
     assert not store.get(run_id).is_held
+
+
+# -- being taken over --------------------------------------------------------------------------------------------------
+
+
+class Carrier:
+    """What an heir asks of its agent: it carries on what was taken over."""
+
+    def __init__(self) -> None:
+        self.carried: list[Attempt] = []
+
+    def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
+        return None
+
+    def attempt_folder(self, record: Record) -> AttemptFolder:
+        raise AssertionError("it has a folder")
+
+    def carries(self, run_id: str) -> bool:
+        return False
+
+    def carry_on(self, attempt: Attempt) -> None:
+        self.carried.append(attempt)
+
+
+class Adopting:
+    """In place of an engine, which is not asked anything here."""
+
+    def adopt(self, labels: Labels, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(events=queue.SimpleQueue())
+
+
+def test_a_container_is_taken_over_though_the_disk_is_full(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is this worker's by then: nobody else would renew it."""
+    record = held(store, retries=1)
+    folder = AttemptFolder(tmp_path / f"{record.id}.{record.attempt}.{record.token}")
+    folder.make(for_process=False)
+    folder.mark_container(record)
+    carrier, stopping, runner = Carrier(), threading.Event(), Adopting()
+    heir = Heir(
+        carrier,
+        owner="heir",
+        worker="w2",
+        host="h",
+        store=store,
+        work_dir=tmp_path,
+        lease_s=30.0,
+        containers=lambda: runner,  # type: ignore[arg-type, return-value]
+        has_containers=lambda: True,
+        system=lambda: "it",
+        outage=Outage(stopping),
+    )
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(AttemptFolder, "keep_record", full)
+    heir._adopt_container(folder, [record.owner])
+    assert [attempt.record.id for attempt in carrier.carried] == [record.id]
