@@ -250,6 +250,30 @@ def test_flower_shows_a_crashed_run_as_failure(cluster: Cluster) -> None:
     }
 
 
+def test_the_end_of_a_run_is_shown_though_the_worker_had_to_connect_anew(cluster: Cluster) -> None:
+    seen: list[tuple[str, str]] = []
+    app = Celery(broker=cluster.env["LAUNCH_REDIS_URL"], set_as_current=False)
+    note = {"*": lambda event: seen.append((event.get("uuid", ""), event["type"]))}
+    receiver = app.events.Receiver(app.connection_for_read(), handlers=note)
+    receiving = threading.Thread(target=_receive, args=(receiver,), daemon=True)
+    receiving.start()
+    redis = cluster.api.store._redis
+    wait_until(lambda: redis.pubsub_numpat() > 0, what="someone receives events")
+    worker = cluster.worker()
+    run = submit(["sleep", "600"], api=cluster.api)
+    wait_for_pid(run)
+    wait_until(lambda: (run.id, "task-started") in seen, what="it is shown")
+    for client in redis.client_list():
+        if client["name"] == celeryconfig.broker_transport_options["client_name"]:
+            redis.client_kill_filter(_id=client["id"])
+    wait_until(lambda: worker.log.count("Connected to redis") == 2, what="it connects anew")
+    run.cancel(grace_s=0)
+    assert run.wait(20) is RunState.KILLED
+    wait_until(lambda: (run.id, "task-revoked") in seen, what="its end is shown")
+    receiver.should_stop = True
+    receiving.join(5)
+
+
 #: Celery's events of tasks cannot be sent, whatever the reason.
 _NO_EVENTS = """
 from celery.events.dispatcher import EventDispatcher as _EventDispatcher
