@@ -136,7 +136,6 @@ HOMES = {
     "pydantic": ("spec", "item_schema"),
     "pydantic_core": ("patterns",),
     "fsspec": ("code.storage",),
-    "pathspec": ("code.listing",),
 }
 
 
@@ -250,7 +249,7 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert not strays, "\n".join(strays)
 
 
-@pytest.mark.parametrize("library", ["pydantic", "pydantic_core", "fsspec", "pathspec"])
+@pytest.mark.parametrize("library", ["pydantic", "pydantic_core", "fsspec"])
 def test_a_slow_library_is_imported_inside_functions_only(library: str) -> None:
     early = [str(found) for found in IMPORTS if found.target.partition(".")[0] == library and not found.in_function]
     assert not early, "\n".join(early)
