@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -95,7 +96,9 @@ class Api(Submitter, QueueApi, SweepApi):
         order: str = "-created_at",
         per_page: int = 50,
     ) -> Runs:
-        """W&B's `Api.runs`: the runs of a project (`entity/project`; None: of all) that fit a filter, in an order.
+        """W&B's `Api.runs`: the runs of a project that fit a filter, in an order.
+
+        `path` is `entity/project`, or `project` for that one of each entity; None is for all runs.
 
         Filters are Mongo's: `$and $or $nor`, and `$eq $ne $in $nin $gt $gte $lt $lte $regex $exists $not` of a field.
         Fields and orders: docs/python.md. Nothing is read before the first look at the result, and then `per_page` at a
@@ -106,7 +109,10 @@ class Api(Submitter, QueueApi, SweepApi):
             raise InputError(f"path {path[:60]!r} is not a project; write it as ENTITY/PROJECT")
         if not isinstance(per_page, int) or isinstance(per_page, bool) or not 1 <= per_page <= MAX_PER_PAGE:
             raise InputError(f"per_page must be a whole number from 1 to {MAX_PER_PAGE}, not {per_page!r}")
-        given = {} if path is None else {"project": path}
+        given: dict[str, Any] = {} if path is None else {"project": path}
+        if path is not None and "/" not in path:
+            # As `run` takes it: the last part alone, whatever the entity.
+            given = {"project": {"$regex": f"^([^/]+/)?{re.escape(path)}$"}}
         wanted, by = parse_filter(filters, **given), parse_order(order)
         catch_up(self.store, self.settings)
         return Runs(self, wanted, by, per_page=per_page)

@@ -277,7 +277,9 @@ def _kind(value: Any) -> str:
 
 
 def _wrong(name: str, value: Any, wanted: str) -> InputError:
-    return InputError(f"{name.replace('_', ' ')} must be {wanted}, not {_kind(value)}")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    shown = f"{value!r:.40}" if is_number else _kind(value)
+    return InputError(f"{name.replace('_', ' ')} must be {wanted}, not {shown}")
 
 
 def _text(name: str, value: Any) -> str:

@@ -210,6 +210,12 @@ def _text(pattern: re.Pattern[str], rule: str) -> Callable[[str, Any], str]:
     return check
 
 
+def _user(name: str, value: Any) -> str:
+    # YAML and JSON make a number of a user's.
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return _text(_USER, "it is a user, or USER:GROUP")(name, text)
+
+
 def _one_of(*words: str) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
         if value not in words:
@@ -311,7 +317,7 @@ _SUBMITTER: dict[str, Callable[[str, Any], Any]] = {
     "network": _one_of("bridge", "none"),
     "mounts": _mounts,
     "tmpfs": _tmpfs,
-    "user": _text(_USER, "it is a user, or USER:GROUP"),
+    "user": _user,
     "read_only": _flag,
     "init": _flag,
     "pids_limit": _count(1, 4_194_304),

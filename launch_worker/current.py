@@ -168,7 +168,7 @@ class CurrentRun:
 
 
 class Summary(dict[str, "Any"]):
-    """A dict of which each change is told."""
+    """A dict of which each value that is set is told. A name that was told stays in the record: `del` is local."""
 
     def __init__(self, run: CurrentRun) -> None:
         super().__init__()

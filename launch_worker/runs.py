@@ -19,7 +19,7 @@ from launch_worker.run import Record, Transition
 from launch_worker.states import RunState
 from launch_worker.store.items import SavedFile, saved_files
 from launch_worker.submitting import me
-from launch_worker.units import isoformat
+from launch_worker.units import format_duration, isoformat
 
 if TYPE_CHECKING:
     from launch_worker.api import Api
@@ -279,11 +279,13 @@ class Run:
         deleted meanwhile. Woken by the transition itself, not by polling.
         """
         seconds = timeout if timeout_s is None else timeout_s
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float, type(None))):
+            raise InputError(f"timeout must be a number of seconds, not {seconds!r:.40}")
         deadline = None if seconds is None else time.monotonic() + seconds
         for state, _ in self.follow(logs=False, deadline=deadline):
             if state is not None and state.is_final:
                 return state
-        raise TimeoutError(f"run {self.id} is still {self.refresh().state} after {seconds:g} s")
+        raise TimeoutError(f"run {self.id} is still {self.refresh().state} after {format_duration(seconds or 0)}")
 
     def follow(
         self,

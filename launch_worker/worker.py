@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -47,6 +48,11 @@ from launch_worker.store.safety import check_safe
 from launch_worker.units import parse_duration
 
 log = logging.getLogger("launch_worker.worker")
+
+#: Open files of an idle worker, and of each job in the worker or its guard, with some to spare.
+_FILES, _FILES_OF_A_JOB = 64, 8
+#: A limit that is as good as none is no plan.
+_JOBS_COUNTED = 4096
 
 T = TypeVar("T")
 
@@ -216,6 +222,27 @@ def set_slots(sender: Any, **_: Any) -> None:
     if limit is not None:
         sender.concurrency = max(1, limit)
     Start.slots = sender.concurrency if limit is None else limit
+    _allow_files(Start.slots, Start.current.config.max_schedulers)
+
+
+def _allow_files(slots: int, schedulers: int) -> None:
+    """Let this process and its guard open as many files as that many jobs need, or say that it may not."""
+    jobs = min(max(1, slots), _JOBS_COUNTED) + min(max(0, schedulers), _JOBS_COUNTED)
+    wanted = _FILES + _FILES_OF_A_JOB * jobs
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        # No more than that: jobs inherit it, and some go through all numbers up to it.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return
+    fit = (hard - _FILES) // _FILES_OF_A_JOB - min(max(0, schedulers), _JOBS_COUNTED)
+    fewer = f", or start it with -c {fit}" if fit > 0 else ""
+    _give_up(
+        f"{slots} runs at once need {wanted} open files, and this worker may have {hard}; raise that (ulimit -n, "
+        f"LimitNOFILE= of a systemd unit){fewer}",
+        2,
+    )
 
 
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]

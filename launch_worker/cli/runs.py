@@ -13,7 +13,7 @@ import click
 from launch_worker.api import Api, Run
 from launch_worker.cli import following, output
 from launch_worker.cli.errors import each
-from launch_worker.errors import InputError
+from launch_worker.errors import BrokerUnavailableError, InputError
 from launch_worker.filters import Filter, parse_filter
 from launch_worker.foreign import read_json
 from launch_worker.passes import catch_up
@@ -136,9 +136,22 @@ def _print(rows: Sequence[tuple[dict[str, Any], int | None]], *, places: bool, a
 
 def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, places: bool, as_json: bool) -> None:
     on_terminal = sys.stdout.isatty() and not as_json
-    shown = None
+    shown, is_away = None, False
     while True:
-        found = rows()
+        try:
+            found = rows()
+        except BrokerUnavailableError as error:
+            if shown is None:
+                raise
+            # A screen that is watched for days sees a restart of Redis.
+            if not is_away:
+                output.say(f"launch-worker: {error}; it is tried again until Ctrl-C", err=True)
+            is_away = True
+            time.sleep(_WATCH_TURN_S)
+            continue
+        if is_away:
+            output.say("launch-worker: Redis answers again", err=True)
+        is_away = False
         if on_terminal:
             click.clear()
         if on_terminal or found != shown:

@@ -69,7 +69,7 @@ _LIMITS = (
     ),
     click.option("--grace", metavar="DUR", show_default="10s", help="From SIGTERM to SIGKILL."),
     click.option("--retries", type=click.IntRange(min=0), show_default="0", help="New attempts when it fails."),
-    click.option("--retry-delay", metavar="DUR", show_default="0", help="Time before a new attempt."),
+    click.option("--retry-delay", metavar="DUR", show_default="0", help="Time before each new attempt (no back-off)."),
     click.option("--retry-on", metavar="WHEN", show_default="failed,crashed", help="Ends that are tried again."),
     click.option(
         "--max-preemptions", type=click.IntRange(min=0), metavar="N", show_default="5", help="Then it Failed."
