@@ -152,7 +152,7 @@ def kill_beat(system: System, fault: Fault) -> bool:
 
 def term_beat(system: System, fault: Fault) -> bool:
     slot = _pick(system.beats, fault)
-    if slot is None or slot.part is None or slot.life is None or boot_time_s() < slot.life.since + 3.0:
+    if slot is None or slot.part is None or slot.life is None or not slot.is_ready:
         return False
     slot.restart_s = fault.restart_s
     slot.life.termed_at.append(boot_time_s())

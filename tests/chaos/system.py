@@ -77,7 +77,8 @@ class Slot:
     def is_ready(self) -> bool:
         """Whether its start is over: before, its signals are whoever's who started it."""
         if not self.is_ready_known and self.is_up and self.part is not None:
-            self.is_ready_known = " ready." in self.part.log
+            text = self.part.log
+            self.is_ready_known = " ready." in text or "beat: Starting" in text
         return self.is_ready_known
 
     @property
