@@ -44,6 +44,7 @@ class Bench:
     phases: list[str] = field(default_factory=list)
     token: int = 7
     owner: str = "o"
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     def labels(self) -> Labels:
         return Labels(self.system, self.run, attempt=1, token=self.token, owner=self.owner, worker="w", host="h")
@@ -60,7 +61,7 @@ class Bench:
         **plan: Any,
     ) -> ContainerHandle:
         return self.runner.start(
-            ContainerPlan(**{"image": self.image} | plan),
+            ContainerPlan(**{"image": self.image} | self.defaults | plan),
             command,
             key=f"{self.run}.1",
             labels=self.labels(),

@@ -61,6 +61,7 @@ def bench_at(url: str, client: Any, image: str, folder: Path, *, redis_url: str 
     made = Bench(client, image, folder, ContainerRunner(guard, redis_url=redis_url))
     made.runner.engine = engine.Engine(look_timeout_s=2.0)
     made.runner.watch._engine = made.runner.talks._engine = made.runner.engine
+    made.defaults["network"] = "none"
     try:
         yield made
     finally:

@@ -32,7 +32,11 @@ from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from tests.scripted_engine import CALLS, MISDEEDS, ScriptedEngine, settle
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # The agent's own threads use `random` while examples are drawn.
+    pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning"),
+]
 
 _EXAMPLES = int(os.environ.get("LAUNCH_FUZZ_EXAMPLES", "4"))
 _ENDS = (RunState.FINISHED, RunState.FAILED, RunState.KILLED, RunState.CRASHED)
@@ -129,7 +133,7 @@ class Machine(RuleBasedStateMachine):
         self.engine.heal()
         self._a_moment()
 
-    @precondition(lambda self: self.engine.running())
+    # Whether one runs now depends on the time that others took: no precondition, or Hypothesis calls it flaky.
     @rule(code=st.sampled_from([0, 3]))
     def a_job_ends(self, code: int) -> None:
         for found in self.engine.running()[:1]:
