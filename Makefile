@@ -20,7 +20,7 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos bench bench-quick lint check format clean
+.PHONY: help demo test walk chaos bench bench-quick lint check format clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -32,6 +32,9 @@ demo: $(INSTALLED) ## run one training job through a private Redis, a worker, be
 
 test: $(INSTALLED_DEV) ## run the whole test suite
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+walk: ## as root: go through the README as a new user, on a bare account and on a bare Debian, in some minutes
+	$(PYTHON) -m tests.walk
 
 chaos: $(INSTALLED_DEV) ## kill, freeze, cut and fill at random for 10 minutes; make chaos SEED=2 DURATION=60
 	$(BIN)/python -m tests.chaos --seed $(SEED) --duration $(DURATION)
