@@ -38,7 +38,7 @@ from launch_worker.retry import Outcome
 from launch_worker.run import Record
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner, reap_orphans
-from launch_worker.settings import NO_WORK_DIR
+from launch_worker.settings import NO_WORK_DIR, Settings
 from launch_worker.spec import parse_spec
 from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark, why_not_own
 from launch_worker.store import keys
@@ -67,6 +67,8 @@ _WIRES = frozenset(
         "on_schedulers",
     )
 )
+#: Of the disk, unless the settings say it: what the files of some runs need to begin.
+_MIN_FREE_BYTES = 64 << 20
 #: From the end of the last job's grace to its report.
 _LAST_STEPS_S = 10.0
 _SAY_AGAIN_S = 30.0
@@ -520,7 +522,7 @@ class LaunchAgent(ByHand):
     @property
     def takes_runs(self) -> bool:
         """False while the worker drains or is in quarantine."""
-        return not self._draining and self._quarantine.until is None
+        return not self._draining and not self._quarantine.is_on
 
     def why_no_runs(self) -> str:
         """Why the worker takes no runs now; '' when it does."""
@@ -620,6 +622,15 @@ class LaunchAgent(ByHand):
             self._on_intake(False)
             self._liveness.wake()
 
+    def _look_at_disk(self) -> None:
+        """Take no runs while the disk has too little room for any, and take them again when it has."""
+        shortage = _shortage(self._settings)
+        if bool(shortage) != bool(self._quarantine.shortage):
+            log.warning("worker.disk: %s", shortage or "there is room again; runs are taken")
+            self._quarantine.shortage = shortage
+            self._on_intake(self.takes_runs)
+        self._quarantine.shortage = shortage
+
     def _guards(self) -> list[ProcessRunner]:
         """This worker's own, and those that it took over."""
         estates = self._recovery.estates
@@ -631,6 +642,7 @@ class LaunchAgent(ByHand):
         """Renew the leases of all running attempts in one call, and heed what is said of each."""
         if self._quarantine.is_over(now=boot_time_s()):
             self.resume()
+        self._look_at_disk()
         self._release_former()
         reap_orphans()
         if not self.takes_runs and self._is_listed:
@@ -747,3 +759,20 @@ class LaunchAgent(ByHand):
             "cpus": {"total": total.millicores / 1000, "free": free.millicores / 1000},
             "memory": {"total": total.memory, "free": free.memory},
         }
+
+
+def _shortage(settings: Settings) -> str:
+    """What is said of the worker's disk while it has less room than a run needs; '' when it has enough."""
+    try:
+        disk = os.statvfs(settings.work_dir)
+    except OSError:
+        return ""  # what is wrong with it, the next start tells
+    free, least = disk.f_bavail * disk.f_frsize, settings.min_free_bytes
+    if least is None:
+        least = min(_MIN_FREE_BYTES, disk.f_blocks * disk.f_frsize // 20)
+    if free >= least:
+        return ""
+    return (
+        f"LAUNCH_WORK_DIR {settings.work_dir} has {free >> 20:,} MiB free, and less than {least >> 20:,} MiB "
+        "(LAUNCH_MIN_FREE_BYTES) is too little; make room there"
+    )

@@ -64,7 +64,7 @@ class AgentConfig:
     memory: str | None = None
     drain_timeout: float | None = None
     detach_on_exit: bool = False
-    quarantine_after: int = 5
+    quarantine_after: int = 1
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> AgentConfig:

@@ -82,7 +82,15 @@ def execute(
     except (InputError, StartError) as error:
         attempt.error = error
         is_away = isinstance(error, EngineAwayError)
-        return Outcome(RunState.FAILED, reason=str(error), phase=phase, message=str(error), engine_fault=is_away)
+        is_machine = isinstance(error, StartError) and error.worker_fault
+        return Outcome(
+            RunState.FAILED,
+            reason=str(error),
+            phase=phase,
+            message=str(error),
+            engine_fault=is_away,
+            worker_fault=is_machine,
+        )
     except OSError as error:
         attempt.error = error
         log.error("run.failed run=%s phase=%s: %s", attempt.record.id, phase, error)

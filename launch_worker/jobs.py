@@ -549,6 +549,7 @@ class Jobs:
             attempt=record.attempt,
             first_attempt=record.first_attempt,
             preemptions=record.preemptions,
+            misstarts=record.misstarts,
         )
 
     def _finish(self, record: Record, step: NextStep, pid: int | None = None, ended_ago_s: float | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""A worker that fails one job after the other before they start takes no more for a while, and says why."""
+"""A worker that cannot start jobs for what is wrong with its machine takes no more for a while, and says why."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ LONGEST_PAUSE_S = 1800.0
 
 @dataclass
 class Quarantine:
-    """Counts submissions in a row that could not be started. `after` 0 never pauses. Times are seconds of one clock.
+    """Counts submissions in a row whose start failed through the machine: its disk, its descriptors, its engine's GPUs.
 
-    A run's retries, and the runs of an array, count once: it is the worker that shall be doubted, not one command.
+    A program that is not there is its submitter's affair: it says nothing of the machine, neither good nor bad. `after`
+    0 never pauses. Times are seconds of one clock. A run's attempts, and the runs of an array, count once.
     """
 
     after: int
     #: Until when nothing is taken; None when runs are taken.
     until: float | None = None
     why: str = ""
+    #: What the machine has too little of for any run, now; '' for nothing.
+    shortage: str = ""
     _failed: deque[tuple[float, str]] = field(default_factory=deque)
     _pauses: int = 0
 
@@ -31,7 +34,9 @@ class Quarantine:
         """Count an attempt's end; True when the worker must pause from now on. `whose`: its run, or its array."""
         if outcome.engine_fault:
             return False
-        if outcome.phase != "start" and not outcome.worker_fault:
+        if not outcome.worker_fault:
+            if outcome.phase in ("agent", "build", "start"):
+                return False
             self._failed.clear()
             if self.until is None:
                 self._pauses = 0
@@ -46,7 +51,8 @@ class Quarantine:
         self._pauses += 1
         self._failed.clear()
         self.until = now + pause_s
-        self.why = f"{self.after} submissions in a row could not be started, the last one because: {outcome.reason}"
+        several = f"{self.after} submissions in a row could" if self.after > 1 else "a run could"
+        self.why = f"{several} not be started through this machine's fault: {outcome.reason}"
         return True
 
     def is_over(self, *, now: float) -> bool:
@@ -56,8 +62,14 @@ class Quarantine:
     def lift(self) -> None:
         self.until, self.why = None, ""
 
+    @property
+    def is_on(self) -> bool:
+        return self.until is not None or bool(self.shortage)
+
     def describe(self, *, now: float) -> str | None:
         """A sentence for people; None when runs are taken."""
+        if self.shortage:
+            return f"takes no runs for now: {self.shortage}"
         if self.until is None:
             return None
         return f"takes no runs for {format_duration(max(1.0, self.until - now))} more: {self.why}"

@@ -15,6 +15,12 @@ from launch_worker.units import format_duration
 PHASES = ("agent", "build", "start", "run")
 
 
+#: So often a run goes back to its queue because a worker could not start it; then it has failed, as others do.
+MAX_MISSTARTS = 5
+#: Before it is tried elsewhere; twice as long each time.
+FIRST_MISSTART_DELAY_S = 2.0
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The truth about one attempt's end, as its worker saw it."""
@@ -54,20 +60,23 @@ class NextStep:
     is_preemption: bool = False
     #: It counts as nothing.
     is_free: bool = False
+    #: It counts as a start that failed through the worker.
+    is_misstart: bool = False
 
     @property
     def counts_as(self) -> int:
-        """For the scripts: 0 a retry, 1 a preemption, 2 nothing."""
-        return 2 if self.is_free else int(self.is_preemption)
+        """For the scripts: 0 a retry, 1 a preemption, 2 nothing, 3 a start that failed through the worker."""
+        return 3 if self.is_misstart else 2 if self.is_free else int(self.is_preemption)
 
 
 def next_step(
-    outcome: Outcome, *, spec: RunSpec, attempt: int, first_attempt: int = 1, preemptions: int = 0
+    outcome: Outcome, *, spec: RunSpec, attempt: int, first_attempt: int = 1, preemptions: int = 0, misstarts: int = 0
 ) -> NextStep:
     """Decide from the outcome and the retry policy; `first_attempt` is where the policy began to count.
 
     (`launch-worker retry` begins a new count.) `preemptions`: how often the run was preempted before. That a preempted
     run goes back to its queue under its id, at most five times by default, is W&B's (its Launch agent's `max_tries`).
+    `misstarts`: how often its start failed through a worker before.
     """
     if outcome.unbegun:
         return NextStep(outcome, retry_delay_s=0.0, retry_reason="back in its queue: it had not begun", is_free=True)
@@ -76,6 +85,10 @@ def next_step(
             words = f"preempted {preemptions + 1} of {spec.max_preemptions} times"
             return NextStep(outcome, retry_delay_s=0.0, retry_reason=words, is_preemption=True)
         outcome = replace(outcome, reason=f"{outcome.reason}; it was preempted {preemptions} times before, and no more")
+    if outcome.worker_fault and outcome.phase != "run" and misstarts < MAX_MISSTARTS:
+        words = f"back in its queue, for the start failed through its worker: {outcome.reason}"
+        delay_s = FIRST_MISSTART_DELAY_S * 2**misstarts
+        return NextStep(outcome, retry_delay_s=delay_s, retry_reason=words, is_misstart=True)
     retried = attempt - first_attempt
     if outcome.by_shutdown and retried < spec.retries and RunState.CRASHED.value.lower() in spec.retry_on:
         return NextStep(outcome, retry_delay_s=0.0, retry_reason="handed back by its worker")
@@ -105,6 +118,7 @@ def next_step_of(record: Record, outcome: Outcome) -> NextStep:
         attempt=record.attempt,
         first_attempt=record.first_attempt,
         preemptions=record.preemptions,
+        misstarts=record.misstarts,
     )
 
 

@@ -113,6 +113,8 @@ class Record:
     log_missing: int = 0
     #: How often it was preempted so far.
     preemptions: int = 0
+    #: How often its start failed through a worker so far.
+    misstarts: int = 0
     #: Someone asked for its preemption, and not for its end.
     preempting: bool = False
     #: The latest attempt's job said that its machine is being taken away.
@@ -189,6 +191,7 @@ class Record:
             late_exit=get("late_exit", ""),
             log_missing=number("log_missing") or 0,
             preemptions=number("preemptions") or 0,
+            misstarts=number("misstarts") or 0,
             preempting=get("preempting", "") == "1",
             yields=bool(get("yields")) and get("yields") == get("token"),
             start_at=number("start_at"),
@@ -305,6 +308,7 @@ class Record:
             "scheduler": "1" if self.is_scheduler else "",
             "version": str(self.version),
             "preemptions": str(self.preemptions),
+            "misstarts": str(self.misstarts),
             "gpus": json.dumps(self.gpus),
         }
         for name in ("started_at", "start_at", "scheduled_at"):

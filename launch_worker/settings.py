@@ -58,6 +58,8 @@ class Settings:
     work_dir_trusted: bool = False
     #: Workers and beat go to a Redis that strangers may be able to write to.
     is_insecure: bool = False
+    #: With less than this free on its disk a worker takes no runs; None: 64 MiB, or 5 % of a smaller disk.
+    min_free_bytes: int | None = None
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -124,6 +126,7 @@ class Settings:
             log_bytes=log_bytes,
             # What is not in Redis yet must still be in the file.
             log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),
+            min_free_bytes=size("LAUNCH_MIN_FREE_BYTES", 0) if env.get("LAUNCH_MIN_FREE_BYTES") else None,
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
             upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
             backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),

@@ -607,7 +607,7 @@ _add_option(
 _add_option(
     "--quarantine-after",
     type=click.IntRange(min=0),
-    help="Take no runs for a while after so many in a row could not be started; 0 for never (default: 5).",
+    help="Take no runs for a while after so many starts in a row failed through the machine; 0 for never (default: 1).",
 )
 _add_option(
     "--agent-config", metavar="FILE", help="A YAML file with the agent's configuration (default: LAUNCH_AGENT_CONFIG)."

@@ -48,7 +48,9 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     "--detach-on-exit", is_flag=True, default=None, help="On SIGTERM leave jobs to the next worker of this name."
 )
 @click.option(
-    "--quarantine-after", metavar="N", help="Take no runs after so many failed starts (default: 5; 0: never)."
+    "--quarantine-after",
+    metavar="N",
+    help="Take no runs after so many starts failed through the machine (default: 1; 0: never).",
 )
 @click.option("--agent-config", metavar="FILE", help="A YAML file with what is not said here (LAUNCH_AGENT_CONFIG).")
 @click.option("--max-schedulers", metavar="N", help="Runs at once that make other runs, beside the limit (default: 1).")

@@ -166,7 +166,9 @@ def clear_errors(*, image: str = "", program: str = "") -> Iterator[None]:
         # Podman tells it with other status codes, and in small letters.
         if "no such container" in str(error.explanation).lower():
             raise NoContainerError(str(error.explanation)) from None
-        raise StartError(_explain(error, image, program)) from None
+        raise StartError(
+            _explain(error, image, program), worker_fault=bool(_OF_THE_MACHINE.search(str(error)))
+        ) from None
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise EngineAwayError(_no_answer(_cause(error))) from None
 
@@ -181,6 +183,10 @@ def _no_answer(cause: str) -> str:
 def address() -> str:
     """Where the engine is looked for."""
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
+#: What an engine says where its machine lacks something: its disk, its driver.
+_OF_THE_MACHINE = re.compile(r"no space left|could not select device driver|read-only file system|too many open files")
 
 
 def _explain(error: docker.errors.APIError, image: str, program: str) -> str:

@@ -611,7 +611,8 @@ class Guard:
         except Exception as error:  # noqa: BLE001 (whatever it is: who ordered it waits for an answer)
             if pipe >= 0:
                 os.close(pipe)
-            self._answer(lane, "refused", key, error=_explain(error, argv[0], cwd))
+            number = error.errno if isinstance(error, OSError) else None
+            self._answer(lane, "refused", key, error=_explain(error, argv[0], cwd), errno=number)
             return
         finally:
             if printing >= 0:

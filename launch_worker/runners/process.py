@@ -24,7 +24,7 @@ from typing import Any
 import launch_worker
 from launch_worker.retry import Outcome
 from launch_worker.runners import oom, orphans, tree
-from launch_worker.runners.errors import StartError
+from launch_worker.runners.errors import OF_THE_MACHINE, StartError
 from launch_worker.runners.exits import Exit, keep_exit
 from launch_worker.runners.guard import PROTOCOL, SOCKET, boot_time_s
 from launch_worker.runners.output import bytes_in, make_pipe
@@ -340,7 +340,7 @@ class ProcessRunner:
             handle.stop(grace_s=0)
             raise StartError(f"the job's process did not start within {format_duration(timeout_s)}") from None
         if told["on"] == "refused":
-            raise StartError(told["error"])
+            raise StartError(told["error"], worker_fault=told.get("errno") in OF_THE_MACHINE)
         return handle
 
     def _start_line(self, handle: JobHandle, *, brief_s: float = 0.0) -> tuple[bytes, list[int]]:

@@ -197,5 +197,15 @@ def wait_for_pid(run: Run) -> int:
     return wait_until(lambda: run.refresh().pid or 0, what="the job's pid is known")
 
 
+def break_machine(cluster: Cluster) -> list[Path]:
+    """No run can be started by the workers of this machine any more, until these are deleted."""
+    broken = []
+    for folder in (cluster.folder / "work" / "workers").iterdir():
+        if not (folder / "runs").exists():
+            (folder / "runs").write_text("no folder")
+            broken.append(folder / "runs")
+    return broken
+
+
 def elapsed_s(since: float) -> float:
     return time.monotonic() - since

@@ -11,37 +11,80 @@ import pytest
 
 from launch_worker import submit
 from launch_worker.dev.redis_server import RedisServer
+from launch_worker.retry import MAX_MISSTARTS
 from launch_worker.spec import RunSpec
 from launch_worker.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, wait_for_pid
+from tests.system.conftest import Cluster, break_machine, wait_for_pid
 
 
-def test_five_start_failures_in_a_row_quarantine_the_worker_until_it_is_resumed(cluster: Cluster) -> None:
-    """X10."""
+def test_a_start_that_fails_through_the_machine_quarantines_the_worker_until_it_is_resumed(cluster: Cluster) -> None:
+    """X10: and the run is not lost by it."""
     worker = cluster.worker()
-    for _ in range(5):
-        assert submit(["no-such-program"], api=cluster.api).wait(20) is RunState.FAILED
+    [broken] = break_machine(cluster)
+    back = submit(["true"], api=cluster.api)
     wait_until(lambda: cluster.api.store.workers()[0]["state"] == "quarantined")
+    assert (back.state, back.record.misstarts) == (RunState.PENDING, 1)
     waits = submit(["true"], api=cluster.api)
     status = cluster.run("launch-worker", "status").out
     left = re.search(r"takes no runs for ([\d.]+) s more", status)
     assert left is not None, status
     assert 20 <= float(left[1]) <= 30, "half a minute, less what this machine took to ask"
-    assert "no-such-program" in cluster.run("launch-worker", "workers").out
+    assert "Not a directory" in cluster.run("launch-worker", "workers").out
+    broken.unlink()
     assert cluster.run("launch-worker", "doctor").code == 1
     assert waits.state is RunState.PENDING
     name = cluster.api.store.workers()[0]["worker"]
     assert cluster.run("launch-worker", "workers", "resume", name).code == 0
     assert waits.wait(20) is RunState.FINISHED
+    assert back.wait(20) is RunState.FINISHED
     assert worker.process.poll() is None
 
 
-def test_a_success_in_between_keeps_a_worker_out_of_quarantine(cluster: Cluster) -> None:
+def test_programs_that_are_not_there_pause_no_worker(cluster: Cluster) -> None:
     cluster.worker()
-    for command in ["no-such-program"] * 4 + ["true"] + ["no-such-program"] * 4:
-        submit([command], api=cluster.api).wait(20)
-    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    (cluster.folder / "text").write_text("no program")
+    for command, cwd in [
+        ("no-such-program", None),
+        (str(cluster.folder / "text"), None),
+        ("true", "/no/such/folder"),
+    ] * 3:
+        assert submit([command], api=cluster.api, cwd=cwd).wait(20) is RunState.FAILED
+    assert submit(["true"], api=cluster.api).wait(5) is RunState.FINISHED
+    assert cluster.api.store.workers()[0]["state"] == "running"
+
+
+def test_a_run_goes_from_a_broken_worker_to_a_sound_one_and_uses_up_no_retry(cluster: Cluster) -> None:
+    cluster.worker(name="broken")
+    break_machine(cluster)
+    run = submit(["true"], api=cluster.api)
+    wait_until(lambda: run.refresh().misstarts == 1)
+    cluster.worker(name="sound")
+    assert run.wait(20) is RunState.FINISHED
+    assert run.record.worker.startswith("sound@")
+    assert run.record.attempt - run.record.first_attempt == 0
+
+
+def test_a_run_that_no_worker_can_start_fails_in_the_end(cluster: Cluster) -> None:
+    cluster.worker(arguments=["--quarantine-after", "0"])
+    break_machine(cluster)
+    run = submit(["true"], api=cluster.api)
+    for number in range(1, MAX_MISSTARTS + 1):
+        wait_until(lambda number=number: run.refresh().misstarts == number)  # type: ignore[misc]
+        cluster.api.store._redis.zadd("launch:due", {run.id: 1}, xx=True)
+        cluster.api.store.publish_due()
+    assert run.wait(20) is RunState.FAILED
+    assert "disk or system refused" in run.record.reason
+
+
+def test_a_worker_with_too_little_room_takes_no_runs_and_says_so(cluster: Cluster) -> None:
+    cluster.worker(env={"LAUNCH_MIN_FREE_BYTES": "500T"})
+    run = submit(["true"], api=cluster.api)
+    assert run.queue_consumers == 0
+    assert "LAUNCH_MIN_FREE_BYTES" in cluster.run("launch-worker", "workers").out
+    assert "takes no runs for now" in cluster.show(run.id)["reason"]
+    cluster.worker(name="w2")
+    assert run.wait(20) is RunState.FINISHED
 
 
 def test_workers_drain_lets_a_worker_leave_when_its_job_has_ended(cluster: Cluster) -> None:

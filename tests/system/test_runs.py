@@ -18,7 +18,7 @@ from launch_worker.runs import Run
 from launch_worker.states import RunState
 from launch_worker.store.reading import text
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, states
+from tests.system.conftest import Cluster, break_machine, states
 
 S = RunState
 #: The snippet of W&B's page "Run states" (shared/seeds/wandb-run-states.md). Only its import is another one.
@@ -307,12 +307,12 @@ def test_all_runs_of_a_queue_are_cancelled_by_one_command(cluster: Cluster) -> N
 
 
 def test_a_run_that_a_quarantined_worker_leaves_alone_says_so(cluster: Cluster) -> None:
-    cluster.worker(arguments=("--quarantine-after", "2"))
-    for number in range(2):
-        submit([f"/no/such/program{number}"], api=cluster.api).wait(20)
+    cluster.worker()
+    break_machine(cluster)
+    cluster.api.submit({"command": ("true",), "name": "first"})
     wait_until(lambda: not cluster.api.store.consumers("default"), what="the worker is quarantined")
     submitted = cluster.run("launch-submit", "--", "true")
     assert "takes no runs" in submitted.err
     assert "workers resume w1@" in submitted.err
-    (run,) = cluster.api.runs(filters={"state": "pending"})
+    run = next(iter(cluster.api.runs(filters={"name": "true"})))
     assert "takes no runs" in cluster.show(run.id)["reason"]

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from launch_worker.retry import (
+    MAX_MISSTARTS,
     NextStep,
     Outcome,
     has_retries_left,
@@ -128,3 +129,19 @@ def test_the_shells_exit_code_is_that_of_the_contract(
     state: RunState, exit_code: int | None, signal_: str, code: int
 ) -> None:
     assert shell_exit_code(state, exit_code, signal_) == code
+
+
+@pytest.mark.parametrize("phase", ["agent", "build", "start"])
+def test_a_start_that_failed_through_the_worker_uses_up_no_retry_some_times(phase: str) -> None:
+    outcome = Outcome(RunState.FAILED, reason="the disk is full", phase=phase, worker_fault=True)
+    spec = RunSpec(command=("true",))
+    steps = [next_step(outcome, spec=spec, attempt=count + 1, first_attempt=1, misstarts=count) for count in range(6)]
+    assert [step.counts_as for step in steps] == [3] * MAX_MISSTARTS + [0]
+    delays = [step.retry_delay_s for step in steps]
+    assert delays == [2.0, 4.0, 8.0, 16.0, 32.0, None], "never at once, and not for ever"
+    assert "the disk is full" in steps[0].retry_reason
+
+
+def test_a_job_that_had_begun_is_not_given_back_for_its_workers_fault() -> None:
+    outcome = Outcome(RunState.FAILED, phase="run", worker_fault=True)
+    assert next_step(outcome, spec=RunSpec(command=("true",)), attempt=1).retry_delay_s is None

@@ -46,6 +46,13 @@ def test_every_setting_is_read_from_the_environment() -> None:
     assert settings == Settings("rediss://h:1/2", "me/iris", Path("/srv/launch"), *durations, 65536, 1 << 20, *uploads)
 
 
+def test_the_least_free_space_is_a_size_or_follows_the_disk() -> None:
+    assert Settings.from_env({}).min_free_bytes is None
+    assert Settings.from_env({"LAUNCH_MIN_FREE_BYTES": "1G"}).min_free_bytes == 1 << 30
+    with pytest.raises(SettingsError, match="LAUNCH_MIN_FREE_BYTES"):
+        Settings.from_env({"LAUNCH_MIN_FREE_BYTES": "much"})
+
+
 @pytest.mark.parametrize("url", ["/shared/uploads", "shared", "REDIS", "user:hunter2@h"])
 def test_uploads_are_kept_in_redis_or_at_a_url(url: str) -> None:
     with pytest.raises(SettingsError) as error:

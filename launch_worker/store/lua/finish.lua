@@ -1,6 +1,6 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
 -- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1),
---   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing), card (what the worker has left now; '' for none), pid (of its main process; '' when it was noted),
+--   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing, 3: a start that failed through the worker), card (what the worker has left now; '' for none), pid (of its main process; '' when it was noted),
 --   ended_ago_us (how long ago it ended, by its worker's clock; '' for now). Its end is never noted as before its start.
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any). A repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).

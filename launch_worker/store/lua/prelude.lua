@@ -1361,12 +1361,13 @@ local function over(id, now)
 end
 
 -- What follows an attempt's end in the state `from`: Pending again after retry_us, or over for good when that is below 0.
--- `counts_as`: '0' a retry, '1' a preemption, '2' nothing.
+-- `counts_as`: '0' a retry, '1' a preemption, '2' nothing, '3' a start that failed through the worker.
 local function go_on(id, from, now, attempt, worker, retry_us, retry_reason, counts_as)
   if retry_us < 0 then return over(id, now) end
   if counts_as == '1' then put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1) end
+  if counts_as == '3' then put(id, 'misstarts', (tonumber(get(id, 'misstarts')[1] or '') or 0) + 1) end
   -- Counted in another way, or not at all: it is no retry.
-  if counts_as == '1' or counts_as == '2' then
+  if counts_as ~= '0' then
     put(id, 'first_attempt', (tonumber(get(id, 'first_attempt')[1]) or 1) + 1)
   end
   forget_request(id)
