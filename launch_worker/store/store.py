@@ -224,8 +224,10 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
     def take(self, lists: Sequence[str], *, before_us: int) -> tuple[str, int] | None:
         """Pop by hand the next item (run, dispatch number) that was dispatched before a time, the first list first."""
-        found = self._call("take", before_us, *lists)
-        return (text(found[0]), int(found[1])) if found else None
+        while found := self._call("take", before_us, *lists):
+            if len(found) > 1:
+                return text(found[0]), int(found[1])
+        return None
 
     def adopt(
         self, run_id: str, token: int, *, attempt: int, former: str, owner: str, worker: str, host: str, lease_s: float,

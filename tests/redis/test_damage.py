@@ -408,3 +408,30 @@ def test_all_logs_of_a_run_with_many_attempts_are_deleted_with_it(store: Store) 
     store.finish(record, FINISHED)
     assert store.delete(record.id, who="me", keep_s=60)
     assert not store._redis.keys(f"{keys.run(record.id)}:log:*")
+
+
+def test_hostile_counts_keep_redis_from_nobody(impatient: Store) -> None:
+    redis = impatient._redis
+    redis.set("launch:upload:" + "a" * 64, 10**9)
+    redis.hset("launch:sweep:s", mapping={"ended_at": 1, "made": 10**9, "state": "FINISHED"})
+    redis.zadd(keys.SWEEPS, {"s": 1})
+    for number in range(100):
+        redis.set(f"launch:upload:{'a' * 64}:{number}", "x")
+
+    def call() -> None:
+        assert impatient.renew_upload("a" * 64, keep_s=60) == 0
+        assert not impatient.keep_upload("a" * 64, chunks=10**9, size=100, keep_s=60)
+        assert impatient.retire_sweeps(retention_s=1) == 1
+
+    assert longest_ms(impatient, call) < 50
+
+
+def test_a_list_of_outdated_items_is_thrown_away_in_bounded_steps(store: Store) -> None:
+    gone = [create(store) for _ in range(2500)]
+    wanted = create(store)
+    pipe = store._redis.pipeline(transaction=False)
+    for run_id in gone:
+        pipe.hset(keys.run(run_id), "seq", "9")
+    pipe.execute()
+    assert store.take(keys.queue_lists("default"), before_us=1 << 53) == (wanted, 1)
+    store._redis.flushdb()

@@ -15,7 +15,7 @@ end
 local entry = redis.call('XADD', log, '*', 'd', chunk, 'o', offset)
 if keep_from ~= '' then redis.call('XTRIM', log, 'MINID', keep_from == '*' and entry or keep_from) end
 if missing ~= '0' and redis.call('HGET', run_key(id), 'attempt') == attempt then
-  redis.call('HSET', run_key(id), 'log_missing', missing)
+  put(id, 'log_missing', missing)
 end
 redis.call('PUBLISH', 'launch:news:' .. id, 'output')
 return entry

@@ -20,7 +20,7 @@ while at <= #ARGV do
   at = at + 4
   local refused
   if only_known == '1' and queue ~= 'default' and redis.call('SISMEMBER', 'launch:queues', queue) == 0 then
-    refused = {-3, redis.call('SMEMBERS', 'launch:queues')}
+    refused = {-3, redis.call('SRANDMEMBER', 'launch:queues', 200)}
   else
     local known, known_of_pool = queue_config(queue), pool_config(queue)
     if known ~= config or known_of_pool ~= config_of_pool then refused = {-1, known, known_of_pool} end

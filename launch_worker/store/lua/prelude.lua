@@ -316,6 +316,9 @@ local function upload_key(sha256, number)
   return key
 end
 
+-- Of one upload. A mark with a larger number is none of ours.
+local MOST_CHUNKS = 4096
+
 -- Chunks first: the mark that it is whole must not outlive one of them.
 local function keep_upload(sha256, chunks, keep_us)
   local keep_ms = math.max(1, math.floor(keep_us / 1000))
@@ -786,7 +789,7 @@ local function unpark(id)
     return
   end
   -- Another line of the group may have runs of the same queue (a key with two limits).
-  for _, other in ipairs(redis.call('SMEMBERS', 'launch:parked:' .. group)) do
+  for _, other in ipairs(redis.call('SRANDMEMBER', 'launch:parked:' .. group, 1000)) do
     if queue_of(other) == queue then return end
   end
   redis.call('SREM', 'launch:groups:' .. queue, group)
@@ -1030,7 +1033,8 @@ local function wake(group, now, budget)
   local is_pool = string.sub(group, 1, 5) == 'pool:'
   while moved < budget do
     local best, best_line, best_order, best_score
-    for _, line in ipairs(redis.call('SMEMBERS', 'launch:parked:' .. group)) do
+    -- Of all of them, unless somebody made more than there can be.
+    for _, line in ipairs(redis.call('SRANDMEMBER', 'launch:parked:' .. group, 1000)) do
       local queue = queue_of(line)
       if not blocked[line] and (not is_shared or is_served(queue, now)) then
         local head = redis.call('ZRANGE', 'launch:parked:' .. group .. '/' .. line, 0, 0, 'WITHSCORES')

@@ -1,7 +1,7 @@
 -- A whole upload is kept for so long from now on.  ARGV: sha256, keep_us.  Returns how many chunks it has; 0 for none.
 local sha256, keep_us = ARGV[1], tonumber(ARGV[2])
 local chunks = tonumber(redis.call('GET', upload_key(sha256)))
-if not chunks then return 0 end
+if not chunks or chunks > MOST_CHUNKS then return 0 end
 for number = 0, chunks - 1 do
   if redis.call('EXISTS', upload_key(sha256, number)) == 0 then
     redis.call('DEL', upload_key(sha256))

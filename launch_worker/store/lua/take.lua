@@ -1,6 +1,7 @@
 -- Pops by hand the next item of a worker's lists, for one that lets no broker do it.  ARGV: before_us, list…
--- An item whose run was not ready by then, and a foreign one, stays, and all behind it.  Returns {id, seq} or {}.
-local before = tonumber(ARGV[1])
+-- An item whose run was not ready by then, and a foreign one, stays, and all behind it.  Returns {id, seq}, {} for none, or
+-- {''} where so many outdated ones were thrown away that it is to be called again.
+local before, thrown = tonumber(ARGV[1]), 0
 for at = 2, #ARGV do
   heal(ARGV[at])
   while true do
@@ -13,6 +14,8 @@ for at = 2, #ARGV do
     redis.call('RPOP', ARGV[at])
     -- One that is outdated is thrown away here.
     if run[1] == seq then return {id, seq} end
+    thrown = thrown + 1
+    if thrown >= 1000 then return {''} end
   end
 end
 return {}
