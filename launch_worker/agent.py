@@ -40,7 +40,7 @@ from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR, Settings
 from launch_worker.spec import parse_spec
-from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark, why_not_own
+from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark, delete_undeleted, why_not_own
 from launch_worker.store import keys
 from launch_worker.store.store import Answer, Card, Pulse
 from launch_worker.supervise import Cancel, Detach, Shutdown, Superseded
@@ -184,6 +184,7 @@ class LaunchAgent(ByHand):
                     f"the worker cannot use LAUNCH_WORK_DIR {work_dir}, for others could harm its jobs: {reason} "
                     "(or set LAUNCH_WORK_DIR_TRUSTED=1 where nobody else is on the machine, as in a container)"
                 )
+            delete_undeleted(work_dir)
             left = list(WorkerFolder.abandoned(work_dir))
             for folder in left:
                 end_leftovers(folder.attempts())

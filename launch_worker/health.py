@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from launch_worker.inventory import parse_needs
 from launch_worker.overview import overview
 from launch_worker.ownership import why_not_ours
 from launch_worker.redis_url import RedisUrl
+from launch_worker.spool import undeleted_folder
 from launch_worker.states import RunState
 from launch_worker.store.connection import OLDEST_SERVERS
 from launch_worker.store.safety import INSECURE, is_loopback, why_unsafe
@@ -328,6 +330,17 @@ def _work_dir(api: Api) -> Iterator[Finding]:
             f"no worker of yours starts with LAUNCH_WORK_DIR {folder}: {cause}",
             advice or "set LAUNCH_WORK_DIR to a folder of the worker's user alone",
         )
+    undeleted = undeleted_folder(folder)
+    with contextlib.suppress(OSError):
+        names = sorted(path.name for path in undeleted.iterdir())
+        if names:
+            shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+            yield Finding(
+                "warning",
+                "work-dir.undeleted",
+                f"{undeleted} holds what is left of {len(names)} attempts that the worker could not delete ({shown})",
+                "delete it as root, or as who owns it",
+            )
     if not os.access(folder, os.W_OK):
         yield Finding(
             "warning",

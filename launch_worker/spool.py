@@ -6,6 +6,7 @@
     work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.exits`)
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json}
     work_dir/workers/OWNER/spare/           folders with empty files for attempts to come
+    work_dir/undeleted/                     what is left of attempts whose folder could not be deleted
     work_dir/containers                     there once a worker of this machine has made a container
 
 What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
@@ -13,6 +14,7 @@ What a worker could not deliver before it ended, the next one on the machine doe
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -20,7 +22,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from launch_worker.environment import TALK
 from launch_worker.errors import InputError
 from launch_worker.foreign import read_json
 from launch_worker.ownership import make_ours
+from launch_worker.removal import remove_tree
 from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.runners.exits import Exit, read_exits
@@ -281,7 +283,17 @@ class AttemptFolder:
             os.rmdir(f"{self.root}/{TALK}")
             os.rmdir(self.root)
         except OSError:
-            shutil.rmtree(self.root, ignore_errors=True)
+            problem = remove_tree(self.root)
+            if problem is not None:
+                self._set_aside(problem)
+
+    def _set_aside(self, problem: OSError) -> None:
+        """What cannot be deleted is no attempt any more: `doctor` shows it, and workers try again when they start."""
+        undeleted = undeleted_folder(self.path.parents[3])
+        log.error("attempt.not_deleted run=%s: %s; what is left is in %s", self.run_id, problem, undeleted)
+        with contextlib.suppress(OSError):
+            undeleted.mkdir(mode=0o700, exist_ok=True)
+            os.rename(self.root, undeleted / self.path.name)
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -398,7 +410,7 @@ class WorkerFolder:
     def release(self) -> None:
         """Delete the folder if nothing in it waits to be delivered, and let go of it."""
         if not self.attempts():
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_tree(str(self.path))
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -407,6 +419,18 @@ class WorkerFolder:
 def why_not_own(work_dir: Path) -> str:
     """'' when the folders that workers share are there, and nobody else can put anything into them. Raises OSError."""
     return next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code"))), "")
+
+
+def undeleted_folder(work_dir: Path) -> Path:
+    """Where what is left of attempts is that could not be deleted."""
+    return work_dir / "undeleted"
+
+
+def delete_undeleted(work_dir: Path) -> list[Path]:
+    """Try again to delete what could not be; what stays."""
+    folder = undeleted_folder(work_dir)
+    left = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in left if remove_tree(str(path)) is not None]
 
 
 def containers_mark(work_dir: Path) -> Path:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from launch_worker.code.patience import Patience
+from launch_worker.removal import remove_tree
 
 _HALF_MADE_S = 86400.0
 
@@ -59,7 +59,7 @@ def throw_away_unused(folder: Path, *, keep: int) -> None:
 def remove(entry: Path) -> None:
     """Delete an entry, a file or a folder; the caller holds its lock."""
     if entry.is_dir():
-        shutil.rmtree(entry, ignore_errors=True)
+        remove_tree(str(entry))
     else:
         entry.unlink(missing_ok=True)
 

@@ -70,6 +70,7 @@ LAYERS = {
             "runners",
             "logs",
             "ownership",
+            "removal",
             "environment",
             "spool",
             "spares",
