@@ -73,6 +73,8 @@ class Attempt:
     is_start_noted: bool = False
     #: The record tells of parts of its start.
     has_phases: bool = False
+    #: The folder that it was submitted from, where this machine has none such: its job runs in an empty one.
+    missing_cwd: str = ""
     #: What its execution met with and made an outcome of.
     error: Exception | None = None
 

@@ -183,6 +183,7 @@ def _folder(attempt: Attempt, code: Path | None) -> str:
         return str(working_folder(code, cwd))
     if cwd is not None and (attempt.spec.cwd_required or os.path.isdir(cwd)):
         return cwd
+    attempt.missing_cwd = cwd or ""
     return attempt.folder.make_work()
 
 

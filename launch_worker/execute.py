@@ -6,6 +6,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 from launch_worker.attempt import Attempt, Enter, Site
 from launch_worker.begin import fetch, prepare
@@ -142,7 +143,19 @@ def _supervise(
         on_word=on_word,
         milestones=((begun + FOLLOW_AFTER_S, lambda: logs.follow(tail, talk)),),
     )
-    return job.explain(outcome)
+    return _with_folder(job.explain(outcome), attempt)
+
+
+def _with_folder(outcome: Outcome, attempt: Attempt) -> Outcome:
+    """Say so when its job was not where its submitter was: what it wrote there is gone."""
+    if not attempt.missing_cwd:
+        return outcome
+    text = (
+        "it ran in an empty folder, deleted at its end with what was in it, for this worker has no "
+        f"{attempt.missing_cwd!r}; name a folder with --cwd, or send the code"
+    )
+    reason = f"{outcome.reason}; {text}" if outcome.reason else text
+    return replace(outcome, reason=reason, message=f"{outcome.message}\n{text}" if outcome.message else "")
 
 
 def _end(job: Job | None) -> None:

@@ -445,3 +445,20 @@ def test_the_id_of_an_array_stands_for_all_its_runs(cluster: Cluster) -> None:
     assert all(f"run {run_id} Killed" in waited.out for run_id in ids)
     assert f"run {then} Finished" in waited.out
     assert cluster.run("launch-worker", "cancel", ids[0]).code != 0
+
+
+def test_a_run_whose_folder_its_worker_has_not_says_where_it_ran(cluster: Cluster) -> None:
+    cluster.worker()
+    for script, state, before in (("pwd; echo x > result", "Finished", ""), ("exit 3", "Failed", "exit code 3; ")):
+        gone = cluster.folder / "gone"
+        gone.mkdir()
+        words = ["launch-submit", "--delay", "1s", "--quiet", "--", "sh", "-c", script]
+        sent = subprocess.run(words, cwd=gone, env=cluster.env, capture_output=True, text=True, check=True, timeout=30)
+        gone.rmdir()
+        run = cluster.api.run(sent.stdout.strip())
+        run.wait(20)
+        said = f"{before}it ran in an empty folder, deleted at its end with what was in it, "
+        said += f"for this worker has no '{gone}'"
+        assert (run.record.state.value, run.record.reason.partition("; name")[0]) == (state, said)
+    result = cluster.run("launch-submit", "--wait", "--json", "--", "true")
+    assert not json.loads(result.out)["reason"], "it ran where it was submitted"
