@@ -67,6 +67,9 @@ _REAPED_S = 5.0
 #: After something went wrong: how long nothing is tried, and how many times that is printed in full.
 _BRAKE_S = 0.05
 _PRINTED_FAILURES = 20
+#: How often it is looked at once for processes that fork and exit all the time.
+_SWEEPS = 50
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: A job that could not be looked at is looked at again then.
 _AGAIN_S = 0.5
 #: Taken at once; larger memory is asked of the kernel each time, which costs more than a second call.
@@ -95,6 +98,7 @@ class Job:
     ) -> None:
         self.key = key
         self.marked = marked
+        self.cookie = tree.cookie(marked)
         #: Of its main process.
         self.pid = pid
         self._main: ProcessId | None = None
@@ -124,6 +128,10 @@ class Job:
         self.seen: set[ProcessId] = set()
         self.termed: set[ProcessId] = set()
         self.kill_at: float | None = None
+        #: When it began to be ended, in clock ticks since boot.
+        self.ends_since: int | None = None
+        #: Its former guard was stopping it.
+        self.was_stopped = False
         self.look_at = 0.0
         self.pause_s = 0.01
         #: Where it was ordered, if not by `control`.
@@ -154,7 +162,8 @@ class Job:
     @property
     def ended_by(self) -> str:
         """Who had signalled its main process: '' for nobody."""
-        return self.stopped_by if self.termed and self.main in self.termed else ""
+        is_signalled = self.was_stopped or (self.termed and self.main in self.termed)
+        return self.stopped_by if is_signalled else ""
 
     def due(self) -> float:
         """By boot time, when it must be looked at."""
@@ -220,6 +229,9 @@ class Guard:
         self._pidfds: dict[int, Job] = {}
         #: Jobs whose output is waited for, by their pipes.
         self._pipes: dict[int, Job] = {}
+        #: Jobs that this guard started, by what their processes carry; and whose its orphans are, until it reaps them.
+        self._by_cookie: dict[int, Job] = {}
+        self._owners: dict[int, Job] = {}
         self._children = tree.Children()
         self.watched: dict[str, Watched] = {}
         #: No deadline of a job or a container is before this.
@@ -620,7 +632,7 @@ class Guard:
         job = Job(key, marked, grace_s, lease, pid=pid, folder=folder or os.path.dirname(log))
         job.output = Piped(pipe, log, limit_bytes=log_bytes)
         job.lane = lane
-        self.jobs[key] = self._mains[pid] = job
+        self.jobs[key] = self._mains[pid] = self._by_cookie[job.cookie] = job
         if brief_s > 0:
             job.tell_at = boot_time_s() + brief_s
         else:
@@ -659,7 +671,7 @@ class Guard:
         self.jobs[key] = job
         if stop_grace_s is not None:
             job.stopped_by = "asked"
-            job.termed.add(job.main)
+            job.was_stopped = True
             job.kill_at = boot_time_s() + stop_grace_s
         self._be_due(job.due())
         try:
@@ -744,6 +756,7 @@ class Guard:
                 self._try(f"end of {job.key}", self._on_exit, job, status)
                 del self._mains[ended.si_pid]
             os.waitpid(ended.si_pid, 0)
+            self._owners.pop(ended.si_pid, None)
 
     def _on_exit(self, job: Job, status: int | None) -> None:
         """`status` None: the exit of an adopted job, which was not this process's child."""
@@ -784,6 +797,8 @@ class Guard:
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.key]
+        if self._by_cookie.get(job.cookie) is job:
+            del self._by_cookie[job.cookie]
         if not self.jobs and not self.watched:
             self._due = math.inf
 
@@ -840,36 +855,124 @@ class Guard:
         if job.kill_at is None:
             job.kill_at = now + min(job.grace_s, AFTERMATH_S)
         if now >= job.kill_at:
-            for process in left:
-                if tree.send(process, signal.SIGKILL):
-                    job.termed.add(process)
+            self._kill(job, left)
         else:
-            for process in left:
-                # What was gone before the signal ended by itself.
-                if process not in job.termed and tree.send(process, signal.SIGTERM):
-                    job.termed.add(process)
-                    # A stopped process would keep SIGTERM pending until its SIGKILL.
-                    tree.send(process, signal.SIGCONT)
+            self._terminate(job, left)
         job.pause_s = min(2 * job.pause_s, 0.1)
         job.look_at = now + job.pause_s
         if now < job.kill_at:
             job.look_at = min(job.look_at, job.kill_at)
         self._be_due(job.look_at)
 
+    def _terminate(self, job: Job, left: list[ProcessId]) -> None:
+        """SIGTERM once to what was there when the end of the job began.
+
+        What begins later has the grace: a job may save what it has by starting other programs.
+        """
+        is_first = job.ends_since is None
+        if job.ends_since is None:
+            job.ends_since = math.floor(boot_time_s() * _TICKS_PER_S)
+        for process in left:
+            # What was gone before the signal ended by itself.
+            was_there = is_first or process.start < job.ends_since
+            if was_there and process not in job.termed and tree.send(process, signal.SIGTERM):
+                job.termed.add(process)
+                # A stopped process would keep SIGTERM pending until its SIGKILL.
+                tree.send(process, signal.SIGCONT)
+
+    def _kill(self, job: Job, left: list[ProcessId]) -> None:
+        for process in left:
+            if tree.send(process, signal.SIGKILL):
+                job.termed.add(process)
+        # What those had just started comes to this process as they end, and is not waited for: processes that fork and
+        # exit all the time are gone before the next look finds them.
+        for _ in range(_SWEEPS):
+            orphans = self._orphans_of(job)
+            if not orphans:
+                break
+            for process in orphans:
+                tree.send(process, signal.SIGKILL)
+
     def _left(self, job: Job) -> list[ProcessId]:
-        if job.exited and not (job.adopted or job.seen or job.termed or self._orphans()):
+        """What lives of a job. For one that has exited nothing only where that is certain."""
+        orphans = self._orphans_of(job) if job.exited else None
+        if orphans is not None and not orphans and not job.adopted:
             return []
         left = tree.members(job.main, marked=job.marked, known=job.seen, spare=self.spared)
+        left += [process for process in orphans or () if process not in left]
         job.seen.update(left)
         return left
 
-    def _orphans(self) -> bool:
-        """Whether anything that lives came back to this subreaper and is no job's main process."""
-        pids = self._children.pids()
-        if pids is None:
-            return True
-        strangers = [pid for pid in pids if pid not in self._mains]
-        return any(os.waitpid(pid, os.WNOHANG)[0] == 0 for pid in strangers)
+    def _orphans_of(self, job: Job) -> list[ProcessId] | None:
+        """What lives of a job among the children of its subreaper; None where the kernel does not tell.
+
+        Each process of a job whose main process has ended descends from one of these, which stays a child of its
+        subreaper until that reaps it: so none of them, dead ones included, is a proof that nothing is left. A look at
+        all processes is none, for one may exit while it is made, and what it has started is not seen.
+        """
+        return self._orphans_of_worker(job) if job.adopted else self._own_orphans(job)
+
+    def _own_orphans(self, job: Job) -> list[ProcessId] | None:
+        for _ in range(_SWEEPS):
+            pids = self._children.pids()
+            if pids is None:
+                return None
+            orphans = [pid for pid in pids if pid not in self._mains and self._owner(pid) is job]
+            found = [tree.look_up(pid) for pid in orphans if not self._reap_orphan(pid)]
+            if found:
+                return [each.id for each in found if each is not None]
+            if not orphans:
+                return []
+            # They had ended; what they had started is here by now.
+        return [job.main]  # something is left, but nothing stays long enough to be named
+
+    def _orphans_of_worker(self, job: Job) -> list[ProcessId] | None:
+        """Of a job that came to the worker when its guard died. What has ended may stay there for a while."""
+        number, former = tree.cookie(job.marked), None
+        for _ in range(_SWEEPS):
+            pids = next((tree.children(pid) for pid in self.spared), None)
+            if pids is None:
+                return None
+            orphans = {pid for pid in pids if pid != job.pid and tree.cookie_of(pid) == number}
+            found = [tree.look_up(pid) for pid in orphans]
+            living = [each.id for each in found if each is not None and not each.zombie]
+            if living:
+                return living
+            if orphans == former or not orphans:
+                return []
+            former = orphans
+        return [job.main]
+
+    def _owner(self, pid: int) -> Job | None:
+        """Whose an orphan is that has come to this process, and may have ended."""
+        owner = self._owners.get(pid)
+        if owner is None:
+            owner = self._by_cookie.get(tree.cookie_of(pid)) or self._owner_by_looks(pid)
+            if owner is not None:
+                self._owners[pid] = owner
+        return owner
+
+    def _owner_by_looks(self, pid: int) -> Job | None:
+        """For one that has changed its limits."""
+        found = tree.look_up(pid)
+        if found is None:
+            return None
+        entries = tree.environ(pid)
+        for job in self.jobs.values():
+            if found.id in job.seen or set(job.marked) <= entries:
+                return job
+            leader = tree.look_up(job.pid) if found.session == job.pid else None
+            # The pid of a main process that is gone may be another's by now, and that one lead a session too.
+            if found.session == job.pid and (leader is None or leader.id == job.main):
+                return job
+        return None
+
+    def _reap_orphan(self, pid: int) -> bool:
+        """Whether it had ended."""
+        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+            return False
+        self._owners.pop(pid, None)
+        return True
 
 
 def _receive(peer: socket.socket, brought: list[int]) -> bytes:

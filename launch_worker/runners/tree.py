@@ -150,15 +150,20 @@ def has_cookie(pid: int, number: int) -> bool:
         return False
 
 
-def has_any_cookie(pid: int) -> bool:
-    """Whether the process, which may have ended, is one of a job that this process has started, guard between."""
+def cookie_of(pid: int) -> int:
+    """The cookie that the process carries, which may have ended and not been reaped; 0 for none."""
     try:
         with open(f"/proc/{pid}/limits", "rb") as limits:
             soft = limits.read().partition(b"Max file locks")[2].split(maxsplit=1)[0]
-    except (OSError, IndexError):
-        return False
+    except (*_NOT_SEEN, IndexError):
+        return 0
+    return int(soft) if soft.isdigit() and int(soft) >> 56 == 1 else 0
+
+
+def has_any_cookie(pid: int) -> bool:
+    """Whether the process, which may have ended, is one of a job that this process has started, guard between."""
     # Where this worker is in a job itself, that job's cookie is on all that it starts.
-    return soft.isdigit() and int(soft) >> 56 == 1 and int(soft) != _own_limit()[0]
+    return cookie_of(pid) not in (0, _own_limit()[0])
 
 
 def members(
