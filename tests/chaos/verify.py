@@ -304,7 +304,7 @@ class _Check:
             self.wrong.append(f"attempt {attempt.number} printed {len(printed)} lines, {len(kept)} were kept")
 
     def _failed(self, attempt: Attempt) -> str:
-        if re.search(r"No space left|the worker's disk", attempt.reason):
+        if re.search(r"No space left|the worker's disk|git could not .*(write error|could not set)", attempt.reason):
             return "" if self._was_full(attempt) else "the disk was not full"
         if "engine" in attempt.reason:
             if attempt.stamps is not None:
@@ -417,12 +417,13 @@ class _Check:
     def _was_disturbed(self, attempt: Attempt, until: float) -> bool:
         """Whether anything was done to its worker, or to Redis, that can have stopped its heartbeats."""
         since = until - LEASE_S - _SLACK_S
-        if "lease" in attempt.reason:
-            since = attempt.began_at  # reported by the worker itself, whenever it could
-        slot = _slot(attempt)
-        spans = [*self.evidence.redis_away, *self.evidence.cuts.get(slot, [])]
+        if re.search(r"lease| died", attempt.reason):
+            since = attempt.began_at  # reported by a worker itself, whenever it could
+        # A container may have been adopted by whichever worker of the machine looked first.
+        slots = {life.slot for life in self.evidence.lives} if self.run.is_container else {_slot(attempt)}
+        spans = [*self.evidence.redis_away, *(cut for slot in slots for cut in self.evidence.cuts.get(slot, []))]
         for life in self.evidence.lives:
-            if life.slot == slot:
+            if life.slot in slots:
                 spans += life.stopped
                 if life.killed_at is not None:
                     spans.append(Span(life.killed_at, life.killed_at))
