@@ -18,10 +18,11 @@ _TEXTS = ("cwd", "image", "priority", "project", "concurrency_key")
 _LISTS = ("tags", "retry_on", "env_from")
 _MAPS = ("env", "values", "container")
 _NUMBERS = ("retries", "cpus", "gpus", "max_preemptions", "preempt_exit_code", "limit_key")
+_FLAGS = ("cwd_required",)
 #: Merged key by key; every other one as a whole.
 _MERGED = _MAPS
 #: Every name of an option that may have a default.
-OPTIONS = (*_DURATIONS, "memory", *_TEXTS, *_LISTS, *_MAPS, *_NUMBERS)
+OPTIONS = (*_DURATIONS, "memory", *_TEXTS, *_LISTS, *_MAPS, *_NUMBERS, *_FLAGS)
 #: The same as fields of a RunSpec.
 FIELDS = tuple(_DURATIONS.get(option, option) for option in OPTIONS)
 
@@ -57,11 +58,11 @@ def parse_defaults(pairs: Mapping[str, str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for name, text in pairs.items():
         parsed[name] = text or None
-        if text and (name in _NUMBERS or name in _MAPS or (name in _LISTS and text.startswith("["))):
+        if text and (name in _NUMBERS or name in _MAPS or name in _FLAGS or (name in _LISTS and text.startswith("["))):
             try:
                 parsed[name] = read_json(text)
             except ValueError:
-                what = "a number" if name in _NUMBERS else "JSON"
+                what = "a number" if name in _NUMBERS else "true or false" if name in _FLAGS else "JSON"
                 raise InputError(f"default {name}: {text[:60]!r} is not {what}") from None
     return parsed
 
@@ -86,7 +87,7 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
     """Keyword arguments of a RunSpec: what the run says, then each layer's word where nobody before has said any.
 
     A folder that the submitter did not name (`cwd` without `cwd_required`) gives way to one of a layer, which is for
-    runs that bring no code. None is nothing said.
+    runs that bring no code; a layer's `cwd_required` makes it one that the worker must have. None is nothing said.
     """
     merged = {name: value for name, value in given.items() if value is not None}
     if not merged.get("cwd_required"):
@@ -95,8 +96,11 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
     else:
         soft = None
     has_code = bool(merged.get("uri") or merged.get("upload"))
+    is_required = next((layer["cwd_required"] for layer in layers if "cwd_required" in layer), False)
     for layer in layers:
         for name, value in layer.items():
+            if name == "cwd_required":
+                continue
             if name == "cwd":
                 if not has_code and "cwd" not in merged:
                     merged |= {"cwd": value, "cwd_required": True}
@@ -104,8 +108,10 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
                 merged[name] = {**value, **merged.get(name, {})}
             else:
                 merged.setdefault(name, value)
-    if soft is not None:
-        merged.setdefault("cwd", soft)
+    if soft is not None and "cwd" not in merged:
+        merged["cwd"] = soft
+        if is_required and not (has_code or merged.get("image")):
+            merged["cwd_required"] = True
     return merged
 
 
@@ -148,6 +154,12 @@ def _number(name: str, value: Any) -> Any:
     return value
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"it must be true or false, not {value!r}")
+    return value
+
+
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(_DURATIONS.values(), _duration),
     "memory": _size,
@@ -155,5 +167,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(_LISTS, _words),
     **dict.fromkeys(_MAPS, _map),
     **dict.fromkeys(_NUMBERS, _number),
+    **dict.fromkeys(_FLAGS, _flag),
 }
 assert set(_CHECKS) == set(FIELDS)

@@ -190,14 +190,10 @@ class Submitter:
         given = {"author": self._me} | dict(given)
         if not given.get("project") and self.settings.project:
             given["project"] = self.settings.project
-        has_folder = given.get("cwd") is not None or given.get("uri") or given.get("upload")
-        if not (has_folder or queue_config or pool_config):
-            # Nobody else may give it one.
+        if given.get("cwd") is None and not (given.get("uri") or given.get("upload")):
+            # It gives way to the folder of a queue or pool.
             given["cwd"] = current_folder()
-        spec = resolve(given, queue_config=queue_config, pool_config=pool_config)
-        if spec.cwd is None and not (spec.uri or spec.upload):
-            spec = replace(spec, cwd=current_folder())
-        return Ready(spec, queue_config, pool_config)
+        return Ready(resolve(given, queue_config=queue_config, pool_config=pool_config), queue_config, pool_config)
 
     def send_folder(self, folder: str) -> str:
         """Send a folder of this machine, unless this connection has sent it. Returns its sha256. Raises InputError."""

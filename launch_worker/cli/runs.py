@@ -191,6 +191,9 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     shown["files"] = [f"{file['name']} ({file['size']} bytes)" for file in shown["files"]]
     for name in ("config", "summary"):
         shown[name] = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in shown[name].items()]
+    if spec.get("cwd") and not (spec.get("cwd_required") or spec.get("uri") or spec.get("upload")):
+        # Where its submitter was: the worker need not have had it, and says so in the reason then.
+        spec["submitted from"] = spec.pop("cwd")
     command = spec.get("command")
     shown["command"] = " ".join(_quoted(word) for word in command) if isinstance(command, list) else ""
     shown |= {_SPEC_NAMES.get(name, name): value for name, value in spec.items() if name not in _NOT_SHOWN}

@@ -460,5 +460,26 @@ def test_a_run_whose_folder_its_worker_has_not_says_where_it_ran(cluster: Cluste
         said = f"{before}it ran in an empty folder, deleted at its end with what was in it, "
         said += f"for this worker has no '{gone}'"
         assert (run.record.state.value, run.record.reason.partition("; name")[0]) == (state, said)
+        shown = cluster.run("launch-worker", "show", run.id).out
+        assert f"submitted from       {gone}" in shown
+        assert "\ncwd " not in shown
     result = cluster.run("launch-submit", "--wait", "--json", "--", "true")
     assert not json.loads(result.out)["reason"], "it ran where it was submitted"
+
+
+def test_a_queue_may_refuse_runs_whose_folder_its_worker_has_not(cluster: Cluster) -> None:
+    cluster.worker()
+    assert cluster.run("launch-worker", "queues", "create", "default", "--default", "cwd_required=true").code == 0
+    gone = cluster.folder / "gone"
+    gone.mkdir()
+    words = ["launch-submit", "--delay", "1s", "--quiet", "--", "true"]
+    sent = subprocess.run(words, cwd=gone, env=cluster.env, capture_output=True, text=True, check=True, timeout=30)
+    gone.rmdir()
+    run = cluster.api.run(sent.stdout.strip())
+    assert run.wait(20) is RunState.FAILED
+    assert (run.record.phase, run.record.reason) == (
+        "start",
+        f"working directory {str(gone)!r} does not exist on this worker",
+    )
+    here = cluster.run("launch-submit", "--wait", "--json", "--", "true")
+    assert here.code == 0

@@ -55,6 +55,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "concurrency_key": "db",
         "limit_key": 2,
         "values": {"x": 1},
+        "cwd_required": True,
     }
     config = QueueConfig(defaults=given)
     assert config.defaults == {
@@ -80,6 +81,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "concurrency_key": "db",
         "limit_key": 2,
         "values": {"x": 1},
+        "cwd_required": True,
     }
     assert set(given) | {"image", "container"} == set(OPTIONS)
 
