@@ -36,6 +36,7 @@ from launch_worker.quarantine import Quarantine
 from launch_worker.recover import Recovery, end_leftovers
 from launch_worker.retry import Outcome
 from launch_worker.run import Record
+from launch_worker.runners import tree
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR, Settings
@@ -65,6 +66,7 @@ _WIRES = frozenset(
         "on_adopt",
         "on_end",
         "on_schedulers",
+        "on_twin",
     )
 )
 #: Of the disk, unless the settings say it: what the files of some runs need to begin.
@@ -94,7 +96,8 @@ class LaunchAgent(ByHand):
         callbacks: `on_end` (for ends that this agent found or delivered for others), `on_intake` (with whether runs are
         taken from now on), `on_adopt` (for a run that goes on here; what it returns is called with the end),
         `on_queues` (with the name of a queue that is new, configured or gone), `on_schedulers` (with how many run),
-        `on_drain` (by default it stops `loop`) and `on_upgrade`. Raises InputError that names all that is wrong.
+        `on_twin` (with a sentence, when another worker has this one's name), `on_drain` (by default it stops `loop`)
+        and `on_upgrade`. Raises InputError that names all that is wrong.
         """
         self._config = AgentConfig.parse({name: value for name, value in config.items() if name not in _WIRES})
         self.api = api
@@ -125,6 +128,8 @@ class LaunchAgent(ByHand):
         self._on_adopt: Callable[[Record], Callable[[Ended], None]] = config.get("on_adopt") or (
             lambda _: lambda _: None
         )
+        self._on_twin: Callable[[str], None] = config.get("on_twin") or (lambda _: None)
+        self._knows_twins = False
         self._told_of_end: OnEnd = config.get("on_end") or (lambda *_: None)
         self._quarantine = Quarantine(after=self._config.quarantine_after)
         #: Holds the leases. Not the node's name: that is the same after a restart.
@@ -675,7 +680,30 @@ class LaunchAgent(ByHand):
                 )
         for runner in self._guards():
             runner.renew(leases)
+        if not self._knows_twins:
+            self._say_twins()
+            self._knows_twins = True
         return pulse
+
+    def _say_twins(self) -> None:
+        """Once, at the start: whether other workers that live have this one's name. Raises BrokerUnavailableError."""
+        for other in self._store.workers():
+            if other["worker"] != self._worker or other["owner"] == self.owner or self._is_gone(other):
+                continue
+            sentence = (
+                f"Another worker is called {self._worker} too (on {other['host']}, pid {other['pid']}): what is "
+                "ordered of one, as to drain, reaches both. Give each a name of its own with -n."
+            )
+            log.warning("worker.twin: %s", sentence)
+            self._on_twin(sentence)
+
+    def _is_gone(self, other: Mapping[str, Any]) -> bool:
+        """Whether that worker was killed on this machine, and is listed only until its time is over."""
+        if other["host"] != self._host:
+            return False
+        # This pid: a container that was started anew.
+        found = None if other["pid"] == os.getpid() else tree.look_up(other["pid"])
+        return found is None or found.zombie
 
     def card(self) -> Card | None:
         """What the worker has room for; None while it takes nothing."""
@@ -696,9 +724,10 @@ class LaunchAgent(ByHand):
         elif order["order"] == "cancel":
             for attempt in self._jobs.attempts:
                 if (attempt.record.id, str(attempt.record.token)) == (order["id"], order["token"]):
-                    grace_s = int(order["grace_us"]) / 1e6 if order["grace_us"] else None
+                    grace_s = max(0, int(order["grace_us"])) / 1e6 if order["grace_us"] else None
+                    reason = str(order["reason"])
                     attempt.events.put(
-                        Cancel(order["reason"], self._grace_s(attempt, grace_s), preempt=bool(order.get("preempt")))
+                        Cancel(reason, self._grace_s(attempt, grace_s), preempt=bool(order.get("preempt")))
                     )
 
     def _grace_s(self, attempt: Attempt, asked_s: float | None) -> float | None:

@@ -47,7 +47,7 @@ class Api(Submitter, QueueApi, SweepApi):
     def store(self) -> Store:
         """Connected to at its first call."""
         if not isinstance(self._store, Store):
-            self._store = Store(self.settings.redis_url, settle_s=2 * self.settings.heartbeat_s)
+            self._store = Store(self.settings.redis_url, settle_s=self.settings.settle_s)
         return self._store
 
     def submit(

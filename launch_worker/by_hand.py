@@ -118,6 +118,8 @@ class JobAndRunStatusTracker:
     result: Outcome | AttemptDetached | AttemptSuperseded | None = None
     #: `fail_run_queue_item` was called before its job was gone.
     failure: Outcome | None = None
+    #: What `finish_thread_id` was given for it then.
+    failed_by: Exception | None = None
     files: list[str] = field(default_factory=list)
     #: What was reported.
     ended: Ended = None
@@ -392,7 +394,7 @@ class ByHand:
             self._end(tracker, exception)
             return
         outcome = outcome_of(exception or LaunchError("it was given up by its agent"), tracker.err_stage)
-        self._ask_to_fail(tracker, outcome)
+        self._ask_to_fail(tracker, outcome, exception)
 
     def fail_run_queue_item(
         self, run_queue_item_id: str, message: str, phase: str, files: list[str] | None = None
@@ -421,8 +423,9 @@ class ByHand:
             if not record.state.is_final:
                 raise RefusedError(f"run {record.id} is {record.state} and not this agent's; nothing was changed")
 
-    def _ask_to_fail(self, tracker: JobAndRunStatusTracker, outcome: Outcome) -> None:
-        tracker.failure = tracker.failure or outcome
+    def _ask_to_fail(self, tracker: JobAndRunStatusTracker, outcome: Outcome, problem: Exception | None = None) -> None:
+        if tracker.failure is None:
+            tracker.failure, tracker.failed_by = outcome, problem
         tracker.attempt.events.put(Cancel(outcome.reason))
 
     def _end(self, tracker: JobAndRunStatusTracker, problem: Exception | None = None) -> None:
@@ -431,7 +434,7 @@ class ByHand:
             result = outcome_of(problem or LaunchError("it was given up by its agent"), attempt.phase)
         if isinstance(result, Outcome):
             if tracker.failure is not None and result.state is RunState.KILLED:
-                result = tracker.failure
+                result, problem = tracker.failure, tracker.failed_by
             if problem is not None and result.state is RunState.FAILED:
                 self._save_traceback(tracker, problem)
             self._internal_logger.debug(f"run {attempt.record.id} ended: {result.state} {result.reason}".rstrip())

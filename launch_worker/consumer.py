@@ -24,7 +24,7 @@ from kombu.exceptions import OperationalError
 
 from launch_worker.agent import LaunchAgent
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.outage import backoff_s
+from launch_worker.outage import BACKOFF_CAP_S, backoff_s
 
 log = logging.getLogger("launch_worker.consumer")
 
@@ -32,6 +32,8 @@ log = logging.getLogger("launch_worker.consumer")
 _TURN_S = 0.2
 #: Seconds for which a connection has worked that was no failure.
 _LASTING_S = 10.0
+#: Seconds between two tries to connect where connections are lost again and again, at most.
+_LOST_CAP_S = 1.0
 _SAY_AGAIN_S = 30.0
 #: Seconds for what remains to be done when the agent has stopped: connections to close, each with a timeout of 5 s.
 _END_S = 30.0
@@ -121,7 +123,9 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
         if self._said_at is None or now - self._said_at >= _SAY_AGAIN_S:
             self._said_at = now
             log.warning("broker.refused: this worker takes no runs, and tries again every few seconds. %s", error)
-        until = now + backoff_s(self._failures)
+        # Who is refused may wait longer than who has bad luck: the next connection may last.
+        cap_s = _LOST_CAP_S if isinstance(error, self.connection_errors) else BACKOFF_CAP_S
+        until = now + backoff_s(self._failures, cap_s=cap_s)
         while worker_state.should_stop is None and time.monotonic() < until:
             time.sleep(0.05)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.foreign import read_json
+from launch_worker.log_line import Seldom
 from launch_worker.outage import Outage
 from launch_worker.passes import PASSES, OnEnd, begin_passes, do_pass
 from launch_worker.probe import Vitals
@@ -79,6 +80,7 @@ class Liveness:
         #: When (server microseconds) it asks again by itself, and can still prepare what is due then; 0 while it asks.
         self._asks_at = 0.0
         self._maintenance: threading.Thread | None = None
+        self._say_unusable = Seldom(log.error)
         self._heartbeat = threading.Thread(target=self._beat, name="launch-heartbeat", daemon=True)
         self._listener = threading.Thread(target=self._listen, name="launch-listener", daemon=True)
 
@@ -186,6 +188,16 @@ class Liveness:
             self._stopping.wait(random.uniform(0.1, 0.3))
 
     def _hear(self, channel: str, message: str) -> None:
+        """Heed a publication. Anybody may have made it: what is no word of ours is logged, seldom, and left."""
+        try:
+            self._heed(channel, message)
+        except BrokerUnavailableError:
+            raise
+        except Exception as error:
+            log.debug("message.unusable channel=%s", channel, exc_info=True)
+            self._say_unusable("message.unusable channel=%s %.200r: %.200r", channel, message, error)
+
+    def _heed(self, channel: str, message: str) -> None:
         if channel == keys.DUE:
             # Every worker hears this: one that asks in time for it anyway need not ask now.
             if not (self._asks_at and message.isdecimal() and int(message) >= self._asks_at):
@@ -198,8 +210,9 @@ class Liveness:
             self._sweeps.hear(message)
             return
         order = read_json(message)
+        if not isinstance(order, dict) or not isinstance(order.get("order"), str):
+            raise ValueError("it is no order")
         # Whoever may cancel runs may publish there, and need not be one who may stop workers.
         if channel == keys.orders_channel(self._owner) and order["order"] != "cancel":
-            log.error("order.refused %r: it came on the channel for cancels", order["order"])
-            return
+            raise ValueError("it came on the channel for cancels")
         self._worker.obey(order)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Callable
 
 _MAX_CHARS = 4000
+_SAY_AGAIN_S = 30.0
 
 
 def one_line(text: str) -> str:
@@ -28,3 +32,27 @@ class OneLine(logging.Filter):
             text = logging.Formatter().formatException(record.exc_info)
             record.exc_text = "\n".join(one_line(part) for part in text.split("\n"))
         return True
+
+
+class Seldom:
+    """Logs what may come any number of times: at once, then at most every 30 s, with how often it came in between.
+
+    Thread-safe. Different things get one each.
+    """
+
+    def __init__(self, log: Callable[..., None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        self._said_at: float | None = None
+        self._unsaid = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, message: str, *args: object) -> None:
+        with self._lock:
+            now = self._clock()
+            if self._said_at is not None and now - self._said_at < _SAY_AGAIN_S:
+                self._unsaid += 1
+                return
+            more = f" ({self._unsaid:,} more since the last such line)" if self._unsaid else ""
+            self._said_at, self._unsaid = now, 0
+        self._log(f"{message}%s", *args, more)

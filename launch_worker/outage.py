@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ _PROBE_CAP_S = 1.5
 #: Seconds between two tries of a call that Redis refuses although it answers the heartbeat, at most.
 BACKOFF_CAP_S = 5.0
 _SAY_AGAIN_S = 30.0
+#: So many outages are said in that time; from then on only those that last.
+_SAY_AT_MOST = 4
+_LASTING_S = 1.0
 #: A waiting thread looks so often whether the worker stops.
 _TURN_S = 0.5
 
@@ -41,8 +45,12 @@ class Outage:
     pauses; all other threads wait until it was answered. Said once, again every 30 s, and when it is over.
     """
 
-    def __init__(self, stopping: threading.Event) -> None:
+    def __init__(self, stopping: threading.Event, *, meanwhile: str = "jobs go on, reports wait") -> None:
+        """`meanwhile`: what becomes of this process' work in an outage, for the log."""
         self._stopping = stopping
+        self._meanwhile = meanwhile
+        #: When the latest outages were said to begin.
+        self._said_of: deque[float] = deque(maxlen=_SAY_AT_MOST)
         self._since: float | None = None
         self._said_at: float | None = None
         self._lock = threading.Lock()
@@ -62,18 +70,27 @@ class Outage:
             begins = self._since is None
             self._since = self._since or now
             self._over.clear()
-            if self._said_at is None or now - self._said_at >= _SAY_AGAIN_S:
+            if self._is_to_be_said(now, now - self._since):
+                if self._said_at is None:
+                    self._said_of.append(now)
                 self._said_at = now
-                log.warning("redis.away for_s=%.0f: jobs go on, reports wait. %s", now - self._since, error)
+                log.warning("redis.away for_s=%.0f: %s. %s", now - self._since, self._meanwhile, error)
         if begins:
             self.on_begin()
+
+    def _is_to_be_said(self, now: float, lasts_s: float) -> bool:
+        if self._said_at is not None:
+            return now - self._said_at >= _SAY_AGAIN_S
+        is_often = len(self._said_of) == _SAY_AT_MOST and now - self._said_of[0] < _SAY_AGAIN_S
+        return not is_often or lasts_s >= _LASTING_S
 
     def over(self) -> None:
         if self._since is None:
             return
         with self._lock:
             if self._since is not None:
-                log.warning("redis.back after_s=%.0f", time.monotonic() - self._since)
+                if self._said_at is not None:
+                    log.warning("redis.back after_s=%.0f", time.monotonic() - self._since)
                 self._since = self._said_at = None
                 self._probes = 0
                 self._over.set()

@@ -93,6 +93,14 @@ class Settings:
         if self.upload_bytes < 1024:
             raise SettingsError("LAUNCH_UPLOAD_BYTES must be at least 1024")
 
+    @property
+    def settle_s(self) -> float:
+        """How long workers may take to report after an outage, before others decide about their runs.
+
+        At least as long as a heartbeat may wait to try again (`outage`), and the try itself.
+        """
+        return max(2 * self.heartbeat_s, 2.0)
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, *, redis_url: str | None = None) -> Settings:
         """Read `LAUNCH_*`. Raises SettingsError.

@@ -238,7 +238,9 @@ class SweepMinder:
         self._thread: threading.Thread | None = None
 
     def hear(self, sweep_id: str) -> None:
-        """A sweep is to be looked at. One that waits for that already is not noted twice."""
+        """A sweep is to be looked at. One that waits for that already is not noted twice. Raises InputError."""
+        if not KEY.fullmatch(sweep_id):
+            raise InputError("it is no sweep's id")
         with self._lock:
             if sweep_id in self._waiting:
                 return

@@ -294,6 +294,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "on_drain": lambda: os.kill(os.getpid(), signal.SIGTERM),
             "on_upgrade": lambda: os.kill(os.getpid(), signal.SIGUSR1),
             "on_adopt": lambda record: AdoptedRequest(record, parent, wake=Bell.ring).end,
+            "on_twin": (lambda _: None) if start.is_silent else _say,
             "on_schedulers": lambda running: _widen(parent, running),
         }
         # Schedulers run beside the slots.

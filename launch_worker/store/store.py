@@ -554,7 +554,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
     ) -> str:
         """Add output; entries before `keep_from` are dropped (all others for `*`). `missing` bytes are kept nowhere.
 
-        Returns the entry's id, '' for a run that is gone.
+        Returns the id of the (first) entry that has it, '' for a run that is gone.
         """
         return text(self._call("append_log", run_id, attempt, data, offset, keep_from, missing))
 

@@ -160,6 +160,29 @@ def test_a_lost_reply_doubles_nothing(
     assert kept(store, run_id) == b"one\ntwo\n"
 
 
+def test_what_was_sent_in_pieces_whose_replies_were_lost_is_kept_with_what_follows(
+    store: Store, run_id: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that breaks again and again: Redis has each piece, and the worker knows of none."""
+    tail = follow()
+    append_log = store.append_log
+
+    def lose_reply(run_id: str, attempt: int, data: bytes, **options: Any) -> str:
+        append_log(run_id, attempt, data, **options)
+        raise BrokerUnavailableError("the reply was lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "append_log", lose_reply)
+        for line in (b"one\n", b"two\n", b"three\n"):
+            append(tail.path, line)
+            with pytest.raises(BrokerUnavailableError):
+                tail.ship(store)
+    for line in (b"", b"four\n", b"five\n"):
+        append(tail.path, line)
+        tail.ship(store)
+    assert kept(store, run_id) == b"one\ntwo\nthree\nfour\nfive\n"
+
+
 def test_the_output_of_a_run_that_was_deleted_goes_nowhere(store: Store, follow: Follow) -> None:
     """P41."""
     store._redis.flushall()

@@ -377,6 +377,21 @@ def test_finishing_the_thread_of_a_job_that_runs_ends_the_job_first(made_api: Ap
     assert job_processes(run.id) == []
 
 
+def test_the_error_of_a_job_that_another_thread_finished_is_kept_with_its_run(made_api: Api, make: Make) -> None:
+    agent = make(queues=["a"])
+    run = submit(["sleep", "100"], queue="a", api=made_api)
+    run_next(agent)
+    wait_for_pid(run)
+    try:
+        raise ValueError("its licence ran out")
+    except ValueError as error:
+        agent.finish_thread_id(agent.thread_ids[0], error)
+    assert run.wait(20) is RunState.FAILED
+    kept = made_api.store.read_file(run.id, "error.log")
+    assert kept is not None
+    assert b'raise ValueError("its licence ran out")' in kept
+
+
 def test_a_slot_is_free_before_the_end_is_told(tmp_path: Path, make: Make) -> None:
     server = RedisServer(aof=True)
     server.start()

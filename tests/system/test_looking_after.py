@@ -14,6 +14,7 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.retry import MAX_MISSTARTS
 from launch_worker.spec import RunSpec
 from launch_worker.states import RunState
+from launch_worker.store import keys
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, break_machine, wait_for_pid
 
@@ -98,6 +99,55 @@ def test_workers_drain_lets_a_worker_leave_when_its_job_has_ended(cluster: Clust
     gone = cluster.run("launch-worker", "workers", "drain", name)
     assert gone.code == 2
     assert "no live worker" in gone.err
+
+
+def test_a_second_worker_of_one_name_starts_and_says_so(cluster: Cluster) -> None:
+    first = cluster.worker(name="w1")
+    second = cluster.worker(name="w1", arguments=("--logfile", str(cluster.folder / "second.log")), wait=False)
+    said = f"Another worker is called {cluster.api.store.workers()[0]['worker']} too (on "
+    wait_until(lambda: said in second.log, what="it is said in the terminal")
+    assert f"pid {first.pid}): what is ordered of one" in second.log
+    assert said in (cluster.folder / "second.log").read_text()
+    wait_until(lambda: len(cluster.api.store.workers()) == 2, what="it has started")
+    assert "Another worker" not in first.log
+
+
+def test_a_worker_that_follows_one_of_its_name_that_was_killed_says_nothing_of_it(cluster: Cluster) -> None:
+    cluster.worker(name="w1").kill()
+    assert len(cluster.api.store.workers()) == 1, "it is still listed"
+    second = cluster.worker(name="w1")
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    assert "nother worker" not in second.log
+
+
+def test_what_is_published_to_a_workers_channels_and_is_no_word_of_ours_costs_one_line(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    run = submit(["sleep", "600"], api=cluster.api)
+    wait_for_pid(run)
+    owner = cluster.api.store.workers()[0]["owner"]
+    token = run.refresh().token
+    cancel = {"order": "cancel", "id": run.id, "token": str(token), "reason": "", "grace_us": ""}
+    garbage: list[bytes | str] = [
+        *("", "x", "null", "[]", "1e999", "[" * 100_000, "{" * 5, '"cancel"', "9" * 10_000, "\u0663", "../../x"),
+        *(b"\xff\xfe\x00", b"\x80\x04K\x01.", '{"order": 1}', '{"order": "cancel"}', '{"order": "drain"}'),
+        *(json.dumps(cancel | {"grace_us": wrong}) for wrong in ("soon", [], float("inf"), float("nan"))),
+    ]
+    redis = cluster.api.store._redis
+    channels = [keys.orders_channel(owner), keys.DUE, keys.QUEUE_NEWS, keys.SWEEP_NEWS, keys.news_channel(run.id)]
+    for channel in channels:
+        for message in garbage:
+            redis.publish(channel, message)
+    for message in garbage:
+        if message != '{"order": "drain"}':
+            redis.publish(keys.admin_channel(owner), message)
+    run.cancel(grace_s=0)
+    assert run.wait(10) is RunState.KILLED
+    assert submit(["true"], delay=0.3, api=cluster.api).wait(10) is RunState.FINISHED
+    assert worker.log.count("message.unusable") == 1
+    assert "Traceback" not in worker.log
+    assert "failed" not in worker.log
+    assert max(map(len, worker.log.splitlines())) < 1000
+    assert worker.process.poll() is None
 
 
 def test_doctor_finds_nothing_wrong_with_a_sound_system_and_names_what_is(cluster: Cluster) -> None:

@@ -15,6 +15,7 @@ import pytest
 from launch_worker import Run, submit
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.passes import PASSES
 from launch_worker.runners import tree
 from launch_worker.states import RunState
 from tests.chaos.proxy import Network
@@ -406,3 +407,76 @@ def test_while_redis_is_away_a_worker_knocks_with_one_connection_at_a_time_and_s
     assert 2 <= knocks <= 9, knocks
     wait_until(lambda: outage.api.store.counts()[RunState.FINISHED] >= 3)
     network.close()
+
+
+def test_a_beat_says_once_that_redis_is_away_and_goes_on_at_its_return(outage: Cluster, server: RedisServer) -> None:
+    beat = outage.beat()
+    passes = outage.api.store.pass_ages_s
+    wait_until(lambda: len(passes()) == len(PASSES), what="all passes were done")
+    server.kill()
+    wait_until(lambda: "redis.away" in beat.log)
+    time.sleep(5)
+    server.start()
+    began = time.monotonic()
+    wait_until(lambda: "redis.back" in beat.log, timeout_s=5)
+    assert time.monotonic() - began < 2.0
+    wait_until(lambda: max(passes().values()) < 1.5, timeout_s=5, what="all passes were done again")
+    assert beat.log.count("redis.away") == 1
+    assert "pass.failed" not in beat.log
+    assert "Traceback" not in beat.log
+    assert beat.process.poll() is None
+
+
+def test_a_beat_that_is_started_while_redis_is_away_begins_at_its_return(outage: Cluster, server: RedisServer) -> None:
+    outage.env["LAUNCH_PASS_S"] = "5"
+    server.kill()
+    beat = outage.beat()
+    wait_until(lambda: "redis.away" in beat.log)
+    time.sleep(7)
+    server.start()
+    wait_until(lambda: len(outage.api.store.pass_ages_s()) == len(PASSES), timeout_s=2, what="all passes were done")
+    assert "Traceback" not in beat.log
+    assert len(beat.log.splitlines()) < 20, beat.log
+
+
+def test_a_connection_that_is_lost_again_and_again_costs_no_output_no_end_and_little_work(
+    outage: Cluster, server: RedisServer
+) -> None:
+    """Lost with what is on its way, so that Redis has things of which the worker does not know that it has."""
+    outage.env["LAUNCH_LEASE_S"] = "30"
+    network = Network()
+    proxy = network.open(lambda: server.port)
+    url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
+    worker = outage.worker(slots=8, env={"LAUNCH_REDIS_URL": url})
+    runs = []
+    for count in (10, 20, 30, 40, 50, 60):
+        script = f"for i in $(seq {count}); do echo $i; sleep 0.1; done; exit {count}"
+        runs.append((count, submit(["sh", "-c", script], api=outage.api)))
+    for _, run in runs:
+        wait_for_pid(run)
+    used_s = cpu_s(worker.pid)
+    until = time.monotonic() + 6
+    while time.monotonic() < until:
+        for _ in ("cut", "whole"):
+            proxy.cut("mute")
+            time.sleep(0.15)
+            proxy.heal()
+        time.sleep(0.3)
+    assert cpu_s(worker.pid) - used_s < 2.0
+    began = time.monotonic()
+    assert submit(["true"], api=outage.api).wait(20) is RunState.FINISHED
+    assert time.monotonic() - began < 2.0
+    for count, run in runs:
+        assert run.wait(20) is RunState.FAILED
+        assert run.exit_code == count
+        assert states(run) == ["Pending", "Running", "Failed"]
+        assert run.logs().split() == [b"%d" % number for number in range(1, count + 1)]
+    assert worker.log.count("redis.") < 20
+    assert "Traceback" not in worker.log
+    network.close()
+
+
+def cpu_s(pid: int) -> float:
+    """Of its processors' time, by now."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from launch_worker import submit
+from launch_worker.dev.redis_server import RedisServer
 from launch_worker.states import RunState
+from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, wait_for_pid
 
@@ -76,3 +83,59 @@ def test_a_worker_that_starts_on_a_read_only_replica_waits(cluster: Cluster) -> 
         assert noise not in worker.log
     worker.process.terminate()
     assert worker.wait(20) == 0
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Two servers, for one to be the other's replica."""
+    made = RedisServer(), RedisServer()
+    for server in made:
+        server.start()
+    yield made
+    for server in made:
+        server.stop()
+
+
+def follow(store: Any, other: RedisServer) -> None:
+    """Make a server the other's replica, and wait until it is like it."""
+    store.config_set("masterauth", other.url.partition("//:")[2].partition("@")[0])
+    store.replicaof("127.0.0.1", other.port)
+    wait_until(lambda: store.info("replication")["master_link_status"] == "up", what="the replica is like its master")
+
+
+def test_a_master_that_becomes_a_replica_and_is_promoted_again_costs_no_end_and_few_lines(
+    pair: tuple[RedisServer, RedisServer], tmp_path: Path
+) -> None:
+    """As after a failover that a client was not told of, and the one back."""
+    first, second = pair
+    cluster = Cluster(first.url, tmp_path)
+    stores = [Store(server.url) for server in pair]
+    one, two = (store._redis for store in stores)
+    try:
+        worker, beat = cluster.worker(slots=4), cluster.beat()
+        follow(two, first)
+        within = submit(["sh", "-c", "sleep 2; exit 4"], api=cluster.api)
+        beyond = submit(["sh", "-c", "sleep 8; exit 5"], api=cluster.api)
+        for run in (within, beyond):
+            wait_for_pid(run)
+        two.replicaof("NO", "ONE")
+        follow(one, second)
+        for part in (worker, beat):
+            wait_until(lambda part=part: "redis.away" in part.log, what="it says so")  # type: ignore[misc]
+        refused = one.info("errorstats").get("errorstat_READONLY", {}).get("count", 0)
+        wait_until(
+            lambda: one.info("errorstats")["errorstat_READONLY"]["count"] > refused + 6, what="it was tried again"
+        )
+        one.replicaof("NO", "ONE")
+        assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+        assert within.wait(20) is RunState.FAILED
+        assert beyond.wait(20) is RunState.FAILED
+        assert (within.exit_code, beyond.exit_code) == (4, 5)
+        for part in (worker, beat):
+            wait_until(lambda part=part: "redis.back" in part.log, what="it is back")  # type: ignore[misc]
+            assert "Traceback" not in part.log
+            assert len(part.log.splitlines()) < 40, part.log
+    finally:
+        cluster.close()
+        for store in stores:
+            store.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 
-from launch_worker.log_line import OneLine, one_line
+from launch_worker.log_line import OneLine, Seldom, one_line
 
 
 def test_what_cannot_be_printed_is_escaped() -> None:
@@ -32,3 +32,12 @@ def test_every_message_of_a_handler_is_one_line_and_a_traceback_keeps_its_own() 
     lines = told.getvalue().splitlines()
     assert lines[:3] == ["run.ended run=x\\nworker.forged y", "failed", "Traceback (most recent call last):"]
     assert lines[-1] == "ValueError: bad\\x1b[0m"
+
+
+def test_what_comes_often_is_said_seldom_with_how_often_it_came() -> None:
+    now, said = [0.0], []
+    seldom = Seldom(lambda message, *args: said.append(message % args), clock=lambda: now[0])
+    for moment in (0.0, 1.0, 29.0, 31.0, 32.0):
+        now[0] = moment
+        seldom("it is %s", moment)
+    assert said == ["it is 0.0", "it is 31.0 (2 more since the last such line)"]
