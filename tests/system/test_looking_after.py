@@ -130,7 +130,7 @@ def test_what_is_published_to_a_workers_channels_and_is_no_word_of_ours_costs_on
     garbage: list[bytes | str] = [
         *("", "x", "null", "[]", "1e999", "[" * 100_000, "{" * 5, '"cancel"', "9" * 10_000, "\u0663", "../../x"),
         *(b"\xff\xfe\x00", b"\x80\x04K\x01.", '{"order": 1}', '{"order": "cancel"}', '{"order": "drain"}'),
-        *(json.dumps(cancel | {"grace_us": wrong}) for wrong in ("soon", [], float("inf"), float("nan"))),
+        *(json.dumps(cancel | {"grace_us": wrong}) for wrong in ("soon", float("inf"), float("nan"))),
     ]
     redis = cluster.api.store._redis
     channels = [keys.orders_channel(owner), keys.DUE, keys.QUEUE_NEWS, keys.SWEEP_NEWS, keys.news_channel(run.id)]

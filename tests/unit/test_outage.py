@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from launch_worker import outage as module
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.outage import Outage
 
@@ -16,7 +15,7 @@ from launch_worker.outage import Outage
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic time, to be set."""
     time = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: time[0])
+    monkeypatch.setattr("launch_worker.outage.time.monotonic", lambda: time[0])
     return time
 
 
