@@ -19,7 +19,7 @@ import kombu.serialization
 import kombu.transport
 import kombu.utils.json
 from celery import Celery
-from celery.signals import beat_init, worker_ready
+from celery.signals import beat_init, celeryd_init, worker_ready
 
 from launch_worker import celeryconfig
 from launch_worker.cli import output
@@ -28,7 +28,7 @@ from launch_worker.foreign import read_json
 from launch_worker.ownership import read_ours
 from launch_worker.passes import PASSES
 from launch_worker.redis_url import RedisUrl
-from launch_worker.runners.own_process import have_usual_signals
+from launch_worker.runners.own_process import have_usual_signals, hide_memory
 from launch_worker.settings import Settings
 from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.store.keys import PRIORITY_STEPS
@@ -137,6 +137,7 @@ def _make_app(operator: ModuleType | None) -> tuple[Celery, dict[str, Any]]:
 
 if click.get_current_context(silent=True) is not None:
     # In the celery command: worker, beat, Flower.
+    hide_memory()
     have_usual_signals(but_hang_up=True)
 try:
     settings = _settings()
@@ -154,6 +155,11 @@ app, REQUIRED = _make_app(_operator)
 importlib.import_module("launch_worker.remote")
 
 
+def _hide_memory(**_: object) -> None:
+    """Again, after `--uid` has changed the user."""
+    hide_memory()
+
+
 def _started(**_: object) -> None:
     lean.started()
 
@@ -164,6 +170,8 @@ def _say_settings(**_: object) -> None:
         output.say(f"Celery settings of {settings_file}")
 
 
+for _signal in (celeryd_init, beat_init):
+    _signal.connect(_hide_memory, weak=False)
 for _signal in (worker_ready, beat_init):
     _signal.connect(_started, weak=False)
 beat_init.connect(_say_settings, weak=False)

@@ -17,6 +17,7 @@ from launch_worker.foreign import read_json
 from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError
 from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.own_process import hide_memory
 
 log = logging.getLogger("launch_worker.end_container")
 
@@ -67,6 +68,7 @@ class Hold:
 
 
 def main() -> None:
+    hide_memory()
     container, kill_at = sys.argv[1], float(sys.argv[2])
     known = read_json(sys.stdin.read() or "{}")
     hold = Hold(known)

@@ -44,7 +44,7 @@ from typing import Any
 from launch_worker.runners import tree
 from launch_worker.runners.exits import Exit, ExitFile
 from launch_worker.runners.output import Piped, make_pipe, open_for_printing
-from launch_worker.runners.own_process import become_subreaper, have_usual_signals
+from launch_worker.runners.own_process import become_subreaper, have_usual_signals, hide_memory
 from launch_worker.runners.spawn import spawn
 from launch_worker.runners.tree import ProcessId
 
@@ -1020,6 +1020,7 @@ def main() -> None:
     for fd in (control, door, lock):
         if fd is not None:
             os.set_inheritable(fd, False)
+    hide_memory()
     become_subreaper()
     guard = Guard(
         socket.socket(fileno=control),

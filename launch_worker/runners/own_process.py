@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import signal
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 #: Python sets these for itself, and gives them back to the programs that it starts.
 _OF_PYTHON = frozenset((signal.SIGPIPE, signal.SIGXFSZ))
@@ -17,6 +18,15 @@ _OF_PYTHON = frozenset((signal.SIGPIPE, signal.SIGXFSZ))
 def become_subreaper() -> None:
     """Orphaned descendants of this process become its children from now on, instead of init's."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def hide_memory() -> None:
+    """Let only root read this process's environment, memory and open files, trace it, or get a core dump of it.
+
+    Jobs are processes of the same user, and could read the password of Redis there. To be called again after a change
+    of the user, which sets it back. A program that this process executes begins readable.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def have_usual_signals(*, but_hang_up: bool = False) -> None:

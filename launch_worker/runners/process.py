@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import queue
+import re
 import select
 import signal
 import socket
@@ -61,6 +62,16 @@ _MAX_FDS = 253
 _ENDED = 0
 #: How a shell tells that its child died of SIGKILL.
 _SHELL_SIGKILL = 137
+
+
+#: What a guard gets of its worker's environment, no secrets among it. Programs are found and libraries are loaded by
+#: some of these, the container engine is by others; by LAUNCH_… a person, or the worker of which this worker is itself
+#: a job, tells whose guard it is.
+_OF_THE_GUARD = re.compile(
+    "PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|XDG_RUNTIME_DIR|LD_.*|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|"
+    "DOCKER_(HOST|TLS_VERIFY|CERT_PATH|CONFIG|CONTEXT|API_VERSION)|SSH_AUTH_SOCK|((HTTPS?|NO|ALL)_PROXY)|"
+    "((https?|no|all)_proxy)|LAUNCH_(WORK_DIR|RUN_ID|TOKEN)"
+)
 
 
 @dataclass(frozen=True)
@@ -533,6 +544,7 @@ class ProcessRunner:
                     stdin=subprocess.DEVNULL,
                     pass_fds=[fd for fd in inherited if fd is not None],
                     cwd="/",
+                    env={name: value for name, value in os.environ.items() if _OF_THE_GUARD.fullmatch(name)},
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
