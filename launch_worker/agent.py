@@ -39,9 +39,9 @@ from launch_worker.run import Record
 from launch_worker.runners import tree
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner, reap_orphans
-from launch_worker.settings import NO_WORK_DIR, Settings
+from launch_worker.settings import NO_WORK_DIR
 from launch_worker.spec import parse_spec
-from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark, delete_undeleted, why_not_own
+from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark, delete_undeleted, shortage_of, why_not_own
 from launch_worker.store import keys
 from launch_worker.store.store import Answer, Card, Pulse
 from launch_worker.supervise import Cancel, Detach, Shutdown, Superseded
@@ -69,8 +69,6 @@ _WIRES = frozenset(
         "on_twin",
     )
 )
-#: Of the disk, unless the settings say it: what the files of some runs need to begin.
-_MIN_FREE_BYTES = 64 << 20
 #: From the end of the last job's grace to its report.
 _LAST_STEPS_S = 10.0
 _SAY_AGAIN_S = 30.0
@@ -630,7 +628,7 @@ class LaunchAgent(ByHand):
 
     def _look_at_disk(self) -> None:
         """Take no runs while the disk has too little room for any, and take them again when it has."""
-        shortage = _shortage(self._settings)
+        shortage = shortage_of(self._settings)
         if bool(shortage) != bool(self._quarantine.shortage):
             log.warning("worker.disk: %s", shortage or "there is room again; runs are taken")
             self._quarantine.shortage = shortage
@@ -789,20 +787,3 @@ class LaunchAgent(ByHand):
             "cpus": {"total": total.millicores / 1000, "free": free.millicores / 1000},
             "memory": {"total": total.memory, "free": free.memory},
         }
-
-
-def _shortage(settings: Settings) -> str:
-    """What is said of the worker's disk while it has less room than a run needs; '' when it has enough."""
-    try:
-        disk = os.statvfs(settings.work_dir)
-    except OSError:
-        return ""  # what is wrong with it, the next start tells
-    free, least = disk.f_bavail * disk.f_frsize, settings.min_free_bytes
-    if least is None:
-        least = min(_MIN_FREE_BYTES, disk.f_blocks * disk.f_frsize // 20)
-    if free >= least:
-        return ""
-    return (
-        f"LAUNCH_WORK_DIR {settings.work_dir} has {free >> 20:,} MiB free, and less than {least >> 20:,} MiB "
-        "(LAUNCH_MIN_FREE_BYTES) is too little; make room there"
-    )

@@ -39,11 +39,14 @@ from launch_worker.retry import NextStep, Outcome
 from launch_worker.run import Record
 from launch_worker.runners.exits import Exit, read_exits
 from launch_worker.runners.guard import SOCKET, boot_time_s
+from launch_worker.settings import Settings
 from launch_worker.spares import CONFIG, OUTPUT, Spare, Spares
 from launch_worker.states import RunState
 
 log = logging.getLogger("launch_worker.spool")
 
+#: Of the disk, unless the settings say it: what the files of some runs need to begin.
+_MIN_FREE_BYTES = 64 << 20
 _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
@@ -462,3 +465,20 @@ def _ago_s(ended: Any) -> float | None:
 def _is_attempt(name: str) -> bool:
     """Whether it is RUN.ATTEMPT.TOKEN: a plain name, which cannot lead out of the folder that it is in."""
     return _ATTEMPT.fullmatch(name) is not None
+
+
+def shortage_of(settings: Settings) -> str:
+    """What is said of the worker's disk while it has less room than a run needs; '' when it has enough."""
+    try:
+        disk = os.statvfs(settings.work_dir)
+    except OSError:
+        return ""  # what is wrong with it, the next start tells
+    free, least = disk.f_bavail * disk.f_frsize, settings.min_free_bytes
+    if least is None:
+        least = min(_MIN_FREE_BYTES, disk.f_blocks * disk.f_frsize // 20)
+    if free >= least:
+        return ""
+    return (
+        f"LAUNCH_WORK_DIR {settings.work_dir} has {free >> 20:,} MiB free, and less than {least >> 20:,} MiB "
+        "(LAUNCH_MIN_FREE_BYTES) is too little; make room there"
+    )

@@ -23,6 +23,7 @@ from launch_worker.giturl import GitSource, parse_git_url
 from launch_worker.run import Record
 from launch_worker.settings import Settings
 from launch_worker.spec import RunSpec
+from launch_worker.spool import shortage_of
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.code")
@@ -56,7 +57,14 @@ def fetch_code(
     git = Git(patience, worker_env, marks)
     limit_bytes = settings.upload_bytes * UNPACKED_FACTOR
     repositories = Repositories(settings.work_dir / "code" / "git", git=git, limit_bytes=limit_bytes)
-    commit = repositories.check_out(wanted, folder)
+    try:
+        commit = repositories.check_out(wanted, folder)
+    except CodeError as error:
+        # git has many words for a full disk.
+        shortage = shortage_of(settings)
+        if not shortage:
+            raise
+        raise CodeError(f"{error}; {shortage}", detail=error.detail, worker_fault=True) from None
     log.info("code.fetched run=%s repository=%s ref=%s commit=%s", record.id, source.url, source.ref, commit)
     if not record.commit:
         patience.outlast_redis(lambda: store.pin(record.id, record.token, commit))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ import pytest
 
 from launch_worker.code import repository as repository_module
 from launch_worker.code.cache import throw_away_unused
+from launch_worker.code.fetch import fetch_code
 from launch_worker.code.git import Git, GitError
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
+from launch_worker.ids import new_run_id
 from launch_worker.runners.errors import StartGivenUpError
+from launch_worker.settings import Settings
+from launch_worker.spec import RunSpec
+from launch_worker.store.store import Store
 from tests.code.conftest import Fetch
 from tests.conftest import wait_until
 from tests.githost import PASSWORD, USER, GitHost, Repository
@@ -445,3 +451,25 @@ def _processes_with(mark: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.parametrize("least", [0, 1 << 60])
+def test_a_fetch_that_fails_while_the_disk_has_too_little_room_is_the_machines_fault(
+    tmp_path: Path, host: GitHost, worker_env: dict[str, str], store: Store, least: int
+) -> None:
+    """Whatever git's words are, which know nothing of it here."""
+    run_id = new_run_id()
+    store.create(run_id, RunSpec(command=("true",)))
+    settings = replace(Settings.from_env(worker_env), work_dir=tmp_path, min_free_bytes=least)
+    with pytest.raises(CodeError, match="there is no repository") as caught:
+        fetch_code(
+            RunSpec(command=("true",), uri=f"{host.url}/nothing"),
+            store.get(run_id),
+            tmp_path / "code" / "of-the-job",
+            settings=settings,
+            store=store,
+            patience=Patience.of(30.0, unwanted=lambda: False),
+            worker_env=worker_env,
+        )
+    assert caught.value.worker_fault == bool(least)
+    assert ("make room there" in str(caught.value)) == bool(least)
