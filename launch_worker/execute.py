@@ -66,8 +66,9 @@ def execute(
             begun = time.monotonic()
             attempt.job = start(code)
             attempt.job.report_to(enter, on_started)
-        elif attempt.folder.is_container:
-            attempt.job.report_to(enter, on_started)
+        else:
+            # The pid of a process is in the record already.
+            attempt.job.report_to(enter, on_started if attempt.folder.is_container else lambda _: None)
         attempt.phase = phase = "run"
         return _supervise(attempt, site.logs, on_word, begun=begun)
     except (AttemptSuperseded, AttemptDetached):

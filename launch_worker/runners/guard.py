@@ -5,7 +5,7 @@ policy: it starts, stops, enforces the deadlines it was told, and tells what hap
 JSON lines over a socket; the end of that stream means that the worker is gone. Standard library only.
 
     worker: {"do": "start" | "adopt" | "stop" | "lease" | "watch" | "unwatch" | "lane" | "detach", …}
-    guard:  {"on": "hello" | "started" | "refused" | "exited" | "gone" | "ended" | "expired", "key": …}
+    guard:  {"on": "hello" | "started" | "refused" | "exited" | "gone" | "ended" | "expired" | "unendable", "key": …}
 
 Every started or adopted job is told `exited` (its main process ended) and then `gone` (its tree is empty). A start
 may say for how long (`brief_s`) a job counts as brief: one that is over by then is told once, `ended`, instead of
@@ -69,6 +69,10 @@ _BRAKE_S = 0.05
 _PRINTED_FAILURES = 20
 #: How often it is looked at once for processes that fork and exit all the time.
 _SWEEPS = 50
+#: The longest pause between two looks at a job of which nothing is left but what cannot be ended.
+_IN_VAIN_S = 1.0
+#: How many of these processes are told.
+_NAMED = 5
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: A job that could not be looked at is looked at again then.
 _AGAIN_S = 0.5
@@ -127,6 +131,10 @@ class Job:
         #: Processes that were seen in the tree: one that cleared its environment is known by this.
         self.seen: set[ProcessId] = set()
         self.termed: set[ProcessId] = set()
+        #: Another user's, which this one may not signal: a program that is setuid was started.
+        self.foreign: set[ProcessId] = set()
+        #: Which of them its worker was told.
+        self.foreign_told: set[ProcessId] = set()
         self.kill_at: float | None = None
         #: When it began to be ended, in clock ticks since boot.
         self.ends_since: int | None = None
@@ -161,8 +169,8 @@ class Job:
 
     @property
     def ended_by(self) -> str:
-        """Who had signalled its main process: '' for nobody."""
-        is_signalled = self.was_stopped or (self.termed and self.main in self.termed)
+        """Who had signalled its main process, or had tried to: '' for nobody."""
+        is_signalled = self.was_stopped or (self.termed and self.main in self.termed) or self.main in self.foreign
         return self.stopped_by if is_signalled else ""
 
     def due(self) -> float:
@@ -832,6 +840,7 @@ class Guard:
             job.stopped_by = job.stopped_by or why
         kill_at = boot_time_s() + grace_s
         job.kill_at = kill_at if job.kill_at is None else min(kill_at, job.kill_at)
+        job.foreign_told = set()
         job.look_at = 0.0
         job.pause_s = 0.01
         self._end_step(job)
@@ -858,7 +867,10 @@ class Guard:
             self._kill(job, left)
         else:
             self._terminate(job, left)
-        job.pause_s = min(2 * job.pause_s, 0.1)
+        # A look at all processes, for nothing, should cost next to nothing.
+        is_in_vain = bool(left) and job.foreign.issuperset(left)
+        job.pause_s = min(2 * job.pause_s, _IN_VAIN_S if is_in_vain else 0.1)
+        self._tell_foreign(job, left)
         job.look_at = now + job.pause_s
         if now < job.kill_at:
             job.look_at = min(job.look_at, job.kill_at)
@@ -875,23 +887,41 @@ class Guard:
         for process in left:
             # What was gone before the signal ended by itself.
             was_there = is_first or process.start < job.ends_since
-            if was_there and process not in job.termed and tree.send(process, signal.SIGTERM):
+            if was_there and process not in job.termed and self._send(job, process, signal.SIGTERM):
                 job.termed.add(process)
                 # A stopped process would keep SIGTERM pending until its SIGKILL.
-                tree.send(process, signal.SIGCONT)
+                self._send(job, process, signal.SIGCONT)
 
     def _kill(self, job: Job, left: list[ProcessId]) -> None:
         for process in left:
-            if tree.send(process, signal.SIGKILL):
+            if self._send(job, process, signal.SIGKILL):
                 job.termed.add(process)
         # What those had just started comes to this process as they end, and is not waited for: processes that fork and
         # exit all the time are gone before the next look finds them.
         for _ in range(_SWEEPS):
             orphans = self._orphans_of(job)
-            if not orphans:
+            if not orphans or job.foreign.issuperset(orphans):
                 break
             for process in orphans:
-                tree.send(process, signal.SIGKILL)
+                self._send(job, process, signal.SIGKILL)
+
+    def _send(self, job: Job, process: ProcessId, number: int) -> bool:
+        """Whether it got the signal."""
+        try:
+            is_sent = tree.send(process, number)
+        except PermissionError:
+            job.foreign.add(process)
+            return False
+        job.foreign.discard(process)
+        return is_sent
+
+    def _tell_foreign(self, job: Job, left: list[ProcessId]) -> None:
+        """What of a job cannot be ended, so that people learn why it stays."""
+        stays = job.foreign.intersection(left)
+        if not stays <= job.foreign_told:
+            job.foreign_told = stays
+            named = [[process.pid, tree.name(process.pid)] for process in sorted(stays)]
+            self._tell("unendable", job.key, processes=named[:_NAMED])
 
     def _left(self, job: Job) -> list[ProcessId]:
         """What lives of a job. For one that has exited nothing only where that is certain."""

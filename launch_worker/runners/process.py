@@ -173,6 +173,10 @@ class JobHandle:
     lane: Lane | None = None
     #: The read end of what it prints into, for the next guard; None where a job of an older guard prints into its file.
     pipe: int | None = None
+    #: Which of its processes nobody could end; '' for none.
+    unendable: str = ""
+    #: Why it shall end; '' before.
+    asked: str = ""
     #: Output had to be given up because of that.
     disk_was_full: bool = False
     #: Which guard of its runner knows of it.
@@ -180,6 +184,8 @@ class JobHandle:
     #: What the kernel had told of memory that ran out.
     oom_before: bytes = field(default_factory=lambda: oom.own_counter().told())
     reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+    #: Tells people a sentence about it.
+    enter: Callable[[str, str], None] | None = None
 
     @property
     def pid(self) -> int:
@@ -193,10 +199,31 @@ class JobHandle:
 
     def report_to(self, enter: Callable[[str, str], None], on_started: Callable[[int], None]) -> None:
         """It runs, as all jobs that the guard has started."""
+        self.enter = enter
         on_started(self.pid)
+        self._report_unendable()
+
+    def note_unendable(self, processes: list[tuple[int, str]]) -> None:
+        """A program that is setuid, as `sudo`, runs as somebody whose processes the worker may not signal."""
+        named = ", ".join(f"{pid} ({name})" for pid, name in processes)
+        one = len(processes) == 1
+        self.unendable = (
+            f"{'process' if one else 'processes'} {named} {'belongs' if one else 'belong'} to another user and cannot "
+            "be ended by this worker"
+        )
+        # A thread: who hears the guard must not wait for Redis.
+        threading.Thread(target=self._report_unendable, name=f"unendable-{self.key}", daemon=True).start()
+
+    def _report_unendable(self) -> None:
+        if self.unendable and self.enter is not None and self.key in self.runner:
+            try:
+                self.enter("end", f"{self.asked}; {self.unendable}" if self.asked else self.unendable)
+            except Exception:  # what people are told decides nothing about the job
+                log.exception("job.not_told")
 
     def announce(self, reason: str) -> None:
         """Show the job that it shall stop, in the folder where it talks with its worker."""
+        self.asked = reason
         announce_stop(Path(self.order["folder"]) / "talk", reason)
 
     def stop(self, *, grace_s: float) -> None:
@@ -219,6 +246,13 @@ class JobHandle:
     def explain(self, outcome: Outcome) -> Outcome:
         """Say what is known of its end beside its exit status."""
         outcome = self._explain_kill(outcome)
+        if self.unendable and self.unendable not in outcome.reason:
+            text = f"{self.unendable}: it was waited for"
+            outcome = replace(
+                outcome,
+                reason=f"{outcome.reason}; {text}" if outcome.reason else text,
+                message=f"{outcome.message}\n{text}" if outcome.message else "",
+            )
         if self.disk_was_full:
             outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
         return outcome
@@ -413,6 +447,10 @@ class ProcessRunner:
             events.put(left.exited)
         return handle
 
+    def __contains__(self, key: object) -> bool:
+        """Whether something of this job may be left."""
+        return key in self._handles
+
     @property
     def is_idle(self) -> bool:
         """Whether the guard has nothing to do."""
@@ -603,6 +641,8 @@ class ProcessRunner:
             self._forget(handle)
         elif event["on"] == "exited":
             self._heed_exit(handle, event)
+        elif event["on"] == "unendable":
+            handle.note_unendable(event["processes"])
         elif event["on"] == "gone":
             self._forget(handle)
             handle.disk_was_full = event.get("disk_full", False)

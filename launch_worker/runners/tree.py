@@ -201,8 +201,20 @@ def members(
     return sorted(alive, key=lambda process: process != main)
 
 
+def name(pid: int) -> str:
+    """Of a process, as `ps` shows it; '' when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return comm.read().rstrip("\n")
+    except _NOT_SEEN:
+        return ""
+
+
 def send(process: ProcessId, number: int) -> bool:
-    """Signal exactly this process; False when it is gone (also when its pid was reused)."""
+    """Signal exactly this process; False when it is gone (also when its pid was reused).
+
+    Raises PermissionError when it is another user's and may not be signalled.
+    """
     try:
         fd = os.pidfd_open(process.pid)
     except OSError:
@@ -212,6 +224,8 @@ def send(process: ProcessId, number: int) -> bool:
         if not is_alive(process):
             return False
         signal.pidfd_send_signal(fd, number)
+    except PermissionError:
+        raise
     except OSError:
         return False
     finally:
@@ -239,7 +253,8 @@ def end(find: Callable[[], list[ProcessId]], *, wait: Callable[[float], None], t
     waited = 0.0
     while found := find():
         for process in found:
-            send(process, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):
+                send(process, signal.SIGKILL)
         if waited > timeout_s:
             return False
         wait(pause)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from launch_worker import submit
+from launch_worker.api import Run
 from launch_worker.runners import tree
 from launch_worker.states import RunState
 from tests.conftest import wait_until
@@ -137,3 +139,65 @@ def test_what_a_plain_user_s_worker_sees_of_its_jobs_is_all_there(plain: Cluster
     assert stays.wait(20) is RunState.KILLED
     assert tree.look_up(pid) is None
     assert states(stays) == ["Pending", "Running", "Killed"]
+
+
+@needs_root
+def test_a_job_of_another_user_s_processes_is_waited_for_and_its_run_says_why(plain: Cluster) -> None:
+    """A setuid program, as `sudo`: a worker that is not root cannot signal what that runs."""
+    plain.worker(slots=3, by=by_user)
+    rooted = roots_sleep(plain.folder)
+    limited = submit([*rooted.split(), "5"], timeout="1s", grace="0.5s", api=plain.api)
+    cancelled = submit([*rooted.split(), "5"], grace="0.5s", api=plain.api)
+    leaves = submit(["sh", "-c", f"{rooted} 5 & exit 0"], api=plain.api)
+    wait_for_pid(cancelled)
+    cancelled.cancel(reason="no more")
+    told = "(sleep) belongs to another user and cannot be ended by this worker"
+    for run, why in ((limited, "time limit of 1 s reached; process "), (cancelled, "no more; process "), (leaves, "")):
+        wait_for_reason(run, told)
+        assert run.refresh().reason.removeprefix("stopping: ").startswith(why)
+        assert run.state is RunState.RUNNING
+    assert limited.wait(20) is RunState.FAILED
+    assert cancelled.wait(20) is RunState.KILLED
+    assert leaves.wait(20) is RunState.FINISHED
+    for run, why in ((limited, "time limit of 1 s reached; process "), (cancelled, "no more; process "), (leaves, "")):
+        assert run.refresh().reason.startswith(why)
+        assert told in run.refresh().reason
+
+
+@needs_root
+def test_what_cannot_be_ended_is_looked_at_once_a_second(plain: Cluster) -> None:
+    worker = plain.worker(by=by_user)
+    run = submit(["sh", "-c", f"{roots_sleep(plain.folder)} 6 & exit 0"], api=plain.api)
+    wait_for_reason(run, "cannot be ended")
+    guard = guard_of(worker.pid)
+    # It has begun to look seldom when it waits for so long.
+    wait_until(lambda: waits_in(guard, 1.5) <= 4, timeout_s=5, what="the guard looks seldom")
+    assert run.wait(20) is RunState.FINISHED
+
+
+def wait_for_reason(run: Run, text: str) -> None:
+    wait_until(lambda: text in run.refresh().reason, what=f"{text!r} is in the reason of a run that runs")
+
+
+def waits_in(pid: int, seconds: float) -> int:
+    """How often the process has waited for something meanwhile."""
+
+    def waits() -> int:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+    before = waits()
+    time.sleep(seconds)
+    return waits() - before
+
+
+def roots_sleep(folder: Path) -> str:
+    """A command that sleeps as root, whoever starts it: what is only setuid may still be signalled by its user."""
+    program = folder / "rooted"
+    shutil.copy(shutil.which("setpriv") or "", program)
+    os.chown(program, 0, 0)
+    program.chmod(0o4755)
+    command = [str(program), "--reuid=0", "sleep"]
+    if subprocess.run([*by_user(*command, "0")], check=False).returncode:
+        pytest.skip("no program is setuid here")
+    return " ".join(command)
