@@ -167,12 +167,13 @@ class Heir:
         try:
             kept = folder.read_record()
             formers = [estate.folder.owner] if kept is None else [kept.owner, estate.folder.owner]
+            stopped_by = folder.stopped_by()
             if kept is not None:
                 # Under this worker's lock, as its guard's watch over the container is: they end together.
                 own = self._agent.attempt_folder(kept)
                 own.path.parent.mkdir(parents=True, exist_ok=True)
                 folder = AttemptFolder(folder.path.rename(own.path))
-            self._adopt_container(folder, formers, watcher=estate.runner)
+            self._adopt_container(folder, formers, watcher=estate.runner, stopped_by=stopped_by)
         except BrokerUnavailableError as error:
             log.warning("run.not_adopted run=%s: this worker stops while Redis is away. %s", folder.run_id, error)
         except Exception:
@@ -185,8 +186,9 @@ class Heir:
         *,
         only_if_gone: bool = False,
         watcher: ProcessRunner | None = None,
+        stopped_by: str = "",
     ) -> None:
-        """`watcher` has the guard that watched over the container until now."""
+        """`watcher` has the guard that watched over the container until now; `stopped_by`: it has begun to end it."""
         former = folder.read_record()
         adopted, why = self._adopt(folder, formers, only_if_gone=only_if_gone)
         if adopted is None:
@@ -211,7 +213,12 @@ class Heir:
         )
         # It is carried on from now on, its lease renewed, whether or not the engine answers.
         job = runner.adopt(
-            labels, key=folder.key, lease=adopted.lease, events=queue.SimpleQueue(), output=folder.output
+            labels,
+            key=folder.key,
+            lease=adopted.lease,
+            events=queue.SimpleQueue(),
+            output=folder.output,
+            stopped_by=stopped_by,
         )
         if watcher is not None:
             watcher.unwatch(folder.key)

@@ -256,6 +256,11 @@ class AttemptFolder:
         except (OSError, ValueError):
             return None
 
+    def stopped_by(self) -> str:
+        """Who ended it, as its guard kept that; '' for nobody."""
+        kept = self._kept_exit()
+        return "" if kept is None else kept.stopped_by
+
     def exit_status_age_s(self) -> float | None:
         """How long ago that was; None when it is not known."""
         kept = self._kept_exit()

@@ -104,18 +104,32 @@ class ContainerRunner:
         return handle
 
     def adopt(
-        self, labels: Labels, *, key: str, lease: Lease, events: queue.SimpleQueue[Any], output: Path
+        self,
+        labels: Labels,
+        *,
+        key: str,
+        lease: Lease,
+        events: queue.SimpleQueue[Any],
+        output: Path,
+        stopped_by: str = "",
     ) -> ContainerHandle:
         """Supervise the container of an attempt that another worker began; asks the engine nothing yet.
 
-        `labels` has whose the attempt is now. Where there is no container of it, its end is Crashed.
+        `labels` has whose the attempt is now; `stopped_by` who has begun to end it. Where there is no container of it,
+        its end is Crashed.
         """
-        handle = ContainerHandle(self, key, labels, events=events, output=output)
+        handle = ContainerHandle(self, key, labels, events=events, output=output, stopped_by=stopped_by)
         self._watch(handle, labels, lease)
         return handle.follow()
 
     def _watch(self, handle: ContainerHandle, labels: Labels, lease: Lease) -> None:
-        more = {"run": labels.run, "token": labels.token, "owner": labels.owner, "redis": self._redis_url}
+        more = {
+            "run": labels.run,
+            "token": labels.token,
+            "owner": labels.owner,
+            "redis": self._redis_url,
+            "attempt": f"{labels.run}.{labels.attempt}.{labels.token}",
+        }
         self._guard.watch(handle.key, handle.container, lease=lease, on_expired=handle.expired, more=more)
 
     def find_attempt(self, labels: Labels) -> str:

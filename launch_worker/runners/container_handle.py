@@ -80,8 +80,9 @@ class ContainerHandle:
         events: queue.SimpleQueue[Any],
         output: Path,
         warning: str = "",
+        stopped_by: str = "",
     ) -> None:
-        """Without `container` (its id) it is looked for by its labels."""
+        """Without `container` (its id) it is looked for by its labels. `stopped_by`: who has begun to end it."""
         self.key = key
         self.container = container
         #: Of its main process; 0 until it is known to run.
@@ -96,7 +97,7 @@ class ContainerHandle:
         self._kill_at: float | None = None
         self._gone = False
         self._left = False
-        self._stopped_by = ""
+        self._stopped_by = stopped_by
         self._announcing: threading.Thread | None = None
         #: The start that it was made for: not answered yet, or how; None for one that another worker made.
         self._start: _Start | None = None

@@ -35,6 +35,8 @@ _OF_A_PROXY = (502, 503, 504)
 #: Ends the reading of an answer, from another thread.
 Cut: TypeAlias = Callable[[], None]
 
+#: How engines say that there is no such container any more, or in a moment.
+_IS_GONE = re.compile("no such container|dead or marked for removal", re.IGNORECASE)
 #: What Go's file modes of anything but a plain file have.
 _NO_FILE = 0x8F280000
 
@@ -116,7 +118,7 @@ class Engine:
                 on_open(partial(_hang_up, line))
                 if response.status_code in _OF_A_PROXY:
                     raise EngineAwayError(_no_answer(f"status {response.status_code}"))
-                if response.status_code == 404:
+                if response.status_code == 404 or (response.status_code >= 400 and _IS_GONE.search(response.text)):
                     raise NoContainerError(response.text)
                 if response.status_code >= 400:
                     raise StartError(f"the container engine refused: {response.text}")
@@ -164,7 +166,7 @@ def clear_errors(*, image: str = "", program: str = "") -> Iterator[None]:
         if error.status_code in _OF_A_PROXY:
             raise EngineAwayError(_no_answer(f"status {error.status_code}")) from None
         # Podman tells it with other status codes, and in small letters.
-        if "no such container" in str(error.explanation).lower():
+        if _IS_GONE.search(str(error.explanation)):
             raise NoContainerError(str(error.explanation)) from None
         raise StartError(
             _explain(error, image, program), worker_fault=bool(_OF_THE_MACHINE.search(str(error)))

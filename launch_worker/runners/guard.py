@@ -813,6 +813,10 @@ class Guard:
     def _enforce_watched(self, key: str, watched: Watched, now: float) -> None:
         if watched.lease and now >= watched.lease[0]:
             del self.watched[key]
+            attempt = watched.more.get("attempt")
+            if attempt and self._exits is not None:
+                # Whoever finds the container ended must know that it did not end by itself.
+                self._exits.keep(attempt, Exit(-signal.SIGKILL, "lease", now))
             self._tell("expired", key)
             self._end_container(watched, kill_at=watched.lease[1])
 
