@@ -230,6 +230,9 @@ def _allow_files(slots: int, schedulers: int) -> None:
     jobs = min(max(1, slots), _JOBS_COUNTED) + min(max(0, schedulers), _JOBS_COUNTED)
     wanted = _FILES + _FILES_OF_A_JOB * jobs
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and max(slots, schedulers) >= _JOBS_COUNTED:
+        # Without a limit of runs there is no number to hold the machine to.
+        wanted = min(wanted, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard == resource.RLIM_INFINITY or hard >= wanted:

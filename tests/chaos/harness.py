@@ -102,7 +102,9 @@ class _Harness:
         offset_s = server_to_boot_s()
         self._stop_workers()
         journal = Journal.read(system.journal)
-        stamps = read_stamps(system.stamps)
+        stamps = read_stamps(system.keep_stamps())
+        if lost := system.lost_stamps():
+            evidence.wrong.append(f"{len(lost)} files with stamps were deleted, {lost[0]} among them")
         damaged = evidence.damaged
         runs = read_runs(system.api.store, stamps, offset_s=offset_s, left_out=damaged)
         findings = check_runs(
@@ -128,6 +130,7 @@ class _Harness:
         if boot_time_s() > self._look_at:
             self._look_at = boot_time_s() + EVERY_S
             self.vitals.look(self.system.tidy_processes())
+            self.system.keep_stamps()
         self.system.timeline.sleep(_TICK_S)
 
     def _schedule(self, fault: Fault) -> None:

@@ -31,6 +31,7 @@ class Producer:
     def __init__(self, api: Api, stamps: Path, journal: Path, code_url: str, image: str) -> None:
         self._api = api
         self._stamps = stamps
+        self._boxed = stamps.with_name("boxed")
         self._code_url = code_url
         self._image = image
         self._journal = journal.open("a", buffering=1)
@@ -53,8 +54,8 @@ class Producer:
     def submit(self, planned: Submission) -> None:
         asked_at = boot_time_s()
         run = submit(
-            [sys.executable, "-I", "-S", JOB, str(self._stamps), str(planned.seconds), str(planned.code),
-             *planned.flags],
+            [sys.executable, "-I", "-S", JOB, str(self._boxed if planned.is_container else self._stamps),
+             str(planned.seconds), str(planned.code), *planned.flags],
             queue=planned.queue,
             priority=planned.priority,
             retries=planned.retries,

@@ -108,7 +108,12 @@ class System:
         self._slots = slots
         self.stamps = folder / "stamps"
         self.journal = folder / "journal"
-        self.stamps.mkdir()
+        #: The same of jobs in containers, which see this folder only.
+        self.boxed = folder / "boxed"
+        #: Links to all of them: the evidence stays, whatever deletes it.
+        self._kept = folder / "kept"
+        for made in (self.stamps, self.boxed, self._kept):
+            made.mkdir()
         self.spool = folder / "work"
         self.spool.mkdir()
         self.has_small_disk = self._mount()
@@ -150,7 +155,7 @@ class System:
     def _start_engine(self) -> OwnEngine:
         """Its queue lets a container run the harness's job with this machine's Python."""
         engine = OwnEngine(self.folder / "engine")
-        seen = mounts(read=(Path(__file__).parent,), write=(self.stamps,))
+        seen = mounts(read=(Path(__file__).parent,), write=(self.boxed,))
         self.api.create_queue(
             CONTAINER_QUEUE,
             resource="container",
@@ -287,6 +292,21 @@ class System:
             )  # fmt: skip
         self.producer = Part(process, log_path)
         self.cluster.parts.append(self.producer)
+
+    def keep_stamps(self) -> Path:
+        """Have links to all stamps that there are; returns their folder."""
+        kept = {entry.name for entry in os.scandir(self._kept)}
+        for folder in (self.stamps, self.boxed):
+            for entry in os.scandir(folder):
+                if entry.name not in kept:
+                    with contextlib.suppress(FileExistsError):
+                        os.link(entry.path, self._kept / entry.name)
+        return self._kept
+
+    def lost_stamps(self) -> list[str]:
+        """Stamps that somebody has deleted. No part of the system has to do with them."""
+        there = {entry.name for folder in (self.stamps, self.boxed) for entry in os.scandir(folder)}
+        return sorted({entry.name for entry in os.scandir(self._kept)} - there)
 
     def tidy_processes(self) -> dict[int, str]:
         """Workers, beats and guards that could do what they should just now, with names."""

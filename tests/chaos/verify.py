@@ -219,7 +219,8 @@ class _Check:
             self.wrong.append(f"it is still {record.state}: {record.reason}")
         # What had not begun when its worker stopped goes back, and counts as nothing.
         unbegun = sum(step.state is RunState.PENDING and "had not begun" in step.reason for step in self.run.history)
-        tries = len(self.run.attempts) - record.preemptions - unbegun
+        # A start that failed through its worker uses no retry up.
+        tries = len(self.run.attempts) - record.preemptions - record.misstarts - unbegun
         if tries > 1 + self.run.retries:
             self.wrong.append(f"it was attempted {len(self.run.attempts)} times with {self.run.retries} retries")
         if not self.cancels and tries <= self.run.retries and record.state is not RunState.FINISHED:

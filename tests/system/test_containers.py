@@ -597,3 +597,16 @@ def test_the_brokers_url_is_not_in_a_container(containers: Containers) -> None:
     names = {line.split("=")[0] for line in run.logs().decode().splitlines()}
     assert "LAUNCH_RUN_ID" in names
     assert not names & {"LAUNCH_REDIS_URL", "LAUNCH_WORK_DIR", "VIRTUAL_ENV", "PYTHONPATH"}
+
+
+def test_a_container_that_was_ended_at_its_lease_is_crashed_and_not_failed(containers: Containers) -> None:
+    """Whoever finds it ended: it did not end by itself, and its run is tried again as after any death of a worker."""
+    cluster = containers.cluster
+    worker = cluster.worker()
+    run = containers.submit(f"[ $LAUNCH_ATTEMPT = 2 ] || {COUNT.format(n=400)}", retries=1, retry_on=["crashed"])
+    wait_for_output(run, b"line 2\n")
+    worker.kill()
+    wait_until(lambda: not containers.left(status="running"), timeout_s=20, what="its guard has ended it")
+    cluster.worker()
+    assert ended(run) is RunState.FINISHED
+    assert states(run)[:4] == ["Pending", "Running", "Crashed", "Pending"]
