@@ -80,6 +80,8 @@ def on_a_bare_debian(folder: Path) -> int:
     for path in (Path("/etc/resolv.conf"), CERTIFICATES):
         if path.exists():
             shutil.copy(path, root / str(path)[1:])
+    # As Debian's installer writes it.
+    (root / "etc/hosts").write_text("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
     # In a container nothing starts services, and they would look for the machine's.
     (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
