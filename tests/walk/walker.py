@@ -80,14 +80,17 @@ LINES = (
     Line(r"launch-submit --after \$RUN:ok ", ("submitted",), before="RUN=$(launch-submit --quiet -- sleep 300)"),
     Line("launch-submit --from-file jobs.jsonl ", (r"\w{15}",)),
     Line(r"launch-worker preempt \$RUN", before=RUNNING, after="launch-worker cancel $RUN"),
+    # A machine that was lost is not at hand: this is what it says of a run that has ended.
+    Line(r"launch-worker confirm \$RUN ended", ("nothing to confirm",), code=1,
+         before="launch-worker wait $RUN || true"),
     Line("launch-submit --image ", left_out=NO_REGISTRY),
     Line("launch-submit --uri ", left_out=NO_HOST),
     Line("launch-submit --upload ", ("submitted",)),
     Line(r"pip install '\.\[sweeps\]'"),
     Line(r"(SWEEP=\$\()?launch-worker sweep create "),
-    Line("launch-worker sweep status ", ("of 60", "RUNNING"), after="for _ in $(seq 600); do "
-         "launch-worker sweep status $SWEEP | grep -q FINISHED && break; sleep 0.5; done; "
-         "launch-worker sweep status $SWEEP | grep '60 Finished'"),
+    Line("launch-worker sweep status ", ("of 60",), after="for _ in $(seq 200); do "
+         "launch-worker sweep status $SWEEP | grep -q RUNNING || break; sleep 0.2; done; "
+         "launch-worker sweep status $SWEEP | head -n 30; launch-worker sweep status $SWEEP | grep -q '60 Finished'"),
 )  # fmt: skip
 #: What the reader is said to have.
 FILES = {
