@@ -90,7 +90,8 @@ LINES = (
     Line(r"(SWEEP=\$\()?launch-worker sweep create "),
     Line("launch-worker sweep status ", ("of 60",), after="for _ in $(seq 200); do "
          "launch-worker sweep status $SWEEP | grep -q RUNNING || break; sleep 0.2; done; "
-         "launch-worker sweep status $SWEEP | head -n 30; launch-worker status; launch-worker sweep status $SWEEP | grep -q '60 Finished'"),
+         "launch-worker sweep status $SWEEP | head -n 30; launch-worker status; "
+         "launch-worker sweep status $SWEEP | grep -q '60 Finished'"),
 )  # fmt: skip
 #: What the reader is said to have.
 FILES = {
