@@ -38,7 +38,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from launch_worker.runners import tree
@@ -253,6 +253,8 @@ class Guard:
         #: worker detached itself before.
         self.worker_gone = False
         self._detached = False
+        #: It is gone, and what it left must be ended.
+        self._ends_all = False
         #: It does not even listen any more.
         self._deaf = False
         self._incoming = b""
@@ -316,6 +318,8 @@ class Guard:
     def _look_around(self) -> None:
         """Do what is due."""
         self._due = math.inf
+        if self._ends_all:
+            self._end_all()
         now = boot_time_s()
         for job in list(self.jobs.values()):
             if not self._try(f"job {job.key}", self._look_at, job, now):
@@ -423,12 +427,15 @@ class Guard:
 
     def _obey(self, line: bytes) -> None:
         order = json.loads(line)
-        self._orders[order.pop("do")](**order)
+        do = order.pop("do")
+        with _came_with(order, self._brought, is_lane=do == "lane"):
+            self._orders[do](**order)
 
     def _obey_on(self, lane: Lane, line: bytes) -> None:
         order = json.loads(line)
         del order["do"]
-        self._do_start(**order, lane=lane)
+        with _came_with(order, lane.brought):
+            self._do_start(**order, lane=lane)
 
     def _receive_on(self, lane: Lane) -> None:
         """All that lies there."""
@@ -548,6 +555,12 @@ class Guard:
         if self._detached:
             self._flush()
             return
+        # Not here: this is found out also while the end of one of them is told.
+        self._ends_all = True
+        self._be_due(0.0)
+
+    def _end_all(self) -> None:
+        self._ends_all = False
         for job in list(self.jobs.values()):
             grace_s = min(job.grace_s, AFTERMATH_S)
             if not self._try(f"job {job.key}", self._stop, job, grace_s=grace_s, why="worker"):
@@ -617,13 +630,14 @@ class Guard:
         brief_s: float = 0.0,
         piped: bool = False,
         log_bytes: int = _LOG_BYTES,
+        came: list[int] | None = None,
         lane: Lane | None = None,
     ) -> None:
         if key in self.jobs:
             raise ValueError(f"there is a job {key} already")
         pipe, printing = -1, -1
         try:
-            pipe = self._pipe_of_order(lane) if piped else make_pipe()
+            pipe = _pipe_in(came) if piped else make_pipe()
             printing = open_for_printing(pipe)
             marked = tree.marks(env)
             with tree.carrying(marked):
@@ -632,7 +646,7 @@ class Guard:
             if pipe >= 0:
                 os.close(pipe)
             number = error.errno if isinstance(error, OSError) else None
-            self._answer(lane, "refused", key, error=_explain(error, argv[0], cwd), errno=number)
+            self._answer(lane, "refused", key, error=_explain(error, "".join(argv[:1]), cwd), errno=number)
             return
         finally:
             if printing >= 0:
@@ -661,6 +675,7 @@ class Guard:
         piped: bool = False,
         log: str = "",
         log_bytes: int = _LOG_BYTES,
+        came: list[int] | None = None,
     ) -> None:
         """Take over a job of a guard that died: its main process is now the worker's child.
 
@@ -671,7 +686,7 @@ class Guard:
         job = Job(key, tree.marks(env), grace_s, lease, pid=pid, folder=folder)
         if piped:
             with contextlib.suppress(OSError):
-                job.output = Piped(self._pipe_of_order(None), log, limit_bytes=log_bytes)
+                job.output = Piped(_pipe_in(came), log, limit_bytes=log_bytes)
                 job.room_at = boot_time_s()
                 self._await_output(job)
         job.adopted = True
@@ -695,14 +710,6 @@ class Guard:
         job.pidfd = pidfd
         self._pidfds[pidfd] = job
         self._listen(pidfd, select.EPOLLIN)
-
-    def _pipe_of_order(self, lane: Lane | None) -> int:
-        """The pipe that came with it. Raises OSError."""
-        brought = self._brought if lane is None else lane.brought
-        pipe = brought.pop(0)
-        if pipe == _NOT_BROUGHT:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return pipe
 
     def _do_stop(self, *, key: str, grace_s: float) -> None:
         # A job that has ended by itself by now keeps its own end, and may be forgotten with that.
@@ -730,8 +737,8 @@ class Guard:
     def _do_unwatch(self, *, key: str) -> None:
         self.watched.pop(key, None)
 
-    def _do_lane(self) -> None:
-        fd = self._brought.pop(0)
+    def _do_lane(self, *, came: list[int]) -> None:
+        fd = came.pop()
         if fd == _NOT_BROUGHT:
             return  # its other end is closed
         lane = Lane(socket.socket(fileno=fd))
@@ -1017,6 +1024,33 @@ def _receive(peer: socket.socket, brought: list[int]) -> bytes:
     if flags & socket.MSG_CTRUNC:
         brought.append(_NOT_BROUGHT)
     return data
+
+
+@contextlib.contextmanager
+def _came_with(order: dict[str, Any], brought: list[int], *, is_lane: bool = False) -> Iterator[None]:
+    """Put the descriptor that an order brings along into `came`, and close it where the order does not take it.
+
+    Also an order that fails uses up its own: the next one must not get that of another.
+    """
+    if not is_lane and not order.get("piped"):
+        yield
+        return
+    order["came"] = came = brought[:1]
+    del brought[:1]
+    try:
+        yield
+    finally:
+        for fd in came:
+            if fd != _NOT_BROUGHT:
+                os.close(fd)
+
+
+def _pipe_in(came: list[int] | None) -> int:
+    """The pipe that came with an order, to be closed by whoever asks for it. Raises OSError."""
+    pipe = came.pop() if came else _NOT_BROUGHT
+    if pipe == _NOT_BROUGHT:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return pipe
 
 
 def _send_all(peer: socket.socket, data: bytes, fds: list[int]) -> None:

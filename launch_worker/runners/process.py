@@ -304,6 +304,9 @@ class ProcessRunner:
         self._knows: tuple[str, ...] = ()
         #: Set once it has.
         self._greeted = threading.Event()
+        #: Set unless the guard is being replaced: it was told of all jobs.
+        self._knows_all = threading.Event()
+        self._knows_all.set()
         #: Counts the guards: each time one is replaced.
         self._generation = 0
         #: Lanes to the present guard that nobody uses now, and how many there are in all.
@@ -444,6 +447,7 @@ class ProcessRunner:
         handle.generation = self._generation
         self._handles[left.key] = handle
         if left.exited is not None:
+            handle.exited = left.exited
             events.put(left.exited)
         return handle
 
@@ -458,6 +462,8 @@ class ProcessRunner:
 
     def detach(self) -> None:
         """Leave the jobs with the guard: each may go on until its lease runs out. They are not heard of any more."""
+        # A guard that has just replaced another one must know of all jobs first.
+        self._knows_all.wait(_SEND_TIMEOUT_S)
         self._closing = True
         self.tell({"do": "detach"})
         with contextlib.suppress(OSError):
@@ -608,7 +614,9 @@ class ProcessRunner:
                 return
             else:
                 buffer = b""
+                self._knows_all.clear()
                 self._replace_guard()
+                self._knows_all.set()
                 self._hang_up_if_closing()
 
     def _hang_up_if_closing(self) -> None:
@@ -659,6 +667,8 @@ class ProcessRunner:
         _close_pipe(handle)
 
     def _heed_exit(self, handle: JobHandle, event: dict[str, Any]) -> None:
+        if handle.exited is not None and handle.exited.status is not None:
+            return  # this guard does not know that a former one has told it
         status, is_kept = event["status"], event.get("kept", False)
         if status is None and handle.main is not None:
             status, is_kept = self._reap(handle, event["stopped_by"])

@@ -32,6 +32,8 @@ def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, output: int) -> 
 
 def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:
     """As execvpe tries them: what is not there is passed over; else the first refusal is the one that is told."""
+    if not argv:
+        raise ValueError("it is empty")
     refusal: OSError | None = None
     passed: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
     for path in _candidates(argv[0], env):

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,27 @@ def test_a_guard_that_dies_under_the_next_worker_is_replaced_and_the_job_goes_on
     handle.stop(grace_s=5.0)
     exited = end_of(handle)
     assert exited.stopped_by == "asked"
+    let_go(runner, lock_fd)
+
+
+def test_a_worker_that_leaves_as_its_guard_is_replaced_leaves_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = Former(tmp_path, "sleep 600")
+    tell = former.runner._carry_over
+
+    def tell_late(handle: JobHandle) -> None:
+        time.sleep(0.3)
+        tell(handle)
+
+    monkeypatch.setattr(former.runner, "_carry_over", tell_late)
+    os.kill(former.guard_pid, signal.SIGKILL)
+    wait_until(lambda: former.runner.guard_pid != former.guard_pid, what="another guard is there")
+    former.leave()
+    runner, (job,), lock_fd = taken(tmp_path)
+    handle = former.claim(runner, job)
+    handle.stop(grace_s=0)
+    assert end_of(handle).stopped_by == "asked"
     let_go(runner, lock_fd)
 
 

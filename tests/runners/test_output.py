@@ -107,6 +107,19 @@ def seq(first: int, last: int) -> bytes:
     return b"".join(b"%d\n" % number for number in range(first, last + 1))
 
 
+def test_an_order_that_fails_leaves_its_pipe_to_no_other_job(printing: Printing) -> None:
+    stray = make_pipe()
+    bad = {"do": "start", "key": "k", "piped": True, "of_a_later_release": 1}
+    printing.runner._greeted.wait(20)
+    with printing.runner._sending:
+        printing.runner._send(json.dumps(bad).encode() + b"\n", [stray])
+    os.close(stray)
+    for word in ("first", "second"):
+        handle = printing.start(f"echo {word}")
+        assert end_of(handle) == 0
+        assert printing.printed(handle).decode() == f"{word}\n"
+
+
 # -- what a job does to its own descriptors ----------------------------------------------------------------------------
 
 OPENERS = {

@@ -128,6 +128,11 @@ def test_many_short_jobs_are_each_told_their_own_end(jobs: Jobs) -> None:
     assert [end_of(handle).status for handle in handles] == list(range(40))
 
 
+def test_an_empty_command_is_refused_at_once(jobs: Jobs) -> None:
+    with pytest.raises(StartError, match="it is empty"):
+        jobs.start(timeout_s=10.0)
+
+
 # -- what a job sees ---------------------------------------------------------------------------------------------------
 
 
