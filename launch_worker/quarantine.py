@@ -32,7 +32,8 @@ class Quarantine:
 
     def note(self, outcome: Outcome, *, whose: str, now: float) -> bool:
         """Count an attempt's end; True when the worker must pause from now on. `whose`: its run, or its array."""
-        if outcome.engine_fault:
+        if outcome.engine_fault or (outcome.worker_fault and outcome.phase == "build"):
+            # What only containers need, or only the fetch of code, as git: others' runs are started all the same.
             return False
         if not outcome.worker_fault:
             if outcome.phase in ("agent", "build", "start"):

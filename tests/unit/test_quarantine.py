@@ -49,3 +49,11 @@ def test_a_shortage_is_said_as_long_as_it_lasts() -> None:
     quarantine.shortage = "the disk has 3 MiB free"
     assert quarantine.is_on
     assert quarantine.describe(now=0) == "takes no runs for now: the disk has 3 MiB free"
+
+
+def test_what_only_the_fetch_of_code_needs_keeps_no_other_run_away() -> None:
+    """A worker without git starts all runs that bring no code from git."""
+    quarantine = Quarantine(after=1)
+    no_git = Outcome(RunState.FAILED, reason="git is not installed", phase="build", worker_fault=True)
+    assert not quarantine.note(no_git, whose="a", now=0.0)
+    assert not quarantine.is_on
