@@ -679,7 +679,7 @@ class Guard:
     ) -> None:
         """Take over a job of a guard that died: its main process is now the worker's child.
 
-        `stop_grace_s`: the old guard was stopping it.
+        `stop_grace_s`: the old guard was stopping it, as it was where the lease is over.
         """
         if key in self.jobs:
             return
@@ -696,6 +696,9 @@ class Guard:
             job.stopped_by = "asked"
             job.was_stopped = True
             job.kill_at = boot_time_s() + stop_grace_s
+        elif lease and lease[0] <= boot_time_s():
+            job.stopped_by = "lease"
+            job.was_stopped = True
         self._be_due(job.due())
         try:
             pidfd = os.pidfd_open(pid)

@@ -239,6 +239,16 @@ def test_a_lease_holds_across_the_guards_death(jobs: Jobs) -> None:
     assert exited.stopped_by == "lease"
 
 
+def test_a_job_that_its_guard_ended_for_its_lease_and_told_nobody_did_not_end_by_itself(jobs: Jobs) -> None:
+    handle = jobs.shell(WAIT)
+    os.kill(jobs.runner.guard_pid, signal.SIGSTOP)
+    now = boot_time_s()
+    jobs.runner.renew({handle.key: (now - 1.0, now - 0.5)})
+    os.kill(handle.pid, signal.SIGKILL)  # as that guard, which dies then
+    jobs.kill_guard()
+    assert end_of(handle) == Exited(-signal.SIGKILL, "lease")
+
+
 # -- a worker that dies or freezes -------------------------------------------------------------------------------------
 
 WORKER = """

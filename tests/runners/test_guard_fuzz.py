@@ -740,8 +740,9 @@ class Runner(RuleBasedStateMachine):
         self.lock_fd = os.open(self.folder / "lock", os.O_RDWR)
         self.runner = ProcessRunner(lock_fd=self.lock_fd, folder=self.folder).open()
         assert self.runner._greeted.wait(20.0)
+        _have_control_used(self.runner)
         self.taken_pid = 0
-        self.kills = 0
+        self.killed: set[int] = set()
 
     @property
     def guard_pid(self) -> int:
@@ -789,15 +790,15 @@ class Runner(RuleBasedStateMachine):
 
     @rule(waits=st.booleans(), moment=_moments)
     def kill_the_guard(self, waits: bool, moment: float) -> None:
-        generation = self.runner._generation
-        if generation == self.kills:
-            self.kills += 1
+        pid = self.guard_pid
+        self.killed.add(pid)
         for job in self.jobs:
             job.may_be_adopted = job.may_be_adopted or not job.is_told
-        self._send(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         self.is_frozen = False
         if waits:
-            assert settle(lambda: self.runner._generation == self.kills, timeout_s=20.0)
+            assert settle(lambda: self.runner._generation == len(self.killed), timeout_s=20.0)
         time.sleep(moment)
 
     @rule(moment=_moments)
@@ -805,7 +806,7 @@ class Runner(RuleBasedStateMachine):
         """By the next worker, which is this process again."""
         self._thaw()
         self._have_started()
-        assert settle(lambda: self.runner._generation == self.kills, timeout_s=20.0)
+        assert settle(lambda: self.runner._generation == len(self.killed), timeout_s=20.0)
         # One that dies at this very instant is not replaced: the next worker ends what it left.
         former = self.guard_pid
         self.runner.detach()
@@ -842,7 +843,8 @@ class Runner(RuleBasedStateMachine):
             self._begin()
         else:
             self.runner, _, self.lock_fd = taken
-            self.taken_pid, self.kills = former, 0
+            _have_control_used(self.runner)
+            self.taken_pid, self.killed = former, set()
             self.runner.open()
             self.runner.renew({job.key: job.leases[-1] for job in self.jobs})
 
@@ -861,11 +863,6 @@ class Runner(RuleBasedStateMachine):
         job.leases.append(lease)
         self.jobs.append(job)
         runner = self.runner
-        # As many as there can be: this one goes the long way.
-        num_lanes = runner._num_lanes
-        idle = runner._lanes
-        if not lane:
-            runner._lanes, runner._num_lanes = [], process._MAX_LANES
         asked = threading.Event()
 
         def start() -> None:
@@ -887,17 +884,10 @@ class Runner(RuleBasedStateMachine):
             finally:
                 asked.set()
 
-        thread = threading.Thread(target=start, daemon=True)
+        thread = threading.Thread(target=start, daemon=True, name="by a lane" if lane else "by control")
         self.starting.append(thread)
         thread.start()
         settle(lambda: job.key in runner._handles or asked.is_set(), timeout_s=5.0)
-        if not lane:
-            with runner._sending:
-                if runner._num_lanes == process._MAX_LANES:
-                    runner._lanes, runner._num_lanes = idle, num_lanes
-                else:  # its guard was replaced meanwhile
-                    for each in idle:
-                        each.socket.close()
 
     def _stop(self, job: Job, grace_s: float) -> None:
         assert job.handle is not None
@@ -939,7 +929,7 @@ class Runner(RuleBasedStateMachine):
     def all_is_told(self) -> None:
         self._hear()
         process.reap_orphans()
-        assert self.runner._generation <= self.kills, "a guard has died by itself"
+        assert self.runner._generation <= len(self.killed), "a guard has died by itself"
 
     def teardown(self) -> None:
         try:
@@ -971,7 +961,7 @@ class Runner(RuleBasedStateMachine):
 
         assert settle(is_over, timeout_s=_END_S), [job for job in self.jobs if not job.is_told]
         assert self.runner.is_idle
-        assert settle(lambda: self.runner._generation == self.kills, timeout_s=20.0)
+        assert settle(lambda: self.runner._generation == len(self.killed), timeout_s=20.0)
         fds = f"/proc/{self.guard_pid}/fd"
         assert settle(lambda: len(os.listdir(fds)) <= self.num_fds + 1 + self.runner._num_lanes, timeout_s=5.0), [
             os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)
@@ -984,6 +974,12 @@ class Runner(RuleBasedStateMachine):
             return not any(tree.cookie_of(pid) in marks for pid in tree.children(os.getpid()) or ())
 
         assert settle(is_reaped, timeout_s=5.0), "a zombie is left under the worker"
+
+
+def _have_control_used(runner: ProcessRunner) -> None:
+    """By the threads whose names say so; the others order on lanes."""
+    take = runner._take_lane
+    vars(runner)["_take_lane"] = lambda: None if threading.current_thread().name == "by control" else take()
 
 
 def _fds(pid: int) -> set[str]:
