@@ -67,8 +67,11 @@ _WIRES = frozenset(
         "on_end",
         "on_schedulers",
         "on_twin",
+        "ends_if_hung",
     )
 )
+#: A worker that stands still for a shorter time is not called hung, however short the leases are.
+_LEAST_HUNG_S = 12.0
 #: From the end of the last job's grace to its report.
 _LAST_STEPS_S = 10.0
 _SAY_AGAIN_S = 30.0
@@ -95,7 +98,8 @@ class LaunchAgent(ByHand):
         taken from now on), `on_adopt` (for a run that goes on here; what it returns is called with the end),
         `on_queues` (with the name of a queue that is new, configured or gone), `on_schedulers` (with how many run),
         `on_twin` (with a sentence, when another worker has this one's name), `on_drain` (by default it stops `loop`)
-        and `on_upgrade`. Raises InputError that names all that is wrong.
+        and `on_upgrade`. With `ends_if_hung` its guard kills this process, and ends its jobs, when its interpreter
+        stands still for longer than a lease. Raises InputError that names all that is wrong.
         """
         self._config = AgentConfig.parse({name: value for name, value in config.items() if name not in _WIRES})
         self.api = api
@@ -128,6 +132,7 @@ class LaunchAgent(ByHand):
         )
         self._on_twin: Callable[[str], None] = config.get("on_twin") or (lambda _: None)
         self._knows_twins = False
+        self._hung_after_s = max(_LEAST_HUNG_S, self._settings.lease_s) if config.get("ends_if_hung") else None
         self._told_of_end: OnEnd = config.get("on_end") or (lambda *_: None)
         self._quarantine = Quarantine(after=self._config.quarantine_after)
         #: Holds the leases. Not the node's name: that is the same after a restart.
@@ -198,6 +203,7 @@ class LaunchAgent(ByHand):
                 lock_fd=self._folder.lock_fd,
                 folder=self._folder.path,
                 log_file_bytes=self._settings.log_file_bytes,
+                hung_after_s=self._hung_after_s,
             ).open()
             self._logs = LogShipper(
                 self._store,
@@ -286,6 +292,7 @@ class LaunchAgent(ByHand):
             store=self._store,
             keep_bytes=self._settings.log_bytes,
             log_file_bytes=self._settings.log_file_bytes,
+            hung_after_s=self._hung_after_s,
             outage=self.outage,
             stopping=self._stopping,
             on_end=self._on_end,

@@ -64,6 +64,7 @@ class Recovery:
         store: Store,
         keep_bytes: int,
         log_file_bytes: int,
+        hung_after_s: float | None,
         outage: Outage,
         stopping: threading.Event,
         on_end: OnEnd,
@@ -73,6 +74,7 @@ class Recovery:
         self._store = store
         self._keep_bytes = keep_bytes
         self._log_file_bytes = log_file_bytes
+        self._hung_after_s = hung_after_s
         self._outage = outage
         self._stopping = stopping
         self._on_end = on_end
@@ -134,7 +136,7 @@ class Recovery:
         for folder in folders:
             if folder.owner in known:
                 continue
-            taken = take_over(folder.path, log_file_bytes=self._log_file_bytes)
+            taken = take_over(folder.path, log_file_bytes=self._log_file_bytes, hung_after_s=self._hung_after_s)
             if taken is None:
                 continue
             runner, jobs, lock_fd = taken

@@ -291,6 +291,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "queues": self.queues if start.slots else [],
             "max_jobs": start.slots,
             "inventory": start.inventory,
+            "ends_if_hung": True,
             "on_queues": lambda _: look_again(),
             "on_end": show_end,
             "on_intake": turn_intake,

@@ -4,8 +4,8 @@ It is the parent and the subreaper of every job, so that whatever a job leaves b
 policy: it starts, stops, enforces the deadlines it was told, and tells what happened. It talks with its worker in
 JSON lines over a socket; the end of that stream means that the worker is gone. Standard library only.
 
-    worker: {"do": "start" | "adopt" | "stop" | "lease" | "watch" | "unwatch" | "lane" | "detach", …}
-    guard:  {"on": "hello" | "started" | "refused" | "exited" | "gone" | "ended" | "expired" | "unendable", "key": …}
+    worker: {"do": "start" | "adopt" | "stop" | "lease" | "watch" | "unwatch" | "lane" | "detach" | "pulse" | "alive"}
+    guard:  {"on": "hello" | "started" | "refused" | "exited" | "gone" | "ended" | "expired" | "unendable" | "ping"}
 
 Every started or adopted job is told `exited` (its main process ended) and then `gone` (its tree is empty). A start
 may say for how long (`brief_s`) a job counts as brief: one that is over by then is told once, `ended`, instead of
@@ -13,6 +13,9 @@ may say for how long (`brief_s`) a job counts as brief: one that is over by then
 `PROTOCOL`. A thread of the worker may order its jobs on a lane of its own, a socket that `lane` brings along: what
 comes of the order (`started`, `refused`, `ended`) is told there, without a detour. A container is no child of the
 guard: it is only watched, and ended (`expired`) when its lease runs out.
+
+A worker that has said `pulse` is asked (`ping`) when it was silent for a while, and says that it is `alive`. One that
+says nothing at all for as long as it has named is hung: the guard kills it, and ends its jobs as after any death of it.
 
 A job prints into a pipe, and the guard moves what comes into the file `log`. A `piped` order brings the pipe's read
 end along: its worker has it too, so that a job whose guard dies can go on printing, and the next guard gets it. All
@@ -55,7 +58,7 @@ SOCKET = "guard.sock"
 #: What guard and worker must agree on; they may be of different releases after an upgrade.
 PROTOCOL = 1
 #: What a start may ask for; said with `hello`.
-KNOWS = ("brief", "lanes", "pipes")
+KNOWS = ("brief", "lanes", "pipes", "pulse")
 #: A new worker that connects and says nothing for so long is hung up on: another one may wait.
 _GREETING_S = 1.0
 #: The kernel takes no wait of more than 24 days.
@@ -73,6 +76,10 @@ _SWEEPS = 50
 _IN_VAIN_S = 1.0
 #: How many of these processes are told.
 _NAMED = 5
+#: Orders that say nothing of jobs: they do not undo a `detach` before them.
+_OF_THE_PULSE = ("pulse", "alive")
+#: A silent worker is asked after this part of the time in which it must answer.
+_ASKED_AFTER = 1 / 5
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: A job that could not be looked at is looked at again then.
 _AGAIN_S = 0.5
@@ -184,6 +191,32 @@ class Job:
         return due
 
 
+class Pulse:
+    """For how long the worker has said nothing, as far as this guard could hear it.
+
+    Each look adds one interval at most. So a machine that stood still, or a guard that was stopped, is not taken for a
+    worker that is hung.
+    """
+
+    def __init__(self, within_s: float) -> None:
+        self.within_s = within_s
+        self.interval_s = within_s * _ASKED_AFTER
+        self.heard()
+
+    def heard(self) -> None:
+        self.silent_s = 0.0
+        self.is_asked = False
+        self.looked_at = boot_time_s()
+        #: When to look next.
+        self.due = self.looked_at + self.interval_s
+
+    def look(self) -> None:
+        now = boot_time_s()
+        self.silent_s += min(max(0.0, now - self.looked_at), self.interval_s)
+        self.looked_at = now
+        self.due = now + self.interval_s
+
+
 class Lane:
     """Where one thread of the worker orders a job, and hears what came of that."""
 
@@ -246,6 +279,11 @@ class Guard:
         self._due = math.inf
         #: Never a job's process: the worker.
         self.spared = {os.getppid()}
+        #: Of the worker; None where it cannot be had.
+        self._worker_fd: int | None = None
+        self._hold_worker(os.getppid())
+        #: None for a worker that does not answer when it is asked: one of an older release.
+        self._pulse: Pulse | None = None
         self._exits: ExitFile | None = None
         if folder:
             self._try("file of the exits", self._open_exits, folder)
@@ -271,6 +309,8 @@ class Guard:
             "watch": self._do_watch,
             "unwatch": self._do_unwatch,
             "lane": self._do_lane,
+            "pulse": self._do_pulse,
+            "alive": lambda: None,
             "detach": self._do_detach,
         }
         self._wake_read, self._wake_write = os.pipe()
@@ -296,8 +336,11 @@ class Guard:
 
     def _turn(self) -> None:
         self._wait()
-        if self._due <= boot_time_s():
+        now = boot_time_s()
+        if self._due <= now:
             self._look_around()
+        if self._pulse_due() <= now:
+            self._look_at_pulse()
 
     def _try(self, what: str, serve: Callable[..., None], *args: Any, **named: Any) -> bool:
         """Do one thing; False when it went wrong, which is printed into the worker's log."""
@@ -351,11 +394,46 @@ class Guard:
     def _be_due(self, at: float) -> None:
         self._due = min(at, self._due)
 
+    # -- the worker's pulse --------------------------------------------------------------------------------------
+
+    def _hold_worker(self, pid: int) -> None:
+        former, self._worker_fd = self._worker_fd, None
+        if former is not None:
+            os.close(former)
+        with contextlib.suppress(OSError):
+            self._worker_fd = os.pidfd_open(pid)
+
+    def _pulse_due(self) -> float:
+        """When the worker's pulse must be looked at; never where nothing would come of its silence."""
+        pulse = self._pulse
+        if pulse is None or self.worker_gone or self._detached or not (self.jobs or self.watched or pulse.is_asked):
+            return math.inf
+        return pulse.due
+
+    def _look_at_pulse(self) -> None:
+        pulse = self._pulse
+        assert pulse is not None
+        pulse.look()
+        if pulse.silent_s >= pulse.within_s and self._worker_fd is not None:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._worker_fd, signal.SIGKILL)
+            with contextlib.suppress(OSError):  # nobody may read it any more
+                sys.stderr.write(f"guard.worker_hung: it has said nothing for {pulse.silent_s:.0f} s and is killed\n")
+            # Not when it has gone: one that waits for a dead disk stays for a while.
+            self._worker_vanished()
+        elif not pulse.is_asked:
+            pulse.is_asked = True
+            self._tell("ping", "")
+
+    def _heard(self) -> None:
+        if self._pulse is not None:
+            self._pulse.heard()
+
     # -- the conversation ----------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
         """Until something happens, or is due."""
-        timeout = min(max(0.0, self._due - boot_time_s()), _LONGEST_WAIT_S)
+        timeout = min(max(0.0, min(self._due, self._pulse_due()) - boot_time_s()), _LONGEST_WAIT_S)
         ready = [fd for fd, _ in self._epoll.poll(timeout, _EVENTS)]
         if self._wake_read in ready:
             with contextlib.suppress(BlockingIOError):
@@ -412,13 +490,13 @@ class Guard:
         if not data:
             self._worker_vanished()
             return
+        self._heard()
         # What was ordered on a lane was ordered before: this may be about it.
         for lane in list(self._lanes.values()):
             if not self.worker_gone:
                 self._receive_on(lane)
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         for line in lines:
-            self._detached = False
             if self.worker_gone:
                 return  # an order before this one could not be answered
             self._try("an order", self._obey, line)
@@ -428,6 +506,8 @@ class Guard:
     def _obey(self, line: bytes) -> None:
         order = json.loads(line)
         do = order.pop("do")
+        if do not in _OF_THE_PULSE:
+            self._detached = False
         with _came_with(order, self._brought, is_lane=do == "lane"):
             self._orders[do](**order)
 
@@ -450,6 +530,7 @@ class Guard:
             if not data:
                 self._close(lane)
                 return
+            self._heard()
             lane.incoming += data
             more = not data.endswith(b"\n")
         *lines, lane.incoming = lane.incoming.split(b"\n")
@@ -598,7 +679,7 @@ class Guard:
             fds = [] if self._lock_fd is None else [self._lock_fd]
             if fds:
                 fds += [job.output.pipe for job in self.jobs.values() if job.output is not None]
-            _send_all(guest, json.dumps({"on": "taken", "jobs": jobs}).encode() + b"\n", fds)
+            _send_all(guest, json.dumps({"on": "taken", "knows": KNOWS, "jobs": jobs}).encode() + b"\n", fds)
             peer = guest.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         except (OSError, ValueError):
             guest.close()
@@ -608,7 +689,10 @@ class Guard:
         self.control.close()
         self.control = guest
         guest.setblocking(False)
-        self.spared = {struct.unpack("3i", peer)[0]}
+        pid = struct.unpack("3i", peer)[0]
+        self.spared = {pid}
+        self._hold_worker(pid)
+        self._pulse = None
         # Until its first order this stays detached: a heir that was too slow to hear the answer costs no job.
         self.worker_gone = self._deaf = False
         self._incoming = self._outgoing = b""
@@ -748,6 +832,9 @@ class Guard:
         lane.socket.setblocking(False)
         self._lanes[lane.socket.fileno()] = lane
         self._listen(lane.socket.fileno(), select.EPOLLIN)
+
+    def _do_pulse(self, *, within_s: float) -> None:
+        self._pulse = Pulse(within_s)
 
     def _do_detach(self) -> None:
         self._detached = True

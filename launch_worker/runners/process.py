@@ -282,7 +282,7 @@ class ProcessRunner:
     `folder` is where the guard answers the next worker, should this one leave it its jobs; `lock_fd` is that folder's
     lock, which the guard holds too. The file of a job's output keeps at most about twice `log_file_bytes`. With
     `control`, the conversation with a guard that another worker left (see `take_over`), no guard is started before that
-    one dies.
+    one dies. With `hung_after_s` the guard kills this process when it does not answer for so long.
     """
 
     def __init__(
@@ -292,7 +292,12 @@ class ProcessRunner:
         folder: Path | None = None,
         control: socket.socket | None = None,
         log_file_bytes: int = 64 << 20,
+        hung_after_s: float | None = None,
+        knows_pulse: bool = False,
     ) -> None:
+        """`knows_pulse`: the guard of `control` said so."""
+        self._hung_after_s = hung_after_s
+        self._knows_pulse = knows_pulse
         self._lock_fd = lock_fd
         self._log_file_bytes = log_file_bytes
         self._folder = folder
@@ -327,7 +332,13 @@ class ProcessRunner:
     def open(self) -> ProcessRunner:
         """Begin to hear the guard; what `take_over` found must be claimed before."""
         self._reader.start()
+        if self._knows_pulse:
+            self._announce_pulse()
         return self
+
+    def _announce_pulse(self) -> None:
+        if self._hung_after_s is not None:
+            self.tell({"do": "pulse", "within_s": self._hung_after_s})
 
     @property
     def guard_pid(self) -> int:
@@ -633,6 +644,11 @@ class ProcessRunner:
         if event["on"] == "hello":
             self._knows = tuple(event["knows"])
             self._greeted.set()
+            if "pulse" in self._knows:
+                self._announce_pulse()
+            return
+        if event["on"] == "ping":
+            self.tell({"do": "alive"})
             return
         handle = self._handles.get(event["key"])
         if handle is None:
@@ -795,7 +811,9 @@ class LeftJob:
     log: str = ""
 
 
-def take_over(folder: Path, *, log_file_bytes: int = 64 << 20) -> tuple[ProcessRunner, list[LeftJob], int] | None:
+def take_over(
+    folder: Path, *, log_file_bytes: int = 64 << 20, hung_after_s: float | None = None
+) -> tuple[ProcessRunner, list[LeftJob], int] | None:
     """Become the worker of the guard that answers in another worker's folder; None when none does.
 
     Returns its runner (not opened yet), its jobs, and the descriptor of the folder's lock.
@@ -841,7 +859,14 @@ def take_over(folder: Path, *, log_file_bytes: int = 64 << 20) -> tuple[ProcessR
         return None
     control.settimeout(None)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
-    runner = ProcessRunner(lock_fd=fds[0], folder=folder, control=control, log_file_bytes=log_file_bytes)
+    runner = ProcessRunner(
+        lock_fd=fds[0],
+        folder=folder,
+        control=control,
+        log_file_bytes=log_file_bytes,
+        hung_after_s=hung_after_s,
+        knows_pulse="pulse" in answer.get("knows", ()),
+    )
     return runner, left, fds[0]
 
 
