@@ -29,13 +29,13 @@ if sys.argv[3] == "next":
     while (taken := take_over(folder, hung_after_s=1.0)) is None:
         pass
     runner, (left,), _ = taken
-    env = {"LAUNCH_RUN_ID": "r", "LAUNCH_TOKEN": "1"}
+    env = {"LAUNCH_RUN_ID": sys.argv[4], "LAUNCH_TOKEN": "1"}
     job = runner.claim(left, env=env, grace_s=1.0, events=queue.SimpleQueue())
     runner.open()
     runner.tell({"do": "lease", "leases": {}})
 else:
     runner = ProcessRunner(lock_fd=lock, folder=folder, hung_after_s=1.0).open()
-    env = {"LAUNCH_RUN_ID": "r", "LAUNCH_TOKEN": "1", "PATH": os.environ["PATH"]}
+    env = {"LAUNCH_RUN_ID": sys.argv[4], "LAUNCH_TOKEN": "1", "PATH": os.environ["PATH"]}
     job = runner.start(
         ["sleep", "600"], key="r.1", env=env, cwd="/", log_path=folder / "output", grace_s=1.0, lease=None,
         events=queue.SimpleQueue(), timeout_s=20.0,
@@ -54,7 +54,8 @@ class Worker:
 
     def __init__(self, folder: Path, lock: int, *, is_next: bool = False) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(folder), str(lock), "next" if is_next else "first"],
+            # By the last word the job's processes are found, and no other test's.
+            [sys.executable, "-c", WORKER, str(folder), str(lock), "next" if is_next else "first", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[lock],
