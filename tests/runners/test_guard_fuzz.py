@@ -341,7 +341,12 @@ class Protocol(RuleBasedStateMachine):
     @rule(at=_any, piped=st.booleans())
     def start_what_runs(self, at: int, piped: bool) -> None:
         """A bad order, and its pipe with it."""
-        running = [job for job in self.jobs if job.told and not job.is_told]
+        # Surely: one that has ended by now would be started anew.
+        running = [
+            job
+            for job in self.jobs
+            if job.told and not job.is_told and job.kind.status is None and job.grace_s is None and job.leases == [None]
+        ]
         if running and not self.is_detached:
             order = running[at % len(running)].order(None) | {"brief_s": 0}
             self._send_bad(order, piped=piped)
