@@ -136,8 +136,8 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
 def die() -> NoReturn:
     """End this process now, whatever its threads do."""
     for child in active_children():
-        # The beat of `-B`, which would go on alone.
-        child.terminate()
+        # The beat of `-B`, which would go on alone, and has nothing to lose.
+        child.kill()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -43,7 +43,8 @@ class Joiner:
 
     def _torn(self, data: bytes) -> int:
         """How much of a piece after missing output is of a line, or a character, whose beginning is missing."""
-        newline = data.find(b"\n")
+        # A piece of one line, or of the end of one, is what was printed at once: it is mostly whole, and all there is.
+        newline = data.find(b"\n", 0, -1)
         if newline >= 0:
             # Where a torn line was shown before, this is its end.
             return newline + 1 if self._is_at_line else newline

@@ -419,7 +419,8 @@ class _Check:
         """Whether anything was done to its worker, or to Redis, that can have stopped its heartbeats."""
         since = until - LEASE_S - _SLACK_S
         if re.search(r"lease| died", attempt.reason):
-            since = attempt.began_at  # reported by a worker itself, whenever it could
+            # Reported by a worker itself, whenever it could; a claim may arrive just after its worker was killed.
+            since = attempt.began_at - 0.5
         # A container may have been adopted by whichever worker of the machine looked first.
         slots = {life.slot for life in self.evidence.lives} if self.run.is_container else {_slot(attempt)}
         spans = [*self.evidence.redis_away, *(cut for slot in slots for cut in self.evidence.cuts.get(slot, []))]

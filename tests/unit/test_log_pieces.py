@@ -48,3 +48,9 @@ def test_what_is_missing_and_what_is_shown_is_all() -> None:
 
 def test_its_text_is_there_whatever_the_bytes() -> None:
     assert Log(b"a\xff\n").text == "a\N{REPLACEMENT CHARACTER}\n"
+
+
+def test_a_piece_of_one_line_after_missing_output_is_shown() -> None:
+    """What a job printed before is lost with Redis' newest writes; what it prints then is all that there is."""
+    joiner = Joiner()
+    assert joiner.add(6, b"ended\n") == (b"ended\n", 6)
