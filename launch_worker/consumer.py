@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -137,7 +138,8 @@ def die() -> NoReturn:
     """End this process now, whatever its threads do."""
     for child in active_children():
         # The beat of `-B`, which would go on alone, and has nothing to lose.
-        child.kill()
+        with contextlib.suppress(OSError, TypeError):
+            os.kill(child.pid, signal.SIGKILL)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -126,7 +126,7 @@ HOMES = {
     "kombu": OF_CELERY,
     "click": ("cli.", "celery", "worker"),
     "subprocess": ("runners.", "code.listing", "dev.", "cli.following", "cli.dev"),
-    "signal": ("runners.", "code.unpack", "dev.", "cli.following", "cli.dev", "retry", "worker", "by_hand"),
+    "signal": ("runners.", "code.unpack", "dev.", "cli.following", "cli.dev", "retry", "worker", "consumer", "by_hand"),
     "docker": (
         "runners.container",
         "runners.container_config",
