@@ -11,6 +11,7 @@ import pytest
 
 from launch_worker.api import Api
 from launch_worker.dev.redis_server import RedisServer
+from launch_worker.runners.own_process import have_usual_signals
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from tests.engine import busybox_image, engine
@@ -21,9 +22,20 @@ T = TypeVar("T")
 
 
 def pytest_configure() -> None:
-    # A shell puts commands into the background with these ignored, and whatever is started here would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    # A shell puts commands into the background with SIGINT and SIGQUIT ignored, and whatever is started here would
+    # inherit that.
+    have_usual_signals(but_hang_up=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _usual_hang_up() -> None:
+    """What tests start is ended by SIGHUP, also below `nohup`; the test run itself is not.
+
+    A handler is set back to the default in a program that is executed, and SIG_IGN is inherited. Only in the processes
+    that execute tests: those that xdist starts inherit it from one that does not.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

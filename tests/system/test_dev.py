@@ -186,6 +186,18 @@ def test_all_parts_and_jobs_end_with_dev_whatever_signal_ended_it(user: User, nu
     assert "the worker shut down" in run["reason"]
 
 
+def test_dev_below_nohup_goes_on_after_a_hangup(user: User) -> None:
+    dev = user.dev("--no-web", "--json", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    assert dev.stdout is not None
+    assert dev.stdout.readline()
+    dev.send_signal(signal.SIGHUP)
+    done = user.run(SUBMIT, "--follow", "--", "echo", "hi")
+    assert done.stdout == "hi\n", done.stderr
+    dev.send_signal(signal.SIGTERM)
+    _, err = dev.communicate(timeout=40)
+    assert dev.returncode == 0, err
+
+
 def test_all_parts_and_jobs_end_when_the_terminal_is_closed(user: User) -> None:
     main, side = pty.openpty()
     dev = user.dev(
