@@ -70,6 +70,10 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
         for name in ("consumer", "connection"):
             # That the connection is lost, made, and lost again.
             logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not self._is_refused())
+        # With a traceback, of a connection whose loss is known.
+        logging.getLogger("celery.worker.loops").addFilter(
+            lambda record: not str(record.msg).startswith("Error cleaning up after event loop")
+        )
 
     def start(self) -> None:
         try:
