@@ -31,7 +31,7 @@ demo: $(INSTALLED) ## run one training job through a private Redis, a worker, be
 	$(BIN)/launch-worker dev --temporary -- $(BIN)/python examples/train_iris.py --epochs 20
 
 test: $(INSTALLED_DEV) ## run the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 walk: ## as root: go through the README as a new user, on a bare account and on a bare Debian, in some minutes
 	$(PYTHON) -m tests.walk
