@@ -43,6 +43,8 @@ class Network:
             self.do(proxy.shut())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10.0)
+        # A connection that was accepted at the last moment is reset before the loop goes.
+        self._loop.run_until_complete(asyncio.sleep(0.05))
         self._loop.close()
 
 
@@ -84,6 +86,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
+        self.how = "refuse"
         self._server.close()
         self._reset_all()
         for task in self._tasks:
