@@ -39,13 +39,19 @@ class Result:
 
 
 def run_chaos(
-    *, seed: int, duration_s: float, workers: int = 3, keep: bool = False, say: Callable[[str], None] = print
+    *,
+    seed: int,
+    duration_s: float,
+    workers: int = 3,
+    keep: bool = False,
+    with_engine: bool = True,
+    say: Callable[[str], None] = print,
 ) -> Result:
     """One whole run. With violations, or `keep`, the folder with all logs stays."""
     folder = Path(tempfile.mkdtemp(prefix="launch-chaos-"))
     try:
         with ExitStack() as stack:
-            system = System(folder, seed=seed, workers=workers)
+            system = System(folder, seed=seed, workers=workers, with_engine=with_engine)
             stack.callback(system.close)
             findings = _Harness(system, seed, duration_s, say).run()
             keep = keep or bool(findings.violations)
@@ -83,7 +89,7 @@ class _Harness:
             evidence.notes.append("no disk was filled: no tmpfs can be mounted here (that takes root)")
         if system.engine is None:
             skip |= ENGINE_FAULTS
-            evidence.notes.append("no containers: that takes root, dockerd and busybox")
+            evidence.notes.append("no containers: they were not asked for, or take root, dockerd and busybox")
         self._wait_for_workers()
         self.begun = boot_time_s()
         for fault in plan_faults(self.seed, self.duration_s, skip=skip):

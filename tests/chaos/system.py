@@ -100,7 +100,9 @@ class Slot:
 class System:
     """Starts everything, keeps it running, and takes it all down at `close`."""
 
-    def __init__(self, folder: Path, *, seed: int, workers: int, beats: int = 2, slots: int = 3) -> None:
+    def __init__(
+        self, folder: Path, *, seed: int, workers: int, beats: int = 2, slots: int = 3, with_engine: bool = True
+    ) -> None:
         self.folder = folder
         self.evidence = Evidence()
         self.timeline = Timeline()
@@ -132,7 +134,7 @@ class System:
         }  # fmt: skip
         self.api = Api(settings=Settings.from_env(self.cluster.env))
         self.engine: OwnEngine | None = None
-        if OwnEngine.is_possible():
+        if with_engine and OwnEngine.is_possible():
             self.engine = self._start_engine()
         self.workers = [Slot(f"w{n + 1}", self._to_redis(), self._to_engine(n)) for n in range(workers)]
         self.beats = [Slot(f"beat{n + 1}", self._to_redis()) for n in range(beats)]

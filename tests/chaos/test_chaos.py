@@ -15,12 +15,12 @@ _MAY_MISS = {"double message", "drop message", "remote shutdown", "kill engine",
 
 @pytest.mark.timeout(300)
 def test_whatever_dies_every_run_has_its_one_true_end() -> None:
-    result = run_chaos(seed=1, duration_s=_DURATION_S)
+    result = run_chaos(seed=1, duration_s=_DURATION_S, with_engine=False)
     findings = result.findings
     print(table(findings, seed=1, duration_s=_DURATION_S))
     assert not findings.violations, f"{findings.violations[:20]}; the logs are in {result.folder}"
     assert findings.runs >= 50
-    skipped = (ENGINE_FAULTS | DISK_FAULTS) if findings.notes else set()
+    skipped = ENGINE_FAULTS | (DISK_FAULTS if any("disk" in note for note in findings.notes) else set())
     never = {kind for kind in FAULTS if not findings.faults[kind]} - skipped
     # Of so many kinds one or two may find no target within a minute.
     assert len(never - _MAY_MISS) <= 2, never
