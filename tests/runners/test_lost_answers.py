@@ -55,8 +55,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @contextlib.contextmanager
 def bench_at(url: str, client: Any, image: str, folder: Path, *, redis_url: str = "") -> Iterator[Bench]:
     """A runner whose engine is reached at `url`, and a client that reaches it straight."""
-    before = os.environ.get("DOCKER_HOST")
-    os.environ["DOCKER_HOST"] = url
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DOCKER_HOST", url)
     guard = ProcessRunner(folder=folder).open()
     made = Bench(client, image, folder, ContainerRunner(guard, redis_url=redis_url))
     made.runner.engine = engine.Engine(look_timeout_s=2.0)
@@ -72,10 +72,7 @@ def bench_at(url: str, client: Any, image: str, folder: Path, *, redis_url: str 
         made.runner.engine.close()
         if isinstance(client, Owned):
             client.api.close()
-        if before is None:
-            del os.environ["DOCKER_HOST"]
-        else:
-            os.environ["DOCKER_HOST"] = before
+        patch.undo()
 
 
 @pytest.fixture

@@ -102,7 +102,8 @@ class Machine(RuleBasedStateMachine):
         store._redis.flushall()
         store.close()
         self.engine = ScriptedEngine()
-        os.environ["DOCKER_HOST"] = self.engine.url
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setenv("DOCKER_HOST", self.engine.url)
         self.folder = Path(tempfile.mkdtemp(prefix="launch-fuzz-"))
         env = {"LAUNCH_HEARTBEAT_S": "0.3", "LAUNCH_LEASE_S": "4", "LAUNCH_PASS_S": "0.3"}
         env |= {"LAUNCH_WORK_DIR": str(self.folder), "LAUNCH_REDIS_URL": self.redis_url}
@@ -181,7 +182,7 @@ class Machine(RuleBasedStateMachine):
             self.engine.close()
             self.api.store.close()
             shutil.rmtree(self.folder, ignore_errors=True)
-            del os.environ["DOCKER_HOST"]
+            self._patch.undo()
 
     def _all_ended(self) -> bool:
         for found in self.engine.running():
