@@ -15,7 +15,7 @@ from launch_worker.environment import TALK
 from launch_worker.errors import CodeError, InputError
 from launch_worker.logs import FOLLOW_AFTER_S, LogShipper
 from launch_worker.retry import Outcome
-from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
+from launch_worker.runners.errors import EngineAwayError, LeaseLostError, StartError, StartGivenUpError
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.output import make_room
 from launch_worker.runners.process import Gone
@@ -81,6 +81,8 @@ def execute(
         return Outcome(
             RunState.FAILED, reason=str(error), phase="build", message=message, worker_fault=error.worker_fault
         )
+    except LeaseLostError as error:
+        return Outcome(RunState.FAILED, reason=str(error), phase=phase, unbegun=True)
     except (InputError, StartError) as error:
         attempt.error = error
         is_away = isinstance(error, EngineAwayError)

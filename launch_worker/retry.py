@@ -39,11 +39,12 @@ class Outcome:
     by_shutdown: bool = False
     #: The job said that it was preempted, or someone asked for that: it runs again.
     preempted: bool = False
-    #: Its job had not begun when its worker began to stop: the run goes back to its queue, and nothing is used up.
+    #: Its job had not begun when its worker began to stop, or could not renew its lease: the run goes back to its
+    #: queue, and nothing is used up.
     unbegun: bool = False
     #: It failed for something of the worker's, as a full disk, that would fail other runs too.
     worker_fault: bool = False
-    #: The container engine did not answer: nothing that a process would suffer from.
+    #: It failed for something of the container engine's: nothing that a process would suffer from.
     engine_fault: bool = False
     #: What became of the process of a job that had called itself finished: its exit code, or its signal's name.
     late_exit: str = ""

@@ -163,7 +163,7 @@ class ScriptedEngine:
             found = self.find(path.split("/")[2])
             if found is None:
                 return 404, {"message": f"No such container: {path.split('/')[2]}"}
-            return self._act_on(found, method, path.rpartition("/")[2])
+            return self._act_on(found, method, path.rpartition("/")[2], query)
 
     def _create(self, name: str, config: dict[str, Any]) -> tuple[int, Any]:
         if self.find(name) is not None:
@@ -177,8 +177,10 @@ class ScriptedEngine:
         fit = [c for c in self.containers.values() if all(c.labels.get(name) == value for name, value in wanted)]
         return [{"Id": c.id, "Names": [f"/{c.name}"], "Labels": c.labels, "State": c.status} for c in fit]
 
-    def _act_on(self, found: Scripted, method: str, what: str) -> tuple[int, Any]:
+    def _act_on(self, found: Scripted, method: str, what: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         if method == "DELETE":
+            if found.status == "running" and query.get("force", ["0"])[0] not in ("1", "True", "true"):
+                return 409, {"message": f"You cannot remove a running container {found.id}. Stop the container"}
             self.end(found, 137)
             found.status = "removed"
             found.ended.set()

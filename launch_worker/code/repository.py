@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from launch_worker.code.cache import locked, remove, throw_away_unused
 from launch_worker.code.git import LOCAL, REMOTE, Git, GitError, explain
 from launch_worker.errors import CodeError, InputError
 from launch_worker.giturl import GitSource, submodule_url
+from launch_worker.runners import tree
 
 KEPT_REPOSITORIES = 20
 #: A cached repository with more commits than that is fetched anew: it only ever grows.
@@ -28,6 +30,8 @@ _ALL_HISTORY = str(0x7FFFFFFF)
 _FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_ID = re.compile(r"[0-9a-f]{7,63}")
 _NOT_THERE = re.compile(r"couldn't find remote ref", re.IGNORECASE)
+#: What git says when another one works in the same repository.
+_DISTURBED = re.compile(r"since we read it|\.lock': File exists|cannot lock ref", re.IGNORECASE)
 _NOT_SERVED = re.compile(r"unadvertised object|not our ref|couldn't find remote ref", re.IGNORECASE)
 
 
@@ -86,9 +90,8 @@ class Repositories:
 
     def _make_ready(self, cache: Path) -> None:
         if cache.is_dir():
-            # A fetch that was killed leaves them, and every later one would refuse to work.
-            for left in (*cache.glob("*.lock"), *cache.glob("refs/**/*.lock"), *cache.glob("objects/pack/tmp_*")):
-                left.unlink(missing_ok=True)
+            if _half_done(cache):
+                _end_disturbers(cache)
             kept = self._in_cache(cache, "for-each-ref", "--format=%(refname)", "refs/launch/commits")
             if len(kept.splitlines()) < KEPT_COMMITS:
                 return
@@ -143,7 +146,14 @@ class Repositories:
 
     def _fetch_refs(self, cache: Path, url: str, *refs: str, depth: str, limit_bytes: int) -> None:
         options = ("--quiet", "--no-tags", "--no-write-fetch-head", f"--depth={depth}")
-        self._in_cache(cache, "fetch", *options, "--", url, *refs, protocols=REMOTE, file_bytes=limit_bytes)
+        command = ("fetch", *options, "--", url, *refs)
+        try:
+            self._in_cache(cache, *command, protocols=REMOTE, file_bytes=limit_bytes)
+        except GitError as error:
+            if not _DISTURBED.search(str(error)):
+                raise
+            _end_disturbers(cache)
+            self._in_cache(cache, *command, protocols=REMOTE, file_bytes=limit_bytes)
 
     def _in_cache(self, cache: Path, *arguments: str, **options: Any) -> str:
         return self._git.run(*arguments, folder=cache, repository=".", **options)
@@ -250,6 +260,21 @@ class Repositories:
         except CodeError as error:
             text = f"submodule {module.path!r}: {error}"
             raise CodeError(text, detail=error.detail, worker_fault=error.worker_fault) from None
+
+
+def _end_disturbers(cache: Path) -> None:
+    """End what still writes there, and what it would leave: every later fetch would refuse to work.
+
+    The git of a worker that was killed lives on for a while, and does not have the lock. The caller has it.
+    """
+    folder = os.path.realpath(cache)
+    tree.end(lambda: tree.working_in(folder), wait=time.sleep)
+    for left in _half_done(cache):
+        left.unlink(missing_ok=True)
+
+
+def _half_done(cache: Path) -> list[Path]:
+    return [*cache.glob("*.lock"), *cache.glob("refs/**/*.lock"), *cache.glob("objects/pack/tmp_*")]
 
 
 def _meanings(ref: str) -> list[str]:

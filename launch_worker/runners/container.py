@@ -23,7 +23,14 @@ from launch_worker.runners.container_handle import PATIENCE_S, ContainerHandle
 from launch_worker.runners.container_talk import ContainerTalks
 from launch_worker.runners.container_watch import EngineWatch
 from launch_worker.runners.engine import Engine, clear_errors
-from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError, StartGivenUpError
+from launch_worker.runners.errors import (
+    EngineAwayError,
+    LeaseLostError,
+    NoContainerError,
+    StartError,
+    StartGivenUpError,
+)
+from launch_worker.runners.forgotten import end_forgotten
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Lease, ProcessRunner
 from launch_worker.units import format_duration
@@ -94,7 +101,7 @@ class ContainerRunner:
             if time.monotonic() > deadline:
                 raise StartError(f"the container did not start within {format_duration(timeout_s)}")
             if until is not None and boot_time_s() >= until[0]:
-                raise StartError("the worker could not renew the lease while the container was made")
+                raise LeaseLostError("the worker could not renew the lease while the container was made")
             program = (plan.entrypoint or tuple(command) or ("",))[0]
             handle.begin(program=program, image=plan.image, deadline=deadline)
             handle.await_start(lambda: not events.empty())
@@ -162,11 +169,22 @@ class ContainerRunner:
         for container, theirs in found:
             if theirs.token < labels.token:
                 log.warning("container.superseded run=%s attempt=%d: removed", theirs.run, theirs.attempt)
-                self.remove(container)
+                try:
+                    self.remove(container)
+                except EngineAwayError:
+                    raise
+                except StartError as error:
+                    text = f"what attempt {theirs.attempt} left on this engine could not be removed: {error}"
+                    raise StartError(text, worker_fault=True) from None
 
-    def remove(self, container: str) -> None:
-        """Kill and remove it, with its anonymous volumes. Raises EngineAwayError."""
+    def remove(self, container: str, *, has_run: bool = False) -> None:
+        """Kill and remove it, with its anonymous volumes. Raises EngineAwayError, StartError: it is still there.
+
+        `has_run`: the engine has told that it ran.
+        """
         try:
+            if not has_run:
+                end_forgotten(self.engine, container)
             with clear_errors():
                 self.engine.worker().remove_container(container, v=True, force=True)
         except NoContainerError:
@@ -177,6 +195,16 @@ class ContainerRunner:
             if "already in progress" not in str(error):
                 raise
 
+    def remove_unstarted(self, container: str) -> bool:
+        """Remove one that the engine calls created; whether its job may have run nevertheless.
+
+        Raises EngineAwayError, NoContainerError, StartError: it runs now, or could not be removed.
+        """
+        may_have_run = end_forgotten(self.engine, container)
+        with clear_errors():
+            self.engine.worker().remove_container(container, v=True)
+        return may_have_run
+
     def forget(self, handle: ContainerHandle) -> None:
         """Remove one that has ended, or never ran. An engine that hangs holds this up for a few seconds only."""
         self._guard.unwatch(handle.key)
@@ -185,7 +213,7 @@ class ContainerRunner:
 
         def remove() -> None:
             try:
-                self.remove(handle.container)
+                self.remove(handle.container, has_run=handle.has_run)
             except LaunchError as error:
                 log.warning("container.not_removed run=%s: it is removed later. %s", handle.key, error)
 

@@ -57,6 +57,10 @@ _BYTES_PER_S = 32 << 20
 _NEWEST_LINES = 100_000
 _REST_IS_MISSING = "the container engine did not give the end of its log: some output is missing"
 _NEVER_RAN = "the container engine did not start the container, and it is removed"
+_FORGOTTEN = (
+    "the container engine was killed while it started the container, and has forgotten it: its job may have run, "
+    "and is ended"
+)
 _DISK_WAS_FULL = "the worker's disk was full while its output was copied: some may be missing"
 #: How the init processes of Docker (tini) and Podman (catatonit) begin to say that they cannot run their command.
 _INIT_FAILED = (b"[FATAL tini (", b"ERROR (catatonit:")
@@ -103,7 +107,8 @@ class ContainerHandle:
         self._start: _Start | None = None
         self._is_awaited = False
         #: It has run, whether or not it still does.
-        self._has_run = False
+        self.has_run = False
+        self._is_forgotten = False
         #: Who is told what people are to know, once they are there; and what they were told.
         self._enter: Callable[[str, str], None] | None = None
         self._on_started: Callable[[int], None] = lambda _: None
@@ -145,7 +150,7 @@ class ContainerHandle:
         """
         assert self._start is not None
         with self._changed:
-            while not (self._has_run or self.exited or unwanted() or self._is_engine_silent()):
+            while not (self.has_run or self.exited or unwanted() or self._is_engine_silent()):
                 if self._start.refusal is not None:
                     raise self._start.refusal
                 self._changed.wait(0.05)
@@ -157,7 +162,7 @@ class ContainerHandle:
         """`on_started` gets its pid when it is known to run, `enter` a sentence while the engine does not answer."""
         with self._changed:
             self._enter, self._on_started = enter, on_started
-            has_run = self._has_run
+            has_run = self.has_run
         if has_run:
             self._note_start()
 
@@ -198,7 +203,7 @@ class ContainerHandle:
         """What the engine knows about an end that the exit code alone does not tell."""
         if outcome.state is RunState.FAILED:
             outcome = self._explained(outcome)
-        if outcome.by_shutdown and self._start is not None and not self._has_run:
+        if outcome.by_shutdown and self._start is not None and not self.has_run and not self._is_forgotten:
             outcome = replace(outcome, unbegun=True)
         notes = [
             self._warning,
@@ -229,7 +234,7 @@ class ContainerHandle:
                 return
             self._is_away_noted = True
             enter = self._enter
-        what = "the container may run" if self._has_run or self._start is None else "it may start the container"
+        what = "the container may run" if self.has_run or self._start is None else "it may start the container"
         _tell(enter, "engine", f"the container engine at {address()} does not answer; {what}")
 
     def note_answers(self) -> None:
@@ -239,7 +244,7 @@ class ContainerHandle:
             enter, cut = self._enter, self._cut
             silent_s = time.monotonic() - self._heard_at
         if was_noted and not self._gone:
-            if self._has_run:
+            if self.has_run:
                 self._note_start(again=True)
             elif enter is not None:
                 _tell(enter, "start", "")
@@ -250,9 +255,9 @@ class ContainerHandle:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _explained(self, outcome: Outcome) -> Outcome:
-        if self._start is not None and not self._has_run:
-            is_refused = self._start.refusal is not None
-            return replace(outcome, phase="start", engine_fault=not is_refused)
+        if self._start is not None and not self.has_run and not self._is_forgotten:
+            is_engine = self._start.refusal is None
+            return replace(outcome, phase="start", engine_fault=is_engine, worker_fault=is_engine)
         error = self._state.get("Error") or ""
         text = outcome.reason
         if self._state.get("OOMKilled"):
@@ -336,7 +341,7 @@ class ContainerHandle:
             except Exception:
                 log.exception("container.log_failed run=%s", self.key)
                 # Whatever is wrong with its log: how it ended must still be told.
-                if self._has_run and self._has_ended():
+                if self.has_run and self._has_ended():
                     ended = self._end_of(self._was_removed(self._state))
                 else:
                     self._pause(RETRY_S)
@@ -348,7 +353,7 @@ class ContainerHandle:
 
     def _tell_end(self, ended: Exited) -> None:
         self._runner.watch.drop(self)
-        if self._has_run:
+        if self.has_run:
             self._runner.talks.finish(self.container)
         with self._changed:
             self._gone = True
@@ -366,11 +371,12 @@ class ContainerHandle:
 
     def _end_of_one_that_is_gone(self) -> Exited:
         """There is no such container (any more), and so there never will be."""
-        if self._has_run:
+        if self.has_run:
             return self._end_of(_REMOVED)
         asked = self._stopped_by or ("asked" if self._kill_at is not None else "")
         if self._start is not None:
-            return Exited(None, asked, str(self._start.refusal or _NEVER_RAN))
+            problem = _FORGOTTEN if self._is_forgotten else str(self._start.refusal or _NEVER_RAN)
+            return Exited(None, asked, problem)
         problem = f"worker {self._labels.worker} died, and there is no container of it"
         return Exited(None, asked or "worker", problem)
 
@@ -378,7 +384,7 @@ class ContainerHandle:
         """It is made, and does not run (yet). How that ended; None when it is to be looked at again.
 
         Once it is removed it can never start, also when the engine comes upon an order to start it that it was given
-        before. Raises EngineAwayError, and NoContainerError when it is removed.
+        before. Raises EngineAwayError, and NoContainerError when somebody else has removed it.
         """
         start = self._start
         refusal: StartError | None = None
@@ -397,8 +403,18 @@ class ContainerHandle:
                 if not self._is_unstarted(self._inspect()):
                     return None
                 refusal = start.error
-        self._runner.remove(self.container)
-        if start is not None:
+        try:
+            may_have_run = self._runner.remove_unstarted(self.container)
+        except (EngineAwayError, NoContainerError):
+            raise
+        except StartError as error:
+            # It runs after all; or else is removed in a while.
+            log.debug("container.not_removed run=%s: %s", self.key, error)
+            self._pause(0.1)
+            return None
+        # An engine that has refused to start it has forgotten nothing.
+        self._is_forgotten = may_have_run and not (start is not None and start.error is not None)
+        if start is not None and not self._is_forgotten:
             with self._changed:
                 start.refusal = refusal
                 self._changed.notify_all()
@@ -409,10 +425,10 @@ class ContainerHandle:
             return True
         # Some engines call one exited that they could not start.
         is_refused = self._start is not None and self._start.error is not None
-        return is_refused and not state["Running"] and not self._has_run
+        return is_refused and not state["Running"] and not self.has_run
 
     def _note_running(self, state: Mapping[str, Any]) -> None:
-        if self._has_run:
+        if self.has_run:
             return
         try:
             self._runner.talks.add(self.container, self._output.with_name(TALK))
@@ -420,7 +436,7 @@ class ContainerHandle:
             log.warning("talk.not_copied run=%s: %s", self.key, error)
         with self._changed:
             self.pid = state["Pid"]
-            self._has_run = True
+            self.has_run = True
             self._changed.notify_all()
         self._note_start()
 

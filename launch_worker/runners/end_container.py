@@ -16,6 +16,7 @@ from launch_worker.errors import LaunchError
 from launch_worker.foreign import read_json
 from launch_worker.runners.engine import Engine, clear_errors
 from launch_worker.runners.errors import EngineAwayError, NoContainerError
+from launch_worker.runners.forgotten import end_forgotten
 from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.own_process import hide_memory
 
@@ -91,6 +92,7 @@ def _end(container: str, known: dict[str, Any], hold: Hold, *, kill_at: float) -
                 was_away = False
                 if state["Status"] == "created":
                     # Its worker, should it wake up, must not start it any more.
+                    end_forgotten(engine, container)
                     api.remove_container(container, v=True, force=True)
                     return True
                 if not state["Running"]:

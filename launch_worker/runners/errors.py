@@ -24,6 +24,10 @@ class StartGivenUpError(StartError):
     """An event arrived before the job had started: it is in the queue of events."""
 
 
+class LeaseLostError(StartError):
+    """The worker could not renew the attempt's lease until its job was to begin: another worker may have the run."""
+
+
 class EngineAwayError(StartError):
     """The container engine did not answer; whether it did what was asked is not known."""
 

@@ -201,6 +201,34 @@ def members(
     return sorted(alive, key=lambda process: process != main)
 
 
+def of_container(container: str) -> list[ProcessId]:
+    """The living processes of a container, by the control group that its engine named for its id.
+
+    None of one on another machine, or seen from within a container.
+    """
+    return [process.id for process in table() if not process.zombie and _is_in_cgroup(process.id.pid, container)]
+
+
+def _is_in_cgroup(pid: int, name: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cgroup", "rb") as groups:
+            return name.encode() in groups.read()
+    except _NOT_SEEN:
+        return False
+
+
+def working_in(folder: str) -> list[ProcessId]:
+    """The living processes whose working directory is this folder."""
+    return [process.id for process in table() if not process.zombie and _working_directory(process.id.pid) == folder]
+
+
+def _working_directory(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except _NOT_SEEN:
+        return ""
+
+
 def name(pid: int) -> str:
     """Of a process, as `ps` shows it; '' when it is gone."""
     try:

@@ -97,7 +97,8 @@ def damaged_runs(evidence: Evidence, states: dict[str, str], executed: set[str])
     """A run whose record was damaged before its claim has ended without having been executed."""
     for run_id, how in evidence.damaged.items():
         state = states.get(run_id, "not there")
-        if state != "Failed":
+        # Crashed: its worker was killed between its claim and its check of the record.
+        if state not in ("Failed", "Crashed"):
             yield f"{run_id}: its record was damaged ({how}), and it is {state}"
         if run_id in executed:
             yield f"{run_id}: its record was damaged ({how}), and it was executed"

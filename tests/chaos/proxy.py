@@ -43,8 +43,7 @@ class Network:
             self.do(proxy.shut())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10.0)
-        # A connection that was accepted at the last moment is reset before the loop goes.
-        self._loop.run_until_complete(asyncio.sleep(0.05))
+        self._loop.run_until_complete(_settle())
         self._loop.close()
 
 
@@ -155,6 +154,15 @@ class Proxy:
                 continue
             writer.write(data)
             await writer.drain()
+
+
+async def _settle() -> None:
+    """Return when nothing goes on in this loop: a connection that was accepted at the last moment is reset too."""
+    for _ in range(3):
+        # It takes some turns of the loop until what was accepted has its task, and what was reset is closed.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
 
 async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

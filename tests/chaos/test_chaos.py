@@ -15,7 +15,7 @@ _MAY_MISS = {"double message", "drop message", "remote shutdown", "kill engine",
 
 @pytest.mark.timeout(300)
 def test_whatever_dies_every_run_has_its_one_true_end() -> None:
-    result = run_chaos(seed=1, duration_s=_DURATION_S, with_engine=False)
+    result = run_chaos(seed=1, duration_s=_DURATION_S)
     findings = result.findings
     print(table(findings, seed=1, duration_s=_DURATION_S))
     assert not findings.violations, f"{findings.violations[:20]}; the logs are in {result.folder}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -176,6 +178,25 @@ def test_locks_that_a_killed_git_left_do_no_harm(repository: Repository, fetch: 
         (entry / name).touch()
     commit = repository.commit({"a": "2"})
     assert fetch(repository.url)[0] == commit
+
+
+def test_what_a_killed_worker_left_writing_in_the_cache_disturbs_no_fetch(
+    repository: Repository, fetch: Fetch, tmp_path: Path
+) -> None:
+    """Its git lives on for a while, without the lock that its worker had."""
+    repository.commit({"a": "1"})
+    fetch(repository.url)
+    (entry,) = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    # Git compares whole seconds.
+    code = "import itertools, os\nfor second in itertools.count(): os.utime('shallow', (second, second))"
+    left = subprocess.Popen([sys.executable, "-c", code], cwd=entry)
+    try:
+        commit = repository.commit({"a": "2"})
+        assert fetch(repository.url)[0] == commit
+        assert left.wait(10) == -signal.SIGKILL
+    finally:
+        left.kill()
+        left.wait()
 
 
 def test_several_slots_fetch_the_same_repository_at_once(repository: Repository, fetch: Fetch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import queue
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from launch_worker.retry import Outcome
-from launch_worker.runners import container, container_handle, container_watch, engine
+from launch_worker.runners import container, container_handle, container_watch, engine, tree
 from launch_worker.runners.container import ContainerRunner
 from launch_worker.runners.container_handle import ContainerHandle
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
@@ -194,8 +195,69 @@ def test_a_start_that_an_engine_forgot_fails_in_phase_start_and_never_comes_late
         proxy.up()
         outcome = outcome_of(made[0])
         assert (outcome.state, outcome.phase, outcome.engine_fault) == (RunState.FAILED, "start", True)
+        assert outcome.worker_fault, "it uses no retry up"
         assert "did not start the container, and it is removed" in outcome.reason
         assert left(bench) == []
+
+
+@pytest.fixture
+def forgotten(own_engine: OwnEngine, tmp_path: Path) -> Iterator[Forgotten]:
+    with (
+        contextlib.closing(EngineProxy(own_engine.socket)) as proxy,
+        bench_at(proxy.url, Owned(own_engine.url), IMAGE, tmp_path) as bench,
+    ):
+        yield Forgotten(bench, proxy, own_engine)
+        proxy.heal()
+
+
+class Forgotten:
+    """A job that runs, in a container that its engine calls created: it was killed before it had noted the start."""
+
+    def __init__(self, bench: Bench, proxy: EngineProxy, engine: OwnEngine) -> None:
+        self.bench = bench
+        proxy.rule("cut", "POST", "/start$", times=1)
+        # The worker must not see it run.
+        proxy.rule("hang", "GET", "/containers/[0-9a-f]{64}/json$")
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        made: list[ContainerHandle] = []
+        thread = threading.Thread(target=lambda: made.append(bench.shell("exec sleep 60", events=self.events)))
+        thread.start()
+        wait_until(lambda: left(bench) and left(bench)[0]["State"] == "running", what="it is started")
+        self.container = left(bench)[0]["Id"]
+        wait_until(self.runs, what="its job has begun")
+        engine.kill()
+        proxy.down()
+        config = engine.folder / "data" / "containers" / self.container / "config.v2.json"
+        known = json.loads(config.read_text())
+        never = "0001-01-01T00:00:00Z"
+        known["State"] |= {"Running": False, "Pid": 0, "StartedAt": never, "FinishedAt": never}
+        config.write_text(json.dumps(known))
+        proxy.heal()
+        engine.start()
+        assert left(bench)[0]["State"] == "created"
+        assert self.runs()
+        proxy.up()
+        thread.join(20.0)
+        self.handle = made[0]
+
+    def runs(self) -> bool:
+        return "sleep" in [tree.name(process.pid) for process in tree.of_container(self.container)]
+
+
+def test_a_job_whose_container_is_forgotten_is_ended_and_has_failed(forgotten: Forgotten) -> None:
+    outcome = outcome_of(forgotten.handle)
+    assert (outcome.state, outcome.phase, outcome.unbegun) == (RunState.FAILED, "run", False)
+    assert "has forgotten it: its job may have run" in outcome.reason
+    assert not forgotten.runs()
+    assert left(forgotten.bench) == []
+
+
+def test_a_job_whose_container_is_forgotten_is_ended_by_a_cancel(forgotten: Forgotten) -> None:
+    forgotten.events.put(Cancel("enough"))
+    outcome = outcome_of(forgotten.handle)
+    assert (outcome.state, outcome.unbegun) in ((RunState.KILLED, False), (RunState.FAILED, False))
+    assert not forgotten.runs()
+    assert left(forgotten.bench) == []
 
 
 def test_a_frozen_engine_starts_it_when_it_goes_on_and_its_end_is_told(own_bench: Bench, own_engine: OwnEngine) -> None:
