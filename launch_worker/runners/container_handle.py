@@ -61,6 +61,9 @@ _FORGOTTEN = (
     "the container engine was killed while it started the container, and has forgotten it: its job may have run, "
     "and is ended"
 )
+_LOST_CODE = "the container engine was killed as the job ended, and has lost its exit code"
+#: What an engine tells for an exit code that it does not know; a job may exit with it too.
+_UNKNOWN = 255
 _DISK_WAS_FULL = "the worker's disk was full while its output was copied: some may be missing"
 #: How the init processes of Docker (tini) and Podman (catatonit) begin to say that they cannot run their command.
 _INIT_FAILED = (b"[FATAL tini (", b"ERROR (catatonit:")
@@ -328,7 +331,7 @@ class ContainerHandle:
                 self._state = state
                 known_s = known_s or time.monotonic()
                 self._copy(copy, newest=_NEWEST_LINES)
-                ended = self._end_of(self._was_removed(state))
+                ended = self._end_of(self._why_unknown(state))
             except NoContainerError:
                 ended = self._end_of_one_that_is_gone()
             except EngineAwayError as error:
@@ -342,7 +345,7 @@ class ContainerHandle:
                 log.exception("container.log_failed run=%s", self.key)
                 # Whatever is wrong with its log: how it ended must still be told.
                 if self.has_run and self._has_ended():
-                    ended = self._end_of(self._was_removed(self._state))
+                    ended = self._end_of(self._why_unknown(self._state))
                 else:
                     self._pause(RETRY_S)
         if copy is not None:
@@ -523,6 +526,14 @@ class ContainerHandle:
             # The log may end a moment before the state says so.
             time.sleep(settle_s)
         return state
+
+    def _why_unknown(self, state: Mapping[str, Any]) -> str:
+        """Why the exit code that the engine tells is not the job's; '' when it is."""
+        if state["ExitCode"] == _UNKNOWN and not self._stopped_by:
+            with contextlib.suppress(LaunchError):
+                if not self._runner.engine.remembers_end(self.container):
+                    return _LOST_CODE
+        return self._was_removed(state)
 
     def _was_removed(self, state: Mapping[str, Any]) -> str:
         if self._stopped_by or state["ExitCode"] != 137 or state.get("OOMKilled"):

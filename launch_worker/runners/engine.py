@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -144,6 +145,17 @@ class Engine:
         """Unpack a tar archive into a folder. Raises EngineAwayError, NoContainerError, StartError."""
         with clear_errors():
             self.api().put_archive(container, folder, archive)
+
+    def remembers_end(self, container: str) -> bool:
+        """Whether the engine has seen the container end; False where it was started anew since. Raises EngineAwayError.
+
+        It keeps its last 256 events in memory.
+        """
+        with clear_errors():
+            wanted = {"container": [container], "event": ["die", "died"]}
+            # Until a little later: clocks differ. Past events come at once.
+            with contextlib.closing(self.api().events(since=1, until=int(time.time()) + 1, filters=wanted)) as events:
+                return any(True for _ in events)
 
     def close(self) -> None:
         for client in (self._api, self._worker):

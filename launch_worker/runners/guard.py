@@ -722,6 +722,9 @@ class Guard:
         pipe, printing = -1, -1
         try:
             pipe = _pipe_in(came) if piped else make_pipe()
+            if lease and lease[0] <= boot_time_s():
+                # Another worker may have the run by now.
+                raise OSError(errno.ETIME, "its lease is over")
             printing = open_for_printing(pipe)
             marked = tree.marks(env)
             with tree.carrying(marked):

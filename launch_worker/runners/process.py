@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from typing import Any
 import launch_worker
 from launch_worker.retry import Outcome
 from launch_worker.runners import oom, orphans, tree
-from launch_worker.runners.errors import OF_THE_MACHINE, StartError
+from launch_worker.runners.errors import OF_THE_MACHINE, LeaseLostError, StartError
 from launch_worker.runners.exits import Exit, keep_exit
 from launch_worker.runners.guard import PROTOCOL, SOCKET, boot_time_s
 from launch_worker.runners.output import bytes_in, make_pipe
@@ -398,6 +399,8 @@ class ProcessRunner:
             self._carry_over(handle)
             handle.stop(grace_s=0)
             raise StartError(f"the job's process did not start within {format_duration(timeout_s)}") from None
+        if told["on"] == "refused" and told.get("errno") == errno.ETIME:
+            raise LeaseLostError("the worker could not renew the lease before the job was started")
         if told["on"] == "refused":
             raise StartError(told["error"], worker_fault=told.get("errno") in OF_THE_MACHINE)
         return handle

@@ -308,7 +308,7 @@ class _Check:
         if re.search(r"No space left|the worker's disk|git could not .*(write error|could not set)", attempt.reason):
             return "" if self._was_full(attempt) else "the disk was not full"
         if "engine" in attempt.reason:
-            if attempt.stamps is not None and "has forgotten it" not in attempt.reason:
+            if attempt.stamps is not None and not re.search("has forgotten it|has lost its exit code", attempt.reason):
                 return f"its job {_told(attempt)}"
             spans = [*self.evidence.engine_away, *self.evidence.engine_mute.get(_slot(attempt), [])]
             was_away = any(span.meets(attempt.began_at - _SLACK_S, attempt.ended_at) for span in spans)

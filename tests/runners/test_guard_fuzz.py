@@ -185,6 +185,8 @@ class Job:
             ["started", "exited"],
             ["started", "exited", "gone"],
         ), (self, words)
+        if told["on"] == "refused" and any(lease and lease[0] <= boot_time_s() for lease in self.leases):
+            self.is_refused = True  # its lease was over before the guard came upon the order
         assert (told["on"] == "refused") == self.is_refused, self
         if told["on"] in ("exited", "ended"):
             self.check_status(told["status"], told["stopped_by"], is_kept=told["kept"])
@@ -918,7 +920,7 @@ class Runner(RuleBasedStateMachine):
         for job in self.jobs:
             if not job.told and job.refusal:
                 job.hear({"on": "refused"}, guard_pid=self.guard_pid)
-                assert "was not found" in job.refusal, job
+                assert "was not found" in job.refusal or "renew the lease" in job.refusal, job
             if not job.told and job.handle is not None:
                 job.hear({"on": "started"}, guard_pid=self.guard_pid)
             while job.told and not job.events.empty():

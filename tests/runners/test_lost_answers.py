@@ -418,6 +418,21 @@ def test_containers_of_an_engine_with_live_restore_go_on(tmp_path: Path) -> None
         restoring.close()
 
 
+def test_an_exit_code_that_an_engine_lost_as_it_was_killed_is_said_to_be_lost(
+    own_bench: Bench, own_engine: OwnEngine
+) -> None:
+    """It says 255 then, which is an exit code of jobs too."""
+    assert end_of(own_bench.shell("exit 255")) == Exited(255, "")
+    own_bench.token += 1
+    handle = own_bench.shell("sleep 1; exit 255")
+    own_engine.kill()
+    time.sleep(1.2)
+    own_engine.start()
+    outcome = outcome_of(handle)
+    assert outcome.state is RunState.FAILED
+    assert outcome.reason == "the container engine was killed as the job ended, and has lost its exit code"
+
+
 # -- its lease runs out ------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from launch_worker.ids import new_run_id
 from launch_worker.runners import tree
-from launch_worker.runners.errors import StartError
+from launch_worker.runners.errors import LeaseLostError, StartError
+from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.process import Exited, Gone, JobHandle, Lease, ProcessRunner
 from launch_worker.runners.tree import ProcessId
 from tests.conftest import wait_until
@@ -100,6 +101,15 @@ def end_of(handle: JobHandle, *, timeout_s: float = 20.0) -> Exited:
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_whose_lease_is_over_by_then_is_not_started(jobs: Jobs) -> None:
+    """Another worker may have the run: not even an instant of it may be executed here."""
+    now = boot_time_s()
+    with pytest.raises(LeaseLostError, match="could not renew the lease"):
+        jobs.shell("touch begun", lease=(now - 0.1, now + 5.0))
+    assert jobs.shell("exit 3", lease=(now + 60.0, now + 61.0)).events.get(timeout=20).status == 3
+    assert not (jobs.folder / "begun").exists()
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 143, 255])
