@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from bench.measure import RedisMeter, Results
 from bench.systems import LAUNCH, Running
+from launch_worker.model.spec import MAINTENANCE_QUEUE
 from launch_worker.settings import Settings
-from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.store import keys
 from launch_worker.store.store import Card, Store
 

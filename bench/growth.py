@@ -13,14 +13,14 @@ import psutil
 from bench.fleet import idle_heartbeat
 from bench.measure import BenchError, RedisMeter, Results, time_ms
 from bench.systems import LAUNCH, Running
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.overview import overview
 from launch_worker.ids import new_run_id
-from launch_worker.overview import overview
-from launch_worker.passes import PASSES
-from launch_worker.retry import NextStep, Outcome
+from launch_worker.maintenance.passes import PASSES
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 

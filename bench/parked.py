@@ -7,9 +7,9 @@ import time
 
 from bench.measure import RedisMeter, Results, cpu_s, wait_until
 from bench.systems import LAUNCH, Running
-from launch_worker.api import Api, submit
+from launch_worker.api.client import Api, submit
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.states import RunState
 
 #: The beat has started, and each pass has been done once.
 _SETTLED_S = 6.0

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bench.measure import BenchError, Results, cpu_s, wait_until
 from bench.systems import LAUNCH, Running
-from launch_worker.api import Api, Run, submit
+from launch_worker.api.client import Api, Run, submit
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.states import RunState
 
 _FLOOD_BYTES = 30 << 20
 _WRITE_FLOOD = f"import os\nfor _ in range({_FLOOD_BYTES >> 16}): os.write(1, b'0123456789abcde\\n' * 4096)"

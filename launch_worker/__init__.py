@@ -1,7 +1,7 @@
 """launch_worker: a self-hosted launch system on plain Celery and Redis.
 
 The public names are imported on first use: a job that asks for `current_run`, or `launch-submit`, must not pay
-for Celery, and `launch_worker.spec` must import neither celery nor redis.
+for Celery, and `launch_worker.model.spec` must import neither celery nor redis.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ __all__ = ["Api", "LaunchAgent", "Run", "current_run", "submit", "submit_many"]
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from launch_worker.agent import LaunchAgent
-    from launch_worker.api import Api, Run, submit, submit_many
+    from launch_worker.agent.launch_agent import LaunchAgent
+    from launch_worker.api.client import Api, Run, submit, submit_many
     from launch_worker.current import current_run
 
 _HOMES = {
-    "Api": "launch_worker.api",
-    "LaunchAgent": "launch_worker.agent",
-    "Run": "launch_worker.api",
+    "Api": "launch_worker.api.client",
+    "LaunchAgent": "launch_worker.agent.launch_agent",
+    "Run": "launch_worker.api.client",
     "current_run": "launch_worker.current",
-    "submit": "launch_worker.api",
-    "submit_many": "launch_worker.api",
+    "submit": "launch_worker.api.client",
+    "submit_many": "launch_worker.api.client",
 }
 
 

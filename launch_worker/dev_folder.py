@@ -31,7 +31,7 @@ def living_redis_url(env: Mapping[str, str]) -> str | None:
         said = os.fstat(file.fileno())
         if said.st_uid != os.geteuid() or said.st_mode & 0o077:
             return None
-        from launch_worker.foreign import read_map
+        from launch_worker.untrusted.text import read_map
 
         url = read_map(file.read()).get("redis_url")
     return url if isinstance(url, str) and is_held(folder) else None

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from launch_worker.dev_folder import living_redis_url
 from launch_worker.errors import InputError, SettingsError
+from launch_worker.model.units import format_duration, parse_duration, parse_size
 from launch_worker.redis_url import RedisUrl
-from launch_worker.units import format_duration, parse_duration, parse_size
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 #: The word that names the launch Redis itself as the place of uploads.

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import pytest
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.runners.own_process import have_usual_signals
+from launch_worker.runners.process.own_process import have_usual_signals
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
-from tests.engine import busybox_image, engine
+from tests.support.engine import busybox_image, engine
 
 __all__ = ["busybox_image", "engine", "wait_until"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.peers.producer import REDIS_URL, Argv, serve
-from launch_worker.api import Api, submit, submit_many
+from launch_worker.api.client import Api, submit, submit_many
 
 
 def produce() -> None:

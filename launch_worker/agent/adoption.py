@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from launch_worker.attempt import Attempt
+from launch_worker.agent.outage import Outage
+from launch_worker.attempt.attempt import Attempt
+from launch_worker.attempt.folder import AttemptFolder, WorkerFolder
+from launch_worker.attempt.supervise import Cancel, Job
+from launch_worker.attempt.talk import read_words
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
-from launch_worker.outage import Outage
-from launch_worker.run import Record
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Gone, JobHandle, Lease, LeftJob, ProcessRunner
-from launch_worker.spec import parse_spec
-from launch_worker.spool import AttemptFolder, WorkerFolder
+from launch_worker.model.run import Record
+from launch_worker.model.spec import parse_spec
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Gone, JobHandle, Lease, LeftJob, ProcessRunner
 from launch_worker.store.store import Store
-from launch_worker.supervise import Cancel, Job
-from launch_worker.told import read_words
 
 if TYPE_CHECKING:
-    from launch_worker.runners.container import ContainerRunner
+    from launch_worker.runners.container.runner import ContainerRunner
 
 log = logging.getLogger("launch_worker.inherit")
 
@@ -199,7 +199,7 @@ class Heir:
             return
         # First: see `begin`.
         runner = self._containers()
-        from launch_worker.runners.container_config import Labels
+        from launch_worker.runners.container.config import Labels
 
         record = adopted.record
         labels = Labels(

@@ -11,22 +11,22 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
-from launch_worker.attempt import Attempt, Site
+from launch_worker.agent.capacity import Inventory, parse_needs
+from launch_worker.agent.outage import Outage
+from launch_worker.attempt.attempt import Attempt, Site
+from launch_worker.attempt.execute import execute, talk_of
+from launch_worker.attempt.folder import WorkerFolder
+from launch_worker.attempt.shipping import Growing
+from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Event, HandBack
+from launch_worker.attempt.talk import Preempting, Word
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
-from launch_worker.execute import execute, talk_of
-from launch_worker.inventory import Inventory, parse_needs
-from launch_worker.logs import Growing
-from launch_worker.outage import Outage
-from launch_worker.retry import NextStep, Outcome, has_retries_left, next_step, outcome_of_exit
-from launch_worker.run import Record
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Lease
-from launch_worker.spec import RunSpec, parse_spec
-from launch_worker.spool import WorkerFolder
-from launch_worker.states import RunState
+from launch_worker.model.retry import NextStep, Outcome, has_retries_left, next_step, outcome_of_exit
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec, parse_spec
+from launch_worker.model.states import RunState
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Lease
 from launch_worker.store.store import NOT_PLAIN, Card, NotConsumed
-from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Event, HandBack
-from launch_worker.told import Preempting, Word
 
 log = logging.getLogger("launch_worker.jobs")
 

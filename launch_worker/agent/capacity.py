@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.spec import MAX_GPUS
+from launch_worker.model.spec import MAX_GPUS
 
 _NUMBER = re.compile(r"[0-9]{1,4}")
 _DEVICE = re.compile(r"[0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,80}")

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from launch_worker.agent.selection import UNLIMITED
 from launch_worker.errors import InputError
-from launch_worker.selection import UNLIMITED
-from launch_worker.spec import MAX_LIMIT, NAME, QUEUE, check_queue_name
-from launch_worker.units import parse_duration
+from launch_worker.model.spec import MAX_LIMIT, NAME, QUEUE, check_queue_name
+from launch_worker.model.units import parse_duration
 
 PREFIX = "LAUNCH_AGENT_"
 #: Names the YAML file.
@@ -47,7 +47,7 @@ class AgentConfig:
     max_jobs: int | None = None
     #: Runs at once that make other runs, beside `max_jobs`.
     max_schedulers: int = 1
-    #: Refuse what `launch_worker.secure` names.
+    #: Refuse what `launch_worker.queues.secure` names.
     secure_mode: bool = False
     #: 1: print the status when it changes; 2: print internal messages too.
     verbosity: int = 0

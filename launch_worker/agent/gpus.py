@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch_worker.containers import check_cpus
+from launch_worker.agent.capacity import Device, Inventory, Use, parse_gpus
 from launch_worker.errors import InputError
-from launch_worker.inventory import Device, Inventory, Use, parse_gpus
-from launch_worker.units import parse_size
+from launch_worker.model.container_options import check_cpus
+from launch_worker.model.units import parse_size
 
 log = logging.getLogger("launch_worker.gpus")
 

@@ -7,20 +7,20 @@ import random
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
+from launch_worker.agent.outage import Outage
+from launch_worker.agent.probes import Vitals
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.foreign import read_json
-from launch_worker.log_line import Seldom
-from launch_worker.outage import Outage
-from launch_worker.passes import PASSES, OnEnd, begin_passes, do_pass
-from launch_worker.probe import Vitals
-from launch_worker.schedules import fire_due
+from launch_worker.maintenance.passes import PASSES, OnEnd, begin_passes, do_pass
+from launch_worker.maintenance.schedules import fire_due
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Card, Pulse, Store
-from launch_worker.sweeps import SweepMinder
+from launch_worker.sweeps.drive import SweepMinder
+from launch_worker.untrusted.log_line import Seldom
+from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:
-    from launch_worker.probe_server import ProbeServer
+    from launch_worker.agent.probe_server import ProbeServer
 
 log = logging.getLogger("launch_worker.liveness")
 
@@ -88,7 +88,7 @@ class Liveness:
         """Raises LaunchError when the probes cannot be answered where they were asked for."""
         if self._settings.health_address is not None:
             # Imported by those who answer them: an HTTP server takes a while to import.
-            from launch_worker.probe_server import ProbeServer
+            from launch_worker.agent.probe_server import ProbeServer
 
             self._probes = ProbeServer(self._settings.health_address, self._vitals)
         self._heartbeat.start()

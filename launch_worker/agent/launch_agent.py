@@ -19,35 +19,48 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from launch_worker.agent_config import AgentConfig
-from launch_worker.api import Api
-from launch_worker.attempt import Attempt, Site
-from launch_worker.by_hand import AGENT_KILLED, ByHand, JobSpecAndQueue, RunQueueItem, RunQueueItemFileSaver
+from launch_worker.agent.adoption import Heir, engine_is_near
+from launch_worker.agent.attempts import Ended, Jobs, SentClaim
+from launch_worker.agent.capacity import parse_needs
+from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.gpus import inventory_from_options
+from launch_worker.agent.heartbeat import Liveness
+from launch_worker.agent.outage import BACKOFF_CAP_S, Outage
+from launch_worker.agent.quarantine import Quarantine
+from launch_worker.agent.recovery import Recovery, end_leftovers
+from launch_worker.agent.run_queue_items import (
+    AGENT_KILLED,
+    ByHand,
+    JobSpecAndQueue,
+    RunQueueItem,
+    RunQueueItemFileSaver,
+)
+from launch_worker.api.client import Api
+from launch_worker.attempt.attempt import Attempt, Site
+from launch_worker.attempt.folder import (
+    AttemptFolder,
+    WorkerFolder,
+    containers_mark,
+    delete_undeleted,
+    shortage_of,
+    why_not_own,
+)
+from launch_worker.attempt.shipping import LogShipper
+from launch_worker.attempt.supervise import Cancel, Detach, Shutdown, Superseded
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.gpus import inventory_from_options
-from launch_worker.inherit import Heir, engine_is_near
-from launch_worker.inventory import parse_needs
-from launch_worker.jobs import Ended, Jobs, SentClaim
-from launch_worker.liveness import Liveness
-from launch_worker.logs import LogShipper
-from launch_worker.outage import BACKOFF_CAP_S, Outage
-from launch_worker.passes import OnEnd
-from launch_worker.quarantine import Quarantine
-from launch_worker.recover import Recovery, end_leftovers
-from launch_worker.retry import Outcome
-from launch_worker.run import Record
-from launch_worker.runners import tree
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Lease, ProcessRunner, reap_orphans
+from launch_worker.maintenance.passes import OnEnd
+from launch_worker.model.retry import Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.spec import parse_spec
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Lease, ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR
-from launch_worker.spec import parse_spec
-from launch_worker.spool import AttemptFolder, WorkerFolder, containers_mark, delete_undeleted, shortage_of, why_not_own
 from launch_worker.store import keys
 from launch_worker.store.store import Answer, Card, Pulse
-from launch_worker.supervise import Cancel, Detach, Shutdown, Superseded
 
 if TYPE_CHECKING:
-    from launch_worker.runners.container import ContainerRunner
+    from launch_worker.runners.container.runner import ContainerRunner
 
 log = logging.getLogger("launch_worker.agent")
 
@@ -301,7 +314,7 @@ class LaunchAgent(ByHand):
     @cached_property
     def _container_runner(self) -> ContainerRunner:
         # Here and not above: the engine's SDK takes 12 MiB, and most workers run processes only.
-        from launch_worker.runners.container import ContainerRunner
+        from launch_worker.runners.container.runner import ContainerRunner
 
         containers_mark(self._settings.work_dir).touch()
         return ContainerRunner(

@@ -9,8 +9,8 @@ import threading
 from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
+from launch_worker.agent.probes import Verdict, Vitals
 from launch_worker.errors import LaunchError
-from launch_worker.probe import Verdict, Vitals
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from launch_worker.retry import Outcome
-from launch_worker.units import format_duration
+from launch_worker.model.retry import Outcome
+from launch_worker.model.units import format_duration
 
 WINDOW_S = 60.0
 FIRST_PAUSE_S = 30.0

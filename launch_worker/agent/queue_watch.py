@@ -7,9 +7,9 @@ import random
 import threading
 from collections.abc import Callable, Collection
 
-from launch_worker.agent import LaunchAgent
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.agent.selection import Selection
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.selection import Selection
 
 log = logging.getLogger("launch_worker.pickup")
 

@@ -9,20 +9,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from launch_worker.agent.adoption import Estate, Heir
+from launch_worker.agent.outage import Outage
+from launch_worker.attempt.folder import AttemptFolder, WorkerFolder
+from launch_worker.attempt.shipping import Tail
+from launch_worker.attempt.talk import Talk, Words, outcome_told
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, UnknownRunError
-from launch_worker.inherit import Estate, Heir
-from launch_worker.logs import Tail
-from launch_worker.outage import Outage
-from launch_worker.passes import OnEnd
-from launch_worker.retry import Outcome, next_step_of, outcome_of_exit
-from launch_worker.run import Record
-from launch_worker.runners import tree
-from launch_worker.runners.process import take_over
-from launch_worker.spec import parse_spec
-from launch_worker.spool import AttemptFolder, WorkerFolder
-from launch_worker.states import RunState
+from launch_worker.maintenance.passes import OnEnd
+from launch_worker.model.retry import Outcome, next_step_of, outcome_of_exit
+from launch_worker.model.run import Record
+from launch_worker.model.spec import parse_spec
+from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.runner import take_over
 from launch_worker.store.store import Store
-from launch_worker.told import Talk, Words, outcome_told
 
 log = logging.getLogger("launch_worker.recover")
 

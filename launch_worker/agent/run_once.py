@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from launch_worker.agent import LaunchAgent
+from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.retry import Outcome
-from launch_worker.run import Record
-from launch_worker.states import RunState
+from launch_worker.model.retry import Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
 
 log = logging.getLogger("launch_worker.run_once")
 

@@ -19,8 +19,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar
 
-from launch_worker.agent_config import AgentConfig
-from launch_worker.attempt import Attempt
+from launch_worker.agent.attempts import Ended, Jobs
+from launch_worker.agent.capacity import Inventory
+from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.outage import Outage
+from launch_worker.agent.selection import Selection
+from launch_worker.attempt.attempt import Attempt
+from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Cancel, Shutdown, never_started
 from launch_worker.errors import (
     BrokerUnavailableError,
     InputError,
@@ -29,25 +34,20 @@ from launch_worker.errors import (
     SweepOverError,
     UnknownRunError,
 )
-from launch_worker.foreign import clean, read_json
-from launch_worker.inventory import Inventory
-from launch_worker.jobs import Ended, Jobs
-from launch_worker.outage import Outage
-from launch_worker.pool_config import PoolConfig
-from launch_worker.queue_config import QueueConfig
-from launch_worker.retry import PHASES, Outcome
+from launch_worker.model.retry import PHASES, Outcome
+from launch_worker.model.spec import MAX_LIMIT, check_queue_name
+from launch_worker.model.states import RunState
+from launch_worker.model.units import format_duration
+from launch_worker.queues.pool import PoolConfig
+from launch_worker.queues.queue import QueueConfig
+from launch_worker.queues.secure import secured
 from launch_worker.runners.errors import StartGivenUpError
-from launch_worker.secure import secured
-from launch_worker.selection import Selection
-from launch_worker.spec import MAX_LIMIT, check_queue_name
-from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Cancel, Shutdown, never_started
-from launch_worker.units import format_duration
+from launch_worker.untrusted.text import clean, read_json
 
 if TYPE_CHECKING:
-    from launch_worker.api import Api
+    from launch_worker.api.client import Api
 
 log = logging.getLogger("launch_worker.agent")
 
@@ -477,7 +477,7 @@ class ByHand:
         sweep = launch_spec.get("sweep_id") or launch_spec.get("sweep")
         if not sweep:
             return
-        from launch_worker.sweeps import check_sweep
+        from launch_worker.sweeps.drive import check_sweep
 
         reason = self._patiently(lambda: check_sweep(api.store, str(sweep)))
         if reason:
@@ -567,7 +567,7 @@ class ByHand:
         if not (config.match or config.pool or config.tags):
             yield
             return
-        from launch_worker.pickup import Pickup
+        from launch_worker.agent.queue_watch import Pickup
 
         selection = Selection.parse(queues=config.queues or (), match=config.match, pool=config.pool, tags=config.tags)
         pickup = Pickup(self, selection, on_change=self._news.set)  # type: ignore[arg-type]

@@ -10,21 +10,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from launch_worker.bulk import Item, read_options
+from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.queues import QueueApi
+from launch_worker.api.runs import MAX_PER_PAGE, Run, Runs
+from launch_worker.api.sweeps import SweepApi
 from launch_worker.errors import InputError, RefusedError, UnknownRunError
-from launch_worker.filters import parse_filter, parse_order
-from launch_worker.foreign import read_json
-from launch_worker.passes import catch_up
-from launch_worker.queue_api import QueueApi
-from launch_worker.runs import MAX_PER_PAGE, Run, Runs
+from launch_worker.maintenance.passes import catch_up
+from launch_worker.model.spec import PROJECT, RunSpec
+from launch_worker.model.states import RunState
+from launch_worker.model.worker import Worker, why_unserved
 from launch_worker.settings import Settings
-from launch_worker.spec import PROJECT, RunSpec
-from launch_worker.states import RunState
 from launch_worker.store.store import Store
-from launch_worker.submission import current_folder
-from launch_worker.submitting import Submitter, me
-from launch_worker.sweep_api import SweepApi
-from launch_worker.workers import Worker, why_unserved
+from launch_worker.submission.options import Item, read_options
+from launch_worker.submission.resolve import current_folder
+from launch_worker.submission.submitter import Submitter, me
+from launch_worker.untrusted.text import read_json
 
 __all__ = ["Api", "Run", "Runs", "current_folder", "me", "submit", "submit_many"]
 

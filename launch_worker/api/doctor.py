@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from launch_worker.api import Api
+from launch_worker.agent.capacity import parse_needs
+from launch_worker.api.client import Api
+from launch_worker.api.overview import overview
+from launch_worker.attempt.folder import undeleted_folder
 from launch_worker.errors import LaunchError
-from launch_worker.inventory import parse_needs
-from launch_worker.overview import overview
-from launch_worker.ownership import why_not_ours
+from launch_worker.model.states import RunState
+from launch_worker.model.units import format_duration
+from launch_worker.model.worker import why_unserved
 from launch_worker.redis_url import RedisUrl
-from launch_worker.spool import undeleted_folder
-from launch_worker.states import RunState
-from launch_worker.store.connection import OLDEST_SERVERS
-from launch_worker.store.safety import INSECURE, is_loopback, why_unsafe
-from launch_worker.units import format_duration
-from launch_worker.workers import why_unserved
+from launch_worker.store.redis.connection import OLDEST_SERVERS
+from launch_worker.store.redis.safety import INSECURE, is_loopback, why_unsafe
+from launch_worker.untrusted.ownership import why_not_ours
 
 #: Free space in the work dir below which a worker cannot be trusted to keep logs and reports.
 _LOW_DISK_BYTES = 256 << 20

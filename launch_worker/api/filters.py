@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.patterns import MAX_PATTERN, PatternError, searcher
-from launch_worker.run import Record
-from launch_worker.spec import PRIORITIES
-from launch_worker.states import RunState
+from launch_worker.model.run import Record
+from launch_worker.model.spec import PRIORITIES
+from launch_worker.model.states import RunState
+from launch_worker.untrusted.patterns import MAX_PATTERN, PatternError, searcher
 
 MAX_CONDITIONS = 200
 MAX_CHOICES = 1000

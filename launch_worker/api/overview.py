@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 
 
 def overview(api: Api) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import InputError, RefusedError
-from launch_worker.foreign import read_json
-from launch_worker.spec import MAX_LIMIT, check_queue_name
+from launch_worker.model.spec import MAX_LIMIT, check_queue_name
+from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:
-    from launch_worker.pool_config import PoolConfig
-    from launch_worker.queue_config import QueueConfig
+    from launch_worker.queues.pool import PoolConfig
+    from launch_worker.queues.queue import QueueConfig
     from launch_worker.store.store import Store
 
 #: Where a queue stands in its pool that was given no rank.
@@ -38,7 +38,7 @@ class Queue:
     running: int
     #: Live workers that consume it.
     workers: int
-    #: The JSON of `launch_worker.queue_config.QueueConfig`, '' for none.
+    #: The JSON of `launch_worker.queues.queue.QueueConfig`, '' for none.
     config_json: str = ""
     #: Why its configuration cannot be read; runs are refused meanwhile.
     problem: str = ""
@@ -211,7 +211,7 @@ class QueueApi:
         description: str | EllipsisType | None = ...,
     ) -> Pool:
         """Make a pool; refused where it is there already. Queues are put into it with `set_queue(…, pool=…)`."""
-        from launch_worker.pool_config import check_pool_name
+        from launch_worker.queues.pool import check_pool_name
 
         check_pool_name(name)
         fields = self._pool_fields(None, {"defaults": defaults, "description": description}, limit=limit)
@@ -364,13 +364,13 @@ class QueueApi:
 
 def _queue_config(text: str) -> QueueConfig:
     # Imported by those who need it: a person waits for `launch-submit`.
-    from launch_worker.queue_config import QueueConfig
+    from launch_worker.queues.queue import QueueConfig
 
     return QueueConfig.from_json(text)
 
 
 def _pool_config(text: str) -> PoolConfig:
-    from launch_worker.pool_config import PoolConfig
+    from launch_worker.queues.pool import PoolConfig
 
     return PoolConfig.from_json(text)
 

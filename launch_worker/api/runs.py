@@ -10,19 +10,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from launch_worker.api.filters import Filter, Order
 from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
-from launch_worker.filters import Filter, Order
-from launch_worker.log_pieces import Joiner, Log
-from launch_worker.passes import catch_up
-from launch_worker.retry import Outcome, next_step_of, shell_exit_code
-from launch_worker.run import Record, Transition
-from launch_worker.states import RunState
-from launch_worker.store.items import SavedFile, saved_files
-from launch_worker.submitting import me
-from launch_worker.units import format_duration, isoformat
+from launch_worker.maintenance.passes import catch_up
+from launch_worker.model.log_pieces import Joiner, Log
+from launch_worker.model.retry import Outcome, next_step_of, shell_exit_code
+from launch_worker.model.run import Record, Transition
+from launch_worker.model.states import RunState
+from launch_worker.model.units import format_duration, isoformat
+from launch_worker.store.lists import SavedFile, saved_files
+from launch_worker.submission.submitter import me
 
 if TYPE_CHECKING:
-    from launch_worker.api import Api
+    from launch_worker.api.client import Api
     from launch_worker.store.store import Store
 
 #: Longest block on Redis in one call; a wait is a loop of these.

@@ -12,26 +12,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch_worker.bulk import read_options
+from launch_worker.api.runs import Run
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError, UnknownRunError
-from launch_worker.foreign import read_map
 from launch_worker.ids import new_run_id
-from launch_worker.passes import catch_up
-from launch_worker.runs import Run
-from launch_worker.spec import KEY, MAX_LIMIT
-from launch_worker.states import RunState
+from launch_worker.maintenance.passes import catch_up
+from launch_worker.model.spec import KEY, MAX_LIMIT
+from launch_worker.model.states import RunState
+from launch_worker.model.sweep import Trial
+from launch_worker.model.units import isoformat
 from launch_worker.store.store import Store
 from launch_worker.store.sweeps import SweepRecord, unknown_sweep
-from launch_worker.submission import current_folder
-from launch_worker.submitting import me
-from launch_worker.sweep_trial import Trial
-from launch_worker.sweeps import advance, spec_of
-from launch_worker.units import isoformat
+from launch_worker.submission.options import read_options
+from launch_worker.submission.resolve import current_folder
+from launch_worker.submission.submitter import me
+from launch_worker.sweeps.drive import advance, spec_of
+from launch_worker.untrusted.text import read_map
 
 if TYPE_CHECKING:
-    from launch_worker.api import Api
-    from launch_worker.spec import RunSpec
-    from launch_worker.sweep_config import SweepConfig
+    from launch_worker.api.client import Api
+    from launch_worker.model.spec import RunSpec
+    from launch_worker.sweeps.config import SweepConfig
 
 MAX_FILE_BYTES = 4 << 20
 #: As many live runs of one sweep as one script may kill.
@@ -101,7 +101,7 @@ class Sweep:
 
     def best_run(self) -> Run | None:
         """The run with the best value of the metric; None while none has ended with one."""
-        from launch_worker.sweep_search import best_of
+        from launch_worker.sweeps.search import best_of
 
         best = best_of(self._parsed(), self.trials)
         return None if best is None else self._run(best.run_id)
@@ -201,7 +201,7 @@ class Sweep:
         return shown
 
     def _runs_as_json(self, config: SweepConfig) -> dict[str, Any]:
-        from launch_worker.sweep_search import best_of
+        from launch_worker.sweeps.search import best_of
 
         trials = self.trials
         now = {r.id: r for r in self._api.store.records_of([trial.run_id for trial in trials if trial.live])}
@@ -237,7 +237,7 @@ class Sweep:
         return None
 
     def _parsed(self) -> SweepConfig:
-        from launch_worker.sweep_config import config_from_json
+        from launch_worker.sweeps.config import config_from_json
 
         return config_from_json(self.record.config)
 
@@ -269,8 +269,8 @@ class SweepApi:
         wrong, LaunchError when Optuna is missing.
         """
         # Imported by those who need it: `launch-submit` imports this module.
-        from launch_worker.sweep_config import parse_config
-        from launch_worker.sweep_search import check_engines, suggest
+        from launch_worker.sweeps.config import parse_config
+        from launch_worker.sweeps.search import check_engines, suggest
 
         api: Any = self
         said, where = _read(config)
@@ -344,7 +344,7 @@ def _read(config: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[Any, str]
         raise InputError(f"{name} is not UTF-8; save the file as UTF-8") from None
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{name} has more than {MAX_FILE_BYTES:,} bytes")
-    from launch_worker.sweep_config import read_yaml
+    from launch_worker.sweeps.config import read_yaml
 
     return read_yaml(text, where=name), name
 
@@ -374,7 +374,7 @@ def _folder_of_program(
     Raises InputError where it can be seen from here that they would not find it.
     """
     # Imported by those who need it: `launch-submit` imports this module.
-    from launch_worker.template import has_macros
+    from launch_worker.model.macros import has_macros
 
     program = config.program
     uses_it = any("${program}" in word for word in config.command) and not has_macros([program, run.cwd or ""])

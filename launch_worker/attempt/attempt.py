@@ -8,20 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launch_worker.logs import LogShipper, Tail
-from launch_worker.run import Record
+from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.shipping import LogShipper, Tail
+from launch_worker.attempt.supervise import Cancel, Job
+from launch_worker.attempt.talk import Talk
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
 from launch_worker.runners.errors import StartGivenUpError
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Lease, ProcessRunner
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Lease, ProcessRunner
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.spool import AttemptFolder
 from launch_worker.store.store import Store
-from launch_worker.supervise import Cancel, Job
-from launch_worker.told import Talk
 
 if TYPE_CHECKING:
-    from launch_worker.runners.container import ContainerRunner
+    from launch_worker.runners.container.runner import ContainerRunner
 
 #: Told of each part of an attempt's start, with a sentence for people: `fetch`, `pull`, `start`.
 Enter = Callable[[str, str], None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launch_worker.errors import InputError
-from launch_worker.run import Record
-from launch_worker.spec import RunSpec
-from launch_worker.units import isoformat
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.units import isoformat
 
 #: The folder in which job and worker talk, beside the job's configuration.
 TALK = "talk"

@@ -8,21 +8,21 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
-from launch_worker.attempt import Attempt, Enter, Site
-from launch_worker.begin import fetch, prepare
+from launch_worker.attempt.attempt import Attempt, Enter, Site
+from launch_worker.attempt.environment import TALK
+from launch_worker.attempt.prepare import fetch, prepare
+from launch_worker.attempt.shipping import FOLLOW_AFTER_S, LogShipper
+from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Job, Limits, never_started, supervise
+from launch_worker.attempt.talk import Talk, Word
 from launch_worker.code.patience import Patience
-from launch_worker.environment import TALK
 from launch_worker.errors import CodeError, InputError
-from launch_worker.logs import FOLLOW_AFTER_S, LogShipper
-from launch_worker.retry import Outcome
+from launch_worker.model.retry import Outcome
+from launch_worker.model.states import RunState
+from launch_worker.model.units import isoformat
 from launch_worker.runners.errors import EngineAwayError, LeaseLostError, StartError, StartGivenUpError
-from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.output import make_room
-from launch_worker.runners.process import Gone
-from launch_worker.states import RunState
-from launch_worker.supervise import AttemptDetached, AttemptSuperseded, Job, Limits, never_started, supervise
-from launch_worker.told import Talk, Word
-from launch_worker.units import isoformat
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Gone
 
 log = logging.getLogger("launch_worker.execute")
 

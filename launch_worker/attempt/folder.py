@@ -3,13 +3,13 @@
     work_dir/workers/OWNER/lock             held while the worker or its guard lives
     work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
-    work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.exits`)
+    work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.process.exits`)
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json}
     work_dir/workers/OWNER/spare/           folders with empty files for attempts to come
     work_dir/undeleted/                     what is left of attempts whose folder could not be deleted
     work_dir/containers                     there once a worker of this machine has made a container
 
-What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.recover`).
+What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.agent.recovery`).
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch_worker.environment import TALK
+from launch_worker.attempt.environment import TALK
+from launch_worker.attempt.folder_reuse import CONFIG, OUTPUT, Spare, Spares
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_json
-from launch_worker.ownership import make_ours
-from launch_worker.removal import remove_tree
-from launch_worker.retry import NextStep, Outcome
-from launch_worker.run import Record
-from launch_worker.runners.exits import Exit, read_exits
-from launch_worker.runners.guard import SOCKET, boot_time_s
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
+from launch_worker.runners.process.exits import Exit, read_exits
+from launch_worker.runners.process.guard import SOCKET, boot_time_s
 from launch_worker.settings import Settings
-from launch_worker.spares import CONFIG, OUTPUT, Spare, Spares
-from launch_worker.states import RunState
+from launch_worker.untrusted.ownership import make_ours
+from launch_worker.untrusted.removal import remove_tree
+from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.spool")
 
@@ -117,7 +117,7 @@ class AttemptFolder:
 
     @cached_property
     def talk(self) -> Path:
-        """Where job and worker talk (`launch_worker.told`)."""
+        """Where job and worker talk (`launch_worker.attempt.talk`)."""
         return self.path / TALK
 
     @property

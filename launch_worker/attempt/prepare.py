@@ -11,18 +11,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from launch_worker.attempt import Attempt, Enter, Site
+from launch_worker.attempt.attempt import Attempt, Enter, Site
+from launch_worker.attempt.environment import container_environment, job_environment
+from launch_worker.attempt.folder_reuse import CONFIG
+from launch_worker.attempt.shipping import FOLLOW_AFTER_S
+from launch_worker.attempt.supervise import Job
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
-from launch_worker.containers import ARGS_FILE, LAUNCH_DIR, ContainerPlan
-from launch_worker.environment import container_environment, job_environment
-from launch_worker.logs import FOLLOW_AFTER_S
-from launch_worker.queue_config import QueueConfig
-from launch_worker.run import Record
-from launch_worker.spares import CONFIG
-from launch_worker.spec import RunSpec
-from launch_worker.supervise import Job
-from launch_worker.template import fill_spec, macros_of, spec_has_macros
+from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan
+from launch_worker.model.macros import fill_spec, macros_of, spec_has_macros
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.queues.queue import QueueConfig
 
 #: Starts the job with the code that was fetched for it, None for a run that brings none.
 Start = Callable[[Path | None], Job]
@@ -117,7 +117,7 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
 def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Patience, enter: Enter) -> Start:
     # First: it imports the engine's SDK, which several threads at once would find half made.
     site.containers()
-    from launch_worker.runners.container_config import Files, Labels
+    from launch_worker.runners.container.config import Files, Labels
 
     record, spec = attempt.record, attempt.spec
     env = container_environment(

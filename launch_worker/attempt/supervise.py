@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
-from launch_worker.retry import Outcome, outcome_of_exit, signal_name
-from launch_worker.runners.process import Exited, Gone
-from launch_worker.states import RunState
-from launch_worker.told import Finish, HeedsStop, Preempting, Word, Words, outcome_told
-from launch_worker.units import format_duration
+from launch_worker.attempt.talk import Finish, HeedsStop, Preempting, Word, Words, outcome_told
+from launch_worker.model.retry import Outcome, outcome_of_exit, signal_name
+from launch_worker.model.states import RunState
+from launch_worker.model.units import format_duration
+from launch_worker.runners.process.runner import Exited, Gone
 
 
 class Handle(Protocol):

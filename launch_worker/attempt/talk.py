@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from launch_worker.current import STOP, TO_WORKER
-from launch_worker.foreign import read_json
-from launch_worker.retry import Outcome, outcome_of_exit, signal_name
+from launch_worker.model.retry import Outcome, outcome_of_exit, signal_name
+from launch_worker.model.states import RunState
 from launch_worker.runners.output import OutputFile
-from launch_worker.states import RunState
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES
+from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.told")
 

@@ -3,9 +3,9 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
-from launch_worker import lean
+from launch_worker import startup
 
-lean.leave_working_folder()
+startup.leave_working_folder()
 
 import importlib
 import importlib.util
@@ -21,19 +21,19 @@ import kombu.utils.json
 from celery import Celery
 from celery.signals import beat_init, celeryd_init, worker_ready
 
-from launch_worker import celeryconfig
+from launch_worker.celery import defaults
 from launch_worker.cli import output
 from launch_worker.errors import SettingsError
-from launch_worker.foreign import read_json
-from launch_worker.ownership import read_ours
-from launch_worker.passes import PASSES
+from launch_worker.maintenance.passes import PASSES
+from launch_worker.model.spec import MAINTENANCE_QUEUE
 from launch_worker.redis_url import RedisUrl
-from launch_worker.runners.own_process import have_usual_signals, hide_memory
+from launch_worker.runners.process.own_process import have_usual_signals, hide_memory
 from launch_worker.settings import Settings
-from launch_worker.spec import MAINTENANCE_QUEUE
 from launch_worker.store.keys import PRIORITY_STEPS
+from launch_worker.untrusted.ownership import read_ours
+from launch_worker.untrusted.text import read_json
 
-lean.imported()
+startup.imported()
 
 
 def _required(
@@ -50,7 +50,7 @@ def _required(
         # A Redis that refuses a command (read-only after a failover, full) is an outage, and no outage ends a worker.
         "broker_channel_error_retry": True,
         "worker_pool": "threads",
-        "worker_consumer": "launch_worker.consumer:Consumer",
+        "worker_consumer": "launch_worker.celery.consumer:Consumer",
         "task_acks_late": False,
         "worker_disable_prefetch": True,
         "worker_prefetch_multiplier": 1,
@@ -59,7 +59,7 @@ def _required(
         "result_backend": None,
         "task_ignore_result": True,
         "task_default_queue": "default",
-        "beat_scheduler": "launch_worker.beat:PassScheduler",
+        "beat_scheduler": "launch_worker.celery.beat:PassScheduler",
         "beat_schedule": beat_schedule
         | {
             name: {
@@ -111,9 +111,9 @@ def _make_app(operator: ModuleType | None) -> tuple[Celery, dict[str, Any]]:
     """The app, and the settings that nothing may change."""
     # An alias and not `broker_transport`: Flower and the banner go by the URL's scheme.
     kombu.transport.TRANSPORT_ALIASES.update(
-        redis="launch_worker.broker:Transport",
-        rediss="launch_worker.broker:Transport",
-        sentinel="launch_worker.broker:SentinelTransport",
+        redis="launch_worker.celery.broker:Transport",
+        rediss="launch_worker.celery.broker:Transport",
+        sentinel="launch_worker.celery.broker:SentinelTransport",
     )
     # Its own decoder makes Python objects of what others wrote, or raises.
     kombu.serialization.register(  # type: ignore[no-untyped-call]
@@ -125,11 +125,11 @@ def _make_app(operator: ModuleType | None) -> tuple[Celery, dict[str, Any]]:
     # The event tells its interval, so Flower knows when one is overdue. Celery's 2 s are a quarter of all that an idle
     # worker sends.
     os.environ.setdefault("CELERY_WORKER_HEARTBEAT_INTERVAL", "5")
-    made = Celery("launch_worker", set_as_current=True, include=["launch_worker.tasks"])
-    made.config_from_object(celeryconfig)
+    made = Celery("launch_worker", set_as_current=True, include=["launch_worker.celery.tasks"])
+    made.config_from_object(defaults)
     if operator is not None:
         made.conf.update({name: value for name, value in vars(operator).items() if not name.startswith("_")})
-    options = celeryconfig.broker_transport_options | made.conf.broker_transport_options
+    options = defaults.broker_transport_options | made.conf.broker_transport_options
     required = _required(settings, transport_options=options, beat_schedule=made.conf.beat_schedule)
     made.conf.update(required)
     return made, required
@@ -151,9 +151,6 @@ except SettingsError as error:
 settings_file = "" if _operator is None else str(_operator.__file__)
 app, REQUIRED = _make_app(_operator)
 
-# Registers the bootsteps and signals of `app`, and its remote control.
-importlib.import_module("launch_worker.remote")
-
 
 def _hide_memory(**_: object) -> None:
     """Again, after `--uid` has changed the user."""
@@ -161,7 +158,7 @@ def _hide_memory(**_: object) -> None:
 
 
 def _started(**_: object) -> None:
-    lean.started()
+    startup.started()
 
 
 def _say_settings(**_: object) -> None:

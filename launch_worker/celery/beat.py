@@ -9,15 +9,15 @@ from typing import Any
 
 from celery.beat import ScheduleEntry, Scheduler
 
-from launch_worker.api import Api
-from launch_worker.celery import settings
+from launch_worker.agent.outage import Outage
+from launch_worker.agent.probes import touch
+from launch_worker.api.client import Api
+from launch_worker.celery.application import settings
+from launch_worker.celery.events import show_end
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.events import show_end
-from launch_worker.log_line import Seldom
-from launch_worker.outage import Outage
-from launch_worker.passes import PASSES, run_pass
-from launch_worker.probe import touch
-from launch_worker.store.safety import check_safe
+from launch_worker.maintenance.passes import PASSES, run_pass
+from launch_worker.store.redis.safety import check_safe
+from launch_worker.untrusted.log_line import Seldom
 
 log = logging.getLogger("launch_worker.beat")
 

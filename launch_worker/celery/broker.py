@@ -12,9 +12,9 @@ import redis
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
-from launch_worker.agent import LaunchAgent
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.celery.message import is_reply, rebuilt
 from launch_worker.errors import LaunchError
-from launch_worker.message import is_reply, rebuilt
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.broker")

@@ -23,9 +23,9 @@ from celery.worker import state as worker_state
 from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
 
-from launch_worker.agent import LaunchAgent
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.agent.outage import BACKOFF_CAP_S, backoff_s
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.outage import BACKOFF_CAP_S, backoff_s
 
 log = logging.getLogger("launch_worker.consumer")
 

@@ -1,6 +1,6 @@
 """Celery settings of launch_worker that an operator may override in a `celeryconfig.py` of their own.
 
-What correctness rests on is in `launch_worker.celery.REQUIRED` and wins over both.
+What correctness rests on is in `launch_worker.celery.application.REQUIRED` and wins over both.
 """
 
 from __future__ import annotations

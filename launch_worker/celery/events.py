@@ -17,10 +17,10 @@ from typing import Any
 
 from celery.worker.state import SOFTWARE_INFO
 
-from launch_worker.celery import app
-from launch_worker.retry import Outcome, next_step_of
-from launch_worker.run import Record
-from launch_worker.states import RunState
+from launch_worker.celery.application import app
+from launch_worker.model.retry import Outcome, next_step_of
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
 
 log = logging.getLogger("launch_worker.events")
 

@@ -12,9 +12,9 @@ import json
 import re
 from typing import Any
 
-from launch_worker.foreign import read_json
 from launch_worker.ids import RUN_ID
-from launch_worker.passes import PASSES
+from launch_worker.maintenance.passes import PASSES
+from launch_worker.untrusted.text import read_json
 
 RUN_TASK = "launch_worker.run"
 _PASS_TASKS = frozenset(f"launch_worker.{name}" for name in PASSES)

@@ -13,13 +13,13 @@ from typing import Any
 from celery.worker.control import Panel, control_command, inspect_command, nok, ok
 from celery.worker.control import rate_limit as celerys_rate_limit
 
-from launch_worker.agent import LaunchAgent
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.celery.message import RUN_TASK
+from launch_worker.celery.steps import Intake
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import RUN_ID
-from launch_worker.message import RUN_TASK
-from launch_worker.spec import check_queue_name
-from launch_worker.states import RunState
-from launch_worker.worker import Intake
+from launch_worker.model.spec import check_queue_name
+from launch_worker.model.states import RunState
 
 log = logging.getLogger("launch_worker.remote")
 

@@ -19,17 +19,17 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.message import Message
 
-from launch_worker.agent import LaunchAgent
-from launch_worker.attempt import Attempt
-from launch_worker.broker import Channel, refuse
-from launch_worker.celery import app
+from launch_worker.agent.attempts import Ended, SentClaim
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.attempt.attempt import Attempt
+from launch_worker.celery.application import app
+from launch_worker.celery.broker import Channel, refuse
+from launch_worker.celery.events import EVENTS, end_event, show_end
+from launch_worker.celery.message import RUN_TASK
 from launch_worker.errors import LaunchError
-from launch_worker.events import EVENTS, end_event, show_end
-from launch_worker.foreign import read_json
-from launch_worker.jobs import Ended, SentClaim
-from launch_worker.message import RUN_TASK
-from launch_worker.run import Record
-from launch_worker.states import RunState
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
+from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.request")
 

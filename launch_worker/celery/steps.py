@@ -26,26 +26,26 @@ from celery.worker import state as worker_state
 from click.core import ParameterSource
 
 from launch_worker import __version__
-from launch_worker.agent import LaunchAgent
-from launch_worker.agent_config import AgentConfig
-from launch_worker.api import Api
-from launch_worker.broker import Channel
-from launch_worker.celery import REQUIRED, app, settings, settings_file
+from launch_worker.agent.capacity import Inventory
+from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.gpus import inventory_from_options
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.agent.queue_watch import Pickup, pause_s
+from launch_worker.agent.run_once import run_once
+from launch_worker.agent.selection import Selection, parse_limit, refused, welcome
+from launch_worker.api.client import Api
+from launch_worker.celery.application import REQUIRED, app, settings, settings_file
+from launch_worker.celery.broker import Channel
+from launch_worker.celery.consumer import end_in_time
+from launch_worker.celery.events import EVENTS, show_end
+from launch_worker.celery.request import AdoptedRequest, RunRequest
 from launch_worker.cli import output
-from launch_worker.consumer import end_in_time
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.events import EVENTS, show_end
-from launch_worker.gpus import inventory_from_options
-from launch_worker.inventory import Inventory
-from launch_worker.log_line import OneLine
-from launch_worker.pickup import Pickup, pause_s
+from launch_worker.model.spec import MAINTENANCE_QUEUE
+from launch_worker.model.units import parse_duration
 from launch_worker.redis_url import mask_url
-from launch_worker.request import AdoptedRequest, RunRequest
-from launch_worker.run_once import run_once
-from launch_worker.selection import Selection, parse_limit, refused, welcome
-from launch_worker.spec import MAINTENANCE_QUEUE
-from launch_worker.store.safety import check_safe
-from launch_worker.units import parse_duration
+from launch_worker.store.redis.safety import check_safe
+from launch_worker.untrusted.log_line import OneLine
 
 log = logging.getLogger("launch_worker.worker")
 

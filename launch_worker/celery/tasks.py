@@ -6,12 +6,12 @@ from typing import Any
 
 from celery import Task
 
-from launch_worker.agent import LaunchAgent
-from launch_worker.celery import app
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.celery.application import app
+from launch_worker.celery.events import show_end
+from launch_worker.celery.message import RUN_TASK
 from launch_worker.errors import InputError
-from launch_worker.events import show_end
-from launch_worker.message import RUN_TASK
-from launch_worker.passes import PASSES, run_pass
+from launch_worker.maintenance.passes import PASSES, run_pass
 
 #: What would follow a call: each is a run of its own here.
 _FOLLOWERS = ("chain", "chord", "link", "link_error")
@@ -31,7 +31,7 @@ class RunTask(Task):  # type: ignore[misc]
         return super().apply_async(args, kwargs, **options)
 
 
-@app.task(base=RunTask, name=RUN_TASK, Strategy="launch_worker.request:hand_over", ignore_result=True)  # type: ignore[untyped-decorator]
+@app.task(base=RunTask, name=RUN_TASK, Strategy="launch_worker.celery.request:hand_over", ignore_result=True)  # type: ignore[untyped-decorator]
 def run(run_id: str, seq: int) -> None:
     """Claim and execute one run. The message is a doorbell: the record decides whether anything is done.
 

@@ -43,7 +43,7 @@ def dev_command(queues: str, slots: int, no_web: bool, temporary: bool, as_json:
     """
     from launch_worker.dev.folder import DataFolder
     from launch_worker.dev.keeper import Keeper
-    from launch_worker.spec import RunSpec
+    from launch_worker.model.spec import RunSpec
 
     if command:
         RunSpec(tuple(command), queue=queues.split(",")[0])  # bad input is refused before anything is started
@@ -70,7 +70,7 @@ def dev_command(queues: str, slots: int, no_web: bool, temporary: bool, as_json:
 
 def _run(command: tuple[str, ...], redis_url: str, *, queue: str, as_json: bool) -> int:
     """Submit it, show it, and return its code."""
-    from launch_worker.api import Api, submit
+    from launch_worker.api.client import Api, submit
 
     run = submit(command, queue=queue, api=Api(redis_url))
     code = follow_to_the_end(run, logs=not as_json, quiet=as_json)

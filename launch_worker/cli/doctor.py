@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.doctor import check
 from launch_worker.cli import output
-from launch_worker.health import check
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("ERROR", "red")}
 

@@ -11,7 +11,7 @@ import click
 
 from launch_worker.cli import output
 from launch_worker.errors import LaunchError
-from launch_worker.foreign import clean
+from launch_worker.untrusted.text import clean
 
 INTERRUPTED = 130
 

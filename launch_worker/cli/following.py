@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from launch_worker.api import Run
+from launch_worker.api.client import Run
 from launch_worker.cli import output
 from launch_worker.cli.errors import INTERRUPTED
 from launch_worker.errors import LaunchError, RefusedError
-from launch_worker.log_pieces import Log
-from launch_worker.states import RunState
+from launch_worker.model.log_pieces import Log
+from launch_worker.model.states import RunState
 
 #: How long after a Ctrl-C a second one still means "cancel the run".
 _SECOND_CTRL_C_S = 2.0

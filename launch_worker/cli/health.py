@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
+from launch_worker.agent.probes import Verdict, patience_s
 from launch_worker.cli import output
 from launch_worker.errors import BrokerUnavailableError, InputError
-from launch_worker.foreign import read_json
-from launch_worker.probe import Verdict, patience_s
 from launch_worker.settings import Settings
+from launch_worker.untrusted.text import read_json
 
 _TIMEOUT_S = 3.0
 
@@ -75,7 +75,7 @@ def _look_at(file: Path, *, heartbeat_s: float) -> Verdict:
 def _look_up(settings: Settings, *, ready: bool) -> Verdict:
     import socket
 
-    from launch_worker.api import Api
+    from launch_worker.api.client import Api
 
     try:
         workers = Api(settings=settings).store.workers()

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from launch_worker.foreign import clean
+from launch_worker.untrusted.text import clean
 
 COLOURS = {
     "Pending": "yellow",

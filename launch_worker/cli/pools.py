@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.queues import Pool
 from launch_worker.cli import output
 from launch_worker.cli.queues import DEFAULT, DESCRIPTION, LIMIT, common_settings, setting, show_settings, with_options
-from launch_worker.defaults import as_options
 from launch_worker.errors import InputError
-from launch_worker.queue_api import Pool
+from launch_worker.queues.defaults import as_options
 
 _NAME = click.argument("name")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 
-from launch_worker import lean
+from launch_worker import startup
 
 
 def submit() -> None:
@@ -17,7 +17,7 @@ def worker() -> None:
 
 
 def _run(module: str) -> None:
-    lean.hurry()
+    startup.hurry()
     try:
         importlib.import_module(module).main()
     finally:

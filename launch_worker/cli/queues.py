@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import click
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.queues import MAX_RANK, Queue
 from launch_worker.cli import output
-from launch_worker.defaults import as_options, parse_defaults
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_json
-from launch_worker.queue_api import MAX_RANK, Queue
-from launch_worker.queue_config import RESOURCES, parse_settings
-from launch_worker.spec import MAX_LIMIT
+from launch_worker.model.spec import MAX_LIMIT
+from launch_worker.queues.defaults import as_options, parse_defaults
+from launch_worker.queues.queue import RESOURCES, parse_settings
+from launch_worker.untrusted.text import read_json
 
 _NAME = click.argument("name")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")

@@ -10,17 +10,17 @@ from typing import Any
 
 import click
 
-from launch_worker.api import Api, Run
+from launch_worker.api.client import Api, Run
+from launch_worker.api.filters import Filter, parse_filter
+from launch_worker.api.runs import MAX_PER_PAGE
 from launch_worker.cli import following, output
 from launch_worker.cli.errors import each
 from launch_worker.errors import BrokerUnavailableError, InputError
-from launch_worker.filters import Filter, parse_filter
-from launch_worker.foreign import read_json
-from launch_worker.passes import catch_up
-from launch_worker.runs import MAX_PER_PAGE
-from launch_worker.spec import PROJECT
-from launch_worker.states import RunState
-from launch_worker.units import parse_duration
+from launch_worker.maintenance.passes import catch_up
+from launch_worker.model.spec import PROJECT
+from launch_worker.model.states import RunState
+from launch_worker.model.units import parse_duration
+from launch_worker.untrusted.text import read_json
 
 _COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "PROJECT", "AGE", "TIME", "REASON")
 _WATCH_TURN_S = 2.0

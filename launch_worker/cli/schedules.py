@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from launch_worker.api import Api
-from launch_worker.bulk import Item, read_options
+from launch_worker.api.client import Api
 from launch_worker.cli import output
 from launch_worker.cli.submit_options import SCHEDULE_OPTIONS, given_options, with_options
 from launch_worker.errors import InputError
-from launch_worker.schedules import MISSED, OVERLAPS, Schedule
-from launch_worker.submission import current_folder
+from launch_worker.maintenance.schedules import MISSED, OVERLAPS, Schedule
+from launch_worker.submission.options import Item, read_options
+from launch_worker.submission.resolve import current_folder
 
 _NAME = click.argument("name")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from launch_worker.cli import output
-from launch_worker.item_schema import item_schema
+from launch_worker.model.item_schema import item_schema
 
 
 @click.command(epilog="Example: launch-worker schema > item.schema.json")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from launch_worker.bulk import Item
 from launch_worker.errors import InputError, LaunchError
-from launch_worker.spec import parse_after
-from launch_worker.submitting import Sent, Submitter
+from launch_worker.model.spec import parse_after
+from launch_worker.submission.options import Item
+from launch_worker.submission.submitter import Sent, Submitter
 
 DEFAULT_QUEUE = "default"
 
@@ -44,10 +44,10 @@ def show_all(submitter: Submitter, items: Sequence[Item], *, strict: bool) -> No
     """Check all, and print each as it would be kept and when it would start, as JSON lines; nothing is written."""
     from dataclasses import asdict
 
-    from launch_worker import item_schema
     from launch_worker.cli import output
-    from launch_worker.run import mask_env
-    from launch_worker.units import isoformat
+    from launch_worker.model import item_schema
+    from launch_worker.model.run import mask_env
+    from launch_worker.model.units import isoformat
 
     check_all(submitter, items, strict=strict)
     for item in items:

@@ -68,12 +68,12 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
 
     WORK_QUEUE is deprecated; give queues with -q.
     """
-    from launch_worker.agent_config import SELECTION, AgentConfig
+    from launch_worker.agent.config import SELECTION, AgentConfig
+    from launch_worker.agent.selection import Selection, parse_limit
     from launch_worker.errors import InputError
-    from launch_worker.selection import Selection, parse_limit
+    from launch_worker.model.units import parse_duration
     from launch_worker.settings import Settings
-    from launch_worker.store.safety import check_safe
-    from launch_worker.units import parse_duration
+    from launch_worker.store.redis.safety import check_safe
 
     if work_queue is not None:
         options["work_queues"] = (*options["work_queues"], work_queue)

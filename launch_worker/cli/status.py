@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.doctor import problems
+from launch_worker.api.overview import overview
 from launch_worker.cli import devices, output
-from launch_worker.health import problems
-from launch_worker.overview import overview
 
 
 @click.command(epilog="Example: launch-worker status --json")

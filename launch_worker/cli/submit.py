@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launch_worker.bulk import Item, read_jobs, read_options
 from launch_worker.cli.errors import run_command
 from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, with_options
 from launch_worker.errors import InputError
-from launch_worker.submission import current_folder
+from launch_worker.submission.options import Item, read_jobs, read_options
+from launch_worker.submission.resolve import current_folder
 
 if TYPE_CHECKING:
-    from launch_worker.submitting import Sent, Submitter
+    from launch_worker.submission.submitter import Sent, Submitter
 
 #: What a recurring submission has no use for.
 _NOT_WITH_CRON = ("at", "delay", "after", "array", "id", "unique")
@@ -75,7 +75,7 @@ def submit_command(
     if follow and (from_file is not None or items[0].array is not None):
         raise InputError("--follow shows the log of one run; use --wait for several")
     # After everything that needs no redis.
-    from launch_worker.submitting import Submitter
+    from launch_worker.submission.submitter import Submitter
 
     if dry_run:
         from launch_worker.cli.sending import show_all
@@ -83,7 +83,7 @@ def submit_command(
         show_all(Submitter(api), items, strict=strict)
         return 0
     if cron is not None:
-        from launch_worker.api import Api
+        from launch_worker.api.client import Api
         from launch_worker.cli.schedules import add_schedule, show_added
 
         kept = add_schedule(
@@ -103,7 +103,7 @@ def submit_command(
         _submit(Submitter(api), items, **how)
         return 0
     # Before the run is there: it may be over, or Redis away, by the time that all this is imported.
-    from launch_worker.api import Api, Run
+    from launch_worker.api.client import Api, Run
     from launch_worker.cli import following
 
     whole, code = Api(api), 0
@@ -178,7 +178,7 @@ def _submit(
             if run.queue_consumers == 0 and (queue := queue_of(item)) not in idle:
                 idle.add(queue)
                 from launch_worker.cli import output
-                from launch_worker.workers import why_unserved
+                from launch_worker.model.worker import why_unserved
 
                 told.flush()
                 why = why_unserved(submitter.store.workers(), queue)

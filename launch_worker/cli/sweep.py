@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.sweeps import MAX_WORKERS, Sweep
 from launch_worker.cli import output
 from launch_worker.cli.submit_options import RUN_OPTIONS, given_options, with_options
-from launch_worker.sweep_api import MAX_WORKERS, Sweep
-from launch_worker.sweep_space import flat
+from launch_worker.sweeps.space import flat
 
 _ID = click.argument("sweep_id", metavar="ID")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 from launch_worker.cli import devices, output
 from launch_worker.errors import InputError
 

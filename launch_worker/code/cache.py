@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launch_worker.code.patience import Patience
-from launch_worker.removal import remove_tree
+from launch_worker.untrusted.removal import remove_tree
 
 _HALF_MADE_S = 86400.0
 

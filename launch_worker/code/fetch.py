@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from launch_worker.attempt.folder import shortage_of
 from launch_worker.code.archive import UNPACKED_FACTOR
 from launch_worker.code.cache import locked, throw_away_unused
 from launch_worker.code.git import Git
@@ -19,11 +20,10 @@ from launch_worker.code.repository import Repositories
 from launch_worker.code.storage import storage_of
 from launch_worker.code.unpack import unpack
 from launch_worker.errors import CodeError, LaunchError
-from launch_worker.giturl import GitSource, parse_git_url
-from launch_worker.run import Record
+from launch_worker.model.git_url import GitSource, parse_git_url
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.spool import shortage_of
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.code")

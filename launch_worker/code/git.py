@@ -9,8 +9,8 @@ from pathlib import Path
 
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
-from launch_worker.runners import child
-from launch_worker.runners.child import Bounds
+from launch_worker.runners.process import child
+from launch_worker.runners.process.child import Bounds
 
 #: What git, ssh and an operator's credential helper need of the worker's environment. Nothing else reaches them.
 INHERITED = (

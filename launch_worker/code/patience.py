@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from launch_worker.errors import BrokerUnavailableError, CodeError
+from launch_worker.model.units import format_duration
 from launch_worker.runners.errors import StartGivenUpError
-from launch_worker.units import format_duration
 
 T = TypeVar("T")
 

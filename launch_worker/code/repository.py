@@ -14,8 +14,8 @@ from typing import Any
 from launch_worker.code.cache import locked, remove, throw_away_unused
 from launch_worker.code.git import LOCAL, REMOTE, Git, GitError, explain
 from launch_worker.errors import CodeError, InputError
-from launch_worker.giturl import GitSource, submodule_url
-from launch_worker.runners import tree
+from launch_worker.model.git_url import GitSource, submodule_url
+from launch_worker.runners.process import tree
 
 KEPT_REPOSITORIES = 20
 #: A cached repository with more commits than that is fetched anew: it only ever grows.

@@ -12,9 +12,9 @@ from typing import BinaryIO
 import launch_worker
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
-from launch_worker.foreign import read_json
-from launch_worker.runners import child
-from launch_worker.runners.child import Bounds
+from launch_worker.runners.process import child
+from launch_worker.runners.process.child import Bounds
+from launch_worker.untrusted.text import read_json
 
 _MEMORY_BYTES = 512 << 20
 #: For the smallest archive, and so many bytes a second more for larger ones: a fifth of what a slow machine does.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from launch_worker.dev_folder import ADDRESS, LOCK, dev_folder
 from launch_worker.errors import LaunchError
-from launch_worker.foreign import read_map
 from launch_worker.redis_url import mask_url
+from launch_worker.untrusted.text import read_map
 
 #: How long a `dev` that is stopping, or a command that looks for one, may have the folder.
 _WAIT_S = 60.0

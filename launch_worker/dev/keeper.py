@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from launch_worker.dev.folder import DataFolder
 from launch_worker.dev.stack import Stack, StoppedError
 from launch_worker.errors import LaunchError
-from launch_worker.foreign import read_json
+from launch_worker.untrusted.text import read_json
 
 #: Between two looks whether a part has ended.
 _TURN_S = 0.5

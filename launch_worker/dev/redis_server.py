@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.store.connection import OLDEST_SERVERS
+from launch_worker.store.redis.connection import OLDEST_SERVERS
 from launch_worker.store.store import Store
 
 

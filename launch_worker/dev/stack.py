@@ -16,8 +16,8 @@ from pathlib import Path
 
 from launch_worker.dev.redis_server import RedisServer, free_port, is_free
 from launch_worker.errors import LaunchError
-from launch_worker.spec import parse_spec
-from launch_worker.states import RunState
+from launch_worker.model.spec import parse_spec
+from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 
 #: Where they are if that is free. (7600 is the server's.)

@@ -9,13 +9,13 @@ import logging
 from collections.abc import Callable, Collection
 
 from launch_worker.errors import DamagedError, LaunchError
-from launch_worker.retry import Outcome, next_step_of
-from launch_worker.run import Record
-from launch_worker.schedules import fire_due
+from launch_worker.maintenance.schedules import fire_due
+from launch_worker.model.retry import Outcome, next_step_of
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.states import RunState
 from launch_worker.store.store import Store
-from launch_worker.sweeps import advance_sweeps
+from launch_worker.sweeps.drive import advance_sweeps
 
 log = logging.getLogger("launch_worker.passes")
 

@@ -12,12 +12,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError
-from launch_worker.foreign import read_json
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
-from launch_worker.store.creating import ConfigChanged
 from launch_worker.store.store import Store
-from launch_worker.submission import resolve
+from launch_worker.store.submit import ConfigChanged
+from launch_worker.submission.resolve import resolve
+from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -132,8 +132,8 @@ class Schedule:
 
     def as_json(self, next_us: int | None) -> dict[str, Any]:
         """For showing: environment values under secret-looking names are masked."""
-        from launch_worker.run import masked_spec
-        from launch_worker.units import isoformat
+        from launch_worker.model.run import masked_spec
+        from launch_worker.model.units import isoformat
 
         return {
             "name": self.name,

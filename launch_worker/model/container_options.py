@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.units import parse_size
+from launch_worker.model.units import parse_size
 
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@-]{0,254}")
 #: Podman joins a mount into text that it parses again: what has a meaning there must not be in it.

@@ -17,7 +17,7 @@ def item_schema() -> dict[str, Any]:
     # Imported by those who need it: a person waits for `launch-submit`.
     from pydantic import TypeAdapter
 
-    from launch_worker.spec import RunSpec
+    from launch_worker.model.spec import RunSpec
 
     schema = TypeAdapter(RunSpec).json_schema()
     return {

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from launch_worker.errors import InputError
 
 if TYPE_CHECKING:
-    from launch_worker.queue_config import QueueConfig
-    from launch_worker.run import Record
-    from launch_worker.spec import RunSpec
+    from launch_worker.model.run import Record
+    from launch_worker.model.spec import RunSpec
+    from launch_worker.queues.queue import QueueConfig
 
 #: The system's own macros: no value and no variable of a worker can be reached under these names.
 SYSTEM_MACROS = ("run_id", "project_name", "entity_name", "run_name", "author", "image_uri", "queue", "attempt")
@@ -111,8 +111,8 @@ def fill_spec(spec: RunSpec, macros: Mapping[str, Any]) -> RunSpec:
     """
     if not spec_has_macros(spec):
         return spec
-    from launch_worker.containers import IMAGE
-    from launch_worker.giturl import parse_git_url
+    from launch_worker.model.container_options import IMAGE
+    from launch_worker.model.git_url import parse_git_url
 
     image = fill_text(spec.image, macros)
     if image and not IMAGE.fullmatch(image):

@@ -6,10 +6,10 @@ import signal as signals
 from dataclasses import dataclass, replace
 
 from launch_worker.errors import InputError
-from launch_worker.run import Record
-from launch_worker.spec import RunSpec, parse_spec
-from launch_worker.states import RunState
-from launch_worker.units import format_duration
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec, parse_spec
+from launch_worker.model.states import RunState
+from launch_worker.model.units import format_duration
 
 #: The parts of an attempt in which it can fail.
 PHASES = ("agent", "build", "start", "run")

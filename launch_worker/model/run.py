@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_json, read_map
 from launch_worker.ids import RUN_ID
-from launch_worker.spec import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
-from launch_worker.states import RunState
-from launch_worker.units import isoformat
+from launch_worker.model.spec import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
+from launch_worker.model.states import RunState
+from launch_worker.model.units import isoformat
+from launch_worker.untrusted.text import read_json, read_map
 
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -89,7 +89,7 @@ class Record:
     cancel_at: int | None
     #: The git commit that the first attempt fetched, and that every later one gets.
     commit: str
-    #: The spec's JSON text; `launch_worker.spec.parse_spec` reads it.
+    #: The spec's JSON text; `launch_worker.model.spec.parse_spec` reads it.
     spec: str
     #: GPUS:MILLICORES:BYTES, as `RunSpec.needs`.
     needs: str = ""
@@ -101,7 +101,7 @@ class Record:
     sweep: str = ""
     #: It makes other runs itself; a worker counts it apart.
     is_scheduler: bool = False
-    #: Of the format of its spec (`launch_worker.item_schema`).
+    #: Of the format of its spec (`launch_worker.model.item_schema`).
     version: int = 1
     #: Files that were kept with it, as JSON: name to size and time.
     files: str = ""

@@ -13,10 +13,10 @@ from itertools import compress
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.foreign import MAX_DEPTH, is_deeper, read_json
 from launch_worker.ids import RUN_ID
-from launch_worker.template import has_macros
-from launch_worker.units import MAX_DURATION_S
+from launch_worker.model.macros import has_macros
+from launch_worker.model.units import MAX_DURATION_S
+from launch_worker.untrusted.text import MAX_DEPTH, is_deeper, read_json
 
 NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,200}")
 #: Also a Redis key and a file name: no colon, no slash, no leading dash, dot or underscore.
@@ -88,7 +88,7 @@ class RunSpec:
     retry_on: tuple[str, ...] = RETRYABLE
     #: A container image: the run is a container, and `command` are the arguments of its entry point.
     image: str = ""
-    #: What else the submitter asks of the container, as `launch_worker.containers` names it.
+    #: What else the submitter asks of the container, as `launch_worker.model.container_options` names it.
     container: dict[str, Any] = field(default_factory=dict)
     #: What it needs of its worker: bytes, cores, whole devices.
     memory: int | None = None
@@ -307,7 +307,7 @@ def _check_command(command: tuple[str, ...] | str) -> None:
 
 def _check_container(spec: RunSpec) -> None:
     # Imported by those who need it: a person waits for `launch-submit`.
-    from launch_worker.containers import IMAGE, check_cpus, check_memory, check_submitted
+    from launch_worker.model.container_options import IMAGE, check_cpus, check_memory, check_submitted
 
     # Where there are macros the worker looks again, when they are filled.
     if spec.image and not has_macros(spec.image) and not IMAGE.fullmatch(spec.image):
@@ -385,7 +385,7 @@ def _check_code(uri: str, upload: str) -> None:
         raise InputError("the code comes from git or from an upload, not both; leave out --uri or --upload")
     if uri and not has_macros(uri):
         # Imported by those who need it: a person waits for `launch-submit`.
-        from launch_worker.giturl import parse_git_url
+        from launch_worker.model.git_url import parse_git_url
 
         parse_git_url(uri)
     if upload and not SHA256.fullmatch(upload):

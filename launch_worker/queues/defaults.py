@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_json
-from launch_worker.spec import RunSpec
-from launch_worker.units import parse_duration, parse_size
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.units import parse_duration, parse_size
+from launch_worker.untrusted.text import read_json
 
 #: Options that are durations: name of the option, and of the field in seconds.
 _DURATIONS = {

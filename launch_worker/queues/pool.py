@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from launch_worker.defaults import changed, check_defaults
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_json
-from launch_worker.spec import QUEUE
+from launch_worker.model.spec import QUEUE
+from launch_worker.queues.defaults import changed, check_defaults
+from launch_worker.untrusted.text import read_json
 
 MAX_DESCRIPTION = 1000
 

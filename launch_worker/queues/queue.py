@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from launch_worker.containers import ContainerPlan, check_queue, plan
-from launch_worker.defaults import changed, check_defaults, merge
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_json
-from launch_worker.pool_config import check_description
-from launch_worker.spec import ENV_NAME, RunSpec
-from launch_worker.template import SYSTEM_MACROS, as_text, check_value_names, fill, has_macros
-from launch_worker.variables import check_schema, complete_values
+from launch_worker.model.container_options import ContainerPlan, check_queue, plan
+from launch_worker.model.macros import SYSTEM_MACROS, as_text, check_value_names, fill, has_macros
+from launch_worker.model.spec import ENV_NAME, RunSpec
+from launch_worker.queues.defaults import changed, check_defaults, merge
+from launch_worker.queues.pool import check_description
+from launch_worker.queues.variables import check_schema, complete_values
+from launch_worker.untrusted.text import read_json
 
 RESOURCES = ("process", "container")
 #: The priority of a run that asks for none.
@@ -42,7 +42,7 @@ class QueueConfig:
 
     #: What runs the queue's jobs; '' leaves it to each run: a container when it names an image, else a process.
     resource: str = ""
-    #: Settings of the queue's containers, as `launch_worker.containers` names them.
+    #: Settings of the queue's containers, as `launch_worker.model.container_options` names them.
     container: dict[str, Any] = field(default_factory=dict)
     description: str = ""
     #: What its runs get where they say nothing themselves: fields of a RunSpec.

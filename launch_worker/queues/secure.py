@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.pool_config import PoolConfig
-from launch_worker.queue_config import QueueConfig
-from launch_worker.spec import RunSpec
-from launch_worker.template import has_macros
+from launch_worker.model.macros import has_macros
+from launch_worker.model.spec import RunSpec
+from launch_worker.queues.pool import PoolConfig
+from launch_worker.queues.queue import QueueConfig
 
 _WORDS = {"entrypoint": "the entry point", "mounts": "mounts", "image": "the image"}
 

@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_json
-from launch_worker.patterns import PatternError, searcher
-from launch_worker.spec import VALUE_NAME
-from launch_worker.template import as_text
+from launch_worker.model.macros import as_text
+from launch_worker.model.spec import VALUE_NAME
+from launch_worker.untrusted.patterns import PatternError, searcher
+from launch_worker.untrusted.text import read_json
 
 #: A schema that another place could change, or that never ends, is none.
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})

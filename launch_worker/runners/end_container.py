@@ -13,12 +13,12 @@ import time
 from typing import Any
 
 from launch_worker.errors import LaunchError
-from launch_worker.foreign import read_json
-from launch_worker.runners.engine import Engine, clear_errors
+from launch_worker.runners.container.engine import Engine, clear_errors
+from launch_worker.runners.container.forgotten import end_forgotten
 from launch_worker.runners.errors import EngineAwayError, NoContainerError
-from launch_worker.runners.forgotten import end_forgotten
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.own_process import hide_memory
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.own_process import hide_memory
+from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.end_container")
 

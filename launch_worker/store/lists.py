@@ -10,12 +10,12 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_map
-from launch_worker.run import Record
+from launch_worker.model.run import Record
+from launch_worker.model.units import isoformat
 from launch_worker.store import keys
-from launch_worker.store.connection import clear_errors
-from launch_worker.store.reading import Reader, text
-from launch_worker.units import isoformat
+from launch_worker.store.records import Reader, text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.untrusted.text import read_map
 
 #: Also a file's name on the machine of who fetches it: no slash, nothing hidden, no option.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+=-]{0,199}")

@@ -10,15 +10,15 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from launch_worker.errors import UnknownRunError
-from launch_worker.foreign import read_json, read_map
 from launch_worker.ids import ID_RULE, RUN_ID
-from launch_worker.run import Record, Transition
-from launch_worker.spec import PRIORITIES
-from launch_worker.states import RunState
+from launch_worker.model.run import Record, Transition
+from launch_worker.model.spec import PRIORITIES
+from launch_worker.model.states import RunState
+from launch_worker.model.units import isoformat
 from launch_worker.store import keys
-from launch_worker.store.client import Client, pairs, text
-from launch_worker.store.connection import clear_errors, without_login
-from launch_worker.units import isoformat
+from launch_worker.store.redis.client import Client, pairs, text
+from launch_worker.store.redis.connection import clear_errors, without_login
+from launch_worker.untrusted.text import read_json, read_map
 
 __all__ = ["LogChunk", "Reader", "pairs", "record_of", "text"]
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from launch_worker import item_schema
 from launch_worker.errors import LaunchError
-from launch_worker.retry import NextStep
-from launch_worker.run import Record
-from launch_worker.spec import RunSpec
+from launch_worker.model import item_schema
+from launch_worker.model.retry import NextStep
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
 from launch_worker.store import keys
-from launch_worker.store.connection import clear_errors
-from launch_worker.store.creating import Created, Creator, created_of, expiry_of, fields_of
-from launch_worker.store.items import ItemStore
-from launch_worker.store.reading import Reader, pairs, record_of, text
-from launch_worker.store.scripts import script_of
+from launch_worker.store.lists import ItemStore
+from launch_worker.store.records import Reader, pairs, record_of, text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.store.redis.scripts import script_of
+from launch_worker.store.submit import Created, Creator, created_of, expiry_of, fields_of
 from launch_worker.store.sweeps import SweepStore
 from launch_worker.store.talk import TalkStore
 

@@ -7,15 +7,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from launch_worker import item_schema
 from launch_worker.errors import InputError, LaunchError
-from launch_worker.spec import PRIORITIES, RunSpec, parse_after
-from launch_worker.store.client import Client, text
-from launch_worker.store.scripts import script_of
-from launch_worker.store.wire import Again, Refused, Wire
+from launch_worker.model import item_schema
+from launch_worker.model.spec import PRIORITIES, RunSpec, parse_after
+from launch_worker.store.redis.client import Client, text
+from launch_worker.store.redis.scripts import script_of
+from launch_worker.store.redis.wire import Again, Refused, Wire
 
 if TYPE_CHECKING:
-    from launch_worker.store.connection import Line
+    from launch_worker.store.redis.connection import Line
 
 
 class Created(NamedTuple):
@@ -110,7 +110,7 @@ class Creator(Client):
     def _line(self) -> Line | Wire:
         if self._wire is not None:
             return self._wire
-        from launch_worker.store.connection import Line
+        from launch_worker.store.redis.connection import Line
 
         return Line(self._redis, self.url)
 

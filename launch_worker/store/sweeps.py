@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.foreign import read_map
-from launch_worker.run import Record
-from launch_worker.spec import RunSpec
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.sweep import Trial
 from launch_worker.store import keys
-from launch_worker.store.connection import clear_errors
-from launch_worker.store.creating import ConfigChanged, expiry_of, fields_of
-from launch_worker.store.reading import Reader, pairs, text
-from launch_worker.sweep_trial import Trial
+from launch_worker.store.records import Reader, pairs, text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.store.submit import ConfigChanged, expiry_of, fields_of
+from launch_worker.untrusted.text import read_map
 
 _PAGE = 200
 #: States in which a sweep is over.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launch_worker.foreign import read_map
 from launch_worker.store import keys
-from launch_worker.store.connection import clear_errors
-from launch_worker.store.reading import Reader, text
+from launch_worker.store.records import Reader, text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.untrusted.text import read_map
 
 #: Of a run's summary as JSON: what would make it longer is left out.
 MAX_SUMMARY_BYTES = 64 << 10

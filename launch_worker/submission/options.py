@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from launch_worker.errors import InputError
-from launch_worker.foreign import TooDeepError, read_json
 from launch_worker.ids import check_run_id, check_unique
-from launch_worker.spec import MAX_LIMIT, RunSpec
-from launch_worker.units import parse_duration, parse_size, parse_time
+from launch_worker.model.spec import MAX_LIMIT, RunSpec
+from launch_worker.model.units import parse_duration, parse_size, parse_time
+from launch_worker.untrusted.text import TooDeepError, read_json
 
 MAX_ARRAY = 100_000
 #: Longer than any line that RunSpec would take.

@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import InputError
-from launch_worker.spec import RunSpec, make_spec
-from launch_worker.template import check_value_names
+from launch_worker.model.macros import check_value_names
+from launch_worker.model.spec import RunSpec, make_spec
 
 if TYPE_CHECKING:
-    from launch_worker.pool_config import PoolConfig
-    from launch_worker.queue_config import QueueConfig
+    from launch_worker.queues.pool import PoolConfig
+    from launch_worker.queues.queue import QueueConfig
 
 
 def resolve(given: Mapping[str, Any], *, queue_config: str = "", pool_config: str = "") -> RunSpec:
@@ -47,14 +47,14 @@ def _checked(spec: RunSpec, given: Mapping[str, Any]) -> RunSpec:
 @lru_cache(maxsize=32)
 def _queue(text: str) -> QueueConfig:
     # Imported by those who need it: a person waits for `launch-submit`.
-    from launch_worker.queue_config import QueueConfig
+    from launch_worker.queues.queue import QueueConfig
 
     return QueueConfig.from_json(text)
 
 
 @lru_cache(maxsize=32)
 def _pool(text: str) -> PoolConfig:
-    from launch_worker.pool_config import PoolConfig
+    from launch_worker.queues.pool import PoolConfig
 
     return PoolConfig.from_json(text)
 

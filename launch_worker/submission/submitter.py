@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch_worker.bulk import Item, Ready
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, new_run_id, unique_run_id
+from launch_worker.model.spec import check_queue_name
 from launch_worker.settings import Settings
-from launch_worker.spec import check_queue_name
-from launch_worker.store.creating import ConfigChanged, Created, Creator, New
-from launch_worker.submission import current_folder, resolve
+from launch_worker.store.submit import ConfigChanged, Created, Creator, New
+from launch_worker.submission.options import Item, Ready
+from launch_worker.submission.resolve import current_folder, resolve
 
 #: Runs that are submitted in one round trip: Redis does nothing else for a few milliseconds.
 _BATCH = 100

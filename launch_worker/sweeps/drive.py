@@ -10,19 +10,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
-from launch_worker.foreign import read_json
 from launch_worker.ids import new_run_id
+from launch_worker.model.spec import KEY, RunSpec, default_name
+from launch_worker.model.sweep import Trial
 from launch_worker.settings import Settings
-from launch_worker.spec import KEY, RunSpec, default_name
-from launch_worker.store.creating import ConfigChanged
 from launch_worker.store.store import Store
+from launch_worker.store.submit import ConfigChanged
 from launch_worker.store.sweeps import SweepRecord
-from launch_worker.submission import resolve
-from launch_worker.sweep_trial import Trial
+from launch_worker.submission.resolve import resolve
+from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:
-    from launch_worker.sweep_config import SweepConfig
-    from launch_worker.sweep_search import Suggestion
+    from launch_worker.sweeps.config import SweepConfig
+    from launch_worker.sweeps.search import Suggestion
 
 log = logging.getLogger("launch_worker.sweeps")
 
@@ -78,8 +78,8 @@ def advance(store: Store, settings: Settings, sweep_id: str) -> int:
     What keeps it from being made is noted with the sweep. Raises BrokerUnavailableError.
     """
     # Imported by those who need it: `launch-submit` imports this module.
-    from launch_worker.sweep_config import config_from_json
-    from launch_worker.sweep_search import has_optuna
+    from launch_worker.sweeps.config import config_from_json
+    from launch_worker.sweeps.search import has_optuna
 
     made = idle = 0
     while True:
@@ -119,7 +119,7 @@ def make_runs(store: Store, settings: Settings, sweep: SweepRecord, config: Swee
 
     Raises InputError when its queue refuses them, LaunchError when none can be drawn.
     """
-    from launch_worker.sweep_search import suggest
+    from launch_worker.sweeps.search import suggest
 
     trials, ended = store.trials(sweep.id, curves=config.watches_metric)
     if len(trials) != sweep.made:
@@ -143,8 +143,8 @@ def make_runs(store: Store, settings: Settings, sweep: SweepRecord, config: Swee
 
 def judge(store: Store, sweep_id: str) -> int:
     """Stop the runs of a sweep that are clearly worse than others. Returns how many."""
-    from launch_worker.sweep_config import config_from_json
-    from launch_worker.sweep_search import has_optuna, hopeless
+    from launch_worker.sweeps.config import config_from_json
+    from launch_worker.sweeps.search import has_optuna, hopeless
 
     sweep = store.sweep(sweep_id)
     if sweep is None or sweep.is_over or not sweep.live:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launch_worker.sweep_space import nearest
+from launch_worker.sweeps.space import nearest
 
 KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 #: Brackets beyond this iteration are none.

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from launch_worker.errors import InputError, LaunchError
-from launch_worker.sweep_config import Engine, SweepConfig, SweepConfigError
-from launch_worker.sweep_space import Domain
-from launch_worker.sweep_trial import Trial
+from launch_worker.model.sweep import Trial
+from launch_worker.sweeps.config import Engine, SweepConfig, SweepConfigError
+from launch_worker.sweeps.space import Domain
 
 #: Samplers that need nothing but the trials themselves. The others keep something with each trial as they go, in forms
 #: that are not safe to read back (pickles): for them the sweep is played again from its beginning.

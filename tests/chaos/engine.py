@@ -7,8 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from tests import engines
-from tests.engine import busybox_root
+from tests.support import engines
+from tests.support.engine import busybox_root
 
 IMAGE = "localhost/launch-chaos/python:1"
 #: The parts of this machine that its Python needs; the image itself has a shell only.

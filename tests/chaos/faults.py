@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from launch_worker import submit
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.runners import tree
-from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.guard import boot_time_s
 from tests.chaos.evidence import Span
 from tests.chaos.hostile import DAMAGES, ELEMENTS
 from tests.chaos.plan import QUEUES, Fault

@@ -15,11 +15,11 @@ from pathlib import Path
 from random import Random
 
 import launch_worker
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 from launch_worker.dev.redis_server import RedisServer, free_port
-from launch_worker.runners import tree
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.tree import ProcessId
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from tests.chaos.engine import IMAGE, OwnEngine, mounts
@@ -27,7 +27,7 @@ from tests.chaos.evidence import Evidence, Life, Span
 from tests.chaos.plan import CONTAINER_QUEUE, DEVICES, LEASE_S, QUEUES
 from tests.chaos.proxy import Network, Proxy
 from tests.chaos.timeline import Timeline
-from tests.githost import GitHost
+from tests.support.githost import GitHost
 from tests.system.conftest import Cluster, Part
 
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": str(LEASE_S), "LAUNCH_PASS_S": "0.5"}
@@ -92,7 +92,7 @@ class Slot:
         for process in tree.table():
             if process.ppid == self.part.pid and not process.zombie:
                 with contextlib.suppress(OSError):
-                    if b"runners.guard" in Path(f"/proc/{process.id.pid}/cmdline").read_bytes():
+                    if b"process.guard" in Path(f"/proc/{process.id.pid}/cmdline").read_bytes():
                         return process.id
         return None
 

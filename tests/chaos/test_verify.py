@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.run import Record, Transition
-from launch_worker.states import RunState
+from launch_worker.model.run import Record, Transition
+from launch_worker.model.states import RunState
 from tests.chaos.evidence import Cancel, Evidence, Journal, Life, Span, Stamps
 from tests.chaos.leftovers import check_logs, damaged_runs
 from tests.chaos.verify import Findings, RunFacts, _attempts, check_runs

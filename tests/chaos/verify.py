@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from launch_worker.run import Record, Transition
-from launch_worker.states import ARROWS, RunState
+from launch_worker.model.run import Record, Transition
+from launch_worker.model.states import ARROWS, RunState
 from launch_worker.store.store import Store
 from tests.chaos.evidence import LATER, Evidence, Journal, Life, Span, Stamps
 from tests.chaos.faults import PREEMPTED

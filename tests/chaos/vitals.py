@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch_worker.runners import tree
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.tree import ProcessId
 
 EVERY_S = 5.0
 #: A parent that lives and is not frozen reaps its children within so many looks.

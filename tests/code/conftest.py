@@ -11,8 +11,8 @@ import pytest
 from launch_worker.code.git import Git
 from launch_worker.code.patience import Patience
 from launch_worker.code.repository import Repositories
-from launch_worker.giturl import parse_git_url
-from tests.githost import GitHost, Repository
+from launch_worker.model.git_url import parse_git_url
+from tests.support.githost import GitHost, Repository
 
 
 @pytest.fixture(scope="session")

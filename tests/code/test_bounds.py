@@ -19,12 +19,12 @@ from launch_worker.code import unpack as unpack_module
 from launch_worker.code.patience import Patience
 from launch_worker.code.unpack import unpack
 from launch_worker.errors import CodeError
-from launch_worker.runners import child, orphans, tree
-from launch_worker.runners.child import Bounds
 from launch_worker.runners.errors import StartGivenUpError
+from launch_worker.runners.process import child, orphans, tree
+from launch_worker.runners.process.child import Bounds
 from tests.code.conftest import Fetch
 from tests.conftest import wait_until
-from tests.githost import Repository
+from tests.support.githost import Repository
 
 MARKS = {"LAUNCH_RUN_ID": "r", "LAUNCH_TOKEN": "1"}
 

@@ -23,13 +23,13 @@ from launch_worker.code.git import Git, GitError
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
 from launch_worker.ids import new_run_id
+from launch_worker.model.spec import RunSpec
 from launch_worker.runners.errors import StartGivenUpError
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
 from launch_worker.store.store import Store
 from tests.code.conftest import Fetch
 from tests.conftest import wait_until
-from tests.githost import PASSWORD, USER, GitHost, Repository
+from tests.support.githost import PASSWORD, USER, GitHost, Repository
 
 
 def failure(fetch: Fetch, uri: str, **options: Any) -> CodeError:

@@ -15,11 +15,11 @@ import pytest
 import redis
 
 from launch_worker import submit
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 from launch_worker.dev.redis_server import bundled_server, find_redis_server, free_port
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.states import RunState
 from launch_worker.store import keys
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, Result, wait_for_output

@@ -13,7 +13,7 @@ import redis
 from launch_worker import submit
 from launch_worker.dev.redis_server import find_redis_server, free_port
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, states, wait_for_output
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from launch_worker import Run, submit
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 from launch_worker.dev.redis_server import free_port
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.states import RunState
 from tests.conftest import wait_until
 from tests.deploy.images import python_image, redis_image
-from tests.engine import engine as engine
+from tests.support.engine import engine as engine
 from tests.system.conftest import states, wait_for_output
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from launch_worker import submit
 from launch_worker.ids import new_run_id
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.security import elements
 from tests.system.conftest import Cluster, cluster, wait_for_pid

@@ -10,7 +10,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.engine import busybox_root
+from tests.support.engine import busybox_root
 
 
 class Registry:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Api, Run
-from launch_worker.runners import tree
+from launch_worker.api.client import Api, Run
+from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from launch_worker import Api, LaunchAgent, Run, submit
-from launch_worker.agent import JobSpecAndQueue
-from launch_worker.by_hand import AGENT_KILLED, AGENT_POLLING, AGENT_RUNNING, JobAndRunStatusTracker
+from launch_worker.agent.launch_agent import JobSpecAndQueue
+from launch_worker.agent.run_queue_items import AGENT_KILLED, AGENT_POLLING, AGENT_RUNNING, JobAndRunStatusTracker
+from launch_worker.attempt.supervise import Cancel
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import (
     BrokerUnavailableError,
@@ -26,11 +27,10 @@ from launch_worker.errors import (
     SweepOverError,
     UnknownRunError,
 )
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.runners.errors import EngineAwayError
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
-from launch_worker.supervise import Cancel
 from tests.conftest import wait_until
 from tests.system.conftest import TIMES, Cluster, elapsed_s, job_processes, states, wait_for_output, wait_for_pid
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from launch_worker import Run, celeryconfig, submit, submit_many
+from launch_worker import Run, submit, submit_many
+from launch_worker.celery import defaults
 from launch_worker.dev.redis_server import free_port
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, wait_for_pid
 
@@ -81,7 +82,7 @@ def test_a_flood_of_brief_runs_is_told_of_as_any_task(cluster: Cluster) -> None:
     (cluster.folder / "celeryconfig.py").write_text(_TELL_SIGNALS)
     seen: list[tuple[str, str]] = []
     app = Celery(broker=cluster.env["LAUNCH_REDIS_URL"])
-    app.conf.broker_transport_options = celeryconfig.broker_transport_options
+    app.conf.broker_transport_options = defaults.broker_transport_options
     jobs = [{"command": ["false" if number % 5 == 0 else "true"]} for number in range(120)]
     note = {"*": lambda event: seen.append((event.get("uuid", ""), event["type"]))}
     receiver = app.events.Receiver(app.connection_for_read(), handlers=note)
@@ -157,7 +158,7 @@ def test_a_worker_imports_nothing_of_celerys_other_commands(cluster: Cluster, co
     wait_until(lambda: "and no more" in part.log or part.process.poll() is not None)
     (line,) = (line for line in part.log.splitlines() if line.startswith("imported: "))
     names = set(line.split())
-    assert {"celery", "launch_worker.celery", "launch_worker.worker"} <= names
+    assert {"celery", "launch_worker.celery", "launch_worker.celery.steps"} <= names
     assert not {name.partition(".")[0] for name in names} & {"flower", "tornado", "prometheus_client", "prompt_toolkit"}
     assert not names & {"docker", "jsonschema", "croniter", "optuna", "fsspec", "pathspec", "rich"}
 
@@ -264,7 +265,7 @@ def test_the_end_of_a_run_is_shown_though_the_worker_had_to_connect_anew(cluster
     wait_for_pid(run)
     wait_until(lambda: (run.id, "task-started") in seen, what="it is shown")
     for client in redis.client_list():
-        if client["name"] == celeryconfig.broker_transport_options["client_name"]:
+        if client["name"] == defaults.broker_transport_options["client_name"]:
             redis.client_kill_filter(_id=client["id"])
     wait_until(lambda: worker.log.count("Connected to redis") == 2, what="it connects anew")
     run.cancel(grace_s=0)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from launch_worker import submit
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.githost import GitHost, Repository
+from tests.support.githost import GitHost, Repository
 from tests.system.conftest import Cluster, Part, elapsed_s, job_processes, states
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Run, submit
-from launch_worker.runners import tree
-from launch_worker.states import RunState
+from launch_worker.api.client import Run, submit
+from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
 from tests.conftest import wait_until
-from tests.registry import Registry
+from tests.support.registry import Registry
 from tests.system.conftest import Cluster, Part, states, wait_for_output, wait_for_pid
 
 #: A lease that outlasts the start of a worker on a loaded machine.

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Run, submit
+from launch_worker.api.client import Run, submit
+from launch_worker.attempt.talk import MAX_ROWS
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.runners import tree
-from launch_worker.states import RunState
-from launch_worker.told import MAX_ROWS
+from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, states, wait_for_output, wait_for_pid
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from launch_worker import submit
-from launch_worker.api import Api
-from launch_worker.containers import check_submitted
+from launch_worker.api.client import Api
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import InputError
-from launch_worker.states import RunState
+from launch_worker.model.container_options import check_submitted
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from launch_worker.runners import tree
+from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 
 REPO = Path(__file__).parents[2]

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from launch_worker import submit
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.doctor import Finding, check
 from launch_worker.dev.redis_server import RedisServer, find_redis_server, free_port
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.health import Finding, check
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
-from tests.redis.test_causes import own_address
+from tests.redis.store.test_causes import own_address
 from tests.system.conftest import Cluster
 
 
@@ -146,7 +146,7 @@ def test_a_wrong_clock_is_found(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, hours: int, way: str, level: str
 ) -> None:
     now = time.time
-    monkeypatch.setattr("launch_worker.health.time.time", lambda: now() + 3600 * hours)
+    monkeypatch.setattr("launch_worker.api.doctor.time.time", lambda: now() + 3600 * hours)
     found = findings(cluster.api)["clock"]
     assert (found.level, "timedatectl" in found.advice) == (level, True)
     assert f"is 3 h {way} that of Redis" in found.cause
@@ -157,7 +157,7 @@ def test_a_full_work_folder_is_found_with_what_to_do(cluster: Cluster, monkeypat
         free: int
 
     cluster.api.settings.work_dir.mkdir(parents=True)
-    monkeypatch.setattr("launch_worker.health.shutil.disk_usage", lambda _: Usage(12 << 20))
+    monkeypatch.setattr("launch_worker.api.doctor.shutil.disk_usage", lambda _: Usage(12 << 20))
     found = findings(cluster.api)["work-dir.full"]
     assert found.level == "error"
     assert "only 12 MiB are free" in found.cause

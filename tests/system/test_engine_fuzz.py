@@ -21,16 +21,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from launch_worker import agent as agents
-from launch_worker.agent import LaunchAgent
-from launch_worker.api import Api, Run, submit
-from launch_worker.attempt import Attempt
+from launch_worker.agent import launch_agent as agents
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.api.client import Api, Run, submit
+from launch_worker.attempt.attempt import Attempt
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.runners import container, container_handle, container_watch, engine
+from launch_worker.model.states import RunState
+from launch_worker.runners.container import engine
+from launch_worker.runners.container import handle as container_handle
+from launch_worker.runners.container import runner as container
+from launch_worker.runners.container import watch as container_watch
 from launch_worker.settings import Settings
-from launch_worker.states import RunState
 from launch_worker.store.store import Store
-from tests.scripted_engine import CALLS, MISDEEDS, ScriptedEngine, settle
+from tests.support.scripted_engine import CALLS, MISDEEDS, ScriptedEngine, settle
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Run, submit
-from launch_worker.states import RunState
+from launch_worker.api.client import Run, submit
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.engine import busybox_root
-from tests.engines import EngineProxy, OwnEngine
-from tests.redis.test_arrows import claim
+from tests.redis.store.test_arrows import claim
+from tests.support.engine import busybox_root
+from tests.support.engines import EngineProxy, OwnEngine
 from tests.system.conftest import Cluster, Part, states, wait_for_output
 
 #: The SDK leaves sockets of calls that were cut to the garbage collector.

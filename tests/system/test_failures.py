@@ -11,10 +11,10 @@ import pytest
 
 from launch_worker import submit
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.runners import tree
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
 from tests.conftest import wait_until
-from tests.runners.test_guard_orders import odd_signals
+from tests.runners.process.test_guard_orders import odd_signals
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
 
 #: A job that ignores SIGTERM, with a child, a grandchild in a session of its own, and a daemon without its environment.

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from launch_worker import submit
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, wait_for_output, wait_for_pid
 

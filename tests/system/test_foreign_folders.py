@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, Part
-from tests.unit.test_ownership import give_away
+from tests.unit.untrusted.test_ownership import give_away
 
 #: What is imported when a worker starts, and what is looked for and is not installed.
 PLANTED = ("celery", "redis", "kombu", "click", "launch_worker", "flower", "brotli", "zstandard", "eventlet", "uvloop")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from launch_worker import submit
-from launch_worker.api import Run
-from launch_worker.states import RunState
+from launch_worker.api.client import Run
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, Part
 

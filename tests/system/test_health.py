@@ -14,7 +14,7 @@ import pytest
 
 from launch_worker import submit
 from launch_worker.dev.redis_server import RedisServer, free_port
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, break_machine, wait_for_output
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from launch_worker import submit
-from launch_worker.api import Run
+from launch_worker.api.client import Run
 from launch_worker.code.storage import RedisStorage
-from launch_worker.runners import tree
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
 from tests.conftest import wait_until
-from tests.githost import GitHost
+from tests.support.githost import GitHost
 from tests.system.conftest import Cluster, Part, states
 
 #: Longer than a lease: what holds up the worker's interpreter for its time would make the neighbour Crashed.
@@ -125,7 +125,7 @@ def test_a_repository_that_is_made_to_take_all_memory_holds_up_nobody(cluster: C
 def children(part: Part) -> list[tree.Process]:
     """All but its guard."""
     found = [process for process in tree.table() if process.ppid == part.pid]
-    return [each for each in found if b"launch_worker.runners.guard" not in _command(each.id.pid)]
+    return [each for each in found if b"launch_worker.runners.process.guard" not in _command(each.id.pid)]
 
 
 def _command(pid: int) -> bytes:

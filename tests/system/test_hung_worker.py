@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from launch_worker import submit
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, wait_for_pid
 

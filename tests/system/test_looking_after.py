@@ -11,9 +11,9 @@ import pytest
 
 from launch_worker import submit
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.retry import MAX_MISSTARTS
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
+from launch_worker.model.retry import MAX_MISSTARTS
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, break_machine, wait_for_pid

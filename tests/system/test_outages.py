@@ -15,9 +15,9 @@ import pytest
 from launch_worker import Run, submit
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.passes import PASSES
-from launch_worker.runners import tree
-from launch_worker.states import RunState
+from launch_worker.maintenance.passes import PASSES
+from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
 from tests.chaos.proxy import Network
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid

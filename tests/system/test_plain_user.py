@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from launch_worker import submit
-from launch_worker.api import Run
-from launch_worker.runners import tree
-from launch_worker.states import RunState
+from launch_worker.api.client import Run
+from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, states, wait_for_output, wait_for_pid
 from tests.system.test_failures import guard_of

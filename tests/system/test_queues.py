@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Run, submit
+from launch_worker.api.client import Run, submit
 from launch_worker.errors import InputError, RefusedError
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, states, wait_for_output
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from launch_worker import item_schema
-from launch_worker.api import Api, submit
+from launch_worker.api.client import Api, submit
+from launch_worker.api.runs import Run
 from launch_worker.errors import UnknownRunError
-from launch_worker.runs import Run
-from launch_worker.states import RunState
-from launch_worker.store.reading import text
+from launch_worker.model import item_schema
+from launch_worker.model.states import RunState
+from launch_worker.store.records import text
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, break_machine, states
 
@@ -276,7 +276,7 @@ def test_an_older_worker_leaves_a_newer_item_to_a_newer_one(cluster: Cluster, mo
     assert (newer.state, newer.record.attempt) == (S.PENDING, 0)
     patched = cluster.folder / "newer"
     patched.mkdir()
-    (patched / "sitecustomize.py").write_text("import launch_worker.item_schema as schema\nschema.VERSION += 1\n")
+    (patched / "sitecustomize.py").write_text("import launch_worker.model.item_schema as schema\nschema.VERSION += 1\n")
     cluster.worker(name="newer", env={"PYTHONPATH": str(patched)})
     assert newer.wait(timeout=20) is S.FINISHED
     assert newer.record.worker.startswith("newer@")

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from launch_worker.passes import PASSES
-from launch_worker.run import Record
-from launch_worker.schedules import Schedule, fire_due
-from launch_worker.states import RunState
-from launch_worker.units import isoformat
+from launch_worker.maintenance.passes import PASSES
+from launch_worker.maintenance.schedules import Schedule, fire_due
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
+from launch_worker.model.units import isoformat
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster
 

@@ -14,9 +14,9 @@ import pytest
 from launch_worker import submit
 from launch_worker.dev.redis_server import free_port
 from launch_worker.ids import new_run_id
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.redis_url import mask_url
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, Part, elapsed_s, stamps, wait_for_pid
 

@@ -22,7 +22,7 @@ from celery.worker.control import Panel
 import launch_worker.celery
 from launch_worker import submit
 from launch_worker.ids import new_run_id
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, Part, wait_for_pid
 
@@ -64,7 +64,7 @@ WORKING_OPTIONS = {
     "without_heartbeat": ["--without-heartbeat"],
     "heartbeat_interval": ["--heartbeat-interval", "3"],
     "beat": ["-B"],
-    "scheduler": ["--scheduler", "launch_worker.beat:PassScheduler"],
+    "scheduler": ["--scheduler", "launch_worker.celery.beat:PassScheduler"],
     "umask": ["--umask", "027"],
     "uid": ["--uid", "0"],
     "gid": ["--gid", "0"],

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Run
+from launch_worker.api.client import Run
 from launch_worker.ids import new_run_id
-from launch_worker.run import Record
-from launch_worker.states import RunState
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, Result, stamps, states
 

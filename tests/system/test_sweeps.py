@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 import launch_worker
+from launch_worker.api.sweeps import Sweep
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.states import RunState
-from launch_worker.sweep_api import Sweep
-from launch_worker.sweep_config import parse_config, read_yaml
-from launch_worker.sweep_search import suggest
-from launch_worker.sweep_trial import Trial
+from launch_worker.model.states import RunState
+from launch_worker.model.sweep import Trial
+from launch_worker.sweeps.config import parse_config, read_yaml
+from launch_worker.sweeps.search import suggest
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, job_processes, stamps
 

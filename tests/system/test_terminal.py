@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from launch_worker import submit
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 from launch_worker.store import keys
-from launch_worker.sweep_config import parse_config
+from launch_worker.sweeps.config import parse_config
 
 #: A title, a bell, colours, a cleared screen, C1, a turned direction, lines written over and forged, the end of a text.
 EVIL = "\x1b]0;PWN\x07\x1b[2J\x1b[31mRED\x9b31m\x85\u202eevil\rover\r\nforged\x00\x7f\u2066"

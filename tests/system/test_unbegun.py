@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from launch_worker import Run, submit
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.githost import GitHost
+from tests.support.githost import GitHost
 from tests.system.conftest import Cluster, states
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from launch_worker import submit
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.states import RunState
+from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, wait_for_pid

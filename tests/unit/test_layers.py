@@ -273,13 +273,13 @@ def test_the_guard_needs_the_standard_library_only(name: str) -> None:
     [
         ("launch_worker", {"celery", "kombu", "redis", "pydantic", "click", "rich"}),
         # Whoever imports kombu beside this package has it imported too.
-        ("launch_worker.lean", {"celery", "kombu", "redis", "pydantic", "click", "email"}),
+        ("launch_worker.startup", {"celery", "kombu", "redis", "pydantic", "click", "email"}),
         ("launch_worker.cli.programs", {"celery", "kombu", "redis", "pydantic", "click", "rich", "email"}),
-        ("launch_worker.spec", {"celery", "kombu", "redis", "pydantic"}),
+        ("launch_worker.model.spec", {"celery", "kombu", "redis", "pydantic"}),
         ("launch_worker.cli.submit", {"celery", "kombu", "redis", "pydantic", "rich"}),
         ("launch_worker.cli.health", {"celery", "kombu", "redis", "pydantic", "rich", "http"}),
         ("launch_worker.cli.main", {"celery", "kombu", "redis", "pydantic", "rich"}),
-        ("launch_worker.runners.guard", {"celery", "kombu", "redis", "pydantic", "click"}),
+        ("launch_worker.runners.process.guard", {"celery", "kombu", "redis", "pydantic", "click"}),
     ],
 )
 def test_importing_a_module_alone_loads_no_heavy_library(module: str, forbidden: set[str]) -> None:

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 import docker.errors
 
-from launch_worker.environment import TALK
+from launch_worker.attempt.environment import TALK
 from launch_worker.errors import LaunchError
-from launch_worker.retry import Outcome
-from launch_worker.runners.container_config import Labels
-from launch_worker.runners.container_log import ContainerLog, messages_of
-from launch_worker.runners.engine import Cut, address, clear_errors
+from launch_worker.model.retry import Outcome
+from launch_worker.model.states import RunState
+from launch_worker.runners.container.config import Labels
+from launch_worker.runners.container.engine import Cut, address, clear_errors
+from launch_worker.runners.container.log import ContainerLog, messages_of
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Exited, Gone
-from launch_worker.states import RunState
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Exited, Gone
 
 if TYPE_CHECKING:
-    from launch_worker.runners.container import ContainerRunner
+    from launch_worker.runners.container.runner import ContainerRunner
 
 log = logging.getLogger("launch_worker.container")
 

@@ -16,13 +16,15 @@ from typing import Any, TypeVar
 import docker.errors
 import docker.utils
 
-from launch_worker.containers import LAUNCH_DIR, ContainerPlan
 from launch_worker.errors import LaunchError
-from launch_worker.runners.container_config import Files, Labels, host_config, tarball
-from launch_worker.runners.container_handle import PATIENCE_S, ContainerHandle
-from launch_worker.runners.container_talk import ContainerTalks
-from launch_worker.runners.container_watch import EngineWatch
-from launch_worker.runners.engine import Engine, clear_errors
+from launch_worker.model.container_options import LAUNCH_DIR, ContainerPlan
+from launch_worker.model.units import format_duration
+from launch_worker.runners.container.config import Files, Labels, host_config, tarball
+from launch_worker.runners.container.engine import Engine, clear_errors
+from launch_worker.runners.container.forgotten import end_forgotten
+from launch_worker.runners.container.handle import PATIENCE_S, ContainerHandle
+from launch_worker.runners.container.talk import ContainerTalks
+from launch_worker.runners.container.watch import EngineWatch
 from launch_worker.runners.errors import (
     EngineAwayError,
     LeaseLostError,
@@ -30,10 +32,8 @@ from launch_worker.runners.errors import (
     StartError,
     StartGivenUpError,
 )
-from launch_worker.runners.forgotten import end_forgotten
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Lease, ProcessRunner
-from launch_worker.units import format_duration
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Lease, ProcessRunner
 
 log = logging.getLogger("launch_worker.container")
 

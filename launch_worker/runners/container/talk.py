@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch_worker.containers import LAUNCH_DIR
+from launch_worker.attempt.environment import TALK
 from launch_worker.current import STOP, TO_WORKER
-from launch_worker.environment import TALK
 from launch_worker.errors import LaunchError
-from launch_worker.runners.engine import Engine
+from launch_worker.model.container_options import LAUNCH_DIR
+from launch_worker.runners.container.engine import Engine
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
 
 log = logging.getLogger("launch_worker.container")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from launch_worker.runners import orphans, tree
+from launch_worker.runners.process import orphans, tree
 
 #: How often it is asked whether the child is still wanted.
 _TURN_S = 0.05

@@ -44,12 +44,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from launch_worker.runners import tree
-from launch_worker.runners.exits import Exit, ExitFile
 from launch_worker.runners.output import Piped, make_pipe, open_for_printing
-from launch_worker.runners.own_process import become_subreaper, have_usual_signals, hide_memory
-from launch_worker.runners.spawn import spawn
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.exits import Exit, ExitFile
+from launch_worker.runners.process.own_process import become_subreaper, have_usual_signals, hide_memory
+from launch_worker.runners.process.spawn import spawn
+from launch_worker.runners.process.tree import ProcessId
 
 #: What is left of a job after its main process ended by itself, or after its worker vanished, gets SIGTERM first.
 AFTERMATH_S = 2.0

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from launch_worker.runners import tree
-from launch_worker.runners.tree import Process, ProcessId
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.tree import Process, ProcessId
 
 #: So many of the newest children are remembered for what they may have left behind.
 _REMEMBERED = 200

@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import launch_worker
-from launch_worker.retry import Outcome
-from launch_worker.runners import oom, orphans, tree
+from launch_worker.attempt.talk import announce_stop
+from launch_worker.model.retry import Outcome
+from launch_worker.model.states import RunState
+from launch_worker.model.units import format_duration
 from launch_worker.runners.errors import OF_THE_MACHINE, LeaseLostError, StartError
-from launch_worker.runners.exits import Exit, keep_exit
-from launch_worker.runners.guard import PROTOCOL, SOCKET, boot_time_s
 from launch_worker.runners.output import bytes_in, make_pipe
-from launch_worker.runners.own_process import become_subreaper
-from launch_worker.runners.tree import Process, ProcessId
-from launch_worker.states import RunState
-from launch_worker.told import announce_stop
-from launch_worker.units import format_duration
+from launch_worker.runners.process import oom, orphans, tree
+from launch_worker.runners.process.exits import Exit, keep_exit
+from launch_worker.runners.process.guard import PROTOCOL, SOCKET, boot_time_s
+from launch_worker.runners.process.own_process import become_subreaper
+from launch_worker.runners.process.tree import Process, ProcessId
 
 log = logging.getLogger("launch_worker.runner")
 
@@ -588,7 +588,8 @@ class ProcessRunner:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
         root = str(Path(launch_worker.__file__).parent.parent)
         program = (
-            "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.runners.guard import main; main()"
+            "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+            "from launch_worker.runners.process.guard import main; main()"
         )
         with theirs, _door(self._folder) as door:
             inherited = [theirs.fileno(), None if door is None else door.fileno(), self._lock_fd]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from launch_worker.errors import LaunchError
-from launch_worker.foreign import read_map
 from launch_worker.store import keys
-from launch_worker.store.scripts import script_of
-from launch_worker.store.wire import Again, Refused, Wire
+from launch_worker.store.redis.scripts import script_of
+from launch_worker.store.redis.wire import Again, Refused, Wire
+from launch_worker.untrusted.text import read_map
 
 
 class Client:
@@ -26,8 +26,8 @@ class Client:
 
     def _go_whole(self) -> None:
         """Do with redis-py from now on."""
-        from launch_worker.store.connection import connect
-        from launch_worker.store.lending import Lender
+        from launch_worker.store.redis.connection import connect
+        from launch_worker.store.redis.lending import Lender
 
         self.close()
         self._wire = None
@@ -69,14 +69,14 @@ class Client:
                 self._go_whole()
             except Refused as refused:
                 raise self._error(refused) from refused
-        from launch_worker.store.connection import clear_errors
+        from launch_worker.store.redis.connection import clear_errors
 
         with clear_errors(self.url):
             return self._redis.execute_command(*args)
 
     def _error(self, problem: Exception) -> LaunchError:
         """The server's refusal as one sentence."""
-        from launch_worker.store.connection import clear_error
+        from launch_worker.store.redis.connection import clear_error
 
         return clear_error(self.url, problem)
 
@@ -97,7 +97,7 @@ class Client:
                 raise self._error(refused) from refused
         from redis.exceptions import NoScriptError
 
-        from launch_worker.store.connection import clear_errors
+        from launch_worker.store.redis.connection import clear_errors
 
         with clear_errors(self.url):
             try:

@@ -17,7 +17,7 @@ from redis.sentinel import Sentinel
 from launch_worker.errors import LaunchError
 from launch_worker.redis_url import RedisUrl
 from launch_worker.store.causes import explained
-from launch_worker.store.wire import Again, Refused
+from launch_worker.store.redis.wire import Again, Refused
 
 CONNECT_TIMEOUT_S = 1.5
 #: Longer than any script takes; with connecting, a producer gives up within 5 s.

@@ -14,8 +14,8 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 @cache
 def script_of(name: str) -> tuple[str, str]:
     """A script's text, with what it needs of the prelude, and its SHA-1."""
-    # Beside this module: importlib.resources takes longer to import than all that is read.
-    lua = os.path.join(os.path.dirname(__file__), "lua")
+    # Read as files: importlib.resources takes longer to import than all that is read.
+    lua = os.path.join(os.path.dirname(os.path.dirname(__file__)), "lua")
     with open(os.path.join(lua, "prelude.lua"), encoding="utf-8") as file:
         prelude = file.read()
     with open(os.path.join(lua, f"{name}.lua"), encoding="utf-8") as file:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from launch_worker.message import rebuilt
+from launch_worker.celery.message import rebuilt
 from launch_worker.store.store import Store
 
 #: In a process of its own: an app's Redis is read when it is imported.

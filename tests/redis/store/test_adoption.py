@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.agent import LaunchAgent
-from launch_worker.api import Api
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.api.client import Api
 from launch_worker.errors import InputError
 from launch_worker.ids import new_run_id
-from launch_worker.queue_config import QueueConfig
-from launch_worker.retry import Outcome
-from launch_worker.run import Record
+from launch_worker.model.retry import Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec, parse_spec
+from launch_worker.model.states import RunState
+from launch_worker.queues.queue import QueueConfig
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec, parse_spec
-from launch_worker.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.creating import ConfigChanged
 from launch_worker.store.store import Store
-from tests.redis.test_arrows import (
+from launch_worker.store.submit import ConfigChanged
+from tests.redis.store.test_arrows import (
     CRASHED_AGAIN,
     FINISHED,
     beat,

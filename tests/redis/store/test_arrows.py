@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import new_run_id
-from launch_worker.passes import crash_stale_runs
-from launch_worker.retry import NextStep, Outcome
-from launch_worker.run import Record
-from launch_worker.spec import PRIORITIES, RunSpec
-from launch_worker.states import ARROWS, RunState
+from launch_worker.maintenance.passes import crash_stale_runs
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.spec import PRIORITIES, RunSpec
+from launch_worker.model.states import ARROWS, RunState
 from launch_worker.store import keys
-from launch_worker.store.creating import ConfigChanged, New
-from launch_worker.store.reading import text
+from launch_worker.store.records import text
 from launch_worker.store.store import NOT_PLAIN, Answer, Store
+from launch_worker.store.submit import ConfigChanged, New
 from tests.conftest import wait_until
 
 S = RunState

@@ -14,9 +14,9 @@ import pytest
 from launch_worker.dev.redis_server import RedisServer, find_redis_server, free_port
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.store.store import Store
-from launch_worker.submitting import Submitter
+from launch_worker.submission.submitter import Submitter
 from tests.conftest import wait_until
-from tests.tls import TlsFront, make_certificate
+from tests.support.tls import TlsFront, make_certificate
 
 
 class Places:

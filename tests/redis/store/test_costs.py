@@ -14,19 +14,19 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
-from launch_worker.agent import LaunchAgent
-from launch_worker.api import Api
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.api.client import Api
 from launch_worker.ids import new_run_id
-from launch_worker.retry import NextStep, Outcome
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.creating import New
-from launch_worker.store.reading import text
+from launch_worker.store.records import text
 from launch_worker.store.store import Card, Store
+from launch_worker.store.submit import New
 from tests.conftest import wait_until
-from tests.redis.test_arrows import enlist
+from tests.redis.store.test_arrows import enlist
 
 #: From submit to end of a brief run, the item's own BRPOP included: submit, pop, claim, finish.
 ROUND_TRIPS = 4

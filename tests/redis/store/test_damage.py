@@ -13,20 +13,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from launch_worker.agent import LaunchAgent
-from launch_worker.api import Api
+from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.api.client import Api
+from launch_worker.celery.message import rebuilt
 from launch_worker.errors import LaunchError
 from launch_worker.ids import new_run_id
-from launch_worker.message import rebuilt
-from launch_worker.passes import crash_stale_runs, publish_due_runs
+from launch_worker.maintenance.passes import crash_stale_runs, publish_due_runs
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.reading import text
+from launch_worker.store.records import text
 from launch_worker.store.store import NotConsumed, Store
 from tests.conftest import wait_until
-from tests.redis.test_arrows import (
+from tests.redis.store.test_arrows import (
     CRASHED_AGAIN,
     FINISHED,
     beat,
@@ -41,7 +41,7 @@ from tests.redis.test_arrows import (
     seq_of,
     try_claim,
 )
-from tests.redis.test_lines import Worker
+from tests.redis.store.test_lines import Worker
 
 S = RunState
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from launch_worker.liveness import Liveness
-from launch_worker.outage import Outage
+from launch_worker.agent.heartbeat import Liveness
+from launch_worker.agent.outage import Outage
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Card, Pulse, Store

@@ -12,22 +12,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch_worker.api import Api, Run
-from launch_worker.attempt import Attempt
+from launch_worker.agent.adoption import Heir
+from launch_worker.agent.outage import Outage
+from launch_worker.api.client import Api, Run
+from launch_worker.api.doctor import check, problems
+from launch_worker.api.overview import overview
+from launch_worker.attempt.attempt import Attempt
+from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.errors import RefusedError
-from launch_worker.health import check, problems
-from launch_worker.inherit import Heir
-from launch_worker.outage import Outage
-from launch_worker.overview import overview
-from launch_worker.passes import crash_stale_runs
-from launch_worker.run import Record
-from launch_worker.runners.container_config import Labels
-from launch_worker.runners.process import Lease
-from launch_worker.spool import AttemptFolder
-from launch_worker.states import RunState
+from launch_worker.maintenance.passes import crash_stale_runs
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
+from launch_worker.runners.container.config import Labels
+from launch_worker.runners.process.runner import Lease
 from launch_worker.store.store import Store
-from tests.redis.test_adoption import adopt
-from tests.redis.test_arrows import (
+from tests.redis.store.test_adoption import adopt
+from tests.redis.store.test_arrows import (
     CRASHED_AGAIN,
     FINISHED,
     beat,

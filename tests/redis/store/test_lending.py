@@ -15,11 +15,11 @@ import pytest
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.ids import new_run_id
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
-from launch_worker.store import connection
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
+from launch_worker.store.redis import connection
 from launch_worker.store.store import Store
-from tests.redis.test_arrows import enlist_for
+from tests.redis.store.test_arrows import enlist_for
 
 
 @pytest.fixture

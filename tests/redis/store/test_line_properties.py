@@ -21,13 +21,21 @@ from hypothesis.stateful import (
 
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.ids import new_run_id
-from launch_worker.retry import NextStep, Outcome
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.redis.test_arrows import CRASHED, FAILED, FAILED_AGAIN, FINISHED, expire_lease, inconsistencies, make_due
-from tests.redis.test_lines import PREEMPTED, Worker
+from tests.redis.store.test_arrows import (
+    CRASHED,
+    FAILED,
+    FAILED_AGAIN,
+    FINISHED,
+    expire_lease,
+    inconsistencies,
+    make_due,
+)
+from tests.redis.store.test_lines import PREEMPTED, Worker
 
 S = RunState
 EXAMPLES = int(os.environ.get("LAUNCH_TEST_EXAMPLES", "40"))

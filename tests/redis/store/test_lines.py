@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
 from launch_worker.errors import InputError, RefusedError
 from launch_worker.ids import new_run_id
-from launch_worker.retry import NextStep, Outcome
-from launch_worker.run import Record
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.reading import text
+from launch_worker.store.records import text
 from launch_worker.store.store import Card, Store
-from tests.redis.test_arrows import (
+from tests.redis.store.test_arrows import (
     CRASHED,
     CRASHED_AGAIN,
     FAILED,

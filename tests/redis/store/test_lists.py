@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from launch_worker import item_schema
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.runs import Run
 from launch_worker.errors import InputError, RefusedError, UnknownRunError
 from launch_worker.ids import new_run_id
-from launch_worker.runs import Run
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
-from launch_worker.store import items as kept
+from launch_worker.model import item_schema
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.reading import text
+from launch_worker.store import lists as kept
+from launch_worker.store.records import text
 from launch_worker.store.store import Store
-from tests.redis.test_arrows import (
+from tests.redis.store.test_arrows import (
     CRASHED,
     DEFAULT_LIST,
     FAILED,
@@ -38,7 +38,7 @@ from tests.redis.test_arrows import (
     states,
     try_claim,
 )
-from tests.redis.test_lines import Worker
+from tests.redis.store.test_lines import Worker
 
 S = RunState
 

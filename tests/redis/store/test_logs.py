@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.attempt.shipping import LogShipper, Tail
+from launch_worker.attempt.talk import HeedsStop, Preempting, Talk, Word
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.ids import new_run_id
-from launch_worker.logs import LogShipper, Tail
-from launch_worker.retry import NextStep, Outcome
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.runners import output as runners_output
 from launch_worker.runners.output import OutputWriter
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
 from launch_worker.store.store import Store
-from launch_worker.told import HeedsStop, Preempting, Talk, Word
 from tests.conftest import wait_until
-from tests.redis.test_arrows import enlist_for
+from tests.redis.store.test_arrows import enlist_for
 
 KEEP = 256 << 10
 FILE = 4 << 20

@@ -22,13 +22,13 @@ from hypothesis.stateful import (
 
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.ids import new_run_id
-from launch_worker.retry import NextStep, Outcome
-from launch_worker.run import Record
-from launch_worker.spec import PRIORITIES, RunSpec
-from launch_worker.states import RunState
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.spec import PRIORITIES, RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.redis.test_arrows import (
+from tests.redis.store.test_arrows import (
     beat,
     enlist_for,
     expire_lease,

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from launch_worker.store.scripts import script_of
+from launch_worker.store.redis.scripts import script_of
 from launch_worker.store.store import Store
 
 LUA = files("launch_worker.store") / "lua"

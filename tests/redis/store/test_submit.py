@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Api, Run, submit, submit_many
-from launch_worker.bulk import Item
+from launch_worker.api.client import Api, Run, submit, submit_many
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError, UnknownRunError
 from launch_worker.ids import new_run_id
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.creating import ConfigChanged, Created, Creator, New
-from launch_worker.store.reading import text
+from launch_worker.store.records import text
+from launch_worker.store.redis.wire import Wire
 from launch_worker.store.store import Store
-from launch_worker.store.wire import Wire
-from tests.redis.test_arrows import inconsistencies, items, states
+from launch_worker.store.submit import ConfigChanged, Created, Creator, New
+from launch_worker.submission.options import Item
+from tests.redis.store.test_arrows import inconsistencies, items, states
 
 PLAIN = RunSpec(command=("true",))
 

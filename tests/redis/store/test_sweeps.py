@@ -10,23 +10,23 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api import Api
+from launch_worker.api.client import Api
+from launch_worker.api.sweeps import Sweep
 from launch_worker.errors import InputError, LaunchError, RefusedError
 from launch_worker.ids import new_run_id
-from launch_worker.passes import PASSES
-from launch_worker.retry import NextStep, Outcome
-from launch_worker.run import Record
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
-from launch_worker.store.creating import ConfigChanged
+from launch_worker.maintenance.passes import PASSES
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
+from launch_worker.model.sweep import Trial
 from launch_worker.store.store import Store
+from launch_worker.store.submit import ConfigChanged
 from launch_worker.store.sweeps import SweepRecord
-from launch_worker.sweep_api import Sweep
-from launch_worker.sweep_config import SweepConfigError, config_from_json
-from launch_worker.sweep_search import suggest
-from launch_worker.sweep_trial import Trial
-from launch_worker.sweeps import advance, advance_sweeps, check_sweep, judge, look_after
-from tests.redis.test_arrows import enlist_for, inconsistencies, seq_of
+from launch_worker.sweeps.config import SweepConfigError, config_from_json
+from launch_worker.sweeps.drive import advance, advance_sweeps, check_sweep, judge, look_after
+from launch_worker.sweeps.search import suggest
+from tests.redis.store.test_arrows import enlist_for, inconsistencies, seq_of
 
 S = RunState
 LOSS = {"name": "loss"}

@@ -7,17 +7,17 @@ import json
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.passes import crash_stale_runs
-from launch_worker.retry import NextStep, Outcome
-from launch_worker.run import Record
+from launch_worker.maintenance.passes import crash_stale_runs
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard
 from tests.conftest import wait_until
-from tests.redis.test_arrows import enlist_for
+from tests.redis.store.test_arrows import enlist_for
 
 
 def running(store: Store, *, lease_s: float = 60.0, **spec: object) -> Record:

@@ -18,15 +18,15 @@ from launch_worker.code.storage import FolderStorage, RedisStorage, Storage, sto
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import CodeError, LaunchError, SettingsError
 from launch_worker.ids import new_run_id
-from launch_worker.retry import NextStep, Outcome
-from launch_worker.run import Record
+from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.runners.errors import StartGivenUpError
 from launch_worker.settings import Settings
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.redis.test_arrows import enlist_for
+from tests.redis.store.test_arrows import enlist_for
 
 LIMIT = 8 << 20
 #: Three chunks in Redis.

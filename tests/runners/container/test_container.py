@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from launch_worker.containers import ContainerPlan, Mount
 from launch_worker.ids import new_run_id
-from launch_worker.retry import Outcome, outcome_of_exit
-from launch_worker.runners.container import ContainerRunner
-from launch_worker.runners.container_config import Files, Labels
-from launch_worker.runners.container_handle import ContainerHandle
-from launch_worker.runners.engine import Engine
+from launch_worker.model.container_options import ContainerPlan, Mount
+from launch_worker.model.retry import Outcome, outcome_of_exit
+from launch_worker.runners.container.config import Files, Labels
+from launch_worker.runners.container.engine import Engine
+from launch_worker.runners.container.handle import ContainerHandle
+from launch_worker.runners.container.runner import ContainerRunner
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Exited, Gone, Lease, ProcessRunner
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Exited, Gone, Lease, ProcessRunner
 from tests.conftest import wait_until
-from tests.registry import Registry
+from tests.support.registry import Registry
 
 #: The SDK leaves sockets of streams that were cut, and of engines that are not there, to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.runners.container_log import ContainerLog, messages_of
+from launch_worker.runners.container.log import ContainerLog, messages_of
 
 
 def at(second: float) -> bytes:

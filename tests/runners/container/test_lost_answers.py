@@ -15,21 +15,25 @@ from typing import Any
 
 import pytest
 
-from launch_worker.retry import Outcome
-from launch_worker.runners import container, container_handle, container_watch, engine, tree
-from launch_worker.runners.container import ContainerRunner
-from launch_worker.runners.container_handle import ContainerHandle
+from launch_worker.attempt.supervise import Cancel, Limits, supervise
+from launch_worker.model.retry import Outcome
+from launch_worker.model.states import RunState
+from launch_worker.runners.container import engine
+from launch_worker.runners.container import handle as container_handle
+from launch_worker.runners.container import runner as container
+from launch_worker.runners.container import watch as container_watch
+from launch_worker.runners.container.handle import ContainerHandle
+from launch_worker.runners.container.runner import ContainerRunner
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Exited, ProcessRunner
-from launch_worker.states import RunState
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Exited, ProcessRunner
 from launch_worker.store.store import Store
-from launch_worker.supervise import Cancel, Limits, supervise
 from tests.conftest import wait_until
-from tests.engine import busybox_root
-from tests.engines import EngineProxy, OwnEngine
-from tests.redis.test_arrows import running
-from tests.runners.test_container import Bench, end_of
+from tests.redis.store.test_arrows import running
+from tests.runners.container.test_container import Bench, end_of
+from tests.support.engine import busybox_root
+from tests.support.engines import EngineProxy, OwnEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import process, tree
 from launch_worker.runners.errors import StartError
-from launch_worker.runners.exits import Exit, read_exits
-from launch_worker.runners.guard import KNOWS, SOCKET, boot_time_s
-from launch_worker.runners.process import Exited, Gone, JobHandle, ProcessRunner, take_over
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.process import runner as process
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.exits import Exit, read_exits
+from launch_worker.runners.process.guard import KNOWS, SOCKET, boot_time_s
+from launch_worker.runners.process.runner import Exited, Gone, JobHandle, ProcessRunner, take_over
+from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
 
 #: Longer than any test waits for something else.
@@ -52,7 +53,9 @@ class Bare:
         (folder / "lock").touch()
         self.lock_fd = os.open(folder / "lock", os.O_RDWR)
         root = str(Path(tree.__file__).parents[2])
-        program = f"import sys; sys.path.insert(0, {root!r}); from launch_worker.runners.guard import main; main()"
+        program = (
+            f"import sys; sys.path.insert(0, {root!r}); from launch_worker.runners.process.guard import main; main()"
+        )
         with theirs, socket.socket(socket.AF_UNIX) as door:
             here = os.open(folder, os.O_RDONLY)
             door.bind(f"/proc/self/fd/{here}/{SOCKET}")

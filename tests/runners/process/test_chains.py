@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.runners import tree
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Exited, JobHandle
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Exited, JobHandle
 from tests.conftest import wait_until
-from tests.runners.test_guard import stop
-from tests.runners.test_process import Jobs, end_of
+from tests.runners.process.test_guard import stop
+from tests.runners.process.test_process import Jobs, end_of
 
 #: Each process lives some milliseconds, and stamps a file before it forks and exits. For 20 s, longer than any test.
 CHAIN = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.runners.exits import EXITS, Exit, ExitFile, keep_exit, read_exits
+from launch_worker.runners.process.exits import EXITS, Exit, ExitFile, keep_exit, read_exits
 
 
 def test_what_is_kept_is_read_with_who_had_stopped_it(tmp_path: Path) -> None:

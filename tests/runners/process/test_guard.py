@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import tree
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Exited, Gone, JobHandle
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Exited, Gone, JobHandle
+from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
-from tests.runners.test_process import Jobs, end_of, pid_in
+from tests.runners.process.test_process import Jobs, end_of, pid_in
 
 #: Ways in which a job can leave a process behind that is not in its session; each writes its pid to $HERE/pid.
 AWAY = {
@@ -406,7 +406,7 @@ def test_an_order_behind_the_workers_end_starts_nothing(tmp_path: Path) -> None:
     """Two starts lie in the socket when the worker is killed: neither job may stay."""
     ours, theirs = socket.socketpair()
     root = str(Path(tree.__file__).parents[2])
-    program = f"import sys; sys.path.insert(0, {root!r}); from launch_worker.runners.guard import main; main()"
+    program = f"import sys; sys.path.insert(0, {root!r}); from launch_worker.runners.process.guard import main; main()"
     guard = subprocess.Popen([sys.executable, "-S", "-c", program, str(theirs.fileno())], pass_fds=[theirs.fileno()])
     theirs.close()
     assert json.loads(ours.recv(1000))["on"] == "hello"

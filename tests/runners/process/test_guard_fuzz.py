@@ -30,14 +30,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import oom, process, tree
 from launch_worker.runners.errors import StartError
-from launch_worker.runners.exits import read_exits
-from launch_worker.runners.guard import boot_time_s
 from launch_worker.runners.output import make_pipe
-from launch_worker.runners.process import Exited, Gone, JobHandle, ProcessRunner, take_over
-from tests.runners.test_chains import CHAIN
-from tests.scripted_engine import ScriptedEngine, settle
+from launch_worker.runners.process import oom, tree
+from launch_worker.runners.process import runner as process
+from launch_worker.runners.process.exits import read_exits
+from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.runners.process.runner import Exited, Gone, JobHandle, ProcessRunner, take_over
+from tests.runners.process.test_chains import CHAIN
+from tests.support.scripted_engine import ScriptedEngine, settle
 
 _EXAMPLES = int(os.environ.get("LAUNCH_FUZZ_EXAMPLES", "6"))
 _STEPS = 14
@@ -308,7 +309,8 @@ class Protocol(RuleBasedStateMachine):
             assert door is not None
             fds = [theirs.fileno(), door.fileno(), self.lock_fd]
             program = (
-                "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.runners.guard import main; main()"
+                "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+                "from launch_worker.runners.process.guard import main; main()"
             )
             self.guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", program, ROOT, *map(str, fds), ROOT, str(self.folder)],

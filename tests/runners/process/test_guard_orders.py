@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import tree
-from launch_worker.runners.exits import read_exits
-from launch_worker.runners.guard import boot_time_s
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.exits import read_exits
+from launch_worker.runners.process.guard import boot_time_s
 from tests.conftest import wait_until
 
 ROOT = str(Path(tree.__file__).parents[2])
@@ -235,7 +235,7 @@ def test_a_guard_started_with_signals_blocked_or_ignored_sees_ends_and_its_jobs_
 ) -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(20.0)
-    program = f"import sys; sys.path.insert(0, {ROOT!r}); from launch_worker.runners.guard import main; main()"
+    program = f"import sys; sys.path.insert(0, {ROOT!r}); from launch_worker.runners.process.guard import main; main()"
     with theirs, ours, ours.makefile("rb") as lines:
         guard = subprocess.Popen(
             odd_signals(what, sys.executable, "-S", "-c", program, str(theirs.fileno())), pass_fds=[theirs.fileno()]

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import tree
-from launch_worker.runners.exits import Exit, read_exits
-from launch_worker.runners.guard import SOCKET, boot_time_s
-from launch_worker.runners.process import Exited, Gone, JobHandle, LeftJob, ProcessRunner, take_over
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.exits import Exit, read_exits
+from launch_worker.runners.process.guard import SOCKET, boot_time_s
+from launch_worker.runners.process.runner import Exited, Gone, JobHandle, LeftJob, ProcessRunner, take_over
 from tests.conftest import wait_until
 
 

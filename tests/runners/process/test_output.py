@@ -20,8 +20,7 @@ from pathlib import Path
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import output, tree
-from launch_worker.runners.guard import SOCKET, _receive, _send_all
+from launch_worker.runners import output
 from launch_worker.runners.output import (
     RESERVE_BYTES,
     OutputFile,
@@ -31,7 +30,9 @@ from launch_worker.runners.output import (
     make_room,
     open_for_printing,
 )
-from launch_worker.runners.process import Exited, Gone, JobHandle, ProcessRunner, take_over
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.guard import SOCKET, _receive, _send_all
+from launch_worker.runners.process.runner import Exited, Gone, JobHandle, ProcessRunner, take_over
 from tests.conftest import wait_until
 
 MIB = 1 << 20

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import tree
 from launch_worker.runners.errors import LeaseLostError, StartError
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import Exited, Gone, JobHandle, Lease, ProcessRunner
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.runner import Exited, Gone, JobHandle, Lease, ProcessRunner
+from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.runners import tree
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
-from tests.runners.test_guard_orders import Traced
+from tests.runners.process.test_guard_orders import Traced
 
 #: A worker with one job, or the next one that takes it over. It is hung after a second. A line on its input holds up
 #: all its threads.

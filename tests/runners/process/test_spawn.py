@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from launch_worker.runners import spawn as module
-from launch_worker.runners.spawn import spawn
+from launch_worker.runners.process import spawn as module
+from launch_worker.runners.process.spawn import spawn
 
 Run = Callable[..., bytes]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from launch_worker.ids import new_run_id
-from launch_worker.runners import tree
-from launch_worker.runners.tree import ProcessId
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
 
 Start = Callable[..., "subprocess.Popen[bytes]"]

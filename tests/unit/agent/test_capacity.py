@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch_worker import gpus
+from launch_worker.agent import gpus
+from launch_worker.agent.capacity import Device, Inventory, Needs, Use, parse_gpus, parse_needs
+from launch_worker.agent.gpus import Meter, find, inventory_from_options
 from launch_worker.errors import InputError
-from launch_worker.gpus import Meter, find, inventory_from_options
-from launch_worker.inventory import Device, Inventory, Needs, Use, parse_gpus, parse_needs
-from launch_worker.spec import RunSpec
+from launch_worker.model.spec import RunSpec
 from tests.conftest import wait_until
 
 FOUND = [Device(str(number), "NVIDIA H100", 80 << 30, f"GPU-{number}{number}aa-{number}") for number in range(4)]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from launch_worker.agent_config import AgentConfig
+from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.selection import UNLIMITED
 from launch_worker.errors import InputError
-from launch_worker.selection import UNLIMITED
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from launch_worker.api.doctor import _why_never
 from launch_worker.cli import devices
-from launch_worker.health import _why_never
 
 G = 1 << 30
 

@@ -7,15 +7,15 @@ import threading
 
 import pytest
 
+from launch_worker.agent.outage import Outage
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.outage import Outage
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic time, to be set."""
     time = [1000.0]
-    monkeypatch.setattr("launch_worker.outage.time.monotonic", lambda: time[0])
+    monkeypatch.setattr("launch_worker.agent.outage.time.monotonic", lambda: time[0])
     return time
 
 

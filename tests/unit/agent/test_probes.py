@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from launch_worker.probe import Vitals
+from launch_worker.agent.probes import Vitals
 
 
 class Worker:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from launch_worker.quarantine import FIRST_PAUSE_S, LONGEST_PAUSE_S, Quarantine
-from launch_worker.retry import Outcome
-from launch_worker.states import RunState
+from launch_worker.agent.quarantine import FIRST_PAUSE_S, LONGEST_PAUSE_S, Quarantine
+from launch_worker.model.retry import Outcome
+from launch_worker.model.states import RunState
 
 FULL = Outcome(RunState.FAILED, reason="the disk is full", phase="start", worker_fault=True)
 MISTYPED = Outcome(RunState.FAILED, reason="command 'x' was not found on this worker", phase="start")

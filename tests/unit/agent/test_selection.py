@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from launch_worker.agent.selection import UNLIMITED, Selection, parse_limit, welcome
 from launch_worker.errors import InputError
-from launch_worker.selection import UNLIMITED, Selection, parse_limit, welcome
-from launch_worker.spec import check_queue_name
+from launch_worker.model.spec import check_queue_name
 
 CONTRADICTION = "Only one of `work_queues`, `match`, or `tags` can be provided."
 

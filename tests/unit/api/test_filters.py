@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch_worker.api.filters import MAX_CONDITIONS, MAX_DEPTH, parse_filter, parse_order
 from launch_worker.errors import InputError
-from launch_worker.filters import MAX_CONDITIONS, MAX_DEPTH, parse_filter, parse_order
-from launch_worker.run import Record
-from launch_worker.spec import RunSpec
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
 
 AT = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
 

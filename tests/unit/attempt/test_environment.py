@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from launch_worker.containers import ContainerPlan
-from launch_worker.environment import INHERITED, container_environment, job_environment
+from launch_worker.attempt.environment import INHERITED, container_environment, job_environment
 from launch_worker.errors import InputError
-from launch_worker.run import Record
-from launch_worker.runners.container_config import host_config
-from launch_worker.spec import RunSpec
+from launch_worker.model.container_options import ContainerPlan
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.runners.container.config import host_config
 
 URL = "redis://:hunter2@broker.internal:6379/0"
 WORKER_ENV = {

@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 
-from launch_worker.retry import Outcome
-from launch_worker.runners.process import Exited, Gone
-from launch_worker.states import RunState
-from launch_worker.supervise import (
+from launch_worker.attempt.supervise import (
     AttemptSuperseded,
     Cancel,
     HandBack,
@@ -24,7 +21,10 @@ from launch_worker.supervise import (
     never_started,
     supervise,
 )
-from launch_worker.told import Finish, HeedsStop, Preempting
+from launch_worker.attempt.talk import Finish, HeedsStop, Preempting
+from launch_worker.model.retry import Outcome
+from launch_worker.model.states import RunState
+from launch_worker.runners.process.runner import Exited, Gone
 
 S = RunState
 FREE = Limits(timeout_s=None, stall_timeout_s=None, grace_s=10.0)

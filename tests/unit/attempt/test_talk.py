@@ -11,11 +11,7 @@ from typing import Any
 
 import pytest
 
-from launch_worker.retry import Outcome
-from launch_worker.states import RunState
-from launch_worker.store.store import Store
-from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard, merge_summary
-from launch_worker.told import (
+from launch_worker.attempt.talk import (
     MAX_LINE_BYTES,
     MAX_ROWS,
     Finish,
@@ -29,6 +25,10 @@ from launch_worker.told import (
     outcome_told,
     read_words,
 )
+from launch_worker.model.retry import Outcome
+from launch_worker.model.states import RunState
+from launch_worker.store.store import Store
+from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard, merge_summary
 
 
 class Job:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from launch_worker.containers import ContainerPlan, Mount, check_queue, check_submitted, parse_mount, plan
 from launch_worker.errors import InputError
-from launch_worker.queue_config import QueueConfig, parse_settings
-from launch_worker.spec import RunSpec, parse_spec
+from launch_worker.model.container_options import ContainerPlan, Mount, check_queue, check_submitted, parse_mount, plan
+from launch_worker.model.spec import RunSpec, parse_spec
+from launch_worker.queues.queue import QueueConfig, parse_settings
 
 
 def merged(queue: dict[str, Any] | None = None, /, **submitted: Any) -> ContainerPlan:

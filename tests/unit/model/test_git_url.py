@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
-from launch_worker.giturl import GitSource, parse_git_url, submodule_url
+from launch_worker.model.git_url import GitSource, parse_git_url, submodule_url
 
 
 def refused(text: str) -> str:

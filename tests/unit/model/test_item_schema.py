@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from launch_worker.errors import InputError
-from launch_worker.item_schema import VERSION, item_schema
-from launch_worker.spec import RunSpec, parse_spec
+from launch_worker.model.item_schema import VERSION, item_schema
+from launch_worker.model.spec import RunSpec, parse_spec
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / f"item-{VERSION}.schema.json"
 FULL = RunSpec(

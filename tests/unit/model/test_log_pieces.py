@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch_worker.log_pieces import Joiner, Log
+from launch_worker.model.log_pieces import Joiner, Log
 
 
 def join(*pieces: tuple[int, bytes]) -> tuple[bytes, int]:

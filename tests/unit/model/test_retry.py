@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from launch_worker.retry import (
+from launch_worker.model.retry import (
     MAX_MISSTARTS,
     NextStep,
     Outcome,
@@ -16,8 +16,8 @@ from launch_worker.retry import (
     shell_exit_code,
     signal_name,
 )
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 
 S = RunState
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch_worker.run import MASK, Record, Transition, masked_spec
-from launch_worker.spec import RunSpec
-from launch_worker.states import RunState
+from launch_worker.model.run import MASK, Record, Transition, masked_spec
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 
 FIELDS = {
     "id": "0abc",

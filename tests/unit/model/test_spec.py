@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
-from launch_worker.spec import (
+from launch_worker.model.spec import (
     MAX_ARG_BYTES,
     MAX_RETRIES,
     PRIORITIES,
@@ -24,7 +24,7 @@ from launch_worker.spec import (
     parse_env,
     parse_spec,
 )
-from launch_worker.units import MAX_DURATION_S
+from launch_worker.model.units import MAX_DURATION_S
 
 
 def make(**options: Any) -> RunSpec:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import InputError
-from launch_worker.states import ARROWS, FINAL, RunState
+from launch_worker.model.states import ARROWS, FINAL, RunState
 
 S = RunState
 

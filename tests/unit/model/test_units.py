@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
-from launch_worker.units import MAX_DURATION_S, format_duration, isoformat, parse_duration, parse_size, parse_time
+from launch_worker.model.units import MAX_DURATION_S, format_duration, isoformat, parse_duration, parse_size, parse_time
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from launch_worker.containers import ContainerPlan, Mount
-from launch_worker.defaults import OPTIONS, parse_defaults
 from launch_worker.errors import InputError
-from launch_worker.pool_config import PoolConfig, check_pool_name
-from launch_worker.queue_config import QueueConfig
-from launch_worker.spec import RunSpec
-from launch_worker.template import SYSTEM_MACROS
+from launch_worker.model.container_options import ContainerPlan, Mount
+from launch_worker.model.macros import SYSTEM_MACROS
+from launch_worker.model.spec import RunSpec
+from launch_worker.queues.defaults import OPTIONS, parse_defaults
+from launch_worker.queues.pool import PoolConfig, check_pool_name
+from launch_worker.queues.queue import QueueConfig
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -224,7 +224,7 @@ def test_values_that_the_schema_forbids_are_refused_with_the_reason(given: dict[
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), [float("nan")], {"x": float("inf")}])
 def test_what_is_no_number_passes_no_bound(number: Any) -> None:
-    from launch_worker.variables import complete_values
+    from launch_worker.queues.variables import complete_values
 
     schema = {"type": "object", "properties": {"x": {"minimum": 0, "maximum": 1}}}
     with pytest.raises(InputError, match="finite"):

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import InputError
-from launch_worker.pool_config import PoolConfig
-from launch_worker.queue_config import QueueConfig
-from launch_worker.secure import secured
-from launch_worker.spec import RunSpec
+from launch_worker.model.spec import RunSpec
+from launch_worker.queues.pool import PoolConfig
+from launch_worker.queues.queue import QueueConfig
+from launch_worker.queues.secure import secured
 
 CONTAINERS = QueueConfig(
     resource="container",

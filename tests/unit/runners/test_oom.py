@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.runners.oom import Counter, own_counter
+from launch_worker.runners.process.oom import Counter, own_counter
 
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 3\nmax 5\noom 4\noom_kill {}\noom_group_kill 9\n"

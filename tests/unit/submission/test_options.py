@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch_worker.bulk import MAX_LINE_BYTES, UNSENT, Array, Item, parse_array, parse_values, read_jobs, read_options
 from launch_worker.errors import InputError
-from launch_worker.spec import RunSpec
+from launch_worker.model.spec import RunSpec
+from launch_worker.submission.options import (
+    MAX_LINE_BYTES,
+    UNSENT,
+    Array,
+    Item,
+    parse_array,
+    parse_values,
+    read_jobs,
+    read_options,
+)
 
 
 def jobs(*lines: Any, **options: Any) -> list[Item]:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import InputError
-from launch_worker.pool_config import PoolConfig
-from launch_worker.queue_config import QueueConfig
-from launch_worker.spec import RunSpec, parse_spec
-from launch_worker.submission import resolve
-from launch_worker.template import SYSTEM_MACROS
+from launch_worker.model.macros import SYSTEM_MACROS
+from launch_worker.model.spec import RunSpec, parse_spec
+from launch_worker.queues.pool import PoolConfig
+from launch_worker.queues.queue import QueueConfig
+from launch_worker.submission.resolve import resolve
 
 COMMAND = {"command": ("true",)}
 
@@ -150,5 +150,5 @@ def test_a_run_without_configurations_loads_no_heavy_library() -> None:
         "print(*sorted(sys.modules))"
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
-    heavy = {"jsonschema", "pydantic", "redis", "launch_worker.queue_config", "launch_worker.containers"}
+    heavy = {"jsonschema", "pydantic", "redis", "launch_worker.queues.queue", "launch_worker.model.container_options"}
     assert not set(loaded.stdout.split()) & heavy

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import InputError
-from launch_worker.sweep_config import (
+from launch_worker.model.macros import fill
+from launch_worker.sweeps.config import (
     COMMAND,
     SweepConfig,
     SweepConfigError,
@@ -16,7 +17,6 @@ from launch_worker.sweep_config import (
     parse_config,
     read_yaml,
 )
-from launch_worker.template import fill
 
 FINE: dict[str, Any] = {
     "method": "random",

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import LaunchError
-from launch_worker.hyperband import Hyperband, parse_hyperband
-from launch_worker.sweep_config import SweepConfig, SweepConfigError, parse_config
-from launch_worker.sweep_search import best_of, check_engines, hopeless, suggest
-from launch_worker.sweep_trial import Trial
+from launch_worker.model.sweep import Trial
+from launch_worker.sweeps.config import SweepConfig, SweepConfigError, parse_config
+from launch_worker.sweeps.hyperband import Hyperband, parse_hyperband
+from launch_worker.sweeps.search import best_of, check_engines, hopeless, suggest
 
 SAID: dict[str, Any] = {
     "method": "bayes",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch_worker.sweep_space import DISTRIBUTIONS, Dimension, Space, flat, parse_space
+from launch_worker.sweeps.space import DISTRIBUTIONS, Dimension, Space, flat, parse_space
 
 
 def space(**parameters: Any) -> Space:

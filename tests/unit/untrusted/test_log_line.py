@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 
-from launch_worker.log_line import OneLine, Seldom, one_line
+from launch_worker.untrusted.log_line import OneLine, Seldom, one_line
 
 
 def test_what_cannot_be_printed_is_escaped() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.ownership import make_ours, read_ours, why_not_ours
+from launch_worker.untrusted.ownership import make_ours, read_ours, why_not_ours
 
 #: An account that is not in use.
 STRANGER = 54321

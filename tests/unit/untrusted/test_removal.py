@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.removal import remove_tree
-from launch_worker.spool import AttemptFolder, delete_undeleted, undeleted_folder
-from tests.unit.test_ownership import STRANGER
+from launch_worker.attempt.folder import AttemptFolder, delete_undeleted, undeleted_folder
+from launch_worker.untrusted.removal import remove_tree
+from tests.unit.untrusted.test_ownership import STRANGER
 
 
 @pytest.fixture
