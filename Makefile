@@ -49,8 +49,9 @@ lint: $(INSTALLED_DEV) ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-check: lint ## lint, and check the types
+check: lint ## lint, check the types, and who imports whom
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(INSTALLED_DEV) ## mend what lint can mend by itself
 	$(BIN)/ruff check --fix .

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 from bench.measure import RedisMeter, Results
 from bench.systems import LAUNCH, Running
 from launch_worker.model.spec import MAINTENANCE_QUEUE
+from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.store import Card, Store
+from launch_worker.store.store import Store
 
 _QUEUES = 100
 #: Each consumes so many of them.
@@ -110,7 +111,7 @@ def idle_heartbeat(store: Store, owner: str, queues: tuple[str, ...]) -> None:
         "problem": "",
     }
     total = (0, 8000, memory)
-    card = Card(owner, queues, slots=8, gpus=0, cpus=8000, memory=memory, total=total, backfill_s=300)
+    card = FreeCapacity(owner, queues, slots=8, gpus=0, cpus=8000, memory=memory, total=total, backfill_s=300)
     store.heartbeat(
         [], owner=owner, worker=owner, lease_s=30, gone_s=30, description=description, queues=queues, card=card
     )

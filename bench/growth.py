@@ -17,7 +17,8 @@ from launch_worker.api.client import Api
 from launch_worker.api.overview import overview
 from launch_worker.ids import new_run_id
 from launch_worker.maintenance.passes import PASSES
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.attempt import Attempt
-from launch_worker.attempt.folder import AttemptFolder, WorkerFolder
-from launch_worker.attempt.supervise import Cancel, Job
+from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.supervise import Cancel
 from launch_worker.attempt.talk import read_words
+from launch_worker.attempt.worker_folder import WorkerFolder
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Gone, JobHandle, Lease, LeftJob, ProcessRunner
+from launch_worker.runners.job import Gone, Job, Lease
+from launch_worker.runners.process.runner import JobHandle, LeftJob, ProcessRunner
 from launch_worker.store.store import Store
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ class Worker(Protocol):
         """Supervise an adopted attempt to its end, and report that."""
 
 
-class Heir:
+class Adopter:
     """Adopts jobs for one worker. Each `adopt_…` blocks until the job has ended and was reported."""
 
     def __init__(

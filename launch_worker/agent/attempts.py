@@ -11,22 +11,25 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
-from launch_worker.agent.capacity import Inventory, parse_needs
+from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.outage import Outage
-from launch_worker.attempt.attempt import Attempt, Site
+from launch_worker.attempt.attempt import Attempt, WorkerContext
 from launch_worker.attempt.execute import execute, talk_of
-from launch_worker.attempt.folder import WorkerFolder
-from launch_worker.attempt.shipping import Growing
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Event, HandBack
-from launch_worker.attempt.talk import Preempting, Word
+from launch_worker.attempt.tail import Growing
+from launch_worker.attempt.worker_folder import WorkerFolder
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError
-from launch_worker.model.retry import NextStep, Outcome, has_retries_left, next_step, outcome_of_exit
+from launch_worker.model.job_words import Preempting, Word
+from launch_worker.model.needs import parse_needs
+from launch_worker.model.outcome import Outcome, outcome_of_exit
+from launch_worker.model.retry import NextStep, has_retries_left, next_step
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.model.states import RunState
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Lease
-from launch_worker.store.store import NOT_PLAIN, Card, NotConsumed
+from launch_worker.model.worker import FreeCapacity
+from launch_worker.runners.job import Lease
+from launch_worker.store.store import NOT_PLAIN, NotConsumed
 
 log = logging.getLogger("launch_worker.jobs")
 
@@ -55,12 +58,12 @@ Repeat = Callable[[Callable[[], Any]], Any]
 Ended = tuple[RunState, Outcome] | None
 
 
-class Jobs:
+class Attempts:
     """Executes attempts in their callers' threads, and knows which there are. Thread-safe."""
 
     def __init__(
         self,
-        site: Site,
+        site: WorkerContext,
         *,
         folder: WorkerFolder,
         outage: Outage,
@@ -68,7 +71,7 @@ class Jobs:
         takes_runs: Callable[[], bool],
         is_draining: Callable[[], bool],
         on_outcome: Callable[[Record, Outcome], None],
-        inventory: Inventory,
+        inventory: Capacity,
         queues: Callable[[], Sequence[str]],
         register: Callable[[], object],
         prefetch_s: float = 0.0,
@@ -137,12 +140,12 @@ class Jobs:
         all_run = all(attempt.job is not None and not attempt.ended for attempt in attempts)
         return all_run and len(attempts) == self.active and adopting <= taken
 
-    def card(self) -> Card | None:
+    def card(self) -> FreeCapacity | None:
         """What this worker has left; None while it takes nothing."""
         if not self._takes_runs():
             return None
         free, total = self._inventory.free(), self._inventory.total
-        return Card(
+        return FreeCapacity(
             owner=self._site.owner,
             queues=tuple(self._queues()),
             slots=max(0, self._slots - self.busy),

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.model.needs import parse_needs
 from launch_worker.model.spec import MAX_GPUS
 
 _NUMBER = re.compile(r"[0-9]{1,4}")
 _DEVICE = re.compile(r"[0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,80}")
-_NEEDS = re.compile(r"([0-9]{1,6}):([0-9]{1,12}):([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,6 @@ class Free:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a run wants of its worker; 0 is "nothing"."""
-
-    gpus: int = 0
-    millicores: int = 0
-    memory: int = 0
-
-
-@dataclass(frozen=True)
 class _Hold:
     devices: frozenset[str]
     millicores: int
@@ -62,7 +53,7 @@ class _Hold:
     is_scheduler: bool = False
 
 
-class Inventory:
+class Capacity:
     """What a worker offers, and what each of its attempts holds. Thread-safe.
 
     It counts and does not decide: an attempt that was taken over holds what it has, wherever that leads. At most
@@ -142,12 +133,6 @@ class Inventory:
             }
             for device in self.devices
         ]
-
-
-def parse_needs(text: str) -> Needs:
-    """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. A damaged text is nothing, as it is at the claim."""
-    match = _NEEDS.fullmatch(text)
-    return Needs(*map(int, match.groups())) if match else Needs()
 
 
 def parse_gpus(text: str, *, visible: str | None, found: Sequence[Device]) -> list[Device]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch_worker.agent.capacity import Device, Inventory, Use, parse_gpus
+from launch_worker.agent.capacity import Capacity, Device, Use, parse_gpus
 from launch_worker.errors import InputError
 from launch_worker.model.container_options import check_cpus
 from launch_worker.model.units import parse_size
@@ -98,14 +98,14 @@ def inventory_from_options(
     *,
     env: Mapping[str, str],
     share: int = 1,
-) -> Inventory:
+) -> Capacity:
     """What a worker offers by its `--gpus`, `--cpus` and `--memory`; None is all that there is. Raises InputError."""
     word = "auto" if gpus is None else gpus
     found = [] if word.strip() in ("none", "0") else find()
     devices = parse_gpus(word, visible=env.get("CUDA_VISIBLE_DEVICES"), found=found)
     if devices and not found:
         log.warning("gpus.on_trust %s: no driver tells which there are", ",".join(device.id for device in devices))
-    return Inventory(
+    return Capacity(
         devices,
         cpus=_cores() if cpus is None else _checked_cpus(cpus),
         memory=_all_memory() if memory is None else _checked_memory(memory),

@@ -12,9 +12,10 @@ from launch_worker.agent.probes import Vitals
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.maintenance.passes import PASSES, OnEnd, begin_passes, do_pass
 from launch_worker.maintenance.schedules import fire_due
+from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.store import Card, Pulse, Store
+from launch_worker.store.store import Pulse, Store
 from launch_worker.sweeps.drive import SweepMinder
 from launch_worker.untrusted.log_line import Seldom
 from launch_worker.untrusted.text import read_json
@@ -34,7 +35,7 @@ class Worker(Protocol):
     def obey(self, order: dict[str, Any]) -> None:
         """Do what was ordered through Redis: cancel, drain, resume."""
 
-    def card(self) -> Card | None:
+    def card(self) -> FreeCapacity | None:
         """What the worker has room for; None while it takes nothing."""
 
     def hear_of_queue(self, name: str) -> None:

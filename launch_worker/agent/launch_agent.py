@@ -19,45 +19,37 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from launch_worker.agent.adoption import Heir, engine_is_near
-from launch_worker.agent.attempts import Ended, Jobs, SentClaim
-from launch_worker.agent.capacity import parse_needs
+from launch_worker.agent.adoption import Adopter, engine_is_near
+from launch_worker.agent.attempts import Attempts, Ended, SentClaim
 from launch_worker.agent.config import AgentConfig
 from launch_worker.agent.gpus import inventory_from_options
 from launch_worker.agent.heartbeat import Liveness
 from launch_worker.agent.outage import BACKOFF_CAP_S, Outage
 from launch_worker.agent.quarantine import Quarantine
 from launch_worker.agent.recovery import Recovery, end_leftovers
-from launch_worker.agent.run_queue_items import (
-    AGENT_KILLED,
-    ByHand,
-    JobSpecAndQueue,
-    RunQueueItem,
-    RunQueueItemFileSaver,
-)
+from launch_worker.agent.run_queue_items import AGENT_KILLED, ByHand
+from launch_worker.agent.tracker import JobSpecAndQueue, RunQueueItem, RunQueueItemFileSaver
 from launch_worker.api.client import Api
-from launch_worker.attempt.attempt import Attempt, Site
-from launch_worker.attempt.folder import (
-    AttemptFolder,
-    WorkerFolder,
-    containers_mark,
-    delete_undeleted,
-    shortage_of,
-    why_not_own,
-)
+from launch_worker.attempt.attempt import Attempt, WorkerContext
+from launch_worker.attempt.folder import AttemptFolder, containers_mark
 from launch_worker.attempt.shipping import LogShipper
 from launch_worker.attempt.supervise import Cancel, Detach, Shutdown, Superseded
+from launch_worker.attempt.worker_folder import WorkerFolder, delete_undeleted, why_not_own
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.maintenance.passes import OnEnd
-from launch_worker.model.retry import Outcome
+from launch_worker.model.needs import parse_needs
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
+from launch_worker.model.worker import FreeCapacity
+from launch_worker.runners.disk import shortage_of
+from launch_worker.runners.job import Lease
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Lease, ProcessRunner, reap_orphans
+from launch_worker.runners.process.runner import ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR
 from launch_worker.store import keys
-from launch_worker.store.store import Answer, Card, Pulse
+from launch_worker.store.store import Answer, Pulse
 
 if TYPE_CHECKING:
     from launch_worker.runners.container.runner import ContainerRunner
@@ -229,7 +221,7 @@ class LaunchAgent(ByHand):
             raise LaunchError(
                 f"the worker cannot start with LAUNCH_WORK_DIR {work_dir}: {error}; set it to a folder it may write to"
             ) from None
-        self._site = Site(
+        self._site = WorkerContext(
             self._runner,
             self._containers,
             self._logs,
@@ -240,7 +232,7 @@ class LaunchAgent(ByHand):
             worker=self._worker,
             host=self._host,
         )
-        self._jobs = Jobs(
+        self._jobs = Attempts(
             self._site,
             folder=self._folder,
             outage=self.outage,
@@ -284,7 +276,7 @@ class LaunchAgent(ByHand):
 
     def _make_recovery(self) -> Recovery:
         work_dir = self._settings.work_dir
-        heir = Heir(
+        heir = Adopter(
             self,
             owner=self.owner,
             worker=self._worker,
@@ -723,7 +715,7 @@ class LaunchAgent(ByHand):
         found = None if other["pid"] == os.getpid() else tree.look_up(other["pid"])
         return found is None or found.zombie
 
-    def card(self) -> Card | None:
+    def card(self) -> FreeCapacity | None:
         """What the worker has room for; None while it takes nothing."""
         return self._jobs.card()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from launch_worker.model.retry import Outcome
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.units import format_duration
 
 WINDOW_S = 60.0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
-from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.agent.outage import Outage
 from launch_worker.agent.selection import Selection
+from launch_worker.api.client import Api
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 
 log = logging.getLogger("launch_worker.pickup")
@@ -25,7 +27,19 @@ def pause_s(failures: int, *, every_s: float = LOOK_S) -> float:
     return random.uniform(1 - JITTER, 1 + JITTER) * min(every_s * 2.0 ** min(failures, 20), BACKOFF_CAP_S)
 
 
-class Pickup:
+class Consumer(Protocol):
+    """The agent whose queues are kept, as far as that takes it."""
+
+    api: Api
+    outage: Outage
+
+    @property
+    def queues(self) -> Sequence[str]: ...
+
+    def set_queues(self, queues: Sequence[str]) -> None: ...
+
+
+class QueueWatch:
     """Keeps the agent's queues equal to what is wanted, in a thread of its own.
 
     `on_change` is called in that thread after the agent was given other queues.
@@ -33,7 +47,7 @@ class Pickup:
 
     def __init__(
         self,
-        agent: LaunchAgent,
+        agent: Consumer,
         selection: Selection,
         *,
         excluded: Collection[str] = (),

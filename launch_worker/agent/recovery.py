@@ -9,14 +9,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from launch_worker.agent.adoption import Estate, Heir
+from launch_worker.agent.adoption import Adopter, Estate
 from launch_worker.agent.outage import Outage
-from launch_worker.attempt.folder import AttemptFolder, WorkerFolder
-from launch_worker.attempt.shipping import Tail
-from launch_worker.attempt.talk import Talk, Words, outcome_told
+from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.tail import Tail
+from launch_worker.attempt.talk import Talk
+from launch_worker.attempt.worker_folder import WorkerFolder
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, UnknownRunError
 from launch_worker.maintenance.passes import OnEnd
-from launch_worker.model.retry import Outcome, next_step_of, outcome_of_exit
+from launch_worker.model.job_words import Words, outcome_told
+from launch_worker.model.outcome import Outcome, outcome_of_exit
+from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
@@ -58,7 +61,7 @@ class Recovery:
 
     def __init__(
         self,
-        heir: Heir,
+        heir: Adopter,
         *,
         work_dir: Path,
         store: Store,

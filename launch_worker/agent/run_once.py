@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.model.retry import Outcome
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 

@@ -10,20 +10,26 @@ import contextlib
 import logging
 import random
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from launch_worker.agent.attempts import Ended, Jobs
-from launch_worker.agent.capacity import Inventory
+from launch_worker.agent.attempts import Attempts
+from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.config import AgentConfig
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.selection import Selection
+from launch_worker.agent.tracker import (
+    FileSaver,
+    InternalAgentLogger,
+    JobAndRunStatusTracker,
+    JobSpecAndQueue,
+    RunQueueItem,
+    RunQueueItemFileSaver,
+    say,
+)
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Cancel, Shutdown, never_started
 from launch_worker.errors import (
@@ -34,7 +40,7 @@ from launch_worker.errors import (
     SweepOverError,
     UnknownRunError,
 )
-from launch_worker.model.retry import PHASES, Outcome
+from launch_worker.model.outcome import PHASES, Outcome
 from launch_worker.model.spec import MAX_LIMIT, check_queue_name
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
@@ -44,7 +50,6 @@ from launch_worker.queues.secure import secured
 from launch_worker.runners.errors import StartGivenUpError
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from launch_worker.untrusted.text import clean, read_json
 
 if TYPE_CHECKING:
     from launch_worker.api.client import Api
@@ -63,116 +68,14 @@ _ALWAYS_US = 9_000_000_000_000_000
 _ERROR_FILE = "error.log"
 
 
-class RunQueueItem(TypedDict):
-    """A claimed item, in the words of W&B's agent. `runQueueItemId` is the run's id."""
-
-    runQueueItemId: str
-    #: The run's spec, as the record keeps it.
-    runSpec: dict[str, Any]
-    queue: str
-    attempt: int
-
-
-class JobSpecAndQueue(NamedTuple):
-    """What `get_job_and_queue` found, and where."""
-
-    job: RunQueueItem
-    queue: str
-
-
-class FileSaver(Protocol):
-    """Keeps what belongs to a run queue item and is no output of its job."""
-
-    def save_contents(self, contents: str, fname: str, file_sub_type: str) -> list[str] | None:
-        """Keep a text; returns what `fail_run_queue_item` takes as `files`. `file_sub_type`: "error" or "warning"."""
-
-
-@dataclass(frozen=True)
-class RunQueueItemFileSaver:
-    """Keeps files on this machine's disk, in the attempt's folder, until the item's end is told."""
-
-    folder: Path
-
-    def save_contents(self, contents: str, fname: str, file_sub_type: str) -> list[str] | None:
-        """The path of the file; None when the disk did not take it, which is logged."""
-        path = self.folder / file_sub_type / fname
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(contents)
-        except OSError as error:
-            log.error("file.not_kept path=%s: %s", path, error)
-            return None
-        return [str(path)]
-
-
-@dataclass
-class JobAndRunStatusTracker:
-    """A claimed item on its way to its end."""
-
-    attempt: Attempt
-    saver: FileSaver
-    thread_id: int | None = None
-    #: Called once `thread_id` is known.
-    on_begun: Callable[[], None] = lambda: None
-    #: How it ended, or that it is another worker's.
-    result: Outcome | AttemptDetached | AttemptSuperseded | None = None
-    #: `fail_run_queue_item` was called before its job was gone.
-    failure: Outcome | None = None
-    #: What `finish_thread_id` was given for it then.
-    failed_by: Exception | None = None
-    files: list[str] = field(default_factory=list)
-    #: What was reported.
-    ended: Ended = None
-
-    @property
-    def run_queue_item_id(self) -> str:
-        return self.attempt.record.id
-
-    @property
-    def err_stage(self) -> str:
-        """The part that it is in: agent, build, start or run."""
-        return self.attempt.phase
-
-    @cached_property
-    def job(self) -> RunQueueItem:
-        record = self.attempt.record
-        spec: dict[str, Any] = {"name": record.name} | read_json(record.spec)
-        return RunQueueItem(runQueueItemId=record.id, runSpec=spec, queue=record.queue, attempt=record.attempt)
-
-
-class InternalAgentLogger:
-    """What the agent does, for those who look into it: to the log, and from verbosity 2 on to the terminal too."""
-
-    def __init__(self, verbosity: int = 0) -> None:
-        self._to_terminal = verbosity >= 2
-        self._log = logging.getLogger("launch_worker.agent.internal")
-
-    def debug(self, message: str) -> None:
-        self._say(logging.DEBUG, message)
-
-    def info(self, message: str) -> None:
-        self._say(logging.INFO, message)
-
-    def warning(self, message: str) -> None:
-        self._say(logging.WARNING, message)
-
-    def error(self, message: str) -> None:
-        self._say(logging.ERROR, message)
-
-    def _say(self, level: int, message: str) -> None:
-        self._log.log(level, "%s", message)
-        if self._to_terminal:
-            say(f"launch agent: {message}", file=sys.stderr)
-
-
 class ByHand:
     """The part of `LaunchAgent` that takes runs and sees each to its end."""
 
     api: Api
     _config: AgentConfig
     _store: Store
-    _jobs: Jobs
-    _inventory: Inventory
+    _jobs: Attempts
+    _inventory: Capacity
     outage: Outage
     _queues: list[str]
     _worker: str
@@ -567,10 +470,10 @@ class ByHand:
         if not (config.match or config.pool or config.tags):
             yield
             return
-        from launch_worker.agent.queue_watch import Pickup
+        from launch_worker.agent.queue_watch import QueueWatch
 
         selection = Selection.parse(queues=config.queues or (), match=config.match, pool=config.pool, tags=config.tags)
-        pickup = Pickup(self, selection, on_change=self._news.set)  # type: ignore[arg-type]
+        pickup = QueueWatch(self, selection, on_change=self._news.set)  # type: ignore[arg-type]
         pickup.start()
         try:
             yield
@@ -637,12 +540,6 @@ def outcome_of(error: Exception, phase: str) -> Outcome:
         phase=phase,
         message="".join(traceback.format_exception(error, limit=-8)),
     )
-
-
-def say(line: str, *, file: Any = None) -> None:
-    """To the terminal; whoever read it may be gone."""
-    with contextlib.suppress(OSError, ValueError):
-        print(clean(line), file=file or sys.stdout, flush=True)
 
 
 def _most(limit: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -18,37 +17,20 @@ from launch_worker.errors import InputError, RefusedError, UnknownRunError
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.spec import PROJECT, RunSpec
 from launch_worker.model.states import RunState
-from launch_worker.model.worker import Worker, why_unserved
-from launch_worker.settings import Settings
-from launch_worker.store.store import Store
+from launch_worker.model.worker import Worker
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder
-from launch_worker.submission.submitter import Submitter, me
+from launch_worker.submission.submitter import me
 from launch_worker.untrusted.text import read_json
 
 __all__ = ["Api", "Run", "Runs", "current_folder", "me", "submit", "submit_many"]
-
-#: For so long it is not asked again why the runs of a queue wait.
-_WHY_S = 1.0
 
 # Who looks at runs asked for no log lines; a worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
 
 
-class Api(Submitter, QueueApi, SweepApi):
+class Api(QueueApi, SweepApi):
     """A connection to one launch system. `url` wins over LAUNCH_REDIS_URL."""
-
-    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
-        super().__init__(url, settings=settings)
-        #: By queue: when it was found out why its runs wait, and why.
-        self._why_waiting: dict[str, tuple[float, str]] = {}
-
-    @property
-    def store(self) -> Store:
-        """Connected to at its first call."""
-        if not isinstance(self._store, Store):
-            self._store = Store(self.settings.redis_url, settle_s=self.settings.settle_s)
-        return self._store
 
     def submit(
         self,
@@ -132,26 +114,6 @@ class Api(Submitter, QueueApi, SweepApi):
         if not killed and not asked:
             raise RefusedError(f"all runs of array {array} have ended; nothing was changed")
         return killed, asked
-
-    def why_waiting(self, queue: str) -> str:
-        """Why a run of a queue, which is ready and breaks no limit, has not been taken; '' where that is a moment's.
-
-        What was found is told again for a second: lists ask for each of their runs.
-        """
-        known = self._why_waiting.get(queue)
-        if known is None or time.monotonic() - known[0] > _WHY_S:
-            known = self._why_waiting[queue] = (time.monotonic(), self._look_why_waiting(queue))
-        return known[1]
-
-    def _look_why_waiting(self, queue: str) -> str:
-        workers, free = self.store.slots_of(queue)
-        if not workers:
-            return why_unserved(self.store.workers(), queue).partition("; ")[0]
-        if free is None or free > 0:
-            return ""
-        if workers == 1:
-            return f"all slots of the worker of queue {queue} are taken"
-        return f"all slots of the {workers} workers of queue {queue} are taken"
 
     def workers(self) -> list[Worker]:
         """The live workers, as they last spoke."""

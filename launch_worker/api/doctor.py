@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from launch_worker.agent.capacity import parse_needs
 from launch_worker.api.client import Api
 from launch_worker.api.overview import overview
 from launch_worker.attempt.folder import undeleted_folder
 from launch_worker.errors import LaunchError
+from launch_worker.model.needs import parse_needs
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 from launch_worker.model.worker import why_unserved

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
+from launch_worker.api.connection import Connection
 from launch_worker.errors import InputError, RefusedError
 from launch_worker.model.spec import MAX_LIMIT, check_queue_name
 from launch_worker.untrusted.text import read_json
@@ -14,7 +15,6 @@ from launch_worker.untrusted.text import read_json
 if TYPE_CHECKING:
     from launch_worker.queues.pool import PoolConfig
     from launch_worker.queues.queue import QueueConfig
-    from launch_worker.store.store import Store
 
 #: Where a queue stands in its pool that was given no rank.
 USUAL_RANK = 1000
@@ -106,16 +106,12 @@ class Pool:
         }
 
 
-class QueueApi:
+class QueueApi(Connection):
     """The part of `Api` that is about queues and pools.
 
     A setting that is not given stays as it is, and None takes it away; those of `container` and `defaults` change one
     by one, None taking one away. Everything raises InputError before anything is written, and BrokerUnavailableError.
     """
-
-    @property
-    def store(self) -> Store:
-        raise NotImplementedError
 
     # -- queues --------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from launch_worker.api.connection import Connection
 from launch_worker.api.filters import Filter, Order
 from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.log_pieces import Joiner, Log
-from launch_worker.model.retry import Outcome, next_step_of, shell_exit_code
+from launch_worker.model.outcome import Outcome, shell_exit_code
+from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
@@ -22,7 +24,6 @@ from launch_worker.store.lists import SavedFile, saved_files
 from launch_worker.submission.submitter import me
 
 if TYPE_CHECKING:
-    from launch_worker.api.client import Api
     from launch_worker.store.store import Store
 
 #: Longest block on Redis in one call; a wait is a loop of these.
@@ -43,7 +44,7 @@ class Run:
 
     def __init__(
         self,
-        api: Api,
+        api: Connection,
         run_id: str,
         *,
         record: Record | None = None,
@@ -367,7 +368,7 @@ class Run:
 class RunFile:
     """A file that is kept with a run: what a failed start left (`LaunchAgent.fail_run_queue_item`), or a tool saved."""
 
-    def __init__(self, api: Api, run_id: str, file: SavedFile) -> None:
+    def __init__(self, api: Connection, run_id: str, file: SavedFile) -> None:
         self._api = api
         self._run_id = run_id
         self.name = file.name
@@ -415,7 +416,7 @@ class Runs(Sequence[Run]):
     index; for every other order all that fit are looked at first. A negative index and an open slice read all.
     """
 
-    def __init__(self, api: Api, wanted: Filter, order: Order, *, per_page: int) -> None:
+    def __init__(self, api: Connection, wanted: Filter, order: Order, *, per_page: int) -> None:
         self._api = api
         self._filter = wanted
         self._order = order

@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch_worker.api.connection import Connection
 from launch_worker.api.runs import Run
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError, UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.spec import KEY, MAX_LIMIT
 from launch_worker.model.states import RunState
-from launch_worker.model.sweep import Trial
+from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.model.units import isoformat
-from launch_worker.store.store import Store
-from launch_worker.store.sweeps import SweepRecord, unknown_sweep
+from launch_worker.store.sweeps import unknown_sweep
 from launch_worker.submission.options import read_options
 from launch_worker.submission.resolve import current_folder
 from launch_worker.submission.submitter import me
@@ -29,7 +29,6 @@ from launch_worker.sweeps.drive import advance, spec_of
 from launch_worker.untrusted.text import read_map
 
 if TYPE_CHECKING:
-    from launch_worker.api.client import Api
     from launch_worker.model.spec import RunSpec
     from launch_worker.sweeps.config import SweepConfig
 
@@ -49,7 +48,7 @@ _STEERED = {"stop": "stopped", "cancel": "cancelled", "pause": "paused", "resume
 class Sweep:
     """One sweep. `record` is as it was when last read; `state`, `best_run` and the like read it anew."""
 
-    def __init__(self, api: Api, sweep_id: str, *, record: SweepRecord | None = None) -> None:
+    def __init__(self, api: Connection, sweep_id: str, *, record: SweepRecord | None = None) -> None:
         self.id = sweep_id
         self._api = api
         self._record = record
@@ -245,12 +244,8 @@ class Sweep:
         return Run(self._api, run_id, record=record)
 
 
-class SweepApi:
+class SweepApi(Connection):
     """A part of `Api`. Everything raises InputError before anything is written, and BrokerUnavailableError."""
-
-    @property
-    def store(self) -> Store:
-        raise NotImplementedError
 
     def create_sweep(
         self,

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.attempt.folder import AttemptFolder
-from launch_worker.attempt.shipping import LogShipper, Tail
-from launch_worker.attempt.supervise import Cancel, Job
+from launch_worker.attempt.shipping import LogShipper
+from launch_worker.attempt.supervise import Cancel
+from launch_worker.attempt.tail import Tail
 from launch_worker.attempt.talk import Talk
+from launch_worker.clock import boot_time_s
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.runners.errors import StartGivenUpError
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Lease, ProcessRunner
+from launch_worker.runners.job import Job, Lease
+from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 
@@ -28,7 +30,7 @@ Enter = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class Site:
+class WorkerContext:
     """What the worker lends to every attempt."""
 
     runner: ProcessRunner

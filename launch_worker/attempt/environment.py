@@ -8,9 +8,7 @@ from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.units import isoformat
-
-#: The folder in which job and worker talk, beside the job's configuration.
-TALK = "talk"
+from launch_worker.runners.talk_folder import TALK
 
 #: What programs need of the machine they run on. Nothing else of the worker's environment reaches a job, so that
 #: neither the broker's password nor other secrets do; `--env-from` asks for more by name.

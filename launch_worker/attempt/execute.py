@@ -8,21 +8,22 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
-from launch_worker.attempt.attempt import Attempt, Enter, Site
-from launch_worker.attempt.environment import TALK
+from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.prepare import fetch, prepare
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S, LogShipper
-from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Job, Limits, never_started, supervise
-from launch_worker.attempt.talk import Talk, Word
+from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Limits, never_started, supervise
+from launch_worker.attempt.talk import Talk
+from launch_worker.clock import boot_time_s
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError, InputError
-from launch_worker.model.retry import Outcome
+from launch_worker.model.job_words import Word
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from launch_worker.runners.errors import EngineAwayError, LeaseLostError, StartError, StartGivenUpError
+from launch_worker.runners.job import Gone, Job
 from launch_worker.runners.output import make_room
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Gone
+from launch_worker.runners.talk_folder import TALK
 
 log = logging.getLogger("launch_worker.execute")
 
@@ -30,7 +31,7 @@ log = logging.getLogger("launch_worker.execute")
 def execute(
     attempt: Attempt,
     *,
-    site: Site,
+    site: WorkerContext,
     on_started: Callable[[int], None],
     enter: Enter = lambda *_: None,
     on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,

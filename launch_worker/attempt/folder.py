@@ -15,38 +15,29 @@ What a worker could not deliver before it ended, the next one on the machine doe
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import logging
 import math
 import os
 import re
-import socket
 import time
-from collections.abc import Iterator
 from functools import cached_property
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch_worker.attempt.environment import TALK
 from launch_worker.attempt.folder_reuse import CONFIG, OUTPUT, Spare, Spares
-from launch_worker.errors import InputError
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.clock import boot_time_s
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.runners.process.exits import Exit, read_exits
-from launch_worker.runners.process.guard import SOCKET, boot_time_s
-from launch_worker.settings import Settings
-from launch_worker.untrusted.ownership import make_ours
+from launch_worker.runners.talk_folder import TALK
 from launch_worker.untrusted.removal import remove_tree
 from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.spool")
 
-#: Of the disk, unless the settings say it: what the files of some runs need to begin.
-_MIN_FREE_BYTES = 64 << 20
 _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
@@ -309,138 +300,6 @@ def _write(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-class WorkerFolder:
-    """One worker's folder. Whoever holds its lock may use and delete it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: TextIOWrapper | None = None
-
-    @classmethod
-    def create(cls, work_dir: Path, owner: str, *, worker: str = "") -> WorkerFolder:
-        """A new locked folder, for the worker with this node name. Raises OSError."""
-        # Under another name until it is locked, or a neighbour would take it for abandoned.
-        hidden = cls(work_dir / "workers" / f".{owner}")
-        hidden.path.mkdir(parents=True, mode=0o700)
-        if not hidden.take():
-            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        (hidden.path / "host").write_text(_this_host())
-        (hidden.path / "worker").write_text(worker)
-        hidden.path = hidden.path.rename(work_dir / "workers" / owner)
-        return hidden
-
-    @classmethod
-    def abandoned(cls, work_dir: Path) -> Iterator[WorkerFolder]:
-        """Folders of workers that died, guard and all; each is locked for the caller."""
-        root = work_dir / "workers"
-        for path in sorted(root.iterdir()) if root.is_dir() else ():
-            folder = cls(path)
-            if not path.name.startswith(".") and path.is_dir() and folder.is_of_this_host() and folder.take():
-                yield folder
-
-    @classmethod
-    def of_worker(cls, work_dir: Path, worker: str) -> Iterator[WorkerFolder]:
-        """Folders of workers that had this node name, whose guard may still hold them; not locked."""
-        root = work_dir / "workers"
-        for path in sorted(root.iterdir()) if root.is_dir() else ():
-            folder = cls(path)
-            if (path / SOCKET).exists() and folder.worker == worker and folder.is_of_this_host():
-                yield folder
-
-    @classmethod
-    def has_attempt(cls, work_dir: Path, name: str) -> bool:
-        """Whether any worker's folder has the attempt; one that is taken over may change its folder."""
-        return any((path / "runs" / name).exists() for path in (work_dir / "workers").iterdir())
-
-    @property
-    def owner(self) -> str:
-        return self.path.name
-
-    @property
-    def worker(self) -> str:
-        try:
-            return (self.path / "worker").read_text()
-        except OSError:
-            return ""
-
-    def hold(self, lock_fd: int) -> None:
-        """Keep the lock by a descriptor that its guard gave."""
-        self._lock = os.fdopen(lock_fd, "a")
-
-    def is_of_this_host(self) -> bool:
-        """Not where a network folder shows another host's workers: their jobs cannot be seen, and may well live."""
-        try:
-            theirs = (self.path / "host").read_text().split()
-        except OSError:
-            return True
-        # A container that was made anew has another name on the same boot; a machine that was restarted the opposite.
-        return bool(set(theirs) & set(_this_host().split()))
-
-    @property
-    def lock_path(self) -> Path:
-        return self.path / "lock"
-
-    @property
-    def lock_fd(self) -> int:
-        assert self._lock is not None
-        return self._lock.fileno()
-
-    def take(self) -> bool:
-        """Lock the folder; False when another process holds it."""
-        try:
-            lock = self.lock_path.open("a")
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            return False
-        self._lock = lock
-        return True
-
-    def attempts(self) -> list[AttemptFolder]:
-        runs = self.path / "runs"
-        paths = sorted(runs.iterdir()) if runs.is_dir() else []
-        return [AttemptFolder(path) for path in paths if _is_attempt(path.name)]
-
-    def attempt(self, record: Record) -> AttemptFolder:
-        """The folder for a claimed attempt; not made yet. Raises InputError for a record that names no attempt."""
-        name = f"{record.id}.{record.attempt}.{record.token}"
-        if not _is_attempt(name):
-            raise InputError(f"the record of this run is damaged: {name[:60]!r} cannot be the name of an attempt")
-        return AttemptFolder(f"{self.path}/runs/{name}", self._spares)
-
-    @cached_property
-    def _spares(self) -> Spares:
-        return Spares(f"{self.path}/spare")
-
-    def release(self) -> None:
-        """Delete the folder if nothing in it waits to be delivered, and let go of it."""
-        if not self.attempts():
-            remove_tree(str(self.path))
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-
-def why_not_own(work_dir: Path) -> str:
-    """'' when the folders that workers share are there, and nobody else can put anything into them. Raises OSError."""
-    return next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code"))), "")
-
-
-def undeleted_folder(work_dir: Path) -> Path:
-    """Where what is left of attempts is that could not be deleted."""
-    return work_dir / "undeleted"
-
-
-def delete_undeleted(work_dir: Path) -> list[Path]:
-    """Try again to delete what could not be; what stays."""
-    folder = undeleted_folder(work_dir)
-    left = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in left if remove_tree(str(path)) is not None]
-
-
 def containers_mark(work_dir: Path) -> Path:
     """Is there once a worker of this machine has made a container."""
     return work_dir / "containers"
@@ -453,10 +312,6 @@ def _boot_id() -> str:
         return ""
 
 
-def _this_host() -> str:
-    return f"{socket.gethostname()}\n{_boot_id()}\n"
-
-
 def _ago_s(ended: Any) -> float | None:
     """How long ago a kept time is."""
     try:
@@ -467,23 +322,11 @@ def _ago_s(ended: Any) -> float | None:
         return None
 
 
-def _is_attempt(name: str) -> bool:
+def is_attempt(name: str) -> bool:
     """Whether it is RUN.ATTEMPT.TOKEN: a plain name, which cannot lead out of the folder that it is in."""
     return _ATTEMPT.fullmatch(name) is not None
 
 
-def shortage_of(settings: Settings) -> str:
-    """What is said of the worker's disk while it has less room than a run needs; '' when it has enough."""
-    try:
-        disk = os.statvfs(settings.work_dir)
-    except OSError:
-        return ""  # what is wrong with it, the next start tells
-    free, least = disk.f_bavail * disk.f_frsize, settings.min_free_bytes
-    if least is None:
-        least = min(_MIN_FREE_BYTES, disk.f_blocks * disk.f_frsize // 20)
-    if free >= least:
-        return ""
-    return (
-        f"LAUNCH_WORK_DIR {settings.work_dir} has {free >> 20:,} MiB free, and less than {least >> 20:,} MiB "
-        "(LAUNCH_MIN_FREE_BYTES) is too little; make room there"
-    )
+def undeleted_folder(work_dir: Path) -> Path:
+    """Where what is left of attempts is that could not be deleted."""
+    return work_dir / "undeleted"

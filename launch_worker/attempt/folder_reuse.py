@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from launch_worker.attempt.environment import TALK
+from launch_worker.runners.talk_folder import TALK
 
 #: What each attempt of a process has in its folder, beside TALK.
 OUTPUT = "output"

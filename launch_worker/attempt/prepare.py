@@ -11,24 +11,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from launch_worker.attempt.attempt import Attempt, Enter, Site
+from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.environment import container_environment, job_environment
 from launch_worker.attempt.folder_reuse import CONFIG
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
-from launch_worker.attempt.supervise import Job
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan
-from launch_worker.model.macros import fill_spec, macros_of, spec_has_macros
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
+from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
 from launch_worker.queues.queue import QueueConfig
+from launch_worker.runners.job import Job
 
 #: Starts the job with the code that was fetched for it, None for a run that brings none.
 Start = Callable[[Path | None], Job]
 
 
-def prepare(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Start:
+def prepare(attempt: Attempt, site: WorkerContext, patience: Patience, enter: Enter) -> Start:
     """Check what the run asks for, fill its macros and make its folder; returns what starts it.
 
     Raises InputError, OSError.
@@ -71,7 +71,7 @@ def _fill(attempt: Attempt, config: QueueConfig, values: dict[str, Any]) -> Cont
     return config.container_plan(attempt.spec, macros)
 
 
-def fetch(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Path | None:
+def fetch(attempt: Attempt, site: WorkerContext, patience: Patience, enter: Enter) -> Path | None:
     """The folder with the run's code; None for a run that brings none. The record has its commit from then on.
 
     Raises CodeError, StartGivenUpError, OSError.
@@ -87,7 +87,7 @@ def fetch(attempt: Attempt, site: Site, patience: Patience, enter: Enter) -> Pat
     return code
 
 
-def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
+def _process(attempt: Attempt, site: WorkerContext, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
     config_path = attempt.folder.write_config(_config(record, spec))
     if spec.sweep:
@@ -114,7 +114,7 @@ def _process(attempt: Attempt, site: Site, patience: Patience) -> Start:
     )
 
 
-def _container(attempt: Attempt, site: Site, plan: ContainerPlan, patience: Patience, enter: Enter) -> Start:
+def _container(attempt: Attempt, site: WorkerContext, plan: ContainerPlan, patience: Patience, enter: Enter) -> Start:
     # First: it imports the engine's SDK, which several threads at once would find half made.
     site.containers()
     from launch_worker.runners.container.config import Files, Labels

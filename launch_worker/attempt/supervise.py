@@ -7,59 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-from launch_worker.attempt.talk import Finish, HeedsStop, Preempting, Word, Words, outcome_told
-from launch_worker.model.retry import Outcome, outcome_of_exit, signal_name
+from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_told
+from launch_worker.model.outcome import Outcome, outcome_of_exit, signal_name
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
-from launch_worker.runners.process.runner import Exited, Gone
-
-
-class Handle(Protocol):
-    """What supervision needs of a started job."""
-
-    events: queue.SimpleQueue[Any]
-
-    def stop(self, *, grace_s: float) -> None:
-        """Ask for the end of the whole job; may be repeated with a shorter grace."""
-
-
-class Job(Handle, Protocol):
-    """A started job as its runner gives it: a process or a container."""
-
-    #: How its main process ended; None before.
-    exited: Exited | None
-
-    @property
-    def pid(self) -> int:
-        """Of its main process; 0 while that is not known to run."""
-
-    @property
-    def trouble(self) -> str:
-        """Why nobody can know now how it is, nor end it; '' while all is well."""
-
-    def report_to(self, enter: Callable[[str, str], None], on_started: Callable[[int], None]) -> None:
-        """`on_started` gets its pid when it is known to run, `enter` a word and a sentence when something is wrong."""
-
-    @property
-    def bounds_output(self) -> bool:
-        """Whether somebody sees to it that its output's file does not grow without end."""
-
-    def catch_up(self) -> None:
-        """Wait a moment until what it has printed by now is in its file."""
-
-    def announce(self, reason: str) -> None:
-        """Show the job that it shall stop; returns at once, and never raises."""
-
-    def explain(self, outcome: Outcome) -> Outcome:
-        """Add to the outcome what the kernel or the engine knows of it."""
-
-    def leave(self) -> None:
-        """Another worker will supervise it."""
-
-    def dispose(self) -> None:
-        """Remove what is left of an ended job, after its end was kept."""
+from launch_worker.runners.job import Exited, Gone, Handle
 
 
 @dataclass(frozen=True)

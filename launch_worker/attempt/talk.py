@@ -17,13 +17,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from launch_worker.current import STOP, TO_WORKER
-from launch_worker.model.retry import Outcome, outcome_of_exit, signal_name
-from launch_worker.model.states import RunState
+from launch_worker.current import TO_WORKER
+from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words
 from launch_worker.runners.output import OutputFile
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES
@@ -48,64 +47,6 @@ _LAST_BYTES = 64 << 10
 _LAST_LINES = 20
 
 
-@dataclass(frozen=True)
-class Finish:
-    """The job says that it is done, with this exit code, whatever becomes of its process."""
-
-    exit_code: int
-
-
-@dataclass(frozen=True)
-class Preempting:
-    """The job says that its machine is being taken away: however it ends, it shall run again."""
-
-
-@dataclass(frozen=True)
-class HeedsStop:
-    """The job looks whether it shall stop: it is given time to end by itself before it is signalled."""
-
-
-Word: TypeAlias = Finish | Preempting | HeedsStop
-
-
-@dataclass(frozen=True)
-class Words:
-    """All that a job has said of its own end."""
-
-    finish: int | None = None
-    preempting: bool = False
-    heeds_stop: bool = False
-
-    def with_word(self, word: Word) -> Words:
-        """The first `finish` stays."""
-        if isinstance(word, Finish):
-            return self if self.finish is not None else replace(self, finish=word.exit_code)
-        return replace(self, preempting=True) if isinstance(word, Preempting) else replace(self, heeds_stop=True)
-
-    def each(self) -> list[Word]:
-        words: list[Word] = []
-        if self.heeds_stop:
-            words.append(HeedsStop())
-        if self.preempting:
-            words.append(Preempting())
-        if self.finish is not None:
-            words.append(Finish(self.finish))
-        return words
-
-
-def outcome_told(ended: Outcome, words: Words, *, status: int | None, preempt_exit_code: int) -> Outcome:
-    """The outcome of an attempt whose job has said this of its end, and then ended so, with this exit status."""
-    if words.finish is not None:
-        late = "unknown" if status is None else str(status) if status >= 0 else signal_name(-status)
-        return replace(outcome_of_exit(words.finish, preempt_exit_code=preempt_exit_code), late_exit=late)
-    is_cancelled = ended.state is RunState.KILLED and not ended.by_shutdown
-    if not words.preempting or ended.preempted or is_cancelled:
-        return ended
-    state = RunState.FAILED if ended.state is RunState.FINISHED else ended.state
-    reason = f"preempted ({ended.reason or f'exit code {ended.exit_code}'})"
-    return replace(ended, state=state, reason=reason, preempted=True, phase=ended.phase or "run")
-
-
 def read_words(folder: Path) -> Words:
     """Those that a worker kept beside the file; it may have died before it had read the last ones."""
     try:
@@ -113,16 +54,6 @@ def read_words(folder: Path) -> Words:
         return Words(kept["finish"], bool(kept["preempting"]), bool(kept["heeds_stop"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Words()
-
-
-def announce_stop(folder: Path, reason: str) -> None:
-    """Show a job that it shall stop. Never raises: it is signalled anyway."""
-    try:
-        partial = folder / "stop.partial"
-        partial.write_text(f"{reason}\n")
-        partial.rename(folder / STOP)
-    except OSError as error:
-        log.warning("stop.not_shown folder=%s: %s", folder, error)
 
 
 @dataclass

@@ -21,8 +21,8 @@ import kombu.utils.json
 from celery import Celery
 from celery.signals import beat_init, celeryd_init, worker_ready
 
+from launch_worker import terminal
 from launch_worker.celery import defaults
-from launch_worker.cli import output
 from launch_worker.errors import SettingsError
 from launch_worker.maintenance.passes import PASSES
 from launch_worker.model.spec import MAINTENANCE_QUEUE
@@ -164,7 +164,7 @@ def _started(**_: object) -> None:
 def _say_settings(**_: object) -> None:
     """A worker says it with its welcome."""
     if settings_file:
-        output.say(f"Celery settings of {settings_file}")
+        terminal.say(f"Celery settings of {settings_file}")
 
 
 for _signal in (celeryd_init, beat_init):

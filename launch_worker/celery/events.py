@@ -18,7 +18,8 @@ from typing import Any
 from celery.worker.state import SOFTWARE_INFO
 
 from launch_worker.celery.application import app
-from launch_worker.model.retry import Outcome, next_step_of
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from launch_worker.cli import output
+from launch_worker import terminal
 from launch_worker.cli.errors import INTERRUPTED
 from launch_worker.cli.following import follow_to_the_end
 
@@ -76,11 +76,11 @@ def _run(command: tuple[str, ...], redis_url: str, *, queue: str, as_json: bool)
     code = follow_to_the_end(run, logs=not as_json, quiet=as_json)
     run.refresh()
     if as_json:
-        output.echo_json(run.as_json(history=True))
+        terminal.echo_json(run.as_json(history=True))
     else:
         rows = [(step.state.value, step.attempt or "", step.worker, step.reason) for step in run.transitions]
         sys.stdout.flush()
-        output.table(("STATE", "ATTEMPT", "WORKER", "REASON"), rows)
+        terminal.table(("STATE", "ATTEMPT", "WORKER", "REASON"), rows)
     return code
 
 
@@ -122,7 +122,7 @@ class _Interrupts:
 
 def _say(sentence: str) -> None:
     for line in sentence.split("\n"):
-        output.say(line, err=True)
+        terminal.say(line, err=True)
 
 
 def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, as_json: bool) -> None:
@@ -130,25 +130,25 @@ def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, as_json:
     if as_json:
         kept = None if folder.is_temporary else str(folder.path)
         shown = {"redis_url": redis_url, "web_port": web_port or None, "queues": queues.split(","), "data": kept}
-        output.echo_json(shown)
+        terminal.echo_json(shown)
         return
-    output.say("launch_worker is up. In another shell:")
-    output.say()
+    terminal.say("launch_worker is up. In another shell:")
+    terminal.say()
     if folder.is_temporary:
-        output.say(f"  export LAUNCH_REDIS_URL={redis_url}")
+        terminal.say(f"  export LAUNCH_REDIS_URL={redis_url}")
     elif os.environ.get("LAUNCH_REDIS_URL"):
-        output.say("  unset LAUNCH_REDIS_URL    # as long as it is set, commands use what it names, and not this")
-    output.say("  launch-submit --follow -- python3 -c 'print(\"hello\")'")
-    output.say()
-    output.say(f"queues    {queues}")
+        terminal.say("  unset LAUNCH_REDIS_URL    # as long as it is set, commands use what it names, and not this")
+    terminal.say("  launch-submit --follow -- python3 -c 'print(\"hello\")'")
+    terminal.say()
+    terminal.say(f"queues    {queues}")
     if web_port:
-        output.say(f"web page  http://127.0.0.1:{web_port}")
+        terminal.say(f"web page  http://127.0.0.1:{web_port}")
     if folder.is_temporary:
-        output.say("data      is deleted at the end")
+        terminal.say("data      is deleted at the end")
     else:
-        output.say(f"data      {folder.path}, with {_known(facts['counts'])}")
-    output.say()
-    output.say("Ctrl-C stops it all.")
+        terminal.say(f"data      {folder.path}, with {_known(facts['counts'])}")
+    terminal.say()
+    terminal.say("Ctrl-C stops it all.")
 
 
 def _known(counts: dict[str, int]) -> str:

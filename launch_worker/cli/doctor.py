@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.doctor import check
-from launch_worker.cli import output
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("ERROR", "red")}
 
@@ -20,8 +20,8 @@ def doctor_command(url: str | None, as_json: bool) -> int:
     for finding in check(Api(url)):
         worst = max(worst, int(finding.level == "error"))
         if as_json:
-            output.echo_json(finding.as_json())
+            terminal.echo_json(finding.as_json())
         else:
             word, colour = _MARKS[finding.level]
-            output.say(output.styled(f"{word:<8}", colour=colour), " ", finding.text)
+            terminal.say(terminal.styled(f"{word:<8}", colour=colour), " ", finding.text)
     return worst

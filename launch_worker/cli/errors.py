@@ -9,7 +9,7 @@ from io import TextIOWrapper
 
 import click
 
-from launch_worker.cli import output
+from launch_worker import terminal
 from launch_worker.errors import LaunchError
 from launch_worker.untrusted.text import clean
 
@@ -31,10 +31,10 @@ def run_command(command: click.Command, *, program: str) -> None:
         code = 2
     except LaunchError as error:
         first, *more = str(error).split("\n")
-        output.say(f"{program}: {first}", err=True)
+        terminal.say(f"{program}: {first}", err=True)
         for line in more:
             # Indented: what others wrote looks like no line of ours.
-            output.say("  ", line.removeprefix("  "), err=True)
+            terminal.say("  ", line.removeprefix("  "), err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
@@ -43,7 +43,7 @@ def run_command(command: click.Command, *, program: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        output.say(f"{program}: {error.strerror or error}", err=True)
+        terminal.say(f"{program}: {error.strerror or error}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
@@ -56,7 +56,7 @@ def each(run_ids: tuple[str, ...], act: Callable[[str], None], *, program: str =
         try:
             act(run_id)
         except LaunchError as error:
-            output.say(f"{program}: {error}", err=True)
+            terminal.say(f"{program}: {error}", err=True)
             worst = max(worst, error.exit_code)
             if error.exit_code == 69:
                 break

@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from launch_worker import terminal
 from launch_worker.api.client import Run
-from launch_worker.cli import output
 from launch_worker.cli.errors import INTERRUPTED
 from launch_worker.errors import LaunchError, RefusedError
 from launch_worker.model.log_pieces import Log
@@ -44,14 +44,14 @@ def follow(run: Run, *, logs: bool, quiet: bool) -> int:
     except KeyboardInterrupt:
         pass
     try:
-        output.say(err=True)
-        output.say(f"detached; run {run.id} goes on. Ctrl-C again within 2 s cancels it.", err=True)
+        terminal.say(err=True)
+        terminal.say(f"detached; run {run.id} goes on. Ctrl-C again within 2 s cancels it.", err=True)
         time.sleep(_SECOND_CTRL_C_S)
-        output.say(f"come back with: launch-worker logs -f {run.id}", err=True)
+        terminal.say(f"come back with: launch-worker logs -f {run.id}", err=True)
         return INTERRUPTED
     except KeyboardInterrupt:
         interrupts.count = 2
-    output.say(f"cancelling run {run.id}", err=True)
+    terminal.say(f"cancelling run {run.id}", err=True)
     if not run.state.is_final:
         run.cancel()
     return _follow(run, logs=False, quiet=quiet)
@@ -65,8 +65,8 @@ def follow_to_the_end(run: Run, *, logs: bool, quiet: bool) -> int:
     count = 0
 
     def cancel(words: str, grace_s: float | None) -> None:
-        output.say(err=True)
-        output.say(words, err=True)
+        terminal.say(err=True)
+        terminal.say(words, err=True)
         with contextlib.suppress(LaunchError):
             run.cancel(grace_s=grace_s)
 
@@ -92,19 +92,19 @@ def wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
     interrupts = _Interrupts()
     try:
         if not quiet:
-            output.say(f"waiting for {len(runs)} runs", err=True)
+            terminal.say(f"waiting for {len(runs)} runs", err=True)
         return _wait_for_all(runs, quiet=quiet)
     except KeyboardInterrupt:
         pass
     try:
-        output.say(err=True)
-        output.say(f"detached; the {len(runs)} runs go on. Ctrl-C again within 2 s cancels them.", err=True)
+        terminal.say(err=True)
+        terminal.say(f"detached; the {len(runs)} runs go on. Ctrl-C again within 2 s cancels them.", err=True)
         time.sleep(_SECOND_CTRL_C_S)
-        output.say("come back with: launch-worker wait RUN…", err=True)
+        terminal.say("come back with: launch-worker wait RUN…", err=True)
         return INTERRUPTED
     except KeyboardInterrupt:
         interrupts.count = 2
-    output.say(f"cancelling {len(runs)} runs", err=True)
+    terminal.say(f"cancelling {len(runs)} runs", err=True)
     for run in runs:
         # One that ended meanwhile has nothing to be cancelled.
         with contextlib.suppress(RefusedError):
@@ -125,7 +125,7 @@ def _wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
 
 def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
     last: RunState | None = None
-    with output.JobOutput() as shown:
+    with terminal.JobOutput() as shown:
         missing = _Missing(quiet=quiet)
         for state, data in run.follow(logs=logs, on_missing=missing.note):
             shown.write(data)
@@ -143,7 +143,7 @@ def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
     return code
 
 
-def show_output(run: Run, shown: output.JobOutput, *, attempt: int | None, after: Log | None = None) -> None:
+def show_output(run: Run, shown: terminal.JobOutput, *, attempt: int | None, after: Log | None = None) -> None:
     """Print what a run prints, until it has ended."""
     missing = _Missing(quiet=False)
     for _, data in run.follow(attempt=attempt, after=after, on_missing=missing.note):
@@ -154,7 +154,7 @@ def show_output(run: Run, shown: output.JobOutput, *, attempt: int | None, after
 def say_missing(count: int) -> None:
     """Say how much of an output there is no more."""
     if count:
-        output.say(
+        terminal.say(
             f"{count} bytes of the output are missing here: only the newest of an attempt is kept (LAUNCH_LOG_BYTES)",
             err=True,
         )
@@ -181,4 +181,4 @@ class _Missing:
 
 
 def _say_state(run: Run, state: RunState, *more: str) -> None:
-    output.say("run ", run.id, " ", output.state(state.value), *more, err=True)
+    terminal.say("run ", run.id, " ", terminal.state(state.value), *more, err=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from launch_worker import terminal
 from launch_worker.agent.probes import Verdict, patience_s
-from launch_worker.cli import output
 from launch_worker.errors import BrokerUnavailableError, InputError
 from launch_worker.settings import Settings
 from launch_worker.untrusted.text import read_json
@@ -37,9 +37,9 @@ def health_command(url: str | None, /, probe: str | None, as_json: bool) -> int:
     else:
         verdict = _look_up(settings, ready=probe == "ready")
     if as_json:
-        output.echo_json({"ok": verdict.ok, "reason": verdict.reason})
+        terminal.echo_json({"ok": verdict.ok, "reason": verdict.reason})
     else:
-        output.say(verdict.reason, err=not verdict.ok)
+        terminal.say(verdict.reason, err=not verdict.ok)
     return int(not verdict.ok)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.queues import Pool
-from launch_worker.cli import output
 from launch_worker.cli.queues import DEFAULT, DESCRIPTION, LIMIT, common_settings, setting, show_settings, with_options
 from launch_worker.errors import InputError
 from launch_worker.queues.defaults import as_options
@@ -35,10 +35,10 @@ def list_command(url: str | None, as_json: bool) -> None:
     pools = Api(url).pools()
     if as_json:
         for pool in pools:
-            output.echo_json(pool.as_json())
+            terminal.echo_json(pool.as_json())
         return
     if not pools:
-        output.say("no pools", err=True)
+        terminal.say("no pools", err=True)
         return
     rows = [
         (
@@ -52,7 +52,7 @@ def list_command(url: str | None, as_json: bool) -> None:
         )
         for pool in pools
     ]
-    output.table(("POOL", "WAITING", "RUNNING", "LIMIT", "PAUSED", "QUEUES", "DESCRIPTION"), rows)
+    terminal.table(("POOL", "WAITING", "RUNNING", "LIMIT", "PAUSED", "QUEUES", "DESCRIPTION"), rows)
 
 
 @pools_command.command("show", epilog="Example: launch-worker pools show lab --json")
@@ -63,7 +63,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
     """Show a pool, its settings, and its queues in the order in which they are served."""
     shown = Api(url).pool(name).as_json()
     if as_json:
-        output.echo_json(shown)
+        terminal.echo_json(shown)
         return
     for key in ("name", "waiting", "running", "limit", "paused", "queues", "description"):
         setting(key, ", ".join(shown[key]) if key == "queues" else shown[key])
@@ -127,13 +127,13 @@ def delete_command(url: str | None, name: str, as_json: bool) -> None:
     """Take a pool away; refused while queues are in it."""
     Api(url).delete_pool(name)
     if as_json:
-        output.echo_json({"name": name, "deleted": True})
+        terminal.echo_json({"name": name, "deleted": True})
     else:
-        output.say(f"pool {name} is deleted")
+        terminal.say(f"pool {name} is deleted")
 
 
 def _said(pool: Pool, sentence: str, *, as_json: bool) -> None:
     if as_json:
-        output.echo_json(pool.as_json())
+        terminal.echo_json(pool.as_json())
     else:
-        output.say(sentence)
+        terminal.say(sentence)

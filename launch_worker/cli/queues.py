@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.queues import MAX_RANK, Queue
-from launch_worker.cli import output
 from launch_worker.errors import InputError
 from launch_worker.model.spec import MAX_LIMIT
 from launch_worker.queues.defaults import as_options, parse_defaults
@@ -119,10 +119,10 @@ def list_command(url: str | None, as_json: bool) -> None:
     queues = Api(url).queues()
     if as_json:
         for queue in queues:
-            output.echo_json(queue.as_json())
+            terminal.echo_json(queue.as_json())
         return
     if not queues:
-        output.say("no queues", err=True)
+        terminal.say("no queues", err=True)
         return
     rows = [
         (
@@ -139,7 +139,7 @@ def list_command(url: str | None, as_json: bool) -> None:
         )
         for queue in queues
     ]
-    output.table(
+    terminal.table(
         ("QUEUE", "WAITING", "LATER", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION"), rows
     )
 
@@ -210,15 +210,15 @@ def delete_command(url: str | None, name: str, as_json: bool) -> None:
     """Take a queue and its settings away; refused while runs wait in it. Its other runs stay."""
     Api(url).delete_queue(name)
     if as_json:
-        output.echo_json({"name": name, "deleted": True})
+        terminal.echo_json({"name": name, "deleted": True})
     else:
-        output.say(f"queue {name} is deleted")
+        terminal.say(f"queue {name} is deleted")
 
 
 def setting(key: str, value: Any) -> None:
     """One line of what `show` prints."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    output.say(f"{key:<20} {'' if value is None else text}".rstrip())
+    terminal.say(f"{key:<20} {'' if value is None else text}".rstrip())
 
 
 def show_settings(key: str, settings: dict[str, Any]) -> None:
@@ -290,15 +290,15 @@ def _schema(text: str) -> dict[str, Any]:
 
 def _said(queue: Queue, sentence: str, *, as_json: bool) -> None:
     if as_json:
-        output.echo_json(queue.as_json())
+        terminal.echo_json(queue.as_json())
     else:
-        output.say(sentence)
+        terminal.say(sentence)
 
 
 def _show(queue: Queue, *, as_json: bool) -> None:
     shown = queue.as_json()
     if as_json:
-        output.echo_json(shown)
+        terminal.echo_json(shown)
         return
     for key in (
         "name",

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from launch_worker import terminal
 from launch_worker.api.client import Api, Run
 from launch_worker.api.filters import Filter, parse_filter
 from launch_worker.api.runs import MAX_PER_PAGE
-from launch_worker.cli import following, output
+from launch_worker.cli import following
 from launch_worker.cli.errors import each
 from launch_worker.errors import BrokerUnavailableError, InputError
 from launch_worker.maintenance.passes import catch_up
@@ -123,15 +124,15 @@ def _in_line(api: Api, fits: Filter, *, queue: str, limit: int) -> list[tuple[di
 def _print(rows: Sequence[tuple[dict[str, Any], int | None]], *, places: bool, as_json: bool) -> None:
     if as_json:
         for run, place in rows:
-            output.echo_json(run | {"place": place} if places else run)
+            terminal.echo_json(run | {"place": place} if places else run)
         return
     if not rows:
-        output.say("no runs", err=True)
+        terminal.say("no runs", err=True)
         return
     if places:
-        output.table(("PLACE", *_COLUMNS), [(place, *_row(run)) for run, place in rows])
+        terminal.table(("PLACE", *_COLUMNS), [(place, *_row(run)) for run, place in rows])
     else:
-        output.table(_COLUMNS, [_row(run) for run, _ in rows])
+        terminal.table(_COLUMNS, [_row(run) for run, _ in rows])
 
 
 def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, places: bool, as_json: bool) -> None:
@@ -145,12 +146,12 @@ def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, place
                 raise
             # A screen that is watched for days sees a restart of Redis.
             if not is_away:
-                output.say(f"launch-worker: {error}; it is tried again until Ctrl-C", err=True)
+                terminal.say(f"launch-worker: {error}; it is tried again until Ctrl-C", err=True)
             is_away = True
             time.sleep(_WATCH_TURN_S)
             continue
         if is_away:
-            output.say("launch-worker: Redis answers again", err=True)
+            terminal.say("launch-worker: Redis answers again", err=True)
         is_away = False
         if on_terminal:
             click.clear()
@@ -168,8 +169,8 @@ def _row(run: dict[str, Any]) -> tuple[Any, ...]:
         run["state"],
         run["queue"],
         run["project"],
-        output.ago(run["created_at"]),
-        output.run_time(run),
+        terminal.ago(run["created_at"]),
+        terminal.run_time(run),
         run["reason"],
     )
 
@@ -182,7 +183,7 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     """Show all that is known of a run, and its history."""
     shown = Api(url).run(run_id).as_json(history=True)
     if as_json:
-        output.echo_json(shown)
+        terminal.echo_json(shown)
         return
     history, spec = shown.pop("history"), shown.pop("spec")
     if missing := shown.pop("log_missing_bytes"):
@@ -201,15 +202,15 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
         if value in (None, "", []):
             continue
         label = name.replace("_", " ")
-        for text in [output.state(value)] if name == "state" else _lines(value):
-            output.say(f"{label:<20} ", text)
+        for text in [terminal.state(value)] if name == "state" else _lines(value):
+            terminal.say(f"{label:<20} ", text)
             label = ""
     env = spec.get("env")
     for name, value in env.items() if isinstance(env, dict) else ():
-        output.say(f"{'env':<20} ", f"{name}={value}")
-    output.say()
+        terminal.say(f"{'env':<20} ", f"{name}={value}")
+    terminal.say()
     rows = [(step["at"], step["state"], step["attempt"], step["worker"], step["reason"]) for step in history]
-    output.table(("AT", "STATE", "ATTEMPT", "WORKER", "REASON"), rows)
+    terminal.table(("AT", "STATE", "ATTEMPT", "WORKER", "REASON"), rows)
 
 
 #: What the record shows itself, and what only the system needs of the spec.
@@ -262,7 +263,7 @@ def logs_command(
     if as_json and follow:
         raise InputError("--json does not go with --follow; leave one of them out")
     number = attempt or run.record.attempt
-    with output.JobOutput(raw=raw) as shown:
+    with terminal.JobOutput(raw=raw) as shown:
         if follow and tail is None:
             following.show_output(run, shown, attempt=attempt)
             return
@@ -271,7 +272,7 @@ def logs_command(
         data = log.data if tail is None else b"".join(lines[-tail:] if tail else ())
         if as_json:
             text = data.decode("utf-8", "replace")
-            output.echo_json({"id": run.id, "attempt": number, "log": text, "missing_bytes": log.missing})
+            terminal.echo_json({"id": run.id, "attempt": number, "log": text, "missing_bytes": log.missing})
             return
         if tail is None or tail > len(lines):
             following.say_missing(log.missing)
@@ -292,18 +293,18 @@ def files_command(url: str | None, run_id: str, name: str | None, raw: bool, as_
     if name is not None:
         if as_json:
             raise InputError("--json is for the list of files; leave out it or the name")
-        with output.JobOutput(raw=raw) as shown:
+        with terminal.JobOutput(raw=raw) as shown:
             shown.write(run.file(name).read())
         return
     files = run.files()
     if as_json:
         for file in files:
-            output.echo_json({"name": file.name, "size": file.size, "saved_at": file.saved_at})
+            terminal.echo_json({"name": file.name, "size": file.size, "saved_at": file.saved_at})
         return
     if not files:
-        output.say("no files", err=True)
+        terminal.say("no files", err=True)
         return
-    output.table(("NAME", "BYTES", "AGE"), [(file.name, file.size, output.ago(file.saved_at)) for file in files])
+    terminal.table(("NAME", "BYTES", "AGE"), [(file.name, file.size, terminal.ago(file.saved_at)) for file in files])
 
 
 @click.command(epilog="Example: launch-worker cancel 1m83cyvtfq1tc69; launch-worker cancel --queue gpu --pending")
@@ -328,23 +329,25 @@ def cancel_command(
         states = ["pending"] if pending else ["pending", "running"]
         run_ids = tuple(run.id for run in api.runs(filters={"queue": queue, "state": {"$in": states}}))
         if not run_ids:
-            output.say(f"no run of queue {queue} is left to cancel", err=True)
+            terminal.say(f"no run of queue {queue} is left to cancel", err=True)
 
     def cancel(run_id: str) -> None:
         if not (queue or alone) and api.is_array(run_id):
             killed, asked = api.cancel_array(run_id, grace_s=0.0 if now else None)
             if as_json:
-                output.echo_json({"id": run_id, "cancel": "array", "killed": killed, "requested": asked})
+                terminal.echo_json({"id": run_id, "cancel": "array", "killed": killed, "requested": asked})
             else:
-                output.say(
+                terminal.say(
                     f"array {run_id}: {killed} runs are Killed, which had not started; {asked} are being stopped"
                 )
             return
         word = Run(api, run_id).cancel(grace_s=0.0 if now else None)
         if as_json:
-            output.echo_json({"id": run_id, "cancel": word})
+            terminal.echo_json({"id": run_id, "cancel": word})
         else:
-            output.say(f"run {run_id} " + ("is Killed; it had not started" if word == "killed" else "is being stopped"))
+            terminal.say(
+                f"run {run_id} " + ("is Killed; it had not started" if word == "killed" else "is being stopped")
+            )
 
     return each(run_ids, cancel)
 
@@ -360,9 +363,9 @@ def preempt_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) ->
     def preempt(run_id: str) -> None:
         Run(api, run_id).preempt()
         if as_json:
-            output.echo_json({"id": run_id, "preempt": "requested"})
+            terminal.echo_json({"id": run_id, "preempt": "requested"})
         else:
-            output.say(f"run {run_id} is being stopped, to run again")
+            terminal.say(f"run {run_id} is being stopped, to run again")
 
     return each(run_ids, preempt)
 
@@ -378,9 +381,9 @@ def delete_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) -> 
     def delete(run_id: str) -> None:
         Run(api, run_id).delete()
         if as_json:
-            output.echo_json({"id": run_id, "delete": "deleted"})
+            terminal.echo_json({"id": run_id, "delete": "deleted"})
         else:
-            output.say(f"run {run_id} is deleted")
+            terminal.say(f"run {run_id} is deleted")
 
     return each(run_ids, delete)
 
@@ -395,16 +398,16 @@ def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
     crashed = run.record.state is RunState.CRASHED
     run.retry()
     if crashed:
-        output.say(
+        terminal.say(
             f"launch-worker: worker {run.record.worker} stopped reporting while it ran this; if it is cut off and not "
             "dead, its job goes on until it hears of the new attempt",
             err=True,
         )
     if as_json:
         run.refresh()
-        output.echo_json(run.as_json())
+        terminal.echo_json(run.as_json())
     else:
-        output.say(f"run {run_id} is Pending again, in queue {run.record.queue}")
+        terminal.say(f"run {run_id} is Pending again, in queue {run.record.queue}")
 
 
 @click.command(epilog="Example: launch-worker confirm 1m83cyvtfq1tc69 ended")
@@ -422,9 +425,9 @@ def confirm_command(url: str | None, run_id: str, what: str, as_json: bool) -> N
     run = Api(url).run(run_id)
     state = run.confirm_ended()
     if as_json:
-        output.echo_json({"id": run_id, "confirm": what, "state": state.value})
+        terminal.echo_json({"id": run_id, "confirm": what, "state": state.value})
     else:
-        output.say(f"run {run_id} is ", output.state(state.value))
+        terminal.say(f"run {run_id} is ", terminal.state(state.value))
 
 
 @click.command(epilog="Example: launch-worker wait 1m83cyvtfq1tc69")
@@ -447,14 +450,14 @@ def wait_command(url: str | None, run_ids: tuple[str, ...], timeout: str | None,
         try:
             run.wait(timeout_s)
         except TimeoutError as error:
-            output.say(f"launch-worker: {error}", err=True)
+            terminal.say(f"launch-worker: {error}", err=True)
             codes.append(1)
             return
         codes.append(run.shell_exit_code())
         if as_json:
-            output.echo_json(run.as_json())
+            terminal.echo_json(run.as_json())
         else:
-            output.say(f"run {run_id} ", output.state(run.record.state.value))
+            terminal.say(f"run {run_id} ", terminal.state(run.record.state.value))
 
     worst = each(run_ids, wait)
     return worst or next((code for code in codes if code), 0)

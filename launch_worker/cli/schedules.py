@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.cli import output
 from launch_worker.cli.submit_options import SCHEDULE_OPTIONS, given_options, with_options
 from launch_worker.errors import InputError
 from launch_worker.maintenance.schedules import MISSED, OVERLAPS, Schedule
@@ -52,13 +52,13 @@ def list_command(url: str | None, as_json: bool) -> None:
             rows.append({"name": name, "problem": str(error)})
     if as_json:
         for row in rows:
-            output.echo_json(row)
+            terminal.echo_json(row)
         return
     if not rows:
-        output.say("no schedules", err=True)
+        terminal.say("no schedules", err=True)
         return
     columns = ("name", "cron", "timezone", "next_at", "queue", "problem")
-    output.table(
+    terminal.table(
         ("NAME", "CRON", "TIMEZONE", "NEXT", "QUEUE", "PROBLEM"), [[row.get(name) for name in columns] for row in rows]
     )
 
@@ -123,12 +123,12 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
     text, next_us = found
     shown = Schedule.from_json(text).as_json(next_us)
     if as_json:
-        output.echo_json(shown)
+        terminal.echo_json(shown)
         return
     run = shown.pop("run")
     for key, value in (shown | {f"run {key}": value for key, value in run.items() if key != "queue"}).items():
         if value not in (None, "", [], {}):
-            output.say(f"{key.replace('_', ' '):<20} {value}")
+            terminal.say(f"{key.replace('_', ' '):<20} {value}")
 
 
 @schedules_command.command("delete", epilog="Example: launch-worker schedules delete nightly")
@@ -140,9 +140,9 @@ def delete_command(url: str | None, name: str, as_json: bool) -> None:
     if not Api(url).store.delete_schedule(name):
         raise _unknown(name)
     if as_json:
-        output.echo_json({"name": name, "deleted": True})
+        terminal.echo_json({"name": name, "deleted": True})
     else:
-        output.say(f"schedule {name} is deleted")
+        terminal.say(f"schedule {name} is deleted")
 
 
 def add_schedule(
@@ -193,11 +193,11 @@ def show_added(kept: Kept, *, as_json: bool, quiet: bool) -> None:
     """Tell of one that was kept."""
     shown = kept.schedule.as_json(kept.next_us)
     if as_json:
-        output.echo_json(shown)
+        terminal.echo_json(shown)
     elif quiet:
-        output.say(kept.schedule.name)
+        terminal.say(kept.schedule.name)
     else:
-        output.say(f"schedule {shown['name']} is kept; its next run is at {shown['next_at']} ({shown['timezone']})")
+        terminal.say(f"schedule {shown['name']} is kept; its next run is at {shown['next_at']} ({shown['timezone']})")
 
 
 def _own_timezone() -> str:

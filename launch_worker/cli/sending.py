@@ -44,7 +44,7 @@ def show_all(submitter: Submitter, items: Sequence[Item], *, strict: bool) -> No
     """Check all, and print each as it would be kept and when it would start, as JSON lines; nothing is written."""
     from dataclasses import asdict
 
-    from launch_worker.cli import output
+    from launch_worker import terminal
     from launch_worker.model import item_schema
     from launch_worker.model.run import mask_env
     from launch_worker.model.units import isoformat
@@ -58,7 +58,7 @@ def show_all(submitter: Submitter, items: Sequence[Item], *, strict: bool) -> No
         shown = {"version": item_schema.VERSION, "item": spec, "delay_s": item.delay_s, "at": isoformat(item.at_us)}
         if item.array is not None:
             shown["array"] = {"indexes": list(item.array.indexes), "limit": item.array.limit}
-        output.echo_json(shown)
+        terminal.echo_json(shown)
 
 
 def send_all(submitter: Submitter, items: Sequence[Item], *, strict: bool, shown: bool) -> Iterator[tuple[Sent, Item]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from launch_worker.cli import output
+from launch_worker import terminal
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -77,14 +77,14 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
 
     if work_queue is not None:
         options["work_queues"] = (*options["work_queues"], work_queue)
-        output.say(
-            output.styled(
+        terminal.say(
+            terminal.styled(
                 "Agents now support multiple work queues. Instead of passing a single argument, provide work queue "
                 f"names with the `-q` or `--work-queue` flag: `launch-worker start -q {work_queue}`",
                 colour="blue",
             )
         )
-        output.say()
+        terminal.say()
     # The worker checks the same, but takes a second to begin.
     named: dict[str, Any] = {
         "queues": options["work_queues"],

@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
+from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.doctor import problems
 from launch_worker.api.overview import overview
-from launch_worker.cli import devices, output
+from launch_worker.cli import devices
 
 
 @click.command(epilog="Example: launch-worker status --json")
@@ -21,15 +22,15 @@ def status_command(url: str | None, as_json: bool) -> None:
     seen = overview(api)
     status = seen | {"problems": [finding.as_json() for finding in problems(api, seen)]}
     if as_json:
-        output.echo_json(status)
+        terminal.echo_json(status)
         return
     counts: list[str] = []
     for name, count in status["runs"].items():
-        counts += ["  " if counts else "", output.state(name), f" {count}"]
-    output.say("runs      ", *counts)
+        counts += ["  " if counts else "", terminal.state(name), f" {count}"]
+    terminal.say("runs      ", *counts)
     ages = status["passes"].values()
-    output.say(f"passes    last {output.span(max(ages))} ago" if ages else "passes    never ran")
-    output.say()
+    terminal.say(f"passes    last {terminal.span(max(ages))} ago" if ages else "passes    never ran")
+    terminal.say()
     tables = (
         (("QUEUE", "STATE", "WAITING", "LATER", "RUNNING", "POOL", "WORKERS"), map(_queue_row, status["queues"])),
         (("POOL", "STATE", "RUNNING", "QUEUES"), map(_pool_row, status["pools"])),
@@ -41,10 +42,10 @@ def status_command(url: str | None, as_json: bool) -> None:
     )
     for columns, found in tables:
         if rows := list(found):
-            output.table(columns, rows)
-            output.say()
+            terminal.table(columns, rows)
+            terminal.say()
     for problem in status["problems"]:
-        output.say("problem: ", problem["text"])
+        terminal.say("problem: ", problem["text"])
 
 
 def _queue_row(queue: dict[str, Any]) -> tuple[Any, ...]:

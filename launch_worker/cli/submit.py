@@ -117,7 +117,7 @@ def submit_command(
         else:
             code = following.wait_for_all(runs, quiet=quiet or as_json)
     if as_json:
-        from launch_worker.cli.output import echo_json
+        from launch_worker.terminal import echo_json
 
         for run in runs:
             run.refresh()
@@ -177,12 +177,12 @@ def _submit(
                 told.write(f"run {run.id} {how}\n")
             if run.queue_consumers == 0 and (queue := queue_of(item)) not in idle:
                 idle.add(queue)
-                from launch_worker.cli import output
+                from launch_worker import terminal
                 from launch_worker.model.worker import why_unserved
 
                 told.flush()
                 why = why_unserved(submitter.store.workers(), queue)
-                output.say(f"launch-submit: the run waits: {why}", err=True)
+                terminal.say(f"launch-submit: the run waits: {why}", err=True)
         if shown and not as_json:
             told.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from launch_worker.model.spec import PRIORITIES, parse_env
-from launch_worker.submission.options import parse_values
+from launch_worker.submission.array import parse_values
 
 _LABELS = (
     click.option("-q", "--queue", show_default="default", help="The queue that shall run it."),

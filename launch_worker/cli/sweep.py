@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.sweeps import MAX_WORKERS, Sweep
-from launch_worker.cli import output
 from launch_worker.cli.submit_options import RUN_OPTIONS, given_options, with_options
 from launch_worker.sweeps.space import flat
 
@@ -58,15 +58,15 @@ def create_command(
     sweep = Api(url).create_sweep(file, workers=workers, count=count, strict=strict, **given_options((), options))
     sweep.refresh()
     if as_json:
-        output.echo_json(sweep.as_json())
+        terminal.echo_json(sweep.as_json())
     elif quiet:
-        output.say(sweep.id)
+        terminal.say(sweep.id)
     else:
         cap = sweep.expected_run_count
         end = f"of at most {cap} runs" if cap is not None else "without an end: stop it with launch-worker sweep stop"
-        output.say(f"sweep {sweep.id} is {sweep.record.state}, {end}; see: launch-worker sweep status {sweep.id}")
+        terminal.say(f"sweep {sweep.id} is {sweep.record.state}, {end}; see: launch-worker sweep status {sweep.id}")
         if sweep.record.problem:
-            output.say(f"launch-worker: {sweep.record.problem}", err=True)
+            terminal.say(f"launch-worker: {sweep.record.problem}", err=True)
 
 
 @sweep_command.command("list", epilog="Example: launch-worker sweep list --json")
@@ -77,12 +77,12 @@ def list_command(url: str | None, as_json: bool) -> None:
     rows = [sweep.as_json() for sweep in Api(url).sweeps()]
     if as_json:
         for row in rows:
-            output.echo_json(row)
+            terminal.echo_json(row)
         return
     if not rows:
-        output.say("no sweeps", err=True)
+        terminal.say("no sweeps", err=True)
         return
-    output.table(
+    terminal.table(
         ("ID", "NAME", "STATE", "METHOD", "RUNS", "LIVE", "METRIC", "AGE", "PROBLEM"),
         [
             (
@@ -93,7 +93,7 @@ def list_command(url: str | None, as_json: bool) -> None:
                 _made(row),
                 row["live"],
                 row.get("metric"),
-                output.ago(row["created_at"]),
+                terminal.ago(row["created_at"]),
                 row["problem"] or "",
             )
             for row in rows
@@ -109,7 +109,7 @@ def status_command(url: str | None, sweep_id: str, as_json: bool) -> None:
     """Show how far a sweep is: its best run, how many are in which state, and each of them."""
     shown = Api(url).sweep(sweep_id).as_json(runs=True)
     if as_json:
-        output.echo_json(shown)
+        terminal.echo_json(shown)
         return
     counts = ", ".join(f"{count} {state}" for state, count in shown.get("counts", {}).items() if count)
     lines = {
@@ -128,12 +128,12 @@ def status_command(url: str | None, sweep_id: str, as_json: bool) -> None:
         lines["best"] = f"{_value(best['value'])}  run {best['run']}  {_parameters(best['config'])}"
     for key, value in lines.items():
         if value not in (None, ""):
-            output.say(f"{key:<10} {value}")
+            terminal.say(f"{key:<10} {value}")
     for line in (shown.get("failed_output") or "").splitlines():
-        output.say(f"{'':<10} | {line}")
+        terminal.say(f"{'':<10} | {line}")
     if shown.get("runs"):
-        output.say()
-        output.table(
+        terminal.say()
+        terminal.table(
             ("#", "RUN", "STATE", (shown.get("metric") or "VALUE").upper(), "PARAMETERS", ""),
             [
                 (
@@ -194,11 +194,11 @@ def _steer(url: str | None, sweep_id: str, word: str, *, as_json: bool) -> None:
     sweep.refresh()
     shown = sweep.as_json()
     if as_json:
-        output.echo_json(shown)
+        terminal.echo_json(shown)
         return
     live = sweep.record.live
     rest = f", {live} of its runs are live" if live else ""
-    output.say(f"sweep {sweep_id} is {_state(shown)}{rest}")
+    terminal.say(f"sweep {sweep_id} is {_state(shown)}{rest}")
 
 
 def _state(shown: dict[str, Any]) -> str:

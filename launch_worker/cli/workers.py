@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.cli import devices, output
+from launch_worker.cli import devices
 from launch_worker.errors import InputError
 
 
@@ -26,10 +27,10 @@ def list_command(url: str | None, as_json: bool) -> None:
     workers = Api(url).store.workers_now()
     if as_json:
         for worker in workers:
-            output.echo_json(worker)
+            terminal.echo_json(worker)
         return
     if not workers:
-        output.say("no workers", err=True)
+        terminal.say("no workers", err=True)
         return
     rows = [
         (
@@ -46,10 +47,10 @@ def list_command(url: str | None, as_json: bool) -> None:
         )
         for w in workers
     ]
-    output.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "GPUS", "CPUS", "MEMORY", "STATE", "PROBLEM"), rows)
+    terminal.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "GPUS", "CPUS", "MEMORY", "STATE", "PROBLEM"), rows)
     if held := devices.rows(workers):
-        output.say()
-        output.table(devices.COLUMNS, held)
+        terminal.say()
+        terminal.table(devices.COLUMNS, held)
 
 
 @workers_command.command("drain", epilog="Example: launch-worker workers drain celery@gpu1")
@@ -97,6 +98,6 @@ def _order(url: str | None, worker: str, word: str, sentence: str, *, as_json: b
     if not any(told):
         raise InputError(f"worker {worker!r} does not listen now; try again in a few seconds")
     if as_json:
-        output.echo_json({"worker": worker, "order": word, "told": sum(told)})
+        terminal.echo_json({"worker": worker, "order": word, "told": sum(told)})
     else:
-        output.say(f"worker {worker} {sentence}")
+        terminal.say(f"worker {worker} {sentence}")

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from launch_worker.attempt.folder import shortage_of
 from launch_worker.code.archive import UNPACKED_FACTOR
 from launch_worker.code.cache import locked, throw_away_unused
 from launch_worker.code.git import Git
@@ -23,6 +22,7 @@ from launch_worker.errors import CodeError, LaunchError
 from launch_worker.model.git_url import GitSource, parse_git_url
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
+from launch_worker.runners.disk import shortage_of
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-import launch_worker
 from launch_worker.code.patience import Patience
 from launch_worker.errors import CodeError
 from launch_worker.runners.process import child
@@ -28,7 +27,7 @@ def unpack(archive: BinaryIO, folder: Path, *, limit_bytes: int, patience: Patie
 
     Raises CodeError, StartGivenUpError, and OSError for this machine's own disk.
     """
-    root = str(Path(launch_worker.__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     cpu_s = _CPU_S + os.fstat(archive.fileno()).st_size // _BYTES_PER_CPU_S
     ended = child.run(
         [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, root, str(limit_bytes)],

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection
 
 from launch_worker.errors import DamagedError, LaunchError
 from launch_worker.maintenance.schedules import fire_due
-from launch_worker.model.retry import Outcome, next_step_of
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import signal as signals
 from dataclasses import dataclass, replace
 
 from launch_worker.errors import InputError
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 
-#: The parts of an attempt in which it can fail.
-PHASES = ("agent", "build", "start", "run")
-
-
 #: So often a run goes back to its queue because a worker could not start it; then it has failed, as others do.
 MAX_MISSTARTS = 5
 #: Before it is tried elsewhere; twice as long each time.
 FIRST_MISSTART_DELAY_S = 2.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The truth about one attempt's end, as its worker saw it."""
-
-    state: RunState
-    #: For people: why it ended so. Empty for a plain exit 0.
-    reason: str = ""
-    #: Where a Failed attempt failed, one of PHASES.
-    phase: str = ""
-    #: The detail of a failure: the error's text, a traceback's last lines.
-    message: str = ""
-    exit_code: int | None = None
-    #: Name of the signal that ended the job's main process, as `SIGKILL`.
-    signal: str = ""
-    #: The worker ended the job because it went away itself: the run is handed back if it has retries left.
-    by_shutdown: bool = False
-    #: The job said that it was preempted, or someone asked for that: it runs again.
-    preempted: bool = False
-    #: Its job had not begun when its worker began to stop, or could not renew its lease: the run goes back to its
-    #: queue, and nothing is used up.
-    unbegun: bool = False
-    #: It failed for something of the worker's, as a full disk, that would fail other runs too.
-    worker_fault: bool = False
-    #: It failed for something of the container engine's: nothing that a process would suffer from.
-    engine_fault: bool = False
-    #: What became of the process of a job that had called itself finished: its exit code, or its signal's name.
-    late_exit: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,40 +93,3 @@ def next_step_of(record: Record, outcome: Outcome) -> NextStep:
 def has_retries_left(spec: RunSpec, *, attempt: int, first_attempt: int, after: RunState) -> bool:
     """Whether an attempt that ends in state `after` is followed by another one."""
     return next_step(Outcome(after), spec=spec, attempt=attempt, first_attempt=first_attempt).retry_delay_s is not None
-
-
-def outcome_of_exit(status: int, *, preempt_exit_code: int = 85) -> Outcome:
-    """The outcome of a job that ended by itself, from its exit status (negative: minus the signal's number)."""
-    if status == 0:
-        return Outcome(RunState.FINISHED, exit_code=0)
-    if status == preempt_exit_code:
-        return Outcome(
-            RunState.FAILED, reason=f"preempted (exit code {status})", phase="run", exit_code=status, preempted=True
-        )
-    if status > 0:
-        return Outcome(RunState.FAILED, reason=f"exit code {status}", phase="run", exit_code=status)
-    name = signal_name(-status)
-    return Outcome(RunState.FAILED, reason=f"ended by {name}", phase="run", message=f"ended by {name}", signal=name)
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signals.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"
-
-
-def shell_exit_code(state: RunState, exit_code: int | None, signal: str) -> int:
-    """The exit code of `--wait`: the job's own, 128+n for signal n, 143 Killed, 70 Crashed (SPEC section 4).
-
-    A Failed run never gives 0, also when its job exited 0 after a time limit stopped it.
-    """
-    if state is RunState.FINISHED:
-        return 0
-    if state is RunState.KILLED:
-        return 143
-    if state is RunState.CRASHED:
-        return 70
-    if signal:
-        return 128 + getattr(signals, signal, 0)
-    return exit_code or 1

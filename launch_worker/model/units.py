@@ -22,7 +22,7 @@ _ISO_TIME = re.compile(
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 _SIZE_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
-#: Longer than any job, and small enough that microseconds stay exact in a double.
+#: Longer than any job, and small enough that as_us stay exact in a double.
 MAX_DURATION_S = 10 * 365 * 86400.0
 
 
@@ -102,10 +102,15 @@ def format_duration(seconds: float) -> str:
 
 
 def isoformat(micros: int | None) -> str | None:
-    """ISO 8601 in UTC of a time in microseconds, as all times in the store are; None for none, or a damaged one."""
+    """ISO 8601 in UTC of a time in as_us, as all times in the store are; None for none, or a damaged one."""
     if micros is None:
         return None
     try:
         return datetime.fromtimestamp(micros / 1e6, tz=UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def as_us(seconds: float) -> int:
+    """As the scripts count time."""
+    return round(seconds * 1e6)

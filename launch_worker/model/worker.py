@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+
+from launch_worker.model import item_schema
+from launch_worker.model.units import as_us
 
 
 def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
@@ -56,3 +61,56 @@ class Worker:
 
     def as_json(self) -> dict[str, Any]:
         return dict(self.description)
+
+
+@dataclass(frozen=True)
+class FreeCapacity:
+    """What a worker says of itself, so that it is given what it has room for and nothing else."""
+
+    owner: str
+    queues: tuple[str, ...]
+    #: Slots, whole devices, thousandths of cores and bytes that nothing uses.
+    slots: int
+    gpus: int
+    cpus: int
+    memory: int
+    #: The same of all that it has.
+    total: tuple[int, int, int]
+    backfill_s: float
+    #: It prepares scheduled runs so long before their time.
+    prefetch_s: float = 0.0
+    #: It takes by hand what was ready by then (server as_us), and nothing is to be given to it after; 0 else.
+    before_us: int = 0
+    #: How many more runs it takes that make other runs.
+    schedulers: int = 1
+    #: The newest format of items that it reads.
+    version: int = item_schema.VERSION
+
+    def to_json(self) -> str:
+        fixed = _fixed(self.owner, self.queues, self.total, self.backfill_s, self.prefetch_s, self.version)
+        return (
+            f'{fixed}"slots": {self.slots}, "schedulers": {self.schedulers}, "gpus": {self.gpus}, '
+            f'"cpus": {self.cpus}, "memory": {self.memory}, "before_us": {self.before_us}}}'
+        )
+
+
+@lru_cache(maxsize=16)
+def _fixed(
+    owner: str,
+    queues: tuple[str, ...],
+    total: tuple[int, int, int],
+    backfill_s: float,
+    prefetch_s: float,
+    version: int,
+) -> str:
+    """What a worker says of itself in two calls a run, and that seldom changes: the beginning of a JSON object."""
+    gpus, cpus, memory = total
+    said = {
+        "owner": owner,
+        "queues": queues,
+        "total": {"gpus": gpus, "cpus": cpus, "memory": memory},
+        "backfill_us": as_us(backfill_s),
+        "prefetch_us": as_us(prefetch_s),
+        "version": version,
+    }
+    return f"{json.dumps(said)[:-1]}, "

@@ -6,7 +6,6 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -16,6 +15,8 @@ from launch_worker.model import item_schema
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
+from launch_worker.model.units import as_us
+from launch_worker.model.worker import FreeCapacity
 from launch_worker.store import keys
 from launch_worker.store.lists import ItemStore
 from launch_worker.store.records import Reader, pairs, record_of, text
@@ -27,6 +28,21 @@ from launch_worker.store.talk import TalkStore
 
 #: Why a plain claim got nothing, which another claim would get.
 NOT_PLAIN = "it needs what this worker has a limited amount of"
+
+
+#: Longer than sending any upload takes.
+_UNFINISHED_UPLOAD_S = 3600
+#: Runs that one call lets go: Redis does nothing else meanwhile.
+_WAKE_AT_ONCE = 500
+#: Runs of an array that one call cancels, for the same reason.
+_CANCELS_AT_ONCE = 100
+#: Runs that one call calls Crashed, for the same reason.
+_CRASHES_AT_ONCE = 25
+#: Calls that look for lost items, among 500 workers each.
+_LOOKS_FOR_LOST = 100
+#: What is read of a stale run.
+_OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
+_NO_GAPS: Mapping[str, float] = {}
 
 
 class NotConsumed(str):
@@ -43,22 +59,6 @@ class NotConsumed(str):
         return why
 
 
-#: Longer than sending any upload takes.
-_UNFINISHED_UPLOAD_S = 3600
-#: Runs that one call lets go: Redis does nothing else meanwhile.
-_WAKE_AT_ONCE = 500
-#: Runs of an array that one call cancels, for the same reason.
-_CANCELS_AT_ONCE = 100
-#: Runs that one call calls Crashed, for the same reason.
-_CRASHES_AT_ONCE = 25
-#: Calls that look for lost items, among 500 workers each.
-_LOOKS_FOR_LOST = 100
-#: What is read of a stale run.
-_OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
-
-_NO_GAPS: Mapping[str, float] = {}
-
-
 @dataclass(frozen=True)
 class Answer:
     """What a heartbeat says of one run."""
@@ -68,73 +68,6 @@ class Answer:
     #: With cancel and preempt: the asked grace in seconds, None for the job's own.
     grace_s: float | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Pulse:
-    """The reply to one heartbeat of a worker."""
-
-    #: One for each run that was asked about, in that order.
-    answers: list[Answer]
-    #: Seconds since the last maintenance pass began anywhere.
-    pass_age_s: float
-    #: Server time in microseconds at which the next Pending run is due; 0 for none.
-    next_due: int
-    #: Server time in microseconds.
-    now: int
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a worker says of itself, so that it is given what it has room for and nothing else."""
-
-    owner: str
-    queues: tuple[str, ...]
-    #: Slots, whole devices, thousandths of cores and bytes that nothing uses.
-    slots: int
-    gpus: int
-    cpus: int
-    memory: int
-    #: The same of all that it has.
-    total: tuple[int, int, int]
-    backfill_s: float
-    #: It prepares scheduled runs so long before their time.
-    prefetch_s: float = 0.0
-    #: It takes by hand what was ready by then (server microseconds), and nothing is to be given to it after; 0 else.
-    before_us: int = 0
-    #: How many more runs it takes that make other runs.
-    schedulers: int = 1
-    #: The newest format of items that it reads.
-    version: int = item_schema.VERSION
-
-    def to_json(self) -> str:
-        fixed = _fixed(self.owner, self.queues, self.total, self.backfill_s, self.prefetch_s, self.version)
-        return (
-            f'{fixed}"slots": {self.slots}, "schedulers": {self.schedulers}, "gpus": {self.gpus}, '
-            f'"cpus": {self.cpus}, "memory": {self.memory}, "before_us": {self.before_us}}}'
-        )
-
-
-@lru_cache(maxsize=16)
-def _fixed(
-    owner: str,
-    queues: tuple[str, ...],
-    total: tuple[int, int, int],
-    backfill_s: float,
-    prefetch_s: float,
-    version: int,
-) -> str:
-    """What a worker says of itself in two calls a run, and that seldom changes: the beginning of a JSON object."""
-    gpus, cpus, memory = total
-    said = {
-        "owner": owner,
-        "queues": queues,
-        "total": {"gpus": gpus, "cpus": cpus, "memory": memory},
-        "backfill_us": _us(backfill_s),
-        "prefetch_us": _us(prefetch_s),
-        "version": version,
-    }
-    return f"{json.dumps(said)[:-1]}, "
 
 
 class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
@@ -157,7 +90,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         host: str,
         lease_s: float,
         nonce: str = "",
-        card: Card | None = None,
+        card: FreeCapacity | None = None,
         devices: Sequence[str] = (),
         plain: bool = False,
         version: int = item_schema.VERSION,
@@ -172,7 +105,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         """
         left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
         nonce = nonce or secrets.token_hex(8)
-        return self._claim(run_id, seq, nonce, _us(lease_s), owner, worker, host, *left, version, int(plain))
+        return self._claim(run_id, seq, nonce, as_us(lease_s), owner, worker, host, *left, version, int(plain))
 
     def claim_next(
         self,
@@ -184,7 +117,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         worker: str,
         host: str,
         lease_s: float,
-        card: Card | None = None,
+        card: FreeCapacity | None = None,
         devices: Sequence[str] = (),
         plain: bool = False,
         version: int = item_schema.VERSION,
@@ -195,7 +128,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         among those of its owner: it may repeat its latest call only.
         """
         left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
-        return self._claim("", slot, nonce, _us(lease_s), owner, worker, host, *left, version, int(plain), *lists)
+        return self._claim("", slot, nonce, as_us(lease_s), owner, worker, host, *left, version, int(plain), *lists)
 
     def send_claim(
         self, run_id: str, seq: int, *, owner: str, worker: str, host: str, lease_s: float, nonce: str
@@ -204,7 +137,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
         None where that is not possible at once, as before the first call of all.
         """
-        args = (run_id, seq, nonce, _us(lease_s), owner, worker, host, "", "[]", item_schema.VERSION, 1)
+        args = (run_id, seq, nonce, as_us(lease_s), owner, worker, host, "", "[]", item_schema.VERSION, 1)
         with clear_errors(self.url):
             reply = self._lender.send("EVALSHA", script_of("claim")[1], 0, *args)
         if reply is None:
@@ -239,7 +172,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         or None and why not: superseded, ended, taken (by another worker), unknown.
         """
         word, *fields = self._call(
-            "adopt", run_id, token, attempt, former, owner, worker, host, _us(lease_s), int(only_if_gone)
+            "adopt", run_id, token, attempt, former, owner, worker, host, as_us(lease_s), int(only_if_gone)
         )
         return (record_of(run_id, pairs(fields[0])), "") if fields else (None, text(word))
 
@@ -265,7 +198,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         gone_s: float,
         description: dict[str, Any],
         queues: Sequence[str],
-        card: Card | None = None,
+        card: FreeCapacity | None = None,
     ) -> Pulse:
         """Renew the leases of all (run id, token, attempt) in one round trip, and the worker's own registration.
 
@@ -273,7 +206,16 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         """
         flat = [part for run in runs for part in run]
         shown = card.to_json() if card is not None else ""
-        head = (owner, worker, _us(lease_s), _us(gone_s), json.dumps(description), shown, len(queues), *queues)
+        head = (
+            owner,
+            worker,
+            as_us(lease_s),
+            as_us(gone_s),
+            json.dumps(description),
+            shown,
+            len(queues),
+            *queues,
+        )
         now, age, next_due, *words = self._call("heartbeat", *head, *flat)
         answers = [_answer(text(word)) for word in words]
         return Pulse(answers, pass_age_s=age / 1e6, next_due=int(next_due), now=now)
@@ -296,7 +238,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         step: NextStep,
         *,
         owner: str = "",
-        card: Card | None = None,
+        card: FreeCapacity | None = None,
         pid: int | None = None,
         ended_ago_s: float | None = None,
     ) -> bool:
@@ -309,11 +251,11 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         """
         outcome = step.outcome
         exit_code = "" if outcome.exit_code is None else outcome.exit_code
-        retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
+        retry_us = -1 if step.retry_delay_s is None else as_us(step.retry_delay_s)
         who = (record.id, record.token, record.attempt, owner, record.worker)
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
         shown = card.to_json() if card is not None else ""
-        ago_us = "" if ended_ago_s is None else max(0, _us(ended_ago_s))
+        ago_us = "" if ended_ago_s is None else max(0, as_us(ended_ago_s))
         last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us)
         answer = text(self._call("finish", *who, *labels, *last))
         if answer == "unknown":
@@ -327,7 +269,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         """Write a Running record that Redis has lost, from its worker's copy. False when it is there."""
         fields = record.to_hash() | {"owner": owner, "seq": "0"}
         flat = [part for pair in fields.items() for part in pair]
-        return bool(self._call("restore", record.id, _us(lease_s), *flat))
+        return bool(self._call("restore", record.id, as_us(lease_s), *flat))
 
     def crash(self, run_id: str, token: int, step: NextStep) -> bool:
         """Running with a lease that ran out -> Crashed (and Pending again). False when it proved alive."""
@@ -376,7 +318,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         killed = asked = at = 0
         more = 1
         while more:
-            grace_us = "" if grace_s is None else _us(grace_s)
+            grace_us = "" if grace_s is None else as_us(grace_s)
             gone, told, more = self._call("cancel_array", array, grace_us, reason, at, _CANCELS_AT_ONCE)
             killed, asked, at = killed + gone, asked + told, at + _CANCELS_AT_ONCE
         return killed, asked
@@ -387,7 +329,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
     def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
         self.check_id(run_id)
-        word, state = self._call("cancel", run_id, "" if grace_s is None else _us(grace_s), reason, int(preempt))
+        word, state = self._call("cancel", run_id, "" if grace_s is None else as_us(grace_s), reason, int(preempt))
         if text(word) == "unknown":
             raise self.unknown(run_id)
         return text(word), text(state)
@@ -484,11 +426,11 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
     def keep_upload(self, sha256: str, *, chunks: int, size: int, keep_s: float) -> bool:
         """The upload is whole: keep it. False when a part is missing."""
-        return bool(self._call("keep_upload", sha256, chunks, size, _us(keep_s)))
+        return bool(self._call("keep_upload", sha256, chunks, size, as_us(keep_s)))
 
     def renew_upload(self, sha256: str, *, keep_s: float) -> int:
         """Keep a whole upload for so long from now on. Returns how many chunks it has; 0 when it is not there."""
-        return int(self._call("renew_upload", sha256, _us(keep_s)))
+        return int(self._call("renew_upload", sha256, as_us(keep_s)))
 
     def forget_upload(self, sha256: str) -> None:
         """It is not what its name says: the next submit shall send it anew."""
@@ -504,7 +446,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
         One with a gap is not, soon after a time in which nobody could do it for so long.
         """
-        passes = [word for name in names for word in (name, _us(every_s), _us(gaps_s.get(name, 0.0)))]
+        passes = [word for name in names for word in (name, as_us(every_s), as_us(gaps_s.get(name, 0.0)))]
         answers = self._call("begin_pass", int(self._settle_s * 1000), *passes)
         return [name for name, is_due in zip(names, answers, strict=True) if is_due]
 
@@ -516,10 +458,10 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
             for run_id, values in zip(found[::2], found[1::2], strict=True)
         ]
 
-    def publish_due(self, *, limit: int = 100, card: Card | None = None) -> tuple[int, int, bool]:
+    def publish_due(self, *, limit: int = 100, card: FreeCapacity | None = None) -> tuple[int, int, bool]:
         """Dispatch what is due, and to a worker with a card what it shall prepare ahead.
 
-        Returns how many, the next due time (server microseconds, 0 for none), and whether a schedule is due.
+        Returns how many, the next due time (server as_us, 0 for none), and whether a schedule is due.
         """
         count, next_due, is_scheduled = self._call("publish_due", limit, card.to_json() if card is not None else "")
         return count, int(next_due), bool(is_scheduled)
@@ -529,7 +471,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         found, after = 0, ""
         # No more rounds than there can be workers: heartbeats bring them before us again and again.
         for _ in range(_LOOKS_FOR_LOST):
-            count, after = self._call("publish_lost", _us(grace_s), limit, after)
+            count, after = self._call("publish_lost", as_us(grace_s), limit, after)
             found += count
             if not after:
                 break
@@ -539,7 +481,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
         return int(self._call("check_cancellations", limit))
 
     def retire(self, *, retention_s: float, limit: int = 200) -> int:
-        return int(self._call("retire", _us(retention_s), limit))
+        return int(self._call("retire", as_us(retention_s), limit))
 
     def refuse(self, queue: str, reason: str, item: bytes) -> None:
         """Keep a malformed queue element aside for reading."""
@@ -576,7 +518,7 @@ class Store(SweepStore, TalkStore, ItemStore, Reader, Creator):
 
 def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     """The arguments of `crash`."""
-    retry_us = -1 if step.retry_delay_s is None else _us(step.retry_delay_s)
+    retry_us = -1 if step.retry_delay_s is None else as_us(step.retry_delay_s)
     return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, step.counts_as]
 
 
@@ -591,12 +533,22 @@ def _claimed(reply: Sequence[Any]) -> tuple[Record | None, str]:
     return record_of(fields["id"], fields), ""
 
 
-def _us(seconds: float) -> int:
-    return round(seconds * 1e6)
-
-
 def _answer(word: str) -> Answer:
     if not word.startswith(("cancel:", "preempt:")):
         return Answer(word)
     kind, grace_us, reason = word.split(":", 2)
     return Answer(kind, grace_s=int(grace_us) / 1e6 if grace_us else None, reason=reason)
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The reply to one heartbeat of a worker."""
+
+    #: One for each run that was asked about, in that order.
+    answers: list[Answer]
+    #: Seconds since the last maintenance pass began anywhere.
+    pass_age_s: float
+    #: Server time in as_us at which the next Pending run is due; 0 for none.
+    next_due: int
+    #: Server time in as_us.
+    now: int

@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
-from launch_worker.model.sweep import Trial
+from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.store import keys
 from launch_worker.store.records import Reader, pairs, text
 from launch_worker.store.redis.connection import clear_errors
@@ -20,72 +19,6 @@ from launch_worker.store.submit import ConfigChanged, expiry_of, fields_of
 from launch_worker.untrusted.text import read_map
 
 _PAGE = 200
-#: States in which a sweep is over.
-ENDED = ("FINISHED", "CANCELED")
-
-
-@dataclass(frozen=True)
-class SweepRecord:
-    """What the store knows of a sweep at one instant. Times are server microseconds."""
-
-    id: str
-    #: RUNNING, PAUSED, STOPPED (its last runs are ending), FINISHED or CANCELED.
-    state: str
-    name: str
-    #: The JSON of its configuration, as it was written.
-    config: str
-    #: The JSON of what else its runs are submitted with: arguments of RunSpec.
-    given: str
-    #: So many of its runs are live at once, and so many were made, of at most `cap` (None: no end).
-    workers: int
-    made: int
-    cap: int | None
-    #: Runs that have not ended.
-    live: int
-    seed: int
-    created_at: int
-    ended_at: int | None
-    #: Its running runs are being killed.
-    cancelling: bool = False
-    #: Why it makes no more runs.
-    reason: str = ""
-    #: Why its next run cannot be made.
-    stuck: str = ""
-    #: While none has Finished since it was made, or resumed: how many Failed or Crashed, the last of them, and why.
-    failures: int = 0
-    failed: str = ""
-    failed_why: str = ""
-    #: Of the summary, '' for none; and a run that Finished without it, while no run has told it.
-    metric: str = ""
-    unmeasured: str = ""
-
-    @property
-    def problem(self) -> str:
-        """What is wrong with it now, and what to do; '' for nothing."""
-        if self.stuck:
-            return self.stuck
-        if self.failures and (self.state == "PAUSED" or self.is_over):
-            all_of_them = "its first run" if self.failures == 1 else f"its first {self.failures} runs all"
-            why = f"{all_of_them} failed, the last one ({self.failed}) with: {self.failed_why}"
-            return why if self.is_over else f"{why}; mend that, and then: launch-worker sweep resume {self.id}"
-        if self.unmeasured:
-            return (
-                f"run {self.unmeasured} Finished without a number {self.metric!r} in its summary, by which the sweep "
-                f"learns; print a last line of JSON such as {{{json.dumps(self.metric)}: 0.1}}"
-            )
-        return ""
-
-    @property
-    def room(self) -> int:
-        """How many runs are to be made now."""
-        if self.state != "RUNNING":
-            return 0
-        left = self.workers if self.cap is None else self.cap - self.made
-        return max(0, min(self.workers - self.live, left))
-
-    @property
-    def is_over(self) -> bool:
-        return self.state in ENDED
 
 
 class SweepStore(Reader):

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from launch_worker.errors import InputError
 from launch_worker.ids import check_run_id, check_unique
-from launch_worker.model.spec import MAX_LIMIT, RunSpec
+from launch_worker.model.spec import RunSpec
 from launch_worker.model.units import parse_duration, parse_size, parse_time
-from launch_worker.untrusted.text import TooDeepError, read_json
+from launch_worker.submission.array import Array, _no_constant, parse_array
 
-MAX_ARRAY = 100_000
 #: Longer than any line that RunSpec would take.
 MAX_LINE_BYTES = 8 << 20
 
-_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?")
 #: What stands for a folder whose archive was not made yet, so that everything else can be checked before.
 UNSENT = "0" * 64
 
@@ -29,71 +26,6 @@ class Ready(NamedTuple):
     spec: RunSpec
     queue_config: str
     pool_config: str
-
-
-class Array(NamedTuple):
-    """What `--array` asks for."""
-
-    indexes: tuple[int, ...]
-    #: So many of its runs at once.
-    limit: int | None
-
-
-def parse_array(text: str) -> Array:
-    """Slurm's lists: `0-99`, `1,3,5-7`, `0-10:2`, each with `%8` for at most 8 at once. Raises InputError."""
-    refused = (
-        f"array {str(text)[:60]!r} is not a list of indexes; write it as 0-99, 1,3,5-7 or 0-10:2, with %8 for 8 at once"
-    )
-    if not isinstance(text, str) or not text.isascii():
-        raise InputError(refused)
-    listed, percent, limit = text.strip().partition("%")
-    if percent and not re.fullmatch(r"\d{1,7}", limit):
-        raise InputError(refused)
-    if percent and not 1 <= int(limit) <= MAX_LIMIT:
-        raise InputError(f"the limit of array {text!r} must be from 1 to {MAX_LIMIT}")
-    indexes: set[int] = set()
-    for part in listed.split(","):
-        match = _RANGE.fullmatch(part.strip())
-        if match is None:
-            raise InputError(refused)
-        first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
-        if last < first or step < 1:
-            raise InputError(
-                f"array {part.strip()!r} has no indexes; write the smaller one first, and a step of 1 or more"
-            )
-        if last > MAX_LIMIT:
-            raise InputError(f"the indexes of an array end at {MAX_LIMIT}, not {last}")
-        span = range(first, last + 1, step)
-        if len(span) + len(indexes) > 2 * MAX_ARRAY:
-            raise InputError(f"an array has at most {MAX_ARRAY:,} runs")
-        indexes.update(span)
-    if len(indexes) > MAX_ARRAY:
-        raise InputError(f"an array has at most {MAX_ARRAY:,} runs, not {len(indexes):,}")
-    return Array(tuple(sorted(indexes)), int(limit) if percent else None)
-
-
-def parse_values(pairs: Iterable[str], *, option: str = "--set") -> dict[str, Any]:
-    """`K=V` words of `--set` or `--config` as a map, V as JSON where it is JSON, else as text; a later one wins."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"value {name[:60]!r} has no value; write {option} {name[:60] or 'NAME'}=VALUE")
-        values[name] = _json_or_text(text)
-    return values
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return read_json(text, parse_constant=_no_constant)
-    except TooDeepError:
-        raise InputError(f"value {text[:20]!r}… is nested too deeply") from None
-    except ValueError:
-        return text
-
-
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is not JSON")
 
 
 @dataclass

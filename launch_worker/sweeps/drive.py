@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import new_run_id
 from launch_worker.model.spec import KEY, RunSpec, default_name
-from launch_worker.model.sweep import Trial
+from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from launch_worker.store.submit import ConfigChanged
-from launch_worker.store.sweeps import SweepRecord
 from launch_worker.submission.resolve import resolve
 from launch_worker.untrusted.text import read_json
 

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.clock import boot_time_s
 
 #: For an interval that is not over.
 LATER = float("inf")

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from launch_worker import submit
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.guard import boot_time_s
 from tests.chaos.evidence import Span
 from tests.chaos.hostile import DAMAGES, ELEMENTS
 from tests.chaos.plan import QUEUES, Fault

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
-from launch_worker.runners.process.guard import boot_time_s
 from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
 from tests.chaos.faults import FAULTS
 from tests.chaos.leftovers import check_leftovers, damaged_runs, states_in

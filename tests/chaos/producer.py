@@ -16,8 +16,8 @@ from pathlib import Path
 
 from launch_worker import submit
 from launch_worker.api.client import Api
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
-from launch_worker.runners.process.guard import boot_time_s
 from tests.chaos.plan import Submission, plan_submissions
 
 _AGAIN_S = 0.3

@@ -16,9 +16,9 @@ from random import Random
 
 import launch_worker
 from launch_worker.api.client import Api
+from launch_worker.clock import boot_time_s
 from launch_worker.dev.redis_server import RedisServer, free_port
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.guard import boot_time_s
 from launch_worker.runners.process.tree import ProcessId
 from launch_worker.settings import Settings
 from launch_worker.store import keys

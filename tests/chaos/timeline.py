@@ -6,7 +6,7 @@ import heapq
 import time
 from collections.abc import Callable
 
-from launch_worker.runners.process.guard import boot_time_s
+from launch_worker.clock import boot_time_s
 
 
 class Timeline:

@@ -185,9 +185,9 @@ def test_a_command_that_is_not_there_is_told(tmp_path: Path) -> None:
 ORPHANS = """
 import sys, time
 from pathlib import Path
-from launch_worker.runners import child, orphans, tree
-from launch_worker.runners.child import Bounds
-from launch_worker.runners.guard import become_subreaper
+from launch_worker.runners.process import child, orphans, tree
+from launch_worker.runners.process.child import Bounds
+from launch_worker.runners.process.own_process import become_subreaper
 import os, subprocess
 
 become_subreaper()

@@ -13,8 +13,8 @@ from typing import Any
 
 import docker.types
 
-from launch_worker.attempt.environment import TALK
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan, Mount
+from launch_worker.runners.talk_folder import TALK
 
 #: The engine's own copy of the output: two files of this size.
 _ENGINE_LOG = {"max-size": "16m", "max-file": "2"}

@@ -15,23 +15,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import docker.errors
 
-from launch_worker.attempt.environment import TALK
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import LaunchError
-from launch_worker.model.retry import Outcome
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.runners.container.config import Labels
-from launch_worker.runners.container.engine import Cut, address, clear_errors
+from launch_worker.runners.container.engine import Cut, Engine, address, clear_errors
 from launch_worker.runners.container.log import ContainerLog, messages_of
+from launch_worker.runners.container.talk import ContainerTalks
+from launch_worker.runners.container.watch import EngineWatch
 from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Exited, Gone
-
-if TYPE_CHECKING:
-    from launch_worker.runners.container.runner import ContainerRunner
+from launch_worker.runners.job import Exited, Gone
+from launch_worker.runners.talk_folder import TALK
 
 log = logging.getLogger("launch_worker.container")
 
@@ -74,12 +73,30 @@ _EXIT_CODES = {
 }
 
 
+class Containers(Protocol):
+    """What a handle needs of the runner that it is of."""
+
+    log_file_bytes: int
+    engine: Engine
+    watch: EngineWatch
+    talks: ContainerTalks
+
+    @property
+    def log_driver(self) -> str: ...
+
+    def find_attempt(self, labels: Labels) -> str: ...
+
+    def remove_unstarted(self, container: str) -> bool: ...
+
+    def forget(self, handle: ContainerHandle) -> None: ...
+
+
 class ContainerHandle:
     """Its events arrive in `events`: Exited, once its log is whole, then Gone. Thread-safe."""
 
     def __init__(
         self,
-        runner: ContainerRunner,
+        runner: Containers,
         key: str,
         labels: Labels,
         *,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import docker.errors
 import docker.utils
 
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import LaunchError
 from launch_worker.model.container_options import LAUNCH_DIR, ContainerPlan
 from launch_worker.model.units import format_duration
@@ -32,8 +33,8 @@ from launch_worker.runners.errors import (
     StartError,
     StartGivenUpError,
 )
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Lease, ProcessRunner
+from launch_worker.runners.job import Lease
+from launch_worker.runners.process.runner import ProcessRunner
 
 log = logging.getLogger("launch_worker.container")
 

@@ -23,18 +23,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import launch_worker
-from launch_worker.attempt.talk import announce_stop
-from launch_worker.model.retry import Outcome
+from launch_worker.clock import boot_time_s
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 from launch_worker.runners.errors import OF_THE_MACHINE, LeaseLostError, StartError
+from launch_worker.runners.job import Exited, Gone, Lease
 from launch_worker.runners.output import bytes_in, make_pipe
 from launch_worker.runners.process import oom, orphans, tree
 from launch_worker.runners.process.exits import Exit, keep_exit
-from launch_worker.runners.process.guard import PROTOCOL, SOCKET, boot_time_s
+from launch_worker.runners.process.guard import PROTOCOL, SOCKET
 from launch_worker.runners.process.own_process import become_subreaper
 from launch_worker.runners.process.tree import Process, ProcessId
+from launch_worker.runners.talk_folder import announce_stop
 
 log = logging.getLogger("launch_worker.runner")
 
@@ -46,9 +47,6 @@ _HELLO_S = 5.0
 _CATCH_UP_S = 0.5
 #: A guard whose worker lives lets others knock in vain.
 _TAKE_S = 1.0
-
-#: (SIGTERM, SIGKILL) by boot time, or None: the job may outlive its lease.
-Lease = tuple[float, float] | None
 
 
 _ANSWER_BYTES = 1 << 14
@@ -73,24 +71,6 @@ _OF_THE_GUARD = re.compile(
     "DOCKER_(HOST|TLS_VERIFY|CERT_PATH|CONFIG|CONTEXT|API_VERSION)|SSH_AUTH_SOCK|((HTTPS?|NO|ALL)_PROXY)|"
     "((https?|no|all)_proxy)|LAUNCH_(WORK_DIR|RUN_ID|TOKEN)"
 )
-
-
-@dataclass(frozen=True)
-class Exited:
-    """The job's main process ended. `stopped_by` tells who signalled it before: '', asked, lease or worker."""
-
-    #: Exit code, or minus the signal's number; None when it is not known.
-    status: int | None
-    stopped_by: str
-    #: Why it is not known; '' when it was lost together with a guard.
-    problem: str = ""
-    #: It is in the file of the exits, where the next worker finds it should this one die.
-    is_kept: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Gone:
-    """Nothing of the job's tree is left."""
 
 
 @dataclass(eq=False)
@@ -586,7 +566,7 @@ class ProcessRunner:
     def _spawn_guard(self) -> None:
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
-        root = str(Path(launch_worker.__file__).parent.parent)
+        root = str(Path(__file__).parents[3])
         program = (
             "import sys; sys.path.insert(0, sys.argv.pop(1)); "
             "from launch_worker.runners.process.guard import main; main()"

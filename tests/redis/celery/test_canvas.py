@@ -14,7 +14,7 @@ from launch_worker.store.store import Store
 #: In a process of its own: an app's Redis is read when it is imported.
 _SEND = """
 from celery import chain, chord, group
-from launch_worker.tasks import run
+from launch_worker.celery.tasks import run
 
 a, b = "0" * 15, "1" * 15
 try:

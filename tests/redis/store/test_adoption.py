@@ -12,7 +12,7 @@ from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.api.client import Api
 from launch_worker.errors import InputError
 from launch_worker.ids import new_run_id
-from launch_worker.model.retry import Outcome
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.model.states import RunState

@@ -19,7 +19,8 @@ from launch_worker.api.client import Api
 from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.maintenance.passes import crash_stale_runs
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import PRIORITIES, RunSpec
 from launch_worker.model.states import ARROWS, RunState

@@ -17,13 +17,15 @@ import redis
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.api.client import Api
 from launch_worker.ids import new_run_id
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
+from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.records import text
-from launch_worker.store.store import Card, Store
+from launch_worker.store.store import Store
 from launch_worker.store.submit import New
 from tests.conftest import wait_until
 from tests.redis.store.test_arrows import enlist
@@ -65,7 +67,9 @@ QUEUED_LONG_BY_DEFAULT = QUEUED_LONG._replace(memory=2150)
 #: All of a run that has finished.
 ENDED = Kept(keys=2.1, entries=29, payload=680, memory=1450)
 
-CARD = Card("w", ("default",), slots=8, gpus=0, cpus=8000, memory=1 << 34, total=(0, 8000, 1 << 34), backfill_s=300)
+CARD = FreeCapacity(
+    "w", ("default",), slots=8, gpus=0, cpus=8000, memory=1 << 34, total=(0, 8000, 1 << 34), backfill_s=300
+)
 SPEC = RunSpec(command=("python", "train.py", "--lr", "0.1"))
 
 

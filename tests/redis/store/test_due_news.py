@@ -9,9 +9,10 @@ import pytest
 
 from launch_worker.agent.heartbeat import Liveness
 from launch_worker.agent.outage import Outage
+from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.store import Card, Pulse, Store
+from launch_worker.store.store import Pulse, Store
 
 
 class Idle:
@@ -19,9 +20,9 @@ class Idle:
 
     prefetch_s = 0.0
 
-    def card(self) -> Card:
+    def card(self) -> FreeCapacity:
         left = {"slots": 1, "gpus": 0, "cpus": 1, "memory": 1}
-        return Card("w", ("default",), **left, total=(0, 1, 1), backfill_s=1, prefetch_s=self.prefetch_s)
+        return FreeCapacity("w", ("default",), **left, total=(0, 1, 1), backfill_s=1, prefetch_s=self.prefetch_s)
 
     def why_no_runs(self) -> str:
         return ""

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch_worker.agent.adoption import Heir
+from launch_worker.agent.adoption import Adopter
 from launch_worker.agent.outage import Outage
 from launch_worker.api.client import Api, Run
 from launch_worker.api.doctor import check, problems
@@ -24,7 +24,7 @@ from launch_worker.maintenance.passes import crash_stale_runs
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.runners.container.config import Labels
-from launch_worker.runners.process.runner import Lease
+from launch_worker.runners.job import Lease
 from launch_worker.store.store import Store
 from tests.redis.store.test_adoption import adopt
 from tests.redis.store.test_arrows import (
@@ -232,7 +232,7 @@ def test_a_container_is_taken_over_though_the_disk_is_full(
     folder.make(for_process=False)
     folder.mark_container(record)
     carrier, stopping, runner = Carrier(), threading.Event(), Adopting()
-    heir = Heir(
+    heir = Adopter(
         carrier,
         owner="heir",
         worker="w2",

@@ -12,13 +12,15 @@ import pytest
 from launch_worker.api.client import Api
 from launch_worker.errors import InputError, RefusedError
 from launch_worker.ids import new_run_id
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
+from launch_worker.model.worker import FreeCapacity
 from launch_worker.store import keys
 from launch_worker.store.records import text
-from launch_worker.store.store import Card, Store
+from launch_worker.store.store import Store
 from tests.redis.store.test_arrows import (
     CRASHED,
     CRASHED_AGAIN,
@@ -88,9 +90,9 @@ class Worker:
         held = {device for record in self.jobs.values() for device in record.gpus}
         return [device for device in self.devices if device not in held]
 
-    def card(self, slots: int) -> Card:
+    def card(self, slots: int) -> FreeCapacity:
         needs = [[int(part) for part in (record.needs or "0:0:0").split(":")] for record in self.jobs.values()]
-        return Card(
+        return FreeCapacity(
             owner=self.owner,
             queues=tuple(self.queues),
             slots=slots,

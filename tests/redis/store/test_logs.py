@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from launch_worker.api.client import Api
-from launch_worker.attempt.shipping import LogShipper, Tail
-from launch_worker.attempt.talk import HeedsStop, Preempting, Talk, Word
+from launch_worker.attempt.shipping import LogShipper
+from launch_worker.attempt.tail import Tail
+from launch_worker.attempt.talk import Talk
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.ids import new_run_id
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.job_words import HeedsStop, Preempting, Word
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.runners import output as runners_output

@@ -15,14 +15,14 @@ from launch_worker.api.sweeps import Sweep
 from launch_worker.errors import InputError, LaunchError, RefusedError
 from launch_worker.ids import new_run_id
 from launch_worker.maintenance.passes import PASSES
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
-from launch_worker.model.sweep import Trial
+from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.store.store import Store
 from launch_worker.store.submit import ConfigChanged
-from launch_worker.store.sweeps import SweepRecord
 from launch_worker.sweeps.config import SweepConfigError, config_from_json
 from launch_worker.sweeps.drive import advance, advance_sweeps, check_sweep, judge, look_after
 from launch_worker.sweeps.search import suggest

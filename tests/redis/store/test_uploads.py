@@ -18,7 +18,8 @@ from launch_worker.code.storage import FolderStorage, RedisStorage, Storage, sto
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import CodeError, LaunchError, SettingsError
 from launch_worker.ids import new_run_id
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState

@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 
+from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.model.container_options import ContainerPlan, Mount
-from launch_worker.model.retry import Outcome, outcome_of_exit
+from launch_worker.model.outcome import Outcome, outcome_of_exit
 from launch_worker.runners.container.config import Files, Labels
 from launch_worker.runners.container.engine import Engine
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.runner import ContainerRunner
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Exited, Gone, Lease, ProcessRunner
+from launch_worker.runners.job import Exited, Gone, Lease
+from launch_worker.runners.process.runner import ProcessRunner
 from tests.conftest import wait_until
 from tests.support.registry import Registry
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from launch_worker.attempt.supervise import Cancel, Limits, supervise
-from launch_worker.model.retry import Outcome
+from launch_worker.clock import boot_time_s
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.runners.container import engine
 from launch_worker.runners.container import handle as container_handle
@@ -25,9 +26,9 @@ from launch_worker.runners.container import watch as container_watch
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.runner import ContainerRunner
 from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
+from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Exited, ProcessRunner
+from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.redis.store.test_arrows import running

@@ -19,13 +19,15 @@ from typing import Any
 
 import pytest
 
+from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.runners.errors import StartError
+from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.process import runner as process
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.exits import Exit, read_exits
-from launch_worker.runners.process.guard import KNOWS, SOCKET, boot_time_s
-from launch_worker.runners.process.runner import Exited, Gone, JobHandle, ProcessRunner, take_over
+from launch_worker.runners.process.guard import KNOWS, SOCKET
+from launch_worker.runners.process.runner import JobHandle, ProcessRunner, take_over
 from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
 
@@ -52,7 +54,7 @@ class Bare:
         self.lines = self.control.makefile("rb")
         (folder / "lock").touch()
         self.lock_fd = os.open(folder / "lock", os.O_RDWR)
-        root = str(Path(tree.__file__).parents[2])
+        root = str(Path(tree.__file__).parents[3])
         program = (
             f"import sys; sys.path.insert(0, {root!r}); from launch_worker.runners.process.guard import main; main()"
         )
@@ -556,7 +558,7 @@ def test_a_worker_that_dies_before_it_reported_finds_the_statuses_on_disk(bare: 
 WORKER = """
 import json, os, queue, signal, sys, time
 from pathlib import Path
-from launch_worker.runners.process import ProcessRunner
+from launch_worker.runners.process.runner import ProcessRunner
 
 env, folder = json.loads(sys.argv[1])
 runner = ProcessRunner(folder=Path(folder)).open()

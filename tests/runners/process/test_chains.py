@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from launch_worker.clock import boot_time_s
+from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Exited, JobHandle
+from launch_worker.runners.process.runner import JobHandle
 from tests.conftest import wait_until
 from tests.runners.process.test_guard import stop
 from tests.runners.process.test_process import Jobs, end_of

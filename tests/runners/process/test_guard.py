@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
+from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Exited, Gone, JobHandle
+from launch_worker.runners.process.runner import JobHandle
 from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
 from tests.runners.process.test_process import Jobs, end_of, pid_in
@@ -254,8 +255,8 @@ def test_a_job_that_its_guard_ended_for_its_lease_and_told_nobody_did_not_end_by
 WORKER = """
 import json, queue, sys, time
 from pathlib import Path
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import ProcessRunner
+from launch_worker.clock import boot_time_s
+from launch_worker.runners.process.runner import ProcessRunner
 
 scripts, env, folder, lease_s = json.loads(sys.argv[1])
 runner = ProcessRunner().open()
@@ -405,7 +406,7 @@ def test_a_job_that_is_being_stopped_with_a_long_grace_is_still_bound_to_its_lea
 def test_an_order_behind_the_workers_end_starts_nothing(tmp_path: Path) -> None:
     """Two starts lie in the socket when the worker is killed: neither job may stay."""
     ours, theirs = socket.socketpair()
-    root = str(Path(tree.__file__).parents[2])
+    root = str(Path(tree.__file__).parents[3])
     program = f"import sys; sys.path.insert(0, {root!r}); from launch_worker.runners.process.guard import main; main()"
     guard = subprocess.Popen([sys.executable, "-S", "-c", program, str(theirs.fileno())], pass_fds=[theirs.fileno()])
     theirs.close()

@@ -29,14 +29,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.runners.errors import StartError
+from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.output import make_pipe
 from launch_worker.runners.process import oom, tree
 from launch_worker.runners.process import runner as process
 from launch_worker.runners.process.exits import read_exits
-from launch_worker.runners.process.guard import boot_time_s
-from launch_worker.runners.process.runner import Exited, Gone, JobHandle, ProcessRunner, take_over
+from launch_worker.runners.process.runner import JobHandle, ProcessRunner, take_over
 from tests.runners.process.test_chains import CHAIN
 from tests.support.scripted_engine import ScriptedEngine, settle
 
@@ -44,7 +45,7 @@ _EXAMPLES = int(os.environ.get("LAUNCH_FUZZ_EXAMPLES", "6"))
 _STEPS = 14
 #: By when all must have ended that was stopped, or ends by itself.
 _END_S = 30.0
-ROOT = str(Path(tree.__file__).parents[2])
+ROOT = str(Path(tree.__file__).parents[3])
 
 
 @dataclass(frozen=True)

@@ -15,26 +15,26 @@ from typing import Any
 
 import pytest
 
+from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.exits import read_exits
-from launch_worker.runners.process.guard import boot_time_s
 from tests.conftest import wait_until
 
-ROOT = str(Path(tree.__file__).parents[2])
+ROOT = str(Path(tree.__file__).parents[3])
 
 #: A guard that ends a job itself at the N-th line that it executes after an order that says so: {"at": N, "ends": PID}.
 TRACED = """
 import json, os, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
-from launch_worker.runners import guard
+from launch_worker.runners.process import guard
 
 class Instant:
     def __init__(self, order):
         self.left, self.pid = order.pop("at"), order.pop("ends")
 
     def __call__(self, frame, event, argument):
-        if not frame.f_code.co_filename.endswith("runners/guard.py"):
+        if not frame.f_code.co_filename.endswith("process/guard.py"):
             return None
         if event == "line":
             self.left -= 1

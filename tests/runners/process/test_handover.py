@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
+from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.exits import Exit, read_exits
-from launch_worker.runners.process.guard import SOCKET, boot_time_s
-from launch_worker.runners.process.runner import Exited, Gone, JobHandle, LeftJob, ProcessRunner, take_over
+from launch_worker.runners.process.guard import SOCKET
+from launch_worker.runners.process.runner import JobHandle, LeftJob, ProcessRunner, take_over
 from tests.conftest import wait_until
 
 
@@ -157,7 +159,7 @@ def test_a_next_worker_that_dies_too_takes_its_jobs_with_it(tmp_path: Path) -> N
     former = Former(tmp_path, "sleep 600")
     former.leave()
     program = (
-        "import sys, time; from pathlib import Path; from launch_worker.runners.process import take_over;"
+        "import sys, time; from pathlib import Path; from launch_worker.runners.process.runner import take_over;"
         "runner, jobs, lock = take_over(Path(sys.argv[1])); runner.tell({'do': 'lease', 'leases': {}});"
         "print(len(jobs), flush=True); time.sleep(600)"
     )
@@ -312,8 +314,8 @@ def test_a_job_that_came_back_to_its_worker_and_ended_as_that_left_is_kept(tmp_p
 ADOPTED = """
 import os, queue, signal, sys, time
 from pathlib import Path
-from launch_worker.runners.guard import boot_time_s
-from launch_worker.runners.process import ProcessRunner
+from launch_worker.clock import boot_time_s
+from launch_worker.runners.process.runner import ProcessRunner
 
 folder = Path(sys.argv[1])
 lock_fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)

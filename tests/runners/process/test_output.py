@@ -21,6 +21,7 @@ import pytest
 
 from launch_worker.ids import new_run_id
 from launch_worker.runners import output
+from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.output import (
     RESERVE_BYTES,
     OutputFile,
@@ -32,7 +33,7 @@ from launch_worker.runners.output import (
 )
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.guard import SOCKET, _receive, _send_all
-from launch_worker.runners.process.runner import Exited, Gone, JobHandle, ProcessRunner, take_over
+from launch_worker.runners.process.runner import JobHandle, ProcessRunner, take_over
 from tests.conftest import wait_until
 
 MIB = 1 << 20
@@ -307,7 +308,7 @@ def test_a_frozen_guard_blocks_a_job_that_prints_much_and_loses_nothing(printing
 WORKER = """
 import json, queue, sys, time
 from pathlib import Path
-from launch_worker.runners.process import ProcessRunner
+from launch_worker.runners.process.runner import ProcessRunner
 env, folder, script = json.loads(sys.argv[1])
 runner = ProcessRunner().open()
 runner.start(["bash", "-c", script], key="k", env=env, cwd=folder, log_path=Path(folder) / "output", grace_s=10.0,

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.runners.errors import LeaseLostError, StartError
+from launch_worker.runners.job import Exited, Gone, Lease
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.runner import Exited, Gone, JobHandle, Lease, ProcessRunner
+from launch_worker.runners.process.runner import JobHandle, ProcessRunner
 from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
 

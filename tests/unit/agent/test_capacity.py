@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.agent import gpus
-from launch_worker.agent.capacity import Device, Inventory, Needs, Use, parse_gpus, parse_needs
+from launch_worker.agent.capacity import Capacity, Device, Use, parse_gpus
 from launch_worker.agent.gpus import Meter, find, inventory_from_options
 from launch_worker.errors import InputError
+from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.spec import RunSpec
 from tests.conftest import wait_until
 
@@ -29,8 +30,8 @@ def ids(text: str, *, visible: str | None = None, found: Sequence[Device] = FOUN
     return [device.id for device in parse_gpus(text, visible=visible, found=found)]
 
 
-def inventory(count: int = 2, *, cpus: float = 4, memory: int = 8 * G, share: int = 1) -> Inventory:
-    return Inventory([Device(str(number)) for number in range(count)], cpus=cpus, memory=memory, share=share)
+def inventory(count: int = 2, *, cpus: float = 4, memory: int = 8 * G, share: int = 1) -> Capacity:
+    return Capacity([Device(str(number)) for number in range(count)], cpus=cpus, memory=memory, share=share)
 
 
 # -- who holds what ----------------------------------------------------------------------------------------------------
@@ -413,7 +414,7 @@ def test_a_driver_that_hangs_holds_up_nobody() -> None:
         hangs.wait(20)
         return {"0": Use(45, 3 * G, 80 * G)}
 
-    offered = Inventory([FOUND[0]], cpus=1, memory=G, use=Meter(["0"], measure=measure))
+    offered = Capacity([FOUND[0]], cpus=1, memory=G, use=Meter(["0"], measure=measure))
     assert offered.describe()[0]["use"] is None
     assert began.wait(5)
     assert offered.describe()[0]["use"] is None
@@ -423,7 +424,7 @@ def test_a_driver_that_hangs_holds_up_nobody() -> None:
 
 
 def test_a_device_is_described_with_its_runs() -> None:
-    offered = Inventory(FOUND[:2], cpus=1, memory=G, share=2)
+    offered = Capacity(FOUND[:2], cpus=1, memory=G, share=2)
     offered.hold("run2.1", ["0"], 0, 0)
     offered.hold("run1.3", ["0"], 0, 0)
     first, second = offered.describe()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launch_worker.agent.quarantine import FIRST_PAUSE_S, LONGEST_PAUSE_S, Quarantine
-from launch_worker.model.retry import Outcome
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 
 FULL = Outcome(RunState.FAILED, reason="the disk is full", phase="start", worker_fault=True)

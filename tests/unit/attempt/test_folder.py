@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from launch_worker.attempt.folder import AttemptFolder, WorkerFolder
-from launch_worker.model.retry import NextStep, Outcome
+from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.worker_folder import WorkerFolder
+from launch_worker.clock import boot_time_s
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
-from launch_worker.runners.process.guard import boot_time_s
 
 RECORD = Record.from_hash(
     {

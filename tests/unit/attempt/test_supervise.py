@@ -21,10 +21,10 @@ from launch_worker.attempt.supervise import (
     never_started,
     supervise,
 )
-from launch_worker.attempt.talk import Finish, HeedsStop, Preempting
-from launch_worker.model.retry import Outcome
+from launch_worker.model.job_words import Finish, HeedsStop, Preempting
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
-from launch_worker.runners.process.runner import Exited, Gone
+from launch_worker.runners.job import Exited, Gone
 
 S = RunState
 FREE = Limits(timeout_s=None, stall_timeout_s=None, grace_s=10.0)

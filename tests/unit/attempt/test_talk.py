@@ -11,22 +11,11 @@ from typing import Any
 
 import pytest
 
-from launch_worker.attempt.talk import (
-    MAX_LINE_BYTES,
-    MAX_ROWS,
-    Finish,
-    HeedsStop,
-    Preempting,
-    Talk,
-    Word,
-    Words,
-    announce_stop,
-    numbers_in,
-    outcome_told,
-    read_words,
-)
-from launch_worker.model.retry import Outcome
+from launch_worker.attempt.talk import MAX_LINE_BYTES, MAX_ROWS, Talk, numbers_in, read_words
+from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_told
+from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
+from launch_worker.runners.talk_folder import announce_stop
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard, merge_summary
 

@@ -13,7 +13,7 @@ from launch_worker.errors import InputError
 from launch_worker.model.item_schema import VERSION, item_schema
 from launch_worker.model.spec import RunSpec, parse_spec
 
-PUBLISHED = Path(__file__).parents[2] / "docs" / f"item-{VERSION}.schema.json"
+PUBLISHED = Path(__file__).parents[3] / "docs" / f"item-{VERSION}.schema.json"
 FULL = RunSpec(
     command=("python", "train.py"),
     queue="gpu",

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import InputError
-from launch_worker.model.macros import SYSTEM_MACROS, fill, fill_spec, has_macros, macros_of
+from launch_worker.model.macros import SYSTEM_MACROS, fill, has_macros
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
+from launch_worker.queues.filling import fill_spec, macros_of
 from launch_worker.queues.queue import QueueConfig
 
 MACROS = {"run_id": "r1", "queue": "gpu", "lr": 0.5, "n": 8, "on": True, "tags": ["a", "b"], "opt.name": "adam"}

@@ -6,16 +6,8 @@ import signal
 
 import pytest
 
-from launch_worker.model.retry import (
-    MAX_MISSTARTS,
-    NextStep,
-    Outcome,
-    has_retries_left,
-    next_step,
-    outcome_of_exit,
-    shell_exit_code,
-    signal_name,
-)
+from launch_worker.model.outcome import Outcome, outcome_of_exit, shell_exit_code, signal_name
+from launch_worker.model.retry import MAX_MISSTARTS, NextStep, has_retries_left, next_step
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
 from launch_worker.model.spec import RunSpec
-from launch_worker.submission.options import (
-    MAX_LINE_BYTES,
-    UNSENT,
-    Array,
-    Item,
-    parse_array,
-    parse_values,
-    read_jobs,
-    read_options,
-)
+from launch_worker.submission.array import Array, parse_array, parse_values
+from launch_worker.submission.options import MAX_LINE_BYTES, UNSENT, Item, read_jobs, read_options
 
 
 def jobs(*lines: Any, **options: Any) -> list[Item]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.attempt.folder import AttemptFolder, delete_undeleted, undeleted_folder
+from launch_worker.attempt.folder import AttemptFolder, undeleted_folder
+from launch_worker.attempt.worker_folder import delete_undeleted
 from launch_worker.untrusted.removal import remove_tree
 from tests.unit.untrusted.test_ownership import STRANGER
 

@@ -1,0 +1,49 @@
+"""A connection to one launch system, from which runs, sweeps and queues are looked at."""
+
+from __future__ import annotations
+
+import time
+
+from launch_worker.model.worker import why_unserved
+from launch_worker.settings import Settings
+from launch_worker.store.store import Store
+from launch_worker.submission.submitter import Submitter
+
+#: Seconds for which an answer to "why do the runs of this queue wait?" is given again.
+_WHY_S = 1.0
+
+
+class Connection(Submitter):
+    """What every part of `Api` stands on: the settings, and the store, which is connected to at its first call."""
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        super().__init__(url, settings=settings)
+        #: By queue: when it was found out why its runs wait, and why.
+        self._why_waiting: dict[str, tuple[float, str]] = {}
+
+    @property
+    def store(self) -> Store:
+        """Connected to at its first call."""
+        if not isinstance(self._store, Store):
+            self._store = Store(self.settings.redis_url, settle_s=self.settings.settle_s)
+        return self._store
+
+    def why_waiting(self, queue: str) -> str:
+        """Why a run of a queue, which is ready and breaks no limit, has not been taken; '' where that is a moment's.
+
+        What was found is told again for a second: lists ask for each of their runs.
+        """
+        known = self._why_waiting.get(queue)
+        if known is None or time.monotonic() - known[0] > _WHY_S:
+            known = self._why_waiting[queue] = (time.monotonic(), self._look_why_waiting(queue))
+        return known[1]
+
+    def _look_why_waiting(self, queue: str) -> str:
+        workers, free = self.store.slots_of(queue)
+        if not workers:
+            return why_unserved(self.store.workers(), queue).partition("; ")[0]
+        if free is None or free > 0:
+            return ""
+        if workers == 1:
+            return f"all slots of the worker of queue {queue} are taken"
+        return f"all slots of the {workers} workers of queue {queue} are taken"

@@ -1,0 +1,151 @@
+"""A worker's folder on its machine: the folders of its attempts, its lock, what it could not deliver."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from functools import cached_property
+from io import TextIOWrapper
+from pathlib import Path
+
+from launch_worker.attempt.folder import AttemptFolder, _boot_id, is_attempt, undeleted_folder
+from launch_worker.attempt.folder_reuse import Spares
+from launch_worker.errors import InputError
+from launch_worker.model.run import Record
+from launch_worker.runners.process.guard import SOCKET
+from launch_worker.untrusted.ownership import make_ours
+from launch_worker.untrusted.removal import remove_tree
+
+
+class WorkerFolder:
+    """One worker's folder. Whoever holds its lock may use and delete it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: TextIOWrapper | None = None
+
+    @classmethod
+    def create(cls, work_dir: Path, owner: str, *, worker: str = "") -> WorkerFolder:
+        """A new locked folder, for the worker with this node name. Raises OSError."""
+        # Under another name until it is locked, or a neighbour would take it for abandoned.
+        hidden = cls(work_dir / "workers" / f".{owner}")
+        hidden.path.mkdir(parents=True, mode=0o700)
+        if not hidden.take():
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        (hidden.path / "host").write_text(_this_host())
+        (hidden.path / "worker").write_text(worker)
+        hidden.path = hidden.path.rename(work_dir / "workers" / owner)
+        return hidden
+
+    @classmethod
+    def abandoned(cls, work_dir: Path) -> Iterator[WorkerFolder]:
+        """Folders of workers that died, guard and all; each is locked for the caller."""
+        root = work_dir / "workers"
+        for path in sorted(root.iterdir()) if root.is_dir() else ():
+            folder = cls(path)
+            if not path.name.startswith(".") and path.is_dir() and folder.is_of_this_host() and folder.take():
+                yield folder
+
+    @classmethod
+    def of_worker(cls, work_dir: Path, worker: str) -> Iterator[WorkerFolder]:
+        """Folders of workers that had this node name, whose guard may still hold them; not locked."""
+        root = work_dir / "workers"
+        for path in sorted(root.iterdir()) if root.is_dir() else ():
+            folder = cls(path)
+            if (path / SOCKET).exists() and folder.worker == worker and folder.is_of_this_host():
+                yield folder
+
+    @classmethod
+    def has_attempt(cls, work_dir: Path, name: str) -> bool:
+        """Whether any worker's folder has the attempt; one that is taken over may change its folder."""
+        return any((path / "runs" / name).exists() for path in (work_dir / "workers").iterdir())
+
+    @property
+    def owner(self) -> str:
+        return self.path.name
+
+    @property
+    def worker(self) -> str:
+        try:
+            return (self.path / "worker").read_text()
+        except OSError:
+            return ""
+
+    def hold(self, lock_fd: int) -> None:
+        """Keep the lock by a descriptor that its guard gave."""
+        self._lock = os.fdopen(lock_fd, "a")
+
+    def is_of_this_host(self) -> bool:
+        """Not where a network folder shows another host's workers: their jobs cannot be seen, and may well live."""
+        try:
+            theirs = (self.path / "host").read_text().split()
+        except OSError:
+            return True
+        # A container that was made anew has another name on the same boot; a machine that was restarted the opposite.
+        return bool(set(theirs) & set(_this_host().split()))
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def lock_fd(self) -> int:
+        assert self._lock is not None
+        return self._lock.fileno()
+
+    def take(self) -> bool:
+        """Lock the folder; False when another process holds it."""
+        try:
+            lock = self.lock_path.open("a")
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        self._lock = lock
+        return True
+
+    def attempts(self) -> list[AttemptFolder]:
+        runs = self.path / "runs"
+        paths = sorted(runs.iterdir()) if runs.is_dir() else []
+        return [AttemptFolder(path) for path in paths if is_attempt(path.name)]
+
+    def attempt(self, record: Record) -> AttemptFolder:
+        """The folder for a claimed attempt; not made yet. Raises InputError for a record that names no attempt."""
+        name = f"{record.id}.{record.attempt}.{record.token}"
+        if not is_attempt(name):
+            raise InputError(f"the record of this run is damaged: {name[:60]!r} cannot be the name of an attempt")
+        return AttemptFolder(f"{self.path}/runs/{name}", self._spares)
+
+    @cached_property
+    def _spares(self) -> Spares:
+        return Spares(f"{self.path}/spare")
+
+    def release(self) -> None:
+        """Delete the folder if nothing in it waits to be delivered, and let go of it."""
+        if not self.attempts():
+            remove_tree(str(self.path))
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def why_not_own(work_dir: Path) -> str:
+    """'' when the folders that workers share are there, and nobody else can put anything into them. Raises OSError."""
+    return next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code"))), "")
+
+
+def delete_undeleted(work_dir: Path) -> list[Path]:
+    """Try again to delete what could not be; what stays."""
+    folder = undeleted_folder(work_dir)
+    left = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in left if remove_tree(str(path)) is not None]
+
+
+def _this_host() -> str:
+    return f"{socket.gethostname()}\n{_boot_id()}\n"

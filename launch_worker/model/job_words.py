@@ -1,0 +1,67 @@
+"""What a job may say of its own end, and what that makes of the attempt's outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from launch_worker.model.outcome import Outcome, outcome_of_exit, signal_name
+from launch_worker.model.states import RunState
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The job says that it is done, with this exit code, whatever becomes of its process."""
+
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Preempting:
+    """The job says that its machine is being taken away: however it ends, it shall run again."""
+
+
+@dataclass(frozen=True)
+class HeedsStop:
+    """The job looks whether it shall stop: it is given time to end by itself before it is signalled."""
+
+
+Word: TypeAlias = Finish | Preempting | HeedsStop
+
+
+@dataclass(frozen=True)
+class Words:
+    """All that a job has said of its own end."""
+
+    finish: int | None = None
+    preempting: bool = False
+    heeds_stop: bool = False
+
+    def with_word(self, word: Word) -> Words:
+        """The first `finish` stays."""
+        if isinstance(word, Finish):
+            return self if self.finish is not None else replace(self, finish=word.exit_code)
+        return replace(self, preempting=True) if isinstance(word, Preempting) else replace(self, heeds_stop=True)
+
+    def each(self) -> list[Word]:
+        words: list[Word] = []
+        if self.heeds_stop:
+            words.append(HeedsStop())
+        if self.preempting:
+            words.append(Preempting())
+        if self.finish is not None:
+            words.append(Finish(self.finish))
+        return words
+
+
+def outcome_told(ended: Outcome, words: Words, *, status: int | None, preempt_exit_code: int) -> Outcome:
+    """The outcome of an attempt whose job has said this of its end, and then ended so, with this exit status."""
+    if words.finish is not None:
+        late = "unknown" if status is None else str(status) if status >= 0 else signal_name(-status)
+        return replace(outcome_of_exit(words.finish, preempt_exit_code=preempt_exit_code), late_exit=late)
+    is_cancelled = ended.state is RunState.KILLED and not ended.by_shutdown
+    if not words.preempting or ended.preempted or is_cancelled:
+        return ended
+    state = RunState.FAILED if ended.state is RunState.FINISHED else ended.state
+    reason = f"preempted ({ended.reason or f'exit code {ended.exit_code}'})"
+    return replace(ended, state=state, reason=reason, preempted=True, phase=ended.phase or "run")

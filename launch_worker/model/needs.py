@@ -1,0 +1,23 @@
+"""What a run needs of a worker: GPUs, cores, memory."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NEEDS = re.compile(r"([0-9]{1,6}):([0-9]{1,12}):([0-9]{1,18})")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run wants of its worker; 0 is "nothing"."""
+
+    gpus: int = 0
+    millicores: int = 0
+    memory: int = 0
+
+
+def parse_needs(text: str) -> Needs:
+    """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. A damaged text is nothing, as it is at the claim."""
+    match = _NEEDS.fullmatch(text)
+    return Needs(*map(int, match.groups())) if match else Needs()

@@ -1,0 +1,23 @@
+"""The folder in which a job and its worker talk."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from launch_worker.current import STOP
+
+#: The folder in which job and worker talk, beside the job's configuration.
+TALK = "talk"
+
+log = logging.getLogger("launch_worker.told")
+
+
+def announce_stop(folder: Path, reason: str) -> None:
+    """Show a job that it shall stop. Never raises: it is signalled anyway."""
+    try:
+        partial = folder / "stop.partial"
+        partial.write_text(f"{reason}\n")
+        partial.rename(folder / STOP)
+    except OSError as error:
+        log.warning("stop.not_shown folder=%s: %s", folder, error)
