@@ -146,8 +146,8 @@ def test_a_damaged_configuration_refuses_the_run_with_a_sentence(damaged: str) -
 def test_a_run_without_configurations_loads_no_heavy_library() -> None:
     """A person waits for `launch-submit`."""
     program = (
-        "import sys; from launch_worker.submission.resolve import resolve; resolve({'command': ('true',), 'values': {'x': 1}});"
-        "print(*sorted(sys.modules))"
+        "import sys; from launch_worker.submission.resolve import resolve; "
+        "resolve({'command': ('true',), 'values': {'x': 1}}); print(*sorted(sys.modules))"
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     heavy = {"jsonschema", "pydantic", "redis", "launch_worker.queues.queue", "launch_worker.model.container_options"}
