@@ -20,7 +20,7 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test walk chaos bench bench-quick lint check format clean
+.PHONY: help demo test walk chaos bench bench-quick lint check hooks format clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -45,13 +45,17 @@ bench: $(INSTALLED_DEV) ## measure beside Celery, RQ, huey, dramatiq and the mac
 bench-quick: $(INSTALLED_DEV) ## the same with fewer systems and smaller numbers, under 2 minutes
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m bench --quick $(GROUPS)
 
-lint: $(INSTALLED_DEV) ## check style and formatting
+lint: $(INSTALLED_DEV) ## check style, formatting and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 check: lint ## lint, check the types, and who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+hooks: $(INSTALLED_DEV) ## let git check what is committed, by the tools of `make check`
+	$(BIN)/pre-commit install
 
 format: $(INSTALLED_DEV) ## mend what lint can mend by itself
 	$(BIN)/ruff check --fix .

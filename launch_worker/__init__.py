@@ -1,5 +1,8 @@
 """launch_worker: a self-hosted launch system on plain Celery and Redis.
 
+Public are the names in `__all__`, `__version__`, the module `launch_worker.errors` and the function
+`launch_worker.ids.new_run_id`. All other paths are private: they may change in any release.
+
 The public names are imported on first use: a job that asks for `current_run`, or `launch-submit`, must not pay
 for Celery, and `launch_worker.model.spec` must import neither celery nor redis.
 """
@@ -26,10 +29,12 @@ _HOMES = {
     "submit_many": "launch_worker.api.client",
 }
 
+# Hidden from type checkers, so that a wrong name is an error to them.
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'launch_worker' has no attribute {name!r}")
-    import importlib
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'launch_worker' has no attribute {name!r}")
+        import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module(_HOMES[name]), name)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import hypothesis
 import pytest
 
 from launch_worker.api.client import Api
@@ -19,6 +20,11 @@ from tests.support.engine import busybox_image, engine
 __all__ = ["busybox_image", "engine", "wait_until"]
 
 T = TypeVar("T")
+
+# The time of one example depends on what else the machine does, so no example has a deadline. The rest is as Hypothesis
+# has it: examples are not random where CI is set.
+hypothesis.settings.register_profile("no deadline", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure() -> None:

@@ -98,7 +98,7 @@ def test_no_json_tree_in_any_place_of_an_element_ends_anything(cluster: Cluster)
     victim = Victim(cluster)
     place = st.sampled_from((*elements.PLACES, ("args",), ("kwargs",), ("embed",), ()))
 
-    @settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=80, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(place, trees()), min_size=1, max_size=10))
     def pushed(changes: list[tuple[tuple[str, ...], Any]]) -> None:
         victim.push(*(_changed(where, value) for where, value in changes))

@@ -209,7 +209,6 @@ def test_whatever_an_engine_does_no_run_is_executed_twice_and_each_ends(
         settings=settings(
             max_examples=_EXAMPLES,
             stateful_step_count=14,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

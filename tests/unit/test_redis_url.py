@@ -40,7 +40,7 @@ def shows(text: str, password: str) -> list[str]:
 
 
 #: A loaded machine is no fault.
-PATIENT = of_hypothesis(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = of_hypothesis(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 @PATIENT

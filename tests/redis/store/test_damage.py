@@ -281,7 +281,7 @@ def outside(root: Path, work_dir: Path) -> set[str]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), database=None)
 @given(
     fields=st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(VALUES), min_size=1, max_size=3),
     options=st.sampled_from([{}, {"gpus": 1}, {"concurrency_key": "k"}]),

@@ -286,7 +286,6 @@ def test_any_order_of_calls_keeps_limits_and_gives_every_run_its_turn(own_store:
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=40,
-            deadline=None,
             database=None,
             phases=(Phase.generate,),
             report_multiple_bugs=False,

@@ -409,7 +409,6 @@ def test_any_order_of_calls_keeps_every_run_true(own_store: Store) -> None:
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=40,
-            deadline=None,
             database=None,
             # A failure is told as it was found: shrinking its 40 steps takes minutes.
             phases=(Phase.generate,),

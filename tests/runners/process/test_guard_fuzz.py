@@ -1040,7 +1040,6 @@ def _try_out(machine: type[RuleBasedStateMachine]) -> None:
         settings=settings(
             max_examples=_EXAMPLES,
             stateful_step_count=_STEPS,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             # What depends on time is not made smaller by trying again.
             phases=(Phase.generate,),

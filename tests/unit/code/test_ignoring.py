@@ -86,7 +86,7 @@ rules = st.lists(patterns, min_size=1, max_size=4).map("\n".join)
 ignores = st.dictionaries(st.sampled_from((".gitignore", "a/.gitignore", "doc/.gitignore", "doc/a/.gitignore")), rules)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.lists(paths, min_size=1, max_size=12), ignores=ignores)
 def test_a_folder_that_is_no_checkout_goes_by_gits_rules(files: list[str], ignores: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -68,7 +68,7 @@ def test_every_quarter_of_an_hour_is_a_quarter_apart_all_the_year(zone: str) -> 
             at = following
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(
         ["0 3 * * *", "30 2 * * 0", "15 */2 * * *", "*/20 1-3 * * *", "0 0 1 * *", "@weekly", "5 2 29 2 *"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
@@ -435,7 +435,6 @@ _ODD = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), _WORD, st
 _JSON = st.one_of(_ODD, st.lists(_ODD, max_size=3), st.dictionaries(_WORD, _ODD, max_size=3))
 
 
-@settings(deadline=None)  # the first imports pydantic
 @given(st.dictionaries(st.sampled_from([*RunSpec.__dataclass_fields__, "unknown"]), _JSON, max_size=3))
 def test_what_is_read_without_pydantic_is_what_pydantic_reads(odd: dict[str, Any]) -> None:
     text = json.dumps({"command": ["a"], **odd})
