@@ -56,15 +56,6 @@
 --
 -- A Pending run is in exactly one place: in a list (dispatch), parked, waiting for a time (schedule), or for other runs.
 
-local SEP = '\6\22'
-local FINAL = {Finished = true, Failed = true, Killed = true, Crashed = true}
-local ARROWS = {
-  Pending = {Running = true, Killed = true, Failed = true},
-  Running = FINAL,
-  Crashed = {Pending = true, Running = true, Finished = true, Failed = true, Killed = true},
-  Finished = {Pending = true}, Failed = {Pending = true}, Killed = {Pending = true},
-}
-
 -- A Lua number above 2^47 prints as 1.7e+15 when concatenated.
 local function int(number) return string.format('%.0f', number) end
 
@@ -73,7 +64,76 @@ local function now_us()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
+-- A whole number as text, within bounds; nil for everything else.
+local function whole(text, least, most)
+  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  if number and number >= least and number <= most then return number end
+end
+
+local function decoded(text)
+  local fine, value = pcall(cjson.decode, text or '')
+  return fine and value or nil
+end
+
+local function as_number(value)
+  if type(value) ~= 'number' or value ~= value or math.abs(value) == math.huge then return nil end
+  return value
+end
+
+-- The number with this name in a decoded JSON object, also where the dots of the name lead.
+local function number_in(object, name)
+  if type(object) ~= 'table' then return nil end
+  local found = as_number(object[name])
+  if found then return found end
+  for at in string.gmatch(name, '()%.') do
+    found = number_in(object[string.sub(name, 1, at - 1)], string.sub(name, at + 1))
+    if found then return found end
+  end
+end
+
+-- Text that can be part of an item: a damaged record may have bytes that are no UTF-8, and such an item is refused.
+local function as_utf8(text)
+  if not string.find(text, '[\128-\255]') then return text end
+  local rest, more = text, '[\128-\191]'
+  for _, first in ipairs({'\240[\144-\191]' .. more, '[\241-\243]' .. more .. more, '\244[\128-\143]' .. more,
+    '\224[\160-\191]', '[\225-\236\238\239]' .. more, '\237[\128-\159]', '[\194-\223]'}) do
+    rest = string.gsub(rest, first .. more, '')
+  end
+  if not string.find(rest, '[\128-\255]') then return text end
+  return (string.gsub(text, '[\128-\255]', '?'))
+end
+
+local SEP = '\6\22'
+
+local LEVELS = {['0'] = 0, ['3'] = 1, ['6'] = 2, ['9'] = 3}
+
 local function run_key(id) return 'launch:run:' .. id end
+
+local function array_key(array) return 'launch:array:' .. array end
+
+local function sweep_key(sweep) return 'launch:sweep:' .. sweep end
+
+local function upload_key(sha256, number)
+  local key = 'launch:upload:' .. sha256
+  if number then return key .. ':' .. int(number) end
+  return key
+end
+
+-- A damaged priority is the default: no worker reads any other list.
+local function list_of(queue, priority)
+  if priority == '0' then return queue end
+  return queue .. SEP .. (LEVELS[priority] and priority or '6')
+end
+
+local function direct_of(owner) return 'launch.direct.' .. owner end
+
+local FINAL = {Finished = true, Failed = true, Killed = true, Crashed = true}
+local ARROWS = {
+  Pending = {Running = true, Killed = true, Failed = true},
+  Running = FINAL,
+  Crashed = {Pending = true, Running = true, Finished = true, Failed = true, Killed = true},
+  Finished = {Pending = true}, Failed = {Pending = true}, Killed = {Pending = true},
+}
 
 -- Fields of records as this call found or left them: by id, field to value, false for one that is not there. Nobody else
 -- writes meanwhile; here only `put`, `write_new`, `drop` and `forget` do.
@@ -162,29 +222,6 @@ local function drop(id, ...)
   if #there > 0 then redis.call('HDEL', run_key(id), unpack(there)) end
 end
 
--- The attempts of which there may be output: by their number, or, where that is large or damaged, those that the run's
--- history names. Bounded, for whoever may write records may write any number.
-local function attempts_of(id)
-  local count, found, known = tonumber(get(id, 'attempt')[1]) or 0, {}, {}
-  if count <= 1000 then
-    for attempt = 1, count do found[attempt] = int(attempt) end
-    return found
-  end
-  local lines = redis.pcall('LRANGE', run_key(id) .. ':history', -5000, -1)
-  for _, line in ipairs(lines.err and {} or lines) do
-    local attempt = string.match(line, '"attempt":(%d+)')
-    if attempt and not known[attempt] then
-      known[attempt] = true
-      found[#found + 1] = attempt
-    end
-  end
-  return found
-end
-
--- -- arrays: how far their runs are ------------------------------------------------------------------------------------
-
-local function array_key(array) return 'launch:array:' .. array end
-
 -- What a run counts as: its state, or Never for one that ended without having run.
 local function kind_of(state, attempt)
   if (state == 'Killed' or state == 'Failed') and (tonumber(attempt) or 0) == 0 then return 'Never' end
@@ -214,6 +251,25 @@ local function end_of(id)
   return run[1] and kind_of(run[1], run[2]) or nil, false
 end
 
+-- The attempts of which there may be output: by their number, or, where that is large or damaged, those that the run's
+-- history names. Bounded, for whoever may write records may write any number.
+local function attempts_of(id)
+  local count, found, known = tonumber(get(id, 'attempt')[1]) or 0, {}, {}
+  if count <= 1000 then
+    for attempt = 1, count do found[attempt] = int(attempt) end
+    return found
+  end
+  local lines = redis.pcall('LRANGE', run_key(id) .. ':history', -5000, -1)
+  for _, line in ipairs(lines.err and {} or lines) do
+    local attempt = string.match(line, '"attempt":(%d+)')
+    if attempt and not known[attempt] then
+      known[attempt] = true
+      found[#found + 1] = attempt
+    end
+  end
+  return found
+end
+
 -- The record is gone, with all that belongs to the run alone.
 local function forget(id)
   local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics'}
@@ -229,12 +285,6 @@ local function forget(id)
   for _, attempt in ipairs(attempts_of(id)) do gone[#gone + 1] = run_key(id) .. ':log:' .. attempt end
   redis.call('DEL', unpack(gone))
   seen[id] = nil
-end
-
--- A whole number as text, within bounds; nil for everything else.
-local function whole(text, least, most)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
-  if number and number >= least and number <= most then return number end
 end
 
 -- Below 2^53: what Lua counts exactly, and more than the microseconds of any time that comes.
@@ -270,6 +320,34 @@ local function damage_of(id)
   if not run[9] then return 'it has no name' end
 end
 
+-- For reading by `launch-worker doctor`.
+local function keep_aside(queue, reason, item)
+  redis.call('LPUSH', 'launch:refused', cjson.encode({at = int(now_us()), queue = queue, reason = reason, item = item}))
+  redis.call('LTRIM', 'launch:refused', 0, 999)
+end
+
+-- A script met an error with a Pending run, and goes on with others: if the run's record is damaged, `publish_due` ends
+-- it soon; else something beside the record is wrong, and that is kept for reading.
+local function doubt(id, where, problem)
+  if damage_of(id) then
+    redis.call('ZADD', 'launch:expiring', 0, id)
+  else
+    keep_aside(where, 'run ' .. id .. ' could not go on: ' .. tostring(problem))
+  end
+end
+
+-- A list of the wrong type would refuse every item and every consumer: it is set aside for reading. (`wanted`: or what
+-- should be another kind of key.)
+local function heal(key, wanted)
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= (wanted or 'list') and kind ~= 'none' then
+    local aside = 'launch:damaged:' .. key .. ':' .. int(now_us())
+    redis.call('RENAME', key, aside)
+    redis.call('EXPIRE', aside, 30 * 86400)
+    keep_aside(key, (wanted and 'an index' or 'the queue\'s key') .. ' held a ' .. kind .. '; moved to ' .. aside)
+  end
+end
+
 local known_settings = {}
 -- limit, paused, pool and rank of a queue or a pool; its configuration too where that is asked for.
 local function settings_of(kind, name, with_config)
@@ -294,28 +372,6 @@ local function pool_config(queue)
   return pool and settings_of('pool', pool, true).config or ''
 end
 
-local LEVELS = {['0'] = 0, ['3'] = 1, ['6'] = 2, ['9'] = 3}
--- A damaged priority is the default: no worker reads any other list.
-local function list_of(queue, priority)
-  if priority == '0' then return queue end
-  return queue .. SEP .. (LEVELS[priority] and priority or '6')
-end
-
-local function direct_of(owner) return 'launch.direct.' .. owner end
-
--- A place in a queue's line: the four priorities apart by more than any time in microseconds (until 2041).
-local LEVEL = 2251799813685248
-local LATER = 9000000000000000
-local function rank_of(priority, lined_at)
-  return (LEVELS[priority] or 2) * LEVEL + (tonumber(lined_at) or 0)
-end
-
-local function upload_key(sha256, number)
-  local key = 'launch:upload:' .. sha256
-  if number then return key .. ':' .. int(number) end
-  return key
-end
-
 -- Of one upload. A mark with a larger number is none of ours.
 local MOST_CHUNKS = 4096
 
@@ -326,53 +382,7 @@ local function keep_upload(sha256, chunks, keep_us)
   redis.call('SET', upload_key(sha256), int(chunks), 'PX', int(keep_ms))
 end
 
--- For reading by `launch-worker doctor`.
-local function keep_aside(queue, reason, item)
-  redis.call('LPUSH', 'launch:refused', cjson.encode({at = int(now_us()), queue = queue, reason = reason, item = item}))
-  redis.call('LTRIM', 'launch:refused', 0, 999)
-end
-
--- A script met an error with a Pending run, and goes on with others: if the run's record is damaged, `publish_due` ends
--- it soon; else something beside the record is wrong, and that is kept for reading.
-local function doubt(id, where, problem)
-  if damage_of(id) then
-    redis.call('ZADD', 'launch:expiring', 0, id)
-  else
-    keep_aside(where, 'run ' .. id .. ' could not go on: ' .. tostring(problem))
-  end
-end
-
--- One line of a run's history, and a word to those who wait for it.
-local function note(id, state, now, attempt, worker, reason)
-  local history = run_key(id) .. ':history'
-  -- A list and not a stream: Redis sets 4 KiB aside for every stream.
-  local line = '{"state":"' .. state .. '","at":' .. int(now)
-  attempt = tonumber(attempt) or 0
-  if attempt > 0 then line = line .. ',"attempt":' .. int(attempt) end
-  if worker and worker ~= '' then line = line .. ',"worker":' .. cjson.encode(worker) end
-  if reason and reason ~= '' then line = line .. ',"reason":' .. cjson.encode(reason) end
-  line = line .. '}'
-  if type(redis.pcall('RPUSH', history, line)) == 'table' then
-    redis.call('DEL', history)
-    redis.call('RPUSH', history, line)
-  end
-  redis.call('PUBLISH', 'launch:news:' .. id, state)
-end
-
--- The groups whose limits a Running run counts for; its pool's is the sum of its queues'.
-local function places_of(id)
-  local run = get(id, 'queue', 'concurrency_key', 'array')
-  local groups = {}
-  if run[1] then groups[1] = 'queue:' .. run[1] end
-  if run[2] and run[2] ~= '' then groups[#groups + 1] = 'key:' .. run[2] end
-  if run[3] and run[3] ~= '' then groups[#groups + 1] = 'array:' .. run[3] end
-  return groups
-end
-
--- -- sweeps: a run's end frees a place in its sweep -----------------------------------------------------------------------
-
 local SWEEP_ENDED = {FINISHED = true, CANCELED = true}
-local function sweep_key(sweep) return 'launch:sweep:' .. sweep end
 
 -- The sweep that made a run, and the run's number there; nil for none.
 local function sweep_of(id)
@@ -396,27 +406,6 @@ local function close_sweep(sweep, now)
   if not to then return end
   redis.call('HSET', key, 'state', to, 'ended_at', int(now))
   redis.call('SREM', 'launch:sweeps:live', sweep)
-end
-
-local function as_number(value)
-  if type(value) ~= 'number' or value ~= value or math.abs(value) == math.huge then return nil end
-  return value
-end
-
--- The number with this name in a decoded JSON object, also where the dots of the name lead.
-local function number_in(object, name)
-  if type(object) ~= 'table' then return nil end
-  local found = as_number(object[name])
-  if found then return found end
-  for at in string.gmatch(name, '()%.') do
-    found = number_in(object[string.sub(name, 1, at - 1)], string.sub(name, at + 1))
-    if found then return found end
-  end
-end
-
-local function decoded(text)
-  local fine, value = pcall(cjson.decode, text or '')
-  return fine and value or nil
 end
 
 -- The metric of an ended run: of its summary, else the last that it told.
@@ -527,286 +516,15 @@ local function forget_curve(id)
   end)
 end
 
--- Writes a state: index, record, history, and what it counts for. Only `arrow` and `regain` call it. `ended_at`: when a
--- run ended that is told now.
-local function enter(id, from, to, now, attempt, worker, reason, ended_at)
-  local created = tonumber(get(id, 'created_at')[1] or '') or now
-  redis.call('ZREM', 'launch:runs:state:' .. from, id)
-  redis.call('ZADD', 'launch:runs:state:' .. to, int(created), id)
-  if FINAL[to] then
-    put(id, 'state', to, 'reason', reason, 'ended_at', int(ended_at or now))
-  else
-    put(id, 'state', to, 'reason', reason)
-  end
-  note(id, to, now, attempt, worker, reason)
-  count_in_array(id, from, to)
-  if from == 'Running' or to == 'Running' then
-    for _, group in ipairs(places_of(id)) do
-      redis.call(to == 'Running' and 'SADD' or 'SREM', 'launch:places:' .. group, id)
-    end
-  end
-  if FINAL[to] then
-    redis.call('ZADD', 'launch:ended', int(ended_at or now), id)
-    redis.call('ZREM', 'launch:leases', id)
-    if get(id, 'cancel_at')[1] then redis.call('ZREM', 'launch:cancels', id) end
-    drop(id, 'preempting', 'start_at', 'held')
-  elseif FINAL[from] then
-    drop(id, 'ended_at')
-    redis.call('ZREM', 'launch:ended', id)
-    rejoin_sweep(id)
-  end
-  if from == 'Pending' and to == 'Running' then forget_curve(id) end
+-- The groups whose limits a Running run counts for; its pool's is the sum of its queues'.
+local function places_of(id)
+  local run = get(id, 'queue', 'concurrency_key', 'array')
+  local groups = {}
+  if run[1] then groups[1] = 'queue:' .. run[1] end
+  if run[2] and run[2] ~= '' then groups[#groups + 1] = 'key:' .. run[2] end
+  if run[3] and run[3] ~= '' then groups[#groups + 1] = 'array:' .. run[3] end
+  return groups
 end
-
--- Makes one arrow. The caller has checked who may make it.
-local function arrow(id, from, to, now, attempt, worker, reason, ended_at)
-  if not (ARROWS[from] and ARROWS[from][to]) then
-    error('no arrow from ' .. tostring(from) .. ' to ' .. tostring(to))
-  end
-  enter(id, from, to, now, attempt, worker, reason, ended_at)
-end
-
--- A list of the wrong type would refuse every item and every consumer: it is set aside for reading. (`wanted`: or what
--- should be another kind of key.)
-local function heal(key, wanted)
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= (wanted or 'list') and kind ~= 'none' then
-    local aside = 'launch:damaged:' .. key .. ':' .. int(now_us())
-    redis.call('RENAME', key, aside)
-    redis.call('EXPIRE', aside, 30 * 86400)
-    keep_aside(key, (wanted and 'an index' or 'the queue\'s key') .. ' held a ' .. kind .. '; moved to ' .. aside)
-  end
-end
-
-local function push(command, list, made)
-  if type(redis.pcall(command, list, made)) ~= 'table' then return end
-  heal(list)
-  redis.call(command, list, made)
-end
-
--- Text that can be part of an item: a damaged record may have bytes that are no UTF-8, and such an item is refused.
-local function as_utf8(text)
-  if not string.find(text, '[\128-\255]') then return text end
-  local rest, more = text, '[\128-\191]'
-  for _, first in ipairs({'\240[\144-\191]' .. more, '[\241-\243]' .. more .. more, '\244[\128-\143]' .. more,
-    '\224[\160-\191]', '[\225-\236\238\239]' .. more, '\237[\128-\159]', '[\194-\223]'}) do
-    rest = string.gsub(rest, first .. more, '')
-  end
-  if not string.find(rest, '[\128-\255]') then return text end
-  return (string.gsub(text, '[\128-\255]', '?'))
-end
-
--- A run's name and what Flower shows of it, as JSON; of many runs most have the same.
-local shown = {}
-local function shown_of(name, project)
-  if name ~= shown.name or project ~= shown.project then
-    name, project = as_utf8(name), as_utf8(project)
-    local words = "{'name': '" .. name .. "'"
-    if project ~= '' then words = words .. ", 'project': '" .. project .. "'" end
-    shown = {name = name, project = project, shadow = cjson.encode(name), kwargsrepr = cjson.encode(words .. '}')}
-  end
-  return shown
-end
-
--- The Celery message of a run, as kombu's Redis transport stores it. tests/redis/test_item.py holds it to what
--- the installed Celery publishes itself. It carries no more of the run than Flower may show.
-local function item(id, seq, queue, priority, name, project, now)
-  local as_json = shown_of(name, project)
-  return '{"body":"[[\\"' .. id .. '\\",' .. seq .. '],{},{\\"callbacks\\":null,\\"errbacks\\":null,'
-    .. '\\"chain\\":null,\\"chord\\":null}]","content-encoding":"utf-8","content-type":"application/json",'
-    .. '"headers":{"lang":"py","task":"launch_worker.run","id":"' .. id .. '",'
-    .. '"shadow":' .. as_json.shadow .. ',"eta":null,"expires":null,"group":null,"group_index":null,'
-    .. '"retries":0,"timelimit":[null,null],"root_id":"' .. id .. '","parent_id":null,'
-    .. '"argsrepr":"(\'' .. id .. '\',)","kwargsrepr":' .. as_json.kwargsrepr .. ','
-    .. '"origin":"launch","ignore_result":true,"replaced_task_nesting":0,"stamped_headers":null,'
-    .. '"stamps":{},"launch_dispatched_at":' .. int(now) .. '},'
-    .. '"properties":{"correlation_id":"' .. id .. '","reply_to":"","delivery_mode":2,'
-    .. '"delivery_info":{"exchange":"","routing_key":"' .. queue .. '"},"priority":' .. priority .. ','
-    .. '"delivery_tag":"' .. id .. '.' .. seq .. '"}}'
-end
-
--- The parts of an attempt's start, and the one that is going on, if any.
-local function phases_of(known)
-  local fine, phases = pcall(cjson.decode, known or '[]')
-  if not fine or type(phases) ~= 'table' then return {} end
-  local last = phases[#phases]
-  if last and not (type(last) == 'table' and tonumber(last.at)) then return {} end
-  return phases, last and not last.us and last
-end
-
--- Ends the part of an attempt's start that is going on, and begins `name` unless that is ''.
-local function enter_phase(id, name, now)
-  local known = get(id, 'phases')[1]
-  if not known and name == '' then return end
-  local phases, last = phases_of(known)
-  if last then last.us = int(now - tonumber(last.at)) end
-  if name ~= '' then phases[#phases + 1] = {name = name, at = int(now)} end
-  put(id, 'phases', cjson.encode(phases))
-end
-
--- What a run's owner is told when it shall stop.
-local function order_of(id)
-  local run = get(id, 'token', 'cancel_grace_us', 'cancel_reason', 'preempting')
-  return cjson.encode({order = 'cancel', id = id, token = run[1], grace_us = run[2] or '', reason = run[3] or '',
-    preempt = run[4] == '1'})
-end
-
--- Asks a Running run's owner to end it, at once and at every heartbeat until it has.
-local function ask_to_end(id, now, grace_us, reason, preempt)
-  local run = get(id, 'owner', 'cancel_at')
-  if not run[2] then
-    put(id, 'cancel_at', int(now))
-    redis.call('ZADD', 'launch:cancels', int(now), id)
-  end
-  put(id, 'cancel_grace_us', grace_us, 'cancel_reason', reason, 'reason', 'stopping: ' .. reason)
-  if preempt then
-    put(id, 'preempting', '1')
-  else
-    drop(id, 'preempting')
-  end
-  redis.call('PUBLISH', 'launch:orders:' .. (run[1] or ''), order_of(id))
-end
-
--- Nobody asks the next attempt to stop.
-local function forget_request(id)
-  drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'preempting')
-end
-
--- -- Pending: in a list, parked, or later ------------------------------------------------------------------------------
-
--- When an item was dispatched; nil for a foreign one.
-local function dispatched_at(made)
-  return tonumber(string.match(made, '"launch_dispatched_at": ?(%d+)') or '')
-end
-
--- The same of the one at the head of a list; nil for none.
-local function oldest_in(list)
-  local oldest = redis.call('LINDEX', list, -1)
-  return oldest and dispatched_at(oldest)
-end
-
--- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.
--- `to.owner`: into that worker's own list. `to.head`: before all others; `to.after`: next before that item.
--- `to.since`: the same, as dispatched at that time. `to.early`: it keeps its due time.
-local function dispatch(id, now, to)
-  to = to or {}
-  local run = get(id, 'queue', 'priority', 'name', 'project', 'seq')
-  if not is_queue_name(run[1]) then error('its queue has no valid name') end
-  local priority = LEVELS[run[2]] and run[2] or '6'
-  local seq = int((whole(run[5], 0, MOST_TOKEN) or 0) + 1)
-  local list = to.owner and direct_of(to.owner) or list_of(run[1], run[2])
-  if to.head then heal(list) end
-  local at = to.since or now
-  -- A list is in order of dispatch: publish_lost goes by that.
-  if to.head then at = math.min(now, (oldest_in(list) or now + 1) - 1) end
-  if to.after then at = math.min(now, (dispatched_at(to.after) or now) - 1) end
-  local made = item(id, seq, to.owner and list or run[1], priority, run[3], run[4], at)
-  if to.after then
-    redis.call('LINSERT', list, 'AFTER', to.after, made)
-  else
-    push((to.since or to.head) and 'RPUSH' or 'LPUSH', list, made)
-  end
-  redis.call('ZADD', 'launch:dispatched:' .. list, int(at), id)
-  if to.owner then put(id, 'seq', seq, 'list', list) else put(id, 'seq', seq) end
-  if not to.early and get(id, 'due_at')[1] then
-    drop(id, 'due_at')
-    redis.call('ZREM', 'launch:due', id)
-  end
-end
-
--- The run that an item names, and its dispatch number; nil for what is no run's item.
-local function named_in(item)
-  return string.match(item, '"body": ?"%[%[\\"([%w]+)\\", ?(%d+)%]')
-end
-
--- Since when the run of an item is ready; nil where the item does not tell.
-local function lined_at_of(item)
-  local id = item and string.match(item, '"correlation_id": ?"(%w+)"')
-  return id and tonumber(get(id, 'lined_at')[1] or '')
-end
-
--- Dispatches a run that waited elsewhere where it would be in its list had it not: before those that came later.
--- (A list is in line order but for what came back before others were looked for; it needs to be no better than that.)
-local function dispatch_in_order(id, now)
-  local run = get(id, 'queue', 'priority', 'lined_at')
-  local list, mine = list_of(run[1], run[2]), tonumber(run[3] or '') or now
-  heal(list)
-  -- From the newest (0) to the oldest: how many of them are later than this one.
-  local low, high = 0, redis.call('LLEN', list)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    local at = lined_at_of(redis.call('LINDEX', list, middle))
-    if at and at > mine then low = middle + 1 else high = middle end
-  end
-  if low == 0 then return dispatch(id, now) end
-  local later = redis.call('LINDEX', list, low - 1)
-  if low == redis.call('LLEN', list) or low > 1000 then return dispatch(id, now, {head = true}) end
-  dispatch(id, now, {after = later})
-end
-
--- A Pending run is ready from now on: its place in its queue's line.
-local function put_in_line(id, now)
-  local run = get(id, 'queue', 'priority', 'lined_at')
-  local lined_at = run[3] or int(now)
-  if not run[3] then put(id, 'lined_at', lined_at) end
-  redis.call('ZADD', 'launch:line:' .. run[1], int(rank_of(run[2], lined_at)), id)
-  if redis.call('SADD', 'launch:queues', run[1]) == 1 then redis.call('PUBLISH', 'launch:queues', run[1]) end
-end
-
--- It is not ready: it has no place.
-local function put_off(id)
-  local queue = get(id, 'queue')[1]
-  drop(id, 'lined_at')
-  redis.call('ZADD', 'launch:line:' .. queue, int(LATER), id)
-  if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
-end
-
--- Makes a Pending run wait for `due` (then `publish_due` lines it up).
-local function schedule(id, due)
-  put_off(id)
-  -- A doubled older item must not start it before its time.
-  put(id, 'seq', int((whole(get(id, 'seq')[1], 0, MOST_TOKEN) or 0) + 1), 'due_at', int(due))
-  redis.call('ZADD', 'launch:due', int(due), id)
-  redis.call('PUBLISH', 'launch:due', int(due))
-end
-
-local function queue_of(line) return string.match(line, '^[^/]+') end
-
--- Ends a run's waiting in a parked line.
-local function unpark(id)
-  local parked, queue = unpack(get(id, 'parked', 'queue'))
-  if not parked then return end
-  drop(id, 'parked')
-  local group, name = string.match(parked, '^([^/]+)/(.*)$')
-  if not group then return end
-  local line = 'launch:parked:' .. parked
-  redis.call('ZREM', line, id)
-  if redis.call('EXISTS', line) == 1 then return end
-  redis.call('SREM', 'launch:parked:' .. group, name)
-  local needs = string.match(group, '^needs:(.*)$')
-  if needs then
-    redis.call('SREM', 'launch:shapes:' .. queue, needs)
-    return
-  end
-  -- Another line of the group may have runs of the same queue (a key with two limits).
-  for _, other in ipairs(redis.call('SRANDMEMBER', 'launch:parked:' .. group, 1000)) do
-    if queue_of(other) == queue then return end
-  end
-  redis.call('SREM', 'launch:groups:' .. queue, group)
-end
-
--- Takes a Pending run out of wherever it waits.
-local function withdraw(id)
-  local run = get(id, 'queue', 'priority', 'list', 'due_at')
-  if not run[1] then return end
-  redis.call('ZREM', 'launch:dispatched:' .. (run[3] or list_of(run[1], run[2])), id)
-  if run[4] then redis.call('ZREM', 'launch:due', id) end
-  redis.call('ZREM', 'launch:line:' .. run[1], id)
-  unpark(id)
-  drop(id, 'due_at', 'list')
-end
-
--- -- limits ------------------------------------------------------------------------------------------------------------
 
 -- Runs that this call has let go, and that will count once they are claimed.
 local promised = {}
@@ -862,21 +580,248 @@ local function is_limited(id)
     or (run[3] and run[3] ~= '')
 end
 
--- Makes a ready run wait for a place in a group, in one of its lines, with the rank that it has anyway.
-local function park(id, group, line, why)
-  local run = get(id, 'queue', 'priority', 'lined_at')
-  put(id, 'parked', group .. '/' .. line, 'reason', why)
-  redis.call('ZADD', 'launch:parked:' .. group .. '/' .. line, int(rank_of(run[2], run[3])), id)
-  redis.call('SADD', 'launch:parked:' .. group, line)
-  local needs = string.match(group, '^needs:(.*)$')
-  if needs then
-    redis.call('SADD', 'launch:shapes:' .. run[1], needs)
+-- One line of a run's history, and a word to those who wait for it.
+local function note(id, state, now, attempt, worker, reason)
+  local history = run_key(id) .. ':history'
+  -- A list and not a stream: Redis sets 4 KiB aside for every stream.
+  local line = '{"state":"' .. state .. '","at":' .. int(now)
+  attempt = tonumber(attempt) or 0
+  if attempt > 0 then line = line .. ',"attempt":' .. int(attempt) end
+  if worker and worker ~= '' then line = line .. ',"worker":' .. cjson.encode(worker) end
+  if reason and reason ~= '' then line = line .. ',"reason":' .. cjson.encode(reason) end
+  line = line .. '}'
+  if type(redis.pcall('RPUSH', history, line)) == 'table' then
+    redis.call('DEL', history)
+    redis.call('RPUSH', history, line)
+  end
+  redis.call('PUBLISH', 'launch:news:' .. id, state)
+end
+
+-- Writes a state: index, record, history, and what it counts for. Only `arrow` and `regain` call it. `ended_at`: when a
+-- run ended that is told now.
+local function enter(id, from, to, now, attempt, worker, reason, ended_at)
+  local created = tonumber(get(id, 'created_at')[1] or '') or now
+  redis.call('ZREM', 'launch:runs:state:' .. from, id)
+  redis.call('ZADD', 'launch:runs:state:' .. to, int(created), id)
+  if FINAL[to] then
+    put(id, 'state', to, 'reason', reason, 'ended_at', int(ended_at or now))
   else
-    redis.call('SADD', 'launch:groups:' .. run[1], group)
+    put(id, 'state', to, 'reason', reason)
+  end
+  note(id, to, now, attempt, worker, reason)
+  count_in_array(id, from, to)
+  if from == 'Running' or to == 'Running' then
+    for _, group in ipairs(places_of(id)) do
+      redis.call(to == 'Running' and 'SADD' or 'SREM', 'launch:places:' .. group, id)
+    end
+  end
+  if FINAL[to] then
+    redis.call('ZADD', 'launch:ended', int(ended_at or now), id)
+    redis.call('ZREM', 'launch:leases', id)
+    if get(id, 'cancel_at')[1] then redis.call('ZREM', 'launch:cancels', id) end
+    drop(id, 'preempting', 'start_at', 'held')
+  elseif FINAL[from] then
+    drop(id, 'ended_at')
+    redis.call('ZREM', 'launch:ended', id)
+    rejoin_sweep(id)
+  end
+  if from == 'Pending' and to == 'Running' then forget_curve(id) end
+end
+
+-- Makes one arrow. The caller has checked who may make it.
+local function arrow(id, from, to, now, attempt, worker, reason, ended_at)
+  if not (ARROWS[from] and ARROWS[from][to]) then
+    error('no arrow from ' .. tostring(from) .. ' to ' .. tostring(to))
+  end
+  enter(id, from, to, now, attempt, worker, reason, ended_at)
+end
+
+-- The parts of an attempt's start, and the one that is going on, if any.
+local function phases_of(known)
+  local fine, phases = pcall(cjson.decode, known or '[]')
+  if not fine or type(phases) ~= 'table' then return {} end
+  local last = phases[#phases]
+  if last and not (type(last) == 'table' and tonumber(last.at)) then return {} end
+  return phases, last and not last.us and last
+end
+
+-- Ends the part of an attempt's start that is going on, and begins `name` unless that is ''.
+local function enter_phase(id, name, now)
+  local known = get(id, 'phases')[1]
+  if not known and name == '' then return end
+  local phases, last = phases_of(known)
+  if last then last.us = int(now - tonumber(last.at)) end
+  if name ~= '' then phases[#phases + 1] = {name = name, at = int(now)} end
+  put(id, 'phases', cjson.encode(phases))
+end
+
+-- What a run's owner is told when it shall stop.
+local function order_of(id)
+  local run = get(id, 'token', 'cancel_grace_us', 'cancel_reason', 'preempting')
+  return cjson.encode({order = 'cancel', id = id, token = run[1], grace_us = run[2] or '', reason = run[3] or '',
+    preempt = run[4] == '1'})
+end
+
+-- Asks a Running run's owner to end it, at once and at every heartbeat until it has.
+local function ask_to_end(id, now, grace_us, reason, preempt)
+  local run = get(id, 'owner', 'cancel_at')
+  if not run[2] then
+    put(id, 'cancel_at', int(now))
+    redis.call('ZADD', 'launch:cancels', int(now), id)
+  end
+  put(id, 'cancel_grace_us', grace_us, 'cancel_reason', reason, 'reason', 'stopping: ' .. reason)
+  if preempt then
+    put(id, 'preempting', '1')
+  else
+    drop(id, 'preempting')
+  end
+  redis.call('PUBLISH', 'launch:orders:' .. (run[1] or ''), order_of(id))
+end
+
+-- Nobody asks the next attempt to stop.
+local function forget_request(id)
+  drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'preempting')
+end
+
+-- A run's name and what Flower shows of it, as JSON; of many runs most have the same.
+local shown = {}
+local function shown_of(name, project)
+  if name ~= shown.name or project ~= shown.project then
+    name, project = as_utf8(name), as_utf8(project)
+    local words = "{'name': '" .. name .. "'"
+    if project ~= '' then words = words .. ", 'project': '" .. project .. "'" end
+    shown = {name = name, project = project, shadow = cjson.encode(name), kwargsrepr = cjson.encode(words .. '}')}
+  end
+  return shown
+end
+
+-- The Celery message of a run, as kombu's Redis transport stores it. tests/redis/test_item.py holds it to what
+-- the installed Celery publishes itself. It carries no more of the run than Flower may show.
+local function item(id, seq, queue, priority, name, project, now)
+  local as_json = shown_of(name, project)
+  return '{"body":"[[\\"' .. id .. '\\",' .. seq .. '],{},{\\"callbacks\\":null,\\"errbacks\\":null,'
+    .. '\\"chain\\":null,\\"chord\\":null}]","content-encoding":"utf-8","content-type":"application/json",'
+    .. '"headers":{"lang":"py","task":"launch_worker.run","id":"' .. id .. '",'
+    .. '"shadow":' .. as_json.shadow .. ',"eta":null,"expires":null,"group":null,"group_index":null,'
+    .. '"retries":0,"timelimit":[null,null],"root_id":"' .. id .. '","parent_id":null,'
+    .. '"argsrepr":"(\'' .. id .. '\',)","kwargsrepr":' .. as_json.kwargsrepr .. ','
+    .. '"origin":"launch","ignore_result":true,"replaced_task_nesting":0,"stamped_headers":null,'
+    .. '"stamps":{},"launch_dispatched_at":' .. int(now) .. '},'
+    .. '"properties":{"correlation_id":"' .. id .. '","reply_to":"","delivery_mode":2,'
+    .. '"delivery_info":{"exchange":"","routing_key":"' .. queue .. '"},"priority":' .. priority .. ','
+    .. '"delivery_tag":"' .. id .. '.' .. seq .. '"}}'
+end
+
+-- When an item was dispatched; nil for a foreign one.
+local function dispatched_at(made)
+  return tonumber(string.match(made, '"launch_dispatched_at": ?(%d+)') or '')
+end
+
+-- The run that an item names, and its dispatch number; nil for what is no run's item.
+local function named_in(item)
+  return string.match(item, '"body": ?"%[%[\\"([%w]+)\\", ?(%d+)%]')
+end
+
+-- A place in a queue's line: the four priorities apart by more than any time in microseconds (until 2041).
+local LEVEL = 2251799813685248
+local LATER = 9000000000000000
+local function rank_of(priority, lined_at)
+  return (LEVELS[priority] or 2) * LEVEL + (tonumber(lined_at) or 0)
+end
+
+local function queue_of(line) return string.match(line, '^[^/]+') end
+
+-- The same of the one at the head of a list; nil for none.
+local function oldest_in(list)
+  local oldest = redis.call('LINDEX', list, -1)
+  return oldest and dispatched_at(oldest)
+end
+
+local function push(command, list, made)
+  if type(redis.pcall(command, list, made)) ~= 'table' then return end
+  heal(list)
+  redis.call(command, list, made)
+end
+
+-- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.
+-- `to.owner`: into that worker's own list. `to.head`: before all others; `to.after`: next before that item.
+-- `to.since`: the same, as dispatched at that time. `to.early`: it keeps its due time.
+local function dispatch(id, now, to)
+  to = to or {}
+  local run = get(id, 'queue', 'priority', 'name', 'project', 'seq')
+  if not is_queue_name(run[1]) then error('its queue has no valid name') end
+  local priority = LEVELS[run[2]] and run[2] or '6'
+  local seq = int((whole(run[5], 0, MOST_TOKEN) or 0) + 1)
+  local list = to.owner and direct_of(to.owner) or list_of(run[1], run[2])
+  if to.head then heal(list) end
+  local at = to.since or now
+  -- A list is in order of dispatch: publish_lost goes by that.
+  if to.head then at = math.min(now, (oldest_in(list) or now + 1) - 1) end
+  if to.after then at = math.min(now, (dispatched_at(to.after) or now) - 1) end
+  local made = item(id, seq, to.owner and list or run[1], priority, run[3], run[4], at)
+  if to.after then
+    redis.call('LINSERT', list, 'AFTER', to.after, made)
+  else
+    push((to.since or to.head) and 'RPUSH' or 'LPUSH', list, made)
+  end
+  redis.call('ZADD', 'launch:dispatched:' .. list, int(at), id)
+  if to.owner then put(id, 'seq', seq, 'list', list) else put(id, 'seq', seq) end
+  if not to.early and get(id, 'due_at')[1] then
+    drop(id, 'due_at')
+    redis.call('ZREM', 'launch:due', id)
   end
 end
 
--- -- what a run needs of its worker --------------------------------------------------------------------------------------
+-- Since when the run of an item is ready; nil where the item does not tell.
+local function lined_at_of(item)
+  local id = item and string.match(item, '"correlation_id": ?"(%w+)"')
+  return id and tonumber(get(id, 'lined_at')[1] or '')
+end
+
+-- Dispatches a run that waited elsewhere where it would be in its list had it not: before those that came later.
+-- (A list is in line order but for what came back before others were looked for; it needs to be no better than that.)
+local function dispatch_in_order(id, now)
+  local run = get(id, 'queue', 'priority', 'lined_at')
+  local list, mine = list_of(run[1], run[2]), tonumber(run[3] or '') or now
+  heal(list)
+  -- From the newest (0) to the oldest: how many of them are later than this one.
+  local low, high = 0, redis.call('LLEN', list)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local at = lined_at_of(redis.call('LINDEX', list, middle))
+    if at and at > mine then low = middle + 1 else high = middle end
+  end
+  if low == 0 then return dispatch(id, now) end
+  local later = redis.call('LINDEX', list, low - 1)
+  if low == redis.call('LLEN', list) or low > 1000 then return dispatch(id, now, {head = true}) end
+  dispatch(id, now, {after = later})
+end
+
+-- A Pending run is ready from now on: its place in its queue's line.
+local function put_in_line(id, now)
+  local run = get(id, 'queue', 'priority', 'lined_at')
+  local lined_at = run[3] or int(now)
+  if not run[3] then put(id, 'lined_at', lined_at) end
+  redis.call('ZADD', 'launch:line:' .. run[1], int(rank_of(run[2], lined_at)), id)
+  if redis.call('SADD', 'launch:queues', run[1]) == 1 then redis.call('PUBLISH', 'launch:queues', run[1]) end
+end
+
+-- It is not ready: it has no place.
+local function put_off(id)
+  local queue = get(id, 'queue')[1]
+  drop(id, 'lined_at')
+  redis.call('ZADD', 'launch:line:' .. queue, int(LATER), id)
+  if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
+end
+
+-- Makes a Pending run wait for `due` (then `publish_due` lines it up).
+local function schedule(id, due)
+  put_off(id)
+  -- A doubled older item must not start it before its time.
+  put(id, 'seq', int((whole(get(id, 'seq')[1], 0, MOST_TOKEN) or 0) + 1), 'due_at', int(due))
+  redis.call('ZADD', 'launch:due', int(due), id)
+  redis.call('PUBLISH', 'launch:due', int(due))
+end
 
 -- gpus, cpus (thousandths), memory (bytes) of "2:1500:1073741824"
 local function parse_needs(needs)
@@ -905,10 +850,6 @@ local function words_for(needs)
   end
   if needs.memory > 0 then words[#words + 1] = string.format('%.4g', needs.memory / 1073741824) .. ' GiB of memory' end
   return 'waiting for ' .. table.concat(words, ' and ')
-end
-
-local function park_for_needs(id, queue, needs)
-  park(id, 'needs:' .. needs, queue, words_for(parse_needs(needs)))
 end
 
 -- What an owner has left, as others see it until it speaks again; `more` are fields and values beside that.
@@ -957,6 +898,66 @@ local function give(id, now, owner, free, needs)
   return left
 end
 
+-- What a worker says of itself: {owner, queues, slots, gpus, cpus, memory (left), total = {gpus, cpus, memory},
+-- backfill_us, prefetch_us, before_us (it takes by hand what was ready by then, 0 for all others)}; nil for none.
+local function card_of(text)
+  if text == '' then return nil end
+  local fine, card = pcall(cjson.decode, text)
+  return fine and type(card) == 'table' and card or nil
+end
+
+-- Ends a run's waiting in a parked line.
+local function unpark(id)
+  local parked, queue = unpack(get(id, 'parked', 'queue'))
+  if not parked then return end
+  drop(id, 'parked')
+  local group, name = string.match(parked, '^([^/]+)/(.*)$')
+  if not group then return end
+  local line = 'launch:parked:' .. parked
+  redis.call('ZREM', line, id)
+  if redis.call('EXISTS', line) == 1 then return end
+  redis.call('SREM', 'launch:parked:' .. group, name)
+  local needs = string.match(group, '^needs:(.*)$')
+  if needs then
+    redis.call('SREM', 'launch:shapes:' .. queue, needs)
+    return
+  end
+  -- Another line of the group may have runs of the same queue (a key with two limits).
+  for _, other in ipairs(redis.call('SRANDMEMBER', 'launch:parked:' .. group, 1000)) do
+    if queue_of(other) == queue then return end
+  end
+  redis.call('SREM', 'launch:groups:' .. queue, group)
+end
+
+-- Takes a Pending run out of wherever it waits.
+local function withdraw(id)
+  local run = get(id, 'queue', 'priority', 'list', 'due_at')
+  if not run[1] then return end
+  redis.call('ZREM', 'launch:dispatched:' .. (run[3] or list_of(run[1], run[2])), id)
+  if run[4] then redis.call('ZREM', 'launch:due', id) end
+  redis.call('ZREM', 'launch:line:' .. run[1], id)
+  unpark(id)
+  drop(id, 'due_at', 'list')
+end
+
+-- Makes a ready run wait for a place in a group, in one of its lines, with the rank that it has anyway.
+local function park(id, group, line, why)
+  local run = get(id, 'queue', 'priority', 'lined_at')
+  put(id, 'parked', group .. '/' .. line, 'reason', why)
+  redis.call('ZADD', 'launch:parked:' .. group .. '/' .. line, int(rank_of(run[2], run[3])), id)
+  redis.call('SADD', 'launch:parked:' .. group, line)
+  local needs = string.match(group, '^needs:(.*)$')
+  if needs then
+    redis.call('SADD', 'launch:shapes:' .. run[1], needs)
+  else
+    redis.call('SADD', 'launch:groups:' .. run[1], group)
+  end
+end
+
+local function park_for_needs(id, queue, needs)
+  park(id, 'needs:' .. needs, queue, words_for(parse_needs(needs)))
+end
+
 -- A Pending run that is ready, and in no list and no line, goes where it belongs now. `is_back`: it was in line before.
 local function line_up(id, now, is_back)
   put_in_line(id, now)
@@ -971,7 +972,6 @@ local function line_up(id, now, is_back)
   if is_back then dispatch_in_order(id, now) else dispatch(id, now) end
 end
 
-
 -- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting`.
 local function try_line_up(id, now, waiting, is_back)
   local done, problem = pcall(line_up, id, now, is_back)
@@ -980,8 +980,6 @@ local function try_line_up(id, now, waiting, is_back)
   doubt(id, waiting, problem)
   return 0
 end
-
--- -- places that come free ---------------------------------------------------------------------------------------------
 
 local served = {}
 -- Whether a live worker of the queue has a slot free, by what each last said.
@@ -1080,14 +1078,6 @@ local function release(id, now)
   local pool = groups[1] and settings_of('queue', string.sub(groups[1], 7)).pool
   if pool then wake_once('pool:' .. pool, now, 20) end
   for at = #groups, 1, -1 do wake_once(groups[at], now, 20) end
-end
-
--- What a worker says of itself: {owner, queues, slots, gpus, cpus, memory (left), total = {gpus, cpus, memory},
--- backfill_us, prefetch_us, before_us (it takes by hand what was ready by then, 0 for all others)}; nil for none.
-local function card_of(text)
-  if text == '' then return nil end
-  local fine, card = pcall(cjson.decode, text)
-  return fine and type(card) == 'table' and card or nil
 end
 
 -- How many items of these queues have a higher priority than a rank: they have the next slots.
@@ -1212,35 +1202,6 @@ local function relieve(owner, now, limit)
   redis.call('DEL', 'launch:collecting:' .. owner)
 end
 
--- -- arrows that several scripts make ------------------------------------------------------------------------------------
-
--- Makes a rolled back record Running under the attempt that its worker still holds.
-local function regain(id, state, now, token, attempt, owner, worker)
-  if state == 'Pending' then withdraw(id) end
-  put(id, 'token', token, 'attempt', attempt, 'owner', owner, 'worker', worker)
-  drop(id, 'closed', 'exit_code', 'signal', 'phase', 'message')
-  redis.call('HINCRBY', 'launch:counters', 'restored_runs', 1)
-  enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive')
-end
-
--- Crashed -> Running: the same attempt, not superseded, proves alive.
-local function revive(id, now, attempt, worker)
-  arrow(id, 'Crashed', 'Running', now, attempt, worker, 'its worker is alive again')
-  local cancelled = get(id, 'cancel_at')[1]
-  if tonumber(cancelled or '') then redis.call('ZADD', 'launch:cancels', cancelled, id) end
-end
-
--- From a final state to Pending: at once, or after delay_us. Those that waited longer have its place first.
-local function again(id, from, now, attempt, worker, reason, delay_us)
-  arrow(id, from, 'Pending', now, attempt, worker, reason)
-  drop(id, 'lined_at')
-  release(id, now)
-  if delay_us > 0 then return schedule(id, now + delay_us) end
-  line_up(id, now)
-  -- Its reason tells why it waits, unless it waits for more.
-  if not get(id, 'parked')[1] then put(id, 'reason', reason) end
-end
-
 local WISHED = {
   ok = {Finished = true}, any = {Finished = true, Failed = true, Killed = true, Crashed = true, Never = true},
   failed = {Failed = true, Killed = true, Crashed = true},
@@ -1352,6 +1313,33 @@ local function settle(now, budget)
     end
   end
   return told
+end
+
+-- Makes a rolled back record Running under the attempt that its worker still holds.
+local function regain(id, state, now, token, attempt, owner, worker)
+  if state == 'Pending' then withdraw(id) end
+  put(id, 'token', token, 'attempt', attempt, 'owner', owner, 'worker', worker)
+  drop(id, 'closed', 'exit_code', 'signal', 'phase', 'message')
+  redis.call('HINCRBY', 'launch:counters', 'restored_runs', 1)
+  enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive')
+end
+
+-- Crashed -> Running: the same attempt, not superseded, proves alive.
+local function revive(id, now, attempt, worker)
+  arrow(id, 'Crashed', 'Running', now, attempt, worker, 'its worker is alive again')
+  local cancelled = get(id, 'cancel_at')[1]
+  if tonumber(cancelled or '') then redis.call('ZADD', 'launch:cancels', cancelled, id) end
+end
+
+-- From a final state to Pending: at once, or after delay_us. Those that waited longer have its place first.
+local function again(id, from, now, attempt, worker, reason, delay_us)
+  arrow(id, from, 'Pending', now, attempt, worker, reason)
+  drop(id, 'lined_at')
+  release(id, now)
+  if delay_us > 0 then return schedule(id, now + delay_us) end
+  line_up(id, now)
+  -- Its reason tells why it waits, unless it waits for more.
+  if not get(id, 'parked')[1] then put(id, 'reason', reason) end
 end
 
 -- A run is over for good.
