@@ -413,7 +413,7 @@ class Reader(Client):
         ]
 
 
-#: The lease of a held run: later than any time in microseconds (LATER in prelude.lua).
+#: The lease of a held run: later than any time in microseconds (LATER in lua/words/line.lua).
 HELD_UNTIL = 9_000_000_000_000_000
 
 

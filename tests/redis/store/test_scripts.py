@@ -1,4 +1,4 @@
-"""Every script loads, with all of the prelude that it uses and nothing else, and writes records the one way."""
+"""Every script loads, with all shared words that it uses and nothing else, and writes records the one way."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ from importlib.resources import files
 
 import pytest
 
-from launch_worker.store.redis.scripts import script_of
+from launch_worker.store.redis.scripts import SUBJECTS, script_of
 from launch_worker.store.store import Store
 
 LUA = files("launch_worker.store") / "lua"
-PRELUDE = (LUA / "prelude.lua").read_text()
-NAMES = sorted(entry.name.removesuffix(".lua") for entry in LUA.iterdir())
-SCRIPTS = [name for name in NAMES if name != "prelude"]
-#: What the prelude gives a name to, at the beginning of a line.
-SHARED = re.findall(r"^local (?:function )?(\w+)", PRELUDE, re.MULTILINE)
+#: Files of shared words, by subject, in the order in which scripts get them.
+WORDS = {subject: (LUA / "words" / f"{subject}.lua").read_text() for subject in SUBJECTS}
+SCRIPTS = {entry.name.removesuffix(".lua"): entry.read_text() for entry in LUA.iterdir() if entry.name.endswith(".lua")}
+#: The shared words: what `words/*.lua` gives a name to, at the beginning of a line.
+SHARED = re.findall(r"^local (?:function )?(\w+)", "\n".join(WORDS.values()), re.MULTILINE)
 
 
 def words(lua: str) -> list[str]:
-    """What may be a name of the prelude's: no comment, no text, no field."""
+    """Names in a text that can be shared words: comments, strings and fields are left out."""
     lua = re.sub(r"--.*", "", lua)
     lua = re.sub(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "''", lua)
     return re.findall(r"(?<![.\w])[A-Za-z_]\w*", lua)
 
 
-def test_the_prelude_consists_of_single_locals() -> None:
-    """What else began a line there would be left out, or kept, with the part before it."""
-    code = re.sub(r"^ *--.*\n", "", PRELUDE, flags=re.MULTILINE)
+def test_every_file_of_words_has_its_place_in_the_order() -> None:
+    assert sorted(SUBJECTS) == sorted(entry.name.removesuffix(".lua") for entry in (LUA / "words").iterdir())
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_a_file_of_words_consists_of_single_locals(subject: str) -> None:
+    """Any other line at the left margin would be left out, or kept, with the word above it."""
+    code = re.sub(r"^ *--.*\n", "", WORDS[subject], flags=re.MULTILINE)
     begun = {line.split()[0] for line in code.splitlines() if line and not line.startswith((" ", "end", "}"))}
     assert begun == {"local"}
-    assert not re.search(r"^local \w+\s*,", PRELUDE, re.MULTILINE)
+    assert not re.search(r"^local \w+\s*,", code, re.MULTILINE)
+
+
+def test_no_word_has_two_meanings() -> None:
     assert len(SHARED) == len(set(SHARED))
 
 
@@ -41,7 +49,7 @@ def test_a_script_loads(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_has_what_it_uses_of_the_prelude_above_it(name: str) -> None:
+def test_a_script_has_the_shared_words_that_it_uses_above_their_use(name: str) -> None:
     source, _ = script_of(name)
     parts = re.split(r"^(?=local )", source, flags=re.MULTILINE)
     known: set[str] = set()
@@ -55,20 +63,15 @@ def test_a_script_has_what_it_uses_of_the_prelude_above_it(name: str) -> None:
         assert not (set(words(part)) & set(SHARED)) - known - own
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted((SCRIPTS | WORDS).keys() - {"record", "retention"}))
 def test_records_are_written_in_one_way(name: str) -> None:
     """What a script has read of a record stays true: `put`, `drop` and `forget` note what they change."""
-    lua = (LUA / f"{name}.lua").read_text()
-    if name == "prelude":
-        before, ours, after = re.split(
-            r"^(?=local function put|-- The arrows that a Redis)", lua, maxsplit=2, flags=re.MULTILINE
-        )
-        assert ours.count("run_key(id)") >= 3
-        lua = before + after
-    assert not re.search(r"'(HSET|HDEL|HINCRBY|DEL)', run_key\(\w+\)[,)]", lua)
+    assert "redis.call('HSET', run_key(id)" in WORDS["record"]
+    for lua in (SCRIPTS.get(name, ""), WORDS.get(name, "")):
+        assert not re.search(r"'(HSET|HDEL|HINCRBY|DEL)', run_key\(\w+\)[,)]", lua)
 
 
 def test_a_script_carries_little_that_it_does_not_use() -> None:
-    """Each of the prelude's functions costs time in each call."""
+    """Each shared function costs time in each call."""
     sizes = {name: len(re.findall(r"^local ", script_of(name)[0], re.MULTILINE)) for name in ("started", "append_log")}
     assert max(sizes.values()) < 20, sizes

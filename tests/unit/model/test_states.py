@@ -72,9 +72,9 @@ def test_finished_failed_and_killed_lead_only_to_a_new_attempt() -> None:
 
 def test_the_scripts_allow_the_same_arrows() -> None:
     """The table is written twice, in Python for readers and in Lua where it is enforced."""
-    prelude = (files("launch_worker.store") / "lua" / "prelude.lua").read_text()
-    finals = re.search(r"local FINAL = \{(.*?)\}", prelude, re.DOTALL)
-    table = re.search(r"local ARROWS = \{(.*?)\n\}", prelude, re.DOTALL)
+    lua = (files("launch_worker.store") / "lua" / "words" / "states.lua").read_text()
+    finals = re.search(r"local FINAL = \{(.*?)\}", lua, re.DOTALL)
+    table = re.search(r"local ARROWS = \{(.*?)\n\}", lua, re.DOTALL)
     assert finals
     assert table
     in_lua = {}

@@ -1,0 +1,53 @@
+-- Parked runs: they are ready, and wait for a place or for a worker with room.
+
+-- Ends a run's waiting in a parked line.
+local function unpark(id)
+  local parked, queue = unpack(get(id, 'parked', 'queue'))
+  if not parked then return end
+  drop(id, 'parked')
+  local group, name = string.match(parked, '^([^/]+)/(.*)$')
+  if not group then return end
+  local line = 'launch:parked:' .. parked
+  redis.call('ZREM', line, id)
+  if redis.call('EXISTS', line) == 1 then return end
+  redis.call('SREM', 'launch:parked:' .. group, name)
+  local needs = string.match(group, '^needs:(.*)$')
+  if needs then
+    redis.call('SREM', 'launch:shapes:' .. queue, needs)
+    return
+  end
+  -- Another line of the group may have runs of the same queue (a key with two limits).
+  for _, other in ipairs(redis.call('SRANDMEMBER', 'launch:parked:' .. group, 1000)) do
+    if queue_of(other) == queue then return end
+  end
+  redis.call('SREM', 'launch:groups:' .. queue, group)
+end
+
+-- Takes a Pending run out of wherever it waits.
+local function withdraw(id)
+  local run = get(id, 'queue', 'priority', 'list', 'due_at')
+  if not run[1] then return end
+  redis.call('ZREM', 'launch:dispatched:' .. (run[3] or list_of(run[1], run[2])), id)
+  if run[4] then redis.call('ZREM', 'launch:due', id) end
+  redis.call('ZREM', 'launch:line:' .. run[1], id)
+  unpark(id)
+  drop(id, 'due_at', 'list')
+end
+
+-- Makes a ready run wait for a place in a group, in one of its lines, with the rank that it has anyway.
+local function park(id, group, line, why)
+  local run = get(id, 'queue', 'priority', 'lined_at')
+  put(id, 'parked', group .. '/' .. line, 'reason', why)
+  redis.call('ZADD', 'launch:parked:' .. group .. '/' .. line, int(rank_of(run[2], run[3])), id)
+  redis.call('SADD', 'launch:parked:' .. group, line)
+  local needs = string.match(group, '^needs:(.*)$')
+  if needs then
+    redis.call('SADD', 'launch:shapes:' .. run[1], needs)
+  else
+    redis.call('SADD', 'launch:groups:' .. run[1], group)
+  end
+end
+
+local function park_for_needs(id, queue, needs)
+  park(id, 'needs:' .. needs, queue, words_for(parse_needs(needs)))
+end

@@ -1,0 +1,37 @@
+-- What is deleted with a record.
+
+-- The attempts of which there may be output: by their number, or, where that is large or damaged, those that the run's
+-- history names. Bounded, for whoever may write records may write any number.
+local function attempts_of(id)
+  local count, found, known = tonumber(get(id, 'attempt')[1]) or 0, {}, {}
+  if count <= 1000 then
+    for attempt = 1, count do found[attempt] = int(attempt) end
+    return found
+  end
+  local lines = redis.pcall('LRANGE', run_key(id) .. ':history', -5000, -1)
+  for _, line in ipairs(lines.err and {} or lines) do
+    local attempt = string.match(line, '"attempt":(%d+)')
+    if attempt and not known[attempt] then
+      known[attempt] = true
+      found[#found + 1] = attempt
+    end
+  end
+  return found
+end
+
+-- The record is gone, with all that belongs to the run alone.
+local function forget(id)
+  local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics'}
+  local state, array = unpack(get(id, 'state', 'array'))
+  if state and array and array ~= '' then
+    redis.call('ZREM', 'launch:runs:array:' .. array, id)
+    count_in_array(id, state, '')
+    local size = redis.pcall('HINCRBY', array_key(array), 'size', -1)
+    if type(size) == 'number' and size <= 0 then redis.call('DEL', array_key(array)) end
+  end
+  -- Others wait for an array by the id of its first run.
+  if redis.call('EXISTS', array_key(id)) == 0 then gone[#gone + 1] = 'launch:waiters:' .. id end
+  for _, attempt in ipairs(attempts_of(id)) do gone[#gone + 1] = run_key(id) .. ':log:' .. attempt end
+  redis.call('DEL', unpack(gone))
+  seen[id] = nil
+end

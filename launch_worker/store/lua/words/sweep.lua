@@ -1,0 +1,135 @@
+-- Sweeps: the end of a run frees a place in its sweep.
+
+local SWEEP_ENDED = {FINISHED = true, CANCELED = true}
+
+-- The sweep that made a run, and the run's number there; nil for none.
+local function sweep_of(id)
+  local sweep = get(id, 'sweep')[1]
+  if not sweep or sweep == '' then return nil end
+  local index = redis.call('ZSCORE', sweep_key(sweep) .. ':runs', id)
+  if index then return sweep, index end
+end
+
+-- RUNNING | PAUSED -> FINISHED when all its runs were made, STOPPED -> FINISHED | CANCELED, when the last one has ended.
+local function close_sweep(sweep, now)
+  local key = sweep_key(sweep)
+  if redis.call('SCARD', key .. ':live') > 0 then return end
+  local state, made, cap, cancelling = unpack(redis.call('HMGET', key, 'state', 'made', 'cap', 'cancelling'))
+  local to
+  if state == 'STOPPED' then
+    to = cancelling == '1' and 'CANCELED' or 'FINISHED'
+  elseif not SWEEP_ENDED[state] and tonumber(cap or '') and tonumber(made) >= tonumber(cap) then
+    to = 'FINISHED'
+  end
+  if not to then return end
+  redis.call('HSET', key, 'state', to, 'ended_at', int(now))
+  redis.call('SREM', 'launch:sweeps:live', sweep)
+end
+
+-- The metric of an ended run: of its summary, else the last that it told.
+local function metric_of(id, metric)
+  if not metric or metric == '' then return nil end
+  local value = number_in(decoded(get(id, 'summary')[1]), metric)
+  if value then return value end
+  for _, row in ipairs(redis.call('LRANGE', run_key(id) .. ':metrics', -20, -1)) do
+    value = number_in(decoded(row), metric) or value
+  end
+  return value
+end
+
+-- So many first runs of a sweep that all failed pause it (as many as W&B's agent bears).
+local FIRST_FAILURES = 5
+
+-- What a run's end says of its sweep as a whole: that its first runs all fail, or that nobody tells the metric.
+local function judge_sweep(key, id, sweep_state, metric, value)
+  local state, reason = unpack(get(id, 'state', 'reason'))
+  if state == 'Finished' then
+    redis.call('HSET', key, 'has_finished', 1)
+    redis.call('HDEL', key, 'failures', 'failed', 'failed_why')
+    if value then
+      redis.call('HSET', key, 'has_value', 1)
+      redis.call('HDEL', key, 'unmeasured')
+    elseif metric and metric ~= '' and redis.call('HEXISTS', key, 'has_value') == 0 then
+      redis.call('HSET', key, 'unmeasured', id)
+    end
+  elseif state ~= 'Killed' and redis.call('HEXISTS', key, 'has_finished') == 0 then
+    redis.call('HSET', key, 'failed', id, 'failed_why', reason or '')
+    local failures = redis.call('HINCRBY', key, 'failures', 1)
+    if failures >= FIRST_FAILURES and sweep_state == 'RUNNING' then redis.call('HSET', key, 'state', 'PAUSED') end
+  end
+end
+
+-- A run has ended for good: its sweep keeps the result, and may make another.
+local function tell_sweep(id, now)
+  local sweep, index = sweep_of(id)
+  if not sweep then return end
+  local key = sweep_key(sweep)
+  redis.call('SREM', key .. ':live', id)
+  local state, metric, target, goal = unpack(redis.call('HMGET', key, 'state', 'metric', 'target', 'goal'))
+  if not state then return end
+  local value = metric_of(id, metric)
+  local known = decoded(redis.call('HGET', key .. ':results', index) or '')
+  -- One that was started again and got nowhere still has the value that it had.
+  if value or not (known and known.value) then
+    redis.call('HSET', key .. ':results', index,
+      cjson.encode({state = get(id, 'state')[1], value = value and string.format('%.17g', value)}))
+  end
+  if not known then redis.call('RPUSH', key .. ':ended', index) end
+  judge_sweep(key, id, state, metric, value)
+  local wanted = tonumber(target or '')
+  if value and wanted and (goal == 'maximize' and value >= wanted or goal ~= 'maximize' and value <= wanted)
+    and not SWEEP_ENDED[state] then
+    redis.call('HSET', key, 'cap', redis.call('HGET', key, 'made'), 'reason', 'run ' .. id .. ' reached the target')
+  end
+  close_sweep(sweep, now)
+  redis.call('PUBLISH', 'launch:sweeps', sweep)
+end
+
+-- A damaged sweep never holds up the end of a run.
+local function try_tell_sweep(id, now)
+  local fine, problem = pcall(tell_sweep, id, now)
+  if not fine then keep_aside('', 'the sweep of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
+end
+
+-- A run told of its metrics, JSON texts: kept for its sweep, where that stops runs early by them.
+local function hear_metrics(id, rows)
+  if #rows == 0 then return end
+  pcall(function()
+    local sweep, index = sweep_of(id)
+    if not sweep then return end
+    local metric, watched = unpack(redis.call('HMGET', sweep_key(sweep), 'metric', 'watched'))
+    if watched ~= '1' then return end
+    local curve = sweep_key(sweep) .. ':curve:' .. index
+    local is_news = false
+    for _, text in ipairs(rows) do
+      local row = decoded(text)
+      local value = number_in(row, metric)
+      local length = value and redis.call('LLEN', curve)
+      if length and length < 10000 then
+        local step = as_number(row._step)
+        redis.call('RPUSH', curve, int(step or length + 1) .. ' ' .. string.format('%.17g', value))
+        is_news = true
+      end
+    end
+    if is_news then redis.call('PUBLISH', 'launch:sweeps', sweep) end
+  end)
+end
+
+-- An ended run of a sweep is to run again: it counts as live.
+local function rejoin_sweep(id)
+  pcall(function()
+    local sweep = sweep_of(id)
+    if sweep then redis.call('SADD', sweep_key(sweep) .. ':live', id) end
+  end)
+end
+
+-- A new attempt tells its metrics anew.
+local function forget_curve(id)
+  pcall(function()
+    local sweep, index = sweep_of(id)
+    if sweep then
+      redis.call('DEL', sweep_key(sweep) .. ':curve:' .. index)
+      redis.call('HDEL', sweep_key(sweep) .. ':stopped', index)
+    end
+  end)
+end

@@ -1,0 +1,48 @@
+-- Numbers, times, and text as Redis, JSON and Celery need them.
+
+-- A Lua number above 2^47 prints as 1.7e+15 when concatenated.
+local function int(number) return string.format('%.0f', number) end
+
+local function now_us()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+-- A whole number as text, within bounds; nil for everything else.
+local function whole(text, least, most)
+  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  if number and number >= least and number <= most then return number end
+end
+
+local function decoded(text)
+  local fine, value = pcall(cjson.decode, text or '')
+  return fine and value or nil
+end
+
+local function as_number(value)
+  if type(value) ~= 'number' or value ~= value or math.abs(value) == math.huge then return nil end
+  return value
+end
+
+-- The number with this name in a decoded JSON object, also where the dots of the name lead.
+local function number_in(object, name)
+  if type(object) ~= 'table' then return nil end
+  local found = as_number(object[name])
+  if found then return found end
+  for at in string.gmatch(name, '()%.') do
+    found = number_in(object[string.sub(name, 1, at - 1)], string.sub(name, at + 1))
+    if found then return found end
+  end
+end
+
+-- Text that can be part of an item: a damaged record may have bytes that are no UTF-8, and such an item is refused.
+local function as_utf8(text)
+  if not string.find(text, '[\128-\255]') then return text end
+  local rest, more = text, '[\128-\191]'
+  for _, first in ipairs({'\240[\144-\191]' .. more, '[\241-\243]' .. more .. more, '\244[\128-\143]' .. more,
+    '\224[\160-\191]', '[\225-\236\238\239]' .. more, '\237[\128-\159]', '[\194-\223]'}) do
+    rest = string.gsub(rest, first .. more, '')
+  end
+  if not string.find(rest, '[\128-\255]') then return text end
+  return (string.gsub(text, '[\128-\255]', '?'))
+end
