@@ -2,9 +2,11 @@
 -- ARGV: settle_ms, then for each pass: name, every_us, gap_us (0: not guarded).  Returns 1 or 0 for each.
 -- A guarded pass that did not run for `gap_us`, or whose last time lies in the future, finds a Redis that was away, or
 -- a clock that jumped: every lease looks dead then. Workers get `settle_ms` to renew theirs first.
+local settle_ms = ARGV[1]
+local FIRST_PASS = 2
 local now = now_us()
 local answers, begun = {}, {}
-for at = 2, #ARGV, 3 do
+for at = FIRST_PASS, #ARGV, 3 do
   local name, every_us, gap_us = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local last = tonumber(redis.call('HGET', 'launch:passes', name) or '0')
   local is_due = last > now or now - last >= every_us
@@ -12,7 +14,7 @@ for at = 2, #ARGV, 3 do
     begun[#begun + 1] = name
     begun[#begun + 1] = int(now)
     if gap_us > 0 then
-      if last > now or now - last > gap_us then redis.call('SET', 'launch:settling', 1, 'PX', ARGV[1]) end
+      if last > now or now - last > gap_us then redis.call('SET', 'launch:settling', 1, 'PX', settle_ms) end
       is_due = redis.call('EXISTS', 'launch:settling') == 0
     end
   end

@@ -1,7 +1,8 @@
 -- The runs of an array that have not ended are asked to end, the last ones first: Pending -> Killed; a Running one is
 -- marked and its owner told.  ARGV: array, grace_us ('' = each job's own), reason, from (how many were looked at), limit
 -- Returns {killed, asked, how many more there may be from here on}.
-local array, grace_us, reason, from, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local array, grace_us, reason, from, limit = unpack(ARGV)
+from, limit = tonumber(from), tonumber(limit)
 local now, killed, asked = now_us(), 0, 0
 local ids = redis.call('ZREVRANGE', 'launch:runs:array:' .. array, from, from + limit - 1)
 for _, id in ipairs(ids) do

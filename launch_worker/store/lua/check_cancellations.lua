@@ -1,6 +1,7 @@
 -- Tells the owners of Running runs again what they were asked to stop.  ARGV: limit.  Returns how many were told.
+local limit = ARGV[1]
 local told = 0
-for _, id in ipairs(redis.call('ZRANGE', 'launch:cancels', 0, ARGV[1] - 1)) do
+for _, id in ipairs(redis.call('ZRANGE', 'launch:cancels', 0, limit - 1)) do
   local run = get(id, 'state', 'owner', 'cancel_at')
   if run[1] ~= 'Running' or not run[3] then
     redis.call('ZREM', 'launch:cancels', id)

@@ -10,8 +10,9 @@
 -- A worker need not keep other claims back while it makes a plain one. For a run that is not so, nothing is done.
 -- Returns {1, the record's fields and values, with id, queue_config, and waiting: how many items are in its list}, {0, why not ('' when nothing waits)},
 -- {2, ''} for a run that is not plain, or {3, queue, id, seq} for one whose queue the owner is not known to consume.
-local nonce, lease_us, owner, worker, host = unpack(ARGV, 3, 7)
-local card, plain = card_of(ARGV[8]), ARGV[11] == '1'
+local asked_id, asked_seq, nonce, lease_us, owner, worker, host, card, devices, reads_version, plain = unpack(ARGV, 1, 11)
+local FIRST_LIST = 12
+card, devices, reads_version, plain = card_of(card), cjson.decode(devices), tonumber(reads_version), plain == '1'
 
 local function claim(id, seq)
   read_all(id)
@@ -56,7 +57,7 @@ local function claim(id, seq)
   local due = tonumber(run[9] or '')
   if due and due <= now then due = nil end
   local version = tonumber(run[12] or '') or 1
-  if version > tonumber(ARGV[10]) then
+  if version > reads_version then
     local needed = 'waiting for a worker that reads items of version ' .. int(version)
     withdraw(id)
     put_in_line(id, now)
@@ -67,7 +68,7 @@ local function claim(id, seq)
       -- Else every worker that has room would let it go, this one too.
       redis.call('SREM', 'launch:groups:' .. run[7], 'version:' .. int(version))
     end
-    return {0, needed .. '; this one reads them up to version ' .. ARGV[10]}
+    return {0, needed .. '; this one reads them up to version ' .. int(reads_version)}
   end
   -- With its configuration, which is part of the answer: read once.
   settings_of('queue', run[7], true)
@@ -102,7 +103,6 @@ local function claim(id, seq)
     return {0, why}
   end
   local needs = parse_needs(run[8] or '')
-  local devices = cjson.decode(ARGV[9])
   if card and run[8] and run[8] ~= '' then
     local collected, collected_needs = collected_by(owner)
     -- What the worker was given was chosen with that in mind.
@@ -156,14 +156,15 @@ local function pop(list)
   return id, seq, oldest
 end
 
-if ARGV[1] ~= '' then return claim(ARGV[1], ARGV[2]) end
+if asked_id ~= '' then return claim(asked_id, asked_seq) end
+local slot = asked_seq
 -- There by now only if this call is repeated.
-local kept = redis.call('HGET', 'launch:free:' .. owner, 'taken:' .. ARGV[2])
+local kept = redis.call('HGET', 'launch:free:' .. owner, 'taken:' .. slot)
 if kept and string.match(kept, '^%w+') == nonce then return claim(string.match(kept, '%w+$'), '') end
 -- What is refused would be lost until a pass finds it.
 if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end
 local answer = {0, ''}
-for at = 12, #ARGV do
+for at = FIRST_LIST, #ARGV do
   -- Bounded: what is refused costs as much as what is claimed.
   for _ = 1, 10 do
     local id, seq, item = pop(ARGV[at])
@@ -175,7 +176,7 @@ for at = 12, #ARGV do
     end
     if answer[1] == 3 then return answer end
     if answer[1] == 1 then
-      redis.call('HSET', 'launch:free:' .. owner, 'taken:' .. ARGV[2], nonce .. ' ' .. id)
+      redis.call('HSET', 'launch:free:' .. owner, 'taken:' .. slot, nonce .. ' ' .. id)
       return answer
     end
   end

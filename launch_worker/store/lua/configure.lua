@@ -1,12 +1,13 @@
 -- Sets what an admin configures.  ARGV: kind (queue or pool), name, only_new (1), then field and value, '' takes it away
 -- Returns {0} where it is there already and should be new, else {1, the groups whose parked runs must be looked at…}.
 local kind, name, only_new = unpack(ARGV, 1, 3)
+local FIRST_FIELD = 4
 local key = 'launch:' .. kind .. ':' .. name
 local kept = kind == 'queue' and 'launch:queues' or 'launch:pools'
 if only_new == '1' and (redis.call('EXISTS', key) == 1 or redis.call('SISMEMBER', kept, name) == 1) then return {0} end
 local groups = {1, kind .. ':' .. name}
 local before = settings_of(kind, name)
-for at = 4, #ARGV, 2 do
+for at = FIRST_FIELD, #ARGV, 2 do
   if ARGV[at + 1] == '' then
     redis.call('HDEL', key, ARGV[at])
   else

@@ -4,6 +4,7 @@
 -- Refuses when the lease was renewed meanwhile, the attempt is another, or it is held. One with a damaged record is not tried again. One that was only prepared ahead of its time
 -- waits for that again.  Returns 1, 0 or an error for each run in order; for fewer than all when many others were let go
 -- into their places: Redis does nothing else meanwhile, so the caller calls again for the rest.
+local runs = ARGV
 local WORDS = 6
 local now = now_us()
 
@@ -45,8 +46,8 @@ local function crash(id, token, reason, retry_us, retry_reason, counts_as)
 end
 
 local answers = {}
-for at = 1, #ARGV, WORDS do
-  local id, token, reason, retry_us, retry_reason, counts_as = unpack(ARGV, at, at + WORDS - 1)
+for at = 1, #runs, WORDS do
+  local id, token, reason, retry_us, retry_reason, counts_as = unpack(runs, at, at + WORDS - 1)
   -- One damaged record must not keep the others from being called Crashed.
   local fine, answer = pcall(crash, id, token, reason, tonumber(retry_us), retry_reason, counts_as)
   if not fine and type(answer) ~= 'table' then answer = redis.error_reply(tostring(answer)) end

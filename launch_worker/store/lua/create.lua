@@ -4,10 +4,11 @@
 -- Idempotent by id: a repeated call changes nothing. Refuses a caller that does not know the configurations.
 -- Returns for each group {number of live consumers of the queue, an answer for each run}: created 0|1,
 --   or {-1, the configuration, the pool's} or {-2, why not} or {-3, the known queues}, or an error.
-local only_known, reason = ARGV[1], ARGV[2]
+local only_known, reason = unpack(ARGV, 1, 2)
+local FIRST_GROUP = 3
 -- Runs of one call were made one after the other: lists are in that order.
 local now = now_us() - 1
-local answers, at = {}, 3
+local answers, at = {}, FIRST_GROUP
 
 local function due_at(due)
   local kind, us = string.match(due, '^(%a+):(%d+)$')

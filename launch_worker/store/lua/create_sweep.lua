@@ -1,9 +1,10 @@
 -- (nothing) -> RUNNING.  ARGV: sweep, field, value, …   Idempotent by id.  Returns 1, or 0 when it is there already.
 local sweep = ARGV[1]
+local FIRST_FIELD = 2
 local key = sweep_key(sweep)
 if redis.call('EXISTS', key) == 1 then return 0 end
 local now = now_us()
-redis.call('HSET', key, 'id', sweep, 'state', 'RUNNING', 'made', 0, 'created_at', int(now), unpack(ARGV, 2))
+redis.call('HSET', key, 'id', sweep, 'state', 'RUNNING', 'made', 0, 'created_at', int(now), unpack(ARGV, FIRST_FIELD))
 redis.call('ZADD', 'launch:sweeps', int(now), sweep)
 redis.call('SADD', 'launch:sweeps:live', sweep)
 redis.call('PUBLISH', 'launch:sweeps', sweep)

@@ -4,9 +4,9 @@
 --   ended_ago_us (how long ago it ended, by its worker's clock; '' for now). Its end is never noted as before its start.
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any). A repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
-local id, token, attempt, owner, worker = unpack(ARGV, 1, 5)
-local state, reason, phase, message, exit_code, signal = unpack(ARGV, 6, 11)
-local retry_us, retry_reason, counts_as, card = tonumber(ARGV[12]), ARGV[13], ARGV[14], card_of(ARGV[15])
+local id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us, retry_reason,
+  counts_as, card, pid, ended_ago_us = unpack(ARGV)
+retry_us, card, ended_ago_us = tonumber(retry_us), card_of(card), tonumber(ended_ago_us)
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
   -- Read in one go with what comes later.
   'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep', 'started_at', 'held')
@@ -42,9 +42,9 @@ if run[1] == 'Crashed' and state == 'Crashed' then
 end
 local ended = {'closed', token, 'phase', phase, 'message', message, 'signal', signal}
 if exit_code ~= '' then ended[9], ended[10] = 'exit_code', exit_code end
-if ARGV[16] ~= '' then ended[#ended + 1], ended[#ended + 2] = 'pid', ARGV[16] end
+if pid ~= '' then ended[#ended + 1], ended[#ended + 2] = 'pid', pid end
 put(id, unpack(ended))
-local ended_at = now - math.max(0, tonumber(ARGV[17]) or 0)
+local ended_at = now - math.max(0, ended_ago_us or 0)
 ended_at = math.min(now, math.max(ended_at, tonumber(get(id, 'started_at')[1] or '') or now))
 arrow(id, run[1], state, now, run[4], run[5], reason, ended_at)
 go_on(id, state, now, run[4], run[5], retry_us, retry_reason, counts_as)

@@ -5,8 +5,8 @@
 -- for that one's end, unless one waits already; `allow` asks nothing.
 -- Returns {1, 0} | {0, 0} (somebody else did it, or it is gone) | {2, the last run} (left out: that has not ended)
 --   | {-1, configuration, the pool's} | {-2, why not}.
-local name, expected, next_us = unpack(ARGV, 1, 3)
-local id, reason, queue, config, config_of_pool, expires_us, overlap = unpack(ARGV, 4, 10)
+local name, expected, next_us, id, reason, queue, config, config_of_pool, expires_us, overlap = unpack(ARGV, 1, 10)
+local FIRST_FIELD = 11
 local last_key = 'launch:schedule:' .. name .. ':run'
 local at = tonumber(redis.call('ZSCORE', 'launch:schedules', name) or '')
 if at ~= tonumber(expected) then return {0, 0} end
@@ -14,7 +14,7 @@ local now = now_us()
 if id ~= '' and is_new(id) then
   local known, known_of_pool = queue_config(queue), pool_config(queue)
   if known ~= config or known_of_pool ~= config_of_pool then return {-1, known, known_of_pool} end
-  local fields = {unpack(ARGV, 11)}
+  local fields = {unpack(ARGV, FIRST_FIELD)}
   local last = overlap ~= 'allow' and redis.call('GET', last_key)
   local state = last and get(last, 'state')[1]
   if state == 'Pending' or state == 'Running' then

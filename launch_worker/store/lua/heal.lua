@@ -1,3 +1,4 @@
 -- Sets aside queue keys that are not lists, so that consumers can go on.  ARGV: list…
-for _, list in ipairs(ARGV) do heal(list) end
+local lists = ARGV
+for _, list in ipairs(lists) do heal(list) end
 return 1

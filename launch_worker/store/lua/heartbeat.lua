@@ -3,14 +3,15 @@
 -- ARGV: owner, worker, lease_us, gone_us, description, card ('' while it takes nothing), number of queues, queue…, then id, token, attempt for each run
 -- Returns {the time, age of the last crash_stale_runs in us, next due time or 0, then an answer for each run:}
 --   ok | cancel:GRACE_US:REASON | preempt:GRACE_US:REASON | superseded | adopted (by another worker) | ended | unknown (Redis has lost the record)
-local owner, worker, lease_us, card = ARGV[1], ARGV[2], tonumber(ARGV[3]), card_of(ARGV[6])
+local owner, worker, lease_us, gone_us, description, card, queues = unpack(ARGV, 1, 7)
+local FIRST_QUEUE = 8
+local FIRST_RUN = FIRST_QUEUE + tonumber(queues)
+lease_us, gone_us, card = tonumber(lease_us), tonumber(gone_us), card_of(card)
 local now = now_us()
-local gone = int(now + tonumber(ARGV[4]))
-local gone_ms = math.floor(tonumber(ARGV[4]) / 1000)
-redis.call('SET', 'launch:worker:' .. owner, ARGV[5], 'PX', gone_ms)
+local gone, gone_ms = int(now + gone_us), math.floor(gone_us / 1000)
+redis.call('SET', 'launch:worker:' .. owner, description, 'PX', gone_ms)
 redis.call('ZADD', 'launch:workers', gone, owner)
-local runs_at = 8 + tonumber(ARGV[7])
-for index = 8, runs_at - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[index], gone, owner) end
+for index = FIRST_QUEUE, FIRST_RUN - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[index], gone, owner) end
 
 local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') or '0')
 local answers = {now, now - passed, next_due(now, card and card.prefetch_us or 0)}
@@ -42,7 +43,7 @@ local function renew(id, token, attempt)
   return answer
 end
 
-for index = runs_at, #ARGV, 3 do
+for index = FIRST_RUN, #ARGV, 3 do
   -- One damaged record must not cost the others their leases.
   local fine, answer = pcall(renew, ARGV[index], ARGV[index + 1], ARGV[index + 2])
   answers[#answers + 1] = fine and answer or 'ok'

@@ -1,6 +1,7 @@
 -- An upload whose chunks have all been written is whole from now on, for so long.
 -- ARGV: sha256, chunks, bytes in all, keep_us.  Refuses one with a chunk missing.  Returns 1 or 0.
-local sha256, chunks, size, keep_us = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local sha256, chunks, size, keep_us = unpack(ARGV)
+chunks, size, keep_us = tonumber(chunks), tonumber(size), tonumber(keep_us)
 local found = 0
 if chunks > MOST_CHUNKS then return 0 end
 for number = 0, chunks - 1 do found = found + redis.call('STRLEN', upload_key(sha256, number)) end

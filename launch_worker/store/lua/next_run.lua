@@ -4,8 +4,8 @@
 -- Only if the sweep is RUNNING, fewer than `workers` of its runs are live, fewer than `cap` were made, and this number is
 -- the next: so however many workers try, each run is made once. A repeated call is answered as the first.
 -- Returns {1, ''} | {0, why not} | {-1, configuration, the pool's} | {-2, why not}
-local sweep, index, trial = unpack(ARGV, 1, 3)
-local id, reason, queue, config, config_of_pool, expires_us = unpack(ARGV, 4, 9)
+local sweep, index, trial, id, reason, queue, config, config_of_pool, expires_us = unpack(ARGV, 1, 9)
+local FIRST_FIELD = 10
 local key = sweep_key(sweep)
 local state, made, cap, workers = unpack(redis.call('HMGET', key, 'state', 'made', 'cap', 'workers'))
 if not state then return {0, 'there is no such sweep'} end
@@ -24,7 +24,7 @@ redis.call('HINCRBY', key, 'made', 1)
 redis.call('HSET', key .. ':trials', index, trial)
 local created, why
 if is_new(id) then
-  created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, 10)})
+  created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, FIRST_FIELD)})
   add_all()
 end
 if created == 1 then

@@ -2,13 +2,15 @@
 -- whose records are damaged are Failed.
 -- ARGV: limit, card of a worker that prepares runs ahead of their time ('' for others)
 -- Returns {how many, the next due time or 0, 1 if a schedule is due}.
+local limit, card = unpack(ARGV)
+limit, card = tonumber(limit), card_of(card)
 local function span(seconds)
   for _, unit in ipairs({{86400, ' d'}, {3600, ' h'}, {60, ' m'}}) do
     if seconds >= unit[1] then return string.format('%.3g', seconds / unit[1]) .. unit[2] end
   end
   return string.format('%g s', seconds)
 end
-local now, limit, card = now_us(), tonumber(ARGV[1]), card_of(ARGV[2])
+local now = now_us()
 local due = redis.call('ZRANGEBYSCORE', 'launch:due', '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, limit)
 for at = 1, #due, 2 do
   local id = due[at]

@@ -4,7 +4,9 @@
 -- Lists are first in, first out: with an empty list every run dispatched before the grace has lost its item; else
 -- every one dispatched before the list's oldest item. The cost follows the lost ones, not the backlog.
 -- Returns how many were published again, and '' or where to go on: among the own lists of live workers, some in each call.
-local grace_us, limit, after, found = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], 0
+local grace_us, limit, after = unpack(ARGV)
+grace_us, limit = tonumber(grace_us), tonumber(limit)
+local found = 0
 local WORKERS_AT_ONCE = 500
 local now = now_us()
 local function look_into(list, owner)

@@ -1,5 +1,5 @@
 -- A whole upload is kept for so long from now on.  ARGV: sha256, keep_us.  Returns how many chunks it has; 0 for none.
-local sha256, keep_us = ARGV[1], tonumber(ARGV[2])
+local sha256, keep_us = unpack(ARGV)
 local chunks = tonumber(redis.call('GET', upload_key(sha256)))
 if not chunks or chunks > MOST_CHUNKS then return 0 end
 for number = 0, chunks - 1 do
@@ -8,5 +8,5 @@ for number = 0, chunks - 1 do
     return 0
   end
 end
-keep_upload(sha256, chunks, keep_us)
+keep_upload(sha256, chunks, tonumber(keep_us))
 return chunks

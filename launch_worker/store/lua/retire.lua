@@ -1,7 +1,8 @@
 -- Deletes runs that ended longer ago than the retention, with history, logs and index entries.
 -- ARGV: retention_us, limit.  Returns how many.
+local retention_us, limit = unpack(ARGV)
 local now = now_us()
-local old = redis.call('ZRANGEBYSCORE', 'launch:ended', '-inf', int(now - tonumber(ARGV[1])), 'LIMIT', 0, ARGV[2])
+local old = redis.call('ZRANGEBYSCORE', 'launch:ended', '-inf', int(now - tonumber(retention_us)), 'LIMIT', 0, limit)
 for _, id in ipairs(old) do
   local run = get(id, 'queue', 'project', 'state', 'attempt', 'sweep', 'array')
   redis.call('ZREM', 'launch:ended', id)

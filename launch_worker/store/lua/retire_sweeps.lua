@@ -1,12 +1,14 @@
 -- Deletes sweeps that ended longer ago than the retention. Their runs have a retention of their own.
 -- ARGV: retention_us, limit.  Returns how many.
+local retention_us, limit = unpack(ARGV)
+retention_us, limit = tonumber(retention_us), tonumber(limit)
 local CURVES = 5000
-local now, retention, gone = now_us(), tonumber(ARGV[1]), 0
-for _, sweep in ipairs(redis.call('ZRANGEBYSCORE', 'launch:sweeps', '-inf', int(now - retention), 'LIMIT', 0, 1000)) do
+local now, gone = now_us(), 0
+for _, sweep in ipairs(redis.call('ZRANGEBYSCORE', 'launch:sweeps', '-inf', int(now - retention_us), 'LIMIT', 0, 1000)) do
   local key = sweep_key(sweep)
   local ended = redis.call('HGET', key, 'ended_at')
   local is_gone = redis.call('EXISTS', key) == 0
-  if gone < tonumber(ARGV[2]) and (is_gone or (ended and tonumber(ended) < now - retention)) then
+  if gone < limit and (is_gone or (ended and tonumber(ended) < now - retention_us)) then
     gone = gone + 1
     -- By the numbers that were really drawn, which `made` may not say.
     local left, trials = redis.pcall('HGETALL', key .. ':trials'), {}

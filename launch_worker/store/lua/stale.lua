@@ -1,10 +1,12 @@
 -- Running runs whose leases ran out, the longest dead first.  ARGV: limit, field…
 -- Returns {id, {value of each field}, …}, the first field being the state. Leases of records that are gone or damaged
 -- are dropped: they would fill every page.
+local limit = ARGV[1]
+local FIRST_FIELD = 2
 local found = {}
-local range = {'launch:leases', '-inf', int(now_us()), 'LIMIT', 0, ARGV[1]}
+local range = {'launch:leases', '-inf', int(now_us()), 'LIMIT', 0, limit}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', unpack(range))) do
-  local values = redis.pcall('HMGET', run_key(id), unpack(ARGV, 2))
+  local values = redis.pcall('HMGET', run_key(id), unpack(ARGV, FIRST_FIELD))
   if values.err or not values[1] then
     redis.call('ZREM', 'launch:leases', id)
   else

@@ -1,8 +1,10 @@
 -- Pops by hand the next item of a worker's lists, for one that lets no broker do it.  ARGV: before_us, list…
 -- An item whose run was not ready by then, and a foreign one, stays, and all behind it.  Returns {id, seq}, {} for none, or
 -- {''} where so many outdated ones were thrown away that it is to be called again.
-local before, thrown = tonumber(ARGV[1]), 0
-for at = 2, #ARGV do
+local before_us = tonumber(ARGV[1])
+local FIRST_LIST = 2
+local thrown = 0
+for at = FIRST_LIST, #ARGV do
   heal(ARGV[at])
   while true do
     local oldest = redis.call('LINDEX', ARGV[at], -1)
@@ -10,7 +12,7 @@ for at = 2, #ARGV do
     if not id then break end
     local run = get(id, 'seq', 'lined_at', 'due_at')
     local ready = tonumber(run[2] or '') or tonumber(run[3] or '')
-    if run[1] == seq and ready and ready > before then break end
+    if run[1] == seq and ready and ready > before_us then break end
     redis.call('RPOP', ARGV[at])
     -- One that is outdated is thrown away here.
     if run[1] == seq then return {id, seq} end

@@ -4,6 +4,7 @@
 -- Refuses an attempt that was superseded or is over. What was heard before changes nothing.
 -- Returns 'done' | 'superseded' | 'stale' (the summary is another one).
 local id, token, heard_to, known, summary, message, preempting = unpack(ARGV, 1, 7)
+local FIRST_ROW = 8
 local run = get(id, 'state', 'token', 'closed', 'heard', 'summary', 'cancel_at')
 if run[2] ~= token or run[3] == token or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then return 'superseded' end
 local of, before = string.match(run[4] or '', '^(%d+):(%d+)$')
@@ -15,10 +16,10 @@ if summary ~= '' then
 end
 local metrics = run_key(id) .. ':metrics'
 -- A call whose reply was lost is repeated as it was.
-if #ARGV > 7 and tonumber(heard_to) > tonumber(before) then
-  for index = 8, #ARGV do redis.call('RPUSH', metrics, ARGV[index]) end
+if #ARGV >= FIRST_ROW and tonumber(heard_to) > tonumber(before) then
+  for index = FIRST_ROW, #ARGV do redis.call('RPUSH', metrics, ARGV[index]) end
   redis.call('LTRIM', metrics, -1000, -1)
-  hear_metrics(id, {unpack(ARGV, 8)})
+  hear_metrics(id, {unpack(ARGV, FIRST_ROW)})
 end
 if message ~= '' and run[1] == 'Running' and not run[6] then put(id, 'reason', message) end
 if preempting == '1' then put(id, 'yields', token) end

@@ -71,6 +71,15 @@ def test_records_are_written_in_one_way(name: str) -> None:
         assert not re.search(r"'(HSET|HDEL|HINCRBY|DEL)', run_key\(\w+\)[,)]", lua)
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_names_its_arguments_in_its_first_statement(name: str) -> None:
+    """All of them; of a list at the end only its beginning has a name."""
+    code = re.sub(r"^ *--.*\n", "", SCRIPTS[name], flags=re.MULTILINE)
+    first = re.match(r"local [\w, \n]+ = (unpack\(ARGV(, 1, \d+)?\)|(tonumber\()?ARGV\[1\]\)?|ARGV)\n", code)
+    assert first, code[:200]
+    assert not re.search(r"ARGV\[\d|unpack\(ARGV, \d", code[first.end() :])
+
+
 def test_a_script_carries_little_that_it_does_not_use() -> None:
     """Each shared function costs time in each call."""
     sizes = {name: len(re.findall(r"^local ", script_of(name)[0], re.MULTILINE)) for name in ("started", "append_log")}
