@@ -1,4 +1,9 @@
-"""Train a softmax classifier on the Iris data: a job with a live log that needs nothing installed."""
+"""Train a softmax classifier on the Iris data: a job with a live log that needs nothing installed.
+
+    launch-submit --follow -- python3 examples/train_iris.py --epochs 20
+
+One sees the run's id, then a line for each epoch as it comes, with a loss that falls, then the final loss and accuracy.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +116,7 @@ def seconds(text: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lr", type=positive_float, default=0.1, help="learning rate (default %(default)s)")
     parser.add_argument("--epochs", type=positive_int, default=30, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
