@@ -20,7 +20,7 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test walk chaos bench bench-quick lint check hooks format clean
+.PHONY: help demo test walk chaos bench bench-quick lint check hooks format maps clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -60,6 +60,9 @@ hooks: $(INSTALLED_DEV) ## let git check what is committed, by the tools of `mak
 format: $(INSTALLED_DEV) ## mend what lint can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+maps: $(MADE) ## draw the pictures of docs/architecture.md anew
+	$(BIN)/python docs/pictures/draw.py
 
 clean: ## delete .venv and every cache
 	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
