@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,11 +123,11 @@ def fill(redis: Any, templates: list[str], *, first: int, count: int) -> None:
 def _costs(api: Api, settings: Settings) -> dict[str, Callable[[], object]]:
     store = api.store
     return {
-        f"newest {_PAGE} runs": lambda: list(itertools.islice(api.list(), _PAGE)),
-        f"{_PAGE} runs of a state": lambda: list(itertools.islice(api.list(state="Finished"), _PAGE)),
-        f"{_PAGE} runs of a state and a project": lambda: list(
-            itertools.islice(api.list(state="Running", project="bench"), _PAGE)
-        ),
+        f"newest {_PAGE} runs": lambda: api.runs(per_page=_PAGE)[:_PAGE],
+        f"{_PAGE} runs of a state": lambda: api.runs(filters={"state": "Finished"}, per_page=_PAGE)[:_PAGE],
+        f"{_PAGE} runs of a state and a project": lambda: api.runs("bench", {"state": "Running"}, per_page=_PAGE)[
+            :_PAGE
+        ],
         f"first {_PAGE} in a queue's line": lambda: store.line("default", limit=_PAGE),
         "submit, beside them": lambda: store.create(new_run_id(), RunSpec(command=("true",))),
         "claim": lambda: _one_claim(store),

@@ -29,7 +29,7 @@ from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.runners.job import Lease
-from launch_worker.store.store import NOT_PLAIN, NotConsumed
+from launch_worker.store.attempts import NOT_PLAIN, NotConsumed
 
 log = logging.getLogger("launch_worker.jobs")
 

@@ -15,7 +15,8 @@ from launch_worker.maintenance.schedules import fire_due
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.store import Pulse, Store
+from launch_worker.store.store import Store
+from launch_worker.store.workers import Pulse
 from launch_worker.sweeps.drive import SweepMinder
 from launch_worker.untrusted.log_line import Seldom
 from launch_worker.untrusted.text import read_json

@@ -49,7 +49,7 @@ from launch_worker.runners.process import tree
 from launch_worker.runners.process.runner import ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR
 from launch_worker.store import keys
-from launch_worker.store.store import Answer, Pulse
+from launch_worker.store.workers import Answer, Pulse
 
 if TYPE_CHECKING:
     from launch_worker.runners.container.runner import ContainerRunner

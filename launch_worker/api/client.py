@@ -16,7 +16,6 @@ from launch_worker.api.sweeps import SweepApi
 from launch_worker.errors import InputError, RefusedError, UnknownRunError
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.spec import PROJECT, RunSpec
-from launch_worker.model.states import RunState
 from launch_worker.model.worker import Worker
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder
@@ -118,13 +117,6 @@ class Api(QueueApi, SweepApi):
     def workers(self) -> list[Worker]:
         """The live workers, as they last spoke."""
         return [Worker.from_description(description) for description in self.store.workers_now()]
-
-    def list(self, *, state: str = "", project: str = "", queue: str = "") -> Iterator[Run]:
-        """Runs, the newest first, read page by page as they are taken."""
-        wanted = RunState.parse(state) if state else None
-        catch_up(self.store, self.settings)
-        for record in self.store.select(state=wanted, project=project, queue=queue):
-            yield Run(self, record.id, record=record)
 
 
 def submit(

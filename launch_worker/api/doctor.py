@@ -259,7 +259,7 @@ def _runs(count: int) -> str:
 def _too_big(api: Api, workers: list[dict[str, Any]]) -> Iterator[Finding]:
     """What no live worker of its queue could run even alone: each queue's oldest such run."""
     found: set[str] = set()
-    for record in islice(api.store.select(state=RunState.PENDING, newest_first=False), _FIRST_RUNS):
+    for record in islice(api.store.runs({"state": {RunState.PENDING}}, newest_first=False), _FIRST_RUNS):
         consumers = [worker for worker in workers if record.queue in worker["queues"]]
         if not record.needs or not consumers or record.queue in found:
             continue

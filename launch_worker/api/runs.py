@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from launch_worker.api.connection import Connection
 from launch_worker.api.filters import Filter, Order
-from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
+from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.log_pieces import Joiner, Log
 from launch_worker.model.outcome import Outcome, shell_exit_code
@@ -20,7 +20,7 @@ from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
-from launch_worker.store.lists import SavedFile, saved_files
+from launch_worker.store.files import SavedFile, saved_files
 from launch_worker.submission.submitter import me
 
 if TYPE_CHECKING:
@@ -255,7 +255,9 @@ class Run:
             why = f"worker {record.worker} reports on it" if record.state is RunState.RUNNING else "it does not run"
             raise RefusedError(f"run {self.id} is {record.state}, and {why}; there is nothing to confirm")
         outcome = Outcome(RunState.CRASHED, reason=f"{me()} confirmed that its job on {record.host} has ended")
-        self._api.store.crash(self.id, record.token, next_step_of(record, outcome))
+        [answer] = self._api.store.crash_many([(self.id, record.token, next_step_of(record, outcome))])
+        if isinstance(answer, LaunchError):
+            raise answer
         return self.refresh().state
 
     def logs(self, *, attempt: int | None = None) -> bytes:
@@ -483,7 +485,7 @@ class Runs(Sequence[Run]):
             yield from self._sorted()
             return
         page = self.per_page if self._filter.is_decided else max(self.per_page, _SCAN_PAGE)
-        for record in store.runs_in(self._filter.narrow, newest_first=self._order.is_descending, page=page):
+        for record in store.runs(self._filter.narrow, newest_first=self._order.is_descending, page=page):
             if self._filter.matches(record):
                 yield record
 
@@ -492,7 +494,7 @@ class Runs(Sequence[Run]):
         store = self._api.store
         keyed: list[tuple[Any, str]] = []
         without: list[str] = []
-        for record in store.runs_in(self._filter.narrow, newest_first=True, page=_SCAN_PAGE):
+        for record in store.runs(self._filter.narrow, newest_first=True, page=_SCAN_PAGE):
             if self._filter.matches(record):
                 key = self._order.key(record)
                 if key is None:

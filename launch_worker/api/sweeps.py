@@ -95,7 +95,7 @@ class Sweep:
     @property
     def runs(self) -> list[Run]:
         """Its runs, the first one first; those that the retention has deleted are left out."""
-        found = self._api.store.records_of([trial.run_id for trial in self.trials])
+        found = self._api.store.records([trial.run_id for trial in self.trials])
         return [self._run(record.id, record) for record in found]
 
     def best_run(self) -> Run | None:
@@ -203,7 +203,7 @@ class Sweep:
         from launch_worker.sweeps.search import best_of
 
         trials = self.trials
-        now = {r.id: r for r in self._api.store.records_of([trial.run_id for trial in trials if trial.live])}
+        now = {r.id: r for r in self._api.store.records([trial.run_id for trial in trials if trial.live])}
         rows = [
             {
                 "index": trial.index,

@@ -108,7 +108,9 @@ class Stack:
         if self._store is None:
             return {}
         try:
-            return {record.id: parse_spec(record.spec).grace_s for record in self._store.select(state=RunState.RUNNING)}
+            return {
+                record.id: parse_spec(record.spec).grace_s for record in self._store.runs({"state": {RunState.RUNNING}})
+            }
         except LaunchError:
             return {}
 

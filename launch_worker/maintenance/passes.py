@@ -122,7 +122,8 @@ def begin_passes(names: Collection[str], store: Store, settings: Settings, *, la
     """Those passes that began nowhere within `late_by` intervals: the caller is to do them now."""
     # After so long without the pass, Redis was away: leases ran out that nobody could renew.
     gaps_s = {"crash_stale_runs": 2 * (settings.pass_s + settings.heartbeat_s)}
-    return store.begin_passes(list(names), every_s=late_by * settings.pass_s, gaps_s=gaps_s)
+    every_s = late_by * settings.pass_s
+    return store.begin_passes(list(names), every_s=every_s, gaps_s=gaps_s, settle_s=settings.settle_s)
 
 
 def do_pass(name: str, store: Store, settings: Settings, *, on_end: OnEnd | None = None) -> int:

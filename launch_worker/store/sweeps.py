@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.store import keys
-from launch_worker.store.records import Reader, pairs, text
+from launch_worker.store.redis.client import Client, pairs, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.submit import ConfigChanged, expiry_of, fields_of
 from launch_worker.untrusted.text import read_map
 
-_PAGE = 200
 
-
-class SweepStore(Reader):
-    """A part of `Store`."""
+class Sweeps(Client):
+    """The part of `Store` for sweeps."""
 
     def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> bool:
         """(nothing) -> RUNNING. False when it is there already."""
@@ -87,8 +83,6 @@ class SweepStore(Reader):
         """A run is to be stopped because it is worse than others: its end is a normal one, with the value so far."""
         with clear_errors(self.url):
             self._redis.hset(keys.sweep_part(sweep_id, "stopped"), index, why[:500])
-
-    # -- reading -------------------------------------------------------------------------------------------------
 
     def sweep(self, sweep_id: str) -> SweepRecord | None:
         """A sweep as it is now; None when there is none."""
@@ -155,16 +149,6 @@ class SweepStore(Reader):
                 )
             )
         return trials, [int(index) for index in ended if int(index) < len(trials)]
-
-    def records_of(self, run_ids: Sequence[str]) -> list[Record]:
-        """The records of these runs, in this order; those that are gone are left out."""
-        return [record for at in range(0, len(run_ids), _PAGE) for record in self._records(run_ids[at : at + _PAGE])]
-
-    @contextmanager
-    def watch_sweeps(self) -> Iterator[Callable[[float], bool]]:
-        """Yields a function that blocks until something of any sweep is new, or for so many seconds (False)."""
-        with self._watch(keys.SWEEP_NEWS) as wait:
-            yield wait
 
     def _curves(self, sweep_id: str, indexes: Sequence[int]) -> dict[int, list[tuple[int, float]]]:
         with clear_errors(self.url):

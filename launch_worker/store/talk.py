@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch_worker.store import keys
-from launch_worker.store.records import Reader, text
+from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
 
@@ -29,8 +29,8 @@ class Heard:
     step: int
 
 
-class TalkStore(Reader):
-    """A part of `Store`."""
+class Talk(Client):
+    """The part of `Store` for what jobs tell."""
 
     def tell(
         self,
@@ -75,9 +75,11 @@ class TalkStore(Reader):
             return Heard(0, {}, step if isinstance(step, int) else -1)
         return Heard(int(end), read_map(text(summary or b"")), step if isinstance(step, int) else -1)
 
-    def note_late_exit(self, record_id: str, token: int, what: str) -> bool:
-        """What became of the processes of an attempt that had called itself finished; False when it is not the last."""
-        return bool(self._call("late_exit", record_id, token, what))
+    def metrics(self, run_id: str) -> list[dict[str, Any]]:
+        """The newest rows of metrics that the job told, the oldest first."""
+        with clear_errors(self.url):
+            lines = self._redis.lrange(keys.metrics(run_id), 0, -1)
+        return [row for line in lines if (row := read_map(line))]
 
 
 def merge_summary(known: str, new: dict[str, Any]) -> str:

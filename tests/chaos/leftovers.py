@@ -36,7 +36,7 @@ def check_leftovers(system: System) -> list[str]:
         wrong += [f"{key.decode()!r} is still there" for key in redis.scan_iter(pattern)]
     wrong += store.inconsistencies(limit=1_000_000)
     ended = {member.decode() for member in redis.zrange("launch:ended", 0, -1)}
-    final = {record.id for record in store.select() if record.state.is_final}
+    final = {record.id for record in store.runs() if record.state.is_final}
     if ended != final:
         wrong.append(f"launch:ended and the final runs differ by {sorted(ended ^ final)[:5]}")
     wrong += check_refused(redis, system.evidence)

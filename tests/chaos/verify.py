@@ -87,7 +87,7 @@ def read_runs(
 ) -> list[RunFacts]:
     """Every run in Redis. `offset_s`: from the server's time to seconds since boot."""
     runs = []
-    for record in store.select(newest_first=False):
+    for record in store.runs(newest_first=False):
         if record.id in left_out:
             continue
         history = store.history(record.id)

@@ -155,7 +155,9 @@ def all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(sta
             command, env=stack.env | {"LAUNCH_REDIS_URL": stack.url}, capture_output=True, text=True, check=True
         )
         runs.append(stack.api.run(asked.stdout.strip()))
-    running = wait_until(lambda: [r for r in stack.api.list(state="running") if r.id in {x.id for x in runs}])
+    running = wait_until(
+        lambda: [r for r in stack.api.runs(filters={"state": "running"}) if r.id in {x.id for x in runs}]
+    )
     victim = running[0].record.worker
     kill_worker(stack, victim)
     killed_at = time.monotonic()

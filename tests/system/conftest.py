@@ -61,6 +61,10 @@ class Cluster:
         self.api = Api(settings=Settings.from_env(self.env))
         self.parts: list[Part] = []
 
+    def runs(self, **values: str) -> list[Run]:
+        """The runs that have these values (`state="running"`), the newest first; each is read anew at every look."""
+        return [self.api.run(found.id) for found in self.api.runs(filters=values)]
+
     def celery(
         self,
         *arguments: str,
@@ -166,7 +170,7 @@ class Result:
 def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(redis_url, tmp_path)
     yield made
-    ids = [record.id for record in made.api.store.select()]
+    ids = [record.id for record in made.api.store.runs()]
     made.close()
     # Whatever a test did: with all workers gone, no process of any job may be left.
     wait_until(lambda: not any(job_processes(run_id) for run_id in ids), timeout_s=8, what="no job process is left")

@@ -144,7 +144,7 @@ def test_a_stopped_loop_lets_its_jobs_end_and_a_second_signal_ends_them(cluster:
     process = subprocess.Popen([sys.executable, str(script)], env=cluster.env, cwd=cluster.folder)
     try:
         wait_until(lambda: cluster.api.store.counts()[RunState.RUNNING] == 2, what="two items run")
-        first, second = sorted(cluster.api.store.select(state=RunState.RUNNING), key=lambda record: record.name)
+        first, second = sorted(cluster.api.store.runs({"state": {RunState.RUNNING}}), key=lambda record: record.name)
         for record in (first, second):
             wait_for_pid(cluster.api.run(record.id))
         process.send_signal(signal.SIGTERM)

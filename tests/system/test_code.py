@@ -128,7 +128,7 @@ def test_a_hostile_url_is_refused_before_anything_is_written(cluster: Cluster) -
         assert result.code == 2
         assert "hunter2" not in result.err
         assert result.err.count("\n") == 1
-    assert not list(cluster.api.store.select())
+    assert not list(cluster.api.store.runs())
 
 
 def test_a_run_can_be_cancelled_while_its_code_is_fetched(cluster: Cluster, host: GitHost) -> None:
@@ -198,5 +198,5 @@ def test_what_cannot_be_uploaded_is_refused_before_anything_is_written(cluster: 
         assert result.code == 2, result
         assert said in result.err
         assert result.err.count("\n") == 1
-    assert not list(cluster.api.store.select())
+    assert not list(cluster.api.store.runs())
     assert not cluster.api.store._redis.keys("launch:upload:*")

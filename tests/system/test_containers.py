@@ -553,7 +553,7 @@ def test_a_queue_of_processes_refuses_images(containers: Containers) -> None:
     refused = cluster.run("launch-submit", "-q", "cpu", "--image", containers.image, "--", "true")
     assert refused.code == 2
     assert "runs processes" in refused.err
-    assert list(cluster.api.store.select()) == []
+    assert list(cluster.api.store.runs()) == []
 
 
 def test_a_record_that_was_tampered_with_gets_nothing_that_reaches_the_host(containers: Containers) -> None:

@@ -127,7 +127,7 @@ def test_the_last_lines_of_json_are_the_summary_of_a_sweeps_run(cluster: Cluster
     other = shell(cluster, script)
     config = {"method": "random", "run_cap": 1, "parameters": {"x": {"min": 0.0, "max": 1.0}}}
     sweep = cluster.api.create_sweep(config | {"command": ["sh", "-c", f"echo $LAUNCH_SWEEP_ID; {script}"]})
-    made = lambda: [record.id for record in cluster.api.store.select() if record.sweep == sweep.id]  # noqa: E731
+    made = lambda: [record.id for record in cluster.api.store.runs() if record.sweep == sweep.id]  # noqa: E731
     run = Run(cluster.api, wait_until(made, what="it has a run")[0])
     assert [run.wait(20), other.wait(20)] == [RunState.FINISHED] * 2
     assert (summary(run), summary(other)) == ({"loss": 0.25, "acc": 0.5}, {"loss": 0.25})

@@ -15,7 +15,7 @@ import pytest
 from launch_worker.api.client import Run, submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.redis.store.test_arrows import claim
+from tests.support.arrows import claim
 from tests.support.engine import busybox_root
 from tests.support.engines import EngineProxy, OwnEngine
 from tests.system.conftest import Cluster, Part, states, wait_for_output

@@ -112,7 +112,7 @@ def test_a_cancelled_job_that_ends_on_sigterm_is_killed_at_once(cluster: Cluster
     """P20, W16: the submitter that waits exits with 143."""
     cluster.worker()
     waiter = cluster.open("launch-submit", "--wait", "--", "sleep", "100")
-    run = wait_until(lambda: next(cluster.api.list(state="running"), None))
+    run = wait_until(lambda: next(iter(cluster.runs(state="running")), None))
     wait_for_pid(run)
     begun = time.monotonic()
     assert cluster.run("launch-worker", "cancel", run.id).code == 0
@@ -315,7 +315,7 @@ def test_ctrl_c_detaches_and_a_second_one_cancels(cluster: Cluster) -> None:
     cluster.worker()
     for presses, code, state in ((1, 130, RunState.RUNNING), (2, 143, RunState.KILLED)):
         follower = cluster.open("launch-submit", "--follow", "--", "sleep", "100")
-        run = wait_until(lambda: next(cluster.api.list(state="running"), None))
+        run = wait_until(lambda: next(iter(cluster.runs(state="running")), None))
         wait_for_pid(run)
         time.sleep(0.3)
         for _ in range(presses):

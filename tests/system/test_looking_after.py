@@ -157,7 +157,7 @@ def test_doctor_finds_nothing_wrong_with_a_sound_system_and_names_what_is(cluste
     assert sound.code == 0, sound
     assert "records and indexes agree (1 runs" in sound.out
     redis = cluster.api.store._redis
-    redis.zadd("launch:runs:state:Running", {next(cluster.api.list()).id: 1})
+    redis.zadd("launch:runs:state:Running", {cluster.runs()[0].id: 1})
     redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         findings = [json.loads(line) for line in cluster.run("launch-worker", "doctor", "--json").out.splitlines()]

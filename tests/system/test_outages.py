@@ -284,7 +284,7 @@ def test_a_job_that_ends_while_its_worker_is_dead_gets_its_true_end(cluster: Clu
 def test_one_who_waits_or_follows_outlasts_a_restart_of_redis(outage: Cluster, server: RedisServer) -> None:
     outage.worker()
     follower = outage.open("launch-submit", "--follow", "--", "sh", "-c", "echo one; sleep 4; echo two; exit 6")
-    run = wait_until(lambda: next(outage.api.list(state="running"), None))
+    run = wait_until(lambda: next(iter(outage.runs(state="running")), None))
     wait_for_output(run, b"one")
     server.kill()
     time.sleep(1)

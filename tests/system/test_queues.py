@@ -141,7 +141,7 @@ def test_defaults_of_queue_and_pool_are_kept_with_the_run(cluster: Cluster) -> N
         *("launch-submit", "-q", "gpu", "-e", "C=run", "--retries", "1", "--follow", "--", "sh", "-c", "echo $A $B $C")
     )
     assert (done.code, done.out) == (0, "pool queue run\n"), done
-    (run,) = cluster.api.list()
+    (run,) = cluster.runs()
     spec = run.record.as_json()["spec"]
     assert (spec["retries"], spec["timeout_s"], run.record.tags) == (1, 3600, ("lab",))
     # Merged once: what is configured later is for later runs.
@@ -186,7 +186,7 @@ def test_values_are_refused_at_submit_with_the_reason_and_nothing_is_written(clu
         sh(cluster, "true", queue="gpu", values={"lr": -1})
     with pytest.raises(InputError, match="the system's own macro"):
         sh(cluster, "true", queue="gpu", values={"run_id": "x"})
-    assert list(cluster.api.list()) == []
+    assert cluster.runs() == []
 
 
 def test_values_are_checked_again_at_the_claim(cluster: Cluster) -> None:
@@ -206,7 +206,7 @@ def test_a_queue_without_priorities_refuses_them(cluster: Cluster) -> None:
     cluster.api.create_queue("gpu", priorities=False)
     done = cluster.run("launch-submit", "-q", "gpu", "--priority", "high", "--", "true")
     assert (done.code, "has no priorities" in done.err) == (2, True), done
-    assert list(cluster.api.list()) == []
+    assert cluster.runs() == []
     assert cluster.run("launch-submit", "-q", "gpu", "--", "true").code == 0
 
 
@@ -303,7 +303,7 @@ def test_a_queue_is_made_shown_changed_and_deleted_by_commands(cluster: Cluster,
     assert cleared == made | told_now | {"priorities": True, "description": None, "waiting": 1}
     refused = cluster.run("launch-worker", "queues", "delete", "gpu")
     assert (refused.code, "in it" in refused.err) == (1, True), refused
-    (run,) = cluster.api.list()
+    (run,) = cluster.runs()
     run.cancel()
     assert cluster.run("launch-worker", "queues", "delete", "gpu").code == 0
     assert cluster.run("launch-worker", "pools", "delete", "lab").code == 0

@@ -16,7 +16,7 @@ from launch_worker.api.runs import Run
 from launch_worker.errors import UnknownRunError
 from launch_worker.model import item_schema
 from launch_worker.model.states import RunState
-from launch_worker.store.records import text
+from launch_worker.store.redis.client import text
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, break_machine, states
 

@@ -33,7 +33,7 @@ def make_due(cluster: Cluster, name: str = "nightly", *, in_s: float = 1.0) -> N
 
 
 def runs(cluster: Cluster) -> list[Record]:
-    return list(cluster.api.store.select())
+    return list(cluster.api.store.runs())
 
 
 def test_a_recurring_run_is_listed_shown_and_deleted(cluster: Cluster) -> None:
@@ -176,7 +176,7 @@ def test_the_folder_of_a_recurring_run_is_sent_with_the_schedule(cluster: Cluste
     assert result.code == 0, result
     cluster.worker()
     make_due(cluster, "hello.sh")
-    (run,) = wait_until(lambda: list(cluster.api.list()), what="it was fired")
+    (run,) = wait_until(cluster.runs, what="it was fired")
     assert run.wait(20) is RunState.FINISHED
     assert run.logs() == b"hello\n"
 
@@ -190,9 +190,9 @@ def test_a_recurring_job_that_goes_on_is_not_run_beside_itself_and_knows_its_tim
     assert '"overlap": "skip"' in cluster.run("launch-worker", "schedules", "show", "slow", "--json").out
     cluster.worker()
     make_due(cluster, "slow")
-    [run] = wait_until(lambda: list(cluster.api.list()), what="it was fired")
+    [run] = wait_until(cluster.runs, what="it was fired")
     wait_until(lambda: run.refresh().state is RunState.RUNNING and run.logs(), what="it goes on")
     assert run.logs().decode().strip() == isoformat(run.record.scheduled_at)
     make_due(cluster, "slow", in_s=-0.5)
     fire_due(cluster.api.store, cluster.api.settings)
-    assert len(list(cluster.api.list())) == 1
+    assert len(cluster.runs()) == 1

@@ -39,7 +39,7 @@ def submit_lines(cluster: Cluster, *lines: Any, options: tuple[str, ...] = ()) -
 
 
 def known_runs(cluster: Cluster) -> list[Record]:
-    return list(cluster.api.store.select())
+    return list(cluster.api.store.runs())
 
 
 def most_at_once(records: list[Record]) -> int:
@@ -410,7 +410,7 @@ def test_a_submission_with_a_key_is_made_once(cluster: Cluster) -> None:
     run_id = first.out.split()[1]
     assert first.out == f"run {run_id} submitted to queue default\n"
     assert (again.code, again.out) == (0, f"run {run_id} was submitted before; nothing was changed\n")
-    assert len(list(cluster.api.list())) == 1
+    assert len(cluster.runs()) == 1
     chosen = new_run_id()
     assert cluster.run("launch-submit", "--quiet", "--id", chosen, "--", "true").out == f"{chosen}\n"
 
@@ -430,7 +430,7 @@ def test_a_wrong_id_or_key_is_refused(cluster: Cluster, arguments: tuple[str, ..
     result = cluster.run("launch-submit", *arguments, "--", "true")
     assert result.code == 2
     assert problem in result.err
-    assert list(cluster.api.list()) == []
+    assert cluster.runs() == []
 
 
 def test_the_id_of_an_array_stands_for_all_its_runs(cluster: Cluster) -> None:

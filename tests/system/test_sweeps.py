@@ -42,7 +42,7 @@ def lasting(server: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
     """A system whose Redis can be killed too."""
     made = Cluster(server.url, tmp_path)
     yield made
-    ids = [record.id for record in made.api.store.select()]
+    ids = [record.id for record in made.api.store.runs()]
     made.close()
     wait_until(lambda: not any(job_processes(run_id) for run_id in ids), timeout_s=8, what="no job process is left")
 
@@ -327,7 +327,7 @@ def test_every_error_of_a_file_is_named(cluster: Cluster) -> None:
     assert "\n  method: " in done.err, "one a line"
     assert cluster.run("launch-worker", "sweep", "create", "nosuch.yaml").code == 2
     assert cluster.run("launch-worker", "sweep", "status", "nosuch").code == 2
-    assert list(cluster.api.store.select()) == []
+    assert list(cluster.api.store.runs()) == []
 
 
 def test_without_optuna_other_methods_than_grid_say_what_to_install(cluster: Cluster) -> None:

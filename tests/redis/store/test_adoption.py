@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,43 +20,22 @@ from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from launch_worker.store.submit import ConfigChanged
-from tests.redis.store.test_arrows import (
+from tests.support.arrows import (
     CRASHED_AGAIN,
     FINISHED,
+    adopt,
     beat,
     claim,
     crash,
     create,
     expire_lease,
-    inconsistencies,
     running,
     snapshot,
     states,
+    try_crash,
 )
 
 S = RunState
-
-
-@pytest.fixture(autouse=True)
-def consistent(store: Store) -> Iterator[None]:
-    yield
-    assert inconsistencies(store) == []
-
-
-def adopt(
-    store: Store, record: Record, *, former: str = "owner1", owner: str = "owner2", only_if_gone: bool = False
-) -> tuple[Record | None, str]:
-    return store.adopt(
-        record.id,
-        record.token,
-        attempt=record.attempt,
-        former=former,
-        owner=owner,
-        worker=f"w@{owner}",
-        host="other",
-        lease_s=30.0,
-        only_if_gone=only_if_gone,
-    )
 
 
 # -- adoption ----------------------------------------------------------------------------------------------------------
@@ -72,7 +50,7 @@ def test_an_adopted_attempt_goes_on_under_its_new_owner(store: Store) -> None:
     assert (adopted.owner, adopted.worker, adopted.host) == ("owner2", "w@owner2", "other")
     assert states(store, record.id) == [S.PENDING, S.RUNNING], "the run's state did not change"
     assert [phase.name for phase in adopted.phases] == ["adopted"]
-    assert not store.crash(record.id, record.token, CRASHED_AGAIN), "its lease is new"
+    assert not try_crash(store, record.id, record.token, CRASHED_AGAIN), "its lease is new"
     assert [answer.word for answer in beat(store, adopted, owner="owner2")] == ["ok"]
     assert store.finish(adopted, FINISHED, owner="owner2")
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import queue
 import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,286 +19,48 @@ from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import PRIORITIES, RunSpec
-from launch_worker.model.states import ARROWS, RunState
+from launch_worker.model.states import RunState
 from launch_worker.store import keys
-from launch_worker.store.records import text
-from launch_worker.store.store import NOT_PLAIN, Answer, Store
+from launch_worker.store.attempts import NOT_PLAIN
+from launch_worker.store.redis.client import text
+from launch_worker.store.store import Store
 from launch_worker.store.submit import ConfigChanged, New
-from tests.conftest import wait_until
+from launch_worker.store.workers import Answer
+from tests.support.arrows import (
+    CRASHED,
+    CRASHED_AGAIN,
+    DEFAULT_LIST,
+    FAILED,
+    FAILED_AGAIN,
+    FAILED_LATER,
+    FINISHED,
+    beat,
+    claim,
+    claim_next,
+    counter,
+    crash,
+    create,
+    create_many,
+    expire_lease,
+    items,
+    listen_once,
+    make_due,
+    roll_back,
+    running,
+    snapshot,
+    states,
+    try_claim,
+    try_crash,
+)
+from tests.support.store_checks import item_list
 
 S = RunState
-FINISHED = NextStep(Outcome(S.FINISHED, exit_code=0))
-FAILED = NextStep(Outcome(S.FAILED, reason="exit code 3", phase="run", message="m", exit_code=3))
-FAILED_AGAIN = NextStep(FAILED.outcome, retry_delay_s=0.0, retry_reason="retry 1 of 1")
-FAILED_LATER = NextStep(FAILED.outcome, retry_delay_s=60.0, retry_reason="retry 1 of 1 in 1 m")
-CRASHED = NextStep(Outcome(S.CRASHED, reason="heartbeats stopped"))
-CRASHED_AGAIN = NextStep(CRASHED.outcome, retry_delay_s=0.0, retry_reason="retry 1 of 1")
 
 
 # -- what holds after every step -------------------------------------------------------------------------------------
 
 
-def inconsistencies(store: Store) -> list[str]:
-    """What contradicts itself: indexes against hashes, histories against the arrows; empty when all is well."""
-    redis = store._redis
-    names = [text(key) for key in redis.keys("launch:*")]
-    ids = sorted(name.split(":")[2] for name in names if name.startswith("launch:run:") and name.count(":") == 2)
-    pipe = redis.pipeline(transaction=False)
-    for run_id in ids:
-        pipe.hgetall(keys.run(run_id))
-        pipe.lrange(keys.history(run_id), 0, -1)
-    replies = pipe.execute()
-    runs = {run_id: _texts(replies[2 * at]) for at, run_id in enumerate(ids)}
-    found = []
-    expected: dict[str, dict[str, float]] = {}
-
-    def expect(index: str, run_id: str, score: str) -> None:
-        expected.setdefault(index, {})[run_id] = float(score)
-
-    for at, run_id in enumerate(ids):
-        run = runs[run_id]
-        state = RunState(run["state"])
-        expect(keys.RUNS, run_id, run["created_at"])
-        expect(keys.runs_by("queue", run["queue"]), run_id, run["created_at"])
-        expect(keys.runs_by("state", run["state"]), run_id, run["created_at"])
-        if run.get("project"):
-            expect(keys.runs_by("project", run["project"]), run_id, run["created_at"])
-        if run.get("sweep"):
-            expect(keys.runs_by("sweep", run["sweep"]), run_id, run["created_at"])
-        if run.get("array"):
-            expect(keys.runs_by("array", run["array"]), run_id, run["created_at"])
-        if state.is_final:
-            expect("launch:ended", run_id, run["ended_at"])
-        elif "ended_at" in run:
-            found.append(f"{run_id} is {state} and has an end")
-        if "due_at" in run:
-            expect(keys.DUE, run_id, run["due_at"])
-            if state is not S.PENDING:
-                found.append(f"{run_id} is {state} and due")
-        if state is S.RUNNING and "cancel_at" in run:
-            expect("launch:cancels", run_id, run["cancel_at"])
-        found += _history_faults(run_id, run, [json.loads(line) for line in replies[2 * at + 1]])
-
-    indexes = [
-        name for name in names if name.startswith(("launch:runs", "launch:ended", "launch:due", "launch:cancels"))
-    ]
-    for index in sorted({*indexes, *expected}):
-        actual = {text(member): score for member, score in redis.zrange(index, 0, -1, withscores=True)}
-        if actual != expected.get(index, {}):
-            found.append(f"{index} is {actual}, but the records say {expected.get(index, {})}")
-    found += _array_faults(redis, runs, names)
-    leases = {text(member) for member in redis.zrange(keys.LEASES, 0, -1)}
-    running = {run_id for run_id, run in runs.items() if run["state"] == "Running"}
-    if leases != running:
-        found.append(f"leases of {leases}, but running are {running}")
-    found += _waiting_faults(redis, runs, names)
-    counts = {state: sum(run["state"] == state for run in runs.values()) for state in RunState}
-    if store.counts() != counts:
-        found.append(f"counts are {store.counts()}, but the records say {counts}")
-    return found
-
-
-def _array_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str]) -> list[str]:
-    """An array knows how many of its runs are in which state."""
-    wanted: dict[str, Counter[str]] = {}
-    for run in runs.values():
-        if run.get("array"):
-            never = run["state"] in ("Killed", "Failed") and not int(run.get("attempt", 0))
-            counts = wanted.setdefault(keys.array(run["array"]), Counter())
-            counts["size"] += 1
-            counts["Never" if never else run["state"]] += 1
-    found = []
-    for key in {*wanted, *(name for name in names if name.startswith("launch:array:"))}:
-        counted = {name: int(count) for name, count in _texts(redis.hgetall(key)).items() if int(count)}
-        if counted != wanted.get(key, {}):
-            found.append(f"{key} has {counted}, but the records say {wanted.get(key, {})}")
-    return found
-
-
-def _waiting_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str]) -> list[str]:
-    """A Pending run is in one place, a Running one counts for its limits, and nothing else is anywhere."""
-    wanted: dict[str, set[str]] = {}
-
-    def expect(key: str, member: str) -> None:
-        wanted.setdefault(key, set()).add(member)
-
-    for run_id, run in runs.items():
-        queue = run["queue"]
-        if run["state"] == "Running":
-            expect(f"launch:places:queue:{queue}", run_id)
-            for kind, field in (("key", "concurrency_key"), ("array", "array")):
-                if run.get(field):
-                    expect(f"launch:places:{kind}:{run[field]}", run_id)
-        if run["state"] != "Pending":
-            for field in ("parked", "due_at", "list", "waits_for"):
-                if field in run:
-                    wanted.setdefault(f"{run_id} is {run['state']} and has {field}", {""})
-            continue
-        expect(f"launch:line:{queue}", run_id)
-        for other in json.loads(run.get("waits_for") or "{}"):
-            expect(f"launch:waiters:{other}", run_id)
-        if run.get("parked"):
-            group, line = run["parked"].split("/", 1)
-            expect(f"launch:parked:{run['parked']}", run_id)
-            expect(f"launch:parked:{group}", line)
-            if group.startswith("needs:"):
-                expect(f"launch:shapes:{queue}", group.removeprefix("needs:"))
-            elif not group.startswith("version:"):
-                expect(f"launch:groups:{queue}", group)
-        elif "waits_for" not in run and ("due_at" not in run or "list" in run):
-            expect(f"launch:dispatched:{run.get('list') or item_list(queue, run.get('priority', 6))}", run_id)
-    kinds = ("places:", "line:", "waiters:", "parked:", "shapes:", "groups:", "dispatched:")
-    found = []
-    for key in {name for name in names if name.startswith(tuple(f"launch:{kind}" for kind in kinds))} | set(wanted):
-        kind = text(redis.type(key))
-        members = redis.zrange(key, 0, -1) if kind == "zset" else redis.smembers(key) if kind == "set" else []
-        actual = {text(member) for member in members}
-        if actual != wanted.get(key, set()):
-            found.append(f"{key!r} has {actual}, but the records say {wanted.get(key, set())}")
-    return found
-
-
-def _history_faults(run_id: str, run: dict[str, str], history: list[dict[str, Any]]) -> list[str]:
-    # Its beginning is written only where there is a reason.
-    if not history or history[0]["state"] != "Pending":
-        history = [{"state": "Pending", "at": run.get("created_at")}, *history]
-    states = [RunState(entry["state"]) for entry in history]
-    attempts = [entry.get("attempt", 0) for entry in history]
-    found = []
-    if states[-1] != run["state"]:
-        found.append(f"{run_id} is {run['state']}, but its history is {states}")
-    for before, after in itertools.pairwise(states):
-        if after not in ARROWS[before]:
-            found.append(f"{run_id} went from {before} to {after}")
-    if attempts != sorted(attempts) or attempts[-1] != int(run.get("attempt", 0)):
-        found.append(f"{run_id} is attempt {run.get('attempt', 0)}, but its history has {attempts}")
-    return found
-
-
-def _texts(fields: Any) -> dict[str, str]:
-    return {text(name): text(value) for name, value in fields.items()}
-
-
-def item_list(queue: str, priority: int | str) -> str:
-    """The list that holds the items of this queue and priority step."""
-    return queue if int(priority) == 0 else f"{queue}{keys.PRIORITY_SEP}{priority}"
-
-
-@pytest.fixture(autouse=True)
-def consistent(store: Store) -> Iterator[None]:
-    yield
-    assert inconsistencies(store) == []
-
-
 # -- steps of a test ---------------------------------------------------------------------------------------------------
-
-DEFAULT_LIST = item_list("default", PRIORITIES["medium"])
-
-
-def create(store: Store, *, delay_s: float = 0.0, **options: Any) -> str:
-    run_id = new_run_id()
-    store.create(run_id, RunSpec(command=("true",), **options), delay_s=delay_s)
-    return run_id
-
-
-def seq_of(store: Store, run_id: str) -> int:
-    return int(store._redis.hget(keys.run(run_id), "seq") or 0)
-
-
-def enlist(store: Store, owner: str, *queues: str) -> None:
-    """Have Redis know that this worker consumes the queues, as its heartbeats do; it is not listed as a live one."""
-    for name in queues:
-        store._redis.zadd(keys.consumers(name), {owner: 0}, nx=True)
-
-
-def enlist_for(store: Store, owner: str, run_id: str) -> None:
-    """The same for the queue of a run."""
-    enlist(store, owner, text(store._redis.hget(keys.run(run_id), "queue") or "default"))
-
-
-def try_claim(
-    store: Store, run_id: str, *, seq: int | None = None, owner: str = "owner1", nonce: str = "", lease_s: float = 30.0
-) -> tuple[Record | None, str]:
-    seq = seq_of(store, run_id) if seq is None else seq
-    enlist_for(store, owner, run_id)
-    return store.claim(run_id, seq, owner=owner, worker=f"w@{owner}", host="h", lease_s=lease_s, nonce=nonce)
-
-
-def claim(store: Store, run_id: str, *, owner: str = "owner1", nonce: str = "", lease_s: float = 30.0) -> Record:
-    record, why = try_claim(store, run_id, owner=owner, nonce=nonce, lease_s=lease_s)
-    assert record is not None, why
-    return record
-
-
-def running(store: Store, **options: Any) -> Record:
-    return claim(store, create(store, **options))
-
-
-def beat(store: Store, *records: Record, owner: str = "owner1", lease_s: float = 30.0) -> list[Answer]:
-    pulse = store.heartbeat(
-        [(record.id, record.token, record.attempt) for record in records],
-        owner=owner,
-        worker=f"w@{owner}",
-        lease_s=lease_s,
-        gone_s=60.0,
-        description={"owner": owner},
-        queues=["default"],
-    )
-    return pulse.answers
-
-
-def expire_lease(store: Store, run_id: str) -> None:
-    store._redis.zadd(keys.LEASES, {run_id: 0}, xx=True)
-
-
-def crash(store: Store, record: Record, step: NextStep = CRASHED) -> None:
-    expire_lease(store, record.id)
-    assert store.crash(record.id, record.token, step)
-
-
-def states(store: Store, run_id: str) -> list[RunState]:
-    return [transition.state for transition in store.history(run_id)]
-
-
-def items(store: Store, name: str = DEFAULT_LIST) -> list[tuple[str, int]]:
-    """(run id, dispatch number) of the items in a list, the next to be taken first."""
-    found = []
-    for element in reversed(store._redis.lrange(name, 0, -1)):
-        (run_id, seq), _, _ = json.loads(json.loads(element)["body"])
-        found.append((run_id, seq))
-    return found
-
-
-def snapshot(store: Store) -> dict[str, object]:
-    """Everything that the store holds, but counters, the workers' registration and the leases' deadlines."""
-    apart = ("launch:counters", "launch:worker", "launch:consumers:", keys.LEASES, keys.PASSES)
-    names = sorted(text(key) for key in store._redis.keys("*"))
-    return {name: _content(store, name) for name in names if not name.startswith(apart)}
-
-
-def _content(store: Store, name: str) -> object:
-    # A dump has a hash in the order of its buckets, which Redis moves when it likes.
-    is_hash = text(store._redis.type(name)) == "hash"
-    return store._redis.hgetall(name) if is_hash else store._redis.dump(name)
-
-
-def listen_once(store: Store, channel: str) -> queue.SimpleQueue[str]:
-    """Listen, from when this returns, until one message came; it arrives in the queue."""
-    heard: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def take(_: str, message: str) -> None:
-        heard.put(message)
-
-    def listen() -> None:
-        store.listen([channel], on_message=take, stopped=lambda: not heard.empty())
-
-    threading.Thread(target=listen, daemon=True).start()
-    wait_until(lambda: store._redis.pubsub_numsub(channel)[0][1], what="the listener listens")
-    return heard
-
-
-def counter(store: Store, name: str) -> int:
-    return int(store._redis.hget(keys.COUNTERS, name) or 0)
 
 
 # -- create ------------------------------------------------------------------------------------------------------------
@@ -484,20 +242,6 @@ def test_of_many_racing_claims_one_wins(store: Store) -> None:
     assert [record.attempt for record in won] == [1]
 
 
-def claim_next(store: Store, *lists: str, slot: str = "1", nonce: str = "", owner: str = "owner1") -> Record | None:
-    enlist(store, owner, "default")
-    record, _ = store.claim_next(
-        lists or keys.queue_lists("default"),
-        slot=slot,
-        nonce=nonce or secrets.token_hex(8),
-        owner=owner,
-        worker="w1@host",
-        host="host",
-        lease_s=30.0,
-    )
-    return record
-
-
 def test_the_next_run_of_some_lists_is_popped_and_claimed_in_one_step(store: Store) -> None:
     low, high = create(store, priority="low"), create(store, priority="high")
     found = [claim_next(store) for _ in range(3)]
@@ -607,7 +351,7 @@ def test_a_heartbeat_renews_the_lease(store: Store) -> None:
     assert [stale.id for stale in store.stale(limit=10)] == [record.id]
     assert beat(store, record) == [Answer("ok")]
     assert store.stale(limit=10) == []
-    assert not store.crash(record.id, record.token, CRASHED)
+    assert not try_crash(store, record.id, record.token, CRASHED)
 
 
 def test_a_heartbeat_answers_each_run_for_itself(store: Store) -> None:
@@ -887,12 +631,12 @@ def test_a_run_crashes_only_when_its_lease_ran_out(store: Store) -> None:
     """P30."""
     record = running(store)
     before = snapshot(store)
-    assert not store.crash(record.id, record.token, CRASHED)
+    assert not try_crash(store, record.id, record.token, CRASHED)
     assert snapshot(store) == before
     expire_lease(store, record.id)
-    assert store.crash(record.id, record.token, CRASHED)
+    assert try_crash(store, record.id, record.token, CRASHED)
     assert store.get(record.id).state is S.CRASHED
-    assert not store.crash(record.id, record.token, CRASHED), "once"
+    assert not try_crash(store, record.id, record.token, CRASHED), "once"
     assert states(store, record.id).count(S.CRASHED) == 1
 
 
@@ -901,7 +645,7 @@ def test_a_crash_of_another_attempt_is_refused(store: Store) -> None:
     crash(store, first, CRASHED_AGAIN)
     claim(store, first.id)
     expire_lease(store, first.id)
-    assert not store.crash(first.id, first.token, CRASHED)
+    assert not try_crash(store, first.id, first.token, CRASHED)
     assert store.get(first.id).state is S.RUNNING
 
 
@@ -916,7 +660,7 @@ def test_a_crashed_run_with_retries_goes_to_a_new_attempt(store: Store) -> None:
 def test_a_lease_without_a_running_run_is_cleared_away(store: Store) -> None:
     store._redis.zadd(keys.LEASES, {"ghost": 0})
     assert store.stale(limit=10) == []
-    assert not store.crash("ghost", 1, CRASHED)
+    assert not try_crash(store, "ghost", 1, CRASHED)
     assert store._redis.zcard(keys.LEASES) == 0
 
 
@@ -1027,20 +771,7 @@ def test_the_end_of_a_run_that_redis_lost_is_written_too(store: Store) -> None:
     assert states(store, record.id) == [S.PENDING, S.RUNNING, S.FAILED]
 
 
-def roll_back(store: Store, image: dict[bytes, bytes]) -> None:
-    """Redis as it was."""
-    store._redis.flushall()
-    for name, value in image.items():
-        store._redis.restore(name, 0, value)
-
-
 # -- due and lost ------------------------------------------------------------------------------------------------------
-
-
-def make_due(store: Store, run_id: str) -> None:
-    """The run's time has come."""
-    if store._redis.zadd(keys.DUE, {run_id: 1}, xx=True, ch=True):
-        store._redis.hset(keys.run(run_id), "due_at", 1)
 
 
 def test_due_runs_are_published_oldest_first_and_within_the_limit(store: Store) -> None:
@@ -1251,7 +982,7 @@ def test_retiring_leaves_runs_that_have_not_ended(store: Store) -> None:
     pending, alive, ended = create(store), running(store), running(store)
     store.finish(ended, FINISHED)
     assert store.retire(retention_s=0) == 1
-    assert {record.id for record in store.select()} == {pending, alive.id}
+    assert {record.id for record in store.runs()} == {pending, alive.id}
 
 
 def test_retiring_is_bounded_and_takes_the_oldest_first(store: Store) -> None:
@@ -1259,7 +990,7 @@ def test_retiring_is_bounded_and_takes_the_oldest_first(store: Store) -> None:
     for record in ended:
         store.finish(record, FINISHED)
     assert store.retire(retention_s=0, limit=2) == 2
-    assert [record.id for record in store.select()] == [ended[2].id]
+    assert [record.id for record in store.runs()] == [ended[2].id]
 
 
 def test_a_worker_that_vanished_is_cleared_away(store: Store) -> None:
@@ -1306,18 +1037,18 @@ def test_runs_are_listed_newest_first_through_any_index(store: Store) -> None:
     second = create(store, queue="b", project="p/x")
     third = create(store, queue="a")
     claim(store, second)
-    assert [record.id for record in store.select()] == [third, second, first]
-    assert [record.id for record in store.select(newest_first=False)] == [first, second, third]
-    assert [record.id for record in store.select(queue="a")] == [third, first]
-    assert [record.id for record in store.select(project="p/x")] == [second, first]
-    assert [record.id for record in store.select(state=S.PENDING, project="p/x")] == [first]
-    assert list(store.select(queue="a", state=S.RUNNING)) == []
+    assert [record.id for record in store.runs()] == [third, second, first]
+    assert [record.id for record in store.runs(newest_first=False)] == [first, second, third]
+    assert [record.id for record in store.runs({"queue": {"a"}})] == [third, first]
+    assert [record.id for record in store.runs({"project": {"p/x"}})] == [second, first]
+    assert [record.id for record in store.runs({"state": {S.PENDING}, "project": {"p/x"}})] == [first]
+    assert list(store.runs({"queue": {"a"}, "state": {S.RUNNING}})) == []
 
 
 def test_a_long_listing_has_every_run_once(store: Store) -> None:
     ids = [create(store) for _ in range(250)]
-    assert [record.id for record in store.select()] == ids[::-1]
-    assert [record.id for record in store.select(newest_first=False)] == ids
+    assert [record.id for record in store.runs()] == ids[::-1]
+    assert [record.id for record in store.runs(newest_first=False)] == ids
 
 
 def test_a_deleted_or_damaged_record_does_not_hide_the_others(store: Store) -> None:
@@ -1329,7 +1060,7 @@ def test_a_deleted_or_damaged_record_does_not_hide_the_others(store: Store) -> N
             store._redis.set(keys.run(run_id), value)
         elif value:
             store._redis.hset(keys.run(run_id), mapping=value)
-    assert good in {record.id for record in store.select()}
+    assert good in {record.id for record in store.runs()}
     for run_id in ("gone", "wrong", "empty"):
         store._redis.zrem(keys.RUNS, run_id)
         store._redis.delete(keys.run(run_id))
@@ -1346,15 +1077,15 @@ def test_many_runs_are_created_in_one_round_trip_and_answered_one_by_one(store: 
         New(new_run_id(), RunSpec(command=("true",), after=(new_run_id(),))),
         New(new_run_id(), plain, delay_s=60.0),
     ]
-    first, second, third, fourth, fifth = store.create_many(runs)
+    first, second, third, fourth, fifth = create_many(store, runs)
     assert (first, second, fifth) == ((True, 0), (False, 0), (True, 0))
     assert isinstance(third, ConfigChanged)
     assert third.queue_config == '{"retries": 1}'
     assert isinstance(fourth, InputError)
     assert [run_id for run_id, _ in items(store)] == [there, new]
-    [refused] = store.create_many([New(new_run_id(), RunSpec(command=("a",), queue="b"))], if_queue_known=True)
+    [refused] = create_many(store, [New(new_run_id(), RunSpec(command=("a",), queue="b"))], if_queue_known=True)
     assert isinstance(refused, InputError)
-    assert store.create_many(runs[:2]) == [(False, 0), (False, 0)], "a repeated call changes nothing"
+    assert create_many(store, runs[:2]) == [(False, 0), (False, 0)], "a repeated call changes nothing"
 
 
 def test_many_runs_are_called_crashed_at_once(store: Store) -> None:

@@ -24,11 +24,11 @@ from launch_worker.model.states import RunState
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.records import text
+from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
 from launch_worker.store.submit import New
 from tests.conftest import wait_until
-from tests.redis.store.test_arrows import enlist
+from tests.support.arrows import create_many, enlist
 
 #: From submit to end of a brief run, the item's own BRPOP included: submit, pop, claim, finish.
 ROUND_TRIPS = 4
@@ -237,9 +237,9 @@ def test_a_run_with_a_folder_and_an_author_takes_little_more(
 
 
 def test_many_runs_are_submitted_by_few_commands_each(store: Store, counter: Counter) -> None:
-    store.create_many([New("first", SPEC)])  # connects
+    create_many(store, [New("first", SPEC)])  # connects
     counter.restart()
-    store.create_many([New(f"{number:015}", SPEC) for number in range(100)])
+    create_many(store, [New(f"{number:015}", SPEC) for number in range(100)])
     assert counter.trips == 1
     assert sum(counter.by_name().values()) <= 100 * IN_BATCH + IN_SCRIPTS["submit"]
 

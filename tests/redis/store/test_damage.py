@@ -23,10 +23,11 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.records import text
-from launch_worker.store.store import NotConsumed, Store
+from launch_worker.store.attempts import NotConsumed
+from launch_worker.store.redis.client import text
+from launch_worker.store.store import Store
 from tests.conftest import wait_until
-from tests.redis.store.test_arrows import (
+from tests.support.arrows import (
     CRASHED_AGAIN,
     FINISHED,
     beat,
@@ -40,8 +41,9 @@ from tests.redis.store.test_arrows import (
     running,
     seq_of,
     try_claim,
+    try_crash,
 )
-from tests.redis.store.test_lines import Worker
+from tests.support.workers import Worker
 
 S = RunState
 
@@ -62,6 +64,11 @@ DAMAGES = [
     ("id", "../../../../x"),
     ("id", "a\0b"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def consistent() -> None:
+    """Records are damaged on purpose here: their indexes may not agree with them."""
 
 
 def damage(store: Store, run_id: str, field: str, value: str) -> None:
@@ -402,7 +409,7 @@ def test_all_logs_of_a_run_with_many_attempts_are_deleted_with_it(store: Store) 
     for _ in range(2):
         store.append_log(record.id, record.attempt, b"x", offset=0)
         expire_lease(store, record.id)
-        assert store.crash(record.id, record.token, CRASHED_AGAIN)
+        assert try_crash(store, record.id, record.token, CRASHED_AGAIN)
         record = claim(store, record.id)
     store.append_log(record.id, record.attempt, b"x", offset=0)
     store.finish(record, FINISHED)

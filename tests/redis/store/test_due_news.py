@@ -12,7 +12,8 @@ from launch_worker.agent.outage import Outage
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.store import Pulse, Store
+from launch_worker.store.store import Store
+from launch_worker.store.workers import Pulse
 
 
 class Idle:

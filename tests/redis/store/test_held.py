@@ -6,7 +6,6 @@ import errno
 import os
 import queue
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,27 +25,21 @@ from launch_worker.model.states import RunState
 from launch_worker.runners.container.config import Labels
 from launch_worker.runners.job import Lease
 from launch_worker.store.store import Store
-from tests.redis.store.test_adoption import adopt
-from tests.redis.store.test_arrows import (
+from tests.support.arrows import (
     CRASHED_AGAIN,
     FINISHED,
+    adopt,
     beat,
     claim,
     create,
     expire_lease,
-    inconsistencies,
     running,
     snapshot,
     states,
+    try_crash,
 )
 
 S = RunState
-
-
-@pytest.fixture(autouse=True)
-def consistent(store: Store) -> Iterator[None]:
-    yield
-    assert inconsistencies(store) == []
 
 
 def held(store: Store, **options: object) -> Record:
@@ -58,7 +51,7 @@ def held(store: Store, **options: object) -> Record:
 def test_the_lease_of_a_held_attempt_does_not_run_out(store: Store, api: Api) -> None:
     record = held(store, retries=1)
     assert crash_stale_runs(store, api.settings) == 0
-    assert not store.crash(record.id, record.token, CRASHED_AGAIN)
+    assert not try_crash(store, record.id, record.token, CRASHED_AGAIN)
     assert store.get(record.id).is_held
     assert states(store, record.id) == [S.PENDING, S.RUNNING]
 
@@ -93,7 +86,7 @@ def test_an_attempt_that_does_not_run_is_not_held(store: Store, how: str) -> Non
         store.finish(record, FINISHED)
     elif how in ("superseded", "pending"):
         expire_lease(store, record.id)
-        store.crash(record.id, record.token, CRASHED_AGAIN)
+        try_crash(store, record.id, record.token, CRASHED_AGAIN)
         if how == "superseded":
             claim(store, record.id)
     before = snapshot(store)
@@ -107,7 +100,7 @@ def test_a_heartbeat_of_its_worker_ends_the_holding(store: Store) -> None:
     assert [answer.word for answer in beat(store, record)] == ["ok"]
     assert not store.get(record.id).is_held
     expire_lease(store, record.id)
-    assert store.crash(record.id, record.token, CRASHED_AGAIN)
+    assert try_crash(store, record.id, record.token, CRASHED_AGAIN)
 
 
 def test_the_next_worker_takes_a_held_attempt_over(store: Store) -> None:
@@ -136,12 +129,12 @@ def test_a_released_attempt_is_called_crashed_by_the_next_pass(store: Store, api
 def test_a_mark_of_an_earlier_attempt_holds_no_later_one(store: Store) -> None:
     record = held(store, retries=1)
     store.release(record.id, record.token)
-    store.crash(record.id, record.token, CRASHED_AGAIN)
+    try_crash(store, record.id, record.token, CRASHED_AGAIN)
     store._redis.hset(f"launch:run:{record.id}", "held", str(record.token))
     later = claim(store, record.id)
     assert not store.get(later.id).is_held
     expire_lease(store, later.id)
-    assert store.crash(later.id, later.token, CRASHED_AGAIN)
+    assert try_crash(store, later.id, later.token, CRASHED_AGAIN)
 
 
 # -- what people see and say -------------------------------------------------------------------------------------------

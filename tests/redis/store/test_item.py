@@ -18,7 +18,7 @@ from kombu import messaging as kombu_messaging
 from launch_worker.ids import new_run_id
 from launch_worker.model.spec import PRIORITIES, RunSpec
 from launch_worker.store import keys
-from launch_worker.store.records import text
+from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
 
 # kombu has no annotations.

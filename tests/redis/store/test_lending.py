@@ -19,7 +19,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store.redis import connection
 from launch_worker.store.store import Store
-from tests.redis.store.test_arrows import enlist_for
+from tests.support.arrows import enlist_for
 
 
 @pytest.fixture

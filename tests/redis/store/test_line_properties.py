@@ -27,16 +27,9 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.redis.store.test_arrows import (
-    CRASHED,
-    FAILED,
-    FAILED_AGAIN,
-    FINISHED,
-    expire_lease,
-    inconsistencies,
-    make_due,
-)
-from tests.redis.store.test_lines import PREEMPTED, Worker
+from tests.support.arrows import CRASHED, FAILED, FAILED_AGAIN, FINISHED, expire_lease, make_due, try_crash
+from tests.support.store_checks import inconsistencies
+from tests.support.workers import PREEMPTED, Worker
 
 S = RunState
 EXAMPLES = int(os.environ.get("LAUNCH_TEST_EXAMPLES", "40"))
@@ -258,7 +251,7 @@ class Lines(RuleBasedStateMachine):
 
     def crash(self, run_id: str) -> None:
         expire_lease(self.store, run_id)
-        self.store.crash(run_id, self.store.get(run_id).token, CRASHED)
+        try_crash(self.store, run_id, self.store.get(run_id).token, CRASHED)
 
     def lists(self) -> list[str]:
         own = [keys.direct_queue(f"w{number}") for number in range(1, self.born + 1)]

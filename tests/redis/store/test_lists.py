@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +15,11 @@ from launch_worker.ids import new_run_id
 from launch_worker.model import item_schema
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
+from launch_worker.store import files as kept
 from launch_worker.store import keys
-from launch_worker.store import lists as kept
-from launch_worker.store.records import text
+from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
-from tests.redis.store.test_arrows import (
+from tests.support.arrows import (
     CRASHED,
     DEFAULT_LIST,
     FAILED,
@@ -30,7 +29,6 @@ from tests.redis.store.test_arrows import (
     claim,
     crash,
     create,
-    inconsistencies,
     items,
     make_due,
     running,
@@ -38,15 +36,9 @@ from tests.redis.store.test_arrows import (
     states,
     try_claim,
 )
-from tests.redis.store.test_lines import Worker
+from tests.support.workers import Worker
 
 S = RunState
-
-
-@pytest.fixture(autouse=True)
-def consistent(store: Store) -> Iterator[None]:
-    yield
-    assert inconsistencies(store) == []
 
 
 class Newer(Worker):

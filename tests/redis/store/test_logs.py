@@ -27,7 +27,7 @@ from launch_worker.runners import output as runners_output
 from launch_worker.runners.output import OutputWriter
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
-from tests.redis.store.test_arrows import enlist_for
+from tests.support.arrows import enlist_for
 
 KEEP = 256 << 10
 FILE = 4 << 20

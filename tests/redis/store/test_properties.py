@@ -29,16 +29,8 @@ from launch_worker.model.spec import PRIORITIES, RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.redis.store.test_arrows import (
-    beat,
-    enlist_for,
-    expire_lease,
-    inconsistencies,
-    item_list,
-    items,
-    make_due,
-    snapshot,
-)
+from tests.support.arrows import beat, enlist_for, expire_lease, items, make_due, snapshot, try_crash
+from tests.support.store_checks import inconsistencies, item_list
 
 S = RunState
 #: LAUNCH_TEST_EXAMPLES=2000 for a long search.
@@ -203,7 +195,7 @@ class Launch(RuleBasedStateMachine):
         before = self.store.get(run_id)
         out = self.redis.zscore(keys.LEASES, run_id) == 0
         step = NextStep(Outcome(S.CRASHED, reason="silent"), retry_delay_s=retry_delay_s, retry_reason="retry")
-        assert self.when(out, lambda: self.store.crash(run_id, before.token, step)) is out
+        assert self.when(out, lambda: try_crash(self.store, run_id, before.token, step)) is out
         if out:
             again = retry_delay_s is not None and before.cancel_at is None
             assert self.state(run_id) is (S.PENDING if again else S.CRASHED)
@@ -214,7 +206,7 @@ class Launch(RuleBasedStateMachine):
         claim = self.any_claim(data)
         if self.store.get(claim.record.id).token != claim.record.token:
             with self.unchanged():
-                assert not self.store.crash(claim.record.id, claim.record.token, NextStep(Outcome(S.CRASHED)))
+                assert not try_crash(self.store, claim.record.id, claim.record.token, NextStep(Outcome(S.CRASHED)))
 
     @rule(data=st.data())
     def publish_due(self, data: Any) -> None:

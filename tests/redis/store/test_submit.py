@@ -18,20 +18,14 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store import keys
-from launch_worker.store.records import text
+from launch_worker.store.redis.client import text
 from launch_worker.store.redis.wire import Wire
 from launch_worker.store.store import Store
 from launch_worker.store.submit import ConfigChanged, Created, Creator, New
 from launch_worker.submission.options import Item
-from tests.redis.store.test_arrows import inconsistencies, items, states
+from tests.support.arrows import create_many, items, states
 
 PLAIN = RunSpec(command=("true",))
-
-
-@pytest.fixture(autouse=True)
-def consistent(store: Store) -> Iterator[None]:
-    yield
-    assert inconsistencies(store) == []
 
 
 @pytest.fixture(params=["redis-py", "wire"])
@@ -55,26 +49,26 @@ def ids(runs: Sequence[New]) -> list[str]:
 def test_runs_of_one_call_keep_their_order_everywhere(store: Store, creator: Creator) -> None:
     runs = news(250)
     random.Random(1).shuffle(runs)
-    assert creator.create_many(runs) == [Created(True, 0)] * 250
+    assert create_many(creator, runs) == [Created(True, 0)] * 250
     assert [run_id for run_id, _ in items(store)] == ids(runs)
-    assert [record.id for record in store.select(newest_first=False)] == ids(runs)
+    assert [record.id for record in store.runs(newest_first=False)] == ids(runs)
     assert [record.id for record in store.line("default", limit=1000)] == ids(runs)
     later = news(1)
-    creator.create_many(later)
-    assert next(iter(store.select())).id == later[0].run_id
+    create_many(creator, later)
+    assert next(iter(store.runs())).id == later[0].run_id
 
 
 def test_an_id_that_comes_twice_in_one_call_is_one_run(store: Store, creator: Creator) -> None:
     [run] = news(1)
-    assert creator.create_many([run, run]) == [Created(True, 0), Created(False, 0)]
+    assert create_many(creator, [run, run]) == [Created(True, 0), Created(False, 0)]
     assert items(store) == [(run.run_id, 1)]
 
 
 def test_a_repeated_call_changes_nothing(store: Store, creator: Creator) -> None:
     runs = news(3)
-    creator.create_many(runs)
+    create_many(creator, runs)
     before = [store._redis.dump(key) for key in sorted(store._redis.keys("*"))]
-    assert creator.create_many(runs) == [Created(False, 0)] * 3
+    assert create_many(creator, runs) == [Created(False, 0)] * 3
     assert [store._redis.dump(key) for key in sorted(store._redis.keys("*"))] == before
 
 
@@ -104,13 +98,13 @@ def test_each_is_what_it_would_be_alone(store: Store, creator: Creator) -> None:
     store.configure("queue", "paused", {"paused": "1"})
     store.configure("queue", "limited", {"limit": "1"})
     ended = news(1)
-    creator.create_many(ended)
+    create_many(creator, ended)
     store.cancel(ended[0].run_id, reason="")
     specs = [RunSpec(command=("true",), **options) for options in SPECS]
     specs += [RunSpec(command=("true",), after=(f"{ended[0].run_id}:{wish}",)) for wish in ("any", "ok")]
     for delay_s in (0.0, 60.0):
         many = [New(new_run_id(), spec, delay_s=delay_s) for spec in specs * 2]
-        answers = creator.create_many(many)
+        answers = create_many(creator, many)
         for (run_id, spec, *_), answer in zip(many, answers, strict=True):
             alone = new_run_id()
             assert creator.create(alone, spec, delay_s=delay_s) == answer
@@ -121,7 +115,7 @@ def test_each_is_what_it_would_be_alone(store: Store, creator: Creator) -> None:
 def test_many_with_the_same_needs_wait_behind_those_that_wait_for_them(store: Store, creator: Creator) -> None:
     store._redis.zadd("launch:parked:needs:2:0:0/default", {"another": 1})
     runs = news(2, RunSpec(command=("true",), gpus=2))
-    creator.create_many(runs)
+    create_many(creator, runs)
     assert items(store) == []
     assert {store.get(run.run_id).reason for run in runs} == {"waiting for 2 GPUs"}
     store._redis.zrem("launch:parked:needs:2:0:0/default", "another")
@@ -131,7 +125,7 @@ def test_groups_of_queues_are_refused_apart(store: Store, creator: Creator) -> N
     store.configure("queue", "set", {"config": '{"retries": 1}'})
     first, second, third = PLAIN, RunSpec(command=("true",), queue="set"), RunSpec(command=("true",), queue="other")
     runs = [New(new_run_id(), spec) for spec in (first, second, second, third, first, second)]
-    answers = creator.create_many(runs)
+    answers = create_many(creator, runs)
     assert [isinstance(answer, ConfigChanged) for answer in answers] == [False, True, True, False, False, True]
     assert [run_id for run_id, _ in items(store)] == [runs[0].run_id, runs[4].run_id]
 
@@ -156,37 +150,37 @@ def test_who_stops_asking_leaves_a_connection_that_can_be_used(store: Store, cre
     told = creator.create_batches([news(5), news(5), news(5)])
     assert next(told) == [Created(True, 0)] * 5
     told.close()  # type: ignore[attr-defined]
-    assert creator.create_many(news(2)) == [Created(True, 0)] * 2
+    assert create_many(creator, news(2)) == [Created(True, 0)] * 2
 
 
 def test_a_damaged_index_is_set_aside_and_keeps_no_run_from_its_queue(store: Store, creator: Creator) -> None:
     index = keys.runs_by("project", "me/iris")
     store._redis.set(index, "x")
     runs = [*news(2, RunSpec(command=("true",), project="me/iris")), *news(1)]
-    assert creator.create_many(runs) == [Created(True, 0)] * 3
+    assert create_many(creator, runs) == [Created(True, 0)] * 3
     assert [run_id for run_id, _ in items(store)] == ids(runs)
     assert [refused["reason"].partition(";")[0] for refused in store.refused()] == ["an index held a string"]
 
 
 @pytest.mark.parametrize("is_quick", [True, False])
 def test_an_error_amid_a_script_is_told_and_not_taken_for_a_repeated_call(store: Store, is_quick: bool) -> None:
-    store.create_many(news(1))
+    create_many(store, news(1))
     store._redis.set("launch:consumers:other", "x")
     creator = Creator(store.url, is_quick=is_quick)
     runs = news(2, RunSpec(command=("true",), queue="other"))
-    assert {type(answer) for answer in creator.create_many(runs)} == {DamagedError}
+    assert {type(answer) for answer in create_many(creator, runs)} == {DamagedError}
     with pytest.raises(DamagedError, match="WRONGTYPE"):
         creator.create(new_run_id(), RunSpec(command=("true",), queue="other"))
-    assert creator.create_many(news(1)) == [Created(True, 0)]
+    assert create_many(creator, news(1)) == [Created(True, 0)]
     store._redis.delete("launch:consumers:other")
     creator.close()
 
 
 def test_a_full_redis_is_told_for_each(store: Store, creator: Creator) -> None:
-    creator.create_many(news(1))
+    create_many(creator, news(1))
     store._redis.config_set("maxmemory", "1")
     try:
-        answers = creator.create_many(news(3))
+        answers = create_many(creator, news(3))
         with pytest.raises(BrokerUnavailableError, match="is full"):
             store.create(new_run_id(), PLAIN)
     finally:
@@ -255,7 +249,7 @@ def test_submit_many_returns_the_runs_in_order(api: Api, store: Store) -> None:
 
 def test_the_history_begins_with_its_creation_though_that_is_not_written(store: Store, creator: Creator) -> None:
     [run] = news(1)
-    creator.create_many([run])
+    create_many(creator, [run])
     assert store._redis.exists(keys.history(run.run_id)) == 0
     [begin] = store.history(run.run_id)
     assert (begin.state, begin.at, begin.attempt) == (RunState.PENDING, store.get(run.run_id).created_at, 0)

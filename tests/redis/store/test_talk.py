@@ -18,7 +18,7 @@ from launch_worker.store import keys
 from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard
 from tests.conftest import wait_until
-from tests.redis.store.test_arrows import enlist_for
+from tests.support.arrows import enlist_for
 
 
 def running(store: Store, *, lease_s: float = 60.0, **spec: object) -> Record:

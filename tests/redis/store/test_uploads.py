@@ -27,7 +27,7 @@ from launch_worker.runners.errors import StartGivenUpError
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.redis.store.test_arrows import enlist_for
+from tests.support.arrows import enlist_for
 
 LIMIT = 8 << 20
 #: Three chunks in Redis.

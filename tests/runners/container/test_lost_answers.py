@@ -31,8 +31,8 @@ from launch_worker.runners.process import tree
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
-from tests.redis.store.test_arrows import running
 from tests.runners.container.test_container import Bench, end_of
+from tests.support.arrows import running
 from tests.support.engine import busybox_root
 from tests.support.engines import EngineProxy, OwnEngine
 

@@ -1,0 +1,42 @@
+"""Output of attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launch_worker.store import keys
+from launch_worker.store.redis.client import Client, text
+from launch_worker.store.redis.connection import clear_errors
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    """A piece of output: `offset` counts bytes from the attempt's first."""
+
+    entry: str
+    offset: int
+    data: bytes
+
+
+class Logs(Client):
+    """The part of `Store` for output."""
+
+    def append_log(
+        self, run_id: str, attempt: int, data: bytes, *, offset: int, keep_from: str = "", missing: int = 0
+    ) -> str:
+        """Add output; entries before `keep_from` are dropped (all others for `*`). `missing` bytes are kept nowhere.
+
+        Returns the id of the (first) entry that has it, '' for a run that is gone.
+        """
+        return text(self._call("append_log", run_id, attempt, data, offset, keep_from, missing))
+
+    def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
+        """Kept output of an attempt, in order, after the entry `after`."""
+        start = after if after == "-" else f"({after}"
+        with clear_errors(self.url):
+            entries = self._redis.xrange(keys.log(run_id, attempt), min=start)
+        return [_chunk(entry, fields) for entry, fields in entries]
+
+
+def _chunk(entry: bytes, fields: dict[bytes, bytes]) -> LogChunk:
+    return LogChunk(text(entry), int(fields[b"o"]), fields[b"d"])

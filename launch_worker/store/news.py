@@ -1,0 +1,62 @@
+"""News: what happens to a run, a queue or a sweep, as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from launch_worker.store import keys
+from launch_worker.store.redis.client import Client, text
+from launch_worker.store.redis.connection import clear_errors
+
+#: How long the listener blocks before it checks that its connection lives.
+_LISTEN_TURN_S = 30.0
+_SUBSCRIBE_S = 2.0
+
+
+class News(Client):
+    """The part of `Store` that waits for news."""
+
+    @contextmanager
+    def watch(self, run_id: str) -> Iterator[Callable[[float], bool]]:
+        """Yields a function that blocks until the run makes a transition or prints, or for so many seconds (False).
+
+        News from the moment of entering on are not missed; read the run after entering.
+        """
+        with self._watch(keys.news_channel(run_id)) as wait:
+            yield wait
+
+    @contextmanager
+    def watch_sweeps(self) -> Iterator[Callable[[float], bool]]:
+        """Yields a function that blocks until something of any sweep is new, or for so many seconds (False)."""
+        with self._watch(keys.SWEEP_NEWS) as wait:
+            yield wait
+
+    @contextmanager
+    def _watch(self, channel: str) -> Iterator[Callable[[float], bool]]:
+        with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(channel)
+            # The subscription holds once its confirmation was read.
+            pubsub.get_message(timeout=_SUBSCRIBE_S)
+
+            def wait(timeout_s: float) -> bool:
+                with clear_errors(self.url):
+                    heard = pubsub.get_message(timeout=timeout_s) is not None
+                    while pubsub.get_message(timeout=0) is not None:
+                        pass
+                return heard
+
+            yield wait
+
+    def listen(
+        self, channels: Sequence[str], *, on_message: Callable[[str, str], None], stopped: Callable[[], bool]
+    ) -> None:
+        """Hand (channel, message) of each publication to `on_message` until `stopped`; raises when Redis goes away."""
+        with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(*channels)
+            while not stopped():
+                message = pubsub.get_message(timeout=_LISTEN_TURN_S)
+                if message is not None and message["type"] == "message":
+                    on_message(text(message["channel"]), text(message["data"]))
+                elif message is None:
+                    pubsub.ping()

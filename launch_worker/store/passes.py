@@ -1,0 +1,75 @@
+"""Maintenance passes, and the arrows that only they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from launch_worker.model.run import Record
+from launch_worker.model.units import as_us
+from launch_worker.model.worker import FreeCapacity
+from launch_worker.store import keys
+from launch_worker.store.records import record_of
+from launch_worker.store.redis.client import text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.store.server import Server
+
+#: Calls that look for lost items, among 500 workers each.
+_LOOKS_FOR_LOST = 100
+#: What is read of a stale run.
+_OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
+_NO_GAPS: Mapping[str, float] = {}
+
+
+class Passes(Server):
+    """The part of `Store` for passes."""
+
+    def begin_passes(
+        self, names: Sequence[str], *, every_s: float, gaps_s: Mapping[str, float] = _NO_GAPS, settle_s: float = 10.0
+    ) -> list[str]:
+        """Those that are to be done now, by the caller.
+
+        One with a gap is not, soon after a time in which nobody could do it for so long.
+        """
+        passes = [word for name in names for word in (name, as_us(every_s), as_us(gaps_s.get(name, 0.0)))]
+        answers = self._call("begin_pass", int(settle_s * 1000), *passes)
+        return [name for name, is_due in zip(names, answers, strict=True) if is_due]
+
+    def pass_ages_s(self) -> dict[str, float]:
+        """Seconds since each maintenance pass last began."""
+        now = self.now_us()
+        with clear_errors(self.url):
+            passes = self._redis.hgetall(keys.PASSES)
+        return {text(name): (now - int(at)) / 1e6 for name, at in passes.items()}
+
+    def stale(self, *, limit: int) -> list[Record]:
+        """Runs whose lease ran out by the server's clock, the longest dead first; of each what decides about it."""
+        found = self._call("stale", limit, *_OF_STALE)
+        return [
+            record_of(text(run_id), {name: text(value) for name, value in zip(_OF_STALE, values, strict=True) if value})
+            for run_id, values in zip(found[::2], found[1::2], strict=True)
+        ]
+
+    def publish_due(self, *, limit: int = 100, card: FreeCapacity | None = None) -> tuple[int, int, bool]:
+        """Dispatch what is due, and to a worker with a card what it shall prepare ahead.
+
+        Returns how many, the next due time (server as_us, 0 for none), and whether a schedule is due.
+        """
+        count, next_due, is_scheduled = self._call("publish_due", limit, card.to_json() if card is not None else "")
+        return count, int(next_due), bool(is_scheduled)
+
+    def publish_lost(self, *, grace_s: float, limit: int = 500) -> int:
+        """Dispatch the runs again whose items have been lost for so long. Returns how many."""
+        found, after = 0, ""
+        # No more rounds than there can be workers: heartbeats bring them before us again and again.
+        for _ in range(_LOOKS_FOR_LOST):
+            count, after = self._call("publish_lost", as_us(grace_s), limit, after)
+            found += count
+            if not after:
+                break
+        return found
+
+    def check_cancellations(self, *, limit: int = 1000) -> int:
+        return int(self._call("check_cancellations", limit))
+
+    def retire(self, *, retention_s: float, limit: int = 200) -> int:
+        return int(self._call("retire", as_us(retention_s), limit))

@@ -1,0 +1,60 @@
+"""What people ask of a run: its end, its preemption, a new attempt, its deletion."""
+
+from __future__ import annotations
+
+from launch_worker.model.units import as_us
+from launch_worker.store.records import Records
+from launch_worker.store.redis.client import text
+
+#: Runs of an array that one call cancels, for the same reason.
+_CANCELS_AT_ONCE = 100
+
+
+class Requests(Records):
+    """The part of `Store` for requests."""
+
+    def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> tuple[str, str]:
+        """Pending -> Killed; a Running run's owner is told. Returns (killed | requested | final, state)."""
+        return self._stop(run_id, grace_s, reason, preempt=False)
+
+    def cancel_array(self, array: str, *, reason: str, grace_s: float | None = None) -> tuple[int, int]:
+        """The same for all runs of an array that have not ended. Returns how many are Killed, and how many asked to."""
+        killed = asked = at = 0
+        more = 1
+        while more:
+            grace_us = "" if grace_s is None else as_us(grace_s)
+            gone, told, more = self._call("cancel_array", array, grace_us, reason, at, _CANCELS_AT_ONCE)
+            killed, asked, at = killed + gone, asked + told, at + _CANCELS_AT_ONCE
+        return killed, asked
+
+    def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
+        """A Running run's owner is told to end it, so that it runs again. (requested | pending | final, state)."""
+        return self._stop(run_id, None, reason, preempt=True)
+
+    def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
+        self.check_id(run_id)
+        word, state = self._call("cancel", run_id, "" if grace_s is None else as_us(grace_s), reason, int(preempt))
+        if text(word) == "unknown":
+            raise self.unknown(run_id)
+        return text(word), text(state)
+
+    def requeue(self, run_id: str, *, reason: str) -> str:
+        """A final state -> Pending. Returns '' or the state that refused it."""
+        self.check_id(run_id)
+        done, state = self._call("requeue", run_id, reason)
+        if not done and not state:
+            raise self.unknown(run_id)
+        return text(state)
+
+    def delete(self, run_id: str, *, who: str, keep_s: float) -> bool:
+        """Delete a run that does not run, with all that is kept of it; a Pending one is Killed first. False: it runs.
+
+        For `keep_s` a look-up says who deleted it. Raises UnknownRunError. Repeating it is harmless.
+        """
+        self.check_id(run_id)
+        word = "again"
+        while word == "again":
+            word = text(self._call("delete", run_id, f"deleted by {who}", who, round(keep_s * 1e6)))
+        if word == "unknown":
+            raise self.unknown(run_id)
+        return word == "deleted"

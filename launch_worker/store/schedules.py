@@ -1,0 +1,64 @@
+"""Recurring submissions."""
+
+from __future__ import annotations
+
+from launch_worker.model.spec import RunSpec
+from launch_worker.store import keys
+from launch_worker.store.redis.client import Client, text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.store.submit import Created, created_of, expiry_of, fields_of
+
+
+class Schedules(Client):
+    """The part of `Store` for recurring submissions."""
+
+    def keep_schedule(self, name: str, description: str, next_us: int) -> None:
+        """A recurring submission (JSON), and its next time; one of that name is replaced."""
+        self._call("keep_schedule", name, description, next_us)
+
+    def delete_schedule(self, name: str) -> bool:
+        """False when there is none."""
+        return bool(self._call("keep_schedule", name, "", ""))
+
+    def fire(
+        self,
+        name: str,
+        expected_us: int,
+        next_us: int,
+        run_id: str,
+        spec: RunSpec,
+        *,
+        queue_config: str,
+        pool_config: str,
+        overlap: str = "allow",
+        scheduled_at: int | None = None,
+    ) -> Created | None:
+        """Submit the run of a schedule whose time has come, and note its next time, in one step.
+
+        None when somebody else did it; one that is not new when that time was left out, because the last run has not
+        ended (`overlap`: allow, skip, queue-one). Raises as `create`.
+        """
+        head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
+        planned = expected_us if scheduled_at is None else scheduled_at
+        fields = (*fields_of(spec), "scheduled_at", planned)
+        answer = self._call("fire", *head, expiry_of(spec), overlap, *fields)
+        if answer[0] == 2:
+            return Created(is_new=False, consumers=0)
+        return None if answer[0] == 0 else created_of(spec, answer)
+
+    def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
+        """Leave out a time of a schedule; False when somebody else has dealt with it."""
+        return bool(self._call("fire", name, expected_us, next_us, "", "", "", "", "", "", "allow")[0])
+
+    def schedules(self) -> list[tuple[str, str, int]]:
+        """Name, description (JSON) and next time (server microseconds) of each recurring submission, soonest first."""
+        with clear_errors(self.url):
+            found = self._redis.zrange(keys.SCHEDULES, 0, -1, withscores=True)
+            kept = self._redis.mget([keys.schedule(text(name)) for name, _ in found]) if found else []
+        return [(text(name), text(json_text or ""), int(at)) for (name, at), json_text in zip(found, kept, strict=True)]
+
+    def schedule(self, name: str) -> tuple[str, int] | None:
+        """Description and next time of one; None when there is none."""
+        with clear_errors(self.url):
+            kept, at = self._redis.get(keys.schedule(name)), self._redis.zscore(keys.SCHEDULES, name)
+        return (text(kept), int(at)) if kept is not None and at is not None else None

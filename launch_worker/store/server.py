@@ -1,0 +1,70 @@
+"""The Redis server itself: its clock, its version, and who may reach it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from launch_worker.model.units import isoformat
+from launch_worker.store import keys
+from launch_worker.store.redis.client import Client, text
+from launch_worker.store.redis.connection import clear_errors, without_login
+
+
+class Server(Client):
+    """The part of `Store` that asks the server about itself."""
+
+    def ping(self) -> None:
+        with clear_errors(self.url):
+            self._redis.ping()
+
+    def now_us(self) -> int:
+        """The server's time in microseconds."""
+        with clear_errors(self.url):
+            seconds, micros = self._redis.time()
+        return int(seconds) * 1_000_000 + int(micros)
+
+    def server(self) -> dict[str, Any]:
+        """The server's version, how it keeps data, and whether it came back with less than it had."""
+        with clear_errors(self.url):
+            info = self._redis.info()
+            restored_at = self._redis.get(keys.RESTORED)
+            restored_runs = self._redis.hget(keys.COUNTERS, "restored_runs")
+        capacity = int(info.get("maxmemory") or 0)
+        used = int(info.get("used_memory") or 0) - int(info.get("mem_not_counted_for_evict") or 0)
+        return {
+            # Valkey tells the version of Redis that it is compatible with, and its own.
+            "product": "Valkey" if "valkey_version" in info else "Redis",
+            "version": str(info.get("valkey_version") or info["redis_version"]),
+            "aof_enabled": bool(info.get("aof_enabled")),
+            "maxmemory_policy": str(info.get("maxmemory_policy", "noeviction")),
+            "restored_at": isoformat(int(restored_at)) if restored_at else None,
+            "restored_runs": int(restored_runs or 0),
+            "master": f"{info.get('master_host')}:{info.get('master_port')}" if info.get("role") == "slave" else None,
+            #: Of the memory that it may take, or None where that has no limit.
+            "memory_used": used / capacity if capacity else None,
+            "is_saved": "err" not in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")),
+        }
+
+    def admits_anyone(self) -> bool:
+        """Whether the server takes commands without a login."""
+        client = without_login(self.url, name="launch-look")
+        try:
+            return bool(client.ping())
+        except (RedisError, OSError):
+            return False
+        finally:
+            client.close()
+
+    def listens_beyond_loopback(self) -> bool:
+        """Whether it says so itself; False where its settings may not be asked for."""
+        try:
+            found = self._redis.config_get("protected-mode", "bind")
+        except (RedisError, OSError):
+            return False
+        plain = {text(name): text(value) for name, value in found.items()}
+        addresses = plain.get("bind", "").replace("-", "").split()
+        return plain.get("protected-mode") == "no" and not all(
+            address == "::1" or address.startswith("127.") for address in addresses or ["*"]
+        )

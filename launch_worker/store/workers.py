@@ -1,0 +1,131 @@
+"""Live workers: their heartbeats, what they have free, and orders to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch_worker.model.units import as_us
+from launch_worker.model.worker import FreeCapacity
+from launch_worker.store import keys
+from launch_worker.store.redis.client import text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.store.server import Server
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a heartbeat says of one run."""
+
+    #: ok, cancel, preempt, superseded, adopted (by another worker), ended, or unknown (Redis has lost the record).
+    word: str
+    #: With cancel and preempt: the asked grace in seconds, None for the job's own.
+    grace_s: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The reply to one heartbeat of a worker."""
+
+    #: One for each run that was asked about, in that order.
+    answers: list[Answer]
+    #: Seconds since the last maintenance pass began anywhere.
+    pass_age_s: float
+    #: Server time in as_us at which the next Pending run is due; 0 for none.
+    next_due: int
+    #: Server time in as_us.
+    now: int
+
+
+class Workers(Server):
+    """The part of `Store` for workers."""
+
+    def heartbeat(
+        self,
+        runs: Sequence[tuple[str, int, int]],
+        *,
+        owner: str,
+        worker: str,
+        lease_s: float,
+        gone_s: float,
+        description: dict[str, Any],
+        queues: Sequence[str],
+        card: FreeCapacity | None = None,
+    ) -> Pulse:
+        """Renew the leases of all (run id, token, attempt) in one round trip, and the worker's own registration.
+
+        With a card it is given parked runs that it has room for.
+        """
+        flat = [part for run in runs for part in run]
+        shown = card.to_json() if card is not None else ""
+        head = (
+            owner,
+            worker,
+            as_us(lease_s),
+            as_us(gone_s),
+            json.dumps(description),
+            shown,
+            len(queues),
+            *queues,
+        )
+        now, age, next_due, *words = self._call("heartbeat", *head, *flat)
+        answers = [_answer(text(word)) for word in words]
+        return Pulse(answers, pass_age_s=age / 1e6, next_due=int(next_due), now=now)
+
+    def goodbye(self, owner: str, *, queues: Sequence[str], stays: bool = False) -> None:
+        """A cleanly ended worker is no longer listed; one that `stays` only consumes nothing any more."""
+        self._call("goodbye", owner, int(stays), *queues)
+
+    def forget_consumer(self, owner: str, queues: Sequence[str]) -> None:
+        """A worker consumes these queues no more."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for name in queues:
+                pipe.zrem(keys.consumers(name), owner)
+            pipe.execute()
+
+    def order(self, owner: str, word: str) -> bool:
+        """Tell a worker to `drain`, `upgrade` or `resume`; False when it does not listen now."""
+        with clear_errors(self.url):
+            return bool(self._redis.publish(keys.admin_channel(owner), json.dumps({"order": word})))
+
+    def consumers(self, queue: str) -> int:
+        """How many live workers consume the queue."""
+        now = self.now_us()
+        with clear_errors(self.url):
+            return int(self._redis.zcount(keys.consumers(queue), now, "+inf"))
+
+    def slots_of(self, queue: str) -> tuple[int, int | None]:
+        """How many live workers consume a queue, and how many slots they have free; None where one does not say."""
+        now = self.now_us()
+        with clear_errors(self.url):
+            owners = [text(owner) for owner in self._redis.zrangebyscore(keys.consumers(queue), now, "+inf")]
+        slots = self._free_slots(owners)
+        return len(owners), None if None in slots else sum(count for count in slots if count)
+
+    def workers_now(self) -> list[dict[str, Any]]:
+        """As `workers`, with how many runs each has by now: its own word is as old as its last heartbeat."""
+        found = self.workers()
+        for said, free in zip(found, self._free_slots([said["owner"] for said in found]), strict=True):
+            if free is not None:
+                said["running"] = max(0, said["slots"] - free)
+        return found
+
+    def _free_slots(self, owners: Sequence[str]) -> list[int | None]:
+        """As the scripts count them; None of a worker that takes nothing now."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for owner in owners:
+                pipe.hget(keys.free(owner), "slots")
+            found = pipe.execute(raise_on_error=False) if owners else []
+        return [int(count) if isinstance(count, bytes) and count.isdigit() else None for count in found]
+
+
+def _answer(word: str) -> Answer:
+    if not word.startswith(("cancel:", "preempt:")):
+        return Answer(word)
+    kind, grace_us, reason = word.split(":", 2)
+    return Answer(kind, grace_s=int(grace_us) / 1e6 if grace_us else None, reason=reason)
