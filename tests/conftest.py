@@ -21,6 +21,9 @@ __all__ = ["busybox_image", "engine", "wait_until"]
 
 T = TypeVar("T")
 
+#: Tests on the main path at most: they are run again on each further server and variant.
+MAIN_PATH_TESTS = 40
+
 # The time of one example depends on what else the machine does, so no example has a deadline. The rest is as Hypothesis
 # has it: examples are not random where CI is set.
 hypothesis.settings.register_profile("no deadline", hypothesis.settings(), deadline=None)
@@ -31,6 +34,12 @@ def pytest_configure() -> None:
     # A shell puts commands into the background with SIGINT and SIGQUIT ignored, and whatever is started here would
     # inherit that.
     have_usual_signals(but_hang_up=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = sum(item.get_closest_marker("main_path") is not None for item in items)
+    if marked > MAIN_PATH_TESTS:
+        raise pytest.UsageError(f"{marked} tests are marked main_path, and may be {MAIN_PATH_TESTS}; take some off")
 
 
 @pytest.fixture(scope="session", autouse=True)

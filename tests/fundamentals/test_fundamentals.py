@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from launch_worker import submit, submit_many
 from tests.system.conftest import Cluster, job_processes, states, wait_for_pid
+
+pytestmark = pytest.mark.main_path
 
 #: Seconds until a test gives up waiting for an end. They end within tenths.
 PATIENCE_S = 20

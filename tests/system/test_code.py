@@ -169,6 +169,7 @@ def test_a_git_that_outlives_its_worker_is_ended(cluster: Cluster, host: GitHost
 
 
 @pytest.mark.parametrize("where", ["redis", "file"])
+@pytest.mark.main_path
 def test_a_job_runs_in_an_uploaded_folder(cluster: Cluster, project: Path, where: str) -> None:
     if where == "file":
         cluster.env["LAUNCH_UPLOAD_URL"] = f"file://{cluster.folder}/shared"

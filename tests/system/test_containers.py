@@ -79,6 +79,7 @@ def ended(run: Run, timeout_s: float = 60.0) -> RunState:
 # -- the first line --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.main_path
 def test_follow_prints_the_id_exits_with_the_code_and_leaves_nothing(containers: Containers) -> None:
     cluster = containers.cluster
     cluster.worker()

@@ -55,6 +55,7 @@ def num_busy(cluster: Cluster) -> int:
 # -- summary, metrics, messages ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.main_path
 def test_summary_and_log_arrive_while_the_job_runs_and_are_there_at_its_end(cluster: Cluster) -> None:
     cluster.worker()
     run = python(

@@ -54,6 +54,7 @@ def test_workers_process_killed_and_nobody_restarts_it_the_run_is_crashed_once(c
     assert states(run) == ["Pending", "Running", "Crashed"]
 
 
+@pytest.mark.main_path
 def test_workers_process_killed_a_run_with_retries_runs_again_once(cluster: Cluster, tmp_path: Path) -> None:
     first = cluster.worker(name="a")
     run = submit(

@@ -33,6 +33,7 @@ def test_an_item_on_a_queue_is_run_by_its_worker_and_recorded(cluster: Cluster) 
     assert shown["worker"].startswith("w1@")
 
 
+@pytest.mark.main_path
 def test_a_run_whose_queue_nobody_consumes_stays_pending_and_says_so(cluster: Cluster) -> None:
     """P2."""
     cluster.worker("gpu")
@@ -44,6 +45,7 @@ def test_a_run_whose_queue_nobody_consumes_stays_pending_and_says_so(cluster: Cl
     assert shown["reason"] == "no worker consumes queue cpu"
 
 
+@pytest.mark.main_path
 def test_follow_prints_the_output_and_exits_with_the_jobs_code(cluster: Cluster) -> None:
     cluster.worker()
     result = cluster.run("launch-submit", "--follow", "--", PYTHON, "-c", 'import sys; print("hi"); sys.exit(3)')
@@ -96,6 +98,7 @@ def test_arguments_arrive_as_they_were_given(cluster: Cluster) -> None:
     assert json.loads(run.logs()) == [100_000 if len(word) > 99 else word for word in words]
 
 
+@pytest.mark.main_path
 def test_a_job_sees_its_own_environment_and_not_the_brokers(cluster: Cluster, tmp_path: Path) -> None:
     """W9, W6: env-from values never enter Redis."""
     cluster.worker(env={"SECRET_OF_WORKER": "s3cr3t-value", "AWS_KEY": "hidden-value"})
@@ -128,6 +131,7 @@ def test_a_variable_that_the_worker_lacks_fails_the_run_in_phase_agent(cluster: 
     assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
 
 
+@pytest.mark.main_path
 def test_a_hundred_runs_on_two_workers_are_each_executed_once(cluster: Cluster, tmp_path: Path) -> None:
     """P7."""
     cluster.worker(name="a", slots=4)
@@ -140,6 +144,7 @@ def test_a_hundred_runs_on_two_workers_are_each_executed_once(cluster: Cluster, 
     assert {run.refresh().worker.split("@")[0] for run in runs} == {"a", "b"}
 
 
+@pytest.mark.main_path
 def test_a_job_longer_than_the_visibility_timeout_is_executed_once(cluster: Cluster, tmp_path: Path) -> None:
     """X4: with visibility_timeout set by the operator's celeryconfig.py."""
     (tmp_path / "celeryconfig.py").write_text(
@@ -165,6 +170,7 @@ def test_a_long_job_does_not_hold_back_what_another_worker_could_run(cluster: Cl
     assert long_run.wait(20) is RunState.KILLED
 
 
+@pytest.mark.main_path
 def test_garbage_in_a_queue_is_kept_aside_and_the_worker_goes_on(cluster: Cluster) -> None:
     worker = cluster.worker()
     redis = cluster.api.store._redis
@@ -224,6 +230,7 @@ def test_stall_limit_spares_a_job_that_prints_and_ends_a_silent_one(cluster: Clu
     assert talking.wait(20) is RunState.FINISHED
 
 
+@pytest.mark.main_path
 def test_the_log_of_a_running_job_can_be_followed_live(cluster: Cluster) -> None:
     cluster.worker()
     run = submit(["sh", "-c", "echo one; sleep 1; echo two; sleep 1; echo three"], api=cluster.api)
@@ -242,6 +249,7 @@ def test_binary_output_comes_back_byte_for_byte(cluster: Cluster) -> None:
     assert run.logs() == bytes(range(256)) * 400
 
 
+@pytest.mark.main_path
 def test_a_failed_run_is_tried_again_with_its_logs_kept(cluster: Cluster, tmp_path: Path) -> None:
     """P36."""
     cluster.worker()
@@ -354,6 +362,7 @@ def test_a_slot_that_comes_free_is_used_at_once(cluster: Cluster) -> None:
     assert first_end <= spans[2][0] < first_end + 0.5
 
 
+@pytest.mark.main_path
 def test_a_log_that_is_not_whole_says_so_and_begins_at_a_line(cluster: Cluster) -> None:
     cluster.worker(env={"LAUNCH_LOG_BYTES": "64K"})
     script = 'for i in $(seq 30000); do echo "line $i: \u00e4\u20ac"; done'

@@ -40,6 +40,7 @@ def outage(server: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
     made.close()
 
 
+@pytest.mark.main_path
 def test_redis_gone_jobs_go_on_and_their_ends_are_delivered_after(outage: Cluster, server: RedisServer) -> None:
     """P33: and nothing is Crashed by the outage itself."""
     outage.worker()
@@ -281,6 +282,7 @@ def test_a_job_that_ends_while_its_worker_is_dead_gets_its_true_end(cluster: Clu
     assert run.exit_code == 7
 
 
+@pytest.mark.main_path
 def test_one_who_waits_or_follows_outlasts_a_restart_of_redis(outage: Cluster, server: RedisServer) -> None:
     outage.worker()
     follower = outage.open("launch-submit", "--follow", "--", "sh", "-c", "echo one; sleep 4; echo two; exit 6")

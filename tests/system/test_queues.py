@@ -49,6 +49,7 @@ def mark(path: Path, seconds: float) -> str:
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.main_path
 def test_a_limit_of_one_holds_over_two_workers_and_the_queue_is_not_idle(cluster: Cluster, tmp_path: Path) -> None:
     """P13."""
     cluster.api.create_queue("gpu", limit=1)
@@ -92,6 +93,7 @@ def test_a_pools_limit_is_for_all_its_queues_together(cluster: Cluster, tmp_path
 # -- pause -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.main_path
 def test_a_pause_bites_and_ends(cluster: Cluster) -> None:
     """P17."""
     cluster.worker("gpu", slots=4)

@@ -89,6 +89,7 @@ def test_a_name_is_taken_once(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("beats", [0, 2])
+@pytest.mark.main_path
 def test_beats_and_workers_fire_each_time_once(cluster: Cluster, beats: int) -> None:
     """Without a beat a worker does it."""
     keep(cluster, arguments=("--tag", "cron"))

@@ -129,6 +129,7 @@ def test_two_queues_take_turns(cluster: Cluster) -> None:
     assert set(ran) == {"a", "b"}
 
 
+@pytest.mark.main_path
 def test_a_pool_is_served_by_rank_before_priority(cluster: Cluster) -> None:
     store = cluster.api.store
     store.configure("pool", "site", {})

@@ -79,6 +79,7 @@ finally:
     }
 
 
+@pytest.mark.main_path
 def test_a_delayed_run_starts_at_its_time_and_says_what_it_waits_for(cluster: Cluster) -> None:
     """P11."""
     cluster.worker()
@@ -146,6 +147,7 @@ def test_a_wrong_array_is_refused(cluster: Cluster, array: str) -> None:
     assert known_runs(cluster) == []
 
 
+@pytest.mark.main_path
 def test_a_file_of_jobs_is_submitted_in_order_and_waited_for(cluster: Cluster) -> None:
     cluster.worker("default,gpu")
     marks = cluster.folder / "marks"
@@ -271,6 +273,7 @@ def test_a_priority_where_the_queue_has_none_is_refused(cluster: Cluster) -> Non
     submit_one(cluster, "-q", "plain", "--", "true")
 
 
+@pytest.mark.main_path
 def test_four_levels_keep_their_order_and_the_line_is_shown(cluster: Cluster) -> None:
     """W12: FIFO inside one level."""
     levels = ["low", "medium", "critical", "high", "low", "medium", "critical", "high"]
@@ -337,6 +340,7 @@ def test_another_exit_code_can_mean_preemption(cluster: Cluster) -> None:
     assert plain.record.attempt == 1
 
 
+@pytest.mark.main_path
 def test_a_running_run_is_preempted_on_request_and_runs_again(cluster: Cluster) -> None:
     """W17."""
     cluster.worker()
@@ -404,6 +408,7 @@ def test_ctrl_c_leaves_several_runs_alone_and_a_second_one_cancels_them(
     wait_until(lambda: all(record.state.is_final for record in known_runs(cluster)), what="all have ended")
 
 
+@pytest.mark.main_path
 def test_a_submission_with_a_key_is_made_once(cluster: Cluster) -> None:
     command = ("launch-submit", "--unique", "report 2026-01-01", "--", "true")
     first, again = cluster.run(*command), cluster.run(*command)

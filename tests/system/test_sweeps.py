@@ -244,6 +244,7 @@ def test_a_run_of_a_sweep_that_is_over_is_killed_without_running_code(cluster: C
     assert run.logs() == b""
 
 
+@pytest.mark.main_path
 def test_jobs_get_their_parameters_and_tell_their_metric(cluster: Cluster) -> None:
     """By `current_run` or by a line of JSON at the end, by arguments or by the file with all of them."""
     (cluster.folder / "job.py").write_text(

@@ -103,6 +103,7 @@ def follow(store: Any, other: RedisServer) -> None:
     wait_until(lambda: store.info("replication")["master_link_status"] == "up", what="the replica is like its master")
 
 
+@pytest.mark.main_path
 def test_a_master_that_becomes_a_replica_and_is_promoted_again_costs_no_end_and_few_lines(
     pair: tuple[RedisServer, RedisServer], tmp_path: Path
 ) -> None:
