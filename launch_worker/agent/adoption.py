@@ -22,7 +22,8 @@ from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
 from launch_worker.runners.job import Gone, Job, Lease
-from launch_worker.runners.process.runner import JobHandle, LeftJob, ProcessRunner
+from launch_worker.runners.process.handle import JobHandle, LeftJob
+from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.store.store import Store
 
 if TYPE_CHECKING:

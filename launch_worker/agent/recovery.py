@@ -24,7 +24,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.runner import take_over
+from launch_worker.runners.process.takeover import take_over
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.recover")

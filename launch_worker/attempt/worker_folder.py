@@ -15,7 +15,7 @@ from launch_worker.attempt.folder import AttemptFolder, _boot_id, is_attempt, un
 from launch_worker.attempt.folder_reuse import Spares
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
-from launch_worker.runners.process.guard import SOCKET
+from launch_worker.runners.process.protocol import SOCKET
 from launch_worker.untrusted.ownership import make_ours
 from launch_worker.untrusted.removal import remove_tree
 

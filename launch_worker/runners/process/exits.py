@@ -11,10 +11,14 @@ import ctypes
 import fcntl
 import os
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
-#: In a worker's folder.
+#: Why a process was signalled: '' for not at all, its worker asked for it, its lease was over, its worker died.
+StopReason = Literal["", "asked", "lease", "worker"]
+
+#: Name of the file in a worker's folder.
 EXITS = "exits"
+#: Bytes reserved ahead.
 _ROOM_BYTES = 32 << 10
 _FALLOC_KEEP_SIZE = 0x01
 _LINE = re.compile(r"(\S+) (-?\d+) (\S+) (\d+\.\d+)")
@@ -25,9 +29,9 @@ class Exit(NamedTuple):
 
     #: Exit code, or minus the signal's number.
     status: int
-    #: Who had signalled it before: '' for nobody, else asked, lease or worker.
-    stopped_by: str
-    #: When that was seen, by boot time.
+    #: Why it had been signalled before.
+    stopped_by: StopReason
+    #: Boot time at which the end was noticed.
     at: float = 0.0
 
 
@@ -41,12 +45,12 @@ class ExitFile:
         self._fd = _open(self._path)
         self._size = os.fstat(self._fd).st_size
         self._room_to = 0
-        #: From this size on it is looked which of the attempts were reported meanwhile.
+        #: Bytes at which the lines of attempts that were reported meanwhile are left out.
         self._shorten_at = 2 * _ROOM_BYTES
         self._reserve()
 
     def keep(self, attempt: str, exited: Exit) -> bool:
-        """Whether the status is in the file now. `attempt`: the name of its folder."""
+        """Write one line; False where it could not be written. `attempt` is the name of the attempt's folder."""
         if self._size >= self._shorten_at:
             self._shorten()
         written = _append(self._fd, attempt, exited)
@@ -65,10 +69,10 @@ class ExitFile:
             _libc().fallocate(self._fd, _FALLOC_KEEP_SIZE, self._size, _ROOM_BYTES)
 
     def _shorten(self) -> None:
-        """Leave out what was reported: its attempt has no folder any more. A disk that is full keeps the file long."""
+        """Leave out the attempts that were reported: they have no folder any more. A full disk keeps the file long."""
         partial = f"{self._path}.partial"
         try:
-            # Not waiting: a worker that is frozen may have it.
+            # Not waiting: a frozen worker may have the lock.
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fd = _open(partial, os.O_TRUNC)
             try:
@@ -94,7 +98,7 @@ class ExitFile:
 
 
 def keep_exit(folder: str, attempt: str, exited: Exit) -> bool:
-    """The same for a process that is not the guard: the worker, where the job came back to it. False where not kept."""
+    """Write one line from the worker, to which a job came back when its guard died; False where it was not written."""
     path = f"{folder}/{EXITS}"
     try:
         while True:
@@ -111,14 +115,17 @@ def keep_exit(folder: str, attempt: str, exited: Exit) -> bool:
 
 
 def read_exits(folder: str) -> dict[str, Exit]:
-    """How the attempts of a worker's folder ended, by the names of their folders, as far as that was kept."""
+    """Return how the attempts of a worker's folder ended, by the names of their folders, as far as that was kept."""
     try:
         with open(f"{folder}/{EXITS}", encoding="ascii", errors="replace") as file:
             lines = file.read().splitlines()
     except OSError:
         return {}
     found = [match for match in map(_LINE.fullmatch, lines) if match is not None]
-    return {match[1]: Exit(int(match[2]), "" if match[3] == "-" else match[3], float(match[4])) for match in found}
+    return {
+        match[1]: Exit(int(match[2]), cast(StopReason, "" if match[3] == "-" else match[3]), float(match[4]))
+        for match in found
+    }
 
 
 def _open(path: str, more: int = 0) -> int:
@@ -130,7 +137,7 @@ def _line(attempt: str, exited: Exit) -> str:
 
 
 def _append(fd: int, attempt: str, exited: Exit) -> int:
-    """How many bytes were written; 0 when the line was not, or not wholly."""
+    """Write one line; the number of its bytes, or 0 when it was not written whole."""
     line = _line(attempt, exited).encode()
     try:
         written = os.write(fd, line)

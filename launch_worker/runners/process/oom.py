@@ -22,12 +22,12 @@ class Counter:
             except OSError:
                 continue
             self._fd = fd
-            if _kills(self.told()) is not None:
+            if _kills(self.read()) is not None:
                 return
             os.close(fd)
             self._fd = -1
 
-    def told(self) -> bytes:
+    def read(self) -> bytes:
         """The counters as they are now; b"" where the kernel tells none."""
         if self._fd < 0:
             return b""
@@ -38,7 +38,7 @@ class Counter:
 
     def has_risen(self, before: bytes) -> bool:
         """Whether the kernel has killed a process of the cgroup so since then."""
-        return (_kills(self.told()) or 0) > (_kills(before) or 0)
+        return (_kills(self.read()) or 0) > (_kills(before) or 0)
 
 
 def _kills(told: bytes) -> int | None:

@@ -94,3 +94,21 @@ def _spawn(path: str, argv: list[str], env: Mapping[str, str], output: int) -> i
     except NotImplementedError:
         # A Python that was built for an old libc: it cannot make a session this way.
         return _popen(path, argv, env, output)
+
+
+def explain_refusal(error: Exception, program: str, cwd: str) -> str:
+    """Say, in a sentence for people, why `spawn` has raised."""
+    if isinstance(error, FileNotFoundError):
+        if not os.path.isdir(cwd):
+            return f"working directory {cwd!r} does not exist on this worker"
+        if os.path.exists(os.path.join(cwd, program)):
+            return f"command {program!r} names an interpreter in its first line that is not there"
+        return f"command {program!r} was not found on this worker"
+    if isinstance(error, NotADirectoryError):
+        return f"working directory {cwd!r} or a part of {program!r} is not a directory"
+    if isinstance(error, PermissionError):
+        if not os.access(cwd, os.X_OK):
+            return f"working directory {cwd!r} may not be entered by the worker's user"
+        return f"command {program!r} is not executable (permission denied)"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"command {program!r} could not be started: {reason}"

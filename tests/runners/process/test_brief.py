@@ -23,13 +23,16 @@ from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.runners.errors import StartError
 from launch_worker.runners.job import Exited, Gone
+from launch_worker.runners.process import direct_channel, guard_process, tree
 from launch_worker.runners.process import runner as process
-from launch_worker.runners.process import tree
 from launch_worker.runners.process.exits import Exit, read_exits
-from launch_worker.runners.process.guard import KNOWS, SOCKET
-from launch_worker.runners.process.runner import JobHandle, ProcessRunner, take_over
+from launch_worker.runners.process.handle import JobHandle
+from launch_worker.runners.process.protocol import KNOWS, SOCKET
+from launch_worker.runners.process.runner import ProcessRunner
+from launch_worker.runners.process.takeover import take_over
 from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
+from tests.support.processes import guard_of
 
 #: Longer than any test waits for something else.
 LONG_S = 60.0
@@ -197,7 +200,7 @@ class Brief:
         wait_until((self.folder / name).exists, what=f"{name} is made")
 
     def kill_guard(self) -> None:
-        os.kill(self.runner.guard_pid, signal.SIGKILL)
+        os.kill(guard_of(self.runner), signal.SIGKILL)
 
     def close(self) -> None:
         self.runner.close()
@@ -330,10 +333,10 @@ def test_a_guard_of_an_older_release_gets_no_order_that_it_does_not_know(tmp_pat
 
 
 def test_more_threads_than_there_are_lanes_go_the_long_way(brief: Brief, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_MAX_LANES", 3)
+    monkeypatch.setattr(process, "_MAX_CHANNELS", 3)
     results = [brief.begin(f"exit {number}") for number in range(20)]
     assert [end_of(result()).status for result in results] == list(range(20))
-    assert brief.runner._num_lanes == len(brief.runner._lanes) == 3
+    assert brief.runner._num_channels == len(brief.runner._channels) == 3
 
 
 @pytest.mark.parametrize("brief_s", [0.0, LONG_S])
@@ -346,8 +349,9 @@ def test_an_order_that_fits_into_no_buffer_arrives(brief: Brief, brief_s: float)
 
 def test_a_guard_that_does_not_read_such_an_order_is_replaced(brief: Brief, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its exec hangs on a dead mount: the other jobs' heartbeats must not wait for it."""
-    monkeypatch.setattr(process, "_SEND_TIMEOUT_S", 1)
-    os.kill(brief.runner.guard_pid, signal.SIGSTOP)
+    monkeypatch.setattr(direct_channel, "SEND_TIMEOUT_S", 1)
+    monkeypatch.setattr(guard_process, "SEND_TIMEOUT_S", 1)
+    os.kill(guard_of(brief.runner), signal.SIGSTOP)
     handle = brief.start("sh", "-c", 'echo "$#" >> said; exit 3', "sh", *["x" * 120_000] * 8)
     assert end_of(handle) == Exited(3, "")
     assert (brief.folder / "said").read_text() == "8\n"
@@ -355,7 +359,7 @@ def test_a_guard_that_does_not_read_such_an_order_is_replaced(brief: Brief, monk
 
 def test_a_guard_without_room_for_a_lane_is_replaced(brief: Brief) -> None:
     """It has as many open files as it may."""
-    resource.prlimit(brief.runner.guard_pid, resource.RLIMIT_NOFILE, (3, 3))
+    resource.prlimit(guard_of(brief.runner), resource.RLIMIT_NOFILE, (3, 3))
     handle = brief.shell("echo >> said; exit 3")
     assert end_of(handle) == Exited(3, "")
     assert (brief.folder / "said").read_text() == "\n"
@@ -377,13 +381,13 @@ def test_descriptors_do_not_pile_up(brief: Brief) -> None:
             assert end_of(result()).status == 0
         with pytest.raises(StartError):
             brief.start("no-such-command")
-        return descriptors("self"), descriptors(brief.runner.guard_pid)
+        return descriptors("self"), descriptors(guard_of(brief.runner))
 
     before = use()
     for _ in range(3):
-        pid = brief.runner.guard_pid
+        pid = guard_of(brief.runner)
         brief.kill_guard()
-        wait_until(lambda pid=pid: brief.runner.guard_pid != pid and brief.runner._knows)  # type: ignore[misc]
+        wait_until(lambda pid=pid: guard_of(brief.runner) != pid and brief.runner._knows)  # type: ignore[misc]
         after = use()
     # There may be fewer lanes: jobs that came one after another.
     assert after[0] <= before[0] + 3
@@ -436,7 +440,7 @@ def test_a_renewed_lease_counts_meanwhile(bare: Bare) -> None:
 
 @pytest.mark.parametrize("timeout_s", [0, 0.2])
 def test_a_start_that_took_too_long_ends_its_job(brief: Brief, timeout_s: float) -> None:
-    guard = brief.runner.guard_pid
+    guard = guard_of(brief.runner)
     assert end_of(brief.start("true")).status == 0
     os.kill(guard, signal.SIGSTOP)
     with pytest.raises(StartError, match="did not start within"):
@@ -445,7 +449,7 @@ def test_a_start_that_took_too_long_ends_its_job(brief: Brief, timeout_s: float)
     wait_until(lambda: brief.runner.is_idle, what="the job has been ended")
     assert not tree.members(None, marked=tree.marks(brief.envs[-1]))
     assert end_of(brief.start("true")).status == 0
-    assert brief.runner.guard_pid == guard
+    assert guard_of(brief.runner) == guard
 
 
 def test_one_that_was_over_when_it_had_taken_too_long_is_forgotten(brief: Brief) -> None:
@@ -485,7 +489,7 @@ def test_a_guard_that_dies_before_it_told_of_a_job_leaves_it_running_once(brief:
 def test_a_job_that_ended_of_which_the_dying_guard_could_not_tell_does_not_run_again(brief: Brief, leaves: str) -> None:
     result = brief.begin(f"echo begun >> times; {leaves} touch up; while [ ! -e go ]; do sleep 0.01; done; exit 7")
     brief.wait_for("up")
-    guard = brief.runner.guard_pid
+    guard = guard_of(brief.runner)
     os.kill(guard, signal.SIGSTOP)
     wait_until(lambda: state_of(guard) == "T")
     (brief.folder / "go").touch()
@@ -501,7 +505,7 @@ def test_a_job_that_ended_of_which_the_dying_guard_could_not_tell_does_not_run_a
 
 
 def test_a_start_that_the_dying_guard_had_not_read_is_made_by_the_next_one(brief: Brief) -> None:
-    guard = brief.runner.guard_pid
+    guard = guard_of(brief.runner)
     os.kill(guard, signal.SIGSTOP)
     wait_until(lambda: state_of(guard) == "T")
     result = brief.begin("echo begun >> times; exit 7")

@@ -13,10 +13,10 @@ import pytest
 from launch_worker.clock import boot_time_s
 from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.runner import JobHandle
+from launch_worker.runners.process.handle import JobHandle
 from tests.conftest import wait_until
 from tests.runners.process.test_guard import stop
-from tests.runners.process.test_process import Jobs, end_of
+from tests.support.processes import Jobs, end_of
 
 #: Each process lives some milliseconds, and stamps a file before it forks and exits. For 20 s, longer than any test.
 CHAIN = """

@@ -19,10 +19,10 @@ from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.runner import JobHandle
+from launch_worker.runners.process.handle import JobHandle
 from launch_worker.runners.process.tree import ProcessId
 from tests.conftest import wait_until
-from tests.runners.process.test_process import Jobs, end_of, pid_in
+from tests.support.processes import Jobs, end_of, guard_of, pid_in
 
 #: Ways in which a job can leave a process behind that is not in its session; each writes its pid to $HERE/pid.
 AWAY = {
@@ -242,7 +242,7 @@ def test_a_lease_holds_across_the_guards_death(jobs: Jobs) -> None:
 
 def test_a_job_that_its_guard_ended_for_its_lease_and_told_nobody_did_not_end_by_itself(jobs: Jobs) -> None:
     handle = jobs.shell(WAIT)
-    os.kill(jobs.runner.guard_pid, signal.SIGSTOP)
+    os.kill(guard_of(jobs.runner), signal.SIGSTOP)
     now = boot_time_s()
     jobs.runner.renew({handle.key: (now - 1.0, now - 0.5)})
     os.kill(handle.pid, signal.SIGKILL)  # as that guard, which dies then
@@ -269,7 +269,7 @@ jobs = [
     )
     for number, script in enumerate(scripts)
 ]
-print(json.dumps([runner.guard_pid, *(job.pid for job in jobs)]), flush=True)
+print(json.dumps([runner._guard.pid, *(job.pid for job in jobs)]), flush=True)
 time.sleep(600)
 """
 
@@ -355,7 +355,7 @@ def test_all_jobs_of_a_killed_worker_end_though_one_ended_at_that_moment(tmp_pat
 
 
 def test_a_guard_survives_a_lease_that_runs_out_when_its_job_has_just_ended(jobs: Jobs) -> None:
-    guard_pid = jobs.runner.guard_pid
+    guard_pid = guard_of(jobs.runner)
     now = boot_time_s()
     handle = jobs.shell(LINGERS, lease=(now + 0.8, now + 30.0))
     left = pid_in(jobs.folder / "pid")
@@ -367,7 +367,7 @@ def test_a_guard_survives_a_lease_that_runs_out_when_its_job_has_just_ended(jobs
     os.kill(guard_pid, signal.SIGCONT)
     assert handle.events.get(timeout=5) == Gone()
     assert end_of(jobs.start("true")) == Exited(0, "")
-    assert jobs.runner.guard_pid == guard_pid
+    assert guard_of(jobs.runner) == guard_pid
 
 
 def test_the_job_of_a_frozen_worker_is_ended_by_its_lease(tmp_path: Path) -> None:

@@ -34,11 +34,13 @@ from launch_worker.ids import new_run_id
 from launch_worker.runners.errors import StartError
 from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.output import make_pipe
-from launch_worker.runners.process import oom, tree
-from launch_worker.runners.process import runner as process
+from launch_worker.runners.process import guard_process, oom, tree
 from launch_worker.runners.process.exits import read_exits
-from launch_worker.runners.process.runner import JobHandle, ProcessRunner, take_over
+from launch_worker.runners.process.handle import JobHandle
+from launch_worker.runners.process.runner import ProcessRunner, reap_orphans
+from launch_worker.runners.process.takeover import take_over
 from tests.runners.process.test_chains import CHAIN
+from tests.support.processes import guard_of
 from tests.support.scripted_engine import ScriptedEngine, settle
 
 _EXAMPLES = int(os.environ.get("LAUNCH_FUZZ_EXAMPLES", "6"))
@@ -306,7 +308,7 @@ class Protocol(RuleBasedStateMachine):
     def _begin(self) -> None:
         self.control, theirs = socket.socketpair()
         self.incoming = b""
-        with theirs, process._door(self.folder) as door:
+        with theirs, guard_process._listening(self.folder) as door:
             assert door is not None
             fds = [theirs.fileno(), door.fileno(), self.lock_fd]
             program = (
@@ -593,7 +595,7 @@ class Protocol(RuleBasedStateMachine):
             guest.settimeout(5.0)
             data, fds = b"", []
             try:
-                with process._short(self.folder) as short:
+                with guard_process.short_path(self.folder) as short:
                     guest.connect(short)
                 guest.sendall(json.dumps({"do": "take", "protocol": 1}).encode() + b"\n")
                 while not data.endswith(b"\n"):
@@ -756,7 +758,7 @@ class Runner(RuleBasedStateMachine):
 
     @property
     def guard_pid(self) -> int:
-        return self.taken_pid if self.runner._guard is None else self.runner.guard_pid
+        return self.taken_pid if self.runner._guard is None else guard_of(self.runner)
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -938,7 +940,7 @@ class Runner(RuleBasedStateMachine):
     @invariant()
     def all_is_told(self) -> None:
         self._hear()
-        process.reap_orphans()
+        reap_orphans()
         assert self.runner._generation <= len(self.killed), "a guard has died by itself"
 
     def teardown(self) -> None:
@@ -973,14 +975,14 @@ class Runner(RuleBasedStateMachine):
         assert self.runner.is_idle
         assert settle(lambda: self.runner._generation == len(self.killed), timeout_s=20.0)
         fds = f"/proc/{self.guard_pid}/fd"
-        assert settle(lambda: len(os.listdir(fds)) <= self.num_fds + 1 + self.runner._num_lanes, timeout_s=5.0), [
+        assert settle(lambda: len(os.listdir(fds)) <= self.num_fds + 1 + self.runner._num_channels, timeout_s=5.0), [
             os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)
         ]
         assert settle(lambda: tree.children(self.guard_pid) == [], timeout_s=_END_S)
         marks = [tree.cookie(tree.marks(job.env)) for job in self.jobs]
 
         def is_reaped() -> bool:
-            process.reap_orphans()
+            reap_orphans()
             return not any(tree.cookie_of(pid) in marks for pid in tree.children(os.getpid()) or ())
 
         assert settle(is_reaped, timeout_s=5.0), "a zombie is left under the worker"
@@ -988,8 +990,8 @@ class Runner(RuleBasedStateMachine):
 
 def _have_control_used(runner: ProcessRunner) -> None:
     """By the threads whose names say so; the others order on lanes."""
-    take = runner._take_lane
-    vars(runner)["_take_lane"] = lambda: None if threading.current_thread().name == "by control" else take()
+    take = runner._take_channel
+    vars(runner)["_take_channel"] = lambda: None if threading.current_thread().name == "by control" else take()
 
 
 def _fds(pid: int) -> set[str]:

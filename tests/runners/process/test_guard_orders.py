@@ -27,14 +27,24 @@ ROOT = str(Path(tree.__file__).parents[3])
 TRACED = """
 import json, os, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
+from launch_worker.clock import boot_time_s
 from launch_worker.runners.process import guard
+
+#: What the guard consists of, beside the ways to look at processes and to start them.
+FILES = {
+    guard.__file__.replace("guard.py", f"{name}.py")
+    for name in (
+        "guard", "container_leases", "descriptors", "direct_channel", "failsafe", "guarded_job", "job_ends",
+        "job_reports", "job_table", "poller", "protocol", "pulse", "worker_link",
+    )
+}
 
 class Instant:
     def __init__(self, order):
         self.left, self.pid = order.pop("at"), order.pop("ends")
 
     def __call__(self, frame, event, argument):
-        if not frame.f_code.co_filename.endswith("process/guard.py"):
+        if frame.f_code.co_filename not in FILES:
             return None
         if event == "line":
             self.left -= 1
@@ -46,7 +56,7 @@ class Instant:
                     pass  # the order has ended it
         return self
 
-obey = guard.Guard._obey
+obey = guard.Guard.obey
 
 def traced(self, line):
     order = json.loads(line)
@@ -56,16 +66,13 @@ def traced(self, line):
     sys.settrace(instant)
     try:
         obey(self, json.dumps(order).encode())
-        if self._due <= guard.boot_time_s():
-            self._look_around()
+        if self.poller.due <= boot_time_s():
+            self.look_around()
     finally:
         sys.settrace(None)
-        lines = json.dumps({"on": "lines", "key": "", "left": instant.left}).encode() + b"\\n"
-        if not self._deaf:
-            self._outgoing += lines
-            self._flush()
+        self.worker.tell("lines", "", left=instant.left)
 
-guard.Guard._obey = traced
+guard.Guard.obey = traced
 guard.main()
 """
 

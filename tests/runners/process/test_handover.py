@@ -20,9 +20,12 @@ from launch_worker.ids import new_run_id
 from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.exits import Exit, read_exits
-from launch_worker.runners.process.guard import SOCKET
-from launch_worker.runners.process.runner import JobHandle, LeftJob, ProcessRunner, take_over
+from launch_worker.runners.process.handle import JobHandle, LeftJob
+from launch_worker.runners.process.protocol import SOCKET
+from launch_worker.runners.process.runner import ProcessRunner
+from launch_worker.runners.process.takeover import take_over
 from tests.conftest import wait_until
+from tests.support.processes import guard_of
 
 
 class Former:
@@ -36,7 +39,7 @@ class Former:
         self.lock_fd = os.open(folder / "lock", os.O_RDWR)
         self.env = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": new_run_id(), "LAUNCH_TOKEN": "7"}
         self.runner = ProcessRunner(lock_fd=self.lock_fd, folder=folder).open()
-        self.guard_pid = self.runner.guard_pid
+        self.guard_pid = guard_of(self.runner)
         self.job = self.runner.start(
             ["sh", "-c", script],
             key="r.1",
@@ -159,7 +162,7 @@ def test_a_next_worker_that_dies_too_takes_its_jobs_with_it(tmp_path: Path) -> N
     former = Former(tmp_path, "sleep 600")
     former.leave()
     program = (
-        "import sys, time; from pathlib import Path; from launch_worker.runners.process.runner import take_over;"
+        "import sys, time; from pathlib import Path; from launch_worker.runners.process.takeover import take_over;"
         "runner, jobs, lock = take_over(Path(sys.argv[1])); runner.tell({'do': 'lease', 'leases': {}});"
         "print(len(jobs), flush=True); time.sleep(600)"
     )
@@ -199,7 +202,7 @@ def test_a_worker_that_leaves_as_its_guard_is_replaced_leaves_its_job(
 
     monkeypatch.setattr(former.runner, "_carry_over", tell_late)
     os.kill(former.guard_pid, signal.SIGKILL)
-    wait_until(lambda: former.runner.guard_pid != former.guard_pid, what="another guard is there")
+    wait_until(lambda: guard_of(former.runner) != former.guard_pid, what="another guard is there")
     former.leave()
     runner, (job,), lock_fd = taken(tmp_path)
     handle = former.claim(runner, job)
@@ -301,7 +304,7 @@ def test_a_job_that_came_back_to_its_worker_and_ended_as_that_left_is_kept(tmp_p
     """Its first guard died. The worker reaps it, and nobody supervises it any more."""
     former = Former(tmp_path, "while [ ! -e go ]; do sleep 0.01; done; exit 9")
     os.kill(former.guard_pid, signal.SIGKILL)
-    wait_until(lambda: former.runner.guard_pid != former.guard_pid and former.runner._knows, what="another guard")
+    wait_until(lambda: guard_of(former.runner) != former.guard_pid and former.runner._knows, what="another guard")
     (tmp_path / "go").touch()
     wait_until(former.kept, what="the status is kept before it is told")
     former.leave()
@@ -326,9 +329,9 @@ job = runner.start(
     ["sh", "-c", "while [ ! -e go ]; do sleep 0.01; done; exit 9"], key="r.1", env=env, cwd=folder,
     log_path=folder / "runs" / "r.1.7" / "output", grace_s=5.0, lease=None, events=queue.SimpleQueue(), timeout_s=20.0,
 )
-former = runner.guard_pid
+former = runner._guard.pid
 os.kill(former, signal.SIGKILL)
-while runner.guard_pid == former or not runner._knows:
+while runner._guard.pid == former or not runner._knows:
     time.sleep(0.01)
 now = boot_time_s()
 runner.renew({"r.1": (now + 60.0, now + 61.0)})

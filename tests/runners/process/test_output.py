@@ -32,9 +32,13 @@ from launch_worker.runners.output import (
     open_for_printing,
 )
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.guard import SOCKET, _receive, _send_all
-from launch_worker.runners.process.runner import JobHandle, ProcessRunner, take_over
+from launch_worker.runners.process.descriptors import receive, send_all
+from launch_worker.runners.process.handle import JobHandle
+from launch_worker.runners.process.protocol import SOCKET
+from launch_worker.runners.process.runner import ProcessRunner
+from launch_worker.runners.process.takeover import take_over
 from tests.conftest import wait_until
+from tests.support.processes import guard_of
 
 MIB = 1 << 20
 PYTHON = sys.executable
@@ -80,9 +84,9 @@ class Printing:
         return path.stat().st_size if path.exists() else 0
 
     def kill_guard(self) -> None:
-        pid = self.runner.guard_pid
+        pid = guard_of(self.runner)
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: self.runner.guard_pid != pid, what="another guard is there")
+        wait_until(lambda: guard_of(self.runner) != pid, what="another guard is there")
 
     def close(self) -> None:
         self.runner.close()
@@ -208,10 +212,10 @@ def test_a_job_that_prints_line_by_line_does_not_wake_its_guard_with_each(printi
     script = "import os, time\nfor i in range(2000):\n os.write(1, b'%d\\n' % i)\n time.sleep(0.0005)"
     handle = printing.start(f'exec {PYTHON} -c "{script}"')
     wait_until(lambda: printing.size(handle) > 100)
-    before, begun = num_waits(printing.runner.guard_pid), time.monotonic()
+    before, begun = num_waits(guard_of(printing.runner)), time.monotonic()
     end_of(handle)
     took_s = time.monotonic() - begun
-    assert num_waits(printing.runner.guard_pid) - before <= 250 * took_s + 20
+    assert num_waits(guard_of(printing.runner)) - before <= 250 * took_s + 20
     assert printing.printed(handle).count(b"\n") == 2000
 
 
@@ -223,9 +227,9 @@ def num_waits(pid: int) -> int:
 def test_one_that_has_closed_its_outputs_holds_nobody_up(printing: Printing) -> None:
     handle = printing.start("echo one; exec > /dev/null 2>&1; sleep 0.5; exit 4")
     wait_until(lambda: printing.size(handle) == 4)
-    before = cpu_s(printing.runner.guard_pid)
+    before = cpu_s(guard_of(printing.runner))
     assert end_of(handle) == 4
-    assert cpu_s(printing.runner.guard_pid) - before < 0.3, "nobody looks at a pipe that is at its end"
+    assert cpu_s(guard_of(printing.runner)) - before < 0.3, "nobody looks at a pipe that is at its end"
     assert printing.printed(handle) == b"one\n"
 
 
@@ -295,12 +299,12 @@ def test_a_brief_job_whose_guard_is_killed_keeps_what_it_printed(printing: Print
 def test_a_frozen_guard_blocks_a_job_that_prints_much_and_loses_nothing(printing: Printing) -> None:
     handle = printing.start(FLOOD)
     wait_until(lambda: printing.size(handle) > 2 * MIB)
-    os.kill(printing.runner.guard_pid, signal.SIGSTOP)
+    os.kill(guard_of(printing.runner), signal.SIGSTOP)
     time.sleep(0.3)
     before = printing.size(handle)
     time.sleep(0.3)
     assert printing.size(handle) == before
-    os.kill(printing.runner.guard_pid, signal.SIGCONT)
+    os.kill(guard_of(printing.runner), signal.SIGCONT)
     assert end_of(handle) == 5
     assert is_whole(printing.printed(handle))
 
@@ -337,7 +341,7 @@ def test_the_output_of_a_killed_workers_job_is_kept_to_its_last_line(tmp_path: P
 
 def test_a_job_that_is_handed_over_in_the_middle_of_a_flood_loses_no_line_and_doubles_none(tmp_path: Path) -> None:
     printing = Printing(tmp_path, in_folder=True)
-    guard_pid = printing.runner.guard_pid
+    guard_pid = guard_of(printing.runner)
     handle = printing.start(FLOOD)
     wait_until(lambda: printing.size(handle) > MIB)
     printing.runner.detach()
@@ -405,7 +409,7 @@ def test_more_pipes_than_one_message_takes_are_handed_over_in_their_order() -> N
     pipes = [os.pipe() for _ in range(2)]
     fds = [pipes[number % 2][0] for number in range(300)]
     with ours, theirs:
-        _send_all(ours, b"x" * 1000 + b"\n", fds)
+        send_all(ours, b"x" * 1000 + b"\n", fds)
         data, got = b"", list[int]()
         while not data.endswith(b"\n"):
             more, brought, _, _ = socket.recv_fds(theirs, 1 << 16, 253)
@@ -422,7 +426,7 @@ def test_a_pipe_that_could_not_be_given_is_noticed() -> None:
     with ours, theirs:
         socket.send_fds(ours, [b"x"], [0, 0, 0])
         brought: list[int] = []
-        assert _receive(theirs, brought) == b"x"
+        assert receive(theirs, brought) == b"x"
     assert brought[-1] == -1
     for fd in brought[:-1]:
         os.close(fd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import time
 from collections.abc import Iterator
@@ -13,77 +12,10 @@ from typing import Any
 import pytest
 
 from launch_worker.clock import boot_time_s
-from launch_worker.ids import new_run_id
 from launch_worker.runners.errors import LeaseLostError, StartError
-from launch_worker.runners.job import Exited, Gone, Lease
+from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.runner import JobHandle, ProcessRunner
-from launch_worker.runners.process.tree import ProcessId
-from tests.conftest import wait_until
-
-
-def pid_in(path: Path) -> ProcessId:
-    """The process that wrote its pid into this file."""
-    wait_until(lambda: path.exists() and path.read_text().strip(), what=f"{path.name} is written")
-    found = tree.look_up(int(path.read_text()))
-    assert found is not None
-    return found.id
-
-
-class Jobs:
-    """Starts jobs of one test, and tells of their ends."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.runner = ProcessRunner().open()
-        self.envs: dict[str, dict[str, str]] = {}
-
-    def start(
-        self,
-        *argv: str,
-        cwd: Path | None = None,
-        lease: Lease = None,
-        grace_s: float = 10.0,
-        env: dict[str, str] | None = None,
-        timeout_s: float = 20.0,
-    ) -> JobHandle:
-        key = new_run_id()
-        own = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": key, "LAUNCH_TOKEN": "1", "HERE": str(self.folder)}
-        self.envs[key] = own | (env or {})
-        return self.runner.start(
-            argv,
-            key=key,
-            env=self.envs[key],
-            cwd=cwd or self.folder,
-            log_path=self.folder / f"{key}.log",
-            grace_s=grace_s,
-            lease=lease,
-            events=queue.SimpleQueue(),
-            timeout_s=timeout_s,
-        )
-
-    def shell(self, script: str, **options: Any) -> JobHandle:
-        return self.start("bash", "-c", script, **options)
-
-    def log(self, handle: JobHandle) -> bytes:
-        return (self.folder / f"{handle.key}.log").read_bytes()
-
-    def members(self, handle: JobHandle) -> list[ProcessId]:
-        """What is left of the job, as far as its session or environment tells."""
-        return tree.members(handle.main, marked=tree.marks(self.envs[handle.key]), spare=[self.runner.guard_pid])
-
-    def wait_for(self, name: str) -> None:
-        wait_until((self.folder / name).exists, what=f"{name} is made")
-
-    def kill_guard(self) -> None:
-        pid = self.runner.guard_pid
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: self.runner.guard_pid != pid, what="another guard is there")
-
-    def close(self) -> None:
-        self.runner.close()
-        for env in self.envs.values():
-            assert wait_until(lambda env=env: not tree.members(None, marked=tree.marks(env)), what="all jobs ended")  # type: ignore[misc]
+from tests.support.processes import Jobs, end_of, guard_of, pid_in
 
 
 @pytest.fixture
@@ -91,14 +23,6 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
     made = Jobs(tmp_path)
     yield made
     made.close()
-
-
-def end_of(handle: JobHandle, *, timeout_s: float = 20.0) -> Exited:
-    """Wait for both events, in their order."""
-    exited = handle.events.get(timeout=timeout_s)
-    assert isinstance(exited, Exited)
-    assert handle.events.get(timeout=timeout_s) == Gone()
-    return exited
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------
@@ -307,7 +231,7 @@ def test_jobs_are_started_after_the_guards_death(jobs: Jobs) -> None:
 def test_a_job_that_ends_while_there_is_no_guard_is_told(jobs: Jobs) -> None:
     """The exit falls into the moment between two guards."""
     handle = jobs.start("sleep", "60")
-    os.kill(jobs.runner.guard_pid, signal.SIGKILL)
+    os.kill(guard_of(jobs.runner), signal.SIGKILL)
     os.kill(handle.pid, signal.SIGTERM)
     exited = end_of(handle)
     assert exited.status in (-signal.SIGTERM, None), "lost at worst, never wrong"

@@ -23,7 +23,8 @@ from tests.runners.process.test_guard_orders import Traced
 WORKER = """
 import ctypes, os, queue, sys
 from pathlib import Path
-from launch_worker.runners.process.runner import ProcessRunner, take_over
+from launch_worker.runners.process.runner import ProcessRunner
+from launch_worker.runners.process.takeover import take_over
 folder, lock = Path(sys.argv[1]), int(sys.argv[2])
 if sys.argv[3] == "next":
     while (taken := take_over(folder, hung_after_s=1.0)) is None:

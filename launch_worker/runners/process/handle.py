@@ -1,0 +1,190 @@
+"""A started job as the process runner gives it, and a job that another worker left."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.states import RunState
+from launch_worker.runners.job import Exited, Lease
+from launch_worker.runners.output import bytes_in
+from launch_worker.runners.process import oom
+from launch_worker.runners.process.direct_channel import DirectChannel
+from launch_worker.runners.process.tree import ProcessId
+from launch_worker.runners.talk_folder import announce_stop
+
+log = logging.getLogger("launch_worker.runner")
+
+#: Seconds to wait until output that a running job has printed is in its file.
+_CATCH_UP_S = 0.5
+#: Seconds between two looks at a pipe meanwhile.
+_LOOK_AGAIN_S = 0.001
+_DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
+#: Exit code of a shell whose child died of SIGKILL.
+_SHELL_SIGKILL = 137
+
+
+class _Runner(Protocol):
+    """What a handle needs of the runner that gave it."""
+
+    def tell(self, order: dict[str, Any]) -> None:
+        """Send an order to the guard."""
+
+    def renew(self, leases: Mapping[str, Lease]) -> None:
+        """Send the guard the new leases of jobs, by their keys."""
+
+    def __contains__(self, key: object) -> bool:
+        """Whether something of this job may be left."""
+
+
+@dataclass
+class JobHandle:
+    """A started job. `events` gets its Exited, then its Gone; other threads may put other events there."""
+
+    key: str
+    order: dict[str, Any]
+    events: queue.SimpleQueue[Any]
+    runner: _Runner
+    lease: Lease = None
+    main: ProcessId | None = None
+    exited: Exited | None = None
+    #: Seconds of grace of the stop that was asked for; None before.
+    stop_grace_s: float | None = None
+    #: The start took too long: no thread waits for it any more.
+    is_given_up: bool = False
+    #: Direct channel that the start was ordered through, until it is answered: whether the guard has read the order is
+    #: for the thread of that channel to find out.
+    channel: DirectChannel | None = None
+    #: Read end of the job's pipe, for the next guard; None where a job of an older guard prints into its file.
+    pipe: int | None = None
+    #: Sentence that names the processes that cannot be ended; '' for none.
+    unendable: str = ""
+    #: Reason of the stop that was announced to the job; '' before.
+    asked: str = ""
+    #: Output was given up because the disk was full.
+    disk_was_full: bool = False
+    #: Number of the guard that knows of the job, among the guards of its runner.
+    generation: int = 0
+    #: Kernel's counters of out-of-memory kills, as read before the job's start.
+    oom_before: bytes = field(default_factory=lambda: oom.own_counter().read())
+    reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+    #: Writes a sentence about the job where people read it.
+    enter: Callable[[str, str], None] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.main is not None
+        return self.main.pid
+
+    @property
+    def trouble(self) -> str:
+        """Always '': nothing stands between a guard and its jobs."""
+        return ""
+
+    def report_to(self, enter: Callable[[str, str], None], on_started: Callable[[int], None]) -> None:
+        """Call `on_started` at once: a job that the guard has started runs."""
+        self.enter = enter
+        on_started(self.pid)
+        self._report_unendable()
+
+    def note_unendable(self, processes: list[tuple[int, str]]) -> None:
+        """Keep the names of processes that the worker may not signal, as those of `sudo`, which is setuid."""
+        named = ", ".join(f"{pid} ({name})" for pid, name in processes)
+        one = len(processes) == 1
+        self.unendable = (
+            f"{'process' if one else 'processes'} {named} {'belongs' if one else 'belong'} to another user and cannot "
+            "be ended by this worker"
+        )
+        # A thread: the reader of the guard's events must not wait for Redis.
+        threading.Thread(target=self._report_unendable, name=f"unendable-{self.key}", daemon=True).start()
+
+    def _report_unendable(self) -> None:
+        if self.unendable and self.enter is not None and self.key in self.runner:
+            try:
+                self.enter("end", f"{self.asked}; {self.unendable}" if self.asked else self.unendable)
+            except Exception:  # what people read decides nothing about the job
+                log.exception("job.not_told")
+
+    def announce(self, reason: str) -> None:
+        """Show the job, in the folder where it talks with its worker, that it shall stop."""
+        self.asked = reason
+        announce_stop(Path(self.order["folder"]) / "talk", reason)
+
+    def stop(self, *, grace_s: float) -> None:
+        """Send SIGTERM to the whole tree, and SIGKILL after the grace. A second call can only shorten the grace."""
+        self.stop_grace_s = grace_s if self.stop_grace_s is None else min(grace_s, self.stop_grace_s)
+        self.runner.tell({"do": "stop", "key": self.key, "grace_s": grace_s})
+
+    @property
+    def bounds_output(self) -> bool:
+        """Whether the guard moves its output, and so bounds the output's file."""
+        return self.pipe is not None
+
+    def catch_up(self) -> None:
+        """Wait a moment until all that the job has printed by now is in its file."""
+        deadline = time.monotonic() + _CATCH_UP_S
+        with contextlib.suppress(OSError):  # the job is gone, and so is its pipe
+            while self.pipe is not None and bytes_in(self.pipe) and time.monotonic() < deadline:
+                time.sleep(_LOOK_AGAIN_S)
+
+    def explain(self, outcome: Outcome) -> Outcome:
+        """Add to the outcome what is known of the end beside the exit status."""
+        outcome = self._explain_kill(outcome)
+        if self.unendable and self.unendable not in outcome.reason:
+            text = f"{self.unendable}: it was waited for"
+            outcome = replace(
+                outcome,
+                reason=f"{outcome.reason}; {text}" if outcome.reason else text,
+                message=f"{outcome.message}\n{text}" if outcome.message else "",
+            )
+        if self.disk_was_full:
+            outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
+        return outcome
+
+    def _explain_kill(self, outcome: Outcome) -> Outcome:
+        """Say "out of memory" where the kernel does; a SIGKILL alone proves nothing."""
+        by_sigkill = outcome.signal == "SIGKILL" or outcome.exit_code == _SHELL_SIGKILL
+        if outcome.state is not RunState.FAILED or not by_sigkill:
+            return outcome
+        counted = oom.own_counter().has_risen(self.oom_before)
+        said = oom.kernel_says(self.pid) if outcome.signal == "SIGKILL" else None
+        if not (counted if said is None else said):
+            return outcome
+        text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended it)"
+        return replace(outcome, reason=text, message=outcome.message.replace(outcome.reason, text))
+
+    def close_pipe(self) -> None:
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            os.close(pipe)
+
+    def leave(self) -> None:
+        """Do nothing: the guard keeps the job for the next worker."""
+
+    def dispose(self) -> None:
+        """Do nothing: nothing is left of a job that is Gone."""
+
+
+@dataclass(frozen=True)
+class LeftJob:
+    """A job that another worker left with its guard."""
+
+    key: str
+    #: Folder of the attempt.
+    folder: Path
+    main: ProcessId
+    #: End of the main process; None while it runs.
+    exited: Exited | None
+    #: Read end of the job's pipe; None where it prints into its file, as with a guard of an older release.
+    pipe: int | None = None
+    #: File into which its guard moves the output.
+    log: str = ""

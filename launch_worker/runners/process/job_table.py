@@ -1,0 +1,130 @@
+"""The guard's jobs, and which processes belong to which of them. Standard library only."""
+
+from __future__ import annotations
+
+import os
+
+from launch_worker.runners.process import tree
+from launch_worker.runners.process.guarded_job import GuardedJob
+from launch_worker.runners.process.tree import ProcessId
+
+#: Rounds in which processes that fork and exit all the time are looked for.
+ROUNDS = 50
+
+
+class JobTable:
+    """Jobs by their keys, main processes and cookies."""
+
+    def __init__(self, worker_pid: int) -> None:
+        #: Pid of the worker, which is never a job's process.
+        self.worker_pid = worker_pid
+        self.by_key: dict[str, GuardedJob] = {}
+        #: Jobs by the pids of their main processes, while those are children of this process.
+        self.by_main: dict[int, GuardedJob] = {}
+        #: Jobs that this guard started, by the cookie that their processes carry.
+        self._by_cookie: dict[int, GuardedJob] = {}
+        #: Jobs by the pids of orphans, until those are reaped.
+        self._owners: dict[int, GuardedJob] = {}
+        self._children = tree.Children()
+
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+    def has(self, job: GuardedJob) -> bool:
+        return self.by_key.get(job.key) is job
+
+    def add_started(self, job: GuardedJob) -> None:
+        self.by_key[job.key] = self.by_main[job.pid] = self._by_cookie[job.cookie] = job
+
+    def add_adopted(self, job: GuardedJob) -> None:
+        self.by_key[job.key] = job
+
+    def remove(self, job: GuardedJob) -> None:
+        del self.by_key[job.key]
+        if self._by_cookie.get(job.cookie) is job:
+            del self._by_cookie[job.cookie]
+
+    def note_reaped(self, pid: int) -> None:
+        self._owners.pop(pid, None)
+
+    def living_of(self, job: GuardedJob) -> list[ProcessId]:
+        """The living processes of a job. An empty list for a job that has exited is certain."""
+        orphans = self.orphans_of(job) if job.has_exited else None
+        if orphans is not None and not orphans and not job.is_adopted:
+            return []
+        living = tree.members(job.main, marked=job.marked, known=job.seen, spare={self.worker_pid})
+        living += [process for process in orphans or () if process not in living]
+        job.seen.update(living)
+        return living
+
+    def orphans_of(self, job: GuardedJob) -> list[ProcessId] | None:
+        """The living processes of a job among the children of its subreaper; None where the kernel does not tell.
+
+        Each process of a job whose main process has ended descends from one of these, which stays a child of its
+        subreaper until that reaps it: so an empty list, when dead children count too, proves that the job is gone. A
+        look at all processes proves nothing, for one may exit while the look is made, and the process that it has just
+        started is not seen.
+        """
+        return self._orphans_of_worker(job) if job.is_adopted else self._own_orphans(job)
+
+    def _own_orphans(self, job: GuardedJob) -> list[ProcessId] | None:
+        for _ in range(ROUNDS):
+            pids = self._children.pids()
+            if pids is None:
+                return None
+            orphans = [pid for pid in pids if pid not in self.by_main and self._owner(pid) is job]
+            found = [tree.look_up(pid) for pid in orphans if not self._reap_orphan(pid)]
+            if found:
+                return [each.id for each in found if each is not None]
+            if not orphans:
+                return []
+            # All had ended; the processes that they had started are children of this process by now.
+        return [job.main]  # something lives, but no process stays long enough to be named
+
+    def _orphans_of_worker(self, job: GuardedJob) -> list[ProcessId] | None:
+        """The orphans of a job that came to the worker when its guard died; dead ones may stay there for a while."""
+        number, previous = tree.cookie(job.marked), None
+        for _ in range(ROUNDS):
+            pids = tree.children(self.worker_pid)
+            if pids is None:
+                return None
+            orphans = {pid for pid in pids if pid != job.pid and tree.cookie_of(pid) == number}
+            found = [tree.look_up(pid) for pid in orphans]
+            living = [each.id for each in found if each is not None and not each.zombie]
+            if living:
+                return living
+            if orphans == previous or not orphans:
+                return []
+            previous = orphans
+        return [job.main]
+
+    def _owner(self, pid: int) -> GuardedJob | None:
+        """The job of an orphan that has come to this process, and may have ended."""
+        owner = self._owners.get(pid)
+        if owner is None:
+            owner = self._by_cookie.get(tree.cookie_of(pid)) or self._owner_by_looks(pid)
+            if owner is not None:
+                self._owners[pid] = owner
+        return owner
+
+    def _owner_by_looks(self, pid: int) -> GuardedJob | None:
+        """The job of an orphan that has changed its limits, and so has lost the cookie."""
+        found = tree.look_up(pid)
+        if found is None:
+            return None
+        entries = tree.environ(pid)
+        for job in self.by_key.values():
+            if found.id in job.seen or set(job.marked) <= entries:
+                return job
+            leader = tree.look_up(job.pid) if found.session == job.pid else None
+            # The pid of a main process that has ended may be another's by now, and that one lead a session too.
+            if found.session == job.pid and (leader is None or leader.id == job.main):
+                return job
+        return None
+
+    def _reap_orphan(self, pid: int) -> bool:
+        """Reap an orphan; False while it lives."""
+        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+            return False
+        self.note_reaped(pid)
+        return True

@@ -1,0 +1,49 @@
+"""The words between a worker and its guard. Standard library only: the guard imports this module.
+
+Both sides write JSON lines into a socket; some lines bring a descriptor along. The end of the stream means that the
+other side is gone. Worker and guard may be of different releases after an upgrade: words are added, never changed.
+
+    worker: {"do": an `Order`, …}
+    guard:  {"on": an `Event`, …}
+
+- `hello` comes first and names in `knows` what this guard can do beyond the oldest guard of its `PROTOCOL`.
+- Each `start` and `adopt` is answered by `exited` (the job's main process ended) and then `gone` (its tree is empty);
+  a `start` by `started` or `refused` before. A `start` may name the seconds (`brief_s`) for which its job counts as
+  brief: a job that is over by then is reported once, by `ended`, instead of by `started`, `exited` and `gone`.
+- `lane` brings a socket along, a direct channel: one thread of the worker writes `start` orders into it and reads
+  `started`, `refused` or `ended` there, with no other thread in between.
+- `piped` in an order says that the read end of the job's pipe comes along. The worker keeps a copy, so that a job whose
+  guard dies can go on printing, and the next guard gets the pipe. All that a job has printed is in its file `log`
+  before `gone` or `ended`; `disk_full` says that output was given up.
+- `watch` names a container. A container is no child of the guard: it is ended (`expired`) when its lease runs out.
+- A worker that has sent `pulse` is asked (`ping`) after some silence, and answers `alive`. One that is silent for the
+  whole of `within_s` is hung: the guard kills it, and ends its jobs as after any death of the worker.
+- After `detach` the jobs stay when the worker goes, each until its lease runs out. Meanwhile the guard answers at
+  `SOCKET` in the worker's folder. The next worker sends {"do": "take"}, gets {"on": "taken", "jobs": […]} with the
+  folder's lock and the jobs' pipes, and is the guard's worker from then on.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+#: Version of the conversation; a guard hands its jobs only to a worker of the same version.
+PROTOCOL = 1
+#: What a `start` may ask of this guard; said with `hello`.
+KNOWS = ("brief", "lanes", "pipes", "pulse")
+#: Name, in a worker's folder, of the socket at which its guard answers the next worker.
+SOCKET = "guard.sock"
+
+Order = Literal["start", "adopt", "stop", "lease", "watch", "unwatch", "lane", "detach", "pulse", "alive"]
+Event = Literal["hello", "started", "refused", "exited", "gone", "ended", "expired", "unendable", "ping", "taken"]
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """Return the message as one line."""
+    return json.dumps(message).encode() + b"\n"
+
+
+def decode(line: bytes) -> Any:
+    """Return the message of a line. Raises ValueError."""
+    return json.loads(line)
