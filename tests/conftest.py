@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import hypothesis
 import pytest
@@ -16,6 +16,7 @@ from launch_worker.runners.process.own_process import have_usual_signals
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from tests.support.engine import busybox_image, engine
+from tests.support.redis_client import redis_of
 
 __all__ = ["busybox_image", "engine", "wait_until"]
 
@@ -65,9 +66,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """The URL of a Redis with nothing in it."""
-    store = Store(redis_server.url)
-    store._redis.flushall()
-    store.close()
+    redis_of(redis_server.url).flushall()
     return redis_server.url
 
 
@@ -76,6 +75,12 @@ def store(redis_url: str) -> Iterator[Store]:
     made = Store(redis_url)
     yield made
     made.close()
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Any:
+    """A plain client of the store's Redis, for what is looked up, damaged or forged behind the store's back."""
+    return redis_of(redis_url)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tests.chaos.evidence import Span
 from tests.chaos.hostile import DAMAGES, ELEMENTS
 from tests.chaos.plan import QUEUES, Fault
 from tests.chaos.system import Slot, System
+from tests.support.redis_client import redis_of
 
 #: So long after its guard died a worker has another one. Freezing it sooner would make two faults one: nobody is left
 #: to end its jobs at the lease.
@@ -220,7 +221,7 @@ def double_message(system: System, fault: Fault) -> bool:
 
     def again() -> None:
         try:
-            system.api.store._redis.lpush(queue_list, item)
+            redis_of(system.api.store.url).lpush(queue_list, item)
         except Exception:  # noqa: BLE001 (redis-py's own errors, while Redis is away)
             system.timeline.later(0.3, again)
         else:
@@ -236,7 +237,7 @@ def drop_message(system: System, fault: Fault) -> bool:
         return False
     queue_list, item = found
     try:
-        dropped = bool(system.api.store._redis.lrem(queue_list, 1, item))
+        dropped = bool(redis_of(system.api.store.url).lrem(queue_list, 1, item))
     except Exception:  # noqa: BLE001
         return False
     if dropped:
@@ -250,7 +251,7 @@ def _pick_item(system: System, fault: Fault) -> tuple[str, bytes] | None:
     items: list[tuple[str, bytes]] = []
     try:
         for queue_list in system.item_lists():
-            items += [(queue_list, item) for item in system.api.store._redis.lrange(queue_list, 0, -1)]
+            items += [(queue_list, item) for item in redis_of(system.api.store.url).lrange(queue_list, 0, -1)]
     except Exception:  # noqa: BLE001
         return None
     return items[int(fault.pick * len(items))] if items else None
@@ -279,7 +280,7 @@ def remote_shutdown(system: System, fault: Fault) -> bool:
 def hostile_element(system: System, fault: Fault) -> bool:
     element = ELEMENTS[int(fault.pick * len(ELEMENTS))]
     try:
-        system.api.store._redis.lpush(QUEUES[0], element)
+        redis_of(system.api.store.url).lpush(QUEUES[0], element)
     except Exception:  # noqa: BLE001 (redis-py's own errors, while Redis is away)
         return False
     system.evidence.hostile += 1
@@ -293,7 +294,7 @@ def damage_record(system: System, fault: Fault) -> bool:
         return False
     try:
         run = submit(["true"], queue=QUEUES[0], delay=_DAMAGED_AFTER_S, api=system.api)
-        system.api.store._redis.hset(f"launch:run:{run.id}", name, value)
+        redis_of(system.api.store.url).hset(f"launch:run:{run.id}", name, value)
     except Exception:  # noqa: BLE001
         return False
     system.evidence.damaged[run.id] = f"{name} {value!r}"

@@ -21,6 +21,7 @@ from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, Fault, plan_faults
 from tests.chaos.system import System
 from tests.chaos.verify import Findings, check_runs, read_runs
 from tests.chaos.vitals import EVERY_S, Vitals
+from tests.support.redis_client import redis_of
 
 _TICK_S = 0.05
 #: A fault waits so long for something that it can be done to.
@@ -116,7 +117,7 @@ class _Harness:
         findings = check_runs(
             runs, evidence, journal, unknown=stamps.keys() - {run.record.id for run in runs} - damaged.keys()
         )
-        findings.violations += damaged_runs(evidence, states_in(system.api.store._redis), set(stamps))
+        findings.violations += damaged_runs(evidence, states_in(redis_of(system.api.store.url)), set(stamps))
         findings.violations += check_leftovers(system)
         findings.violations += self.vitals.wrong
         findings.violations += evidence.wrong

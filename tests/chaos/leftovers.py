@@ -10,6 +10,7 @@ from launch_worker.store import keys
 from tests.chaos.evidence import Evidence, Life
 from tests.chaos.hostile import MARK
 from tests.chaos.system import System
+from tests.support.redis_client import redis_of
 
 #: Words of a worker's, beat's or command's log that tell of a fault of ours, whatever was done to it.
 _WRONG_WORDS = re.compile(
@@ -25,7 +26,7 @@ _GUARD_DIED = re.compile(r"guard\.died")
 def check_leftovers(system: System) -> list[str]:
     wrong = [f"process {pid} is left: {what}" for pid, what in system.our_processes()]
     store = system.api.store
-    redis = store._redis
+    redis = redis_of(store.url)
     for queue_list in system.item_lists():
         if length := redis.llen(queue_list):
             wrong.append(f"{length} items are left in {queue_list!r}: {redis.lrange(queue_list, 0, 2)}")

@@ -13,6 +13,7 @@ from launch_worker.ids import new_run_id
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.security import elements
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, cluster, wait_for_pid
 
 __all__ = ["cluster"]
@@ -28,7 +29,7 @@ class Victim:
         self.worker = cluster.worker(slots=3)
         self.neighbour = submit(["sleep", "600"], api=cluster.api)
         wait_for_pid(self.neighbour)
-        self.redis = cluster.api.store._redis
+        self.redis = redis_of(cluster.redis_url)
 
     def push(self, *pushed: bytes) -> None:
         self.redis.lpush(LIST, *pushed)

@@ -22,6 +22,7 @@ from launch_worker.store.store import Store
 from launch_worker.store.submit import Creation, Creator, New
 from launch_worker.store.workers import Answer
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.support.store_checks import item_list
 
 FINISHED = NextStep(Outcome(RunState.FINISHED, exit_code=0))
@@ -46,18 +47,18 @@ def create_many(creator: Creator, runs: Sequence[New], *, if_queue_known: bool =
 
 
 def seq_of(store: Store, run_id: str) -> int:
-    return int(store._redis.hget(keys.run(run_id), "seq") or 0)
+    return int(redis_of(store.url).hget(keys.run(run_id), "seq") or 0)
 
 
 def enlist(store: Store, owner: str, *queues: str) -> None:
     """Have Redis know that this worker consumes the queues, as its heartbeats do; it is not listed as a live one."""
     for name in queues:
-        store._redis.zadd(keys.consumers(name), {owner: 0}, nx=True)
+        redis_of(store.url).zadd(keys.consumers(name), {owner: 0}, nx=True)
 
 
 def enlist_for(store: Store, owner: str, run_id: str) -> None:
     """The same for the queue of a run."""
-    enlist(store, owner, text(store._redis.hget(keys.run(run_id), "queue") or "default"))
+    enlist(store, owner, text(redis_of(store.url).hget(keys.run(run_id), "queue") or "default"))
 
 
 def try_claim(
@@ -92,7 +93,7 @@ def beat(store: Store, *records: Record, owner: str = "owner1", lease_s: float =
 
 
 def expire_lease(store: Store, run_id: str) -> None:
-    store._redis.zadd(keys.LEASES, {run_id: 0}, xx=True)
+    redis_of(store.url).zadd(keys.LEASES, {run_id: 0}, xx=True)
 
 
 def try_crash(store: Store, run_id: str, token: int, step: NextStep) -> bool:
@@ -115,7 +116,7 @@ def states(store: Store, run_id: str) -> list[RunState]:
 def items(store: Store, name: str = DEFAULT_LIST) -> list[tuple[str, int]]:
     """(run id, dispatch number) of the items in a list, the next to be taken first."""
     found = []
-    for element in reversed(store._redis.lrange(name, 0, -1)):
+    for element in reversed(redis_of(store.url).lrange(name, 0, -1)):
         (run_id, seq), _, _ = json.loads(json.loads(element)["body"])
         found.append((run_id, seq))
     return found
@@ -124,14 +125,14 @@ def items(store: Store, name: str = DEFAULT_LIST) -> list[tuple[str, int]]:
 def snapshot(store: Store) -> dict[str, object]:
     """Everything that the store holds, but counters, the workers' registration and the leases' deadlines."""
     apart = ("launch:counters", "launch:worker", "launch:consumers:", keys.LEASES, keys.PASSES)
-    names = sorted(text(key) for key in store._redis.keys("*"))
+    names = sorted(text(key) for key in redis_of(store.url).keys("*"))
     return {name: _content(store, name) for name in names if not name.startswith(apart)}
 
 
 def _content(store: Store, name: str) -> object:
     # A dump has a hash in the order of its buckets, which Redis moves when it likes.
-    is_hash = text(store._redis.type(name)) == "hash"
-    return store._redis.hgetall(name) if is_hash else store._redis.dump(name)
+    is_hash = text(redis_of(store.url).type(name)) == "hash"
+    return redis_of(store.url).hgetall(name) if is_hash else redis_of(store.url).dump(name)
 
 
 def listen_once(store: Store, channel: str) -> queue.SimpleQueue[str]:
@@ -145,12 +146,12 @@ def listen_once(store: Store, channel: str) -> queue.SimpleQueue[str]:
         store.listen([channel], on_message=take, stopped=lambda: not heard.empty())
 
     threading.Thread(target=listen, daemon=True).start()
-    wait_until(lambda: store._redis.pubsub_numsub(channel)[0][1], what="the listener listens")
+    wait_until(lambda: redis_of(store.url).pubsub_numsub(channel)[0][1], what="the listener listens")
     return heard
 
 
 def counter(store: Store, name: str) -> int:
-    return int(store._redis.hget(keys.COUNTERS, name) or 0)
+    return int(redis_of(store.url).hget(keys.COUNTERS, name) or 0)
 
 
 def claim_next(store: Store, *lists: str, slot: str = "1", nonce: str = "", owner: str = "owner1") -> Record | None:
@@ -169,15 +170,15 @@ def claim_next(store: Store, *lists: str, slot: str = "1", nonce: str = "", owne
 
 def roll_back(store: Store, image: dict[bytes, bytes]) -> None:
     """Redis as it was."""
-    store._redis.flushall()
+    redis_of(store.url).flushall()
     for name, value in image.items():
-        store._redis.restore(name, 0, value)
+        redis_of(store.url).restore(name, 0, value)
 
 
 def make_due(store: Store, run_id: str) -> None:
     """The run's time has come."""
-    if store._redis.zadd(keys.DUE, {run_id: 1}, xx=True, ch=True):
-        store._redis.hset(keys.run(run_id), "due_at", 1)
+    if redis_of(store.url).zadd(keys.DUE, {run_id: 1}, xx=True, ch=True):
+        redis_of(store.url).hset(keys.run(run_id), "due_at", 1)
 
 
 def adopt(

@@ -11,11 +11,12 @@ from launch_worker.model.states import ARROWS, RunState
 from launch_worker.store import keys
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
+from tests.support.redis_client import redis_of
 
 
 def inconsistencies(store: Store) -> list[str]:
     """What contradicts itself: indexes against hashes, histories against the arrows; empty when all is well."""
-    redis = store._redis
+    redis = redis_of(store.url)
     names = [text(key) for key in redis.keys("launch:*")]
     ids = sorted(name.split(":")[2] for name in names if name.startswith("launch:run:") and name.count(":") == 2)
     pipe = redis.pipeline(transaction=False)

@@ -33,6 +33,7 @@ from launch_worker.model.states import RunState
 from launch_worker.runners.errors import EngineAwayError
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import TIMES, Cluster, elapsed_s, job_processes, states, wait_for_output, wait_for_pid
 
 LAUNCH_WORKER = str(Path(sys.executable).parent / "launch-worker")
@@ -204,7 +205,7 @@ def test_queues_take_turns_by_success(made_api: Api, make: Make) -> None:
 def test_a_damaged_queue_does_not_keep_the_others_from_their_turns(made_api: Api, make: Make) -> None:
     """P3."""
     agent = make(queues=["a", "b"])
-    made_api.store._redis.set("a", "no list")
+    redis_of(made_api.store.url).set("a", "no list")
     submit(["true"], queue="b", api=made_api)
     assert take(agent).queue == "b"
 

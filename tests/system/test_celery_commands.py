@@ -20,6 +20,7 @@ from launch_worker.celery import defaults
 from launch_worker.dev.redis_server import free_port
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, job_processes, wait_for_pid
 
 
@@ -88,7 +89,7 @@ def test_a_flood_of_brief_runs_is_told_of_as_any_task(cluster: Cluster) -> None:
     receiver = app.events.Receiver(app.connection_for_read(), handlers=note)
     receiving = threading.Thread(target=_receive, args=(receiver,), daemon=True)
     receiving.start()
-    wait_until(lambda: cluster.api.store._redis.pubsub_numpat() > 0, what="someone receives events")
+    wait_until(lambda: redis_of(cluster.redis_url).pubsub_numpat() > 0, what="someone receives events")
     runs = submit_many(jobs, api=cluster.api)
     worker = cluster.worker(slots=4)
     for run in runs:
@@ -258,7 +259,7 @@ def test_the_end_of_a_run_is_shown_though_the_worker_had_to_connect_anew(cluster
     receiver = app.events.Receiver(app.connection_for_read(), handlers=note)
     receiving = threading.Thread(target=_receive, args=(receiver,), daemon=True)
     receiving.start()
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     wait_until(lambda: redis.pubsub_numpat() > 0, what="someone receives events")
     worker = cluster.worker()
     run = submit(["sleep", "600"], api=cluster.api)

@@ -15,6 +15,7 @@ from launch_worker import submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.support.githost import GitHost, Repository
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, Part, elapsed_s, job_processes, states
 
 
@@ -100,7 +101,7 @@ def test_what_cannot_be_fetched_fails_in_phase_build_and_is_said(
     cluster: Cluster, host: GitHost, repository: Repository, project: Path
 ) -> None:
     gone = submit(["true"], upload=project, api=cluster.api)
-    cluster.api.store._redis.delete(*cluster.api.store._redis.keys("launch:upload:*"))
+    redis_of(cluster.redis_url).delete(*redis_of(cluster.redis_url).keys("launch:upload:*"))
     os.symlink("/etc", repository.folder / "out")
     repository.commit({"n": "1"})
     worker(cluster, host)
@@ -180,7 +181,7 @@ def test_a_job_runs_in_an_uploaded_folder(cluster: Cluster, project: Path, where
     shown = cluster.show(result.err.split()[1])
     assert len(shown["spec"]["upload"]) == 64
     assert shown["commit"] is None
-    redis_keys = cluster.api.store._redis.keys("launch:upload:*")
+    redis_keys = redis_of(cluster.redis_url).keys("launch:upload:*")
     stored = list((cluster.folder / "shared").glob("*")) if where == "file" else redis_keys
     assert stored
     assert bool(redis_keys) == (where == "redis")
@@ -200,4 +201,4 @@ def test_what_cannot_be_uploaded_is_refused_before_anything_is_written(cluster: 
         assert said in result.err
         assert result.err.count("\n") == 1
     assert not list(cluster.api.store.runs())
-    assert not cluster.api.store._redis.keys("launch:upload:*")
+    assert not redis_of(cluster.redis_url).keys("launch:upload:*")

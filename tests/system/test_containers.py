@@ -18,6 +18,7 @@ from launch_worker.api.client import Run, submit
 from launch_worker.model.states import RunState
 from launch_worker.runners.process import tree
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.support.registry import Registry
 from tests.system.conftest import Cluster, Part, states, wait_for_output, wait_for_pid
 
@@ -304,7 +305,7 @@ def test_a_record_that_was_rolled_back_costs_no_container(containers: Containers
     cluster.worker()
     run = containers.submit("sleep 600")
     wait_for_pid(run)
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     token = int(redis.hget(f"launch:run:{run.id}", "token"))
     for _ in range(8):
         redis.hset(f"launch:run:{run.id}", "token", token - 5)
@@ -562,9 +563,9 @@ def test_a_record_that_was_tampered_with_gets_nothing_that_reaches_the_host(cont
     cluster = containers.cluster
     run = containers.submit("true")
     key = f"launch:run:{run.id}"
-    spec = json.loads(cluster.api.store._redis.hget(key, "spec"))
+    spec = json.loads(redis_of(cluster.redis_url).hget(key, "spec"))
     spec["container"] = {"privileged": True}
-    cluster.api.store._redis.hset(key, "spec", json.dumps(spec))
+    redis_of(cluster.redis_url).hset(key, "spec", json.dumps(spec))
     cluster.worker()
     assert ended(run) is RunState.FAILED
     assert run.record.phase == "agent"
@@ -587,7 +588,7 @@ def test_secrets_are_on_no_command_line_and_in_no_other_runs_container(container
     assert ended(run) is ended(other) is RunState.FINISHED
     assert run.logs().decode().strip() == str(len(secret))
     assert secret not in worker.log
-    everything = cluster.api.store._redis.execute_command("DUMP", f"launch:run:{run.id}")
+    everything = redis_of(cluster.redis_url).execute_command("DUMP", f"launch:run:{run.id}")
     assert secret.encode() not in everything
 
 

@@ -21,6 +21,7 @@ from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.redis.store.test_causes import own_address
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster
 
 
@@ -49,7 +50,7 @@ def doctor(cluster: Cluster, **env: str) -> tuple[int, dict[str, dict[str, Any]]
 
 def an_ended_run(cluster: Cluster) -> str:
     run = submit(["true"], api=cluster.api)
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     redis.hset(keys.run(run.id), mapping={"state": "Finished", "exit_code": "0", "attempt": "1"})
     redis.zrem(keys.runs_by("state", "Pending"), run.id)
     redis.zadd(keys.runs_by("state", "Finished"), {run.id: 1})
@@ -58,15 +59,15 @@ def an_ended_run(cluster: Cluster) -> str:
 
 
 def make_full(cluster: Cluster, server: RedisServer, tmp_path: Path) -> None:
-    cluster.api.store._redis.config_set("maxmemory", 1)
+    redis_of(cluster.redis_url).config_set("maxmemory", 1)
 
 
 def make_replica(cluster: Cluster, server: RedisServer, tmp_path: Path) -> None:
-    cluster.api.store._redis.replicaof("127.0.0.1", free_port())
+    redis_of(cluster.redis_url).replicaof("127.0.0.1", free_port())
 
 
 def make_unsaved(cluster: Cluster, server: RedisServer, tmp_path: Path) -> None:
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     redis.config_set("save", "3600 1")
     shutil.rmtree(server._folder)
     redis.bgsave()
@@ -86,7 +87,7 @@ def test_reading_goes_on_while_redis_takes_no_writes_and_doctor_names_why(
 ) -> None:
     run_id = an_ended_run(cluster)
     # Nobody has done a pass for long, so whoever looks would.
-    cluster.api.store._redis.hset(keys.PASSES, "crash_stale_runs", 1)
+    redis_of(cluster.redis_url).hset(keys.PASSES, "crash_stale_runs", 1)
     spoil(cluster, server, tmp_path)
     code, found = doctor(cluster)
     assert code == 1
@@ -122,10 +123,10 @@ def test_status_and_doctor_find_the_same_problems(cluster: Cluster) -> None:
             "running": 0,
         }
         said |= {"state": "running", "problem": "takes no runs for 30 s more: x", **amounts}
-        store._redis.set(keys.worker(owner), json.dumps(said))
-        store._redis.zadd(keys.WORKERS, {owner: 9e15})
+        redis_of(store.url).set(keys.worker(owner), json.dumps(said))
+        redis_of(store.url).zadd(keys.WORKERS, {owner: 9e15})
     store.refuse("default", "it is not JSON", b"x")
-    store._redis.hset(keys.PASSES, "crash_stale_runs", 1)
+    redis_of(store.url).hset(keys.PASSES, "crash_stale_runs", 1)
     code, found = doctor(cluster)
     status = json.loads(cluster.run("launch-worker", "status", "--json").out)["problems"]
     assert code == 1
@@ -213,9 +214,9 @@ def test_a_redis_that_strangers_can_write_to_is_an_error_and_no_worker_or_beat_s
     code, found = doctor(cluster, LAUNCH_REDIS_URL=f"redis://127.0.0.1:{open_server}/0")
     assert (code, found["redis.open"]["level"]) == (1, "error")
     # Nor does a login in the URL close it: nobody is asked for one.
-    local = Store(f"redis://127.0.0.1:{open_server}/0")
-    local._redis.execute_command("ACL", "SETUSER", "me", "on", ">pw", "+@all", "~*", "&*")
-    local.close()
+    redis_of(f"redis://127.0.0.1:{open_server}/0").execute_command(
+        "ACL", "SETUSER", "me", "on", ">pw", "+@all", "~*", "&*"
+    )
     code, found = doctor(cluster, LAUNCH_REDIS_URL=f"redis://me:pw@{address}:{open_server}/0")
     assert (code, found["redis.open"]["level"]) == (1, "error")
     code, found = doctor(cluster, **env, LAUNCH_INSECURE="1")
@@ -225,7 +226,7 @@ def test_a_redis_that_strangers_can_write_to_is_an_error_and_no_worker_or_beat_s
 
 
 def test_a_redis_without_a_password_on_loopback_is_fine(cluster: Cluster) -> None:
-    cluster.api.store._redis.config_set("requirepass", "")
+    redis_of(cluster.redis_url).config_set("requirepass", "")
     url = cluster.redis_url.partition("@")[2]
     code, found = doctor(cluster, LAUNCH_REDIS_URL=f"redis://{url}")
     assert (code, found["redis.login"]["level"]) == (0, "ok"), found

@@ -33,6 +33,7 @@ from launch_worker.runners.container import runner as container
 from launch_worker.runners.container import watch as container_watch
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
+from tests.support.redis_client import redis_of
 from tests.support.scripted_engine import CALLS, MISDEEDS, ScriptedEngine, settle
 
 pytestmark = [
@@ -102,7 +103,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         store = Store(self.redis_url)
-        store._redis.flushall()
+        redis_of(store.url).flushall()
         store.close()
         self.engine = ScriptedEngine()
         self._patch = pytest.MonkeyPatch()

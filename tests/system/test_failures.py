@@ -15,6 +15,7 @@ from launch_worker.model.states import RunState
 from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 from tests.runners.process.test_guard_orders import odd_signals
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
 
 #: A job that ignores SIGTERM, with a child, a grandchild in a session of its own, and a daemon without its environment.
@@ -215,7 +216,7 @@ def test_a_run_without_retries_comes_back_from_crashed_when_its_worker_does(clus
 
 
 def test_a_message_delivered_twice_or_lost_is_one_execution(cluster: Cluster, tmp_path: Path) -> None:
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     lost = submit(["sh", "-c", f"echo lost >> {tmp_path}/n"], api=cluster.api)
     redis.delete("default\x06\x166")
     doubled = submit(["sh", "-c", f"echo doubled >> {tmp_path}/n"], api=cluster.api)

@@ -15,6 +15,7 @@ import pytest
 from launch_worker import submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, wait_for_output, wait_for_pid
 
 MIB = 1 << 20
@@ -30,7 +31,7 @@ FLOODS = {
 def test_log_flood_stays_bounded_and_its_newest_part_is_kept(cluster: Cluster, flood: str) -> None:
     worker = cluster.worker(env={"LAUNCH_LOG_BYTES": "1M", "LAUNCH_LOG_FILE_BYTES": "16M"})
     assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     memory_before, redis_before = _memory(worker.pid), redis.info("memory")["used_memory"]
     run = submit(["sh", "-c", FLOODS[flood]], api=cluster.api)
     peak, disk, redis_peak = 0, 0, 0

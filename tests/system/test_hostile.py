@@ -21,6 +21,7 @@ from launch_worker.model.states import RunState
 from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 from tests.support.githost import GitHost
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, Part, states
 
 #: Longer than a lease: what holds up the worker's interpreter for its time would make the neighbour Crashed.
@@ -62,7 +63,7 @@ def submit_archive(cluster: Cluster, data: bytes, **options: Any) -> Run:
 
 def rewritten(run: Run, field: str, value: Any) -> Run:
     """The run, before it is due, with another value in its spec."""
-    redis, key = run._api.store._redis, f"launch:run:{run.id}"
+    redis, key = redis_of(run._api.store.url), f"launch:run:{run.id}"
     redis.hset(key, "spec", json.dumps(json.loads(redis.hget(key, "spec")) | {field: value}))
     return run
 

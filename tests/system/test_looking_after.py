@@ -16,6 +16,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, break_machine, wait_for_pid
 
 
@@ -72,7 +73,7 @@ def test_a_run_that_no_worker_can_start_fails_in_the_end(cluster: Cluster) -> No
     run = submit(["true"], api=cluster.api)
     for number in range(1, MAX_MISSTARTS + 1):
         wait_until(lambda number=number: run.refresh().misstarts == number)  # type: ignore[misc]
-        cluster.api.store._redis.zadd("launch:due", {run.id: 1}, xx=True)
+        redis_of(cluster.redis_url).zadd("launch:due", {run.id: 1}, xx=True)
         cluster.api.store.publish_due()
     assert run.wait(20) is RunState.FAILED
     assert "disk or system refused" in run.record.reason
@@ -132,7 +133,7 @@ def test_what_is_published_to_a_workers_channels_and_is_no_word_of_ours_costs_on
         *(b"\xff\xfe\x00", b"\x80\x04K\x01.", '{"order": 1}', '{"order": "cancel"}', '{"order": "drain"}'),
         *(json.dumps(cancel | {"grace_us": wrong}) for wrong in ("soon", float("inf"), float("nan"))),
     ]
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     channels = [keys.orders_channel(owner), keys.DUE, keys.QUEUE_NEWS, keys.SWEEP_NEWS, keys.news_channel(run.id)]
     for channel in channels:
         for message in garbage:
@@ -156,7 +157,7 @@ def test_doctor_finds_nothing_wrong_with_a_sound_system_and_names_what_is(cluste
     sound = cluster.run("launch-worker", "doctor")
     assert sound.code == 0, sound
     assert "records and indexes agree (1 runs" in sound.out
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     redis.zadd("launch:runs:state:Running", {cluster.runs()[0].id: 1})
     redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
@@ -175,7 +176,7 @@ def test_doctor_tells_that_a_snapshot_restore_lost_something(tmp_path: Path) -> 
     try:
         cluster.worker()
         assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
-        cluster.api.store._redis.save()
+        redis_of(cluster.redis_url).save()
         server.kill()
         server.start()
         assert submit(["true"], api=cluster.api).wait(30) is RunState.FINISHED
@@ -192,7 +193,7 @@ def test_malformed_huge_hostile_items_in_the_queue_or_in_a_run_record_touch_only
     """P41: random bytes, wrong types, unknown versions, huge bodies, missing records, in every queue and record."""
     rng = random.Random(seed)
     worker = cluster.worker("default,gpu", slots=4)
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     for number in range(120):
         queue = rng.choice(["default", "gpu", "default\x06\x166", "gpu\x06\x169", "maintenance"])
         redis.lpush(queue, _hostile_item(rng, number))
@@ -262,7 +263,7 @@ def _hostile_item(rng: random.Random, number: int) -> bytes:
 
 
 def _damage(cluster: Cluster, rng: random.Random, run_id: str) -> None:
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     key = f"launch:run:{run_id}"
     how = rng.randrange(6)
     if how == 0:

@@ -14,6 +14,7 @@ import pytest
 from launch_worker import submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
 
 PYTHON = "python3"
@@ -173,7 +174,7 @@ def test_a_long_job_does_not_hold_back_what_another_worker_could_run(cluster: Cl
 @pytest.mark.main_path
 def test_garbage_in_a_queue_is_kept_aside_and_the_worker_goes_on(cluster: Cluster) -> None:
     worker = cluster.worker()
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     garbage = [
         *(b"\xff\x00garbage", b"", b"{}", b"[]", b"null", b"1", b'{"properties": {}}', b'"text"', b"[" * 100_000),
         json.dumps({"body": "!!!", "properties": {"delivery_tag": "x", "body_encoding": "base64"},
@@ -201,10 +202,10 @@ def test_garbage_in_a_queue_is_kept_aside_and_the_worker_goes_on(cluster: Cluste
 
 def test_a_damaged_queue_key_does_not_stop_the_worker(cluster: Cluster) -> None:
     """P3."""
-    cluster.api.store._redis.set("gpu", "not a list")
+    redis_of(cluster.redis_url).set("gpu", "not a list")
     worker = cluster.worker("gpu,default")
     assert submit(["true"], queue="default", api=cluster.api).wait(20) is RunState.FINISHED
-    cluster.api.store._redis.set("default\x06\x166", "not a list")
+    redis_of(cluster.redis_url).set("default\x06\x166", "not a list")
     assert submit(["true"], queue="gpu", api=cluster.api).wait(20) is RunState.FINISHED
     assert submit(["true"], queue="default", api=cluster.api).wait(20) is RunState.FINISHED
     assert worker.process.poll() is None
@@ -338,7 +339,7 @@ def test_two_jobs_of_one_worker_do_not_disturb_each_other(cluster: Cluster) -> N
 
 def _dump(cluster: Cluster) -> dict[str, str]:
     """Everything in Redis, as text by key."""
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     readers = {
         b"hash": redis.hgetall,
         b"string": redis.get,

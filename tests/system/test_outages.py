@@ -20,6 +20,7 @@ from launch_worker.model.states import RunState
 from launch_worker.runners.process import tree
 from tests.chaos.proxy import Network
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
 from tests.system.test_failures import guard_of
 
@@ -126,7 +127,7 @@ def test_redis_restarted_aof_on_under_load_no_run_is_lost_and_none_runs_twice(
 def test_a_redis_that_refuses_to_write_ends_nothing(outage: Cluster, refusal: str) -> None:
     """As after a failover, without enough replicas, when it is full."""
     worker, beat = outage.worker(), outage.beat()
-    redis = outage.api.store._redis
+    redis = redis_of(outage.redis_url)
     run = submit(["sh", "-c", "sleep 2; exit 4"], api=outage.api)
     wait_for_pid(run)
     if refusal == "READONLY":
@@ -240,7 +241,7 @@ def test_redis_restored_from_an_old_snapshot_is_told_what_it_lost(tmp_path: Path
         script = f"echo $LAUNCH_RUN_ID >> {done}; sleep 8; exit 5"
         waits = submit(["sh", "-c", f"echo $LAUNCH_RUN_ID >> {done}"], queue="later", api=cluster.api)
         pending = submit(["sh", "-c", script], queue="gpu", api=cluster.api)
-        cluster.api.store._redis.save()
+        redis_of(cluster.redis_url).save()
         # All that follows is lost: the snapshot knows `pending` as Pending, and `unknown` not at all.
         cluster.worker("gpu", name="b")
         unknown = submit(["sh", "-c", script], api=cluster.api)
@@ -353,7 +354,7 @@ def test_the_servers_clock_jumps_and_nothing_that_lives_is_crashed(cluster: Clus
     cluster.worker()
     run = submit(["sleep", "600"], retries=1, api=cluster.api)
     wait_for_pid(run)
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     jump = hours * 3600 * 1_000_000
     redis.zincrby("launch:leases", -jump, run.id)
     for name, at in redis.hgetall("launch:passes").items():

@@ -18,6 +18,7 @@ from launch_worker.model import item_schema
 from launch_worker.model.states import RunState
 from launch_worker.store.redis.client import text
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, break_machine, states
 
 S = RunState
@@ -50,7 +51,7 @@ def crash(cluster: Cluster) -> Run:
 
 
 def everything(cluster: Cluster) -> dict[bytes, Any]:
-    redis = cluster.api.store._redis
+    redis = redis_of(cluster.redis_url)
     return {key: redis.dump(key) for key in redis.keys("*")}
 
 
@@ -111,7 +112,9 @@ def test_waiting_ends_when_the_run_is_deleted(cluster: Cluster) -> None:
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    wait_until(lambda: cluster.api.store._redis.pubsub_numsub(f"launch:news:{run.id}")[0][1], what="the waiter listens")
+    wait_until(
+        lambda: redis_of(cluster.redis_url).pubsub_numsub(f"launch:news:{run.id}")[0][1], what="the waiter listens"
+    )
     begun = time.monotonic()
     run.delete()
     waiter.join(20)
@@ -290,7 +293,7 @@ def test_the_environment_names_the_system_that_an_api_looks_at(
     api = Api()
     assert [found.id for found in api.runs("me/iris")] == [run.id]
     assert api.run(f"me/iris/{run.id}").created_at.endswith("+00:00")
-    assert text(api.store._redis.type("nobody\x06\x166")) == "list"
+    assert text(redis_of(api.store.url).type("nobody\x06\x166")) == "list"
     api.store.close()
 
 

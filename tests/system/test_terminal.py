@@ -20,6 +20,7 @@ from launch_worker import submit
 from launch_worker.api.client import Api
 from launch_worker.store import keys
 from launch_worker.sweeps.config import parse_config
+from tests.support.redis_client import redis_of
 
 #: A title, a bell, colours, a cleared screen, C1, a turned direction, lines written over and forged, the end of a text.
 EVIL = "\x1b]0;PWN\x07\x1b[2J\x1b[31mRED\x9b31m\x85\u202eevil\rover\r\nforged\x00\x7f\u2066"
@@ -80,7 +81,7 @@ def steering(written: bytes) -> list[str]:
 @pytest.fixture
 def hostile(api: Api) -> dict[str, str]:
     """A run, a worker, queues, a pool, a schedule and a sweep of which every text is hostile; their ids."""
-    redis = api.store._redis
+    redis = redis_of(api.store.url)
     evil_map = {EVIL: EVIL, "list": [EVIL], "lone": "\ud800"}
     run = submit(["true"], api=api)
     spec = {"command": [EVIL], "env": {EVIL: EVIL}, "author": EVIL, "image": EVIL, "config": evil_map, EVIL: evil_map}
@@ -191,7 +192,7 @@ def test_a_jobs_colours_reach_a_terminal_and_its_control_bytes_are_shown(
     api: Api, redis_url: str, tmp_path: Path
 ) -> None:
     run = submit(["true"], api=api)
-    redis = api.store._redis
+    redis = redis_of(api.store.url)
     redis.hset(keys.run(run.id), mapping={"attempt": "1", "state": "Finished", "exit_code": "0"})
     # Colour, emoji and line's end are cut in two by the pieces in which a log comes.
     for piece in (
@@ -212,7 +213,7 @@ def test_a_jobs_colours_reach_a_terminal_and_its_control_bytes_are_shown(
 
 def test_logs_in_a_pipe_are_the_jobs_bytes(api: Api, redis_url: str) -> None:
     run = submit(["true"], api=api)
-    redis, data = api.store._redis, EVIL.encode() + bytes(range(256))
+    redis, data = redis_of(api.store.url), EVIL.encode() + bytes(range(256))
     redis.hset(keys.run(run.id), mapping={"attempt": "1", "state": "Finished", "exit_code": "0"})
     redis.xadd(keys.log(run.id, 1), {"o": "0", "d": data})
     program = Path(sys.executable).parent / "launch-worker"
@@ -226,7 +227,7 @@ def test_logs_in_a_pipe_are_the_jobs_bytes(api: Api, redis_url: str) -> None:
 @pytest.mark.parametrize("field", ["tags", "waits_for", "gpus", "phases", "files", "summary", "spec"])
 def test_a_deeply_nested_record_hides_no_other_run(api: Api, redis_url: str, field: str, tmp_path: Path) -> None:
     damaged, sound = submit(["true"], api=api), submit(["true"], api=api)
-    api.store._redis.hset(keys.run(damaged.id), field, DEEP)
+    redis_of(api.store.url).hset(keys.run(damaged.id), field, DEEP)
     commands = [["launch-worker", "runs", *more] for more in ([], ["--pending"], ["--json"], ["--tag", "x"])]
     written = on_terminal(redis_url, [*commands, ["launch-worker", "show", damaged.id]], tmp_path).decode()
     assert written.count(sound.id) == 3, written
@@ -252,7 +253,7 @@ def described(**more: Any) -> str:
     ],
 )
 def test_a_damaged_description_of_a_worker_hides_no_other_worker(api: Api, text: str) -> None:
-    redis = api.store._redis
+    redis = redis_of(api.store.url)
     redis.set(keys.worker("damaged"), text)
     redis.set(keys.worker("sound"), described(worker="sound@h"))
     redis.zadd(keys.WORKERS, {"damaged": 9e15, "sound": 9e15})

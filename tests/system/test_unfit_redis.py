@@ -14,6 +14,7 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, wait_for_pid
 
 
@@ -21,7 +22,7 @@ def test_a_worker_on_a_read_only_replica_says_so_and_goes_on(cluster: Cluster) -
     worker = cluster.worker()
     run = submit(["sleep", "600"], api=cluster.api)
     wait_for_pid(run)
-    store = cluster.api.store._redis
+    store = redis_of(cluster.redis_url)
     # Nobody listens there: it is a replica that keeps what it has.
     store.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
@@ -46,7 +47,7 @@ def test_a_worker_on_a_read_only_replica_says_so_and_goes_on(cluster: Cluster) -
 
 def test_a_worker_whose_broker_refuses_it_says_so_once_and_goes_on(cluster: Cluster) -> None:
     """Its heartbeats are content: only what Celery's consumer needs is not allowed."""
-    store = cluster.api.store._redis
+    store = redis_of(cluster.redis_url)
     store.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~*", "&*", "+@all", "-psubscribe")
     try:
         cluster.env["LAUNCH_REDIS_URL"] = re.sub("//[^@]*@", "//half:pw@", cluster.redis_url)
@@ -70,7 +71,7 @@ def test_a_worker_whose_broker_refuses_it_says_so_once_and_goes_on(cluster: Clus
 
 
 def test_a_worker_that_starts_on_a_read_only_replica_waits(cluster: Cluster) -> None:
-    store = cluster.api.store._redis
+    store = redis_of(cluster.redis_url)
     store.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
         worker = cluster.worker(wait=False)
@@ -111,7 +112,7 @@ def test_a_master_that_becomes_a_replica_and_is_promoted_again_costs_no_end_and_
     first, second = pair
     cluster = Cluster(first.url, tmp_path)
     stores = [Store(server.url) for server in pair]
-    one, two = (store._redis for store in stores)
+    one, two = (redis_of(store.url) for store in stores)
     try:
         worker, beat = cluster.worker(slots=4), cluster.beat()
         follow(two, first)

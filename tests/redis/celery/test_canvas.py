@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -45,20 +46,22 @@ def send(redis_url: str, call: str) -> str:
         "run.apply_async((a, 1), link_error=run.si(b, 1))",
     ],
 )
-def test_what_shall_follow_a_run_is_refused_where_it_is_sent(store: Store, redis_url: str, call: str) -> None:
+def test_what_shall_follow_a_run_is_refused_where_it_is_sent(
+    store: Store, redis_client: Any, redis_url: str, call: str
+) -> None:
     said = send(redis_url, call)
     assert said.startswith("InputError a run cannot have a Celery ")
     assert "launch-submit --after" in said
-    assert store._redis.llen("default") == 0
+    assert redis_client.llen("default") == 0
 
 
-def test_a_chord_is_refused_by_celery(store: Store, redis_url: str) -> None:
+def test_a_chord_is_refused_by_celery(store: Store, redis_client: Any, redis_url: str) -> None:
     assert "chord" in send(redis_url, "chord([run.si(a, 1)])(run.si(b, 1))")
-    assert store._redis.llen("default") == 0
+    assert redis_client.llen("default") == 0
 
 
-def test_a_group_sends_each_of_its_calls(store: Store, redis_url: str) -> None:
+def test_a_group_sends_each_of_its_calls(store: Store, redis_client: Any, redis_url: str) -> None:
     assert send(redis_url, "group(run.si(a, 1), run.si(b, 1)).apply_async()") == ""
-    messages = [rebuilt("default", element) for element in store._redis.lrange("default", 0, -1)]
+    messages = [rebuilt("default", element) for element in redis_client.lrange("default", 0, -1)]
     assert {why for _, why in messages} == {""}
     assert {json.loads(message or b"")["headers"]["id"] for message, _ in messages} == {"0" * 15, "1" * 15}

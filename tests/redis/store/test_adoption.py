@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ from tests.support.arrows import (
     states,
     try_crash,
 )
+from tests.support.redis_client import redis_of
 
 S = RunState
 
@@ -177,9 +179,9 @@ def test_a_cancel_stays_the_reason_while_the_start_goes_on(store: Store) -> None
 
 
 @pytest.mark.parametrize("damage", ["", "{", "7", '"x"', "[1]", '[{"name": 1}]'])
-def test_damaged_phases_hide_nothing(store: Store, damage: str) -> None:
+def test_damaged_phases_hide_nothing(store: Store, redis_client: Any, damage: str) -> None:
     record = running(store)
-    store._redis.hset(keys.run(record.id), "phases", damage)
+    redis_client.hset(keys.run(record.id), "phases", damage)
     assert store.get(record.id).id == record.id
     assert store.started(record.id, record.token, pid=1) in (True, False)
     assert store.finish(record, FINISHED, owner="owner1")
@@ -229,10 +231,10 @@ def test_a_submitter_that_does_not_know_the_queues_defaults_is_told_them(api: Ap
 
 
 def test_a_damaged_configuration_refuses_runs_with_a_sentence(api: Api) -> None:
-    api.store._redis.hset(keys.queue("sim"), "config", json.dumps({"resource": "vm"}))
+    redis_of(api.store.url).hset(keys.queue("sim"), "config", json.dumps({"resource": "vm"}))
     with pytest.raises(InputError, match="'vm' is unknown"):
         api.submit(RunSpec(command=("true",), queue="sim"))
-    api.store._redis.set(keys.queue("odd"), "not a hash")
+    redis_of(api.store.url).set(keys.queue("odd"), "not a hash")
     assert api.submit(RunSpec(command=("true",), queue="odd")).state is S.PENDING
 
 

@@ -103,9 +103,9 @@ def test_creating_tells_how_many_live_workers_consume_the_queue(store: Store) ->
     assert store.create(new_run_id(), RunSpec(command=("true",))) == (True, 1)
 
 
-def test_a_name_with_quotes_and_backslashes_makes_a_readable_item(store: Store) -> None:
+def test_a_name_with_quotes_and_backslashes_makes_a_readable_item(store: Store, redis_client: Any) -> None:
     create(store, name="'\"\\ ; <b> é ü")
-    element = json.loads(store._redis.lindex(DEFAULT_LIST, 0))
+    element = json.loads(redis_client.lindex(DEFAULT_LIST, 0))
     assert element["headers"]["shadow"] == "'\"\\ ; <b> é ü"
 
 
@@ -216,10 +216,10 @@ def test_a_run_that_is_not_pending_cannot_be_claimed(store: Store, state: RunSta
     assert snapshot(store) == before
 
 
-def test_a_run_that_does_not_exist_cannot_be_claimed(store: Store) -> None:
+def test_a_run_that_does_not_exist_cannot_be_claimed(store: Store, redis_client: Any) -> None:
     """W15."""
     assert try_claim(store, "0" * 15, seq=1) == (None, "there is no such run")
-    assert store._redis.keys("*") == [keys.consumers("default").encode()]
+    assert redis_client.keys("*") == [keys.consumers("default").encode()]
 
 
 def test_of_many_racing_claims_one_wins(store: Store) -> None:
@@ -265,11 +265,11 @@ def test_a_repeated_claim_of_the_next_run_gets_the_same_one_and_pops_no_other(st
     assert claim_next(store, nonce="same") == first
 
 
-def test_outdated_and_cancelled_items_are_passed_over(store: Store) -> None:
+def test_outdated_and_cancelled_items_are_passed_over(store: Store, redis_client: Any) -> None:
     killed = create(store)
     store.cancel(killed, reason="by test")
     wanted = create(store)
-    assert store._redis.llen(DEFAULT_LIST) == 2
+    assert redis_client.llen(DEFAULT_LIST) == 2
     record = claim_next(store)
     assert record is not None
     assert record.id == wanted
@@ -277,19 +277,21 @@ def test_outdated_and_cancelled_items_are_passed_over(store: Store) -> None:
 
 
 @pytest.mark.parametrize("foreign", ["garbage", '{"headers": {"task": "other"}, "body": "W1siYSIsIDFdXQ=="}'])
-def test_what_is_no_runs_item_is_left_to_the_brokers_client_with_all_behind_it(store: Store, foreign: str) -> None:
-    store._redis.lpush(DEFAULT_LIST, foreign)
+def test_what_is_no_runs_item_is_left_to_the_brokers_client_with_all_behind_it(
+    store: Store, redis_client: Any, foreign: str
+) -> None:
+    redis_client.lpush(DEFAULT_LIST, foreign)
     behind = create(store)
     assert claim_next(store) is None
-    assert store._redis.llen(DEFAULT_LIST) == 2
+    assert redis_client.llen(DEFAULT_LIST) == 2
     assert store.get(behind).state is S.PENDING
 
 
-def test_nothing_is_popped_while_claims_are_held_after_a_restore(store: Store) -> None:
+def test_nothing_is_popped_while_claims_are_held_after_a_restore(store: Store, redis_client: Any) -> None:
     create(store)
-    store._redis.set(keys.HOLD, 1, px=60_000)
+    redis_client.set(keys.HOLD, 1, px=60_000)
     assert claim_next(store) is None
-    store._redis.delete(keys.HOLD)
+    redis_client.delete(keys.HOLD)
     assert claim_next(store) is not None
 
 
@@ -305,20 +307,20 @@ def test_a_plain_claim_leaves_a_run_that_is_not_plain_where_it_is(store: Store, 
     assert store.get(behind).state is S.PENDING
 
 
-def test_plain_claims_count_the_slots_down_in_whatever_order_they_come(store: Store) -> None:
+def test_plain_claims_count_the_slots_down_in_whatever_order_they_come(store: Store, redis_client: Any) -> None:
     beat(store)
-    store._redis.hset("launch:free:owner1", "slots", 2)
+    redis_client.hset("launch:free:owner1", "slots", 2)
     for _ in range(2):
         create(store)
         who: dict[str, Any] = {"owner": "owner1", "worker": "w", "host": "h", "lease_s": 30.0, "plain": True}
         record, _ = store.claim_next(keys.queue_lists("default"), slot="1", nonce=secrets.token_hex(8), **who)
         assert record is not None
-    assert store._redis.hget("launch:free:owner1", "slots") == b"0"
+    assert redis_client.hget("launch:free:owner1", "slots") == b"0"
 
 
-def test_a_damaged_queue_does_not_hide_the_others(store: Store) -> None:
+def test_a_damaged_queue_does_not_hide_the_others(store: Store, redis_client: Any) -> None:
     create(store)
-    store._redis.set("broken", "text")
+    redis_client.set("broken", "text")
     record = claim_next(store, "broken", *keys.queue_lists("default"))
     assert record is not None
 
@@ -518,9 +520,9 @@ def test_a_failed_attempt_with_a_retry_is_failed_then_pending_in_its_history(sto
     assert items(store)[-1] == (record.id, 2)
 
 
-def test_a_delayed_retry_waits_in_due_and_is_published_in_time(store: Store) -> None:
+def test_a_delayed_retry_waits_in_due_and_is_published_in_time(store: Store, redis_client: Any) -> None:
     record = running(store)
-    store._redis.delete(DEFAULT_LIST)
+    redis_client.delete(DEFAULT_LIST)
     store.finish(record, FAILED_LATER)
     after = store.get(record.id)
     assert (after.state, after.reason) == (S.PENDING, "retry 1 of 1 in 1 m")
@@ -591,13 +593,13 @@ def test_a_final_run_cannot_be_cancelled(store: Store, state: RunState) -> None:
     assert snapshot(store) == before
 
 
-def test_an_unknown_run_cannot_be_cancelled_or_requeued(store: Store) -> None:
+def test_an_unknown_run_cannot_be_cancelled_or_requeued(store: Store, redis_client: Any) -> None:
     for call in (store.cancel, store.requeue):
         with pytest.raises(UnknownRunError, match="there is no run"):
             call("0" * 15, reason="r")
     with pytest.raises(UnknownRunError):
         store.get("0" * 15)
-    assert store._redis.keys("*") == []
+    assert redis_client.keys("*") == []
 
 
 def test_a_cancelled_run_that_fails_is_not_retried(store: Store) -> None:
@@ -657,11 +659,11 @@ def test_a_crashed_run_with_retries_goes_to_a_new_attempt(store: Store) -> None:
     assert claim(store, record.id, owner="owner2").attempt == 2
 
 
-def test_a_lease_without_a_running_run_is_cleared_away(store: Store) -> None:
-    store._redis.zadd(keys.LEASES, {"ghost": 0})
+def test_a_lease_without_a_running_run_is_cleared_away(store: Store, redis_client: Any) -> None:
+    redis_client.zadd(keys.LEASES, {"ghost": 0})
     assert store.stale(limit=10) == []
     assert not try_crash(store, "ghost", 1, CRASHED)
-    assert store._redis.zcard(keys.LEASES) == 0
+    assert redis_client.zcard(keys.LEASES) == 0
 
 
 @pytest.mark.parametrize("state", [S.FINISHED, S.FAILED, S.KILLED, S.CRASHED])
@@ -710,10 +712,12 @@ def test_the_silent_worker_of_a_crashed_and_requeued_run_is_superseded(store: St
 # -- a Redis that lost its newest writes -------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_rolled_back_to_pending_is_running_again_at_its_workers_heartbeat(store: Store) -> None:
+def test_a_run_that_was_rolled_back_to_pending_is_running_again_at_its_workers_heartbeat(
+    store: Store, redis_client: Any
+) -> None:
     """Section 7: Redis restored from a snapshot; the attempt that is alive is the truth."""
     run_id = create(store)
-    image = {name: store._redis.dump(name) for name in store._redis.keys("*")}
+    image = {name: redis_client.dump(name) for name in redis_client.keys("*")}
     record = claim(store, run_id)
     roll_back(store, image)
     assert store.get(run_id).state is S.PENDING
@@ -725,9 +729,9 @@ def test_a_run_that_was_rolled_back_to_pending_is_running_again_at_its_workers_h
     assert store.get(run_id).state is S.FINISHED
 
 
-def test_a_run_that_was_rolled_back_to_pending_takes_its_workers_report(store: Store) -> None:
+def test_a_run_that_was_rolled_back_to_pending_takes_its_workers_report(store: Store, redis_client: Any) -> None:
     run_id = create(store)
-    image = {name: store._redis.dump(name) for name in store._redis.keys("*")}
+    image = {name: redis_client.dump(name) for name in redis_client.keys("*")}
     record = claim(store, run_id)
     roll_back(store, image)
     assert store.finish(record, FAILED)
@@ -736,9 +740,11 @@ def test_a_run_that_was_rolled_back_to_pending_takes_its_workers_report(store: S
     assert try_claim(store, run_id, seq=1)[0] is None
 
 
-def test_a_rolled_back_run_that_was_given_to_another_worker_supersedes_the_first(store: Store) -> None:
+def test_a_rolled_back_run_that_was_given_to_another_worker_supersedes_the_first(
+    store: Store, redis_client: Any
+) -> None:
     run_id = create(store)
-    image = {name: store._redis.dump(name) for name in store._redis.keys("*")}
+    image = {name: redis_client.dump(name) for name in redis_client.keys("*")}
     first = claim(store, run_id)
     roll_back(store, image)
     second = claim(store, run_id, owner="owner2")
@@ -748,9 +754,9 @@ def test_a_rolled_back_run_that_was_given_to_another_worker_supersedes_the_first
     assert beat(store, second, owner="owner2") == [Answer("ok")]
 
 
-def test_a_run_that_redis_lost_is_written_again_by_its_worker(store: Store) -> None:
+def test_a_run_that_redis_lost_is_written_again_by_its_worker(store: Store, redis_client: Any) -> None:
     record = running(store, project="me/iris", tags=("a",), env={"A": "b"})
-    store._redis.flushall()
+    redis_client.flushall()
     assert beat(store, record) == [Answer("unknown")]
     assert store.restore(record, lease_s=30.0, owner="owner1")
     assert not store.restore(record, lease_s=30.0, owner="owner1"), "once"
@@ -761,9 +767,9 @@ def test_a_run_that_redis_lost_is_written_again_by_its_worker(store: Store) -> N
     assert claim(store, record.id).attempt == 2
 
 
-def test_the_end_of_a_run_that_redis_lost_is_written_too(store: Store) -> None:
+def test_the_end_of_a_run_that_redis_lost_is_written_too(store: Store, redis_client: Any) -> None:
     record = running(store)
-    store._redis.flushall()
+    redis_client.flushall()
     assert store.finish(record, FAILED)
     assert store.finish(record, FAILED)
     after = store.get(record.id)
@@ -792,11 +798,11 @@ def test_scheduling_wakes_the_agents(store: Store) -> None:
     assert heard.get(timeout=5.0) == str(store.get(run_id).due_at)
 
 
-def test_runs_whose_list_was_emptied_are_published_again(store: Store) -> None:
+def test_runs_whose_list_was_emptied_are_published_again(store: Store, redis_client: Any) -> None:
     """Section 7: a lost message is found and published again."""
     ids = [create(store, priority=priority) for priority in PRIORITIES]
     for step in keys.PRIORITY_STEPS:
-        store._redis.delete(item_list("default", step))
+        redis_client.delete(item_list("default", step))
     assert store.publish_lost(grace_s=0) == 4
     for run_id, step in zip(ids, keys.PRIORITY_STEPS, strict=True):
         assert items(store, item_list("default", step)) == [(run_id, 2)]
@@ -804,58 +810,58 @@ def test_runs_whose_list_was_emptied_are_published_again(store: Store) -> None:
     assert counter(store, "published_again") == 4
 
 
-def test_what_was_dispatched_within_the_grace_is_left_alone(store: Store) -> None:
+def test_what_was_dispatched_within_the_grace_is_left_alone(store: Store, redis_client: Any) -> None:
     create(store)
-    store._redis.delete(DEFAULT_LIST)
+    redis_client.delete(DEFAULT_LIST)
     assert store.publish_lost(grace_s=10.0) == 0
     assert items(store) == []
 
 
-def test_behind_a_backlog_only_the_lost_runs_are_published_again(store: Store) -> None:
+def test_behind_a_backlog_only_the_lost_runs_are_published_again(store: Store, redis_client: Any) -> None:
     ids = [create(store) for _ in range(6)]
     for _ in range(2):
-        store._redis.rpop(DEFAULT_LIST)
+        redis_client.rpop(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0) == 2
     assert items(store) == [*((run_id, 2) for run_id in ids[:2]), *((run_id, 1) for run_id in ids[2:])], "their places"
     assert store.publish_lost(grace_s=0) == 0
 
 
-def test_a_lost_run_from_the_middle_is_found_once_the_older_items_are_taken(store: Store) -> None:
+def test_a_lost_run_from_the_middle_is_found_once_the_older_items_are_taken(store: Store, redis_client: Any) -> None:
     ids = [create(store) for _ in range(3)]
-    store._redis.lrem(DEFAULT_LIST, 1, store._redis.lindex(DEFAULT_LIST, 1))
+    redis_client.lrem(DEFAULT_LIST, 1, redis_client.lindex(DEFAULT_LIST, 1))
     assert store.publish_lost(grace_s=0) == 0, "nobody can know yet"
     claim(store, items(store)[0][0])
-    store._redis.rpop(DEFAULT_LIST)
+    redis_client.rpop(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0) == 1
     assert items(store) == [(ids[1], 2), (ids[2], 1)]
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\x00garbage", b"{}", b"", b'{"launch_dispatched_at": "x"}', b"[" * 5000])
-def test_garbage_as_the_oldest_element_doubles_nothing(store: Store, garbage: bytes) -> None:
+def test_garbage_as_the_oldest_element_doubles_nothing(store: Store, redis_client: Any, garbage: bytes) -> None:
     """Section 7: malformed items."""
     run_id = create(store)
-    store._redis.rpush(DEFAULT_LIST, garbage)
+    redis_client.rpush(DEFAULT_LIST, garbage)
     assert store.publish_lost(grace_s=0) == 0
-    store._redis.rpop(DEFAULT_LIST)
+    redis_client.rpop(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0) == 0
-    store._redis.rpop(DEFAULT_LIST)
+    redis_client.rpop(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0) == 1
     assert items(store) == [(run_id, 2)]
 
 
-def test_a_run_that_was_taken_but_not_yet_claimed_is_executed_once(store: Store) -> None:
+def test_a_run_that_was_taken_but_not_yet_claimed_is_executed_once(store: Store, redis_client: Any) -> None:
     """Section 7: one execution, also when a slow claim made its item look lost."""
     run_id = create(store)
-    store._redis.rpop(DEFAULT_LIST)
+    redis_client.rpop(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0) == 1
     assert try_claim(store, run_id, seq=1)[0] is None
     assert claim(store, run_id).attempt == 1
 
 
-def test_an_item_that_was_taken_and_put_back_is_the_next_to_be_taken(store: Store) -> None:
+def test_an_item_that_was_taken_and_put_back_is_the_next_to_be_taken(store: Store, redis_client: Any) -> None:
     """X8: a worker that goes away returns what it did not start."""
     ids = [create(store) for _ in range(3)]
-    store._redis.rpop(DEFAULT_LIST)
+    redis_client.rpop(DEFAULT_LIST)
     assert store.put_back(ids[0], 1)
     assert items(store) == [(ids[0], 2), (ids[1], 1), (ids[2], 1)]
     assert store.publish_lost(grace_s=0) == 0
@@ -873,49 +879,49 @@ def test_an_outdated_item_is_not_put_back(store: Store) -> None:
     assert snapshot(store) == before
 
 
-def test_running_and_ended_runs_are_never_published_again(store: Store) -> None:
+def test_running_and_ended_runs_are_never_published_again(store: Store, redis_client: Any) -> None:
     running(store)
     ended = running(store)
     store.finish(ended, FINISHED)
     create(store, delay_s=60.0)
-    store._redis.delete(DEFAULT_LIST)
+    redis_client.delete(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0) == 0
 
 
-def test_the_limit_bounds_one_call(store: Store) -> None:
+def test_the_limit_bounds_one_call(store: Store, redis_client: Any) -> None:
     for _ in range(5):
         create(store)
-    store._redis.delete(DEFAULT_LIST)
+    redis_client.delete(DEFAULT_LIST)
     assert store.publish_lost(grace_s=0, limit=2) == 2
 
 
-def test_a_damaged_queue_key_is_set_aside_and_the_queue_goes_on(store: Store) -> None:
+def test_a_damaged_queue_key_is_set_aside_and_the_queue_goes_on(store: Store, redis_client: Any) -> None:
     """P3."""
-    store._redis.set("gpu", "not a list")
-    store._redis.hset(item_list("gpu", 6), "a", "b")
+    redis_client.set("gpu", "not a list")
+    redis_client.hset(item_list("gpu", 6), "a", "b")
     other = create(store, queue="cpu")
     store.heal(["gpu", "cpu"])
-    assert [text(key) for key in store._redis.keys("*gpu*") if not text(key).startswith("launch:damaged:")] == []
-    aside = store._redis.keys("launch:damaged:gpu*")
+    assert [text(key) for key in redis_client.keys("*gpu*") if not text(key).startswith("launch:damaged:")] == []
+    aside = redis_client.keys("launch:damaged:gpu*")
     assert len(aside) == 2
-    assert all(store._redis.ttl(key) > 86400 for key in aside)
+    assert all(redis_client.ttl(key) > 86400 for key in aside)
     assert sorted(entry["queue"] for entry in store.refused()) == ["gpu", item_list("gpu", 6)]
     assert items(store, item_list("cpu", 6)) == [(other, 1)]
     run_id = create(store, queue="gpu")
     assert items(store, item_list("gpu", 6)) == [(run_id, 1)]
 
 
-def test_a_run_is_taken_into_a_damaged_queue_too(store: Store) -> None:
+def test_a_run_is_taken_into_a_damaged_queue_too(store: Store, redis_client: Any) -> None:
     """P3: the producer meets the damage first."""
-    store._redis.set(DEFAULT_LIST, "not a list")
+    redis_client.set(DEFAULT_LIST, "not a list")
     run_id = create(store)
     assert items(store) == [(run_id, 1)]
 
 
-def test_runs_that_waited_in_a_damaged_queue_are_published_again(store: Store) -> None:
+def test_runs_that_waited_in_a_damaged_queue_are_published_again(store: Store, redis_client: Any) -> None:
     """P3."""
     run_id = create(store)
-    store._redis.set(DEFAULT_LIST, "not a list")
+    redis_client.set(DEFAULT_LIST, "not a list")
     assert store.publish_lost(grace_s=0) == 1
     assert items(store) == [(run_id, 2)]
 
@@ -932,16 +938,16 @@ def test_two_beats_begin_a_pass_once(store: Store) -> None:
     assert set(store.pass_ages_s()) == {"p", "another"}
 
 
-def test_a_pass_is_not_done_soon_after_nobody_could_do_it(store: Store) -> None:
+def test_a_pass_is_not_done_soon_after_nobody_could_do_it(store: Store, redis_client: Any) -> None:
     assert store.begin_passes(["crash", "other"], every_s=5.0, gaps_s={"crash": 20.0}) == ["other"]
     assert set(store.pass_ages_s()) == {"crash", "other"}
     assert store.begin_passes(["crash"], every_s=0, gaps_s={"crash": 20.0}) == []
-    store._redis.delete("launch:settling")
+    redis_client.delete("launch:settling")
     assert store.begin_passes(["crash"], every_s=0, gaps_s={"crash": 20.0}) == ["crash"]
 
 
-def test_a_clock_that_was_set_back_does_not_stop_the_passes(store: Store) -> None:
-    store._redis.hset(keys.PASSES, "p", store.now_us() + 3_600_000_000)
+def test_a_clock_that_was_set_back_does_not_stop_the_passes(store: Store, redis_client: Any) -> None:
+    redis_client.hset(keys.PASSES, "p", store.now_us() + 3_600_000_000)
     assert store.begin_passes(["p"], every_s=5.0) == ["p"]
 
 
@@ -961,21 +967,21 @@ def test_what_is_kept_aside_is_bounded(store: Store) -> None:
     assert (len(kept), kept[0]["reason"]) == (1000, "reason 1009")
 
 
-def test_retiring_deletes_every_key_of_a_run(store: Store) -> None:
+def test_retiring_deletes_every_key_of_a_run(store: Store, redis_client: Any) -> None:
     record = running(store, project="me/iris", queue="gpu")
-    store._redis.delete(item_list("gpu", 6))
+    redis_client.delete(item_list("gpu", 6))
     store.append_log(record.id, 1, b"one", offset=0)
     store.finish(record, FAILED_AGAIN)
-    store._redis.delete(item_list("gpu", 6))
+    redis_client.delete(item_list("gpu", 6))
     again = claim(store, record.id)
     store.append_log(record.id, 2, b"two", offset=0)
     store.cancel(record.id, reason="stop")
     store.finish(again, FINISHED)
     assert store.retire(retention_s=3600) == 0
     assert store.retire(retention_s=0) == 1
-    assert store._redis.keys("*") == [keys.QUEUES.encode()]
+    assert redis_client.keys("*") == [keys.QUEUES.encode()]
     assert store.append_log(record.id, 2, b"late", offset=3) == ""
-    assert store._redis.keys("*") == [keys.QUEUES.encode()]
+    assert redis_client.keys("*") == [keys.QUEUES.encode()]
 
 
 def test_retiring_leaves_runs_that_have_not_ended(store: Store) -> None:
@@ -993,15 +999,15 @@ def test_retiring_is_bounded_and_takes_the_oldest_first(store: Store) -> None:
     assert [record.id for record in store.runs()] == [ended[2].id]
 
 
-def test_a_worker_that_vanished_is_cleared_away(store: Store) -> None:
+def test_a_worker_that_vanished_is_cleared_away(store: Store, redis_client: Any) -> None:
     beat(store, owner="ghost")
     create(store)
-    store._redis.zadd(keys.WORKERS, {"ghost": 1})
-    store._redis.zadd(keys.consumers("default"), {"ghost": 1})
+    redis_client.zadd(keys.WORKERS, {"ghost": 1})
+    redis_client.zadd(keys.consumers("default"), {"ghost": 1})
     assert store.consumers("default") == 0
     store.retire(retention_s=60)
     store.publish_lost(grace_s=0)
-    assert store._redis.zcard(keys.WORKERS) == store._redis.zcard(keys.consumers("default")) == 0
+    assert redis_client.zcard(keys.WORKERS) == redis_client.zcard(keys.consumers("default")) == 0
 
 
 def test_the_log_keeps_what_comes_after_keep_from(store: Store) -> None:
@@ -1051,19 +1057,19 @@ def test_a_long_listing_has_every_run_once(store: Store) -> None:
     assert [record.id for record in store.runs(newest_first=False)] == ids
 
 
-def test_a_deleted_or_damaged_record_does_not_hide_the_others(store: Store) -> None:
+def test_a_deleted_or_damaged_record_does_not_hide_the_others(store: Store, redis_client: Any) -> None:
     """P41."""
     good = create(store)
     for run_id, value in (("gone", None), ("wrong", "a string"), ("empty", {"state": "??"})):
-        store._redis.zadd(keys.RUNS, {run_id: store.now_us()})
+        redis_client.zadd(keys.RUNS, {run_id: store.now_us()})
         if isinstance(value, str):
-            store._redis.set(keys.run(run_id), value)
+            redis_client.set(keys.run(run_id), value)
         elif value:
-            store._redis.hset(keys.run(run_id), mapping=value)
+            redis_client.hset(keys.run(run_id), mapping=value)
     assert good in {record.id for record in store.runs()}
     for run_id in ("gone", "wrong", "empty"):
-        store._redis.zrem(keys.RUNS, run_id)
-        store._redis.delete(keys.run(run_id))
+        redis_client.zrem(keys.RUNS, run_id)
+        redis_client.delete(keys.run(run_id))
 
 
 def test_many_runs_are_created_in_one_round_trip_and_answered_one_by_one(store: Store) -> None:
@@ -1097,12 +1103,12 @@ def test_many_runs_are_called_crashed_at_once(store: Store) -> None:
     assert store.crash_many(calls) == [False] * 4
 
 
-def test_one_damaged_run_keeps_no_other_from_being_called_crashed(store: Store, api: Api) -> None:
+def test_one_damaged_run_keeps_no_other_from_being_called_crashed(store: Store, redis_client: Any, api: Api) -> None:
     """It is Crashed too, and nobody tries it again."""
     damaged, *others = [claim(store, create(store, retries=1)) for _ in range(60)]
     for record in (damaged, *others):
         expire_lease(store, record.id)
-    store._redis.hdel(keys.run(damaged.id), "queue")
+    redis_client.hdel(keys.run(damaged.id), "queue")
     told: list[str] = []
     assert crash_stale_runs(store, api.settings, on_end=lambda record, _: told.append(record.id)) == 60
     assert sorted(told) == sorted(record.id for record in (damaged, *others))
@@ -1110,24 +1116,26 @@ def test_one_damaged_run_keeps_no_other_from_being_called_crashed(store: Store, 
     assert store.get(damaged.id).state is S.CRASHED
     assert "its queue has no valid name" in store.get(damaged.id).reason
     assert store.stale(limit=100) == []
-    store._redis.flushdb()
+    redis_client.flushdb()
 
 
-def test_a_stale_lease_of_no_record_is_dropped(store: Store) -> None:
-    store._redis.zadd(keys.LEASES, {"ghost": 1, "wrong": 1})
-    store._redis.set(keys.run("wrong"), "a string")
+def test_a_stale_lease_of_no_record_is_dropped(store: Store, redis_client: Any) -> None:
+    redis_client.zadd(keys.LEASES, {"ghost": 1, "wrong": 1})
+    redis_client.set(keys.run("wrong"), "a string")
     assert store.stale(limit=10) == []
-    assert store._redis.zcard(keys.LEASES) == 0
-    store._redis.delete(keys.run("wrong"))
+    assert redis_client.zcard(keys.LEASES) == 0
+    redis_client.delete(keys.run("wrong"))
 
 
 # -- when it ended -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_crashed", [False, True])
-def test_a_run_ended_when_its_job_did_and_not_when_that_was_told(store: Store, is_crashed: bool) -> None:
+def test_a_run_ended_when_its_job_did_and_not_when_that_was_told(
+    store: Store, redis_client: Any, is_crashed: bool
+) -> None:
     record = running(store)
-    store._redis.hincrby(keys.run(record.id), "started_at", -100_000_000)
+    redis_client.hincrby(keys.run(record.id), "started_at", -100_000_000)
     if is_crashed:
         crash(store, record)
     now = store.now_us()

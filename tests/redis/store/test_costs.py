@@ -29,6 +29,7 @@ from launch_worker.store.store import Store
 from launch_worker.store.submit import New
 from tests.conftest import wait_until
 from tests.support.arrows import create_many, enlist
+from tests.support.redis_client import redis_of
 
 #: From submit to end of a brief run, the item's own BRPOP included: submit, pop, claim, finish.
 ROUND_TRIPS = 4
@@ -128,7 +129,7 @@ def agent(api: Api, tmp_path: Path) -> Iterator[LaunchAgent]:
 
 def carry_out(store: Store, agent: LaunchAgent) -> None:
     """Take the next item as kombu does, and do what it says."""
-    _, item = store._redis.brpop(keys.queue_lists("default"))
+    _, item = redis_of(store.url).brpop(keys.queue_lists("default"))
     run_id = text(item).split('"correlation_id":"')[1].split('"')[0]
     ended = agent.run(run_id, 1)
     assert ended is not None
@@ -197,14 +198,14 @@ def test_a_heartbeat_renews_all_runs_in_one_round_trip(store: Store, counter: Co
     assert sum(counter.by_name().values()) <= 100 * IN_RENEWAL + IN_SCRIPTS["heartbeat"]
 
 
-def test_a_run_takes_few_bytes(store: Store) -> None:
+def test_a_run_takes_few_bytes(store: Store, redis_client: Any) -> None:
     store.create("first", SPEC)
     enlist(store, "w", "default")
     before = kept(store)
     for number in range(MANY):
         store.create(f"{number:015}", SPEC)
     assert not above(QUEUED, before, kept(store))
-    assert store._redis.object("encoding", keys.run(f"{1:015}")) == b"listpack"
+    assert redis_client.object("encoding", keys.run(f"{1:015}")) == b"listpack"
     for number in range(MANY):
         store.take(keys.queue_lists("default"), before_us=1 << 53)
         record, _ = store.claim(f"{number:015}", 1, owner="w", worker="w@host", host="host", lease_s=30)
@@ -219,11 +220,11 @@ def test_a_run_takes_few_bytes(store: Store) -> None:
     [(512, b"listpack", QUEUED_LONG), (64, b"hashtable", QUEUED_LONG_BY_DEFAULT)],
 )
 def test_a_run_with_a_folder_and_an_author_takes_little_more(
-    store: Store, packed: int, encoding: bytes, limit: Kept
+    store: Store, redis_client: Any, packed: int, encoding: bytes, limit: Kept
 ) -> None:
-    known = store._redis.config_get("hash-max-listpack-value")
+    known = redis_client.config_get("hash-max-listpack-value")
     assert set(known.values()) == {"512"}, "as it is shipped"
-    store._redis.config_set("hash-max-listpack-value", packed)
+    redis_client.config_set("hash-max-listpack-value", packed)
     try:
         spec = replace(SPEC, cwd="/home/someone/experiments/iris", author="someone@host")
         store.create("first", spec)
@@ -231,9 +232,9 @@ def test_a_run_with_a_folder_and_an_author_takes_little_more(
         for number in range(MANY):
             store.create(f"{number:015}", spec)
         assert not above(limit, before, kept(store))
-        assert store._redis.object("encoding", keys.run(f"{1:015}")) == encoding
+        assert redis_client.object("encoding", keys.run(f"{1:015}")) == encoding
     finally:
-        store._redis.config_set("hash-max-listpack-value", 512)
+        redis_client.config_set("hash-max-listpack-value", 512)
 
 
 def test_many_runs_are_submitted_by_few_commands_each(store: Store, counter: Counter) -> None:
@@ -251,7 +252,7 @@ def above(limit: Kept, before: Kept, after: Kept) -> dict[str, float]:
 
 
 def kept(store: Store) -> Kept:
-    redis: Any = store._redis
+    redis: Any = redis_of(store.url)
     readers: dict[bytes, Callable[[bytes], list[bytes]]] = {
         b"hash": lambda key: [word for pair in redis.hgetall(key).items() for word in pair],
         # A score takes eight bytes.

@@ -43,6 +43,7 @@ from tests.support.arrows import (
     try_claim,
     try_crash,
 )
+from tests.support.redis_client import redis_of
 from tests.support.workers import Worker
 
 S = RunState
@@ -72,7 +73,7 @@ def consistent() -> None:
 
 
 def damage(store: Store, run_id: str, field: str, value: str) -> None:
-    store._redis.hset(keys.run(run_id), field, value)
+    redis_of(store.url).hset(keys.run(run_id), field, value)
 
 
 def refused(store: Store) -> list[str]:
@@ -115,23 +116,23 @@ def test_a_damaged_pending_record_is_failed_once_with_the_reason(
 
 
 @pytest.mark.parametrize("place", ["due", "parked", "lost"])
-def test_a_damaged_record_is_failed_wherever_it_waits(store: Store, api: Api, place: str) -> None:
+def test_a_damaged_record_is_failed_wherever_it_waits(store: Store, redis_client: Any, api: Api, place: str) -> None:
     kinds: dict[str, dict[str, Any]] = {"due": {"delay_s": 60.0}, "parked": {"concurrency_key": "k"}, "lost": {}}
     first = create(store, concurrency_key="k")
     running_now = claim(store, first)
     run_id = create(store, **kinds[place])
     if place == "parked":
         assert try_claim(store, run_id)[0] is None
-        assert store._redis.hget(keys.run(run_id), "parked")
+        assert redis_client.hget(keys.run(run_id), "parked")
     damage(store, run_id, "queue", "")
     if place == "due":
-        store._redis.zadd(keys.DUE, {run_id: 1})
+        redis_client.zadd(keys.DUE, {run_id: 1})
     if place == "parked":
         beat(store, running_now)  # so that the queue is served
         store.finish(running_now, FINISHED)
     if place == "lost":
         for name in keys.queue_lists("default"):
-            store._redis.delete(name)
+            redis_client.delete(name)
         store.publish_lost(grace_s=0)
     enlist(store, "owner1", "default")
     for _ in range(2):
@@ -152,18 +153,18 @@ def test_a_damaged_priority_loses_no_run(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"ok\xc3\xa4\xc3", b"\xed\xa0\x80", "Müller 😀".encode()])
-def test_the_item_of_a_run_is_json_whatever_bytes_its_name_has(store: Store, name: bytes) -> None:
+def test_the_item_of_a_run_is_json_whatever_bytes_its_name_has(store: Store, redis_client: Any, name: bytes) -> None:
     run_id = create(store, delay_s=60.0)
-    store._redis.hset(keys.run(run_id), "name", name)
+    redis_client.hset(keys.run(run_id), "name", name)
     make_due(store, run_id)
     store.publish_due()
-    [element] = store._redis.lrange(keys.queue_lists("default")[2], 0, -1)
+    [element] = redis_client.lrange(keys.queue_lists("default")[2], 0, -1)
     assert rebuilt("default", element)[1] == ""
 
 
-def test_a_damaged_index_fails_no_sound_run(store: Store) -> None:
+def test_a_damaged_index_fails_no_sound_run(store: Store, redis_client: Any) -> None:
     run_id = create(store)
-    store._redis.set("launch:places:queue:default", "text")
+    redis_client.set("launch:places:queue:default", "text")
     enlist(store, "owner1", "default")
     with pytest.raises(LaunchError):
         store.claim(run_id, 1, owner="owner1", worker="w", host="h", lease_s=30)
@@ -215,9 +216,9 @@ def test_a_worker_that_was_cut_off_brings_back_a_run_with_a_damaged_record(store
 def copy_item(store: Store, run_id: str, to: str) -> None:
     """What anybody can do who may write queues."""
     for name in keys.queue_lists("elsewhere"):
-        for element in store._redis.lrange(name, 0, -1):
+        for element in redis_of(store.url).lrange(name, 0, -1):
             if run_id in text(element):
-                store._redis.lpush(to, element)
+                redis_of(store.url).lpush(to, element)
                 return
     pytest.fail("the run has no item")
 
@@ -239,10 +240,10 @@ def test_a_worker_executes_only_runs_of_queues_that_it_consumes(store: Store, ho
     assert Worker(store, "elsewhere", owner="w2").work() == [run_id]
 
 
-def test_a_run_goes_back_to_its_own_queue_from_a_list_that_is_not_its_own(store: Store) -> None:
+def test_a_run_goes_back_to_its_own_queue_from_a_list_that_is_not_its_own(store: Store, redis_client: Any) -> None:
     run_id = create(store, queue="elsewhere")
     for name in keys.queue_lists("elsewhere"):
-        store._redis.delete(name)
+        redis_client.delete(name)
     assert store.put_back(run_id, 1)
     assert Worker(store, "elsewhere").work() == [run_id]
 
@@ -300,7 +301,7 @@ def test_whatever_a_record_says_no_slot_is_lost_and_nothing_is_made_outside_the_
     before = agent._inventory.free()
     run_id = new_run_id()
     store.create(run_id, RunSpec(command=("true",), cwd="/", **options))
-    store._redis.hset(
+    redis_of(store.url).hset(
         keys.run(run_id), mapping={name: value.encode("utf-8", "surrogatepass") for name, value in fields.items()}
     )
     agent.run(run_id, seq_of_record(store, run_id))
@@ -309,12 +310,12 @@ def test_whatever_a_record_says_no_slot_is_lost_and_nothing_is_made_outside_the_
     assert agent._inventory.free() == before
     assert outside(tmp_path, work_dir) == set()
     store.publish_due()
-    store._redis.delete(*(name for queue in ("default", "other") for name in keys.queue_lists(queue)))
-    store._redis.delete("launch:places:queue:default", "launch:places:key:k")
+    redis_of(store.url).delete(*(name for queue in ("default", "other") for name in keys.queue_lists(queue)))
+    redis_of(store.url).delete("launch:places:queue:default", "launch:places:key:k")
 
 
 def seq_of_record(store: Store, run_id: str) -> int:
-    found = text(store._redis.hget(keys.run(run_id), "seq") or "0")
+    found = text(redis_of(store.url).hget(keys.run(run_id), "seq") or "0")
     return int(found) if found.isdecimal() and len(found) < 16 else 1
 
 
@@ -333,7 +334,7 @@ def test_a_neighbours_run_ends_as_it_should_beside_hostile_records(agent: Launch
 def test_a_worker_that_redis_does_not_know_as_a_consumer_says_so_and_goes_on(agent: LaunchAgent, api: Api) -> None:
     """Its first heartbeat is on its way, or it was frozen for so long that it was struck off."""
     for take in (lambda run_id: agent.run(run_id, 1), lambda _: agent.claim_next(["default"], slot="1")):
-        api.store._redis.delete(keys.consumers("default"))
+        redis_of(api.store.url).delete(keys.consumers("default"))
         run_id = create(api.store)
         take(run_id)
         assert api.store.get(run_id).state in (S.RUNNING, S.FINISHED)
@@ -377,19 +378,19 @@ def test_a_file_saver_that_fails_keeps_no_slot(agent: LaunchAgent, api: Api) -> 
 
 
 @pytest.fixture
-def impatient(store: Store) -> Iterator[Store]:
+def impatient(store: Store, redis_client: Any) -> Iterator[Store]:
     """A Redis that lets nobody keep it busy: others would be told BUSY after 50 ms."""
-    store._redis.config_set("busy-reply-threshold", 50)
+    redis_client.config_set("busy-reply-threshold", 50)
     yield store
-    store._redis.config_set("busy-reply-threshold", 5000)
+    redis_client.config_set("busy-reply-threshold", 5000)
 
 
 def longest_ms(store: Store, call: Any) -> float:
     """How long Redis was kept by the slowest command of a call."""
-    store._redis.config_set("slowlog-log-slower-than", 1000)
-    store._redis.slowlog_reset()
+    redis_of(store.url).config_set("slowlog-log-slower-than", 1000)
+    redis_of(store.url).slowlog_reset()
     call()
-    return max((entry["duration"] / 1000 for entry in store._redis.slowlog_get(100)), default=0.0)
+    return max((entry["duration"] / 1000 for entry in redis_of(store.url).slowlog_get(100)), default=0.0)
 
 
 def test_an_attempt_number_of_two_hundred_million_keeps_redis_from_nobody(impatient: Store) -> None:
@@ -397,14 +398,14 @@ def test_an_attempt_number_of_two_hundred_million_keeps_redis_from_nobody(impati
     impatient.append_log(record.id, 1, b"x", offset=0)
     impatient.finish(record, FINISHED)
     damage(impatient, record.id, "attempt", "200000000")
-    impatient._redis.zadd("launch:ended", {record.id: 1})
+    redis_of(impatient.url).zadd("launch:ended", {record.id: 1})
     began = time.monotonic()
     assert impatient.retire(retention_s=1) == 1
     assert time.monotonic() - began < 2
-    assert not impatient._redis.exists(keys.run(record.id), keys.log(record.id, 1))
+    assert not redis_of(impatient.url).exists(keys.run(record.id), keys.log(record.id, 1))
 
 
-def test_all_logs_of_a_run_with_many_attempts_are_deleted_with_it(store: Store) -> None:
+def test_all_logs_of_a_run_with_many_attempts_are_deleted_with_it(store: Store, redis_client: Any) -> None:
     record = running(store, retries=3)
     for _ in range(2):
         store.append_log(record.id, record.attempt, b"x", offset=0)
@@ -414,11 +415,11 @@ def test_all_logs_of_a_run_with_many_attempts_are_deleted_with_it(store: Store) 
     store.append_log(record.id, record.attempt, b"x", offset=0)
     store.finish(record, FINISHED)
     assert store.delete(record.id, who="me", keep_s=60)
-    assert not store._redis.keys(f"{keys.run(record.id)}:log:*")
+    assert not redis_client.keys(f"{keys.run(record.id)}:log:*")
 
 
 def test_hostile_counts_keep_redis_from_nobody(impatient: Store) -> None:
-    redis = impatient._redis
+    redis = redis_of(impatient.url)
     redis.set("launch:upload:" + "a" * 64, 10**9)
     redis.hset("launch:sweep:s", mapping={"ended_at": 1, "made": 10**9, "state": "FINISHED"})
     redis.zadd(keys.SWEEPS, {"s": 1})
@@ -433,12 +434,12 @@ def test_hostile_counts_keep_redis_from_nobody(impatient: Store) -> None:
     assert longest_ms(impatient, call) < 50
 
 
-def test_a_list_of_outdated_items_is_thrown_away_in_bounded_steps(store: Store) -> None:
+def test_a_list_of_outdated_items_is_thrown_away_in_bounded_steps(store: Store, redis_client: Any) -> None:
     gone = [create(store) for _ in range(2500)]
     wanted = create(store)
-    pipe = store._redis.pipeline(transaction=False)
+    pipe = redis_client.pipeline(transaction=False)
     for run_id in gone:
         pipe.hset(keys.run(run_id), "seq", "9")
     pipe.execute()
     assert store.take(keys.queue_lists("default"), before_us=1 << 53) == (wanted, 1)
-    store._redis.flushdb()
+    redis_client.flushdb()

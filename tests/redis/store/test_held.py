@@ -8,6 +8,7 @@ import queue
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -126,11 +127,11 @@ def test_a_released_attempt_is_called_crashed_by_the_next_pass(store: Store, api
     assert states(store, record.id) == [S.PENDING, S.RUNNING, S.CRASHED, S.PENDING]
 
 
-def test_a_mark_of_an_earlier_attempt_holds_no_later_one(store: Store) -> None:
+def test_a_mark_of_an_earlier_attempt_holds_no_later_one(store: Store, redis_client: Any) -> None:
     record = held(store, retries=1)
     store.release(record.id, record.token)
     try_crash(store, record.id, record.token, CRASHED_AGAIN)
-    store._redis.hset(f"launch:run:{record.id}", "held", str(record.token))
+    redis_client.hset(f"launch:run:{record.id}", "held", str(record.token))
     later = claim(store, record.id)
     assert not store.get(later.id).is_held
     expire_lease(store, later.id)

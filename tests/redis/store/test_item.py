@@ -20,6 +20,7 @@ from launch_worker.model.spec import PRIORITIES, RunSpec
 from launch_worker.store import keys
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
+from tests.support.redis_client import redis_of
 
 # kombu has no annotations.
 Connection: Any = kombu_connection.Connection
@@ -54,9 +55,9 @@ def connection(redis_url: str) -> Iterator[Any]:
 
 def elements(store: Store) -> dict[str, list[dict[str, Any]]]:
     """Every queue list of the Redis and the messages in it."""
-    names = [text(key) for key in store._redis.keys("*") if store._redis.type(key) == b"list"]
+    names = [text(key) for key in redis_of(store.url).keys("*") if redis_of(store.url).type(key) == b"list"]
     lists = [name for name in names if not name.startswith("launch:")]
-    return {name: [json.loads(element) for element in store._redis.lrange(name, 0, -1)] for name in lists}
+    return {name: [json.loads(element) for element in redis_of(store.url).lrange(name, 0, -1)] for name in lists}
 
 
 def ours(store: Store, *, priority: str = "medium", queue: str = "gpu") -> tuple[str, dict[str, Any]]:
@@ -71,7 +72,7 @@ def ours(store: Store, *, priority: str = "medium", queue: str = "gpu") -> tuple
 def theirs(app: Celery, store: Store, *, priority: str = "medium", queue: str = "gpu") -> dict[str, Any]:
     """The same, as Celery publishes it; takes the place of what was there."""
     run_id = new_run_id()
-    store._redis.flushall()
+    redis_of(store.url).flushall()
     app.send_task("launch_worker.run", args=[run_id, 1], task_id=run_id, queue=queue, priority=PRIORITIES[priority])
     [(_, [element])] = elements(store).items()
     return dict(element)

@@ -30,19 +30,19 @@ def server() -> Iterator[RedisServer]:
     made.stop()
 
 
-def test_a_connection_is_used_again_and_again(store: Store) -> None:
+def test_a_connection_is_used_again_and_again(store: Store, redis_client: Any) -> None:
     store.put_back("none", 1)
-    before = store._redis.info("stats")["total_connections_received"]
+    before = redis_client.info("stats")["total_connections_received"]
     for _ in range(20):
         store.put_back("none", 1)
-    assert store._redis.info("stats")["total_connections_received"] == before
+    assert redis_client.info("stats")["total_connections_received"] == before
 
 
-def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store) -> None:
+def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store, redis_client: Any) -> None:
     store.put_back("none", 1)
-    for client in store._redis.client_list():
+    for client in redis_client.client_list():
         if client["name"].startswith("launch"):
-            store._redis.client_kill_filter(_id=client["id"], skipme=True)
+            redis_client.client_kill_filter(_id=client["id"], skipme=True)
     assert store.put_back("none", 1) is False
 
 
@@ -92,13 +92,13 @@ def test_a_server_that_does_not_answer_is_given_up_in_time(
     assert 0.2 < time.monotonic() - began < 2.0
     # The late answer is nobody's.
     assert store.put_back("none", 1) is False
-    assert store._call("renew_upload", "0" * 64, 1) == 0
+    assert store.renew_upload("0" * 64, keep_s=1) == 0
     store.close()
 
 
-def test_a_forked_child_has_its_own(store: Store) -> None:
+def test_a_forked_child_has_its_own(store: Store, redis_client: Any) -> None:
     store.put_back("none", 1)
-    before = {client["id"] for client in store._redis.client_list()}
+    before = {client["id"] for client in redis_client.client_list()}
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -112,7 +112,7 @@ def test_a_forked_child_has_its_own(store: Store) -> None:
     os.close(reading)
     os.waitpid(child, 0)
     assert store.put_back("none", 1) is False
-    assert {client["id"] for client in store._redis.client_list()} >= before
+    assert {client["id"] for client in redis_client.client_list()} >= before
 
 
 def test_threads_do_not_share_one_at_a_time(store: Store) -> None:

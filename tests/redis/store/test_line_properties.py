@@ -28,6 +28,7 @@ from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.support.arrows import CRASHED, FAILED, FAILED_AGAIN, FINISHED, expire_lease, make_due, try_crash
+from tests.support.redis_client import redis_of
 from tests.support.store_checks import inconsistencies
 from tests.support.workers import PREEMPTED, Worker
 
@@ -43,7 +44,7 @@ class Lines(RuleBasedStateMachine):
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.store = store
-        self.redis = store._redis
+        self.redis = redis_of(store.url)
         self.redis.flushall()
         self.runs: list[str] = []
         self.workers: dict[str, Worker] = {}

@@ -300,7 +300,7 @@ def test_runs_that_fit_nowhere_do_not_use_up_the_places_of_a_limit(store: Store)
     assert worker.work() == [then]
 
 
-def test_one_damaged_record_in_a_line_stops_nobody(store: Store) -> None:
+def test_one_damaged_record_in_a_line_stops_nobody(store: Store, redis_client: Any) -> None:
     """P41."""
     worker = Worker(store)
     first = create(store, concurrency_key="k")
@@ -308,16 +308,16 @@ def test_one_damaged_record_in_a_line_stops_nobody(store: Store) -> None:
     damaged, then = create(store, concurrency_key="k"), create(store, concurrency_key="k")
     after = create(store, after=(first,))
     worker.work()
-    queue = store._redis.hget(keys.run(damaged), "queue")
-    store._redis.hdel(keys.run(damaged), "queue")
+    queue = redis_client.hget(keys.run(damaged), "queue")
+    redis_client.hdel(keys.run(damaged), "queue")
     worker.end(first)
     assert sorted(worker.work()) == sorted([then, after])
     store.publish_due()
     assert (store.get(damaged).state, "damaged" in reason(store, damaged)) == (S.FAILED, True)
     assert "damaged" in store.refused()[0]["reason"]
     # Only so that the test's own look at all records can count it.
-    store._redis.hset(keys.run(damaged), "queue", queue)
-    store._redis.zadd(keys.runs_by("queue", text(queue)), {damaged: store.get(damaged).created_at})
+    redis_client.hset(keys.run(damaged), "queue", queue)
+    redis_client.zadd(keys.runs_by("queue", text(queue)), {damaged: store.get(damaged).created_at})
 
 
 def test_nobody_submits_to_a_workers_own_queue(store: Store) -> None:
@@ -360,15 +360,15 @@ def test_one_that_this_worker_has_no_room_for_is_given_to_another(store: Store) 
     assert large.work() == [run_id]
 
 
-def test_what_was_given_to_a_worker_that_vanished_is_taken_by_others(store: Store) -> None:
+def test_what_was_given_to_a_worker_that_vanished_is_taken_by_others(store: Store, redis_client: Any) -> None:
     small, large = Worker(store), Worker(store, gpus=2, owner="w2")
     run_id = create(store, gpus=2)
     small.work()
     assert store.get(run_id).state is S.PENDING
-    store._redis.zadd(keys.WORKERS, {large.owner: 1})
-    store._redis.zrem(keys.consumers("default"), large.owner)
+    redis_client.zadd(keys.WORKERS, {large.owner: 1})
+    redis_client.zrem(keys.consumers("default"), large.owner)
     store.publish_lost(grace_s=60)
-    assert not store._redis.exists(keys.direct_queue(large.owner))
+    assert not redis_client.exists(keys.direct_queue(large.owner))
     assert Worker(store, gpus=2, owner="w3").work() == [run_id]
 
 
@@ -383,13 +383,15 @@ def test_a_worker_that_leaves_hands_back_what_it_was_given(store: Store, stays: 
 
 
 @pytest.mark.parametrize("others", [0, 1100])
-def test_an_item_lost_between_a_workers_own_list_and_its_claim_is_found(store: Store, others: int) -> None:
+def test_an_item_lost_between_a_workers_own_list_and_its_claim_is_found(
+    store: Store, redis_client: Any, others: int
+) -> None:
     small, large = Worker(store), Worker(store, gpus=2, owner="w2")
     soon = store.now_us() + 10_000_000
-    store._redis.zadd(keys.WORKERS, {f"other{number}": soon + number // 2 for number in range(others)} or {"w1": soon})
+    redis_client.zadd(keys.WORKERS, {f"other{number}": soon + number // 2 for number in range(others)} or {"w1": soon})
     run_id = create(store, gpus=2)
     small.work()
-    store._redis.delete(keys.direct_queue(large.owner))
+    redis_client.delete(keys.direct_queue(large.owner))
     assert store.publish_lost(grace_s=0) == 1
     assert large.work() == [run_id]
 
@@ -519,16 +521,16 @@ def test_a_claim_that_is_repeated_gets_the_same_devices(store: Store) -> None:
     assert first.gpus == again.gpus == ("0",)
 
 
-def test_a_thousand_waiting_ones_cost_a_heartbeat_nothing(store: Store) -> None:
+def test_a_thousand_waiting_ones_cost_a_heartbeat_nothing(store: Store, redis_client: Any) -> None:
     """Cost follows what is found: nothing fits, and one line is looked at."""
     worker = Worker(store, gpus=1)
     for _ in range(1000):
         create(store, gpus=2)
     worker.work()
-    before = store._redis.info("stats")["total_commands_processed"]
+    before = redis_client.info("stats")["total_commands_processed"]
     worker.beat()
-    store._redis.info("stats")
-    assert store._redis.info("stats")["total_commands_processed"] - before < 60
+    redis_client.info("stats")
+    assert redis_client.info("stats")["total_commands_processed"] - before < 60
 
 
 # -- other runs --------------------------------------------------------------------------------------------------------
@@ -588,14 +590,14 @@ def test_one_that_failed_and_is_tried_again_has_not_ended(store: Store) -> None:
     assert worker.work() == [then]
 
 
-def test_the_end_of_a_chain_is_told_to_its_last_link(store: Store) -> None:
+def test_the_end_of_a_chain_is_told_to_its_last_link(store: Store, redis_client: Any) -> None:
     first = create(store)
     chain = [first]
     for _ in range(250):
         chain.append(create(store, after=(chain[-1],)))
     cleanup = create(store, after=(f"{chain[-1]}:any",))
     store.cancel(first, reason="not needed")
-    while store._redis.scard("launch:settle"):
+    while redis_client.scard("launch:settle"):
         store.publish_lost(grace_s=60)
     assert {store.get(run_id).state for run_id in chain} == {S.KILLED}
     assert Worker(store).work() == [cleanup]
@@ -723,16 +725,16 @@ def test_an_array_whose_first_run_was_deleted_is_still_waited_for(store: Store) 
     assert worker.work() == [then]
 
 
-def test_an_array_leaves_nothing_behind(store: Store) -> None:
+def test_an_array_leaves_nothing_behind(store: Store, redis_client: Any) -> None:
     worker = Worker(store)
     array = create_array(store, 3)
     worker.work()
     for run_id in array:
         worker.end(run_id)
-        store._redis.zadd("launch:ended", {run_id: 1})
+        redis_client.zadd("launch:ended", {run_id: 1})
     assert store.retire(retention_s=1) == 3
-    assert not store._redis.keys("launch:array:*")
-    assert not store._redis.keys("launch:runs:array:*")
+    assert not redis_client.keys("launch:array:*")
+    assert not redis_client.keys("launch:runs:array:*")
 
 
 def test_what_has_ended_already_is_known_at_once(store: Store) -> None:
@@ -752,18 +754,18 @@ def test_a_run_that_is_not_there_cannot_be_waited_for(store: Store) -> None:
     assert store.counts()[S.PENDING] == 0
 
 
-def test_one_damaged_waiter_strands_no_other(store: Store) -> None:
+def test_one_damaged_waiter_strands_no_other(store: Store, redis_client: Any) -> None:
     worker = Worker(store)
     first = create(store)
     waiters = [create(store, after=(first,)) for _ in range(3)]
-    store._redis.set("launch:run:odd", "not a hash")
-    store._redis.zadd(f"launch:waiters:{first}", {"odd": 0})
+    redis_client.set("launch:run:odd", "not a hash")
+    redis_client.zadd(f"launch:waiters:{first}", {"odd": 0})
     worker.work()
     worker.end(first)
     worker.slots = 9
     assert worker.work() == waiters, "in the order in which they came"
     assert {store.get(run_id).state for run_id in waiters} == {S.RUNNING}
-    store._redis.delete("launch:run:odd")
+    redis_client.delete("launch:run:odd")
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -942,23 +944,23 @@ def test_a_worker_that_dies_while_a_run_is_preempted_is_a_crash_like_others(stor
 # -- odds and ends -----------------------------------------------------------------------------------------------------
 
 
-def test_an_item_that_was_given_and_comes_back_goes_into_line(store: Store) -> None:
+def test_an_item_that_was_given_and_comes_back_goes_into_line(store: Store, redis_client: Any) -> None:
     small, large = Worker(store), Worker(store, gpus=2, owner="w2")
     run_id = create(store, gpus=2)
     small.work()
     found = store.take(large.lists, before_us=store.now_us())
     assert found == (run_id, seq_of(store, run_id))
     assert store.put_back(*found)
-    assert [text(item) for item in store._redis.lrange(item_list("default", 6), 0, -1)]
+    assert [text(item) for item in redis_client.lrange(item_list("default", 6), 0, -1)]
     assert large.work() == [run_id]
 
 
-def test_by_hand_only_what_was_there_before_is_taken(store: Store) -> None:
+def test_by_hand_only_what_was_there_before_is_taken(store: Store, redis_client: Any) -> None:
     """P18."""
     first = create(store)
     before = store.now_us()
     create(store)
-    store._redis.rpush("other", json.dumps({"foreign": 1}))
+    redis_client.rpush("other", json.dumps({"foreign": 1}))
     lists = ["other", *keys.queue_lists("default")]
     assert store.take(lists, before_us=before) == (first, 1)
     assert store.take(lists, before_us=before) is None
@@ -997,11 +999,11 @@ def test_a_queue_tells_apart_what_is_ready_and_what_waits_for_its_time_or_others
     assert store.queues() == {"default": 1}
 
 
-def test_a_worker_and_its_queue_agree_on_what_runs_between_two_heartbeats(store: Store) -> None:
+def test_a_worker_and_its_queue_agree_on_what_runs_between_two_heartbeats(store: Store, redis_client: Any) -> None:
     worker = Worker(store, slots=4)
     said = {"worker": "w", "owner": "w1", "host": "h", "pid": 1, "queues": ["default"], "slots": 4, "running": 0}
     said |= {"state": "running", "problem": None}
-    store._redis.set(keys.worker("w1"), json.dumps(said))
+    redis_client.set(keys.worker("w1"), json.dumps(said))
     for _ in range(2):
         create(store)
     worker.work()
@@ -1011,7 +1013,7 @@ def test_a_worker_and_its_queue_agree_on_what_runs_between_two_heartbeats(store:
 
 
 @pytest.mark.parametrize("overlap", ["allow", "skip", "queue-one"])
-def test_a_schedule_whose_last_run_goes_on_does_as_it_was_told(store: Store, overlap: str) -> None:
+def test_a_schedule_whose_last_run_goes_on_does_as_it_was_told(store: Store, redis_client: Any, overlap: str) -> None:
     store.keep_schedule("nightly", "{}", 1000)
     worker = Worker(store)
     made: list[str] = []
@@ -1041,4 +1043,4 @@ def test_a_schedule_whose_last_run_goes_on_does_as_it_was_told(store: Store, ove
         worker.end(run_id)
     assert fire(4000)
     assert store.delete_schedule("nightly")
-    assert not store._redis.keys("launch:schedule:*")
+    assert not redis_client.keys("launch:schedule:*")

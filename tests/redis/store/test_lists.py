@@ -36,6 +36,7 @@ from tests.support.arrows import (
     states,
     try_claim,
 )
+from tests.support.redis_client import redis_of
 from tests.support.workers import Worker
 
 S = RunState
@@ -78,11 +79,11 @@ def ids(runs: Any) -> list[str]:
 
 def commands(store: Store) -> int:
     """How many commands the server has executed so far."""
-    return int(store._redis.info("stats")["total_commands_processed"])
+    return int(redis_of(store.url).info("stats")["total_commands_processed"])
 
 
 def told(store: Store, run_id: str, **summary: Any) -> str:
-    store._redis.hset(keys.run(run_id), "summary", json.dumps(summary))
+    redis_of(store.url).hset(keys.run(run_id), "summary", json.dumps(summary))
     return run_id
 
 
@@ -111,14 +112,16 @@ def test_runs_are_read_page_by_page_as_they_are_taken(store: Store, api: Api) ->
 
 @pytest.mark.parametrize("per_page", [1, 2, 7, 100])
 @pytest.mark.parametrize("order", ["-created_at", "+created_at"])
-def test_every_run_comes_once_in_the_order_of_its_creation(store: Store, api: Api, per_page: int, order: str) -> None:
+def test_every_run_comes_once_in_the_order_of_its_creation(
+    store: Store, redis_client: Any, api: Api, per_page: int, order: str
+) -> None:
     made = [create(store) for _ in range(7)]
     # Some of the same instant.
     for run_id in made[2:6]:
-        score = store._redis.zscore(keys.RUNS, made[2])
-        store._redis.hset(keys.run(run_id), "created_at", int(score))
+        score = redis_client.zscore(keys.RUNS, made[2])
+        redis_client.hset(keys.run(run_id), "created_at", int(score))
         for index in (keys.RUNS, keys.runs_by("state", "Pending"), keys.runs_by("queue", "default")):
-            store._redis.zadd(index, {run_id: score})
+            redis_client.zadd(index, {run_id: score})
     found = ids(api.runs(order=order, per_page=per_page))
     assert sorted(found) == sorted(made)
     assert [found[0], found[-1]] == ([made[6], made[0]] if order[0] == "-" else [made[0], made[6]])
@@ -131,7 +134,7 @@ def test_runs_of_several_states_come_from_their_indexes_in_one_order(store: Stor
     failed = claim(store, create(store))
     store.finish(failed, FAILED)
     active = running(store)
-    store._call("cancel", waiting, "", "stop", 0)
+    store.cancel(waiting, reason="stop")
     other = create(store)
     runs = api.runs(filters={"state": {"$in": ["failed", "FINISHED", "pending"]}})
     assert len(runs) == 3
@@ -251,11 +254,11 @@ def test_a_run_is_found_by_its_path(store: Store, api: Api) -> None:
 # -- metrics and files -------------------------------------------------------------------------------------------------
 
 
-def test_history_is_the_rows_that_the_job_told(store: Store, api: Api) -> None:
+def test_history_is_the_rows_that_the_job_told(store: Store, redis_client: Any, api: Api) -> None:
     run = api.run(create(store))
     for step in range(100):
         row = {"_step": step, "loss": 1 / (step + 1)} | ({"accuracy": step} if step % 2 else {})
-        store._redis.rpush(keys.metrics(run.id), json.dumps(row))
+        redis_client.rpush(keys.metrics(run.id), json.dumps(row))
     assert [row["_step"] for row in run.metrics()] == list(range(100))
     assert run.history(samples=3) == [run.metrics()[0], run.metrics()[50], run.metrics()[99]]
     rows = run.history(keys=["accuracy"])
@@ -325,16 +328,16 @@ def test_a_deleted_pending_run_is_never_executed_and_a_look_up_says_so(store: St
     run.delete()
 
 
-def test_nothing_but_the_mark_stays_of_a_deleted_run(store: Store, api: Api) -> None:
+def test_nothing_but_the_mark_stays_of_a_deleted_run(store: Store, redis_client: Any, api: Api) -> None:
     record = running(store, project="me/iris")
     store.append_log(record.id, record.attempt, b"hello", offset=0)
     store.save_file(record.id, "a", b"1")
-    store._redis.rpush(keys.metrics(record.id), "{}")
+    redis_client.rpush(keys.metrics(record.id), "{}")
     store.finish(record, FINISHED)
     api.run(record.id).delete()
-    left = [text(key) for key in store._redis.keys(f"*{record.id}*")]
+    left = [text(key) for key in redis_client.keys(f"*{record.id}*")]
     assert left == [keys.deleted(record.id)]
-    assert 0 < store._redis.ttl(keys.deleted(record.id)) <= api.settings.retention_s
+    assert 0 < redis_client.ttl(keys.deleted(record.id)) <= api.settings.retention_s
 
 
 def test_a_running_run_is_not_deleted(store: Store, api: Api) -> None:
@@ -355,13 +358,13 @@ def test_a_run_that_was_never_there_is_not_deleted(api: Api) -> None:
 
 
 @pytest.mark.parametrize("wish", ["ok", "any", "failed"])
-def test_who_waits_for_a_deleted_run_hears_how_it_ended(store: Store, api: Api, wish: str) -> None:
+def test_who_waits_for_a_deleted_run_hears_how_it_ended(store: Store, redis_client: Any, api: Api, wish: str) -> None:
     first = create(store)
     waiting = create(store, after=(f"{first}:{wish}",))
     Run(api, first).delete()
     # It never ran.
     assert store.get(waiting).state is (S.PENDING if wish == "any" else S.KILLED)
-    assert not store._redis.exists(f"launch:waiters:{first}")
+    assert not redis_client.exists(f"launch:waiters:{first}")
 
 
 def test_many_waiters_of_a_deleted_run_are_all_told(store: Store, api: Api) -> None:
@@ -455,11 +458,11 @@ def test_when_all_workers_are_newer_what_was_left_goes_back_into_line(
     assert [run_id for run_id, _ in items(store)] == left
 
 
-def test_a_newer_worker_takes_older_items(store: Store) -> None:
+def test_a_newer_worker_takes_older_items(store: Store, redis_client: Any) -> None:
     """Also those of before versions were written down."""
     run_id = create(store)
     unversioned = create(store)
-    store._redis.hdel(keys.run(unversioned), "version")
+    redis_client.hdel(keys.run(unversioned), "version")
     newer = Newer(store)
     assert newer.work() == [run_id, unversioned]
     assert store.get(unversioned).version == 1
@@ -511,13 +514,13 @@ def test_an_older_worker_does_not_prepare_a_newer_item_ahead_of_its_time(
 
 
 def test_a_newer_item_that_is_left_can_be_cancelled_and_deleted(
-    store: Store, api: Api, monkeypatch: pytest.MonkeyPatch
+    store: Store, redis_client: Any, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled, deleted = newer_run(store, monkeypatch), newer_run(store, monkeypatch)
     Worker(store).work()
     assert store.cancel(cancelled, reason="no")[0] == "killed"
     Run(api, deleted).delete()
-    assert not store._redis.exists("launch:parked:version:2")
+    assert not redis_client.exists("launch:parked:version:2")
     assert items(store, DEFAULT_LIST) == []
 
 

@@ -186,14 +186,14 @@ def test_what_was_sent_in_pieces_whose_replies_were_lost_is_kept_with_what_follo
     assert kept(store, run_id) == b"one\ntwo\nthree\nfour\nfive\n"
 
 
-def test_the_output_of_a_run_that_was_deleted_goes_nowhere(store: Store, follow: Follow) -> None:
+def test_the_output_of_a_run_that_was_deleted_goes_nowhere(store: Store, redis_client: Any, follow: Follow) -> None:
     """P41."""
-    store._redis.flushall()
+    redis_client.flushall()
     tail = follow(run_id="0" * 15, keep_bytes=4096)
     for _ in range(3):
         append(tail.path, b"x" * 3000)
         assert tail.ship(store) == 3000
-    assert store._redis.keys("*") == []
+    assert redis_client.keys("*") == []
 
 
 def test_a_file_to_which_a_job_appends_by_itself_takes_bounded_disk(store: Store, run_id: str, follow: Follow) -> None:
@@ -326,7 +326,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(
 
 
 def test_a_flood_stays_bounded_and_its_newest_part_is_kept(
-    store: Store, run_id: str, shipper: LogShipper, tmp_path: Path
+    store: Store, redis_client: Any, run_id: str, shipper: LogShipper, tmp_path: Path
 ) -> None:
     """X5, section 7: 50 MB written as fast as the disk takes them."""
     tail = shipper.watch(run_id, 1, tmp_path / "output")
@@ -346,7 +346,7 @@ def test_a_flood_stays_bounded_and_its_newest_part_is_kept(
     assert log.endswith(b"the end\n")
     assert len(log) >= KEEP - (64 << 10)
     assert took_s < 10, "the job is not held up"
-    assert store._redis.memory_usage(f"launch:run:{run_id}:log:1") < 2 * KEEP
+    assert redis_client.memory_usage(f"launch:run:{run_id}:log:1") < 2 * KEEP
 
 
 def num_waits(shipper: LogShipper) -> int:

@@ -30,6 +30,7 @@ from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.support.arrows import beat, enlist_for, expire_lease, items, make_due, snapshot, try_crash
+from tests.support.redis_client import redis_of
 from tests.support.store_checks import inconsistencies, item_list
 
 S = RunState
@@ -68,7 +69,7 @@ class Launch(RuleBasedStateMachine):
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.store = store
-        self.redis = store._redis
+        self.redis = redis_of(store.url)
         self.redis.flushall()
         self.runs: list[str] = []
         self.taken: list[Item] = []
@@ -368,14 +369,14 @@ class Unchanged:
 
     def __enter__(self) -> None:
         self.before = snapshot(self.store)
-        self.leases = self.store._redis.zrange(keys.LEASES, 0, -1, withscores=True)
+        self.leases = redis_of(self.store.url).zrange(keys.LEASES, 0, -1, withscores=True)
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             after = snapshot(self.store)
             changed = {name for name in after.keys() | self.before.keys() if after.get(name) != self.before.get(name)}
             assert not changed
-            assert self.store._redis.zrange(keys.LEASES, 0, -1, withscores=True) == self.leases
+            assert redis_of(self.store.url).zrange(keys.LEASES, 0, -1, withscores=True) == self.leases
 
 
 @pytest.fixture(scope="module")

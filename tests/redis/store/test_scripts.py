@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from typing import Any
 
 import pytest
 
@@ -43,9 +44,9 @@ def test_no_word_has_two_meanings() -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_loads(store: Store, name: str) -> None:
+def test_a_script_loads(store: Store, redis_client: Any, name: str) -> None:
     source, sha = script_of(name)
-    assert store._redis.script_load(source) in (sha, sha.encode())
+    assert redis_client.script_load(source) in (sha, sha.encode())
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -24,15 +24,16 @@ from launch_worker.store.store import Store
 from launch_worker.store.submit import ConfigChanged, Created, Creator, New
 from launch_worker.submission.options import Item
 from tests.support.arrows import create_many, items, states
+from tests.support.redis_client import redis_of
 
 PLAIN = RunSpec(command=("true",))
 
 
 @pytest.fixture(params=["redis-py", "wire"])
-def creator(request: pytest.FixtureRequest, store: Store) -> Iterator[Creator]:
+def creator(request: pytest.FixtureRequest, store: Store, redis_client: Any) -> Iterator[Creator]:
     """What creates runs, with redis-py and without."""
     store.create(new_run_id(), PLAIN)  # loads the script
-    store._redis.flushall()
+    redis_client.flushall()
     made = Creator(store.url, is_quick=request.param == "wire")
     yield made
     made.close()
@@ -64,12 +65,12 @@ def test_an_id_that_comes_twice_in_one_call_is_one_run(store: Store, creator: Cr
     assert items(store) == [(run.run_id, 1)]
 
 
-def test_a_repeated_call_changes_nothing(store: Store, creator: Creator) -> None:
+def test_a_repeated_call_changes_nothing(store: Store, redis_client: Any, creator: Creator) -> None:
     runs = news(3)
     create_many(creator, runs)
-    before = [store._redis.dump(key) for key in sorted(store._redis.keys("*"))]
+    before = [redis_client.dump(key) for key in sorted(redis_client.keys("*"))]
     assert create_many(creator, runs) == [Created(False, 0)] * 3
-    assert [store._redis.dump(key) for key in sorted(store._redis.keys("*"))] == before
+    assert [redis_client.dump(key) for key in sorted(redis_client.keys("*"))] == before
 
 
 SPECS: list[dict[str, Any]] = [
@@ -90,7 +91,7 @@ TIMES = ("created_at", "lined_at", "due_at", "not_before", "ended_at")
 
 
 def of_record(store: Store, run_id: str) -> dict[str, str]:
-    fields = {text(name): text(value) for name, value in store._redis.hgetall(keys.run(run_id)).items()}
+    fields = {text(name): text(value) for name, value in redis_of(store.url).hgetall(keys.run(run_id)).items()}
     return {name: value for name, value in fields.items() if name not in TIMES}
 
 
@@ -112,13 +113,15 @@ def test_each_is_what_it_would_be_alone(store: Store, creator: Creator) -> None:
             assert states(store, run_id) == states(store, alone)
 
 
-def test_many_with_the_same_needs_wait_behind_those_that_wait_for_them(store: Store, creator: Creator) -> None:
-    store._redis.zadd("launch:parked:needs:2:0:0/default", {"another": 1})
+def test_many_with_the_same_needs_wait_behind_those_that_wait_for_them(
+    store: Store, redis_client: Any, creator: Creator
+) -> None:
+    redis_client.zadd("launch:parked:needs:2:0:0/default", {"another": 1})
     runs = news(2, RunSpec(command=("true",), gpus=2))
     create_many(creator, runs)
     assert items(store) == []
     assert {store.get(run.run_id).reason for run in runs} == {"waiting for 2 GPUs"}
-    store._redis.zrem("launch:parked:needs:2:0:0/default", "another")
+    redis_client.zrem("launch:parked:needs:2:0:0/default", "another")
 
 
 def test_groups_of_queues_are_refused_apart(store: Store, creator: Creator) -> None:
@@ -130,13 +133,15 @@ def test_groups_of_queues_are_refused_apart(store: Store, creator: Creator) -> N
     assert [run_id for run_id, _ in items(store)] == [runs[0].run_id, runs[4].run_id]
 
 
-def test_a_script_that_the_server_has_forgotten_is_loaded_again_amid_many(store: Store, creator: Creator) -> None:
+def test_a_script_that_the_server_has_forgotten_is_loaded_again_amid_many(
+    store: Store, redis_client: Any, creator: Creator
+) -> None:
     runs = news(300)
 
     def batches() -> Iterator[list[New]]:
         for start in range(0, 300, 50):
             if start in (0, 150):
-                store._redis.script_flush()
+                redis_client.script_flush()
             yield runs[start : start + 50]
 
     answers = [answer for batch in creator.create_batches(batches()) for answer in batch]
@@ -153,9 +158,11 @@ def test_who_stops_asking_leaves_a_connection_that_can_be_used(store: Store, cre
     assert create_many(creator, news(2)) == [Created(True, 0)] * 2
 
 
-def test_a_damaged_index_is_set_aside_and_keeps_no_run_from_its_queue(store: Store, creator: Creator) -> None:
+def test_a_damaged_index_is_set_aside_and_keeps_no_run_from_its_queue(
+    store: Store, redis_client: Any, creator: Creator
+) -> None:
     index = keys.runs_by("project", "me/iris")
-    store._redis.set(index, "x")
+    redis_client.set(index, "x")
     runs = [*news(2, RunSpec(command=("true",), project="me/iris")), *news(1)]
     assert create_many(creator, runs) == [Created(True, 0)] * 3
     assert [run_id for run_id, _ in items(store)] == ids(runs)
@@ -163,28 +170,30 @@ def test_a_damaged_index_is_set_aside_and_keeps_no_run_from_its_queue(store: Sto
 
 
 @pytest.mark.parametrize("is_quick", [True, False])
-def test_an_error_amid_a_script_is_told_and_not_taken_for_a_repeated_call(store: Store, is_quick: bool) -> None:
+def test_an_error_amid_a_script_is_told_and_not_taken_for_a_repeated_call(
+    store: Store, redis_client: Any, is_quick: bool
+) -> None:
     create_many(store, news(1))
-    store._redis.set("launch:consumers:other", "x")
+    redis_client.set("launch:consumers:other", "x")
     creator = Creator(store.url, is_quick=is_quick)
     runs = news(2, RunSpec(command=("true",), queue="other"))
     assert {type(answer) for answer in create_many(creator, runs)} == {DamagedError}
     with pytest.raises(DamagedError, match="WRONGTYPE"):
         creator.create(new_run_id(), RunSpec(command=("true",), queue="other"))
     assert create_many(creator, news(1)) == [Created(True, 0)]
-    store._redis.delete("launch:consumers:other")
+    redis_client.delete("launch:consumers:other")
     creator.close()
 
 
-def test_a_full_redis_is_told_for_each(store: Store, creator: Creator) -> None:
+def test_a_full_redis_is_told_for_each(store: Store, redis_client: Any, creator: Creator) -> None:
     create_many(creator, news(1))
-    store._redis.config_set("maxmemory", "1")
+    redis_client.config_set("maxmemory", "1")
     try:
         answers = create_many(creator, news(3))
         with pytest.raises(BrokerUnavailableError, match="is full"):
             store.create(new_run_id(), PLAIN)
     finally:
-        store._redis.config_set("maxmemory", "0")
+        redis_client.config_set("maxmemory", "0")
     assert {type(answer) for answer in answers} == {BrokerUnavailableError}
     assert len(items(store)) == 1
 
@@ -247,10 +256,12 @@ def test_submit_many_returns_the_runs_in_order(api: Api, store: Store) -> None:
     assert {run.state for run in runs[:3]} == {RunState.PENDING}
 
 
-def test_the_history_begins_with_its_creation_though_that_is_not_written(store: Store, creator: Creator) -> None:
+def test_the_history_begins_with_its_creation_though_that_is_not_written(
+    store: Store, redis_client: Any, creator: Creator
+) -> None:
     [run] = news(1)
     create_many(creator, [run])
-    assert store._redis.exists(keys.history(run.run_id)) == 0
+    assert redis_client.exists(keys.history(run.run_id)) == 0
     [begin] = store.history(run.run_id)
     assert (begin.state, begin.at, begin.attempt) == (RunState.PENDING, store.get(run.run_id).created_at, 0)
     alone = new_run_id()
@@ -277,7 +288,7 @@ def test_others_may_be_asked_between_batches(store: Store) -> None:
     quick.close()
 
 
-def test_a_login_and_a_database_are_given(store: Store) -> None:
+def test_a_login_and_a_database_are_given(store: Store, redis_client: Any) -> None:
     """The tests' server has a password."""
     url = store.url.removesuffix("/0") + "/3"
     whole, quick = Store(url), Creator(url, is_quick=True)
@@ -286,9 +297,9 @@ def test_a_login_and_a_database_are_given(store: Store) -> None:
     quick.create(run_id, PLAIN)
     assert whole.get(run_id).state is RunState.PENDING
     assert store.peek(run_id) is None
-    assert "launch" in {client["name"] for client in store._redis.client_list()}
+    assert "launch" in {client["name"] for client in redis_client.client_list()}
     assert "_redis" not in quick.__dict__
-    whole._redis.flushdb()
+    redis_of(url).flushdb()
     whole.close()
     quick.close()
 
@@ -314,7 +325,7 @@ def test_a_server_that_does_not_answer_is_given_up_within_five_seconds() -> None
         assert time.monotonic() - began < 5
 
 
-def test_a_connection_that_breaks_amid_many_loses_none_and_doubles_none(store: Store) -> None:
+def test_a_connection_that_breaks_amid_many_loses_none_and_doubles_none(store: Store, redis_client: Any) -> None:
     store.create(new_run_id(), PLAIN)
     quick = Creator(store.url, is_quick=True)
     runs = news(1000)
@@ -322,9 +333,9 @@ def test_a_connection_that_breaks_amid_many_loses_none_and_doubles_none(store: S
     def batches() -> Iterator[list[New]]:
         for start in range(0, 1000, 100):
             if start in (300, 600):
-                for client in store._redis.client_list(_type="normal"):
+                for client in redis_client.client_list(_type="normal"):
                     if client["cmd"] != "client|list":
-                        store._redis.client_kill_filter(_id=client["id"])
+                        redis_client.client_kill_filter(_id=client["id"])
             yield runs[start : start + 100]
 
     try:
@@ -374,7 +385,7 @@ def test_an_id_that_is_none_is_refused_at_every_door(api: Api, run_id: str) -> N
     for call in (lambda: api.run(run_id.rpartition("/")[2]), run.cancel, run.retry, run.delete):
         with pytest.raises(UnknownRunError, match="15 characters"):
             call()
-    assert api.store._redis.keys("*") == []
+    assert redis_of(api.store.url).keys("*") == []
 
 
 def test_another_keys_name_is_no_run(api: Api) -> None:

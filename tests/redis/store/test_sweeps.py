@@ -184,23 +184,23 @@ def test_a_queue_that_refuses_the_runs_is_noted_with_the_sweep_until_it_takes_th
     assert sweep.refresh().problem == ""
 
 
-def test_one_damaged_sweep_does_not_hold_up_the_others(api: Api, store: Store) -> None:
+def test_one_damaged_sweep_does_not_hold_up_the_others(api: Api, store: Store, redis_client: Any) -> None:
     broken, whole = grid(api, 3, workers=1), grid(api, 3, workers=1)
     end(store, live(store, broken)[0])
     end(store, live(store, whole)[0])
-    store._redis.hset(f"launch:sweep:{broken.id}", "config", "no JSON")
-    store._redis.sadd("launch:sweeps:live", "gone")
+    redis_client.hset(f"launch:sweep:{broken.id}", "config", "no JSON")
+    redis_client.sadd("launch:sweeps:live", "gone")
     assert advance_sweeps(store, api.settings) == 1
     assert "damaged" in broken.refresh().problem
     assert set(store.live_sweep_ids()) == {broken.id, whole.id}
 
 
-def test_a_damaged_sweep_does_not_hold_up_the_end_of_its_runs(api: Api, store: Store) -> None:
+def test_a_damaged_sweep_does_not_hold_up_the_end_of_its_runs(api: Api, store: Store, redis_client: Any) -> None:
     sweep = grid(api, 3, workers=1)
     (run_id,) = live(store, sweep)
     record = claim(store, run_id)
-    store._redis.delete(f"launch:sweep:{sweep.id}:ended")
-    store._redis.set(f"launch:sweep:{sweep.id}:ended", "not a list")
+    redis_client.delete(f"launch:sweep:{sweep.id}:ended")
+    redis_client.set(f"launch:sweep:{sweep.id}:ended", "not a list")
     assert store.finish(record, NextStep(Outcome(S.FINISHED, exit_code=0)))
     assert store.get(run_id).state is S.FINISHED
     assert any("damaged" in entry["reason"] for entry in store.refused())
@@ -272,12 +272,12 @@ def test_a_run_that_is_retried_by_its_policy_keeps_its_place(api: Api, store: St
     assert advance(store, api.settings, sweep.id) == 1
 
 
-def test_a_run_that_proves_alive_after_its_crash_counts_again(api: Api, store: Store) -> None:
+def test_a_run_that_proves_alive_after_its_crash_counts_again(api: Api, store: Store, redis_client: Any) -> None:
     sweep = bayes(api, workers=1, run_cap=2)
     (run_id,) = live(store, sweep)
     record = claim(store, run_id)
     store.tell(run_id, record.token, {"loss": 3.0}, [], "", end=1)
-    store._redis.zadd("launch:leases", {run_id: 1})
+    redis_client.zadd("launch:leases", {run_id: 1})
     assert try_crash(store, run_id, record.token, NextStep(Outcome(S.CRASHED, reason="gone")))
     assert store.trials(sweep.id)[0][0].state == "Crashed"
     assert store.finish(record, NextStep(Outcome(S.FINISHED, exit_code=0)))
@@ -373,27 +373,27 @@ def test_only_runs_of_running_and_paused_sweeps_start(api: Api, store: Store) ->
     assert "unknown" in check_sweep(store, "a/b:c")
 
 
-def test_the_pass_ends_a_sweep_whose_last_run_was_deleted(api: Api, store: Store) -> None:
+def test_the_pass_ends_a_sweep_whose_last_run_was_deleted(api: Api, store: Store, redis_client: Any) -> None:
     sweep = grid(api, 1)
     (run_id,) = live(store, sweep)
     claim(store, run_id)
-    store._redis.delete(f"launch:run:{run_id}")
+    redis_client.delete(f"launch:run:{run_id}")
     for index in ("", ":queue:default", ":state:Running", f":sweep:{sweep.id}"):
-        store._redis.zrem(f"launch:runs{index}", run_id)
-    store._redis.zrem("launch:leases", run_id)
-    store._redis.srem("launch:places:queue:default", run_id)
+        redis_client.zrem(f"launch:runs{index}", run_id)
+    redis_client.zrem("launch:leases", run_id)
+    redis_client.srem("launch:places:queue:default", run_id)
     assert sweep.state == "RUNNING"
     advance_sweeps(store, api.settings)
     assert sweep.state == "FINISHED"
 
 
-def test_ended_sweeps_are_deleted_after_the_retention(api: Api, store: Store) -> None:
+def test_ended_sweeps_are_deleted_after_the_retention(api: Api, store: Store, redis_client: Any) -> None:
     ended, running = grid(api, 1), grid(api, 1)
     end(store, live(store, ended)[0])
     assert store.retire_sweeps(retention_s=3600) == 0
     assert store.retire_sweeps(retention_s=0) == 1
     assert [sweep.id for sweep in api.sweeps()] == [running.id]
-    assert not store._redis.keys(f"launch:sweep:{ended.id}*")
+    assert not redis_client.keys(f"launch:sweep:{ended.id}*")
     with pytest.raises(InputError, match="no sweep"):
         api.sweep(ended.id)
 

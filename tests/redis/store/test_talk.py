@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from launch_worker.store.store import Store
 from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard
 from tests.conftest import wait_until
 from tests.support.arrows import enlist_for
+from tests.support.redis_client import redis_of
 
 
 def running(store: Store, *, lease_s: float = 60.0, **spec: object) -> Record:
@@ -31,7 +33,7 @@ def running(store: Store, *, lease_s: float = 60.0, **spec: object) -> Record:
 
 
 def rows(store: Store, record: Record) -> list[dict[str, int]]:
-    return [json.loads(row) for row in store._redis.lrange(keys.metrics(record.id), 0, -1)]
+    return [json.loads(row) for row in redis_of(store.url).lrange(keys.metrics(record.id), 0, -1)]
 
 
 def test_a_summary_is_merged_name_by_name_and_keeps_its_digits(store: Store) -> None:
@@ -84,7 +86,7 @@ def test_a_message_is_the_reason_while_the_run_runs_and_nobody_stops_it(store: S
 
 
 @pytest.mark.parametrize("late", ["another token", "unknown", "ended"])
-def test_an_attempt_that_is_not_the_runs_own_any_more_is_refused(store: Store, late: str) -> None:
+def test_an_attempt_that_is_not_the_runs_own_any_more_is_refused(store: Store, redis_client: Any, late: str) -> None:
     record = running(store)
     run_id, token = record.id, record.token
     if late == "another token":
@@ -96,14 +98,14 @@ def test_an_attempt_that_is_not_the_runs_own_any_more_is_refused(store: Store, l
     assert not store.tell(run_id, token, {"a": 1}, ["{}"], "late", end=10, preempting=True)
     assert store.get(record.id).summary == ""
     assert rows(store, record) == []
-    assert not store._redis.exists(keys.run("nosuchrun"))
+    assert not redis_client.exists(keys.run("nosuchrun"))
 
 
-def test_the_next_attempt_begins_anew_and_keeps_the_summary(store: Store) -> None:
+def test_the_next_attempt_begins_anew_and_keeps_the_summary(store: Store, redis_client: Any) -> None:
     record = running(store, retries=1)
     store.tell(record.id, record.token, {"a": 1}, [json.dumps({"_step": 4})], "", end=100)
     store.finish(record, NextStep(Outcome(RunState.FAILED), retry_delay_s=0.0), owner="o1")
-    seq = int(store._redis.hget(keys.run(record.id), "seq"))
+    seq = int(redis_client.hget(keys.run(record.id), "seq"))
     again, why = store.claim(record.id, seq, owner="o1", worker="w1", host="h", lease_s=60)
     assert again is not None, why
     assert store.heard(again.id, again.token) == Heard(0, {}, 4)
@@ -111,7 +113,9 @@ def test_the_next_attempt_begins_anew_and_keeps_the_summary(store: Store) -> Non
     assert json.loads(store.get(record.id).summary) == {"a": 1, "b": 1}
 
 
-def test_a_run_that_crashed_after_it_called_itself_preempted_goes_back_to_its_queue(store: Store) -> None:
+def test_a_run_that_crashed_after_it_called_itself_preempted_goes_back_to_its_queue(
+    store: Store, redis_client: Any
+) -> None:
     """W17; W&B: a preempting run that stops sending heartbeats is queued again."""
     record = running(store, lease_s=0.001)
     store.tell(record.id, record.token, None, [], "", end=10, preempting=True)
@@ -120,7 +124,7 @@ def test_a_run_that_crashed_after_it_called_itself_preempted_goes_back_to_its_qu
     assert crash_stale_runs(store, Settings()) == 1
     back = store.get(record.id)
     assert (back.state, back.preemptions, back.yields) == (RunState.PENDING, 1, True)
-    seq = int(store._redis.hget(keys.run(record.id), "seq"))
+    seq = int(redis_client.hget(keys.run(record.id), "seq"))
     again, why = store.claim(record.id, seq, owner="o1", worker="w1", host="h", lease_s=60)
     assert again is not None, why
     assert not again.yields
@@ -146,9 +150,9 @@ def test_a_late_exit_is_noted_beside_the_end_and_gone_with_a_new_attempt(store: 
     assert store.get(record.id).late_exit == ""
 
 
-def test_retention_deletes_what_was_told(store: Store) -> None:
+def test_retention_deletes_what_was_told(store: Store, redis_client: Any) -> None:
     record = running(store)
     store.tell(record.id, record.token, {"a": 1}, ["{}"], "", end=10)
     store.finish(record, NextStep(Outcome(RunState.FINISHED, exit_code=0)), owner="o1")
     assert store.retire(retention_s=0) == 1
-    assert not list(store._redis.scan_iter(f"launch:run:{record.id}*"))
+    assert not list(redis_client.scan_iter(f"launch:run:{record.id}*"))

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.support.arrows import enlist_for
+from tests.support.redis_client import redis_of
 
 LIMIT = 8 << 20
 #: Three chunks in Redis.
@@ -78,10 +80,10 @@ def test_more_than_the_worker_takes_is_refused(storage: Storage) -> None:
 # -- Redis ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_key_of_an_upload_expires(store: Store) -> None:
+def test_every_key_of_an_upload_expires(store: Store, redis_client: Any) -> None:
     storage = RedisStorage(store, HOUR_S)
     storage.put(SHA256, io.BytesIO(DATA))
-    redis = store._redis
+    redis = redis_client
     names = redis.keys("launch:upload:*")
     assert len(names) == 4
     assert all(0 < redis.pttl(name) <= HOUR_S * 1000 for name in names)
@@ -95,19 +97,19 @@ def test_every_key_of_an_upload_expires(store: Store) -> None:
     assert all(redis.pttl(name) > 50_000 for name in names), "also for one that fetches it"
 
 
-def test_a_half_written_upload_is_not_there_and_expires(store: Store) -> None:
+def test_a_half_written_upload_is_not_there_and_expires(store: Store, redis_client: Any) -> None:
     store.put_upload_chunk(SHA256, 0, DATA[: 1 << 20])
     store.put_upload_chunk(SHA256, 1, DATA[1 << 20 : 2 << 20])
     assert not store.keep_upload(SHA256, chunks=3, size=len(DATA), keep_s=HOUR_S)
     assert store.renew_upload(SHA256, keep_s=HOUR_S) == 0
     assert get(RedisStorage(store, HOUR_S)) is None
-    assert all(store._redis.ttl(name) > 0 for name in store._redis.keys("launch:upload:*"))
+    assert all(redis_client.ttl(name) > 0 for name in redis_client.keys("launch:upload:*"))
 
 
-def test_an_upload_that_lost_a_part_is_not_there(store: Store) -> None:
+def test_an_upload_that_lost_a_part_is_not_there(store: Store, redis_client: Any) -> None:
     storage = RedisStorage(store, HOUR_S)
     storage.put(SHA256, io.BytesIO(DATA))
-    store._redis.delete(keys.upload_chunk(SHA256, 1))
+    redis_client.delete(keys.upload_chunk(SHA256, 1))
     assert not storage.renew(SHA256)
     assert get(storage) is None
 
@@ -196,10 +198,12 @@ def test_a_folder_gets_from_submitter_to_worker_and_is_sent_once(
     assert not sent
 
 
-def test_a_worker_keeps_what_it_fetched(folder: Path, settings: Settings, store: Store, fetch: Fetch) -> None:
+def test_a_worker_keeps_what_it_fetched(
+    folder: Path, settings: Settings, store: Store, redis_client: Any, fetch: Fetch
+) -> None:
     sha256 = send_folder(folder, settings=settings, store=store)
     fetch(sha256)
-    store._redis.delete(*store._redis.keys("launch:upload:*"))
+    redis_client.delete(*redis_client.keys("launch:upload:*"))
     assert (fetch(sha256) / "train.py").exists()
     kept = settings.work_dir / "code" / "uploads" / f"{sha256}.tar.gz"
     kept.write_bytes(b"damaged")
@@ -264,7 +268,7 @@ ONE, TWO = "1" * 40, "2" * 40
 
 
 def claimed(store: Store, run_id: str) -> Record:
-    seq = int(store._redis.hget(keys.run(run_id), "seq"))
+    seq = int(redis_of(store.url).hget(keys.run(run_id), "seq"))
     enlist_for(store, "o", run_id)
     record, why = store.claim(run_id, seq, owner="o", worker="w@h", host="h", lease_s=60)
     assert record is not None, why
@@ -300,12 +304,12 @@ def test_a_stale_attempt_pins_nothing(store: Store) -> None:
     assert store.pin("0nosuchrun", 1, ONE) == ""
 
 
-def test_a_record_that_redis_lost_comes_back_with_its_commit(store: Store) -> None:
+def test_a_record_that_redis_lost_comes_back_with_its_commit(store: Store, redis_client: Any) -> None:
     run_id = new_run_id()
     store.create(run_id, RunSpec(command=("a",), uri="https://h/r"))
     record = claimed(store, run_id)
     store.pin(run_id, record.token, ONE)
     kept = store.get(run_id)
-    store._redis.flushall()
+    redis_client.flushall()
     store.restore(kept, lease_s=60, owner="o")
     assert store.get(run_id).commit == ONE
