@@ -15,7 +15,7 @@ from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, 
 from launch_worker.attempt.talk import Talk
 from launch_worker.clock import boot_time_s
 from launch_worker.code.patience import Patience
-from launch_worker.errors import CodeError, InputError
+from launch_worker.errors import BrokerUnavailableError, CodeError, InputError
 from launch_worker.model.job_words import Word
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
@@ -82,6 +82,10 @@ def execute(
         return Outcome(
             RunState.FAILED, reason=str(error), phase="build", message=message, worker_fault=error.worker_fault
         )
+    except BrokerUnavailableError as error:
+        # What is missing of the run, no job can be started without.
+        _end(attempt.job)
+        return Outcome(RunState.FAILED, reason=str(error), phase=phase, unbegun=attempt.job is None)
     except LeaseLostError as error:
         return Outcome(RunState.FAILED, reason=str(error), phase=phase, unbegun=True)
     except (InputError, StartError) as error:
