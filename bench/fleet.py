@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from bench.measure import RedisMeter, Results
 from bench.systems import LAUNCH, Running
-from launch_worker.model.spec import MAINTENANCE_QUEUE
+from launch_worker.model.checks import MAINTENANCE_QUEUE
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.model.checks import MAX_GPUS
 from launch_worker.model.needs import parse_needs
-from launch_worker.model.spec import MAX_GPUS
 
 _NUMBER = re.compile(r"[0-9]{1,4}")
 _DEVICE = re.compile(r"[0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,80}")

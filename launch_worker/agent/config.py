@@ -14,7 +14,7 @@ from typing import Any
 
 from launch_worker.agent.selection import UNLIMITED
 from launch_worker.errors import InputError
-from launch_worker.model.spec import MAX_LIMIT, NAME, QUEUE, check_queue_name
+from launch_worker.model.checks import MAX_LIMIT, NAME, QUEUE, check_queue_name
 from launch_worker.model.units import parse_duration
 
 PREFIX = "LAUNCH_AGENT_"

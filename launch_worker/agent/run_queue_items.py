@@ -40,8 +40,8 @@ from launch_worker.errors import (
     SweepOverError,
     UnknownRunError,
 )
+from launch_worker.model.checks import MAX_LIMIT, check_queue_name
 from launch_worker.model.outcome import PHASES, Outcome
-from launch_worker.model.spec import MAX_LIMIT, check_queue_name
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 from launch_worker.queues.pool import PoolConfig

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from launch_worker.errors import InputError
-from launch_worker.model.spec import MAX_LIMIT, QUEUE, RESERVED_QUEUES, check_queue_name
+from launch_worker.model.checks import MAX_LIMIT, QUEUE, RESERVED_QUEUES, check_queue_name
 
 #: Prefect's are named "Agent queue a-b", which is no name of a queue here.
 TAG_QUEUE_PREFIX = "agent-queue-"

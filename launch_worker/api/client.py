@@ -15,7 +15,8 @@ from launch_worker.api.runs import MAX_PER_PAGE, Run, Runs
 from launch_worker.api.sweeps import SweepApi
 from launch_worker.errors import InputError, RefusedError, UnknownRunError
 from launch_worker.maintenance.passes import catch_up
-from launch_worker.model.spec import PROJECT, RunSpec
+from launch_worker.model.checks import PROJECT
+from launch_worker.model.spec import RunSpec
 from launch_worker.model.worker import Worker
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder

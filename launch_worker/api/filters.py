@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.run import Record
-from launch_worker.model.spec import PRIORITIES
 from launch_worker.model.states import RunState
 from launch_worker.untrusted.patterns import MAX_PATTERN, PatternError, searcher
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch_worker.api.connection import Connection
 from launch_worker.errors import InputError, RefusedError
-from launch_worker.model.spec import MAX_LIMIT, check_queue_name
+from launch_worker.model.checks import MAX_LIMIT, check_queue_name
 from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from launch_worker.api.runs import Run
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError, UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.maintenance.passes import catch_up
-from launch_worker.model.spec import KEY, MAX_LIMIT
+from launch_worker.model.checks import KEY, MAX_LIMIT
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.model.units import isoformat

@@ -25,7 +25,7 @@ from launch_worker import terminal
 from launch_worker.celery import defaults
 from launch_worker.errors import SettingsError
 from launch_worker.maintenance.passes import PASSES
-from launch_worker.model.spec import MAINTENANCE_QUEUE
+from launch_worker.model.checks import MAINTENANCE_QUEUE
 from launch_worker.redis_url import RedisUrl
 from launch_worker.runners.process.own_process import have_usual_signals, hide_memory
 from launch_worker.settings import Settings

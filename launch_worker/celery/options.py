@@ -28,7 +28,7 @@ from launch_worker.api.client import Api
 from launch_worker.celery.application import REQUIRED, app, settings, settings_file
 from launch_worker.celery.broker import Channel
 from launch_worker.errors import BrokerUnavailableError, LaunchError
-from launch_worker.model.spec import MAINTENANCE_QUEUE
+from launch_worker.model.checks import MAINTENANCE_QUEUE
 from launch_worker.model.units import parse_duration
 from launch_worker.redis_url import mask_url
 from launch_worker.store.redis.safety import check_safe

@@ -18,7 +18,7 @@ from launch_worker.celery.message import RUN_TASK
 from launch_worker.celery.steps import Intake
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import RUN_ID
-from launch_worker.model.spec import check_queue_name
+from launch_worker.model.checks import check_queue_name
 from launch_worker.model.states import RunState
 
 log = logging.getLogger("launch_worker.remote")

@@ -31,7 +31,7 @@ from launch_worker.celery.options import (
 )
 from launch_worker.celery.request import AdoptedRequest, RunRequest
 from launch_worker.errors import LaunchError
-from launch_worker.model.spec import MAINTENANCE_QUEUE
+from launch_worker.model.checks import MAINTENANCE_QUEUE
 from launch_worker.untrusted.log_line import OneLine
 
 log = logging.getLogger("launch_worker.worker")

@@ -9,7 +9,8 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.queues import Pool
-from launch_worker.cli.queues import DEFAULT, DESCRIPTION, LIMIT, common_settings, setting, show_settings, with_options
+from launch_worker.cli.queues import DEFAULT, DESCRIPTION, LIMIT, common_settings, setting, show_settings
+from launch_worker.cli.submit_options import with_options
 from launch_worker.errors import InputError
 from launch_worker.queues.defaults import as_options
 

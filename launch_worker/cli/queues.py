@@ -6,15 +6,16 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.queues import MAX_RANK, Queue
+from launch_worker.cli.submit_options import with_options
 from launch_worker.errors import InputError
-from launch_worker.model.spec import MAX_LIMIT
+from launch_worker.model.checks import MAX_LIMIT
 from launch_worker.queues.defaults import as_options, parse_defaults
 from launch_worker.queues.queue import RESOURCES, parse_settings
 from launch_worker.untrusted.text import read_json
@@ -22,8 +23,6 @@ from launch_worker.untrusted.text import read_json
 _NAME = click.argument("name")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 _MAX_FILE_BYTES = 1 << 20
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _or_none(least: int, most: int) -> Callable[[click.Context, click.Parameter, str | None], int | str | None]:
@@ -89,17 +88,6 @@ _SETTINGS = (
     click.option("--priorities/--no-priorities", default=None, help="Whether its runs may have priorities."),
     DESCRIPTION,
 )
-
-
-def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, in this order."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker queues set gpu --limit 4")

@@ -18,7 +18,8 @@ from launch_worker.cli import following
 from launch_worker.cli.errors import each
 from launch_worker.errors import BrokerUnavailableError, InputError
 from launch_worker.maintenance.passes import catch_up
-from launch_worker.model.spec import PROJECT
+from launch_worker.model.checks import PROJECT
+from launch_worker.model.options import OPTIONS, SPEC
 from launch_worker.model.states import RunState
 from launch_worker.model.units import parse_duration
 from launch_worker.untrusted.text import read_json
@@ -217,10 +218,8 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
 _NOT_SHOWN = frozenset(
     {"command", "name", "queue", "project", "tags", "env", "after", "config", "sweep", "cwd_required"}
 )
-_SPEC_NAMES = {
-    **{f"{name}_s": name for name in ("timeout", "start_timeout", "stall_timeout", "grace", "retry_delay", "expires")},
-    "gpus": "wants gpus",
-}
+#: Names of a spec's fields for people: those of the options, but for the record's own `gpus`.
+_SPEC_NAMES = {option.field: option.name for option in OPTIONS if option.owner == SPEC} | {"gpus": "wants gpus"}
 
 
 def _phase(phase: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ def list_command(url: str | None, as_json: bool) -> None:
     help="Times that come while the last run has not ended: run beside it, leave them out, or run one after it.",
 )
 @click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
-@with_options(SCHEDULE_OPTIONS)
+@with_options(*SCHEDULE_OPTIONS)
 @_JSON
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj

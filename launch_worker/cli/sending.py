@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from launch_worker.errors import InputError, LaunchError
-from launch_worker.model.spec import parse_after
+from launch_worker.model.checks import parse_after
 from launch_worker.submission.options import Item
 from launch_worker.submission.submitter import Sent, Submitter
 

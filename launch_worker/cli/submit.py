@@ -11,15 +11,14 @@ import click
 from launch_worker.cli.errors import run_command
 from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, with_options
 from launch_worker.errors import InputError
+from launch_worker.model.options import OPTIONS
 from launch_worker.submission.options import Item, read_jobs, read_options
 from launch_worker.submission.resolve import current_folder
 
 if TYPE_CHECKING:
     from launch_worker.submission.submitter import Sent, Submitter
 
-#: What a recurring submission has no use for.
-_NOT_WITH_CRON = ("at", "delay", "after", "array", "id", "unique")
-#: What names one submission, and would make all lines of a file the same.
+#: Options that name one submission, and would make all lines of a file the same.
 _NOT_WITH_FILE = ("id", "unique")
 
 
@@ -27,7 +26,7 @@ _NOT_WITH_FILE = ("id", "unique")
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     epilog="Example: launch-submit -q gpu --name resnet --retries 2 --follow -- python train.py --lr 0.1",
 )
-@with_options(SUBMIT_OPTIONS)
+@with_options(*SUBMIT_OPTIONS)
 @click.option("--wait", is_flag=True, help="Wait for the end and exit with the job's code.")
 @click.option("--follow", is_flag=True, help="Wait, and show the log as it comes.")
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted, as JSON, and write nothing.")
@@ -147,7 +146,7 @@ def _some(items: list[Item], from_file: str) -> list[Item]:
 
 
 def _check_recurring(given: Mapping[str, Any], *, wait: bool, follow: bool, from_file: str | None) -> None:
-    others = [f"--{name}" for name in _NOT_WITH_CRON if name in given]
+    others = [f"--{option.name}" for option in OPTIONS if not option.is_recurring and option.name in given]
     others += [name for name, on in (("--wait", wait), ("--follow", follow), ("--from-file", from_file)) if on]
     if others:
         raise InputError(f"{others[0]} does not go with --cron; leave one of them out")

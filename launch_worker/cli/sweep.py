@@ -39,7 +39,7 @@ def sweep_command() -> None:
 )
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Make at most so many runs (beside run_cap).")
 @click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
-@with_options(RUN_OPTIONS)
+@with_options(*RUN_OPTIONS)
 @click.option("--quiet", is_flag=True, help="Print the sweep's id alone.")
 @_JSON
 @click.pass_obj

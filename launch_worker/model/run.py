@@ -11,7 +11,7 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.ids import RUN_ID
-from launch_worker.model.spec import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
+from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from launch_worker.untrusted.text import read_json, read_map

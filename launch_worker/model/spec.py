@@ -8,49 +8,24 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import compress
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.ids import RUN_ID
+from launch_worker.model.checks import ENV_NAME, NAME, RETRYABLE, encodes
 from launch_worker.model.macros import has_macros
-from launch_worker.model.units import MAX_DURATION_S
-from launch_worker.untrusted.text import MAX_DEPTH, is_deeper, read_json
+from launch_worker.model.options import CHECKS
+from launch_worker.untrusted.text import read_json
 
-NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,200}")
-#: Also a Redis key and a file name: no colon, no slash, no leading dash, dot or underscore.
-QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?")
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:=/-]{0,99}")
-ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-#: The system's own queue: every worker consumes it beside its `-Q`.
-MAINTENANCE_QUEUE = "maintenance"
-RESERVED_QUEUES = frozenset({MAINTENANCE_QUEUE, "unacked", "unacked_index", "unacked_mutex"})
-#: W&B's four levels, as the priority steps of kombu's Redis transport: a lower one is consumed first.
-PRIORITIES = {"critical": 0, "high": 3, "medium": 6, "low": 9}
-RETRYABLE = ("failed", "crashed")
 
 #: The kernel's limit for one argument or one NAME=VALUE (MAX_ARG_STRLEN, its final NUL included).
 MAX_ARG_BYTES = 128 * 1024 - 1
 MAX_COMMAND_BYTES = 1 << 20
 MAX_ENV_BYTES = 512 * 1024
-MAX_RETRIES = 1000
-MAX_GPUS = 1024
-MAX_LIMIT = 1_000_000
-MAX_AFTER = 1000
-MAX_VALUES_BYTES = 64 * 1024
-MAX_CONFIG_BYTES = 256 * 1024
-#: Of values and config: they are kept within other JSON, which has a limit itself.
-_MAX_DEPTH = MAX_DEPTH - 10
-#: Also part of Redis keys.
-KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@=-]{0,99}")
-#: How a run that others wait for must have ended: with exit code 0, in whatever way, or in any other way than that.
-WISHES = ("ok", "any", "failed")
 _INTERPRETER = re.compile(r"(python|bash|sh|perl|ruby|node|Rscript|julia)[\d.]*")
 _SCRIPT = re.compile(r"[\w./-]+")
-VALUE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -128,8 +103,8 @@ class RunSpec:
         if not self.name:
             object.__setattr__(self, "name", default_name(self.command or (self.image,)))
         for name in given:
-            if name in _CHECKS:
-                _CHECKS[name](getattr(self, name))
+            if name in CHECKS:
+                CHECKS[name](getattr(self, name))
         if self.env or self.env_from:
             _check_env(self.env, self.env_from)
         if self.uri or self.upload:
@@ -266,31 +241,6 @@ def default_name(command: tuple[str, ...]) -> str:
     return "".join(char if NAME.fullmatch(char) else "?" for char in word)[:200] or "job"
 
 
-def check_queue_name(name: str) -> None:
-    """Raises InputError for a name that no queue of runs may have."""
-    _check_text("queue", name, QUEUE, "letters, digits, and . _ - after the first, at most 100")
-    # A worker takes what is in its own queue, whatever the limits and the configuration of the run's.
-    if name in RESERVED_QUEUES or name.endswith(".pidbox") or name.startswith("launch.direct."):
-        raise InputError(f"queue {name!r} belongs to the system; choose another name")
-
-
-def parse_env(pairs: Iterable[str]) -> dict[str, str]:
-    """`K=V` words as a map; a later one wins."""
-    env = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"environment {name!r} has no value; write -e {name or 'NAME'}=VALUE or --env-from NAME")
-        env[name] = value
-    return env
-
-
-def _check_text(what: str, text: str, pattern: re.Pattern[str], rule: str) -> None:
-    if not isinstance(text, str) or not pattern.fullmatch(text) or not _encodes(text):
-        shown = repr(text) if len(str(text)) <= 60 else repr(str(text)[:60]) + "…"
-        raise InputError(f"{what} {shown} is not allowed: {rule}")
-
-
 def _check_command(command: tuple[str, ...] | str) -> None:
     if isinstance(command, str):
         raise InputError(f"the command must be a list of arguments, not one string; write {command.split()!r}")
@@ -321,65 +271,6 @@ def _check_container(spec: RunSpec) -> None:
         check_cpus("cpus", spec.cpus)
 
 
-def _check_number(what: str, number: Any, least: int, most: int) -> None:
-    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-        raise InputError(f"{what} must be a whole number from {least} to {most}, not {number!r}")
-
-
-def parse_after(text: str) -> tuple[str, str]:
-    """The run that is waited for, and the wish for its end. `RUN` alone is `RUN:ok`. Raises InputError."""
-    run_id, colon, wish = text.partition(":") if isinstance(text, str) else ("", "", "")
-    wish = wish.lower() if colon else "ok"
-    if not RUN_ID.fullmatch(run_id) or wish not in WISHES:
-        raise InputError(
-            f"after {str(text)[:60]!r} is not a run to wait for; write it as RUN, RUN:ok, RUN:any or RUN:failed"
-        )
-    return run_id, wish
-
-
-def _check_after(after: tuple[str, ...]) -> None:
-    if len(after) > MAX_AFTER:
-        raise InputError(f"a run can wait for at most {MAX_AFTER} others, not {len(after)}")
-    wishes: dict[str, str] = {}
-    for text in after:
-        run_id, wish = parse_after(text)
-        if wishes.setdefault(run_id, wish) != wish:
-            raise InputError(f"a run cannot wait for run {run_id} to end in two ways; leave one of them out")
-
-
-def check_values(values: Mapping[str, Any]) -> None:
-    """Raises InputError for values of template variables that no run can have."""
-    if not isinstance(values, Mapping):
-        raise InputError("the values of template variables must be a map of names to values")
-    for name in values:
-        if not isinstance(name, str) or not VALUE_NAME.fullmatch(name):
-            raise InputError(f"{str(name)[:60]!r} is not a name for a value; use letters, digits, _ and .")
-    size = _json_bytes("the values of template variables", values)
-    if size > MAX_VALUES_BYTES:
-        raise InputError(f"the values of template variables have {size:,} bytes; at most {MAX_VALUES_BYTES:,} are kept")
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    """Raises InputError for hyperparameters that no run can have."""
-    if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
-        raise InputError("the config must be a map of names to values")
-    size = _json_bytes("the config", config)
-    if size > MAX_CONFIG_BYTES:
-        raise InputError(f"the config has {size:,} bytes; at most {MAX_CONFIG_BYTES:,} are kept")
-
-
-def _json_bytes(what: str, value: Mapping[str, Any]) -> int:
-    if not value:
-        return 2
-    try:
-        text = json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{what} cannot be written as JSON: {error}") from None
-    if text.count("[") + text.count("{") > _MAX_DEPTH and is_deeper(value, _MAX_DEPTH):
-        raise InputError(f"{what} must not be nested more than {_MAX_DEPTH} levels deep")
-    return len(text.encode())
-
-
 def _check_code(uri: str, upload: str) -> None:
     if uri and upload:
         raise InputError("the code comes from git or from an upload, not both; leave out --uri or --upload")
@@ -395,14 +286,14 @@ def _check_code(uri: str, upload: str) -> None:
 def _check_cwd(cwd: str, *, in_code: bool) -> None:
     if "\x00" in cwd or not (cwd.startswith("/") or in_code):
         raise InputError(f"working directory {cwd!r} must be an absolute path")
-    if not cwd.startswith("/") and (not cwd or ".." in cwd.split("/") or not _encodes(cwd)):
+    if not cwd.startswith("/") and (not cwd or ".." in cwd.split("/") or not encodes(cwd)):
         raise InputError(f"working directory {cwd!r} must be a folder inside the code, without .., or an absolute path")
 
 
 def _check_argument(what: str, text: str) -> int:
     if "\x00" in text:
         raise InputError(f"{what} has a NUL byte, which no program can be given; remove it")
-    if not _encodes(text):
+    if not encodes(text):
         raise InputError(f"{what} is not valid UTF-8; re-encode it")
     size = len(text.encode())
     if size > MAX_ARG_BYTES:
@@ -426,84 +317,3 @@ def _check_env(env: Mapping[str, str], env_from: tuple[str, ...]) -> None:
         total += len(name) + 1 + _check_argument(f"the value of environment variable {name}", value)
     if total > MAX_ENV_BYTES:
         raise InputError(f"the environment has {total:,} bytes; at most {MAX_ENV_BYTES:,} can be submitted")
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_label(what: str, pattern: re.Pattern[str], rule: str, text: str) -> None:
-    if text:
-        _check_text(what, text, pattern, rule)
-
-
-def _check_tags(tags: tuple[str, ...]) -> None:
-    for tag in tags:
-        _check_text("tag", tag, TAG, "letters, digits and . _ : = / -, at most 100")
-
-
-def _check_priority(priority: str) -> None:
-    if priority not in PRIORITIES:
-        raise InputError(f"priority {priority!r} is unknown; use one of: {', '.join(PRIORITIES)}")
-
-
-def _check_seconds(what: str, least: float, seconds: float | None) -> None:
-    if seconds is not None and not least <= seconds <= MAX_DURATION_S:
-        raise InputError(f"{what} must be more than 0 and at most 3650d, not {seconds:g} s")
-
-
-def _check_count(what: str, least: int, most: int, number: Any) -> None:
-    if number is not None:
-        _check_number(what, number, least, most)
-
-
-def _check_scheduler(scheduler: Any) -> None:
-    if not isinstance(scheduler, bool):
-        raise InputError(f"scheduler must be true or false, not {scheduler!r}")
-
-
-def _check_retry_on(words: tuple[str, ...]) -> None:
-    for word in words:
-        if word not in RETRYABLE:
-            raise InputError(f"cannot retry on {word!r}; use one or both of: {','.join(RETRYABLE)}")
-
-
-_NAME_RULE = "1 to 200 characters without control characters"
-_PROJECT_RULE = "ENTITY/PROJECT, each of letters, digits and . _ -"
-_KEY_RULE = "letters, digits, and . _ @ = - after the first, at most 100"
-
-#: What checks one field's value, apart from others; called where it is not the default.
-_CHECKS: dict[str, Callable[[Any], None]] = {
-    "name": partial(_check_text, "name", pattern=NAME, rule=_NAME_RULE),
-    "queue": check_queue_name,
-    "project": partial(_check_label, "project", PROJECT, _PROJECT_RULE),
-    "author": partial(_check_label, "author", NAME, _NAME_RULE),
-    "tags": _check_tags,
-    "priority": _check_priority,
-    "timeout_s": partial(_check_seconds, "timeout", 0.001),
-    "start_timeout_s": partial(_check_seconds, "start timeout", 0.001),
-    "stall_timeout_s": partial(_check_seconds, "stall timeout", 0.001),
-    "grace_s": partial(_check_seconds, "grace", 0),
-    "retry_delay_s": partial(_check_seconds, "retry delay", 0),
-    "expires_s": partial(_check_seconds, "expiry", 0.001),
-    "retries": partial(_check_number, "retries", least=0, most=MAX_RETRIES),
-    "max_preemptions": partial(_check_number, "max preemptions", least=0, most=MAX_RETRIES),
-    "preempt_exit_code": partial(_check_number, "the exit code of a preempted job", least=1, most=255),
-    "gpus": partial(_check_number, "gpus", least=0, most=MAX_GPUS),
-    "limit_key": partial(_check_number, "the limit of a concurrency key", least=1, most=MAX_LIMIT),
-    "array_limit": partial(_check_count, "the limit of an array", 1, MAX_LIMIT),
-    "array_index": partial(_check_count, "the index of an array", 0, MAX_LIMIT),
-    "sweep_index": partial(_check_count, "the index in a sweep", 0, MAX_LIMIT * 1000),
-    "after": _check_after,
-    "concurrency_key": partial(_check_label, "concurrency key", KEY, _KEY_RULE),
-    "array": partial(_check_label, "array", KEY, _KEY_RULE),
-    "sweep": partial(_check_label, "sweep", KEY, _KEY_RULE),
-    "values": check_values,
-    "config": check_config,
-    "scheduler": _check_scheduler,
-    "retry_on": _check_retry_on,
-}

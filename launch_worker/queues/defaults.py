@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.model import options, readers
+from launch_worker.model.options import Option
+from launch_worker.model.readers import Reader
 from launch_worker.model.spec import RunSpec
-from launch_worker.model.units import parse_duration, parse_size
 from launch_worker.untrusted.text import read_json
 
-#: Options that are durations: name of the option, and of the field in seconds.
-_DURATIONS = {
-    name: f"{name}_s" for name in ("timeout", "start_timeout", "stall_timeout", "grace", "retry_delay", "expires")
+#: Options that may have a default, by name, and by the field of a RunSpec that they are.
+_BY_NAME = {option.name: option for option in options.OPTIONS if options.DEFAULT in option.places}
+_BY_FIELD = {option.field: option for option in _BY_NAME.values()}
+#: Options whose default is typed as JSON, and what JSON that is.
+_AS_JSON: dict[Reader, str] = {
+    readers.whole: "a number",
+    readers.number: "a number",
+    readers.truth: "true or false",
+    readers.mapping: "JSON",
+    readers.env: "JSON",
 }
-_TEXTS = ("cwd", "image", "priority", "project", "concurrency_key")
-_LISTS = ("tags", "retry_on", "env_from")
-_MAPS = ("env", "values", "container")
-_NUMBERS = ("retries", "cpus", "gpus", "max_preemptions", "preempt_exit_code", "limit_key")
-_FLAGS = ("cwd_required",)
-#: Merged key by key; every other one as a whole.
-_MERGED = _MAPS
-#: Every name of an option that may have a default.
-OPTIONS = (*_DURATIONS, "memory", *_TEXTS, *_LISTS, *_MAPS, *_NUMBERS, *_FLAGS)
-#: The same as fields of a RunSpec.
-FIELDS = tuple(_DURATIONS.get(option, option) for option in OPTIONS)
 
 
 def check_defaults(given: Any) -> dict[str, Any]:
@@ -33,9 +31,10 @@ def check_defaults(given: Any) -> dict[str, Any]:
         raise InputError("the defaults must be a map of options to values")
     defaults = {}
     for name, value in given.items():
-        field = field_of(name)
+        option = _option(name)
         try:
-            defaults[field] = _CHECKS[field](name, value)
+            reader = _READERS.get(option.reader, option.reader)
+            defaults[option.field] = reader(name, value)
         except InputError as error:
             raise InputError(f"default {name}: {error}") from None
     try:
@@ -45,12 +44,12 @@ def check_defaults(given: Any) -> dict[str, Any]:
     return defaults
 
 
-def field_of(name: str) -> str:
-    """The RunSpec field of an option. Raises InputError for one that has no default."""
-    field = _DURATIONS.get(name, name)
-    if field not in FIELDS:
-        raise InputError(f"{str(name)[:60]!r} can have no default; there are: {', '.join(sorted(OPTIONS))}")
-    return field
+def _option(name: str) -> Option:
+    """The option with this name, or of this field. Raises InputError for one that has no default."""
+    option = _BY_NAME.get(name) or _BY_FIELD.get(name)
+    if option is None:
+        raise InputError(f"{str(name)[:60]!r} can have no default; there are: {', '.join(sorted(_BY_NAME))}")
+    return option
 
 
 def parse_defaults(pairs: Mapping[str, str]) -> dict[str, Any]:
@@ -58,19 +57,25 @@ def parse_defaults(pairs: Mapping[str, str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for name, text in pairs.items():
         parsed[name] = text or None
-        if text and (name in _NUMBERS or name in _MAPS or name in _FLAGS or (name in _LISTS and text.startswith("["))):
+        option = _BY_NAME.get(name)
+        if option is None or not text:
+            continue
+        what = _AS_JSON.get(option.reader)
+        if what or (option.reader in (readers.texts, readers.words) and text.startswith("[")):
             try:
                 parsed[name] = read_json(text)
             except ValueError:
-                what = "a number" if name in _NUMBERS else "true or false" if name in _FLAGS else "JSON"
-                raise InputError(f"default {name}: {text[:60]!r} is not {what}") from None
+                raise InputError(f"default {name}: {text[:60]!r} is not {what or 'JSON'}") from None
     return parsed
 
 
 def as_options(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults under the names of options, as they are typed; durations are seconds."""
-    options = {field: option for option, field in _DURATIONS.items()}
-    return {options.get(field, field): f"{value:g}" if field in options else value for field, value in defaults.items()}
+    shown = {}
+    for field, value in defaults.items():
+        option = _BY_FIELD[field]
+        shown[option.name] = f"{value:g}" if option.reader is readers.duration else value
+    return shown
 
 
 def changed(before: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def changed(before: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[
         raise InputError("the defaults must be a map of options to values")
     after = dict(before)
     for name, value in (given or {}).items():
-        after[field_of(name)] = value
+        after[_option(name).field] = value
     return {name: value for name, value in after.items() if value is not None}
 
 
@@ -104,7 +109,7 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
             if name == "cwd":
                 if not has_code and "cwd" not in merged:
                     merged |= {"cwd": value, "cwd_required": True}
-            elif name in _MERGED:
+            elif _BY_FIELD[name].reader in (readers.mapping, readers.env):
                 merged[name] = {**value, **merged.get(name, {})}
             else:
                 merged.setdefault(name, value)
@@ -115,58 +120,35 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _duration(name: str, value: Any) -> float:
-    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        raise InputError(f"{value!r} is not a duration; write it as 90, 90s, 5m, 2h or 3d")
-    return parse_duration(value, what=name)
-
-
-def _size(name: str, value: Any) -> int:
-    if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise InputError(f"{value!r} is not a size; write it as 1048576, 512M or 2G")
-    return parse_size(value, what=name)
-
-
 def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"it must be a text, not {value!r}")
-    if name == "cwd" and not value.startswith("/"):
+    if not readers.text(name, value):
+        raise InputError("it must be a text that is not empty; leave the default out instead")
+    return str(value)
+
+
+def _folder(name: str, value: Any) -> str:
+    folder = readers.path(name, value)
+    if not folder.startswith("/"):
         raise InputError(f"{value!r} must be an absolute path; it is for runs that bring no code")
-    return value
+    return folder
 
 
-def _words(name: str, value: Any) -> tuple[str, ...]:
-    words = [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
-        raise InputError("it must be a list of words")
-    return tuple(word.lower() for word in words) if name == "retry_on" else tuple(words)
-
-
-def _map(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise InputError("it must be a map of names to values")
-    return dict(value)
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """A list, or a text with commas between its entries: `--default tags=a,b`."""
+    found = value.split(",") if isinstance(value, str) else readers.texts(name, value)
+    return tuple(word.strip() for word in found if word.strip())
 
 
 def _number(name: str, value: Any) -> Any:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise InputError(f"it must be a number, not {value!r}")
+    """As it was written: 2, not 2.0."""
+    readers.number(name, value)
     return value
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"it must be true or false, not {value!r}")
-    return value
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(_DURATIONS.values(), _duration),
-    "memory": _size,
-    **dict.fromkeys(_TEXTS, _text),
-    **dict.fromkeys(_LISTS, _words),
-    **dict.fromkeys(_MAPS, _map),
-    **dict.fromkeys(_NUMBERS, _number),
-    **dict.fromkeys(_FLAGS, _flag),
+#: Readers of defaults in place of those of a run's own options.
+_READERS: dict[Reader, Reader] = {
+    readers.text: _text,
+    readers.path: _folder,
+    readers.texts: _texts,
+    readers.number: _number,
 }
-assert set(_CHECKS) == set(FIELDS)

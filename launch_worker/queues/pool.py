@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.model.spec import QUEUE
+from launch_worker.model.checks import QUEUE
 from launch_worker.queues.defaults import changed, check_defaults
 from launch_worker.untrusted.text import read_json
 

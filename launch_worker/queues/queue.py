@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.model.checks import ENV_NAME
 from launch_worker.model.container_options import ContainerPlan, check_queue, plan
 from launch_worker.model.macros import SYSTEM_MACROS, as_text, check_value_names, fill, has_macros
-from launch_worker.model.spec import ENV_NAME, RunSpec
+from launch_worker.model.spec import RunSpec
 from launch_worker.queues.defaults import changed, check_defaults, merge
 from launch_worker.queues.pool import check_description
 from launch_worker.queues.variables import check_schema, complete_values

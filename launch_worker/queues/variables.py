@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from launch_worker.errors import InputError
+from launch_worker.model.checks import VALUE_NAME
 from launch_worker.model.macros import as_text
-from launch_worker.model.spec import VALUE_NAME
 from launch_worker.untrusted.patterns import PatternError, searcher
 from launch_worker.untrusted.text import read_json
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launch_worker.model.spec import PRIORITIES
+from launch_worker.model.checks import PRIORITIES
 
 RUNS = "launch:runs"
 LEASES = "launch:leases"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.model import item_schema
-from launch_worker.model.spec import PRIORITIES, RunSpec, parse_after
+from launch_worker.model.checks import PRIORITIES, parse_after
+from launch_worker.model.spec import RunSpec
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.scripts import script_of
 from launch_worker.store.redis.wire import Again, Refused, Wire

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from launch_worker.errors import InputError
-from launch_worker.model.spec import MAX_LIMIT
+from launch_worker.model.checks import MAX_LIMIT
 from launch_worker.untrusted.text import TooDeepError, read_json
 
 MAX_ARRAY = 100_000
@@ -53,6 +53,17 @@ def parse_array(text: str) -> Array:
     if len(indexes) > MAX_ARRAY:
         raise InputError(f"an array has at most {MAX_ARRAY:,} runs, not {len(indexes):,}")
     return Array(tuple(sorted(indexes)), int(limit) if percent else None)
+
+
+def parse_env(pairs: Iterable[str]) -> dict[str, str]:
+    """`K=V` words as a map; a later one wins."""
+    env = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"environment {name!r} has no value; write -e {name or 'NAME'}=VALUE or --env-from NAME")
+        env[name] = value
+    return env
 
 
 def parse_values(pairs: Iterable[str], *, option: str = "--set") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, new_run_id, unique_run_id
-from launch_worker.model.spec import check_queue_name
+from launch_worker.model.checks import check_queue_name
 from launch_worker.settings import Settings
 from launch_worker.store.submit import ConfigChanged, Created, Creator, New
 from launch_worker.submission.options import Item, Ready

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.model.spec import MAX_LIMIT, NAME, PROJECT
+from launch_worker.model.checks import MAX_LIMIT, NAME, PROJECT
 from launch_worker.sweeps.hyperband import Hyperband, parse_hyperband
 from launch_worker.sweeps.space import Space, flat, nearest, parse_space
 from launch_worker.untrusted.text import read_json

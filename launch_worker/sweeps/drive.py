@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import new_run_id
-from launch_worker.model.spec import KEY, RunSpec, default_name
+from launch_worker.model.checks import KEY
+from launch_worker.model.spec import RunSpec, default_name
 from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store

@@ -16,7 +16,8 @@ from kombu import entity as kombu_entity
 from kombu import messaging as kombu_messaging
 
 from launch_worker.ids import new_run_id
-from launch_worker.model.spec import PRIORITIES, RunSpec
+from launch_worker.model.checks import PRIORITIES
+from launch_worker.model.spec import RunSpec
 from launch_worker.store import keys
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store

@@ -22,10 +22,11 @@ from hypothesis.stateful import (
 
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.ids import new_run_id
+from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
-from launch_worker.model.spec import PRIORITIES, RunSpec
+from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store

@@ -8,7 +8,7 @@ import pytest
 
 from launch_worker.agent.selection import UNLIMITED, Selection, parse_limit, welcome
 from launch_worker.errors import InputError
-from launch_worker.model.spec import check_queue_name
+from launch_worker.model.checks import check_queue_name
 
 CONTRADICTION = "Only one of `work_queues`, `match`, or `tags` can be provided."
 

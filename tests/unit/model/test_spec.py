@@ -11,20 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
+from launch_worker.model.checks import MAX_RETRIES, PRIORITIES, RESERVED_QUEUES
 from launch_worker.model.spec import (
     MAX_ARG_BYTES,
-    MAX_RETRIES,
-    PRIORITIES,
-    RESERVED_QUEUES,
     RunSpec,
     _adapter,
     _plain,
     default_name,
     make_spec,
-    parse_env,
     parse_spec,
 )
 from launch_worker.model.units import MAX_DURATION_S
+from launch_worker.submission.array import parse_env
 
 
 def make(**options: Any) -> RunSpec:

@@ -12,8 +12,9 @@ import pytest
 from launch_worker.errors import InputError
 from launch_worker.model.container_options import ContainerPlan, Mount
 from launch_worker.model.macros import SYSTEM_MACROS
+from launch_worker.model.options import DEFAULT, OPTIONS
 from launch_worker.model.spec import RunSpec
-from launch_worker.queues.defaults import OPTIONS, parse_defaults
+from launch_worker.queues.defaults import parse_defaults
 from launch_worker.queues.pool import PoolConfig, check_pool_name
 from launch_worker.queues.queue import QueueConfig
 
@@ -83,7 +84,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "values": {"x": 1},
         "cwd_required": True,
     }
-    assert set(given) | {"image", "container"} == set(OPTIONS)
+    assert set(given) | {"image", "container"} == {option.name for option in OPTIONS if DEFAULT in option.places}
 
 
 @pytest.mark.parametrize(
@@ -96,25 +97,25 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         ({"timeout": 0}, "timeout must be more than 0"),
         ({"timeout": float("nan")}, "out of range"),
         ({"memory": "1"}, "at least 6M"),
-        ({"memory": 1.5}, "is not a size"),
+        ({"memory": 1.5}, "memory must be a size: .*, not 1.5"),
         ({"cpus": float("nan")}, "cpus"),
         ({"cpus": float("inf")}, "cpus"),
         ({"gpus": -1}, "gpus must be a whole number"),
         ({"gpus": 1.5}, "gpus must be a whole number"),
-        ({"retries": True}, "default retries: it must be a number"),
-        ({"retries": "2"}, "default retries: it must be a number"),
+        ({"retries": True}, "default retries: retries must be a whole number, not a truth value"),
+        ({"retries": "2"}, "default retries: retries must be a whole number, not a text"),
         ({"retry_on": "sunday"}, "cannot retry on 'sunday'"),
-        ({"env": {"A": 1}}, "must be a string"),
+        ({"env": {"A": 1}}, "must be a text, not a number"),
         ({"env": {"LAUNCH_X": "1"}}, "is set by the worker"),
-        ({"env": ["A=1"]}, "default env: it must be a map"),
+        ({"env": ["A=1"]}, "default env: env must be a map"),
         ({"cwd": "here"}, "must be an absolute path"),
         ({"image": "-v"}, "is not the name of an image"),
         ({"priority": "urgent"}, "use one of: critical"),
-        ({"tags": [1]}, "list of words"),
+        ({"tags": [1]}, "tags must be a list of texts; one of them is a number"),
         ({"values": {"x": float("nan")}}, "written as JSON"),
         ({"container": {"privileged": True}}, "only the queue's configuration may set it"),
         (["timeout"], "must be a map"),
-        ({"timeout": None}, "is not a duration"),
+        ({"timeout": None}, "timeout must be a duration: .*, not null"),
     ],
 )
 def test_bad_defaults_are_refused_when_they_are_configured(defaults: Any, said: str) -> None:

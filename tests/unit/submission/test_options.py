@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from typing import Any
 
 import pytest
@@ -158,8 +159,9 @@ def test_every_option_reaches_its_argument_of_a_run() -> None:
 
 
 def test_a_time_a_delay_an_array_and_a_folder_are_no_arguments_of_the_run() -> None:
-    item = read_options({"command": ["true"], "at": 1_783_000_000, "array": "0-2%2"}, now_s=1_782_000_000)
-    assert (item.at_us, item.array) == (1_783_000_000_000_000, Array((0, 1, 2), 2))
+    at_s = int(time.time()) + 3600
+    item = read_options({"command": ["true"], "at": at_s, "array": "0-2%2"})
+    assert (item.at_us, item.array) == (at_s * 1_000_000, Array((0, 1, 2), 2))
     item = read_options({"command": ["true"], "delay": "5m", "upload": "code", "cwd": "sub"}, folder="/here")
     assert (item.delay_s, item.upload) == (300.0, "/here/code")
     assert item.given == {"command": ("true",), "upload": UNSENT, "cwd": "sub", "cwd_required": True}
@@ -236,6 +238,7 @@ def test_blank_lines_a_mark_of_byte_order_and_line_ends_of_windows_do_no_harm() 
 
 
 def test_a_line_wins_over_the_command_line_name_by_name_in_maps() -> None:
+    at_s = int(time.time()) + 3600
     defaults = {
         "command": ("default",),
         "env": {"A": "1", "B": "1"},
@@ -246,10 +249,9 @@ def test_a_line_wins_over_the_command_line_name_by_name_in_maps() -> None:
         "upload": "folder",
     }
     first, second = jobs(
-        {"env": {"B": "2"}, "set": {"y": 2}, "retries": 0, "tag": "b", "at": 2_000_000_000, "uri": "https://h/r.git"},
+        {"env": {"B": "2"}, "set": {"y": 2}, "retries": 0, "tag": "b", "at": at_s, "uri": "https://h/r.git"},
         {"command": ["own"]},
         defaults=defaults,
-        now_s=1_999_999_999,
     )
     assert first.given == {
         "command": ("default",),
@@ -259,7 +261,7 @@ def test_a_line_wins_over_the_command_line_name_by_name_in_maps() -> None:
         "tags": ("b",),
         "uri": "https://h/r.git",
     }
-    assert (first.delay_s, first.at_us, first.upload) == (None, 2_000_000_000_000_000, None)
+    assert (first.delay_s, first.at_us, first.upload) == (None, at_s * 1_000_000, None)
     assert (second.given["command"], second.delay_s, second.upload) == (("own",), 5.0, "folder")
 
 

@@ -1,0 +1,321 @@
+"""The options of a run, one row each: what reads and checks a value, where it may be said, and what people are told.
+
+All places read this table: lines of a file of runs and Python (`submission/options`), the command line
+(`cli/submit_options`), defaults of queues and pools (`queues/defaults`), the checks of a `RunSpec` (`model/spec`), what
+`launch-worker show` prints, and the table of docs/submit.md. Only `RunSpec` itself and the signature of `api.submit`
+are written by hand, and compared with it by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from launch_worker.model import readers as read
+from launch_worker.model.checks import (
+    KEY,
+    KEY_RULE,
+    MAX_GPUS,
+    MAX_LIMIT,
+    MAX_RETRIES,
+    NAME,
+    NAME_RULE,
+    PRIORITIES,
+    PROJECT,
+    PROJECT_RULE,
+    Label,
+    Seconds,
+    Whole,
+    check_after,
+    check_config,
+    check_priority,
+    check_queue_name,
+    check_retry_on,
+    check_scheduler,
+    check_tags,
+    check_values,
+)
+
+#: Places where an option may be said: a line of a file of runs, `api.submit`, `launch-submit`, a queue's defaults.
+LINE, PYTHON, COMMAND_LINE, DEFAULT = "line", "Python", "command line", "default"
+EVERYWHERE = frozenset({LINE, PYTHON, COMMAND_LINE, DEFAULT})
+#: Places of an option that each run has for itself.
+AT_SUBMIT = EVERYWHERE - {DEFAULT}
+#: Places of an option that `api.submit` has no argument for: its `container` has all settings, and it makes one run.
+ONE_BY_ONE = frozenset({LINE, COMMAND_LINE})
+
+#: Owners of an option's value: an argument of RunSpec, a key of its `container`, a field of a submitted Item.
+SPEC, CONTAINER, ITEM = "spec", "container", "item"
+
+
+class Option(NamedTuple):
+    """One option of a run."""
+
+    #: Its name in a line, in Python, and among the defaults. The command line has dashes for the underscores.
+    name: str
+    reader: read.Reader
+    help: str = ""
+    #: What its value is, in a word for people: DUR, SIZE, N.
+    unit: str = ""
+    #: The default of a run whose queue has none, where --help shows it.
+    usual: str = ""
+    #: Texts that its value may be; () for any.
+    choices: tuple[str, ...] = ()
+    #: Its name in its owner where that is neither `name` nor, for a duration, `name` with its unit.
+    kept_as: str = ""
+    owner: str = SPEC
+    #: What checks its value by itself. RunSpec checks those that depend on each other.
+    check: Callable[[Any], None] | None = None
+    places: frozenset[str] = EVERYWHERE
+    #: Words of the command line in place of `--name`.
+    words: tuple[str, ...] = ()
+    #: Other names for it in a line and in Python.
+    aliases: tuple[str, ...] = ()
+    #: Whether a schedule's runs may have it, each the same.
+    is_recurring: bool = True
+
+    @property
+    def field(self) -> str:
+        """Its name in its owner: that of a duration has its unit."""
+        return self.kept_as or (f"{self.name}_s" if self.reader is read.duration else self.name)
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the command line may have it several times, one entry of its value each time."""
+        return self.reader in _OF_ENTRIES
+
+    @property
+    def explanation(self) -> str:
+        return f"{self.help[:-1]}; may be repeated." if self.is_repeated else self.help
+
+
+_OF_ENTRIES = (read.texts, read.text_list, read.mapping, read.env)
+#: An option that is a setting of the run's container.
+_setting = partial(Option, owner=CONTAINER, places=ONE_BY_ONE)
+#: An option of one submission, which its run does not keep.
+_once = partial(Option, owner=ITEM, places=AT_SUBMIT, is_recurring=False)
+
+
+LABELS = (
+    Option(
+        "queue",
+        read.text,
+        "The queue that shall run it.",
+        usual="default",
+        check=check_queue_name,
+        words=("-q", "--queue"),
+        places=AT_SUBMIT,
+    ),
+    Option(
+        "name",
+        read.text,
+        "The run's name (default: the program or script).",
+        check=Label("name", NAME, NAME_RULE),
+        places=AT_SUBMIT,
+    ),
+    Option(
+        "project",
+        read.text,
+        "The run's project (default: LAUNCH_PROJECT).",
+        "ENTITY/PROJECT",
+        check=Label("project", PROJECT, PROJECT_RULE),
+    ),
+    Option("tags", read.texts, "A label.", check=check_tags, words=("--tag",), aliases=("tag",)),
+    Option(
+        "priority",
+        read.text,
+        "Its place in the queue: critical runs start first.",
+        usual="medium",
+        choices=tuple(PRIORITIES),
+        check=check_priority,
+    ),
+)
+CODE = (
+    Option("env", read.env, "An environment variable.", "K=V", words=("-e", "--env")),
+    Option("env_from", read.texts, "A variable whose value the worker supplies (for secrets).", "NAME"),
+    Option(
+        "values",
+        read.mapping,
+        "A value for the queue's template variables and for ${K}, V as JSON or text.",
+        "K=V",
+        check=check_values,
+        words=("--set",),
+        aliases=("set",),
+    ),
+    Option(
+        "config",
+        read.mapping,
+        "A hyperparameter, for the job and for lists of runs, V as JSON or text.",
+        "K=V",
+        check=check_config,
+        places=AT_SUBMIT,
+    ),
+    Option(
+        "cwd", read.path, "The job's folder on the worker (default: this one, where it exists), or in its code.", "DIR"
+    ),
+    Option("uri", read.text, "Run in this code: a branch, tag or commit of git.", "GIT_URL[@REF]", places=AT_SUBMIT),
+    Option(
+        "upload",
+        read.text,
+        "Run in this code: a folder of this machine, sent to the worker.",
+        "DIR",
+        owner=ITEM,
+        places=AT_SUBMIT,
+    ),
+)
+CONTAINERS = (
+    Option("image", read.text, "Run in a container of this image; COMMAND are its arguments.", "IMG"),
+    _setting("entrypoint", read.text, "Program to start instead of the image's own entry point.", "PROGRAM"),
+    _setting("pull", read.text, "When to pull the image.", choices=("missing", "always", "never")),
+    _setting(
+        "mount",
+        read.text_list,
+        "A volume, or a folder that the queue allows.",
+        "SRC:DST[:ro]",
+        kept_as="mounts",
+        aliases=("mounts",),
+    ),
+    _setting("tmpfs", read.text_list, "A folder of the container that is kept in memory.", "DST"),
+    _setting("network", read.text, "The container's network: bridge (the default) or none.", "NET"),
+    _setting("user", read.text, "The user in the container (default: the image's).", "USER[:GROUP]"),
+    _setting("read_only", read.truth, "The container's root file system cannot be written to."),
+    _setting("pids_limit", read.whole, "Most processes in the container.", "N"),
+    _setting("shm_size", read.text, "Size of /dev/shm in the container.", "SIZE"),
+    _setting(
+        "no_init", read.negation, "No init process in the container: the program itself is process 1.", kept_as="init"
+    ),
+)
+NEEDS = (
+    Option("gpus", read.whole, "Whole GPUs, for it alone.", "N", check=Whole("gpus", 0, MAX_GPUS)),
+    Option("memory", read.size, "Memory that it needs, and a container's limit: 512M, 2G.", "SIZE"),
+    Option("cpus", read.number, "Cores that it needs, and a container may use.", "X"),
+)
+LIMITS = (
+    Option("timeout", read.duration, "Wall limit: 90, 90s, 5m, 2h, 3d.", "DUR", check=Seconds("timeout")),
+    Option("start_timeout", read.duration, "Limit to reach a process.", "DUR", "30m", check=Seconds("start timeout")),
+    Option(
+        "stall_timeout",
+        read.duration,
+        "Limit without any sign of life: output, or a word to the worker.",
+        "DUR",
+        check=Seconds("stall timeout"),
+    ),
+    Option(
+        "grace", read.duration, "Time from SIGTERM to SIGKILL.", "DUR", "10s", check=Seconds("grace", may_be_0=True)
+    ),
+    Option("retries", read.whole, "New attempts when it fails.", "N", "0", check=Whole("retries", 0, MAX_RETRIES)),
+    Option(
+        "retry_delay",
+        read.duration,
+        "Time before each new attempt (no back-off).",
+        "DUR",
+        "0",
+        check=Seconds("retry delay", may_be_0=True),
+    ),
+    Option("retry_on", read.words, "Ends that are tried again.", "WHEN", "failed,crashed", check=check_retry_on),
+    Option(
+        "max_preemptions",
+        read.whole,
+        "Preemptions after which it Failed.",
+        "N",
+        "5",
+        check=Whole("max preemptions", 0, MAX_RETRIES),
+    ),
+    Option(
+        "preempt_exit_code",
+        read.whole,
+        "Exit code by which the job says that it was preempted, and is to run again.",
+        "N",
+        "85",
+        check=Whole("the exit code of a preempted job", 1, 255),
+    ),
+)
+TIMES = (
+    _once(
+        "at",
+        read.time,
+        "Start not before: 2030-01-31T14:30, with Z or +02:00, or 14:30 for the next.",
+        "TIME",
+        kept_as="at_us",
+    ),
+    _once("delay", read.duration, "Start not before this time has passed.", "DUR"),
+    Option(
+        "expires",
+        read.duration,
+        "Killed if it has not started this long after its submission, or its --at or --delay.",
+        "DUR",
+        check=Seconds("expiry"),
+    ),
+    Option(
+        "after",
+        read.texts,
+        "Start not before this run has ended so (default: ok, with exit code 0).",
+        "RUN[:ok|any|failed]",
+        check=check_after,
+        places=AT_SUBMIT,
+        is_recurring=False,
+    ),
+    Option(
+        "concurrency_key",
+        read.text,
+        "Of the runs with the same key only some run at once.",
+        "KEY",
+        check=Label("concurrency key", KEY, KEY_RULE),
+    ),
+    Option(
+        "limit_key",
+        read.whole,
+        "Most runs at once with the same --concurrency-key.",
+        "N",
+        "1",
+        check=Whole("the limit of a concurrency key", 1, MAX_LIMIT),
+    ),
+)
+MANY = (
+    Option(
+        "array",
+        read.text,
+        "A run for each index (LAUNCH_ARRAY_INDEX): 0-99, 1,3,5-7, 0-10:2, N at once.",
+        "LIST[%N]",
+        owner=ITEM,
+        places=ONE_BY_ONE,
+        is_recurring=False,
+    ),
+)
+ONCE = (
+    _once(
+        "unique",
+        read.unique,
+        "Once only: if you have submitted a run with this key, that one is named and nothing is changed.",
+        "KEY",
+    ),
+    _once(
+        "id",
+        read.run_id,
+        "The run's id, for the same: 15 characters, as all ids.",
+        "ID",
+        kept_as="run_id",
+        aliases=("run_id",),
+    ),
+)
+#: Options that the command line says in another way: its arguments, the single settings, or a default's `cwd` itself.
+OTHERS = (
+    Option("command", read.command, places=frozenset({LINE, PYTHON})),
+    Option("container", read.mapping, places=frozenset({LINE, PYTHON, DEFAULT})),
+    Option("cwd_required", read.truth, places=frozenset({DEFAULT})),
+)
+
+OPTIONS = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TIMES, *MANY, *ONCE, *OTHERS)
+
+#: Checks of a RunSpec's fields, each of one value by itself: of its options, and of what the system says of a run.
+CHECKS: dict[str, Callable[[Any], None]] = {
+    **{option.field: option.check for option in OPTIONS if option.check is not None},
+    "author": Label("author", NAME, NAME_RULE),
+    "array": Label("array", KEY, KEY_RULE),
+    "array_index": Whole("the index of an array", 0, MAX_LIMIT),
+    "array_limit": Whole("the limit of an array", 1, MAX_LIMIT),
+    "sweep": Label("sweep", KEY, KEY_RULE),
+    "sweep_index": Whole("the index in a sweep", 0, MAX_LIMIT * 1000),
+    "scheduler": check_scheduler,
+}
