@@ -87,7 +87,9 @@ class Option(NamedTuple):
 
     @property
     def explanation(self) -> str:
-        return f"{self.help[:-1]}; may be repeated." if self.is_repeated else self.help
+        """Its help, and that the command line may have it several times."""
+        is_typed = COMMAND_LINE in self.places
+        return f"{self.help[:-1]}; may be repeated." if is_typed and self.is_repeated else self.help
 
 
 _OF_ENTRIES = (read.texts, read.text_list, read.mapping, read.env)
@@ -301,9 +303,9 @@ ONCE = (
 )
 #: Options that the command line says in another way: its arguments, the single settings, or a default's `cwd` itself.
 OTHERS = (
-    Option("command", read.command, places=frozenset({LINE, PYTHON})),
-    Option("container", read.mapping, places=frozenset({LINE, PYTHON, DEFAULT})),
-    Option("cwd_required", read.truth, places=frozenset({DEFAULT})),
+    Option("command", read.command, "The program and its arguments, a list.", places=frozenset({LINE, PYTHON})),
+    Option("container", read.mapping, "Settings of the container, a map.", places=frozenset({LINE, PYTHON, DEFAULT})),
+    Option("cwd_required", read.truth, "Whether the worker must have the folder `cwd`.", places=frozenset({DEFAULT})),
 )
 
 OPTIONS = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TIMES, *MANY, *ONCE, *OTHERS)
