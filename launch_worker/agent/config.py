@@ -1,4 +1,4 @@
-"""What an agent is told to be: W&B's keys of an agent's configuration file and our own, from four places.
+"""An agent's configuration: W&B's keys of its configuration file and our own, from four places.
 
 A command line wins over the environment (`LAUNCH_AGENT_MAX_JOBS`), that over a YAML file, that over the defaults. W&B's
 keys and what they mean are those of its `AgentConfig`; where a default differs, the field says so.
@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch_worker.agent.selection import UNLIMITED
 from launch_worker.errors import InputError
@@ -18,14 +18,16 @@ from launch_worker.model.checks import MAX_LIMIT, NAME, QUEUE, check_queue_name
 from launch_worker.model.units import parse_duration
 
 PREFIX = "LAUNCH_AGENT_"
-#: Names the YAML file.
+#: The variable that names the YAML file.
 FILE_VARIABLE = f"{PREFIX}CONFIG"
-#: Which queues: said in one place, it is not completed from another.
+#: Keys that say which queues: where one place has some of them, no other place completes it.
 SELECTION = ("queues", "match", "pool", "tags")
 VERBOSITIES = (0, 1, 2)
-#: What Kubernetes puts into the environment for a service that is called launch-agent.
+#: The rest of the variables that Kubernetes sets for a service that is called launch-agent.
 _OF_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT).*|PORT(_[0-9]+_.*)?")
-#: Keys of W&B's file for what has no counterpart here.
+#: What a worker's own words are called among the places of its configuration.
+_COMMAND_LINE = "command line: "
+#: Keys of W&B's file for what has no counterpart here, and what to do about each.
 _WITHOUT_MEANING = {
     **dict.fromkeys(("builder", "registry"), "no images are built here; remove it"),
     "environment": "a queue's configuration says what its jobs reach; remove it",
@@ -38,20 +40,20 @@ _WITHOUT_MEANING = {
 class AgentConfig:
     """Checked already: make one with `parse` or `load`. Durations are seconds, None is "not said"."""
 
-    #: The queues to take runs from.
+    #: Queues to take runs from.
     queues: tuple[str, ...] | None = None
-    #: Whose agent it is, shown in the list of workers. As in W&B it does not narrow down whose runs are taken: those of
-    #: the queues are, and queues have no owner here.
+    #: The owner of the agent, shown in the list of workers. As in W&B it does not narrow down whose runs are taken: all
+    #: runs of the queues are, and queues have no owner here.
     entity: str = ""
     #: Runs at once: 0 takes nothing. (W&B's default is 1; here it is that of whoever starts the agent.)
     max_jobs: int | None = None
     #: Runs at once that make other runs, beside `max_jobs`.
     max_schedulers: int = 1
-    #: Refuse what `launch_worker.queues.secure` names.
+    #: Whether runs are refused for what `launch_worker.queues.secure` names.
     secure_mode: bool = False
-    #: 1: print the status when it changes; 2: print internal messages too.
+    #: What is printed: 1 the status when it changes, 2 internal messages too.
     verbosity: int = 0
-    #: A run that shall stop is ended by force after so long at most. (W&B's default is 60; here each run's own grace.)
+    #: The longest grace of a run that shall stop, seconds. (W&B's default is 60; here each run's own grace.)
     stopped_run_timeout: float | None = None
 
     # Our own: options of `launch-worker start`.
@@ -79,7 +81,7 @@ class AgentConfig:
         """
         problems: list[str] = []
         file = file or env.get(FILE_VARIABLE) or None
-        layers = [("command line: ", said), ("", _from_env(env, problems))]
+        layers = [(_COMMAND_LINE, said), ("", _from_env(env, problems))]
         if file:
             layers.append((f"{file}: ", _from_file(file, problems)))
         return _checked(layers, problems)
@@ -97,7 +99,7 @@ def _checked(layers: list[tuple[str, Mapping[str, Any]]], problems: list[str] | 
         is_chosen = any(name in merged for name in SELECTION)
         for name, value in said.items():
             try:
-                checked = _check(name, value)
+                checked = _check(name, value, is_typed=where == _COMMAND_LINE)
             except InputError as error:
                 problems.append(f"{where}{error}")
                 continue
@@ -109,16 +111,16 @@ def _checked(layers: list[tuple[str, Mapping[str, Any]]], problems: list[str] | 
     return AgentConfig(**merged)
 
 
-def _check(name: Any, value: Any) -> Any:
-    check = _CHECKS.get(name) if isinstance(name, str) else None
-    if check is None:
+def _check(name: Any, value: Any, *, is_typed: bool = False) -> Any:
+    option = _KEYS.get(name) if isinstance(name, str) else None
+    if option is None or option.check is None:
         shown = repr(str(name)[:60])
         if name in _WITHOUT_MEANING:
             raise InputError(f"{shown} has no meaning: {_WITHOUT_MEANING[name]}")
-        close = difflib.get_close_matches(str(name), _CHECKS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(_CHECKS))}"
+        close = difflib.get_close_matches(str(name), _KEYS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(_KEYS))}"
         raise InputError(f"{shown} is not a key; {hint}")
-    return check(name, value)
+    return option.check(option.word if is_typed else name, value)
 
 
 def _from_env(env: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
@@ -240,21 +242,130 @@ def _text(name: str, value: Any) -> str:
     return text
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "queues": _queues,
-    "entity": _text,
-    "max_jobs": _limit,
-    "max_schedulers": _limit,
-    "secure_mode": _flag,
-    "verbosity": _verbosity,
-    "stopped_run_timeout": _seconds,
-    "match": _words,
-    "pool": _pool,
-    "tags": _words,
-    "prefetch_seconds": _seconds,
-    **dict.fromkeys(("gpus", "cpus", "memory"), _text),
-    "drain_timeout": _seconds,
-    "detach_on_exit": _flag,
-    "quarantine_after": _count,
-}
-assert set(_CHECKS) == {setting.name for setting in fields(AgentConfig)}
+class Option(NamedTuple):
+    """One option of a worker: a key of its configuration, or what only a command line says."""
+
+    #: The key, also in LAUNCH_AGENT_<NAME>.
+    name: str
+    help: str
+    #: What its value is, in a word for people; '' for an option without a value.
+    unit: str = ""
+    #: What reads and checks a value of the key; None for what is no key.
+    check: Callable[[str, Any], Any] | None = None
+    #: Words of the command line in place of `--name`.
+    words: tuple[str, ...] = ()
+    is_repeated: bool = False
+    #: Whether `--no-name` takes it back.
+    is_revocable: bool = False
+
+    @property
+    def word(self) -> str:
+        """The word by which it is passed on, and named in what is wrong with it."""
+        return next((word for word in self.words if word.startswith("--")), f"--{self.name.replace('_', '-')}")
+
+    @property
+    def opposite(self) -> str:
+        return f"--no-{self.word.removeprefix('--')}"
+
+    @property
+    def declaration(self) -> tuple[str, ...]:
+        """Its words as click takes them."""
+        return (f"{self.word}/{self.opposite}",) if self.is_revocable else self.words or (self.word,)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What else click is given for it. What was not said is None."""
+        is_flag = not self.unit or None
+        return {
+            "is_flag": is_flag, "default": None, "multiple": self.is_repeated,
+            "metavar": self.unit or None, "help": self.help,
+        }
+
+
+#: Options of a worker, in the order of `launch-worker start --help`; Celery's worker has the same.
+OPTIONS = (
+    Option(
+        "queues",
+        "A queue to take runs from; may be repeated.",
+        "NAME",
+        _queues,
+        words=("-q", "--queue", "--work-queue"),
+        is_repeated=True,
+    ),
+    Option(
+        "match",
+        "All queues whose names begin with this (dev-), those made later too; may be repeated.",
+        "PREFIX",
+        _words,
+        words=("-m", "--match"),
+        is_repeated=True,
+    ),
+    Option(
+        "pool",
+        "All queues of this pool, by their rank in it; where queues are named too, only those of them.",
+        "NAME",
+        _pool,
+        words=("-p", "--pool"),
+    ),
+    Option(
+        "tags",
+        "DEPRECATED: a queue that is named for the tags.",
+        "TAG",
+        _words,
+        words=("-t", "--tag"),
+        is_repeated=True,
+    ),
+    Option(
+        "max_jobs",
+        "Runs at once; 0 takes nothing, -1 has no limit (default: worker_concurrency, else one for each core).",
+        "N",
+        _limit,
+        words=("-l", "--limit"),
+    ),
+    Option("run_once", "Take what is due now, wait for its end, and exit."),
+    Option(
+        "prefetch_seconds",
+        "Seconds from a scheduled run's claim and preparation to its start (default: 0).",
+        "N",
+        _seconds,
+    ),
+    Option("hide_welcome", "Say nothing at the start."),
+    Option("gpus", "The GPUs that runs may have (default: auto).", "auto|N|0,1,3|none", _text),
+    Option("cpus", "The cores that runs may have (default: all).", "X", _text),
+    Option("memory", "The memory that runs may have (default: all).", "SIZE", _text),
+    Option("strict", "Refuse to start for queues or pools that are not there."),
+    Option(
+        "drain_timeout",
+        "Time that jobs may go on after SIGTERM (default: no limit); then they are handed back or Killed.",
+        "DUR",
+        _seconds,
+    ),
+    Option(
+        "detach_on_exit",
+        "On SIGTERM leave running jobs to the next worker with this node name, which must start within the lease.",
+        check=_flag,
+    ),
+    Option(
+        "quarantine_after",
+        "Starts in a row that fail through the machine until it takes no runs for a while (default: 1; 0: never).",
+        "N",
+        _count,
+    ),
+    Option("agent_config", "A YAML file with what is not said here (default: LAUNCH_AGENT_CONFIG).", "FILE"),
+    Option("max_schedulers", "Runs at once that make other runs, beside the limit (default: 1; -1: any).", "N", _limit),
+    Option(
+        "secure_mode",
+        "Refuse runs that choose an entry point or reach this machine (default: no).",
+        check=_flag,
+        is_revocable=True,
+    ),
+    Option("stopped_run_timeout", "The longest grace of a stopped run (default: the run's own).", "DUR", _seconds),
+    Option("entity", "Whose worker this is, for people.", "NAME", _text),
+    Option("verbosity", "Print the status when it changes (1), internal messages too (2).", "0|1|2", _verbosity),
+)
+_KEYS = {option.name: option for option in OPTIONS if option.check is not None}
+
+
+def keys_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys among options: without what only a command line says."""
+    return {name: value for name, value in options.items() if name in _KEYS}

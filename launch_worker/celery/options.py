@@ -20,7 +20,7 @@ from click.core import ParameterSource
 
 from launch_worker import __version__, terminal
 from launch_worker.agent.capacity import Capacity
-from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.config import OPTIONS, AgentConfig, Option, keys_of
 from launch_worker.agent.gpus import inventory_from_options
 from launch_worker.agent.queue_watch import pause_s
 from launch_worker.agent.selection import Selection, parse_limit, refused, welcome
@@ -29,16 +29,8 @@ from launch_worker.celery.application import REQUIRED, app, settings, settings_f
 from launch_worker.celery.broker import Channel
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.model.checks import MAINTENANCE_QUEUE
-from launch_worker.model.units import parse_duration
 from launch_worker.redis_url import mask_url
 from launch_worker.store.redis.safety import check_safe
-
-#: Options that are keys of the agent's configuration under the same name.
-_OF_THE_AGENT = (
-    *("entity", "max_schedulers", "secure_mode", "verbosity", "stopped_run_timeout", "prefetch_seconds"),
-    *("gpus", "cpus", "memory", "drain_timeout", "detach_on_exit", "quarantine_after"),
-)
-
 
 #: Options of Celery's worker that mean nothing here, by their names there: why, and what there is instead.
 REFUSED = {
@@ -74,24 +66,24 @@ class Start:
     @classmethod
     def parse(cls, options: dict[str, Any], *, quiet: bool, has_concurrency: bool = False) -> Start:
         """`has_concurrency`: the command line has Celery's `-c`. Raises InputError."""
-        named = options.get("queues") or ()
-        queues = [name for name in named if name != MAINTENANCE_QUEUE]
-        match, pool, tags = options.get("match") or (), options.get("work_pool"), options.get("tag") or ()
+        said = {option.name: options.get(_parameter(option)) or None for option in OPTIONS if option.is_repeated}
+        said |= {option.name: options.get(_parameter(option)) for option in OPTIONS if not option.is_repeated}
+        named, pool, said["max_jobs"] = said["queues"] or (), said["pool"] or None, parse_limit(said["max_jobs"])
+        said["queues"] = queues = [name for name in named if name != MAINTENANCE_QUEUE] or None
         if pool in get_available_pool_names():
             raise refused(
                 f"--pool {pool} would be a pool of queues: Celery's own --pool is -P here, and a launch worker has "
                 "threads without it"
             )
         selection = None
-        if queues or match or pool or tags:
-            selection = Selection.parse(queues=queues, match=match, pool=pool, tags=tags)
+        if queues or said["match"] or pool or said["tags"]:
+            selection = Selection.parse(
+                queues=queues or (), match=said["match"] or (), pool=pool, tags=said["tags"] or ()
+            )
         elif named:
             selection = Selection()
-        limit = parse_limit(options.get("limit"))
-        said = {name: options.get(name) for name in _OF_THE_AGENT} | {"max_jobs": limit, "queues": queues or None}
-        said |= {"match": match or None, "pool": pool or None, "tags": tags or None}
-        config = AgentConfig.load(said, env=os.environ, file=options.get("agent_config"))
-        if has_concurrency and limit is None:
+        config = AgentConfig.load(keys_of(said), env=os.environ, file=said["agent_config"])
+        if has_concurrency and said["max_jobs"] is None:
             config = replace(config, max_jobs=None)
         if selection is None and (config.queues or config.match or config.pool or config.tags):
             selection = Selection.parse(
@@ -104,8 +96,8 @@ class Start:
             inventory_from_options(
                 *(config.gpus, config.cpus, config.memory), env=os.environ, share=settings.gpus_share
             ),
-            run_once=bool(options.get("run_once")),
-            is_silent=quiet or bool(options.get("hide_welcome")),
+            run_once=bool(said["run_once"]),
+            is_silent=quiet or bool(said["hide_welcome"]),
         )
 
     @property
@@ -160,8 +152,19 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
             announce("This worker runs as root, and so do its jobs. Give it a user of its own.")
 
 
-def _add_option(*words: str, **attributes: Any) -> None:
-    app.user_options["worker"].add(click.Option(list(words), **attributes))
+#: Words that Celery's worker has itself: `-Q` for queues, and `-l` for its log level.
+_CELERYS_WORDS = ("-l",)
+
+
+def _parameter(option: Option) -> str:
+    """The name among the options of Celery's worker, which has `pool` for something else, and `queues` itself."""
+    own = {"pool": "work_pool", "queues": "queues"}
+    return own.get(option.name) or option.word.removeprefix("--").replace("-", "_")
+
+
+def _add_option(option: Option) -> None:
+    words = [word for word in option.declaration if word not in _CELERYS_WORDS]
+    app.user_options["worker"].add(click.Option([_parameter(option), *words], **option.attributes))
 
 
 def _free_word(word: str) -> None:
@@ -221,73 +224,10 @@ def give_up(sentence: str, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
-def check_drain_timeout(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """A usage error instead of a traceback from deep in the worker's start."""
-    try:
-        if value is not None:
-            parse_duration(value, what="--drain-timeout")
-    except LaunchError as error:
-        raise click.BadParameter(str(error)) from None
-    return value
-
-
 for _option in worker_command.params:
     if _option.name == "pool":
         _option.type, _option.default = ThreadsPool(), "threads"
 _free_word("--pool")
-_add_option(
-    "--match",
-    "-m",
-    multiple=True,
-    metavar="PREFIX",
-    help="Consume all queues whose names begin so, those made later too.",
-)
-_add_option(
-    "work_pool",
-    "--pool",
-    "-p",
-    metavar="NAME",
-    help="Consume all queues of this pool, by their rank in it; with -Q only those of them.",
-)
-_add_option("--tag", "-t", multiple=True, metavar="TAG", help="DEPRECATED: a queue that is named for the tags.")
-_add_option("--limit", metavar="N", help="Runs at once, as -c; but 0 takes nothing, and -1 has no limit.")
-_add_option("--run-once", is_flag=True, help="Take what is due now, wait for its end, and exit.")
-_add_option(
-    "--prefetch-seconds", metavar="N", help="Claim and prepare scheduled runs so long before they start (default: 0)."
-)
-_add_option("--hide-welcome", is_flag=True, help="Say nothing at the start.")
-_add_option("--gpus", metavar="auto|N|0,1,3|none", help="The GPUs that runs may have (default: auto).")
-_add_option("--cpus", metavar="X", help="The cores that runs may have (default: all).")
-_add_option("--memory", metavar="SIZE", help="The memory that runs may have (default: all).")
-_add_option("--strict", is_flag=True, help="Refuse to start for queues or pools that are not there.")
-_add_option(
-    "--drain-timeout",
-    metavar="DUR",
-    callback=check_drain_timeout,
-    help="How long jobs may go on after SIGTERM (default: no limit); then they are handed back or Killed.",
-)
-_add_option(
-    "--detach-on-exit",
-    is_flag=True,
-    default=None,
-    help="On SIGTERM leave running jobs to the next worker with this node name, which must start within the lease.",
-)
-_add_option(
-    "--quarantine-after",
-    type=click.IntRange(min=0),
-    help="Take no runs for a while after so many starts in a row failed through the machine; 0 for never (default: 1).",
-)
-_add_option(
-    "--agent-config", metavar="FILE", help="A YAML file with the agent's configuration (default: LAUNCH_AGENT_CONFIG)."
-)
-_add_option(
-    "--max-schedulers", metavar="N", help="Runs at once that make other runs, beside the others (default: 1; -1: any)."
-)
-_add_option(
-    "--secure-mode/--no-secure-mode",
-    default=None,
-    help="Refuse runs that choose an entry point or reach this machine (default: no).",
-)
-_add_option("--stopped-run-timeout", metavar="DUR", help="The longest grace of a stopped run (default: the run's own).")
-_add_option("--entity", metavar="NAME", help="Whose worker this is, for people.")
-_add_option("--verbosity", metavar="0|1|2", help="Print the status when it changes (1), internal messages too (2).")
+for _row in OPTIONS:
+    if _row.name != "queues":
+        _add_option(_row)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.config import OPTIONS, AgentConfig
 from launch_worker.agent.selection import UNLIMITED
+from launch_worker.cli.start import start_command, worker_arguments
 from launch_worker.errors import InputError
 
 
@@ -86,7 +88,7 @@ def test_mistakes_say_where_they_are(tmp_path: Path) -> None:
     sentence = str(caught.value)
     assert "has 5 mistakes" in sentence
     for part in (
-        "command line: stopped_run_timeout 'soon' is not a duration",
+        "command line: --stopped-run-timeout 'soon' is not a duration",
         "LAUNCH_AGENT_VERBOSITY: verbosity cannot be 'loud'",
         "LAUNCH_AGENT_COLOUR: 'colour' is not a key",
         f"{file}: max_jobs cannot be 'weird'",
@@ -140,3 +142,20 @@ def test_what_was_parsed_can_be_parsed_again() -> None:
     )
     assert made.drain_timeout == 300.0
     assert AgentConfig.parse(made.as_dict()) == made
+
+
+def test_every_key_is_an_option_of_both_commands_that_start_a_worker() -> None:
+    keys = {option.name for option in OPTIONS if option.check is not None}
+    assert keys == {key.name for key in fields(AgentConfig)}
+    typed = {parameter.name for parameter in start_command.params}
+    assert {option.name for option in OPTIONS} <= typed
+
+
+def test_start_passes_each_option_on_as_it_was_given() -> None:
+    options: dict[str, Any] = {option.name: () if option.is_repeated else None for option in OPTIONS}
+    options |= {"hostname": "gpu@%h", "loglevel": "INFO", "queues": ("a", "b"), "tags": ("x", "y"), "pool": "p"}
+    options |= {"max_jobs": "4", "secure_mode": False, "detach_on_exit": True, "quarantine_after": "0"}
+    assert worker_arguments(options) == [
+        *("-A", "launch_worker", "worker", "--queues=a,b", "-p", "p", "--tag=x", "--tag=y", "--limit=4"),
+        *("--detach-on-exit", "--quarantine-after=0", "--no-secure-mode", "--hostname=gpu@%h", "--loglevel=INFO"),
+    ]
