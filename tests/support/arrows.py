@@ -11,10 +11,11 @@ from typing import Any
 
 from launch_worker.errors import LaunchError
 from launch_worker.ids import new_run_id
+from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
-from launch_worker.model.spec import PRIORITIES, RunSpec
+from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.redis.client import text
