@@ -277,8 +277,11 @@ class Option(NamedTuple):
         """What else click is given for it. What was not said is None."""
         is_flag = not self.unit or None
         return {
-            "is_flag": is_flag, "default": None, "multiple": self.is_repeated,
-            "metavar": self.unit or None, "help": self.help,
+            "is_flag": is_flag,
+            "default": None,
+            "multiple": self.is_repeated,
+            "metavar": self.unit or None,
+            "help": self.help,
         }
 
 

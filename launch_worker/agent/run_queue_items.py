@@ -390,10 +390,8 @@ class ByHand:
         """Raises InputError for what a worker in secure mode does not run."""
         if not self._config.secure_mode:
             return
-        name = self._patiently(lambda: self._store.settings_of("queue", attempt.record.queue)).get("pool", "")
-        pool = self._patiently(lambda: self._store.settings_of("pool", name)).get("config", "") if name else ""
-        queue = QueueConfig.from_json(attempt.record.queue_config)
-        attempt.spec = secured(attempt.spec, queue, PoolConfig.from_json(pool))
+        pool = PoolConfig.from_json(self._patiently(lambda: self._store.configs_of(attempt.record.queue)).pool_config)
+        attempt.spec = secured(attempt.spec, QueueConfig.from_json(attempt.record.queue_config), pool)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """The answer, however long Redis is away. Raises StartGivenUpError when this thread's run shall not start."""

@@ -160,7 +160,7 @@ def add_schedule(
     from launch_worker.cli.sending import check_all
 
     check_all(api, [item], strict=strict)
-    spec, _, _ = api.resolve(item.given)
+    spec = api.resolve(item.given).spec
     given = item.given | {"author": spec.author}
     if api.settings.project:
         given.setdefault("project", api.settings.project)

@@ -15,7 +15,7 @@ from launch_worker.errors import BrokerUnavailableError, InputError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
-from launch_worker.store.submit import ConfigChanged
+from launch_worker.store.submit import Configs, Created
 from launch_worker.submission.resolve import resolve
 from launch_worker.untrusted.text import read_json
 
@@ -222,31 +222,26 @@ def occurrence(schedule: Schedule, due: int, now: int) -> tuple[int | None, int]
 
 def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, at: int, following: int) -> str:
     """The id of the run; '' when somebody else has made one, or none is to be made while the last one goes on."""
-    kept = store.settings_of("queue", str(schedule.given.get("queue", "default")))
-    pool = store.settings_of("pool", kept["pool"]) if kept.get("pool") else {}
-    queue_config, pool_config = kept.get("config", ""), pool.get("config", "")
     run_id = new_run_id()
-    while True:
-        spec = resolve(schedule.given, queue_config=queue_config, pool_config=pool_config)
+
+    def fire(configs: Configs) -> Created | None:
+        spec = resolve(schedule.given, **configs._asdict())
         if spec.upload:
             # Imported by those who need it: `launch-submit` imports this module.
             from launch_worker.code.storage import storage_of
 
             storage_of(settings, store).renew(spec.upload)
-        try:
-            created = store.fire(
-                *(schedule.name, due, following, run_id, spec),
-                queue_config=queue_config,
-                pool_config=pool_config,
-                overlap=schedule.overlap,
-                scheduled_at=at,
-            )
-        except ConfigChanged as changed:
-            queue_config, pool_config = changed.queue_config, changed.pool_config
-            continue
-        if created is not None and not created.is_new:
-            log.info("schedule.left_out name=%s: its last run has not ended", schedule.name)
-        return run_id if created is not None and created.is_new else ""
+        return store.fire(
+            *(schedule.name, due, following, run_id, spec),
+            **configs._asdict(),
+            overlap=schedule.overlap,
+            scheduled_at=at,
+        )
+
+    created = store.with_configs(str(schedule.given.get("queue", "default")), fire)
+    if created is not None and not created.is_new:
+        log.info("schedule.left_out name=%s: its last run has not ended", schedule.name)
+    return run_id if created is not None and created.is_new else ""
 
 
 @lru_cache(maxsize=64)

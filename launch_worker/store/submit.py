@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.model import item_schema
@@ -39,13 +39,23 @@ class New(NamedTuple):
     at_us: int | None = None
 
 
+class Configs(NamedTuple):
+    """The configurations of a queue and of its pool: JSON, '' for none."""
+
+    queue_config: str = ""
+    pool_config: str = ""
+
+
 class ConfigChanged(Exception):
     """The queue, or its pool, has another configuration than the caller took the run's defaults from."""
 
     def __init__(self, queue_config: str, pool_config: str) -> None:
         super().__init__("the queue's configuration is another one")
-        self.queue_config = queue_config
-        self.pool_config = pool_config
+        #: The configurations that there are now.
+        self.configs = Configs(queue_config, pool_config)
+
+
+T = TypeVar("T")
 
 
 #: What became of one of many runs that were to be submitted.
@@ -54,6 +64,21 @@ Creation = Created | ConfigChanged | LaunchError
 
 class Creator(Client):
     """The part of `Store` that a producer needs."""
+
+    def configs_of(self, queue: str) -> Configs:
+        """The configurations of a queue and its pool, as they are now."""
+        settings = self.settings_of("queue", queue)
+        pool = self.settings_of("pool", settings["pool"]) if settings.get("pool") else {}
+        return Configs(settings.get("config", ""), pool.get("config", ""))
+
+    def with_configs(self, queue: str, write: Callable[[Configs], T]) -> T:
+        """What `write` returns for a queue's configurations; it is called again when they changed meanwhile."""
+        configs = self.configs_of(queue)
+        while True:
+            try:
+                return write(configs)
+            except ConfigChanged as changed:
+                configs = changed.configs
 
     def create(
         self,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from launch_worker.errors import InputError
 from launch_worker.model import readers
 from launch_worker.model.options import CONTAINER, ITEM, LINE, OPTIONS, SPEC
 from launch_worker.model.spec import RunSpec
 from launch_worker.submission.array import Array, _no_constant, parse_array
+
+if TYPE_CHECKING:
+    from launch_worker.store.submit import Configs
 
 #: Longer than any line that RunSpec would take.
 MAX_LINE_BYTES = 8 << 20
@@ -24,8 +27,7 @@ class Ready(NamedTuple):
     """A run as it would be kept, and the configurations of queue and pool that completed it."""
 
     spec: RunSpec
-    queue_config: str
-    pool_config: str
+    configs: Configs
 
 
 @dataclass

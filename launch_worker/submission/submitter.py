@@ -17,7 +17,7 @@ from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, new_run_id, unique_run_id
 from launch_worker.model.checks import check_queue_name
 from launch_worker.settings import Settings
-from launch_worker.store.submit import ConfigChanged, Created, Creator, New
+from launch_worker.store.submit import ConfigChanged, Configs, Created, Creator, New
 from launch_worker.submission.options import Item, Ready
 from launch_worker.submission.resolve import current_folder, resolve
 
@@ -42,7 +42,7 @@ class Submitter:
         self.settings = settings or Settings.from_env(redis_url=url)
         self._store: Creator | None = None
         #: By queue: its configuration and its pool's, as last seen.
-        self._configs: dict[str, tuple[str, str]] = {}
+        self._configs: dict[str, Configs] = {}
         #: Who uses this process: the look-up takes longer than all else of a submission.
         self._me = ""
         #: Folders that were sent, and what they are kept as.
@@ -67,20 +67,19 @@ class Submitter:
         """Write the run and its queue item in one step: `Api.submit`, for arguments of RunSpec."""
         run_id = check_run_id(run_id) if run_id else new_run_id()
         while True:
-            spec, queue_config, pool_config = self.resolve(given)
+            spec, configs = self.resolve(given)
             try:
                 created = self.store.create(
                     run_id,
                     spec,
-                    queue_config=queue_config,
-                    pool_config=pool_config,
+                    **configs._asdict(),
                     delay_s=delay_s,
                     at_us=at_us,
                     if_queue_known=strict,
                 )
             except ConfigChanged as changed:
                 # Most queues have none, and need no look before.
-                self._configs[spec.queue] = changed.queue_config, changed.pool_config
+                self._configs[spec.queue] = changed.configs
             else:
                 return Sent(run_id, created.consumers, created.is_new)
 
@@ -124,7 +123,7 @@ class Submitter:
                         raise answer
                     # The queue has a configuration that was not known here: once more, with what it says now.
                     if problem is None:
-                        self._configs[new.spec.queue] = answer.queue_config, answer.pool_config
+                        self._configs[new.spec.queue] = answer.configs
                         yield self._send_again(new, item, strict=strict), item
                 except LaunchError as error:
                     problem = problem or (item.error(error) if isinstance(error, InputError) else error)
@@ -139,7 +138,7 @@ class Submitter:
                 ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
         except InputError as error:
             raise item.error(error) from None
-        when = (*ready[1:], item.delay_s or 0.0, item.at_us)
+        when = (*ready.configs, item.delay_s or 0.0, item.at_us)
 
         def id_of(index: int | None) -> str:
             return unique_run_id(item.unique, user=ready.spec.author, index=index) if item.unique else new_run_id()
@@ -170,10 +169,7 @@ class Submitter:
         queue = given.get("queue") or "default"
         if fresh:
             check_queue_name(queue)
-            settings = self.store.settings_of("queue", queue)
-            pool = settings.get("pool", "")
-            of_pool = self.store.settings_of("pool", pool) if pool else {}
-            self._configs[queue] = settings.get("config", ""), of_pool.get("config", "")
+            self._configs[queue] = self.store.configs_of(queue)
         try:
             return self._resolve(queue, given)
         except InputError:
@@ -185,7 +181,7 @@ class Submitter:
             raise
 
     def _resolve(self, queue: str, given: Mapping[str, Any]) -> Ready:
-        queue_config, pool_config = self._configs.get(queue, ("", ""))
+        configs = self._configs.get(queue, Configs())
         self._me = self._me or me()
         given = {"author": self._me} | dict(given)
         if not given.get("project") and self.settings.project:
@@ -193,7 +189,7 @@ class Submitter:
         if given.get("cwd") is None and not (given.get("uri") or given.get("upload")):
             # It gives way to the folder of a queue or pool.
             given["cwd"] = current_folder()
-        return Ready(resolve(given, queue_config=queue_config, pool_config=pool_config), queue_config, pool_config)
+        return Ready(resolve(given, **configs._asdict()), configs)
 
     def send_folder(self, folder: str) -> str:
         """Send a folder of this machine, unless this connection has sent it. Returns its sha256. Raises InputError."""

@@ -16,7 +16,7 @@ from launch_worker.model.spec import RunSpec, default_name
 from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
-from launch_worker.store.submit import ConfigChanged
+from launch_worker.store.submit import Configs
 from launch_worker.submission.resolve import resolve
 from launch_worker.untrusted.text import read_json
 
@@ -202,21 +202,17 @@ def _create(
     store: Store, settings: Settings, sweep: SweepRecord, config: SweepConfig, trial: Trial, drawn: Suggestion
 ) -> str:
     given = given_of(sweep)
-    kept = store.settings_of("queue", str(given.get("queue", "default")))
-    pool = store.settings_of("pool", kept["pool"]) if kept.get("pool") else {}
-    queue_config, pool_config = kept.get("config", ""), pool.get("config", "")
-    while True:
-        configs = {"queue_config": queue_config, "pool_config": pool_config}
-        spec = spec_of(given, config, drawn, sweep_id=sweep.id, index=trial.index, **configs)
+
+    def create(configs: Configs) -> str:
+        spec = spec_of(given, config, drawn, sweep_id=sweep.id, index=trial.index, **configs._asdict())
         if spec.upload:
             # Imported by those who need it: `launch-submit` imports this module.
             from launch_worker.code.storage import storage_of
 
             storage_of(settings, store).renew(spec.upload)
-        try:
-            return store.next_run(sweep.id, trial, spec, reason=f"sweep {sweep.id}", **configs)
-        except ConfigChanged as changed:
-            queue_config, pool_config = changed.queue_config, changed.pool_config
+        return store.next_run(sweep.id, trial, spec, reason=f"sweep {sweep.id}", **configs._asdict())
+
+    return store.with_configs(str(given.get("queue", "default")), create)
 
 
 def _note(store: Store, sweep: SweepRecord, problem: str) -> None:

@@ -222,7 +222,7 @@ def test_a_submitter_that_does_not_know_the_queues_defaults_is_told_them(api: Ap
     store.configure("pool", "lab", {"config": '{"defaults": {"retries": 5, "grace": "3s"}}'})
     with pytest.raises(ConfigChanged) as changed:
         store.create(new_run_id(), RunSpec(command=("true",), queue="gpu"))
-    assert changed.value.queue_config == config
+    assert changed.value.configs.queue_config == config
     spec = parse_spec(api.submit({"command": ("true",), "queue": "gpu"}).record.spec)
     assert (spec.retries, spec.grace_s) == (2, 3.0)
     store.configure("queue", "gpu", {"config": None})

@@ -1087,7 +1087,7 @@ def test_many_runs_are_created_in_one_round_trip_and_answered_one_by_one(store: 
     first, second, third, fourth, fifth = create_many(store, runs)
     assert (first, second, fifth) == ((True, 0), (False, 0), (True, 0))
     assert isinstance(third, ConfigChanged)
-    assert third.queue_config == '{"retries": 1}'
+    assert third.configs.queue_config == '{"retries": 1}'
     assert isinstance(fourth, InputError)
     assert [run_id for run_id, _ in items(store)] == [there, new]
     [refused] = create_many(store, [New(new_run_id(), RunSpec(command=("a",), queue="b"))], if_queue_known=True)
