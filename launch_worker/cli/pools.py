@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.api.queues import Pool
-from launch_worker.cli.queues import DEFAULT, DESCRIPTION, LIMIT, common_settings, setting, show_settings
-from launch_worker.cli.submit_options import with_options
-from launch_worker.errors import InputError
+from launch_worker.cli.configuring import (
+    DEFAULT,
+    DESCRIPTION,
+    JSON,
+    LIMIT,
+    NAME,
+    Kind,
+    add_commands,
+    common_settings,
+    setting,
+    show_settings,
+)
 from launch_worker.queues.defaults import as_options
-
-_NAME = click.argument("name")
-_JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
-_SETTINGS = (LIMIT, DEFAULT, DESCRIPTION)
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker pools create lab --limit 16")
-@_JSON
+@JSON
 @click.pass_context
 def pools_command(ctx: click.Context, as_json: bool) -> None:
     """List the pools, configure, pause and delete them. A queue is put into one with: queues set QUEUE --pool POOL"""
@@ -29,7 +31,7 @@ def pools_command(ctx: click.Context, as_json: bool) -> None:
 
 
 @pools_command.command("list", epilog="Example: launch-worker pools list --json")
-@_JSON
+@JSON
 @click.pass_obj
 def list_command(url: str | None, as_json: bool) -> None:
     """List the pools."""
@@ -57,8 +59,8 @@ def list_command(url: str | None, as_json: bool) -> None:
 
 
 @pools_command.command("show", epilog="Example: launch-worker pools show lab --json")
-@_NAME
-@_JSON
+@NAME
+@JSON
 @click.pass_obj
 def show_command(url: str | None, name: str, as_json: bool) -> None:
     """Show a pool, its settings, and its queues in the order in which they are served."""
@@ -73,68 +75,21 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
         setting("problem", shown["problem"])
 
 
-@pools_command.command("create", epilog="Example: launch-worker pools create lab --limit 16 --default retries=2")
-@_NAME
-@with_options(*_SETTINGS)
-@_JSON
-@click.pass_obj
-def create_command(url: str | None, /, name: str, as_json: bool, **options: Any) -> None:
-    """Make a pool; refused where it is there already."""
-    pool = Api(url).create_pool(name, **common_settings(options))
-    _said(pool, f"pool {name} is made", as_json=as_json)
-
-
-@pools_command.command("set", epilog="Example: launch-worker pools set lab --limit none")
-@_NAME
-@with_options(*_SETTINGS)
-@_JSON
-@click.pass_obj
-def set_command(url: str | None, /, name: str, as_json: bool, **options: Any) -> None:
-    """Change some of a pool's settings. Runs that were submitted keep the defaults that they got."""
-    settings = common_settings(options)
-    if not settings:
-        raise InputError("nothing to change was given; see: launch-worker pools set --help")
-    pool = Api(url).set_pool(name, **settings)
-    _said(pool, f"pool {name} is configured", as_json=as_json)
-
-
-@pools_command.command("pause", epilog="Example: launch-worker pools pause lab")
-@_NAME
-@_JSON
-@click.pass_obj
-def pause_command(url: str | None, name: str, as_json: bool) -> None:
-    """Let nothing of any queue of a pool start any more. What runs goes on."""
-    api = Api(url)
-    api.pause_pool(name)
-    _said(api.pool(name), f"pool {name} is paused", as_json=as_json)
-
-
-@pools_command.command("resume", epilog="Example: launch-worker pools resume lab")
-@_NAME
-@_JSON
-@click.pass_obj
-def resume_command(url: str | None, name: str, as_json: bool) -> None:
-    """Let a paused pool go on; a queue that is paused itself stays so."""
-    api = Api(url)
-    api.resume_pool(name)
-    _said(api.pool(name), f"pool {name} goes on", as_json=as_json)
-
-
-@pools_command.command("delete", epilog="Example: launch-worker pools delete lab")
-@_NAME
-@_JSON
-@click.pass_obj
-def delete_command(url: str | None, name: str, as_json: bool) -> None:
-    """Take a pool away; refused while queues are in it."""
-    Api(url).delete_pool(name)
-    if as_json:
-        terminal.echo_json({"name": name, "deleted": True})
-    else:
-        terminal.say(f"pool {name} is deleted")
-
-
-def _said(pool: Pool, sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        terminal.echo_json(pool.as_json())
-    else:
-        terminal.say(sentence)
+add_commands(
+    pools_command,
+    Kind(
+        "pool",
+        (LIMIT, DEFAULT, DESCRIPTION),
+        common_settings,
+        {
+            "create": ("Make a pool; refused where it is there already.", "lab --limit 16 --default retries=2"),
+            "set": (
+                "Change some of a pool's settings. Runs that were submitted keep the defaults that they got.",
+                "lab --limit none",
+            ),
+            "pause": ("Let nothing of any queue of a pool start any more. What runs goes on.", "lab"),
+            "resume": ("Let a paused pool go on; a queue that is paused itself stays so.", "lab"),
+            "delete": ("Take a pool away; refused while queues are in it.", "lab"),
+        },
+    ),
+)
