@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from launch_worker.api.connection import Connection
 from launch_worker.errors import InputError, RefusedError
@@ -106,66 +105,52 @@ class Pool:
         }
 
 
+class PoolSettings(TypedDict, total=False):
+    """What an admin sets of a pool. None takes a setting away; those of `defaults` change one by one."""
+
+    #: Most runs at once of all its queues.
+    limit: int | None
+    #: What runs get where neither they nor their queue say it: options of `launch-submit` by their names.
+    defaults: Mapping[str, Any] | None
+    description: str | None
+
+
+class QueueSettings(PoolSettings, total=False):
+    """What an admin sets of a queue. None takes a setting away; those of `container` and `defaults` change one by one.
+
+    `container` and `macro_env` are trusted by workers: they may reach their machines.
+    """
+
+    pool: str | None
+    #: Its place in the pool, 1 the first.
+    rank: int | None
+    resource: str | None
+    container: Mapping[str, Any] | None
+    variables: Mapping[str, Any] | None
+    macro_env: Sequence[str] | None
+    priorities: bool | None
+
+
 class QueueApi(Connection):
     """The part of `Api` that is about queues and pools.
 
-    A setting that is not given stays as it is, and None takes it away; those of `container` and `defaults` change one
-    by one, None taking one away. Everything raises InputError before anything is written, and BrokerUnavailableError.
+    A setting that is not given stays as it is. Everything raises InputError before anything is written, and
+    BrokerUnavailableError.
     """
 
     # -- queues --------------------------------------------------------------------------------------------------
 
-    def create_queue(
-        self,
-        name: str,
-        *,
-        limit: int | EllipsisType | None = ...,
-        pool: str | EllipsisType | None = ...,
-        rank: int | EllipsisType | None = ...,
-        resource: str | EllipsisType | None = ...,
-        container: Mapping[str, Any] | EllipsisType | None = ...,
-        defaults: Mapping[str, Any] | EllipsisType | None = ...,
-        variables: Mapping[str, Any] | EllipsisType | None = ...,
-        macro_env: Sequence[str] | EllipsisType | None = ...,
-        priorities: bool | EllipsisType | None = ...,
-        description: str | EllipsisType | None = ...,
-    ) -> Queue:
-        """Make a queue; refused where it is there already. (The first run submitted to a queue makes it, too.)
-
-        `container` and `macro_env` are trusted by workers: they may reach their machines.
-        """
-        settings = {
-            "resource": resource, "container": container, "defaults": defaults, "variables": variables,
-            "macro_env": macro_env, "priorities": priorities, "description": description,
-        }  # fmt: skip
+    def create_queue(self, name: str, **settings: Unpack[QueueSettings]) -> Queue:
+        """Make a queue; refused where it is there already. (The first run submitted to a queue makes it, too.)"""
         check_queue_name(name)
-        fields = self._queue_fields(None, settings, limit=limit, pool=pool, rank=rank)
+        fields = self._queue_fields(None, settings)
         if not self.store.configure("queue", name, fields, create=True):
             raise InputError(f"queue {name!r} is there already; change it with: launch-worker queues set {name}")
         return self.queue(name)
 
-    def set_queue(
-        self,
-        name: str,
-        *,
-        limit: int | EllipsisType | None = ...,
-        pool: str | EllipsisType | None = ...,
-        rank: int | EllipsisType | None = ...,
-        resource: str | EllipsisType | None = ...,
-        container: Mapping[str, Any] | EllipsisType | None = ...,
-        defaults: Mapping[str, Any] | EllipsisType | None = ...,
-        variables: Mapping[str, Any] | EllipsisType | None = ...,
-        macro_env: Sequence[str] | EllipsisType | None = ...,
-        priorities: bool | EllipsisType | None = ...,
-        description: str | EllipsisType | None = ...,
-    ) -> Queue:
+    def set_queue(self, name: str, **settings: Unpack[QueueSettings]) -> Queue:
         """Change some of a queue's settings. Runs that were submitted keep the defaults that they got."""
-        settings = {
-            "resource": resource, "container": container, "defaults": defaults, "variables": variables,
-            "macro_env": macro_env, "priorities": priorities, "description": description,
-        }  # fmt: skip
-        fields = self._queue_fields(self._known_queue(name), settings, limit=limit, pool=pool, rank=rank)
-        self.store.configure("queue", name, fields)
+        self.store.configure("queue", name, self._queue_fields(self._known_queue(name), settings))
         return self.queue(name)
 
     def queue(self, name: str) -> Queue:
@@ -198,35 +183,18 @@ class QueueApi(Connection):
 
     # -- pools ---------------------------------------------------------------------------------------------------
 
-    def create_pool(
-        self,
-        name: str,
-        *,
-        limit: int | EllipsisType | None = ...,
-        defaults: Mapping[str, Any] | EllipsisType | None = ...,
-        description: str | EllipsisType | None = ...,
-    ) -> Pool:
+    def create_pool(self, name: str, **settings: Unpack[PoolSettings]) -> Pool:
         """Make a pool; refused where it is there already. Queues are put into it with `set_queue(…, pool=…)`."""
         from launch_worker.queues.pool import check_pool_name
 
         check_pool_name(name)
-        fields = self._pool_fields(None, {"defaults": defaults, "description": description}, limit=limit)
-        if not self.store.configure("pool", name, fields, create=True):
+        if not self.store.configure("pool", name, self._pool_fields(None, settings), create=True):
             raise InputError(f"pool {name!r} is there already; change it with: launch-worker pools set {name}")
         return self.pool(name)
 
-    def set_pool(
-        self,
-        name: str,
-        *,
-        limit: int | EllipsisType | None = ...,
-        defaults: Mapping[str, Any] | EllipsisType | None = ...,
-        description: str | EllipsisType | None = ...,
-    ) -> Pool:
+    def set_pool(self, name: str, **settings: Unpack[PoolSettings]) -> Pool:
         """Change some of a pool's settings."""
-        before = self.pool(name)
-        fields = self._pool_fields(before, {"defaults": defaults, "description": description}, limit=limit)
-        self.store.configure("pool", name, fields)
+        self.store.configure("pool", name, self._pool_fields(self.pool(name), settings))
         return self.pool(name)
 
     def pool(self, name: str) -> Pool:
@@ -269,22 +237,12 @@ class QueueApi(Connection):
         if name not in self.store.pools():
             raise InputError(f"there is no pool {name!r}; make it with: launch-worker pools create {name}")
 
-    def _queue_fields(
-        self,
-        before: dict[str, str] | None,
-        settings: Mapping[str, Any],
-        *,
-        limit: int | EllipsisType | None,
-        pool: str | EllipsisType | None,
-        rank: int | EllipsisType | None,
-    ) -> dict[str, str | None]:
-        fields: dict[str, str | None] = {}
+    def _queue_fields(self, before: dict[str, str] | None, settings: QueueSettings) -> dict[str, str | None]:
+        given = _given(settings, QueueSettings)
         kept = before or {}
-        if not isinstance(limit, EllipsisType):
-            fields["limit"] = _number("limit", limit, least=0, most=MAX_LIMIT)
-        if not isinstance(rank, EllipsisType):
-            fields["rank"] = _number("rank", rank, least=1, most=MAX_RANK)
-        if not isinstance(pool, EllipsisType):
+        fields = _numbers(given)
+        if "pool" in given:
+            pool = given.pop("pool")
             if pool:
                 self._known_pool(pool)
             fields["pool"] = pool or None
@@ -294,7 +252,6 @@ class QueueApi(Connection):
                 raise InputError("rank is a place in a pool and this queue is in none; give it one with --pool POOL")
             if kept.get("rank"):
                 fields["rank"] = None
-        given = _given(settings)
         if not (given or fields.get("pool")):
             return fields
         config = _changed(_queue_config(kept.get("config", "")), given)
@@ -304,13 +261,9 @@ class QueueApi(Connection):
             fields["config"] = _kept(config)
         return fields
 
-    def _pool_fields(
-        self, before: Pool | None, settings: Mapping[str, Any], *, limit: int | EllipsisType | None
-    ) -> dict[str, str | None]:
-        fields: dict[str, str | None] = {}
-        if not isinstance(limit, EllipsisType):
-            fields["limit"] = _number("limit", limit, least=0, most=MAX_LIMIT)
-        given = _given(settings)
+    def _pool_fields(self, before: Pool | None, settings: PoolSettings) -> dict[str, str | None]:
+        given = _given(settings, PoolSettings)
+        fields = _numbers(given)
         if not given:
             return fields
         config = _changed(_pool_config(before.config_json if before else ""), given)
@@ -371,8 +324,22 @@ def _pool_config(text: str) -> PoolConfig:
     return PoolConfig.from_json(text)
 
 
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if not isinstance(value, EllipsisType)}
+def _given(settings: Mapping[str, Any], known: type) -> dict[str, Any]:
+    """The settings by themselves. Raises TypeError for one that is not known, as a call does."""
+    for name in settings:
+        if name not in known.__annotations__:
+            raise TypeError(f"there is no setting {name!r}; there are: {', '.join(sorted(known.__annotations__))}")
+    return dict(settings)
+
+
+def _numbers(given: dict[str, Any]) -> dict[str, str | None]:
+    """The store's fields of the settings that are numbers, which are taken out of what was given."""
+    bounds = {"limit": (0, MAX_LIMIT), "rank": (1, MAX_RANK)}
+    return {
+        name: _number(name, given.pop(name), least=least, most=most)
+        for name, (least, most) in bounds.items()
+        if name in given
+    }
 
 
 #: What stands for a setting that was taken away.
