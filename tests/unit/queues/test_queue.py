@@ -311,10 +311,10 @@ def test_no_pattern_takes_long(rule: dict[str, Any], more: dict[str, Any]) -> No
 def test_patterns_that_take_long_together_are_given_up() -> None:
     """Each is bounded; many values must not add up to minutes."""
     schema = {"type": "object", "properties": {"x": {"items": {"pattern": "(?:[ab]{0,30}){900}[cd]x?"}}}}
-    since = time.monotonic()
+    since = time.thread_time()
     with pytest.raises(InputError, match="take more than 1 s"):
         values(schema, x=["ab" * 511 + "c"] * 60)
-    assert time.monotonic() - since < 10
+    assert time.thread_time() - since < 10, "seconds of this thread, whatever else the machine does"
 
 
 def test_patterns_that_only_a_backtracking_engine_knows_are_refused() -> None:
