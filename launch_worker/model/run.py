@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field
+from dataclasses import fields as fields_of
 from functools import cached_property
 from typing import Any
 
@@ -59,149 +60,106 @@ class Phase:
 
 @dataclass(frozen=True)
 class Record:
-    """What the store knows of a run at one instant. Times are server microseconds; None is "not known"."""
+    """What the store knows of a run at one instant. Times are server microseconds; None is "not known".
 
-    id: str
-    name: str
-    project: str
-    queue: str
-    priority: int
-    tags: tuple[str, ...]
-    state: RunState
-    reason: str
-    phase: str
-    message: str
-    attempt: int
-    first_attempt: int
-    token: int
-    exit_code: int | None
-    signal: str
-    worker: str
-    #: Holds the lease: one life of a worker.
-    owner: str
-    host: str
-    pid: int | None
-    gpus: tuple[str, ...]
-    created_at: int
-    started_at: int | None
-    ended_at: int | None
-    due_at: int | None
-    cancel_at: int | None
-    #: The git commit that the first attempt fetched, and that every later one gets.
-    commit: str
-    #: The spec's JSON text; `launch_worker.model.spec.parse_spec` reads it.
-    spec: str
-    #: GPUS:MILLICORES:BYTES, as `RunSpec.needs`.
+    A field of the hash has the name of the record's, and its type says how its text is read (`_READERS`); the other
+    ones are in `from_hash`. A missing or damaged field has its default.
+    """
+
+    id: str = ""
+    name: str = ""
+    project: str = ""
+    queue: str = ""
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+    state: RunState = RunState.FAILED
+    reason: str = ""
+    phase: str = ""
+    message: str = ""
+    attempt: int = 0
+    #: Number of the attempt from which the retry policy counts; `launch-worker retry` begins a new count.
+    first_attempt: int = 1
+    token: int = 0
+    exit_code: int | None = None
+    signal: str = ""
+    worker: str = ""
+    #: Holder of the lease: one life of a worker.
+    owner: str = ""
+    host: str = ""
+    pid: int | None = None
+    gpus: tuple[str, ...] = ()
+    created_at: int = 0
+    started_at: int | None = None
+    ended_at: int | None = None
+    due_at: int | None = None
+    cancel_at: int | None = None
+    #: Git commit that the first attempt fetched, and that every later one gets.
+    commit: str = ""
+    #: JSON text of the spec; `launch_worker.model.spec.parse_spec` reads it.
+    spec: str = ""
+    #: GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes them.
     needs: str = ""
     concurrency_key: str = ""
     limit_key: str = ""
     array: str = ""
     array_limit: str = ""
-    #: The sweep that made it.
+    #: Id of the sweep that made the run.
     sweep: str = ""
-    #: It makes other runs itself; a worker counts it apart.
+    #: Whether the run makes other runs; a worker has separate places for such runs.
     is_scheduler: bool = False
-    #: Of the format of its spec (`launch_worker.model.item_schema`).
+    #: Version of the spec's format (`launch_worker.model.item_schema`).
     version: int = 1
-    #: Files that were kept with it, as JSON: name to size and time.
+    #: JSON of the files that are kept with the run: name to size and time.
     files: str = ""
-    #: What the job told of itself, as JSON: the last value of each name.
+    #: JSON of the values that the job reported: the last value of each name.
     summary: str = ""
-    #: What became of the process of a run that had called itself finished before: its exit code, or signal's name.
+    #: Exit code, or name of the signal, of a process that had called its run finished before it ended.
     late_exit: str = ""
-    #: How many bytes of its latest attempt's output are not kept: older ones, for newer.
+    #: Bytes of the latest attempt's output that were dropped for newer output.
     log_missing: int = 0
-    #: How often it was preempted so far.
+    #: Number of preemptions so far.
     preemptions: int = 0
-    #: How often its start failed through a worker so far.
+    #: Number of starts that failed through a worker so far.
     misstarts: int = 0
-    #: Someone asked for its preemption, and not for its end.
+    #: Whether the requested stop is a preemption: the run goes on in another attempt.
     preempting: bool = False
-    #: The latest attempt's job said that its machine is being taken away.
+    #: Whether the latest attempt's job said that its machine is being taken away.
     yields: bool = False
-    #: It was claimed ahead of its time, and starts at this one.
+    #: Time at which a run that was claimed ahead of its time starts.
     start_at: int | None = None
-    #: Nobody knows whether the latest attempt's job has ended, and its worker is gone: it is given to nobody else.
+    #: Whether the latest attempt's job may still live while its worker is gone; no worker gets the run until then.
     is_held: bool = False
-    #: The time for which it was planned (a schedule's, `--at`, `--delay`), however late it started.
+    #: Time for which the run was planned (a schedule's, `--at`, `--delay`), however late it started.
     scheduled_at: int | None = None
-    #: Runs that it waits for: id to ok, any or failed.
-    waits_for: dict[str, str] = field(default_factory=dict)
-    #: How the latest attempt came to run: `fetch`, `pull`, `start`, `adopted`; empty for a plain process.
+    #: Runs that this run waits for: id to ok, any or failed.
+    waits_for: Mapping[str, str] = field(default_factory=dict)
+    #: Steps by which the latest attempt came to run: `fetch`, `pull`, `start`, `adopted`; none for a plain process.
     phases: tuple[Phase, ...] = ()
-    #: The JSON of its queue's configuration, as it was at the claim; known to the claimer only.
+    #: JSON of the queue's configuration at the claim; only the claimer's record has it.
     queue_config: str = ""
-    #: More items were in its list then; known to the claimer only.
+    #: Whether more items waited in the list at the claim; only the claimer's record has it.
     is_followed: bool = field(default=False, compare=False)
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Record:
-        """Tolerates missing and damaged fields, so that one bad record never hides the others."""
-
+        """Read a record from the store's hash; a damaged field never hides the rest of the record."""
+        values = _DEFAULTS.copy()
+        for name, text in fields.items():
+            read = _READERS.get(name)
+            if read is not None and text:
+                values[name] = read(text)
         get = fields.get
-
-        def number(name: str) -> int | None:
-            text = get(name)
-            return _number(text) if text else None
-
-        try:
-            state = RunState(get("state", ""))
-        except ValueError:
-            state = RunState.FAILED
+        token = get("token")
+        values["is_scheduler"] = get("scheduler") == "1"
+        values["is_followed"] = get("waiting", "0") != "0"
+        # A mark that names another attempt's token is over.
+        values["yields"] = bool(token) and get("yields") == token
+        values["is_held"] = bool(token) and get("held") == token and values["state"] is RunState.RUNNING
+        if not values["scheduled_at"]:
+            values["scheduled_at"] = _number(get("not_before") or "-")
         record = cls.__new__(cls)
-        # All at once: the constructor of a frozen class sets field by field, which takes as long as all the reading.
-        vars(record).update(
-            id=get("id", ""),
-            name=get("name", ""),
-            project=get("project", ""),
-            queue=get("queue", ""),
-            priority=number("priority") or 0,
-            tags=tuple(_strings(get("tags", ""))),
-            state=state,
-            reason=get("reason", ""),
-            phase=get("phase", ""),
-            message=get("message", ""),
-            attempt=number("attempt") or 0,
-            first_attempt=number("first_attempt") or 1,
-            token=number("token") or 0,
-            exit_code=number("exit_code"),
-            signal=get("signal", ""),
-            worker=get("worker", ""),
-            owner=get("owner", ""),
-            host=get("host", ""),
-            pid=number("pid"),
-            gpus=tuple(_strings(get("gpus", ""))),
-            created_at=number("created_at") or 0,
-            started_at=number("started_at"),
-            ended_at=number("ended_at"),
-            due_at=number("due_at"),
-            cancel_at=number("cancel_at"),
-            commit=_commit(get("commit", "")),
-            spec=get("spec", ""),
-            needs=get("needs", ""),
-            concurrency_key=get("concurrency_key", ""),
-            limit_key=get("limit_key", ""),
-            array=get("array", ""),
-            array_limit=get("array_limit", ""),
-            sweep=get("sweep", ""),
-            is_scheduler=get("scheduler", "") == "1",
-            version=number("version") or 1,
-            files=get("files", ""),
-            summary=get("summary", ""),
-            late_exit=get("late_exit", ""),
-            log_missing=number("log_missing") or 0,
-            preemptions=number("preemptions") or 0,
-            misstarts=number("misstarts") or 0,
-            preempting=get("preempting", "") == "1",
-            yields=bool(get("yields")) and get("yields") == get("token"),
-            start_at=number("start_at"),
-            is_held=bool(get("held")) and get("held") == get("token") and state is RunState.RUNNING,
-            scheduled_at=number("scheduled_at") or number("not_before"),
-            waits_for=_wishes(get("waits_for", "")),
-            phases=_phases(get("phases", "")),
-            queue_config=get("queue_config", ""),
-            is_followed=get("waiting", "0") != "0",
-        )
+        # The constructor of a frozen class sets each field by itself, which takes as long as all the reading.
+        vars(record).update(values)
         return record
 
     def check(self) -> None:
@@ -282,39 +240,15 @@ class Record:
         return ""
 
     def to_hash(self) -> dict[str, str]:
-        """The fields that make this record again, should Redis have lost it."""
-        fields = {
-            "id": self.id,
-            "name": self.name,
-            "project": self.project,
-            "queue": self.queue,
-            "priority": str(self.priority),
-            "tags": json.dumps(self.tags),
-            "state": self.state.value,
-            "attempt": str(self.attempt),
-            "first_attempt": str(self.first_attempt),
-            "token": str(self.token),
-            "worker": self.worker,
-            "host": self.host,
-            "created_at": str(self.created_at),
-            "spec": self.spec,
-            "commit": self.commit,
-            "needs": self.needs,
-            "concurrency_key": self.concurrency_key,
-            "limit_key": self.limit_key,
-            "array": self.array,
-            "array_limit": self.array_limit,
-            "sweep": self.sweep,
-            "scheduler": "1" if self.is_scheduler else "",
-            "version": str(self.version),
-            "preemptions": str(self.preemptions),
-            "misstarts": str(self.misstarts),
-            "gpus": json.dumps(self.gpus),
+        """The fields from which the record is made again, should Redis have lost it."""
+        known = vars(self)
+        fields = {name: known[name] for name in _RESTORED}
+        fields["scheduler"] = "1" if self.is_scheduler else ""
+        return {
+            name: value if type(value) is str else _as_text(value)
+            for name, value in fields.items()
+            if value is not None
         }
-        for name in ("started_at", "start_at", "scheduled_at"):
-            if getattr(self, name) is not None:
-                fields[name] = str(getattr(self, name))
-        return fields
 
     def as_json(self) -> dict[str, Any]:
         """The object of `show --json` without `history`: unknown is null, times are ISO 8601 in UTC."""
@@ -415,8 +349,48 @@ def _commit(text: str) -> str:
     return text if text and _COMMIT.fullmatch(text) else ""
 
 
-def _strings(text: str) -> list[str]:
-    if not text or text == "[]":
-        return []
-    values = _json(text)
-    return [str(value) for value in values] if isinstance(values, list) else []
+def _strings(text: str) -> tuple[str, ...]:
+    values = None if text == "[]" else _json(text)
+    return tuple(map(str, values)) if isinstance(values, list) else ()
+
+
+def _state(text: str) -> RunState:
+    return _STATES.get(text, RunState.FAILED)
+
+
+def _reader(of: Field[Any]) -> Callable[[str], Any]:
+    """What makes a field's value of its text in the hash."""
+    if of.name == "commit":
+        return _commit
+    if of.type == "int":
+        return lambda text: _number(text) or of.default
+    return _READ_AS[str(of.type)]
+
+
+def _as_text(value: Any) -> str:
+    """A field's value as `from_hash` reads it."""
+    if isinstance(value, tuple):
+        return json.dumps(value) if value else "[]"
+    return str(value)
+
+
+_STATES = {state.value: state for state in RunState}
+_READ_AS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int | None": _number,
+    "bool": "1".__eq__,
+    "tuple[str, ...]": _strings,
+    "tuple[Phase, ...]": _phases,
+    "Mapping[str, str]": _wishes,
+    "RunState": _state,
+}
+#: Fields that mean something else, or have another name, in the hash.
+_APART = {"is_scheduler", "is_followed", "yields", "is_held"}
+_READERS = {of.name: _reader(of) for of in fields_of(Record) if of.name not in _APART}
+_DEFAULTS = dict(vars(Record()))
+#: Fields that `to_hash` writes.
+_RESTORED = (
+    *("id", "name", "project", "queue", "priority", "tags", "state", "attempt", "first_attempt", "token", "worker"),
+    *("host", "created_at", "spec", "commit", "needs", "concurrency_key", "limit_key", "array", "array_limit"),
+    *("sweep", "version", "preemptions", "misstarts", "gpus", "started_at", "start_at", "scheduled_at"),
+)

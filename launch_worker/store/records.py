@@ -72,7 +72,8 @@ class Records(Client):
     def history(self, run_id: str) -> list[Transition]:
         """Every transition, the oldest first."""
         with clear_errors(self.url):
-            pipe = self._redis.pipeline(transaction=True)
+            # No transaction: a Redis that is full refuses reads in one.
+            pipe = self._redis.pipeline(transaction=False)
             pipe.hget(keys.run(run_id), "created_at")
             pipe.lrange(keys.history(run_id), 0, -1)
             created, lines = pipe.execute()
