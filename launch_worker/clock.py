@@ -1,4 +1,4 @@
-"""The machine's clock since its boot."""
+"""Reads the machine's clock since its boot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's own side: what it tells the worker that runs it, and whether it shall stop. Outside a run it does nothing.
+"""Speaks for a job with its worker, and says whether the job shall stop. Outside a run it does nothing.
 
 `docs/jobs.md` has the protocol: lines of JSON in a file of the run's own folder, so that a job in any language can use
 it, and no password of Redis reaches a job. A job may import this first: it takes nothing but the standard library, and

@@ -1,4 +1,4 @@
-"""Where `launch-worker dev` keeps its data, and how other programs of the same user find it while it lives."""
+"""Says where `launch-worker dev` keeps its data, and how other programs of the same user find it while it lives."""
 
 from __future__ import annotations
 

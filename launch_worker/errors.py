@@ -1,4 +1,4 @@
-"""Every error that a caller may meet, in one tree. The text of each is the sentence the user reads."""
+"""Defines every error that a caller may meet, in one tree. The text of each is the sentence that the user reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run ids: short, URL-safe, sortable by time."""
+"""Makes and checks run ids: short, URL-safe, sortable by time."""
 
 from __future__ import annotations
 

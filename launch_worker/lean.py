@@ -1,3 +1,3 @@
-"""The name of `startup` in installations made before it moved: their entry point names it until they are made anew."""
+"""Keeps the old name of `startup` for one release: the entry point of older installations names it."""
 
 from launch_worker.startup import SERIALIZER as SERIALIZER

@@ -1,4 +1,4 @@
-"""The URL of the launch Redis, read here for every part: submitting, workers, beat and Python see the same of it.
+"""Reads the URL of the launch Redis, the same for every part, and masks its password.
 
 `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` with TLS, and
 `sentinel://[[USER]:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DB]`, whose sentinels name the master.

@@ -1,4 +1,4 @@
-"""All settings of launch_worker, read from the environment in one place and checked against each other."""
+"""Reads all settings of launch_worker from the environment, in one place, and checks them against each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that a command prints: text of others is made harmless, tables and colour are for a terminal, JSON for machines.
+"""Prints for all commands: texts of others made harmless, tables and colour on a terminal, JSON for machines.
 
 `say` is the one way to standard output and standard error; a lint rule forbids `click.echo` and `print` elsewhere.
 """

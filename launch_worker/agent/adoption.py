@@ -1,4 +1,4 @@
-"""Takes over jobs that outlived their worker: containers, and processes that were left with their guard."""
+"""Adopts jobs that outlived their worker: containers, and processes that a detached worker left with its guard."""
 
 from __future__ import annotations
 

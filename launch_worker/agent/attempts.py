@@ -1,4 +1,4 @@
-"""The jobs of one worker: claimed or taken over, executed, then reported, or left to the next worker."""
+"""Holds the attempts of one worker: claims or adopts them, has them executed, reports their ends or leaves them."""
 
 from __future__ import annotations
 

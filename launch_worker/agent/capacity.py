@@ -1,4 +1,4 @@
-"""What a worker has to give to runs: devices, cores and memory; and who holds what of it now."""
+"""Counts what a worker has for runs (devices, cores, memory), and which attempt holds how much of it."""
 
 from __future__ import annotations
 

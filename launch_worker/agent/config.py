@@ -1,4 +1,4 @@
-"""An agent's configuration: W&B's keys of its configuration file and our own, from four places.
+"""Reads an agent's configuration: W&B's keys and ours, from command line, environment, file and defaults.
 
 A command line wins over the environment (`LAUNCH_AGENT_MAX_JOBS`), that over a YAML file, that over the defaults. W&B's
 keys and what they mean are those of its `AgentConfig`; where a default differs, the field says so.

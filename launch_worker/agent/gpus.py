@@ -1,4 +1,4 @@
-"""What a worker's machine has to offer; of its GPUs NVIDIA's driver tells, through NVML."""
+"""Finds the GPUs, cores and memory of a machine; NVIDIA's driver names the GPUs, through NVML."""
 
 from __future__ import annotations
 

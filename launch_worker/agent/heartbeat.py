@@ -1,4 +1,4 @@
-"""The threads that keep a worker's runs alive and its ears open: one heartbeat for all of them, one subscription."""
+"""Runs a worker's threads towards Redis: the heartbeat that renews all leases, and the subscription to orders."""
 
 from __future__ import annotations
 

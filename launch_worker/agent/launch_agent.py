@@ -1,7 +1,6 @@
-"""LaunchAgent: the part of a worker process that holds its running jobs.
+"""Joins the parts of a worker into `LaunchAgent`, which claims, executes and reports runs, by W&B's names.
 
-The names are those of W&B's `LaunchAgent` (shared/seeds/wandb-launch-agent.md). Celery does the polling, or `loop`
-does; the agent claims, executes, reports, and keeps all its leases alive with one heartbeat.
+Celery does the polling, or `loop` does; the agent claims, executes and reports, and renews all leases by one heartbeat.
 """
 
 from __future__ import annotations

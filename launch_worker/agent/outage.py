@@ -1,4 +1,4 @@
-"""Redis is away: say so, let one thread try whether it is back, and have all others wait for that one's word."""
+"""Handles an outage of Redis: one thread tries to reach it, all others wait for that thread, the log says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probes of a worker over HTTP: `/live`, `/health` and `/ready`, each 200 or 503 with one JSON object."""
+"""Answers a worker's probes over HTTP: `/live`, `/health` and `/ready`, each with 200 or 503 and one JSON object."""
 
 from __future__ import annotations
 

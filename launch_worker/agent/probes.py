@@ -1,4 +1,4 @@
-"""What a worker's probes are answered: is it alive, does it reach Redis, does it take runs."""
+"""Decides what a worker's probes answer: whether it is alive, reaches Redis, takes runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that cannot start jobs for what is wrong with its machine takes no more for a while, and says why."""
+"""Keeps a worker from taking runs for a while after its machine failed to start jobs, and says why."""
 
 from __future__ import annotations
 

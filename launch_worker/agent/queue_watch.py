@@ -1,4 +1,4 @@
-"""Which queues a worker consumes now: what its selection finds among the queues that there are."""
+"""Keeps the set of consumed queues equal to the worker's selection as queues come and go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What former workers of this machine left: jobs that live on are taken over, others ended, ends reported."""
+"""Looks after what earlier workers of this machine left: adopts living jobs, ends the others, reports their ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--run-once`: one pass over what is due, instead of consuming for ever."""
+"""Takes the runs that wait now, waits for their ends and stops (`--run-once`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""One run of an agent, from its claim to its end, under the names of W&B's `LaunchAgent`; and the loop that polls.
+"""Offers W&B's claim-by-claim methods of an agent (pop, run or fail one run), and the loop that polls.
 
-What Celery's worker does through the task, a script can do by hand: `get_job_and_queue`, `run_job`, or `loop`. Both go
-through `task_run_job` and `finish_thread_id`. The quoted sentences are those of shared/seeds/wandb-launch-agent.md.
+What Celery's worker does through the task, a script can do itself: `get_job_and_queue`, `run_job`, or `loop`. Both go
+through `task_run_job` and `finish_thread_id`. The quoted sentences are those of W&B's agent
+(`wandb/sdk/launch/agent/agent.py`).
 """
 
 from __future__ import annotations

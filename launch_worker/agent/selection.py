@@ -1,4 +1,4 @@
-"""What a worker looks for: queues by name, by prefix, by pool or by tags, as Prefect's `agent start` takes them."""
+"""Says which queues a worker consumes: by name, prefix, pool or tags, as Prefect's `agent start` takes them."""
 
 from __future__ import annotations
 

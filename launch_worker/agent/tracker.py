@@ -1,4 +1,4 @@
-"""W&B's names for what an agent knows of its jobs: status trackers, savers of files, the logger."""
+"""Tracks an agent's jobs by W&B's names: status trackers, savers of files, the logger."""
 
 from __future__ import annotations
 

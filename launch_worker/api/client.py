@@ -1,4 +1,4 @@
-"""The Python side: submit runs, look at them, wait for them, stop them."""
+"""Connects Python users to a launch system: they submit runs, look at them, wait for them, stop them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection to one launch system, from which runs, sweeps and queues are looked at."""
+"""Holds the connection to one launch system, which its runs, sweeps and queues share."""
 
 from __future__ import annotations
 

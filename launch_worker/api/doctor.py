@@ -1,4 +1,4 @@
-"""What is wrong with an installation, and what to do: one list, for `status`, `doctor` and whoever else shows it."""
+"""Finds what is wrong with an installation, and says what to do: one list for `status`, `doctor` and Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""W&B's Mongo-style filters and orders of runs: what they say, whether a record fits, and which index decides it.
+"""Reads W&B's Mongo-style filters and orders of runs, matches records, and picks the index that decides a filter.
 
 After W&B's `Api.runs`: `{"$and": [{"state": "finished"}, {"config.lr": {"$gt": 0.01}}]}`. Everything in a filter is
 checked before the first run is read.

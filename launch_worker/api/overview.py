@@ -1,4 +1,4 @@
-"""Queues, pools and workers as they are now, in one object: what `status` shows, and what its problems are found in."""
+"""Reads queues, pools and workers as they are now into one object, for `status` and the doctor."""
 
 from __future__ import annotations
 

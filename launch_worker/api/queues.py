@@ -1,4 +1,4 @@
-"""Queues and pools for Python and the command line: make, look at, change, pause, delete."""
+"""Makes, shows, changes, pauses and deletes queues and pools, for Python and the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run, and lists of runs, for Python: snapshots that are read anew when asked, lists that read as they go."""
+"""Shows a run, and lists of runs, to Python: snapshots that are read anew when asked, lists that read as they go."""
 
 from __future__ import annotations
 

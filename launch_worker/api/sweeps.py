@@ -1,4 +1,4 @@
-"""Sweeps for Python and the command line: make, look at, pause, resume, stop, cancel, wait for."""
+"""Makes, shows, pauses, resumes, stops and cancels sweeps, and waits for them, for Python and the command line."""
 
 from __future__ import annotations
 

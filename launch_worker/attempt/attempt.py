@@ -1,4 +1,4 @@
-"""One claimed run on this worker, and what the worker lends to each."""
+"""Holds one claimed run on this worker, and what the worker shares with all its attempts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment that a job sees: little of the worker's, all of the submitter's, and the run's own variables."""
+"""Makes a job's environment: little of the worker's, all of the submitter's, and the run's own variables."""
 
 from __future__ import annotations
 

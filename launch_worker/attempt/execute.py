@@ -1,4 +1,4 @@
-"""One attempt, from its claimed record to its outcome: prepare, fetch its code, start, supervise, keep the log."""
+"""Carries one attempt from its claimed record to its outcome: prepare, fetch its code, start, supervise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's folder on disk: one folder an attempt, with its output, and its end until Redis has it.
+"""Keeps one attempt's files on disk: its output, its talk, and its report until Redis has that.
 
     work_dir/workers/OWNER/lock             held while the worker or its guard lives
     work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name

@@ -1,4 +1,4 @@
-"""Folders of attempts of which nothing is left, for the next ones.
+"""Keeps empty attempt folders for the next attempts, so that a brief job need not create and delete one.
 
 To make a folder with its files and to delete it is most of what a brief job costs its file system: some look for a free
 inode through all that were deleted in the last minute. To rename it costs a tenth of that.

@@ -1,4 +1,4 @@
-"""How a job begins: its environment and its code on this machine, then a process or a container."""
+"""Prepares a job on this machine: macros, environment and code, then how a process or a container is started."""
 
 from __future__ import annotations
 

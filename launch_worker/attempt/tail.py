@@ -1,4 +1,4 @@
-"""What a job has printed, read from the file as it grows."""
+"""Reads what a job prints from its output file, as the file grows."""
 
 from __future__ import annotations
 

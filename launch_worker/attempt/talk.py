@@ -1,4 +1,4 @@
-"""What a running job tells its worker: lines of JSON that it appends to a file, read as they come, and bounded.
+"""Reads what a running job says to its worker: lines of JSON that the job appends to a file, within bounds.
 
 The protocol is in docs/jobs.md; `launch_worker.current` is one way to speak it. Words that matter to the attempt's end
 go to its supervisor; metrics and the summary go to Redis. While Redis is away they wait, and the file is kept.

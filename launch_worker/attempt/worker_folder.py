@@ -1,4 +1,4 @@
-"""A worker's folder on its machine: the folders of its attempts, its lock, what it could not deliver."""
+"""Keeps a worker's folder on its machine: its attempts' folders, its lock, the reports that Redis has not got."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Celery app: `celery -A launch_worker worker | beat | flower | inspect …`."""
+"""Makes the Celery app, `celery -A launch_worker worker | beat | flower | inspect …`, with its settings."""
 
 # ruff: noqa: E402
 from __future__ import annotations

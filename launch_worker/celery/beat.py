@@ -1,4 +1,4 @@
-"""The scheduler of `celery -A launch_worker beat`: it does the passes itself, so that they need no living worker."""
+"""Schedules for `celery -A launch_worker beat`: it does the passes itself, so they need no living worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kombu's Redis transport, made to survive what a stock worker dies of: garbage in a queue, a queue's key damaged."""
+"""Makes kombu's Redis transport survive what a stock worker dies of: garbage in a queue, a damaged queue."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Celery's consumer, as a launch worker has it: it connects when Redis is there, can be stopped at any point of its
-start, and kills no runs.
+"""Makes Celery's consumer wait for Redis, stop at any point of its start, and end no runs.
 
 Celery's own sleeps up to 30 s between two tries to connect, so that the first run after an outage waited as long; after
 a refusal it tries again at once, for ever. Where its loop cannot go on, the process ends as it would by SIGKILL: its

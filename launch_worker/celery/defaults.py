@@ -1,4 +1,4 @@
-"""Celery settings of launch_worker that an operator may override in a `celeryconfig.py` of their own.
+"""Lists the Celery settings that an operator may override in a `celeryconfig.py` of their own.
 
 What correctness rests on is in `launch_worker.celery.application.REQUIRED` and wins over both.
 """

@@ -1,4 +1,4 @@
-"""What those who watch Celery's events (Flower) are shown of runs. It follows the records and decides about nothing.
+"""Shows runs to those who watch Celery's events (Flower): it follows the records and decides nothing.
 
 A worker's events go through the dispatcher of its consumer, some times a second. What comes while that has no
 connection is kept until it has one. Who has no consumer (beat), or tells of another worker's run, sends each by itself,

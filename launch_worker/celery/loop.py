@@ -1,4 +1,4 @@
-"""Celery's loop: the bell that wakes it, and how it takes what came."""
+"""Wakes Celery's loop, and hands it many events at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker takes from a queue's element, and the Celery message that is made anew from it.
+"""Reads an element of a queue, and makes the Celery message anew from the few things that it trusts.
 
 An element is written by any producer. Of one that asks for a run, five things are read: the task, the run's id, its
 dispatch number, and two texts for Flower. Nothing else of it reaches kombu or Celery.

@@ -1,4 +1,4 @@
-"""The worker's options on Celery's command line."""
+"""Adds the worker's options to Celery's command line, and reads them."""
 
 from __future__ import annotations
 

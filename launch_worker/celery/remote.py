@@ -1,4 +1,4 @@
-"""Celery's remote control of a launch worker: `celery control …`, `celery inspect …`, Flower's buttons.
+"""Answers Celery's remote control of a worker: `celery control …`, `celery inspect …`, Flower's buttons.
 
 Each command does what it says by a launch worker's own means, or is refused with a sentence. Those that are not named
 here work as Celery has them.

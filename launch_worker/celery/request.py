@@ -1,4 +1,4 @@
-"""A run as Celery sees it, a task of its worker; and what a slot of the worker's pool does with it.
+"""Takes a run past Celery's tracer: what Celery sees of it, and what a slot of the worker does with it.
 
 Celery's tracer is left out: what it serves (results, retries, chords, time limits) a run has of the records, and it
 takes longer than most of the rest. Its signals (received, prerun, postrun, success, failure) are sent to those who

@@ -1,4 +1,4 @@
-"""What makes a Celery worker a launch worker: the agent's life, the drain on shutdown, revoke as cancel."""
+"""Makes a Celery worker a launch worker: the agent's life, the drain on shutdown, a revoke as a cancel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Celery tasks: thin doors to the agent and to the passes."""
+"""Registers the Celery tasks: a run, which calls the agent, and each pass."""
 
 from __future__ import annotations
 

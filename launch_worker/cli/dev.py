@@ -1,4 +1,4 @@
-"""`dev`: the whole system by one command, with no server installed."""
+"""Defines `dev`: the whole system by one command, with no server installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `status` and `workers` show what workers have to give, and who has it."""
+"""Formats what workers have and who holds it, for `status` and `workers`."""
 
 from __future__ import annotations
 

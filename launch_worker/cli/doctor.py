@@ -1,4 +1,4 @@
-"""`doctor`: checks the whole installation and says what to mend."""
+"""Defines `doctor`: checks the whole installation and says what to mend."""
 
 from __future__ import annotations
 

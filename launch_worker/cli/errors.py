@@ -1,4 +1,4 @@
-"""How a command ends: errors as one sentence on standard error, with the exit codes of the contract."""
+"""Ends a command: an error becomes one sentence on standard error, and an exit code."""
 
 from __future__ import annotations
 

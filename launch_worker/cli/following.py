@@ -1,4 +1,4 @@
-"""Waiting for a run in front of a person: its log on standard output, its states on standard error."""
+"""Waits for a run in front of a person: its log on standard output, its states on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`health`: the probe of a container or a service manager, for the worker of this machine. It imports little."""
+"""Defines `health`: the probe of a container or a service manager, for this machine's worker. It imports little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`launch-worker`: everything but submitting. Each command's module is imported when it is called."""
+"""Defines `launch-worker`, all but submitting; each command's module is imported when the command is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pools`: named groups of queues with a limit, defaults and an order of their own."""
+"""Defines `pools`: queues under one name, with a limit, defaults and an order of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the programs launch-submit and launch-worker start with: a person waits for them."""
+"""Starts the programs launch-submit and launch-worker. A person waits for them, so it imports nothing early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`queues`: which queues there are, and what an admin configures of one."""
+"""Defines `queues`: which queues there are, and what an admin configures of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`runs`, `show`, `logs`, `cancel`, `preempt`, `retry`, `confirm`, `wait`: looking at runs and steering them."""
+"""Defines `runs`, `show`, `logs`, `cancel`, `preempt`, `retry`, `confirm`, `wait` …: looks at runs and steers them."""
 
 from __future__ import annotations
 

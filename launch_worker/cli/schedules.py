@@ -1,4 +1,4 @@
-"""`schedules`: recurring submissions."""
+"""Defines `schedules`: recurring submissions."""
 
 from __future__ import annotations
 

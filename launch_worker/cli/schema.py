@@ -1,4 +1,4 @@
-"""`schema`: the published format of items."""
+"""Defines `schema`: prints the published format of items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From items to runs: all are checked before the first is sent, and what is sent is told one by one."""
+"""Sends items as runs: checks all before the first is sent, and reports each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`start`: a worker by Prefect's command; the same process as `celery -A launch_worker worker`."""
+"""Defines `start`: a worker by Prefect's command; the same process as `celery -A launch_worker worker`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status`: one screen of the whole system."""
+"""Defines `status`: one screen of the whole system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`launch-submit`: the producer. It imports only what the call uses, because a person waits for it."""
+"""Defines `launch-submit`. It imports only what the call uses, because a person waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sweep`: hyperparameter sweeps."""
+"""Defines `sweep`: hyperparameter sweeps."""
 
 from __future__ import annotations
 

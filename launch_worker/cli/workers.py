@@ -1,4 +1,4 @@
-"""`workers`: who is alive, and what a worker shall do."""
+"""Defines `workers`: lists the live ones, and orders one to drain, upgrade or resume."""
 
 from __future__ import annotations
 

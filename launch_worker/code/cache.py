@@ -1,4 +1,4 @@
-"""Fetched code that a machine's workers keep for each other: locked while in use, the longest unused thrown away."""
+"""Keeps fetched code for all workers of a machine: locked while in use; what was unused longest is deleted."""
 
 from __future__ import annotations
 

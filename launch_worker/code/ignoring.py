@@ -1,4 +1,4 @@
-"""git's rules for what is ignored, where git itself cannot be asked: as its `dir.c` and `wildmatch.c` have them."""
+"""Applies git's rules for ignored files where git itself cannot be asked, as its `dir.c` and `wildmatch.c` do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a folder is sent: what git would take of it, by its own answer where that is a checkout."""
+"""Lists the files of a folder that are sent: in a checkout those that git names, else by its `.gitignore` files."""
 
 from __future__ import annotations
 

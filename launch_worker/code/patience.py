@@ -1,4 +1,4 @@
-"""How long fetching a run's code may take, and that it ends when it is no longer wanted."""
+"""Bounds how long fetching a run's code may take, and ends it when nobody wants it any more."""
 
 from __future__ import annotations
 

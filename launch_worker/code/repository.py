@@ -1,4 +1,4 @@
-"""Puts a commit of a git repository, with its submodules, into a folder; what was fetched is kept for the next one."""
+"""Puts a commit of a git repository, with its submodules, into a folder, and keeps what was fetched."""
 
 from __future__ import annotations
 

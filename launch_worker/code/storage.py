@@ -1,4 +1,4 @@
-"""Where uploads are kept between submitter and worker: Redis itself, or any folder that fsspec knows."""
+"""Keeps uploads between submitter and worker: in Redis, or in any folder that fsspec knows."""
 
 from __future__ import annotations
 

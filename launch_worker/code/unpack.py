@@ -1,4 +1,4 @@
-"""Has an uploaded archive unpacked by a child of the worker, which may die of it."""
+"""Unpacks an uploaded archive in a child process of the worker, within limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data folder of `launch-worker dev`: one process at a time has it, and says in it where its Redis is."""
+"""Locks the data folder of `launch-worker dev` for one process, and says in it where that one's Redis is."""
 
 from __future__ import annotations
 

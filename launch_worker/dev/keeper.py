@@ -1,4 +1,4 @@
-"""A process that keeps the parts of a `dev` together: it starts them, and ends them when `dev` is gone.
+"""Keeps the parts of a `dev` together: a process that starts them, and ends them when `dev` is gone.
 
 `dev` itself stands in a terminal, and anything may end it. Its keeper is in a session of its own and holds the other
 end of a socket: when that closes, however `dev` died, it ends the parts in their order. When the keeper dies itself,

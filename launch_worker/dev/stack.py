@@ -1,4 +1,4 @@
-"""The parts of a launch system on one machine: a private Redis, a worker, beat and the web page, on loopback."""
+"""Starts and ends the parts of a launch system on one machine: Redis, a worker, beat and the web page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The beat's passes over the records: idempotent, bounded, and done by agents too when beat is late.
-
-They are the "heartbeat sweep" of the mission; in code a sweep is always a hyperparameter sweep.
-"""
+"""Does beat's passes over the records: bounded, harmless when repeated, done by workers too when beat is late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurring submissions: kept in Redis, fired by the pass of beat or of a worker, each time once."""
+"""Submits runs again and again: schedules are kept in Redis and fired by a pass, each time once."""
 
 from __future__ import annotations
 

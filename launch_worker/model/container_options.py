@@ -1,4 +1,4 @@
-"""What a container job may be given: by its submitter, by its queue's configuration, and both merged.
+"""Checks and merges what a container may be given by its submitter and by its queue's configuration.
 
 The submitter's options are an allow-list. The queue's are its admin's word and may reach the host. Each side is checked
 by itself (at submit and again by the worker), then they are merged, the submitter's first.

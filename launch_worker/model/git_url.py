@@ -1,4 +1,4 @@
-"""Where git may fetch code from: `GIT_URL[@REF]`, validated before git sees any of it."""
+"""Reads and checks where git may fetch code from, `GIT_URL[@REF]`, before git sees any of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The format of an item: what a producer writes of a run and a worker reads, as a published JSON Schema with a version.
+"""Defines the format of an item, which a producer writes and a worker reads: a JSON Schema with a version.
 
 A worker refuses items of a newer version and leaves them to newer workers; older ones it takes, with the defaults for
 what they do not say. So workers are upgraded before producers.

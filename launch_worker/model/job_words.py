@@ -1,4 +1,4 @@
-"""What a job may say of its own end, and what that makes of the attempt's outcome."""
+"""Defines the words by which a job speaks of its own end, and what they make of the attempt's outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of an output, put together: it begins at a line, and says how much is missing."""
+"""Joins the kept pieces of an output to a text that begins at a line, and says how much is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Macros: `${name}` in what a run and its queue say, filled when the run is claimed."""
+"""Finds and fills macros, `${name}`, in what a run and its queue say."""
 
 from __future__ import annotations
 

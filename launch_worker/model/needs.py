@@ -1,4 +1,4 @@
-"""What a run needs of a worker: GPUs, cores, memory."""
+"""Reads what a run needs of a worker: GPUs, cores, memory."""
 
 from __future__ import annotations
 

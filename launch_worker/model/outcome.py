@@ -1,4 +1,4 @@
-"""How an attempt ended, and what an exit status means."""
+"""Says how an attempt ended, and what an exit status means."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def signal_name(number: int) -> str:
 
 
 def shell_exit_code(state: RunState, exit_code: int | None, signal: str) -> int:
-    """The exit code of `--wait`: the job's own, 128+n for signal n, 143 Killed, 70 Crashed (SPEC section 4).
+    """The exit code of `--wait`: the job's own, 128+n for signal n, 143 Killed, 70 Crashed.
 
     A Failed run never gives 0, also when its job exited 0 after a time limit stopped it.
     """

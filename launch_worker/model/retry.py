@@ -1,4 +1,4 @@
-"""How an attempt ended, and the pure decision of what comes next."""
+"""Decides what follows an attempt that ended: a final state, a retry, or the queue once more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's record as a value, read from the store's hash."""
+"""Defines a run's record as a value, read from the store's hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person submits: the validated description of a run, before it is a record."""
+"""Defines and checks the spec of a run: all that a submitter says of it."""
 
 from __future__ import annotations
 

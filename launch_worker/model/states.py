@@ -1,4 +1,4 @@
-"""The six states of a run, as W&B writes them, and the arrows between them."""
+"""Defines the six states of a run, as W&B writes them, and the arrows between them."""
 
 from __future__ import annotations
 

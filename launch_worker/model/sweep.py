@@ -1,4 +1,4 @@
-"""A run of a sweep as a search sees it."""
+"""Defines a sweep's record and its trials as values."""
 
 from __future__ import annotations
 

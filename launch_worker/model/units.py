@@ -1,4 +1,4 @@
-"""Durations, sizes and times as people write them."""
+"""Reads and writes durations, sizes and times as people write them."""
 
 from __future__ import annotations
 

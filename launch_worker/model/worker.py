@@ -1,4 +1,4 @@
-"""A live worker, as it describes itself."""
+"""Defines a live worker as a value, as it describes itself, and the capacity that it has free."""
 
 from __future__ import annotations
 

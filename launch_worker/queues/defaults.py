@@ -1,4 +1,4 @@
-"""What a queue or a pool gives its runs where they say nothing themselves, and both merged with what a run says."""
+"""Merges what a queue and its pool give to a run with what the run says itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an admin configures of a pool: a named group of queues."""
+"""Defines and checks what an admin configures of a pool: several queues under one name."""
 
 from __future__ import annotations
 

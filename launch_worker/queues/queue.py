@@ -1,4 +1,4 @@
-"""What an admin configures of a queue: what runs its jobs, what they may have, and what they get unasked."""
+"""Defines and checks what an admin configures of a queue: what runs its jobs, what they may have and get."""
 
 from __future__ import annotations
 

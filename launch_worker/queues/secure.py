@@ -1,4 +1,4 @@
-"""Secure mode: a run may not say what starts in its queue's containers, nor reach its worker's machine otherwise.
+"""Checks secure mode: which parts of a run only its queue's admin may choose.
 
 W&B's agent has it too (`secure_mode`: it "will reject runs that attempt to override the entrypoint or image", and what
 reaches the host by a pod's spec). Here the run's side is compared with what an admin configured.

@@ -1,4 +1,4 @@
-"""The template variables of a queue: a JSON Schema for the values that a run may bring."""
+"""Checks the template variables of a queue: a JSON Schema for the values that a run may bring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much room the disk of a worker's folder has."""
+"""Measures how much room the disk of a worker's folder has."""
 
 from __future__ import annotations
 

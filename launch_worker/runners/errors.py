@@ -1,4 +1,4 @@
-"""How the start of a job can fail; each text is a sentence for people."""
+"""Defines the errors of a job's start; each text is a sentence for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A started job as its runner gives it, a process or a container, and what it tells of its end."""
+"""Says what supervision may ask of a started job, be it a process or a container, and how a job reports its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job prints: the pipe that it prints into, and the file on its worker's disk into which that is moved.
+"""Moves what a job prints from its pipe into a file of bounded size on the worker's disk.
 
 A job has only the pipe, so nothing that it does to its own descriptors changes what is in the file. The guard moves
 the output of processes, a thread of the worker that of containers; others read the file. Standard library only.

@@ -1,4 +1,4 @@
-"""The folder in which a job and its worker talk."""
+"""Names the folder in which a job and its worker talk, and writes the file `stop` in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why Redis could not be asked, or would not answer: one sentence of ours, with what to do, for each cause."""
+"""Says why Redis could not be asked or would not answer: one sentence, with what to do, for each cause."""
 
 from __future__ import annotations
 

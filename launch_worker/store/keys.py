@@ -1,4 +1,4 @@
-"""Every key that Python reads or writes itself; lua/words/keys.lua says what each holds and who owns it."""
+"""Names every Redis key that Python uses; lua/words/keys.lua says what each holds and who owns it."""
 
 from __future__ import annotations
 

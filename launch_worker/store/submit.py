@@ -1,4 +1,4 @@
-"""What producers write: new runs, one by one and many at once."""
+"""Writes what submitters create: new runs, one by one and many at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: what they are, how far they are, and their next run."""
+"""Reads and writes sweeps: what they are, how far they are, and their next run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What jobs tell of themselves."""
+"""Writes what jobs say of themselves: metrics, summary, messages."""
 
 from __future__ import annotations
 

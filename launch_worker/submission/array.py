@@ -1,4 +1,4 @@
-"""The syntax of arrays: --array and --set."""
+"""Reads the syntax of arrays and values: `--array` and `--set`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Submissions as data: the options of `launch-submit` as a map, the lines of a file of them, arrays."""
+"""Reads submissions as data: the options of `launch-submit` as a map, and files of them, one a line."""
 
 from __future__ import annotations
 

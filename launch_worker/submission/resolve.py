@@ -1,4 +1,4 @@
-"""What a submitter gave, completed by the queue's and the pool's configuration."""
+"""Completes what a submitter gave by the configuration of the queue and its pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a submitter gave to runs in the store. It imports what that takes and no more: a person waits for it."""
+"""Makes runs in the store from what a submitter gave. Imports stay minimal: start-up time of `launch-submit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep as W&B's YAML describes it, checked whole before anything starts."""
+"""Reads a sweep as W&B's YAML describes it, and checks it whole before anything starts."""
 
 from __future__ import annotations
 

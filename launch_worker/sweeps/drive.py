@@ -1,4 +1,4 @@
-"""Sweeps: their next runs are made when one ends, by whoever hears of it first; none has a process or a slot."""
+"""Makes the next runs of a sweep when one ends, in the worker that learns of it first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hyperband as W&B's `early_terminate` has it: at each of its brackets the runs that are clearly worse are stopped."""
+"""Stops runs early as W&B's `early_terminate` does: at each bracket those that are clearly worse."""
 
 from __future__ import annotations
 

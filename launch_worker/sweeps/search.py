@@ -1,4 +1,4 @@
-"""Which parameters a sweep tries next, and which of its runs are hopeless: functions of what is known of its runs.
+"""Computes which parameters a sweep tries next, and which of its runs to stop, from the runs so far.
 
 Nothing is kept between two calls, so that any worker can go on with any sweep. Optuna is imported when it is needed: it
 is an extra, and takes 0.4 s and 30 MB.

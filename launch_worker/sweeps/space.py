@@ -1,4 +1,4 @@
-"""The parameters of a sweep: W&B's distributions, what of each a search draws, and the value that this makes."""
+"""Defines the space of a sweep's parameters: W&B's distributions, and the value that each draw makes."""
 
 from __future__ import annotations
 

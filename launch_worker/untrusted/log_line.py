@@ -1,4 +1,4 @@
-"""Log messages of one line each: what others wrote (names, reasons) can neither forge a line nor steer a terminal."""
+"""Keeps a log message on one line: a name or reason of others can neither forge a line nor steer a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether files and folders are this user's own: nobody else of the machine may put something in their place."""
+"""Checks that files and folders are this user's own, and that nobody else may put something in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches texts by other people's regular expressions, in bounded time: Rust's engine, which pydantic has.
+"""Searches texts by other people's regular expressions in bounded time: Rust's engine, which pydantic has.
 
 Its time is linear in the text. Python's own may take hours for thirty characters, and no other thread of the process
 runs meanwhile.

@@ -1,4 +1,4 @@
-"""Deletes a folder that a job has had: whatever it did to permissions, however deep it is, and nothing else."""
+"""Deletes a folder in which a job has been: whatever it did to permissions, however deep it is, and nothing else."""
 
 from __future__ import annotations
 

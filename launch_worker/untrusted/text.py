@@ -1,4 +1,4 @@
-"""What others wrote: its JSON is read within bounds, and its text is shown without what steers a terminal."""
+"""Reads others' JSON within bounds, and cleans others' text of what steers a terminal."""
 
 from __future__ import annotations
 

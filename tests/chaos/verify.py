@@ -22,7 +22,7 @@ from tests.chaos.plan import LEASE_S
 
 #: A worker that lived so long after a job's end should have kept or told it.
 _REPORT_S = 1.0
-#: A killed worker's jobs end within this time (SPEC section 7), and stamps come every 80 ms.
+#: A killed worker's jobs end within this time, and stamps come every 80 ms.
 _TREE_ENDS_S = 5.0 + 0.5
 #: From a worker's start until it has taken over what its forerunner left.
 _TAKE_OVER_S = 6.0

@@ -22,7 +22,7 @@ from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, break_machine, states
 
 S = RunState
-#: The snippet of W&B's page "Run states" (shared/seeds/wandb-run-states.md). Only its import is another one.
+#: The snippet of W&B's page "Run states". Only its import is another one.
 SNIPPET = """
 import launch_worker as wandb
 

@@ -1,4 +1,4 @@
-"""What an engine is told of a container: whose it is, what it may have, and the files that it gets."""
+"""Says how an engine makes a container: its labels, its limits, and the files that it gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The container engine: connecting to it, and its errors as sentences. Docker's API; Podman's compatible socket too."""
+"""Connects to the container engine, Docker or Podman's socket, and turns its errors into sentences."""
 
 from __future__ import annotations
 

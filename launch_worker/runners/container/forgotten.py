@@ -1,4 +1,4 @@
-"""Containers that their engine has forgotten: it was killed while it started them.
+"""Ends containers that their engine has forgotten, because it was killed while it started them.
 
 Docker notes that a container runs a moment after it does. One that is killed in between calls the container created
 when it is back, and removes it from under its processes, which go on.

@@ -1,4 +1,4 @@
-"""One attempt's container: started, its log copied, its end waited for, stopped when asked, explained when it failed.
+"""Starts, watches, stops and explains one attempt's container, and has its log copied.
 
 An engine's answer may be lost, and what it was asked for be done all the same, now or when it goes on. So whatever is
 not known is asked for again, for as long as it takes: an attempt ends here only when its container is known to have

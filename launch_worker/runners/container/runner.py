@@ -1,4 +1,4 @@
-"""The container runner: jobs as containers of an engine, which outlive their worker on purpose."""
+"""Runs jobs as containers of an engine, which outlive their worker on purpose."""
 
 from __future__ import annotations
 

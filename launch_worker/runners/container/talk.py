@@ -1,4 +1,4 @@
-"""What jobs in containers tell: fetched from them by one thread for all, into files as processes write them themselves.
+"""Fetches the talk of jobs in containers, by one thread for all, into files as processes write them.
 
 The engine's archive API gives a file whole. So it is only asked how long the file is, once a second, and the file is
 fetched when it grew; a large one less often, so that no job costs its engine more than about a megabyte a second.

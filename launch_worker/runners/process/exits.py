@@ -1,4 +1,4 @@
-"""How the jobs of one worker ended: a file in its folder, one line each, written before anybody is told of the end.
+"""Writes down how each job of a worker ended, one line in one file, before the end is reported to anybody.
 
 So an exit status outlives the guard and the worker, killed in the same instant: what was written is in the kernel's
 page cache. Room for the lines is reserved ahead, for the disk may be full. Standard library only.

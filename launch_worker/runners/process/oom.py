@@ -1,4 +1,4 @@
-"""Evidence that the kernel's out-of-memory killer ended a job."""
+"""Finds evidence that the kernel's out-of-memory killer ended a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker, a beat and a guard set for their own process at its start, whoever started it.
+"""Sets what a worker, a beat or a guard needs of its own process, whoever started it.
 
 Standard library only, and cheap to import: the guard is a small process.
 """

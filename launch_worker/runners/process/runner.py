@@ -1,4 +1,4 @@
-"""The process runner: jobs as subprocesses, started and ended through the worker's guard."""
+"""Runs jobs as processes, which the worker's guard starts and ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's whole process tree, found in /proc, and signals that cannot hit a stranger.
+"""Finds a job's whole process tree in /proc, and signals it without hitting a stranger.
 
 Standard library only, and cheap to import: the guard is a small process.
 """

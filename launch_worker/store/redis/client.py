@@ -1,4 +1,4 @@
-"""A connection to one Redis, the calls of scripts, and the registers that producers look at too."""
+"""Calls scripts on one Redis, and reads what producers look at too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place where a Redis client is made: explicit timeouts, no hidden retries, errors as one sentence."""
+"""Makes every Redis client: explicit timeouts, no hidden retries, errors as one sentence."""
 
 from __future__ import annotations
 

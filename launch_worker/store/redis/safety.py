@@ -1,4 +1,4 @@
-"""Whether a Redis is kept from strangers: whoever can write to it runs commands on every worker."""
+"""Checks that strangers cannot write to a Redis: whoever can runs commands on every worker."""
 
 from __future__ import annotations
 

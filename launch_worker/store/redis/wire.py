@@ -1,4 +1,4 @@
-"""One plain connection to Redis: importing redis-py takes longer than all else of a `launch-submit`.
+"""Speaks with Redis over one plain connection, so that `launch-submit` need not import redis-py.
 
 It knows how to ask and what an answer is, and no more. Whatever is out of the ordinary (TLS, sentinels, a refused
 login, a server that is away or slow) is `Again`: the caller does the same with redis-py, which says what is wrong.

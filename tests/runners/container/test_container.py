@@ -256,7 +256,6 @@ def test_everything_that_it_started_is_gone_with_it(bench: Bench) -> None:
 
 
 def test_defaults_are_safe(bench: Bench) -> None:
-    """SPEC section 8."""
     config = bench.inspect(bench.start("sleep", "1"))["HostConfig"]
     assert config["CapDrop"] == ["ALL"]
     assert "no-new-privileges" in config["SecurityOpt"]
