@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import ResponseError
 
 from launch_worker.errors import LaunchError
 from launch_worker.model import item_schema
@@ -19,7 +19,7 @@ from launch_worker.store import keys
 from launch_worker.store.records import record_of
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.store.redis.scripts import script_of
+from launch_worker.store.redis.library import function_of, is_not_ready
 from launch_worker.store.server import Server
 
 #: Why a plain claim got nothing, which another claim would get.
@@ -109,7 +109,7 @@ class Attempts(Server):
         """
         args = (run_id, seq, nonce, as_us(lease_s), owner, worker, host, "", "[]", item_schema.VERSION, 1)
         with clear_errors(self.url):
-            reply = self._lender.send("EVALSHA", script_of("claim")[1], 0, *args)
+            reply = self._lender.send("FCALL", function_of("claim"), 0, *args)
         if reply is None:
             return None
 
@@ -117,7 +117,9 @@ class Attempts(Server):
             with clear_errors(self.url):
                 try:
                     return _claimed(reply())
-                except NoScriptError:
+                except ResponseError as error:
+                    if not is_not_ready(error):
+                        raise
                     return self._claim(*args)
 
         return answer
@@ -232,10 +234,13 @@ class Attempts(Server):
         """What became of the processes of an attempt that had called itself finished; False when it is not the last."""
         return bool(self._call("late_exit", record_id, token, what))
 
-    def _before_loading(self, script: str) -> None:
-        # A script is unknown to a restarted server, too: nobody claims before the one who sees it has decided.
+    def _make_ready(self, script: str) -> None:
+        # A restarted server refuses claims until `admit`, so nobody claims before the client that sees it has decided.
         if script == "claim":
             self._hold_claims_after_restore()
+        super()._make_ready(script)
+        if script == "claim":
+            self._lender.call("FCALL", function_of("admit"), 0)
 
     def _hold_claims_after_restore(self) -> None:
         """A Redis restored from a snapshot may call runs Pending that are being executed: let their workers speak."""

@@ -31,6 +31,9 @@ _TRANSIENT = re.compile(r"(^|-)(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOR
 #: What a script is told when its caller has not the rights for what it does: by Redis 7.0, and by newer ones.
 _FORBIDDEN = re.compile(r"user executing the script can't|ACL failure in script")
 
+#: How a server answers that has no functions.
+_TOO_OLD = re.compile(r"unknown command\W+(FCALL|FUNCTION)\b", re.IGNORECASE)
+
 #: OpenSSL's numbers of what is wrong with a certificate.
 _OTHER_NAME = (62, 64)
 _EXPIRED = (9, 10)
@@ -43,6 +46,11 @@ _READ_ONLY = re.compile(r"\bREADONLY\b|read only replica|\bMASTERDOWN\b|Link wit
 def explained(url: str, error: Exception) -> LaunchError:
     """What a caller is to be told of an error of redis-py, or of the operating system."""
     shown, text = f"Redis at {mask_url(url)}", str(error)
+    if isinstance(error, NoPermissionError) and "function|load" in text:
+        return ForbiddenError(
+            f"{shown} does not have the functions of this version, and its user may not load them ({text}); start a "
+            "worker or beat of this version, which does, and then try again"
+        )
     if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and _FORBIDDEN.search(text)):
         return ForbiddenError(f"the user of {shown} may not do this ({text}); log in as one who may: LAUNCH_REDIS_URL")
     if isinstance(error, DataError):
@@ -156,6 +164,8 @@ def _certificate(error: ssl.SSLCertVerificationError) -> str:
 
 def _refused(shown: str, error: ResponseError) -> LaunchError:
     text = str(error)
+    if _TOO_OLD.search(text):
+        return SettingsError(f"{shown} is too old: it has no functions; use Redis 7.0 or newer, or Valkey 8 or newer")
     if "DB index is out of range" in text:
         return SettingsError(f"{shown} has no such database; check LAUNCH_REDIS_URL")
     if isinstance(error, OutOfMemoryError) or _FULL.search(text):

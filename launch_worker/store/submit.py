@@ -12,7 +12,7 @@ from launch_worker.model import item_schema
 from launch_worker.model.checks import PRIORITIES, parse_after
 from launch_worker.model.spec import RunSpec
 from launch_worker.store.redis.client import Client, text
-from launch_worker.store.redis.scripts import script_of
+from launch_worker.store.redis.library import function_of, is_not_ready
 from launch_worker.store.redis.wire import Again, Refused, Wire
 
 if TYPE_CHECKING:
@@ -115,15 +115,14 @@ class Creator(Client):
 
         A caller that is told of a refusal can end `batches`, and is told of the one that was sent by then.
         """
-        _, sha = script_of("create")
         sent: deque[tuple[Sequence[New], list[str | int]]] = deque()
         line, is_first = self._line(), True
         try:
             for batch in batches:
                 calls = _creations(batch, "", if_queue_known)
-                line.send("EVALSHA", sha, 0, *calls)
+                line.send("FCALL", function_of("create"), 0, *calls)
                 sent.append((batch, calls))
-                # The first is waited for: where the script is unknown to the server, the next ones must not overtake.
+                # The first is waited for: where the library must be loaded, the next ones must not overtake.
                 if is_first or len(sent) > 1:
                     yield self._answered(line, *sent.popleft())
                 is_first = False
@@ -146,7 +145,7 @@ class Creator(Client):
         except Again:
             reply = self._call("create", *calls)
         except Refused as refused:
-            reply = self._call("create", *calls) if refused.is_unknown_script else self._error(refused)
+            reply = self._call("create", *calls) if is_not_ready(refused) else self._error(refused)
         return [reply] * len(batch) if isinstance(reply, LaunchError) else self._created(batch, reply)
 
     def _created(self, batch: Sequence[New], reply: Iterable[Sequence[Any]]) -> list[Creation]:

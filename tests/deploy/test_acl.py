@@ -17,7 +17,7 @@ import redis
 from launch_worker import submit
 from launch_worker.api.client import Api
 from launch_worker.dev.redis_server import bundled_server, find_redis_server, free_port
-from launch_worker.errors import BrokerUnavailableError
+from launch_worker.errors import BrokerUnavailableError, ForbiddenError
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store import keys
@@ -52,6 +52,8 @@ class Guarded:
         wait_until(lambda: self._answers(api), what="Redis answers")
         #: For what has no command of ours.
         self.admin = self.client("admin")
+        # As a worker that starts does.
+        self.api("worker").store.heal([])
 
     def url(self, user: str) -> str:
         return f"redis://{user}:{user}-pw@127.0.0.1:{self.port}/0"
@@ -219,7 +221,9 @@ DENIED = {
             ("sadd", "_kombu.binding.x", "y"),
         ),
         *(("publish", "launch:admin:x", "{}"), ("publish", "/0.celery.pidbox", "{}"), ("psubscribe", "*")),
-        *(("brpop", "gpu", "1"), ("rpop", "gpu"), ("script", "flush"), ("function", "flush"), ("replicaof", "h", "1")),
+        *(("brpop", "gpu", "1"), ("rpop", "gpu"), ("script", "flush"), ("replicaof", "h", "1")),
+        *(("function", "flush"), ("function", "load", "#!lua name=x"), ("function", "delete", "x")),
+        *(("evalsha", "0" * 40, "0"), ("script", "load", "return 1")),
     ],
     "viewer": [
         *(
@@ -232,10 +236,13 @@ DENIED = {
         *(("zadd", "launch:runs", "1", "x"), ("set", "launch:settling", "1"), ("del", "launch:run:x")),
         *(("publish", "launch:orders:x", "{}"), ("publish", "launch:news:x", "x"), ("subscribe", "launch:orders:x")),
         *(("evalsha", "0" * 40, "0"), ("script", "load", "return 1"), ("sadd", "launch:queues", "x")),
+        *(("fcall", "x", "0"), ("function", "load", "#!lua name=x")),
     ],
     "worker": [
         *(("flushall",), ("config", "get", "*"), ("keys", "*"), ("acl", "list"), ("shutdown",), ("client", "list")),
         *(("hset", "launch:queue:gpu", "config", "{}"), ("del", "launch:queue:gpu"), ("set", "launch:other", "1")),
+        *(("eval", "return 1", "0"), ("script", "flush")),
+        *(("function", "flush"), ("function", "delete", "x"), ("function", "dump")),
     ],
 }
 
@@ -249,18 +256,33 @@ def test_what_is_not_a_users_work_is_refused(guarded: Guarded, user: str) -> Non
     client.close()
 
 
-def test_a_script_of_a_producers_own_can_do_no_more_than_the_producer(guarded: Guarded) -> None:
+def test_a_function_does_no_more_than_its_caller_may(guarded: Guarded) -> None:
     client = guarded.client("producer")
-    for program in (
-        "return redis.call('HSET', 'launch:queue:gpu', 'config', '{}')",
-        "return redis.call('FLUSHALL')",
-        "return redis.call('ZADD', 'launch:workers', 1, 'x')",
-    ):
-        sha = client.script_load(program)
+    programs = {
+        "configure": "redis.call('HSET', 'launch:queue:gpu', 'config', '{}')",
+        "flush": "redis.call('FLUSHALL')",
+        "pose": "redis.call('ZADD', 'launch:workers', 1, 'x')",
+    }
+    code = "\n".join(
+        f"redis.register_function('{name}', function() return {call} end)" for name, call in programs.items()
+    )
+    guarded.admin.function_load(f"#!lua name=own\n{code}")
+    for name in programs:
         with pytest.raises(redis.exceptions.ResponseError, match="script"):
-            client.evalsha(sha, 0)
+            client.fcall(name, 0)
     assert guarded.admin.exists("launch:queue:gpu", "launch:workers") == 0
     client.close()
+
+
+def test_a_producer_waits_for_a_worker_that_loads_the_functions(cluster: Cluster, guarded: Guarded) -> None:
+    guarded.admin.function_flush()
+    result = as_user(cluster, guarded, "producer", "launch-submit", "--", "true")
+    assert (result.code, result.out, result.err.count("\n")) == (69, "", 1)
+    assert "does not have the functions of this version" in result.err
+    with pytest.raises(ForbiddenError, match="start a worker or beat of this version"):
+        submit(["true"], api=guarded.api("producer"))
+    guarded.api("worker").store.heal([])
+    assert as_user(cluster, guarded, "producer", "launch-submit", "--", "true").code == 0
 
 
 def test_a_refusal_is_one_clear_sentence(cluster: Cluster, guarded: Guarded) -> None:

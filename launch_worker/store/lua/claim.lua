@@ -9,10 +9,12 @@
 -- item that is not a run's is left to the broker's client, with all behind it.
 -- A worker need not keep other claims back while it makes a plain one. For a run that is not so, nothing is done.
 -- Returns {1, the record's fields and values, with id, queue_config, and waiting: how many items are in its list}, {0, why not ('' when nothing waits)},
+-- An error LAUNCHNEW where `admit` is to be called first.
 -- {2, ''} for a run that is not plain, or {3, queue, id, seq} for one whose queue the owner is not known to consume.
 local asked_id, asked_seq, nonce, lease_us, owner, worker, host, card, devices, reads_version, plain = unpack(ARGV, 1, 11)
 local FIRST_LIST = 12
 card, devices, reads_version, plain = card_of(card), cjson.decode(devices), tonumber(reads_version), plain == '1'
+if not server.is_known then return redis.error_reply('LAUNCHNEW nobody has looked at this server yet') end
 
 local function claim(id, seq)
   read_all(id)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from launch_worker.errors import LaunchError
 from launch_worker.store import keys
-from launch_worker.store.redis.scripts import script_of
+from launch_worker.store.redis.library import function_of, is_loaded_already, is_not_ready, library
 from launch_worker.store.redis.wire import Again, Refused, Wire
 from launch_worker.untrusted.text import read_map
 
@@ -81,34 +82,45 @@ class Client:
         return clear_error(self.url, problem)
 
     def _call(self, script: str, *args: object) -> Any:
-        source, sha = script_of(script)
+        call = ("FCALL", function_of(script), 0, *args)
         if self._wire is not None:
             try:
                 try:
-                    return self._wire.call("EVALSHA", sha, 0, *args)
+                    return self._wire.call(*call)
                 except Refused as refused:
-                    if not refused.is_unknown_script:
+                    if not is_not_ready(refused):
                         raise
-                self._wire.call("SCRIPT", "LOAD", source)
-                return self._wire.call("EVALSHA", sha, 0, *args)
+                _load(self._wire.call)
+                return self._wire.call(*call)
             except Again:
                 self._go_whole()
             except Refused as refused:
                 raise self._error(refused) from refused
-        from redis.exceptions import NoScriptError
+        from redis.exceptions import ResponseError
 
         from launch_worker.store.redis.connection import clear_errors
 
         with clear_errors(self.url):
             try:
-                return self._lender.call("EVALSHA", sha, 0, *args)
-            except NoScriptError:
-                self._before_loading(script)
-                self._redis.script_load(source)
-                return self._lender.call("EVALSHA", sha, 0, *args)
+                return self._lender.call(*call)
+            except ResponseError as error:
+                if not is_not_ready(error):
+                    raise
+            self._make_ready(script)
+            return self._lender.call(*call)
 
-    def _before_loading(self, script: str) -> None:
-        """The server does not know the script yet, or any more. Nothing is to be done of it, but by `Store`."""
+    def _make_ready(self, script: str) -> None:
+        """Do what the server lacks for this call, which it has refused: it has no library yet, or lost it."""
+        _load(self._lender.call)
+
+
+def _load(call: Callable[..., Any]) -> None:
+    """Load the library by `call`, which sends one command. Does nothing when the server has it."""
+    try:
+        call("FUNCTION", "LOAD", library().text)
+    except Exception as error:
+        if not is_loaded_already(error):
+            raise
 
 
 #: What each worker says of itself, and of what kind that is.

@@ -10,13 +10,14 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import DefaultParser
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from launch_worker.errors import LaunchError
 from launch_worker.redis_url import RedisUrl
 from launch_worker.store.causes import explained
+from launch_worker.store.redis.library import is_not_ready
 from launch_worker.store.redis.wire import Again, Refused
 
 CONNECT_TIMEOUT_S = 1.5
@@ -96,7 +97,7 @@ class Line:
     def receive(self) -> Any:
         """The next answer; a refusal is returned as the error that it is.
 
-        Raises BrokerUnavailableError when there is none, and Again where the server does not know the script.
+        Raises BrokerUnavailableError when there is none, and Again where the library must be loaded first.
         """
         try:
             with clear_errors(self._url):
@@ -105,7 +106,7 @@ class Line:
             if not isinstance(error.__cause__, ResponseError):
                 raise
             self._unread -= 1
-            if isinstance(error.__cause__, NoScriptError):
+            if is_not_ready(error.__cause__):
                 raise Again from None
             return error
         self._unread -= 1

@@ -28,11 +28,6 @@ class Again(Exception):
 class Refused(Exception):
     """The server's own words. What it was asked to do may be half done: it is not to be done again."""
 
-    @property
-    def is_unknown_script(self) -> bool:
-        """Nothing was done."""
-        return str(self).startswith("NOSCRIPT")
-
 
 class Wire:
     """For one thread, and only for what can be repeated without harm."""

@@ -147,13 +147,13 @@ def carry_out_next(_: Store, agent: LaunchAgent) -> None:
 def test_a_run_takes_few_round_trips_and_scripts(
     api: Api, store: Store, agent: LaunchAgent, counter: Counter, how: Callable[..., None], trips: int
 ) -> None:
-    store.started("", 0, pid=0)  # of a job that lasts only, so the first one may not load it
+    store.started("", 0, pid=0)  # of a job that lasts only, so the first one may not call it
     found = []
-    for _ in range(6):  # the first one loads the scripts; and a busy machine may make one last
+    for _ in range(6):  # the first one loads the library; and a busy machine may make one last
         counter.restart()
         api.submit(RunSpec(command=("true",)))
         how(store, agent)
-        found.append((counter.trips, counter.by_name()["evalsha"]))
+        found.append((counter.trips, counter.by_name()["fcall"]))
     assert min(found[1:]) <= (trips, SCRIPTS)
     assert max(found[1:]) <= (trips + OF_LASTING, SCRIPTS + OF_LASTING)
 
@@ -161,7 +161,7 @@ def test_a_run_takes_few_round_trips_and_scripts(
 def test_a_script_gives_few_commands(store: Store, counter: Counter) -> None:
     found: dict[str, dict[str, int]] = {}
     enlist(store, "w", "default")
-    for run_id in (new_run_id(), new_run_id()):  # the first one loads the scripts
+    for run_id in (new_run_id(), new_run_id()):  # the first one loads the library
         counter.restart()
         store.create(run_id, SPEC)
         found["submit"] = counter.by_name()
@@ -178,7 +178,7 @@ def test_a_script_gives_few_commands(store: Store, counter: Counter) -> None:
         counter.restart()
         store.heartbeat([], owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"], card=CARD)
         found["heartbeat"] = counter.by_name()
-    counts = {step: sum(count for name, count in by.items() if name != "evalsha") for step, by in found.items()}
+    counts = {step: sum(count for name, count in by.items() if name != "fcall") for step, by in found.items()}
     too_many = {step: found[step] for step, count in counts.items() if count > IN_SCRIPTS[step]}
     assert not too_many, counts
 

@@ -141,7 +141,7 @@ def test_a_script_that_the_server_has_forgotten_is_loaded_again_amid_many(
     def batches() -> Iterator[list[New]]:
         for start in range(0, 300, 50):
             if start in (0, 150):
-                redis_client.script_flush()
+                redis_client.function_flush()
             yield runs[start : start + 50]
 
     answers = [answer for batch in creator.create_batches(batches()) for answer in batch]

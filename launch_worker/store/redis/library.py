@@ -1,0 +1,60 @@
+"""The library of functions that Redis gets: one function for each script of `store/lua`, and the words they share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from typing import NamedTuple
+
+#: The files of `lua/words`, by subject. A word may use the words of its own file above it and those of earlier files.
+SUBJECTS = (
+    *("text", "keys", "states", "record", "array", "retention", "damage", "settings", "uploads", "sweep", "places"),
+    *("arrow", "phases", "stop", "item", "line", "capacity", "park", "wake", "offer", "waiting", "attempt", "due"),
+    *("create", "server", "functions"),
+)
+# Found by the path of this file: importing importlib.resources takes longer than reading all files.
+LUA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "lua")
+
+
+class Library(NamedTuple):
+    """A library as FUNCTION LOAD takes it."""
+
+    name: str
+    text: str
+
+
+@cache
+def library() -> Library:
+    """The library of this version. It is named by its content: clients of two versions use one Redis in an upgrade."""
+    scripts = sorted(file.removesuffix(".lua") for file in os.listdir(LUA) if file.endswith(".lua"))
+    code = "\n".join(
+        [
+            *(_read(os.path.join("words", subject)) for subject in SUBJECTS),
+            *(f"define('{script}', function(ARGV)\n{_read(script)}end)\n" for script in scripts),
+        ]
+    )
+    name = f"launch_{hashlib.sha1(code.encode(), usedforsecurity=False).hexdigest()[:12]}"
+    return Library(name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n\n{code}")
+
+
+@cache
+def function_of(script: str) -> str:
+    """The name by which FCALL calls a script. Names of functions are the server's, so the version is part of each."""
+    return f"{library().name}_{script}"
+
+
+def is_not_ready(error: Exception) -> bool:
+    """Whether a server's refusal says that the library must be loaded, or the server looked at, before the call."""
+    refusal = str(error)
+    return "Function not found" in refusal or "LAUNCHNEW" in refusal
+
+
+def is_loaded_already(error: Exception) -> bool:
+    """Whether FUNCTION LOAD was refused because another client was quicker."""
+    return "already exists" in str(error)
+
+
+def _read(name: str) -> str:
+    with open(os.path.join(LUA, f"{name}.lua"), encoding="utf-8") as file:
+        return file.read()
