@@ -20,7 +20,7 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test walk chaos bench bench-quick lint check hooks format maps clean
+.PHONY: help demo installed test matrix matrix-full walk chaos bench bench-quick lint check hooks format maps clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -30,8 +30,16 @@ help: ## show this text
 demo: $(INSTALLED) ## run one training job through a private Redis, a worker, beat and the web page
 	$(BIN)/launch-worker dev --temporary -- $(BIN)/python examples/train_iris.py --epochs 20
 
+installed: $(INSTALLED_DEV)
+
 test: $(INSTALLED_DEV) ## run the whole test suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+matrix: ## the unit and Redis suites on each supported Python of this machine
+	$(PYTHON) -m tests.matrix
+
+matrix-full: ## every suite on each pair of a Python and a server, for hours
+	$(PYTHON) -m tests.matrix --full
 
 walk: ## as root: go through the README as a new user, on a bare account and on a bare Debian, in some minutes
 	$(PYTHON) -m tests.walk
