@@ -1,4 +1,4 @@
-"""What tests share: a real Redis server a session, a clean store a test, and waiting without sleeping."""
+"""Fixtures that all tests share: a real Redis server for a session, an empty store for each test; and `wait_until`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure() -> None:
-    # A shell puts commands into the background with SIGINT and SIGQUIT ignored, and whatever is started here would
-    # inherit that.
+    # A shell starts background commands with SIGINT and SIGQUIT ignored, and processes that tests start would inherit
+    # that.
     have_usual_signals(but_hang_up=True)
 
 
@@ -45,10 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _usual_hang_up() -> None:
-    """What tests start is ended by SIGHUP, also below `nohup`; the test run itself is not.
+    """SIGHUP ends the processes that tests start, also below `nohup`; it does not end the test run.
 
-    A handler is set back to the default in a program that is executed, and SIG_IGN is inherited. Only in the processes
-    that execute tests: those that xdist starts inherit it from one that does not.
+    A program that is executed inherits SIG_IGN, but not a handler: there the default is back. The handler is set in
+    the processes that execute tests only; xdist starts them from a process that ignores SIGHUP still.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
@@ -56,7 +56,7 @@ def _usual_hang_up() -> None:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A private real Redis, one for each process of the test run."""
+    """A private real Redis server, one for each process of the test run."""
     server = RedisServer()
     server.start()
     yield server
@@ -65,7 +65,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """The URL of a Redis with nothing in it."""
+    """The URL of the Redis server, after everything in it was deleted."""
     redis_of(redis_server.url).flushall()
     return redis_server.url
 

@@ -1,4 +1,4 @@
-"""A real container engine for tests, and an image that they make themselves: nothing is pulled."""
+"""A real container engine for tests, and a small image that the tests make themselves: nothing is pulled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-#: Made from Debian's busybox-static by `busybox_image`.
+#: Name of the image, which `busybox_image` makes from Debian's busybox-static.
 IMAGE = "localhost/launch-worker-tests/busybox:1"
 _APPLETS = (
     *("sh", "echo", "sleep", "cat", "true", "false", "env", "id", "ps", "kill", "head", "tail", "dd", "yes", "seq"),
@@ -22,7 +22,7 @@ _APPLETS = (
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
-    """A docker client whose engine answers. Without one: skipped on a laptop, failed where CI=true."""
+    """A docker client of an engine that answers. Without an engine the test is skipped, and where CI=true it fails."""
     import docker
     from docker.errors import DockerException
 
@@ -40,7 +40,7 @@ def engine() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def busybox_image(engine: Any) -> str:
-    """The name of a small image with a shell; made by this test run where it is not there."""
+    """The name of a small image with a shell. The image is made where the engine does not have it."""
     from docker.errors import ImageNotFound
 
     try:
@@ -51,9 +51,9 @@ def busybox_image(engine: Any) -> str:
 
 
 def busybox_root(*, mark: bytes = b"") -> bytes:
-    """A root file system, as a tar archive, with the static busybox of this machine and its applets.
+    """Return a root file system, as a tar archive, with the static busybox of this machine and its applets.
 
-    `mark` makes it another one than all others: engines do not fetch a layer that they have.
+    A `mark` of its own makes the archive differ from all others: an engine does not fetch a layer that it has.
     """
     busybox = shutil.which("busybox")
     if busybox is None:

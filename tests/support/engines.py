@@ -1,6 +1,6 @@
-"""Container engines to be hurt: a dockerd of one's own that is frozen and killed, and a proxy that loses its answers.
+"""Container engines that tests may harm: a dockerd to freeze and kill, and a proxy that loses an engine's answers.
 
-Needs no pytest: the chaos harness uses both too.
+The module needs no pytest: the chaos harness uses both too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: How long a dockerd may take to come up on a loaded machine.
+#: Seconds that a dockerd may take until it answers, on a loaded machine.
 _START_S = 60.0
 _HEAD_END = b"\r\n\r\n"
 _MAX_HEAD = 1 << 16
@@ -29,13 +29,13 @@ _MAX_HEAD = 1 << 16
 class OwnEngine:
     """A dockerd, with a containerd of its own, in a temporary folder and a network namespace of its own.
 
-    Not in this machine's: another engine's bridge, `docker0`, is there. Its containers reach nothing outside.
-    Needs root, as dockerd does. With `live_restore` its containers go on when it is started again. As on a machine
-    whose service manager runs both, containerd does not die with dockerd.
+    The machine's own namespace may have another engine's bridge, `docker0`, already. The containers reach nothing
+    outside. A dockerd needs root. With `live_restore` the containers go on when dockerd is started again. containerd
+    does not die with dockerd, as on a machine whose service manager runs both.
     """
 
     def __init__(self, folder: Path | None = None, *, live_restore: bool = False) -> None:
-        """`folder`: with a short path, for there is a socket in it."""
+        """Start both daemons. The path of `folder` must be short: it holds a socket."""
         self.folder = folder or Path(tempfile.mkdtemp(prefix="launch-engine.", dir="/tmp"))
         self.folder.mkdir(exist_ok=True)
         self.socket = self.folder / "docker.sock"
@@ -47,7 +47,7 @@ class OwnEngine:
 
     @staticmethod
     def why_not() -> str:
-        """Why there can be none here; '' where there can."""
+        """Say why this machine cannot run a dockerd; '' where it can."""
         if os.geteuid() != 0:
             return "only root can start a dockerd"
         missing = [name for name in ("dockerd", "containerd", "unshare") if shutil.which(name) is None]
@@ -58,7 +58,7 @@ class OwnEngine:
         return self.process.pid
 
     def start(self) -> None:
-        """Start it, on the data that it had; returns when it answers."""
+        """Start dockerd on the data that it had, and wait until it answers."""
         self.spawn()
         deadline = time.monotonic() + _START_S
         while not self._answers():
@@ -67,7 +67,7 @@ class OwnEngine:
             time.sleep(0.05)
 
     def spawn(self) -> None:
-        """Start it, and wait for nothing."""
+        """Start dockerd, and do not wait for it."""
         arguments = ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
         arguments += ["--pidfile", f"{self.folder}/pid", "--host", self.url, "--storage-driver", "vfs"]
         arguments += ["--containerd", f"{self.folder}/containerd.sock"]
@@ -84,7 +84,7 @@ class OwnEngine:
             )
 
     def load(self, root: bytes, image: str) -> str:
-        """Have a root file system (a tar archive) as an image; returns its name."""
+        """Import a root file system (a tar archive) as an image, and return its name."""
         repository, _, tag = image.rpartition(":")
         with self.client() as client:
             client.import_image_from_data(root, repository=repository, tag=tag)
@@ -92,7 +92,7 @@ class OwnEngine:
 
     @contextlib.contextmanager
     def client(self, *, timeout_s: float = 60.0) -> Iterator[Any]:
-        """The SDK's client of it, straight, whatever DOCKER_HOST says."""
+        """Yield the SDK's client of this dockerd, whatever DOCKER_HOST says."""
         import docker
 
         made = docker.APIClient(base_url=self.url, version="auto", timeout=timeout_s)
@@ -102,28 +102,28 @@ class OwnEngine:
             made.close()
 
     def containers(self, **labels: str) -> list[dict[str, Any]]:
-        """What it says of its containers with these labels, the ended ones too."""
+        """Return what dockerd says of its containers with these labels, the ended ones too."""
         with self.client() as client:
             wanted = [f"{name}={value}" for name, value in labels.items()]
             listed = client.containers(all=True, filters={"label": wanted} if wanted else None)
             return [client.inspect_container(entry["Id"]) for entry in listed]
 
     def freeze(self) -> None:
-        """It hangs: connections are taken by the kernel, and nothing is answered. Its containers go on."""
+        """Stop the process: the kernel still accepts connections, and no request is answered. The containers go on."""
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on, and does what it was asked meanwhile."""
+        """Let the process go on; it handles the requests that came meanwhile."""
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL. Its containers live on, until it is started again (with `live_restore` also then)."""
+        """Kill dockerd. The containers live on until it is started again, and with `live_restore` also after that."""
         self.process.send_signal(signal.SIGCONT)
         self.process.kill()
         self.process.wait()
 
     def close(self) -> None:
-        """End it and all its containers, and remove its folder."""
+        """End both daemons and all containers, and remove the folder."""
         with contextlib.suppress(Exception):
             self.thaw()
             if self.process.poll() is not None:
@@ -138,7 +138,7 @@ class OwnEngine:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        # What a dockerd that was killed has left.
+        # Processes that a killed dockerd has left.
         for pid in self._helpers():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -169,7 +169,7 @@ class OwnEngine:
                 return False
 
     def _helpers(self) -> list[int]:
-        """Its shims, by their command lines, which name its folder."""
+        """Find the pids of the shims, by their command lines, which name the folder."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -181,30 +181,30 @@ class OwnEngine:
 
 @dataclass
 class Rule:
-    """What happens to requests that fit.
+    """What the proxy does with the requests that match.
 
-    hang:    it does not reach the engine before `release`, and then it does, though who asked may be gone
-    swallow: the engine acts, and its answer never comes
-    cut:     the engine acts, and the connection is closed instead of its answer
-    refuse:  the connection is closed, and the engine hears nothing
-    delay:   it reaches the engine `seconds` later
+    hang:    the request reaches the engine after `heal` only; the client may be gone by then
+    swallow: the engine acts, and its answer never reaches the client
+    cut:     the engine acts, and the connection is closed in place of the answer
+    refuse:  the connection is closed, and the request does not reach the engine
+    delay:   the request reaches the engine `seconds` later
     """
 
     what: str
     method: str
     path: re.Pattern[str]
-    #: How many requests more it is for; None for all.
+    #: Number of requests that the rule still applies to; None for all.
     left: int | None
     seconds: float = 0.0
     released: threading.Event = field(default_factory=threading.Event)
-    #: Requests that met it, as (method, path).
+    #: Requests that the rule was applied to, as (method, path).
     met: list[tuple[str, str]] = field(default_factory=list)
 
 
 class EngineProxy:
-    """A unix socket that leads to an engine's, and what happens on the way.
+    """A unix socket that forwards to an engine's socket, by rules.
 
-    It expects one request at a time on each connection, as the SDK sends them.
+    The proxy expects one request at a time on each connection, as the SDK sends them.
     """
 
     def __init__(self, engine_socket: str | Path, *, folder: str | Path | None = None) -> None:
@@ -215,7 +215,7 @@ class EngineProxy:
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        #: Every request that was read, as (method, path without its version).
+        #: Requests that were read, as (method, path without its version).
         self.seen: list[tuple[str, str]] = []
         self._listener: socket.socket | None = None
         self.up()
@@ -223,21 +223,21 @@ class EngineProxy:
     def rule(
         self, what: str, method: str = "", path: str = "", *, times: int | None = None, seconds: float = 0.0
     ) -> Rule:
-        """Do this to the next `times` requests (None: to all) whose method and path (a regular expression) fit."""
+        """Apply a rule to the next `times` requests (None: all) whose method and path (a regular expression) match."""
         made = Rule(what, method, re.compile(path), times, seconds)
         with self._lock:
             self._rules.append(made)
         return made
 
     def heal(self) -> None:
-        """No rules from now on; what hung goes on to the engine."""
+        """Remove all rules; requests that hang go on to the engine."""
         with self._lock:
             rules, self._rules = self._rules, []
         for rule in rules:
             rule.released.set()
 
     def down(self) -> None:
-        """As an engine that is stopped: nobody listens, and connections are closed."""
+        """Behave as a stopped engine: close all connections, and accept none."""
         if self._listener is not None:
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
@@ -293,7 +293,7 @@ class EngineProxy:
             _hang_up(engine)
 
     def _forward(self, head: bytes, requests: _Reader, answers: _Answers) -> bool:
-        """One request, by the rule for it. False when the connection is over."""
+        """Forward one request by the rule for it; False when the connection is over."""
         method, path = head.split(b" ", 2)[:2]
         shown = (method.decode(), re.sub(r"^/v[\d.]+", "", path.decode()))
         rule = self._rule_for(*shown)
@@ -323,7 +323,7 @@ class EngineProxy:
 
 
 class _Answers:
-    """The way back of one connection."""
+    """The answers on one connection, from the engine to the client."""
 
     def __init__(self, engine: socket.socket, client: socket.socket) -> None:
         self.engine = engine
@@ -339,18 +339,18 @@ class _Answers:
                     self._client.sendall(data)
         if self.mode != "swallow":
             _hang_up(self._client)
-        # Of an answer that never comes nobody hears either that it is over.
+        # A swallowed answer leaves the connection open: the client goes on waiting.
 
 
 class _Reader:
-    """Requests as a client sends them."""
+    """Reads the requests of one client."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
         self._buffer = b""
 
     def until(self, end: bytes) -> bytes:
-        """All up to this and with it; b'' when the client has hung up."""
+        """Read up to and with `end`; b'' when the client has closed the connection."""
         while (at := self._buffer.find(end)) < 0:
             if len(self._buffer) > _MAX_HEAD or not self._more():
                 return b""
@@ -358,7 +358,7 @@ class _Reader:
         return found
 
     def body_of(self, head: bytes) -> list[bytes]:
-        """All of it, so that it can be sent when the client is gone."""
+        """Read the whole body, so that it can be sent after the client is gone."""
         if re.search(rb"\r\ntransfer-encoding: *chunked\r\n", head, re.IGNORECASE):
             return list(self._chunks())
         length = re.search(rb"\r\ncontent-length: *(\d+)\r\n", head, re.IGNORECASE)
@@ -389,13 +389,3 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     with contextlib.suppress(OSError):
         connection.close()
-
-
-def until(condition: Callable[[], object], *, timeout_s: float = 20.0) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

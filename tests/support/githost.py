@@ -11,14 +11,16 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-#: Whom `/private/…` lets in.
+from tests.support.tls import make_certificate
+
+#: Name and password that `/private/…` accepts.
 USER, PASSWORD = "reader", "s3cr3t"
 _PERSON = {"NAME": "Ada", "EMAIL": "ada@example.org"}
 _ENV = {
     "PATH": os.environ["PATH"],
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": "/dev/null",
-    # The tests' own files, whoever runs them.
+    # Git then accepts file:// URLs, and uses the same settings for whoever runs the tests.
     "GIT_CONFIG_COUNT": "2",
     "GIT_CONFIG_KEY_0": "protocol.file.allow",
     "GIT_CONFIG_VALUE_0": "always",
@@ -35,7 +37,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 class Repository:
-    """A repository on the server, made by commits in its own working tree."""
+    """A repository on the server, with a working tree to commit in."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -53,7 +55,7 @@ class Repository:
         return done.stdout.strip()
 
     def commit(self, files: Mapping[str, str] | None = None) -> str:
-        """Commit these files; returns the commit."""
+        """Commit these files, and return the id of the commit."""
         for name, text in (files or {}).items():
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +65,7 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def add_submodule(self, path: str, url: str, commit: str, *, name: str = "") -> str:
-        """Commit a submodule as it may stand in any repository, hostile or not."""
+        """Commit a submodule with any URL, a hostile one too, and return the id of the commit."""
         name = name or path
         for word, value in (("path", path), ("url", url)):
             self.git("config", "--file", ".gitmodules", f"submodule.{name}.{word}", value)
@@ -74,26 +76,19 @@ class Repository:
 
 
 class GitHost:
-    """Serves every repository in its folder.
+    """A git server over HTTPS that serves every repository in its folder.
 
-    `/private/…` asks for a password, `/slow/…` takes its time, `/hangs/…` never answers.
+    `/private/…` asks for a password, `/slow/…` waits before each answer, `/hangs/…` never answers.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "repositories"
         self.folder.mkdir(parents=True)
-        self.certificate = folder / "certificate.pem"
-        key = folder / "key.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-             "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-             "-keyout", str(key), "-out", str(self.certificate)],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        #: The paths that were asked for.
+        self.certificate, key = make_certificate(folder, name="localhost", san="DNS:localhost,IP:127.0.0.1")
+        #: Paths that were requested.
         self.requests: list[str] = []
         self.released = threading.Event()
-        #: How long `/slow/…` waits before each answer.
+        #: Seconds that `/slow/…` waits before each answer.
         self.slow_s = 0.5
         host = self
 
@@ -108,7 +103,7 @@ class GitHost:
 
         class Server(http.server.ThreadingHTTPServer):
             def handle_error(self, *_: object) -> None:
-                """A client that was ended in the middle is no news."""
+                """Say nothing: tests end git clients in the middle of a request."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""A registry of one image on loopback, for pulls that are real. Engines take plain HTTP from localhost."""
+"""A registry of one image on loopback, for real pulls. Engines accept plain HTTP from localhost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.engine import busybox_root
 
 
 class Registry:
-    """Serves `image` until closed. `delay_s` holds back its layer; `broken` refuses everything."""
+    """A server of `image`. It sends the layer after `delay_s`; while it is `broken` it refuses every request."""
 
     def __init__(self) -> None:
         root = busybox_root(mark=os.urandom(16))

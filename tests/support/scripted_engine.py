@@ -1,6 +1,6 @@
-"""A container engine that is only a script: it speaks what the container runner asks of one, and misbehaves on demand.
+"""A scripted container engine: it implements the calls that the container runner makes, and misbehaves on demand.
 
-Its containers are entries of a dictionary. No pytest is needed to use it.
+Its containers are entries of a dictionary. The module needs no pytest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-#: What it does with a call:
-#:   hang   nothing before `heal`; then it acts and answers, to whom may be gone
-#:   late   hangs up at once, and acts at `heal`
-#:   lose   acts, and hangs up instead of an answer
-#:   error  refuses it with status 500, and does nothing
+#: Misbehaviours of the engine at a call:
+#:   hang   acts and answers after `heal` only; the client may be gone by then
+#:   late   closes the connection at once, and acts at `heal`
+#:   lose   acts, and closes the connection in place of an answer
+#:   error  answers with status 500, and does not act
 MISDEEDS = ("hang", "late", "lose", "error")
-#: The calls by which rules are named, the first that fits.
+#: Method and path of each call that a rule can name; the first that matches a request is its call.
 CALLS = {
     "start": ("POST", r"/containers/[^/]+/start"),
     "kill": ("POST", r"/containers/[^/]+/kill"),
@@ -44,7 +44,7 @@ CALLS = {
 
 @dataclass
 class Scripted:
-    """One container."""
+    """One container of the scripted engine."""
 
     id: str
     name: str
@@ -64,7 +64,7 @@ class Scripted:
 
 
 class ScriptedEngine:
-    """Listens on a unix socket until it is closed. Thread-safe."""
+    """The engine: it listens on a unix socket until it is closed. Thread-safe."""
 
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="launch-scripted.", dir="/tmp")
@@ -72,9 +72,9 @@ class ScriptedEngine:
         self.url = f"unix://{self.path}"
         self.lock = threading.RLock()
         self.containers: dict[str, Scripted] = {}
-        #: Runs of which two containers ran at once, and those of containers that were started twice.
+        #: Runs that had two containers running at once, or a container that was started twice.
         self.doubled: list[str] = []
-        #: By call: what is done with it, and how many times more (None: always).
+        #: Rules by the name of the call: the misbehaviour, and the number of calls left (None: all).
         self._rules: dict[str, tuple[str, int | None]] = {}
         self._healed = threading.Event()
         self._late: list[Callable[[], object]] = []
@@ -87,7 +87,7 @@ class ScriptedEngine:
             self._rules[call] = (how, times)
 
     def heal(self) -> None:
-        """It behaves from now on, and does what it was asked before."""
+        """Behave from now on, and do what hung or late calls asked for."""
         with self.lock:
             self._rules.clear()
             late, self._late = self._late, []
@@ -101,7 +101,7 @@ class ScriptedEngine:
             return [c for c in self.containers.values() if c.status == "running" and run in ("", c.run)]
 
     def end(self, container: Scripted, exit_code: int) -> None:
-        """Its job ends."""
+        """End the container's job with this exit code."""
         with self.lock:
             if container.status == "running":
                 container.status, container.exit_code = "exited", exit_code
@@ -119,7 +119,7 @@ class ScriptedEngine:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def take(self, method: str, path: str) -> str:
-        """What is to be done with a call; '' for the right thing."""
+        """Return the misbehaviour for a call, and count it; '' for none."""
         for call, (wanted, pattern) in CALLS.items():
             if method == wanted and re.fullmatch(pattern, path):
                 with self.lock:
@@ -146,7 +146,7 @@ class ScriptedEngine:
             return self.containers.get(word) or next((c for c in self.containers.values() if c.name == word), None)
 
     def act(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
-        """The status and the answer."""
+        """Do what a call asks for; return the HTTP status and the answer."""
         with self.lock:
             if path == "/version":
                 return 200, {"ApiVersion": "1.41", "MinAPIVersion": "1.12"}
@@ -224,7 +224,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     request_queue_size = 100
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who asked is gone."""
+        """Say nothing: tests end clients in the middle of a request."""
 
 
 def _handler_of(engine: ScriptedEngine) -> type[BaseHTTPRequestHandler]:
@@ -274,7 +274,7 @@ def _handler_of(engine: ScriptedEngine) -> type[BaseHTTPRequestHandler]:
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
         def _stream(self, found: Scripted, *, follow: bool, lost: bool) -> None:
-            """A log without a word, which is over when the container is."""
+            """Send an empty log, which ends when the container does."""
             self.close_connection = True
             if lost:
                 self._hang_up()
@@ -308,7 +308,7 @@ def _handler_of(engine: ScriptedEngine) -> type[BaseHTTPRequestHandler]:
 
 
 def settle(condition: Callable[[], object], *, timeout_s: float) -> bool:
-    """Whether it came true in time."""
+    """Poll until the condition is true; False after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def make_certificate(folder: Path, *, name: str, san: str) -> tuple[Path, Path]:
-    """A certificate for the names, which is its own authority, and its key."""
+    """Make a self-signed certificate for the names in `san`; return its path and the key's."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     words += ["-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName={san}"]
@@ -20,7 +20,7 @@ def make_certificate(folder: Path, *, name: str, san: str) -> tuple[Path, Path]:
 
 
 class TlsFront:
-    """Takes TLS on a port of its own and passes what it hears to another one, and back."""
+    """A proxy that accepts TLS on a port of its own and forwards the plain bytes to another port, and back."""
 
     def __init__(self, target_port: int, certificate: Path, key: Path, *, asks_clients: Path | None = None) -> None:
         self._target = target_port

@@ -19,12 +19,12 @@ from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
 
-#: Short enough that a test need not wait, long enough for a loaded machine.
+#: Intervals in seconds: short enough that a test need not wait, long enough for a loaded machine.
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": "3", "LAUNCH_PASS_S": "0.5"}
 
 
 class Part:
-    """One process of the system, with its log."""
+    """One process of a test's system, with its log."""
 
     def __init__(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
         self.process = process
@@ -50,7 +50,7 @@ class Part:
 
 
 class Cluster:
-    """A launch system of one test: its Redis, its folder, and what was started in it."""
+    """The launch system of one test: a Redis, a folder, and the processes that the test starts."""
 
     def __init__(self, redis_url: str, folder: Path) -> None:
         self.redis_url = redis_url
@@ -73,7 +73,7 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         by: Callable[..., list[str]] = lambda *argv: list(argv),
     ) -> Part:
-        """`by` makes of a command the one that is started."""
+        """Start a command of Celery. `by` may put words around the command, as `sudo` or `unshare`."""
         log_path = self.folder / f"{name}.{len(self.parts)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
@@ -101,7 +101,7 @@ class Cluster:
         wait: bool = True,
         by: Callable[..., list[str]] = lambda *argv: list(argv),
     ) -> Part:
-        """A worker that takes runs already (unless `wait` is False)."""
+        """Start a worker, and wait until it takes runs (unless `wait` is False)."""
         part = self.celery(
             *("worker", "-Q", queues, "-c", str(slots), "-n", f"{name}@%h", "--loglevel", "INFO", *arguments),
             name=name,
@@ -119,7 +119,7 @@ class Cluster:
         return self.celery("beat", name="beat")
 
     def run(self, *command: str, timeout_s: float = 60.0, env: Mapping[str, str] | None = None) -> Result:
-        """A command of ours to its end."""
+        """Run a command to its end."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -132,7 +132,7 @@ class Cluster:
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def open(self, *command: str) -> subprocess.Popen[bytes]:
-        """A command of ours that goes on beside the test; the caller waits for it."""
+        """Start a command that goes on beside the test; the caller waits for its end."""
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -157,7 +157,7 @@ class Cluster:
 
 
 class Result:
-    """What a command ended with."""
+    """The exit code and the output of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -172,23 +172,23 @@ def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
     yield made
     ids = [record.id for record in made.api.store.runs()]
     made.close()
-    # Whatever a test did: with all workers gone, no process of any job may be left.
+    # Once all workers are gone no process of any job may be left, whatever the test did.
     wait_until(lambda: not any(job_processes(run_id) for run_id in ids), timeout_s=8, what="no job process is left")
 
 
 def job_processes(run_id: str) -> list[int]:
-    """The living processes that belong to a run, by their environment."""
+    """Return the pids of a run's living processes, which are found by their environment."""
     mark = (f"LAUNCH_RUN_ID={run_id}".encode(),)
     return [p.id.pid for p in tree.table() if not p.zombie and tree.has_environ(p.id.pid, mark)]
 
 
 def states(run: Run) -> list[str]:
-    """The run's history as the names of its states."""
+    """Return the names of the states in a run's history."""
     return [step.state.value for step in run.transitions]
 
 
 def stamps(path: Path) -> list[str]:
-    """Lines that jobs appended to a file."""
+    """Return the words that jobs appended to a file."""
     return path.read_text().split() if path.exists() else []
 
 
@@ -197,12 +197,12 @@ def wait_for_output(run: Run, text: bytes, timeout_s: float = 20.0) -> None:
 
 
 def wait_for_pid(run: Run) -> int:
-    """The pid of the run's main process, once it is in the record."""
+    """Wait until the record has the pid of the run's main process, and return the pid."""
     return wait_until(lambda: run.refresh().pid or 0, what="the job's pid is known")
 
 
 def break_machine(cluster: Cluster) -> list[Path]:
-    """No run can be started by the workers of this machine any more, until these are deleted."""
+    """Put files in the workers' way: they can start no run until these are deleted. Return the files."""
     broken = []
     for folder in (cluster.folder / "work" / "workers").iterdir():
         if not (folder / "runs").exists():

@@ -32,9 +32,8 @@ def run(cluster: Cluster, command: str, *more: str) -> Result:
 
 
 def named(cluster: Cluster, name: str) -> Run:
-    """The run of this name, once it is submitted."""
-    found = wait_until(lambda: list(cluster.api.runs(filters={"name": name})), what=f"a run {name}")
-    return cluster.api.run(found[0].id)
+    """Return the run of this name, once it is submitted."""
+    return wait_until(lambda: cluster.runs(name=name), what=f"a run {name}")[0]
 
 
 @pytest.fixture
