@@ -209,7 +209,7 @@ class Liveness:
             self._worker.hear_of_queue(message)
             return
         if channel == keys.SWEEP_NEWS:
-            self._sweeps.hear(message)
+            self._sweeps.notify(message)
             return
         order = read_json(message)
         if not isinstance(order, dict) or not isinstance(order.get("order"), str):

@@ -18,21 +18,21 @@ from launch_worker.sweeps.drive import advance_sweeps
 log = logging.getLogger("launch_worker.passes")
 
 _LIMIT = 500
-#: Stale runs of a pass: a machine room that went dark is told within a few passes, and the other passes come too.
+#: Stale runs of one pass. A whole machine room is done within a few passes, and the other passes get their turn.
 _STALE_LIMIT = 5000
-#: Records that are read in one call: Redis does nothing else meanwhile.
+#: Records in one call. Redis does nothing else meanwhile.
 _STALE_AT_ONCE = 50
-#: Each of at most 200 runs, so that others come between; one call a pass would keep up with 40 ends a second only.
+#: Calls of one pass, each for at most 200 runs: one call a pass would keep up with 40 ends a second only.
 _RETIRE_CALLS = 50
 
-#: Called with the record as it was and with how its attempt ended, when that was found out by others than its worker.
+#: A callback with the record and the outcome of an attempt whose end others than its worker found out.
 OnEnd = Callable[[Record, Outcome], None]
 
 
 def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda *_: None) -> int:
     """Runs whose heartbeats stopped are Crashed, or Pending again when retries are left. Returns how many."""
     crashed, seen, problem = 0, 0, None
-    # What could not be called Crashed may stay among the stale ones.
+    # A run that could not be marked Crashed may stay among the stale ones.
     failed: set[str] = set()
     while seen < _STALE_LIMIT:
         found = store.stale(limit=_STALE_AT_ONCE + len(failed))
@@ -62,7 +62,7 @@ def crash_stale_runs(store: Store, settings: Settings, *, on_end: OnEnd = lambda
 
 
 def check_cancellations(store: Store, settings: Settings) -> int:
-    """Owners of runs that shall stop are told again. Returns how many runs that were."""
+    """Notify the owners of runs that shall stop once more. Returns the number of runs."""
     return store.check_cancellations()
 
 
@@ -100,10 +100,10 @@ PASSES: dict[str, Callable[..., int]] = {
 
 
 def catch_up(store: Store, settings: Settings) -> None:
-    """What someone who looks at runs does when neither beat nor any worker is left to do it.
+    """Do the passes for a reader of runs when neither beat nor any worker is left to do them.
 
-    Without `retire_runs`: an onlooker's LAUNCH_RETENTION need not be the system's. What cannot be done (by a user who
-    may only look; while Redis takes no writes, for it is full, or a replica) is left: looking goes on.
+    `retire_runs` is left out: the reader's LAUNCH_RETENTION need not be the system's. A pass that fails (for a user who
+    may only read; while Redis takes no writes, because it is full or a replica) is left out, and reading goes on.
     """
     if store.workers():
         return
@@ -117,7 +117,7 @@ def catch_up(store: Store, settings: Settings) -> None:
 
 def begin_passes(names: Collection[str], store: Store, settings: Settings, *, late_by: float) -> list[str]:
     """Those passes that began nowhere within `late_by` intervals: the caller is to do them now."""
-    # After so long without the pass, Redis was away: leases ran out that nobody could renew.
+    # After such a gap between passes Redis was away: leases ran out because no worker could renew them.
     gaps_s = {"crash_stale_runs": 2 * (settings.pass_s + settings.heartbeat_s)}
     every_s = late_by * settings.pass_s
     return store.begin_passes(list(names), every_s=every_s, gaps_s=gaps_s, settle_s=settings.settle_s)

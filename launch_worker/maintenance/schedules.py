@@ -27,12 +27,12 @@ log = logging.getLogger("launch_worker.schedules")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 MISSED = ("skip", "once")
 OVERLAPS = ("allow", "skip", "queue-one")
-#: What is late by no more than this was not missed.
+#: Microseconds that a time may be late without being missed.
 LATE_US = 60_000_000
-#: When a schedule that cannot be read is looked at again.
+#: Microseconds until a schedule that cannot be read is looked at again.
 _DAMAGED_US = 3600_000_000
 _MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
-#: No zone moves its clock by more.
+#: Time around a moment that no change of a zone's clock exceeds.
 _NEAR_CHANGE = timedelta(hours=3)
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,14 +43,14 @@ class Schedule:
 
     name: str
     cron: str
-    #: RunSpec's arguments, of those that were really given.
+    #: Arguments of RunSpec, only those that were given.
     given: dict[str, Any]
     timezone: str = "UTC"
-    #: What becomes of times that passed while nobody looked: none is run, or one for all.
+    #: Rule for times that passed with no beat there: no run, or one run for all.
     missed: str = "skip"
-    #: What becomes of a time that comes while the last run has not ended: a run beside it, none, or one after it.
+    #: Rule for a time that comes before the last run has ended: a run beside it, none, or one after it.
     overlap: str = "allow"
-    #: When it was made, microseconds.
+    #: Time of its making, microseconds.
     made_at: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class Schedule:
         for wall in self._walls((at - _NEAR_CHANGE).astimezone(zone).replace(tzinfo=None)):
             for fold in (0, 1):
                 moment = wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
-                # Of a time that the clocks leave out, fold 0 is the later reading.
+                # For a time that the clocks leave out, fold 0 is the later reading.
                 is_other = fold == 1 and moment != wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
                 is_repeated = moment.astimezone(zone).replace(tzinfo=None) == wall
                 if is_other and not (twice and is_repeated):
@@ -131,7 +131,7 @@ class Schedule:
             raise InputError(f"the schedule is damaged: {type(error).__name__}: {error}") from None
 
     def as_json(self, next_us: int | None) -> dict[str, Any]:
-        """For showing: environment values under secret-looking names are masked."""
+        """The schedule for people: environment values under secret-looking names are masked."""
         from launch_worker.model.run import masked_spec
         from launch_worker.model.units import isoformat
 
@@ -159,7 +159,7 @@ def check_cron(text: str) -> None:
     )
     if not isinstance(text, str) or len(text) > 1000 or not text.isascii():
         raise InputError(refused)
-    # Others of croniter's words are by chance (`R`) or by a hash of something (`H`): two beats would not agree.
+    # croniter's words `R` (random) and `H` (hashed) are refused: two beats would not agree on a time.
     is_macro = text in _MACROS
     if not is_macro and (len(text.split()) != 5 or re.search(r"(^|[\s,/-])[HRhr](?=$|[\s,/(-])", text)):
         raise InputError(refused)
@@ -170,7 +170,7 @@ def check_cron(text: str) -> None:
 
 
 def fire_due(store: Store, settings: Settings) -> int:
-    """Submit what is due of each schedule. Returns how many runs that made.
+    """Submit the due run of each schedule. Returns the number of runs made.
 
     However many do this at once, each time of a schedule makes one run. One that fails never holds up the others.
     """
@@ -203,7 +203,7 @@ def _fire(store: Store, settings: Settings, name: str, text: str, due: int, now:
     try:
         run_id = _submit(store, settings, schedule, due=due, at=at, following=following)
     except InputError as error:
-        # Its queue does not take it, now: that is said once for each of its times.
+        # Its queue refuses the run now: that is logged once for each time of the schedule.
         if store.skip_schedule(name, due, following):
             log.error("schedule.refused name=%s: %s", name, error)
         return 0
@@ -213,7 +213,7 @@ def _fire(store: Store, settings: Settings, name: str, text: str, due: int, now:
 
 
 def occurrence(schedule: Schedule, due: int, now: int) -> tuple[int | None, int]:
-    """Which of its times shall make a run now, None for none, and the next that is to be looked at."""
+    """The time that shall make a run now, None for none, and the next time to look at."""
     if schedule.missed == "once":
         return due, schedule.next_after(now)
     at = due if now - due <= LATE_US else schedule.next_after(now - LATE_US - 1)
@@ -227,7 +227,7 @@ def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, a
     def fire(configs: Configs) -> Created | None:
         spec = resolve(schedule.given, **configs._asdict())
         if spec.upload:
-            # Imported by those who need it: `launch-submit` imports this module.
+            # Imported on demand: start-up time of `launch-submit`, which imports this module.
             from launch_worker.code.storage import storage_of
 
             storage_of(settings, store).renew(spec.upload)
@@ -255,7 +255,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _is_quiet(at: datetime, zone: ZoneInfo) -> bool:
-    """Whether the clocks of the zone are not changed near this time."""
+    """Whether the zone changes no clock near this time."""
     return (at - _NEAR_CHANGE).astimezone(zone).utcoffset() == (at + _NEAR_CHANGE).astimezone(zone).utcoffset()
 
 

@@ -79,7 +79,7 @@ def as_options(defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed(before: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """With these defaults instead, one by one; None takes one away."""
+    """The defaults with some changed, one by one; None takes one away."""
     if given is not None and not isinstance(given, Mapping):
         raise InputError("the defaults must be a map of options to values")
     after = dict(before)
@@ -89,7 +89,7 @@ def changed(before: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[
 
 
 def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a RunSpec: what the run says, then each layer's word where nobody before has said any.
+    """Keyword arguments of a RunSpec: what the run says, then each layer's value where none before it has one.
 
     A folder that the submitter did not name (`cwd` without `cwd_required`) gives way to one of a layer, which is for
     runs that bring no code; a layer's `cwd_required` makes it one that the worker must have. None is nothing said.
@@ -140,7 +140,7 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _number(name: str, value: Any) -> Any:
-    """As it was written: 2, not 2.0."""
+    """The number as it was written: 2, not 2.0."""
     readers.number(name, value)
     return value
 

@@ -20,7 +20,7 @@ def macros_of(
 ) -> dict[str, Any]:
     """Every macro of a claimed run: its values, the worker's variables that its queue allows, and the system's own.
 
-    One that has nothing to stand for (a project that was not named, a variable that the worker lacks) is None.
+    A macro without a value (a project that was not named, a variable that the worker lacks) is None.
     """
     entity, slash, project = record.project.rpartition("/")
     own: dict[str, Any] = {
@@ -46,8 +46,8 @@ def spec_has_macros(spec: RunSpec) -> bool:
 def fill_spec(spec: RunSpec, macros: Mapping[str, Any]) -> RunSpec:
     """The spec with its command, environment, folder, image and code filled in. Raises InputError.
 
-    The result is checked as what a person submits is: what was filled in cannot make a git URL of another kind of it,
-    or lead out of the code.
+    The result is checked as a submitted run is: a filled-in text cannot make another kind of git URL, or a path that
+    leads out of the code.
     """
     if not spec_has_macros(spec):
         return spec

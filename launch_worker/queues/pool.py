@@ -16,9 +16,9 @@ MAX_DESCRIPTION = 1000
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Constructing one validates it."""
+    """The configuration of a pool. Constructing one validates it."""
 
-    #: What the runs of its queues get where neither they nor their queue say anything: fields of a RunSpec.
+    #: Defaults of the runs of its queues, behind those of the queue: fields of a RunSpec.
     defaults: dict[str, Any] = field(default_factory=dict)
     description: str = ""
 
@@ -28,7 +28,7 @@ class PoolConfig:
 
     @classmethod
     def from_json(cls, text: str) -> PoolConfig:
-        """'' is no configuration. Raises InputError for what is damaged, or of a newer release."""
+        """The configuration from its JSON; '' is none. Raises InputError for what is damaged, or of a newer release."""
         if not text:
             return cls()
         try:
@@ -41,7 +41,7 @@ class PoolConfig:
         return json.dumps({name: value for name, value in kept.items() if value}, sort_keys=True, allow_nan=False)
 
     def changed(self, *, defaults: dict[str, Any] | None = None, description: str | None = None) -> PoolConfig:
-        """With these settings instead, None leaving one as it is; defaults one by one, None taking one away."""
+        """The configuration with these settings; None leaves one as it is. In `defaults` None takes one away."""
         return PoolConfig(
             defaults=changed(self.defaults, defaults),
             description=self.description if description is None else description,

@@ -19,18 +19,18 @@ from launch_worker.queues.variables import check_schema, complete_values
 from launch_worker.untrusted.text import read_json
 
 RESOURCES = ("process", "container")
-#: The priority of a run that asks for none.
+#: Priority of a run that asks for none.
 _USUAL = "medium"
-#: Container settings that may have macros: those that bound a submitter, or reach the host by themselves, may not.
+#: Container settings that may have macros. Settings that bound a submitter or reach the host may not.
 _WITH_MACROS = frozenset(
     (
         *("image", "pull", "entrypoint", "mounts", "tmpfs", "user", "read_only", "init", "pids_limit", "shm_size"),
         *("memory", "cpus", "env", "extra_hosts", "dns"),
     )
 )
-#: Of those, the ones that are no texts.
+#: Settings with macros that are no texts.
 _TYPED = frozenset(("read_only", "init", "pids_limit", "shm_size", "memory", "cpus"))
-#: Of those, the ones in which a filled-in text must stay the one word that it is: no other folder, no other option.
+#: Settings in which a filled-in text must stay one word: it must not make another folder or option.
 _PATHS = frozenset(("mounts", "tmpfs"))
 _SETTINGS = frozenset(setting.name for setting in fields(ContainerPlan))
 _SOME_IMAGE = "image"
@@ -39,14 +39,17 @@ _WORD = re.compile(r"[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]{0,200}")
 
 @dataclass(frozen=True)
 class QueueConfig:
-    """Constructing one validates it. Trusted by workers: whoever may write it may reach their machines."""
+    """The configuration of a queue. Constructing one validates it.
 
-    #: What runs the queue's jobs; '' leaves it to each run: a container when it names an image, else a process.
+    Workers trust it: who may write it may reach their machines.
+    """
+
+    #: Kind of the queue's jobs; '' leaves it to each run: a container when it names an image, else a process.
     resource: str = ""
     #: Settings of the queue's containers, as `launch_worker.model.container_options` names them.
     container: dict[str, Any] = field(default_factory=dict)
     description: str = ""
-    #: What its runs get where they say nothing themselves: fields of a RunSpec.
+    #: Defaults of its runs: fields of a RunSpec.
     defaults: dict[str, Any] = field(default_factory=dict)
     #: The JSON Schema of the values that a run may bring.
     variables: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +73,7 @@ class QueueConfig:
 
     @classmethod
     def from_json(cls, text: str) -> QueueConfig:
-        """'' is no configuration. Raises InputError for what is damaged, or of a newer release."""
+        """The configuration from its JSON; '' is none. Raises InputError for what is damaged, or of a newer release."""
         if not text:
             return cls()
         try:
@@ -93,7 +96,7 @@ class QueueConfig:
         return json.dumps(kept, sort_keys=True, allow_nan=False)
 
     def container_plan(self, spec: RunSpec, macros: Mapping[str, Any] | None = None) -> ContainerPlan | None:
-        """What the run's container is made with; None when the run is a process.
+        """The plan of the run's container; None when the run is a process.
 
         Without `macros` settings that have some are left for the claim. Raises InputError when the run does not fit the
         queue.
@@ -109,7 +112,7 @@ class QueueConfig:
         if macros is not None:
             settings = _filled(self.container, macros, trusted=self.macro_env)
             if not image and has_macros(self.container.get("image")):
-                # What a submitter had a part in is checked as the submitter's.
+                # An image to which a submitter's value contributed is checked as a submitter's.
                 image = settings["image"]
         else:
             settings = _without_macros(self.container)
@@ -161,9 +164,9 @@ class QueueConfig:
             raise InputError(f"the queue's own rules refuse its defaults: {error}") from None
 
     def changed(self, **settings: Any) -> QueueConfig:
-        """With these settings instead, None leaving one as it is and an empty one taking it away.
+        """The configuration with these settings; None leaves one as it is, an empty value takes it away.
 
-        Those of `container` and of `defaults` change one by one, None taking one away.
+        In `container` and `defaults` entries change one by one, and None takes an entry away.
         """
         container = {**self.container, **_map("container", settings.pop("container", None) or {})}
         defaults = changed(self.defaults, settings.pop("defaults", None))
@@ -208,7 +211,7 @@ def _check_container(settings: Any) -> None:
 
 
 def _without_macros(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be checked before the claim; an image that is filled then is some image now."""
+    """The settings that can be checked before the claim. An image with macros is replaced by some image."""
     plain = {name: value for name, value in settings.items() if not has_macros(value)}
     if "image" in settings and "image" not in plain:
         plain["image"] = _SOME_IMAGE
@@ -238,7 +241,7 @@ def _texts(value: Any) -> Any:
 class _Words(Mapping[str, Any]):
     """Macros that give single words only, so that a submitter's value cannot lead a queue's mount elsewhere.
 
-    `trusted` are those that are not the submitter's.
+    `trusted` names the macros whose values are not the submitter's.
     """
 
     def __init__(self, setting: str, macros: Mapping[str, Any], trusted: tuple[str, ...]) -> None:
@@ -278,7 +281,7 @@ def _checked_macro_env(names: Any) -> tuple[str, ...]:
 
 
 def _of_single_values(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """What a schema says of each value by itself: a run brings others besides."""
+    """The rules of a schema for each value by itself: a run may bring more values than the defaults."""
     return {name: rule for name, rule in schema.items() if name in ("type", "properties", "additionalProperties")}
 
 

@@ -24,7 +24,7 @@ def secured(spec: RunSpec, queue: QueueConfig, pool: PoolConfig | None = None) -
 
     Refused: an image other than its queue's, where the queue names one; any container option (entry point, mounts,
     user, network …) that is not what its queue or pool gives; variables of the worker's environment and a folder of
-    the worker's machine that those do not give. A folder that the submitter did not ask for is not used.
+    the worker's machine that queue and pool do not give. A folder that the submitter did not ask for is not used.
     """
     layers = [queue.defaults, pool.defaults if pool is not None else {}]
     of_container = [queue.container, *(layer.get("container", {}) for layer in layers)]

@@ -16,14 +16,14 @@ from launch_worker.model.macros import as_text
 from launch_worker.untrusted.patterns import PatternError, searcher
 from launch_worker.untrusted.text import read_json
 
-#: A schema that another place could change, or that never ends, is none.
+#: Keywords that are refused: they name a schema elsewhere, which could change or never end.
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 30
 _MAX_SHOWN = 200
-#: A pattern of ten kilobytes of states takes half a second for that.
+#: Characters of a text that are searched. A pattern of 10 KB of states takes half a second for that.
 _MAX_SEARCHED = 1024
-#: For all the patterns that are tried on one run's values: nothing else of the process runs while one is.
+#: Seconds for all patterns on one run's values: while a pattern is searched the whole process stands still.
 _MAX_SEARCHING_S = 1.0
 
 
@@ -39,7 +39,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     text = _text(schema)
     from jsonschema.exceptions import SchemaError
 
-    # Together they would be searched by Python's own regular expressions.
+    # With both keywords the library would search by Python's own regular expressions.
     if '"unevaluatedProperties"' in text and '"patternProperties"' in text:
         raise InputError(
             "the template variables have unevaluatedProperties and patternProperties, which are not allowed together; "
@@ -109,7 +109,7 @@ def _text(schema: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=64)
 def _validator(text: str) -> Any:
-    # Imported by those who need it: most queues have no variables.
+    # Imported on demand: most queues have no variables.
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
     from jsonschema.validators import extend
@@ -174,7 +174,7 @@ def _patterns_in(schema: Any) -> Iterator[str]:
 
 
 class _Patterns(dict[str, Callable[[str], bool]]):
-    """What searches by each pattern, made once, and bounded for each text and for all that one thread validates."""
+    """A searcher for each pattern, made once. Each text is bounded, and so is all that one thread validates."""
 
     spent = threading.local()
 
@@ -201,7 +201,7 @@ class _Patterns(dict[str, Callable[[str], bool]]):
 
 
 def _with_defaults(schema: Any, values: Any) -> Any:
-    """Down to the variables of maps that are given; a map that is missing is not made."""
+    """The values with defaults, also within maps that are given; a missing map is not made."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     if not isinstance(values, Mapping) or not isinstance(properties, Mapping):
         return values
@@ -215,7 +215,7 @@ def _with_defaults(schema: Any, values: Any) -> Any:
 
 
 def _reason(validator: Any, value: Any, *, at: str = "") -> str:
-    """'' when the rules allow the value, which is that of the variable `at`, or of all."""
+    """Why the rules refuse the value of the variable `at`, or of all; '' when they allow it."""
     from jsonschema.exceptions import best_match
 
     _Patterns.spent.s = 0.0

@@ -18,7 +18,7 @@ class Array(NamedTuple):
     """What `--array` asks for."""
 
     indexes: tuple[int, ...]
-    #: So many of its runs at once.
+    #: Most of its runs at once; None for no limit.
     limit: int | None
 
 

@@ -16,10 +16,10 @@ from launch_worker.submission.array import Array, _no_constant, parse_array
 if TYPE_CHECKING:
     from launch_worker.store.submit import Configs
 
-#: Longer than any line that RunSpec would take.
+#: Bytes of one line at most: more than any run that RunSpec takes.
 MAX_LINE_BYTES = 8 << 20
 
-#: What stands for a folder whose archive was not made yet, so that everything else can be checked before.
+#: The sha256 of a folder whose archive is not made yet, so that everything else can be checked before.
 UNSENT = "0" * 64
 
 
@@ -34,20 +34,20 @@ class Ready(NamedTuple):
 class Item:
     """One thing to submit, as it was asked for: a run, or an array of runs."""
 
-    #: RunSpec's arguments, of those that were really given.
+    #: Arguments of RunSpec, only those that were given.
     given: dict[str, Any]
     delay_s: float | None = None
-    #: Microseconds since 1970.
+    #: Time of its start, microseconds since 1970.
     at_us: int | None = None
     array: Array | None = None
     #: A folder of this machine; `given` has UNSENT in its place.
     upload: str | None = None
-    #: The id that its run shall have, or what it shall be the only one by. One that is there already is left as it is.
+    #: Id of its run, or the key of which there is one run. A run that is there already is left as it is.
     run_id: str = ""
     unique: str = ""
-    #: FILE:LINE; '' for a command line.
+    #: Place in a file, FILE:LINE; '' for a command line.
     where: str = ""
-    #: The run that it is and the configurations that completed it, when last checked; not of one with an upload.
+    #: The checked run and the configurations that completed it; None before the check, and with an upload.
     ready: Ready | None = field(default=None, compare=False, repr=False)
 
     def error(self, problem: Exception | str) -> InputError:

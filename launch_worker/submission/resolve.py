@@ -46,7 +46,7 @@ def _checked(spec: RunSpec, given: Mapping[str, Any]) -> RunSpec:
 
 @lru_cache(maxsize=32)
 def _queue(text: str) -> QueueConfig:
-    # Imported by those who need it: a person waits for `launch-submit`.
+    # Imported on demand: start-up time of `launch-submit`.
     from launch_worker.queues.queue import QueueConfig
 
     return QueueConfig.from_json(text)

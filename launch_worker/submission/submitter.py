@@ -21,7 +21,7 @@ from launch_worker.store.submit import ConfigChanged, Configs, Created, Creator,
 from launch_worker.submission.options import Item, Ready
 from launch_worker.submission.resolve import current_folder, resolve
 
-#: Runs that are submitted in one round trip: Redis does nothing else for a few milliseconds.
+#: Runs in one round trip. Redis does nothing else for the few milliseconds that they take.
 _BATCH = 100
 
 
@@ -29,7 +29,7 @@ class Sent(NamedTuple):
     """A run that was submitted."""
 
     id: str
-    #: Live workers that consumed its queue then.
+    #: Live workers that consumed its queue when it was submitted.
     queue_consumers: int
     #: False when a run with its id was there already, and nothing was changed.
     is_new: bool = True
@@ -41,16 +41,16 @@ class Submitter:
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env(redis_url=url)
         self._store: Creator | None = None
-        #: By queue: its configuration and its pool's, as last seen.
+        #: Configurations of each queue and its pool, as last seen.
         self._configs: dict[str, Configs] = {}
-        #: Who uses this process: the look-up takes longer than all else of a submission.
+        #: The user of this process, kept: its look-up takes longer than the rest of a submission.
         self._me = ""
-        #: Folders that were sent, and what they are kept as.
+        #: The sha256 of each folder that was sent, by its path.
         self._sent: dict[str, str] = {}
 
     @property
     def store(self) -> Creator:
-        """Connected to at its first call."""
+        """The store, connected to at its first call."""
         if self._store is None:
             self._store = Creator(self.settings.redis_url, is_quick=True)
         return self._store
@@ -78,7 +78,7 @@ class Submitter:
                     if_queue_known=strict,
                 )
             except ConfigChanged as changed:
-                # Most queues have none, and need no look before.
+                # Not read before: most queues have no configuration.
                 self._configs[spec.queue] = changed.configs
             else:
                 return Sent(run_id, created.consumers, created.is_new)
@@ -89,10 +89,10 @@ class Submitter:
         item.ready = ready if item.upload is None else None
 
     def send_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Sent, Item]]:
-        """Submit what `bulk` read, runs and arrays of runs, in order, many in a round trip. Raises as `send`.
+        """Submit runs and arrays of runs, in order, many in a round trip. Raises as `send`.
 
         All that was submitted before an error is yielded before it is raised; when Redis went away, some of the last
-        runs may have been submitted and not be told.
+        runs may have been submitted and not be yielded.
         """
         made = ((new, item) for item in items for new in self._runs_of(item))
         sent: deque[list[tuple[New, Item]]] = deque()
@@ -121,7 +121,7 @@ class Submitter:
                 try:
                     if isinstance(answer, LaunchError):
                         raise answer
-                    # The queue has a configuration that was not known here: once more, with what it says now.
+                    # The queue has a configuration that was not known here: submit again with the current one.
                     if problem is None:
                         self._configs[new.spec.queue] = answer.configs
                         yield self._send_again(new, item, strict=strict), item
@@ -134,7 +134,7 @@ class Submitter:
         try:
             ready = item.ready or self.resolve(item.given)
             if item.upload is not None:
-                # What is wrong otherwise was seen before the folder is read.
+                # All other mistakes were found above, before the folder is read.
                 ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
         except InputError as error:
             raise item.error(error) from None
@@ -164,7 +164,7 @@ class Submitter:
     def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> Ready:
         """The run that these arguments are, and the configurations of queue and pool that completed it.
 
-        With `fresh` those are read from Redis, else they are what was last seen. Raises InputError.
+        With `fresh` the configurations are read from Redis, else those last seen are taken. Raises InputError.
         """
         queue = given.get("queue") or "default"
         if fresh:
@@ -175,7 +175,7 @@ class Submitter:
         except InputError:
             if fresh:
                 raise
-            # It may be what the queue's configuration gives, as it is now, that is missing.
+            # The queue's current configuration may give what is missing.
             with contextlib.suppress(BrokerUnavailableError):
                 return self.resolve(given, fresh=True)
             raise
@@ -187,7 +187,7 @@ class Submitter:
         if not given.get("project") and self.settings.project:
             given["project"] = self.settings.project
         if given.get("cwd") is None and not (given.get("uri") or given.get("upload")):
-            # It gives way to the folder of a queue or pool.
+            # A folder among the defaults of the queue or pool replaces it.
             given["cwd"] = current_folder()
         return Ready(resolve(given, **configs._asdict()), configs)
 
@@ -204,7 +204,7 @@ class Submitter:
 
 
 def me() -> str:
-    """Who uses this process, for people."""
+    """USER@HOST of this process, for people."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):

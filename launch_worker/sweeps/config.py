@@ -25,9 +25,9 @@ KEYS = (
     *("early_terminate", "sampler", "pruner", "seed"),
 )
 COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
-#: Of a container without a program: its image's entry point has the arguments.
+#: Command of a container without a program: its image's entry point gets the arguments.
 IMAGE_COMMAND = ("${args}",)
-#: Each becomes several arguments, and stands alone.
+#: Macros that become several arguments, and must stand alone.
 _ARGS = ("args", "args_no_hyphens", "args_no_boolean_flags")
 MACROS = ("env", "interpreter", "program", *_ARGS, "args_json", "args_json_file")
 _MACRO = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_.]{0,99})\}")
@@ -58,10 +58,10 @@ class SweepConfig:
 
     method: str
     space: Space
-    #: '' for none: then all runs are alike.
+    #: Name of the metric; '' for none: then no run is better than another.
     metric: str = ""
     maximize: bool = False
-    #: No new runs are made once a run got there.
+    #: Value of the metric at which no new runs are made.
     target: float | None = None
     run_cap: int | None = None
     program: str = ""
@@ -73,7 +73,7 @@ class SweepConfig:
     sampler: Engine | None = None
     pruner: Engine | None = None
     seed: int | None = None
-    #: As it was written.
+    #: The configuration as it was written.
     said: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -87,7 +87,7 @@ class SweepConfig:
 
     @property
     def cap(self) -> int | None:
-        """How many runs it makes at most; None for no end."""
+        """Most runs that it makes; None for no end."""
         size = self.space.grid_size if self.method == "grid" else None
         return min((cap for cap in (self.run_cap, size) if cap is not None), default=None)
 
@@ -97,7 +97,7 @@ class SweepConfig:
     def command_of(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """A run's command, the macros of sweeps filled; the others are filled where the run is claimed.
 
-        What a parameter says is taken as it is, whatever it looks like. Nested parameters have their names with dots
+        A parameter's value is taken as it is, even where it looks like a macro. Nested parameters have names with dots
         (`--optimizer.lr=0.1`), and true, false and null are Python's, as in W&B.
         """
         words: list[str] = []
@@ -185,7 +185,7 @@ def parse_config(said: Any, *, where: str = "the sweep's configuration", has_ima
 
 @lru_cache(maxsize=64)
 def config_from_json(text: str) -> SweepConfig:
-    """What `to_json` wrote. Raises InputError for what is damaged, or of a newer release."""
+    """The configuration that `to_json` wrote. Raises InputError for what is damaged, or of a newer release."""
     try:
         said = read_json(text)
     except ValueError:
@@ -198,7 +198,7 @@ def read_yaml(text: str, *, where: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML's own takes the last of two keys that are the same, and 1e-3 for a text."""
+        """A loader that refuses a key twice and reads 1e-3 as a number; YAML's own does neither."""
 
     def mapping(loader: Any, node: Any) -> dict[Any, Any]:
         names = [loader.construct_object(key, deep=True) for key, _ in node.value]
@@ -316,7 +316,7 @@ def _engine(said: Mapping[str, Any], key: str, problems: list[str]) -> Engine | 
 
 
 def _project(said: Mapping[str, Any], problems: list[str]) -> str:
-    """ENTITY/PROJECT, or what is known of it."""
+    """ENTITY/PROJECT, or the part of it that is known."""
     entity, project = said.get("entity"), said.get("project")
     whole = f"{entity}/{project}" if entity is not None and project is not None else project
     if whole is None:
@@ -360,10 +360,10 @@ def _arguments(kind: str, entries: list[tuple[str, Any]]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    """As Python prints it, as in W&B; lists and maps as JSON."""
+    """A value as an argument: as Python prints it, as in W&B; lists and maps as JSON."""
     return json.dumps(value) if isinstance(value, (list, tuple, dict)) else str(value)
 
 
 def _literal(text: str) -> str:
-    """The text as no macro of the worker's changes it."""
+    """The text, quoted so that no macro of the worker changes it."""
     return _MACRO.sub(lambda found: "$" + found[0], text)

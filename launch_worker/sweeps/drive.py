@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("launch_worker.sweeps")
 
-#: Whoever makes a sweep's runs, or judges them, is left alone so long; then others do it too.
+#: Seconds for which one process makes a sweep's runs alone; then others do it too.
 _MAKING_S = 5.0
-#: Runs are judged no more often: they may tell their metric many times a second.
+#: Seconds between two judgements of a sweep: its runs may report their metric many times a second.
 _JUDGING_S = 0.5
 #: Runs that are made in one go, between two looks at the sweep.
 _AT_ONCE = 50
-#: Looks at a sweep in which others were quicker each time; then it is left to them.
+#: Looks at a sweep in which others were quicker each time; then the sweep is left to them.
 _IDLE_ROUNDS = 5
 
 
@@ -51,7 +51,7 @@ def check_sweep(store: Store, sweep_id: str) -> str:
 
 
 def advance_sweeps(store: Store, settings: Settings) -> int:
-    """Sweeps make the runs that nobody made when it was time, and end. Returns how many runs that were."""
+    """Make the runs that sweeps lack, and end sweeps that are over. Returns the number of runs made."""
     made = 0
     for sweep_id in store.live_sweep_ids():
         try:
@@ -66,7 +66,7 @@ def advance_sweeps(store: Store, settings: Settings) -> int:
 
 
 def look_after(store: Store, settings: Settings, sweep_id: str) -> int:
-    """Make the runs that a sweep lacks, and stop those that are hopeless. Returns how many were made."""
+    """Make the runs that a sweep lacks, and stop hopeless ones. Returns the number of runs made."""
     made = advance(store, settings, sweep_id)
     judge(store, sweep_id)
     return made
@@ -75,9 +75,9 @@ def look_after(store: Store, settings: Settings, sweep_id: str) -> int:
 def advance(store: Store, settings: Settings, sweep_id: str) -> int:
     """Make the runs that a sweep lacks. Returns how many; however many do this at once, each run is made once.
 
-    What keeps it from being made is noted with the sweep. Raises BrokerUnavailableError.
+    A reason why a run cannot be made is noted with the sweep. Raises BrokerUnavailableError.
     """
-    # Imported by those who need it: `launch-submit` imports this module.
+    # Imported on demand: start-up time of `launch-submit`, which imports this module.
     from launch_worker.sweeps.config import config_from_json
     from launch_worker.sweeps.search import has_optuna
 
@@ -92,7 +92,7 @@ def advance(store: Store, settings: Settings, sweep_id: str) -> int:
             store.note_sweep_problem(sweep_id, str(error))
             return made
         if config.method != "grid" and not has_optuna():
-            # Not under the lock: another worker may have it.
+            # Without the lock: another worker may have Optuna.
             store.note_sweep_problem(sweep_id, "the workers that heard of it have no Optuna: launch_worker[sweeps]")
             return made
         if not store.lock_sweep(sweep_id, "making", for_s=_MAKING_S):
@@ -109,7 +109,7 @@ def advance(store: Store, settings: Settings, sweep_id: str) -> int:
             return made
         finally:
             store.unlock_sweep(sweep_id, "making")
-        # Once more, without the lock: whoever heard of an end meanwhile left it to us.
+        # Look again, without the lock: a process that saw a run end meanwhile found the lock taken and left.
         made += count
         idle = 0 if count else idle + 1
 
@@ -123,7 +123,7 @@ def make_runs(store: Store, settings: Settings, sweep: SweepRecord, config: Swee
 
     trials, ended = store.trials(sweep.id, curves=config.watches_metric)
     if len(trials) != sweep.made:
-        # The view is of two instants: look again.
+        # Sweep and trials were read at two instants: read the sweep again.
         sweep = store.sweep(sweep.id) or sweep
         if len(trials) != sweep.made:
             return 0
@@ -164,7 +164,7 @@ def judge(store: Store, sweep_id: str) -> int:
         _note(store, sweep, str(error))
         return 0
     for index, why in found.items():
-        # First the mark: the end may come at once.
+        # The mark comes first: the run may end at once.
         store.mark_stopped(sweep_id, index, why)
         word, _ = store.cancel(trials[index].run_id, reason=f"stopped early by {why}")
         log.info("sweep.run_stopped sweep=%s run=%s %s: %s", sweep_id, trials[index].run_id, word, why)
@@ -190,7 +190,7 @@ def spec_of(
 
 
 def given_of(sweep: SweepRecord) -> dict[str, Any]:
-    """What the sweep's runs are submitted with, as `resolve` takes it. Raises InputError for a damaged record."""
+    """The arguments of the sweep's runs, as `resolve` takes them. Raises InputError for a damaged record."""
     try:
         given = read_json(sweep.given)
         return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -206,7 +206,7 @@ def _create(
     def create(configs: Configs) -> str:
         spec = spec_of(given, config, drawn, sweep_id=sweep.id, index=trial.index, **configs._asdict())
         if spec.upload:
-            # Imported by those who need it: `launch-submit` imports this module.
+            # Imported on demand: start-up time of `launch-submit`, which imports this module.
             from launch_worker.code.storage import storage_of
 
             storage_of(settings, store).renew(spec.upload)
@@ -222,33 +222,33 @@ def _note(store: Store, sweep: SweepRecord, problem: str) -> None:
 
 
 class SweepMinder:
-    """A worker's ear for sweeps: `hear` returns at once, and a thread, made at the first word, does the work."""
+    """Looks after the sweeps that a worker is notified of, in a thread that is made at the first one."""
 
     def __init__(self, store: Store, settings: Settings, *, stopping: threading.Event) -> None:
         self._store = store
         self._settings = settings
         self._stopping = stopping
-        self._heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._notified: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._waiting: set[str] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def hear(self, sweep_id: str) -> None:
-        """A sweep is to be looked at. One that waits for that already is not noted twice. Raises InputError."""
+    def notify(self, sweep_id: str) -> None:
+        """Have a sweep looked at, and return at once. A waiting one is not queued twice. Raises InputError."""
         if not KEY.fullmatch(sweep_id):
             raise InputError("it is no sweep's id")
         with self._lock:
             if sweep_id in self._waiting:
                 return
             self._waiting.add(sweep_id)
-            self._heard.put(sweep_id)
+            self._notified.put(sweep_id)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._mind, name="launch-sweeps", daemon=True)
                 self._thread.start()
 
     def _mind(self) -> None:
         while not self._stopping.is_set():
-            sweep_id = self._heard.get()
+            sweep_id = self._notified.get()
             with self._lock:
                 self._waiting.discard(sweep_id)
             try:

@@ -10,16 +10,16 @@ from typing import Any
 from launch_worker.sweeps.space import nearest
 
 KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
-#: Brackets beyond this iteration are none.
+#: The last iteration at which there may be a bracket.
 _MAX_ITERATION = 1 << 40
 
 
 @dataclass(frozen=True)
 class Hyperband:
-    """When runs are judged, and how many of them go on.
+    """The rule when runs are judged, and how many go on.
 
-    An iteration is one report of the sweep's metric, as in W&B. At each bracket the best 1/eta of the runs that got
-    there go on (https://docs.wandb.ai/guides/sweeps/sweep-config-keys, `early_terminate`).
+    An iteration is one report of the sweep's metric, as in W&B. At each bracket the best 1/eta of the runs that
+    reached it go on (https://docs.wandb.ai/guides/sweeps/sweep-config-keys, `early_terminate`).
     """
 
     brackets: tuple[int, ...]
@@ -28,8 +28,8 @@ class Hyperband:
     def verdict(self, curve: Sequence[float], others: Iterable[Sequence[float]], *, maximize: bool) -> str:
         """Why a run with these values of the metric so far shall be stopped; '' when it may go on.
 
-        It is judged at the last bracket that it reached, by the best value it had until there, and not before so many
-        runs have reached that that one in eta is more than none.
+        A run is judged at the last bracket that it reached, by its best value until there, and only once eta runs or
+        more have reached the bracket.
         """
         reached = [bracket for bracket in self.brackets if bracket <= len(curve)]
         if not reached:
@@ -46,7 +46,7 @@ class Hyperband:
 
 
 def parse_hyperband(said: Any, problems: list[str]) -> Hyperband | None:
-    """W&B's `early_terminate`. What is wrong is added to `problems`."""
+    """Read W&B's `early_terminate`. Mistakes are added to `problems`."""
     found: list[str] = []
     made = _parse(said, found)
     problems += [f"early_terminate: {problem}" for problem in found]

@@ -21,7 +21,7 @@ from launch_worker.sweeps.space import Domain
 #: Samplers that need nothing but the trials themselves. The others keep something with each trial as they go, in forms
 #: that are not safe to read back (pickles): for them the sweep is played again from its beginning.
 _FORGETFUL = ("TPESampler", "RandomSampler", "GPSampler")
-#: So many runs are played for a try: more than the samplers draw at random first.
+#: Runs that are replayed to try a sampler: more than samplers draw at random first.
 _TRIED = 12
 _REMEMBERING_PRUNERS = ("SuccessiveHalvingPruner", "HyperbandPruner")
 
@@ -37,7 +37,7 @@ class Suggestion:
 def suggest(
     config: SweepConfig, trials: Sequence[Trial], *, seed: int, ended: Sequence[int], study: str = "sweep"
 ) -> Suggestion:
-    """What the run after these is to try. The same for the same arguments.
+    """The parameters of the run after these; the same for the same arguments.
 
     `ended` are the indexes of the trials that have ended, in that order. Raises LaunchError when Optuna is not there,
     or its sampler fails.
@@ -56,7 +56,7 @@ def suggest(
                 for trial in trials:
                     made.add_trial(_frozen(optuna, config, trial, distributions))
         else:
-            # Its chance is drawn anew for each run: what is played draws none. One sequence must stay the same one.
+            # A new seed for each run: replayed trials draw nothing. A quasi-random sequence must keep its one seed.
             mixed = seed if engine.name == "QMCSampler" else _mixed(seed, index)
             made = _study(optuna, config, study, sampler=_made(optuna.samplers, engine, seed=mixed))
             _play(optuna, made, config, trials, ended, distributions)
@@ -120,7 +120,7 @@ def check_engines(config: SweepConfig, *, where: str) -> None:
 
 
 def _try_out(config: SweepConfig) -> None:
-    """Some samplers find out only after a few runs that they lack something."""
+    """Try a sampler on a few runs: some find out only then that they lack something."""
     plain = replace(config, method="random", sampler=None)
     trials: list[Trial] = []
     for index in range(_TRIED):
@@ -158,7 +158,7 @@ def _clear_errors(what: str) -> Iterator[None]:
     except LaunchError:
         raise
     except Exception as error:
-        # Someone else's code, with whatever it raises.
+        # The code is Optuna's or a plugin's, and may raise anything.
         raise LaunchError(f"{what} failed: {' '.join(str(error).split())[:500] or type(error).__name__}") from error
 
 
@@ -238,13 +238,13 @@ def _play(
     ended: Sequence[int],
     distributions: Mapping[str, Any],
 ) -> None:
-    """Ask and tell as it was, so that the sampler is where it was; what was drawn then holds."""
+    """Replay the sweep, so that the sampler has the state it had; the values drawn then are kept."""
     asked: list[Any] = []
     told = 0
 
     def tell(until: int) -> None:
         nonlocal told
-        # One that ended before another was drawn, by somebody who knew less.
+        # A trial that ended before this one was drawn by a process that had not seen that end.
         while told < min(until, len(ended)) and ended[told] < len(asked):
             trial = trials[ended[told]]
             told += 1
@@ -276,7 +276,7 @@ def _pruned(config: SweepConfig, engine: Engine, trials: Sequence[Trial], live: 
                 for step, value in trial.curve:
                     asked[trial.index].report(value, step)
         if remembers:
-            # By step, as runs that began together tell them.
+            # In the order of steps, as runs that began together report them.
             for step, index, told in sorted((step, t.index, value) for t in trials for step, value in t.curve):
                 asked[index].report(told, step)
                 if asked[index].should_prune():

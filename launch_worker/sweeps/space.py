@@ -12,13 +12,13 @@ from fractions import Fraction
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
-#: Beyond it not every whole number is a double.
+#: The largest whole number up to which each one is a double.
 MAX_WHOLE = 1 << 53
-#: exp() of more is no double.
+#: The largest exponent whose exp() is a double.
 _MAX_EXPONENT = 700.0
 MAX_VALUES = 100_000
 _MAX_DEPTH = 10
-#: A draw from 0 to 1 keeps so far from both: the quantiles there are infinite.
+#: Distance of a draw between 0 and 1 from both ends, where quantiles are infinite.
 _EDGE = 1e-9
 
 #: Each distribution, the keys that it must have, and those that it may have.
@@ -48,12 +48,12 @@ _DEFAULTS = {"q": 1, "mu": 0, "sigma": 1, "a": 1, "b": 1}
 
 
 class Domain(NamedTuple):
-    """What a search draws: one of the whole numbers, or of the numbers, from `low` to `high`."""
+    """The range that a search draws from: whole numbers, or numbers, from `low` to `high`."""
 
     kind: Literal["choice", "int", "float"]
     low: float
     high: float
-    #: Evenly by its logarithm.
+    #: Whether the logarithm is drawn evenly.
     log: bool = False
 
 
@@ -65,7 +65,7 @@ class Dimension:
     distribution: str
     values: tuple[Any, ...] = ()
     probabilities: tuple[float, ...] = ()
-    #: min, max, q, mu, sigma, a, b: those that the distribution has.
+    #: Numbers of the distribution, of min, max, q, mu, sigma, a, b.
     numbers: Mapping[str, int | float] = field(default_factory=dict)
 
     @property
@@ -74,7 +74,7 @@ class Dimension:
 
     @property
     def domain(self) -> Domain | None:
-        """None for a constant: nothing is drawn."""
+        """The range to draw from; None for a constant."""
         if len(self.values) == 1:
             return None
         if self.distribution == "categorical":
@@ -112,7 +112,7 @@ class Dimension:
 
     @property
     def grid_size(self) -> int | None:
-        """How many values it has; None for one with endlessly many."""
+        """Number of its values; None where there is no end of them."""
         if self.values:
             return len(self.values)
         if self.distribution in ("int_uniform", "q_uniform"):
@@ -122,7 +122,7 @@ class Dimension:
         return None
 
     def grid_value(self, number: int) -> Any:
-        """The one with this number, from 0."""
+        """The value with this number, from 0."""
         if self.values:
             return self.values[number]
         domain = self.domain
@@ -131,7 +131,7 @@ class Dimension:
 
     @property
     def _bounds(self) -> tuple[float, float]:
-        """Of the values themselves: some distributions have exponents as their min and max."""
+        """The bounds of the values: some distributions have exponents as their min and max."""
         least, most = self.numbers["min"], self.numbers["max"]
         if self.distribution in ("log_uniform", "q_log_uniform"):
             return math.exp(least), math.exp(most)
@@ -147,7 +147,7 @@ class Dimension:
         return math.ceil(_exact(least) / step), math.floor(_exact(most) / step)
 
     def _multiple(self, count: int) -> int | float:
-        """In decimal, as it would be written: 3 * 0.1 is 0.3."""
+        """A multiple of q, computed in decimal: 3 * 0.1 is 0.3."""
         step = self.numbers["q"]
         return count * step if isinstance(step, int) else float(count * Decimal(repr(step)))
 
@@ -200,7 +200,7 @@ class Space:
 
 
 def parse_space(parameters: Any, problems: list[str]) -> Space:
-    """W&B's `parameters`. What is wrong is added to `problems`, one sentence each."""
+    """W&B's `parameters`. Mistakes are added to `problems`, one sentence each."""
     dimensions: list[Dimension] = []
     if not isinstance(parameters, Mapping) or not parameters:
         problems.append("parameters: must be a map of names to what each may be, such as lr: {min: 0.001, max: 0.1}")
@@ -274,7 +274,7 @@ def _parse_dimension(said: Mapping[Any, Any], path: tuple[str, ...], problems: l
 
 
 def _usual_distribution(said: Mapping[Any, Any]) -> str | None:
-    """What W&B takes where no distribution is named."""
+    """The distribution that W&B takes where none is named."""
     if "value" in said:
         return "constant"
     if "values" in said:
@@ -406,7 +406,7 @@ def _shown(value: Any) -> str:
 
 
 def _exact(number: float) -> Fraction:
-    """As it is written, not as the nearest double has it: 0.3 is 3 times 0.1."""
+    """The number as it is written, not the nearest double: 0.3 is 3 times 0.1."""
     return Fraction(repr(number)) if isinstance(number, float) else Fraction(number)
 
 
