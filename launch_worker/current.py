@@ -1,8 +1,7 @@
 """Speaks for a job with its worker, and says whether the job shall stop. Outside a run it does nothing.
 
 `docs/jobs.md` has the protocol: lines of JSON in a file of the run's own folder, so that a job in any language can use
-it, and no password of Redis reaches a job. A job may import this first: it takes nothing but the standard library, and
-little of that.
+it, and no password of Redis reaches a job. Imports stay minimal, and from the standard library: jobs' start-up time.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-#: Names in the run's folder (LAUNCH_RUN_DIR): what the job appends to, and what is there once it shall stop.
+#: Names of files in the run's folder (LAUNCH_RUN_DIR): the job appends to one, the other appears once it shall stop.
 TO_WORKER = "to_worker"
 STOP = "stop"
-#: A job that calls `heartbeat` in its innermost loop must not pay for it.
+#: Seconds between two reported heartbeats: a job may call `heartbeat` in its innermost loop.
 _HEARTBEAT_EVERY_S = 0.1
 
 _current: CurrentRun | None = None
@@ -27,7 +26,7 @@ _current: CurrentRun | None = None
 def current_run() -> CurrentRun:
     """The run that this process is the job of (or a part of it: children inherit that); always the same object.
 
-    Outside a run it is false, and whatever is called of it does nothing. Thread-safe.
+    Outside a run it is false, and its methods do nothing. Thread-safe.
     """
     global _current
     if _current is None:
@@ -38,19 +37,19 @@ def current_run() -> CurrentRun:
 class CurrentRun:
     """A job's view of its run. Nothing here raises because of the worker, a full disk or a missing folder.
 
-    A value that JSON does not know is told as its `.item()` (numpy, torch), or else as text.
+    A value that JSON does not know is reported as its `.item()` (numpy, torch), or else as text.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        #: '' outside a run, as all other names.
+        #: Id of the run; '' outside a run, as all other names.
         self.id = env.get("LAUNCH_RUN_ID", "")
         self.name = env.get("LAUNCH_NAME", "")
         self.project = env.get("LAUNCH_PROJECT", "")
         self.queue = env.get("LAUNCH_QUEUE", "")
-        #: From 1; 0 outside a run.
+        #: Number of the attempt, from 1; 0 outside a run.
         self.attempt = _number(env.get("LAUNCH_ATTEMPT", ""))
         self.sweep_id = env.get("LAUNCH_SWEEP_ID", "")
-        #: As `wandb.Run.summary`, the last value of each name, as far as this process told it. Setting one tells it.
+        #: Last value of each name that this process reported, as `wandb.Run.summary`. Setting one reports it.
         self.summary = Summary(self)
         self._folder = env.get("LAUNCH_RUN_DIR", "")
         self._config_path = env.get("LAUNCH_CONFIG", "")
@@ -74,7 +73,7 @@ class CurrentRun:
         return self._config
 
     def heartbeat(self) -> None:
-        """A sign of life, for `--stall-timeout`. Cheap enough for an inner loop: ten a second are told at most."""
+        """A sign of life, for `--stall-timeout`. Cheap enough for an inner loop: at most ten a second are reported."""
         now = time.monotonic()
         if self._beat_at is None or now - self._beat_at >= _HEARTBEAT_EVERY_S:
             self._beat_at = now
@@ -97,13 +96,14 @@ class CurrentRun:
     def finish(self, exit_code: int | None = 0) -> None:
         """The run is Finished now (Failed with another exit code than 0), whatever becomes of this process later.
 
-        As `wandb.Run.finish`. Nothing that is told afterwards is heard. The run's slot and devices stay its own until
-        all of its processes are gone, and how they ended is noted beside. One that will be tried again fails only then.
+        As `wandb.Run.finish`. Reports after it are ignored. The run's slot and devices stay its own until
+        all of its processes are gone, and how they ended is noted beside. A run that will be tried again fails only
+        then.
         """
         import sys
 
         for stream in (sys.stdout, sys.stderr):
-            # Closed, or none at all. `contextlib` would cost more to import than all of this module.
+            # The stream may be closed, or None. Importing `contextlib` would cost more than all of this module.
             try:  # noqa: SIM105
                 stream.flush()
             except (OSError, ValueError, AttributeError):
@@ -114,13 +114,13 @@ class CurrentRun:
     def mark_preempting(self) -> None:
         """This machine is about to be taken away: however the run ends now, it goes back to its queue under its id.
 
-        As `wandb.Run.mark_preempting`, but for exit code 0 too: call `finish` if it is done. Also when nothing more is
-        heard of the machine. At most `--max-preemptions` times.
+        As `wandb.Run.mark_preempting`, but for exit code 0 too: call `finish` if it is done. It also holds when the
+        machine goes silent. At most `--max-preemptions` times.
         """
         self._tell({"preempting": True})
 
     def should_stop(self) -> bool:
-        """Whether somebody asked for the run's end (or a limit was reached). Costs a look at the file system.
+        """Whether the run's end was asked for (or a limit was reached). Costs a look at the file system.
 
         A job that has called this once gets half of its grace (`--grace`) to end by itself before SIGTERM. Its run is
         Killed all the same, unless it calls `finish`.
@@ -158,7 +158,7 @@ class CurrentRun:
         except OSError:
             return
         try:
-            # What a full disk cut off must not spoil the next line.
+            # A line that a full disk cut off must not spoil the next one.
             whole = b"\n" + line if self._is_torn else line
             self._is_torn = os.write(fd, whole) < len(whole)
         except OSError:
@@ -168,7 +168,7 @@ class CurrentRun:
 
 
 class Summary(dict[str, "Any"]):
-    """A dict of which each value that is set is told. A name that was told stays in the record: `del` is local."""
+    """A dict that reports each value that is set. A reported name stays in the record: `del` is local."""
 
     def __init__(self, run: CurrentRun) -> None:
         super().__init__()
@@ -179,10 +179,10 @@ class Summary(dict[str, "Any"]):
         self._run._tell({"summary": {name: value}})
 
     def update(self, *args: Any, **values: Any) -> None:
-        """All in one line."""
-        told = dict(*args, **values)
-        super().update(told)
-        self._run._tell({"summary": told})
+        """Set all, reported in one line."""
+        reported = dict(*args, **values)
+        super().update(reported)
+        self._run._tell({"summary": reported})
 
     def setdefault(self, name: str, default: Any = None) -> Any:
         if name not in self:

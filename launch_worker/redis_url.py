@@ -34,7 +34,7 @@ _SENTINEL_FORM = (
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """One that was read. User and password are those of the Redis servers; sentinels are asked without."""
+    """A URL that was read. User and password are those of the Redis servers; sentinels are asked without."""
 
     scheme: str
     #: Host and port of the server, or of each sentinel.
@@ -42,18 +42,18 @@ class RedisUrl:
     db: int = 0
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
-    #: By which name the sentinels know the servers.
+    #: Name by which the sentinels know the servers.
     master: str = ""
-    #: Of the connection, as redis-py and kombu both name them.
+    #: Options of the connection, named as in redis-py and kombu.
     tls: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> RedisUrl:
-        """Raises SettingsError, which holds nothing of the text: a part of it may be a password."""
+        """Read a URL. Raises SettingsError, which repeats nothing of the text: a part of it may be a password."""
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in _SCHEMES or any(char < " " or char == "\x7f" for char in text):
             raise SettingsError(_FORM)
-        # By the last @ of all, so that a password may hold whatever it likes, and no part of it is taken for a host.
+        # Split at the last @, so that a password may have any character, and no part of it is taken for a host.
         login, _, place = rest.rpartition("@")
         username, _, password = login.partition(":")
         if username and not password:
@@ -75,7 +75,7 @@ class RedisUrl:
         if wrong or (len(servers) > 1 and scheme != "sentinel"):
             raise SettingsError(_FORM)
         if not re.fullmatch(r"[0-9]{0,9}", path):
-            # redis-py would take another word for 0.
+            # redis-py would read another word as 0.
             raise SettingsError("LAUNCH_REDIS_URL must end with the number of a database, as in redis://HOST:PORT/0")
         return cls(
             scheme,
@@ -89,7 +89,7 @@ class RedisUrl:
 
     @property
     def shown(self) -> str:
-        """Without user, password and options."""
+        """The URL without user, password and options."""
         login = "***@" if self.password else ""
         path = f"{self.master}/{self.db}" if self.master else str(self.db)
         return f"{self.scheme}://{login}{','.join(map(_written, self.servers))}/{path}"
@@ -101,7 +101,7 @@ class RedisUrl:
 
 
 def mask_url(url: str) -> str:
-    """Any URL without user name, password and the values of its options, wherever they stand in it."""
+    """The URL without user name, password and values of options, even where it is no sound URL."""
     try:
         return RedisUrl.parse(url).shown
     except SettingsError:

@@ -23,42 +23,42 @@ NO_WORK_DIR = Path("/dev/null/launch-worker")
 
 @dataclass(frozen=True)
 class Settings:
-    """What one process goes by. Durations are seconds, sizes bytes."""
+    """The settings of one process. Durations are seconds, sizes bytes."""
 
     redis_url: str = DEFAULT_REDIS_URL
     project: str = ""
     work_dir: Path = Path("launch-worker")
-    #: An agent renews the leases of all its runs this often.
+    #: Seconds between two renewals of a worker's leases.
     heartbeat_s: float = 5.0
-    #: A run whose lease was not renewed for so long is Crashed.
+    #: Seconds of a lease: a run whose lease was not renewed for as long is Crashed.
     lease_s: float = 30.0
-    #: How often the beat passes look for stale, cancelled, due and lost runs.
+    #: Seconds between two passes over stale, cancelled, due and lost runs.
     pass_s: float = 5.0
-    #: Ended runs are deleted, with their logs, after this time.
+    #: Seconds after which ended runs are deleted, with their logs.
     retention_s: float = 30 * 86400.0
-    #: The newest output that is kept in Redis of each attempt.
+    #: Bytes of an attempt's newest output that are kept in Redis.
     log_bytes: int = 1 << 20
-    #: About the disk that a running attempt's output may take on its worker.
+    #: Bytes of disk, about, that a running attempt's output may take on its worker.
     log_file_bytes: int = 64 << 20
-    #: Where uploaded folders are kept: UPLOADS_IN_REDIS, or a URL that fsspec knows.
+    #: Storage of uploaded folders: UPLOADS_IN_REDIS, or a URL that fsspec knows.
     upload_url: str = UPLOADS_IN_REDIS
-    #: The most that an uploaded folder may have, compressed.
+    #: Bytes of an uploaded folder at most, compressed.
     upload_bytes: int = 100 << 20
-    #: A run that waits so long for GPUs, cores or memory has a worker collect them for it.
+    #: Seconds that a run waits for GPUs, cores or memory before a worker collects them for it.
     backfill_s: float = 300.0
-    #: How many runs may have the same device at once.
+    #: Runs that may have the same device at once.
     gpus_share: int = 1
-    #: Jobs see what W&B's SDK goes by: WANDB_RUN_ID and the like.
+    #: Whether jobs get the variables of W&B's SDK: WANDB_RUN_ID and the like.
     wandb_env: bool = True
-    #: Where a worker answers probes over HTTP.
+    #: Address at which a worker answers probes over HTTP.
     health_address: tuple[str, int] | None = None
-    #: What a worker touches at each heartbeat that reached Redis.
+    #: File that a worker touches at each heartbeat that reached Redis.
     health_file: Path | None = None
-    #: Nobody else is on this machine (a container): the work folder may be one that everybody may write to.
+    #: Whether this machine has no other users (a container): the work folder may then be writable for everybody.
     work_dir_trusted: bool = False
-    #: Workers and beat go to a Redis that strangers may be able to write to.
+    #: Whether workers and beat may use a Redis that strangers may be able to write to.
     is_insecure: bool = False
-    #: With less than this free on its disk a worker takes no runs; None: 64 MiB, or 5 % of a smaller disk.
+    #: Bytes free on its disk below which a worker takes no runs; None: 64 MiB, or 5 % of a smaller disk.
     min_free_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class Settings:
         if self.log_bytes < 4096:
             raise SettingsError("LAUNCH_LOG_BYTES must be at least 4096")
         if self.upload_url != UPLOADS_IN_REDIS and not re.match(r"[a-z][a-z0-9+.:-]*://", self.upload_url):
-            # Not shown either.
+            # The text is not shown either.
             raise SettingsError(
                 f"LAUNCH_UPLOAD_URL must be {UPLOADS_IN_REDIS}, or a URL such as file:///shared/uploads or s3://bucket/uploads"
             )
@@ -95,7 +95,7 @@ class Settings:
 
     @property
     def settle_s(self) -> float:
-        """How long workers may take to report after an outage, before others decide about their runs.
+        """Seconds for workers to report after an outage, before others decide about their runs.
 
         At least as long as a heartbeat may wait to try again (`outage`), and the try itself.
         """
@@ -132,7 +132,7 @@ class Settings:
             pass_s=seconds("LAUNCH_PASS_S", cls.pass_s),
             retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
             log_bytes=log_bytes,
-            # What is not in Redis yet must still be in the file.
+            # Output that is not in Redis yet must still be in the file.
             log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),
             min_free_bytes=size("LAUNCH_MIN_FREE_BYTES", 0) if env.get("LAUNCH_MIN_FREE_BYTES") else None,
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
@@ -153,7 +153,7 @@ def _switch(name: str, text: str) -> bool:
 
 
 def _address(text: str) -> tuple[str, int] | None:
-    """`8080` is on loopback; others are `0.0.0.0:8080`, `[::]:8080`."""
+    """Host and port of `8080` (on loopback), `0.0.0.0:8080` or `[::]:8080`."""
     if not text:
         return None
     host, _, port = text.rpartition(":")
@@ -170,7 +170,7 @@ def _work_dir(env: Mapping[str, str]) -> Path:
 
 
 def _home(env: Mapping[str, str]) -> str:
-    """'' for a user without one. Never a folder that others may write to, as /tmp would be."""
+    """The user's home; '' for a user without one. Never a folder that others may write to, as /tmp would be."""
     if env.get("HOME"):
         return env["HOME"]
     try:

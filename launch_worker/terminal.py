@@ -83,11 +83,11 @@ def state(word: str) -> Styled:
     return styled(word, colour=COLOURS.get(word))
 
 
-#: What a job may say to a terminal: its colours. A line that ends as on Windows ends.
+#: Sequences of a job that reach a terminal: colours, and a line's end as on Windows.
 _ALLOWED = re.compile(r"\x1b\[[0-9;:]{0,60}m|\r\n|[^\n\t\x20-\x7e]")
-#: The beginning of an escape that could be a colour, or of a line's end.
+#: Beginning of an escape that could be a colour, or of a line's end.
 _UNFINISHED = re.compile(r"(\x1b(\[[0-9;:]{0,60})?|\r)$")
-#: Blanks, and joiners within letters and emoji.
+#: Characters that pass: blanks, and joiners within letters and emoji.
 _HARMLESS = "\xa0\u200c\u200d\u202f\u3000"
 
 
@@ -119,7 +119,7 @@ class JobOutput:
         self._put(data)
 
     def end(self) -> None:
-        """What is left; and the colours end here."""
+        """Print the rest, and end the colours."""
         if self._is_shown:
             left = self._shown(self._rest + self._decoder.decode(b"", True))
             self._rest = ""

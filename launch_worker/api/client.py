@@ -25,7 +25,7 @@ from launch_worker.untrusted.text import read_json
 
 __all__ = ["Api", "Run", "Runs", "current_folder", "me", "submit", "submit_many"]
 
-# Who looks at runs asked for no log lines; a worker configures its own.
+# A program that looks at runs asked for no log lines. A worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
 
 
@@ -43,10 +43,9 @@ class Api(QueueApi, SweepApi):
     ) -> Run:
         """Write the run and its queue item in one step; the queue's and its pool's defaults complete what was given.
 
-        `run` are RunSpec's arguments, of those that were really given. It waits for `at_us` (server microseconds), or
-        for so long. With `run_id` (as `new_run_id` makes them) a repeated call changes nothing and returns the run that
-        there is, with `is_new` False. `strict` refuses a queue that nobody knows. Raises InputError,
-        BrokerUnavailableError.
+        `run` are arguments of RunSpec, only those that were given. The run waits for `at_us` (server microseconds), or
+        for `delay_s`. With `run_id` (as `new_run_id` makes them) a repeated call changes nothing and returns the
+        existing run, with `is_new` False. `strict` refuses an unknown queue. Raises InputError, BrokerUnavailableError.
         """
         given = _given(run) if isinstance(run, RunSpec) else run
         sent = self.send(given, delay_s=delay_s, at_us=at_us, strict=strict, run_id=run_id)
@@ -116,7 +115,7 @@ class Api(QueueApi, SweepApi):
         return killed, asked
 
     def workers(self) -> list[Worker]:
-        """The live workers, as they last spoke."""
+        """The live workers, as their last heartbeats described them."""
         return [Worker.from_description(description) for description in self.store.workers_now()]
 
 
@@ -162,7 +161,7 @@ def submit(
 ) -> Run:
     """Submit a command (a list of arguments) to a queue and return its run at once.
 
-    What is None is the queue's default, then its pool's, then RunSpec's. Durations are seconds or text such as `5m`.
+    For None the queue's default holds, then its pool's, then RunSpec's. Durations are seconds or text such as `5m`.
     `env_from` names variables whose values the worker supplies. Without `cwd` the job starts in this process's folder
     where the worker has it, else in a fresh one. With `uri` (a git repository, GIT_URL[@REF]) or `upload` (a folder of
     this machine) it starts in that code, in the folder `cwd` of it. With `image` it is a container, `command` the
@@ -187,8 +186,8 @@ def submit(
 def submit_many(items: Iterable[Mapping[str, Any]], *, api: Api | None = None, strict: bool = False) -> list[Run]:
     """Submit many runs, each a map of `submit`'s arguments and `array` (`0-99%8`: numbered runs, at most 8 at once).
 
-    All are checked before the first is sent, and sent many in a round trip. Raises as `submit`; what was sent before
-    an outage stays.
+    All are checked before the first is sent, and sent many in a round trip. Raises as `submit`; runs that
+    were sent before an outage stay.
     """
     api = api or Api()
     folder = current_folder() or "/"
@@ -202,7 +201,7 @@ def submit_many(items: Iterable[Mapping[str, Any]], *, api: Api | None = None, s
 
 
 def _item(options: Mapping[str, Any], folder: str = "") -> Item:
-    """The arguments as JSON has them."""
+    """The arguments as an item: first as JSON has them."""
     plain = {name: _plain(value) for name, value in options.items() if value is not None}
     return read_options(plain, folder=folder or current_folder() or "/")
 
@@ -218,5 +217,5 @@ def _plain(value: Any) -> Any:
 
 
 def _given(spec: RunSpec) -> dict[str, Any]:
-    """A finished spec as arguments: what differs from the defaults."""
+    """The arguments of a finished spec: those that differ from the defaults."""
     return {name: getattr(spec, name) for name in (*read_json(spec.to_json()), "name")}

@@ -14,24 +14,24 @@ _WHY_S = 1.0
 
 
 class Connection(Submitter):
-    """What every part of `Api` stands on: the settings, and the store, which is connected to at its first call."""
+    """The base of `Api`'s parts: the settings, and the store, which is connected to at its first call."""
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         super().__init__(url, settings=settings)
-        #: By queue: when it was found out why its runs wait, and why.
+        #: Monotonic time and answer of the last look why a queue's runs wait, by queue.
         self._why_waiting: dict[str, tuple[float, str]] = {}
 
     @property
     def store(self) -> Store:
-        """Connected to at its first call."""
+        """The store, connected to at its first call."""
         if not isinstance(self._store, Store):
             self._store = Store(self.settings.redis_url, settle_s=self.settings.settle_s)
         return self._store
 
     def why_waiting(self, queue: str) -> str:
-        """Why a run of a queue, which is ready and breaks no limit, has not been taken; '' where that is a moment's.
+        """Why a ready run of a queue that breaks no limit has not been taken; '' where it will be in a moment.
 
-        What was found is told again for a second: lists ask for each of their runs.
+        An answer is kept for a second: lists ask for each of their runs.
         """
         known = self._why_waiting.get(queue)
         if known is None or time.monotonic() - known[0] > _WHY_S:

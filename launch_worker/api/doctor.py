@@ -25,29 +25,29 @@ from launch_worker.store.redis.connection import OLDEST_SERVERS
 from launch_worker.store.redis.safety import INSECURE, is_loopback, why_unsafe
 from launch_worker.untrusted.ownership import why_not_ours
 
-#: Free space in the work dir below which a worker cannot be trusted to keep logs and reports.
+#: Bytes free in the work dir below which a worker may fail to keep logs and reports.
 _LOW_DISK_BYTES = 256 << 20
-#: How many of the oldest waiting runs are looked at: `status` must not read a million.
+#: Oldest waiting runs that are looked at: `status` must not read a million.
 _FIRST_RUNS = 200
 _GIB = 1 << 30
-#: How far the clock here may be from the server's: more is worth a word, or a mend.
+#: Seconds between this clock and the server's from which there is a warning, and an error.
 _CLOCK_S, _WRONG_CLOCK_S = 2.0, 60.0
-#: Of the memory that Redis may take.
+#: Share of its memory limit from which Redis is nearly full.
 _NEARLY_FULL = 0.9
-#: While one of these is so, neither workers nor passes can write that they are well.
+#: Findings that keep workers and passes from writing that they are well.
 _NO_WRITES = frozenset({"redis.replica", "redis.full", "redis.not-saved"})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
-    #: ok, warning, or error: something that must be mended.
+    #: Level: ok, warning, or error (something must be mended).
     level: str
-    #: What it is about, for machines: `redis.full`.
+    #: Name of the check for machines: `redis.full`.
     name: str
     cause: str
-    #: What to do; '' for what is well.
+    #: Advice what to do; '' where all is well.
     advice: str = ""
 
     @property
@@ -65,7 +65,7 @@ class Finding:
 
 
 def problems(api: Api, seen: Mapping[str, Any]) -> list[Finding]:
-    """All that is not well, as far as it can be told at a glance; `seen` is an `overview`."""
+    """The warnings and errors that an `overview` (`seen`) and a few reads show."""
     return [finding for finding in _at_a_glance(api, seen) if finding.level != "ok"]
 
 
@@ -257,7 +257,7 @@ def _runs(count: int) -> str:
 
 
 def _too_big(api: Api, workers: list[dict[str, Any]]) -> Iterator[Finding]:
-    """What no live worker of its queue could run even alone: each queue's oldest such run."""
+    """Each queue's oldest run that no live worker of it could run even alone."""
     found: set[str] = set()
     for record in islice(api.store.runs({"state": {RunState.PENDING}}, newest_first=False), _FIRST_RUNS):
         consumers = [worker for worker in workers if record.queue in worker["queues"]]
@@ -275,7 +275,7 @@ def _too_big(api: Api, workers: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _why_never(needs: str, workers: list[dict[str, Any]]) -> str:
-    """What is wanted that none of these workers has; '' where one fits, or an older one does not say what it has."""
+    """The need that none of these workers meets; '' where one does, or an older one does not report what it has."""
     if any("devices" not in worker for worker in workers):
         return ""
     wanted = parse_needs(needs)

@@ -23,10 +23,10 @@ MAX_CONDITIONS = 200
 MAX_CHOICES = 1000
 MAX_DEPTH = 20
 MAX_PATH = 200
-#: A longer text is matched up to here.
+#: Characters of a text that are matched.
 MAX_MATCHED = 4096
 
-#: Fields of which the store has an index; each run has one value of each at most.
+#: Fields that the store has an index of; a run has at most one value of each.
 INDEXED = ("sweep", "project", "queue", "state")
 
 _LEVELS = {step: word for word, step in PRIORITIES.items()}
@@ -34,7 +34,7 @@ _LEVELS = {step: word for word, step in PRIORITIES.items()}
 
 @dataclass(frozen=True)
 class _Field:
-    """What a filter can name: its kind says which operands and operators make sense."""
+    """A field that a filter can name. Its kind decides about operands and operators."""
 
     kind: str
     read: Callable[[Record], Any]
@@ -65,7 +65,7 @@ _MAPS: dict[str, Callable[[Record], Mapping[str, Any]]] = {
     "config": lambda record: record.config,
     "summary": lambda record: record.summary_values,
 }
-#: W&B's names of the same.
+#: W&B's names of our fields.
 _ALIASES = {
     "display_name": "name",
     "displayName": "name",
@@ -81,7 +81,7 @@ _OPERATORS = ("$eq", "$ne", "$in", "$nin", *_ORDERED, "$regex", "$exists", "$not
 _TOGETHER = ("$and", "$or", "$nor")
 
 _Test = Callable[[Any], bool]
-#: For each indexed field the values that a run must have one of.
+#: Values of indexed fields: a run must have one of each field's.
 Narrow = dict[str, frozenset[str]]
 
 
@@ -90,15 +90,15 @@ class Filter:
     """A checked filter."""
 
     matches: Callable[[Record], bool]
-    #: What an index can leave out before: a run that fits has one of these values.
+    #: Values of indexed fields, one of which a fitting run has: an index leaves out all others.
     narrow: Narrow
-    #: `narrow` says all that the filter says.
+    #: Whether `narrow` says all that the filter says.
     is_decided: bool
 
 
 @dataclass(frozen=True)
 class Order:
-    """By what runs are sorted, and which way."""
+    """The field by which runs are sorted, and the direction."""
 
     path: str
     is_descending: bool
@@ -108,7 +108,7 @@ class Order:
         return self.path == "created_at"
 
     def key(self, record: Record) -> tuple[int, Any] | None:
-        """Comparable with those of other records; None for one without the value, which comes last either way."""
+        """The sort key of a record; None for a record without the value, which comes last in both directions."""
         value = _reader(self.path)(record)
         if self.path == "state":
             return 0, list(RunState).index(record.state)
@@ -186,7 +186,7 @@ class _Parser:
             for kind in INDEXED
             if all(kind in part.narrow for part in parts)
         }
-        # Of several fields the union of each is more than the union of the pairs.
+        # With several fields the union by field has more than the union of the alternatives.
         decided = all(part.is_decided and len(part.narrow) == 1 for part in parts) and len(narrow) == 1
         return _Node(lambda record: any(part.matches(record) for part in parts), narrow, decided)
 
@@ -229,7 +229,7 @@ def _all(parts: Sequence[_Node]) -> _Node:
 
 
 def _tester(path: str, kind: str, word: str, operand: Any) -> tuple[_Test, list[Any] | None]:
-    """What tests a value, and for $eq and $in the values that it looks for."""
+    """A test of a value, and for $eq and $in the values that pass it."""
     if word == "$exists":
         if not isinstance(operand, bool):
             raise InputError(f"$exists of {path} must be true or false, not {_shown(operand)}")
@@ -294,7 +294,7 @@ def _regex(path: str, kind: str, operand: Any) -> _Test:
 
 
 def _operand(path: str, kind: str, word: str, value: Any) -> Any:
-    """The value as the record has it. None is "not there"."""
+    """The operand as the record has such values. None is "not there"."""
     if value is None:
         return None
     if kind == "time":
@@ -342,7 +342,7 @@ def _has(value: Any, wanted: Any) -> bool:
 
 
 def _is_same(value: Any, wanted: Any) -> bool:
-    # 1 and true are two things.
+    # 1 and true are equal in Python, and differ in JSON.
     return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 

@@ -12,7 +12,7 @@ def overview(api: Api) -> dict[str, Any]:
     """Runs by state, queues, pools, workers, and when each pass last began."""
     store = api.store
     workers = store.workers_now()
-    # Counted by Redis: the records of all Running runs would be read for this alone.
+    # Redis counts: else all Running records would be read for this alone.
     lines = store.lines()
     by_queue = {name: store.running_in("queue", name) for name in lines}
     pools = {name: store.settings_of("pool", name) for name in store.pools()}

@@ -15,38 +15,38 @@ if TYPE_CHECKING:
     from launch_worker.queues.pool import PoolConfig
     from launch_worker.queues.queue import QueueConfig
 
-#: Where a queue stands in its pool that was given no rank.
+#: Rank in its pool of a queue that was given none.
 USUAL_RANK = 1000
 MAX_RANK = 1_000_000
 
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue as it was when it was read."""
+    """A queue at the time it was read."""
 
     name: str
     #: Most runs of it at once; None for no limit.
     limit: int | None
     paused: bool
-    #: The pool that it is in, '' for none, and its place there, 1 being the first.
+    #: Name of its pool, '' for none, and its place there, 1 the first.
     pool: str
     rank: int | None
-    #: Runs that are ready, and those that wait for their time or for other runs.
+    #: Numbers of runs that are ready, and of runs that wait for their time or for other runs.
     waiting: int
     later: int
     running: int
-    #: Live workers that consume it.
+    #: Number of live workers that consume it.
     workers: int
     #: The JSON of `launch_worker.queues.queue.QueueConfig`, '' for none.
     config_json: str = ""
-    #: Why its configuration cannot be read; runs are refused meanwhile.
+    #: Reason why its configuration cannot be read; runs are refused meanwhile. '' for none.
     problem: str = ""
-    #: What an admin configured, a map for each setting that is set.
+    #: Settings that an admin set, by name.
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> QueueConfig:
-        """Raises InputError when it is damaged."""
+        """The configuration. Raises InputError when it is damaged."""
         return _queue_config(self.config_json)
 
     def as_json(self) -> dict[str, Any]:
@@ -73,12 +73,12 @@ class Queue:
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool as it was when it was read."""
+    """A pool at the time it was read."""
 
     name: str
     limit: int | None
     paused: bool
-    #: Its queues, the one that is served first first.
+    #: Names of its queues, in the order in which they are served.
     queues: tuple[str, ...]
     waiting: int
     running: int
@@ -88,7 +88,7 @@ class Pool:
 
     @property
     def config(self) -> PoolConfig:
-        """Raises InputError when it is damaged."""
+        """The configuration. Raises InputError when it is damaged."""
         return _pool_config(self.config_json)
 
     def as_json(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class PoolSettings(TypedDict, total=False):
 
     #: Most runs at once of all its queues.
     limit: int | None
-    #: What runs get where neither they nor their queue say it: options of `launch-submit` by their names.
+    #: Defaults of runs, behind those of their queue: options of `launch-submit` by name.
     defaults: Mapping[str, Any] | None
     description: str | None
 
@@ -154,7 +154,7 @@ class QueueApi(Connection):
         return self.queue(name)
 
     def queue(self, name: str) -> Queue:
-        """Raises InputError when there is none of this name."""
+        """The queue of this name. Raises InputError when there is none."""
         lines = self.store.lines()
         if name not in lines:
             raise _no_queue(name)
@@ -165,12 +165,12 @@ class QueueApi(Connection):
         return [self._queue(name, *line) for name, line in self.store.lines().items()]
 
     def pause_queue(self, name: str) -> None:
-        """Nothing of the queue starts any more; what runs goes on."""
+        """Let nothing of the queue start any more. Running runs go on."""
         self._known_queue(name)
         self.store.configure("queue", name, {"paused": "1"})
 
     def resume_queue(self, name: str) -> None:
-        """The opposite: what waits starts at once where there is place."""
+        """Let a paused queue go on: waiting runs start at once where there is place."""
         self._known_queue(name)
         self.store.configure("queue", name, {"paused": None})
 
@@ -198,7 +198,7 @@ class QueueApi(Connection):
         return self.pool(name)
 
     def pool(self, name: str) -> Pool:
-        """Raises InputError when there is none of this name."""
+        """The pool of this name. Raises InputError when there is none."""
         self._known_pool(name)
         return self._pool(name, self.store.queues())
 
@@ -208,12 +208,12 @@ class QueueApi(Connection):
         return [self._pool(name, waiting) for name in self.store.pools()]
 
     def pause_pool(self, name: str) -> None:
-        """Nothing of any queue of the pool starts any more; what runs goes on."""
+        """Let nothing of any queue of the pool start any more. Running runs go on."""
         self._known_pool(name)
         self.store.configure("pool", name, {"paused": "1"})
 
     def resume_pool(self, name: str) -> None:
-        """The opposite; a queue that is paused itself stays so."""
+        """Let a paused pool go on; a queue that is paused itself stays paused."""
         self._known_pool(name)
         self.store.configure("pool", name, {"paused": None})
 
@@ -312,7 +312,7 @@ class QueueApi(Connection):
 
 
 def _queue_config(text: str) -> QueueConfig:
-    # Imported by those who need it: a person waits for `launch-submit`.
+    # Imported on demand: start-up time of `launch-submit`.
     from launch_worker.queues.queue import QueueConfig
 
     return QueueConfig.from_json(text)
@@ -342,7 +342,7 @@ def _numbers(given: dict[str, Any]) -> dict[str, str | None]:
     }
 
 
-#: What stands for a setting that was taken away.
+#: Values of settings that were taken away.
 _NOTHING: dict[str, Any] = {"resource": "", "variables": {}, "macro_env": (), "priorities": True, "description": ""}
 
 
@@ -362,7 +362,7 @@ def _kept(config: QueueConfig | PoolConfig) -> str | None:
 
 
 def _readable(read: Any, text: str) -> tuple[dict[str, Any], str]:
-    """The settings for showing, and why there are none."""
+    """The settings for people, and the reason why there are none, '' for no reason."""
     try:
         settings: dict[str, Any] = read_json(read(text).to_json())
     except InputError as error:

@@ -26,11 +26,11 @@ from launch_worker.submission.submitter import me
 if TYPE_CHECKING:
     from launch_worker.store.store import Store
 
-#: Longest block on Redis in one call; a wait is a loop of these.
+#: Seconds of the longest block on Redis in one call; a wait is a loop of them.
 _TURN_S = 2.0
-#: How long an outage a follower outlasts.
+#: Seconds of an outage of Redis that a follower outlasts.
 _PATIENCE_S = 600.0
-#: Runs that are read at once where most of them are looked at in vain, or only to be sorted.
+#: Runs of one read where most of them do not fit, or are read to be sorted only.
 _SCAN_PAGE = 500
 MAX_PER_PAGE = 1000
 
@@ -58,7 +58,7 @@ class Run:
         self._is_snapshot = is_snapshot
         #: Live workers that consumed the run's queue when it was submitted; -1 when that is not known.
         self.queue_consumers = queue_consumers
-        #: False where it was submitted before, with the same id or key: nothing was changed.
+        #: False where a run with the same id or key was there already: nothing was changed.
         self.is_new = is_new
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ class Run:
         return self._record
 
     def update(self) -> None:
-        """Read the run anew; all that it says afterwards is of then. Raises UnknownRunError.
+        """Read the run anew: its attributes are of this time afterwards. Raises UnknownRunError.
 
         W&B's `update()` writes changes of config and tags; here both are fixed when a run is submitted.
         """
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The last value of each name that the job told; a copy."""
+        """The last value of each name that the job reported; a copy."""
         return dict(self._now().summary_values)
 
     @property
@@ -152,16 +152,16 @@ class Run:
         """Every change of its state, the oldest first."""
         return self._api.store.history(self.id)
 
-    # -- what its job told -----------------------------------------------------------------------------------------
+    # -- what its job reported -------------------------------------------------------------------------------------
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics that the job told, the oldest first; the newest 1000 are kept."""
+        """The rows of metrics that the job reported, the oldest first; the newest 1000 are kept."""
         return self._api.store.metrics(self.id)
 
     def history(self, samples: int = 500, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """W&B's `history(pandas=False)`: at most `samples` rows of metrics, evenly chosen, the first and last included.
 
-        With `keys` only the rows that have all of these, and of them these and what W&B calls internal (`_step`).
+        With `keys` only rows that have all of these keys, and of such a row these and W&B's internal ones (`_step`).
         For the changes of its state see `transitions`.
         """
         if samples < 1:
@@ -211,7 +211,7 @@ class Run:
         return self.cancel(reason=reason, grace_s=grace_s)
 
     def delete(self) -> None:
-        """Delete the run with all that is kept of it. A Pending one is never executed, and who waits for it is told.
+        """Delete the run with all that is kept of it. A Pending run is never executed, and waiters are notified.
 
         A look-up says "deleted" for as long as runs are kept. A second call changes nothing. Raises RefusedError while
         it runs, UnknownRunError.
@@ -268,7 +268,7 @@ class Run:
         return self.output(attempt=attempt).data
 
     def output(self, *, attempt: int | None = None) -> Log:
-        """The same with its `text`, and how many bytes of the output are `missing`, for they are not kept."""
+        """The newest output as `text`, and the number of its bytes that are `missing` because they are not kept."""
         number = attempt if attempt is not None else self.refresh().attempt
         pieces = list(_Shown(number).output_until(self._api.store, self.id, number))
         last = pieces[-1] if pieces else Log(b"", attempt=number)
@@ -302,9 +302,9 @@ class Run:
         """Yield (new state, b'') for each transition and (None, output) as the job prints, until the run has ended.
 
         Starts with the state as it is now, and the output from its kept beginning, or `after` what `output()` gave;
-        `on_missing` is told how many bytes are missing before what comes next. A run that ends and is Pending again in
-        one step has not ended. `deadline` is monotonic seconds. Outlasts an outage of Redis of up to ten minutes, then
-        raises BrokerUnavailableError.
+        `on_missing` is called with the number of bytes that are missing before the next output. A run that ends and is
+        Pending again in one step has not ended. `deadline` is monotonic seconds. Outlasts an outage of Redis of up to
+        ten minutes, then raises BrokerUnavailableError.
         """
         record = self.refresh()
         view = _View(_Shown(attempt or record.attempt, after=after) if logs else None, attempt)
@@ -331,12 +331,12 @@ class Run:
     ) -> Iterator[tuple[RunState | None, bytes]]:
         store = self._api.store
         while True:
-            # In this order: what happens between the two is told twice rather than never.
+            # In this order: a change between the two reads is seen twice rather than never.
             history = store.history(self.id)
             record = self.refresh()
-            if view.told is None:
-                view.told = len(history)
-            fresh, view.told = history[view.told :], len(history)
+            if view.seen is None:
+                view.seen = len(history)
+            fresh, view.seen = history[view.seen :], len(history)
             if view.shown is not None:
                 until = record.attempt if view.attempt is None else view.attempt
                 for piece in view.shown.output_until(store, self.id, until):
@@ -345,7 +345,7 @@ class Run:
                     yield None, piece.data
             for at, transition in enumerate(fresh):
                 view.last = transition.state
-                # What followed at once tells whether it was an end.
+                # The next transition of the same step says whether this was an end.
                 if not transition.state.is_final or at == len(fresh) - 1:
                     yield transition.state, b""
             if record.state.is_final or (view.attempt is not None and view.attempt < record.attempt):
@@ -362,7 +362,7 @@ class Run:
                 catch_up(store, self._api.settings)
 
     def shell_exit_code(self) -> int:
-        """What `launch-submit --wait` exits with once the run has ended."""
+        """The exit code of `launch-submit --wait` once the run has ended."""
         record = self.refresh()
         return shell_exit_code(record.state, record.exit_code, record.signal)
 
@@ -374,7 +374,7 @@ class RunFile:
         self._api = api
         self._run_id = run_id
         self.name = file.name
-        #: Bytes.
+        #: Size in bytes.
         self.size = file.size
         self._file = file
 
@@ -465,11 +465,11 @@ class Runs(Sequence[Run]):
         return self._taken[index]
 
     def update(self) -> None:
-        """Forget what was read: the next look begins anew."""
+        """Drop all runs read: the next access reads anew."""
         self._taken, self._more, self._is_complete = [], None, False
 
     def _take(self, count: int | None) -> None:
-        """Read until so many are known, or all."""
+        """Read until this number of runs is known, or all are."""
         if self._is_complete or (count is not None and len(self._taken) >= count):
             return
         if self._more is None:
@@ -508,7 +508,7 @@ class Runs(Sequence[Run]):
 
 
 class _Shown:
-    """How far a run's output has been shown."""
+    """The place up to which a run's output has been shown."""
 
     def __init__(self, attempt: int, *, after: Log | None = None) -> None:
         self.attempt = attempt
@@ -517,7 +517,7 @@ class _Shown:
             self._after, self._joiner = after.entry, Joiner(end=after.end, is_at_line=after.data[-1:] in (b"", b"\n"))
 
     def output_until(self, store: Store, run_id: str, attempt: int) -> Iterator[Log]:
-        """What is new of the attempt at hand and of those after it, up to `attempt`."""
+        """New output of the current attempt and of later ones, up to `attempt`."""
         while True:
             for chunk in store.log(run_id, self.attempt, after=self._after):
                 self._after = chunk.entry
@@ -530,12 +530,12 @@ class _Shown:
 
 @dataclass
 class _View:
-    """What a follower has been told so far, across losses of its connection."""
+    """The part of a run that a follower has seen, across losses of its connection."""
 
     shown: _Shown | None
-    #: The one attempt that is followed; None for the run to its end.
+    #: Attempt that is followed; None for the run to its end.
     attempt: int | None
-    #: How many transitions were known; None at the beginning.
-    told: int | None = None
+    #: Number of transitions seen; None at the beginning.
+    seen: int | None = None
     last: RunState | None = None
     ended: bool = False

@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from launch_worker.sweeps.config import SweepConfig
 
 MAX_FILE_BYTES = 4 << 20
-#: As many live runs of one sweep as one script may kill.
+#: Live runs of one sweep at most: one script must be able to kill them all.
 MAX_WORKERS = 1000
-#: Of a failed run's output, in the status of a sweep whose first runs all fail.
+#: Lines of a failed run's output in the status of a sweep whose first runs all failed.
 _LAST_LINES = 3
-#: Longest block on Redis in one call; a wait is a loop of these.
+#: Seconds of the longest block on Redis in one call; a wait is a loop of them.
 _TURN_S = 2.0
-#: How long an outage a wait outlasts.
+#: Seconds of an outage of Redis that a wait outlasts.
 _PATIENCE_S = 600.0
-#: Each word of `Sweep.steer`, and what a Killed run of the sweep says after it.
+#: Words of `Sweep.steer`, and what the reason of a run that was Killed by each says.
 _STEERED = {"stop": "stopped", "cancel": "cancelled", "pause": "paused", "resume": "resumed"}
 
 
 class Sweep:
-    """One sweep. `record` is as it was when last read; `state`, `best_run` and the like read it anew."""
+    """One sweep. `record` is of the last read; `state`, `best_run` and the like read it anew."""
 
     def __init__(self, api: Connection, sweep_id: str, *, record: SweepRecord | None = None) -> None:
         self.id = sweep_id
@@ -61,7 +61,7 @@ class Sweep:
         return self._record if self._record is not None else self.refresh()
 
     def refresh(self) -> SweepRecord:
-        """Read it from Redis. Raises InputError when it is gone."""
+        """Read the record from Redis. Raises InputError when the sweep is gone."""
         record = self._api.store.sweep(self.id)
         if record is None:
             raise unknown_sweep(self.id)
@@ -84,7 +84,7 @@ class Sweep:
 
     @property
     def expected_run_count(self) -> int | None:
-        """How many runs it makes at most; None when there is no end."""
+        """Most runs that it makes; None when there is no end."""
         return self.record.cap
 
     @property
@@ -133,7 +133,7 @@ class Sweep:
         return self.steer("cancel")
 
     def steer(self, word: str) -> str:
-        """pause, resume, stop or cancel."""
+        """Do what the word says: pause, resume, stop or cancel. Returns the state now."""
         reason = f"sweep {self.id} was {_STEERED[word]} by {me()}"
         done, state = self._api.store.steer_sweep(self.id, word, reason=reason)
         if not done:
@@ -163,7 +163,7 @@ class Sweep:
         raise TimeoutError(f"sweep {self.id} is still {self.record.state} after {timeout:g} s")
 
     def _has_ended(self, deadline: float | None) -> bool:
-        """Wait for that; False after `deadline` (monotonic seconds)."""
+        """Wait for the end; False after `deadline` (monotonic seconds)."""
         with self._api.store.watch_sweeps() as wait_for_news:
             while not self.refresh().is_over:
                 if self.record.state == "PAUSED" and self.record.failures:
@@ -226,7 +226,7 @@ class Sweep:
         }
 
     def _last_words(self) -> str | None:
-        """The end of what the last failed run printed, while none has Finished: it tells why more than an exit code."""
+        """The last lines of the last failed run, while no run has Finished: they say more than an exit code."""
         record = self.record
         if not (record.failures and record.problem):
             return None
@@ -263,7 +263,7 @@ class SweepApi(Connection):
         those of `submit` for its runs: gpus, env, image, retries and so on. Raises SweepConfigError with all that is
         wrong, LaunchError when Optuna is missing.
         """
-        # Imported by those who need it: `launch-submit` imports this module.
+        # Imported on demand: start-up time of `launch-submit`, which imports this module.
         from launch_worker.sweeps.config import parse_config
         from launch_worker.sweeps.search import check_engines, suggest
 
@@ -280,7 +280,7 @@ class SweepApi(Connection):
         given = _given(api, parsed, {"queue": queue, **options})
         seed = parsed.seed if parsed.seed is not None else secrets.randbits(32)
         sweep_id = new_run_id()
-        # What a run of it would be: whatever is wrong with that is said before there is a sweep.
+        # A run of it is tried first: its mistakes are reported before there is a sweep.
         first = suggest(parsed, (), seed=seed, ended=(), study=sweep_id)
         sample = spec_of(given, parsed, first, sweep_id=sweep_id, index=0)
         ready = api.resolve(dict(given) | {"command": sample.command}, fresh=True)
@@ -345,7 +345,7 @@ def _read(config: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[Any, str]
 
 
 def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What its runs are submitted with. Raises InputError."""
+    """The arguments of its runs. Raises InputError."""
 
     plain = {name: _plain(value) for name, value in options.items() if value is not None}
     for name in ("command", "array", "at", "delay"):
@@ -356,7 +356,7 @@ def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[st
     if config.project or api.settings.project:
         given.setdefault("project", config.project or api.settings.project)
     if not (given.get("uri") or given.get("upload")) and (folder := current_folder()) is not None:
-        # Without `cwd_required` it gives way to the queue's own.
+        # Without `cwd_required`, so that a folder among the queue's defaults replaces it.
         given.setdefault("cwd", folder)
     return given
 
@@ -364,11 +364,11 @@ def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[st
 def _folder_of_program(
     config: SweepConfig, run: RunSpec, options: Mapping[str, Any], *, where: str, beside: str | None
 ) -> str | None:
-    """The folder in which its runs find the program, if it is another than theirs: that of the sweep's file.
+    """The folder in which its runs find the program, if it is not their own: the folder of the sweep's file.
 
-    Raises InputError where it can be seen from here that they would not find it.
+    Raises InputError where this machine shows that they would not find the program.
     """
-    # Imported by those who need it: `launch-submit` imports this module.
+    # Imported on demand: start-up time of `launch-submit`, which imports this module.
     from launch_worker.model.macros import has_macros
 
     program = config.program
@@ -386,7 +386,7 @@ def _folder_of_program(
         if not within.startswith(".."):
             return within
     if sent is None and not os.path.isdir(os.path.dirname(path)):
-        # Perhaps the worker's machine has it.
+        # The worker's machine may have the program.
         return None
     raise InputError(
         f"{where}: the program {program!r} is not in {folder}, where its runs start; name it as it is found from "

@@ -69,7 +69,7 @@ def dev_command(queues: str, slots: int, no_web: bool, temporary: bool, as_json:
 
 
 def _run(command: tuple[str, ...], redis_url: str, *, queue: str, as_json: bool) -> int:
-    """Submit it, show it, and return its code."""
+    """Submit the command, show its run, and return its exit code."""
     from launch_worker.api.client import Api, submit
 
     run = submit(command, queue=queue, api=Api(redis_url))
@@ -112,7 +112,7 @@ class _Interrupts:
         if not self._kills:
             self._kills = True
             raise KeyboardInterrupt
-        # Not by click: the main thread may be writing right now.
+        # Not by click: the main thread may be writing at this moment.
         os.write(2, b"\nkilling\n")
         self._keeper.kill()
 

@@ -19,13 +19,13 @@ INTERRUPTED = 130
 def run_command(command: click.Command, *, program: str) -> None:
     """Run a click command as the program's main; never returns, never shows a traceback for what a user did."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # What a terminal of another encoding has no letter for is shown as a number.
+        # A letter that the terminal's encoding lacks is shown as a number.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command.main(prog_name=program, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        # It may repeat an argument, and has line breaks of its own.
+        # click's message may repeat an argument, and has line breaks of its own.
         vars(error)["message"] = "\n".join(map(clean, error.message.split("\n")))
         error.show()
         code = 2
@@ -33,7 +33,7 @@ def run_command(command: click.Command, *, program: str) -> None:
         first, *more = str(error).split("\n")
         terminal.say(f"{program}: {first}", err=True)
         for line in more:
-            # Indented: what others wrote looks like no line of ours.
+            # Indented, so that no text of others looks like a line of ours.
             terminal.say("  ", line.removeprefix("  "), err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -50,7 +50,7 @@ def run_command(command: click.Command, *, program: str) -> None:
 
 
 def each(run_ids: tuple[str, ...], act: Callable[[str], None], *, program: str = "launch-worker") -> int:
-    """Do something for each run, saying what failed and going on; returns the exit code."""
+    """Do something for each run; report failures and go on. Returns the exit code."""
     worst = 0
     for run_id in run_ids:
         try:

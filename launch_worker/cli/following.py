@@ -16,7 +16,7 @@ from launch_worker.errors import LaunchError, RefusedError
 from launch_worker.model.log_pieces import Log
 from launch_worker.model.states import RunState
 
-#: How long after a Ctrl-C a second one still means "cancel the run".
+#: Seconds after a Ctrl-C within which a second one means "cancel the run".
 _SECOND_CTRL_C_S = 2.0
 
 
@@ -79,7 +79,7 @@ def follow_to_the_end(run: Run, *, logs: bool, quiet: bool) -> int:
             (f"cancelling run {run.id}, and waiting for its end; Ctrl-C again kills it", None),
             (f"killing run {run.id}", 0.0),
         )
-        # In a thread: this one may be in the midst of writing, or of talking to Redis.
+        # In a thread of its own: the main thread may be writing, or waiting for Redis.
         threading.Thread(target=cancel, args=steps[count - 1], daemon=True).start()
 
     for word in (signal.SIGINT, signal.SIGTERM):
@@ -106,7 +106,7 @@ def wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
         interrupts.count = 2
     terminal.say(f"cancelling {len(runs)} runs", err=True)
     for run in runs:
-        # One that ended meanwhile has nothing to be cancelled.
+        # A run that ended meanwhile needs no cancelling.
         with contextlib.suppress(RefusedError):
             run.cancel()
     return _wait_for_all(runs, quiet=quiet)
@@ -152,7 +152,7 @@ def show_output(run: Run, shown: terminal.JobOutput, *, attempt: int | None, aft
 
 
 def say_missing(count: int) -> None:
-    """Say how much of an output there is no more."""
+    """Say how much of an output is not kept."""
     if count:
         terminal.say(
             f"{count} bytes of the output are missing here: only the newest of an attempt is kept (LAUNCH_LOG_BYTES)",

@@ -63,7 +63,7 @@ def _ask(address: tuple[str, int], probe: str) -> Verdict:
 
 def _look_at(file: Path, *, heartbeat_s: float) -> Verdict:
     try:
-        # The file's time and ours are of one clock.
+        # The file's time and this process's are of one clock.
         age_s = time.time() - file.stat().st_mtime
     except OSError as error:
         return Verdict(False, f"{file} is not there, so Redis was not reached yet: {error.strerror}")

@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
 
 
 def _api_option() -> click.Option:
-    """`--api` behind a command's name too."""
+    """The option `--api`, for behind a command's name too."""
 
     def remember(ctx: click.Context, option: click.Parameter, url: str | None) -> None:
         if url is not None:

@@ -21,5 +21,5 @@ def _run(module: str) -> None:
     try:
         importlib.import_module(module).main()
     finally:
-        # Else the interpreter looks for garbage among all of it at its end.
+        # Frozen: else the interpreter's last collection goes through all modules.
         gc.freeze()

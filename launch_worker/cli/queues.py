@@ -133,7 +133,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(text: str) -> dict[str, Any]:
-    """Of JSON, or of the file with this name."""
+    """The schema of a JSON text, or of the file with this name."""
     if not text.strip():
         return {}
     what = "--variables"

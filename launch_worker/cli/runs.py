@@ -26,7 +26,7 @@ from launch_worker.untrusted.text import read_json
 
 _COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "PROJECT", "AGE", "TIME", "REASON")
 _WATCH_TURN_S = 2.0
-#: How far a line is looked through for runs that fit.
+#: Runs of a queue's line that are searched for those that fit.
 _LINE_LIMIT = 1000
 _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "created": lambda run: run["created_at"] or "",
@@ -108,12 +108,12 @@ def _read_filter(text: str | None) -> Any:
 
 
 def _in_line(api: Api, fits: Filter, *, queue: str, limit: int) -> list[tuple[dict[str, Any], int | None]]:
-    """Pending runs and their places, queue by queue; those that are not ready have none and come last."""
+    """Pending runs and their places, queue by queue. Runs that are not ready have no place and come last."""
     catch_up(api.store, api.settings)
     takes_all = fits.is_decided and set(fits.narrow) <= {"queue", "state"}
     found: list[tuple[dict[str, Any], int | None]] = []
     for name in [queue] if queue else sorted(api.store.queues()):
-        # Some do not fit, and are not shown, but have their places.
+        # Runs that do not match the filter are left out, but counted in the places of the others.
         for record in api.store.line(name, limit=limit if takes_all else _LINE_LIMIT):
             if record.state is RunState.PENDING and fits.matches(record):
                 found.append((Run(api, record.id, record=record).as_json(), api.store.place_in_line(record)))
@@ -145,7 +145,7 @@ def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, place
         except BrokerUnavailableError as error:
             if shown is None:
                 raise
-            # A screen that is watched for days sees a restart of Redis.
+            # A screen that is watched for days outlives a restart of Redis.
             if not is_away:
                 terminal.say(f"launch-worker: {error}; it is tried again until Ctrl-C", err=True)
             is_away = True
@@ -194,7 +194,7 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     for name in ("config", "summary"):
         shown[name] = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in shown[name].items()]
     if spec.get("cwd") and not (spec.get("cwd_required") or spec.get("uri") or spec.get("upload")):
-        # Where its submitter was: the worker need not have had it, and says so in the reason then.
+        # The folder of its submitter. A worker that lacked it says so in the reason.
         spec["submitted from"] = spec.pop("cwd")
     command = spec.get("command")
     shown["command"] = " ".join(_quoted(word) for word in command) if isinstance(command, list) else ""
@@ -214,7 +214,7 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
     terminal.table(("AT", "STATE", "ATTEMPT", "WORKER", "REASON"), rows)
 
 
-#: What the record shows itself, and what only the system needs of the spec.
+#: Fields of the spec that are not shown: the record has them too, or only the system needs them.
 _NOT_SHOWN = frozenset(
     {"command", "name", "queue", "project", "tags", "env", "after", "config", "sweep", "cwd_required"}
 )

@@ -20,10 +20,10 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 
 
 class Kept(NamedTuple):
-    """A schedule as it is in the store."""
+    """A schedule in the store."""
 
     schedule: Schedule
-    #: Microseconds.
+    #: Its next time, microseconds.
     next_us: int
 
 
@@ -43,7 +43,7 @@ def schedules_command(ctx: click.Context, as_json: bool) -> None:
 @_JSON
 @click.pass_obj
 def list_command(url: str | None, as_json: bool) -> None:
-    """List them, the next one first."""
+    """List recurring submissions, the next one first."""
     rows = []
     for name, text, next_us in Api(url).store.schedules():
         try:
@@ -116,7 +116,7 @@ def create_command(
 @_JSON
 @click.pass_obj
 def show_command(url: str | None, name: str, as_json: bool) -> None:
-    """Show when it comes and what it submits."""
+    """Show when a recurring submission comes and what it submits."""
     found = Api(url).store.schedule(name)
     if found is None:
         raise _unknown(name)
@@ -136,7 +136,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
 @_JSON
 @click.pass_obj
 def delete_command(url: str | None, name: str, as_json: bool) -> None:
-    """Take it away. Runs that it submitted stay."""
+    """Take a recurring submission away. Runs that it submitted stay."""
     if not Api(url).store.delete_schedule(name):
         raise _unknown(name)
     if as_json:
@@ -167,7 +167,7 @@ def add_schedule(
     if item.upload is not None:
         given["upload"] = api.send_folder(item.upload)
     elif not spec.uri and (folder := current_folder()) is not None:
-        # Without `cwd_required` it gives way to the queue's own.
+        # Without `cwd_required`, so that a folder among the queue's defaults replaces it.
         given.setdefault("cwd", folder)
     now = api.store.now_us()
     schedule = Schedule(
@@ -190,7 +190,7 @@ def add_schedule(
 
 
 def show_added(kept: Kept, *, as_json: bool, quiet: bool) -> None:
-    """Tell of one that was kept."""
+    """Print what was kept."""
     shown = kept.schedule.as_json(kept.next_us)
     if as_json:
         terminal.echo_json(shown)

@@ -57,12 +57,12 @@ def start_command(ctx: click.Context, /, work_queue: str | None, **options: Any)
         environment["LAUNCH_REDIS_URL"] = ctx.obj
         environment.pop("CELERY_BROKER_URL", None)
     sys.stdout.flush()
-    # -P: what lies in the current folder is not imported.
+    # -P: modules in the current folder are not imported.
     os.execve(sys.executable, [sys.executable, "-P", "-m", "celery", *worker_arguments(options)], environment)
 
 
 def worker_arguments(options: dict[str, Any]) -> list[str]:
-    """What follows `celery` for the options of `start`, each passed on exactly."""
+    """The arguments of `celery` for the options of `start`, each passed on exactly."""
     words = ["-A", "launch_worker", "worker"]
     for option in OPTIONS:
         value = options[option.name]
@@ -71,7 +71,7 @@ def worker_arguments(options: dict[str, Any]) -> list[str]:
         if option.name == "queues":
             words.append(f"--queues={','.join(value)}")
         elif option.name == "pool":
-            # Celery looks at --pool itself, for the names of its own.
+            # Celery looks for `--pool` itself, which names a pool of its own.
             words += ["-p", value] if value else []
         elif option.is_repeated:
             words += [f"{option.word}={entry}" for entry in value]

@@ -73,7 +73,7 @@ def submit_command(
     items = _items(given, from_file)
     if follow and (from_file is not None or items[0].array is not None):
         raise InputError("--follow shows the log of one run; use --wait for several")
-    # After everything that needs no redis.
+    # Imported after all that needs no Redis.
     from launch_worker.submission.submitter import Submitter
 
     if dry_run:
@@ -101,7 +101,7 @@ def submit_command(
     if not (wait or follow or as_json):
         _submit(Submitter(api), items, **how)
         return 0
-    # Before the run is there: it may be over, or Redis away, by the time that all this is imported.
+    # Imported before the run is there: it may be over, or Redis away, once all this is imported.
     from launch_worker.api.client import Api, Run
     from launch_worker.cli import following
 
@@ -155,7 +155,7 @@ def _check_recurring(given: Mapping[str, Any], *, wait: bool, follow: bool, from
 def _submit(
     submitter: Submitter, items: list[Item], *, strict: bool, as_json: bool, quiet: bool, waits: bool, many: bool
 ) -> list[Sent]:
-    """Check all, send all, and tell of each; a queue that nobody serves is told once."""
+    """Check all, send all, and report each. A queue without workers is reported once."""
     from launch_worker.cli.sending import check_all, queue_of, send_all
 
     many = many or items[0].array is not None
@@ -164,29 +164,29 @@ def _submit(
     idle: set[str] = set()
     sent = []
     shown = many and not quiet and sys.stderr.isatty()
-    told = sys.stderr if waits and not quiet else sys.stdout
+    out = sys.stderr if waits and not quiet else sys.stdout
     try:
         for run, item in send_all(submitter, items, strict=strict, shown=shown):
             sent.append(run)
             if quiet:
-                told.write(f"{run.id}\n")
+                out.write(f"{run.id}\n")
             elif not as_json and not shown:
                 is_old = not run.is_new and bool(item.run_id or item.unique)
                 how = "was submitted before; nothing was changed" if is_old else f"submitted to queue {queue_of(item)}"
-                told.write(f"run {run.id} {how}\n")
+                out.write(f"run {run.id} {how}\n")
             if run.queue_consumers == 0 and (queue := queue_of(item)) not in idle:
                 idle.add(queue)
                 from launch_worker import terminal
                 from launch_worker.model.worker import why_unserved
 
-                told.flush()
+                out.flush()
                 why = why_unserved(submitter.store.workers(), queue)
                 terminal.say(f"launch-submit: the run waits: {why}", err=True)
         if shown and not as_json:
-            told.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
+            out.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
     finally:
-        # Once, and not for each as click does.
-        told.flush()
+        # Flushed once, and not for each line as click does.
+        out.flush()
     return sent
 
 

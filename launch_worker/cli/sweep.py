@@ -15,7 +15,7 @@ from launch_worker.sweeps.space import flat
 
 _ID = click.argument("sweep_id", metavar="ID")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
-#: What fits beside the rest of a table's row.
+#: Characters of the parameters that fit into a table's row.
 _MAX_PARAMETERS = 100
 
 

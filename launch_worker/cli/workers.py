@@ -23,7 +23,7 @@ def workers_command(ctx: click.Context, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
 def list_command(url: str | None, as_json: bool) -> None:
-    """List the live workers, what of theirs is held, and their GPUs."""
+    """List the live workers, what runs hold of them, and their GPUs."""
     workers = Api(url).store.workers_now()
     if as_json:
         for worker in workers:
@@ -94,10 +94,10 @@ def _order(url: str | None, worker: str, word: str, sentence: str, *, as_json: b
     owners = [entry["owner"] for entry in store.workers() if worker in (entry["worker"], entry["owner"])]
     if not owners:
         raise InputError(f"there is no live worker {worker!r}; list them with: launch-worker workers")
-    told = [store.order(owner, word) for owner in owners]
-    if not any(told):
+    ordered = [store.order(owner, word) for owner in owners]
+    if not any(ordered):
         raise InputError(f"worker {worker!r} does not listen now; try again in a few seconds")
     if as_json:
-        terminal.echo_json({"worker": worker, "order": word, "told": sum(told)})
+        terminal.echo_json({"worker": worker, "order": word, "told": sum(ordered)})
     else:
         terminal.say(f"worker {worker} {sentence}")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from launch_worker.code.listing import OWN_IGNORE, Entry, exclude_advice, list_folder
 from launch_worker.errors import InputError
 
-#: How much more than its archive a folder may be: enough for text, too little for a bomb.
+#: Size of a folder per size of its archive, at most: enough for text, too little for a bomb.
 UNPACKED_FACTOR = 20
 _LEVEL = 6
 
@@ -62,7 +62,7 @@ class _TooLargeError(Exception):
 
 
 class _Bounded:
-    """Counts and hashes what is written through it."""
+    """A writer that counts and hashes."""
 
     def __init__(self, target: BinaryIO, limit_bytes: int) -> None:
         self._target = target

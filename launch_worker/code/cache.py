@@ -35,7 +35,7 @@ def locked(entry: Path, *, patience: Patience, shared: bool = False) -> Iterator
 def throw_away_unused(folder: Path, *, keep: int) -> None:
     """Delete the entries of the folder that were not used for the longest time, beyond `keep`, and are not in use.
 
-    With them goes what workers that were killed have left half-made.
+    Half-made entries of workers that were killed are deleted too.
     """
     for partial in folder.glob("*.partial"):
         with contextlib.suppress(FileNotFoundError):
@@ -72,7 +72,7 @@ def _try_lock(path: Path, operation: int) -> int | None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, operation | fcntl.LOCK_NB)
-        # Whoever threw the entry away has deleted the lock too: one on a deleted file holds nothing.
+        # The entry may have been deleted, its lock file too: a lock on a deleted file protects nothing.
         if os.path.samestat(os.fstat(fd), os.stat(path)):
             return fd
     except (BlockingIOError, FileNotFoundError):

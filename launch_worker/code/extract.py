@@ -21,16 +21,16 @@ from typing import IO, BinaryIO, cast
 from launch_worker.errors import CodeError
 
 MAX_ENTRIES = 100_000
-#: What one entry may spend on its name and where it points: 4096 bytes are the longest path.
+#: Bytes of an entry's name and link target. The longest path has 4096.
 _HEADER_BYTES = 32 << 10
 
 
 class _HostileError(Exception):
-    """What is wrong with the archive."""
+    """The archive is refused; the text says why."""
 
 
 def extract(archive: BinaryIO, folder: Path, *, limit_bytes: int) -> None:
-    """Unpack a `.tar.gz` of plain files, folders and links that stay inside, of at most so many bytes.
+    """Unpack a `.tar.gz` of plain files, folders and links that stay inside, of at most `limit_bytes`.
 
     Raises CodeError, OSError.
     """
@@ -47,14 +47,14 @@ def extract(archive: BinaryIO, folder: Path, *, limit_bytes: int) -> None:
 
 
 class _Metered:
-    """Bounds what is read, so that a bomb is noticed before it has gone off."""
+    """A reader with a bound, so that a bomb is refused before it fills the disk."""
 
     def __init__(self, source: gzip.GzipFile) -> None:
         self._source = source
         self._allowed = 0
 
     def allow(self, size: int) -> None:
-        """From here on, at most so many bytes until the next call."""
+        """Bound the bytes that are read from here to the next call."""
         self._allowed = size
 
     def read(self, size: int) -> bytes:
@@ -72,7 +72,7 @@ class _Extraction:
         self._folder = folder
         self._left = limit_bytes
         self._limit = limit_bytes
-        #: Folders that this extraction made, and their modes: only in these may anything be put.
+        #: Modes of the folders that this extraction made, by path: entries may be put into these only.
         self._made: dict[str, int] = {"": 0o700}
         self._entries = 0
 
@@ -98,14 +98,14 @@ class _Extraction:
         ):
             raise _HostileError(f"the path {name[:200]!r} could lead out of the folder")
         parent = posixpath.dirname(name)
-        # So no path ever leads through a link, or through what was there before.
+        # Therefore no path leads through a link, or through a folder that was there before.
         if parent not in self._made:
             raise _HostileError(f"the folder of {name[:200]!r} was not made before it")
         target = self._folder / name
         try:
             if member.isdir():
                 target.mkdir(mode=0o700)
-                # Its owner must be able to delete it.
+                # The folder's owner must be able to delete it.
                 self._made[name] = member.mode & 0o777 | 0o700
             elif member.issym():
                 self._check_link(member, parent)

@@ -1,4 +1,4 @@
-"""Puts the code of a run into a folder of this machine, and pins the commit that it is."""
+"""Puts the code of a run into a folder of this machine, and pins its commit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fetch_code(
     StartGivenUpError, and OSError for this machine's own disk.
     """
     folder.mkdir(parents=True, mode=0o700)
-    # By these a child that outlives its worker is found, as every other process of the attempt is.
+    # Marks by which a child that outlives its worker is found, as other processes of the attempt are.
     marks = {"LAUNCH_RUN_ID": record.id, "LAUNCH_TOKEN": str(record.token)}
     if spec.upload:
         _fetch_upload(spec.upload, folder, settings=settings, store=store, patience=patience, marks=marks)
@@ -101,7 +101,7 @@ def _fetch_upload(
 
 
 def _open_kept(kept: Path, sha256: str) -> BinaryIO | None:
-    """The archive that an earlier run left here, if it is still what it was."""
+    """The archive that an earlier run left here, if its content is unchanged."""
     try:
         archive = kept.open("rb")
     except FileNotFoundError:
@@ -143,6 +143,6 @@ def _download(sha256: str, kept: Path, *, settings: Settings, store: Store, pati
 
 
 def _renew(sha256: str, *, settings: Settings, store: Store, patience: Patience) -> None:
-    """So that it does not expire while it is used; the run has its code, whatever becomes of this."""
+    """Renew the upload, so that it does not expire while used. A failure does not matter: the run has its code."""
     with contextlib.suppress(LaunchError):
         patience.await_thread(lambda: storage_of(settings, store).renew(sha256))

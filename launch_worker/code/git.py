@@ -12,7 +12,7 @@ from launch_worker.errors import CodeError
 from launch_worker.runners.process import child
 from launch_worker.runners.process.child import Bounds
 
-#: What git, ssh and an operator's credential helper need of the worker's environment. Nothing else reaches them.
+#: Variables of the worker's environment that git, ssh and an operator's credential helper get. They get no others.
 INHERITED = (
     *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
     *("SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_ASKPASS"),
@@ -22,7 +22,7 @@ INHERITED = (
     *("GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_"),
 )
 REMOTE = "https:ssh"
-#: Only ever for a repository of the worker's own cache.
+#: Protocol for repositories of the worker's own cache only.
 LOCAL = "file"
 
 _CONFIG = (
@@ -37,17 +37,17 @@ _CONFIG = (
     "maintenance.auto=false",
 )
 _MOST_OUTPUT = 64 << 20
-#: Of each git process: the largest repositories need a tenth of it, and one that is made to take all would.
+#: Bytes of memory of a git process: large repositories need a tenth of it, a hostile one would take all.
 MEMORY_BYTES = 2 << 30
 
 
 class GitError(Exception):
-    """A git command failed; the text is the end of what it said."""
+    """A git command failed; the text is the end of its output."""
 
 
 @dataclass(frozen=True)
 class Git:
-    """Git for one attempt. `marks` are put into the environment of its processes: by them leftovers are found."""
+    """Git for one attempt. `marks` are put into the environment of its processes: they identify leftovers."""
 
     patience: Patience
     worker_env: Mapping[str, str]
@@ -60,16 +60,16 @@ class Git:
         repository: str = "",
         protocols: str = "",
         file_bytes: int = 0,
-        hear: Callable[[bytes], object] | None = None,
+        consume: Callable[[bytes], object] | None = None,
     ) -> str:
-        """What the command prints. `repository` is in `folder`. Raises GitError, CodeError and StartGivenUpError.
+        """Run a command; returns its output. `repository` is in `folder`. Raises GitError, CodeError, StartGivenUpError.
 
         Only `protocols` (REMOTE or LOCAL) may be used, whatever the configuration says. `file_bytes` bounds each file
-        that git writes. With `hear` what it prints goes there instead, and may be of any length.
+        that git writes. With `consume` the output goes there instead, and may be of any length.
         """
         options = [word for setting in _CONFIG for word in ("-c", setting)]
         if repository:
-            # Never one that git finds by itself in a folder above, or that the code brings with it.
+            # Named, so that git takes none from a folder above, or from the code itself.
             options.append(f"--git-dir={repository}")
         printed = bytearray()
 
@@ -84,7 +84,7 @@ class Git:
                 cwd=folder,
                 env=self._environment() | {"GIT_ALLOW_PROTOCOL": protocols or "none"},
                 check=self.patience.check,
-                hear=hear or keep,
+                hear=consume or keep,
                 bounds=Bounds(memory_bytes=MEMORY_BYTES, file_bytes=file_bytes),
             )
         except FileNotFoundError:
@@ -102,12 +102,12 @@ class Git:
         }
         if "GIT_SSH" not in env:
             env.setdefault("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")
-        # LC_ALL: its sentences are read.
+        # LC_ALL: git's sentences are parsed.
         return {**env, **self.marks, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def clean(said: bytes) -> str:
-    """The last lines that git said, without progress, escapes and whatever stands before an @ in a URL."""
+    """The last lines that git said, without progress, escapes and without logins in URLs."""
     text = said.decode("utf-8", "replace").replace("\r", "\n")
     lines = ["".join(char if char.isprintable() else "?" for char in line).strip() for line in text.split("\n")]
     lines = [re.sub(r"(?<=://)[^/@\s]*@", "***@", line)[:500] for line in lines if line]
@@ -122,7 +122,7 @@ _MEANINGS = (
         "job needs with --upload",
     ),
     (
-        # What ended the one that writes the pack is told by signal only, and not by every version.
+        # The process that writes the pack reports its end by a signal only, and not in every version.
         r"file too large|died of signal 25|invalid index-pack output",
         "{url} has more bytes than this worker takes (20 times LAUNCH_UPLOAD_BYTES), or its server sends no pack: name "
         "a branch or a full commit, or send what the job needs with --upload",
@@ -160,7 +160,7 @@ _MEANINGS = (
 def explain(error: GitError, url: str) -> CodeError:
     """The failure of a fetch as one sentence, with git's own words as the detail."""
     said = str(error)
-    # A repository may be called like an error.
+    # The name of a repository may look like an error.
     words = said.replace(url, "")
     for pattern, sentence in _MEANINGS:
         if re.search(pattern, words, re.IGNORECASE):

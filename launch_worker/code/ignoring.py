@@ -31,7 +31,7 @@ class _Pattern:
     text: bytes
     is_negated: bool
     of_folders: bool
-    #: Of the last part of a path, and not of the path from the ignore file on.
+    #: Whether the pattern is for the last part of a path, not for the path from the ignore file on.
     of_names: bool
 
     @classmethod
@@ -57,7 +57,7 @@ class _Pattern:
 
 
 def _translated(pattern: bytes, *, in_paths: bool) -> bytes | None:
-    """As a regular expression; None for what matches nothing."""
+    """A pattern as a regular expression; None for one that matches nothing."""
     any_char, out, at = (b"[^/]" if in_paths else b"."), b"", 0
     while at < len(pattern):
         char = pattern[at : at + 1]
@@ -143,7 +143,7 @@ def _class(pattern: bytes, at: int) -> tuple[set[int], int] | None:
 
 
 def _trimmed(line: bytes) -> bytes:
-    """Without the spaces at its end that no backslash keeps."""
+    """A line without the spaces at its end, unless a backslash keeps them."""
     end = at = 0
     while at < len(line):
         if line[at : at + 1] == b"\\":
@@ -166,7 +166,7 @@ class IgnoreFile:
 
     @classmethod
     def read(cls, path: bytes, *, folder: bytes = b"") -> IgnoreFile | None:
-        """None where git does not read it either: it is not there, a link, or no file. Raises OSError."""
+        """Read a file; None where git does not read it: it is missing, a link, or no file. Raises OSError."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except PermissionError:
@@ -183,7 +183,7 @@ class IgnoreFile:
         return cls(folder or os.path.dirname(path), tuple(_Pattern.parse(line) for line in reversed(kept)))
 
     def decides(self, path: bytes, *, is_folder: bool) -> bool | None:
-        """Whether it ignores the path below its folder; None when it says nothing of it."""
+        """Whether the file ignores a path below its folder; None when no pattern matches."""
         name, below = path.rpartition(b"/")[2], path[len(self.folder) + 1 :]
         for pattern in self.patterns:
             if pattern.matches(below, name, is_folder=is_folder):
@@ -192,7 +192,7 @@ class IgnoreFile:
 
 
 def is_ignored(path: bytes, files: Sequence[IgnoreFile], *, is_folder: bool) -> bool:
-    """What the nearest file says that says anything; `files` are the nearest first. Its folder is not ignored."""
+    """The decision of the nearest file that has one; `files` are the nearest first. Its folder is not ignored."""
     for file in files:
         decided = file.decides(path, is_folder=is_folder)
         if decided is not None:

@@ -16,10 +16,10 @@ from launch_worker.code.extract import MAX_ENTRIES
 from launch_worker.code.ignoring import IgnoreFile, is_ignored
 from launch_worker.errors import InputError
 
-#: Stands in the root of the folder, in place of all its `.gitignore` files; the same patterns.
+#: File in the root of the folder that replaces all its `.gitignore` files, with the same patterns.
 OWN_IGNORE = ".launchignore"
 GIT_IGNORE = ".gitignore"
-#: The folder may be one that somebody else has made: its settings must start no program.
+#: Options of git for a folder that a stranger made: its settings must start no program.
 _HARMLESS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 
 
@@ -30,7 +30,7 @@ class Entry:
     path: str
     mode: int
     size: int = 0
-    #: Where a link points, as it is written; '' for what is no link.
+    #: Target of a link, as it is written; '' for no link.
     link: str = ""
 
     @property
@@ -115,12 +115,12 @@ def _walk(root: str, inside: str, ignores: tuple[IgnoreFile, ...], *, alone: boo
 
 
 def _listed(root: str, inside: str, listed: list[tuple[str, bool]], outer: tuple[IgnoreFile, ...]) -> Iterator[Entry]:
-    """What git lists in a checkout, with its folders. Of what it does not track only what `outer` lets through."""
+    """Git's list of a checkout, with its folders. Untracked entries are in it only if `outer` does not ignore them."""
     given: dict[str, bool] = {}
     folders: dict[str, bool] = {inside: True}
 
     def is_folder(path: str) -> bool:
-        """Whether the way there leads through no link."""
+        """Whether the path is a folder, and leads through no link."""
         if path not in folders:
             parent = path.rpartition("/")[0]
             folders[path] = is_folder(parent) and stat.S_ISDIR(os.lstat(os.path.join(root, path)).st_mode)
@@ -140,7 +140,7 @@ def _listed(root: str, inside: str, listed: list[tuple[str, bool]], outer: tuple
             continue  # git still tracks what was deleted
         except OSError as error:
             raise _unreadable(error) from None
-        # A folder is another repository, a submodule for instance: its own git says what is in it.
+        # A folder in git's list is another repository (a submodule): it is listed by itself.
         nested = _by_git(os.path.join(root, path)) if entry is not None and entry.is_folder else []
         if entry is None or (entry.is_folder and not nested):
             continue
@@ -156,7 +156,7 @@ def _listed(root: str, inside: str, listed: list[tuple[str, bool]], outer: tuple
 
 
 def _entry(root: str, path: str) -> Entry | None:
-    """None for what has gone meanwhile. Raises InputError."""
+    """The entry of a path; None for one that is gone meanwhile. Raises InputError."""
     try:
         info = os.lstat(os.path.join(root, path))
         if stat.S_ISDIR(info.st_mode):
@@ -176,7 +176,7 @@ def _entry(root: str, path: str) -> Entry | None:
 
 
 def _by_git(folder: str) -> list[tuple[str, bool]] | None:
-    """What git would take of a checkout, and whether it tracks it; None for no checkout, or where git cannot tell."""
+    """The paths that git would take of a checkout, and whether it tracks each. None: no checkout, or git failed."""
     git = shutil.which("git")
     if git is None or _top_of(folder) is None:
         return None
@@ -196,7 +196,7 @@ def _by_git(folder: str) -> list[tuple[str, bool]] | None:
 
 
 def _git_environment() -> dict[str, str]:
-    """Without what would have git look at another repository than the folder's."""
+    """The environment without variables that name another repository than the folder's."""
     kept = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in kept}
     return env | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
@@ -227,7 +227,7 @@ def _outer_rules(root: str) -> tuple[IgnoreFile, ...]:
 
 
 def _rules_between(root: str, above: str, below: str) -> tuple[IgnoreFile, ...]:
-    """Those of the folders from `above` on to the one that `below` is in, the nearest first. Raises OSError."""
+    """The ignore files of folders from `above` to the one that `below` is in, the nearest first. Raises OSError."""
     rules: list[IgnoreFile] = []
     while below != above:
         below = below.rpartition("/")[0]

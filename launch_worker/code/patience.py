@@ -14,7 +14,7 @@ from launch_worker.runners.errors import StartGivenUpError
 
 T = TypeVar("T")
 
-#: How often those who wait look whether they still may.
+#: Seconds between two looks whether a wait may go on.
 TURN_S = 0.05
 _REDIS_AGAIN_S = 1.0
 
@@ -29,7 +29,7 @@ class Patience:
 
     @classmethod
     def of(cls, limit_s: float, *, unwanted: Callable[[], bool] = lambda: False) -> Patience:
-        """From now on."""
+        """A patience of this duration, from now on."""
         return cls(time.monotonic() + limit_s, limit_s, unwanted)
 
     @property
@@ -50,7 +50,7 @@ class Patience:
         time.sleep(min(seconds, self.left_s))
 
     def outlast_redis(self, call: Callable[[], T]) -> T:
-        """What `call` returns, once Redis is there to answer it."""
+        """The result of `call`, repeated until Redis answers."""
         while True:
             try:
                 return call()
@@ -62,7 +62,7 @@ class Patience:
                     self.pause()
 
     def await_thread(self, call: Callable[[], T]) -> T:
-        """What `call` returns or raises. It may hang for ever (a dead mount): then it is left behind."""
+        """The result of `call`, or its error. A call that hangs (a dead mount) is abandoned with its thread."""
         answer: list[T] = []
         problem: list[BaseException] = []
 

@@ -18,19 +18,19 @@ from launch_worker.model.git_url import GitSource, submodule_url
 from launch_worker.runners.process import tree
 
 KEPT_REPOSITORIES = 20
-#: A cached repository with more commits than that is fetched anew: it only ever grows.
+#: Commits of a cached repository, which only grows: with more it is fetched anew.
 KEPT_COMMITS = 50
 _MOST_SUBMODULES = 100
 _DEEPEST_SUBMODULE = 10
 #: Files and folders of a commit, its submodules' included.
 MAX_ENTRIES = 1_000_000
-#: The pack of a whole history may be so much larger than a checkout.
+#: Size of a pack with the whole history per limit of a checkout, at most.
 _HISTORY_FACTOR = 5
 _ALL_HISTORY = str(0x7FFFFFFF)
 _FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_ID = re.compile(r"[0-9a-f]{7,63}")
 _NOT_THERE = re.compile(r"couldn't find remote ref", re.IGNORECASE)
-#: What git says when another one works in the same repository.
+#: Errors of git when another git works in the same repository.
 _DISTURBED = re.compile(r"since we read it|\.lock': File exists|cannot lock ref", re.IGNORECASE)
 _NOT_SERVED = re.compile(r"unadvertised object|not our ref|couldn't find remote ref", re.IGNORECASE)
 
@@ -48,7 +48,7 @@ class Repositories:
     """The repositories that this machine's workers have fetched; `folder` is their cache."""
 
     def __init__(self, folder: Path, *, git: Git, limit_bytes: int) -> None:
-        """`limit_bytes` is for all that one run checks out."""
+        """`limit_bytes` bounds all that one run checks out."""
         self._folder = folder
         self._git = git
         self._limit_bytes = self._bytes_left = limit_bytes
@@ -56,7 +56,7 @@ class Repositories:
         self._submodules_left = _MOST_SUBMODULES
 
     def check_out(self, source: GitSource, folder: Path, *, depth: int = 0) -> str:
-        """Put what the source means now into the empty folder, as a repository of its own. Returns the commit.
+        """Put the source's present commit into the empty folder, as a repository of its own. Returns the commit.
 
         A branch wins over a tag of the same name. Raises CodeError and StartGivenUpError.
         """
@@ -120,7 +120,7 @@ class Repositories:
                 try:
                     self._fetch_one(cache, source.url, source.ref)
                 except GitError as error:
-                    # Old servers give out only what they advertise.
+                    # Old servers send only commits that they advertise.
                     if not _NOT_SERVED.search(str(error)):
                         raise
                     self._fetch_all(cache, source.url)
@@ -161,14 +161,14 @@ class Repositories:
     def _resolve(self, cache: Path, source: GitSource, name: str) -> str:
         try:
             words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-            # The last line: an old git prints the option too.
+            # The last line only: an old git prints the option too.
             return self._in_cache(cache, *words).split()[-1]
         except GitError as error:
             what = f"branch, tag or commit {source.ref!r}" if source.ref else "default branch"
             raise CodeError(f"the repository {source.url} has no {what}; check the ref", detail=str(error)) from None
 
     def _measure(self, cache: Path, source: GitSource, commit: str) -> None:
-        """Refuse what would fill the disk, or the memory, before it is checked out.
+        """Refuse a commit that would fill the disk or the memory, before it is checked out.
 
         A few kilobytes of a repository may stand for any number of files.
         """
@@ -193,12 +193,12 @@ class Repositories:
                     "(20 times LAUNCH_UPLOAD_BYTES); raise that, or send what the job needs with --upload"
                 )
 
-        self._in_cache(cache, "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit, hear=count)
+        self._in_cache(cache, "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit, consume=count)
 
     # -- the job's folder --------------------------------------------------------------------------------------------
 
     def _copy(self, cache: Path, source: GitSource, commit: str, folder: Path) -> None:
-        """A repository of the one commit, which needs the cache no more."""
+        """Make a repository of the one commit that does not need the cache."""
         self._git.run("init", "--quiet", "--template=", "--", str(folder), folder=folder)
         self._in_folder(folder, "config", "remote.origin.url", source.url)
         options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--depth=1")
@@ -228,7 +228,7 @@ class Repositories:
                 raise CodeError(f"submodule {path!r} of {url}: {error}") from None
 
     def _declared_submodules(self, folder: Path) -> dict[str, dict[str, str]]:
-        """The settings of each, by its path."""
+        """The settings of each submodule, by its path."""
         words = ("config", "--no-includes", "--blob", "HEAD:.gitmodules", "--null", "--list")
         modules: dict[str, dict[str, str]] = {}
         for line in self._in_folder(folder, *words).split("\0"):
@@ -263,9 +263,9 @@ class Repositories:
 
 
 def _end_disturbers(cache: Path) -> None:
-    """End what still writes there, and what it would leave: every later fetch would refuse to work.
+    """End git processes that still write there, and delete their lock files, which would block every later fetch.
 
-    The git of a worker that was killed lives on for a while, and does not have the lock. The caller has it.
+    The git of a killed worker lives on for a while without the cache's lock. The caller has that lock.
     """
     folder = os.path.realpath(cache)
     tree.end(lambda: tree.working_in(folder), wait=time.sleep)

@@ -1,4 +1,4 @@
-"""Sends a folder of the submitter's machine to where the workers find it."""
+"""Sends a folder of the submitter's machine to the storage of uploads."""
 
 from __future__ import annotations
 

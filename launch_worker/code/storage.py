@@ -21,17 +21,17 @@ class Storage(Protocol):
     """Archives by the sha256 of their content."""
 
     def renew(self, sha256: str) -> bool:
-        """Whether the archive is there, whole; its time begins anew."""
+        """Begin its time anew. Returns whether the archive is there, whole."""
 
     def put(self, sha256: str, archive: BinaryIO) -> None:
-        """Keep it; nobody sees it before it is whole."""
+        """Keep the archive; it is not visible before it is whole."""
 
     def get(self, sha256: str, target: BinaryIO, *, limit_bytes: int) -> bool:
-        """Write it to `target`, and say whether it was there. Raises CodeError for another content, or too much."""
+        """Write the archive to `target`; False when it is missing. Raises CodeError for other or too much content."""
 
 
 def storage_of(settings: Settings, store: Store) -> Storage:
-    """The one that LAUNCH_UPLOAD_URL names."""
+    """The storage that LAUNCH_UPLOAD_URL names."""
     if settings.upload_url == UPLOADS_IN_REDIS:
         return RedisStorage(store, settings.retention_s)
     return FolderStorage(settings.upload_url)
@@ -39,7 +39,7 @@ def storage_of(settings: Settings, store: Store) -> Storage:
 
 @dataclass(frozen=True)
 class RedisStorage:
-    """In chunks, so that Redis is never busy with one for long. They expire."""
+    """Redis, in chunks, so that one command never takes long. Archives expire."""
 
     store: Store
     keep_s: float
@@ -64,7 +64,7 @@ class RedisStorage:
                 return False
             checked.write(data)
         if chunks and not checked.is_right():
-            # Else it would be taken for whole at the next submit, and never be mended.
+            # Without this the next submit would take the archive for whole, and nothing would mend it.
             self.store.forget_upload(sha256)
             raise _damaged(sha256)
         return chunks > 0
@@ -86,7 +86,7 @@ class FolderStorage:
         with self._clear_errors("read"):
             if not self._files.isfile(path):
                 return False
-            # Where it can be done, so that whoever deletes old files spares those in use.
+            # Touched where possible, so that a clean-up of old files keeps those in use.
             with contextlib.suppress(NotImplementedError, ValueError, OSError):
                 self._files.touch(path, truncate=False)
             return True
@@ -140,7 +140,7 @@ class FolderStorage:
 
 
 class _Checked:
-    """Bounds and hashes what is written through it."""
+    """A writer with a bound, which hashes."""
 
     def __init__(self, sha256: str, target: BinaryIO, limit_bytes: int) -> None:
         self._sha256 = sha256

@@ -16,7 +16,7 @@ from launch_worker.runners.process.child import Bounds
 from launch_worker.untrusted.text import read_json
 
 _MEMORY_BYTES = 512 << 20
-#: For the smallest archive, and so many bytes a second more for larger ones: a fifth of what a slow machine does.
+#: CPU seconds for the smallest archive, and bytes a second for larger ones: a fifth of a slow machine's speed.
 _CPU_S = 30
 _BYTES_PER_CPU_S = 1 << 20
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from launch_worker.code.extract import main; main()"

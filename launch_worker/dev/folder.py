@@ -16,13 +16,13 @@ from launch_worker.errors import LaunchError
 from launch_worker.redis_url import mask_url
 from launch_worker.untrusted.text import read_map
 
-#: How long a `dev` that is stopping, or a command that looks for one, may have the folder.
+#: Seconds for which a `dev` that is stopping, or a command that looks for one, may have the folder.
 _WAIT_S = 60.0
 _AT_ONCE_S = 0.5
 
 
 class DataFolder:
-    """This user's, kept from one `dev` to the next; or a temporary one, deleted by `leave`."""
+    """The folder of this user, kept from one `dev` to the next; or a temporary one, deleted by `leave`."""
 
     def __init__(self, path: Path, *, is_temporary: bool) -> None:
         self.path = path
@@ -31,7 +31,7 @@ class DataFolder:
 
     @classmethod
     def of_user(cls, env: Mapping[str, str]) -> DataFolder:
-        """Raises LaunchError for a user without a home."""
+        """This user's folder. Raises LaunchError for a user without a home."""
         path = dev_folder(env)
         if path is None:
             raise LaunchError("HOME is not set, so there is no place for data; set HOME, or use --temporary")
@@ -42,9 +42,9 @@ class DataFolder:
         return cls(Path(tempfile.mkdtemp(prefix="launch-dev-")), is_temporary=True)
 
     def take(self, *, waits: Callable[[], None], go_on: Callable[[], bool]) -> None:
-        """Have it alone until `leave`, or this process's end. Raises LaunchError when another `dev` lives with it.
+        """Lock the folder until `leave`, or this process's end. Raises LaunchError when another `dev` lives with it.
 
-        One that is stopping is waited for while `go_on`; `waits` is called when that begins.
+        A `dev` that is stopping is waited for while `go_on`; `waits` is called when the wait begins.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,20 +54,20 @@ class DataFolder:
             raise LaunchError(
                 f"the data folder {self.path} cannot be used ({error.strerror}); mend that, or use --temporary"
             ) from None
-        begun, has_told = time.monotonic(), False
+        begun, has_said = time.monotonic(), False
         while not self._try_lock():
             other = self._address()
             waited_s = time.monotonic() - begun
             if waited_s > (_AT_ONCE_S if other else _WAIT_S) or not go_on():
                 raise LaunchError(self._refusal(other))
-            if waited_s > _AT_ONCE_S and not has_told:
-                has_told = True
+            if waited_s > _AT_ONCE_S and not has_said:
+                has_said = True
                 waits()
             time.sleep(0.05)
         self.withdraw()
 
     def publish(self, *, pid: int, redis_url: str, web_port: int) -> None:
-        """Let other programs of this user find it."""
+        """Let other programs of this user find the Redis."""
         written = self.path / f".{ADDRESS}"
         written.unlink(missing_ok=True)
         with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -75,7 +75,7 @@ class DataFolder:
         written.rename(self.path / ADDRESS)
 
     def withdraw(self) -> None:
-        """Nobody shall come any more."""
+        """Let no other program find the Redis any more."""
         (self.path / ADDRESS).unlink(missing_ok=True)
 
     def leave(self) -> None:

@@ -26,7 +26,7 @@ from launch_worker.dev.stack import Stack, StoppedError
 from launch_worker.errors import LaunchError
 from launch_worker.untrusted.text import read_json
 
-#: Between two looks whether a part has ended.
+#: Seconds between two looks whether a part has ended.
 _TURN_S = 0.5
 #: Orders to the keeper; each is one byte.
 _STOP = b"s"
@@ -41,7 +41,7 @@ class Keeper:
         self._folder = folder
         self._options: dict[str, Any] = {"queues": queues, "slots": slots, "web": web, "waits": waits}
         self._pid = 0
-        #: What it says; None once it has ended.
+        #: Messages of the keeper; None once it has ended.
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._socket: socket.socket | None = None
         self._is_stopping = False
@@ -108,7 +108,7 @@ class Keeper:
 
     def _listen(self, keeper: socket.socket, on_end: Callable[[], None]) -> None:
         has_started = False
-        # One that ends without having read its last order closes with an error.
+        # A keeper that ends with an order unread closes with an error.
         with contextlib.suppress(OSError), keeper.makefile("rb") as lines:
             for line in lines:
                 event = read_json(line)
@@ -130,7 +130,7 @@ def _become_keeper(talk: socket.socket, folder: DataFolder, options: dict[str, A
             signal.signal(number, signal.SIG_IGN)
         orders = _Orders(talk)
         signal.signal(signal.SIGTERM, orders.on_signal)
-        # A terminal or pipe is not held open by those who say nothing there.
+        # The keeper prints nothing, and must not hold a terminal or pipe open.
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
@@ -155,7 +155,7 @@ class _Orders:
         self._is_stopping = True
 
     def look(self, timeout_s: float = 0.0) -> None:
-        """Take the orders that have come, waiting so long for the first."""
+        """Take the orders that have come, waiting for the first."""
         while not self._is_gone and select.select([self._talk], [], [], timeout_s)[0]:
             timeout_s = 0.0
             try:
@@ -175,7 +175,7 @@ class _Orders:
         return self._is_killing
 
     def tell(self, **event: object) -> None:
-        # `dev` may be gone.
+        # `dev` may have ended.
         with contextlib.suppress(OSError):
             self._talk.sendall(json.dumps(event).encode() + b"\n")
 

@@ -124,7 +124,7 @@ class RedisServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C in a terminal must reach whoever stops the server in its turn, not the server.
+                # Ctrl-C in a terminal must not reach the server: the caller stops it in its turn.
                 start_new_session=True,
                 preexec_fn=self._before_exec,
             )
@@ -166,7 +166,7 @@ class RedisServer:
 def is_free(port: int) -> bool:
     """Whether nothing listens on this loopback port now."""
     with socket.socket() as probe:
-        # As servers do: what a closed connection left behind does not count.
+        # As servers do: the remains of a closed connection do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

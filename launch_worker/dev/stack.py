@@ -20,19 +20,19 @@ from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 
-#: Where they are if that is free. (7600 is the server's.)
+#: Ports of the web page and the probes where they are free. (7600 is the server's.)
 WEB_PORT = 7601
 REDIS_PORT = 7602
 _START_S = 30.0
-#: What a worker may take for its last steps, beside the grace of its jobs.
+#: Seconds for a worker's last steps, beside the grace of its jobs.
 _STOP_S = 15.0
-#: The same once its jobs are killed.
+#: Seconds for them once its jobs are killed.
 _KILL_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
 class StoppedError(LaunchError):
-    """The start was given up, because it is not wanted any more."""
+    """The start was given up, because the caller no longer wants it."""
 
 
 class Stack:
@@ -83,7 +83,7 @@ class Stack:
             self._wait_a_moment("worker", deadline, go_on)
         while self._web and self._waits and not _answers(self.web_port):
             if self.processes["web"].poll() is not None and not is_free(self.web_port):
-                # Somebody else took it in between.
+                # Another program took the port in between.
                 self._start_web(free_port())
             self._wait_a_moment("web", deadline, go_on)
 
@@ -161,7 +161,7 @@ class Stack:
         env["FLOWER_COOKIE_SECRET"] = secrets.token_urlsafe(16)
         with (self._folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                # -P and cwd: what lies in the current folder is not imported, and no celeryconfig.py is read.
+                # -P and cwd: no module of the current folder is imported, and no celeryconfig.py is read.
                 [sys.executable, "-P", "-m", "celery", "-A", "launch_worker", *arguments],
                 cwd=self._folder,
                 env=env,
@@ -178,7 +178,7 @@ class Stack:
 
 
 def _tie_to(parent: int) -> Callable[[], None]:
-    """What a new process calls so that the kernel ends it with the thread that started it."""
+    """A function for a new process, by which the kernel ends it with the thread that started it."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def tie() -> None:
