@@ -55,11 +55,11 @@ DESCRIPTION = click.option("--description", help="For people; '' takes it away."
 class Kind(NamedTuple):
     """Queues, or pools."""
 
-    #: queue or pool, as the methods of `Api` are named for it.
+    #: The kind's word, queue or pool; methods of `Api` are named for it.
     name: str
     #: Options of `create` and `set`.
     options: tuple[Callable[[Any], Any], ...]
-    #: What makes settings of those options as they were typed.
+    #: Reader of those options as they were typed, which makes settings of them.
     settings: Callable[[dict[str, Any]], dict[str, Any]]
     #: The help of each command, and the rest of its example behind its name.
     commands: Mapping[str, tuple[str, str]]

@@ -70,7 +70,7 @@ _CRON = (
 )
 
 _RUN = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS)
-#: What of a run can be said anywhere, in the order of --help.
+#: Options of a run that every command with runs has, in the order of --help.
 RUN_OPTIONS = tuple(map(_as_click, _RUN))
 #: Options of `launch-submit` beside its own.
 SUBMIT_OPTIONS = (*map(_as_click, (*_RUN, *TIMES, *MANY)), *_MANY, *map(_as_click, ONCE), *_CRON)

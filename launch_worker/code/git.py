@@ -62,10 +62,10 @@ class Git:
         file_bytes: int = 0,
         consume: Callable[[bytes], object] | None = None,
     ) -> str:
-        """Run a command; returns its output. `repository` is in `folder`. Raises GitError, CodeError, StartGivenUpError.
+        """Run a command. Returns its output. Raises GitError, CodeError and StartGivenUpError.
 
-        Only `protocols` (REMOTE or LOCAL) may be used, whatever the configuration says. `file_bytes` bounds each file
-        that git writes. With `consume` the output goes there instead, and may be of any length.
+        `repository` is in `folder`. Only `protocols` (REMOTE or LOCAL) may be used, whatever the configuration says.
+        `file_bytes` bounds each file that git writes. With `consume` the output goes there instead, of any length.
         """
         options = [word for setting in _CONFIG for word in ("-c", setting)]
         if repository:

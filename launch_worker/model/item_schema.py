@@ -14,7 +14,7 @@ VERSION = 1
 
 def item_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of an item of this version: pydantic's, of `RunSpec`."""
-    # Imported by those who need it: a person waits for `launch-submit`.
+    # Imported on demand: start-up time of `launch-submit`.
     from pydantic import TypeAdapter
 
     from launch_worker.model.spec import RunSpec

@@ -10,9 +10,9 @@ class Log:
     """What is kept of an output: after missing output it begins at a line, unless the next one is far away."""
 
     data: bytes
-    #: How many bytes of the output are not in it.
+    #: Number of bytes of the output that are not in it.
     missing: int = 0
-    #: Where `Run.follow(after=…)` goes on.
+    #: Place at which `Run.follow(after=…)` goes on.
     attempt: int = 0
     entry: str = "-"
     end: int = 0
@@ -27,7 +27,7 @@ class Joiner:
     """Puts the pieces of an output together, each with the number of bytes that were printed before it."""
 
     def __init__(self, *, end: int = 0, is_at_line: bool = True) -> None:
-        #: What comes next if nothing is missing.
+        #: Position of the next piece if nothing is missing.
         self.end = end
         self._is_at_line = is_at_line
 

@@ -52,25 +52,25 @@ SPEC, CONTAINER, ITEM = "spec", "container", "item"
 class Option(NamedTuple):
     """One option of a run."""
 
-    #: Its name in a line, in Python, and among the defaults. The command line has dashes for the underscores.
+    #: Name in a line, in Python, and among the defaults. The command line has dashes for the underscores.
     name: str
     reader: read.Reader
     help: str = ""
-    #: What its value is, in a word for people: DUR, SIZE, N.
+    #: Kind of its value in a word for people: DUR, SIZE, N.
     unit: str = ""
-    #: The default of a run whose queue has none, where --help shows it.
+    #: Default of a run whose queue has none, where --help shows it.
     usual: str = ""
-    #: Texts that its value may be; () for any.
+    #: Texts that are allowed; () for any.
     choices: tuple[str, ...] = ()
-    #: Its name in its owner where that is neither `name` nor, for a duration, `name` with its unit.
+    #: Name in its owner, where that is neither `name` nor, for a duration, `name` with its unit.
     kept_as: str = ""
     owner: str = SPEC
-    #: What checks its value by itself. RunSpec checks those that depend on each other.
+    #: Check of its value by itself. RunSpec checks values that depend on each other.
     check: Callable[[Any], None] | None = None
     places: frozenset[str] = EVERYWHERE
     #: Words of the command line in place of `--name`.
     words: tuple[str, ...] = ()
-    #: Other names for it in a line and in Python.
+    #: Further names in a line and in Python.
     aliases: tuple[str, ...] = ()
     #: Whether a schedule's runs may have it, each the same.
     is_recurring: bool = True

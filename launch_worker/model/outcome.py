@@ -16,27 +16,27 @@ class Outcome:
     """The truth about one attempt's end, as its worker saw it."""
 
     state: RunState
-    #: For people: why it ended so. Empty for a plain exit 0.
+    #: Reason for people. Empty for a plain exit 0.
     reason: str = ""
-    #: Where a Failed attempt failed, one of PHASES.
+    #: Phase in which a Failed attempt failed, one of PHASES.
     phase: str = ""
     #: The detail of a failure: the error's text, a traceback's last lines.
     message: str = ""
     exit_code: int | None = None
     #: Name of the signal that ended the job's main process, as `SIGKILL`.
     signal: str = ""
-    #: The worker ended the job because it went away itself: the run is handed back if it has retries left.
+    #: Whether the worker ended the job because it stops itself: the run is handed back if it has retries left.
     by_shutdown: bool = False
-    #: The job said that it was preempted, or someone asked for that: it runs again.
+    #: Whether the job said that it was preempted, or a preemption was asked for: it runs again.
     preempted: bool = False
-    #: Its job had not begun when its worker began to stop, or could not renew its lease: the run goes back to its
-    #: queue, and nothing is used up.
+    #: Whether the job had not begun when its worker began to stop, or could not renew its lease: the run goes back to
+    #: its queue, and no retry is used up.
     unbegun: bool = False
-    #: It failed for something of the worker's, as a full disk, that would fail other runs too.
+    #: Whether the worker made it fail, as by a full disk, and would fail other runs too.
     worker_fault: bool = False
-    #: It failed for something of the container engine's: nothing that a process would suffer from.
+    #: Whether the container engine made it fail, which processes would not suffer from.
     engine_fault: bool = False
-    #: What became of the process of a job that had called itself finished: its exit code, or its signal's name.
+    #: Exit code, or signal's name, of the process of a job that had called itself finished before.
     late_exit: str = ""
 
 

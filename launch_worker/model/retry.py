@@ -11,9 +11,9 @@ from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 
-#: So often a run goes back to its queue because a worker could not start it; then it has failed, as others do.
+#: Times that a run goes back to its queue because a worker could not start it; then it has failed.
 MAX_MISSTARTS = 5
-#: Before it is tried elsewhere; twice as long each time.
+#: Seconds before it is tried elsewhere, doubled each time.
 FIRST_MISSTART_DELAY_S = 2.0
 
 
@@ -24,11 +24,11 @@ class NextStep:
     outcome: Outcome
     retry_delay_s: float | None = None
     retry_reason: str = ""
-    #: It counts as a preemption, and not as a retry.
+    #: Whether it counts as a preemption, and not as a retry.
     is_preemption: bool = False
-    #: It counts as nothing.
+    #: Whether it counts as nothing.
     is_free: bool = False
-    #: It counts as a start that failed through the worker.
+    #: Whether it counts as a start that failed through the worker.
     is_misstart: bool = False
 
     @property
@@ -71,7 +71,7 @@ def next_step(
 def next_step_of(record: Record, outcome: Outcome) -> NextStep:
     """The same for someone who has only the record; one with a damaged spec is not tried again."""
     if record.yields and outcome.state is RunState.CRASHED:
-        # As W&B's: what is not heard of any more after it called itself preempted goes back to its queue.
+        # As in W&B: a run that goes silent after it called itself preempted goes back to its queue.
         outcome = replace(outcome, preempted=True)
     elif not outcome.preempted and '"retries"' not in record.spec:
         # Read no further: thousands may have to be decided at once.

@@ -41,15 +41,15 @@ class RunSpec:
     queue: str = "default"
     name: str = ""
     project: str = ""
-    #: Who submitted it, for people and the macro `${author}`.
+    #: Submitter, for people and the macro `${author}`.
     author: str = ""
     tags: tuple[str, ...] = ()
     priority: str = "medium"
     env: dict[str, str] = field(default_factory=dict)
-    #: Names only: the worker supplies the values, so that secrets never enter Redis.
+    #: Names of variables; the worker supplies the values, so that secrets never enter Redis.
     env_from: tuple[str, ...] = ()
     cwd: str | None = None
-    #: True when the submitter named `cwd`; else the job starts elsewhere where the worker lacks that folder.
+    #: Whether the worker must have the folder `cwd`; else the job starts in a fresh one where it is missing.
     cwd_required: bool = False
     #: Code from git, GIT_URL[@REF], or an uploaded folder, by the sha256 of its archive; a relative `cwd` is inside.
     uri: str = ""
@@ -63,33 +63,33 @@ class RunSpec:
     retry_on: tuple[str, ...] = RETRYABLE
     #: A container image: the run is a container, and `command` are the arguments of its entry point.
     image: str = ""
-    #: What else the submitter asks of the container, as `launch_worker.model.container_options` names it.
+    #: Further settings of the container, as `launch_worker.model.container_options` names them.
     container: dict[str, Any] = field(default_factory=dict)
-    #: What it needs of its worker: bytes, cores, whole devices.
+    #: Needs of the run: bytes, cores, whole devices.
     memory: int | None = None
     cpus: float | None = None
     gpus: int = 0
-    #: For the template variables and macros of its queue (`--set`).
+    #: Values of its queue's template variables and macros (`--set`).
     values: dict[str, Any] = field(default_factory=dict)
-    #: Of the runs that name the same key, at most `limit_key` run at once.
+    #: Key of a limit: of the runs with the same key, at most `limit_key` run at once.
     concurrency_key: str = ""
     limit_key: int = 1
-    #: RUN:ok, RUN:any or RUN:failed: it waits until those have ended so.
+    #: Runs to wait for, and the ends to wait for: RUN:ok, RUN:any or RUN:failed.
     after: tuple[str, ...] = ()
-    #: The runs of one submit, numbered; at most `array_limit` of them run at once.
+    #: Array of numbered runs of one submission; at most `array_limit` of them run at once.
     array: str = ""
     array_index: int | None = None
     array_limit: int | None = None
-    #: Its hyperparameters, for the job (`current_run().config`) and for people.
+    #: Hyperparameters, for the job (`current_run().config`) and for people.
     config: dict[str, Any] = field(default_factory=dict)
-    #: The sweep that made it, and which of its runs it is, from 0.
+    #: Sweep that made the run, and the run's number in it, from 0.
     sweep: str = ""
     sweep_index: int | None = None
-    #: It makes other runs itself, as W&B's sweep schedulers do: a worker counts it apart.
+    #: Whether it makes other runs, as W&B's sweep schedulers do: a worker counts such runs apart.
     scheduler: bool = False
-    #: From its submission, or its scheduled time: it must have started by then.
+    #: Time from its submission, or its scheduled time, within which it must start.
     expires_s: float | None = None
-    #: The exit code by which the job says that it was preempted, and how often it may be.
+    #: Exit code by which the job says that it was preempted, and the number of times that it may be.
     preempt_exit_code: int = 85
     max_preemptions: int = 5
 
@@ -97,7 +97,7 @@ class RunSpec:
         self._check(_changed(self))
 
     def _check(self, given: Iterable[str]) -> None:
-        """Complete it, and raise InputError; only the fields that are `given` can be wrong."""
+        """Set the default name, and raise InputError for a wrong field; only fields that are `given` can be wrong."""
         if self.command or not self.image:
             _check_command(self.command)
         if not self.name:
@@ -141,7 +141,7 @@ class RunSpec:
 
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-#: Of each field what it has when it is not given; the command has no default.
+#: Defaults of all fields; the command has none.
 _PLAIN: dict[str, Any] = {
     name: {} if spec_field.default_factory is dict else spec_field.default
     for name, spec_field in RunSpec.__dataclass_fields__.items()
@@ -150,7 +150,7 @@ _VALUES = operator.attrgetter(*_PLAIN)
 
 
 def _changed(spec: RunSpec) -> Iterable[str]:
-    """The fields that do not have their defaults, and maybe some that do."""
+    """The fields that differ from their defaults, and maybe some that do not."""
     # By identity: 0 is not False, which would have to be refused.
     return compress(_PLAIN, map(operator.is_not, _VALUES(spec), _PLAIN.values()))
 
@@ -158,7 +158,7 @@ def _changed(spec: RunSpec) -> Iterable[str]:
 def make_spec(given: Mapping[str, Any]) -> RunSpec:
     """`RunSpec(**given)` in a third of the time; the names must be its fields, the command among them."""
     spec = object.__new__(RunSpec)
-    # Each its own maps: they could be changed.
+    # New maps for each run: a shared one could be changed.
     spec.__dict__.update(_PLAIN, env={}, container={}, values={}, config={})
     spec.__dict__.update(given)
     spec._check(given)
@@ -203,7 +203,7 @@ _READERS = {
 
 
 def _plain(text: str) -> RunSpec | None:
-    """A sound spec, read without pydantic: that takes 7 to 9 MiB and 0.1 s of each worker. None: pydantic is to say."""
+    """A sound spec, read without pydantic: that takes 7 to 9 MiB and 0.1 s of a worker. None: ask pydantic why not."""
     # json lets halves of surrogate pairs pass.
     if "\\ud" in text or "\\uD" in text:
         return None
@@ -256,10 +256,10 @@ def _check_command(command: tuple[str, ...] | str) -> None:
 
 
 def _check_container(spec: RunSpec) -> None:
-    # Imported by those who need it: a person waits for `launch-submit`.
+    # Imported on demand: start-up time of `launch-submit`.
     from launch_worker.model.container_options import IMAGE, check_cpus, check_memory, check_submitted
 
-    # Where there are macros the worker looks again, when they are filled.
+    # With macros the worker checks again, once they are filled.
     if spec.image and not has_macros(spec.image) and not IMAGE.fullmatch(spec.image):
         raise InputError(
             f"image {spec.image[:60]!r} is not the name of an image; write it as NAME, NAME:TAG or NAME@sha256:DIGEST"
@@ -275,7 +275,7 @@ def _check_code(uri: str, upload: str) -> None:
     if uri and upload:
         raise InputError("the code comes from git or from an upload, not both; leave out --uri or --upload")
     if uri and not has_macros(uri):
-        # Imported by those who need it: a person waits for `launch-submit`.
+        # Imported on demand: start-up time of `launch-submit`.
         from launch_worker.model.git_url import parse_git_url
 
         parse_git_url(uri)

@@ -16,19 +16,19 @@ class Trial:
 
     index: int
     run_id: str
-    #: What was drawn for each parameter; empty in a grid.
+    #: Numbers drawn for the parameters; empty in a grid.
     drawn: Mapping[str, float] = field(default_factory=dict)
-    #: How many results were known when it was drawn.
+    #: Number of results that were known when it was drawn.
     seen: int = 0
-    #: It has not ended, or was started anew.
+    #: Whether it has not ended, or was started anew.
     live: bool = True
     #: The run's final state, '' for none yet.
     state: str = ""
-    #: The metric as it was in the end; None for none.
+    #: Final value of the metric; None for none.
     value: float | None = None
-    #: The metric as it was told, by step; read for those that are judged only.
+    #: Steps and values of the metric; read only for runs that are judged.
     curve: tuple[tuple[int, float], ...] = ()
-    #: Why it was stopped before its end, because it was worse than others.
+    #: Reason of an early stop, because it was worse than others; '' for none.
     stopped: str = ""
 
     @property
@@ -47,22 +47,22 @@ class SweepRecord:
     name: str
     #: The JSON of its configuration, as it was written.
     config: str
-    #: The JSON of what else its runs are submitted with: arguments of RunSpec.
+    #: JSON of the further arguments of RunSpec that its runs have.
     given: str
-    #: So many of its runs are live at once, and so many were made, of at most `cap` (None: no end).
+    #: Most live runs, runs made so far, and most runs in all (`cap`; None: no end).
     workers: int
     made: int
     cap: int | None
-    #: Runs that have not ended.
+    #: Number of runs that have not ended.
     live: int
     seed: int
     created_at: int
     ended_at: int | None
-    #: Its running runs are being killed.
+    #: Whether its running runs are being killed.
     cancelling: bool = False
-    #: Why it makes no more runs.
+    #: Reason why it makes no more runs.
     reason: str = ""
-    #: Why its next run cannot be made.
+    #: Reason why its next run cannot be made.
     stuck: str = ""
     #: While none has Finished since it was made, or resumed: how many Failed or Crashed, the last of them, and why.
     failures: int = 0

@@ -28,20 +28,20 @@ def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
 class Worker:
     """A worker as it was when it last spoke: a heartbeat ago at most, a lease where it is silent."""
 
-    #: Its node name.
+    #: Node name.
     name: str
-    #: One life of it: what holds the leases of its runs.
+    #: Owner of its runs' leases: one life of the worker.
     owner: str
     host: str
     pid: int
     queues: tuple[str, ...]
-    #: How many runs it takes at once, and how many it has.
+    #: Numbers of runs that it takes at once, and that it has.
     slots: int
     running: int
     #: running, draining or quarantined, and why it takes nothing; '' when it does.
     state: str
     problem: str = ""
-    #: All that it said, as `launch-worker workers --json` prints it.
+    #: Its whole description, as `launch-worker workers --json` prints it.
     description: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -77,11 +77,11 @@ class FreeCapacity:
     #: The same of all that it has.
     total: tuple[int, int, int]
     backfill_s: float
-    #: It prepares scheduled runs so long before their time.
+    #: Seconds before their time from which it prepares scheduled runs.
     prefetch_s: float = 0.0
-    #: It takes by hand what was ready by then (server as_us), and nothing is to be given to it after; 0 else.
+    #: Server time (microseconds) until which runs were ready that it may take; 0 for no limit.
     before_us: int = 0
-    #: How many more runs it takes that make other runs.
+    #: Number of further runs that it takes which make other runs.
     schedulers: int = 1
     #: The newest format of items that it reads.
     version: int = item_schema.VERSION
