@@ -173,11 +173,14 @@ class Job:
 
     @property
     def must_end(self) -> bool:
-        """Without anything more that is done to it."""
-        lease = self.leases[-1]
-        is_stopped = self.grace_s is not None and self.grace_s < 10
-        is_let_go = lease is not None and lease[1] < boot_time_s() + 10
-        return self.is_refused or self.kind.status is not None or is_stopped or is_let_go
+        """Whether it ends soon without anything more that is done to it."""
+        now, lease = boot_time_s(), self.leases[-1]
+        is_let_go = lease is not None and lease[1] < now + 10
+        if self.is_refused or is_let_go or (self.grace_s is not None and self.grace_s < 10):
+            return True
+        # The processes that it leaves behind have the whole grace of a stop that came before its own end.
+        has_grace = self.grace_s is not None or any(each and each[0] <= now and each[1] > now for each in self.leases)
+        return self.kind.status is not None and not has_grace
 
     def hear(self, told: dict[str, Any], *, guard_pid: int) -> None:
         self.told.append(told)
