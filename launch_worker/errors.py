@@ -52,3 +52,27 @@ class CodeError(LaunchError):
         super().__init__(text)
         self.detail = detail
         self.worker_fault = worker_fault
+
+
+class StartError(LaunchError):
+    """The job could not be started. `worker_fault`: other jobs could not be started here either."""
+
+    def __init__(self, text: str = "", *, worker_fault: bool = False) -> None:
+        super().__init__(text)
+        self.worker_fault = worker_fault
+
+
+class StartGivenUpError(StartError):
+    """An event arrived before the job had started; it is in the queue of events."""
+
+
+class LeaseLostError(StartError):
+    """The worker could not renew the attempt's lease until its job was to begin: another worker may have the run."""
+
+
+class EngineAwayError(StartError):
+    """The container engine did not answer; whether it did what was asked is not known."""
+
+
+class NoContainerError(StartError):
+    """There is no such container (any more)."""

@@ -24,6 +24,7 @@ from launch_worker.model.spec import parse_spec
 from launch_worker.runners.job import Gone, Job, Lease
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.runner import ProcessRunner
+from launch_worker.runners.stop_reason import StopReason
 from launch_worker.store.store import Store
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Adopter:
         *,
         only_if_gone: bool = False,
         watcher: ProcessRunner | None = None,
-        stopped_by: str = "",
+        stopped_by: StopReason = "",
     ) -> None:
         """`watcher` has the guard that watched over the container until now; `stopped_by`: it has begun to end it."""
         former = folder.read_record()

@@ -38,6 +38,7 @@ from launch_worker.errors import (
     InputError,
     LaunchError,
     RefusedError,
+    StartGivenUpError,
     SweepOverError,
     UnknownRunError,
 )
@@ -48,7 +49,6 @@ from launch_worker.model.units import format_duration
 from launch_worker.queues.pool import PoolConfig
 from launch_worker.queues.queue import QueueConfig
 from launch_worker.queues.secure import secured
-from launch_worker.runners.errors import StartGivenUpError
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 

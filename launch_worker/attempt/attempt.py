@@ -14,9 +14,9 @@ from launch_worker.attempt.supervise import Cancel
 from launch_worker.attempt.tail import Tail
 from launch_worker.attempt.talk import Talk
 from launch_worker.clock import boot_time_s
+from launch_worker.errors import StartGivenUpError
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
-from launch_worker.runners.errors import StartGivenUpError
 from launch_worker.runners.job import Job, Lease
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.settings import Settings

@@ -15,12 +15,19 @@ from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, 
 from launch_worker.attempt.talk import Talk
 from launch_worker.clock import boot_time_s
 from launch_worker.code.patience import Patience
-from launch_worker.errors import BrokerUnavailableError, CodeError, InputError
+from launch_worker.errors import (
+    BrokerUnavailableError,
+    CodeError,
+    EngineAwayError,
+    InputError,
+    LeaseLostError,
+    StartError,
+    StartGivenUpError,
+)
 from launch_worker.model.job_words import Word
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
-from launch_worker.runners.errors import EngineAwayError, LeaseLostError, StartError, StartGivenUpError
 from launch_worker.runners.job import Gone, Job
 from launch_worker.runners.output import make_room
 from launch_worker.runners.talk_folder import TALK

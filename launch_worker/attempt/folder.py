@@ -32,6 +32,7 @@ from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.runners.process.exits import Exit, read_exits
+from launch_worker.runners.stop_reason import StopReason
 from launch_worker.runners.talk_folder import TALK
 from launch_worker.untrusted.removal import remove_tree
 from launch_worker.untrusted.text import read_json
@@ -247,7 +248,7 @@ class AttemptFolder:
         except (OSError, ValueError):
             return None
 
-    def stopped_by(self) -> str:
+    def stopped_by(self) -> StopReason:
         """Who ended it, as its guard kept that; '' for nobody."""
         kept = self._kept_exit()
         return "" if kept is None else kept.stopped_by

@@ -117,7 +117,7 @@ def _process(attempt: Attempt, site: WorkerContext, patience: Patience) -> Start
 def _container(attempt: Attempt, site: WorkerContext, plan: ContainerPlan, patience: Patience, enter: Enter) -> Start:
     # First: it imports the engine's SDK, which several threads at once would find half made.
     site.containers()
-    from launch_worker.runners.container.config import Files, Labels
+    from launch_worker.runners.container.config import Files, Labels, NewContainer
 
     record, spec = attempt.record, attempt.spec
     env = container_environment(
@@ -138,15 +138,22 @@ def _container(attempt: Attempt, site: WorkerContext, plan: ContainerPlan, patie
         worker=site.worker,
         host=site.host,
     )
+
+    def new(code: Path | None) -> NewContainer:
+        arguments = _arguments(spec) if spec.sweep else None
+        return NewContainer(
+            plan,
+            spec.command,
+            labels,
+            env,
+            cwd=_folder_in_container(attempt, code),
+            gpus=record.gpus,
+            files=Files(_config(record, spec), code, arguments=arguments),
+        )
+
     return lambda code: site.containers().start(
-        plan,
-        spec.command,
+        new(code),
         key=attempt.key,
-        labels=labels,
-        env=env,
-        cwd=_folder_in_container(attempt, code),
-        gpus=record.gpus,
-        files=Files(_config(record, spec), code, arguments=_arguments(spec) if spec.sweep else None),
         output=attempt.folder.output,
         lease=lambda: attempt.lease,
         events=attempt.events,

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from launch_worker.errors import BrokerUnavailableError, CodeError
+from launch_worker.errors import BrokerUnavailableError, CodeError, StartGivenUpError
 from launch_worker.model.units import format_duration
-from launch_worker.runners.errors import StartGivenUpError
 
 T = TypeVar("T")
 

@@ -13,10 +13,9 @@ import time
 from typing import Any
 
 from launch_worker.clock import boot_time_s
-from launch_worker.errors import LaunchError
+from launch_worker.errors import EngineAwayError, LaunchError, NoContainerError
 from launch_worker.runners.container.engine import Engine, clear_errors
 from launch_worker.runners.container.forgotten import end_forgotten
-from launch_worker.runners.errors import EngineAwayError, NoContainerError
 from launch_worker.runners.process.own_process import hide_memory
 from launch_worker.untrusted.text import read_json
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from launch_worker.model.outcome import Outcome
+from launch_worker.runners.stop_reason import StopReason
 
-#: (SIGTERM, SIGKILL) by boot time, or None: the job may outlive its lease.
+#: Boot times of (SIGTERM, SIGKILL); None for a job that may outlive its lease.
 Lease = tuple[float, float] | None
 
 
@@ -19,56 +20,57 @@ class Handle(Protocol):
     events: queue.SimpleQueue[Any]
 
     def stop(self, *, grace_s: float) -> None:
-        """Ask for the end of the whole job; may be repeated with a shorter grace."""
+        """Begin to end the whole job; may be repeated with a shorter grace."""
 
 
 class Job(Handle, Protocol):
     """A started job as its runner gives it: a process or a container."""
 
-    #: How its main process ended; None before.
+    #: End of its main process; None before.
     exited: Exited | None
 
     @property
     def pid(self) -> int:
-        """Of its main process; 0 while that is not known to run."""
+        """The pid of its main process; 0 while that is not known to run."""
 
     @property
     def trouble(self) -> str:
-        """Why nobody can know now how it is, nor end it; '' while all is well."""
+        """Why the job can be neither seen nor ended now; '' while it can."""
 
     def report_to(self, enter: Callable[[str, str], None], on_started: Callable[[int], None]) -> None:
-        """`on_started` gets its pid when it is known to run, `enter` a word and a sentence when something is wrong."""
+        """Call `on_started` with the pid when the job is known to run, `enter` with a phase and a sentence."""
 
     @property
     def bounds_output(self) -> bool:
-        """Whether somebody sees to it that its output's file does not grow without end."""
+        """Whether the size of its output's file is bounded."""
 
     def catch_up(self) -> None:
-        """Wait a moment until what it has printed by now is in its file."""
+        """Wait a moment until all that the job has printed by now is in its file."""
 
     def announce(self, reason: str) -> None:
         """Show the job that it shall stop; returns at once, and never raises."""
 
     def explain(self, outcome: Outcome) -> Outcome:
-        """Add to the outcome what the kernel or the engine knows of it."""
+        """Add the kernel's or the engine's knowledge of the end to the outcome."""
 
     def leave(self) -> None:
-        """Another worker will supervise it."""
+        """Stop supervising: another worker will."""
 
     def dispose(self) -> None:
-        """Remove what is left of an ended job, after its end was kept."""
+        """Remove the rest of an ended job, after its end was kept."""
 
 
 @dataclass(frozen=True)
 class Exited:
-    """The job's main process ended. `stopped_by` tells who signalled it before: '', asked, lease or worker."""
+    """The job's main process ended."""
 
     #: Exit code, or minus the signal's number; None when it is not known.
     status: int | None
-    stopped_by: str
-    #: Why it is not known; '' when it was lost together with a guard.
+    #: Why it was signalled before.
+    stopped_by: StopReason
+    #: Why the status is not known; '' when it was lost together with a guard.
     problem: str = ""
-    #: It is in the file of the exits, where the next worker finds it should this one die.
+    #: The status is in the file of the exits, where the next worker finds it should this one die.
     is_kept: bool = field(default=False, compare=False)
 
 

@@ -18,8 +18,7 @@ from launch_worker.code import repository as repository_module
 from launch_worker.code import unpack as unpack_module
 from launch_worker.code.patience import Patience
 from launch_worker.code.unpack import unpack
-from launch_worker.errors import CodeError
-from launch_worker.runners.errors import StartGivenUpError
+from launch_worker.errors import CodeError, StartGivenUpError
 from launch_worker.runners.process import child, orphans, tree
 from launch_worker.runners.process.child import Bounds
 from tests.code.conftest import Fetch

@@ -21,10 +21,9 @@ from launch_worker.code.cache import throw_away_unused
 from launch_worker.code.fetch import fetch_code
 from launch_worker.code.git import Git, GitError
 from launch_worker.code.patience import Patience
-from launch_worker.errors import CodeError
+from launch_worker.errors import CodeError, StartGivenUpError
 from launch_worker.ids import new_run_id
 from launch_worker.model.spec import RunSpec
-from launch_worker.runners.errors import StartGivenUpError
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from tests.code.conftest import Fetch

@@ -22,6 +22,7 @@ from launch_worker.attempt.supervise import Cancel
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import (
     BrokerUnavailableError,
+    EngineAwayError,
     InputError,
     LaunchError,
     RefusedError,
@@ -30,7 +31,6 @@ from launch_worker.errors import (
 )
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
-from launch_worker.runners.errors import EngineAwayError
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of

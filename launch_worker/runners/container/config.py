@@ -16,7 +16,7 @@ import docker.types
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan, Mount
 from launch_worker.runners.talk_folder import TALK
 
-#: The engine's own copy of the output: two files of this size.
+#: Size and number of the files in which the engine keeps its own copy of the output.
 _ENGINE_LOG = {"max-size": "16m", "max-file": "2"}
 
 
@@ -37,7 +37,7 @@ class Labels:
 
     @classmethod
     def from_map(cls, labels: Mapping[str, str]) -> Labels | None:
-        """None for labels that are not ours."""
+        """Read them; None for a container that no worker has made."""
         try:
             words = {name: labels[f"launch.{name}"] for name in cls.__dataclass_fields__}
             return cls(**words | {"attempt": int(words["attempt"]), "token": int(words["token"])})  # type: ignore[arg-type]
@@ -47,12 +47,32 @@ class Labels:
 
 @dataclass(frozen=True)
 class Files:
-    """What a container gets of its attempt: its configuration, and the folder with its code, if any."""
+    """The files that a container gets from its attempt: its configuration, and the folder with its code, if any."""
 
     config: bytes
     code: Path | None = None
-    #: JSON, for the macro `${args_json_file}` of sweeps.
+    #: JSON for the macro `${args_json_file}` of sweeps; None for a run of no sweep.
     arguments: bytes | None = None
+
+
+@dataclass(frozen=True)
+class NewContainer:
+    """All that a container is made of."""
+
+    plan: ContainerPlan
+    command: Sequence[str]
+    labels: Labels
+    env: Mapping[str, str]
+    #: Working directory; None for the image's own.
+    cwd: str | None
+    #: Ids of the devices that it may use.
+    gpus: Sequence[str]
+    files: Files
+
+    @property
+    def program(self) -> str:
+        """The program's name, for people."""
+        return (self.plan.entrypoint or tuple(self.command) or ("",))[0]
 
 
 def host_config(plan: ContainerPlan, gpus: Sequence[str], *, log_driver: str) -> dict[str, Any]:
@@ -92,7 +112,7 @@ def _mount(mount: Mount) -> docker.types.Mount:
 
 @contextlib.contextmanager
 def tarball(files: Files) -> Iterator[io.BufferedIOBase]:
-    """The files as an archive for LAUNCH_DIR. Whatever user the container has may read and write them."""
+    """An archive of the files for LAUNCH_DIR; every user of the container may read and write them."""
 
     def open_to_all(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0

@@ -21,7 +21,7 @@ import docker.utils
 import requests
 import urllib3
 
-from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
+from launch_worker.errors import EngineAwayError, NoContainerError, StartError
 from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.engine")

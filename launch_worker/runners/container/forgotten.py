@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 
+from launch_worker.errors import EngineAwayError
 from launch_worker.runners.container.engine import Engine, clear_errors
-from launch_worker.runners.errors import EngineAwayError
 from launch_worker.runners.process import tree
 
 #: The init program is mounted there when a container is started; before that there is no such file.

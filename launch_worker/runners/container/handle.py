@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import docker.errors
 
 from launch_worker.clock import boot_time_s
-from launch_worker.errors import LaunchError
+from launch_worker.errors import EngineAwayError, LaunchError, NoContainerError, StartError
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.runners.container.config import Labels
@@ -28,8 +28,8 @@ from launch_worker.runners.container.engine import Cut, Engine, address, clear_e
 from launch_worker.runners.container.log import ContainerLog, messages_of
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
-from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
 from launch_worker.runners.job import Exited, Gone
+from launch_worker.runners.stop_reason import StopReason
 from launch_worker.runners.talk_folder import TALK
 
 log = logging.getLogger("launch_worker.container")
@@ -104,7 +104,7 @@ class ContainerHandle:
         events: queue.SimpleQueue[Any],
         output: Path,
         warning: str = "",
-        stopped_by: str = "",
+        stopped_by: StopReason = "",
     ) -> None:
         """Without `container` (its id) it is looked for by its labels. `stopped_by`: who has begun to end it."""
         self.key = key

@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,30 +17,31 @@ import docker.errors
 import docker.utils
 
 from launch_worker.clock import boot_time_s
-from launch_worker.errors import LaunchError
-from launch_worker.model.container_options import LAUNCH_DIR, ContainerPlan
-from launch_worker.model.units import format_duration
-from launch_worker.runners.container.config import Files, Labels, host_config, tarball
-from launch_worker.runners.container.engine import Engine, clear_errors
-from launch_worker.runners.container.forgotten import end_forgotten
-from launch_worker.runners.container.handle import PATIENCE_S, ContainerHandle
-from launch_worker.runners.container.talk import ContainerTalks
-from launch_worker.runners.container.watch import EngineWatch
-from launch_worker.runners.errors import (
+from launch_worker.errors import (
     EngineAwayError,
+    LaunchError,
     LeaseLostError,
     NoContainerError,
     StartError,
     StartGivenUpError,
 )
+from launch_worker.model.container_options import LAUNCH_DIR, ContainerPlan
+from launch_worker.model.units import format_duration
+from launch_worker.runners.container.config import Files, Labels, NewContainer, host_config, tarball
+from launch_worker.runners.container.engine import Engine, clear_errors
+from launch_worker.runners.container.forgotten import end_forgotten
+from launch_worker.runners.container.handle import PATIENCE_S, ContainerHandle
+from launch_worker.runners.container.talk import ContainerTalks
+from launch_worker.runners.container.watch import EngineWatch
 from launch_worker.runners.job import Lease
 from launch_worker.runners.process.runner import ProcessRunner
+from launch_worker.runners.stop_reason import StopReason
 
 log = logging.getLogger("launch_worker.container")
 
 T = TypeVar("T")
 
-#: How long the end of a run waits for its container to be removed: then it goes on beside.
+#: Seconds for which the end of a run waits until its container is removed; then the removal goes on beside it.
 _REMOVE_S = 5.0
 
 
@@ -49,7 +50,7 @@ class ContainerRunner:
 
     def __init__(self, guard: ProcessRunner, *, log_file_bytes: int = 64 << 20, redis_url: str = "") -> None:
         """`redis_url`: where an attempt is held whose container its guard can't end (`end_container`)."""
-        #: What the file of a container's output keeps of it, at most about twice.
+        #: Bytes of output that the file of a container keeps, at most about twice.
         self.log_file_bytes = log_file_bytes
         self.engine = Engine()
         self.watch = EngineWatch(self.engine)
@@ -59,15 +60,9 @@ class ContainerRunner:
 
     def start(
         self,
-        plan: ContainerPlan,
-        command: Sequence[str],
+        new: NewContainer,
         *,
         key: str,
-        labels: Labels,
-        env: Mapping[str, str],
-        cwd: str | None,
-        gpus: Sequence[str],
-        files: Files,
         output: Path,
         lease: Callable[[], Lease],
         events: queue.SimpleQueue[Any],
@@ -79,32 +74,31 @@ class ContainerRunner:
 
         Whichever it raises, the container has not run and never will. Once the engine was told to start it and its
         answer is not known, the handle of one that may run is returned.
-        `enter` is told each phase and a sentence for people. `timeout_s` is for all of it. `lease` tells
-        the attempt's as it is when the container is about to start; `before_start` may block until it is time.
+        `enter` gets each phase and a sentence for people. `timeout_s` is for pull and start together. `lease` returns
+        the attempt's lease when the container is about to start; `before_start` may block until it may start.
         """
         deadline = time.monotonic() + timeout_s
         _ask(self._reach, events)
-        warning = self._pull(plan, events, deadline, timeout_s, enter)
+        warning = self._pull(new.plan, events, deadline, timeout_s, enter)
         enter("start", "")
-        making = _Making(
-            partial(self._make, plan, command, labels, env, cwd, gpus, files, deadline=deadline), self.remove
-        )
+        making = _Making(partial(self._make, new, deadline=deadline), self.remove)
         try:
             container = _ask(making, events)
         except StartGivenUpError:
             threading.Thread(target=making.give_up, name=f"remove-{key}", daemon=True).start()
             raise
-        handle = ContainerHandle(self, key, labels, container=container, events=events, output=output, warning=warning)
+        handle = ContainerHandle(
+            self, key, new.labels, container=container, events=events, output=output, warning=warning
+        )
         try:
             before_start()
             until = lease()
-            self._watch(handle, labels, until)
+            self._watch(handle, new.labels, until)
             if time.monotonic() > deadline:
                 raise StartError(f"the container did not start within {format_duration(timeout_s)}")
             if until is not None and boot_time_s() >= until[0]:
                 raise LeaseLostError("the worker could not renew the lease while the container was made")
-            program = (plan.entrypoint or tuple(command) or ("",))[0]
-            handle.begin(program=program, image=plan.image, deadline=deadline)
+            handle.begin(program=new.program, image=new.plan.image, deadline=deadline)
             handle.await_start(lambda: not events.empty())
         except BaseException:
             self.forget(handle)
@@ -119,12 +113,12 @@ class ContainerRunner:
         lease: Lease,
         events: queue.SimpleQueue[Any],
         output: Path,
-        stopped_by: str = "",
+        stopped_by: StopReason = "",
     ) -> ContainerHandle:
         """Supervise the container of an attempt that another worker began; asks the engine nothing yet.
 
-        `labels` has whose the attempt is now; `stopped_by` who has begun to end it. Where there is no container of it,
-        its end is Crashed.
+        `labels` name the attempt's present owner; `stopped_by` says why another process has begun to end it. Where the
+        attempt has no container, its end is Crashed.
         """
         handle = ContainerHandle(self, key, labels, events=events, output=output, stopped_by=stopped_by)
         self._watch(handle, labels, lease)
@@ -141,18 +135,18 @@ class ContainerRunner:
         self._guard.watch(handle.key, handle.container, lease=lease, on_expired=handle.expired, more=more)
 
     def find_attempt(self, labels: Labels) -> str:
-        """The container of one attempt. Raises EngineAwayError, NoContainerError."""
+        """Find the container of one attempt. Raises EngineAwayError, NoContainerError."""
         wanted = [f"launch.run={labels.run}", f"launch.token={labels.token}"]
         with clear_errors():
             listed = self.engine.api().containers(all=True, filters={"label": wanted})
-        # Where an answer was lost there may be one beside it that was never started.
+        # Where an answer was lost there may be a second container, which was never started.
         listed.sort(key=lambda entry: entry["State"] == "created")
         for entry in listed:
             return str(entry["Id"])
         raise NoContainerError(f"there is no container of run {labels.run}, attempt {labels.attempt}")
 
     def find(self, system: str, run_id: str | None = None) -> list[tuple[str, Labels]]:
-        """The containers (id, labels) of one launch system, or of one of its runs. Raises EngineAwayError."""
+        """Find the containers (id, labels) of one launch system, or of one of its runs. Raises EngineAwayError."""
         wanted = [f"launch.system={system}"] + ([f"launch.run={run_id}"] if run_id else [])
         with clear_errors():
             listed = self.engine.api().containers(all=True, filters={"label": wanted})
@@ -160,7 +154,7 @@ class ContainerRunner:
         return [(container, labels) for container, labels in found if labels is not None]
 
     def remove_others(self, labels: Labels) -> None:
-        """End and remove what former attempts of the run left on this engine: only one may run.
+        """End and remove containers that earlier attempts of the run left on this engine: only one may run.
 
         Raises StartError when a later attempt is here.
         """
@@ -179,9 +173,9 @@ class ContainerRunner:
                     raise StartError(text, worker_fault=True) from None
 
     def remove(self, container: str, *, has_run: bool = False) -> None:
-        """Kill and remove it, with its anonymous volumes. Raises EngineAwayError, StartError: it is still there.
+        """Kill and remove a container, with its anonymous volumes.
 
-        `has_run`: the engine has told that it ran.
+        `has_run`: the engine has said that it ran. Raises EngineAwayError, StartError: the container is still there.
         """
         try:
             if not has_run:
@@ -197,9 +191,9 @@ class ContainerRunner:
                 raise
 
     def remove_unstarted(self, container: str) -> bool:
-        """Remove one that the engine calls created; whether its job may have run nevertheless.
+        """Remove a container that the engine calls created; whether its job may have run nevertheless.
 
-        Raises EngineAwayError, NoContainerError, StartError: it runs now, or could not be removed.
+        Raises EngineAwayError, NoContainerError, StartError: the container runs now, or could not be removed.
         """
         may_have_run = end_forgotten(self.engine, container)
         with clear_errors():
@@ -207,7 +201,7 @@ class ContainerRunner:
         return may_have_run
 
     def forget(self, handle: ContainerHandle) -> None:
-        """Remove one that has ended, or never ran. An engine that hangs holds this up for a few seconds only."""
+        """Remove a container that has ended, or never ran. An engine that hangs delays this by a few seconds only."""
         self._guard.unwatch(handle.key)
         if not handle.container:
             return
@@ -246,7 +240,7 @@ class ContainerRunner:
         timeout_s: float,
         enter: Callable[[str, str], None],
     ) -> str:
-        """Have the image here, by the plan's policy. Returns a warning, or ''."""
+        """Get the image onto this engine, by the plan's policy. Returns a warning, or ''."""
         is_here = _ask(lambda: self._has(plan.image), events)
         if is_here and plan.pull != "always":
             return ""
@@ -267,7 +261,7 @@ class ContainerRunner:
         return ""
 
     def _await_pull(self, image: str, events: queue.SimpleQueue[Any], deadline: float, timeout_s: float) -> None:
-        """A registry may be silent for long, and cannot be hurried."""
+        """Pull the image; a registry may be silent for minutes, and cannot be hurried."""
 
         def pull() -> None:
             repository, tag = docker.utils.parse_repository_tag(image)
@@ -283,7 +277,7 @@ class ContainerRunner:
 
     @cached_property
     def log_driver(self) -> str:
-        """One whose log the engine gives back; json-file replaces bytes that are not UTF-8, but every engine has it."""
+        """A driver whose log the engine gives back. Every engine has json-file, which replaces bytes outside UTF-8."""
         with clear_errors():
             known = self.engine.api().info().get("Plugins", {}).get("Log") or ()
         return "local" if "local" in known else "json-file"
@@ -299,79 +293,59 @@ class ContainerRunner:
         except NoContainerError as error:
             raise StartError(str(error)) from None
 
-    def _make(
-        self,
-        plan: ContainerPlan,
-        command: Sequence[str],
-        labels: Labels,
-        env: Mapping[str, str],
-        cwd: str | None,
-        gpus: Sequence[str],
-        files: Files,
-        *,
-        deadline: float,
-        is_given_up: Callable[[], bool],
-    ) -> str:
-        """A container that is not started yet. Raises StartError; one may be left then, which is removed later."""
-        self.remove_others(labels)
+    def _make(self, new: NewContainer, *, deadline: float, is_given_up: Callable[[], bool]) -> str:
+        """Make a container without starting it. Raises StartError; one that is left then is removed later."""
+        self.remove_others(new.labels)
         while True:
             try:
-                with clear_errors(image=plan.image):
-                    container = self._create(plan, command, labels, env, cwd, gpus)
+                with clear_errors(image=new.plan.image):
+                    container = self._create(new)
                     break
             except EngineAwayError:
-                # It may have been made all the same, or be made later: it is found by its name.
+                # The container may have been made all the same, or be made later: it is found by its name.
                 self._reach()
                 if time.monotonic() > deadline or is_given_up():
                     raise
                 time.sleep(0.2)
         try:
-            if gpus:
+            if new.gpus:
                 self._check_gpus(container)
-            with clear_errors(image=plan.image):
-                self._put(container, files)
+            with clear_errors(image=new.plan.image):
+                self._put(container, new.files)
         except BaseException:
             with contextlib.suppress(LaunchError):
                 self.remove(container)
             raise
         return container
 
-    def _create(
-        self,
-        plan: ContainerPlan,
-        command: Sequence[str],
-        labels: Labels,
-        env: Mapping[str, str],
-        cwd: str | None,
-        gpus: Sequence[str],
-    ) -> str:
-        api = self.engine.worker()
-        base = f"launch-{labels.run}-{labels.attempt}"
+    def _create(self, new: NewContainer) -> str:
+        api, plan = self.engine.worker(), new.plan
+        base = f"launch-{new.labels.run}-{new.labels.attempt}"
         for number in range(1, 100):
             name = base if number == 1 else f"{base}-{number}"
             try:
                 made = api.create_container(
                     plan.image,
-                    list(command) or None,
+                    list(new.command) or None,
                     name=name,
-                    labels=labels.as_map(),
-                    environment=plan.env | dict(env),
+                    labels=new.labels.as_map(),
+                    environment=plan.env | dict(new.env),
                     entrypoint=list(plan.entrypoint) if plan.entrypoint else None,
-                    working_dir=cwd,
+                    working_dir=new.cwd,
                     user=plan.user or None,
-                    host_config=api.create_host_config(**host_config(plan, gpus, log_driver=self.log_driver)),
+                    host_config=api.create_host_config(**host_config(plan, new.gpus, log_driver=self.log_driver)),
                 )
                 return str(made["Id"])
             except docker.errors.APIError as error:
                 # Docker's status is 409, Podman's 500.
                 if "is already in use" not in str(error.explanation):
                     raise
-            if (ours := self._made_before(name, labels)) is not None:
+            if (ours := self._made_before(name, new.labels)) is not None:
                 return ours
         raise StartError(f"every container name from {base} to {base}-99 is in use on this engine")
 
     def _made_before(self, name: str, labels: Labels) -> str | None:
-        """The container of this name, if this attempt made it, and did not hear of it; None when it is somebody else's.
+        """The container of this name, if this attempt made it and got no answer; None when it is another attempt's.
 
         Raises EngineAwayError while it is being made.
         """
@@ -384,7 +358,7 @@ class ContainerRunner:
         return str(found["Id"]) if is_ours else None
 
     def _check_gpus(self, container: str) -> None:
-        """An engine that ignores what it does not know would start a job without its GPUs."""
+        """Refuse an engine that ignores requests for GPUs, and would start the job without them."""
         with clear_errors():
             found = self.engine.api().inspect_container(container)
         if not found["HostConfig"].get("DeviceRequests"):
@@ -396,7 +370,7 @@ class ContainerRunner:
 
 
 class _Making:
-    """Makes a container, and removes it again when nobody waits for it any more."""
+    """Makes a container, and removes it again when no thread waits for it any more."""
 
     def __init__(self, make: Callable[..., str], remove: Callable[[str], None]) -> None:
         self._make = make
@@ -416,7 +390,7 @@ class _Making:
         raise StartGivenUpError
 
     def give_up(self) -> None:
-        """Nobody waits any more."""
+        """Remove the container, now or once it is made."""
         with self._lock:
             self._is_given_up = True
             made = self._made
@@ -426,7 +400,7 @@ class _Making:
 
 
 def _ask(call: Callable[[], T], events: queue.SimpleQueue[Any], *, deadline: float = math.inf) -> T:
-    """What the engine answers; in a thread of its own, for an engine that hangs, or a registry, cannot be hurried.
+    """Return the engine's answer; asked in a thread, for an engine that hangs, or a registry, cannot be hurried.
 
     Raises what the call raises, StartGivenUpError when an event arrives, TimeoutError after the deadline. Then the call
     may go on, so it must be one that starts no job.

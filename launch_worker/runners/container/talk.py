@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.current import STOP, TO_WORKER
-from launch_worker.errors import LaunchError
+from launch_worker.errors import EngineAwayError, LaunchError, NoContainerError, StartError
 from launch_worker.model.container_options import LAUNCH_DIR
 from launch_worker.runners.container.engine import Engine
-from launch_worker.runners.errors import EngineAwayError, NoContainerError, StartError
 from launch_worker.runners.talk_folder import TALK
 
 log = logging.getLogger("launch_worker.container")

@@ -7,8 +7,8 @@ import threading
 import time
 from typing import Protocol
 
+from launch_worker.errors import EngineAwayError
 from launch_worker.runners.container.engine import Engine, address
-from launch_worker.runners.errors import EngineAwayError
 
 log = logging.getLogger("launch_worker.container")
 

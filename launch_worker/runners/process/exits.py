@@ -11,10 +11,9 @@ import ctypes
 import fcntl
 import os
 import re
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
-#: Why a process was signalled: '' for not at all, its worker asked for it, its lease was over, its worker died.
-StopReason = Literal["", "asked", "lease", "worker"]
+from launch_worker.runners.stop_reason import StopReason
 
 #: Name of the file in a worker's folder.
 EXITS = "exits"

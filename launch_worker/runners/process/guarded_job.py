@@ -11,8 +11,8 @@ import os
 from launch_worker.runners.output import Piped
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.direct_channel import DirectChannelEnd
-from launch_worker.runners.process.exits import StopReason
 from launch_worker.runners.process.tree import ProcessId
+from launch_worker.runners.stop_reason import StopReason
 
 #: Seconds between the first two looks at a job that is being ended; the pause grows from there.
 FIRST_PAUSE_S = 0.01

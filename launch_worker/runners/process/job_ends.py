@@ -9,7 +9,7 @@ import signal
 
 from launch_worker.clock import boot_time_s
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.exits import Exit, ExitFile, StopReason
+from launch_worker.runners.process.exits import Exit, ExitFile
 from launch_worker.runners.process.failsafe import Failsafe
 from launch_worker.runners.process.guarded_job import FIRST_PAUSE_S, GuardedJob
 from launch_worker.runners.process.job_reports import JobReports
@@ -17,6 +17,7 @@ from launch_worker.runners.process.job_table import ROUNDS, JobTable
 from launch_worker.runners.process.poller import Poller
 from launch_worker.runners.process.tree import ProcessId
 from launch_worker.runners.process.worker_link import WorkerLink
+from launch_worker.runners.stop_reason import StopReason
 
 #: Seconds of grace, at most, for the rest of a job whose main process ended by itself, and for jobs whose worker died.
 AFTERMATH_S = 2.0

@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.clock import boot_time_s
+from launch_worker.errors import LeaseLostError, StartError
 from launch_worker.model.units import format_duration
-from launch_worker.runners.errors import OF_THE_MACHINE, LeaseLostError, StartError
 from launch_worker.runners.job import Exited, Gone, Lease
 from launch_worker.runners.output import make_pipe
 from launch_worker.runners.process import orphans, tree
 from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, SEND_TIMEOUT_S, DirectChannel
-from launch_worker.runners.process.exits import Exit, StopReason, keep_exit
+from launch_worker.runners.process.exits import Exit, keep_exit
 from launch_worker.runners.process.guard_process import start_guard
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.own_process import become_subreaper
 from launch_worker.runners.process.protocol import decode, encode
 from launch_worker.runners.process.tree import Process, ProcessId
+from launch_worker.runners.stop_reason import StopReason
 
 log = logging.getLogger("launch_worker.runner")
 
@@ -39,6 +40,10 @@ _HELLO_S = 5.0
 _HELLO_BYTES = 1 << 14
 #: Number of direct channels kept; more threads than that order through the main socket.
 _MAX_CHANNELS = 64
+#: Numbers of the errors with which the system refuses any job, and not what this job asks for.
+_OF_THE_MACHINE = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.EROFS)
+)
 #: Start time recorded when a process ended before it was read; matches no living process.
 _ENDED = 0
 
@@ -176,7 +181,7 @@ class ProcessRunner:
         if answer["on"] == "refused" and answer.get("errno") == errno.ETIME:
             raise LeaseLostError("the worker could not renew the lease before the job was started")
         if answer["on"] == "refused":
-            raise StartError(answer["error"], worker_fault=answer.get("errno") in OF_THE_MACHINE)
+            raise StartError(answer["error"], worker_fault=answer.get("errno") in _OF_THE_MACHINE)
         return handle
 
     def _start_line(self, handle: JobHandle, *, brief_s: float = 0.0) -> tuple[bytes, list[int]]:

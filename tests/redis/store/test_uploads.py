@@ -17,14 +17,13 @@ from launch_worker.code.patience import Patience
 from launch_worker.code.send import send_folder
 from launch_worker.code.storage import FolderStorage, RedisStorage, Storage, storage_of
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.errors import CodeError, LaunchError, SettingsError
+from launch_worker.errors import CodeError, LaunchError, SettingsError, StartGivenUpError
 from launch_worker.ids import new_run_id
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
-from launch_worker.runners.errors import StartGivenUpError
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store

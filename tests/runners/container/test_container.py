@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from launch_worker.clock import boot_time_s
+from launch_worker.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.ids import new_run_id
 from launch_worker.model.container_options import ContainerPlan, Mount
 from launch_worker.model.outcome import Outcome, outcome_of_exit
-from launch_worker.runners.container.config import Files, Labels
+from launch_worker.runners.container.config import Files, Labels, NewContainer
 from launch_worker.runners.container.engine import Engine
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.runner import ContainerRunner
-from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.runners.job import Exited, Gone, Lease
 from launch_worker.runners.process.runner import ProcessRunner
 from tests.conftest import wait_until
@@ -62,14 +62,16 @@ class Bench:
         **plan: Any,
     ) -> ContainerHandle:
         return self.runner.start(
-            ContainerPlan(**{"image": self.image} | self.defaults | plan),
-            command,
+            NewContainer(
+                ContainerPlan(**{"image": self.image} | self.defaults | plan),
+                command,
+                self.labels(),
+                {"LAUNCH_RUN_ID": self.run, "LAUNCH_TOKEN": str(self.token)},
+                cwd=cwd,
+                gpus=gpus,
+                files=Files(b'{"run_id": "it"}', code),
+            ),
             key=f"{self.run}.1",
-            labels=self.labels(),
-            env={"LAUNCH_RUN_ID": self.run, "LAUNCH_TOKEN": str(self.token)},
-            cwd=cwd,
-            gpus=gpus,
-            files=Files(b'{"run_id": "it"}', code),
             output=self.folder / "output",
             lease=lambda: lease,
             events=events or queue.SimpleQueue(),

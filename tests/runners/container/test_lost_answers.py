@@ -17,6 +17,7 @@ import pytest
 
 from launch_worker.attempt.supervise import Cancel, Limits, supervise
 from launch_worker.clock import boot_time_s
+from launch_worker.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.runners.container import engine
@@ -25,7 +26,6 @@ from launch_worker.runners.container import runner as container
 from launch_worker.runners.container import watch as container_watch
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.runner import ContainerRunner
-from launch_worker.runners.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.runner import ProcessRunner

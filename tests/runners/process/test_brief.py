@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from launch_worker.clock import boot_time_s
+from launch_worker.errors import StartError
 from launch_worker.ids import new_run_id
-from launch_worker.runners.errors import StartError
 from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.process import direct_channel, guard_process, tree
 from launch_worker.runners.process import runner as process

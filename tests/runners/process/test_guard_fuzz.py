@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from launch_worker.clock import boot_time_s
+from launch_worker.errors import StartError
 from launch_worker.ids import new_run_id
-from launch_worker.runners.errors import StartError
 from launch_worker.runners.job import Exited, Gone
 from launch_worker.runners.output import make_pipe
 from launch_worker.runners.process import guard_process, oom, tree

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launch_worker.clock import boot_time_s
-from launch_worker.runners.errors import LeaseLostError, StartError
+from launch_worker.errors import LeaseLostError, StartError
 from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
 from tests.support.processes import Jobs, end_of, guard_of, pid_in

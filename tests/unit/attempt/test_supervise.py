@@ -25,6 +25,7 @@ from launch_worker.model.job_words import Finish, HeedsStop, Preempting
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.runners.job import Exited, Gone
+from launch_worker.runners.stop_reason import StopReason
 
 S = RunState
 FREE = Limits(timeout_s=None, stall_timeout_s=None, grace_s=10.0)
@@ -53,7 +54,7 @@ def run(handle: ScriptedHandle, *, limits: Limits = FREE, last_output_s: Callabl
     return supervise(handle, limits=limits, last_output_s=last_output_s)
 
 
-def dies(status: int, stopped_by: str = "asked") -> Callable[[ScriptedHandle], None]:
+def dies(status: int, stopped_by: StopReason = "asked") -> Callable[[ScriptedHandle], None]:
     """On the first stop the job ends so."""
 
     def on_stop(handle: ScriptedHandle) -> None:
