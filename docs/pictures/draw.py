@@ -258,7 +258,7 @@ JOURNEY = (
             Step("celery/broker", ("takes a message from", "a queue's list")),
             Step("celery/request", ("gives the run's id to a", "slot of the pool")),
             Step("agent/attempts", ("holds the slot, and the", "devices of the run")),
-            Step("store/store", ("claim.lua: Running,", "a token, a lease")),
+            Step("store/attempts", ("claim.lua: Running,", "a token, a lease")),
         ),
     ),
     (
@@ -276,7 +276,7 @@ JOURNEY = (
             Step("runners/job", ("Exited, then Gone: no", "process of it is left")),
             Step("model/outcome", ("says what the exit", "status means")),
             Step("model/retry", ("decides: again,", "and when?")),
-            Step("store/store", ("finish.lua: final state,", "or Pending again")),
+            Step("store/attempts", ("finish.lua: final state,", "or Pending again")),
         ),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DRAW = runpy.run_path(str(ROOT / "docs/pictures/draw.py"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OURS = ("launch_worker", "tests", "bench", "deploy")
 
 
 @pytest.mark.parametrize("name", DRAW["PICTURES"])
@@ -37,3 +40,32 @@ def test_a_picture_with_a_clipped_or_covered_text_is_refused(draw: object, probl
     assert callable(draw)
     with pytest.raises(ValueError, match=problem):
         draw(DRAW["Picture"]("a picture", 200, 100))
+
+
+#: Paths that the docs speak of, and that are of a container, of a user's folder, or stand for any script.
+ELSEWHERE = ("/launch/config.json", "celery.py", "launch_worker/store/lua/NAME.lua")
+
+
+def test_each_package_has_its_paragraph() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    packages = [path.parent.name for path in (ROOT / "launch_worker").glob("*/__init__.py")]
+    assert not [name for name in packages if f"\n**{name}** " not in page]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_path_in_the_docs_is_there(page: Path) -> None:
+    """A path counts from the repository or from the package; a bare name may be in any folder of ours."""
+    text = page.read_text(encoding="utf-8")
+    named = set(
+        re.findall(r"`([\w./-]+\.(?:py|lua|md|yaml|json|conf)|(?:launch_worker|tests|docs|deploy)/[\w./-]+)`", text)
+    )
+    linked = {link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in link}
+    gone = [path for path in named if path not in ELSEWHERE and not is_there(path)]
+    gone += [link for link in linked if not (page.parent / link).exists()]
+    assert not sorted(gone)
+
+
+def is_there(path: str) -> bool:
+    if any((ROOT / folder / path).exists() for folder in ("", "launch_worker")):
+        return True
+    return "/" not in path and any(found for folder in OURS for found in (ROOT / folder).rglob(path))
