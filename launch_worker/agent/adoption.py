@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from launch_worker.agent.containers import Containers
+from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.folder import AttemptFolder
@@ -25,39 +25,38 @@ from launch_worker.runners.job import Gone, Job, Lease
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.runners.stop_reason import StopReason
+from launch_worker.settings import Settings
 from launch_worker.store.store import Store
-
-if TYPE_CHECKING:
-    from launch_worker.runners.container.runner import ContainerRunner
 
 log = logging.getLogger("launch_worker.inherit")
 
 
 @dataclass
-class Estate:
-    """A former worker's folder, locked, with its guard if that lives, until its last job has ended."""
+class AbandonedFolder:
+    """A previous worker's folder, locked, with its guard if that lives, until its last job has ended."""
 
     folder: WorkerFolder
     runner: ProcessRunner | None
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def begin(self, adopt: Callable[[], None], *, name: str) -> None:
-        """Adopt one of its jobs and see it to its end, in a thread."""
+        """Adopt a job of the folder and see it to its end, in a thread."""
         thread = threading.Thread(target=adopt, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
     @property
-    def num_attended(self) -> int:
-        """How many of its jobs are taken over here, or about to be."""
+    def num_adopted(self) -> int:
+        """The number of jobs of the folder that are adopted, or about to be."""
         return sum(thread.is_alive() for thread in self._threads)
 
     @property
     def is_settled(self) -> bool:
-        """Not while its guard has jobs that nobody here supervises: those were left to the next worker."""
-        return not self.num_attended and (self.runner is None or self.runner.is_idle)
+        """Whether nothing is left to supervise; jobs that nobody here supervises were left to the next worker."""
+        return not self.num_adopted and (self.runner is None or self.runner.is_idle)
 
     def close(self) -> None:
+        """End the guard, and release the folder."""
         if self.runner is not None:
             self.runner.close()
         self.folder.release()
@@ -69,24 +68,21 @@ class Adopted:
 
     record: Record
     lease: Lease
-    #: Its job called itself finished, and its run is: it is only seen to its end.
+    #: The job called itself finished, and its run has ended: the processes are only seen to their end.
     finished: bool = False
 
 
-class Worker(Protocol):
-    """What an heir needs of its agent."""
+class OwnAttempts(Protocol):
+    """What adoption needs of the worker's attempts."""
 
     def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
         """The lease of an attempt, renewed at a boot time, as a guard must enforce it."""
 
     def attempt_folder(self, record: Record) -> AttemptFolder:
-        """Where an attempt's files are in this worker's own folder."""
+        """The folder for an attempt's files in this worker's own folder."""
 
     def carries(self, run_id: str) -> bool:
         """Whether the run is executed here now."""
-
-    def carry_on(self, attempt: Attempt) -> None:
-        """Supervise an adopted attempt to its end, and report that."""
 
 
 class Adopter:
@@ -94,39 +90,31 @@ class Adopter:
 
     def __init__(
         self,
-        agent: Worker,
+        identity: Identity,
         *,
-        owner: str,
-        worker: str,
-        host: str,
         store: Store,
-        work_dir: Path,
-        lease_s: float,
-        containers: Callable[[], ContainerRunner],
-        has_containers: Callable[[], bool],
-        system: Callable[[], str],
+        settings: Settings,
         outage: Outage,
+        containers: Containers,
+        attempts: OwnAttempts,
+        carry_on: Callable[[Attempt], None],
     ) -> None:
-        """`has_containers` tells whether a worker of this machine has ever made a container."""
-        self.owner = owner
-        self.worker = worker
-        self._agent = agent
-        self._host = host
+        """`carry_on` supervises an adopted attempt to its end, and reports that."""
+        self._identity = identity
         self._store = store
-        self._work_dir = work_dir
-        self._lease_s = lease_s
-        self._containers = containers
-        self._has_containers = has_containers
-        self._system = system
+        self._settings = settings
         self._outage = outage
-        #: By run: what is being adopted by its labels.
+        self._containers = containers
+        self._attempts = attempts
+        self._carry_on_attempt = carry_on
+        #: Threads that adopt containers found by their labels, by run.
         self._strays: dict[str, threading.Thread] = {}
 
     # -- processes -------------------------------------------------------------------------------------------------
 
-    def claim_process(self, estate: Estate, folder: AttemptFolder, left: LeftJob) -> Callable[[], None]:
-        """Hear of the job from now on; returns what adopts it. Needs no Redis."""
-        assert estate.runner is not None
+    def claim_process(self, abandoned: AbandonedFolder, folder: AttemptFolder, left: LeftJob) -> Callable[[], None]:
+        """Receive the job's events from now on; returns a function that adopts the job. Needs no Redis."""
+        assert abandoned.runner is not None
         env = {"LAUNCH_RUN_ID": folder.run_id, "LAUNCH_TOKEN": str(folder.token)}
         kept, grace_s = folder.read_record(), 10.0
         if kept is not None:
@@ -134,21 +122,21 @@ class Adopter:
                 grace_s = parse_spec(kept.spec).grace_s
             except InputError as error:
                 log.error("run.damaged run=%s: %s", folder.run_id, error)
-        job = estate.runner.claim(left, env=env, grace_s=grace_s, events=queue.SimpleQueue())
-        if kept is not None and self._is_nobody_elses(kept):
-            # Nobody else may take the run, so the job may wait for as long as Redis is away.
-            estate.runner.renew({left.key: None})
+        job = abandoned.runner.claim(left, env=env, grace_s=grace_s, events=queue.SimpleQueue())
+        if kept is not None and self._is_kept_from_others(kept):
+            # No other machine is given the run, so the job may go on for as long as Redis is away.
+            abandoned.runner.renew({left.key: None})
         return lambda: self._adopt_process(folder, job)
 
-    def _is_nobody_elses(self, record: Record) -> bool:
+    def _is_kept_from_others(self, record: Record) -> bool:
         try:
-            return self._agent.lease_of(record, renewed_at=0.0) is None
+            return self._attempts.lease_of(record, renewed_at=0.0) is None
         except InputError:
-            return False  # said when it is adopted
+            return False  # logged when the job is adopted
 
     def _adopt_process(self, folder: AttemptFolder, job: JobHandle) -> None:
         try:
-            # Who has its guard has the job: no other owner can be meant.
+            # The worker that has the guard has the job: any owner may be in the record.
             adopted, why = self._adopt(folder, [""])
             if adopted is not None:
                 job.runner.renew({job.key: adopted.lease})
@@ -166,18 +154,18 @@ class Adopter:
 
     # -- containers ------------------------------------------------------------------------------------------------
 
-    def adopt_container(self, estate: Estate, folder: AttemptFolder) -> None:
+    def adopt_container(self, abandoned: AbandonedFolder, folder: AttemptFolder) -> None:
         """Adopt the container of an attempt whose worker is gone; one that may not go on is removed."""
         try:
             kept = folder.read_record()
-            formers = [estate.folder.owner] if kept is None else [kept.owner, estate.folder.owner]
+            owners = [abandoned.folder.owner] if kept is None else [kept.owner, abandoned.folder.owner]
             stopped_by = folder.stopped_by()
             if kept is not None:
-                # Under this worker's lock, as its guard's watch over the container is: they end together.
-                own = self._agent.attempt_folder(kept)
+                # In this worker's folder: its lock ends together with its guard's watch over the container.
+                own = self._attempts.attempt_folder(kept)
                 own.path.parent.mkdir(parents=True, exist_ok=True)
                 folder = AttemptFolder(folder.path.rename(own.path))
-            self._adopt_container(folder, formers, watcher=estate.runner, stopped_by=stopped_by)
+            self._adopt_container(folder, owners, watcher=abandoned.runner, stopped_by=stopped_by)
         except BrokerUnavailableError as error:
             log.warning("run.not_adopted run=%s: this worker stops while Redis is away. %s", folder.run_id, error)
         except Exception:
@@ -186,36 +174,39 @@ class Adopter:
     def _adopt_container(
         self,
         folder: AttemptFolder,
-        formers: list[str],
+        owners: list[str],
         *,
         only_if_gone: bool = False,
         watcher: ProcessRunner | None = None,
         stopped_by: StopReason = "",
     ) -> None:
-        """`watcher` has the guard that watched over the container until now; `stopped_by`: it has begun to end it."""
-        former = folder.read_record()
-        adopted, why = self._adopt(folder, formers, only_if_gone=only_if_gone)
+        """Adopt a container that one of these owners had.
+
+        `watcher` has the guard that watched over the container until now; `stopped_by`: why that began to end it.
+        """
+        kept = folder.read_record()
+        adopted, why = self._adopt(folder, owners, only_if_gone=only_if_gone)
         if adopted is None:
             log.warning("run.not_adopted run=%s attempt=%d: %s", folder.run_id, folder.attempt, why)
             if why != "taken":
                 self.remove_container(folder)
             folder.remove()
             return
-        # First: see `begin`.
-        runner = self._containers()
+        # Before the import below: see `attempt.prepare`.
+        runner = self._containers.runner()
         from launch_worker.runners.container.config import Labels
 
         record = adopted.record
         labels = Labels(
-            system=self._outage.repeat(self._system),
+            system=self._outage.repeat(self._containers.system),
             run=record.id,
             attempt=record.attempt,
             token=record.token,
-            owner=self.owner,
-            worker=record.worker if former is None else former.worker,
-            host=self._host,
+            owner=self._identity.owner,
+            worker=record.worker if kept is None else kept.worker,
+            host=self._identity.host,
         )
-        # It is carried on from now on, its lease renewed, whether or not the engine answers.
+        # The attempt is carried on from here, and its lease renewed, whether or not the engine answers.
         job = runner.adopt(
             labels,
             key=folder.key,
@@ -229,32 +220,32 @@ class Adopter:
         self._carry_on(adopted, folder, job)
 
     def remove_container(self, folder: AttemptFolder) -> None:
-        """Remove what an attempt left; where the engine is away, `clear_containers` does it later."""
+        """Remove the containers of an attempt; while the engine is away that is left to `clear_containers`."""
         try:
-            runner = self._containers()
-            for container, labels in runner.find(self._outage.repeat(self._system), folder.run_id):
+            runner = self._containers.runner()
+            for container, labels in runner.find(self._outage.repeat(self._containers.system), folder.run_id):
                 if labels.token == folder.token:
                     runner.remove(container)
         except LaunchError as error:
             log.warning("container.not_removed run=%s: %s", folder.run_id, error)
 
     def clear_containers(self) -> None:
-        """Remove containers whose attempts are over; adopt those whose worker left nothing but them.
+        """Remove containers whose attempts are over; adopt those whose worker left no folder.
 
-        That is: its folder was on a disk that is gone, as a worker's that ran in a container itself.
+        A folder is missing where its disk is gone, as that of a worker that ran in a container itself.
         """
         if self._outage.is_on:
             return
         try:
-            if not self._has_containers():
+            if not self._containers.may_exist():
                 return
-            runner = self._containers()
-            for container, labels in runner.find(self._system()):
+            runner = self._containers.runner()
+            for container, labels in runner.find(self._containers.system()):
                 record = self._store.peek(labels.run)
                 if record is None or record.token < labels.token:
-                    continue  # Redis was restored from a snapshot: whoever has it tells
+                    continue  # Redis was restored from a snapshot: the worker that has the run restores its record
                 if record.is_over(labels.token) and record.token == labels.token and self._is_attended(record):
-                    continue  # its job called itself finished, and goes on
+                    continue  # the job called itself finished, and goes on
                 if record.is_over(labels.token):
                     log.warning("container.left_over run=%s attempt=%d: removed", labels.run, labels.attempt)
                     runner.remove(container)
@@ -265,25 +256,27 @@ class Adopter:
 
     def _is_attended(self, record: Record) -> bool:
         """Whether a worker sees to what is left of an attempt that is over."""
-        if any((self._work_dir / "workers").glob(f"*/runs/{record.id}.{record.attempt}.{record.token}")):
+        if any((self._settings.work_dir / "workers").glob(f"*/runs/{record.id}.{record.attempt}.{record.token}")):
             return True
-        return record.owner != self.owner and record.owner in {worker["owner"] for worker in self._store.workers()}
+        return record.owner != self._identity.owner and record.owner in {
+            worker["owner"] for worker in self._store.workers()
+        }
 
     def _is_stray(self, record: Record) -> bool:
         thread = self._strays.get(record.id)
-        if self._agent.carries(record.id) or (thread is not None and thread.is_alive()):
+        if self._attempts.carries(record.id) or (thread is not None and thread.is_alive()):
             return False
-        is_own = record.owner == self.owner and not self._agent.attempt_folder(record).path.exists()
-        return is_own or not (self._work_dir / "workers" / record.owner).exists()
+        is_own = record.owner == self._identity.owner and not self._attempts.attempt_folder(record).path.exists()
+        return is_own or not (self._settings.work_dir / "workers" / record.owner).exists()
 
     def _adopt_stray(self, record: Record) -> None:
-        folder = self._agent.attempt_folder(record)
+        folder = self._attempts.attempt_folder(record)
 
         def adopt() -> None:
             try:
                 folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
                 folder.mark_container(record)
-                self._adopt_container(folder, [record.owner], only_if_gone=record.owner != self.owner)
+                self._adopt_container(folder, [record.owner], only_if_gone=record.owner != self._identity.owner)
             except Exception:
                 log.exception("run.not_adopted run=%s", record.id)
                 folder.remove()
@@ -294,26 +287,29 @@ class Adopter:
     # -- both ------------------------------------------------------------------------------------------------------
 
     def _adopt(
-        self, folder: AttemptFolder, formers: list[str], *, only_if_gone: bool = False
+        self, folder: AttemptFolder, owners: list[str], *, only_if_gone: bool = False
     ) -> tuple[Adopted | None, str]:
-        """`formers`: who may have owned it until now; a worker may have died while it adopted it."""
+        """Adopt an attempt from one of these owners; returns it, or None and why it was refused.
+
+        There may be two owners: a worker may have died while it adopted the attempt.
+        """
         sent_at = 0.0
         record: Record | None = None
         why = ""
-        for former in formers:
+        for previous in owners:
 
-            def adopt(former: str = former) -> tuple[Record | None, str]:
+            def adopt(previous: str = previous) -> tuple[Record | None, str]:
                 nonlocal sent_at
                 sent_at = boot_time_s()
                 return self._store.adopt(
                     folder.run_id,
                     folder.token,
                     attempt=folder.attempt,
-                    former=former,
-                    owner=self.owner,
-                    worker=self.worker,
-                    host=self._host,
-                    lease_s=self._lease_s,
+                    former=previous,
+                    owner=self._identity.owner,
+                    worker=self._identity.worker,
+                    host=self._identity.host,
+                    lease_s=self._settings.lease_s,
                     only_if_gone=only_if_gone,
                 )
 
@@ -328,16 +324,16 @@ class Adopter:
         try:
             folder.keep_record(record)
         except OSError as error:
-            # The attempt is this worker's by now: its job must not stay without one.
+            # The attempt is this worker's by now: without a worker its job would go on unsupervised.
             log.error("run.record_not_kept run=%s: %s", folder.run_id, error)
-        return Adopted(record, self._agent.lease_of(record, renewed_at=sent_at)), ""
+        return Adopted(record, self._attempts.lease_of(record, renewed_at=sent_at)), ""
 
     def _carry_on(self, adopted: Adopted, folder: AttemptFolder, job: Job) -> None:
         record = adopted.record
         log.warning("run.adopted run=%s attempt=%d", record.id, record.attempt)
         ran_s = max(0.0, (self._outage.repeat(self._store.now_us) - (record.running_since or 0)) / 1e6)
         asked = record.reason.removeprefix("stopping: ")
-        self._agent.carry_on(
+        self._carry_on_attempt(
             Attempt(
                 record=record,
                 spec=parse_spec(record.spec),
@@ -351,8 +347,3 @@ class Adopter:
                 asked=None if record.cancel_at is None else Cancel(asked, preempt=record.preempting),
             )
         )
-
-
-def engine_is_near() -> bool:
-    """Whether there may be a container engine here: a look that costs no SDK."""
-    return bool(os.environ.get("DOCKER_HOST")) or os.path.exists("/var/run/docker.sock")

@@ -12,10 +12,14 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from launch_worker.agent.capacity import Capacity
+from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.identity import Identity
+from launch_worker.agent.intake import Intake
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.attempt import Attempt, WorkerContext
 from launch_worker.attempt.execute import execute, talk_of
-from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Event, HandBack
+from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Cancel, Event, HandBack
 from launch_worker.attempt.tail import Growing
 from launch_worker.attempt.worker_folder import WorkerFolder
 from launch_worker.clock import boot_time_s
@@ -29,165 +33,218 @@ from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.runners.job import Lease
+from launch_worker.settings import Settings
 from launch_worker.store.attempts import NOT_PLAIN, NotConsumed
+from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.jobs")
 
 T = TypeVar("T")
 
-#: `Store.claim` or `Store.claim_next`, but for what both are told.
+#: `Store.claim` or `Store.claim_next` with their own arguments bound; the common ones are added at the call.
 Claim = Callable[..., tuple[Record | None, str]]
 
 
 class SentClaim(NamedTuple):
-    """A claim that is on its way, and what waits for its answer."""
+    """A claim that was sent, and whose answer was not read."""
 
     nonce: str
-    #: By boot time.
+    #: Boot time of the call, seconds: the lease counts from then.
     sent_at: float
+    #: Blocks until Redis has answered.
     answer: Callable[[], tuple[Record | None, str]]
 
 
-#: Many runs are the same but for their ids.
+#: Reader of specs; many runs have the same one.
 _spec_of = lru_cache(maxsize=64)(parse_spec)
 
-#: As `Outage.repeat`.
+#: A function such as `Outage.repeat`.
 Repeat = Callable[[Callable[[], Any]], Any]
 
-#: The state that the record has after an attempt, and how that ended; None when the run went elsewhere.
+#: State of the record after an attempt, and the outcome; None when another worker has the run.
 Ended = tuple[RunState, Outcome] | None
 
 
 class Attempts:
-    """Executes attempts in their callers' threads, and knows which there are. Thread-safe."""
+    """Executes attempts in their callers' threads, and knows which there are. Thread-safe.
+
+    `open` must be called before anything is claimed.
+    """
+
+    _context: WorkerContext
+    _folder: WorkerFolder
 
     def __init__(
         self,
-        site: WorkerContext,
+        identity: Identity,
         *,
-        folder: WorkerFolder,
-        outage: Outage,
+        store: Store,
+        settings: Settings,
+        config: AgentConfig,
         slots: int,
-        takes_runs: Callable[[], bool],
-        is_draining: Callable[[], bool],
-        on_outcome: Callable[[Record, Outcome], None],
-        inventory: Capacity,
+        outage: Outage,
+        intake: Intake,
+        capacity: Capacity,
         queues: Callable[[], Sequence[str]],
         register: Callable[[], object],
-        prefetch_s: float = 0.0,
+        before_us: int = 0,
     ) -> None:
-        """`on_outcome` is told of every end before it is reported. `queues`: those that are consumed now.
+        """`queues` gives the queues that are consumed now; `register` tells Redis of them at once.
 
-        `register` has Redis know that; it raises BrokerUnavailableError.
+        `register` raises BrokerUnavailableError. `before_us`: see the attribute.
         """
-        self._site = site
-        self._store = site.store
-        self._folder = folder
-        self._outage = outage
+        self._identity = identity
+        self._store = store
+        self._settings = settings
+        self._config = config
         self._slots = slots
-        self._takes_runs = takes_runs
-        self._is_draining = is_draining
-        self._on_outcome = on_outcome
-        self._inventory = inventory
+        self._outage = outage
+        self._intake = intake
+        self._capacity = capacity
         self._queues = queues
         self._register = register
-        self._prefetch_s = prefetch_s
-        #: From looking at what is free to holding it: one claim at a time, of those that are not plain.
+        #: Lock from reading what is free until that is held: claims that are not plain are made one at a time.
         self._claiming = threading.Lock()
-        #: By run and attempt: a superseded attempt may still be ending when this worker has the next one.
+        #: Attempts by run and attempt number: a superseded one may still be ending when this worker has the next one.
         self._attempts: dict[str, Attempt] = {}
-        #: What an attempt is told that is entered late, while the worker stops.
+        #: Event for attempts that are entered after the worker began to stop.
         self._ending: Event | None = None
         #: Attempts whose jobs were left to the next worker.
         self._left: list[Attempt] = []
-        #: Runs that were ready after this server time are not this worker's; 0 where it takes all.
-        self.before_us = 0
-        #: Items that are being claimed, executed or reported now.
+        #: Server time, microseconds, after which a run must not have become ready to be this worker's; 0 for no limit.
+        self.before_us = before_us
+        #: Number of runs that are claimed, executed or reported now.
         self.active = 0
         self._counting = threading.Lock()
 
+    def open(self, context: WorkerContext, folder: WorkerFolder) -> None:
+        """Give every attempt from now on this context, and a folder in this one."""
+        self._context = context
+        self._folder = folder
+
     @property
     def attempts(self) -> list[Attempt]:
-        """Those that are executed or reported now."""
+        """The attempts that are executed or reported now."""
         return list(self._attempts.values())
 
     @property
+    def held(self) -> list[Attempt]:
+        """The attempts whose jobs are not gone yet."""
+        return [attempt for attempt in self.attempts if not attempt.ended]
+
+    @property
+    def num_running_jobs(self) -> int:
+        """The number of attempts whose jobs are not gone, without schedulers."""
+        return sum(not attempt.spec.scheduler for attempt in self.held)
+
+    @property
+    def num_running_schedulers(self) -> int:
+        """The number of schedulers whose jobs are not gone."""
+        return sum(attempt.spec.scheduler for attempt in self.held)
+
+    @property
     def are_ended(self) -> bool:
-        """Whether all that is missing are reports."""
+        """Whether nothing but reports is missing."""
         attempts = self.attempts
         return len(attempts) == self.active and all(attempt.ended for attempt in attempts)
 
     @property
     def unended(self) -> list[Attempt]:
-        """Those whose jobs have begun, and have not ended as far as anybody knows."""
+        """The attempts whose jobs have begun, and have not ended as far as anybody knows."""
         return [attempt for attempt in self.attempts if attempt.job is not None and not attempt.ended]
 
     @property
     def troubled(self) -> list[Attempt]:
-        """Those of them of which nobody can know now, as their engine does not answer."""
+        """The unended attempts of which nothing can be known now, as their engine does not answer."""
         return [attempt for attempt in self.unended if attempt.job is not None and attempt.job.trouble]
 
     @property
     def are_stuck(self) -> bool:
-        """Whether all that is missing are jobs of which nobody can know now."""
+        """Whether nothing but the ends of troubled attempts is missing."""
         attempts = self.attempts
         return len(attempts) == self.active and len(self.troubled) == sum(not attempt.ended for attempt in attempts)
 
-    def are_steady(self, *, adopting: int) -> bool:
-        """Whether every job has started and none is being reported. `adopting`: those that are being taken over."""
-        attempts = self.attempts
-        taken = sum(attempt.is_adopted for attempt in attempts)
-        all_run = all(attempt.job is not None and not attempt.ended for attempt in attempts)
-        return all_run and len(attempts) == self.active and adopting <= taken
+    @property
+    def trouble(self) -> str:
+        """What keeps the worker from knowing of its jobs, as a predicate of "the worker"; '' for nothing."""
+        troubled = self.troubled
+        if not troubled or troubled[0].job is None:
+            return ""
+        runs = ", ".join(attempt.record.id for attempt in troubled[:5]) + (", …" if len(troubled) > 5 else "")
+        return f"cannot see to runs {runs}: {troubled[0].job.trouble}; look there why, or start it"
 
-    def card(self) -> FreeCapacity | None:
-        """What this worker has left; None while it takes nothing."""
-        if not self._takes_runs():
+    def carries(self, run_id: str) -> bool:
+        """Whether an attempt of the run is claimed, executed or reported here now."""
+        return any(attempt.record.id == run_id for attempt in self.attempts)
+
+    def attempt_folder(self, record: Record) -> AttemptFolder:
+        """The folder for the files of an attempt in this worker's own folder."""
+        return self._folder.attempt(record)
+
+    def are_steady(self, *, adopting: int) -> bool:
+        """Whether every job has started and none is being reported. `adopting`: the number of jobs being adopted."""
+        attempts = self.attempts
+        adopted = sum(attempt.is_adopted for attempt in attempts)
+        all_run = all(attempt.job is not None and not attempt.ended for attempt in attempts)
+        return all_run and len(attempts) == self.active and adopting <= adopted
+
+    def free_capacity(self) -> FreeCapacity | None:
+        """What the worker has room for; None while it takes no runs."""
+        if not self._intake.is_open:
             return None
-        free, total = self._inventory.free(), self._inventory.total
+        free, total = self._capacity.free(), self._capacity.total
         return FreeCapacity(
-            owner=self._site.owner,
+            owner=self._identity.owner,
             queues=tuple(self._queues()),
             slots=max(0, self._slots - self.busy),
-            schedulers=self._inventory.free_schedulers,
+            schedulers=self._capacity.free_schedulers,
             gpus=len(free.devices),
             cpus=free.millicores,
             memory=free.memory,
             total=(len(total.devices), total.millicores, total.memory),
-            backfill_s=self._site.settings.backfill_s,
-            prefetch_s=self._prefetch_s,
+            backfill_s=self._settings.backfill_s,
+            prefetch_s=self._config.prefetch_seconds,
             before_us=self.before_us,
         )
 
     def left_leases(self, *, renewed_at: float) -> dict[str, Lease]:
-        """Until when the guards may keep what was left to the next worker."""
+        """The leases of the jobs that were left to the next worker, for their guards; renewed at a boot time."""
         leases: dict[str, Lease] = {}
         for attempt in (*self._left, *self.attempts):
             lease = self.lease(attempt.record, attempt.spec, renewed_at=renewed_at)
             if lease is None and not attempt.folder.is_container:
-                # Nobody else takes the run, but no job may run for ever without a worker.
-                lease = _guarded(attempt.spec, renewed_at=renewed_at, lease_s=self._site.settings.lease_s)
+                # No other machine is given the run, but no job may run for ever without a worker.
+                lease = _guarded(attempt.spec, renewed_at=renewed_at, lease_s=self._settings.lease_s)
             leases[attempt.key] = lease
         return leases
 
     def end_all(self, event: Event) -> None:
-        """Tell every job, those included that are just being claimed."""
+        """Put the event to every attempt, and to those that are entered later."""
         self._ending = event
         for attempt in self.attempts:
             attempt.events.put(event)
 
     def hand_back(self, reason: str) -> None:
-        """Give back to their queues those whose jobs have not begun, now and from now on; the others go on."""
+        """Give runs whose jobs have not begun back to their queues, now and from now on; begun jobs go on."""
         self._ending = self._ending or HandBack(reason)
         for attempt in self.attempts:
             if attempt.job is None:
                 attempt.events.put(HandBack(reason))
 
+    def cancel(self, attempt: Attempt, reason: str, grace_s: float | None, *, preempt: bool) -> None:
+        """Stop a job; its run is Killed, or with `preempt` tried again."""
+        attempt.events.put(Cancel(reason, self.grace_s(attempt, grace_s), preempt=preempt))
+
+    def grace_s(self, attempt: Attempt, asked_s: float | None) -> float | None:
+        """Seconds that a stopped job may go on, at most `stopped_run_timeout`; None for the run's own grace."""
+        most_s = self._config.stopped_run_timeout
+        return asked_s if most_s is None else min(most_s, attempt.spec.grace_s if asked_s is None else asked_s)
+
     def claim(self, run_id: str, seq: int, sent: SentClaim | None = None) -> Attempt | Ended:
         """Claim the run; its attempt has a slot, and its lease is renewed, until `conclude`.
 
-        How it ended when it cannot be executed; None when it is not this worker's, or no slot is free. `sent`: the
-        claim of the same run that was sent before.
+        Returns how the run ended when it cannot be executed; None when it is not this worker's, or no slot is free.
+        `sent`: the claim of the same run that `send_claim` has sent.
         """
         return self._take(
             partial(self._store.claim, run_id, seq),
@@ -197,11 +254,11 @@ class Attempts:
         )
 
     def send_claim(self, run_id: str, seq: int) -> SentClaim | None:
-        """Begin to claim the run without waiting for the answer; it has a slot from then on.
+        """Send the claim of a run, which takes a slot, and do not wait for the answer; `claim` must follow.
 
-        `claim` must follow. None when anything is in the way, which that finds out.
+        Returns None when anything is in the way: `claim` finds out what.
         """
-        if not self._takes_runs() or self._is_draining() or not self._take_slot():
+        if not self._intake.is_open or not self._take_slot():
             return None
         nonce, sent_at, answer = secrets.token_hex(8), boot_time_s(), None
         try:
@@ -216,7 +273,7 @@ class Attempts:
     def claim_next(self, lists: Sequence[str], slot: str) -> Attempt | None:
         """Pop and claim the next run of these lists in one step, for a slot that has just concluded one.
 
-        None when there is none that can be executed, or anything is in the way: the broker's client finds out.
+        Returns None when no run can be executed, or anything is in the way: the broker's client finds out what.
         """
         begun = self._take(partial(self._store.claim_next, lists, slot=slot), f"slot={slot}")
         return begun if isinstance(begun, Attempt) else None
@@ -232,7 +289,7 @@ class Attempts:
         is_free = sent is not None or self._take_slot()
         begun: Attempt | Ended = None
         try:
-            if sent is None and not (self._takes_runs() and is_free):
+            if sent is None and not (self._intake.is_open and is_free):
                 instead()
                 return None
             begun = self._begin(claim, what, sent)
@@ -248,8 +305,8 @@ class Attempts:
                 self._leave_slot()
         return begun
 
-    def take_over(self, attempt: Attempt) -> None:
-        """Have an attempt whose job another worker of this machine started. Raises BrokerUnavailableError."""
+    def enter_adopted(self, attempt: Attempt) -> None:
+        """Enter an attempt whose job another worker of this machine started. Raises BrokerUnavailableError."""
         record, output = attempt.record, attempt.folder.output
         bound = attempt.job is not None and not attempt.job.bounds_output
         self._hold(record)
@@ -257,22 +314,22 @@ class Attempts:
         self._enter(attempt)
         try:
             attempt.tail = self._outage.repeat(
-                lambda: self._site.logs.watch(record.id, record.attempt, output, resume=True, bound=bound)
+                lambda: self._context.logs.watch(record.id, record.attempt, output, resume=True, bound=bound)
             )
             attempt.talk = talk = talk_of(attempt)
             self._outage.repeat(lambda: talk.resume(self._store))
-            self._site.logs.follow(talk)
+            self._context.logs.follow(talk)
         except BrokerUnavailableError:
             self._let_go(attempt)
             raise
 
     @property
     def busy(self) -> int:
-        """Slots that are taken: not by schedulers, which are counted apart, nor by what has only to be reported."""
+        """The number of slots that are taken; schedulers take none, nor do attempts that only have to be reported."""
         return max(0, self.active - sum(attempt.ended or attempt.spec.scheduler for attempt in self.attempts))
 
     def _take_slot(self) -> bool:
-        """Whether one was free: runs that were taken over hold slots of which the pool knows nothing."""
+        """Take a slot; returns whether one was free. Adopted runs hold slots of which Celery's pool knows nothing."""
         with self._counting:
             is_free = self.busy < self._slots
             self.active += 1
@@ -283,16 +340,14 @@ class Attempts:
             self.active -= 1
 
     def _hold(self, record: Record) -> None:
-        """What the attempt has of this worker, until it is reported or leaves."""
+        """Hold what the attempt has of this worker, until it is reported or leaves."""
         if not (record.needs or record.gpus or record.is_scheduler):
             return
         needs = parse_needs(record.needs)
-        self._inventory.hold(
-            _key(record), record.gpus, needs.millicores, needs.memory, is_scheduler=record.is_scheduler
-        )
+        self._capacity.hold(_key(record), record.gpus, needs.millicores, needs.memory, is_scheduler=record.is_scheduler)
 
     def _begin(self, claim: Claim, what: str, sent: SentClaim | None) -> Attempt | Ended:
-        """Claim a run; how it ended when it cannot be executed, None when it is not this worker's."""
+        """Claim a run; returns how it ended when it cannot be executed, None when it is not this worker's."""
         record, claimed_at = self._claim(claim, what, sent)
         if record is None:
             return None
@@ -309,12 +364,12 @@ class Attempts:
                 start_at=_local(record, boot_time_s()),
             )
         except Exception as error:
-            # Whatever is wrong with it: it has its end, and the slot and what it was to have of the worker are free.
+            # Whatever is wrong with the record: the run ends, and its slot and devices are free.
             why = str(error) if isinstance(error, InputError) else f"{type(error).__name__} in the worker: {error}"
             if not isinstance(error, InputError):
                 log.exception("run.failed run=%s phase=agent", record.id)
             outcome = Outcome(RunState.FAILED, reason=why, phase="agent", message=why)
-            self._inventory.release(_key(record))
+            self._capacity.release(_key(record))
             self._outage.repeat(lambda: self._finish(record, NextStep(outcome)))
             return outcome.state, outcome
 
@@ -324,23 +379,23 @@ class Attempts:
             attempt.events.put(self._ending)
 
     def _let_go(self, attempt: Attempt) -> None:
-        # Its processes are gone, or it is another worker's.
-        self._inventory.release(attempt.key)
-        # First: nothing that fails below may keep the slot.
+        # The job's processes are gone, or are another worker's.
+        self._capacity.release(attempt.key)
+        # Before all that may fail, which must not keep the slot.
         self._leave_slot()
         del self._attempts[attempt.key]
         for growing in (attempt.tail, attempt.talk):
             if growing is not None:
-                self._site.logs.forget(growing)
+                self._context.logs.forget(growing)
 
     def execute(self, attempt: Attempt) -> Outcome:
         """Block until the attempt's job is gone. Raises AttemptSuperseded, AttemptDetached."""
         return execute(
             attempt,
-            site=self._site,
+            context=self._context,
             on_started=lambda pid: self._note_start(attempt, pid),
             enter=lambda phase, reason: self._note_phase(attempt, phase, reason),
-            on_word=lambda word, outcome: self._heed(attempt, word, outcome),
+            on_word=lambda word, outcome: self._note_word(attempt, word, outcome),
         )
 
     def conclude(
@@ -350,10 +405,10 @@ class Attempts:
         *,
         keep: Callable[[], None] = lambda: None,
     ) -> Ended:
-        """Report the end of an attempt, or leave it to whoever has it now; once for each.
+        """Report the end of an attempt, or leave the attempt to the worker that has it now; call it once for each.
 
-        Its slot is free before the report, which is repeated while Redis is away. `keep` sends, before the end is
-        told, what else shall be kept with the run.
+        The attempt's slot is free before the report, which is repeated while Redis is away. `keep` sends files of the
+        run before its end is reported.
         """
         record = attempt.record
         try:
@@ -371,16 +426,17 @@ class Attempts:
             self._let_go(attempt)
 
     def _claimer(self) -> dict[str, Any]:
-        """Who claims."""
+        """The arguments of every claim."""
+        identity = self._identity
         return {
-            "owner": self._site.owner,
-            "worker": self._site.worker,
-            "host": self._site.host,
-            "lease_s": self._site.settings.lease_s,
+            "owner": identity.owner,
+            "worker": identity.worker,
+            "host": identity.host,
+            "lease_s": self._settings.lease_s,
         }
 
     def _claim(self, send: Claim, what: str, sent: SentClaim | None) -> tuple[Record | None, float]:
-        """The record if it is ours now, and when the call that got it was sent: its lease counts from then."""
+        """Returns the record if this worker has the run now, and the boot time of the call that got it."""
         nonce = secrets.token_hex(8) if sent is None else sent.nonce
         sent_at = 0.0
 
@@ -389,23 +445,23 @@ class Attempts:
             if sent is not None:
                 sent_at, answer, sent = sent.sent_at, sent.answer, None
                 return answer()
-            if self._is_draining():
+            if self._intake.is_draining:
                 return None, "the worker drains"
             sent_at = boot_time_s()
-            return send(nonce=nonce, **self._claimer(), **left)
+            return send(nonce=nonce, **self._claimer(), **room)
 
-        left: dict[str, Any] = {}
+        room: dict[str, Any] = {}
 
         def claim_one() -> tuple[Record | None, str]:
-            nonlocal left
-            # What needs nothing takes nothing from other claims: they need not wait for each other.
-            left = {"plain": True}
+            nonlocal room
+            # A run without needs takes nothing from other claims, so plain claims need not wait for each other.
+            room = {"plain": True}
             record, why = self._outage.repeat(claim)
             if why != NOT_PLAIN:
                 return record, why
-            # Until it is answered: a claim whose reply was lost may have been given these devices.
+            # Locked until Redis has answered: a claim whose reply was lost may have been given these devices.
             with self._claiming:
-                left = {"card": self.card(), "devices": self._inventory.free().devices}
+                room = {"card": self.free_capacity(), "devices": self._capacity.free().devices}
                 record, why = self._outage.repeat(claim)
                 if record is not None:
                     self._hold(record)
@@ -415,11 +471,11 @@ class Attempts:
         if isinstance(why, NotConsumed):
             send = partial(self._store.claim, why.run_id, why.seq)
             if why.queue in self._queues():
-                # No heartbeat has said so yet, or Redis has forgotten it while this worker was frozen.
+                # No heartbeat has listed the queue yet, or Redis struck this worker off while it was frozen.
                 self._outage.repeat(self._register)
                 record, why = claim_one()
             if isinstance(why, NotConsumed):
-                # Whoever put its item there has no say in who executes it.
+                # The producer of an item has no say in which worker executes the run.
                 self._put_back(why.run_id, why.seq)
         if record is None and why:
             log.info("run.claim_refused %s: %s", what, why)
@@ -434,7 +490,7 @@ class Attempts:
     def _note_start(self, attempt: Attempt, pid: int) -> None:
         record = attempt.record
         if attempt.job is not None and attempt.job.exited is not None and not attempt.has_phases:
-            return  # told with its end
+            return  # reported with the end
         attempt.is_start_noted = True
         try:
             self._store.started(record.id, record.token, pid=pid)
@@ -449,15 +505,15 @@ class Attempts:
         except BrokerUnavailableError:
             log.warning("run.phase_unnoted run=%s phase=%s: Redis is away", record.id, phase)
 
-    def _heed(self, attempt: Attempt, word: Word, outcome: Outcome | None) -> None:
-        """What the job said of its end. With a `Finish` its run has ended, unless it will be tried again."""
+    def _note_word(self, attempt: Attempt, word: Word, outcome: Outcome | None) -> None:
+        """Act on a word of the job. With a `Finish` its run has ended, unless the run will be tried again."""
         if isinstance(word, Preempting):
             attempt.record = replace(attempt.record, yields=True)
         if outcome is None:
             return
         step = self._next_step(attempt, outcome)
         if step.retry_delay_s is None:
-            # Else the next attempt might begin beside this one.
+            # A run that is tried again ends with its processes: the next attempt must not begin beside them.
             attempt.finished = True
             threading.Thread(
                 target=self._finish_early,
@@ -467,14 +523,19 @@ class Attempts:
             ).start()
 
     def _finish_early(self, attempt: Attempt, step: NextStep, ended_s: float) -> None:
-        """The word is kept on disk: where this does not come to its end, the report or the next worker goes on."""
+        """Report an end before the job's processes are gone.
+
+        The word is on disk: where this is cut short, the later report or the next worker delivers the end.
+        """
         record = attempt.record
         try:
             if attempt.job is not None:
                 attempt.job.catch_up()
-            self._tell_rest(attempt, by=lambda growing: growing.ship(self._store), repeat=self._outage.repeat)
+            self._ship_rest(attempt, by=lambda growing: growing.ship(self._store), repeat=self._outage.repeat)
             if self._outage.repeat(
-                lambda: self._store.finish(record, step, owner=self._site.owner, ended_ago_s=boot_time_s() - ended_s)
+                lambda: self._store.finish(
+                    record, step, owner=self._identity.owner, ended_ago_s=boot_time_s() - ended_s
+                )
             ):
                 log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)
         except BrokerUnavailableError:
@@ -482,8 +543,8 @@ class Attempts:
         except Exception:
             log.exception("run.finish_failed run=%s: it is reported when its processes are gone", record.id)
 
-    def _tell_rest(self, attempt: Attempt, *, by: Callable[[Growing], object], repeat: Repeat) -> None:
-        """What its job has told and printed by now. Raises BrokerUnavailableError."""
+    def _ship_rest(self, attempt: Attempt, *, by: Callable[[Growing], object], repeat: Repeat) -> None:
+        """Send what the job has written to its talk and its output by now. Raises BrokerUnavailableError."""
         if attempt.talk is not None and attempt.spec.sweep:
             attempt.talk.look()
             attempt.talk.add_results(attempt.folder.output)
@@ -498,7 +559,7 @@ class Attempts:
             log.error("log.not_kept run=%s: %s", growing.run_id, error)
 
     def _leave(self, attempt: Attempt) -> None:
-        """The job goes on; its guard may end it when no worker renews its lease."""
+        """Leave a job to the next worker; its guard ends it when no worker renews its lease."""
         log.warning("run.detached run=%s attempt=%d: its job goes on", attempt.record.id, attempt.record.attempt)
         if attempt.job is not None:
             attempt.job.leave()
@@ -510,19 +571,19 @@ class Attempts:
 
     def _report(self, attempt: Attempt, outcome: Outcome, keep: Callable[[], None]) -> Ended:
         record, ended_s = attempt.record, boot_time_s()
-        self._on_outcome(record, outcome)
+        self._intake.note(record, outcome)
         step = self._next_step(attempt, outcome)
         deliver: Repeat = partial(self._deliver, attempt, step, ended_s)
         if not _is_kept_by_guard(attempt, outcome):
             deliver = self._outage.repeat
-            attempt.folder.write_report(record, step, owner=self._site.owner, ended_s=ended_s)
+            attempt.folder.write_report(record, step, owner=self._identity.owner, ended_s=ended_s)
         attempt.ended = True
         if attempt.job is not None:
             attempt.job.dispose()
-        self._inventory.release(attempt.key)
+        self._capacity.release(attempt.key)
         pid = attempt.job.pid if attempt.job is not None and not attempt.is_start_noted else None
         try:
-            self._tell_rest(attempt, by=self._site.logs.finish, repeat=deliver)
+            self._ship_rest(attempt, by=self._context.logs.finish, repeat=deliver)
             deliver(keep)
             accepted = deliver(lambda: self._finish(record, step, pid, boot_time_s() - ended_s))
         except BrokerUnavailableError:
@@ -537,11 +598,11 @@ class Attempts:
         return state, outcome
 
     def _deliver(self, attempt: Attempt, step: NextStep, ended_s: float, call: Callable[[], T]) -> T:
-        """As `Outage.repeat`, for an end that is not on this worker's disk: it is from the first failure on."""
+        """Call as `Outage.repeat` does, for an end that is on no disk: the first failure writes it there."""
         try:
             return call()
         except BrokerUnavailableError:
-            attempt.folder.write_report(attempt.record, step, owner=self._site.owner, ended_s=ended_s)
+            attempt.folder.write_report(attempt.record, step, owner=self._identity.owner, ended_s=ended_s)
             return self._outage.repeat(call)
 
     def _next_step(self, attempt: Attempt, outcome: Outcome) -> NextStep:
@@ -557,29 +618,30 @@ class Attempts:
 
     def _finish(self, record: Record, step: NextStep, pid: int | None = None, ended_ago_s: float | None = None) -> bool:
         return self._store.finish(
-            record, step, owner=self._site.owner, card=self.card(), pid=pid, ended_ago_s=ended_ago_s
+            record, step, owner=self._identity.owner, card=self.free_capacity(), pid=pid, ended_ago_s=ended_ago_s
         )
 
     def lease(self, record: Record, spec: RunSpec, *, renewed_at: float) -> Lease:
-        """When the guard must end the job if no renewal follows; None where nobody else may take the run.
+        """The lease of a job, renewed at a boot time, as its guard must enforce it.
 
-        A run with retries left is given to another worker once its lease ran out, so its job must be gone by then.
+        None where no other worker is given the run. A run with retries left is given to another worker once its lease
+        ran out, so its job must be gone by then.
         """
         is_retried = has_retries_left(
             spec, attempt=record.attempt, first_attempt=record.first_attempt, after=RunState.CRASHED
         )
-        # What called itself preempted is given to others too.
+        # A run that called itself preempted is given to another worker too.
         if not (is_retried or record.yields):
             return None
-        return _guarded(spec, renewed_at=renewed_at, lease_s=self._site.settings.lease_s)
+        return _guarded(spec, renewed_at=renewed_at, lease_s=self._settings.lease_s)
 
     def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
-        """The same for a record that another worker of this machine claimed."""
+        """The lease of an attempt by its record alone. Raises InputError for a damaged one."""
         return self.lease(record, parse_spec(record.spec), renewed_at=renewed_at)
 
 
 def _is_kept_by_guard(attempt: Attempt, outcome: Outcome) -> bool:
-    """Whether recovery would come to the same outcome by what the job's guard writes down when its worker dies."""
+    """Whether recovery would find the same outcome in what the job's guard writes down when its worker dies."""
     exited = None if attempt.job is None else attempt.job.exited
     if exited is None or not exited.is_kept or exited.status is None:
         return False
@@ -587,17 +649,18 @@ def _is_kept_by_guard(attempt: Attempt, outcome: Outcome) -> bool:
 
 
 def _key(record: Record) -> str:
-    """As `Attempt.key`."""
+    """The `Attempt.key` of the record's attempt."""
     return f"{record.id}.{record.attempt}"
 
 
 def _local(record: Record, answered_at: float) -> float | None:
-    """The boot time at which a run starts that was claimed ahead of its time: by the server's clock, never early."""
+    """The boot time at which a run that was claimed early may start, by the server's clock; None for at once."""
     if record.start_at is None or record.started_at is None:
         return None
     return answered_at + (record.start_at - record.started_at) / 1e6
 
 
 def _guarded(spec: RunSpec, *, renewed_at: float, lease_s: float) -> Lease:
+    """The boot times of SIGTERM and SIGKILL for a job whose lease was renewed at a boot time."""
     kill_at = renewed_at + lease_s - min(1.0, lease_s / 10)
     return kill_at - min(spec.grace_s, lease_s / 4), kill_at

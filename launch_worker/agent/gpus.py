@@ -91,7 +91,7 @@ class Meter:
                 self._is_measuring = False
 
 
-def inventory_from_options(
+def capacity_from_options(
     gpus: str | None,
     cpus: str | float | None,
     memory: str | int | None,

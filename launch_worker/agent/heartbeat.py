@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.probes import Vitals
@@ -27,59 +28,48 @@ if TYPE_CHECKING:
 log = logging.getLogger("launch_worker.liveness")
 
 
-class Worker(Protocol):
-    """What liveness asks of the agent."""
+class Heartbeat:
+    """The heartbeat and the subscription of one worker, in two threads that end when `stopping` is set.
 
-    def heartbeat(self) -> Pulse:
-        """Renew all leases."""
-
-    def obey(self, order: dict[str, Any]) -> None:
-        """Do what was ordered through Redis: cancel, drain, resume."""
-
-    def card(self) -> FreeCapacity | None:
-        """What the worker has room for; None while it takes nothing."""
-
-    def hear_of_queue(self, name: str) -> None:
-        """A queue is new, was configured, or is gone."""
-
-    def why_no_runs(self) -> str:
-        """Why no runs are taken now; '' when they are."""
-
-
-class Liveness:
-    """Heartbeats and orders of one worker; and the beat's passes, when they are late. Ends when `stopping` is set."""
+    The heartbeat also does the passes of beat when these are late.
+    """
 
     def __init__(
         self,
-        worker: Worker,
         *,
         owner: str,
         store: Store,
         settings: Settings,
         outage: Outage,
         stopping: threading.Event,
+        wake: threading.Event,
+        vitals: Vitals,
+        renew: Callable[[], Pulse],
+        free_capacity: Callable[[], FreeCapacity | None],
+        on_order: Callable[[dict[str, Any]], None],
+        on_queue: Callable[[str], None],
         on_end: OnEnd,
     ) -> None:
-        self._worker = worker
+        """`renew` renews all leases of the worker; `wake` has the next heartbeat at once when it is set."""
         self._owner = owner
         self._store = store
         self._settings = settings
         self._outage = outage
         self._stopping = stopping
+        self._wake = wake
+        self._vitals = vitals
+        self._renew = renew
+        self._free_capacity = free_capacity
+        self._on_order = on_order
+        self._on_queue = on_queue
         self._on_end = on_end
-        self._vitals = Vitals(
-            heartbeat_s=settings.heartbeat_s,
-            file=settings.health_file,
-            is_away=lambda: outage.is_on,
-            why_no_runs=worker.why_no_runs,
-        )
         self._probes: ProbeServer | None = None
         self._sweeps = SweepMinder(store, settings, stopping=stopping)
-        self._wake = threading.Event()
-        outage.on_begin = self._wake.set
-        #: What the last heartbeat said of when the next one is needed.
+        outage.on_begin = wake.set
+        #: Server time, microseconds, of the next due run by the last answer; 0 for none.
         self._expected = 0
-        #: When (server microseconds) it asks again by itself, and can still prepare what is due then; 0 while it asks.
+        #: Server time, microseconds, until which the next heartbeat comes early enough for what is due; 0 while one
+        #: is on its way.
         self._asks_at = 0.0
         self._maintenance: threading.Thread | None = None
         self._say_unusable = Seldom(log.error)
@@ -87,26 +77,17 @@ class Liveness:
         self._listener = threading.Thread(target=self._listen, name="launch-listener", daemon=True)
 
     def start(self) -> None:
-        """Raises LaunchError when the probes cannot be answered where they were asked for."""
+        """Start both threads. Raises LaunchError when the address for the probes cannot be had."""
         if self._settings.health_address is not None:
-            # Imported by those who answer them: an HTTP server takes a while to import.
+            # Imported here: an HTTP server takes a while to import, and most workers have none.
             from launch_worker.agent.probe_server import ProbeServer
 
             self._probes = ProbeServer(self._settings.health_address, self._vitals)
         self._heartbeat.start()
         self._listener.start()
 
-    @property
-    def vitals(self) -> Vitals:
-        """What the probes are answered from."""
-        return self._vitals
-
-    def wake(self) -> None:
-        """Have the next heartbeat at once."""
-        self._wake.set()
-
     def join(self) -> None:
-        """Wait for the last heartbeat, after `stopping` was set. The listener ends with the process."""
+        """Wait for the last heartbeat after `stopping` was set. The subscription ends with the process."""
         self._wake.set()
         self._heartbeat.join(5.0)
         if self._probes is not None:
@@ -116,11 +97,11 @@ class Liveness:
     def _beat(self) -> None:
         while not self._stopping.is_set():
             pause_s = self._settings.heartbeat_s
-            # What is heard from here on may not be in the answer.
+            # What is published from here on may not be in the answer.
             self._asks_at = 0.0
             self._vitals.note_turn()
             try:
-                pulse = self._worker.heartbeat()
+                pulse = self._renew()
                 self._vitals.note_reached()
                 if pulse.pass_age_s > 2 * self._settings.pass_s:
                     self._pass_soon()
@@ -135,15 +116,15 @@ class Liveness:
             self._wake.clear()
 
     def _publish_due(self, pulse: Pulse) -> float:
-        """Dispatch what is due now; returns after how many seconds the next run is."""
-        card = self._worker.card()
-        ahead_us = 1e6 * card.prefetch_s if card is not None else 0.0
+        """Dispatch what is due now; returns the seconds until the next run is due."""
+        free = self._free_capacity()
+        ahead_us = 1e6 * free.prefetch_s if free is not None else 0.0
         now, next_due = pulse.now, pulse.next_due
-        # A schedule that is due is not told again: it might be one that cannot be fired.
+        # A due schedule is answered once: it might be one that cannot be fired.
         soonest = min((due for due in (next_due, self._expected) if due), default=0)
         self._expected = next_due
         if soonest and soonest - ahead_us <= now:
-            _, next_due, is_scheduled = self._store.publish_due(card=card)
+            _, next_due, is_scheduled = self._store.publish_due(card=free)
             self._expected = next_due
             if is_scheduled:
                 fire_due(self._store, self._settings)
@@ -153,7 +134,7 @@ class Liveness:
         return pause_s
 
     def _pass_soon(self) -> None:
-        # Beside the heartbeats: a long pass must not delay them.
+        # In a thread of its own: a long pass must not delay the heartbeats.
         if self._maintenance is None or not self._maintenance.is_alive():
             self._maintenance = threading.Thread(target=self._do_passes, name="launch-maintenance", daemon=True)
             self._maintenance.start()
@@ -180,33 +161,33 @@ class Liveness:
         channels += [keys.DUE, keys.QUEUE_NEWS, keys.SWEEP_NEWS]
         while not self._stopping.is_set():
             try:
-                self._store.listen(channels, on_message=self._hear, stopped=self._stopping.is_set)
+                self._store.listen(channels, on_message=self._on_message, stopped=self._stopping.is_set)
             except BrokerUnavailableError as error:
                 self._outage.note(error)
                 self._outage.wait()
             except Exception:
                 log.exception("listener.failed")
-            # For a Redis that answers the heartbeat, but not this.
+            # A pause for a Redis that answers the heartbeat, and refuses the subscription.
             self._stopping.wait(random.uniform(0.1, 0.3))
 
-    def _hear(self, channel: str, message: str) -> None:
-        """Heed a publication. Anybody may have made it: what is no word of ours is logged, seldom, and left."""
+    def _on_message(self, channel: str, message: str) -> None:
+        """Act on a publication. Anybody may have made it: an unusable one is logged, seldom, and ignored."""
         try:
-            self._heed(channel, message)
+            self._act_on(channel, message)
         except BrokerUnavailableError:
             raise
         except Exception as error:
             log.debug("message.unusable channel=%s", channel, exc_info=True)
             self._say_unusable("message.unusable channel=%s %.200r: %.200r", channel, message, error)
 
-    def _heed(self, channel: str, message: str) -> None:
+    def _act_on(self, channel: str, message: str) -> None:
         if channel == keys.DUE:
-            # Every worker hears this: one that asks in time for it anyway need not ask now.
+            # Every worker gets this message; one whose next heartbeat is early enough need not ask now.
             if not (self._asks_at and message.isdecimal() and int(message) >= self._asks_at):
                 self._wake.set()
             return
         if channel == keys.QUEUE_NEWS:
-            self._worker.hear_of_queue(message)
+            self._on_queue(message)
             return
         if channel == keys.SWEEP_NEWS:
             self._sweeps.notify(message)
@@ -214,7 +195,7 @@ class Liveness:
         order = read_json(message)
         if not isinstance(order, dict) or not isinstance(order.get("order"), str):
             raise ValueError("it is no order")
-        # Whoever may cancel runs may publish there, and need not be one who may stop workers.
+        # Whoever may cancel runs may publish on that channel, and need not be permitted to stop workers.
         if channel == keys.orders_channel(self._owner) and order["order"] != "cancel":
             raise ValueError("it came on the channel for cancels")
-        self._worker.obey(order)
+        self._on_order(order)

@@ -16,24 +16,25 @@ log = logging.getLogger("launch_worker.outage")
 
 T = TypeVar("T")
 
-#: Seconds between two tries to reach Redis while it is away: first, and at most. A worker takes runs within 2 s of its
-#: return; a thousand workers knock some 900 times a second.
+#: Seconds between two tries to reach Redis while it is away: first, and at most. A worker takes runs within 2 s of the
+#: return of Redis; a thousand workers try some 900 times a second together.
 _PROBE_S = 0.1
 _PROBE_CAP_S = 1.5
 #: Seconds between two tries of a call that Redis refuses although it answers the heartbeat, at most.
 BACKOFF_CAP_S = 5.0
+#: Seconds between two log lines about an outage that goes on.
 _SAY_AGAIN_S = 30.0
-#: So many outages are said in that time; from then on only those that last.
+#: Number of outages that are logged within `_SAY_AGAIN_S`; after that only those that last `_LASTING_S` are.
 _SAY_AT_MOST = 4
 _LASTING_S = 1.0
-#: A waiting thread looks so often whether the worker stops.
+#: Seconds between two looks of a waiting thread whether the worker stops.
 _TURN_S = 0.5
 
 
 def backoff_s(failures: int, *, first_s: float = _PROBE_S, cap_s: float = BACKOFF_CAP_S) -> float:
-    """Seconds to pause after so many failures in a row before this one, which is number 0.
+    """Seconds to pause after a failure that followed this number of others.
 
-    With jitter: all workers of a cluster lose the same Redis at the same instant.
+    The pause doubles from `first_s` to `cap_s`, with jitter: all workers of a cluster lose Redis at the same instant.
     """
     return min(first_s * 2.0 ** min(failures, 20), cap_s) * random.uniform(0.5, 1.0)
 
@@ -41,15 +42,16 @@ def backoff_s(failures: int, *, first_s: float = _PROBE_S, cap_s: float = BACKOF
 class Outage:
     """One worker's view of whether Redis answers. Thread-safe.
 
-    Whoever gets no answer notes it. From then on the worker's heartbeat alone tries to reach Redis, with growing
-    pauses; all other threads wait until it was answered. Said once, again every 30 s, and when it is over.
+    A thread that gets no answer notes it. From then on the worker's heartbeat alone tries to reach Redis, with growing
+    pauses; all other threads wait until the heartbeat was answered. An outage is logged when it begins, every 30 s, and
+    when it is over.
     """
 
     def __init__(self, stopping: threading.Event, *, meanwhile: str = "jobs go on, reports wait") -> None:
-        """`meanwhile`: what becomes of this process' work in an outage, for the log."""
+        """`meanwhile` says in the log what becomes of this process' work in an outage."""
         self._stopping = stopping
         self._meanwhile = meanwhile
-        #: When the latest outages were said to begin.
+        #: Monotonic times at which the latest outages were logged to begin.
         self._said_of: deque[float] = deque(maxlen=_SAY_AT_MOST)
         self._since: float | None = None
         self._said_at: float | None = None
@@ -57,14 +59,16 @@ class Outage:
         self._over = threading.Event()
         self._over.set()
         self._probes = 0
-        #: Called at the begin of an outage: has the heartbeat try at once.
+        #: Callback at the begin of an outage, which has the heartbeat try at once.
         self.on_begin: Callable[[], None] = lambda: None
 
     @property
     def is_on(self) -> bool:
+        """Whether Redis is away."""
         return self._since is not None
 
     def note(self, error: BrokerUnavailableError) -> None:
+        """Note that a call got no answer."""
         with self._lock:
             now = time.monotonic()
             begins = self._since is None
@@ -85,6 +89,7 @@ class Outage:
         return not is_often or lasts_s >= _LASTING_S
 
     def over(self) -> None:
+        """Note that a call was answered."""
         if self._since is None:
             return
         with self._lock:
@@ -96,12 +101,12 @@ class Outage:
                 self._over.set()
 
     def probe_pause_s(self) -> float:
-        """For the heartbeat: seconds until its next try."""
+        """Seconds until the heartbeat's next try."""
         self._probes += 1
         return backoff_s(self._probes - 1, cap_s=_PROBE_CAP_S)
 
     def wait(self, *, timeout_s: float | None = None) -> bool:
-        """Block until Redis answers the heartbeat, or the worker stops; False after the timeout."""
+        """Block until Redis answers the heartbeat, or the worker stops; returns False after the timeout."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._stopping.is_set():
             left_s = _TURN_S if until is None else min(_TURN_S, max(0.0, until - time.monotonic()))
@@ -114,7 +119,8 @@ class Outage:
     def repeat(self, call: Callable[[], T], *, until: Callable[[], bool] = lambda: False) -> T:
         """Repeat an idempotent call until Redis has answered it, however long that takes.
 
-        Raises BrokerUnavailableError only when the worker is stopping, or `until` says that nobody waits any more.
+        Raises BrokerUnavailableError only when the worker is stopping, or `until` says that the answer is not wanted
+        any more.
         """
         failures = 0
         while True:
@@ -124,7 +130,7 @@ class Outage:
                 self.note(error)
                 if self._stopping.is_set() or until():
                     raise
-                # For a call that is refused while the heartbeat is answered.
+                # A pause for a call that is refused while the heartbeat is answered.
                 self._stopping.wait(backoff_s(failures))
                 failures += 1
                 while not self.wait(timeout_s=_TURN_S) and not until():

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from launch_worker.agent.outage import Outage
+from launch_worker.agent.outage import Outage, backoff_s
 from launch_worker.agent.selection import Selection
 from launch_worker.api.client import Api
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 
 log = logging.getLogger("launch_worker.pickup")
 
-#: Prefect's service loop: each pause is longer or shorter by so much, and grows to about a minute while it fails.
-JITTER = 0.3
-BACKOFF_CAP_S = 60.0
-#: The news of a new queue are heard at once, but a publication may be lost.
+#: Seconds between two looks; news of queues come at once, but a publication may be lost.
 LOOK_S = 2.0
-
-
-def pause_s(failures: int, *, every_s: float = LOOK_S) -> float:
-    """How long a service loop waits after so many failures in a row."""
-    return random.uniform(1 - JITTER, 1 + JITTER) * min(every_s * 2.0 ** min(failures, 20), BACKOFF_CAP_S)
+#: Seconds between two looks that failed, at most.
+_FAILED_CAP_S = 60.0
 
 
 class Consumer(Protocol):
-    """The agent whose queues are kept, as far as that takes it."""
+    """What the watch needs of its agent."""
 
     api: Api
     outage: Outage
@@ -40,9 +33,9 @@ class Consumer(Protocol):
 
 
 class QueueWatch:
-    """Keeps the agent's queues equal to what is wanted, in a thread of its own.
+    """Keeps the agent's queues equal to its selection, in a thread of its own.
 
-    `on_change` is called in that thread after the agent was given other queues.
+    `on_change` is called in that thread after the agent's queues have changed.
     """
 
     def __init__(
@@ -57,8 +50,9 @@ class QueueWatch:
         self._selection = selection
         self._excluded = excluded
         self._on_change = on_change
-        #: What `celery control add_consumer` and `cancel_consumer` asked for.
+        #: Queues of `celery control add_consumer`.
         self._added: list[str] = []
+        #: Queues of `celery control cancel_consumer`.
         self._dropped: set[str] = set()
         self._thread: threading.Thread | None = None
         self._woken = threading.Event()
@@ -85,7 +79,7 @@ class QueueWatch:
 
     def _look_soon(self) -> None:
         self.wake()
-        # With fixed names there was nothing to look for until now.
+        # A fixed selection has no thread, or one that has ended.
         if self._thread is None or not self._thread.is_alive():
             self._start()
 
@@ -123,22 +117,18 @@ class QueueWatch:
         while not self._stopping.is_set():
             self._woken.clear()
             try:
-                self.look()
+                # News may be lost in an outage: it looks as soon as Redis is back.
+                self._agent.outage.repeat(self.look, until=self._stopping.is_set)
                 failures = 0
                 if not self._selection.is_dynamic:
                     return
-            except BrokerUnavailableError as error:
-                # Its news may be lost meanwhile: look as soon as Redis is back.
-                self._agent.outage.note(error)
-                while not self._agent.outage.wait(timeout_s=LOOK_S) and not self._stopping.is_set():
-                    pass
-                self._stopping.wait(random.uniform(0.05, 0.2))
-                continue
+            except BrokerUnavailableError:
+                return  # it stops
             except LaunchError as error:
                 if not failures:
                     log.warning("queues.unknown: those that are consumed stay as they are. %s", error)
                 failures += 1
-            self._woken.wait(pause_s(failures))
+            self._woken.wait(backoff_s(failures, first_s=LOOK_S, cap_s=_FAILED_CAP_S))
             if self._woken.is_set():
                 # Many queues may be made at once.
                 self._stopping.wait(0.1)

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from launch_worker.agent.adoption import Adopter, Estate
+from launch_worker.agent.adoption import AbandonedFolder, Adopter
+from launch_worker.agent.guards import Guards
+from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.attempt.tail import Tail
@@ -25,16 +26,17 @@ from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.takeover import take_over
+from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.recover")
 
-#: While Redis is away a round does not end.
+#: Seconds to wait for the end of a round; while Redis is away a round does not end.
 _HALT_S = 5.0
 
 
 def end_leftovers(attempts: list[AttemptFolder]) -> bool:
-    """SIGKILL every process of the attempts that are no containers. Needs no Redis. False when one stays."""
+    """SIGKILL every process of the attempts that are no containers; returns whether all are gone. Needs no Redis."""
     ended = True
     for attempt in attempts:
         if attempt.is_container:
@@ -57,72 +59,75 @@ def _preempt_exit_code(record: Record) -> int:
 
 
 class Recovery:
-    """Rounds over the folders of former workers: now, and again, for a guard may outlive the next worker's start."""
+    """Rounds over the folders of previous workers, repeated because a guard may outlive the next worker's start."""
 
     def __init__(
         self,
-        heir: Adopter,
+        adopter: Adopter,
+        identity: Identity,
         *,
-        work_dir: Path,
         store: Store,
-        keep_bytes: int,
-        log_file_bytes: int,
-        hung_after_s: float | None,
+        settings: Settings,
         outage: Outage,
+        guards: Guards,
+        hung_after_s: float | None,
         stopping: threading.Event,
         on_end: OnEnd,
     ) -> None:
-        self._heir = heir
-        self._work_dir = work_dir
+        """Guards that are taken over are added to `guards`; `hung_after_s` is as that of the worker's own guard."""
+        self._adopter = adopter
+        self._identity = identity
         self._store = store
-        self._keep_bytes = keep_bytes
-        self._log_file_bytes = log_file_bytes
-        self._hung_after_s = hung_after_s
+        self._settings = settings
         self._outage = outage
+        self._guards = guards
+        self._hung_after_s = hung_after_s
         self._stopping = stopping
         self._on_end = on_end
-        self._estates: list[Estate] = []
+        #: Folders that were taken and are not settled yet.
+        self._abandoned: list[AbandonedFolder] = []
         self._halted = False
-        #: Held while folders are being taken over.
+        #: Lock of a round.
         self._taking = threading.Lock()
 
+    def start(self, left: list[WorkerFolder]) -> None:
+        """Begin the rounds, in a thread, with these folders, whose locks the caller has."""
+        threading.Thread(target=self._run, args=(left,), name="launch-recovery", daemon=True).start()
+
     def halt(self) -> None:
-        """Take nothing over from now on. What is being taken over now is when this returns, if Redis answers."""
+        """Take no more folders; when this returns the round that was under way is over, if Redis answers."""
         self._halted = True
         if self._taking.acquire(timeout=_HALT_S):
             self._taking.release()
 
     @property
     def num_adopting(self) -> int:
-        """How many jobs are taken over, or about to be."""
-        return sum(estate.num_attended for estate in self.estates)
+        """The number of jobs that are adopted, or about to be."""
+        return sum(abandoned.num_adopted for abandoned in list(self._abandoned))
 
-    @property
-    def estates(self) -> list[Estate]:
-        """What was taken over and is not settled yet."""
-        return list(self._estates)
+    def close(self) -> None:
+        """End the guards that were taken over, and release their folders."""
+        for abandoned in list(self._abandoned):
+            abandoned.close()
 
-    def run(self, left: list[WorkerFolder], *, every_s: float) -> None:
-        """Blocks until `stopping`. `left` are folders whose lock the caller took.
-
-        Each is let go of, and deleted once all of its attempts are reported: their kept ends, or that they crashed.
-        """
+    def _run(self, left: list[WorkerFolder]) -> None:
+        """Each folder is deleted once all of its attempts are reported, with their kept ends or as Crashed."""
         while not self._stopping.is_set():
             with self._taking:
                 if not self._halted:
                     self._round(left)
-            self._stopping.wait(every_s)
+            self._stopping.wait(self._settings.lease_s / 4)
             if self._halted:
                 return
             try:
-                left = list(WorkerFolder.abandoned(self._work_dir))
+                left = list(WorkerFolder.abandoned(self._settings.work_dir))
             except OSError as error:
-                log.error("recovery.blind folder=%s: %s", self._work_dir, error)
+                log.error("recovery.blind folder=%s: %s", self._settings.work_dir, error)
                 left = []
 
     def _round(self, left: list[WorkerFolder]) -> None:
         steps: list[Callable[[], None]] = [self._take_over_guards, *(partial(self._recover, folder) for folder in left)]
-        for step in (*steps, self._settle, self._heir.clear_containers):
+        for step in (*steps, self._settle, self._adopter.clear_containers):
             try:
                 step()
             except Exception:
@@ -130,57 +135,66 @@ class Recovery:
                 log.exception("recovery.failed")
 
     def _take_over_guards(self) -> None:
-        """Jobs that a worker of our node name left with its guard."""
+        """Adopt the jobs that a worker of this node name left with its guard."""
         try:
-            folders = list(WorkerFolder.of_worker(self._work_dir, self._heir.worker))
+            folders = list(WorkerFolder.of_worker(self._settings.work_dir, self._identity.worker))
         except OSError:
-            return  # said by the next look for abandoned folders
-        known = {self._heir.owner, *(estate.folder.owner for estate in self._estates)}
+            return  # logged by the next look for abandoned folders
+        known = {self._identity.owner, *(abandoned.folder.owner for abandoned in self._abandoned)}
         for folder in folders:
             if folder.owner in known:
                 continue
-            taken = take_over(folder.path, log_file_bytes=self._log_file_bytes, hung_after_s=self._hung_after_s)
+            taken = take_over(
+                folder.path, log_file_bytes=self._settings.log_file_bytes, hung_after_s=self._hung_after_s
+            )
             if taken is None:
                 continue
             runner, jobs, lock_fd = taken
             folder.hold(lock_fd)
-            estate = Estate(folder, runner)
-            self._estates.append(estate)
+            abandoned = AbandonedFolder(folder, runner)
+            self._abandoned.append(abandoned)
+            self._guards.add(runner)
             by_key = {job.key: job for job in jobs}
             mine = [attempt for attempt in folder.attempts() if attempt.key in by_key]
-            claimed = [(attempt, self._heir.claim_process(estate, attempt, by_key[attempt.key])) for attempt in mine]
+            claimed = [
+                (attempt, self._adopter.claim_process(abandoned, attempt, by_key[attempt.key])) for attempt in mine
+            ]
             runner.open()
             for attempt, adopt in claimed:
-                estate.begin(adopt, name=f"adopt-{attempt.run_id}")
+                abandoned.begin(adopt, name=f"adopt-{attempt.run_id}")
             others = [attempt for attempt in folder.attempts() if attempt.key not in by_key]
             if end_leftovers(others):
-                self._recover_attempts(estate, others)
+                self._recover_attempts(abandoned, others)
 
     def _recover(self, folder: WorkerFolder) -> None:
-        estate = Estate(folder, None)
-        self._estates.append(estate)
-        # What cannot be ended is looked at again in the next round; its runs are not handed on before.
+        abandoned = AbandonedFolder(folder, None)
+        self._abandoned.append(abandoned)
+        # Processes that cannot be ended are looked at again in the next round; until then no run is reported.
         if end_leftovers(folder.attempts()):
-            self._recover_attempts(estate, folder.attempts())
+            self._recover_attempts(abandoned, folder.attempts())
 
-    def _recover_attempts(self, estate: Estate, attempts: list[AttemptFolder]) -> None:
+    def _recover_attempts(self, abandoned: AbandonedFolder, attempts: list[AttemptFolder]) -> None:
         try:
             for attempt in attempts:
                 if attempt.is_container and attempt.read_report() is None:
-                    estate.begin(partial(self._heir.adopt_container, estate, attempt), name=f"adopt-{attempt.run_id}")
+                    abandoned.begin(
+                        partial(self._adopter.adopt_container, abandoned, attempt), name=f"adopt-{attempt.run_id}"
+                    )
                 else:
                     self._deliver(attempt)
         except BrokerUnavailableError:
-            log.warning("recovery.unfinished folder=%s: the next worker goes on", estate.folder.path.name)
+            log.warning("recovery.unfinished folder=%s: the next worker goes on", abandoned.folder.path.name)
         except Exception:
-            log.exception("recovery.failed folder=%s", estate.folder.path.name)
+            log.exception("recovery.failed folder=%s", abandoned.folder.path.name)
 
     def _settle(self) -> None:
-        """Let go of the folders in which nothing is left to supervise."""
-        for estate in self.estates:
-            if estate.is_settled:
-                self._estates.remove(estate)
-                estate.close()
+        """Release the folders in which nothing is left to supervise."""
+        for abandoned in list(self._abandoned):
+            if abandoned.is_settled:
+                self._abandoned.remove(abandoned)
+                if abandoned.runner is not None:
+                    self._guards.remove(abandoned.runner)
+                abandoned.close()
 
     def _deliver(self, attempt: AttemptFolder) -> None:
         try:
@@ -191,18 +205,18 @@ class Recovery:
             log.error("run.not_recovered run=%s: %s", attempt.run_id, error)
             return
         if attempt.is_container:
-            self._heir.remove_container(attempt)
+            self._adopter.remove_container(attempt)
         attempt.remove()
 
     def _deliver_attempt(self, attempt: AttemptFolder) -> None:
         if attempt.output.exists():
-            tail = Tail(attempt.run_id, attempt.attempt, attempt.output, keep_bytes=self._keep_bytes)
+            tail = Tail(attempt.run_id, attempt.attempt, attempt.output, keep_bytes=self._settings.log_bytes)
             try:
                 tail.resume(self._store)
                 tail.ship(self._store)
             finally:
                 tail.close()
-        talk = self._hear_rest(attempt)
+        talk = self._ship_talk(attempt)
         report = attempt.read_report()
         if report is not None:
             record, step = report.record, report.step
@@ -235,8 +249,8 @@ class Recovery:
         if self._store.finish(record, next_step_of(record, outcome), ended_ago_s=ended_ago_s) and is_open:
             self._on_end(record, outcome)
 
-    def _hear_rest(self, attempt: AttemptFolder) -> Talk | None:
-        """What its job told before it was gone. Raises BrokerUnavailableError."""
+    def _ship_talk(self, attempt: AttemptFolder) -> Talk | None:
+        """Send what the job wrote to its talk before it was gone; None for nothing. Raises BrokerUnavailableError."""
         if not attempt.talk.is_dir():
             return None
         talk = Talk(attempt.run_id, attempt.token, attempt.talk, on_word=lambda _: None, is_copy=attempt.is_container)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
-from typing import TypeVar
 
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.errors import BrokerUnavailableError, LaunchError
@@ -15,75 +16,73 @@ from launch_worker.model.states import RunState
 
 log = logging.getLogger("launch_worker.run_once")
 
-T = TypeVar("T")
-
 _DUE_BATCH = 100
+#: Seconds between two looks while nothing can be taken.
 _TURN_S = 0.1
 
+OnEnd = Callable[[Record, Outcome], None]
 
-def run_once(
+
+def run_once(agent: LaunchAgent, *, look: Callable[[], None], slots: int, strict_order: bool, on_end: OnEnd) -> None:
+    """Take what waits in the agent's queues now, and execute it.
+
+    `look` gives the agent its queues, once Redis can say which there are. What becomes ready later, retries of these
+    runs too, is left; what waits for one of these runs to end (for a place in a limit, for devices) is taken then.
+    While Redis is away the pass waits; a drain ends it, and what had begun then is executed to its end. With no slots
+    nothing is taken.
+    """
+    threads: list[threading.Thread] = []
+    if not slots:
+        return
+    # Raised once the worker drains.
+    with contextlib.suppress(BrokerUnavailableError):
+        _take_all(agent, threads, look=look, slots=slots, strict_order=strict_order, on_end=on_end)
+    # From here on Redis gives the agent nothing more.
+    agent.end_intake()
+    for thread in threads:
+        thread.join()
+
+
+def _take_all(
     agent: LaunchAgent,
+    threads: list[threading.Thread],
     *,
     look: Callable[[], None],
     slots: int,
     strict_order: bool,
-    on_end: Callable[[Record, Outcome], None],
-) -> int:
-    """Take what waits in the agent's queues now, execute it, and return how many items that were.
+    on_end: OnEnd,
+) -> None:
+    """Start a thread for each run, until nothing waits and none is executed. Raises BrokerUnavailableError."""
+    store, repeat = agent.api.store, agent.outage.repeat
 
-    `look` has the agent know its queues, once Redis can say which there are. What is ready later, retries of these
-    runs too, is left; what waits for one of these to end (for its place in a limit, its devices) is taken then. While
-    Redis is away it waits; a drain ends the pass, and what had begun then is executed to its end. With no slots it
-    takes nothing.
-    """
-    store = agent.api.store
-    if not slots:
-        return 0
-    _patiently(agent, look)
-    while _patiently(agent, lambda: store.publish_due(limit=_DUE_BATCH)[0] >= _DUE_BATCH):
+    def drains() -> bool:
+        return not agent.takes_runs
+
+    repeat(look, until=drains)
+    while repeat(lambda: store.publish_due(limit=_DUE_BATCH)[0], until=drains) >= _DUE_BATCH:
         pass
-    before_us = _patiently(agent, store.now_us)
-    free = threading.Semaphore(slots)
-    threads: list[threading.Thread] = []
-
-    def execute(run_id: str, seq: int) -> None:
-        try:
-            ended = agent.run(run_id, seq)
-            if ended is not None and ended[0] is not RunState.PENDING:
-                record = store.peek(run_id)
-                if record is not None:
-                    on_end(record, ended[1])
-        except LaunchError as error:
-            log.error("run.left run=%s: %s", run_id, error)
-        finally:
-            free.release()
-
-    pause = threading.Event()
-    while before_us is not None and agent.takes_runs:
-        # Runs that were taken over from another worker hold slots as well.
-        if agent.num_running_jobs >= slots or not free.acquire(blocking=False):
-            pause.wait(_TURN_S)
-            continue
-        item = _patiently(agent, lambda: agent.take(before_us=before_us, strict=strict_order))
-        if item is None:
-            free.release()
-            if not any(thread.is_alive() for thread in threads):
-                break
-            pause.wait(_TURN_S)
-            continue
-        thread = threading.Thread(target=execute, args=item, name=f"launch-once-{len(threads)}", daemon=True)
-        threads.append(thread)
-        thread.start()
-    # Nothing more is to be given to it.
-    agent.end_intake()
-    for thread in threads:
-        thread.join()
-    return len(threads)
+    before_us = repeat(store.now_us, until=drains)
+    while agent.takes_runs:
+        num_alive = sum(thread.is_alive() for thread in threads)
+        # Adopted runs hold slots as well, and have no thread here.
+        if max(num_alive, agent.num_running_jobs) < slots:
+            item = repeat(lambda: agent.take(before_us=before_us, strict=strict_order), until=drains)
+            if item is not None:
+                name = f"launch-once-{len(threads)}"
+                threads.append(threading.Thread(target=_execute, args=(agent, *item, on_end), name=name, daemon=True))
+                threads[-1].start()
+                continue
+            if not num_alive:
+                return
+        time.sleep(_TURN_S)
 
 
-def _patiently(agent: LaunchAgent, call: Callable[[], T]) -> T | None:
-    """The call's answer, however long Redis is away; None once the agent takes no runs."""
+def _execute(agent: LaunchAgent, run_id: str, seq: int, on_end: OnEnd) -> None:
     try:
-        return agent.outage.repeat(call, until=lambda: not agent.takes_runs)
-    except BrokerUnavailableError:
-        return None
+        ended = agent.run(run_id, seq)
+        if ended is not None and ended[0] is not RunState.PENDING:
+            record = agent.api.store.peek(run_id)
+            if record is not None:
+                on_end(record, ended[1])
+    except LaunchError as error:
+        log.error("run.left run=%s: %s", run_id, error)

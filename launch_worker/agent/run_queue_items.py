@@ -1,27 +1,27 @@
-"""Offers W&B's claim-by-claim methods of an agent (pop, run or fail one run), and the loop that polls.
+"""Pops, claims and executes the run queue items of an agent one by one, as W&B's `LaunchAgent` does it.
 
-What Celery's worker does through the task, a script can do itself: `get_job_and_queue`, `run_job`, or `loop`. Both go
-through `task_run_job` and `finish_thread_id`. The quoted sentences are those of W&B's agent
-(`wandb/sdk/launch/agent/agent.py`).
+Celery's worker, `LaunchAgent.loop` and a script that calls `get_job_and_queue` and `run_job` all come here: each
+attempt goes through `task_run_job` or `see_to_its_end`, and through `finish_thread_id`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import random
-import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from launch_worker.agent.attempts import Attempts
+from launch_worker.agent.attempts import Attempts, Ended
 from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.hooks import Hooks
+from launch_worker.agent.identity import Identity
+from launch_worker.agent.intake import Intake
 from launch_worker.agent.outage import Outage
-from launch_worker.agent.selection import Selection
+from launch_worker.agent.registration import Registration
 from launch_worker.agent.tracker import (
     FileSaver,
     InternalAgentLogger,
@@ -44,6 +44,7 @@ from launch_worker.errors import (
 )
 from launch_worker.model.checks import MAX_LIMIT, check_queue_name
 from launch_worker.model.outcome import PHASES, Outcome
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 from launch_worker.queues.pool import PoolConfig
@@ -62,180 +63,13 @@ T = TypeVar("T")
 #: What `update_status` takes, as W&B names them.
 AGENT_POLLING, AGENT_RUNNING, AGENT_KILLED = "POLLING", "RUNNING", "KILLED"
 STATUSES = (AGENT_POLLING, AGENT_RUNNING, AGENT_KILLED)
-#: How long the loop waits after it found nothing.
-_POLL_S = 0.2
-#: Later than any item was dispatched.
+#: Server time, microseconds, later than any item was dispatched.
 _ALWAYS_US = 9_000_000_000_000_000
 _ERROR_FILE = "error.log"
 
 
-class ByHand:
-    """The part of `LaunchAgent` that takes runs and sees each to its end."""
-
-    api: Api
-    _config: AgentConfig
-    _store: Store
-    _jobs: Attempts
-    _inventory: Capacity
-    outage: Outage
-    _queues: list[str]
-    _worker: str
-    _max_jobs: int
-    _stopping: threading.Event
-    _on_schedulers: Callable[[int], None]
-    is_started: bool
-
-    def _prepare_by_hand(self) -> None:
-        #: Guards the two tables.
-        self._table = threading.Lock()
-        #: By run: claimed by hand, and not executed yet.
-        self._claimed: dict[str, JobAndRunStatusTracker] = {}
-        self._threads: dict[int, JobAndRunStatusTracker] = {}
-        #: The queues, the one that gave a run last at the end.
-        self._turns: list[str] = []
-        #: Something ended, or is asked of the loop.
-        self._news = threading.Event()
-        self._asked_to_stop = threading.Event()
-        self._status = AGENT_POLLING
-        self._internal_logger = InternalAgentLogger(self._config.verbosity)
-
-    # -- what the agent gives to this part ---------------------------------------------------------------------------
-
-    def start(self) -> None:
-        raise NotImplementedError
-
-    def stop(self, *, reason: str = "") -> None:
-        raise NotImplementedError
-
-    def drain(self, *, timeout_s: float | None = None) -> bool:
-        raise NotImplementedError
-
-    def detach(self) -> None:
-        raise NotImplementedError
-
-    @property
-    def takes_runs(self) -> bool:
-        raise NotImplementedError
-
-    @property
-    def direct_queue(self) -> str:
-        raise NotImplementedError
-
-    def set_queues(self, queues: Sequence[str]) -> None:
-        raise NotImplementedError
-
-    # -- what runs ---------------------------------------------------------------------------------------------------
-
-    @property
-    def num_running_jobs(self) -> int:
-        """W&B: "Return the number of jobs not including schedulers": claimed, and their jobs not gone yet."""
-        return sum(not attempt.spec.scheduler for attempt in self._held())
-
-    @property
-    def num_running_schedulers(self) -> int:
-        """W&B: "Return just the number of schedulers": runs that make other runs (`RunSpec.scheduler`)."""
-        return sum(attempt.spec.scheduler for attempt in self._held())
-
-    @property
-    def thread_ids(self) -> list[int]:
-        """W&B: "Returns a list of keys running thread ids for the agent": those that `finish_thread_id` takes."""
-        with self._table:
-            return list(self._threads)
-
-    def _held(self) -> list[Attempt]:
-        return [attempt for attempt in self._jobs.attempts if not attempt.ended] if self.is_started else []
-
-    # -- taking ------------------------------------------------------------------------------------------------------
-
-    def pop_from_queue(self, queue: str) -> RunQueueItem | None:
-        """W&B: "Pops an item off the runqueue to run as a job."
-
-        Pops and claims: the run is Running, and its lease is renewed, until `run_job` or `fail_run_queue_item`. The
-        agent consumes the queue from then on, if it did not. What was given to this agent alone (for its GPUs, say)
-        comes first, of whichever of its queues it is.
-
-        None when nothing waits for this agent, or it has no room: all of `max_jobs` run, it drains, it is in
-        quarantine. Raises BrokerUnavailableError when Redis is away; if it goes after the pop, blocks until the claim
-        is answered.
-        """
-        check_queue_name(queue)
-        if queue not in self._queues:
-            self.set_queues([*self._queues, queue])
-        return self._pop([self.direct_queue, *keys.queue_lists(queue)])
-
-    def get_job_and_queue(self) -> JobSpecAndQueue | None:
-        """The next item of the agent's queues, which take turns: one that gave an item comes last the next time.
-
-        What was given to this agent alone comes first. Returns and raises as `pop_from_queue`.
-        """
-        job = self._pop([self.direct_queue])
-        if job is not None:
-            return JobSpecAndQueue(job, job["queue"])
-        known = [name for name in self._turns if name in self._queues]
-        self._turns = known + [name for name in self._queues if name not in known]
-        for queue in list(self._turns):
-            job = self._pop(keys.queue_lists(queue))
-            if job is not None:
-                self._turns.remove(queue)
-                self._turns.append(queue)
-                return JobSpecAndQueue(job, queue)
-        return None
-
-    def _pop(self, lists: Sequence[str]) -> RunQueueItem | None:
-        self._ensure_started()
-        while self.takes_runs and self.num_running_jobs < self._max_jobs:
-            taken = self._store.take(lists, before_us=_ALWAYS_US)
-            if taken is None:
-                return None
-            attempt = self._jobs.claim(*taken)
-            if isinstance(attempt, Attempt):
-                tracker = self._track(attempt)
-                with self._table:
-                    self._claimed[tracker.run_queue_item_id] = tracker
-                self._internal_logger.debug(f"claimed run {attempt.record.id} of queue {attempt.record.queue}")
-                return tracker.job
-        return None
-
-    def _track(self, attempt: Attempt) -> JobAndRunStatusTracker:
-        tracker = JobAndRunStatusTracker(attempt, RunQueueItemFileSaver(attempt.folder.path / "files"))
-        if attempt.spec.scheduler:
-            self._on_schedulers(self.num_running_schedulers)
-        return tracker
-
-    def _return_claimed(self) -> None:
-        """What was claimed by hand and never executed goes back to its queue."""
-        with self._table:
-            claimed = list(self._claimed.values())
-            self._claimed.clear()
-        for tracker in claimed:
-            tracker.result = Outcome(
-                RunState.KILLED, reason=f"its agent stopped before it had begun ({self._worker})", unbegun=True
-            )
-            self._end(tracker)
-
-    # -- one run -----------------------------------------------------------------------------------------------------
-
-    def run_job(self, job: Mapping[str, Any], queue: str, file_saver: FileSaver | None = None) -> None:
-        """W&B: "Set up project and run the job": one that this agent has claimed, in a thread; returns at once.
-
-        What belongs to the run and is no output of its job goes through `file_saver`, by default to the agent's own.
-        Raises InputError for an item that this agent has not claimed, or has begun already.
-        """
-        item = str(job.get("runQueueItemId", ""))
-        with self._table:
-            tracker = self._claimed.get(item)
-        if tracker is None:
-            raise InputError(f"item {item!r} is not claimed by this agent; get one with: get_job_and_queue()")
-        if file_saver is not None:
-            tracker.saver = file_saver
-        self._internal_logger.debug(f"received job {item} of queue {queue}")
-        arguments: tuple[Any, ...] = (dict(job.get("runSpec") or {}), job, {}, self.api, tracker)
-        begun = threading.Event()
-        tracker.on_begun = begun.set
-        thread = threading.Thread(target=self.task_run_job, args=arguments, name=f"launch-job-{item}", daemon=True)
-        thread.start()
-        # Its id is known then.
-        begun.wait()
+class Agent(Protocol):
+    """The methods of the agent that a subclass may override, and that are therefore called through the agent."""
 
     def task_run_job(
         self,
@@ -244,15 +78,182 @@ class ByHand:
         default_config: Mapping[str, Any],
         api: Api,
         job_tracker: JobAndRunStatusTracker,
+    ) -> None: ...
+
+    def check_sweep_state(self, launch_spec: Mapping[str, Any], api: Api) -> None: ...
+
+    def finish_thread_id(self, thread_id: int, exception: Exception | None = None) -> None: ...
+
+
+class RunQueueItems:
+    """The items that an agent has claimed, and the threads that execute them. Thread-safe.
+
+    `LaunchAgent` has the same methods, and says what each does.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        identity: Identity,
+        *,
+        api: Api,
+        config: AgentConfig,
+        slots: int,
+        attempts: Attempts,
+        capacity: Capacity,
+        intake: Intake,
+        registration: Registration,
+        outage: Outage,
+        stopping: threading.Event,
+        hooks: Hooks,
     ) -> None:
-        """Execute a claimed item in the calling thread, to its end; every path goes through `finish_thread_id`, once.
+        self._agent = agent
+        self._identity = identity
+        self._api = api
+        self._store: Store = api.store
+        self._config = config
+        self._slots = slots
+        self._attempts = attempts
+        self._capacity = capacity
+        self._intake = intake
+        self._registration = registration
+        self._outage = outage
+        self._stopping = stopping
+        self._hooks = hooks
+        #: Lock of the two tables.
+        self._table = threading.Lock()
+        #: Items that were popped and not executed yet, by run.
+        self._claimed: dict[str, JobAndRunStatusTracker] = {}
+        #: Items that are executed, by thread.
+        self._threads: dict[int, JobAndRunStatusTracker] = {}
+        #: Queues in the order of their turns: the queue that gave a run last stands at the end.
+        self._turns: list[str] = []
+        #: Event that is set when an item has ended, or the loop is to look at something.
+        self.news = threading.Event()
+        self.status = AGENT_POLLING
+        self.logger = InternalAgentLogger(config.verbosity)
 
-        Its parts are recorded: the record's `phases` (fetch, pull, start) with their times, and the `phase` in which a
-        Failed one failed (agent, build, start, run). `default_config` is empty: defaults are the queue's.
+    @property
+    def thread_ids(self) -> list[int]:
+        """The ids of the threads that execute items."""
+        with self._table:
+            return list(self._threads)
+
+    # -- popping -----------------------------------------------------------------------------------------------------
+
+    def pop_from_queue(self, queue: str) -> RunQueueItem | None:
+        """Pop and claim an item of one queue; see `LaunchAgent.pop_from_queue`."""
+        check_queue_name(queue)
+        queues = self._registration.queues
+        if queue not in queues:
+            self._registration.set_queues([*queues, queue])
+        return self._pop([self.direct_queue, *keys.queue_lists(queue)])
+
+    def get_job_and_queue(self) -> JobSpecAndQueue | None:
+        """Pop and claim an item of the agent's queues, which take turns; see `LaunchAgent.get_job_and_queue`."""
+        job = self._pop([self.direct_queue])
+        if job is not None:
+            return JobSpecAndQueue(job, job["queue"])
+        queues = self._registration.queues
+        known = [name for name in self._turns if name in queues]
+        self._turns = known + [name for name in queues if name not in known]
+        for queue in list(self._turns):
+            job = self._pop(keys.queue_lists(queue))
+            if job is not None:
+                self._turns.remove(queue)
+                self._turns.append(queue)
+                return JobSpecAndQueue(job, queue)
+        return None
+
+    @property
+    def direct_queue(self) -> str:
+        """The queue of what is given to this worker alone."""
+        return keys.direct_queue(self._identity.owner)
+
+    def lists(self, queues: Sequence[str], *, strict: bool) -> list[str]:
+        """The lists of these queues: the most urgent of all queues first, or with `strict` of each queue.
+
+        The worker's direct queue comes before them.
         """
-        self._carry_out(job_tracker, launch_spec)
+        by_queue = [keys.queue_lists(name) for name in queues]
+        lists = by_queue if strict else zip(*by_queue, strict=True)
+        return [self.direct_queue, *(name for some in lists for name in some)]
 
-    def _carry_out(self, job_tracker: JobAndRunStatusTracker, launch_spec: Mapping[str, Any]) -> None:
+    def _pop(self, lists: Sequence[str]) -> RunQueueItem | None:
+        while self._intake.is_open and self._attempts.num_running_jobs < self._slots:
+            taken = self._store.take(lists, before_us=_ALWAYS_US)
+            if taken is None:
+                return None
+            attempt = self._attempts.claim(*taken)
+            if isinstance(attempt, Attempt):
+                tracker = self._track(attempt)
+                with self._table:
+                    self._claimed[tracker.run_queue_item_id] = tracker
+                self.logger.debug(f"claimed run {attempt.record.id} of queue {attempt.record.queue}")
+                return tracker.job
+        return None
+
+    def _track(self, attempt: Attempt) -> JobAndRunStatusTracker:
+        tracker = JobAndRunStatusTracker(attempt, RunQueueItemFileSaver(attempt.folder.path / "files"))
+        if attempt.spec.scheduler:
+            self._hooks.on_schedulers(self._attempts.num_running_schedulers)
+        return tracker
+
+    def return_claimed(self) -> None:
+        """Give items that were popped and never executed back to their queues."""
+        with self._table:
+            claimed = list(self._claimed.values())
+            self._claimed.clear()
+        for tracker in claimed:
+            tracker.result = Outcome(
+                RunState.KILLED, reason=f"its agent stopped before it had begun ({self._identity.worker})", unbegun=True
+            )
+            self._end(tracker)
+
+    # -- executing ---------------------------------------------------------------------------------------------------
+
+    def run_job(self, job: Mapping[str, Any], queue: str, file_saver: FileSaver | None = None) -> None:
+        """Execute a claimed item in a thread; see `LaunchAgent.run_job`."""
+        item = str(job.get("runQueueItemId", ""))
+        with self._table:
+            tracker = self._claimed.get(item)
+        if tracker is None:
+            raise InputError(f"item {item!r} is not claimed by this agent; get one with: get_job_and_queue()")
+        if file_saver is not None:
+            tracker.saver = file_saver
+        self.logger.debug(f"received job {item} of queue {queue}")
+        begun = threading.Event()
+        tracker.on_begun = begun.set
+        threading.Thread(
+            target=self._agent.task_run_job,
+            args=(dict(job.get("runSpec") or {}), job, {}, self._api, tracker),
+            name=f"launch-job-{item}",
+            daemon=True,
+        ).start()
+        # From then on the thread's id is in `thread_ids`.
+        begun.wait()
+
+    def see_to_its_end(self, attempt: Attempt) -> Ended:
+        """Execute a claimed or adopted attempt to its end, in the calling thread."""
+        tracker = self._track(attempt)
+        self.carry_out(tracker, {"sweep": attempt.spec.sweep})
+        return tracker.ended
+
+    def carry_on(self, attempt: Attempt) -> None:
+        """Supervise an adopted attempt to its end, and report that."""
+        ended: Ended = None
+        with ExitStack() as stack:
+            try:
+                on_ended = self._hooks.on_adopt(attempt.record)
+            except Exception:
+                log.exception("callback.failed on_adopt run=%s", attempt.record.id)
+            else:
+                stack.callback(lambda: _call_adopted(on_ended, attempt.record, ended))
+            self._attempts.enter_adopted(attempt)
+            ended = self.see_to_its_end(attempt)
+
+    def carry_out(self, job_tracker: JobAndRunStatusTracker, launch_spec: Mapping[str, Any]) -> None:
+        """Execute an item in the calling thread, to its end."""
         thread_id = threading.get_ident()
         with self._table:
             self._claimed.pop(job_tracker.run_queue_item_id, None)
@@ -264,9 +265,9 @@ class ByHand:
         try:
             self.update_status(AGENT_RUNNING)
             if attempt.job is None:
-                self.check_sweep_state(launch_spec, self.api)
+                self._agent.check_sweep_state(launch_spec, self._api)
                 self._secure(attempt)
-            job_tracker.result = self._jobs.execute(attempt)
+            job_tracker.result = self._attempts.execute(attempt)
             problem = attempt.error
         except (AttemptDetached, AttemptSuperseded) as elsewhere:
             job_tracker.result = elsewhere
@@ -280,14 +281,12 @@ class ByHand:
                 log.exception("run.failed run=%s phase=%s", attempt.record.id, attempt.phase)
             problem = error
         finally:
-            self.finish_thread_id(thread_id, problem)
+            self._agent.finish_thread_id(thread_id, problem)
+
+    # -- ending ------------------------------------------------------------------------------------------------------
 
     def finish_thread_id(self, thread_id: int, exception: Exception | None = None) -> None:
-        """W&B: "Removes the job from our list for now": its slot is free first, then its end is told, once.
-
-        With an exception the run is Failed for it, unless its end is known already; the traceback is kept with the run
-        (`error.log`). Called for a job that another thread executes, that job is ended first. An unknown id is ignored.
-        """
+        """End the item of a thread; see `LaunchAgent.finish_thread_id`."""
         with self._table:
             tracker = self._threads.get(thread_id)
             if tracker is None:
@@ -297,18 +296,13 @@ class ByHand:
         if thread_id == threading.get_ident():
             self._end(tracker, exception)
             return
-        outcome = outcome_of(exception or LaunchError("it was given up by its agent"), tracker.err_stage)
+        outcome = _outcome_of(exception or LaunchError("it was given up by its agent"), tracker.err_stage)
         self._ask_to_fail(tracker, outcome, exception)
 
     def fail_run_queue_item(
         self, run_queue_item_id: str, message: str, phase: str, files: list[str] | None = None
     ) -> None:
-        """Make a run that this agent has Failed, in a phase (agent, build, start, run), with `message` as the reason.
-
-        Its job, if it has one, is ended first. `files` are paths on this machine, as a file saver returns them: kept
-        with the run under their last names. One atomic step; for an ended run nothing is changed. Raises InputError,
-        UnknownRunError, RefusedError for a run that this agent has not claimed.
-        """
+        """End an item as Failed; see `LaunchAgent.fail_run_queue_item`."""
         if phase not in PHASES:
             raise InputError(f"phase {phase!r} is unknown; use one of: {', '.join(PHASES)}")
         outcome = Outcome(RunState.FAILED, reason=message.partition("\n")[0], phase=phase, message=message)
@@ -335,21 +329,21 @@ class ByHand:
     def _end(self, tracker: JobAndRunStatusTracker, problem: Exception | None = None) -> None:
         attempt, result = tracker.attempt, tracker.result
         if result is None:
-            result = outcome_of(problem or LaunchError("it was given up by its agent"), attempt.phase)
+            result = _outcome_of(problem or LaunchError("it was given up by its agent"), attempt.phase)
         if isinstance(result, Outcome):
             if tracker.failure is not None and result.state is RunState.KILLED:
                 result, problem = tracker.failure, tracker.failed_by
             if problem is not None and result.state is RunState.FAILED:
                 self._save_traceback(tracker, problem)
-            self._internal_logger.debug(f"run {attempt.record.id} ended: {result.state} {result.reason}".rstrip())
+            self.logger.debug(f"run {attempt.record.id} ended: {result.state} {result.reason}".rstrip())
         try:
-            tracker.ended = self._jobs.conclude(attempt, result, keep=lambda: self._keep(tracker))
+            tracker.ended = self._attempts.conclude(attempt, result, keep=lambda: self._keep(tracker))
         finally:
             if attempt.spec.scheduler:
-                self._on_schedulers(self.num_running_schedulers)
-            if not self.thread_ids and self._status == AGENT_RUNNING:
+                self._hooks.on_schedulers(self._attempts.num_running_schedulers)
+            if not self.thread_ids and self.status == AGENT_RUNNING:
                 self.update_status(AGENT_POLLING)
-            self._news.set()
+            self.news.set()
 
     def _save_traceback(self, tracker: JobAndRunStatusTracker, problem: Exception) -> None:
         text = "".join(traceback.format_exception(problem))
@@ -360,7 +354,7 @@ class ByHand:
             log.exception("file.not_kept run=%s file=%s", tracker.run_queue_item_id, _ERROR_FILE)
 
     def _keep(self, tracker: JobAndRunStatusTracker) -> None:
-        """Send its files. Raises BrokerUnavailableError; what cannot be kept otherwise is logged."""
+        """Send the item's files, and log those that cannot be kept. Raises BrokerUnavailableError."""
         for name in tracker.files:
             path = Path(name)
             try:
@@ -369,21 +363,16 @@ class ByHand:
             except (OSError, InputError, UnknownRunError) as error:
                 log.error("file.not_kept run=%s file=%s: %s", tracker.run_queue_item_id, path.name, error)
 
-    # -- whether it may start ----------------------------------------------------------------------------------------
+    # -- whether an item may start -----------------------------------------------------------------------------------
 
     def check_sweep_state(self, launch_spec: Mapping[str, Any], api: Api) -> None:
-        """W&B: "Check the state of a sweep before launching a run for the sweep."
-
-        `launch_spec` names it under `sweep` (W&B's agent: `sweep_id`). Raises SweepOverError unless it is RUNNING or
-        PAUSED: the run is Killed then, and none of its code has run. While Redis is away it asks again; then, when the
-        agent stops, raises StartGivenUpError.
-        """
+        """Check the sweep of an item; see `LaunchAgent.check_sweep_state`."""
         sweep = launch_spec.get("sweep_id") or launch_spec.get("sweep")
         if not sweep:
             return
         from launch_worker.sweeps.drive import check_sweep
 
-        reason = self._patiently(lambda: check_sweep(api.store, str(sweep)))
+        reason = self._repeat(lambda: check_sweep(api.store, str(sweep)))
         if reason:
             raise SweepOverError(reason)
 
@@ -391,144 +380,55 @@ class ByHand:
         """Raises InputError for what a worker in secure mode does not run."""
         if not self._config.secure_mode:
             return
-        pool = PoolConfig.from_json(self._patiently(lambda: self._store.configs_of(attempt.record.queue)).pool_config)
+        pool = PoolConfig.from_json(self._repeat(lambda: self._store.configs_of(attempt.record.queue)).pool_config)
         attempt.spec = secured(attempt.spec, QueueConfig.from_json(attempt.record.queue_config), pool)
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """The answer, however long Redis is away. Raises StartGivenUpError when this thread's run shall not start."""
+    def _repeat(self, call: Callable[[], T]) -> T:
+        """Call as `Outage.repeat` does. Raises StartGivenUpError when this thread's run shall not start any more."""
         with self._table:
             tracker = self._threads.get(threading.get_ident())
         try:
-            return self.outage.repeat(call, until=lambda: tracker is not None and not tracker.attempt.events.empty())
+            return self._outage.repeat(call, until=lambda: tracker is not None and not tracker.attempt.events.empty())
         except BrokerUnavailableError:
             if tracker is not None and self._stopping.is_set():
-                tracker.attempt.events.put(Shutdown(f"the worker shut down ({self._worker})"))
+                tracker.attempt.events.put(Shutdown(f"the worker shut down ({self._identity.worker})"))
             raise StartGivenUpError from None
-
-    # -- polling -----------------------------------------------------------------------------------------------------
-
-    def loop(self) -> None:
-        """W&B: "Loop infinitely to poll for jobs and run them", in the foreground, without Celery.
-
-        An outage of Redis does not end it. Ctrl-C, SIGTERM (in the main thread, if the program has no handler of its
-        own) and `launch-worker workers drain` are the request to stop: nothing new is taken, jobs go on to their end or
-        for `drain_timeout` (with `detach_on_exit` they are left to the next worker). A second Ctrl-C ends them.
-
-        Raises KeyboardInterrupt when it was asked to stop, after all of that.
-        """
-        self._ensure_started()
-        with _sigterm_as_interrupt():
-            try:
-                self.print_status()
-                with self._looking_for_queues():
-                    while True:
-                        self._turn()
-            except KeyboardInterrupt:
-                self._leave()
-                raise
-            finally:
-                if self.is_started:
-                    self.stop()
-
-    def _turn(self) -> None:
-        if self._asked_to_stop.is_set():
-            raise KeyboardInterrupt("the agent was asked to stop")
-        try:
-            found = self.get_job_and_queue()
-        except BrokerUnavailableError as error:
-            self.outage.note(error)
-            while not self.outage.wait(timeout_s=_POLL_S) and not self._asked_to_stop.is_set():
-                pass
-            self._news.wait(random.uniform(0.05, 0.1))
-            self._news.clear()
-            return
-        if found is None:
-            self._news.wait(_POLL_S)
-            self._news.clear()
-            return
-        item = found.job["runQueueItemId"]
-        try:
-            self.run_job(found.job, found.queue)
-        except Exception as error:
-            log.exception("run.failed run=%s phase=agent", item)
-            self.fail_run_queue_item(item, f"{type(error).__name__} in the worker: {error}", "agent")
-
-    def _leave(self) -> None:
-        try:
-            if self._config.detach_on_exit:
-                self.detach()
-            elif not self.drain(timeout_s=self._config.drain_timeout):
-                log.warning("worker.drain_timeout: what still runs is ended")
-        except KeyboardInterrupt:
-            log.warning("worker.stopping: what still runs is ended")
-
-    @contextlib.contextmanager
-    def _looking_for_queues(self) -> Iterator[None]:
-        """Takes up queues that appear, where the agent has a selection and not names."""
-        config = self._config
-        if not (config.match or config.pool or config.tags):
-            yield
-            return
-        from launch_worker.agent.queue_watch import QueueWatch
-
-        selection = Selection.parse(queues=config.queues or (), match=config.match, pool=config.pool, tags=config.tags)
-        pickup = QueueWatch(self, selection, on_change=self._news.set)  # type: ignore[arg-type]
-        pickup.start()
-        try:
-            yield
-        finally:
-            pickup.stop()
-
-    def _ensure_started(self) -> None:
-        if not self.is_started:
-            self.start()
 
     # -- status ------------------------------------------------------------------------------------------------------
 
     def update_status(self, status: str) -> None:
-        """W&B: "Update the status of the agent": POLLING, RUNNING or KILLED.
-
-        It is in the worker's description (`launch-worker workers --json`) from the next heartbeat on; from verbosity 1
-        on a change is printed. Raises InputError.
-        """
+        """Change the status; see `LaunchAgent.update_status`."""
         if status not in STATUSES:
             raise InputError(f"status {status!r} is unknown; use one of: {', '.join(STATUSES)}")
-        if status == self._status:
+        if status == self.status:
             return
-        self._status = status
-        self._internal_logger.debug(f"status {status}")
+        self.status = status
+        self.logger.debug(f"status {status}")
         if self._config.verbosity >= 1:
-            self.print_status()
-
-    def print_status(self) -> None:
-        """W&B: "Prints the current status of the agent", in one line.
-
-        Its name, status, queues, what runs of what may, free GPUs, and how long the oldest run in its queues waits.
-        """
-        say(self.status_line())
+            say(self.status_line())
 
     def status_line(self) -> str:
-        """What `print_status` prints."""
-        free, total = self._inventory.free().devices, self._inventory.total.devices
+        """What `LaunchAgent.print_status` prints."""
+        free, total = self._capacity.free().devices, self._capacity.total.devices
         parts = [
-            f"queues {', '.join(self._queues) or 'none'}",
-            f"running {self.num_running_jobs} of {_most(self._max_jobs)} jobs",
-            f"{self.num_running_schedulers} of {_most(self._inventory.max_schedulers)} schedulers",
+            f"queues {', '.join(self._registration.queues) or 'none'}",
+            f"running {self._attempts.num_running_jobs} of {_most(self._slots)} jobs",
+            f"{self._attempts.num_running_schedulers} of {_most(self._capacity.max_schedulers)} schedulers",
             f"{len(free)} of {len(total)} GPUs free",
             f"oldest wait {self._oldest_wait()}",
         ]
-        return f"agent {self._worker} {self._status}: {'; '.join(parts)}"
+        return f"agent {self._identity.worker} {self.status}: {'; '.join(parts)}"
 
     def _oldest_wait(self) -> str:
         try:
-            waited_s = self._store.oldest_wait_s(self._queues)
+            waited_s = self._store.oldest_wait_s(self._registration.queues)
         except BrokerUnavailableError:
             return "unknown (Redis does not answer)"
         return "none" if waited_s is None else format_duration(waited_s)
 
 
-def outcome_of(error: Exception, phase: str) -> Outcome:
-    """How a run ends for which its agent met with an error before, or beside, its execution."""
+def _outcome_of(error: Exception, phase: str) -> Outcome:
+    """The outcome of a run whose agent met with an error before or beside its execution."""
     if isinstance(error, SweepOverError):
         return Outcome(RunState.KILLED, reason=str(error))
     if isinstance(error, LaunchError):
@@ -541,21 +441,12 @@ def outcome_of(error: Exception, phase: str) -> Outcome:
     )
 
 
+def _call_adopted(on_ended: Callable[[Ended], None], record: Record, ended: Ended) -> None:
+    try:
+        on_ended(ended)
+    except Exception:
+        log.exception("callback.failed on_adopt run=%s", record.id)
+
+
 def _most(limit: int) -> str:
     return "any number of" if limit >= MAX_LIMIT else str(limit)
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt("SIGTERM")
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

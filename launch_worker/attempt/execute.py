@@ -1,4 +1,4 @@
-"""Carries one attempt from its claimed record to its outcome: prepare, fetch its code, start, supervise."""
+"""Carries one attempt from its claimed record to its outcome: prepare, start, supervise, explain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.prepare import fetch, prepare
@@ -38,131 +39,100 @@ log = logging.getLogger("launch_worker.execute")
 def execute(
     attempt: Attempt,
     *,
-    site: WorkerContext,
+    context: WorkerContext,
     on_started: Callable[[int], None],
     enter: Enter = lambda *_: None,
     on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
 ) -> Outcome:
     """Block until the attempt's job is gone. Whatever goes wrong on the way is a Failed outcome with its phase.
 
-    With a job in the attempt already (adopted from another worker) it is supervised from here on. `on_started` gets
-    the pid of the job's main process once that is known to run, `on_word` what it says of its own end (see
-    `supervise`).
+    The job of an adopted attempt is there already, and is supervised from here on. `on_started` gets the pid of the
+    job's main process once that is known to run, `on_word` what the job says of its own end (see `supervise`).
     Raises AttemptSuperseded, AttemptDetached.
     """
-    phase = "agent"
     begun = 0.0
     try:
         if attempt.job is None:
-            patience = Patience.of(_start_timeout_s(attempt), unwanted=lambda: not attempt.events.empty())
-            start = prepare(attempt, site, patience, enter)
-            attempt.phase = phase = "build"
-            code = fetch(attempt, site, patience, enter)
-            attempt.phase = phase = "start"
-            if attempt.start_at is not None:
-                enter("wait", f"scheduled for {isoformat(attempt.record.start_at)}")
-            if not attempt.folder.is_container:
-                # A container is made first.
-                attempt.await_start()
-                if attempt.start_at is not None:
-                    enter("start", "")
-            record, folder = attempt.record, attempt.folder
-            if folder.is_disk_short:
-                make_room(folder.output, limit_bytes=site.settings.log_file_bytes)
-            attempt.tail = site.logs.tail(record.id, record.attempt, folder.output)
-            attempt.talk = talk_of(attempt)
-            begun = time.monotonic()
-            attempt.job = start(code)
-            attempt.job.report_to(enter, on_started)
+            start = _prepare(attempt, context, enter)
+            begun = _start(attempt, context, start, enter)
+            note_pid = on_started
         else:
             # The pid of a process is in the record already.
-            attempt.job.report_to(enter, on_started if attempt.folder.is_container else lambda _: None)
-        attempt.phase = phase = "run"
-        return _supervise(attempt, site.logs, on_word, begun=begun)
+            note_pid = on_started if attempt.folder.is_container else lambda _: None
+        outcome = _supervise(attempt, context.logs, on_word, begun=begun, enter=enter, on_started=note_pid)
+        return _explain(attempt, outcome)
     except (AttemptSuperseded, AttemptDetached):
         raise
     except StartGivenUpError:
         return never_started(attempt.events)
-    except CodeError as error:
-        attempt.error = error
-        message = f"{error}\n{error.detail}".strip()
-        return Outcome(
-            RunState.FAILED, reason=str(error), phase="build", message=message, worker_fault=error.worker_fault
-        )
-    except BrokerUnavailableError as error:
-        # What is missing of the run, no job can be started without.
-        _end(attempt.job)
-        return Outcome(RunState.FAILED, reason=str(error), phase=phase, unbegun=attempt.job is None)
-    except LeaseLostError as error:
-        return Outcome(RunState.FAILED, reason=str(error), phase=phase, unbegun=True)
-    except (InputError, StartError) as error:
-        attempt.error = error
-        is_away = isinstance(error, EngineAwayError)
-        is_machine = isinstance(error, StartError) and error.worker_fault
-        return Outcome(
-            RunState.FAILED,
-            reason=str(error),
-            phase=phase,
-            message=str(error),
-            engine_fault=is_away,
-            worker_fault=is_machine,
-        )
-    except OSError as error:
-        attempt.error = error
-        log.error("run.failed run=%s phase=%s: %s", attempt.record.id, phase, error)
-        _end(attempt.job)
-        text = f"the worker's disk or system refused: {error}"
-        return Outcome(RunState.FAILED, reason=text, phase=phase, message=text, worker_fault=True)
-    except Exception as error:
-        attempt.error = error
-        log.exception("run.failed run=%s phase=%s", attempt.record.id, phase)
-        _end(attempt.job)
-        return Outcome(
-            RunState.FAILED,
-            reason=f"{type(error).__name__} in the worker: {error}",
-            phase=phase,
-            message=traceback.format_exc(limit=-8),
-        )
+    except Exception as error:  # noqa: BLE001 (the one place that turns a crash into an outcome; it is logged there)
+        return _fail(attempt, error)
 
 
-def _start_timeout_s(attempt: Attempt) -> float:
-    """Waiting for its time is no part of a start."""
-    ahead_s = 0.0 if attempt.start_at is None else max(0.0, attempt.start_at - boot_time_s())
-    return attempt.spec.start_timeout_s + ahead_s
+# -- the steps ---------------------------------------------------------------------------------------------------------
 
 
-def talk_of(attempt: Attempt) -> Talk:
-    """What its job tells becomes events of the attempt."""
+def _prepare(attempt: Attempt, context: WorkerContext, enter: Enter) -> Callable[[], Job]:
+    """Make the attempt's folder and fetch its code; returns what starts its job."""
+    patience = Patience.of(_start_timeout_s(attempt), unwanted=lambda: not attempt.events.empty())
+    start = prepare(attempt, context, patience, enter)
+    attempt.phase = "build"
+    return partial(start, fetch(attempt, context, patience, enter))
+
+
+def _start(attempt: Attempt, context: WorkerContext, start: Callable[[], Job], enter: Enter) -> float:
+    """Start the job, when its time has come; returns the monotonic time of its start."""
+    attempt.phase = "start"
+    if attempt.start_at is not None:
+        enter("wait", f"scheduled for {isoformat(attempt.record.start_at)}")
     record, folder = attempt.record, attempt.folder
-    return Talk(
-        record.id, record.token, f"{folder.root}/{TALK}", on_word=attempt.events.put, is_copy=folder.is_container
-    )
+    if not folder.is_container:
+        # A container waits after it was made.
+        attempt.await_start()
+        if attempt.start_at is not None:
+            enter("start", "")
+    if folder.is_disk_short:
+        make_room(folder.output, limit_bytes=context.settings.log_file_bytes)
+    attempt.tail = context.logs.tail(record.id, record.attempt, folder.output)
+    attempt.talk = talk_of(attempt)
+    begun = time.monotonic()
+    attempt.job = start()
+    return begun
 
 
 def _supervise(
-    attempt: Attempt, logs: LogShipper, on_word: Callable[[Word, Outcome | None], None], *, begun: float
+    attempt: Attempt,
+    logs: LogShipper,
+    on_word: Callable[[Word, Outcome | None], None],
+    *,
+    begun: float,
+    enter: Enter,
+    on_started: Callable[[int], None],
 ) -> Outcome:
+    """Block until the job is gone; its files are followed from a moment after `begun`."""
     job, tail, talk, spec = attempt.job, attempt.tail, attempt.talk, attempt.spec
     assert job is not None
     assert tail is not None
     assert talk is not None
-    limits = Limits(spec.timeout_s, spec.stall_timeout_s, spec.grace_s, spec.preempt_exit_code)
-    outcome = supervise(
+    job.report_to(enter, on_started)
+    attempt.phase = "run"
+    return supervise(
         job,
-        limits=limits,
+        limits=Limits(spec.timeout_s, spec.stall_timeout_s, spec.grace_s, spec.preempt_exit_code),
         last_output_s=lambda: max(tail.last_output_s, talk.last_output_s),
         ran_s=attempt.ran_s,
-        former=attempt.asked,
+        asked_before=attempt.asked,
         announce=job.announce,
-        hear=talk.look_last,
+        read_talk=talk.look_last,
         on_word=on_word,
         milestones=((begun + FOLLOW_AFTER_S, lambda: logs.follow(tail, talk)),),
     )
-    return _with_folder(job.explain(outcome), attempt)
 
 
-def _with_folder(outcome: Outcome, attempt: Attempt) -> Outcome:
-    """Say so when its job was not where its submitter was: what it wrote there is gone."""
+def _explain(attempt: Attempt, outcome: Outcome) -> Outcome:
+    """Add what the runner knows of the end, and that the job ran in another folder than its submitter's."""
+    assert attempt.job is not None
+    outcome = attempt.job.explain(outcome)
     if not attempt.missing_cwd:
         return outcome
     text = (
@@ -173,10 +143,64 @@ def _with_folder(outcome: Outcome, attempt: Attempt) -> Outcome:
     return replace(outcome, reason=reason, message=f"{outcome.message}\n{text}" if outcome.message else "")
 
 
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def _fail(attempt: Attempt, error: Exception) -> Outcome:
+    """End what was begun of the attempt; returns the outcome of the error."""
+    outcome = outcome_of_error(error, attempt.phase)
+    if not outcome.unbegun:
+        attempt.error = error
+        if not isinstance(error, (CodeError, InputError, StartError)):
+            about = (attempt.record.id, attempt.phase)
+            log.error("run.failed run=%s phase=%s: %s", *about, error, exc_info=not isinstance(error, OSError))
+    if not isinstance(error, (CodeError, InputError, StartError)):
+        _end(attempt.job)
+    return replace(outcome, unbegun=outcome.unbegun and attempt.job is None)
+
+
+def outcome_of_error(error: Exception, phase: str) -> Outcome:
+    """The outcome of an attempt that an error ended in a phase."""
+    text = str(error)
+    failed = Outcome(RunState.FAILED, reason=text, phase=phase, message=text)
+    match error:
+        case CodeError():
+            message = f"{text}\n{error.detail}".strip()
+            return replace(failed, phase="build", message=message, worker_fault=error.worker_fault)
+        case LeaseLostError() | BrokerUnavailableError():
+            # Without the lease, or what Redis has of the run, no job can be started.
+            return replace(failed, message="", unbegun=True)
+        case EngineAwayError():
+            return replace(failed, engine_fault=True, worker_fault=error.worker_fault)
+        case StartError():
+            return replace(failed, worker_fault=error.worker_fault)
+        case InputError():
+            return failed
+        case OSError():
+            text = f"the worker's disk or system refused: {error}"
+            return replace(failed, reason=text, message=text, worker_fault=True)
+    trace = "".join(traceback.format_exception(error, limit=-8))
+    return replace(failed, reason=f"{type(error).__name__} in the worker: {error}", message=trace)
+
+
 def _end(job: Job | None) -> None:
-    """A job that nobody supervises any more must not stay."""
+    """End a job that nobody supervises any more."""
     if job is None:
         return
     job.stop(grace_s=0)
     while not isinstance(job.events.get(), Gone):
         pass
+
+
+def _start_timeout_s(attempt: Attempt) -> float:
+    """Seconds that the start may take; a wait for the run's time does not count."""
+    ahead_s = 0.0 if attempt.start_at is None else max(0.0, attempt.start_at - boot_time_s())
+    return attempt.spec.start_timeout_s + ahead_s
+
+
+def talk_of(attempt: Attempt) -> Talk:
+    """The talk of an attempt, whose words become events of the attempt."""
+    record, folder = attempt.record, attempt.folder
+    return Talk(
+        record.id, record.token, f"{folder.root}/{TALK}", on_word=attempt.events.put, is_copy=folder.is_container
+    )

@@ -28,7 +28,7 @@ from launch_worker.runners.job import Job
 Start = Callable[[Path | None], Job]
 
 
-def prepare(attempt: Attempt, site: WorkerContext, patience: Patience, enter: Enter) -> Start:
+def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter: Enter) -> Start:
     """Check what the run asks for, fill its macros and make its folder; returns what starts it.
 
     Raises InputError, OSError.
@@ -47,8 +47,8 @@ def prepare(attempt: Attempt, site: WorkerContext, patience: Patience, enter: En
     if attempt.record.needs:
         folder.keep_holding(attempt.record)
     if plan is None:
-        return _process(attempt, site, patience)
-    return _container(attempt, site, plan, patience, enter)
+        return _process(attempt, context, patience)
+    return _container(attempt, context, plan, patience, enter)
 
 
 #: Many runs come from few queues, and to read a configuration is to check it.
@@ -71,7 +71,7 @@ def _fill(attempt: Attempt, config: QueueConfig, values: dict[str, Any]) -> Cont
     return config.container_plan(attempt.spec, macros)
 
 
-def fetch(attempt: Attempt, site: WorkerContext, patience: Patience, enter: Enter) -> Path | None:
+def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: Enter) -> Path | None:
     """The folder with the run's code; None for a run that brings none. The record has its commit from then on.
 
     Raises CodeError, StartGivenUpError, OSError.
@@ -81,13 +81,13 @@ def fetch(attempt: Attempt, site: WorkerContext, patience: Patience, enter: Ente
         return None
     enter("fetch", f"fetching {spec.uri or 'the upload'}")
     code = attempt.folder.path / "code"
-    commit = fetch_code(spec, attempt.record, code, settings=site.settings, store=site.store, patience=patience)
+    commit = fetch_code(spec, attempt.record, code, settings=context.settings, store=context.store, patience=patience)
     attempt.record = replace(attempt.record, commit=commit)
     enter("start", "")
     return code
 
 
-def _process(attempt: Attempt, site: WorkerContext, patience: Patience) -> Start:
+def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
     config_path = attempt.folder.write_config(_config(record, spec))
     if spec.sweep:
@@ -96,11 +96,11 @@ def _process(attempt: Attempt, site: WorkerContext, patience: Patience) -> Start
         record,
         spec,
         worker_env=os.environ,
-        redis_url=site.settings.redis_url,
+        redis_url=context.settings.redis_url,
         config_path=config_path,
-        wandb_env=site.settings.wandb_env,
+        wandb_env=context.settings.wandb_env,
     )
-    return lambda code: site.runner.start(
+    return lambda code: context.runner.start(
         spec.command,
         key=attempt.key,
         env=env,
@@ -114,9 +114,11 @@ def _process(attempt: Attempt, site: WorkerContext, patience: Patience) -> Start
     )
 
 
-def _container(attempt: Attempt, site: WorkerContext, plan: ContainerPlan, patience: Patience, enter: Enter) -> Start:
+def _container(
+    attempt: Attempt, context: WorkerContext, plan: ContainerPlan, patience: Patience, enter: Enter
+) -> Start:
     # First: it imports the engine's SDK, which several threads at once would find half made.
-    site.containers()
+    context.containers()
     from launch_worker.runners.container.config import Files, Labels, NewContainer
 
     record, spec = attempt.record, attempt.spec
@@ -124,19 +126,19 @@ def _container(attempt: Attempt, site: WorkerContext, plan: ContainerPlan, patie
         record,
         spec,
         worker_env=os.environ,
-        redis_url=site.settings.redis_url,
+        redis_url=context.settings.redis_url,
         config_path=f"{LAUNCH_DIR}/{CONFIG}",
-        wandb_env=site.settings.wandb_env,
+        wandb_env=context.settings.wandb_env,
     )
     attempt.folder.mark_container(record)
     labels = Labels(
-        system=site.system(),
+        system=context.system(),
         run=record.id,
         attempt=record.attempt,
         token=record.token,
-        owner=site.owner,
-        worker=site.worker,
-        host=site.host,
+        owner=context.owner,
+        worker=context.worker,
+        host=context.host,
     )
 
     def new(code: Path | None) -> NewContainer:
@@ -151,7 +153,7 @@ def _container(attempt: Attempt, site: WorkerContext, plan: ContainerPlan, patie
             files=Files(_config(record, spec), code, arguments=arguments),
         )
 
-    return lambda code: site.containers().start(
+    return lambda code: context.containers().start(
         new(code),
         key=attempt.key,
         output=attempt.folder.output,

@@ -114,24 +114,24 @@ def supervise(
     limits: Limits,
     last_output_s: Callable[[], float],
     ran_s: float = 0.0,
-    former: Cancel | None = None,
+    asked_before: Cancel | None = None,
     announce: Callable[[str], None] = lambda _: None,
-    hear: Callable[[], None] = lambda: None,
+    read_talk: Callable[[], None] = lambda: None,
     on_word: Callable[[Word, Outcome | None], None] = lambda *_: None,
     milestones: Sequence[tuple[float, Callable[[], None]]] = (),
 ) -> Outcome:
     """Block until the job's tree is gone. `last_output_s` tells, on the monotonic clock, its last sign of life.
 
-    `ran_s`: for how long another worker has supervised it; `former`: what that one was asked. `announce` shows the job
-    that it shall stop; `hear` puts what it has told by now into its events. `on_word` gets each of its words; with a
-    `Finish` the outcome that this makes of the run, whatever becomes of the tree. `milestones`, in order, are called at
-    their monotonic times of a job that is still there.
+    `ran_s`: the seconds for which another worker has supervised the job; `asked_before`: what that worker was asked.
+    `announce` shows the job that it shall stop; `read_talk` puts the words that it has written by now into its events.
+    `on_word` gets each word; with a `Finish` the outcome that this makes of the run, whatever becomes of the tree.
+    `milestones`, in order, are called at their monotonic times if the job is still there.
     Raises AttemptSuperseded, AttemptDetached.
     A job that ended by itself before it was asked to stop keeps its own outcome, whatever was asked meanwhile.
     """
     course = _Course(handle, limits, begun=time.monotonic() - ran_s, last_output_s=last_output_s, announce=announce)
-    if former is not None:
-        course.ask(former)
+    if asked_before is not None:
+        course.ask(asked_before)
     ahead = deque(milestones)
     while not course.is_gone:
         try:
@@ -146,7 +146,7 @@ def supervise(
             _note_word(course, event, on_word)
         else:
             course.take(event)
-    hear()
+    read_talk()
     while not handle.events.empty():
         event = handle.events.get()
         if isinstance(event, (Finish, Preempting, HeedsStop)):

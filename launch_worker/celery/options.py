@@ -21,8 +21,9 @@ from click.core import ParameterSource
 from launch_worker import __version__, terminal
 from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.config import OPTIONS, AgentConfig, Option, keys_of
-from launch_worker.agent.gpus import inventory_from_options
-from launch_worker.agent.queue_watch import pause_s
+from launch_worker.agent.gpus import capacity_from_options
+from launch_worker.agent.outage import backoff_s
+from launch_worker.agent.queue_watch import LOOK_S
 from launch_worker.agent.selection import Selection, parse_limit, refused, welcome
 from launch_worker.api.client import Api
 from launch_worker.celery.application import REQUIRED, app, settings, settings_file
@@ -55,7 +56,7 @@ class Start:
     selection: Selection | None
     excluded: Collection[str]
     config: AgentConfig
-    inventory: Capacity
+    capacity: Capacity
     run_once: bool
     is_silent: bool
 
@@ -93,7 +94,7 @@ class Start:
             selection,
             options.get("exclude_queues") or (),
             config,
-            inventory_from_options(
+            capacity_from_options(
                 *(config.gpus, config.cpus, config.memory), env=os.environ, share=settings.gpus_share
             ),
             run_once=bool(said["run_once"]),
@@ -205,7 +206,7 @@ def _check_known(selection: Selection) -> None:
             sentence = selection.unknown(store.queue_names(), store.pools(), in_pool)
         except BrokerUnavailableError as error:
             terminal.say(f"launch_worker: --strict waits to see the queues: {error}", err=True)
-            time.sleep(pause_s(failures))
+            time.sleep(backoff_s(failures, first_s=LOOK_S, cap_s=60.0))
         else:
             store.close()
             break

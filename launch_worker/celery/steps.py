@@ -14,6 +14,7 @@ from celery import bootsteps, platforms
 from celery.signals import after_setup_logger, celeryd_after_setup, worker_init
 from celery.worker import state as worker_state
 
+from launch_worker.agent.hooks import Hooks
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.agent.queue_watch import QueueWatch
 from launch_worker.agent.run_once import run_once
@@ -117,20 +118,27 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             "worker": parent.hostname,
             "queues": self.queues if start.slots else [],
             "max_jobs": start.slots,
-            "inventory": start.inventory,
-            "ends_if_hung": True,
-            "on_queues": lambda _: look_again(),
-            "on_end": show_end,
-            "on_intake": turn_intake,
-            "on_drain": lambda: os.kill(os.getpid(), signal.SIGTERM),
-            "on_upgrade": lambda: os.kill(os.getpid(), signal.SIGUSR1),
-            "on_adopt": lambda record: AdoptedRequest(record, parent, wake=Bell.ring).end,
-            "on_twin": (lambda _: None) if start.is_silent else announce,
-            "on_schedulers": lambda running: _widen(parent, running),
         }
+        hooks = Hooks(
+            on_queues=lambda _: look_again(),
+            on_intake=turn_intake,
+            on_drain=lambda: os.kill(os.getpid(), signal.SIGTERM),
+            on_upgrade=lambda: os.kill(os.getpid(), signal.SIGUSR1),
+            on_adopt=lambda record: AdoptedRequest(record, parent, wake=Bell.ring).end,
+            on_end=show_end,
+            on_schedulers=lambda running: _widen(parent, running),
+            on_twin=(lambda _: None) if start.is_silent else announce,
+        )
         # Schedulers run beside the slots.
         parent.pool.executor = RingingExecutor(max(1, start.slots) + start.config.max_schedulers)
-        self.agent = LaunchAgent(Api(settings=settings), config)
+        self.agent = LaunchAgent(
+            Api(settings=settings),
+            config,
+            hooks=hooks,
+            capacity=start.capacity,
+            takes_by_hand=start.takes_by_hand,
+            ends_if_hung=True,
+        )
         Bell.hang(parent.hub)
         try:
             self.agent.start()

@@ -312,7 +312,7 @@ def test_an_item_that_raises_while_it_is_started_does_not_keep_the_next_from_bei
     kept = made_api.store.read_file(failed.id, "error.log")
     assert kept is not None
     assert b'raise self.trouble[launch_spec["name"]]' in kept
-    agent._ask_loop()
+    agent._parts.polling.stop()
     looping.join(20)
     assert not looping.is_alive()
 
@@ -492,9 +492,9 @@ def test_the_longest_grace_bounds_every_stop(
     agent = make(queues=["a"], stopped_run_timeout=most)
     submit(["true"], queue="a", api=made_api)
     take(agent)
-    (attempt,) = agent._jobs.attempts
+    (attempt,) = agent._parts.attempts.attempts
     assert attempt.spec.grace_s == 10.0
-    assert agent._grace_s(attempt, asked) == grace
+    assert agent._parts.attempts.grace_s(attempt, asked) == grace
     agent.obey(
         {
             "order": "cancel",
@@ -667,7 +667,7 @@ def test_internal_messages_go_to_the_terminal_from_verbosity_2_on(
     """W5."""
     agent = make(verbosity=verbosity)
     with caplog.at_level("DEBUG", logger="launch_worker"):
-        agent._internal_logger.info("something within")
+        agent._parts.items.logger.info("something within")
     assert "something within" in caplog.text
     shown = capfd.readouterr()
     assert ("launch agent: something within" in shown.err) == is_shown
@@ -692,7 +692,7 @@ def test_the_status_is_one_line(made_api: Api, make: Make, capfd: pytest.Capture
     (listed,) = wait_until(lambda: [w for w in made_api.store.workers() if w["status"] == AGENT_RUNNING])
     assert (listed["entity"], listed["running"], listed["schedulers"]) == ("acme", 1, 1)
     assert run.wait(20) is RunState.FINISHED
-    wait_until(lambda: agent._status == AGENT_POLLING)
+    wait_until(lambda: agent._parts.items.status == AGENT_POLLING)
     with pytest.raises(InputError, match="status 'idle' is unknown"):
         agent.update_status("idle")
     agent.stop()
@@ -704,7 +704,7 @@ def test_a_tracker_tells_the_part_in_which_its_run_is(made_api: Api, make: Make)
     run = submit(["sleep", "100"], queue="a", api=made_api)
     item = run_next(agent)
     wait_for_pid(run)
-    (tracker,) = agent._threads.values()
+    (tracker,) = agent._parts.items._threads.values()
     assert isinstance(tracker, JobAndRunStatusTracker)
     wait_until(lambda: tracker.err_stage == "run")
     assert tracker.run_queue_item_id == item

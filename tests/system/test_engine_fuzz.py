@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from launch_worker.agent import launch_agent as agents
+from launch_worker.agent import shutdown
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.api.client import Api, Run, submit
 from launch_worker.attempt.attempt import Attempt
@@ -60,7 +60,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (container_handle, "_REST_S", 1.0),
         (container_watch, "_EVERY_S", 0.1),
         (container_watch, "_ANSWER_S", 0.3),
-        (agents, "_LAST_STEPS_S", 0.5),
+        (shutdown, "_LAST_STEPS_S", 0.5),
     ):
         monkeypatch.setattr(module, name, seconds)
     yield
@@ -94,7 +94,7 @@ class Worker:
         for thread in self._threads:
             thread.join(10.0)
             assert not thread.is_alive(), "a thread of its pool is left: the process would stay without heartbeats"
-        assert self.agent._jobs.active == 0, "a slot leaked"
+        assert self.agent._parts.attempts.active == 0, "a slot leaked"
 
 
 class Machine(RuleBasedStateMachine):
@@ -179,7 +179,7 @@ class Machine(RuleBasedStateMachine):
             self.no_run_is_executed_twice()
             for run in self.runs:
                 self._each_attempt_ended_once(run)
-            assert settle(lambda: self.worker.agent._jobs.active == 0, timeout_s=10.0), "a slot leaked"
+            assert settle(lambda: self.worker.agent._parts.attempts.active == 0, timeout_s=10.0), "a slot leaked"
             assert settle(lambda: not self.engine.containers, timeout_s=10.0), "a container was left"
         finally:
             self.worker.stop()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from launch_worker.agent.hooks import Hooks
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.api.client import Api
 from launch_worker.errors import InputError
@@ -251,7 +252,7 @@ def test_a_callback_that_fails_decides_about_no_run(store: Store, tmp_path: Path
         raise ConnectionError("nobody there")
 
     settings = Settings.from_env({"LAUNCH_WORK_DIR": str(tmp_path)}, redis_url=store.url)
-    agent = LaunchAgent(Api(settings=settings), {"on_end": fail})
+    agent = LaunchAgent(Api(settings=settings), {}, hooks=Hooks(on_end=fail))
     record = running(store)
-    agent._on_end(record, Outcome(RunState.CRASHED, reason="x"))
+    agent._parts.on_end(record, Outcome(RunState.CRASHED, reason="x"))
     assert told == [record.id]

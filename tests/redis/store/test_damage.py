@@ -298,16 +298,16 @@ def test_whatever_a_record_says_no_slot_is_lost_and_nothing_is_made_outside_the_
     agent: LaunchAgent, api: Api, tmp_path: Path, fields: dict[str, str], options: dict[str, Any]
 ) -> None:
     store, work_dir = api.store, tmp_path / "a" / "b" / "work"
-    before = agent._inventory.free()
+    before = agent._parts.capacity.free()
     run_id = new_run_id()
     store.create(run_id, RunSpec(command=("true",), cwd="/", **options))
     redis_of(store.url).hset(
         keys.run(run_id), mapping={name: value.encode("utf-8", "surrogatepass") for name, value in fields.items()}
     )
     agent.run(run_id, seq_of_record(store, run_id))
-    assert agent._jobs.active == 0
-    assert agent._jobs.attempts == []
-    assert agent._inventory.free() == before
+    assert agent._parts.attempts.active == 0
+    assert agent._parts.attempts.attempts == []
+    assert agent._parts.capacity.free() == before
     assert outside(tmp_path, work_dir) == set()
     store.publish_due()
     redis_of(store.url).delete(*(name for queue in ("default", "other") for name in keys.queue_lists(queue)))
@@ -338,7 +338,7 @@ def test_a_worker_that_redis_does_not_know_as_a_consumer_says_so_and_goes_on(age
         run_id = create(api.store)
         take(run_id)
         assert api.store.get(run_id).state in (S.RUNNING, S.FINISHED)
-    for attempt in agent._jobs.attempts:
+    for attempt in agent._parts.attempts.attempts:
         agent.see_to_its_end(attempt)
 
 
@@ -346,7 +346,7 @@ def test_a_worker_puts_back_what_is_not_of_its_queues(agent: LaunchAgent, api: A
     run_id = create(api.store, queue="elsewhere")
     copy_item(api.store, run_id, "default")
     assert agent.claim_next(["default"], slot="1") is None
-    assert agent._jobs.active == 0
+    assert agent._parts.attempts.active == 0
     assert api.store.get(run_id).state is S.PENDING
     assert Worker(api.store, "elsewhere").work() == [run_id]
 
@@ -371,7 +371,7 @@ def test_a_file_saver_that_fails_keeps_no_slot(agent: LaunchAgent, api: Api) -> 
     assert job is not None
     agent.run_job(job, "default", Broken())
     wait_until(lambda: api.store.get(run_id).state is S.FAILED)
-    wait_until(lambda: agent._jobs.active == 0)
+    wait_until(lambda: agent._parts.attempts.active == 0)
 
 
 # -- bounded scripts -------------------------------------------------------------------------------------------------

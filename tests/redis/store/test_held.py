@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from launch_worker.agent.adoption import Adopter
+from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.api.client import Api, Run
 from launch_worker.api.doctor import check, problems
@@ -25,6 +26,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.runners.container.config import Labels
 from launch_worker.runners.job import Lease
+from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from tests.support.arrows import (
     CRASHED_AGAIN,
@@ -192,7 +194,7 @@ def test_a_pending_run_is_not_held(store: Store) -> None:
 
 
 class Carrier:
-    """What an heir asks of its agent: it carries on what was taken over."""
+    """What adoption needs of the worker: it carries on what was adopted."""
 
     def __init__(self) -> None:
         self.carried: list[Attempt] = []
@@ -225,24 +227,20 @@ def test_a_container_is_taken_over_though_the_disk_is_full(
     folder = AttemptFolder(tmp_path / f"{record.id}.{record.attempt}.{record.token}")
     folder.make(for_process=False)
     folder.mark_container(record)
-    carrier, stopping, runner = Carrier(), threading.Event(), Adopting()
-    heir = Adopter(
-        carrier,
-        owner="heir",
-        worker="w2",
-        host="h",
+    carrier, stopping = Carrier(), threading.Event()
+    adopter = Adopter(
+        Identity(owner="next", worker="w2", host="h"),
         store=store,
-        work_dir=tmp_path,
-        lease_s=30.0,
-        containers=lambda: runner,  # type: ignore[arg-type, return-value]
-        has_containers=lambda: True,
-        system=lambda: "it",
+        settings=Settings.from_env({"LAUNCH_WORK_DIR": str(tmp_path)}, redis_url=store.url),
         outage=Outage(stopping),
+        containers=SimpleNamespace(runner=Adopting, system=lambda: "it"),  # type: ignore[arg-type]
+        attempts=carrier,
+        carry_on=carrier.carry_on,
     )
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(AttemptFolder, "keep_record", full)
-    heir._adopt_container(folder, [record.owner])
+    adopter._adopt_container(folder, [record.owner])
     assert [attempt.record.id for attempt in carrier.carried] == [record.id]

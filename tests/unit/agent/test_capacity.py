@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from launch_worker.agent import gpus
 from launch_worker.agent.capacity import Capacity, Device, Use, parse_gpus
-from launch_worker.agent.gpus import Meter, find, inventory_from_options
+from launch_worker.agent.gpus import Meter, capacity_from_options, find
 from launch_worker.errors import InputError
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.spec import RunSpec
@@ -313,7 +313,7 @@ def test_whatever_is_written_devices_are_distinct_or_it_is_refused(text: str, vi
 
 
 def test_by_default_a_worker_offers_all_that_the_machine_has() -> None:
-    offered = inventory_from_options(None, None, None, env={})
+    offered = capacity_from_options(None, None, None, env={})
     assert offered.total.millicores == 1000 * len(os.sched_getaffinity(0))
     assert 1 << 26 < offered.total.memory <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + (1 << 30)
     assert offered.total.devices == [device.id for device in find()]
@@ -323,13 +323,13 @@ def test_the_cores_are_those_that_the_worker_may_use() -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert inventory_from_options("none", None, None, env={}).total.millicores == 1000
+        assert capacity_from_options("none", None, None, env={}).total.millicores == 1000
     finally:
         os.sched_setaffinity(0, allowed)
 
 
 def test_options_bound_what_is_offered() -> None:
-    offered = inventory_from_options("none", "1.5", "2G", env={}, share=2)
+    offered = capacity_from_options("none", "1.5", "2G", env={}, share=2)
     assert (offered.total.devices, offered.total.millicores, offered.total.memory) == ([], 1500, 2 * G)
 
 
@@ -346,15 +346,15 @@ def test_options_bound_what_is_offered() -> None:
 )
 def test_options_that_make_no_sense_are_refused(cpus: str | None, memory: str | None, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        inventory_from_options("none", cpus, memory, env={})
+        capacity_from_options("none", cpus, memory, env={})
 
 
 @pytest.mark.skipif(os.path.exists("/proc/driver/nvidia/version"), reason="this machine has a driver")
 def test_a_machine_without_a_driver_has_no_gpus_and_says_nothing_of_their_use() -> None:
     assert find() == []
     assert gpus.use(["0", "GPU-1"]) == {}
-    assert inventory_from_options("auto", None, None, env={"CUDA_VISIBLE_DEVICES": "0"}).total.devices == []
-    fake = inventory_from_options("2", None, None, env={})
+    assert capacity_from_options("auto", None, None, env={"CUDA_VISIBLE_DEVICES": "0"}).total.devices == []
+    fake = capacity_from_options("2", None, None, env={})
     assert [(entry["id"], entry["use"]) for entry in fake.describe()] == [("0", None), ("1", None)]
 
 
@@ -395,12 +395,12 @@ def test_a_gpu_that_the_driver_cannot_speak_of_hides_no_other(monkeypatch: pytes
 
 def test_a_worker_with_a_driver_offers_what_it_may_see_and_shows_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
     Driver(monkeypatch)
-    offered = inventory_from_options(None, None, None, env={"CUDA_VISIBLE_DEVICES": "GPU-c,GPU-a"})
+    offered = capacity_from_options(None, None, None, env={"CUDA_VISIBLE_DEVICES": "GPU-c,GPU-a"})
     assert offered.total.devices == ["GPU-c", "GPU-a"]
     used = wait_until(lambda: offered.describe()[1]["use"], what="the measurement is there")
     assert used["percent"] == 45
     with pytest.raises(InputError, match="GPU 1, which this worker does not see; it sees: 0, 2"):
-        inventory_from_options("0,1", None, None, env={})
+        capacity_from_options("0,1", None, None, env={})
 
 
 # -- how busy they are -------------------------------------------------------------------------------------------------

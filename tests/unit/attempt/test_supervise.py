@@ -304,7 +304,7 @@ class Talkative:
             limits=self.limits,
             last_output_s=lambda: 0.0,
             announce=self.shown.append,
-            hear=lambda: self.handle.put(*self.late),
+            read_talk=lambda: self.handle.put(*self.late),
             on_word=lambda word, outcome: self.words.append((word, outcome)),
         )
 

@@ -1,0 +1,200 @@
+"""Tells Redis of a worker: that it lives, what it has room for, and that it renews the leases of its attempts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from launch_worker.agent.attempts import Attempts
+from launch_worker.agent.capacity import Capacity
+from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.guards import Guards
+from launch_worker.agent.identity import Identity
+from launch_worker.agent.intake import Intake
+from launch_worker.agent.probes import Vitals
+from launch_worker.agent.workplace import Workplace
+from launch_worker.attempt.attempt import Attempt
+from launch_worker.attempt.supervise import Detach, Superseded
+from launch_worker.clock import boot_time_s
+from launch_worker.errors import BrokerUnavailableError
+from launch_worker.runners.job import Lease
+from launch_worker.runners.process import tree
+from launch_worker.settings import Settings
+from launch_worker.store.store import Store
+from launch_worker.store.workers import Answer, Pulse
+
+log = logging.getLogger("launch_worker.agent")
+
+
+class Registration:
+    """Lists a worker as a consumer of its queues, and renews all its leases in one call."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        store: Store,
+        settings: Settings,
+        config: AgentConfig,
+        queues: Sequence[str],
+        slots: int,
+        attempts: Attempts,
+        capacity: Capacity,
+        intake: Intake,
+        guards: Guards,
+        workplace: Workplace,
+        vitals: Vitals,
+        status: Callable[[], str],
+        on_twin: Callable[[str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        """`status` gives the agent's status; `wake` has the next heartbeat at once."""
+        self._identity = identity
+        self._store = store
+        self._settings = settings
+        self._config = config
+        self._queues = list(queues)
+        self._slots = slots
+        self._attempts = attempts
+        self._capacity = capacity
+        self._intake = intake
+        self._guards = guards
+        self._workplace = workplace
+        self._vitals = vitals
+        self._status = status
+        self._on_twin = on_twin
+        self._wake = wake
+        self._is_listed = False
+        #: Lock without which a heartbeat on its way would list dropped queues again.
+        self._listing = threading.Lock()
+        self._has_looked_for_twins = False
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that this worker consumes, without the system's own."""
+        return list(self._queues)
+
+    def set_queues(self, queues: Sequence[str]) -> None:
+        """Consume these queues from now on."""
+        with self._listing:
+            dropped = [name for name in self._queues if name not in queues]
+            self._queues = list(queues)
+            if dropped:
+                with contextlib.suppress(BrokerUnavailableError):
+                    self._store.forget_consumer(self._identity.owner, dropped)
+        self._wake()
+
+    def renew(self) -> Pulse:
+        """Renew the leases of all attempts in one call, and act on the answer for each.
+
+        Raises BrokerUnavailableError.
+        """
+        identity, settings = self._identity, self._settings
+        self._intake.look()
+        self._workplace.tidy()
+        if not self._intake.is_open and self._is_listed:
+            # A listed worker makes submitters believe that its queues are consumed.
+            self._store.goodbye(identity.owner, queues=self._queues, stays=True)
+        self._is_listed = self._intake.is_open
+        attempts = self._attempts.attempts
+        renewed_at = boot_time_s()
+        with self._listing:
+            pulse = self._store.heartbeat(
+                [(attempt.record.id, attempt.record.token, attempt.record.attempt) for attempt in attempts],
+                owner=identity.owner,
+                worker=identity.worker,
+                lease_s=settings.lease_s,
+                gone_s=max(settings.lease_s, 3 * settings.heartbeat_s),
+                description=self._description(),
+                queues=self._queues if self._is_listed else [],
+                card=self._attempts.free_capacity(),
+            )
+        leases: dict[str, Lease] = {}
+        for attempt, answer in zip(attempts, pulse.answers, strict=True):
+            self._act_on(attempt, answer)
+            if answer.word in ("ended", "adopted") and attempt.is_over:
+                # What is left of the job takes nothing from any other worker.
+                leases[attempt.key] = attempt.lease = None
+            elif answer.word in ("ok", "cancel", "preempt"):
+                leases[attempt.key] = attempt.lease = self._attempts.lease(
+                    attempt.record, attempt.spec, renewed_at=renewed_at
+                )
+        self._guards.renew(leases)
+        if not self._has_looked_for_twins:
+            self._look_for_twins()
+            self._has_looked_for_twins = True
+        return pulse
+
+    def end(self) -> None:
+        """Have Redis forget the worker. Raises BrokerUnavailableError."""
+        self._store.goodbye(self._identity.owner, queues=self._queues)
+
+    def _act_on(self, attempt: Attempt, answer: Answer) -> None:
+        if answer.word in ("cancel", "preempt"):
+            self._attempts.cancel(attempt, answer.reason, answer.grace_s, preempt=answer.word == "preempt")
+        elif answer.word == "adopted":
+            # The record of a run that has ended keeps the name of the worker that it had then.
+            if not attempt.is_over:
+                attempt.events.put(Detach(at_once=True))
+        elif answer.word == "superseded" or (answer.word == "ended" and not attempt.is_over):
+            # "ended": a person had the run retried and cancelled while this worker was cut off.
+            attempt.events.put(Superseded())
+        elif answer.word == "unknown":
+            log.warning("run.restored run=%s: Redis had lost it", attempt.record.id)
+            self._store.restore(attempt.record, lease_s=self._settings.lease_s, owner=self._identity.owner)
+
+    def _look_for_twins(self) -> None:
+        """Say whether other living workers have this one's node name. Raises BrokerUnavailableError."""
+        identity = self._identity
+        for other in self._store.workers():
+            if other["worker"] != identity.worker or other["owner"] == identity.owner or self._is_gone(other):
+                continue
+            sentence = (
+                f"Another worker is called {identity.worker} too (on {other['host']}, pid {other['pid']}): what is "
+                "ordered of one, as to drain, reaches both. Give each a name of its own with -n."
+            )
+            log.warning("worker.twin: %s", sentence)
+            self._on_twin(sentence)
+
+    def _is_gone(self, other: Mapping[str, Any]) -> bool:
+        """Whether that worker was killed on this machine, and is still listed for a while."""
+        if other["host"] != self._identity.host:
+            return False
+        # A worker with this process's pid is a container's that was started anew.
+        found = None if other["pid"] == os.getpid() else tree.look_up(other["pid"])
+        return found is None or found.zombie
+
+    def _description(self) -> dict[str, Any]:
+        free, total = self._capacity.free(), self._capacity.total
+        return {
+            "worker": self._identity.worker,
+            "owner": self._identity.owner,
+            "host": self._identity.host,
+            "pid": os.getpid(),
+            "queues": self._queues,
+            "slots": self._slots,
+            "running": self._attempts.num_running_jobs,
+            "schedulers": self._attempts.num_running_schedulers,
+            "max_schedulers": self._config.max_schedulers,
+            "entity": self._config.entity,
+            "secure_mode": self._config.secure_mode,
+            "status": self._status(),
+            "devices": self._capacity.describe(),
+            "cpus": {"total": total.millicores / 1000, "free": free.millicores / 1000},
+            "memory": {"total": total.memory, "free": free.memory},
+            "state": self._state(),
+            "problem": "; ".join(
+                filter(None, [self._vitals.stuck() or self._intake.problem(), self._attempts.trouble])
+            ),
+        }
+
+    def _state(self) -> str:
+        if self._intake.is_draining:
+            return "draining"
+        if self._vitals.stuck():
+            return "stuck"
+        return "running" if self._intake.is_open else "quarantined"

@@ -1,0 +1,127 @@
+"""Opens a worker's place on its machine: its folder, its guard and its log shipper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from launch_worker.agent.capacity import Capacity
+from launch_worker.agent.containers import Containers
+from launch_worker.agent.guards import Guards
+from launch_worker.agent.identity import Identity
+from launch_worker.agent.outage import Outage
+from launch_worker.agent.recovery import end_leftovers
+from launch_worker.attempt.attempt import WorkerContext
+from launch_worker.attempt.shipping import LogShipper
+from launch_worker.attempt.worker_folder import WorkerFolder, delete_undeleted, why_not_own
+from launch_worker.errors import LaunchError
+from launch_worker.model.needs import parse_needs
+from launch_worker.runners.process.runner import ProcessRunner, reap_orphans
+from launch_worker.settings import NO_WORK_DIR, Settings
+from launch_worker.store.store import Store
+
+
+class Workplace:
+    """What a worker has on its machine from `open` on."""
+
+    folder: WorkerFolder
+    runner: ProcessRunner
+    logs: LogShipper
+    #: What every attempt gets of this worker.
+    context: WorkerContext
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        store: Store,
+        settings: Settings,
+        outage: Outage,
+        capacity: Capacity,
+        guards: Guards,
+        hung_after_s: float | None,
+    ) -> None:
+        """`hung_after_s`: seconds without a sign of life after which the guard ends this process and its jobs."""
+        self._identity = identity
+        self._store = store
+        self._settings = settings
+        self._outage = outage
+        self._capacity = capacity
+        self._guards = guards
+        self._hung_after_s = hung_after_s
+        self.containers = Containers(store=store, settings=settings, processes=lambda: self.runner)
+        #: Keys of what previous workers' attempts hold of this machine, by the name of the attempt's folder.
+        self._held_before: dict[str, str] = {}
+
+    def open(self) -> list[WorkerFolder]:
+        """Make the folder, the guard and the log shipper; returns abandoned folders, each locked for the caller.
+
+        Raises LaunchError when this machine does not permit it.
+        """
+        work_dir = self._settings.work_dir
+        if work_dir == NO_WORK_DIR:
+            raise LaunchError("this user has no home, so there is no place for the worker's files; set LAUNCH_WORK_DIR")
+        try:
+            return self._open()
+        except OSError as error:
+            raise LaunchError(
+                f"the worker cannot start with LAUNCH_WORK_DIR {work_dir}: {error}; set it to a folder it may write to"
+            ) from None
+
+    def _open(self) -> list[WorkerFolder]:
+        settings, identity = self._settings, self._identity
+        work_dir = settings.work_dir
+        reason = "" if settings.work_dir_trusted else why_not_own(work_dir)
+        if reason:
+            raise LaunchError(
+                f"the worker cannot use LAUNCH_WORK_DIR {work_dir}, for others could harm its jobs: {reason} "
+                "(or set LAUNCH_WORK_DIR_TRUSTED=1 where nobody else is on the machine, as in a container)"
+            )
+        delete_undeleted(work_dir)
+        abandoned = list(WorkerFolder.abandoned(work_dir))
+        for folder in abandoned:
+            end_leftovers(folder.attempts())
+        self._hold_for([*abandoned, *WorkerFolder.of_worker(work_dir, identity.worker)])
+        self.folder = WorkerFolder.create(work_dir, identity.owner, worker=identity.worker)
+        # The guard holds the lock too: while it is held, worker or guard lives.
+        self.runner = ProcessRunner(
+            lock_fd=self.folder.lock_fd,
+            folder=self.folder.path,
+            log_file_bytes=settings.log_file_bytes,
+            hung_after_s=self._hung_after_s,
+        ).open()
+        self._guards.add(self.runner)
+        self.logs = LogShipper(
+            self._store,
+            keep_bytes=settings.log_bytes,
+            file_bytes=settings.log_file_bytes,
+            is_away=lambda: self._outage.is_on,
+            on_away=self._outage.note,
+        )
+        self.context = WorkerContext(
+            self.runner,
+            self.containers.runner,
+            self.logs,
+            settings=settings,
+            store=self._store,
+            system=self.containers.system,
+            owner=identity.owner,
+            worker=identity.worker,
+            host=identity.host,
+        )
+        return abandoned
+
+    def _hold_for(self, folders: Sequence[WorkerFolder]) -> None:
+        """Hold what jobs of previous workers have, before anything is claimed, until those attempts are settled."""
+        for attempt in (attempt for folder in folders for attempt in folder.attempts()):
+            devices, needs_text = attempt.read_holding()
+            needs = parse_needs(needs_text)
+            self._held_before[attempt.path.name] = attempt.key
+            self._capacity.hold(attempt.key, devices, needs.millicores, needs.memory)
+
+    def tidy(self) -> None:
+        """Release what settled attempts of previous workers held, and reap orphans; called at each heartbeat."""
+        for name, key in list(self._held_before.items()):
+            if not WorkerFolder.has_attempt(self._settings.work_dir, name):
+                del self._held_before[name]
+                self._capacity.release(key)
+        reap_orphans()
