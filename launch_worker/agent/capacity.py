@@ -11,7 +11,6 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.model.checks import MAX_GPUS
-from launch_worker.model.needs import parse_needs
 
 _NUMBER = re.compile(r"[0-9]{1,4}")
 _DEVICE = re.compile(r"[0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]{1,80}")
@@ -107,15 +106,6 @@ class Capacity:
         """The attempt has nothing any more; twice is harmless."""
         with self._lock:
             self._held.pop(key, None)
-
-    def can_ever(self, needs: str) -> bool:
-        """Whether a run with these needs would fit if no other were here."""
-        wanted = parse_needs(needs)
-        return (
-            wanted.gpus <= len(self.total.devices)
-            and wanted.millicores <= self.total.millicores
-            and wanted.memory <= self.total.memory
-        )
 
     def describe(self) -> list[dict[str, Any]]:
         """The devices for people: which they are, the ids of the runs that hold each, and how busy each is."""

@@ -238,7 +238,7 @@ def test_all_parts_and_jobs_end_with_the_process_that_keeps_them_together(user: 
 def test_dev_ends_with_a_sentence_when_a_part_does(user: User, arguments: tuple[str, ...]) -> None:
     dev = user.dev("--temporary", "--no-web", *arguments)
     wait_until(lambda: user.processes_of("sleep 600") or not arguments)
-    wait_until(lambda: user.processes_of("runners.guard"))
+    wait_until(lambda: user.processes_of("runners.process.guard"))
     # Not while it forks.
     (worker,) = wait_until(lambda: found if len(found := user.processes_of("launch_worker worker")) == 1 else None)
     os.kill(worker, signal.SIGKILL)

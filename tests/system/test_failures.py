@@ -388,7 +388,7 @@ def _command_line(pid: int) -> bytes:
 
 def guard_of(worker_pid: int) -> int:
     for process in tree.table():
-        if process.ppid == worker_pid and b"runners.guard" in _command_line(process.id.pid):
+        if process.ppid == worker_pid and b"runners.process.guard" in _command_line(process.id.pid):
             return process.id.pid
     raise AssertionError("the worker has no guard")
 

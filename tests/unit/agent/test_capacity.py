@@ -161,17 +161,7 @@ def test_many_threads_leave_nothing_held() -> None:
     assert offered.free() == offered.total
 
 
-# -- what fits ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("needs", "fits"),
-    [("", True), ("2:4000:8589934592", True), ("3:0:0", False), ("0:4001:0", False), ("0:0:8589934593", False)],
-)
-def test_what_can_ever_run_here_is_told_from_all_that_there_is(needs: str, fits: bool) -> None:
-    offered = inventory()
-    offered.hold("run1.1", ["0", "1"], 4000, 8 * G)
-    assert offered.can_ever(needs) is fits
+# -- needs -------------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -190,7 +180,6 @@ def test_needs_are_read_as_specs_write_them(gpus: int, cpus: int | None, memory:
 @pytest.mark.parametrize("text", ["", "1", "1:2", "a:b:c", "-1:0:0", "1:2:3:4", "1.5:0:0", "1:2:3\n"])
 def test_damaged_needs_are_none_as_at_the_claim(text: str) -> None:
     assert parse_needs(text) == Needs(0, 0, 0)
-    assert inventory(0).can_ever(text)
 
 
 # -- which devices -----------------------------------------------------------------------------------------------------
