@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DRAW = runpy.run_path(str(ROOT / "docs/pictures/draw.py"))
+TREE = runpy.run_path(str(ROOT / "docs/package_tree.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "bench/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OURS = ("launch_worker", "tests", "bench", "deploy")
 
@@ -40,6 +41,11 @@ def test_a_picture_with_a_clipped_or_covered_text_is_refused(draw: object, probl
     assert callable(draw)
     with pytest.raises(ValueError, match=problem):
         draw(DRAW["Picture"]("a picture", 200, 100))
+
+
+def test_the_tree_is_as_the_package_is() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    assert page == TREE["with_tree"](page), "write it anew with: make maps"
 
 
 #: Paths that the docs speak of, and that are of a container, of a user's folder, or stand for any script.
