@@ -22,14 +22,14 @@ from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.redis.library import function_of, is_not_ready
 from launch_worker.store.server import Server
 
-#: Why a plain claim got nothing, which another claim would get.
+#: Answer of a plain claim that must be repeated as a full claim: the run needs more than a slot.
 NOT_PLAIN = "it needs what this worker has a limited amount of"
-#: Runs that one call calls Crashed, for the same reason.
+#: Runs that one call of the `crash` script ends: Redis does nothing else during a call.
 _CRASHES_AT_ONCE = 25
 
 
 class NotConsumed(str):
-    """Why a claim was refused: its owner is not known as a consumer of the run's queue. The run is as it was."""
+    """Answer of a refused claim: its owner is not known as a consumer of the queue. The run is unchanged."""
 
     queue: str
     run_id: str
@@ -43,10 +43,10 @@ class NotConsumed(str):
 
 
 class Attempts(Server):
-    """The part of `Store` for attempts."""
+    """The part of `Store` that writes an attempt: claim, start, end, and what happens between them."""
 
     def __init__(self, url: str, *, client_name: str = "launch", settle_s: float = 10.0) -> None:
-        """`settle_s`: how long workers may take to report after an outage, before others decide about their runs."""
+        """`settle_s`: seconds in which workers may report after an outage, before others decide about their runs."""
         super().__init__(url, client_name=client_name)
         self._settle_s = settle_s
 
@@ -65,13 +65,13 @@ class Attempts(Server):
         plain: bool = False,
         version: int = item_schema.VERSION,
     ) -> tuple[Record | None, str]:
-        """Pending -> Running. The record with its new attempt and token, or None and why not.
+        """Pending -> Running. Returns the record with its new attempt and token, or None and why not.
 
-        Give the same `nonce` to repeat a call whose reply was lost: it gets the same answer. `card` is what the worker
-        has left when this slot is taken, `devices` its free GPUs, the ones to use first at first; without a card it
-        takes whatever comes. With `plain` (and no card) only what needs no GPUs, cores, memory or a scheduler's place:
-        of another run NOT_PLAIN is said, and nothing done. An item of a newer format than `version` is left to newer
-        workers. NotConsumed of a run whose queue `owner` has not said in a heartbeat that it consumes.
+        A call whose reply was lost is repeated with the same `nonce`, and gets the same answer. `card` is the worker's
+        free capacity once this slot is taken, and `devices` its free GPUs, in the order of their use; a worker without
+        a card gets any run. A `plain` claim (without a card) takes only a run that needs no GPUs, cores, memory or
+        scheduler's place; for another run it answers NOT_PLAIN and changes nothing. An item of a newer format than
+        `version` is left to newer workers. The answer is NotConsumed where no heartbeat of `owner` named the queue.
         """
         left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
         nonce = nonce or secrets.token_hex(8)
@@ -92,10 +92,10 @@ class Attempts(Server):
         plain: bool = False,
         version: int = item_schema.VERSION,
     ) -> tuple[Record | None, str]:
-        """The same for the next run's item of these lists, the first list first, in the same step as its pop.
+        """Pop the next item of these lists, the first list first, and claim its run in the same step.
 
-        None too when something else than a run's item comes first; with '' when nothing waits. `slot` names the caller
-        among those of its owner: it may repeat its latest call only.
+        Returns as `claim`; None also where the next element is not a run's item, and None and '' where nothing waits.
+        `slot` names the caller among the slots of its owner: a slot may repeat only its latest call.
         """
         left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
         return self._claim("", slot, nonce, as_us(lease_s), owner, worker, host, *left, version, int(plain), *lists)
@@ -103,9 +103,9 @@ class Attempts(Server):
     def send_claim(
         self, run_id: str, seq: int, *, owner: str, worker: str, host: str, lease_s: float, nonce: str
     ) -> Callable[[], tuple[Record | None, str]] | None:
-        """A plain claim whose answer is waited for later, by one call of what is returned.
+        """Send a plain claim; the function that is returned waits for the answer, and is called once.
 
-        None where that is not possible at once, as before the first call of all.
+        Returns None where no connection is open yet.
         """
         args = (run_id, seq, nonce, as_us(lease_s), owner, worker, host, "", "[]", item_schema.VERSION, 1)
         with clear_errors(self.url):
@@ -128,14 +128,14 @@ class Attempts(Server):
         return _claimed(self._call("claim", *args))
 
     def take(self, lists: Sequence[str], *, before_us: int) -> tuple[str, int] | None:
-        """Pop by hand the next item (run, dispatch number) that was dispatched before a time, the first list first."""
+        """Pop the next item (run, dispatch number) that was dispatched before `before_us`, the first list first."""
         while found := self._call("take", before_us, *lists):
             if len(found) > 1:
                 return text(found[0]), int(found[1])
         return None
 
     def put_back(self, run_id: str, seq: int) -> bool:
-        """Return an item that was taken from its queue and not claimed; False when it was outdated."""
+        """Return an item that was taken from its queue and not claimed. False when the item was outdated."""
         return bool(self._call("put_back", run_id, seq))
 
     def adopt(
@@ -144,8 +144,8 @@ class Attempts(Server):
     ) -> tuple[Record | None, str]:  # fmt: skip
         """Running | Crashed -> Running under another worker, for an attempt whose job outlived its worker.
 
-        `former` is the owner that it had ('' for any); with `only_if_gone` it must not be alive. Returns the record,
-        or None and why not: superseded, ended, taken (by another worker), unknown.
+        `former` is the owner that the attempt had ('' for any); with `only_if_gone` that owner must not be alive.
+        Returns the record, or None and why not: superseded, ended, taken (by another worker), unknown.
         """
         word, *fields = self._call(
             "adopt", run_id, token, attempt, former, owner, worker, host, as_us(lease_s), int(only_if_gone)
@@ -153,15 +153,15 @@ class Attempts(Server):
         return (record_of(run_id, pairs(fields[0])), "") if fields else (None, text(word))
 
     def phase(self, record: Record, name: str, *, reason: str = "") -> bool:
-        """Notes that a part of a Running attempt's start begins; False when it was superseded."""
+        """Note that a part of a Running attempt's start begins. False when the attempt was superseded."""
         return bool(self._call("phase", record.id, record.token, name, reason))
 
     def started(self, run_id: str, token: int, *, pid: int) -> bool:
-        """Notes the process of a Running attempt, and the end of its start; False when it was superseded."""
+        """Note the process of a Running attempt, and the end of its start. False when the attempt was superseded."""
         return bool(self._call("started", run_id, token, pid))
 
     def pin(self, run_id: str, token: int, commit: str) -> str:
-        """Notes the commit of a Running attempt's code, for all later ones; '' when it was superseded."""
+        """Note the commit of an attempt's code, for later attempts. Returns it, '' when the attempt was superseded."""
         return text(self._call("pin", run_id, token, commit))
 
     def finish(
@@ -176,10 +176,10 @@ class Attempts(Server):
     ) -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
-        `record` is as it was claimed. False when that attempt was superseded: nothing was changed. Repeating it is
-        harmless. A record that Redis has lost is written again first. `card`: what the worker has left now; `pid`: of
-        a job that was gone before its start was noted (`started`); `ended_ago_s`: how long ago it ended, where that is
-        not now.
+        `record` is as it was claimed. False when the attempt was superseded: nothing was changed. A repeated call
+        changes nothing more. A record that Redis has lost is written again first. `card` is the worker's free capacity
+        now, `pid` that of a job that ended before its start was noted (`started`), and `ended_ago_s` the seconds since
+        an end that is not now.
         """
         outcome = step.outcome
         exit_code = "" if outcome.exit_code is None else outcome.exit_code
@@ -198,13 +198,16 @@ class Attempts(Server):
         return answer == "done"
 
     def restore(self, record: Record, *, lease_s: float, owner: str) -> bool:
-        """Write a Running record that Redis has lost, from its worker's copy. False when it is there."""
+        """Write a Running record that Redis has lost, from its worker's copy. False when Redis has a record."""
         fields = record.to_hash() | {"owner": owner, "seq": "0"}
         flat = [part for pair in fields.items() for part in pair]
         return bool(self._call("restore", record.id, as_us(lease_s), *flat))
 
     def crash_many(self, runs: Sequence[tuple[str, int, NextStep]]) -> list[bool | LaunchError]:
-        """The same for many (run id, token, step) in few round trips; of one that failed, why."""
+        """Running with a lease that ran out -> Crashed (and Pending again), for many (run id, token, step).
+
+        Answers for each, in order: True, False when the attempt proved alive, or the error.
+        """
         answers: list[bool | LaunchError] = []
         while len(answers) < len(runs):
             page = runs[len(answers) : len(answers) + _CRASHES_AT_ONCE]
@@ -219,19 +222,19 @@ class Attempts(Server):
         return answers
 
     def hold(self, run_id: str, token: int, *, owner: str) -> str:
-        """Nobody knows whether the attempt's job has ended, and its worker is gone: it is given to nobody else.
+        """Hold an attempt whose worker is gone while its job may still live: no worker gets the run.
 
-        Its lease does not run out before `release`, or before a worker has it: the same, or one that adopts it. Returns
-        held, adopted (another owner has it), or over (it does not run).
+        The lease lasts until `release`, or until the attempt's worker or one that adopts it is heard of. Returns held,
+        adopted (another owner has the attempt), or over (the attempt does not run).
         """
         return text(self._call("hold", run_id, token, owner))
 
     def release(self, run_id: str, token: int) -> bool:
-        """The job of a held attempt is known to have ended: its lease is over now. False when it is not held."""
+        """End the lease of a held attempt whose job is known to have ended. False when the attempt is not held."""
         return bool(self._call("release", run_id, token))
 
     def note_late_exit(self, record_id: str, token: int, what: str) -> bool:
-        """What became of the processes of an attempt that had called itself finished; False when it is not the last."""
+        """Note how the processes of an attempt ended that had called itself finished. False after a later attempt."""
         return bool(self._call("late_exit", record_id, token, what))
 
     def _make_ready(self, script: str) -> None:
@@ -243,7 +246,7 @@ class Attempts(Server):
             self._lender.call("FCALL", function_of("admit"), 0)
 
     def _hold_claims_after_restore(self) -> None:
-        """A Redis restored from a snapshot may call runs Pending that are being executed: let their workers speak."""
+        """Delay claims on a Redis that was restored from a snapshot: a run that it calls Pending may be executed."""
         server, persistence = self._redis.info("server"), self._redis.info("persistence")
         if persistence.get("aof_enabled") or not persistence.get("rdb_last_load_keys_loaded"):
             return
@@ -260,7 +263,7 @@ def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
 
 
 def _claimed(reply: Sequence[Any]) -> tuple[Record | None, str]:
-    """What `claim` answered."""
+    """The value of a reply of the `claim` script."""
     word, answer, *more = reply
     if word == 3:
         return None, NotConsumed.of(text(answer), text(more[0]), int(more[1]))

@@ -24,17 +24,17 @@ from redis.sentinel import MasterNotFoundError
 from launch_worker.errors import BrokerUnavailableError, DamagedError, ForbiddenError, LaunchError, SettingsError
 from launch_worker.redis_url import mask_url
 
-#: Refusals that say something of the server's condition, and nothing of what was asked.
-#: (redis-py cuts the first word off where it has a class; in a script's error Redis 6.2 has it within the text.)
+#: Refusals for the server's condition, whatever was asked. (redis-py drops the first word where it has a class for it;
+#: in a script's error Redis 6.2 has the word within the text.)
 _TRANSIENT = re.compile(r"(^|-)(LOADING|READONLY|MISCONF|OOM|BUSY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b")
 
-#: What a script is told when its caller has not the rights for what it does: by Redis 7.0, and by newer ones.
+#: Refusals within a script whose caller lacks a right: of Redis 7.0, and of newer servers.
 _FORBIDDEN = re.compile(r"user executing the script can't|ACL failure in script")
 
-#: How a server answers that has no functions.
+#: Refusals of a server that is too old to have functions.
 _TOO_OLD = re.compile(r"unknown command\W+(FCALL|FUNCTION)\b", re.IGNORECASE)
 
-#: OpenSSL's numbers of what is wrong with a certificate.
+#: OpenSSL's numbers for a certificate of another host name, and for one that is not valid now.
 _OTHER_NAME = (62, 64)
 _EXPIRED = (9, 10)
 
@@ -44,7 +44,7 @@ _READ_ONLY = re.compile(r"\bREADONLY\b|read only replica|\bMASTERDOWN\b|Link wit
 
 
 def explained(url: str, error: Exception) -> LaunchError:
-    """What a caller is to be told of an error of redis-py, or of the operating system."""
+    """The error of ours that explains an error of redis-py or of the operating system."""
     shown, text = f"Redis at {mask_url(url)}", str(error)
     if isinstance(error, NoPermissionError) and "function|load" in text:
         return ForbiddenError(
@@ -76,7 +76,7 @@ def _login(text: str, error: Exception) -> str:
     lower = text.lower()
     if "without any password configured" in lower:
         return "has no password, but LAUNCH_REDIS_URL gives one; set it there (requirepass), or leave it out of the URL"
-    # HELLO is what a client of a newer protocol begins with.
+    # A client of a newer protocol begins with HELLO.
     if "noauth" in lower or "authentication required" in lower or "hello must be called" in lower:
         return (
             "wants a password, and was given none; write it into LAUNCH_REDIS_URL as redis://:PASSWORD@HOST:PORT/DB, "

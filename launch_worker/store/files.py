@@ -15,11 +15,11 @@ from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
 
-#: Also a file's name on the machine of who fetches it: no slash, nothing hidden, no option.
+#: Names of saved files. They become file names where a person fetches them: no slash, not hidden, not an option.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+=-]{0,199}")
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 64
-#: Of all files of one run.
+#: Bytes of all saved files of one run.
 MAX_FILES_BYTES = 8 << 20
 
 
@@ -36,12 +36,12 @@ class SavedFile(NamedTuple):
 
 
 class Files(Records):
-    """The part of `Store` for saved files."""
+    """The part of `Store` that keeps files with runs."""
 
     def save_file(self, run_id: str, name: str, data: bytes) -> bool:
-        """Keep a file with a run, in whatever state; one of that name is replaced. False when the run has too many.
+        """Keep a file with a run in any state; a file of that name is replaced. False when the run has too many files.
 
-        Raises InputError for a name that could leave a folder and for more than 1 MiB, UnknownRunError.
+        Raises InputError for a name that could leave a folder, and for more than 1 MiB; UnknownRunError.
         """
         if not FILE_NAME.fullmatch(name):
             raise InputError(f"{name[:60]!r} is no name for a file; use letters, digits and . _ @ + = -, at most 200")
@@ -53,14 +53,14 @@ class Files(Records):
         return word == "kept"
 
     def read_file(self, run_id: str, name: str) -> bytes | None:
-        """A file that is kept with a run; None when there is none of that name."""
+        """The content of a run's saved file; None when the run has no file of that name."""
         with clear_errors(self.url):
             data: bytes | None = self._redis.hget(keys.files(run_id), name)
         return data
 
 
 def saved_files(record: Record) -> list[SavedFile]:
-    """The files that are kept with a run, by name, from its record."""
+    """A run's saved files by name, as its record lists them."""
     found = []
     for name, entry in sorted(read_map(record.files).items()):
         # A damaged entry is left out.

@@ -1,4 +1,4 @@
-"""Signs that something is wrong: held runs, damaged records, elements that were refused."""
+"""Signs of trouble: held runs, damaged records, refused elements; and what is done about damage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
 
-#: The lease of a held run: later than any time in microseconds (LATER in lua/words/line.lua).
+#: Lease deadline of a held run: later than any time in microseconds (LATER in lua/words/line.lua).
 HELD_UNTIL = 9_000_000_000_000_000
 _PAGE = 100
 
@@ -23,13 +23,13 @@ class Health(Records):
     """The part of `Store` that looks for trouble."""
 
     def held(self, *, limit: int = 20) -> list[Record]:
-        """Runs of which nobody knows whether their job has ended, and whose worker is gone."""
+        """Held runs: their worker is gone, and their job may still live."""
         with clear_errors(self.url):
             ids = self._redis.zrangebyscore(keys.LEASES, HELD_UNTIL, "+inf", start=0, num=limit)
         return [record for record in self.records([text(run_id) for run_id in ids]) if record.is_held]
 
     def inconsistencies(self, *, limit: int) -> list[str]:
-        """Where records and indexes disagree, among the newest `limit` runs; a run in motion is looked at twice."""
+        """Where records and indexes of the newest `limit` runs disagree; a run that seems to is looked at twice."""
         with clear_errors(self.url):
             ids = [text(run_id) for run_id in self._redis.zrevrange(keys.RUNS, 0, limit - 1)]
         suspects = self._inconsistent(ids)
@@ -59,7 +59,7 @@ class Health(Records):
         return wrong
 
     def system(self) -> str:
-        """The name of this launch system on engines that others use too."""
+        """The name of this launch system, by which its containers are known on a shared engine."""
         with clear_errors(self.url):
             self._redis.set(keys.SYSTEM, secrets.token_hex(6), nx=True)
             return text(self._redis.get(keys.SYSTEM))
@@ -70,16 +70,16 @@ class Health(Records):
             return bool(self._redis.exists(keys.SYSTEM))
 
     def refuse(self, queue: str, reason: str, item: bytes) -> None:
-        """Keep a malformed queue element aside for reading."""
+        """Keep a malformed queue element for people to read."""
         self._call("refuse", queue, reason, item[:2000].decode("utf-8", "backslashreplace"))
 
     def refused(self, *, limit: int = 20) -> list[dict[str, Any]]:
-        """The newest malformed queue elements that were kept aside."""
+        """The newest malformed queue elements that were kept."""
         with clear_errors(self.url):
             entries = self._redis.lrange(keys.REFUSED, 0, limit - 1)
         known = [read_map(entry) for entry in entries]
         return [item | {name: str(item.get(name, "?")) for name in ("queue", "reason")} for item in known]
 
     def heal(self, queues: Iterable[str]) -> None:
-        """Set aside queue keys that are not lists."""
+        """Rename keys of queues that are not lists, so that consumers can go on."""
         self._call("heal", *(name for queue in queues for name in keys.queue_lists(queue)))

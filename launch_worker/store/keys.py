@@ -19,16 +19,16 @@ DUE = "launch:due"
 HOLD = "launch:hold"
 RESTORED = "launch:restored_at"
 SYSTEM = "launch:system"
-#: Where is told that a queue is new, configured or gone.
+#: Channel for queues that are new, configured or gone.
 QUEUE_NEWS = "launch:queues"
-#: Where is told that a sweep is to be looked at: a run of it ended, or told its metric, or somebody steered it.
+#: Channel for sweeps of which a run ended or reported its metric, or that somebody steered.
 SWEEP_NEWS = "launch:sweeps"
-#: In a queue's line the priorities are apart by so much; within one, the score is since when a run is ready.
+#: Distance of two priorities in the scores of a queue's line; within a priority the score is the time of readiness.
 LEVEL = 1 << 51
-#: The score in a queue's line from which on a run is not ready.
+#: Score in a queue's line from which on a run is not ready.
 LATER = 9_000_000_000_000_000
 
-#: kombu's separator between a queue's name and its priority step.
+#: Separator of kombu between a queue's name and its priority step.
 PRIORITY_SEP = "\x06\x16"
 PRIORITY_STEPS = tuple(PRIORITIES.values())
 
@@ -54,7 +54,7 @@ def files(run_id: str) -> str:
 
 
 def deleted(run_id: str) -> str:
-    """What a look-up of a deleted run is told."""
+    """Who deleted a run, and when."""
     return f"launch:run:{run_id}:deleted"
 
 
@@ -76,7 +76,7 @@ def worker(owner: str) -> str:
 
 
 def free(owner: str) -> str:
-    """What a worker had left when it last spoke."""
+    """A worker's free capacity, as of its last heartbeat or claim."""
     return f"launch:free:{owner}"
 
 
@@ -124,7 +124,7 @@ def sweep_lock(sweep_id: str, what: str) -> str:
 
 
 def direct_queue(owner: str) -> str:
-    """A worker's own queue, for what was given to it alone."""
+    """A worker's own queue, for runs that were given to that worker alone."""
     return f"launch.direct.{owner}"
 
 
@@ -133,17 +133,17 @@ def consumers(queue: str) -> str:
 
 
 def news_channel(run_id: str) -> str:
-    """Where those who wait for a run hear of each transition and of new output."""
+    """Channel for a run's transitions and new output."""
     return f"launch:news:{run_id}"
 
 
 def orders_channel(owner: str) -> str:
-    """Where a worker hears at once that a run shall stop."""
+    """Channel for the stops that a worker is asked for."""
     return f"launch:orders:{owner}"
 
 
 def admin_channel(owner: str) -> str:
-    """Where a worker hears what it shall do itself: drain, upgrade, resume. Not for all who may cancel runs."""
+    """Channel for orders to a worker: drain, upgrade, resume. Whoever may cancel runs need not have this right."""
     return f"launch:admin:{owner}"
 
 

@@ -1,4 +1,4 @@
-"""Lists of runs, by pages, through the smallest index that fits."""
+"""Lists of runs by creation time, read in pages from the smallest index that fits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from launch_worker.store.records import Records
 from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
 
-#: For each kind of index the values of which a run must have one.
+#: For each kind of index (`keys.runs_by`), the values of which a run must have one.
 Narrow = Mapping[str, Set[str]]
-#: Narrowed by nothing: all runs.
+#: The condition that all runs meet.
 EVERY: Narrow = {}
 
 
 class Lists(Records):
-    """The part of `Store` that lists runs."""
+    """The part of `Store` that lists and counts runs."""
 
     def count_runs(self, narrow: Narrow) -> int:
-        """How many runs the smallest of these indexes has: exact for one kind, else the most that there can be."""
+        """How many runs the smallest index has: exact for one kind, an upper bound for several kinds."""
         return self._smallest(narrow)[1]
 
     def runs(self, narrow: Narrow = EVERY, *, newest_first: bool = True, page: int = 100) -> Iterator[Record]:
-        """The runs that have, of each kind, one of the values, by creation time.
+        """Yield the runs that have, for each kind, one of the values, by creation time.
 
-        They are read from the smallest index, `page` at a time, as they are taken. Runs that come or go meanwhile are
-        listed or not, never twice.
+        `page` runs are read at a time, as they are taken. A run that comes or goes meanwhile is listed once or not.
         """
         indexes, _ = self._smallest(narrow)
         ids = heapq.merge(
@@ -61,10 +60,10 @@ class Lists(Records):
         return choices[totals.index(least)], least
 
     def _ids(self, index: str, *, newest_first: bool, page: int) -> Iterator[tuple[int, str]]:
-        """(creation time, id). By score and not by rank: runs that come or go meanwhile shift ranks."""
+        """Yield (creation time, id). Pages begin at a score, not at a rank: runs that come or go shift ranks."""
         edge, at_edge = ("+inf" if newest_first else "-inf"), set[str]()
         while True:
-            # Those of the last instant that were taken come again.
+            # The runs at the edge's own instant come again.
             num = page + len(at_edge)
             with clear_errors(self.url):
                 if newest_first:

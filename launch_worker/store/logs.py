@@ -1,4 +1,4 @@
-"""Output of attempts."""
+"""The kept output of attempts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from launch_worker.store.redis.connection import clear_errors
 
 @dataclass(frozen=True)
 class LogChunk:
-    """A piece of output: `offset` counts bytes from the attempt's first."""
+    """A piece of output; `offset` is its first byte's number in the attempt's output."""
 
     entry: str
     offset: int
@@ -19,19 +19,20 @@ class LogChunk:
 
 
 class Logs(Client):
-    """The part of `Store` for output."""
+    """The part of `Store` that keeps output."""
 
     def append_log(
         self, run_id: str, attempt: int, data: bytes, *, offset: int, keep_from: str = "", missing: int = 0
     ) -> str:
-        """Add output; entries before `keep_from` are dropped (all others for `*`). `missing` bytes are kept nowhere.
+        """Append output, and drop the entries before `keep_from` (all others for `*`).
 
-        Returns the id of the (first) entry that has it, '' for a run that is gone.
+        `missing` counts the bytes of the attempt that are kept nowhere. Returns the id of the first new entry, '' for
+        a run that is gone.
         """
         return text(self._call("append_log", run_id, attempt, data, offset, keep_from, missing))
 
     def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
-        """Kept output of an attempt, in order, after the entry `after`."""
+        """The kept output of an attempt, in order, after the entry `after`."""
         start = after if after == "-" else f"({after}"
         with clear_errors(self.url):
             entries = self._redis.xrange(keys.log(run_id, attempt), min=start)

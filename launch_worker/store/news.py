@@ -1,4 +1,4 @@
-"""News: what happens to a run, a queue or a sweep, as it happens."""
+"""News: publications of Redis about a run, a queue or a sweep."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.connection import clear_errors
 
-#: How long the listener blocks before it checks that its connection lives.
+#: Seconds for which the listener waits before it checks its connection.
 _LISTEN_TURN_S = 30.0
+#: Seconds to wait for the confirmation of a subscription.
 _SUBSCRIBE_S = 2.0
 
 
@@ -19,16 +20,16 @@ class News(Client):
 
     @contextmanager
     def watch(self, run_id: str) -> Iterator[Callable[[float], bool]]:
-        """Yields a function that blocks until the run makes a transition or prints, or for so many seconds (False).
+        """Yield a function that waits until the run makes a transition or prints; False after its timeout in seconds.
 
-        News from the moment of entering on are not missed; read the run after entering.
+        No news after entering are missed: enter first, then read the run.
         """
         with self._watch(keys.news_channel(run_id)) as wait:
             yield wait
 
     @contextmanager
     def watch_sweeps(self) -> Iterator[Callable[[float], bool]]:
-        """Yields a function that blocks until something of any sweep is new, or for so many seconds (False)."""
+        """Yield a function that waits until something of any sweep is new; False after its timeout in seconds."""
         with self._watch(keys.SWEEP_NEWS) as wait:
             yield wait
 
@@ -36,7 +37,7 @@ class News(Client):
     def _watch(self, channel: str) -> Iterator[Callable[[float], bool]]:
         with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             pubsub.subscribe(channel)
-            # The subscription holds once its confirmation was read.
+            # A subscription holds once its confirmation was read.
             pubsub.get_message(timeout=_SUBSCRIBE_S)
 
             def wait(timeout_s: float) -> bool:
@@ -51,7 +52,7 @@ class News(Client):
     def listen(
         self, channels: Sequence[str], *, on_message: Callable[[str, str], None], stopped: Callable[[], bool]
     ) -> None:
-        """Hand (channel, message) of each publication to `on_message` until `stopped`; raises when Redis goes away."""
+        """Call `on_message(channel, message)` for each publication until `stopped`; raises when Redis goes away."""
         with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             pubsub.subscribe(*channels)
             while not stopped():

@@ -13,22 +13,24 @@ from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.server import Server
 
-#: Calls that look for lost items, among 500 workers each.
+#: Calls of `publish_lost` in one pass; each looks at 500 workers.
 _LOOKS_FOR_LOST = 100
-#: What is read of a stale run.
+#: Fields that are read of a stale run: those that decide what comes next.
 _OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
+#: Gaps of passes that have none.
 _NO_GAPS: Mapping[str, float] = {}
 
 
 class Passes(Server):
-    """The part of `Store` for passes."""
+    """The part of `Store` for maintenance passes."""
 
     def begin_passes(
         self, names: Sequence[str], *, every_s: float, gaps_s: Mapping[str, float] = _NO_GAPS, settle_s: float = 10.0
     ) -> list[str]:
-        """Those that are to be done now, by the caller.
+        """Begin the passes that began nowhere in the last `every_s`. Returns their names: the caller does them now.
 
-        One with a gap is not, soon after a time in which nobody could do it for so long.
+        A pass whose last begin is longer ago than its gap (`gaps_s`) is put off by `settle_s`: Redis was away, and
+        workers report first.
         """
         passes = [word for name in names for word in (name, as_us(every_s), as_us(gaps_s.get(name, 0.0)))]
         answers = self._call("begin_pass", int(settle_s * 1000), *passes)
@@ -42,7 +44,7 @@ class Passes(Server):
         return {text(name): (now - int(at)) / 1e6 for name, at in passes.items()}
 
     def stale(self, *, limit: int) -> list[Record]:
-        """Runs whose lease ran out by the server's clock, the longest dead first; of each what decides about it."""
+        """Runs whose lease ran out by the server's clock, the oldest first; only the fields that decide are read."""
         found = self._call("stale", limit, *_OF_STALE)
         return [
             record_of(text(run_id), {name: text(value) for name, value in zip(_OF_STALE, values, strict=True) if value})
@@ -50,17 +52,18 @@ class Passes(Server):
         ]
 
     def publish_due(self, *, limit: int = 100, card: FreeCapacity | None = None) -> tuple[int, int, bool]:
-        """Dispatch what is due, and to a worker with a card what it shall prepare ahead.
+        """Dispatch the runs that are due, and to a worker with a card the runs that it prepares ahead of their time.
 
-        Returns how many, the next due time (server as_us, 0 for none), and whether a schedule is due.
+        Returns the number of dispatched runs, the next due time (server microseconds, 0 for none), and whether a
+        schedule is due.
         """
         count, next_due, is_scheduled = self._call("publish_due", limit, card.to_json() if card is not None else "")
         return count, int(next_due), bool(is_scheduled)
 
     def publish_lost(self, *, grace_s: float, limit: int = 500) -> int:
-        """Dispatch the runs again whose items have been lost for so long. Returns how many."""
+        """Dispatch the runs again whose items have been lost for `grace_s`. Returns how many runs that were."""
         found, after = 0, ""
-        # No more rounds than there can be workers: heartbeats bring them before us again and again.
+        # A bound on the rounds: heartbeats move workers, so that the same ones may come again and again.
         for _ in range(_LOOKS_FOR_LOST):
             count, after = self._call("publish_lost", as_us(grace_s), limit, after)
             found += count
@@ -69,7 +72,9 @@ class Passes(Server):
         return found
 
     def check_cancellations(self, *, limit: int = 1000) -> int:
+        """Tell owners again of stops that they have not carried out. Returns how many runs that were."""
         return int(self._call("check_cancellations", limit))
 
     def retire(self, *, retention_s: float, limit: int = 200) -> int:
+        """Delete the runs that ended longer than `retention_s` ago. Returns how many runs that were."""
         return int(self._call("retire", as_us(retention_s), limit))

@@ -11,7 +11,7 @@ from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.server import Server
 
-#: Runs that one call lets go: Redis does nothing else meanwhile.
+#: Parked runs that one call of the `wake` script dispatches: Redis does nothing else during a call.
 _WAKE_AT_ONCE = 500
 
 
@@ -19,9 +19,10 @@ class Queues(Records, Server):
     """The part of `Store` for queues and pools."""
 
     def configure(self, kind: str, name: str, fields: Mapping[str, str | None], *, create: bool = False) -> bool:
-        """Set fields of a queue or a pool (`kind`); None takes one away. Runs that may go now are let go.
+        """Set fields of a queue or a pool (`kind`); None removes a field. Runs that may start now are dispatched.
 
-        With `create` it must be new; False when it is not. Fields: config, limit, paused, and pool and rank of a queue.
+        With `create` the queue or pool must be new; False when it is not. The fields are config, limit and paused, and
+        for a queue also pool and rank.
         """
         flat = [part for field, value in fields.items() for part in (field, value or "")]
         done, *groups = self._call("configure", kind, name, int(create), *flat)
@@ -31,26 +32,26 @@ class Queues(Records, Server):
         return bool(done)
 
     def delete_queue(self, name: str) -> str:
-        """Take a queue and its configuration off the lists. Returns '' or why not."""
+        """Delete a queue's configuration, and its name from the list of queues. Returns '' or why not."""
         waiting = int(self._call("delete_queue", name))
         return "" if not waiting else f"{waiting} runs wait in it" if waiting > 1 else "a run waits in it"
 
     def delete_pool(self, name: str) -> str:
-        """Take a pool away. Returns '' or why not."""
+        """Delete a pool. Returns '' or why not."""
         queues = int(self._call("delete_pool", name))
         return "" if not queues else f"{queues} queues are in it" if queues > 1 else "a queue is in it"
 
     def queue_config(self, name: str) -> str:
-        """The JSON of a queue's configuration; '' when it has none."""
+        """The JSON of a queue's configuration; '' when the queue has none."""
         with clear_errors(self.url):
             return text(self._redis.hget(keys.queue(name), "config") or "")
 
     def queues(self) -> dict[str, int]:
-        """Every known queue and how many runs are ready in it and wait: for a worker, a limit, a device."""
+        """Every known queue, and how many of its runs are ready and wait for a worker, a limit or a device."""
         return {name: ready for name, (ready, _) in self.lines().items()}
 
     def lines(self) -> dict[str, tuple[int, int]]:
-        """The same, and how many of each queue's runs are not ready: they wait for their time, or for other runs."""
+        """Every known queue; how many of its runs are ready, and how many wait for a time or for other runs."""
         names = self.queue_names()
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
@@ -62,13 +63,13 @@ class Queues(Records, Server):
         return {name: (counts[2 * at], counts[2 * at + 1]) for at, name in enumerate(names)}
 
     def line(self, queue: str, *, limit: int) -> list[Record]:
-        """The first runs that wait in a queue, in line order, those that are not ready at the end."""
+        """The first runs that wait in a queue, in the order of its line; runs that are not ready come last."""
         with clear_errors(self.url):
             ids = [text(run_id) for run_id in self._redis.zrange(keys.line(queue), 0, limit - 1)]
         return self.records(ids)
 
     def place_in_line(self, record: Record) -> int | None:
-        """Of a Pending run in its queue, 1 for the next one; None for one that is not ready."""
+        """The place of a Pending run in its queue, 1 for the next run; None for a run that is not ready."""
         with clear_errors(self.url):
             score = self._redis.zscore(keys.line(record.queue), record.id)
             if score is None or score >= keys.LATER:
@@ -77,7 +78,7 @@ class Queues(Records, Server):
         return None if before is None else int(before) + 1
 
     def oldest_wait_s(self, queues: Sequence[str]) -> float | None:
-        """How long the run that is ready for longest in any of these queues waits; None when none does."""
+        """Seconds for which the longest waiting ready run of these queues waits; None when no run is ready."""
         now = self.now_us()
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
@@ -89,12 +90,12 @@ class Queues(Records, Server):
         return max(0.0, (now - min(heads)) / 1e6) if heads else None
 
     def pools(self) -> list[str]:
-        """Every pool that was configured, or that a queue is in."""
+        """Every pool that was configured, or that a queue names."""
         with clear_errors(self.url):
             return sorted(text(name) for name in self._redis.smembers(keys.POOLS))
 
     def pool_queues(self, pool: str) -> list[tuple[str, int]]:
-        """A pool's queues and their ranks, the first one first."""
+        """A pool's queues and their ranks, the queue that is served first at first."""
         with clear_errors(self.url):
             found = self._redis.zrange(keys.pool_queues(pool), 0, -1, withscores=True)
         return [(text(name), int(rank)) for name, rank in found]

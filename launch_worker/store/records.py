@@ -1,4 +1,4 @@
-"""Records of runs, one by one: look-up, history, and what is said of a run that is not there."""
+"""Single runs: their records, their history, and the error for a run that is not there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launch_worker.store.redis.client import Client, pairs, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_json, read_map
 
-#: Runs that are read in one round trip.
+#: Records that are read in one round trip.
 _PAGE = 500
 #: Priority of a record that does not say its own.
 _PRIORITY = str(PRIORITIES["medium"])
@@ -34,11 +34,11 @@ class Records(Client):
         return found[0]
 
     def peek(self, run_id: str) -> Record | None:
-        """The run's record now; None when there is none."""
+        """The run's record now; None when there is no such run."""
         return next(iter(self.records([run_id])), None)
 
     def records(self, run_ids: Sequence[str]) -> list[Record]:
-        """The records of these runs, in this order, without those that are gone."""
+        """The records of these runs, in this order; runs that are gone are left out."""
         hashes: list[Any] = []
         for start in range(0, len(run_ids), _PAGE):
             with clear_errors(self.url):
@@ -53,12 +53,12 @@ class Records(Client):
         ]
 
     def check_id(self, run_id: str) -> None:
-        """Raises UnknownRunError for what cannot be a run's id: it might be the rest of another key's name."""
+        """Raise UnknownRunError for a text that cannot be a run's id: in a key it could name something else."""
         if not RUN_ID.fullmatch(run_id):
             raise UnknownRunError(f"there is no run {run_id[:40]!r}: {ID_RULE}")
 
     def unknown(self, run_id: str) -> UnknownRunError:
-        """Why there is no such run, as an error: it was deleted, or never there, or that is too long ago."""
+        """The error for a run that is not there; a deleted run is named as such while its deletion is remembered."""
         with clear_errors(self.url):
             mark = self._redis.get(keys.deleted(run_id))
         shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
@@ -70,7 +70,7 @@ class Records(Client):
         return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
     def history(self, run_id: str) -> list[Transition]:
-        """Every transition, the oldest first."""
+        """Every transition of a run, the oldest first."""
         with clear_errors(self.url):
             # No transaction: a Redis that is full refuses reads in one.
             pipe = self._redis.pipeline(transaction=False)
@@ -79,13 +79,13 @@ class Records(Client):
             created, lines = pipe.execute()
         found = [step for line in lines if (step := _transition(text(line))) is not None]
         created_at = int(created) if created and created.isdigit() else 0
-        # Of a run that was made without a reason it is not written.
+        # The scripts write the first transition only where it has a reason.
         if created_at and (not found or (found[0].state, found[0].at) != (RunState.PENDING, created_at)):
             found.insert(0, Transition(RunState.PENDING, created_at, 0, "", ""))
         return found
 
     def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
-        """The ids of an array's runs, in the order of their submission, or the first of them; none for no array."""
+        """The ids of an array's runs in the order of submission, `limit` at most (0: all); none for no array."""
         with clear_errors(self.url):
             if not RUN_ID.fullmatch(array) or not self._redis.exists(keys.array(array)):
                 return []
@@ -93,12 +93,12 @@ class Records(Client):
 
 
 def record_of(run_id: str, fields: dict[str, str]) -> Record:
-    """The record of this run, with what its hash leaves out because it is so anyway."""
+    """The record of this run; the hash has neither the id nor a priority of `medium`."""
     return Record.from_hash({"priority": _PRIORITY} | fields | {"id": run_id})
 
 
 def _transition(text_line: str) -> Transition | None:
-    """None for a line that we did not write."""
+    """A line of the history; None for a line that no script of ours wrote."""
     try:
         line = read_json(text_line)
         return Transition(

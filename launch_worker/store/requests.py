@@ -6,19 +6,19 @@ from launch_worker.model.units import as_us
 from launch_worker.store.records import Records
 from launch_worker.store.redis.client import text
 
-#: Runs of an array that one call cancels, for the same reason.
+#: Runs of an array that one call of `cancel_array` stops: Redis does nothing else during a call.
 _CANCELS_AT_ONCE = 100
 
 
 class Requests(Records):
-    """The part of `Store` for requests."""
+    """The part of `Store` for what people ask of a run."""
 
     def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> tuple[str, str]:
-        """Pending -> Killed; a Running run's owner is told. Returns (killed | requested | final, state)."""
+        """Pending -> Killed; a Running run's owner is asked to stop it. Returns (killed | requested | final, state)."""
         return self._stop(run_id, grace_s, reason, preempt=False)
 
     def cancel_array(self, array: str, *, reason: str, grace_s: float | None = None) -> tuple[int, int]:
-        """The same for all runs of an array that have not ended. Returns how many are Killed, and how many asked to."""
+        """Cancel all runs of an array that have not ended. Returns how many are Killed, and how many are to stop."""
         killed = asked = at = 0
         more = 1
         while more:
@@ -28,7 +28,7 @@ class Requests(Records):
         return killed, asked
 
     def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
-        """A Running run's owner is told to end it, so that it runs again. (requested | pending | final, state)."""
+        """Ask a Running run's owner to end it, so that it runs again. Returns (requested | pending | final, state)."""
         return self._stop(run_id, None, reason, preempt=True)
 
     def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
@@ -39,7 +39,7 @@ class Requests(Records):
         return text(word), text(state)
 
     def requeue(self, run_id: str, *, reason: str) -> str:
-        """A final state -> Pending. Returns '' or the state that refused it."""
+        """A final state -> Pending. Returns '', or the state from which that is not possible."""
         self.check_id(run_id)
         done, state = self._call("requeue", run_id, reason)
         if not done and not state:
@@ -47,9 +47,9 @@ class Requests(Records):
         return text(state)
 
     def delete(self, run_id: str, *, who: str, keep_s: float) -> bool:
-        """Delete a run that does not run, with all that is kept of it; a Pending one is Killed first. False: it runs.
+        """Delete a run and all that is kept with it; a Pending run is Killed first. False for a Running run.
 
-        For `keep_s` a look-up says who deleted it. Raises UnknownRunError. Repeating it is harmless.
+        For `keep_s` a look-up says who deleted the run. A repeated call changes nothing. Raises UnknownRunError.
         """
         self.check_id(run_id)
         word = "again"

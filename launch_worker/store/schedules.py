@@ -1,4 +1,4 @@
-"""Recurring submissions."""
+"""Schedules: recurring submissions and their next times."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from launch_worker.store.submit import Created, created_of, expiry_of, fields_of
 
 
 class Schedules(Client):
-    """The part of `Store` for recurring submissions."""
+    """The part of `Store` for schedules."""
 
     def keep_schedule(self, name: str, description: str, next_us: int) -> None:
-        """A recurring submission (JSON), and its next time; one of that name is replaced."""
+        """Keep a schedule (JSON) and its next time; a schedule of that name is replaced."""
         self._call("keep_schedule", name, description, next_us)
 
     def delete_schedule(self, name: str) -> bool:
-        """False when there is none."""
+        """Delete a schedule. False when there is none of that name."""
         return bool(self._call("keep_schedule", name, "", ""))
 
     def fire(
@@ -35,8 +35,8 @@ class Schedules(Client):
     ) -> Created | None:
         """Submit the run of a schedule whose time has come, and note its next time, in one step.
 
-        None when somebody else did it; one that is not new when that time was left out, because the last run has not
-        ended (`overlap`: allow, skip, queue-one). Raises as `create`.
+        None when another process did; a `Created` that is not new when the time was left out because the last run has
+        not ended (`overlap`: allow, skip, queue-one). Raises as `create`.
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
         planned = expected_us if scheduled_at is None else scheduled_at
@@ -47,18 +47,18 @@ class Schedules(Client):
         return None if answer[0] == 0 else created_of(spec, answer)
 
     def skip_schedule(self, name: str, expected_us: int, next_us: int) -> bool:
-        """Leave out a time of a schedule; False when somebody else has dealt with it."""
+        """Leave out a time of a schedule. False when another process has dealt with that time."""
         return bool(self._call("fire", name, expected_us, next_us, "", "", "", "", "", "", "allow")[0])
 
     def schedules(self) -> list[tuple[str, str, int]]:
-        """Name, description (JSON) and next time (server microseconds) of each recurring submission, soonest first."""
+        """Name, description (JSON) and next time (server microseconds) of each schedule, the soonest first."""
         with clear_errors(self.url):
             found = self._redis.zrange(keys.SCHEDULES, 0, -1, withscores=True)
             kept = self._redis.mget([keys.schedule(text(name)) for name, _ in found]) if found else []
         return [(text(name), text(json_text or ""), int(at)) for (name, at), json_text in zip(found, kept, strict=True)]
 
     def schedule(self, name: str) -> tuple[str, int] | None:
-        """Description and next time of one; None when there is none."""
+        """Description and next time of a schedule; None when there is none of that name."""
         with clear_errors(self.url):
             kept, at = self._redis.get(keys.schedule(name)), self._redis.zscore(keys.SCHEDULES, name)
         return (text(kept), int(at)) if kept is not None and at is not None else None

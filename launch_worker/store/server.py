@@ -16,6 +16,7 @@ class Server(Client):
     """The part of `Store` that asks the server about itself."""
 
     def ping(self) -> None:
+        """Raise BrokerUnavailableError when the server does not answer."""
         with clear_errors(self.url):
             self._redis.ping()
 
@@ -26,7 +27,7 @@ class Server(Client):
         return int(seconds) * 1_000_000 + int(micros)
 
     def server(self) -> dict[str, Any]:
-        """The server's version, how it keeps data, and whether it came back with less than it had."""
+        """The server's version and condition: persistence, memory, replication, and whether it lost data."""
         with clear_errors(self.url):
             info = self._redis.info()
             restored_at = self._redis.get(keys.RESTORED)
@@ -34,7 +35,7 @@ class Server(Client):
         capacity = int(info.get("maxmemory") or 0)
         used = int(info.get("used_memory") or 0) - int(info.get("mem_not_counted_for_evict") or 0)
         return {
-            # Valkey tells the version of Redis that it is compatible with, and its own.
+            # Valkey reports two versions: the Redis that it is compatible with, and its own.
             "product": "Valkey" if "valkey_version" in info else "Redis",
             "version": str(info.get("valkey_version") or info["redis_version"]),
             "aof_enabled": bool(info.get("aof_enabled")),
@@ -42,7 +43,7 @@ class Server(Client):
             "restored_at": isoformat(int(restored_at)) if restored_at else None,
             "restored_runs": int(restored_runs or 0),
             "master": f"{info.get('master_host')}:{info.get('master_port')}" if info.get("role") == "slave" else None,
-            #: Of the memory that it may take, or None where that has no limit.
+            # Share of maxmemory; None where there is no limit.
             "memory_used": used / capacity if capacity else None,
             "is_saved": "err" not in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")),
         }
@@ -58,7 +59,7 @@ class Server(Client):
             client.close()
 
     def listens_beyond_loopback(self) -> bool:
-        """Whether it says so itself; False where its settings may not be asked for."""
+        """Whether the server's own settings say so; False where they may not be read."""
         try:
             found = self._redis.config_get("protected-mode", "bind")
         except (RedisError, OSError):

@@ -1,4 +1,7 @@
-"""Writes what submitters create: new runs, one by one and many at once."""
+"""Writes what submitters create: new runs, one by one and many at once.
+
+This module imports no redis: `launch-submit` takes as long as its imports.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class Created(NamedTuple):
-    """A run that was submitted."""
+    """The answer for a run that was submitted."""
 
-    #: False when it was there already: the call was repeated.
+    #: Whether the run was made now; False when a run with its id was there already.
     is_new: bool
-    #: Live workers that consume its queue.
+    #: Number of live workers that consume the run's queue.
     consumers: int
 
 
 class New(NamedTuple):
-    """A run to be submitted: see `Store.create`."""
+    """A run to be submitted; the fields are the arguments of `Creator.create`."""
 
     run_id: str
     spec: RunSpec
@@ -47,7 +50,7 @@ class Configs(NamedTuple):
 
 
 class ConfigChanged(Exception):
-    """The queue, or its pool, has another configuration than the caller took the run's defaults from."""
+    """The queue or its pool has another configuration than the one that gave the run its defaults."""
 
     def __init__(self, queue_config: str, pool_config: str) -> None:
         super().__init__("the queue's configuration is another one")
@@ -58,12 +61,12 @@ class ConfigChanged(Exception):
 T = TypeVar("T")
 
 
-#: What became of one of many runs that were to be submitted.
+#: The answer for one of many runs.
 Creation = Created | ConfigChanged | LaunchError
 
 
 class Creator(Client):
-    """The part of `Store` that a producer needs."""
+    """The part of `Store` that a submitter needs."""
 
     def configs_of(self, queue: str) -> Configs:
         """The configurations of a queue and its pool, as they are now."""
@@ -94,8 +97,9 @@ class Creator(Client):
     ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
-        It waits for `at_us` (server microseconds), or for so long. Raises ConfigChanged when the configurations are not
-        those, InputError when it waits for a run that is not there, or its queue is not known and shall be.
+        The run waits until `at_us` (server microseconds), or for `delay_s`. Raises ConfigChanged when a configuration
+        has changed, InputError when the run waits for a run that is not there, and with `if_queue_known` when nobody
+        knows its queue.
         """
         new = New(run_id, spec, queue_config, pool_config, delay_s, at_us)
         [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known)))
@@ -103,17 +107,13 @@ class Creator(Client):
             raise answer
         return answer
 
-    def create_many(self, runs: Sequence[New], *, if_queue_known: bool = False) -> list[Creation]:
-        """The same for many runs in one call, in order; a refusal says nothing of the others."""
-        [answers] = self.create_batches([runs], if_queue_known=if_queue_known)
-        return answers
-
     def create_batches(
         self, batches: Iterable[Sequence[New]], *, if_queue_known: bool = False
     ) -> Iterator[list[Creation]]:
-        """The same for batch after batch: each is taken and sent while Redis has the one before.
+        """Create batch after batch, each in one call; yields the answers of a batch in its order.
 
-        A caller that is told of a refusal can end `batches`, and is told of the one that was sent by then.
+        A batch is taken from `batches` and sent while Redis works on the one before. A refused run says nothing of the
+        others. A caller may end `batches` after a refusal; the answers of the batch that was sent by then still come.
         """
         sent: deque[tuple[Sequence[New], list[str | int]]] = deque()
         line, is_first = self._line(), True
@@ -122,7 +122,7 @@ class Creator(Client):
                 calls = _creations(batch, "", if_queue_known)
                 line.send("FCALL", function_of("create"), 0, *calls)
                 sent.append((batch, calls))
-                # The first is waited for: where the library must be loaded, the next ones must not overtake.
+                # The first answer is awaited: where the library must be loaded, the next batch must not overtake.
                 if is_first or len(sent) > 1:
                     yield self._answered(line, *sent.popleft())
                 is_first = False
@@ -149,7 +149,7 @@ class Creator(Client):
         return [reply] * len(batch) if isinstance(reply, LaunchError) else self._created(batch, reply)
 
     def _created(self, batch: Sequence[New], reply: Iterable[Sequence[Any]]) -> list[Creation]:
-        """What `create` says of each run."""
+        """The answers in a reply of the `create` script."""
         answers: list[Creation] = []
         for consumers, *found in reply:
             for answer in found:
@@ -169,7 +169,7 @@ class Creator(Client):
 
 
 def fields_of(spec: RunSpec) -> list[str | int]:
-    """What the scripts read of a run, and its spec; what a record without it means anyway is left out."""
+    """The fields of a new record; a field is left out where its absence means the same."""
     fields: list[str | int] = ["name", spec.name, "spec", spec.to_json()]
     if spec.priority != "medium":
         fields += ["priority", PRIORITIES[spec.priority]]
@@ -195,12 +195,12 @@ def fields_of(spec: RunSpec) -> list[str | int]:
 
 
 def expiry_of(spec: RunSpec) -> str | int:
-    """Of a run, in microseconds; '' for never."""
+    """A run's expiry in microseconds; '' for never."""
     return "" if spec.expires_s is None else round(spec.expires_s * 1e6)
 
 
 def _creations(runs: Iterable[New], reason: str, if_queue_known: bool) -> list[str | int]:
-    """The arguments of `create`; runs that follow each other and have the same queue are a group."""
+    """The arguments of the `create` script; consecutive runs of one queue are a group."""
     args: list[str | int] = [int(if_queue_known), reason]
     group: tuple[str, str, str] | None = None
     count_at = 0
@@ -218,14 +218,14 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool) -> list[s
 
 
 def created_of(spec: RunSpec, reply: Sequence[Any]) -> Created:
-    """The answer of a script that creates one run."""
+    """The value of the reply of a script that creates one run."""
     if reply[0] < 0:
         _refuse(spec, reply)
     return Created(bool(reply[0]), int(reply[1]))
 
 
 def _refuse(spec: RunSpec, answer: Any) -> NoReturn:
-    """Raises why a run was not created."""
+    """Raise the reason why a run was not created."""
     word, *why = answer
     if word == -1:
         raise ConfigChanged(text(why[0]), text(why[1]))

@@ -21,7 +21,7 @@ class Sweeps(Client):
     """The part of `Store` for sweeps."""
 
     def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> bool:
-        """(nothing) -> RUNNING. False when it is there already."""
+        """(nothing) -> RUNNING. False when the sweep exists."""
         return bool(self._call("create_sweep", sweep_id, *(part for pair in fields.items() for part in pair)))
 
     def next_run(
@@ -58,38 +58,39 @@ class Sweeps(Client):
         return answer == "done", state
 
     def settle_sweep(self, sweep_id: str) -> int:
-        """Take runs that are gone off its live ones; end it if it can end. Returns how many those were."""
+        """Forget live runs that are gone, and end the sweep if it can end. Returns how many runs were gone."""
         return int(self._call("settle_sweep", sweep_id))
 
     def retire_sweeps(self, *, retention_s: float, limit: int = 50) -> int:
-        """Delete sweeps that ended longer ago."""
+        """Delete the sweeps that ended longer than `retention_s` ago. Returns how many sweeps that were."""
         return int(self._call("retire_sweeps", round(retention_s * 1e6), limit))
 
     def lock_sweep(self, sweep_id: str, what: str, *, for_s: float) -> bool:
-        """Keep others from doing the same meanwhile. It spares work; nothing's correctness rests on it."""
+        """Keep other processes from the same work for `for_s`. False when another has it. It saves work, no more."""
         with clear_errors(self.url):
             return bool(self._redis.set(keys.sweep_lock(sweep_id, what), 1, nx=True, px=int(for_s * 1000)))
 
     def unlock_sweep(self, sweep_id: str, what: str) -> None:
+        """Let other processes do this work again."""
         with clear_errors(self.url):
             self._redis.delete(keys.sweep_lock(sweep_id, what))
 
     def note_sweep_problem(self, sweep_id: str, problem: str) -> None:
-        """Why its next run cannot be made; the next one that is made takes it away."""
+        """Note why a sweep's next run cannot be made; the next run that is made removes the note."""
         with clear_errors(self.url):
             self._redis.hset(keys.sweep(sweep_id), "problem", problem[:2000])
 
     def mark_stopped(self, sweep_id: str, index: int, why: str) -> None:
-        """A run is to be stopped because it is worse than others: its end is a normal one, with the value so far."""
+        """Note that a run is stopped for being worse than others: its value so far counts."""
         with clear_errors(self.url):
             self._redis.hset(keys.sweep_part(sweep_id, "stopped"), index, why[:500])
 
     def sweep(self, sweep_id: str) -> SweepRecord | None:
-        """A sweep as it is now; None when there is none."""
+        """The sweep's record now; None when there is no such sweep."""
         return next(iter(self.sweeps_of([sweep_id])), None)
 
     def sweeps_of(self, sweep_ids: Sequence[str]) -> list[SweepRecord]:
-        """Several; those that are gone or damaged are left out."""
+        """The records of these sweeps; sweeps that are gone or damaged are left out."""
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=True)
             for sweep_id in sweep_ids:
@@ -103,19 +104,19 @@ class Sweeps(Client):
         return found
 
     def sweep_ids(self) -> list[str]:
-        """All that are known, the newest first."""
+        """The ids of all sweeps, the newest first."""
         with clear_errors(self.url):
             return [text(sweep_id) for sweep_id in self._redis.zrevrange(keys.SWEEPS, 0, -1)]
 
     def live_sweep_ids(self) -> list[str]:
-        """Those that are not over."""
+        """The ids of the sweeps that are not over."""
         with clear_errors(self.url):
             return [text(sweep_id) for sweep_id in self._redis.smembers(keys.LIVE_SWEEPS)]
 
     def trials(self, sweep_id: str, *, curves: bool = False) -> tuple[list[Trial], list[int]]:
         """A sweep's runs by number, and the numbers of the ended ones in the order of their ends.
 
-        `curves`: also what each told of the metric.
+        With `curves`, each trial also has its values of the metric by step.
         """
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=True)
@@ -128,7 +129,7 @@ class Sweeps(Client):
         running = {text(run_id) for run_id in live}
         curve_of = self._curves(sweep_id, sorted(int(index) for index in drawn)) if curves else {}
         trials = []
-        # A number that is missing was lost with a Redis that was restored: what came after is drawn again.
+        # A restored Redis may have lost a number: the trials after it are drawn again.
         for index in range(len(drawn)):
             said = read_map(drawn.get(str(index), ""))
             if not said:
@@ -198,7 +199,7 @@ def _map_of(value: Any) -> dict[str, Any]:
 
 
 def _number(words: Any) -> float | None:
-    """Values are kept as text: a script's JSON would round them."""
+    """A value of the metric, which is kept as text: a script's JSON would round it."""
     try:
         return None if words is None else float(words)
     except (TypeError, ValueError):

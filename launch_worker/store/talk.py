@@ -12,25 +12,25 @@ from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
 
-#: Of a run's summary as JSON: what would make it longer is left out.
+#: Bytes of a run's summary as JSON; a value that would make it longer is left out.
 MAX_SUMMARY_BYTES = 64 << 10
-#: How often a summary that others changed meanwhile is merged again.
+#: Attempts to merge a summary that other calls change meanwhile.
 _MERGES = 20
 
 
 @dataclass(frozen=True)
 class Heard:
-    """How far an attempt's job was heard by the workers that it has had."""
+    """How far the talk of an attempt's job has been read, by whatever workers it has had."""
 
-    #: Bytes of what it wrote; 0 for another attempt.
+    #: Bytes of talk that were read; 0 when another attempt wrote last.
     end: int
     summary: dict[str, Any]
-    #: Of the last row of metrics; -1 for none.
+    #: Step of the last row of metrics; -1 for none.
     step: int
 
 
 class Talk(Client):
-    """The part of `Store` for what jobs tell."""
+    """The part of `Store` for the talk of jobs."""
 
     def tell(
         self,
@@ -45,9 +45,9 @@ class Talk(Client):
     ) -> bool:
         """Running (or Crashed): merge into the summary, append rows of metrics (JSON texts), set the reason.
 
-        False for an attempt that was superseded, or is over. `end`: how much of what the job wrote that is, all before
-        included; a call that brings nothing beyond what is known changes nothing, so it can be repeated.
-        `preempting`: should its worker vanish, the run was preempted.
+        False for an attempt that was superseded, or is over. `end` counts the bytes of talk up to here; a call with
+        nothing beyond the known end changes nothing, so a call can be repeated. `preempting`: the run counts as
+        preempted, should its worker vanish.
         """
         known, merged = "", ""
         for _ in range(_MERGES):
@@ -63,7 +63,7 @@ class Talk(Client):
         return False
 
     def heard(self, record_id: str, token: int) -> Heard:
-        """What is known of an attempt's job: nothing of another attempt's."""
+        """How far the talk of this attempt has been read."""
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=True)
             pipe.hmget(keys.run(record_id), "heard", "summary")
@@ -76,14 +76,14 @@ class Talk(Client):
         return Heard(int(end), read_map(text(summary or b"")), step if isinstance(step, int) else -1)
 
     def metrics(self, run_id: str) -> list[dict[str, Any]]:
-        """The newest rows of metrics that the job told, the oldest first."""
+        """The newest rows of metrics that the job wrote, the oldest first."""
         with clear_errors(self.url):
             lines = self._redis.lrange(keys.metrics(run_id), 0, -1)
         return [row for line in lines if (row := read_map(line))]
 
 
 def merge_summary(known: str, new: dict[str, Any]) -> str:
-    """The summary with what is new, as JSON; a name that would make it too long keeps the value that it has."""
+    """The known summary with the new values, as JSON; a value that would make it too long is left out."""
     merged = read_map(known)
     size = len(json.dumps(merged))
     for name, value in new.items():

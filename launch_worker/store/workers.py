@@ -1,4 +1,4 @@
-"""Live workers: their heartbeats, what they have free, and orders to them."""
+"""Workers: heartbeats, free slots, and orders to a worker."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from launch_worker.store.server import Server
 
 @dataclass(frozen=True)
 class Answer:
-    """What a heartbeat says of one run."""
+    """The answer to a heartbeat for one run."""
 
-    #: ok, cancel, preempt, superseded, adopted (by another worker), ended, or unknown (Redis has lost the record).
+    #: One of ok, cancel, preempt, superseded, adopted (by another worker), ended, unknown (Redis has lost the record).
     word: str
-    #: With cancel and preempt: the asked grace in seconds, None for the job's own.
+    #: Grace in seconds that came with a cancel or preempt; None for the job's own.
     grace_s: float | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """The reply to one heartbeat of a worker."""
+    """The reply to a worker's heartbeat."""
 
-    #: One for each run that was asked about, in that order.
+    #: Answers for the runs of the heartbeat, in its order.
     answers: list[Answer]
     #: Seconds since the last maintenance pass began anywhere.
     pass_age_s: float
-    #: Server time in as_us at which the next Pending run is due; 0 for none.
+    #: Server time in microseconds at which the next Pending run is due; 0 for none.
     next_due: int
-    #: Server time in as_us.
+    #: Server time in microseconds.
     now: int
 
 
 class Workers(Server):
-    """The part of `Store` for workers."""
+    """The part of `Store` through which workers report, and are asked about."""
 
     def heartbeat(
         self,
@@ -55,9 +55,9 @@ class Workers(Server):
         queues: Sequence[str],
         card: FreeCapacity | None = None,
     ) -> Pulse:
-        """Renew the leases of all (run id, token, attempt) in one round trip, and the worker's own registration.
+        """Renew the leases of all (run id, token, attempt), and the worker's registration, in one round trip.
 
-        With a card it is given parked runs that it has room for.
+        A worker with a card is given parked runs that it has room for.
         """
         flat = [part for run in runs for part in run]
         shown = card.to_json() if card is not None else ""
@@ -76,11 +76,11 @@ class Workers(Server):
         return Pulse(answers, pass_age_s=age / 1e6, next_due=int(next_due), now=now)
 
     def goodbye(self, owner: str, *, queues: Sequence[str], stays: bool = False) -> None:
-        """A cleanly ended worker is no longer listed; one that `stays` only consumes nothing any more."""
+        """Take a cleanly ended worker off the list; a worker that `stays` is listed, and consumes nothing any more."""
         self._call("goodbye", owner, int(stays), *queues)
 
     def forget_consumer(self, owner: str, queues: Sequence[str]) -> None:
-        """A worker consumes these queues no more."""
+        """Take a worker off the consumers of these queues."""
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
             for name in queues:
@@ -88,7 +88,7 @@ class Workers(Server):
             pipe.execute()
 
     def order(self, owner: str, word: str) -> bool:
-        """Tell a worker to `drain`, `upgrade` or `resume`; False when it does not listen now."""
+        """Order a worker to `drain`, `upgrade` or `resume`. False when the worker does not listen now."""
         with clear_errors(self.url):
             return bool(self._redis.publish(keys.admin_channel(owner), json.dumps({"order": word})))
 
@@ -99,7 +99,7 @@ class Workers(Server):
             return int(self._redis.zcount(keys.consumers(queue), now, "+inf"))
 
     def slots_of(self, queue: str) -> tuple[int, int | None]:
-        """How many live workers consume a queue, and how many slots they have free; None where one does not say."""
+        """How many live workers consume a queue, and their free slots together; None where a worker does not say."""
         now = self.now_us()
         with clear_errors(self.url):
             owners = [text(owner) for owner in self._redis.zrangebyscore(keys.consumers(queue), now, "+inf")]
@@ -107,7 +107,7 @@ class Workers(Server):
         return len(owners), None if None in slots else sum(count for count in slots if count)
 
     def workers_now(self) -> list[dict[str, Any]]:
-        """As `workers`, with how many runs each has by now: its own word is as old as its last heartbeat."""
+        """The descriptions of `workers`, with the number of runs as it is now, and not as of the last heartbeat."""
         found = self.workers()
         for said, free in zip(found, self._free_slots([said["owner"] for said in found]), strict=True):
             if free is not None:
@@ -115,7 +115,7 @@ class Workers(Server):
         return found
 
     def _free_slots(self, owners: Sequence[str]) -> list[int | None]:
-        """As the scripts count them; None of a worker that takes nothing now."""
+        """Each owner's free slots, as the scripts count them; None for a worker that takes nothing now."""
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
             for owner in owners:
