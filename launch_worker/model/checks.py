@@ -21,7 +21,7 @@ ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: The system's own queue, which every worker consumes beside its `-Q`.
 MAINTENANCE_QUEUE = "maintenance"
 RESERVED_QUEUES = frozenset({MAINTENANCE_QUEUE, "unacked", "unacked_index", "unacked_mutex"})
-#: W&B's four levels, as the priority steps of kombu's Redis transport: a lower one is consumed first.
+#: Priority steps of kombu's Redis transport for W&B's four levels; a lower step is consumed first.
 PRIORITIES = {"critical": 0, "high": 3, "medium": 6, "low": 9}
 RETRYABLE = ("failed", "crashed")
 MAX_RETRIES = 1000

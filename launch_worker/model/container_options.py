@@ -1,7 +1,7 @@
 """Checks and merges what a container may be given by its submitter and by its queue's configuration.
 
-The submitter's options are an allow-list. The queue's are its admin's word and may reach the host. Each side is checked
-by itself (at submit and again by the worker), then they are merged, the submitter's first.
+The submitter's options are an allow-list; the queue's are set by its admin and may reach the host. Each side is checked
+by itself (at submit and again by the worker), then both are merged, the submitter's first.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from launch_worker.errors import InputError
 from launch_worker.model.units import parse_size
 
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@-]{0,254}")
-#: Podman joins a mount into text that it parses again: what has a meaning there must not be in it.
+#: Paths without any character that has a meaning for Podman, which joins a mount into a text and parses that again.
 _PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 _WORD = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_.:/=@-]{0,254}")
 PULLS = ("missing", "always", "never")
-#: Sizes below are refused by every engine.
+#: Bytes of memory below which every engine refuses a container.
 MIN_MEMORY = 6 << 20
-#: Where a job's own files lie in its container.
+#: Folder of a job's own files in its container.
 LAUNCH_DIR = "/launch"
-#: In that folder, or in the attempt's: a sweep's parameters as JSON.
+#: Name of the file with a sweep's parameters as JSON, in LAUNCH_DIR or in the attempt's folder.
 ARGS_FILE = "args.json"
 _KERNEL_DIRS = ("/proc", "/sys", "/dev")
-#: What a queue fixes when it sets it: a submitter who says otherwise is refused.
+#: Options that a queue fixes by setting them: a submitter with another value is refused.
 _FIXED_BY_QUEUE = ("network", "user", "read_only", "pids_limit")
 _SOCKETS = ("docker.sock", "podman.sock", "containerd.sock", "crio.sock")
 
@@ -66,7 +66,7 @@ class ContainerPlan:
     memory: int | None = None
     cpus: float | None = None
     env: dict[str, str] = field(default_factory=dict)
-    # What only a queue's configuration can set.
+    # Options that only a queue's configuration can set.
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
@@ -157,7 +157,7 @@ def _target(target: str, text: str) -> str:
 
 
 def _allowed(mount: Mount, queue: Mapping[str, Any]) -> Mount:
-    """The submitter's mount, only for reading where the queue says so. Raises InputError.
+    """The submitter's mount, read-only where the queue says so. Raises InputError.
 
     A folder must be one that the queue names, not one below it: whoever may write there could put a link in its place
     between this look and the engine's.
@@ -211,7 +211,7 @@ def _text(pattern: re.Pattern[str], rule: str) -> Callable[[str, Any], str]:
 
 
 def _user(name: str, value: Any) -> str:
-    # YAML and JSON make a number of a user's.
+    # YAML and JSON read a user's id as a number.
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     return _text(_USER, "it is a user, or USER:GROUP")(name, text)
 
@@ -240,7 +240,7 @@ def _allow_mounts(name: str, value: Any) -> tuple[str, ...]:
     entries = _texts(name, value, lambda word: bool(_PATH.fullmatch(word.removesuffix(":ro"))), rule)
     folders = [os.path.normpath(entry.removesuffix(":ro")) for entry in entries]
     for folder in folders:
-        # Whoever may write to the outer one could put a link in the inner one's place.
+        # Whoever may write to the outer folder could put a link in the inner one's place.
         if folder == "/" or any(folder.startswith(f"{other}/") for other in folders):
             raise _refuse(name, value, rule)
     return tuple(folder + ":ro" * entry.endswith(":ro") for folder, entry in zip(folders, entries, strict=True))
@@ -310,7 +310,7 @@ def _env(name: str, value: Any) -> dict[str, str]:
     return dict(value)
 
 
-#: What a submitter may set.
+#: Options that a submitter may set, and their checks.
 _SUBMITTER: dict[str, Callable[[str, Any], Any]] = {
     "pull": _one_of(*PULLS),
     "entrypoint": _arguments,
@@ -323,7 +323,7 @@ _SUBMITTER: dict[str, Callable[[str, Any], Any]] = {
     "pids_limit": _count(1, 4_194_304),
     "shm_size": _shm,
 }
-#: What a queue's configuration may set besides.
+#: Options that a queue's configuration may set, and their checks.
 _QUEUE: dict[str, Callable[[str, Any], Any]] = _SUBMITTER | {
     "image": _text(IMAGE, "it is the name of an image"),
     "memory": check_memory,

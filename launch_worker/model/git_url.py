@@ -18,10 +18,10 @@ _URL = re.compile(rf"(?P<scheme>https|ssh)://(?:(?P<user>{_USER})@)?{_HOST}(?::(
 _SCP_LIKE = re.compile(rf"{_USER}@{_HOST}:(?!-){_PATH}")
 _HELPER = re.compile(r"[A-Za-z0-9+.-]*::")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
-#: Encoded control characters, which a credential helper would read as lines of its own, and broken encodings.
 _DOTS = re.compile(r"[/:]\.\.?(/|$)")
+#: Encoded control characters, which a credential helper would read as lines of its own, and broken encodings.
 _BAD_ENCODING = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff]|(?![0-9A-Fa-f]{2}))")
-#: An access token in the place of a user name.
+#: Access tokens in the place of a user name.
 _TOKEN = re.compile(r"gh[a-z]_|github_pat_|gl[a-z]+-|.{33}", re.IGNORECASE)
 _FORMS = "use https://HOST/PATH, ssh://USER@HOST/PATH or USER@HOST:PATH"
 _WHY_NOT = {
@@ -47,7 +47,7 @@ def parse_git_url(text: str) -> GitSource:
     if not isinstance(text, str) or not text:
         raise InputError(f"the git URL is empty; {_FORMS}")
     head = _SCHEME.match(text)
-    # Where the path begins: behind the authority, or behind the colon of USER@HOST:PATH.
+    # The path begins behind the authority, or behind the colon of USER@HOST:PATH.
     start = text.find("/", head.end() + 3) if head else text.find(":", text.find("@") + 1)
     at = text.find("@", start) if start >= 0 else -1
     if at < 0:

@@ -1,14 +1,14 @@
 """Defines the format of an item, which a producer writes and a worker reads: a JSON Schema with a version.
 
-A worker refuses items of a newer version and leaves them to newer workers; older ones it takes, with the defaults for
-what they do not say. So workers are upgraded before producers.
+A worker leaves items of a newer version to newer workers, and takes older items with the defaults for what they lack.
+So workers are upgraded before submitters.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Rises by one whenever RunSpec gets a field, or takes a value, that older workers do not understand.
+#: Version of the format; one more for each field or value of RunSpec that older workers must not ignore.
 VERSION = 1
 
 

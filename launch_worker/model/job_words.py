@@ -11,19 +11,19 @@ from launch_worker.model.states import RunState
 
 @dataclass(frozen=True)
 class Finish:
-    """The job says that it is done, with this exit code, whatever becomes of its process."""
+    """The job said that it is done, with this exit code, whatever becomes of its process."""
 
     exit_code: int
 
 
 @dataclass(frozen=True)
 class Preempting:
-    """The job says that its machine is being taken away: however it ends, it shall run again."""
+    """The job said that its machine is being taken away: the run goes on in another attempt, however this one ends."""
 
 
 @dataclass(frozen=True)
 class HeedsStop:
-    """The job looks whether it shall stop: it is given time to end by itself before it is signalled."""
+    """The job watches for a stop: it gets time to end by itself before it is signalled."""
 
 
 Word: TypeAlias = Finish | Preempting | HeedsStop
@@ -38,7 +38,7 @@ class Words:
     heeds_stop: bool = False
 
     def with_word(self, word: Word) -> Words:
-        """The first `finish` stays."""
+        """These words and one more; the first `finish` stays."""
         if isinstance(word, Finish):
             return self if self.finish is not None else replace(self, finish=word.exit_code)
         return replace(self, preempting=True) if isinstance(word, Preempting) else replace(self, heeds_stop=True)
@@ -55,7 +55,7 @@ class Words:
 
 
 def outcome_told(ended: Outcome, words: Words, *, status: int | None, preempt_exit_code: int) -> Outcome:
-    """The outcome of an attempt whose job has said this of its end, and then ended so, with this exit status."""
+    """The outcome of an attempt: how its job `ended`, corrected by what the job had said of its end."""
     if words.finish is not None:
         late = "unknown" if status is None else str(status) if status >= 0 else signal_name(-status)
         return replace(outcome_of_exit(words.finish, preempt_exit_code=preempt_exit_code), late_exit=late)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Log:
-    """What is kept of an output: after missing output it begins at a line, unless the next one is far away."""
+    """The kept part of an output. After missing output it begins at a line, unless the next line is far away."""
 
     data: bytes
     #: Number of bytes of the output that are not in it.
@@ -19,7 +19,7 @@ class Log:
 
     @property
     def text(self) -> str:
-        """What is no UTF-8 is replaced."""
+        """The data as text; bytes that are not UTF-8 are replaced."""
         return self.data.decode("utf-8", "replace")
 
 
@@ -32,7 +32,7 @@ class Joiner:
         self._is_at_line = is_at_line
 
     def add(self, offset: int, data: bytes) -> tuple[bytes, int]:
-        """What of the next piece is to be shown, and how many bytes are missing before it."""
+        """The part of the next piece to show, and the number of bytes that are missing before it."""
         missing = max(0, offset - self.end)
         dropped = self._torn(data) if missing else 0
         self.end = offset + len(data)
@@ -42,10 +42,10 @@ class Joiner:
         return shown, missing + dropped
 
     def _torn(self, data: bytes) -> int:
-        """How much of a piece after missing output is of a line, or a character, whose beginning is missing."""
-        # A piece of one line, or of the end of one, is what was printed at once: it is mostly whole, and all there is.
+        """The number of first bytes that belong to a line or character whose beginning is missing."""
+        # A piece without a line break inside was printed at once: it is mostly whole, and all that is left.
         newline = data.find(b"\n", 0, -1)
         if newline >= 0:
-            # Where a torn line was shown before, this is its end.
+            # After the shown beginning of a torn line, the first line is that line's end.
             return newline + 1 if self._is_at_line else newline
         return next((at for at, byte in enumerate(data[:4]) if not 0x80 <= byte < 0xC0), 0)

@@ -9,11 +9,11 @@ from typing import Any
 
 from launch_worker.errors import InputError
 
-#: The system's own macros: no value and no variable of a worker can be reached under these names.
+#: Names of the system's own macros, which no value and no variable of a worker may have.
 SYSTEM_MACROS = ("run_id", "project_name", "entity_name", "run_name", "author", "image_uri", "queue", "attempt")
-#: More than any argument or variable may have.
+#: Characters of a filled text: more than any argument or variable may have.
 MAX_FILLED = 256 * 1024
-#: With a second dollar before it, it is the text itself.
+#: A macro; with a second dollar before it, the text `${name}` itself.
 _MACRO = re.compile(r"\$?\$\{([A-Za-z_][A-Za-z0-9_.]{0,99})\}")
 
 

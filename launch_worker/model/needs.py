@@ -10,7 +10,7 @@ _NEEDS = re.compile(r"([0-9]{1,6}):([0-9]{1,12}):([0-9]{1,18})")
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run wants of its worker; 0 is "nothing"."""
+    """GPUs, thousandths of cores and bytes that a run needs; 0 for none."""
 
     gpus: int = 0
     millicores: int = 0
@@ -18,6 +18,6 @@ class Needs:
 
 
 def parse_needs(text: str) -> Needs:
-    """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. A damaged text is nothing, as it is at the claim."""
+    """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. A damaged text is no needs, as at the claim."""
     match = _NEEDS.fullmatch(text)
     return Needs(*map(int, match.groups())) if match else Needs()

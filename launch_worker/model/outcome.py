@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from launch_worker.model.states import RunState
 
-#: The parts of an attempt in which it can fail.
+#: Parts of an attempt in which it can fail.
 PHASES = ("agent", "build", "start", "run")
 
 
@@ -20,7 +20,7 @@ class Outcome:
     reason: str = ""
     #: Phase in which a Failed attempt failed, one of PHASES.
     phase: str = ""
-    #: The detail of a failure: the error's text, a traceback's last lines.
+    #: Detail of a failure: the error's text, a traceback's last lines.
     message: str = ""
     exit_code: int | None = None
     #: Name of the signal that ended the job's main process, as `SIGKILL`.

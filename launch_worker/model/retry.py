@@ -69,12 +69,12 @@ def next_step(
 
 
 def next_step_of(record: Record, outcome: Outcome) -> NextStep:
-    """The same for someone who has only the record; one with a damaged spec is not tried again."""
+    """Decide from a record alone; a run with a damaged spec is not tried again."""
     if record.yields and outcome.state is RunState.CRASHED:
         # As in W&B: a run that goes silent after it called itself preempted goes back to its queue.
         outcome = replace(outcome, preempted=True)
     elif not outcome.preempted and '"retries"' not in record.spec:
-        # Read no further: thousands may have to be decided at once.
+        # The spec is not read: thousands may have to be decided at once.
         return NextStep(outcome)
     try:
         spec = parse_spec(record.spec)

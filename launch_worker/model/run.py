@@ -20,7 +20,7 @@ from launch_worker.untrusted.text import read_json, read_map
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MASK = "********"
-#: Of one run, over all its life.
+#: Largest number of attempts of one run.
 MAX_ATTEMPTS = 1_000_000
 
 
@@ -51,7 +51,7 @@ class Phase:
     name: str
     #: Server time in microseconds.
     at: int
-    #: None while it lasts.
+    #: Duration; None while the phase lasts.
     seconds: float | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -163,10 +163,10 @@ class Record:
         return record
 
     def check(self) -> None:
-        """Raises InputError, which names the field, for a record by which its worker must not execute it.
+        """Raise InputError, which names the field, for a record that a worker must not execute.
 
-        Whoever can write records may write anything: what is used for names of files, for processes or for messages is
-        looked at here, once, after the claim (which has looked at what it counts with).
+        Whoever can write records may write anything. The fields that become names of files, processes or messages are
+        checked here, once, after the claim, which has checked those that it counts with.
         """
         sound = {
             "id": RUN_ID.fullmatch(self.id),
@@ -185,9 +185,9 @@ class Record:
                 raise InputError(f"the record of this run is damaged: its {name} is not valid")
 
     def is_over(self, token: int) -> bool:
-        """Whether the attempt with this token has ended, or a later one has the run.
+        """Whether the attempt with this token has ended, or a later attempt has the run.
 
-        A record with an older token was rolled back: it says nothing of this attempt.
+        A record with an older token was rolled back, and says nothing of this attempt.
         """
         ended = self.token == token and self.state not in (RunState.RUNNING, RunState.CRASHED)
         return self.token > token or ended
@@ -200,16 +200,16 @@ class Record:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Its hyperparameters, as the job finds them: what was given for its queue's variables, then its config.
+        """The hyperparameters, as the job finds them: the values for the queue's variables, then the config.
 
-        Without the defaults that the queue gives its variables.
+        Defaults that the queue gives its variables are not among them.
         """
         spec = self._given
         return {**_map(spec.get("values")), **_map(spec.get("config"))}
 
     @cached_property
     def summary_values(self) -> dict[str, Any]:
-        """What the job told of itself: the last value of each name."""
+        """The values that the job reported: the last value of each name."""
         return read_map(self.summary)
 
     @cached_property
@@ -221,7 +221,7 @@ class Record:
         return read_map(self.spec)
 
     def why_held(self) -> str:
-        """A sentence for people: where its job may live, and what ends the waiting."""
+        """A sentence for people: where the job of a held run may live, and what ends the waiting."""
         what = "container" if self.is_container else "job"
         asked = "; it was asked to stop" if self.cancel_at is not None else ""
         return (
@@ -231,7 +231,7 @@ class Record:
 
     @property
     def is_container(self) -> bool:
-        """Whether its latest attempt came as far as making a container."""
+        """Whether the latest attempt came as far as making a container."""
         return any(phase.name in ("pull", "start") for phase in self.phases)
 
     def _why_it_waits(self) -> str:

@@ -20,7 +20,7 @@ from launch_worker.untrusted.text import read_json
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
-#: The kernel's limit for one argument or one NAME=VALUE (MAX_ARG_STRLEN, its final NUL included).
+#: Bytes that the kernel allows for one argument or one NAME=VALUE (MAX_ARG_STRLEN, its final NUL included).
 MAX_ARG_BYTES = 128 * 1024 - 1
 MAX_COMMAND_BYTES = 1 << 20
 MAX_ENV_BYTES = 512 * 1024
@@ -61,7 +61,7 @@ class RunSpec:
     retries: int = 0
     retry_delay_s: float = 0.0
     retry_on: tuple[str, ...] = RETRYABLE
-    #: A container image: the run is a container, and `command` are the arguments of its entry point.
+    #: Container image: the run is a container, and `command` are the arguments of its entry point.
     image: str = ""
     #: Further settings of the container, as `launch_worker.model.container_options` names them.
     container: dict[str, Any] = field(default_factory=dict)
@@ -185,7 +185,7 @@ def _are_texts(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-#: For each annotation of a field: whether a value from JSON is of that type, and what makes it one.
+#: For each type of a field: whether a value from JSON has that type, and what converts the value.
 _TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any] | None]] = {
     "str": (lambda value: isinstance(value, str), None),
     "bool": (lambda value: isinstance(value, bool), None),
@@ -195,7 +195,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any] | None]] = {
     "dict[str, str]": (lambda value: isinstance(value, dict) and _are_texts(value.values()), None),
     "dict[str, Any]": (lambda value: isinstance(value, dict), None),
 }
-#: By field: those two, and whether null is a value too.
+#: For each field: check and conversion of its type, and whether null is a value too.
 _READERS = {
     name: (*_TYPES[spec_field.type.removesuffix(" | None")], spec_field.type.endswith(" | None"))
     for name, spec_field in RunSpec.__dataclass_fields__.items()

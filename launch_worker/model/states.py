@@ -24,7 +24,7 @@ class RunState(StrEnum):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        # Two states that are not one object are not equal: there is one object of each.
+        # There is one object of each state: two objects are two states.
         if isinstance(other, RunState) or not isinstance(other, str):
             return False
         return self.value.lower() == other.lower()
@@ -49,7 +49,7 @@ class RunState(StrEnum):
 
 FINAL = frozenset({RunState.FINISHED, RunState.FAILED, RunState.KILLED, RunState.CRASHED})
 
-#: Every arrow that a store script may make. Crashed to Running, Finished, Failed or Killed is the same attempt proving
+#: Arrows that a store script may make. Crashed to Running, Finished, Failed or Killed is the same attempt proving
 #: alive after a cut; any final state to Pending is a new attempt (retry policy, or `launch-worker retry`). Pending to
 #: Failed is a damaged record, with which nobody can execute the run.
 ARROWS: dict[RunState, frozenset[RunState]] = {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: States in which a sweep is over.
+#: States of a sweep that is over.
 ENDED = ("FINISHED", "CANCELED")
 
 
@@ -22,7 +22,7 @@ class Trial:
     seen: int = 0
     #: Whether it has not ended, or was started anew.
     live: bool = True
-    #: The run's final state, '' for none yet.
+    #: Final state of the run; '' for none yet.
     state: str = ""
     #: Final value of the metric; None for none.
     value: float | None = None
@@ -33,7 +33,7 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Whether its value says how good its parameters are."""
+        """Whether the value says how good the parameters are."""
         return not self.live and self.value is not None and (self.state == "Finished" or bool(self.stopped))
 
 
@@ -42,10 +42,10 @@ class SweepRecord:
     """What the store knows of a sweep at one instant. Times are server microseconds."""
 
     id: str
-    #: RUNNING, PAUSED, STOPPED (its last runs are ending), FINISHED or CANCELED.
+    #: One of RUNNING, PAUSED, STOPPED (the last runs are ending), FINISHED, CANCELED.
     state: str
     name: str
-    #: The JSON of its configuration, as it was written.
+    #: JSON of the configuration, as it was written.
     config: str
     #: JSON of the further arguments of RunSpec that its runs have.
     given: str
@@ -64,17 +64,18 @@ class SweepRecord:
     reason: str = ""
     #: Reason why its next run cannot be made.
     stuck: str = ""
-    #: While none has Finished since it was made, or resumed: how many Failed or Crashed, the last of them, and why.
+    #: Number of runs that Failed or Crashed while none has Finished since the sweep was made or resumed; the id of the
+    #: last of these runs, and its reason.
     failures: int = 0
     failed: str = ""
     failed_why: str = ""
-    #: Of the summary, '' for none; and a run that Finished without it, while no run has told it.
+    #: Name of the metric in the summary, '' for none; and a run that Finished without it, while no run has reported it.
     metric: str = ""
     unmeasured: str = ""
 
     @property
     def problem(self) -> str:
-        """What is wrong with it now, and what to do; '' for nothing."""
+        """What is wrong with the sweep now, and what to do; '' for nothing."""
         if self.stuck:
             return self.stuck
         if self.failures and (self.state == "PAUSED" or self.is_over):
@@ -90,7 +91,7 @@ class SweepRecord:
 
     @property
     def room(self) -> int:
-        """How many runs are to be made now."""
+        """The number of runs to make now."""
         if self.state != "RUNNING":
             return 0
         left = self.workers if self.cap is None else self.cap - self.made

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from launch_worker.errors import InputError
 
 _DURATION = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
-#: The larger unit first, each at most once: `1h30m`.
+#: Durations of several units, the larger unit first, each at most once: `1h30m`.
 _PARTS = re.compile("".join(rf"(?:([0-9]{{1,15}}(?:\.[0-9]{{1,9}})?){unit})?" for unit in ("d", "h", "m", "s", "ms")))
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
-#: Fewer digits could be meant as a date.
+#: Epoch seconds; fewer digits could be meant as a date.
 _EPOCH = re.compile(r"[0-9]{9,10}(?:\.[0-9]{1,9})?")
 _ISO_TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?)\s?([Zz]|[+-]\d\d(?::?\d\d)?)?)?"
@@ -22,7 +22,7 @@ _ISO_TIME = re.compile(
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 _SIZE_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
-#: Longer than any job, and small enough that as_us stay exact in a double.
+#: Seconds of the longest duration: longer than any job, and its microseconds are exact in a double.
 MAX_DURATION_S = 10 * 365 * 86400.0
 
 
@@ -102,7 +102,7 @@ def format_duration(seconds: float) -> str:
 
 
 def isoformat(micros: int | None) -> str | None:
-    """ISO 8601 in UTC of a time in as_us, as all times in the store are; None for none, or a damaged one."""
+    """ISO 8601 in UTC of a time in microseconds, as all times in the store are; None for no time, or a damaged one."""
     if micros is None:
         return None
     try:
@@ -112,5 +112,5 @@ def isoformat(micros: int | None) -> str | None:
 
 
 def as_us(seconds: float) -> int:
-    """As the scripts count time."""
+    """Whole microseconds, in which the scripts count time."""
     return round(seconds * 1e6)

@@ -13,7 +13,7 @@ from launch_worker.model.units import as_us
 
 
 def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
-    """Why nobody takes runs of a queue that no worker is listed for, and what to do; by the workers' descriptions."""
+    """Why no worker takes the runs of a queue that none is listed for, and what to do."""
     for worker in workers:
         is_quarantined = worker.get("state") == "quarantined" and worker.get("problem")
         if queue in (worker.get("queues") or ()) and is_quarantined:
@@ -26,7 +26,7 @@ def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker as it was when it last spoke: a heartbeat ago at most, a lease where it is silent."""
+    """A worker as of its last heartbeat; a silent worker is listed until its lease ends."""
 
     #: Node name.
     name: str
@@ -38,7 +38,7 @@ class Worker:
     #: Numbers of runs that it takes at once, and that it has.
     slots: int
     running: int
-    #: running, draining or quarantined, and why it takes nothing; '' when it does.
+    #: One of running, draining, quarantined; and why the worker takes no runs, '' when it does.
     state: str
     problem: str = ""
     #: Its whole description, as `launch-worker workers --json` prints it.
@@ -65,16 +65,16 @@ class Worker:
 
 @dataclass(frozen=True)
 class FreeCapacity:
-    """What a worker says of itself, so that it is given what it has room for and nothing else."""
+    """What a worker has free, and what it takes: by this the scripts give it the runs that it has room for."""
 
     owner: str
     queues: tuple[str, ...]
-    #: Slots, whole devices, thousandths of cores and bytes that nothing uses.
+    #: Free slots, whole devices, thousandths of cores, and bytes.
     slots: int
     gpus: int
     cpus: int
     memory: int
-    #: The same of all that it has.
+    #: Devices, thousandths of cores and bytes that the worker has in all.
     total: tuple[int, int, int]
     backfill_s: float
     #: Seconds before their time from which it prepares scheduled runs.
@@ -83,7 +83,7 @@ class FreeCapacity:
     before_us: int = 0
     #: Number of further runs that it takes which make other runs.
     schedulers: int = 1
-    #: The newest format of items that it reads.
+    #: Version of the newest item format that the worker reads.
     version: int = item_schema.VERSION
 
     def to_json(self) -> str:
@@ -103,7 +103,7 @@ def _fixed(
     prefetch_s: float,
     version: int,
 ) -> str:
-    """What a worker says of itself in two calls a run, and that seldom changes: the beginning of a JSON object."""
+    """The beginning of a JSON object, with what seldom changes: the object is sent in two calls a run."""
     gpus, cpus, memory = total
     said = {
         "owner": owner,

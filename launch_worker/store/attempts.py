@@ -1,4 +1,4 @@
-"""An attempt of a run, from its claim to its end: each arrow is one Lua script."""
+"""Writes what happens to an attempt, from its claim to its end: each method makes one arrow."""
 
 from __future__ import annotations
 

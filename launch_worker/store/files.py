@@ -1,4 +1,4 @@
-"""Files that are kept with a run."""
+"""Keeps files with a run, and reads them."""
 
 from __future__ import annotations
 

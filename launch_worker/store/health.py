@@ -1,4 +1,4 @@
-"""Signs of trouble: held runs, damaged records, refused elements; and what is done about damage."""
+"""Finds signs of trouble, as held runs, damaged records and refused elements, and sets damaged keys aside."""
 
 from __future__ import annotations
 

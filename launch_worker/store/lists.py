@@ -1,4 +1,4 @@
-"""Lists of runs by creation time, read in pages from the smallest index that fits."""
+"""Lists runs by creation time, in pages from the smallest index that fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kept output of attempts."""
+"""Keeps the output of attempts, and reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""News: publications of Redis about a run, a queue or a sweep."""
+"""Waits for publications about a run, a queue or a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maintenance passes, and the arrows that only they make."""
+"""Decides which maintenance passes are due, and makes the arrows that only passes make."""
 
 from __future__ import annotations
 

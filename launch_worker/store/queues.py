@@ -1,4 +1,4 @@
-"""Queues and pools: their settings, and the runs that wait in them."""
+"""Configures queues and pools, and reads the runs that wait in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single runs: their records, their history, and the error for a run that is not there."""
+"""Reads single runs: their records, their history, and why a run is not there."""
 
 from __future__ import annotations
 

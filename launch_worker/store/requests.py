@@ -1,4 +1,4 @@
-"""What people ask of a run: its end, its preemption, a new attempt, its deletion."""
+"""Writes what people ask of a run: its end, its preemption, a new attempt, its deletion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules: recurring submissions and their next times."""
+"""Keeps schedules, the recurring submissions, and submits their runs."""
 
 from __future__ import annotations
 

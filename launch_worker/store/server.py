@@ -1,4 +1,4 @@
-"""The Redis server itself: its clock, its version, and who may reach it."""
+"""Asks the Redis server about itself: its clock, its version, and who may reach it."""
 
 from __future__ import annotations
 

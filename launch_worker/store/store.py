@@ -1,4 +1,4 @@
-"""The one gate to the records of runs: all that the system keeps is read and written through `Store`."""
+"""Joins the parts of the store to `Store`, the one gate to all that the system keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploaded folders that are kept in Redis."""
+"""Keeps uploaded folders in Redis, chunk by chunk."""
 
 from __future__ import annotations
 

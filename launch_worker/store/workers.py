@@ -1,4 +1,4 @@
-"""Workers: heartbeats, free slots, and orders to a worker."""
+"""Writes heartbeats of workers, reads what they have free, and sends them orders."""
 
 from __future__ import annotations
 
