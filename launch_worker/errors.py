@@ -34,7 +34,7 @@ class ForbiddenError(BrokerUnavailableError):
 
 
 class DamagedError(LaunchError):
-    """A key of ours holds something that we did not write."""
+    """A key of this system holds something that this system did not write."""
 
 
 class RefusedError(LaunchError):
@@ -46,7 +46,7 @@ class SweepOverError(LaunchError):
 
 
 class CodeError(LaunchError):
-    """A run's code could not be fetched. `detail` is what git said; `worker_fault`: other runs would fail here too."""
+    """A run's code could not be fetched. `detail` has git's words; `worker_fault`: other runs would fail here too."""
 
     def __init__(self, text: str, *, detail: str = "", worker_fault: bool = False) -> None:
         super().__init__(text)

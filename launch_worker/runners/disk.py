@@ -6,16 +6,16 @@ import os
 
 from launch_worker.settings import Settings
 
-#: Of the disk, unless the settings say it: what the files of some runs need to begin.
+#: Bytes that must be free unless the settings say otherwise: enough for some runs to begin.
 _MIN_FREE_BYTES = 64 << 20
 
 
 def shortage_of(settings: Settings) -> str:
-    """What is said of the worker's disk while it has less room than a run needs; '' when it has enough."""
+    """A sentence about the worker's disk while it has less room than a run needs; '' when it has enough."""
     try:
         disk = os.statvfs(settings.work_dir)
     except OSError:
-        return ""  # what is wrong with it, the next start tells
+        return ""  # the next start of a job says what is wrong with the disk
     free, least = disk.f_bavail * disk.f_frsize, settings.min_free_bytes
     if least is None:
         least = min(_MIN_FREE_BYTES, disk.f_blocks * disk.f_frsize // 20)

@@ -21,14 +21,14 @@ from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.end_container")
 
-#: How long an engine that does not answer is asked again. After that the attempt stays held.
+#: Seconds for which an engine that does not answer is asked again. After that the attempt stays held.
 _PATIENCE_S = 3600.0
-#: What an engine has for an answer: the attempt must be held before its lease is over.
+#: Seconds that an engine has for an answer: the attempt must be held before its lease is over.
 _ANSWER_S = 1.0
 
 
 class Hold:
-    """The attempt, as Redis knows it. Connects when it is first needed."""
+    """Holds the attempt in Redis. Connects when it is first needed."""
 
     def __init__(self, known: dict[str, Any]) -> None:
         self._known = known
@@ -36,7 +36,7 @@ class Hold:
         self.is_placed = False
 
     def place(self) -> bool:
-        """Have nobody else given the run; False when another worker has taken the container over."""
+        """Keep the run from being given to another worker; False when another worker has taken the container over."""
         if not self._known.get("redis"):
             return True
         try:
@@ -48,7 +48,7 @@ class Hold:
         return bool(word != "adopted")
 
     def release(self) -> None:
-        """The container is known to have ended: its lease is over now."""
+        """End the attempt's lease: the container is known to have ended."""
         give_up = boot_time_s() + _PATIENCE_S
         while self.is_placed and boot_time_s() < give_up:
             try:
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _end(container: str, known: dict[str, Any], hold: Hold, *, kill_at: float) -> bool:
-    """Whether it is known to have ended."""
+    """End the container; whether it is known to have ended."""
     engine, termed, give_up = Engine(look_timeout_s=_ANSWER_S), False, boot_time_s() + _PATIENCE_S
     was_away = False
     while boot_time_s() < give_up:
@@ -115,7 +115,7 @@ def _end(container: str, known: dict[str, Any], hold: Hold, *, kill_at: float) -
 
 
 def _find(api: Any, known: dict[str, Any]) -> str:
-    """The container of an attempt that is known by its labels only. Raises NoContainerError."""
+    """Find the container of an attempt that is known by its labels only. Raises NoContainerError."""
     wanted = [f"launch.run={known.get('run')}", f"launch.token={known.get('token')}"]
     for entry in api.containers(all=True, filters={"label": wanted}):
         return str(entry["Id"])

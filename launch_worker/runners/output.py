@@ -22,31 +22,31 @@ _FALLOC_PUNCH_HOLE = 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
-#: Disk that output finds ahead of it also when others have filled the disk.
+#: Bytes of disk reserved ahead of the output, which it finds also when others have filled the disk.
 RESERVE_BYTES = 256 * 1024
-#: What a running attempt's file keeps of its newest output at least, unless there is no disk at all.
+#: Bytes of newest output that a running attempt's file keeps at least, unless there is no disk at all.
 _LEAST_BYTES = 1 << 20
-#: A file keeps at most this part of the disk that there is for it, for others print too.
+#: Divisor of the free disk: a file keeps at most this part of it, for other jobs print too.
 _PART_OF_DISK = 8
-#: What is given back ends here, so that no block is freed in part: a part would read as zeros.
+#: Bytes of a block of disk; only whole blocks are freed, for a part of one would read as zeros.
 _BLOCK_BYTES = 64 * 1024
-#: Of these the newest is tried to be kept when the disk takes nothing more.
+#: Bytes of newest output that are tried to be kept, one after the other, when the disk takes nothing more.
 _ON_FULL_DISK = (RESERVE_BYTES, _BLOCK_BYTES, 0)
-#: The size of a pipe, and of one that was found full.
+#: Bytes of a pipe, and of one that was found full.
 _PIPE_BYTES = 64 * 1024
 _LARGE_PIPE_BYTES = 1 << 20
-#: What is moved of one job's output in one turn of the guard, which has other things to do.
+#: Bytes of one job's output moved in one turn of the guard, which has other things to do.
 _TURN_BYTES = 256 * 1024
-#: How long output waits in its pipe at most, so that a job that prints lines does not wake the guard with each.
+#: Seconds that output waits in its pipe at most, so that a job that prints lines does not wake the guard with each.
 _PAUSE_S = 0.01
-#: A pause that is no use.
+#: Seconds of a pause that is too short to be worth it.
 _NO_PAUSE_S = 0.001
-#: Before a disk that took nothing is asked again.
+#: Seconds until a disk that took nothing is tried again.
 _FULL_DISK_S = 0.1
 
 
 def make_pipe() -> int:
-    """The read end of a new pipe; processes get the other end by `open_for_printing`. Raises OSError.
+    """Make a pipe; its read end, while processes get the other end by `open_for_printing`. Raises OSError.
 
     Nobody but root can open it for reading through /proc, and so take lines away; everybody who has it may write, also
     a process of the job that changed its user.
@@ -58,22 +58,22 @@ def make_pipe() -> int:
 
 
 def open_for_printing(pipe: int) -> int:
-    """A blocking write end of a pipe of which this process has the read end. Raises OSError."""
+    """Open a blocking write end of a pipe whose read end this process has. Raises OSError."""
     return os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def bytes_in(pipe: int) -> int:
-    """How much was printed and not moved yet."""
+    """Count the bytes that were printed and not moved yet."""
     count = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, count)
     return count[0]
 
 
 class OutputFile:
-    """A plain file for reading. What was given back to the disk reads as zeros; `first_kept` tells where it ends."""
+    """A plain file for reading. Freed parts read as zeros; `first_kept` tells where they end."""
 
     def __init__(self, path: str | os.PathLike[str], *, make: bool = True) -> None:
-        """`make`: where it is not there. Raises OSError, also for what a job has put in the file's place."""
+        """`make`: create a missing file. Raises OSError, also where a job has put something in the file's place."""
         self._fd = _open(os.fspath(path), make=make)
 
     @property
@@ -87,15 +87,15 @@ class OutputFile:
         return os.pread(self._fd, length, position)
 
     def first_kept(self, position: int) -> int:
-        """From where on, not before `position`, what was read until now had not been given back."""
+        """The first position, not before `position`, whose byte had not been freed."""
         try:
             return os.lseek(self._fd, position, os.SEEK_DATA)
         except OSError as error:
-            # ENXIO: nothing from there on. Others: a file system that has no holes.
+            # ENXIO: no data from there on. Others: a file system that has no holes.
             return self.size() if error.errno == errno.ENXIO else position
 
     def free_before(self, position: int) -> None:
-        """Give the disk of what is before `position` back. Where that cannot be, the file is cut to nothing."""
+        """Free the disk before `position`. Where the file system cannot, the file is cut to nothing."""
         if _punch(self._fd, position) != 0:
             os.ftruncate(self._fd, 0)
 
@@ -117,22 +117,22 @@ class OutputWriter:
         """Raises OSError."""
         self._fd = _open(os.fspath(path), make=True)
         self._limit_bytes = limit_bytes
-        #: Where the next byte goes.
+        #: Position of the next byte.
         self.end = os.lseek(self._fd, 0, os.SEEK_END)
-        #: All before it has been given back to the disk.
+        #: Position before which the disk was freed.
         self._freed = 0
-        #: From this end on the disk is looked at: the little that a brief job prints needs that not.
+        #: Position of the end at which the disk is looked at next; a brief job's output does not come that far.
         self._look_at = RESERVE_BYTES // 2
-        #: Before the next byte: not sooner, so that a reader has the time to come to the end.
+        #: The file is cut to nothing before the next byte; not sooner, so that a reader has the time to reach its end.
         self._begins_anew = False
-        #: Of what was to be written, and the disk did not take.
+        #: Newest bytes that the disk did not take.
         self._rest = b""
         self._splices = hasattr(os, "splice")
-        #: Whether output had to be given up because of that.
+        #: Output was given up because the disk was full.
         self.disk_was_full = False
 
     def follow(self) -> None:
-        """Do the same for a file to which a process appends by itself. Never raises."""
+        """Bound a file to which a process appends by itself. Never raises."""
         if self._begins_anew:
             self._begin_anew()
         self.end = os.fstat(self._fd).st_size
@@ -148,9 +148,9 @@ class OutputWriter:
         self._look_at = self.end + RESERVE_BYTES // 2
 
     def move(self, pipe: int, most: int) -> int:
-        """Move output from the pipe; returns how much that was, 0 when no process has the pipe open any more.
+        """Move output from the pipe; the number of bytes, 0 when no process has the pipe open any more.
 
-        Raises BlockingIOError when nothing is in it, and OSError when the disk takes nothing.
+        Raises BlockingIOError for an empty pipe, and OSError when the disk takes nothing.
         """
         if self._rest:
             self.write(b"")
@@ -160,7 +160,7 @@ class OutputWriter:
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOSYS):
                     raise
-                self._splices = False  # this file system, or this kernel, has it not
+                self._splices = False  # not on this file system, or by this kernel
             else:
                 self._went_on(moved)
                 return moved
@@ -169,7 +169,7 @@ class OutputWriter:
         return len(data)
 
     def write(self, data: bytes) -> None:
-        """Raises OSError when the disk takes not all of it; the newest of the rest is written before what follows."""
+        """Write all. Raises OSError when the disk does not take it; the next call writes the newest of the rest."""
         data, self._rest = self._rest + data, b""
         while data:
             try:
@@ -181,7 +181,7 @@ class OutputWriter:
             data = data[written:]
 
     def flush(self) -> None:
-        """Raises OSError when something is left that the disk does not take."""
+        """Write the rest. Raises OSError when the disk does not take it."""
         self.write(b"")
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ class OutputWriter:
             self.make_room()
 
     def _insist(self, write: Callable[[], int]) -> int:
-        """Write; on a full disk again, after older output was given up for it. Raises OSError."""
+        """Write; on a full disk write again after older output was given up. Raises OSError."""
         if self._begins_anew:
             self._begin_anew()
         for keep_bytes in _ON_FULL_DISK:
@@ -208,7 +208,7 @@ class OutputWriter:
         return write()
 
     def _allowed(self) -> int:
-        """How much of the newest output may stay."""
+        """Bytes of newest output that may stay."""
         try:
             disk = os.fstatvfs(self._fd)
         except OSError:
@@ -221,7 +221,7 @@ class OutputWriter:
             self._begins_anew = True
 
     def _give_up(self, keep_bytes: int) -> bool:
-        """Whether there was older output to be given up for newer."""
+        """Give up older output for newer; False where there was none."""
         before = (self.end - keep_bytes) // _BLOCK_BYTES * _BLOCK_BYTES
         if before <= self._freed:
             return False
@@ -231,7 +231,7 @@ class OutputWriter:
         return True
 
     def _free_before(self, position: int) -> bool:
-        """False where the file system cannot free a part of a file."""
+        """Free the disk before `position`; False where the file system cannot free a part of a file."""
         position = position // _BLOCK_BYTES * _BLOCK_BYTES
         if position > 0 and _punch(self._fd, position) != 0:
             return False
@@ -245,7 +245,7 @@ class OutputWriter:
         self._freed, self._look_at = 0, RESERVE_BYTES // 2
 
     def _reserve(self) -> int:
-        """0, or the error's number."""
+        """Reserve disk ahead; 0, or the error's number."""
         return _allocate(self._fd, _FALLOC_KEEP_SIZE, self.end, RESERVE_BYTES)
 
 
@@ -259,7 +259,7 @@ def make_room(path: str | os.PathLike[str], *, limit_bytes: int) -> None:
 
 
 class Piped:
-    """One job's output on its way from its pipe into its file, which is opened when there is something to move."""
+    """Moves one job's output from its pipe into its file, which is opened when there is something to move."""
 
     def __init__(self, pipe: int, path: str, *, limit_bytes: int) -> None:
         self.pipe = pipe
@@ -272,16 +272,16 @@ class Piped:
 
     @property
     def disk_was_full(self) -> bool:
-        """Whether output had to be given up because of that."""
+        """Whether output was given up because the disk was full."""
         return self._was_dropped or (self._writer is not None and self._writer.disk_was_full)
 
     def make_room(self) -> None:
-        """Make sure that the job's next output finds room, whoever fills the disk. Never raises."""
-        with contextlib.suppress(OSError):  # it is tried again with the first output
+        """Reserve disk for the job's next output, whoever fills the rest. Never raises."""
+        with contextlib.suppress(OSError):  # the next try comes with the first output
             self._open().make_room()
 
     def move(self) -> float | None:
-        """Move some; returns for how many seconds the rest may wait, None when no process has the pipe any more."""
+        """Move some bytes; the seconds for which the rest may wait, None when no process has the pipe any more."""
         before, self._moved_at = self._moved_at, time.monotonic()
         try:
             moved = self._open().move(self.pipe, _TURN_BYTES)
@@ -294,12 +294,12 @@ class Piped:
         if moved >= min(_TURN_BYTES, self._pipe_bytes // 2):
             self._enlarge()
             return 0.0
-        # By the rate of what came until now, until the pipe is half full.
+        # Until the pipe is half full, at the rate of the output until now.
         pause_s = (self._moved_at - before) * self._pipe_bytes / 2 / moved
         return min(_PAUSE_S, pause_s) if pause_s > _NO_PAUSE_S else 0.0
 
     def finish(self) -> None:
-        """Move what is in the pipe now, and close both: who has escaped from the job prints into nothing."""
+        """Move the bytes in the pipe, and close both: a process that escaped from the job prints into nothing."""
         try:
             left = bytes_in(self.pipe)
             while left > 0:
@@ -324,11 +324,11 @@ class Piped:
 
     def _enlarge(self) -> None:
         if self._pipe_bytes < _LARGE_PIPE_BYTES:
-            with contextlib.suppress(OSError):  # its user has as much memory in pipes as it may have
+            with contextlib.suppress(OSError):  # the user's pipes have as much memory as they may have
                 self._pipe_bytes = fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, _LARGE_PIPE_BYTES)
 
     def _drop(self) -> float:
-        """The disk takes nothing: the newest output stays in the pipe, and the job is not held up by the older."""
+        """Keep the newest output in the pipe, while the disk takes nothing; older output would block the job."""
         too_much = bytes_in(self.pipe) - self._pipe_bytes // 2
         if too_much <= 0:
             return _FULL_DISK_S
@@ -338,7 +338,7 @@ class Piped:
         return 0.0
 
 
-#: No link leads to a file that is none of the job's, and no pipe blocks who opens it.
+#: Flags with which a link leads to no other file, and a pipe does not block whoever opens it.
 _AS_IT_IS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -351,7 +351,7 @@ def _open(path: str, *, make: bool) -> int:
 
 
 def _punch(fd: int, position: int) -> int:
-    """0, or the error's number."""
+    """Free the disk before `position`; 0, or the error's number."""
     return _allocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, 0, position)
 
 

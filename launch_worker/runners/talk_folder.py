@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch_worker.current import STOP
 
-#: The folder in which job and worker talk, beside the job's configuration.
+#: Name of the folder in which job and worker talk, beside the job's configuration.
 TALK = "talk"
 
 log = logging.getLogger("launch_worker.told")

@@ -35,9 +35,9 @@ class OneLine(logging.Filter):
 
 
 class Seldom:
-    """Logs what may come any number of times: at once, then at most every 30 s, with how often it came in between.
+    """Logs a line that may come any number of times: at once, then at most every 30 s, with the number in between.
 
-    Thread-safe. Different things get one each.
+    Thread-safe. Each kind of line has one of its own.
     """
 
     def __init__(self, log: Callable[..., None], *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def why_not_ours(path: Path) -> str:
-    """'' for a file or folder that only this user and root may change; else who may, and what to do about it.
+    """Say who else may change a file or folder, and what to do about it; '' where only this user and root may.
 
-    With that its parents up to the root are looked at, and those of what it is a link to. Raises OSError.
+    Its parents up to the root are looked at too, and those of a link's target. Raises OSError.
     """
     for each in (path.absolute(), path.resolve()):
         for part in reversed(each.parents):
@@ -26,16 +26,16 @@ def why_not_ours(path: Path) -> str:
 
 
 def read_ours(path: Path) -> tuple[bytes, str]:
-    """The file's content and '', or nothing and why others may have written it. Raises OSError."""
+    """Read a file; its content and '', or b'' and why others may have written it. Raises OSError."""
     reason = _why_not(path, os.lstat(path), is_parent=False)
     with path.open("rb") as file:
-        # Of what is read, whatever is put in its place meanwhile.
+        # The file that is read, whatever is put in its place meanwhile.
         reason = reason or _why_not(path, os.fstat(file.fileno()), is_parent=False)
         return (b"", reason) if reason else (file.read(), "")
 
 
 def make_ours(folder: Path) -> str:
-    """Make the folder, and its parents, for this user alone where they are not there; then as `why_not_ours`."""
+    """Make the folder and its missing parents for this user alone; then answer as `why_not_ours`."""
     for part in (*reversed(folder.absolute().parents), folder):
         if not part.exists():
             part.mkdir(mode=0o700, exist_ok=True)
@@ -45,7 +45,7 @@ def make_ours(folder: Path) -> str:
 def _why_not(path: Path, info: os.stat_result, *, is_parent: bool) -> str:
     if info.st_uid not in (0, os.geteuid()):
         return f"{path} belongs to {_user(info.st_uid)}, who can put anything there; use a place of your own"
-    # Of a link only its owner counts. In a sticky folder nobody can move or delete what is another's.
+    # A link's permissions mean nothing. In a sticky folder nobody can move or delete another user's files.
     if stat.S_ISLNK(info.st_mode) or (is_parent and info.st_mode & stat.S_ISVTX):
         return ""
     if info.st_mode & stat.S_IWOTH:
@@ -56,7 +56,7 @@ def _why_not(path: Path, info: os.stat_result, *, is_parent: bool) -> str:
 
 
 def _is_private(info: os.stat_result) -> bool:
-    """Whether its group has its owner alone, as most systems make one for each user."""
+    """Whether its group has no member but its owner, as the group that most systems make for each user."""
     try:
         group, owner = grp.getgrgid(info.st_gid), pwd.getpwuid(info.st_uid)
     except KeyError:

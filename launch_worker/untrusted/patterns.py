@@ -16,8 +16,8 @@ class PatternError(ValueError):
 
 
 def searcher(pattern: str) -> Callable[[str], bool]:
-    """What says whether a text has the pattern in it. Raises PatternError."""
-    # Imported by those who need it: a person waits for a list.
+    """Make a function that says whether a text has the pattern in it. Raises PatternError."""
+    # Imported only where a pattern is used: a person waits for a list.
     from pydantic_core import SchemaError, SchemaValidator, core_schema
 
     if len(pattern) > MAX_PATTERN:

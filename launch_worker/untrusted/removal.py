@@ -12,7 +12,7 @@ _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(path: str) -> OSError | None:
-    """Delete a folder and all in it; the first reason why something stays, None when it is gone.
+    """Delete a folder and all in it; the first reason why something stays, None when nothing does.
 
     A link is deleted and never followed. A folder without permissions, as `chmod 555` and Go's module cache leave them,
     gets its owner's first. Folders in folders are moved to the top one by one, so no depth is too large.
@@ -40,10 +40,10 @@ def remove_tree(path: str) -> OSError | None:
 
 @contextlib.contextmanager
 def _opened(path: str, *, dir_fd: int | None = None) -> Iterator[int]:
-    """The folder, to be read and written to by its owner."""
+    """Open the folder, and let its owner read and write it."""
     handle = os.open(path, os.O_PATH | _FOLDER, dir_fd=dir_fd)
     try:
-        # By the handle: whatever is put in its place meanwhile is not touched.
+        # Through the handle: whatever is put in the folder's place meanwhile is not touched.
         with contextlib.suppress(PermissionError):
             os.chmod(f"/proc/self/fd/{handle}", 0o700)
         fd = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -56,7 +56,7 @@ def _opened(path: str, *, dir_fd: int | None = None) -> Iterator[int]:
 
 
 def _empty(folder: int, top: int, prefix: str, numbers: Iterator[int], problems: list[OSError]) -> list[str]:
-    """Delete what is in a folder; folders that are not empty are in `top` after it, under the names returned."""
+    """Delete a folder's content; folders that are not empty are moved to `top`, under the names returned."""
     left = []
     for name in os.listdir(folder):
         try:
@@ -72,7 +72,7 @@ def _empty(folder: int, top: int, prefix: str, numbers: Iterator[int], problems:
 
 
 def _take_away(name: str, folder: int, top: int, prefix: str, numbers: Iterator[int]) -> list[str]:
-    """Raises OSError."""
+    """Delete an empty folder, or move one that is not to `top`; its name there. Raises OSError."""
     with contextlib.suppress(OSError):
         os.rmdir(name, dir_fd=folder)
         return []

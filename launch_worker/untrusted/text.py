@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-#: More than anything that this system writes.
+#: Characters of the longest JSON text that is read, more than this system writes.
 MAX_CHARS = 16 << 20
-#: Deeper values end whoever walks through them: a copy, a comparison, writing them out again.
+#: Levels of nesting; deeper values exhaust the stack of a copy, a comparison or an encoder.
 MAX_DEPTH = 100
 
 
@@ -19,7 +19,7 @@ class TooDeepError(ValueError):
 def read_json(
     text: str | bytes, *, max_chars: int = MAX_CHARS, parse_constant: Callable[[str], Any] | None = None
 ) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, too long or (TooDeepError) too deep."""
+    """Read a JSON text. Raises ValueError for a text that is no JSON or too long, TooDeepError for deep nesting."""
     if len(text) > max_chars:
         raise ValueError(f"it is longer than {max_chars:,} characters")
     if isinstance(text, bytes):
@@ -28,14 +28,14 @@ def read_json(
         value = json.loads(text, parse_constant=parse_constant)  # noqa: TID251 (here it has bounds)
     except RecursionError:
         raise TooDeepError(f"it is nested more than {MAX_DEPTH} levels deep") from None
-    # Almost every text has fewer brackets than levels are allowed.
+    # Almost every text has fewer brackets than there may be levels.
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
         raise TooDeepError(f"it is nested more than {MAX_DEPTH} levels deep")
     return value
 
 
 def read_map(text: str | bytes) -> dict[str, Any]:
-    """The JSON object that a text is; an empty one for any other text."""
+    """Read a JSON object; an empty one for any other text."""
     try:
         value = read_json(text) if text else None
     except ValueError:
@@ -44,7 +44,7 @@ def read_map(text: str | bytes) -> dict[str, Any]:
 
 
 def is_deeper(value: Any, levels: int) -> bool:
-    """Whether maps and lists are nested in one another more than so many levels deep."""
+    """Whether maps and lists are nested more than `levels` deep."""
     nested = [value] if isinstance(value, (dict, list, tuple)) else []
     for _ in range(levels):
         nested = [
@@ -59,7 +59,7 @@ def is_deeper(value: Any, levels: int) -> bool:
 
 
 def clean(value: Any) -> str:
-    """Text that cannot leave its row: no escapes of a terminal, no line breaks, nothing that turns its direction."""
+    """Replace the characters by which a text could leave its row: escapes, line breaks, changes of direction."""
     text = "" if value is None else str(value)
     if text.isprintable():
         return text

@@ -26,25 +26,25 @@ from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.engine")
 
-#: For an answer of what only looks or tells.
+#: Seconds for the answer to a call that only looks.
 _LOOK_TIMEOUT_S = 10.0
-#: For an answer of what makes, starts or removes something; a pull answers piece by piece.
+#: Seconds for the answer to a call that makes, starts or removes something; a pull answers piece by piece.
 _WORK_TIMEOUT_S = 60.0
-#: A proxy in between says so when the engine behind it did not answer in time.
+#: Statuses by which a proxy in between says that the engine did not answer in time.
 _OF_A_PROXY = (502, 503, 504)
 
-#: Ends the reading of an answer, from another thread.
+#: Ends another thread's reading of an answer.
 Cut: TypeAlias = Callable[[], None]
 
-#: How engines say that there is no such container any more, or in a moment.
+#: Words by which engines say that a container is gone, or will be in a moment.
 _IS_GONE = re.compile("no such container|dead or marked for removal", re.IGNORECASE)
-#: What Go's file modes of anything but a plain file have.
+#: Bits that Go's file modes have for anything but a plain file.
 _NO_FILE = 0x8F280000
 
 
 @dataclass(frozen=True)
 class FileInContainer:
-    """What an engine tells of a file without reading it."""
+    """The facts about a file that an engine gives without reading it."""
 
     size: int
     modified: str
@@ -54,8 +54,8 @@ class FileInContainer:
 class Engine:
     """The engine that DOCKER_HOST names, else the local one; connected to when first asked. Thread-safe.
 
-    Every call has a deadline. After an EngineAwayError nobody knows whether the engine did, or will do, what it was
-    asked: one that hangs does so when it goes on, though who asked is gone.
+    Every call has a deadline. After an EngineAwayError it is unknown whether the engine did, or will do, the thing: an
+    engine that hangs does it when it goes on, though the caller is gone.
     """
 
     def __init__(self, *, look_timeout_s: float = _LOOK_TIMEOUT_S) -> None:
@@ -65,13 +65,13 @@ class Engine:
         self._worker: docker.APIClient | None = None
 
     def api(self) -> Any:
-        """A client of the engine's API, for what only looks or tells. Raises EngineAwayError."""
+        """A client of the engine's API for calls that only look. Raises EngineAwayError."""
         if self._api is None:
             self._connect()
         return self._api
 
     def worker(self) -> Any:
-        """The same for what makes, starts or removes something: the engine may take a while. Raises EngineAwayError."""
+        """A client for calls that make, start or remove something, which take longer. Raises EngineAwayError."""
         if self._worker is None:
             self._connect()
         return self._worker
@@ -89,7 +89,7 @@ class Engine:
             self._connecting.release()
 
     def ping(self, *, timeout_s: float) -> None:
-        """Raises EngineAwayError when it does not answer in time."""
+        """Ask whether the engine lives. Raises EngineAwayError when it does not answer in time."""
         api = self.api()
         with clear_errors(), api.get(f"{api.base_url}/_ping", timeout=timeout_s) as response:
             response.raise_for_status()
@@ -103,10 +103,10 @@ class Engine:
         silence_s: float | None = _LOOK_TIMEOUT_S,
         on_open: Callable[[Cut], None] = lambda _: None,
     ) -> Iterator[Iterator[bytes]]:
-        """What the engine sends, as it comes: the SDK's own reader of logs takes three times as long for each message.
+        """Read the engine's answer as it comes; the SDK's own reader takes three times as long for each message.
 
-        `silence_s` is the longest time between two pieces; with None there may be any, as a job may be silent for days:
-        `on_open` is then given what ends the reading from another thread.
+        `silence_s` is the longest time between two pieces. None is for a job, which may be silent for days: `on_open`
+        then gets a function that ends the reading from another thread.
         Raises EngineAwayError, NoContainerError, StartError, also while it is read.
         """
         api = self.api()
@@ -126,7 +126,7 @@ class Engine:
                 yield response.iter_content(chunk_size=None)
 
     def stat(self, container: str, path: str) -> FileInContainer | None:
-        """None when there is no such file, or container. Raises EngineAwayError, StartError."""
+        """The facts about a file; None when there is no such file or container. Raises EngineAwayError, StartError."""
         api = self.api()
         with clear_errors():
             url = f"{api.base_url}/v{api.api_version}/containers/{container}/archive"
@@ -147,13 +147,13 @@ class Engine:
             self.api().put_archive(container, folder, archive)
 
     def remembers_end(self, container: str) -> bool:
-        """Whether the engine has seen the container end; False where it was started anew since. Raises EngineAwayError.
+        """Whether the engine remembers the container's end; False after its restart. Raises EngineAwayError.
 
-        It keeps its last 256 events in memory.
+        An engine keeps its last 256 events in memory.
         """
         with clear_errors():
             wanted = {"container": [container], "event": ["die", "died"]}
-            # Until a little later: clocks differ. Past events come at once.
+            # Until a little later, for clocks differ. Past events come at once.
             with contextlib.closing(self.api().events(since=1, until=int(time.time()) + 1, filters=wanted)) as events:
                 return any(True for _ in events)
 
@@ -164,20 +164,20 @@ class Engine:
 
 
 def _hang_up(line: socket.socket) -> None:
-    """End the reading of what another thread reads there."""
+    """End another thread's reading from this socket."""
     with contextlib.suppress(OSError):
         line.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
 def clear_errors(*, image: str = "", program: str = "") -> Iterator[None]:
-    """The SDK's errors as ours: EngineAwayError, NoContainerError, or StartError with a sentence."""
+    """Turn the SDK's errors into EngineAwayError, NoContainerError, or StartError with a sentence."""
     try:
         yield
     except docker.errors.APIError as error:
         if error.status_code in _OF_A_PROXY:
             raise EngineAwayError(_no_answer(f"status {error.status_code}")) from None
-        # Podman tells it with other status codes, and in small letters.
+        # Podman has other status codes, and small letters.
         if _IS_GONE.search(str(error.explanation)):
             raise NoContainerError(str(error.explanation)) from None
         raise StartError(
@@ -195,11 +195,11 @@ def _no_answer(cause: str) -> str:
 
 
 def address() -> str:
-    """Where the engine is looked for."""
+    """The address of the engine."""
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
-#: What an engine says where its machine lacks something: its disk, its driver.
+#: Words of an engine whose machine lacks something: disk, a driver.
 _OF_THE_MACHINE = re.compile(r"no space left|could not select device driver|read-only file system|too many open files")
 
 

@@ -1,7 +1,7 @@
 """Ends containers that their engine has forgotten, because it was killed while it started them.
 
-Docker notes that a container runs a moment after it does. One that is killed in between calls the container created
-when it is back, and removes it from under its processes, which go on.
+Docker notes that a container runs a moment after it does. An engine that is killed in between calls the container
+created when it is back, and removes it while its processes go on.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from launch_worker.errors import EngineAwayError
 from launch_worker.runners.container.engine import Engine, clear_errors
 from launch_worker.runners.process import tree
 
-#: The init program is mounted there when a container is started; before that there is no such file.
+#: Path at which the init program is mounted when a container is started; before that there is no such file.
 _INIT = "/sbin/docker-init"
 
 
 def end_forgotten(engine: Engine, container: str) -> bool:
-    """Kill what runs of a container that the engine calls created; whether its job may have run.
+    """Kill the processes of a container that the engine calls created; whether its job may have run.
 
     Processes on another machine, as those of an engine behind TCP, are not seen, nor are they from within a container.
-    Raises EngineAwayError, also when the processes are not to be killed; NoContainerError.
+    Raises EngineAwayError, also when the processes cannot be killed; NoContainerError.
     """
-    # In this order: both wait for a start that is under way.
+    # In this order: both calls wait for a start that is under way.
     was_set_up = engine.stat(container, _INIT) is not None
     with clear_errors():
         found = engine.api().inspect_container(container)

@@ -1,8 +1,8 @@
 """Starts, watches, stops and explains one attempt's container, and has its log copied.
 
-An engine's answer may be lost, and what it was asked for be done all the same, now or when it goes on. So whatever is
-not known is asked for again, for as long as it takes: an attempt ends here only when its container is known to have
-ended, or can never begin, as one that was removed cannot.
+An engine's answer may be lost, and the thing be done all the same, now or when the engine goes on. So unknown facts
+are asked for again until they are known: an attempt ends here only when its container is known to have ended, or can
+never begin because it was removed.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from launch_worker.runners.talk_folder import TALK
 
 log = logging.getLogger("launch_worker.container")
 
-#: Before an engine that did not answer is asked again.
+#: Seconds until an engine that did not answer is asked again.
 RETRY_S = 1.0
-#: How long an engine that does not answer is waited for before the start goes on to be watched as a started one is.
+#: Seconds to wait for an engine that does not answer, before a start is watched as a running container is.
 PATIENCE_S = 5.0
-#: A log that has been silent for so long is looked at: the engine may have forgotten to say that it is over.
+#: Seconds of silence after which a log is looked at: the engine may have failed to say that it is over.
 _SILENT_S = 10.0
-#: How long the end of a container, once it is known, waits for the rest of its log.
+#: Seconds for which the end of a container, once known, waits for the rest of its log.
 _REST_S = 30.0
-#: How long a signal waits for the word that announces it.
+#: Seconds for which a signal waits for the file that announces it.
 _ANNOUNCE_S = 1.0
-#: After a SIGKILL that nobody asked for: is the container being removed, or was only its process killed?
+#: Seconds after a SIGKILL that was not asked for, until it is seen whether the container is being removed.
 _REMOVAL_S = 0.4
-#: An engine may hear so long after the end of a container that it ran out of its memory.
+#: Seconds after the end of a container within which an engine may learn that it ran out of memory.
 _OOM_S = 2.0
 _REMOVED = "its container was removed by somebody else"
-#: A flood is looked at after each so many bytes, and copied at about this rate.
+#: Bytes of a flood after which it is looked at, and bytes of it that are copied in a second.
 _FLOOD_BYTES = 2 << 20
 _BYTES_PER_S = 32 << 20
-#: What is read of the rest when a job has ended.
+#: Lines of the rest that are read when a job has ended.
 _NEWEST_LINES = 100_000
 _REST_IS_MISSING = "the container engine did not give the end of its log: some output is missing"
 _NEVER_RAN = "the container engine did not start the container, and it is removed"
@@ -61,10 +61,10 @@ _FORGOTTEN = (
     "and is ended"
 )
 _LOST_CODE = "the container engine was killed as the job ended, and has lost its exit code"
-#: What an engine tells for an exit code that it does not know; a job may exit with it too.
+#: Exit code by which an engine says that it does not know it; a job may exit with it too.
 _UNKNOWN = 255
 _DISK_WAS_FULL = "the worker's disk was full while its output was copied: some may be missing"
-#: How the init processes of Docker (tini) and Podman (catatonit) begin to say that they cannot run their command.
+#: Words with which the init processes of Docker (tini) and Podman (catatonit) say that they cannot run a command.
 _INIT_FAILED = (b"[FATAL tini (", b"ERROR (catatonit:")
 _EXIT_CODES = {
     125: "the program in the container says that it could not run its command",
@@ -74,7 +74,7 @@ _EXIT_CODES = {
 
 
 class Containers(Protocol):
-    """What a handle needs of the runner that it is of."""
+    """What a handle needs of its runner."""
 
     log_file_bytes: int
     engine: Engine
@@ -92,7 +92,7 @@ class Containers(Protocol):
 
 
 class ContainerHandle:
-    """Its events arrive in `events`: Exited, once its log is whole, then Gone. Thread-safe."""
+    """One attempt's container. `events` gets Exited, once the log is whole, then Gone. Thread-safe."""
 
     def __init__(
         self,
@@ -106,10 +106,10 @@ class ContainerHandle:
         warning: str = "",
         stopped_by: StopReason = "",
     ) -> None:
-        """Without `container` (its id) it is looked for by its labels. `stopped_by`: who has begun to end it."""
+        """Without `container` (its id) it is found by its labels. `stopped_by`: why another process is ending it."""
         self.key = key
         self.container = container
-        #: Of its main process; 0 until it is known to run.
+        #: Pid of its main process; 0 until it is known to run.
         self.pid = 0
         self.events = events
         self.exited: Exited | None = None
@@ -123,13 +123,13 @@ class ContainerHandle:
         self._left = False
         self._stopped_by = stopped_by
         self._announcing: threading.Thread | None = None
-        #: The start that it was made for: not answered yet, or how; None for one that another worker made.
+        #: Order to start it, with the engine's answer; None for a container that another worker made.
         self._start: _Start | None = None
         self._is_awaited = False
-        #: It has run, whether or not it still does.
+        #: It has run, and may run still.
         self.has_run = False
         self._is_forgotten = False
-        #: Who is told what people are to know, once they are there; and what they were told.
+        #: Writes a sentence for people; None until the record may be written.
         self._enter: Callable[[str, str], None] | None = None
         self._on_started: Callable[[int], None] = lambda _: None
         self._is_away_noted = False
@@ -144,7 +144,7 @@ class ContainerHandle:
         self._program, self._image = "", ""
 
     def follow(self) -> ContainerHandle:
-        """Begin to copy its log and what it tells, and to wait for its end."""
+        """Begin to copy its log and its talk, and to wait for its end."""
         self._runner.watch.add(self)
         threading.Thread(target=self._follow, name=f"container-{self.key}", daemon=True).start()
         return self
@@ -154,19 +154,19 @@ class ContainerHandle:
         return True
 
     def catch_up(self) -> None:
-        """Its log is copied by the engine's own pace."""
+        """Do nothing: the engine sets the pace of the log."""
 
     def begin(self, *, program: str, image: str, deadline: float) -> ContainerHandle:
-        """Have the engine start it, once only: a second order might start it again. Until the deadline it may."""
+        """Have the engine start it before the deadline, and once only: a second order might start it again."""
         self._start = _Start(deadline)
         self._is_awaited = True
         threading.Thread(target=self._order_start, args=(program, image), name=f"start-{self.key}", daemon=True).start()
         return self.follow()
 
     def await_start(self, unwanted: Callable[[], bool]) -> None:
-        """Block until it has run, the engine is silent, or something else is wanted. Raises StartError: it never runs.
+        """Block until it has run, the engine is silent, or `unwanted` is true. Raises StartError: it never runs.
 
-        In all other cases it is to be supervised: it runs, or may.
+        In all other cases it must be supervised: it runs, or may.
         """
         assert self._start is not None
         with self._changed:
@@ -179,7 +179,7 @@ class ContainerHandle:
                 raise self._start.refusal
 
     def report_to(self, enter: Callable[[str, str], None], on_started: Callable[[int], None]) -> None:
-        """`on_started` gets its pid when it is known to run, `enter` a sentence while the engine does not answer."""
+        """Call `on_started` with its pid when it is known to run, `enter` with a sentence when the engine is silent."""
         with self._changed:
             self._enter, self._on_started = enter, on_started
             has_run = self.has_run
@@ -188,11 +188,11 @@ class ContainerHandle:
 
     @property
     def trouble(self) -> str:
-        """Why nobody knows how it is; '' while the engine answers."""
+        """Why its state is unknown; '' while the engine answers."""
         return "" if self._gone else self._runner.watch.trouble
 
     def announce(self, reason: str) -> None:
-        """Show the job that it shall stop; before it is signalled, if the engine is not slow."""
+        """Show the job that it shall stop, before it is signalled if the engine is not slow."""
         with self._changed:
             if self._announcing is not None or not self.container:
                 return
@@ -205,7 +205,7 @@ class ContainerHandle:
             self._announcing.start()
 
     def stop(self, *, grace_s: float) -> None:
-        """The image's stop signal, SIGKILL after the grace, until Gone. A second call can only shorten it."""
+        """Send the image's stop signal, and SIGKILL after the grace. A second call can only shorten the grace."""
         with self._changed:
             kill_at = time.monotonic() + grace_s
             is_first = self._kill_at is None
@@ -215,12 +215,12 @@ class ContainerHandle:
             threading.Thread(target=self._end, name=f"stop-{self.key}", daemon=True).start()
 
     def expired(self, kill_at: float) -> None:
-        """Its lease ran out: the guard ends it, and so does this worker if it lives."""
+        """End it too: its lease ran out, and the guard is ending it."""
         self._stopped_by = self._stopped_by or "lease"
         self.stop(grace_s=max(0.0, kill_at - boot_time_s()))
 
     def explain(self, outcome: Outcome) -> Outcome:
-        """What the engine knows about an end that the exit code alone does not tell."""
+        """Add to the outcome the engine's knowledge of the end."""
         if outcome.state is RunState.FAILED:
             outcome = self._explained(outcome)
         if outcome.by_shutdown and self._start is not None and not self.has_run and not self._is_forgotten:
@@ -233,7 +233,7 @@ class ContainerHandle:
         return replace(outcome, message="\n".join(filter(None, [outcome.message, *notes])))
 
     def leave(self) -> None:
-        """Supervise it no more: the next worker copies its log from here on."""
+        """Stop supervising: the next worker copies its log from here on."""
         with self._changed:
             self._left = True
             self._changed.notify_all()
@@ -241,13 +241,13 @@ class ContainerHandle:
         self._runner.talks.drop(self.container)
 
     def dispose(self) -> None:
-        """Remove the container and what it wrote. One that cannot be removed now is later."""
+        """Remove the container with its files, now or later."""
         self._runner.forget(self)
 
-    # -- what the engine's watch tells --------------------------------------------------------------------------------
+    # -- calls of the engine's watch ----------------------------------------------------------------------------------
 
     def note_away(self) -> None:
-        """The engine does not answer: people are told once."""
+        """Say once, for people, that the engine does not answer."""
         with self._changed:
             self._changed.notify_all()
             if self._is_away_noted or self._enter is None or self._gone:
@@ -258,7 +258,7 @@ class ContainerHandle:
         _tell(enter, "engine", f"the container engine at {address()} does not answer; {what}")
 
     def note_answers(self) -> None:
-        """It does (again)."""
+        """Say that the engine answers again."""
         with self._changed:
             was_noted, self._is_away_noted = self._is_away_noted, False
             enter, cut = self._enter, self._cut
@@ -269,7 +269,7 @@ class ContainerHandle:
             elif enter is not None:
                 _tell(enter, "start", "")
         if cut is not None and silent_s > _SILENT_S and self._has_ended():
-            # Its log ought to be over too.
+            # Its log should be over too.
             cut()
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ class ContainerHandle:
         return replace(outcome, reason=text, message=text)
 
     def _init_failed(self) -> bytes:
-        """What the init process said when it could not run its command; b'' when it could."""
+        """The words of an init process that could not run its command; b'' when it could."""
         try:
             with self._output.open("rb") as output:
                 said = output.read(500)
@@ -360,7 +360,7 @@ class ContainerHandle:
                     self._pause(RETRY_S)
             except Exception:
                 log.exception("container.log_failed run=%s", self.key)
-                # Whatever is wrong with its log: how it ended must still be told.
+                # Whatever is wrong with its log, its end must be reported.
                 if self.has_run and self._has_ended():
                     ended = self._end_of(self._why_unknown(self._state))
                 else:
@@ -380,7 +380,7 @@ class ContainerHandle:
             refused = self._start is not None and self._start.refusal is not None
             if refused and self._is_awaited:
                 self._changed.notify_all()
-                return  # who waits for its start hears of it
+                return  # whoever waits for its start gets the error
             self.exited = ended
             self._changed.notify_all()
         self.events.put(ended)
@@ -390,7 +390,7 @@ class ContainerHandle:
         return Exited(None if problem else _status(self._state), self._stopped_by, problem)
 
     def _end_of_one_that_is_gone(self) -> Exited:
-        """There is no such container (any more), and so there never will be."""
+        """Its end when there is no such container any more, and so there never will be."""
         if self.has_run:
             return self._end_of(_REMOVED)
         asked = self._stopped_by or ("asked" if self._kill_at is not None else "")
@@ -401,10 +401,10 @@ class ContainerHandle:
         return Exited(None, asked or "worker", problem)
 
     def _look_at_unstarted(self) -> Exited | None:
-        """It is made, and does not run (yet). How that ended; None when it is to be looked at again.
+        """Look at a container that is made and does not run (yet); its end, or None when it must be looked at again.
 
-        Once it is removed it can never start, also when the engine comes upon an order to start it that it was given
-        before. Raises EngineAwayError, and NoContainerError when somebody else has removed it.
+        Once it is removed it can never start, also when the engine serves an order to start it that came before.
+        Raises EngineAwayError, and NoContainerError when another process has removed it.
         """
         start = self._start
         refusal: StartError | None = None
@@ -419,7 +419,7 @@ class ContainerHandle:
             elif is_wanted and not start.is_answered:
                 return None
             elif is_wanted:
-                # The answer may have come since it was looked at.
+                # The answer may have come since the look.
                 if not self._is_unstarted(self._inspect()):
                     return None
                 refusal = start.error
@@ -428,7 +428,7 @@ class ContainerHandle:
         except (EngineAwayError, NoContainerError):
             raise
         except StartError as error:
-            # It runs after all; or else is removed in a while.
+            # It runs after all, or is removed a little later.
             log.debug("container.not_removed run=%s: %s", self.key, error)
             self._pause(0.1)
             return None
@@ -443,7 +443,7 @@ class ContainerHandle:
     def _is_unstarted(self, state: Mapping[str, Any]) -> bool:
         if state["Status"] == "created":
             return True
-        # Some engines call one exited that they could not start.
+        # Some engines call a container exited that they could not start.
         is_refused = self._start is not None and self._start.error is not None
         return is_refused and not state["Running"] and not self.has_run
 
@@ -465,7 +465,7 @@ class ContainerHandle:
             if self._enter is None or (self._is_start_noted and not again):
                 return
             if self._start is None and not self.pid:
-                return  # it had ended before this worker saw it: what its first one noted stays
+                return  # it had ended before this worker saw it: the note of its first worker stays
             self._is_start_noted = True
             on_started = self._on_started
         _tell(on_started, self.pid)
@@ -487,10 +487,10 @@ class ContainerHandle:
         return True
 
     def _copy(self, copy: ContainerLog, *, newest: int | None = None) -> None:
-        """Copy what there is and what comes, until the container ends or the engine hangs up.
+        """Copy the log from the mark on, until the container ends or the engine closes the connection.
 
-        With `newest`, of what there is now so many lines at most: an engine that drops older output may hang up on
-        those who are behind.
+        `newest` is the largest number of lines that are read of the log as it is now: an engine that drops older output
+        may close the connection of a reader that is behind.
         """
         since = copy.resume()
         options = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(newest is None), "tail": newest or "all"}
@@ -524,7 +524,7 @@ class ContainerHandle:
 
     @contextlib.contextmanager
     def _cutting(self) -> Iterator[None]:
-        """What is read in it can be cut off by another thread, until it has been read."""
+        """Let another thread end the reading in this block."""
         try:
             yield
         finally:
@@ -545,7 +545,7 @@ class ContainerHandle:
         return state
 
     def _why_unknown(self, state: Mapping[str, Any]) -> str:
-        """Why the exit code that the engine tells is not the job's; '' when it is."""
+        """Why the engine's exit code is not the job's; '' when it is."""
         if state["ExitCode"] == _UNKNOWN and not self._stopped_by:
             with contextlib.suppress(LaunchError):
                 if not self._runner.engine.remembers_end(self.container):
@@ -563,7 +563,7 @@ class ContainerHandle:
                     if now.get("Status") in ("removing", "dead"):
                         return _REMOVED
                     if now.get("OOMKilled"):
-                        # An engine may hear of it a moment after the end.
+                        # An engine may learn it a moment after the end.
                         self._state = now
                         return ""
                 except NoContainerError:
@@ -625,18 +625,18 @@ class ContainerHandle:
 class _Start:
     """An order to start a container: given once."""
 
-    #: By the monotonic clock: when one that has not started shall not start any more.
+    #: Monotonic time after which the container must not start any more.
     deadline: float
-    #: No order is on its way any more, as far as this worker knows: it was answered, or its connection is gone.
+    #: The order was answered, or its connection is closed: none is on its way, as far as this worker knows.
     is_answered: bool = False
-    #: What the engine said against it.
+    #: Error of the engine.
     error: StartError | None = None
     #: Why it never starts: it does not run, and is being removed.
     refusal: StartError | None = None
 
 
 def _tell(whom: Callable[..., None], *words: Any) -> None:
-    """What people are told decides nothing about the job."""
+    """Call it; a failure to inform people decides nothing about the job."""
     try:
         whom(*words)
     except Exception:
@@ -644,6 +644,6 @@ def _tell(whom: Callable[..., None], *words: Any) -> None:
 
 
 def _status(state: Mapping[str, Any]) -> int:
-    """The exit status as of a process: an engine tells signal n as 128 + n."""
+    """The exit status as of a process: an engine gives 128 + n for signal n."""
     code = int(state["ExitCode"])
     return 128 - code if 128 < code <= 128 + 64 else code

@@ -1,7 +1,7 @@
 """Copies the log that an engine keeps of a container into the attempt's output file, and can go on after a break.
 
-The engine puts a time before each message. A mark of how far they were copied is kept beside the file, so that a later
-worker goes on with the byte that comes next.
+The engine puts a time before each message. A mark beside the file says how far messages were copied, so that a later
+worker goes on with the next byte.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from launch_worker.runners.output import OutputWriter
 log = logging.getLogger("launch_worker.container_log")
 
 _TIME = re.compile(rb"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
-#: What the engine splits long lines into.
+#: Bytes of the pieces into which the engine splits long lines.
 _PIECE = 16 * 1024
-#: How much is copied between two notes of the mark: what is read again after a break at most.
+#: Bytes copied between two notes of the mark, and so read again at most after a break.
 _NOTE_BYTES = 1 << 20
-#: How far the times of two streams may be out of order.
+#: Nanoseconds by which the times of the two streams may be out of order.
 _DISORDER_NS = 2_000_000_000
-#: After so much without a sign of the mark it is taken for lost.
+#: Bytes read without the mark after which the mark is taken for lost.
 _UNSURE_BYTES = 64 << 20
 _HEADER = struct.Struct(">BxxxL")
 
 
 def messages_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The messages in the engine's multiplexed stream, in their order, whichever of the two streams they are of."""
+    """Read the messages of both streams from the engine's multiplexed one, in their order."""
     buffer = b""
     for chunk in chunks:
         buffer = buffer + chunk if buffer else chunk
@@ -45,11 +45,12 @@ def messages_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class ContainerLog:
-    """Not thread-safe: one thread copies one container's log.
+    """Copies one container's log. Not thread-safe.
 
-    After a break the engine is asked for its messages from a little before the mark on, and what is in the file already
-    is passed over: all up to the message of the mark, then as many bytes as were copied after it. Times alone would not
-    do: those of the two streams are not in the order of their messages, and the pieces of a long line share one.
+    After a break the engine is asked for its messages from a little before the mark on, and those that are in the file
+    already are passed over: all up to the message of the mark, then the bytes that were copied after it. Times alone
+    would not do: the times of the two streams are not in the order of their messages, and the pieces of a long line
+    share one.
     """
 
     def __init__(self, output: Path, *, limit_bytes: int = 64 << 20, mends_lines: bool = False) -> None:
@@ -59,37 +60,37 @@ class ContainerLog:
         self._output = output
         self._writer = OutputWriter(output, limit_bytes=limit_bytes)
         self._mark_file = output.with_name("log-mark")
-        #: Time, as the engine writes it, of the last message before the newest time, and the file's size after it.
+        #: Time, as the engine writes it, of the last message before the newest time, and the file's bytes after it.
         self._mark_at, self._mark_size = self._read_mark()
         self._at = self._mark_at
         self._noted_size = self._size
-        #: Messages since the engine was asked, as long as the mark was not among them; None once it was.
+        #: Messages since the engine was asked; None once the mark was among them.
         self._unsure: list[tuple[bytes, bytes]] | None = None
         self._unsure_bytes = 0
         self._in_mark = False
         self._skip = 0
         self._mends_lines = mends_lines
-        #: The last message was the last piece of a long line, without its newline; or the end of its stream.
+        #: The last message was the last piece of a long line, without its newline, or the end of its stream.
         self._is_open = False
         self._line_at = b""
         self._is_refused = False
-        #: All that was copied here.
+        #: Bytes copied by this object.
         self.copied = 0
 
     @property
     def disk_was_full(self) -> bool:
-        """Whether output had to be given up because of that."""
+        """Whether output was given up because the disk was full."""
         return self._is_refused or self._writer.disk_was_full
 
     def resume(self) -> float:
-        """From which time (in seconds, 0 for all) on the engine's log is needed; its messages come next."""
+        """Begin anew; the time, in seconds, from which on the engine's log is needed (0 for all)."""
         self._in_mark = self._is_open = False
         self._skip = self._size - self._mark_size
         self._unsure, self._unsure_bytes = ([], 0) if self._mark_at else (None, 0)
         return max(0, _nanoseconds(self._mark_at) - _DISORDER_NS) / 1e9
 
     def add(self, message: bytes) -> None:
-        """One message of the engine, its time in front."""
+        """Copy one message of the engine, its time in front."""
         at, _, data = message.partition(b" ")
         if self._in_mark and at == self._mark_at:
             self._note_line(at, data)
@@ -108,7 +109,7 @@ class ContainerLog:
                 self._mark_is_lost()
 
     def end(self) -> None:
-        """No more messages come in this turn."""
+        """Note that no more messages come in this turn."""
         if self._unsure:
             self._mark_is_lost()
 
@@ -120,7 +121,7 @@ class ContainerLog:
         return self._writer.end
 
     def _mark_is_lost(self) -> None:
-        """The engine has dropped its older log: all that it still has from the mark on is new."""
+        """Copy the messages that were held back and are newer than the mark: the engine has dropped its older log."""
         unsure, self._unsure, self._skip = self._unsure or [], None, 0
         mark = _nanoseconds(self._mark_at)
         for at, data in unsure:
@@ -173,7 +174,7 @@ class ContainerLog:
 
 
 def _nanoseconds(at: bytes) -> int:
-    """Since the epoch, of a time as the engine writes it; 0 for what is none."""
+    """Nanoseconds since the epoch of a time as the engine writes it; 0 for any other text."""
     found = _TIME.fullmatch(at)
     if found is None:
         return 0

@@ -25,7 +25,7 @@ from launch_worker.runners.talk_folder import TALK
 log = logging.getLogger("launch_worker.container")
 
 _EVERY_S = 1.0
-#: Of a container that has told nothing in its first minute.
+#: Seconds between two looks at a container that was silent in its first minute.
 _SILENT_EVERY_S = 5.0
 _SILENT_S = 60.0
 _BYTES_PER_S = 1 << 20
@@ -35,7 +35,7 @@ _FOLDER = f"{LAUNCH_DIR}/{TALK}"
 
 @dataclass
 class _Source:
-    """One container's file, and how much of it was copied."""
+    """One container's file, and the bytes of it that were copied."""
 
     container: str
     target: Path
@@ -48,7 +48,7 @@ class _Source:
 
 
 class ContainerTalks:
-    """Copies what the containers of one worker tell. Thread-safe; its thread lives while there is one."""
+    """Copies the talk of one worker's containers. Thread-safe; its thread lives while there is a container."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -57,7 +57,7 @@ class ContainerTalks:
         self._thread: threading.Thread | None = None
 
     def add(self, container: str, folder: Path) -> None:
-        """Copy into the file in `folder` from now on; what is in it was copied before. Raises OSError."""
+        """Copy into the file in `folder` from now on; the bytes in it were copied before. Raises OSError."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = folder / TO_WORKER
         target.touch()
@@ -74,14 +74,14 @@ class ContainerTalks:
             self._changed.notify_all()
 
     def finish(self, container: str) -> None:
-        """Copy the rest of one that has ended, while it is still there."""
+        """Copy the rest of a container's talk once it has ended, and before it is removed."""
         source = self._sources.get(container)
         self.drop(container)
         if source is not None:
             self._copy(source)
 
     def show_stop(self, container: str, reason: str) -> None:
-        """Put the file that says that the job shall stop. It is signalled anyway."""
+        """Put the file that says that the job shall stop; the job is signalled anyway."""
         text = f"{reason}\n".encode()
         with io.BytesIO() as buffer:
             with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -116,7 +116,7 @@ class ContainerTalks:
         return max(_EVERY_S, source.size / _BYTES_PER_S)
 
     def _copy(self, source: _Source) -> None:
-        """Never raises: what a job tells is no reason to lose it."""
+        """Copy new bytes. Never raises: talk is no reason to lose a job."""
         try:
             with source.copying:
                 self._copy_new(source)

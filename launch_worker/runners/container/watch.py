@@ -13,23 +13,23 @@ from launch_worker.runners.container.engine import Engine, address
 log = logging.getLogger("launch_worker.container")
 
 _EVERY_S = 3.0
-#: What an engine has for an answer that costs it nothing.
+#: Seconds for an answer that costs an engine nothing.
 _ANSWER_S = 5.0
 _SAY_AGAIN_S = 60.0
 
 
 class Watcher(Protocol):
-    """Who wants to know."""
+    """Gets to know whether the engine answers."""
 
     def note_away(self) -> None:
         """The engine does not answer. Never raises."""
 
     def note_answers(self) -> None:
-        """It does. Never raises."""
+        """The engine answers. Never raises."""
 
 
 class EngineWatch:
-    """Thread-safe. Its thread lives while somebody wants to know."""
+    """Asks the engine again and again while there are watchers. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -37,7 +37,7 @@ class EngineWatch:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._said_at = 0.0
-        #: Since when the engine does not answer, on the monotonic clock; None while it does.
+        #: Monotonic time since which the engine does not answer; None while it does.
         self.away_since: float | None = None
 
     def add(self, watcher: Watcher) -> None:
@@ -54,7 +54,7 @@ class EngineWatch:
 
     @property
     def trouble(self) -> str:
-        """What is wrong, for people; '' while the engine answers."""
+        """A sentence about an engine that does not answer; '' while it does."""
         since = self.away_since
         if since is None:
             return ""

@@ -1,7 +1,7 @@
 """Runs one program to its end for a run's start: bounded, watched, and ended with all that it started.
 
-What reads foreign bytes may run without end, or take all memory. In a child that may die it holds up no thread of the
-worker, and no other run.
+A program that reads foreign bytes may run without end, or take all memory. In a child that may die it blocks no thread
+of the worker, and no other run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from launch_worker.runners.process import orphans, tree
 
-#: How often it is asked whether the child is still wanted.
+#: Seconds between two checks whether the child is still wanted.
 _TURN_S = 0.05
 _GRACE_S = 2.0
 _LAST_WORDS = 16 << 10
@@ -29,18 +29,18 @@ _SHELL = "/bin/sh"
 
 @dataclass(frozen=True)
 class Bounds:
-    """What each process of a child may have; 0 is no bound."""
+    """Bounds of each process of a child; 0 is no bound."""
 
-    #: Written to, and its own: files that are mapped to be read do not count.
+    #: Bytes of memory that it writes to; files that are mapped to be read do not count.
     memory_bytes: int = 0
-    #: Processor time.
+    #: Seconds of processor time.
     cpu_s: int = 0
-    #: Of one file.
+    #: Bytes of one file.
     file_bytes: int = 0
 
     @property
     def _limits(self) -> str:
-        """As the shell sets them; one that is stricter already stays."""
+        """The shell's commands that set the bounds; a bound that is stricter already stays."""
         limits = (
             ("-c", 0, True),
             ("-d", self.memory_bytes >> 10, self.memory_bytes > 0),
@@ -50,13 +50,13 @@ class Bounds:
         return "".join(f"ulimit {option} {limit} 2>/dev/null; " for option, limit, is_set in limits if is_set)
 
     def wrap(self, program: str, arguments: Sequence[str]) -> list[str]:
-        """A command that has the bounds from its first instruction on, and so has all that it starts."""
+        """Wrap a command so that it has the bounds from its first instruction on, as all processes that it starts."""
         return [_SHELL, "-c", self._limits + 'exec "$@"', program, program, *arguments]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the child ended: its exit code or minus a signal's number, what it printed, the end of what it said."""
+    """How a child ended: exit code or minus a signal's number, its output, and the end of its error output."""
 
     status: int
     out: bytes
@@ -75,8 +75,8 @@ def run(
 ) -> Ended:
     """Block until the child has ended. Raises OSError when it cannot be started, and what `check` or `hear` raise.
 
-    `check` is asked often, and raises when the child is no longer wanted; `hear` gets what it prints, piece by piece.
-    The child is ended then. By its `env` it is found should this worker die.
+    `check` is called often, and raises when the child is no longer wanted; the child is ended then. `hear` gets its
+    output, piece by piece. By its `env` the child is found should this worker die.
     """
     program = shutil.which(argv[0], path=env.get("PATH"))
     if program is None:
@@ -135,7 +135,7 @@ def _watch(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, so that it removes its temporary files; then SIGKILL to what is left of its group."""
+    """Send SIGTERM, so that it removes its temporary files; then SIGKILL to the rest of its group."""
     group = process.pid
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

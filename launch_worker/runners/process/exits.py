@@ -35,7 +35,7 @@ class Exit(NamedTuple):
 
 
 class ExitFile:
-    """The file as its worker's guard keeps it: the one process that shortens it."""
+    """Writes the file for the guard, the one process that shortens it."""
 
     def __init__(self, folder: str) -> None:
         """Raises OSError."""

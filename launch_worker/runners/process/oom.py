@@ -12,7 +12,7 @@ _KMSG_BYTES = 8192
 
 
 class Counter:
-    """What this worker's memory cgroup tells of memory that ran out; it stays open, for each job asks."""
+    """Reads the out-of-memory kills of this worker's memory cgroup; the file stays open from job to job."""
 
     def __init__(self, files: Iterator[Path]) -> None:
         self._fd = -1
@@ -28,7 +28,7 @@ class Counter:
             self._fd = -1
 
     def read(self) -> bytes:
-        """The counters as they are now; b"" where the kernel tells none."""
+        """Read the counters; b"" where the kernel has none."""
         if self._fd < 0:
             return b""
         try:
@@ -37,7 +37,7 @@ class Counter:
             return b""  # the cgroup is gone: the worker was moved to another one
 
     def has_risen(self, before: bytes) -> bool:
-        """Whether the kernel has killed a process of the cgroup so since then."""
+        """Whether the kernel has killed a process of the cgroup since `before` was read."""
         return (_kills(self.read()) or 0) > (_kills(before) or 0)
 
 
@@ -48,12 +48,12 @@ def _kills(told: bytes) -> int | None:
 
 @functools.cache
 def own_counter() -> Counter:
-    """That of this process."""
+    """The counter of this process."""
     return Counter(_counter_files())
 
 
 def kernel_says(pid: int) -> bool | None:
-    """Whether the kernel's log has this process as killed for memory; None where the log may not be read."""
+    """Whether the kernel's log names this process as killed for memory; None where the log may not be read."""
     try:
         fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -66,7 +66,7 @@ def kernel_says(pid: int) -> bool | None:
             except BlockingIOError:
                 return False
             except BrokenPipeError:
-                continue  # the ring buffer overtook us: go on with its oldest record
+                continue  # the ring buffer was overwritten: go on with its oldest record
             except OSError:
                 return None
             if line.search(record):

@@ -1,7 +1,7 @@
 """Reaps the processes that come back to this worker because their own parent has ended.
 
-A worker is a subreaper, so that nothing of its jobs is lost when their guard dies. What git leaves behind (ssh, a
-credential helper and its daemon) comes back to it for that reason too, and nobody else will ever wait for it.
+A worker is a subreaper, so that no process of its jobs is lost when their guard dies. So the processes that git leaves
+behind (ssh, a credential helper and its daemon) come back to it too, and no other process waits for them.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.tree import Process, ProcessId
 
-#: So many of the newest children are remembered for what they may have left behind.
+#: Number of newest children remembered for the processes that they may have left behind.
 _REMEMBERED = 200
 
 _lock = threading.Lock()
-#: What `start` started, by its pid.
+#: Processes that `start` started, by their pids.
 _awaited: dict[int, subprocess.Popen[bytes]] = {}
-#: The sessions in which orphans may come to be, and what their processes have in their environment.
+#: Sessions that orphans may come from, with the entries of their processes' environments.
 _sources: dict[int, frozenset[bytes]] = {}
-#: Orphans that live: they are known again when they have ended, whatever they did to their session.
+#: Living orphans, remembered so that they are known when they have ended, whatever they did to their session.
 _orphans: set[ProcessId] = set()
 
 
 def start(argv: list[str], *, marked: tuple[bytes, ...] | None = None, **options: Any) -> subprocess.Popen[bytes]:
-    """As Popen, in a session of its own. `reap` never takes the process from whoever waits for it.
+    """Start a process as Popen does, in a session of its own. `reap` never takes it from whoever waits for it.
 
-    With `marked`, entries of its environment that no other child has, `reap` takes what it leaves behind. Raises
-    OSError.
+    With `marked`, entries of its environment that no other child has, `reap` takes the processes that it leaves behind.
+    Raises OSError.
     """
     with _lock:
         for pid in [pid for pid, former in _awaited.items() if former.returncode is not None]:
@@ -48,9 +48,9 @@ def start(argv: list[str], *, marked: tuple[bytes, ...] | None = None, **options
 
 
 def reap(*, of_jobs: Callable[[Process], bool] = lambda _: False) -> None:
-    """Reap each orphan that has ended; of those that carry a job's cookie only which `of_jobs` says.
+    """Reap each orphan that has ended; of those that carry a job's cookie only those for which `of_jobs` is true.
 
-    Other children of this process are left alone: who started them waits for them.
+    Other children of this process are left alone: whoever started them waits for them.
     """
     with _lock:
         living = set()
@@ -69,7 +69,7 @@ def reap(*, of_jobs: Callable[[Process], bool] = lambda _: False) -> None:
 
 
 def _children() -> list[Process]:
-    # Those of the main thread: it is the one that gets orphans.
+    # Children of the main thread, which is the one that gets orphans.
     pids = tree.children(os.getpid())
     found = tree.table() if pids is None else map(tree.look_up, pids)
     return [each for each in found if each is not None and each.ppid == os.getpid()]
@@ -78,6 +78,6 @@ def _children() -> list[Process]:
 def _is_left_behind(process: Process) -> bool:
     if process.id in _orphans or process.session in _sources:
         return True
-    # One that made a session of its own; there is no environment to be seen any more of one that has ended.
+    # An orphan with a session of its own; one that has ended shows no environment any more.
     entries = tree.environ(process.id.pid)
     return any(marked and marked <= entries for marked in _sources.values())

@@ -11,7 +11,7 @@ import signal
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
-#: Python sets these for itself, and gives them back to the programs that it starts.
+#: Signals that Python sets for itself, and gives back to the programs that it starts.
 _OF_PYTHON = frozenset((signal.SIGPIPE, signal.SIGXFSZ))
 
 

@@ -12,16 +12,16 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 
-#: What a process is started with: no signal means anything else than usual, and none is blocked.
+#: Signals that have their usual meaning again in a started process.
 _USUAL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-#: Where a process is that has no job: never in a folder that a job shall be able to delete or unmount.
+#: Working directory between two starts: never a folder that a job may want to delete or unmount.
 _HOME = "/"
 
 
 def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, output: int) -> int:
-    """The pid of a new process in a session of its own, without input, its outputs both in one descriptor.
+    """Start a process in a session of its own, without input, both outputs in one descriptor; its pid.
 
-    The program is searched in the PATH that it gets itself. Raises OSError, ValueError.
+    The program is searched in the PATH of `env`. Raises OSError, ValueError.
     """
     try:
         os.chdir(cwd)
@@ -31,7 +31,7 @@ def spawn(argv: list[str], *, env: Mapping[str, str], cwd: str, output: int) -> 
 
 
 def _start(argv: list[str], env: Mapping[str, str], output: int) -> int:
-    """As execvpe tries them: what is not there is passed over; else the first refusal is the one that is told."""
+    """Try the candidates as execvpe does: missing ones are passed over, else the first refusal is raised."""
     if not argv:
         raise ValueError("it is empty")
     refusal: OSError | None = None

@@ -16,20 +16,20 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-#: The variables that together tell one attempt's processes from all others.
+#: Variables that together tell one attempt's processes from all others.
 MARKS = ("LAUNCH_RUN_ID", "LAUNCH_TOKEN")
 
-#: _IOWR(0xFF, 11, struct pidfd_info), in the struct's first length of 64 bytes, and its flag for the exit status.
+#: Number of the ioctl, _IOWR(0xFF, 11, struct pidfd_info) in the struct's first length, and its flag for exit statuses.
 _PIDFD_GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 _PIDFD_INFO_EXIT = 1 << 3
-#: There is no such process, or it is another user's. Anything else (no descriptor is left) must not be taken for that.
+#: Errors of a process that has ended, or is another user's. Others (no descriptor is left) must not be taken for that.
 _NOT_SEEN = (FileNotFoundError, ProcessLookupError, PermissionError)
-#: Not named by Python's `resource`.
+#: Number of the limit, which Python's `resource` does not name.
 _RLIMIT_LOCKS = 10
 
 
 class ProcessId(NamedTuple):
-    """A process that a reused pid cannot be mistaken for: pid, and start time in clock ticks since boot."""
+    """Identifies a process, also when its pid is used again: pid, and start time in clock ticks since boot."""
 
     pid: int
     start: int
@@ -45,7 +45,7 @@ class Process(NamedTuple):
 
 
 def look_up(pid: int) -> Process | None:
-    """The process with this pid now, None when there is none. Raises OSError when it cannot be seen."""
+    """Find the process with this pid; None when there is none. Raises OSError when it cannot be seen."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
@@ -62,13 +62,13 @@ def is_alive(process: ProcessId) -> bool:
 
 
 def table() -> list[Process]:
-    """Every process of this machine (of this pid namespace)."""
+    """List every process of this machine (of this pid namespace)."""
     found = (look_up(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return [process for process in found if process is not None]
 
 
 def children(pid: int) -> list[int] | None:
-    """Direct children of a single-threaded process; None where the kernel does not tell."""
+    """List the direct children of a single-threaded process; None where the kernel does not tell."""
     try:
         with open(f"/proc/{pid}/task/{pid}/children", "rb") as pids:
             return [int(child) for child in pids.read().split()]
@@ -77,9 +77,9 @@ def children(pid: int) -> list[int] | None:
 
 
 class Children:
-    """The direct children of this (single-threaded) process, ended ones too; cheap to ask again and again."""
+    """Lists the direct children of this (single-threaded) process, ended ones too; cheap to repeat."""
 
-    #: The kernel gives a page at a time: a list that may not fit in one is read as a whole.
+    #: Bytes of a list that surely came whole: the kernel gives a page at a time, and a longer list is read again.
     _SURELY_ALL = 4000
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Children:
             self._fd = -1
 
     def pids(self) -> list[int] | None:
-        """None where the kernel does not tell."""
+        """Their pids; None where the kernel does not tell."""
         if self._fd < 0:
             return None
         text = os.pread(self._fd, 4096, 0)
@@ -98,7 +98,7 @@ class Children:
 
 
 def environ(pid: int) -> set[bytes]:
-    """The NAME=VALUE that the process was started with; none when it has ended, or is another user's."""
+    """The NAME=VALUE entries of a process's start; none when it has ended, or is another user's."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as entries:
             return set(entries.read().split(b"\0"))
@@ -107,17 +107,17 @@ def environ(pid: int) -> set[bytes]:
 
 
 def has_environ(pid: int, entries: Iterable[bytes]) -> bool:
-    """Whether the process was started with all of these NAME=VALUE."""
+    """Whether the process was started with all of these NAME=VALUE entries."""
     return set(entries) <= environ(pid)
 
 
 def marks(env: Mapping[str, str]) -> tuple[bytes, ...]:
-    """What the environment of every process of one attempt has, and no other's."""
+    """The entries that the environments of one attempt's processes have, and no others."""
     return tuple(f"{name}={env[name]}".encode() for name in MARKS)
 
 
 def cookie(marked: tuple[bytes, ...]) -> int:
-    """A number that a job's processes carry as their soft RLIMIT_LOCKS, and nobody else.
+    """A number that a job's processes carry as their soft RLIMIT_LOCKS, and no others.
 
     The kernel has not enforced that limit since 2.4, but it is inherited across fork and exec, whatever a daemon does
     to its session, its parents and its environment, and everybody may read it in /proc.
@@ -127,7 +127,7 @@ def cookie(marked: tuple[bytes, ...]) -> int:
 
 @contextlib.contextmanager
 def carrying(marked: tuple[bytes, ...]) -> Iterator[None]:
-    """What this (single-threaded) process starts meanwhile carries the cookie."""
+    """Give the cookie to the processes that this (single-threaded) process starts meanwhile."""
     before = _own_limit()
     resource.setrlimit(_RLIMIT_LOCKS, (cookie(marked), before[1]))
     try:
@@ -151,7 +151,7 @@ def has_cookie(pid: int, number: int) -> bool:
 
 
 def cookie_of(pid: int) -> int:
-    """The cookie that the process carries, which may have ended and not been reaped; 0 for none."""
+    """The cookie of a process, which may have ended and not been reaped; 0 for none."""
     try:
         with open(f"/proc/{pid}/limits", "rb") as limits:
             soft = limits.read().partition(b"Max file locks")[2].split(maxsplit=1)[0]
@@ -161,8 +161,8 @@ def cookie_of(pid: int) -> int:
 
 
 def has_any_cookie(pid: int) -> bool:
-    """Whether the process, which may have ended, is one of a job that this process has started, guard between."""
-    # Where this worker is in a job itself, that job's cookie is on all that it starts.
+    """Whether the process, which may have ended, belongs to a job that a guard of this process has started."""
+    # Where this worker is itself a job, all processes that it starts carry that job's cookie.
     return cookie_of(pid) not in (0, _own_limit()[0])
 
 
@@ -171,14 +171,14 @@ def members(
 ) -> list[ProcessId]:
     """The living processes of one job, its main process first.
 
-    A process belongs to the job by its session, by the job's `cookie`, by the `marks` in its environment (what
-    daemonised itself), by being in `known`, or by descending from one that does. Pids in `spare` never do.
+    A process belongs to the job by its session, by the job's `cookie`, by the `marks` in its environment (a daemon), by
+    being in `known`, or by descending from one that does. Pids in `spare` never do.
     """
     processes = table()
     spared = {*spare, os.getpid(), 1}
     known = set(known)
     number = cookie(marked)
-    # A stranger's new session may reuse the pid of a main process that is gone.
+    # Another program's new session may reuse the pid of a main process that has ended.
     reused = main is not None and any(p.id.pid == main.pid and p.id != main for p in processes)
     found: dict[int, Process] = {}
     for process in processes:
@@ -204,7 +204,7 @@ def members(
 def of_container(container: str) -> list[ProcessId]:
     """The living processes of a container, by the control group that its engine named for its id.
 
-    None of one on another machine, or seen from within a container.
+    An empty list for a container on another machine, or for one seen from within a container.
     """
     return [process.id for process in table() if not process.zombie and _is_in_cgroup(process.id.pid, container)]
 
@@ -230,7 +230,7 @@ def _working_directory(pid: int) -> str:
 
 
 def name(pid: int) -> str:
-    """Of a process, as `ps` shows it; '' when it is gone."""
+    """The name of a process, as `ps` shows it; '' when it has ended."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
             return comm.read().rstrip("\n")
@@ -239,7 +239,7 @@ def name(pid: int) -> str:
 
 
 def send(process: ProcessId, number: int) -> bool:
-    """Signal exactly this process; False when it is gone (also when its pid was reused).
+    """Signal exactly this process; False when it has ended (also when its pid was reused).
 
     Raises PermissionError when it is another user's and may not be signalled.
     """
@@ -262,9 +262,9 @@ def send(process: ProcessId, number: int) -> bool:
 
 
 def exit_status(pidfd: int) -> int | None:
-    """How a process ended that its parent has reaped; None for any other, and where the kernel does not tell.
+    """The exit status of a process that its parent has reaped; None for any other, and where the kernel does not tell.
 
-    Linux 6.15 and later tell it to whoever has a pidfd of it.
+    Linux 6.15 and later tell it to whoever has a pidfd of the process.
     """
     told = bytearray(struct.pack("=Q56x", _PIDFD_INFO_EXIT))
     try:
@@ -276,7 +276,7 @@ def exit_status(pidfd: int) -> int | None:
 
 
 def end(find: Callable[[], list[ProcessId]], *, wait: Callable[[float], None], timeout_s: float = 5.0) -> bool:
-    """SIGKILL what `find` finds until it finds nothing; False when something stays past the timeout."""
+    """SIGKILL the processes that `find` finds until it finds none; False when one stays past the timeout."""
     pause = 0.005
     waited = 0.0
     while found := find():
