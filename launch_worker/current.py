@@ -201,7 +201,7 @@ def _number(text: str) -> int:
 def _plain(value: Any) -> Any:
     try:
         return value.item()
-    except Exception:  # noqa: BLE001 (a job must not fail because of what it tells)
+    except Exception:  # noqa: BLE001 (a job must not fail because of what it reports)
         return str(value)
 
 

@@ -106,7 +106,7 @@ def _server(api: Api) -> Iterator[Finding]:
         yield Finding(
             "error",
             "redis.replica",
-            f"Redis is a replica of {server['master']}: nothing can be submitted, claimed or told there",
+            f"Redis is a replica of {server['master']}: nothing can be submitted, claimed or reported there",
             "set LAUNCH_REDIS_URL to the master, or make this one the master: redis-cli REPLICAOF NO ONE",
         )
     if server["aof_enabled"]:
@@ -132,7 +132,7 @@ def _server(api: Api) -> Iterator[Finding]:
             "warning",
             "redis.restored",
             f"Redis was restored from a snapshot at {server['restored_at']}: runs submitted or ended between that "
-            f"snapshot and the restart are lost, {server['restored_runs']} that ran were told again by their workers",
+            f"snapshot and the restart are lost; workers reported {server['restored_runs']} running ones again",
             "submit again what is missing; appendonly yes keeps it from happening",
         )
     yield _memory(server)
@@ -177,8 +177,8 @@ def _login(api: Api) -> Iterator[Finding]:
         yield Finding(
             level,
             "redis.open",
-            "Redis takes commands without a password, and not on loopback only: whoever reaches it can run commands on "
-            "every worker",
+            "Redis takes commands without a password, and not on loopback only: anyone who reaches it can run commands "
+            "on every worker",
             "give it a password (requirepass), or switch its default user off (deploy/redis/users.conf); "
             f"{INSECURE} makes this a warning",
         )
@@ -210,7 +210,7 @@ def _workers(api: Api, seen: Mapping[str, Any], *, blocked: bool) -> Iterator[Fi
             "warning",
             "workers",
             "nothing is known of workers and passes, for Redis does not take their word",
-            "mend what is wrong with Redis first; running jobs go on, and their ends are told then",
+            "mend what is wrong with Redis first; running jobs go on, and their ends are reported then",
         )
     else:
         if not workers:

@@ -263,7 +263,7 @@ class Run:
     def logs(self, *, attempt: int | None = None) -> bytes:
         """The newest output that is kept of an attempt (the latest by default), from the beginning of a line on.
 
-        `output` tells whether anything is missing.
+        `output` says whether anything is missing.
         """
         return self.output(attempt=attempt).data
 

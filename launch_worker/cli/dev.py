@@ -85,7 +85,7 @@ def _run(command: tuple[str, ...], redis_url: str, *, queue: str, as_json: bool)
 
 
 class _PartEndedError(BaseException):
-    """A part has ended by itself, `Keeper.wait` tells which. As KeyboardInterrupt, nothing else catches it."""
+    """A part has ended by itself; `Keeper.wait` says which. Like KeyboardInterrupt, nothing else catches it."""
 
 
 class _Interrupts:

@@ -53,7 +53,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
     metavar="JSON",
     help="""Only runs that fit, as in W&B: '{"config.lr": {"$gt": 0.01}}' (docs/python.md).""",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most runs shown.")
 @click.option("--pending", is_flag=True, help="Those that wait, queue by queue in the order in which they start.")
 @click.option(
     "--sort", type=click.Choice(list(_SORTS)), help="Order of those shown (default: created, the newest first)."
@@ -311,7 +311,7 @@ def files_command(url: str | None, run_id: str, name: str | None, raw: bool, as_
 @click.option("--queue", default="", help="All runs of this queue that have not ended.")
 @click.option("--pending", is_flag=True, help="With --queue: only those that have not started.")
 @click.option("--now", is_flag=True, help="SIGKILL at once, without the run's grace.")
-@click.option("--alone", is_flag=True, help="Of an array's id: its first run alone.")
+@click.option("--alone", is_flag=True, help="Only the first run of an array, which has the array's id.")
 @_JSON
 @click.pass_obj
 def cancel_command(
@@ -399,7 +399,7 @@ def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
     if crashed:
         terminal.say(
             f"launch-worker: worker {run.record.worker} stopped reporting while it ran this; if it is cut off and not "
-            "dead, its job goes on until it hears of the new attempt",
+            "dead, its job goes on until it learns of the new attempt",
             err=True,
         )
     if as_json:
@@ -415,7 +415,7 @@ def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
 @_JSON
 @click.pass_obj
 def confirm_command(url: str | None, run_id: str, what: str, as_json: bool) -> None:
-    """Say that nothing of RUN's job is left, where its worker had to leave it and nobody knows.
+    """Say that nothing of RUN's job is left, where its worker had to leave it and its end is not known.
 
     For a run that `show` calls held: its worker left while its container engine did not answer. It is given to no other
     machine until a worker of its host has looked, or this was said. Look first, with `docker ps` there: what lives on

@@ -9,9 +9,9 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.cli.submit_options import SCHEDULE_OPTIONS, given_options, with_options
+from launch_worker.cli.submit_options import RECURRENCE, SCHEDULE_OPTIONS, STRICT, given_options, with_options
 from launch_worker.errors import InputError
-from launch_worker.maintenance.schedules import MISSED, OVERLAPS, Schedule
+from launch_worker.maintenance.schedules import Schedule
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder
 
@@ -69,16 +69,7 @@ def list_command(url: str | None, as_json: bool) -> None:
 )
 @click.argument("schedule", metavar="NAME")
 @click.option("--cron", required=True, metavar="CRON", help="'MINUTE HOUR DAY MONTH WEEKDAY', or @daily.")
-@click.option("--timezone", metavar="ZONE", help="As Europe/Berlin (default: this machine's).")
-@click.option("--missed", type=click.Choice(MISSED), show_default="skip", help="Times that nobody was there for.")
-@click.option(
-    "--overlap",
-    type=click.Choice(OVERLAPS),
-    show_default="allow",
-    help="Times that come while the last run has not ended: run beside it, leave them out, or run one after it.",
-)
-@click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
-@with_options(*SCHEDULE_OPTIONS)
+@with_options(*RECURRENCE, STRICT, *SCHEDULE_OPTIONS)
 @_JSON
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj

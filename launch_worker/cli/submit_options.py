@@ -43,17 +43,13 @@ def _as_click(option: Option) -> Callable[[Any], Any]:
     )
 
 
-_MANY = (
-    click.option(
-        "--from-file",
-        metavar="FILE",
-        help="Runs from a file, a JSON object a line with keys as these options; - is standard input.",
-    ),
-    click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet."),
+_FROM_FILE = click.option(
+    "--from-file",
+    metavar="FILE",
+    help="Runs from a file, a JSON object a line with keys as these options; - is standard input.",
 )
-_CRON = (
-    click.option("--cron", metavar="CRON", help="Again and again: 'MINUTE HOUR DAY MONTH WEEKDAY', or @daily."),
-    click.option("--cron-name", metavar="NAME", help="What the schedule is called (default: as the run)."),
+#: Options of a recurring submission beside its `--cron`.
+RECURRENCE = (
     click.option("--timezone", metavar="ZONE", help="The zone of --cron, as Europe/Berlin (default: this machine's)."),
     click.option(
         "--missed",
@@ -68,12 +64,18 @@ _CRON = (
         help="Times that come before the last run has ended: run beside it, leave them out, or run one after it.",
     ),
 )
+STRICT = click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
+_CRON = (
+    click.option("--cron", metavar="CRON", help="Again and again: 'MINUTE HOUR DAY MONTH WEEKDAY', or @daily."),
+    click.option("--cron-name", metavar="NAME", help="The schedule's name (default: the run's)."),
+    *RECURRENCE,
+)
 
 _RUN = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS)
 #: Options of a run that every command with runs has, in the order of --help.
 RUN_OPTIONS = tuple(map(_as_click, _RUN))
 #: Options of `launch-submit` beside its own.
-SUBMIT_OPTIONS = (*map(_as_click, (*_RUN, *TIMES, *MANY)), *_MANY, *map(_as_click, ONCE), *_CRON)
+SUBMIT_OPTIONS = (*map(_as_click, (*_RUN, *TIMES, *MANY)), _FROM_FILE, STRICT, *map(_as_click, ONCE), *_CRON)
 #: Options of `launch-worker schedules create` beside its own.
 SCHEDULE_OPTIONS = (*RUN_OPTIONS, *(_as_click(option) for option in TIMES if option.is_recurring))
 

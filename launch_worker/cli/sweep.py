@@ -37,7 +37,7 @@ def sweep_command() -> None:
     metavar="N",
     help="How many of its runs there are at once, waiting ones too.",
 )
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Make at most so many runs (beside run_cap).")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Most runs that it makes (beside run_cap).")
 @click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
 @with_options(*RUN_OPTIONS)
 @click.option("--quiet", is_flag=True, help="Print the sweep's id alone.")

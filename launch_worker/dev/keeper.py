@@ -65,12 +65,12 @@ class Keeper:
             event = self._next()
             if "redis_url" in event:
                 return event
-            self._heed(event, tell)
+            self._handle(event, tell)
 
     def wait(self) -> NoReturn:
         """Block until a part has ended by itself. Raises LaunchError, which tells why."""
         while True:
-            self._heed(self._next(), lambda _: None)
+            self._handle(self._next(), lambda _: None)
 
     def kill(self) -> None:
         """Have the jobs ended at once; before or after `stop` was called, and from a signal's handler."""
@@ -84,7 +84,7 @@ class Keeper:
         self._order(_STOP)
         while (event := self._events.get()) is not None:
             with contextlib.suppress(LaunchError):
-                self._heed(event, tell)
+                self._handle(event, tell)
         os.waitpid(self._pid, 0)
         self._pid = 0
 
@@ -100,7 +100,7 @@ class Keeper:
             raise LaunchError("the process that keeps the parts together has ended; they were killed")
         return event
 
-    def _heed(self, event: dict[str, Any], tell: Callable[[str], None]) -> None:
+    def _handle(self, event: dict[str, Any], tell: Callable[[str], None]) -> None:
         if "say" in event:
             tell(event["say"])
         elif "error" in event:

@@ -104,7 +104,7 @@ class Stack:
             raise LaunchError("the private Redis server ended")
 
     def running(self) -> dict[str, float]:
-        """The grace of each run that runs now; empty where Redis cannot tell."""
+        """The grace of each run that runs now; empty where Redis does not answer."""
         if self._store is None:
             return {}
         try:

@@ -221,7 +221,7 @@ def occurrence(schedule: Schedule, due: int, now: int) -> tuple[int | None, int]
 
 
 def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, at: int, following: int) -> str:
-    """The id of the run; '' when somebody else has made one, or none is to be made while the last one goes on."""
+    """The id of the run; '' when another process has made one, or none is to be made while the last one goes on."""
     run_id = new_run_id()
 
     def fire(configs: Configs) -> Created | None:

@@ -1,4 +1,4 @@
-"""The options of a run, one row each: what reads and checks a value, where it may be said, and what people are told.
+"""The options of a run, one row each: its reader, its check, the places where it may be said, and its help.
 
 All places read this table: lines of a file of runs and Python (`submission/options`), the command line
 (`cli/submit_options`), defaults of queues and pools (`queues/defaults`), the checks of a `RunSpec` (`model/spec`), what

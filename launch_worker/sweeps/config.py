@@ -258,7 +258,7 @@ def _metric(said: Mapping[str, Any], method: str, problems: list[str]) -> _Metri
             problems.append(f"metric: {str(key)[:60]!r} is unknown{nearest(str(key), ('name', 'goal', 'target'))}")
     name, goal, target = metric.get("name"), metric.get("goal", "minimize"), metric.get("target")
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        problems.append("metric.name: is missing; name the number of the run's summary that tells how good it is")
+        problems.append("metric.name: is missing; name the number of the run's summary that says how good it is")
         name = ""
     if goal not in GOALS:
         problems.append(f"metric.goal: {str(goal)[:60]!r} is unknown; use one of: {', '.join(GOALS)}")

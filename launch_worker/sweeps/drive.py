@@ -93,7 +93,7 @@ def advance(store: Store, settings: Settings, sweep_id: str) -> int:
             return made
         if config.method != "grid" and not has_optuna():
             # Without the lock: another worker may have Optuna.
-            store.note_sweep_problem(sweep_id, "the workers that heard of it have no Optuna: launch_worker[sweeps]")
+            store.note_sweep_problem(sweep_id, "the workers that looked after it have no Optuna: launch_worker[sweeps]")
             return made
         if not store.lock_sweep(sweep_id, "making", for_s=_MAKING_S):
             return made
@@ -115,7 +115,7 @@ def advance(store: Store, settings: Settings, sweep_id: str) -> int:
 
 
 def make_runs(store: Store, settings: Settings, sweep: SweepRecord, config: SweepConfig) -> int:
-    """Make runs until the sweep has as many as it may, or somebody else was quicker. Returns how many.
+    """Make runs until the sweep has as many as it may, or another process was quicker. Returns how many.
 
     Raises InputError when its queue refuses them, LaunchError when none can be drawn.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from launch_worker.cli.submit import submit_command
+from launch_worker.maintenance.schedules import MISSED, OVERLAPS
 from launch_worker.model.container_options import PULLS
 from launch_worker.model.options import CHECKS, COMMAND_LINE, CONTAINER, ITEM, LINE, OPTIONS, PYTHON, SPEC
 from launch_worker.model.spec import RunSpec
@@ -55,6 +56,11 @@ def test_every_option_of_launch_submit_that_names_a_run_is_a_key_of_a_line_too()
 def test_the_choices_of_a_pull_are_those_of_containers() -> None:
     (pull,) = (option for option in OPTIONS if option.owner == CONTAINER and option.name == "pull")
     assert pull.choices == PULLS
+
+
+def test_the_choices_of_a_recurrence_are_those_of_schedules() -> None:
+    choices = {str(option.name): getattr(option.type, "choices", ()) for option in submit_command.params}
+    assert (tuple(choices["missed"]), tuple(choices["overlap"])) == (MISSED, OVERLAPS)
 
 
 def test_the_usual_values_that_help_shows_are_those_of_a_run() -> None:
