@@ -152,7 +152,7 @@ class JobOutput:
 
 
 def ago(isotime: str | None, *, now: datetime | None = None) -> str:
-    """How long ago, in one unit; '' for not known."""
+    """The time since then, in one unit; '' for not known."""
     if isotime is None:
         return ""
     seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(isotime)).total_seconds()
@@ -169,7 +169,7 @@ def span(seconds: float) -> str:
 
 
 def run_time(run: dict[str, Any]) -> str:
-    """How long a run ran, or runs."""
+    """The time that a run ran, or has run so far."""
     if run["started_at"] is None:
         return ""
     end = datetime.fromisoformat(run["ended_at"]) if run["ended_at"] else datetime.now(UTC)

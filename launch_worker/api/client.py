@@ -105,7 +105,7 @@ class Api(QueueApi, SweepApi):
     def cancel_array(self, array: str, *, reason: str = "", grace_s: float | None = None) -> tuple[int, int]:
         """Ask for the end of all runs of an array. Returns how many are Killed, and how many Running ones were asked.
 
-        Raises RefusedError where all have ended, UnknownRunError for what is no array.
+        Raises RefusedError where all have ended, UnknownRunError where there is no such array.
         """
         if not self.is_array(array):
             raise UnknownRunError(f"there is no array {array[:40]!r}; its id is that of its first run")

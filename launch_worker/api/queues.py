@@ -106,7 +106,7 @@ class Pool:
 
 
 class PoolSettings(TypedDict, total=False):
-    """What an admin sets of a pool. None takes a setting away; those of `defaults` change one by one."""
+    """The settings of a pool. None takes a setting away; those of `defaults` change one by one."""
 
     #: Most runs at once of all its queues.
     limit: int | None
@@ -116,7 +116,7 @@ class PoolSettings(TypedDict, total=False):
 
 
 class QueueSettings(PoolSettings, total=False):
-    """What an admin sets of a queue. None takes a setting away; those of `container` and `defaults` change one by one.
+    """The settings of a queue. None takes a setting away; those of `container` and `defaults` change one by one.
 
     `container` and `macro_env` are trusted by workers: they may reach their machines.
     """

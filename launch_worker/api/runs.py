@@ -490,7 +490,7 @@ class Runs(Sequence[Run]):
                 yield record
 
     def _sorted(self) -> Iterator[Record]:
-        """By any value; ties with the newest first. Only the values and ids are held, the records are read again."""
+        """Sort by any value, ties with the newest first. Only values and ids are held; records are read again."""
         store = self._api.store
         keyed: list[tuple[Any, str]] = []
         without: list[str] = []

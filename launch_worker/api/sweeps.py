@@ -79,7 +79,7 @@ class Sweep:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its configuration as it was written."""
+        """The configuration as it was written."""
         return read_map(self.record.config)
 
     @property
@@ -89,12 +89,12 @@ class Sweep:
 
     @property
     def trials(self) -> list[Trial]:
-        """Its runs by number, with their parameters and results, as they are now."""
+        """The sweep's runs by number, with their parameters and results, as they are now."""
         return self._api.store.trials(self.id)[0]
 
     @property
     def runs(self) -> list[Run]:
-        """Its runs, the first one first; those that the retention has deleted are left out."""
+        """The sweep's runs, the first one first; runs that the retention has deleted are left out."""
         found = self._api.store.records([trial.run_id for trial in self.trials])
         return [self._run(record.id, record) for record in found]
 

@@ -89,7 +89,7 @@ class _PartEndedError(BaseException):
 
 
 class _Interrupts:
-    """What Ctrl-C and SIGTERM do: the first one begins the stop, later ones kill what does not end."""
+    """The handler of Ctrl-C and SIGTERM: the first one begins the stop, later ones kill parts that do not end."""
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper

@@ -161,7 +161,7 @@ def say_missing(count: int) -> None:
 
 
 class _Missing:
-    """What is missing of an output that is followed: the first time it is said at once, the rest at the end."""
+    """Counts the missing bytes of a followed output: the first gap is reported at once, the others at the end."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

@@ -19,7 +19,7 @@ def queue_of(item: Item) -> str:
 
 
 def check_all(submitter: Submitter, items: Sequence[Item], *, strict: bool) -> None:
-    """Raises InputError, with the place in its file, for the first item that could not be submitted now."""
+    """Check all items. Raises InputError, with the place in its file, for the first one that could not be submitted."""
     known = {DEFAULT_QUEUE, *submitter.store.queue_names()} if strict else set()
     queues: set[str] = set()
     runs: set[str] = set()

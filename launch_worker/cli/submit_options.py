@@ -21,7 +21,7 @@ def _words(option: Option) -> tuple[str, ...]:
 
 
 def _as_click(option: Option) -> Callable[[Any], Any]:
-    """The row of the table as an option of a command."""
+    """A row of the table as an option of a command."""
     kind: Any = None
     if option.choices:
         kind = click.Choice(option.choices)

@@ -60,7 +60,7 @@ def list_folder(root: Path) -> list[Entry]:
 
 
 def exclude_advice(entries: list[Entry], *, count: bool = False) -> str:
-    """What to do about too much: the biggest parts by name."""
+    """Advice for a folder that is too large: its biggest parts by name."""
     parts: Counter[str] = Counter()
     for entry in entries:
         parts["/".join(entry.path.split("/")[:2])] += 1 if count else entry.size
@@ -86,7 +86,7 @@ def _entries(root: str) -> Iterator[Entry]:
 
 
 def _walk(root: str, inside: str, ignores: tuple[IgnoreFile, ...], *, alone: bool = False) -> Iterator[Entry]:
-    """What is below a folder, by the ignore files that are known and those below; `alone`: by no other."""
+    """The entries below a folder that no ignore file excludes, of those known and those below; `alone`: no others."""
     folder = os.path.join(root, inside)
     try:
         with os.scandir(folder) as scan:

@@ -20,7 +20,7 @@ _REDIS_AGAIN_S = 1.0
 
 @dataclass(frozen=True)
 class Patience:
-    """Ask `check` often: it raises StartGivenUpError, and CodeError at the deadline (monotonic seconds)."""
+    """A deadline (monotonic seconds). Call `check` often: it raises CodeError at it, StartGivenUpError when unwanted."""
 
     deadline: float
     limit_s: float

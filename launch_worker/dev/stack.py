@@ -115,7 +115,7 @@ class Stack:
             return {}
 
     def counts(self) -> dict[str, int]:
-        """How many runs are in each state."""
+        """The number of runs in each state."""
         return {state.value: count for state, count in self._store.counts().items()} if self._store else {}
 
     def stop(self, *, is_killed: Callable[[], str] = lambda: "") -> None:

@@ -116,7 +116,7 @@ def catch_up(store: Store, settings: Settings) -> None:
 
 
 def begin_passes(names: Collection[str], store: Store, settings: Settings, *, late_by: float) -> list[str]:
-    """Those passes that began nowhere within `late_by` intervals: the caller is to do them now."""
+    """Begin the passes that began nowhere within `late_by` intervals. The caller must do the passes returned."""
     # After such a gap between passes Redis was away: leases ran out because no worker could renew them.
     gaps_s = {"crash_stale_runs": 2 * (settings.pass_s + settings.heartbeat_s)}
     every_s = late_by * settings.pass_s

@@ -120,7 +120,7 @@ class Schedule:
 
     @classmethod
     def from_json(cls, text: str) -> Schedule:
-        """Raises InputError for what is damaged, or of a newer release."""
+        """The schedule from its JSON. Raises InputError for one that is damaged, or of a newer release."""
         try:
             kept = read_json(text)
             given = {
@@ -149,7 +149,7 @@ class Schedule:
 
 
 def check_cron(text: str) -> None:
-    """Raises InputError for what is not the five fields of a crontab, or never comes."""
+    """Check the five fields of a crontab. Raises InputError, also for times that never come."""
     from croniter import croniter
     from croniter.croniter import CroniterError
 

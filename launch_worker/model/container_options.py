@@ -50,7 +50,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class ContainerPlan:
-    """What a container is made with. None and empty mean the engine's or the image's own default."""
+    """The settings that a container is made with. None and empty mean the engine's or the image's own default."""
 
     image: str
     pull: str = "missing"

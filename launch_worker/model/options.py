@@ -77,7 +77,7 @@ class Option(NamedTuple):
 
     @property
     def field(self) -> str:
-        """Its name in its owner: that of a duration has its unit."""
+        """The name in its owner: a duration's has its unit."""
         return self.kept_as or (f"{self.name}_s" if self.reader is read.duration else self.name)
 
     @property
@@ -87,7 +87,7 @@ class Option(NamedTuple):
 
     @property
     def explanation(self) -> str:
-        """Its help, and that the command line may have it several times."""
+        """The help, with a note where the command line may have it several times."""
         is_typed = COMMAND_LINE in self.places
         return f"{self.help[:-1]}; may be repeated." if is_typed and self.is_repeated else self.help
 

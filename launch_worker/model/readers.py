@@ -57,7 +57,7 @@ def negation(name: str, value: Any) -> bool:
 
 
 def duration(name: str, value: Any) -> float:
-    """Seconds."""
+    """The seconds of a duration."""
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise _wrong(name, value, "a duration: seconds, or a text such as 5m")
     try:
@@ -67,14 +67,14 @@ def duration(name: str, value: Any) -> float:
 
 
 def size(name: str, value: Any) -> int:
-    """Bytes."""
+    """The bytes of a size."""
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise _wrong(name, value, "a size: bytes, or a text such as 512M")
     return parse_size(value, what=_spoken(name))
 
 
 def time(name: str, value: Any) -> int:
-    """Microseconds since 1970."""
+    """The microseconds since 1970 of a time."""
     if isinstance(value, (bool, list, tuple, Mapping)):
         raise _wrong(name, value, "a time")
     return parse_time(value, what=name)

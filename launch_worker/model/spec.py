@@ -121,7 +121,7 @@ class RunSpec:
 
     @property
     def needs(self) -> str:
-        """What it needs of its worker as the store compares it: GPUS:MILLICORES:BYTES; '' for nothing."""
+        """The needs as the store compares them: GPUS:MILLICORES:BYTES; '' for nothing."""
         if not (self.gpus or self.cpus or self.memory):
             return ""
         cpus = 0 if self.cpus is None else math.ceil(1000 * self.cpus)

@@ -28,7 +28,7 @@ _MAX_SEARCHING_S = 1.0
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Raises InputError, in one sentence, for what is no schema of template variables."""
+    """Check a schema of template variables. Raises InputError, in one sentence."""
     if not isinstance(schema, Mapping):
         raise InputError("the template variables must be a JSON Schema, a map")
     if not schema:

@@ -15,7 +15,7 @@ _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?")
 
 
 class Array(NamedTuple):
-    """What `--array` asks for."""
+    """An array of runs, as `--array` asks for it."""
 
     indexes: tuple[int, ...]
     #: Most of its runs at once; None for no limit.

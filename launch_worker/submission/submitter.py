@@ -84,7 +84,7 @@ class Submitter:
                 return Sent(run_id, created.consumers, created.is_new)
 
     def check(self, item: Item, *, fresh: bool = False) -> None:
-        """Raises InputError for what could not be submitted now."""
+        """Check an item. Raises InputError where it could not be submitted now."""
         ready = self.resolve(item.given, fresh=fresh)
         item.ready = ready if item.upload is None else None
 

@@ -54,7 +54,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """What a sweep tries, how, and what is better. Read by `parse_config`."""
+    """A sweep's parameters, its way to search, and its metric. `parse_config` reads one."""
 
     method: str
     space: Space

@@ -90,7 +90,7 @@ class Dimension:
         return Domain("float", 0.0, 1.0)
 
     def value(self, drawn: float) -> Any:
-        """What the parameter is for a number of its domain."""
+        """The parameter's value for a number of its domain."""
         if self.distribution == "categorical":
             return self.values[int(drawn)]
         if self.distribution == "categorical_w_probabilities":
@@ -174,7 +174,7 @@ class Space:
 
     @property
     def drawn(self) -> dict[str, Domain]:
-        """What a search draws for each parameter that is not constant."""
+        """The ranges to draw from, for each parameter that is not constant."""
         return {dim.name: domain for dim in self.dimensions if (domain := dim.domain) is not None}
 
     def config(self, drawn: Mapping[str, float]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class Space:
 
     @property
     def grid_size(self) -> int | None:
-        """How many points the grid has; None when there is no end of them."""
+        """Number of points of the grid; None when there is no end of them."""
         sizes = [dim.grid_size for dim in self.dimensions]
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
