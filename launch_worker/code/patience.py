@@ -20,7 +20,7 @@ _REDIS_AGAIN_S = 1.0
 
 @dataclass(frozen=True)
 class Patience:
-    """A deadline (monotonic seconds). Call `check` often: it raises CodeError at it, StartGivenUpError when unwanted."""
+    """A deadline (monotonic seconds). Call `check` often: it raises CodeError then, StartGivenUpError when unwanted."""
 
     deadline: float
     limit_s: float

@@ -50,7 +50,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class ContainerPlan:
-    """The settings that a container is made with. None and empty mean the engine's or the image's own default."""
+    """What a container is made with. None and empty mean the engine's or the image's own default."""
 
     image: str
     pull: str = "missing"
@@ -159,8 +159,8 @@ def _target(target: str, text: str) -> str:
 def _allowed(mount: Mount, queue: Mapping[str, Any]) -> Mount:
     """The submitter's mount, read-only where the queue says so. Raises InputError.
 
-    A folder must be one that the queue names, not one below it: a user who may write there could put a link in its
-    place between this look and the engine's.
+    A folder must be one that the queue names, not one below it: whoever may write there could put a link in its place
+    between this look and the engine's.
     """
     if not mount.is_folder:
         patterns = queue.get("allow_volumes")

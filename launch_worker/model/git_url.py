@@ -121,7 +121,7 @@ def _check_ref(ref: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """The URL for messages, without any part that may be a password."""
+    """For messages: nothing that may be a password."""
     cut = url.partition("?")[0]
     cut = cut if len(cut) <= 100 else cut[:100] + "…"
     _, at, tail = cut.rpartition("@")

@@ -70,7 +70,7 @@ def has_macros(value: Any) -> bool:
 
 
 def check_value_names(names: Iterable[str], *, macro_env: Iterable[str] = ()) -> None:
-    """Check names of values. Raises InputError for a name that is a macro of the system or of the queue."""
+    """Raises InputError for values that would stand where a macro of the system's or of the queue's stands."""
     for name in names:
         if name in SYSTEM_MACROS:
             raise InputError(f"value {name!r} would stand for the system's own macro ${{{name}}}; choose another name")

@@ -33,7 +33,7 @@ class NextStep:
 
     @property
     def counts_as(self) -> int:
-        """Its number in scripts: 0 a retry, 1 a preemption, 2 nothing, 3 a start that failed through the worker."""
+        """For the scripts: 0 a retry, 1 a preemption, 2 nothing, 3 a start that failed through the worker."""
         return 3 if self.is_misstart else 2 if self.is_free else int(self.is_preemption)
 
 

@@ -39,7 +39,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A sweep's record at one instant. Times are server microseconds."""
+    """What the store knows of a sweep at one instant. Times are server microseconds."""
 
     id: str
     #: One of RUNNING, PAUSED, STOPPED (the last runs are ending), FINISHED, CANCELED.
