@@ -69,9 +69,9 @@ format: $(INSTALLED_DEV) ## mend what lint can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-maps: $(MADE) ## draw the pictures and write the tree of docs/architecture.md anew
-	$(BIN)/python docs/pictures/draw.py
-	$(BIN)/python docs/package_tree.py
+maps: ## draw the pictures and write the tree of docs/architecture.md anew
+	$(PYTHON) docs/pictures/draw.py
+	$(PYTHON) docs/package_tree.py
 
 clean: ## delete .venv and every cache
 	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
