@@ -127,13 +127,13 @@ def add_consumer(state: Any, queue: str, exchange: Any = None, routing_key: Any 
     """Have worker(s) take runs from a queue too, until they end."""
     if exchange or routing_key:
         return nok("queues of runs have no exchanges and routing keys; give the queue's name alone")  # type: ignore[no-any-return]
-    return _change(queue, lambda pickup: pickup.add(queue), f"add consumer {queue}")
+    return _change(queue, lambda watch: watch.add(queue), f"add consumer {queue}")
 
 
 @control_command(args=[("queue", str)], signature="<queue>")  # type: ignore[untyped-decorator]
 def cancel_consumer(state: Any, queue: str, **_: Any) -> dict[str, str]:
     """Have worker(s) take no more runs from a queue, until they end."""
-    return _change(queue, lambda pickup: pickup.drop(queue), f"no longer consuming from {queue}")
+    return _change(queue, lambda watch: watch.drop(queue), f"no longer consuming from {queue}")
 
 
 def _change(queue: str, change: Callable[[Any], None], said: str) -> dict[str, str]:
@@ -141,9 +141,9 @@ def _change(queue: str, change: Callable[[Any], None], said: str) -> dict[str, s
         check_queue_name(queue)
     except InputError as error:
         return nok(str(error))  # type: ignore[no-any-return]
-    if Intake.pickup is None or Intake.takes_by_hand():
+    if Intake.queue_watch is None or Intake.takes_by_hand():
         return nok("this worker takes nothing from queues now (--limit 0, or --run-once)")  # type: ignore[no-any-return]
-    change(Intake.pickup)
+    change(Intake.queue_watch)
     return ok(said)  # type: ignore[no-any-return]
 
 

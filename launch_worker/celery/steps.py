@@ -24,7 +24,7 @@ from launch_worker.celery.application import app, settings
 from launch_worker.celery.broker import Channel
 from launch_worker.celery.consumer import end_in_time
 from launch_worker.celery.events import EVENTS, show_end
-from launch_worker.celery.loop import Bell, RingingExecutor
+from launch_worker.celery.loop import LoopWaker, WakingExecutor
 from launch_worker.celery.options import (
     Start,
     announce,
@@ -106,7 +106,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self.agent: LaunchAgent | None = None
-        self.pickup: QueueWatch | None = None
+        self.queue_watch: QueueWatch | None = None
 
     def start(self, parent: Any) -> None:
         # Celery's own handler, of a worker without a terminal, starts the worker anew and ends its jobs. No SIG_IGN:
@@ -124,13 +124,13 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             on_intake=turn_intake,
             on_drain=lambda: os.kill(os.getpid(), signal.SIGTERM),
             on_upgrade=lambda: os.kill(os.getpid(), signal.SIGUSR1),
-            on_adopt=lambda record: AdoptedRequest(record, parent, wake=Bell.ring).end,
+            on_adopt=lambda record: AdoptedRequest(record, parent, wake=LoopWaker.wake).end,
             on_end=show_end,
             on_schedulers=lambda running: _widen(parent, running),
             on_twin=(lambda _: None) if start.is_silent else announce,
         )
         # Schedulers run beside the slots.
-        parent.pool.executor = RingingExecutor(max(1, start.slots) + start.config.max_schedulers)
+        parent.pool.executor = WakingExecutor(max(1, start.slots) + start.config.max_schedulers)
         self.agent = LaunchAgent(
             Api(settings=settings),
             config,
@@ -139,7 +139,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             takes_by_hand=start.takes_by_hand,
             ends_if_hung=True,
         )
-        Bell.hang(parent.hub)
+        LoopWaker.watch_from(parent.hub)
         try:
             self.agent.start()
         except LaunchError as error:
@@ -147,14 +147,14 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             give_up(str(error))
         if not start.takes_by_hand:
             app.amqp.queues.select_add(self.agent.direct_queue)
-        self.pickup = Intake.pickup = QueueWatch(
+        self.queue_watch = Intake.queue_watch = QueueWatch(
             self.agent,
             selection,
             excluded=start.excluded,
             on_change=lambda: turn_intake(LaunchAgent.current().takes_runs),
         )
         if start.slots and not start.run_once:
-            self.pickup.start()
+            self.queue_watch.start()
         if not start.is_silent:
             announce(selection.describe())
 
@@ -170,8 +170,8 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _stop(self, parent: Any) -> None:
         if self.agent is not None:
-            if self.pickup is not None:
-                self.pickup.stop()
+            if self.queue_watch is not None:
+                self.queue_watch.stop()
             self.agent.stop(reason=f"the worker shut down {Intake.why}".rstrip())
             self.agent = None
             # By now the drain has let the jobs end, or it was cut short.
@@ -185,7 +185,7 @@ def _widen(worker: Any, schedulers: int) -> None:
     """Have Celery take so many tasks more at once; from any thread."""
     worker.max_concurrency = max(1, Start.slots) + schedulers
     # Its loop asks before each wait whether it may take one.
-    Bell.ring()
+    LoopWaker.wake()
 
 
 def turn_intake(on: bool) -> None:
@@ -207,8 +207,8 @@ RunRequest.open_queues = staticmethod(open_queues)
 
 def look_again() -> None:
     """The agent's `on_queues`: a queue was made, changed or deleted."""
-    if Intake.pickup is not None:
-        Intake.pickup.wake()
+    if Intake.queue_watch is not None:
+        Intake.queue_watch.wake()
 
 
 class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -223,7 +223,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.consumer.tasks:Tasks",)
     current: ClassVar[Intake | None] = None
     draining: ClassVar[threading.Thread | None] = None
-    pickup: ClassVar[QueueWatch | None] = None
+    queue_watch: ClassVar[QueueWatch | None] = None
     has_passed: ClassVar[bool] = False
     #: How it was told to leave, where that was no signal.
     why: ClassVar[str] = ""
@@ -253,10 +253,10 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def pass_once(self) -> None:
         """Run what is due, then leave."""
-        assert Intake.pickup is not None
+        assert Intake.queue_watch is not None
         run_once(
             LaunchAgent.current(),
-            look=Intake.pickup.look,
+            look=Intake.queue_watch.look,
             slots=Start.slots,
             strict_order=Channel.strict_order,
             on_end=show_end,
