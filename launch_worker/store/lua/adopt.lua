@@ -1,8 +1,8 @@
 -- Running | Crashed -> Running under another worker: the same attempt, whose job outlived its worker.
--- ARGV: id, token, attempt, from (its owner until now, '' for any), owner, worker, host, lease_us, only_if_gone (1: while
---   `from` is a live worker, refuse)
--- Refuses an attempt that was superseded or has ended, and one that somebody else adopted. A repeated call gets the same
--- answer.  Returns {'done', fields and values} | {'superseded' | 'ended' | 'taken' | 'unknown'}.
+-- ARGV: id, token, attempt, from (owner of the attempt until now, '' for any), owner, worker, host, lease_us,
+--   only_if_gone (1: while `from` is a live worker, refuse)
+-- Refuses an attempt that was superseded or has ended, and one that another worker adopted. A repeated call gets the
+-- same answer.  Returns {'done', fields and values} | {'superseded' | 'ended' | 'taken' | 'unknown'}.
 local id, token, attempt, from, owner, worker, host, lease_us, only_if_gone = unpack(ARGV)
 local run = get(id, 'state', 'token', 'closed', 'owner', 'attempt', 'held')
 local state = run[1]

@@ -1,7 +1,7 @@
--- The next chunk of an attempt's output.
--- ARGV: id, attempt, chunk, bytes of output before it, first entry to keep ('' for all, '*' for this one),
+-- Adds the next chunk of an attempt's output.
+-- ARGV: id, attempt, chunk, bytes of output before the chunk, first entry to keep ('' for all, '*' for the new one),
 --   bytes of output that are in no entry
--- Refused for a run that does not exist (any more).  Returns the id of the (first) entry that has it, or '' when refused.
+-- Refuses a run that does not exist (any more).  Returns the id of the (first) entry of the chunk, or '' when refused.
 local id, attempt, chunk, offset, keep_from, missing = unpack(ARGV)
 if redis.call('EXISTS', run_key(id)) == 0 then return '' end
 local log = run_key(id) .. ':log:' .. attempt
@@ -13,7 +13,7 @@ local function end_of(entry)
 end
 local last, first = before('+'), nil
 if last then
-  -- A call whose reply was lost is repeated, perhaps with more output than it had, and perhaps not for the first time.
+  -- A call without a reply is repeated, perhaps with more output than before, and perhaps more than once.
   local known = end_of(last) - tonumber(offset)
   local part = last
   while part and end_of(part) > tonumber(offset) do

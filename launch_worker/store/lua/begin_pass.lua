@@ -1,7 +1,7 @@
--- Which beat passes are due; of each that is, notes that it begins now: so two beats, or beat and agents, do it once.
--- ARGV: settle_ms, then for each pass: name, every_us, gap_us (0: not guarded).  Returns 1 or 0 for each.
--- A guarded pass that did not run for `gap_us`, or whose last time lies in the future, finds a Redis that was away, or
--- a clock that jumped: every lease looks dead then. Workers get `settle_ms` to renew theirs first.
+-- Tells which beat passes are due, and notes that these begin now: two beats, or beat and agents, do each of them once.
+-- ARGV: settle_ms, then for each pass: name, every_us, gap_us (0: not guarded).  Returns 1 or 0 for each pass.
+-- A guarded pass that did not run for `gap_us`, or whose last time lies in the future, means that Redis was away or
+-- that its clock jumped: every lease looks dead then. Workers get `settle_ms` to renew their leases first.
 local settle_ms = ARGV[1]
 local FIRST_PASS = 2
 local now = now_us()

@@ -1,5 +1,6 @@
--- Pending -> Killed; a Running run is marked and its owner told at once.
--- ARGV: id, grace_us ('' = the job's own), reason, preempt (1: it shall end only to run again, and must be Running)
+-- Pending -> Killed. A Running run is marked, and its owner is told at once.
+-- ARGV: id, grace_us ('' = the job's own), reason, preempt (1: the run shall end only to run again, and must be
+--   Running)
 -- Returns the answer 'killed' | 'requested' | 'final' | 'pending', and the run's state.
 local id, grace_us, reason, preempt = unpack(ARGV)
 local run = get(id, 'state', 'attempt', 'owner', 'cancel_at', 'token', 'preempting')
@@ -13,7 +14,7 @@ if state == 'Pending' then
   return {'killed', 'Killed'}
 end
 if state ~= 'Running' then return {'final', state} end
--- What was asked to end must not come back.
+-- A run that was asked to end for good must not run again.
 if preempt == '1' and run[4] and not run[6] then return {'requested', state} end
 ask_to_end(id, now, grace_us, reason, preempt == '1')
 return {'requested', state}

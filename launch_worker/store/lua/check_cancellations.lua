@@ -1,4 +1,4 @@
--- Tells the owners of Running runs again what they were asked to stop.  ARGV: limit.  Returns how many were told.
+-- Repeats to the owners of Running runs which runs they were asked to stop.  ARGV: limit.  Returns the number of runs.
 local limit = ARGV[1]
 local told = 0
 for _, id in ipairs(redis.call('ZRANGE', 'launch:cancels', 0, limit - 1)) do

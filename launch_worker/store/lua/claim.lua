@@ -1,16 +1,24 @@
--- Pending -> Running (Crashed -> Running for a repeated call that was silent too long), with a new attempt, a new fencing token and a lease.
--- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (what the worker has left beside this slot; '' for any), devices (JSON: the ids of its free GPUs), version (the newest format of items that it reads), plain (1: only a run that needs nothing of which a worker has a limited amount), list…
--- Refuses an item whose dispatch number is not the record's, and one of a run whose queue the owner is not known to
--- consume (`launch:consumers`, which workers alone write), whatever list it was in. A damaged record is Failed. A run that breaks a limit is parked, one that this worker
--- has no room for is given to another or parked, one that expired is Killed. A scheduler for which it has no room is
--- given to another that has, or looked at again after a while. One of a newer format is parked in the group version:N, from which newer workers fetch
--- it (heartbeat). A repeated nonce gets the same answer.
--- With '' for id, and for seq the caller's slot, it pops the next item of the lists itself, the first list first, until one can be claimed; an
--- item that is not a run's is left to the broker's client, with all behind it.
--- A worker need not keep other claims back while it makes a plain one. For a run that is not so, nothing is done.
--- Returns {1, the record's fields and values, with id, queue_config, and waiting: how many items are in its list}, {0, why not ('' when nothing waits)},
--- An error LAUNCHNEW where `admit` is to be called first.
--- {2, ''} for a run that is not plain, or {3, queue, id, seq} for one whose queue the owner is not known to consume.
+-- Pending -> Running, with a new attempt, a new fencing token and a lease. Crashed -> Running for a repeated call that
+-- was silent too long.
+-- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (free capacity of the worker without this slot; '' for any
+--   run), devices (JSON: ids of its free GPUs), version (the newest format of items that it reads), plain (1: only a
+--   run that needs nothing of which a worker has a limited amount), list…
+-- With '' for id, and the caller's slot for seq, it pops the next item of the lists itself, in the order of the lists,
+-- until a run can be claimed. An item that is not a run's is left to the broker's client, with all items behind it.
+-- Refuses an item whose dispatch number is not the record's, and an item of a run whose queue the owner is not known to
+-- consume (`launch:consumers`, which workers alone write), whatever list it was in.
+-- Does something else with a run that
+--   has a damaged record: it is Failed;
+--   has expired: it is Killed;
+--   breaks a limit: it is parked;
+--   does not fit into this worker: it is given to another worker, or parked;
+--   is a scheduler, and this worker may run no more of them: it is given to another worker, or looked at again later;
+--   has a newer format: it is parked in the group version:N, from which newer workers fetch it (heartbeat).
+-- A repeated nonce gets the same answer. A worker can make plain claims at the same time; a plain claim of a run that
+-- is not plain does nothing.
+-- Returns {1, the record's fields and values, with id, queue_config, and waiting (number of items in its list)},
+--   {0, reason ('' when nothing waits)}, {2, ''} for a run that is not plain, {3, queue, id, seq} for a run whose queue
+--   the owner is not known to consume, or an error LAUNCHNEW where `admit` is to be called first.
 local asked_id, asked_seq, nonce, lease_us, owner, worker, host, card, devices, reads_version, plain = unpack(ARGV, 1, 11)
 local FIRST_LIST = 12
 card, devices, reads_version, plain = card_of(card), cjson.decode(devices), tonumber(reads_version), plain == '1'

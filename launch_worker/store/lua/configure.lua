@@ -1,5 +1,6 @@
--- Sets what an admin configures.  ARGV: kind (queue or pool), name, only_new (1), then field and value, '' takes it away
--- Returns {0} where it is there already and should be new, else {1, the groups whose parked runs must be looked at…}.
+-- Sets fields of a queue or a pool for an admin.
+-- ARGV: kind (queue or pool), name, only_new (1: refuse an existing one), then field and value ('' removes the field)
+-- Returns {0} when refused, else {1, the groups whose parked runs must be looked at…}.
 local kind, name, only_new = unpack(ARGV, 1, 3)
 local FIRST_FIELD = 4
 local key = 'launch:' .. kind .. ':' .. name

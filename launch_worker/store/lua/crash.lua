@@ -1,16 +1,17 @@
 -- Running -> Crashed for runs whose leases ran out, and on to Pending when the retry policy says so.
 -- ARGV, for each run: id, token, reason, retry_us (-1: no retry), retry_reason, counts_as (0: a retry, 1: a preemption,
 -- 2: nothing)
--- Refuses when the lease was renewed meanwhile, the attempt is another, or it is held. One with a damaged record is not tried again. One that was only prepared ahead of its time
--- waits for that again.  Returns 1, 0 or an error for each run in order; for fewer than all when many others were let go
--- into their places: Redis does nothing else meanwhile, so the caller calls again for the rest.
+-- Refuses a run whose lease was renewed meanwhile, another attempt, and a held run. A run with a damaged record is not
+-- retried. A run that was only prepared ahead of its time waits for that time again.
+-- Returns 1, 0 or an error for each run in order. After many dispatches of other runs it stops early, for Redis does
+-- nothing else meanwhile: the answers are fewer than the runs then, and the caller calls again for the rest.
 local runs = ARGV
 local WORDS = 6
 local now = now_us()
 
 local function crash(id, token, reason, retry_us, retry_reason, counts_as)
   local run = get(id, 'state', 'token', 'attempt', 'worker', 'cancel_at', 'preempting', 'start_at',
-    -- Read in one go with what comes later.
+    -- Fields that are needed later, read by the same command.
     'created_at', 'queue', 'concurrency_key', 'array', 'sweep', 'first_attempt', 'seq', 'held')
   if run[1] ~= 'Running' then
     redis.call('ZREM', 'launch:leases', id)
@@ -20,7 +21,7 @@ local function crash(id, token, reason, retry_us, retry_reason, counts_as)
   if deadline and tonumber(deadline) > now then return 0 end
   local damage = damage_of(id)
   if damage then
-    -- Nobody may try it again: its worker, should it live, puts the record right.
+    -- The run is not retried. If its worker is alive, the worker mends the record.
     arrow(id, 'Running', 'Crashed', now, run[3], run[4], reason .. '; the record of this run is damaged: ' .. damage)
     keep_aside('', 'run ' .. id .. ' is Crashed: the record of this run is damaged: ' .. damage, id)
     over(id, now)
@@ -28,7 +29,7 @@ local function crash(id, token, reason, retry_us, retry_reason, counts_as)
   end
   if run[2] ~= token then return 0 end
   if run[15] == token then
-    -- Its job may live.
+    -- The job of a held run may be alive.
     redis.call('ZADD', 'launch:leases', int(LATER), id)
     return 0
   end

@@ -1,12 +1,12 @@
 -- (nothing) -> Pending, for many runs.  ARGV: only_known (1: refuse a new queue), reason, then for each group of runs:
---   queue, its and its pool's configuration as the caller knows them, how many runs; and for each of those:
---   id, due ('' = now, else 'at:US' or 'in:US'), expires_us ('' = never), how many fields, field, value, …
+--   queue, its configuration and its pool's as the caller knows them, number of runs; and for each of these runs:
+--   id, due ('' = now, else 'at:US' or 'in:US'), expires_us ('' = never), number of fields and values, field, value, …
 -- Idempotent by id: a repeated call changes nothing. Refuses a caller that does not know the configurations.
 -- Returns for each group {number of live consumers of the queue, an answer for each run}: created 0|1,
 --   or {-1, the configuration, the pool's} or {-2, why not} or {-3, the known queues}, or an error.
 local only_known, reason = unpack(ARGV, 1, 2)
 local FIRST_GROUP = 3
--- Runs of one call were made one after the other: lists are in that order.
+-- Each run of a call gets a time of its own: lists are in the order of the arguments.
 local now = now_us() - 1
 local answers, at = {}, FIRST_GROUP
 

@@ -1,4 +1,5 @@
--- (nothing) -> RUNNING.  ARGV: sweep, field, value, …   Idempotent by id.  Returns 1, or 0 when it is there already.
+-- (nothing) -> RUNNING: a new sweep.  ARGV: sweep, field, value, …   Idempotent by id.  Returns 1, or 0 for an existing
+-- sweep.
 local sweep = ARGV[1]
 local FIRST_FIELD = 2
 local key = sweep_key(sweep)

@@ -1,7 +1,9 @@
 -- Pending -> Killed, and any final state -> (nothing): the run, its history, logs, metrics and files are gone.
--- ARGV: id, why it is Killed if it was Pending, by whom, keep_us (how long a look-up says that it was deleted)
--- Refuses a Running one. Whoever waits for it, and its sweep, hear of the end first. A repeated call changes nothing.
--- Returns 'deleted' | 'running' | 'unknown' | 'again' (some of those that wait for it were told: call again).
+-- ARGV: id, reason of the end if the run is Pending, who deletes it, keep_us (time for which a look-up says that it was
+--   deleted)
+-- Refuses a Running run. Its sweep, and the runs that wait for it, are told of its end first. A repeated call changes
+-- nothing.
+-- Returns 'deleted' | 'running' | 'unknown' | 'again' (not all runs that wait for it were told: call again).
 local id, reason, who, keep_us = unpack(ARGV)
 local mark = run_key(id) .. ':deleted'
 local state = get(id, 'state')[1]
@@ -12,10 +14,10 @@ if state == 'Pending' then
 elseif not FINAL[state] then
   return 'running'
 end
--- They are told how it ended, and not that it is gone.
+-- Runs that wait for it are told how it ended, and not that it does not exist.
 settle(now, 200)
 if redis.call('SISMEMBER', 'launch:settle', id) == 1 then return 'again' end
--- First: a worker that was silent must not bring the record back.
+-- The mark comes first: a worker that was silent must not bring the record back.
 redis.call('SET', mark, cjson.encode({at = int(now), by = who}), 'PX', int(math.max(1, math.floor(tonumber(keep_us) / 1000))))
 local run = get(id, 'queue', 'project', 'state', 'sweep', 'array', 'attempt')
 redis.call('ZREM', 'launch:ended', id)

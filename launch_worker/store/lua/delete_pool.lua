@@ -1,4 +1,4 @@
--- Takes a pool away.  ARGV: pool.  Refuses while queues are in it.  Returns how many.
+-- Deletes a pool.  ARGV: pool.  Refuses while queues are in it.  Returns the number of these queues.
 local pool = ARGV[1]
 local queues = redis.call('ZCARD', 'launch:pool_queues:' .. pool)
 if queues > 0 then return queues end

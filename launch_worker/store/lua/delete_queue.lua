@@ -1,5 +1,5 @@
--- Takes a queue off the lists, with its configuration.  ARGV: queue.  Refuses while runs wait in it; those that run go on.
--- Returns how many wait.
+-- Deletes a queue and its configuration.  ARGV: queue.  Refuses while runs wait in it; its Running runs go on.
+-- Returns the number of runs that wait.
 local queue = ARGV[1]
 local waiting = redis.call('ZCARD', 'launch:line:' .. queue)
 if waiting > 0 then return waiting end

@@ -1,14 +1,16 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
--- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1),
---   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing, 3: a start that failed through the worker), card (what the worker has left now; '' for none), pid (of its main process; '' when it was noted),
---   ended_ago_us (how long ago it ended, by its worker's clock; '' for now). Its end is never noted as before its start.
--- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any). A repeated report of the same attempt changes nothing.
+-- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1: no retry),
+--   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing, 3: a start that failed through the worker), card
+--   (free capacity of the worker now; '' for none), pid (of the main process; '' when `started` has noted it),
+--   ended_ago_us (time since the end by the worker's clock; '' for now). An end is never noted as before its start.
+-- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any owner). A
+-- repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us, retry_reason,
   counts_as, card, pid, ended_ago_us = unpack(ARGV)
 retry_us, card, ended_ago_us = tonumber(retry_us), card_of(card), tonumber(ended_ago_us)
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
-  -- Read in one go with what comes later.
+  -- Fields that are needed later, read by the same command.
   'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep', 'started_at', 'held')
 local now = now_us()
 if card then keep_free(owner, card) end
@@ -18,7 +20,8 @@ if is_rolled_back(run[2], token) then
   run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting')
 end
 if run[3] == token and run[2] == token then
-  -- Again; or the processes of a job that had called itself finished are gone now, and with them what they held.
+  -- A repeated report; or the processes of a job that had called itself finished have ended now, and freed their
+  -- capacity.
   if card then pcall(offer, card, now) end
   return 'done'
 end
@@ -31,12 +34,12 @@ end
 if run[6] and not run[8] and retry_us >= 0 then
   retry_us, reason = -1, reason .. '; not retried, because it was cancelled'
 end
--- One that was claimed ahead of its time waits for that.
+-- A run that was claimed ahead of its time waits for that time.
 local start_at = retry_us >= 0 and tonumber(get(id, 'start_at')[1] or '')
 if start_at then retry_us = math.max(retry_us, start_at - now) end
 if run[1] == 'Crashed' then reason = reason ~= '' and reason or 'reported after the worker was silent' end
 if run[1] == 'Crashed' and state == 'Crashed' then
-  -- The pass was quicker: the worker says the same.
+  -- The pass was quicker: the worker reports what the record says already.
   put(id, 'closed', token)
   return 'done'
 end
@@ -48,6 +51,6 @@ local ended_at = now - math.max(0, ended_ago_us or 0)
 ended_at = math.min(now, math.max(ended_at, tonumber(get(id, 'started_at')[1] or '') or now))
 arrow(id, run[1], state, now, run[4], run[5], reason, ended_at)
 go_on(id, state, now, run[4], run[5], retry_us, retry_reason, counts_as)
--- What went wrong with others is not this run's.
+-- An error with other runs is no error of this report.
 if card then pcall(offer, card, now) end
 return 'done'

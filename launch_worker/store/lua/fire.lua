@@ -1,10 +1,11 @@
--- A recurring submission's time has come: (nothing) -> Pending, and its next time is noted, in one step; so two beats
--- do it once.  ARGV: name, the time for which it is fired, the next one (both us), then as for create: id, reason,
---   queue, its configuration, its pool's, expires_us, overlap, field, value, …   With id '' that time is left out.
--- While the schedule's last run has not ended, overlap `skip` leaves the time out, and `queue-one` makes a run that waits
--- for that one's end, unless one waits already; `allow` asks nothing.
--- Returns {1, 0} | {0, 0} (somebody else did it, or it is gone) | {2, the last run} (left out: that has not ended)
---   | {-1, configuration, the pool's} | {-2, why not}.
+-- (nothing) -> Pending: a schedule's time has come. The run is made and the next time is noted in one step, so two
+-- beats make one run.
+-- ARGV: name, the time for which it is fired, the next one (both us), then as for create: id, reason, queue, its
+--   configuration, its pool's, expires_us, overlap, field, value, …   With '' for id that time is left out.
+-- While the schedule's last run has not ended, overlap `skip` leaves the time out, and `queue-one` makes a run that
+-- waits for the end of the last run, unless a run waits already. `allow` makes the run in any case.
+-- Returns {1, 0} | {0, 0} (another beat did it, or the schedule was deleted) | {2, the last run} (left out: the last
+--   run has not ended) | {-1, configuration, the pool's} | {-2, why not}.
 local name, expected, next_us, id, reason, queue, config, config_of_pool, expires_us, overlap = unpack(ARGV, 1, 10)
 local FIRST_FIELD = 11
 local last_key = 'launch:schedule:' .. name .. ':run'

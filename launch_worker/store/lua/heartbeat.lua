@@ -1,8 +1,10 @@
 -- Renews the leases of one worker's runs in one call; Crashed -> Running for an attempt that was not superseded.
--- Then gives the worker what it has room for.
--- ARGV: owner, worker, lease_us, gone_us, description, card ('' while it takes nothing), number of queues, queue…, then id, token, attempt for each run
+-- Then gives the worker parked runs for which it has room.
+-- ARGV: owner, worker, lease_us, gone_us, description, card ('' while the worker takes nothing), number of queues,
+--   queue…, then id, token, attempt for each run
 -- Returns {the time, age of the last crash_stale_runs in us, next due time or 0, then an answer for each run:}
---   ok | cancel:GRACE_US:REASON | preempt:GRACE_US:REASON | superseded | adopted (by another worker) | ended | unknown (Redis has lost the record)
+--   ok | cancel:GRACE_US:REASON | preempt:GRACE_US:REASON | superseded | adopted (by another worker) | ended |
+--   unknown (Redis has lost the record)
 local owner, worker, lease_us, gone_us, description, card, queues = unpack(ARGV, 1, 7)
 local FIRST_QUEUE = 8
 local FIRST_RUN = FIRST_QUEUE + tonumber(queues)
@@ -19,7 +21,7 @@ local function renew(id, token, attempt)
   local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner', 'preempting', 'held')
   local state, answer = run[1], 'superseded'
   if not state then
-    -- Of a deleted one nothing is to come back.
+    -- The record of a deleted run must not come back.
     answer = redis.call('EXISTS', run_key(id) .. ':deleted') == 1 and 'superseded' or 'unknown'
   elseif is_rolled_back(run[2], token) then
     regain(id, state, now, token, attempt, owner, worker)
@@ -32,7 +34,7 @@ local function renew(id, token, attempt)
       state = 'Running'
     end
     if state == 'Running' then
-      -- Its worker lives after all.
+      -- The worker of a held run is alive after all.
       drop(id, 'held')
       redis.call('ZADD', 'launch:leases', int(now + lease_us), id)
       answer = run[4] and ((run[9] and 'preempt:' or 'cancel:') .. (run[5] or '') .. ':' .. (run[6] or '')) or 'ok'
@@ -49,7 +51,7 @@ for index = FIRST_RUN, #ARGV, 3 do
   answers[#answers + 1] = fine and answer or 'ok'
 end
 
--- Whether no live worker reads only older formats of items than this one.
+-- Whether all live workers read this format of items.
 local function all_read(version)
   for _, other in ipairs(redis.call('ZRANGEBYSCORE', 'launch:workers', int(now), '+inf', 'LIMIT', 0, 500)) do
     local known = redis.pcall('HGET', 'launch:free:' .. other, 'version')
@@ -58,7 +60,7 @@ local function all_read(version)
   return true
 end
 
--- Gives a worker what older ones could not read and left (claim), as far as it has room for it.
+-- Gives a worker the runs that older workers could not read and left (claim), as far as it has room for them.
 local function offer_newer(card)
   local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
   for version = 2, tonumber(card.version) or 1 do
@@ -92,7 +94,7 @@ if card then
   keep_free(owner, card, gone_ms, more)
   redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
   if card.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
-    -- It has been busy for a while: others may take what was given to it.
+    -- The worker has been busy for a while: other workers may take the runs that were given to it.
     relieve(owner, now, 50)
   end
   local fine, problem = pcall(function()

@@ -1,6 +1,6 @@
--- Running, under the same worker: nobody knows whether the attempt's job has ended, and its worker is gone. The record's
--- field `held` is the attempt's token then, and the lease does not run out: no pass gives the run to another worker. It
--- ends with `release`, `adopt`, a heartbeat of the worker, or the attempt's end.
+-- Holds a Running run whose worker is gone, while it is not known whether the attempt's job has ended. The record's
+-- field `held` is the attempt's token then, and the lease does not run out: no pass gives the run to another worker.
+-- The run is held until `release`, `adopt`, a heartbeat of the worker, or the attempt's end.
 -- ARGV: id, token, owner (whose attempt it is)
 -- Refuses an attempt that another worker has taken over, or that does not run. A repeated call changes nothing.
 -- Returns 'held' | 'adopted' | 'over'.

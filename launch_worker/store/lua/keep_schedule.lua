@@ -1,5 +1,6 @@
--- A recurring submission, from now on.  ARGV: name, what it is (JSON), its next time (us); '' for both takes it away.
--- Returns 1, or 0 where there was none to take away.
+-- Sets a schedule (a recurring submission).  ARGV: name, the schedule (JSON), its next time (us); '' for both deletes
+-- it.
+-- Returns 1, or 0 where there was none to delete.
 local name, text, next_us = unpack(ARGV)
 if text == '' then
   redis.call('DEL', 'launch:schedule:' .. name, 'launch:schedule:' .. name .. ':run')

@@ -1,5 +1,5 @@
--- An upload whose chunks have all been written is whole from now on, for so long.
--- ARGV: sha256, chunks, bytes in all, keep_us.  Refuses one with a chunk missing.  Returns 1 or 0.
+-- Marks an upload, all of whose chunks have been written, as complete, and keeps it for keep_us.
+-- ARGV: sha256, number of chunks, bytes in all, keep_us.  Refuses one with a chunk missing.  Returns 1 or 0.
 local sha256, chunks, size, keep_us = unpack(ARGV)
 chunks, size, keep_us = tonumber(chunks), tonumber(size), tonumber(keep_us)
 local found = 0

@@ -1,8 +1,9 @@
 -- (nothing) -> Pending: the next run of a sweep.
--- ARGV: sweep, the run's number, what was drawn (JSON), then as for create: id, reason, queue, its configuration, its
+-- ARGV: sweep, the run's number, the drawn values (JSON), then as for create: id, reason, queue, its configuration, its
 --   pool's, expires_us, field, value, …
--- Only if the sweep is RUNNING, fewer than `workers` of its runs are live, fewer than `cap` were made, and this number is
--- the next: so however many workers try, each run is made once. A repeated call is answered as the first.
+-- Makes the run only if the sweep is RUNNING, fewer than `workers` of its runs are live, fewer than `cap` were made,
+-- and this number is the next: each run is made once, whatever number of workers try. A repeated call gets the same
+-- answer.
 -- Returns {1, ''} | {0, why not} | {-1, configuration, the pool's} | {-2, why not}
 local sweep, index, trial, id, reason, queue, config, config_of_pool, expires_us = unpack(ARGV, 1, 9)
 local FIRST_FIELD = 10
@@ -17,7 +18,7 @@ if made ~= index then return {0, 'another worker made this run'} end
 local known, known_of_pool = queue_config(queue), pool_config(queue)
 if known ~= config or known_of_pool ~= config_of_pool then return {-1, known, known_of_pool} end
 local now = now_us()
--- Before the run: it may end at once.
+-- Written before the run, for the run may end at once.
 redis.call('ZADD', key .. ':runs', index, id)
 redis.call('SADD', key .. ':live', id)
 redis.call('HINCRBY', key, 'made', 1)

@@ -1,4 +1,4 @@
--- Running: a part of the attempt's start, or of its end, begins.  ARGV: id, token, name, reason (for people, while it lasts)
+-- Begins a phase of a Running attempt's start or end.  ARGV: id, token, name, reason (for people, while it lasts)
 -- Refuses a stale attempt.  Returns 1 or 0.
 local id, token, name, reason = unpack(ARGV)
 local run = get(id, 'state', 'token', 'phases', 'cancel_at')

@@ -1,4 +1,4 @@
--- Running: the commit that this run's code is, from now on and for every attempt.  ARGV: id, token, commit.
+-- Notes the commit of a Running run's code, for this attempt and all later ones.  ARGV: id, token, commit.
 -- Refuses a stale attempt.  The first commit stays.  Returns the commit that counts, or '' when refused.
 local id, token, commit = unpack(ARGV)
 local run = get(id, 'state', 'token', 'commit')

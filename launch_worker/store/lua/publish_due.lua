@@ -1,7 +1,7 @@
--- Pending runs whose time has come get an item in their queue; those that did not start in time are Killed, and those
--- whose records are damaged are Failed.
+-- Puts Pending runs whose time has come into their queues. Pending -> Killed for runs that did not start in time, and
+-- Pending -> Failed for runs with damaged records.
 -- ARGV: limit, card of a worker that prepares runs ahead of their time ('' for others)
--- Returns {how many, the next due time or 0, 1 if a schedule is due}.
+-- Returns {number of runs whose time had come, the next due time or 0, 1 if a schedule is due}.
 local limit, card = unpack(ARGV)
 limit, card = tonumber(limit), card_of(card)
 local function span(seconds)
@@ -17,7 +17,7 @@ for at = 1, #due, 2 do
   redis.call('ZREM', 'launch:due', id)
   if get(id, 'state')[1] == 'Pending' then
     local fine, problem = pcall(function()
-      -- One that a worker was to prepare, and did not take: for everybody now.
+      -- A run that a worker was to prepare and did not take is open to all workers now.
       withdraw(id)
       put(id, 'lined_at', due[at + 1])
       line_up(id, now)
@@ -53,8 +53,8 @@ if prefetch_us > 0 and card.slots > 0 then
   for _, id in ipairs(ahead) do
     local run = get(id, 'queue', 'list', 'needs', 'state', 'attempt', 'version')
     local needs = parse_needs(run[3] or '')
-    -- What others wait for, or may wait for, is not kept idle until then: devices that are asked for, and places where
-    -- there is a limit. A retry was never meant to start at a point in time.
+    -- A run is not prepared if that would keep capacity idle for which others wait: devices that are asked for, and
+    -- places of a limit. A retry is not prepared, for it was never meant to start at a point in time.
     local is_kept = is_wanted and run[3] and run[3] ~= ''
     if free.slots > 0 and consumed[run[1]] and not run[2] and run[4] == 'Pending' and run[5] == '0' and not is_kept
       and fits(needs, free) and (tonumber(run[6] or '') or 1) <= (tonumber(card.version) or 1)

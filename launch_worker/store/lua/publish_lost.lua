@@ -1,9 +1,10 @@
--- Pending runs whose item vanished from its list get a new one, at their old place; what was given to workers that
--- vanished goes back into line; and waiters of ended runs that were not all told yet are told.
+-- Gives Pending runs whose item vanished from its list a new item, at their old place. Puts runs that were given to
+-- vanished workers back into line, and tells the remaining runs that wait for ended ones.
 -- ARGV: grace_us, limit, after ('' at first, then what the last call returned)
--- Lists are first in, first out: with an empty list every run dispatched before the grace has lost its item; else
--- every one dispatched before the list's oldest item. The cost follows the lost ones, not the backlog.
--- Returns how many were published again, and '' or where to go on: among the own lists of live workers, some in each call.
+-- Lists are first in, first out: with an empty list every run dispatched before the grace has lost its item, else
+-- every run dispatched before the list's oldest item. The cost follows the lost ones, not the backlog.
+-- Returns the number of runs that were published again, and the `after` of the next call, '' for none: each call looks
+-- into the own lists of some live workers.
 local grace_us, limit, after = unpack(ARGV)
 grace_us, limit = tonumber(grace_us), tonumber(limit)
 local found = 0
@@ -22,7 +23,7 @@ local function look_into(list, owner)
     cutoff = dispatched and math.min(cutoff, tonumber(dispatched) - 1) or -1
   end
   local lost = redis.call('ZRANGEBYSCORE', waiting, '-inf', int(cutoff), 'WITHSCORES', 'LIMIT', 0, limit - found)
-  -- The newest of them first: each goes before all others.
+  -- The newest lost run comes first: each goes before all others in the list.
   for at = #lost - 1, 1, -2 do
     local id, since = lost[at], tonumber(lost[at + 1])
     if get(id, 'state')[1] ~= 'Pending' then

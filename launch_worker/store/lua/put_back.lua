@@ -1,4 +1,4 @@
--- Pending: a worker that goes away returns an item that it took and did not claim.  ARGV: id, seq
+-- Returns the item of a Pending run that a worker took and did not claim, for the worker stops.  ARGV: id, seq
 -- Refuses an item that is not the run's latest, and one of a run that waits in a line.  Returns 1 or 0.
 local id, seq = unpack(ARGV)
 local run = get(id, 'state', 'seq', 'queue', 'priority', 'list', 'due_at', 'parked')

@@ -1,4 +1,4 @@
--- Running: the job of a held attempt is known to have ended. Its lease is over now, so that it may be called Crashed.
+-- Ends the lease of a held Running run, whose job is known to have ended: the run may become Crashed now.
 -- ARGV: id, token.  Refuses an attempt that is not held.  Returns 1 or 0.
 local id, token = unpack(ARGV)
 local run = get(id, 'state', 'token', 'held')

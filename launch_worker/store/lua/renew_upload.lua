@@ -1,4 +1,5 @@
--- A whole upload is kept for so long from now on.  ARGV: sha256, keep_us.  Returns how many chunks it has; 0 for none.
+-- Keeps a complete upload for keep_us from now on.  ARGV: sha256, keep_us.  Returns its number of chunks; 0 for no
+-- upload.
 local sha256, keep_us = unpack(ARGV)
 local chunks = tonumber(redis.call('GET', upload_key(sha256)))
 if not chunks or chunks > MOST_CHUNKS then return 0 end

@@ -1,4 +1,4 @@
--- A final state -> Pending: a new attempt that a person asked for. The retry policy counts anew from it.
+-- A final state -> Pending: a new attempt that a person asked for. The retry policy counts from this attempt on.
 -- ARGV: id, reason.  Returns {1, ''} or {0, the state that refused} or {0, ''} for an unknown run.
 local id, reason = unpack(ARGV)
 local run = get(id, 'state', 'attempt')

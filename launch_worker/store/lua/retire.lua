@@ -1,5 +1,5 @@
 -- Deletes runs that ended longer ago than the retention, with history, logs and index entries.
--- ARGV: retention_us, limit.  Returns how many.
+-- ARGV: retention_us, limit.  Returns the number of runs.
 local retention_us, limit = unpack(ARGV)
 local now = now_us()
 local old = redis.call('ZRANGEBYSCORE', 'launch:ended', '-inf', int(now - tonumber(retention_us)), 'LIMIT', 0, limit)

@@ -1,5 +1,5 @@
 -- Deletes sweeps that ended longer ago than the retention. Their runs have a retention of their own.
--- ARGV: retention_us, limit.  Returns how many.
+-- ARGV: retention_us, limit.  Returns the number of sweeps.
 local retention_us, limit = unpack(ARGV)
 retention_us, limit = tonumber(retention_us), tonumber(limit)
 local CURVES = 5000
@@ -10,7 +10,7 @@ for _, sweep in ipairs(redis.call('ZRANGEBYSCORE', 'launch:sweeps', '-inf', int(
   local is_gone = redis.call('EXISTS', key) == 0
   if gone < limit and (is_gone or (ended and tonumber(ended) < now - retention_us)) then
     gone = gone + 1
-    -- By the numbers that were really drawn, which `made` may not say.
+    -- Curves are deleted by the numbers of the trials: the field `made` may be damaged.
     local left, trials = redis.pcall('HGETALL', key .. ':trials'), {}
     for at = 1, left.err and 0 or #left, 2 do trials[#trials + 1] = left[at] end
     for at = 1, math.min(#trials, CURVES) do redis.call('DEL', key .. ':curve:' .. trials[at]) end

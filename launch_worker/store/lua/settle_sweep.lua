@@ -1,5 +1,5 @@
--- A live sweep's set of live runs is made true again: runs that were deleted, or ended unheard, are in it no more.
--- ARGV: sweep.  Returns how many those were.
+-- Mends a live sweep's set of live runs: runs that were deleted, or whose end the sweep was not told of, are removed.
+-- ARGV: sweep.  Returns the number of these runs.
 local sweep = ARGV[1]
 local key = sweep_key(sweep)
 local now = now_us()

@@ -1,6 +1,6 @@
--- Running runs whose leases ran out, the longest dead first.  ARGV: limit, field…
--- Returns {id, {value of each field}, …}, the first field being the state. Leases of records that are gone or damaged
--- are dropped: they would fill every page.
+-- Lists Running runs whose leases ran out, the oldest deadline first.  ARGV: limit, field…
+-- Returns {id, {value of each field}, …}; the first field is the state. Leases of missing or damaged records are
+-- deleted: else they would fill every page.
 local limit = ARGV[1]
 local FIRST_FIELD = 2
 local found = {}

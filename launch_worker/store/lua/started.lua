@@ -1,4 +1,5 @@
--- Running: the job exists, its start is over.  ARGV: id, token, pid.  Refuses a stale attempt.  Returns 1 or 0.
+-- Notes the process of a Running attempt, and the end of its start.  ARGV: id, token, pid.  Refuses a stale
+-- attempt.  Returns 1 or 0.
 local id, token, pid = unpack(ARGV)
 local run = get(id, 'state', 'token', 'phases', 'cancel_at')
 if run[1] ~= 'Running' or run[2] ~= token then return 0 end

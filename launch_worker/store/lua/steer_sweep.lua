@@ -1,7 +1,8 @@
--- pause: RUNNING -> PAUSED.  resume: PAUSED -> RUNNING (its first runs may fail again).  stop: RUNNING | PAUSED -> STOPPED, and FINISHED when its running
--- runs have ended.  cancel: RUNNING | PAUSED | STOPPED -> STOPPED, and CANCELED when they were killed.
--- ARGV: sweep, word, why its runs are Killed
--- Stop and cancel kill its Pending runs; only cancel has the running ones ended. What is so already is left as it is.
+-- pause: RUNNING -> PAUSED.  resume: PAUSED -> RUNNING (its first runs may fail again).
+-- stop: RUNNING | PAUSED -> STOPPED, and FINISHED when its Running runs have ended.
+-- cancel: RUNNING | PAUSED | STOPPED -> STOPPED, and CANCELED when its Running runs were killed.
+-- ARGV: sweep, word, reason for which its runs are Killed
+-- Stop and cancel kill its Pending runs; only cancel ends the Running ones. A repeated call changes nothing.
 -- Returns {'done' | 'refused' | 'unknown', the sweep's state}
 local sweep, word, reason = unpack(ARGV)
 local key = sweep_key(sweep)
@@ -17,7 +18,7 @@ if word == 'pause' or word == 'resume' then
   if word == 'resume' then from, to = to, from end
   if state ~= from and state ~= to then return {'refused', state} end
   redis.call('HSET', key, 'state', to)
-  -- The failures that paused it are forgiven.
+  -- The failures that paused the sweep count no longer.
   if word == 'resume' then redis.call('HDEL', key, 'failures', 'failed', 'failed_why') end
   return ended()
 end
@@ -33,7 +34,7 @@ for _, id in ipairs(redis.call('SMEMBERS', key .. ':live')) do
   elseif of_run == 'Running' then
     if word == 'cancel' then ask_to_end(id, now, '', reason) end
   else
-    -- It is gone, or its end was not heard.
+    -- The run was deleted, or the sweep was not told of its end.
     redis.call('SREM', key .. ':live', id)
   end
 end

@@ -1,6 +1,6 @@
--- Pops by hand the next item of a worker's lists, for one that lets no broker do it.  ARGV: before_us, list…
--- An item whose run was not ready by then, and a foreign one, stays, and all behind it.  Returns {id, seq}, {} for none, or
--- {''} where so many outdated ones were thrown away that it is to be called again.
+-- Pops the next item of a worker's lists, for a worker that takes runs without a broker.  ARGV: before_us, list…
+-- An item whose run was not ready by before_us, and an item of another system, stay, with all items behind them.
+-- Returns {id, seq}, {} for none, or {''} after many outdated items: call again.
 local before_us = tonumber(ARGV[1])
 local FIRST_LIST = 2
 local thrown = 0
@@ -14,7 +14,7 @@ for at = FIRST_LIST, #ARGV do
     local ready = tonumber(run[2] or '') or tonumber(run[3] or '')
     if run[1] == seq and ready and ready > before_us then break end
     redis.call('RPOP', ARGV[at])
-    -- One that is outdated is thrown away here.
+    -- An outdated item is dropped here.
     if run[1] == seq then return {id, seq} end
     thrown = thrown + 1
     if thrown >= 1000 then return {''} end

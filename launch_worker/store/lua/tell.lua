@@ -1,8 +1,9 @@
--- Running (or Crashed): what the job told of itself.
--- ARGV: id, token, end (bytes of all that it wrote so far), summary as it was known, summary ('' for no change), message
---   ('' for none), preempting (1: it says that its machine is being taken away), rows of metrics as JSON…
--- Refuses an attempt that was superseded or is over. What was heard before changes nothing.
--- Returns 'done' | 'superseded' | 'stale' (the summary is another one).
+-- Notes what the job of a Running (or Crashed) attempt sent: its summary, metrics, a message.
+-- ARGV: id, token, end (bytes that the job has written so far), summary as the caller knows it, summary ('' for no
+--   change), message ('' for none), preempting (1: the job says that its machine is being taken away), rows of metrics
+--   as JSON…
+-- Refuses an attempt that was superseded or is over. A repeated call changes nothing.
+-- Returns 'done' | 'superseded' | 'stale' (the record has another summary than the caller knows).
 local id, token, heard_to, known, summary, message, preempting = unpack(ARGV, 1, 7)
 local FIRST_ROW = 8
 local run = get(id, 'state', 'token', 'closed', 'heard', 'summary', 'cancel_at')
@@ -15,7 +16,7 @@ if summary ~= '' then
   put(id, 'summary', summary)
 end
 local metrics = run_key(id) .. ':metrics'
--- A call whose reply was lost is repeated as it was.
+-- A call whose reply was lost is repeated as it was, and its rows are not added again.
 if #ARGV >= FIRST_ROW and tonumber(heard_to) > tonumber(before) then
   for index = FIRST_ROW, #ARGV do redis.call('RPUSH', metrics, ARGV[index]) end
   redis.call('LTRIM', metrics, -1000, -1)

@@ -1,12 +1,13 @@
 -- Arrays: how many runs of one are in each state.
 
--- What a run counts as: its state, or Never for one that ended without having run.
+-- The kind that a run counts as: its state, or Never for a run that ended without an attempt.
 local function kind_of(state, attempt)
   if (state == 'Killed' or state == 'Failed') and (tonumber(attempt) or 0) == 0 then return 'Never' end
   return state
 end
 
--- A run of an array goes from one state to another ('' for one that comes, or is gone).
+-- Counts that a run of an array goes from one state to another: '' is the state before its creation, and after its
+-- deletion.
 local function count_in_array(id, from, to)
   local array, attempt = unpack(get(id, 'array', 'attempt'))
   if not array or array == '' then return end
@@ -14,8 +15,9 @@ local function count_in_array(id, from, to)
   if to ~= '' then redis.pcall('HINCRBY', array_key(array), kind_of(to, attempt), 1) end
 end
 
--- How what others wait for has ended, or Pending or Running where it has not: of a run its state or Never; of an array
--- Finished when all its runs are, Failed when one of them ran and is not, else Never. nil for what is not there.
+-- The end of a run or an array for which other runs wait, and whether it is an array. A run: its state, or Never. An
+-- array: Running while a run of it has not ended, Finished when all its runs are Finished, Failed when a run of it ran
+-- and is not Finished, else Never. nil where there is neither a run nor an array.
 local function end_of(id)
   local counts = redis.pcall('HMGET', array_key(id), 'size', 'Pending', 'Running', 'Finished', 'Never')
   local size = not counts.err and tonumber(counts[1] or '') or 0

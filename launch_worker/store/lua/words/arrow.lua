@@ -1,9 +1,9 @@
 -- Arrows: every change of a run's state is written here.
 
--- One line of a run's history, and a word to those who wait for it.
+-- Adds a line to a run's history, and publishes the state to clients that wait for it.
 local function note(id, state, now, attempt, worker, reason)
   local history = run_key(id) .. ':history'
-  -- A list and not a stream: Redis sets 4 KiB aside for every stream.
+  -- The history is a list and no stream: Redis sets 4 KiB aside for every stream.
   local line = '{"state":"' .. state .. '","at":' .. int(now)
   attempt = tonumber(attempt) or 0
   if attempt > 0 then line = line .. ',"attempt":' .. int(attempt) end
@@ -17,8 +17,8 @@ local function note(id, state, now, attempt, worker, reason)
   redis.call('PUBLISH', 'launch:news:' .. id, state)
 end
 
--- Writes a state: index, record, history, and what it counts for. Only `arrow` and `regain` call it. `ended_at`: when a
--- run ended that is told now.
+-- Writes a state: index, record, history, and the counts of arrays and places. Only `arrow`, `regain` and `restore`
+-- call this. `ended_at`: the time of an end that is reported later.
 local function enter(id, from, to, now, attempt, worker, reason, ended_at)
   local created = tonumber(get(id, 'created_at')[1] or '') or now
   redis.call('ZREM', 'launch:runs:state:' .. from, id)

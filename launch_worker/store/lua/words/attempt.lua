@@ -1,6 +1,6 @@
 -- What follows the end of an attempt, or a sign of life of one that was given up.
 
--- Makes a rolled back record Running under the attempt that its worker still holds.
+-- Makes a record that Redis has rolled back Running again, under the attempt that its worker still holds.
 local function regain(id, state, now, token, attempt, owner, worker)
   if state == 'Pending' then withdraw(id) end
   put(id, 'token', token, 'attempt', attempt, 'owner', owner, 'worker', worker)
@@ -9,41 +9,42 @@ local function regain(id, state, now, token, attempt, owner, worker)
   enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive')
 end
 
--- Crashed -> Running: the same attempt, not superseded, proves alive.
+-- Crashed -> Running: the worker of the same attempt, which was not superseded, is alive.
 local function revive(id, now, attempt, worker)
   arrow(id, 'Crashed', 'Running', now, attempt, worker, 'its worker is alive again')
   local cancelled = get(id, 'cancel_at')[1]
   if tonumber(cancelled or '') then redis.call('ZADD', 'launch:cancels', cancelled, id) end
 end
 
--- From a final state to Pending: at once, or after delay_us. Those that waited longer have its place first.
+-- A final state -> Pending: at once, or after delay_us. Runs that waited longer get its place first.
 local function again(id, from, now, attempt, worker, reason, delay_us)
   arrow(id, from, 'Pending', now, attempt, worker, reason)
   drop(id, 'lined_at')
   release(id, now)
   if delay_us > 0 then return schedule(id, now + delay_us) end
   line_up(id, now)
-  -- Its reason tells why it waits, unless it waits for more.
+  -- The reason tells why the run waits, unless it is parked for another reason.
   if not get(id, 'parked')[1] then put(id, 'reason', reason) end
 end
 
--- A run is over for good.
+-- Ends a run for good: its sweep, its place and the runs that wait for it.
 local function over(id, now)
   try_tell_sweep(id, now)
   release(id, now)
   if not note_end(id) then return end
   settle(now, 100)
-  -- Whoever hears it first goes on.
+  -- The first worker that gets this publication tells the remaining runs.
   if redis.call('EXISTS', 'launch:settle') == 1 then redis.call('PUBLISH', 'launch:due', int(now)) end
 end
 
--- What follows an attempt's end in the state `from`: Pending again after retry_us, or over for good when that is below 0.
--- `counts_as`: '0' a retry, '1' a preemption, '2' nothing, '3' a start that failed through the worker.
+-- Does what follows an attempt's end in the state `from`: Pending again after retry_us, or the end for good when
+-- retry_us is below 0. `counts_as`: '0' a retry, '1' a preemption, '2' nothing, '3' a start that failed through the
+-- worker.
 local function go_on(id, from, now, attempt, worker, retry_us, retry_reason, counts_as)
   if retry_us < 0 then return over(id, now) end
   if counts_as == '1' then put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1) end
   if counts_as == '3' then put(id, 'misstarts', (tonumber(get(id, 'misstarts')[1] or '') or 0) + 1) end
-  -- Counted in another way, or not at all: it is no retry.
+  -- Counted in another way, or not at all: the attempt does not count as a retry.
   if counts_as ~= '0' then
     put(id, 'first_attempt', (tonumber(get(id, 'first_attempt')[1]) or 1) + 1)
   end

@@ -1,6 +1,6 @@
 -- What a run needs of its worker, and what each worker has left.
 
--- gpus, cpus (thousandths), memory (bytes) of "2:1500:1073741824"
+-- The needs of a run, from text as "2:1500:1073741824": gpus, cpus (thousandths), memory (bytes).
 local function parse_needs(needs)
   local gpus, cpus, memory = string.match(needs, '^(%d+):(%d+):(%d+)$')
   return {gpus = tonumber(gpus) or 0, cpus = tonumber(cpus) or 0, memory = tonumber(memory) or 0}
@@ -29,14 +29,15 @@ local function words_for(needs)
   return 'waiting for ' .. table.concat(words, ' and ')
 end
 
--- What an owner has left, as others see it until it speaks again; `more` are fields and values beside that.
+-- Writes the free capacity of a worker, which counts until the worker's next call; `more`: further fields and values.
 local function keep_free(owner, free, gone_ms, more)
   redis.call('HSET', 'launch:free:' .. owner, 'slots', int(free.slots), 'gpus', int(free.gpus), 'cpus', int(free.cpus),
     'memory', int(free.memory), unpack(more or {}))
   if gone_ms then redis.call('PEXPIRE', 'launch:free:' .. owner, gone_ms) end
 end
 
--- nil for one that takes by hand what was there when it began: nobody else may give it anything.
+-- The free capacity of a worker; nil for a worker that takes by hand the runs that were ready when it began: it is
+-- given no others.
 local function free_of(owner)
   local found = redis.pcall('HMGET', 'launch:free:' .. owner, 'slots', 'gpus', 'cpus', 'memory', 'by_hand')
   if found.err or not found[1] or found[5] then return nil end
@@ -44,7 +45,7 @@ local function free_of(owner)
     memory = tonumber(found[4]) or 0}
 end
 
--- The run for which an owner collects what comes free, and what that needs; nil for none.
+-- The run for which a worker keeps capacity that comes free, and the run's needs; nil for none.
 local function collected_by(owner)
   local id = redis.call('GET', 'launch:collecting:' .. owner)
   if not id then return nil end
@@ -55,7 +56,7 @@ local function collected_by(owner)
   redis.call('DEL', 'launch:collecting:' .. owner)
 end
 
--- A live worker of the queue that has room for the run, by what each had left when it last spoke. Bounded.
+-- A live worker of the queue that has room for a run, by the free capacity at each worker's last call. Bounded.
 local function worker_for(queue, needs, now, except)
   for _, owner in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. queue, int(now), '+inf', 'LIMIT', 0, 200)) do
     local free = owner ~= except and free_of(owner)
@@ -75,8 +76,9 @@ local function give(id, now, owner, free, needs)
   return left
 end
 
--- What a worker says of itself: {owner, queues, slots, gpus, cpus, memory (left), total = {gpus, cpus, memory},
--- backfill_us, prefetch_us, before_us (it takes by hand what was ready by then, 0 for all others)}; nil for none.
+-- The capacity card of a worker: {owner, queues, slots, gpus, cpus, memory (free), total = {gpus, cpus, memory},
+-- backfill_us, prefetch_us, before_us (a worker that takes runs by hand takes those that were ready by then; else 0)};
+-- nil for none.
 local function card_of(text)
   if text == '' then return nil end
   local fine, card = pcall(cjson.decode, text)

@@ -1,6 +1,6 @@
 -- New runs.
 
--- What new runs add to sorted sets, to queues' lists, and to the set of queues: for many runs one command for each key.
+-- Additions of new runs to sorted sets, lists, the set of queues and arrays, gathered for one command a key.
 local to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
 local function add(key, score, id)
   local entries = to_add.entries[key]
@@ -12,8 +12,8 @@ local function add(key, score, id)
   entries[#entries + 1] = id
 end
 
--- Writes it. A script that creates runs calls this before it ends, and before anything else looks at their entries.
--- One damaged index must not keep the runs from their queues.
+-- Writes the gathered additions. A script that creates runs calls this before its end, and before anything reads the
+-- entries. One damaged index must not keep the runs from their queues.
 local function add_all()
   for key, entries in pairs(to_add.entries) do
     if type(redis.pcall('ZADD', key, unpack(entries))) == 'table' then
@@ -37,7 +37,7 @@ local function add_all()
   to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
 end
 
--- The places of a new run that waits for its time or for other runs, some of which may have ended.
+-- Puts a new run where it waits for its time, or for other runs, some of which may have ended.
 local function create_for_later(id, now, queue, due, expires_us, waits, states)
   local killed
   for other, wish in pairs(waits) do
@@ -60,9 +60,9 @@ local function create_for_later(id, now, queue, due, expires_us, waits, states)
   for run in pairs(waits) do redis.call('ZADD', 'launch:waiters:' .. run, int(now), id) end
 end
 
--- (nothing) -> Pending, for one that `is_new`. `fields` is a flat list of names and values. Returns 1, or -2 and why not
--- when it waits for a run that is not there. The caller calls `add_all` after it.
--- Its history begins unwritten unless there is a reason: that it was Pending at `created_at` goes without saying.
+-- (nothing) -> Pending, for a run that `is_new`. `fields` is a flat list of names and values. Returns 1, or -2 and the
+-- reason where the run waits for a run that does not exist. The caller calls `add_all` after this.
+-- The first line of the history is written only with a reason: else it says no more than `created_at`.
 local function create(id, now, reason, queue, due, expires_us, fields)
   local record, at = {}, int(now)
   for n = 1, #fields, 2 do record[fields[n]] = fields[n + 1] end
@@ -90,7 +90,7 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   local is_ready, needs = not due and not waits, record.needs
   local group, line, why, is_alike
   if is_ready then
-    -- It is ready from the time at which it was made.
+    -- The run is ready from the time of its creation on.
     set('lined_at', at)
     group, line, why = no_room(id)
     is_alike = not group and needs and redis.call('EXISTS', 'launch:parked:needs:' .. needs .. '/' .. queue) == 1
@@ -124,7 +124,7 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   if group then
     park(id, group, line, why)
   elseif is_alike then
-    -- Others like it wait already.
+    -- Runs with the same needs are parked already.
     park_for_needs(id, queue, needs)
   else
     local list = list_of(queue, record.priority)

@@ -1,11 +1,11 @@
 -- Damaged records and keys: how they are found, and where they are kept for reading.
 
--- Below 2^53: what Lua counts exactly, and more than the microseconds of any time that comes.
+-- The largest token. Lua counts exactly up to 2^53, and the microseconds of any time to come are fewer.
 local MOST_TOKEN = 9007199254740991
 local MOST_ATTEMPTS = 1000000
 
--- The arrows that a Redis which lost its newest writes (restored from a snapshot) makes necessary: the attempt that
--- holds a newer token than the record is the truth. So is one whose record has no token that can be one.
+-- Whether a record is older than the attempt that holds `token`: Redis has lost its newest writes (it was restored from
+-- a snapshot). The attempt is the truth then. It is also the truth where the record's token is no number.
 local function is_rolled_back(record_token, token)
   local kept = whole(record_token, 0, MOST_TOKEN)
   return not kept or kept < tonumber(token)
@@ -13,8 +13,9 @@ end
 
 local function is_queue_name(queue) return queue and #queue <= 100 and string.find(queue, '^%w[%w_.-]*$') ~= nil end
 
--- What makes a record one with which nobody can execute its run; nil for a sound one. What is only shown, or has a
--- harmless meaning whatever it says, is not looked at; what the worker alone reads, the worker checks (`Record.check`).
+-- The damage for which no worker can execute a record's run; nil for a sound record. Fields that are only shown, or are
+-- harmless with any value, are not checked. Fields that only the worker reads are checked by the worker
+-- (`Record.check`).
 local function damage_of(id)
   local run = get(id, 'id', 'queue', 'attempt', 'first_attempt', 'token', 'seq', 'version', 'needs', 'name')
   if #id ~= 15 or string.find(id, '[^0-9a-hjkmnp-tv-z]') then return 'its id is not a run id' end
@@ -33,14 +34,14 @@ local function damage_of(id)
   if not run[9] then return 'it has no name' end
 end
 
--- For reading by `launch-worker doctor`.
+-- Keeps a malformed item or a damaged key for reading: `launch-worker doctor` shows it.
 local function keep_aside(queue, reason, item)
   redis.call('LPUSH', 'launch:refused', cjson.encode({at = int(now_us()), queue = queue, reason = reason, item = item}))
   redis.call('LTRIM', 'launch:refused', 0, 999)
 end
 
--- A script met an error with a Pending run, and goes on with others: if the run's record is damaged, `publish_due` ends
--- it soon; else something beside the record is wrong, and that is kept for reading.
+-- Notes that a script met an error with a Pending run and goes on with other runs. If the run's record is damaged,
+-- `publish_due` ends the run soon. Else something other than the record is wrong, and the problem is kept for reading.
 local function doubt(id, where, problem)
   if damage_of(id) then
     redis.call('ZADD', 'launch:expiring', 0, id)
@@ -49,8 +50,8 @@ local function doubt(id, where, problem)
   end
 end
 
--- A list of the wrong type would refuse every item and every consumer: it is set aside for reading. (`wanted`: or what
--- should be another kind of key.)
+-- Sets a key of the wrong type aside for reading: as a queue's list it would refuse every item and every consumer.
+-- `wanted`: the right type, a list by default.
 local function heal(key, wanted)
   local kind = redis.call('TYPE', key).ok
   if kind ~= (wanted or 'list') and kind ~= 'none' then

@@ -1,6 +1,6 @@
 -- The item of a run: the Celery message in a queue's list.
 
--- A run's name and what Flower shows of it, as JSON; of many runs most have the same.
+-- The name and project that were made into JSON last, for Flower: of many runs in one call most have the same.
 local shown = {}
 local function shown_of(name, project)
   if name ~= shown.name or project ~= shown.project then
@@ -12,8 +12,8 @@ local function shown_of(name, project)
   return shown
 end
 
--- The Celery message of a run, as kombu's Redis transport stores it. tests/redis/test_item.py holds it to what
--- the installed Celery publishes itself. It carries no more of the run than Flower may show.
+-- The Celery message of a run, as kombu's Redis transport stores it. tests/redis/store/test_item.py compares it
+-- with what the installed Celery publishes. It carries no more of the run than Flower may show.
 local function item(id, seq, queue, priority, name, project, now)
   local as_json = shown_of(name, project)
   return '{"body":"[[\\"' .. id .. '\\",' .. seq .. '],{},{\\"callbacks\\":null,\\"errbacks\\":null,'
@@ -29,12 +29,12 @@ local function item(id, seq, queue, priority, name, project, now)
     .. '"delivery_tag":"' .. id .. '.' .. seq .. '"}}'
 end
 
--- When an item was dispatched; nil for a foreign one.
+-- The time at which an item was dispatched; nil for an item of another system.
 local function dispatched_at(made)
   return tonumber(string.match(made, '"launch_dispatched_at": ?(%d+)') or '')
 end
 
--- The run that an item names, and its dispatch number; nil for what is no run's item.
+-- The run that an item names, and its dispatch number; nil for an element that is no run's item.
 local function named_in(item)
   return string.match(item, '"body": ?"%[%[\\"([%w]+)\\", ?(%d+)%]')
 end

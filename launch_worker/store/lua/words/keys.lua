@@ -3,55 +3,55 @@
 --   launch:run:ID             hash    the record: the truth about a run
 --   launch:run:ID:history     list    every transition, as JSON
 --   launch:run:ID:log:N       stream  newest output of attempt N (append_log)
---   launch:run:ID:metrics     list    newest rows of metrics that its job told, as JSON (tell)
---   launch:run:ID:files       hash    files that were kept with it (save_file)
---   launch:run:ID:deleted     string  when and by whom it was deleted; expires (delete)
+--   launch:run:ID:metrics     list    newest rows of metrics that its job sent, as JSON (tell)
+--   launch:run:ID:files       hash    files that were kept with the run (save_file)
+--   launch:run:ID:deleted     string  when and by whom the run was deleted; expires (delete)
 --   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S | :array:A]   zset by created_at: the listings
 --   launch:array:A            hash    how many runs an array has (size), and how many of them in each state; Never: ended
---                                     without an attempt. A is the id of its first run. Goes with the last of them
---   launch:leases             zset    Running runs by lease deadline; LATER for those that are held (hold)
+--                                     without an attempt. A is the id of its first run. Deleted with its last run
+--   launch:leases             zset    Running runs by lease deadline; LATER for held runs (hold)
 --   launch:due                zset    Pending runs that wait for a time, by that time
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
---   launch:line:QUEUE         zset    Pending runs by rank: priority, then since when they are ready; LATER for the others
+--   launch:line:QUEUE         zset    Pending runs by rank: priority, then the time since which they are ready; LATER for runs that are not
 --   launch:places:GROUP       set     Running runs that count for a limit; GROUP is queue:Q, key:K or array:A
 --   launch:parked:GROUP       set     the lines in which runs wait for a place in GROUP (pool:P and needs:N too), and
 --   launch:parked:GROUP/LINE  zset    each of them by rank; LINE begins with a queue's name
 --   launch:groups:QUEUE, launch:shapes:QUEUE   sets   the groups, and the needs, for which runs of QUEUE are parked
 --   launch:waiters:ID         zset    Pending runs that wait for the end of ID, by their submission
---   launch:settle             set     ended runs whose waiters are not all told yet
---   launch:expiring           zset    Pending runs that must have started by a time, by that time
---   launch:sweeps             zset    hyperparameter sweeps by created_at; launch:sweeps:live  set  those that are not over
---   launch:sweep:ID           hash    a sweep: what it is and how far (create_sweep, next_run, steer_sweep)
---   launch:sweep:ID:runs      zset    its runs by their numbers; launch:sweep:ID:live  set  those that have not ended
---   launch:sweep:ID:trials, :results, :stopped   hashes by number   what was drawn, how the run ended, why it was stopped early
---   launch:sweep:ID:ended     list    the numbers of the ended ones, in that order
---   launch:sweep:ID:curve:N   list    what run N told of the metric, as "STEP VALUE" (sweeps that stop runs early only)
---   launch:sweep:ID:lock:WHAT string  somebody makes the sweep's next runs, or judges them; expires
+--   launch:settle             set     ended runs with waiters that do not know of the end yet
+--   launch:expiring           zset    Pending runs with an expiry, by the time at which they must have started
+--   launch:sweeps             zset    hyperparameter sweeps by created_at; launch:sweeps:live  set  sweeps that are not over
+--   launch:sweep:ID           hash    a sweep: its settings, its state and its progress (create_sweep, next_run, steer_sweep)
+--   launch:sweep:ID:runs      zset    its runs by their numbers; launch:sweep:ID:live  set  its runs that have not ended
+--   launch:sweep:ID:trials, :results, :stopped   hashes by number   drawn values, result, and reason of an early stop of each run
+--   launch:sweep:ID:ended     list    numbers of its ended runs, in the order of their ends
+--   launch:sweep:ID:curve:N   list    values of the metric that run N sent, as "STEP VALUE" (only in sweeps that stop runs early)
+--   launch:sweep:ID:lock:WHAT string  lock of the client that makes the sweep's next runs, or judges them; expires
 --   launch:schedules          zset    recurring submissions by their next time; launch:schedule:NAME  string  each of them
---   launch:schedule:NAME:run  string  the last run of one that asks whether that has ended; goes with it
---   launch:cancels            zset    Running runs that shall stop, by the time of the request
---   launch:ended              zset    runs in a final state, by end; what retention deletes
---   launch:settling           string  for a while after an outage: no run is called Crashed, workers report first
---   launch:hold               string  for a while after a restore from a snapshot: no claim either
+--   launch:schedule:NAME:run  string  last run of a schedule that asks whether it has ended; deleted with the schedule
+--   launch:cancels            zset    Running runs that are asked to stop, by the time of the request
+--   launch:ended              zset    runs in a final state, by end; retention deletes them from here
+--   launch:settling           string  exists for a while after an outage: no run becomes Crashed before its worker could report
+--   launch:hold               string  exists for a while after a restore from a snapshot: no run is claimed either
 --   launch:restored_at        string  when a restore from a snapshot was last noticed
 --   launch:queues             set     every queue that a run was submitted to
---   launch:queue:NAME         hash    what an admin configured of a queue: config (JSON, trusted by workers), limit, paused, pool, rank
+--   launch:queue:NAME         hash    settings of a queue by an admin: config (JSON, trusted by workers), limit, paused, pool, rank
 --   launch:pools              set     every pool; launch:pool:NAME  hash  config, limit, paused of each
 --   launch:pool_queues:NAME   zset    its queues by rank
---   launch:system             string  names this system on engines that others use too (system); stays
+--   launch:system             string  name of this system on container engines that other systems use too; is never deleted
 --   launch:worker:OWNER       string  a live worker's description (expires with its lease)
---   launch:free:OWNER         hash    what it had left when it last spoke: slots, gpus, cpus (thousandths), memory (bytes)
---   launch:collecting:OWNER   string  the run for which it collects what comes free (offer)
+--   launch:free:OWNER         hash    free capacity of a worker at its last call: slots, gpus, cpus (thousandths), memory (bytes)
+--   launch:collecting:OWNER   string  run for which a worker keeps capacity that comes free (offer)
 --   launch:workers            zset    live workers by the time at which they count as gone
---   launch:consumers:QUEUE    zset    the same, of those that consume QUEUE
---   launch:passes, launch:counters    hashes  time of each beat pass; refused reports and the like
---   launch:upload:SHA256      string  how many chunks a whole upload has (keep_upload; expires, as its chunks do)
---   launch:upload:SHA256:N    string  a chunk of it; expires soon unless the upload became whole
+--   launch:consumers:QUEUE    zset    live workers that consume QUEUE, by the same time
+--   launch:passes, launch:counters    hashes  time of each beat pass; numbers of refused reports and of other events
+--   launch:upload:SHA256      string  number of chunks of a complete upload (keep_upload; expires, as its chunks do)
+--   launch:upload:SHA256:N    string  chunk N of an upload; expires soon unless the upload is completed
 --   launch:refused            list    newest malformed items and damaged keys, for reading
 -- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel), launch:admin:OWNER (drain,
--- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone), launch:sweeps (one is to be looked at).
+-- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone), launch:sweeps (a sweep is to be looked at).
 -- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities. A worker's own list,
--- launch.direct.OWNER, has those that were given to it alone.
+-- launch.direct.OWNER, has the items that were given to this worker alone.
 --
 -- A Pending run is in exactly one place: in a list (dispatch), parked, waiting for a time (schedule), or for other runs.
 
@@ -71,7 +71,7 @@ local function upload_key(sha256, number)
   return key
 end
 
--- A damaged priority is the default: no worker reads any other list.
+-- The list of a queue for a priority. A damaged priority counts as the default: no worker reads any other list.
 local function list_of(queue, priority)
   if priority == '0' then return queue end
   return queue .. SEP .. (LEVELS[priority] and priority or '6')

@@ -1,6 +1,6 @@
 -- The line of a queue: its rank, and the items in the queue's lists.
 
--- A place in a queue's line: the four priorities apart by more than any time in microseconds (until 2041).
+-- The distance between two priorities in a queue's line: more than any time in microseconds (until 2041).
 local LEVEL = 2251799813685248
 local LATER = 9000000000000000
 local function rank_of(priority, lined_at)
@@ -9,7 +9,7 @@ end
 
 local function queue_of(line) return string.match(line, '^[^/]+') end
 
--- The same of the one at the head of a list; nil for none.
+-- The time at which the item at the head of a list was dispatched; nil for an empty list.
 local function oldest_in(list)
   local oldest = redis.call('LINDEX', list, -1)
   return oldest and dispatched_at(oldest)
@@ -22,8 +22,8 @@ local function push(command, list, made)
 end
 
 -- Puts a Pending run's item, with the next dispatch number, into its queue. An older item is refused at the claim.
--- `to.owner`: into that worker's own list. `to.head`: before all others; `to.after`: next before that item.
--- `to.since`: the same, as dispatched at that time. `to.early`: it keeps its due time.
+-- `to.owner`: into that worker's own list. `to.head`: before all others. `to.after`: directly before that item.
+-- `to.since`: before all others, with that time of dispatch. `to.early`: the run keeps its due time.
 local function dispatch(id, now, to)
   to = to or {}
   local run = get(id, 'queue', 'priority', 'name', 'project', 'seq')
@@ -33,7 +33,7 @@ local function dispatch(id, now, to)
   local list = to.owner and direct_of(to.owner) or list_of(run[1], run[2])
   if to.head then heal(list) end
   local at = to.since or now
-  -- A list is in order of dispatch: publish_lost goes by that.
+  -- A list is in order of dispatch: publish_lost relies on that.
   if to.head then at = math.min(now, (oldest_in(list) or now + 1) - 1) end
   if to.after then at = math.min(now, (dispatched_at(to.after) or now) - 1) end
   local made = item(id, seq, to.owner and list or run[1], priority, run[3], run[4], at)
@@ -50,19 +50,19 @@ local function dispatch(id, now, to)
   end
 end
 
--- Since when the run of an item is ready; nil where the item does not tell.
+-- The time since which the run of an item is ready; nil where the item does not name a run.
 local function lined_at_of(item)
   local id = item and string.match(item, '"correlation_id": ?"(%w+)"')
   return id and tonumber(get(id, 'lined_at')[1] or '')
 end
 
--- Dispatches a run that waited elsewhere where it would be in its list had it not: before those that came later.
--- (A list is in line order but for what came back before others were looked for; it needs to be no better than that.)
+-- Dispatches a run that was parked, at the place in its list that it would have had: before later runs.
+-- (The list is nearly in order of readiness: a run that came back may be out of order. An approximate place is enough.)
 local function dispatch_in_order(id, now)
   local run = get(id, 'queue', 'priority', 'lined_at')
   local list, mine = list_of(run[1], run[2]), tonumber(run[3] or '') or now
   heal(list)
-  -- From the newest (0) to the oldest: how many of them are later than this one.
+  -- Binary search from the newest item (0) to the oldest: the number of items that are later than this run.
   local low, high = 0, redis.call('LLEN', list)
   while low < high do
     local middle = math.floor((low + high) / 2)
@@ -75,7 +75,7 @@ local function dispatch_in_order(id, now)
   dispatch(id, now, {after = later})
 end
 
--- A Pending run is ready from now on: its place in its queue's line.
+-- Gives a Pending run, which is ready from now on, its place in its queue's line.
 local function put_in_line(id, now)
   local run = get(id, 'queue', 'priority', 'lined_at')
   local lined_at = run[3] or int(now)
@@ -84,7 +84,7 @@ local function put_in_line(id, now)
   if redis.call('SADD', 'launch:queues', run[1]) == 1 then redis.call('PUBLISH', 'launch:queues', run[1]) end
 end
 
--- It is not ready: it has no place.
+-- Takes from a run, which is not ready, its place in its queue's line.
 local function put_off(id)
   local queue = get(id, 'queue')[1]
   drop(id, 'lined_at')
@@ -95,7 +95,7 @@ end
 -- Makes a Pending run wait for `due` (then `publish_due` lines it up).
 local function schedule(id, due)
   put_off(id)
-  -- A doubled older item must not start it before its time.
+  -- An older item of the run must not start it before its time.
   put(id, 'seq', int((whole(get(id, 'seq')[1], 0, MOST_TOKEN) or 0) + 1), 'due_at', int(due))
   redis.call('ZADD', 'launch:due', int(due), id)
   redis.call('PUBLISH', 'launch:due', int(due))

@@ -1,6 +1,6 @@
 -- A worker that has room: it is given parked runs. One that takes nothing gives back what it was given.
 
--- How many items of these queues have a higher priority than a rank: they have the next slots.
+-- The number of items in these queues with a higher priority than a rank: they get the next slots.
 local function waiting_before(queues, rank)
   local count = 0
   for _, queue in ipairs(queues) do
@@ -14,9 +14,9 @@ local function waiting_before(queues, rank)
   return count
 end
 
--- Whether runs of any of these queues are parked: mostly none are, and that is asked at each worker's every heartbeat.
+-- Whether a run of any of these queues is parked. Each heartbeat of each worker asks this, and mostly none is.
 local function is_any_parked(queues)
-  -- Lua does not pass on more than some thousand values at once.
+  -- Lua passes on some thousand values at once, no more.
   for first = 1, #queues, 1000 do
     local keys = {}
     for at = first, math.min(first + 999, #queues) do
@@ -28,7 +28,8 @@ local function is_any_parked(queues)
   return false
 end
 
--- Gives a worker parked runs for which it has room, and picks one to collect for that has waited too long.
+-- Gives a worker parked runs for which it has room. Picks a run that has waited too long: the worker keeps capacity
+-- that comes free for it.
 local function offer(card, now)
   local owner = card.owner
   local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
@@ -40,7 +41,8 @@ local function offer(card, now)
       if let < free.slots then let = let + wake_once(group, now, 5) end
     end
   end
-  -- The lines of what workers have; as many as a worker can know of without keeping Redis from others.
+  -- The lines of runs that are parked for GPUs, cores or memory. Bounded, so that Redis is not kept from its other
+  -- clients.
   local lines = {}
   for _, queue in ipairs(card.queues) do
     for _, needs in ipairs(redis.call('SRANDMEMBER', 'launch:shapes:' .. queue, 100)) do
@@ -70,7 +72,7 @@ local function offer(card, now)
     local run = get(best, 'state', 'needs', 'parked')
     unpark(best)
     if run[1] ~= 'Pending' or not run[2] then
-      -- A line that names what is not there would be looked at for ever.
+      -- A line whose first run does not exist is cleared, or it would be read for ever.
       redis.call('ZREM', best_line.key, best)
     else
       local group, line, why = no_room(best)
@@ -106,7 +108,7 @@ local function offer(card, now)
   end
 end
 
--- What was given to a worker that takes nothing (any more) goes back into line.
+-- Puts runs that were given to a worker which takes none (any more) back into line.
 local function relieve(owner, now, limit)
   local list = direct_of(owner)
   for _, id in ipairs(redis.call('ZRANGE', 'launch:dispatched:' .. list, 0, limit - 1)) do

@@ -1,6 +1,6 @@
 -- Parked runs: they are ready, and wait for a place or for a worker with room.
 
--- Ends a run's waiting in a parked line.
+-- Takes a run out of the line in which it is parked.
 local function unpark(id)
   local parked, queue = unpack(get(id, 'parked', 'queue'))
   if not parked then return end
@@ -16,14 +16,14 @@ local function unpark(id)
     redis.call('SREM', 'launch:shapes:' .. queue, needs)
     return
   end
-  -- Another line of the group may have runs of the same queue (a key with two limits).
+  -- A second line of the group may have runs of the same queue: a key with two limits has two lines.
   for _, other in ipairs(redis.call('SRANDMEMBER', 'launch:parked:' .. group, 1000)) do
     if queue_of(other) == queue then return end
   end
   redis.call('SREM', 'launch:groups:' .. queue, group)
 end
 
--- Takes a Pending run out of wherever it waits.
+-- Takes a Pending run out of the list, line or set in which it waits.
 local function withdraw(id)
   local run = get(id, 'queue', 'priority', 'list', 'due_at')
   if not run[1] then return end
@@ -34,7 +34,7 @@ local function withdraw(id)
   drop(id, 'due_at', 'list')
 end
 
--- Makes a ready run wait for a place in a group, in one of its lines, with the rank that it has anyway.
+-- Parks a ready run in a line of a group, with the run's usual rank.
 local function park(id, group, line, why)
   local run = get(id, 'queue', 'priority', 'lined_at')
   put(id, 'parked', group .. '/' .. line, 'reason', why)

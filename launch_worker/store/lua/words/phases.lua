@@ -1,6 +1,6 @@
 -- The parts of an attempt's start and end.
 
--- The parts of an attempt's start, and the one that is going on, if any.
+-- The phases of an attempt, and the phase that is going on, if any.
 local function phases_of(known)
   local fine, phases = pcall(cjson.decode, known or '[]')
   if not fine or type(phases) ~= 'table' then return {} end
@@ -9,7 +9,7 @@ local function phases_of(known)
   return phases, last and not last.us and last
 end
 
--- Ends the part of an attempt's start that is going on, and begins `name` unless that is ''.
+-- Ends the phase that is going on, and begins the phase `name` unless that is ''.
 local function enter_phase(id, name, now)
   local known = get(id, 'phases')[1]
   if not known and name == '' then return end

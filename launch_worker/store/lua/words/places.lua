@@ -1,6 +1,6 @@
 -- Places: the limits of queues, pools, keys and arrays, and the runs that count for them.
 
--- The groups whose limits a Running run counts for; its pool's is the sum of its queues'.
+-- The groups whose limits a Running run counts for. A pool is not among them: its count is the sum over its queues.
 local function places_of(id)
   local run = get(id, 'queue', 'concurrency_key', 'array')
   local groups = {}
@@ -10,7 +10,7 @@ local function places_of(id)
   return groups
 end
 
--- Runs that this call has let go, and that will count once they are claimed.
+-- Runs that this call has dispatched, by group: they count as if they were claimed already.
 local promised = {}
 local function promise(id)
   local groups = places_of(id)
@@ -29,7 +29,8 @@ local function count_of(group)
   return count
 end
 
--- Which limit a run would break if it ran now: the group, the line in which it waits there, the reason. nil for none.
+-- The limit that a run would break if it ran now: its group, the line of that group in which the run would wait, and
+-- the reason. nil for none.
 local function no_room(id)
   local run = get(id, 'queue', 'concurrency_key', 'limit_key', 'array', 'array_limit')
   local queue = run[1]
@@ -55,7 +56,7 @@ local function no_room(id)
   end
 end
 
--- Whether any limit or pause says something of a run.
+-- Whether any limit or pause applies to a run.
 local function is_limited(id)
   local run = get(id, 'queue', 'concurrency_key', 'array_limit')
   local of_queue = settings_of('queue', run[1])

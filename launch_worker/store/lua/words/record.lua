@@ -1,15 +1,15 @@
 -- The record of a run: each field is read once in a call, and written by the functions of this file only.
 
--- Fields of records as this call found or left them: by id, field to value, false for one that is not there. Nobody else
--- writes meanwhile; here only `put`, `write_new`, `drop` and `forget` do.
+-- Fields of records as this call has read or written them: id to field to value, false for a missing field. During a
+-- call no other client writes, and within it only `put`, `write_new`, `drop` and `forget` write records.
 local seen = {}
--- What a record that is there does not say of itself.
+-- Values of fields that an existing record leaves out.
 local DEFAULTS = {attempt = '0', token = '0', first_attempt = '1', seq = '0', project = '', priority = '6', reason = ''}
--- Of a record of which all is known.
+-- Metatables of `seen` for records that were read as a whole: a missing record, and an existing or new one.
 local ABSENT = {__index = function() return false end}
 local NEW = {__index = function(_, field) return DEFAULTS[field] or false end}
 
--- Reads fields of a record that were not read yet, in one go. nil for a damaged one.
+-- Reads fields of a record by one command, and returns what is known of it; nil for a damaged record.
 local function read(id, fields)
   local record = seen[id]
   if not record then fields[#fields + 1] = 'state' end
@@ -24,8 +24,8 @@ local function read(id, fields)
   return record
 end
 
--- Fields of a record, each read once only; false for what is not there.
--- A damaged record (its key is not a hash) reads as an unknown run: it must not stop what others need.
+-- The fields of a record, in order; false for a missing field. Each field is read once in a call.
+-- A damaged record (its key is not a hash) reads as an unknown run, so that it does not stop the work on other runs.
 local function get(id, ...)
   local found = {...}
   local record = seen[id] or read(id, {...})
@@ -41,7 +41,7 @@ local function get(id, ...)
   return found
 end
 
--- Reads all of a record, for one who needs most of it.
+-- Reads a record as a whole, for a script that needs most of it.
 local function read_all(id)
   local values = redis.pcall('HGETALL', run_key(id))
   if values.err then return end
@@ -50,14 +50,15 @@ local function read_all(id)
   seen[id] = record
 end
 
--- Whether there is no such run, nor was one that was deleted. What is written of it then is all that there is.
+-- Whether no run has this id, and no deleted run had it. After that `seen` has all of the new record.
 local function is_new(id)
   if redis.call('EXISTS', run_key(id), run_key(id) .. ':deleted') > 0 then return false end
   seen[id] = setmetatable({}, NEW)
   return true
 end
 
--- Writes fields of a record: a flat list of names and values. What it has already, or by default, is not written.
+-- Writes fields of a record: a flat list of names and values. Values that the record has already, or by default, are
+-- not written.
 local function put(id, ...)
   local given, changed = {...}, {}
   local record = seen[id] or read(id, {}) or {}
@@ -73,10 +74,10 @@ local function put(id, ...)
   if #changed > 0 then redis.call('HSET', run_key(id), unpack(changed)) end
 end
 
--- Writes a new record, all of whose fields its creator has noted: a flat list of names and values.
+-- Writes a new record: a flat list of names and values, which the caller has put into `seen` as well.
 local function write_new(id, fields) redis.call('HSET', run_key(id), unpack(fields)) end
 
--- Takes fields from a record.
+-- Removes fields from a record.
 local function drop(id, ...)
   local there = {}
   local record = seen[id] or read(id, {}) or {}

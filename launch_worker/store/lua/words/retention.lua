@@ -1,7 +1,7 @@
 -- What is deleted with a record.
 
--- The attempts of which there may be output: by their number, or, where that is large or damaged, those that the run's
--- history names. Bounded, for whoever may write records may write any number.
+-- The attempts that may have output: all up to the record's number of attempts, or, where that number is large or
+-- damaged, the attempts that the run's history names. Bounded: a client may write any number into a record.
 local function attempts_of(id)
   local count, found, known = tonumber(get(id, 'attempt')[1]) or 0, {}, {}
   if count <= 1000 then
@@ -19,7 +19,7 @@ local function attempts_of(id)
   return found
 end
 
--- The record is gone, with all that belongs to the run alone.
+-- Deletes a record, with all keys that belong to the run alone.
 local function forget(id)
   local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics'}
   local state, array = unpack(get(id, 'state', 'array'))
@@ -29,7 +29,7 @@ local function forget(id)
     local size = redis.pcall('HINCRBY', array_key(array), 'size', -1)
     if type(size) == 'number' and size <= 0 then redis.call('DEL', array_key(array)) end
   end
-  -- Others wait for an array by the id of its first run.
+  -- Runs that wait for an array wait for the id of its first run.
   if redis.call('EXISTS', array_key(id)) == 0 then gone[#gone + 1] = 'launch:waiters:' .. id end
   for _, attempt in ipairs(attempts_of(id)) do gone[#gone + 1] = run_key(id) .. ':log:' .. attempt end
   redis.call('DEL', unpack(gone))

@@ -1,7 +1,7 @@
 -- What an admin configured of queues and pools.
 
 local known_settings = {}
--- limit, paused, pool and rank of a queue or a pool; its configuration too where that is asked for.
+-- The limit, paused, pool and rank of a queue or a pool; with `with_config` its configuration too.
 local function settings_of(kind, name, with_config)
   local key = 'launch:' .. kind .. ':' .. name
   local known = known_settings[key]
@@ -15,10 +15,10 @@ local function settings_of(kind, name, with_config)
   return known
 end
 
--- The JSON that an admin set for a queue; '' for none.
+-- The configuration of a queue, as JSON; '' for none.
 local function queue_config(queue) return settings_of('queue', queue, true).config end
 
--- The JSON that an admin set for the pool of a queue; '' for none.
+-- The configuration of a queue's pool, as JSON; '' for none.
 local function pool_config(queue)
   local pool = settings_of('queue', queue, true).pool
   return pool and settings_of('pool', pool, true).config or ''

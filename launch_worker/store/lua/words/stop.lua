@@ -1,13 +1,13 @@
 -- Requests to end a Running run.
 
--- What a run's owner is told when it shall stop.
+-- The order to stop a run, as its owner gets it.
 local function order_of(id)
   local run = get(id, 'token', 'cancel_grace_us', 'cancel_reason', 'preempting')
   return cjson.encode({order = 'cancel', id = id, token = run[1], grace_us = run[2] or '', reason = run[3] or '',
     preempt = run[4] == '1'})
 end
 
--- Asks a Running run's owner to end it, at once and at every heartbeat until it has.
+-- Asks a Running run's owner to end it, at once and at every heartbeat until the run has ended.
 local function ask_to_end(id, now, grace_us, reason, preempt)
   local run = get(id, 'owner', 'cancel_at')
   if not run[2] then
@@ -23,7 +23,7 @@ local function ask_to_end(id, now, grace_us, reason, preempt)
   redis.call('PUBLISH', 'launch:orders:' .. (run[1] or ''), order_of(id))
 end
 
--- Nobody asks the next attempt to stop.
+-- Forgets a request to stop, so that it does not end the next attempt.
 local function forget_request(id)
   drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'preempting')
 end

@@ -2,7 +2,7 @@
 
 local SWEEP_ENDED = {FINISHED = true, CANCELED = true}
 
--- The sweep that made a run, and the run's number there; nil for none.
+-- The sweep that made a run, and the run's number in that sweep; nil for a run of no sweep.
 local function sweep_of(id)
   local sweep = get(id, 'sweep')[1]
   if not sweep or sweep == '' then return nil end
@@ -10,7 +10,8 @@ local function sweep_of(id)
   if index then return sweep, index end
 end
 
--- RUNNING | PAUSED -> FINISHED when all its runs were made, STOPPED -> FINISHED | CANCELED, when the last one has ended.
+-- RUNNING | PAUSED -> FINISHED once all its runs were made, STOPPED -> FINISHED | CANCELED: when its last live run
+-- ends.
 local function close_sweep(sweep, now)
   local key = sweep_key(sweep)
   if redis.call('SCARD', key .. ':live') > 0 then return end
@@ -26,7 +27,7 @@ local function close_sweep(sweep, now)
   redis.call('SREM', 'launch:sweeps:live', sweep)
 end
 
--- The metric of an ended run: of its summary, else the last that it told.
+-- The metric of an ended run: the value in its summary, else the last value that it sent.
 local function metric_of(id, metric)
   if not metric or metric == '' then return nil end
   local value = number_in(decoded(get(id, 'summary')[1]), metric)
@@ -37,10 +38,10 @@ local function metric_of(id, metric)
   return value
 end
 
--- So many first runs of a sweep that all failed pause it (as many as W&B's agent bears).
+-- The number of first runs of a sweep that pause it when all of them fail: W&B's agent gives up after as many.
 local FIRST_FAILURES = 5
 
--- What a run's end says of its sweep as a whole: that its first runs all fail, or that nobody tells the metric.
+-- Judges a sweep by the end of a run: whether all its first runs fail, and whether no run sends the metric.
 local function judge_sweep(key, id, sweep_state, metric, value)
   local state, reason = unpack(get(id, 'state', 'reason'))
   if state == 'Finished' then
@@ -59,7 +60,7 @@ local function judge_sweep(key, id, sweep_state, metric, value)
   end
 end
 
--- A run has ended for good: its sweep keeps the result, and may make another.
+-- Tells a sweep that a run of it has ended for good: the sweep keeps the result, and may make another run.
 local function tell_sweep(id, now)
   local sweep, index = sweep_of(id)
   if not sweep then return end
@@ -69,7 +70,7 @@ local function tell_sweep(id, now)
   if not state then return end
   local value = metric_of(id, metric)
   local known = decoded(redis.call('HGET', key .. ':results', index) or '')
-  -- One that was started again and got nowhere still has the value that it had.
+  -- A run that was started again and sent no value keeps the value of its earlier attempt.
   if value or not (known and known.value) then
     redis.call('HSET', key .. ':results', index,
       cjson.encode({state = get(id, 'state')[1], value = value and string.format('%.17g', value)}))
@@ -85,13 +86,13 @@ local function tell_sweep(id, now)
   redis.call('PUBLISH', 'launch:sweeps', sweep)
 end
 
--- A damaged sweep never holds up the end of a run.
+-- The same, where a damaged sweep must not hold up the end of a run.
 local function try_tell_sweep(id, now)
   local fine, problem = pcall(tell_sweep, id, now)
   if not fine then keep_aside('', 'the sweep of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
 end
 
--- A run told of its metrics, JSON texts: kept for its sweep, where that stops runs early by them.
+-- Keeps rows of metrics (JSON) that a run sent, for a sweep that stops runs early.
 local function hear_metrics(id, rows)
   if #rows == 0 then return end
   pcall(function()
@@ -115,7 +116,7 @@ local function hear_metrics(id, rows)
   end)
 end
 
--- An ended run of a sweep is to run again: it counts as live.
+-- Counts an ended run of a sweep as live again, for it is to run again.
 local function rejoin_sweep(id)
   pcall(function()
     local sweep = sweep_of(id)
@@ -123,7 +124,7 @@ local function rejoin_sweep(id)
   end)
 end
 
--- A new attempt tells its metrics anew.
+-- Forgets the metrics of a run's earlier attempt: the new attempt sends its own.
 local function forget_curve(id)
   pcall(function()
     local sweep, index = sweep_of(id)

@@ -1,6 +1,6 @@
 -- Numbers, times, and text as Redis, JSON and Celery need them.
 
--- A Lua number above 2^47 prints as 1.7e+15 when concatenated.
+-- A number as text. Lua itself would print one above 2^47 as 1.7e+15.
 local function int(number) return string.format('%.0f', number) end
 
 local function now_us()
@@ -8,7 +8,7 @@ local function now_us()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- A whole number as text, within bounds; nil for everything else.
+-- The number that a text of digits stands for, within bounds; nil for every other text.
 local function whole(text, least, most)
   local number = string.match(text or '', '^%d+$') and tonumber(text)
   if number and number >= least and number <= most then return number end
@@ -24,7 +24,7 @@ local function as_number(value)
   return value
 end
 
--- The number with this name in a decoded JSON object, also where the dots of the name lead.
+-- The number with this name in a decoded JSON object. Each dot in the name may lead into a nested object.
 local function number_in(object, name)
   if type(object) ~= 'table' then return nil end
   local found = as_number(object[name])
@@ -35,7 +35,8 @@ local function number_in(object, name)
   end
 end
 
--- Text that can be part of an item: a damaged record may have bytes that are no UTF-8, and such an item is refused.
+-- The text with '?' for bytes that are no UTF-8: a damaged record may have such bytes, and an item with them is
+-- refused.
 local function as_utf8(text)
   if not string.find(text, '[\128-\255]') then return text end
   local rest, more = text, '[\128-\191]'

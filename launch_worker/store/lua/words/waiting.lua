@@ -6,7 +6,7 @@ local WISHED = {
 }
 local function is_as_wished(wish, ended) return WISHED[wish] ~= nil and WISHED[wish][ended] == true end
 
--- Why one that waited for `other` will not run.
+-- The reason for which a run that waited for `other` will not run.
 local function words_for_end(other, ended, is_array, wish)
   local how = ended == 'Never' and ' never ran' or ' is ' .. ended
   if is_array then how = ended == 'Never' and ' has runs that never ran' or ' has runs that failed' end
@@ -19,7 +19,8 @@ local function words_for_wait(waits)
   return 'after run ' .. tostring(other) .. ' (' .. tostring(wish) .. ')'
 end
 
--- Whoever waits for it, or for its array, is told later (settle). Returns whether anybody does.
+-- Notes the end of a run for `settle`, which tells the runs that wait for it or for its array. Returns whether any
+-- does.
 local function note_end(id)
   local is_waited_for = false
   local function look(at)
@@ -38,7 +39,7 @@ local function waits_of(id)
   return fine and type(waits) == 'table' and waits or {}
 end
 
--- A run that waited for others, or for none, may run from its time on.
+-- Makes a run that no longer waits for others ready, now or at its due time.
 local function set_free(id, now)
   local due = tonumber(get(id, 'not_before')[1] or '')
   drop(id, 'waits_for')
@@ -49,7 +50,7 @@ local function set_free(id, now)
   line_up(id, now)
 end
 
--- Pending -> Killed (or Failed), for the reason given; whoever waits for it is told later (settle).
+-- Pending -> Killed (or `to`), for the reason given. Runs that wait for it are told later (settle).
 local function kill_pending(id, now, reason, to)
   local attempt = get(id, 'attempt')[1]
   withdraw(id)
@@ -62,12 +63,12 @@ local function kill_pending(id, now, reason, to)
   release(id, now)
 end
 
--- Pending -> Failed, for a record with which nobody can execute the run: kept aside once for reading, and never
--- dispatched again.
+-- Pending -> Failed, for a record with which no worker can execute the run. The record is kept aside for reading, and
+-- the run is never dispatched again.
 local function fail_damaged(id, now, damage)
   local reason = 'the record of this run is damaged: ' .. damage
   redis.call('ZREM', 'launch:expiring', id)
-  -- Where it waited if its queue is what is damaged.
+  -- The line in which the run waited, if the damage is in the record's queue.
   local spec = decoded(get(id, 'spec')[1])
   local queue = type(spec) == 'table' and spec.queue or 'default'
   if type(queue) == 'string' and queue ~= get(id, 'queue')[1] then
@@ -80,7 +81,7 @@ local function fail_damaged(id, now, damage)
   keep_aside(get(id, 'queue')[1] or '', 'run ' .. id .. ' is Failed: ' .. reason, id)
 end
 
--- One that waits for `ended`, a run or an array, hears how that ended.
+-- Tells a run how `ended`, a run or an array for which it waits, has ended.
 local function meet(id, ended, state, is_array, now)
   if get(id, 'state')[1] ~= 'Pending' then return end
   local waits = waits_of(id)
@@ -94,7 +95,8 @@ local function meet(id, ended, state, is_array, now)
   put(id, 'waits_for', cjson.encode(waits), 'reason', words_for_wait(waits))
 end
 
--- Tells those that wait for ended runs; bounded, the rest is done by the pass. Returns how many were told.
+-- Tells runs of the ends for which they wait: at most `budget` runs, the pass does the rest. Returns the number of runs
+-- that were told.
 local function settle(now, budget)
   local told = 0
   while told < budget do

@@ -1,20 +1,21 @@
 -- Places that come free: parked runs go on.
 
--- A Pending run that is ready, and in no list and no line, goes where it belongs now. `is_back`: it was in line before.
+-- Puts a Pending run that is ready into a list, or parks it. `is_back`: the run was in its queue's line before.
 local function line_up(id, now, is_back)
   put_in_line(id, now)
   local group, line, why = no_room(id)
   if group then return park(id, group, line, why) end
   local queue, needs = unpack(get(id, 'queue', 'needs'))
   if needs and needs ~= '' and redis.call('EXISTS', 'launch:parked:needs:' .. needs .. '/' .. queue) == 1 then
-    -- Others like it wait already.
+    -- Runs with the same needs are parked already.
     return park_for_needs(id, queue, needs)
   end
   put(id, 'reason', '')
   if is_back then dispatch_in_order(id, now) else dispatch(id, now) end
 end
 
--- The same for a pass, which one damaged record must not stop: that run is taken out of `waiting`.
+-- The same for a pass, which one damaged record must not stop: a run with which it fails is taken out of `waiting`.
+-- Returns 1, or 0 for such a run.
 local function try_line_up(id, now, waiting, is_back)
   local done, problem = pcall(line_up, id, now, is_back)
   if done then return 1 end
@@ -24,7 +25,7 @@ local function try_line_up(id, now, waiting, is_back)
 end
 
 local served = {}
--- Whether a live worker of the queue has a slot free, by what each last said.
+-- Whether a live worker of the queue has a free slot, by each worker's last call.
 local function is_served(queue, now)
   if served[queue] == nil then
     served[queue] = false
@@ -39,7 +40,8 @@ local function is_served(queue, now)
   return served[queue]
 end
 
--- Lets one run go from the head of a line, or moves it to where it must wait now. Returns how many moved, or 'blocked'.
+-- Dispatches the run at the head of a line, or parks it where it must wait now. Returns the number of moved runs (0 or
+-- 1), or 'blocked' where the run must stay.
 local function let_go(id, group, line, now)
   local run = get(id, 'state', 'parked', 'queue', 'needs')
   if run[1] ~= 'Pending' or run[2] ~= group .. '/' .. line then
@@ -52,7 +54,7 @@ local function let_go(id, group, line, now)
   if other then
     park(id, other, other_line, why)
   elseif run[4] and run[4] ~= '' and redis.call('EXISTS', 'launch:parked:needs:' .. run[4] .. '/' .. run[3]) == 1 then
-    -- Others like it wait already: it would only be refused.
+    -- Runs with the same needs are parked already: a worker would refuse this one too.
     park_for_needs(id, run[3], run[4])
   else
     put(id, 'reason', '')
@@ -62,18 +64,19 @@ local function let_go(id, group, line, now)
   return 1
 end
 
--- Runs that this call has let go or moved to another group's line.
+-- The number of runs that this call has dispatched or moved to another group's line.
 local moves = 0
--- Lets runs go that were parked for a place in a group and have one now, the first in line first: in a pool that of the
--- first queue. Where the group has several queues, one that no worker could take is left in line, so that it keeps
--- nobody from the place. Returns how many it let go or moved to another group's line; at most `budget`.
+-- Dispatches runs that were parked for a place in a group and have one now, in order of rank; in a pool the runs of the
+-- first queue come first. Where the group has several queues, a queue without a free worker is passed over, so that its
+-- runs do not block the place. Returns the number of runs that were dispatched or moved to another group's line: at
+-- most `budget`.
 local function wake(group, now, budget)
   local moved, blocked = 0, {}
   local is_shared = string.sub(group, 1, 6) ~= 'queue:'
   local is_pool = string.sub(group, 1, 5) == 'pool:'
   while moved < budget do
     local best, best_line, best_order, best_score
-    -- Of all of them, unless somebody made more than there can be.
+    -- All lines of the group; at most 1000, should a client have made more.
     for _, line in ipairs(redis.call('SRANDMEMBER', 'launch:parked:' .. group, 1000)) do
       local queue = queue_of(line)
       if not blocked[line] and (not is_shared or is_served(queue, now)) then
@@ -90,7 +93,7 @@ local function wake(group, now, budget)
     if not best then break end
     local fine, answer = pcall(let_go, best, group, best_line, now)
     if not fine then
-      -- One damaged record must not keep the others, nor the run that ended, from going on.
+      -- One damaged record must hold up neither the other runs nor the run that ended.
       redis.call('ZREM', 'launch:parked:' .. group .. '/' .. best_line, best)
       doubt(best, group, answer)
     elseif answer == 'blocked' then
@@ -104,7 +107,7 @@ local function wake(group, now, budget)
 end
 
 local woken = {}
--- For a script that ends many runs: after each of them places may have come free again.
+-- Allows each group to be woken once more: a script that ends many runs calls this after each of them.
 local function wake_again() woken = {} end
 
 local function wake_once(group, now, budget)
@@ -113,8 +116,8 @@ local function wake_once(group, now, budget)
   return wake(group, now, budget)
 end
 
--- A run has left Running, or will not run: others may have its places. The widest group first, or its own queue's next
--- run would always come before a better one of another queue.
+-- Gives away the places of a run that has left Running, or will not run. The widest group comes first, or the next run
+-- of the same queue would always come before a better one of another queue.
 local function release(id, now)
   local groups = places_of(id)
   local pool = groups[1] and settings_of('queue', string.sub(groups[1], 7)).pool
