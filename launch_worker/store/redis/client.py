@@ -13,10 +13,10 @@ from launch_worker.untrusted.text import read_map
 
 
 class Client:
-    """What every part of the store is. Thread-safe; every method raises BrokerUnavailableError."""
+    """Base of the store's parts: one connection, one rule for repeating. Thread-safe. Raises BrokerUnavailableError."""
 
     def __init__(self, url: str, *, client_name: str = "launch", is_quick: bool = False) -> None:
-        """With `is_quick` redis-py is not imported as long as all goes well; only for one thread then."""
+        """With `is_quick`, which is for one thread only, redis-py is not imported unless something goes wrong."""
         self.url = url
         self._name = client_name
         self._wire: Wire | None = None
@@ -26,7 +26,7 @@ class Client:
             self._go_whole()
 
     def _go_whole(self) -> None:
-        """Do with redis-py from now on."""
+        """Use redis-py from now on."""
         from launch_worker.store.redis.connection import connect
         from launch_worker.store.redis.lending import Lender
 
@@ -48,7 +48,7 @@ class Client:
         return bool(self._command("EXISTS", keys.run(run_id)))
 
     def workers(self) -> list[dict[str, Any]]:
-        """The descriptions of the live workers; what no worker wrote is left out."""
+        """The descriptions of the live workers, without values that no worker can have written."""
         owners = self._command("ZRANGE", keys.WORKERS, 0, -1)
         found = self._command("MGET", *(keys.worker(text(owner)) for owner in owners)) if owners else []
         return [said for description in found if (said := _described(read_map(description or b"")))]
@@ -62,7 +62,7 @@ class Client:
         return pairs(self._command("HGETALL", keys.queue(name) if kind == "queue" else keys.pool(name)))
 
     def _command(self, *args: str | int) -> Any:
-        """One that only reads."""
+        """Send a command that only reads."""
         if self._wire is not None:
             try:
                 return self._wire.call(*args)
@@ -110,7 +110,7 @@ class Client:
             return self._lender.call(*call)
 
     def _make_ready(self, script: str) -> None:
-        """Do what the server lacks for this call, which it has refused: it has no library yet, or lost it."""
+        """Give the server what it lacks for a call that it has refused: the library."""
         _load(self._lender.call)
 
 
@@ -123,7 +123,7 @@ def _load(call: Callable[..., Any]) -> None:
             raise
 
 
-#: What each worker says of itself, and of what kind that is.
+#: Fields of a worker's description, and their types.
 _SAID: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("worker", "owner", "host", "state"), str),
     **dict.fromkeys(("pid", "slots", "running"), int),
@@ -132,12 +132,12 @@ _SAID: dict[str, type | tuple[type, ...]] = {
 
 
 def _described(said: dict[str, Any]) -> dict[str, Any]:
-    """A worker's description with all that is looked for in it; empty for what is none."""
+    """A worker's description, checked; empty for JSON that is no description."""
     if not all(isinstance(said.get(name), kind) for name, kind in _SAID.items()):
         return {}
     said["queues"] = [str(queue) for queue in said["queues"]]
     said["problem"] = None if said.get("problem") is None else str(said["problem"])
-    # An older one does not say what it has.
+    # A worker of an older version does not say what it has.
     if not _is_inventory(said):
         for name in ("devices", "cpus", "memory"):
             said.pop(name, None)

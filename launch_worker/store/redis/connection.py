@@ -24,10 +24,10 @@ CONNECT_TIMEOUT_S = 1.5
 #: Longer than any script takes; with connecting, a producer gives up within 5 s.
 ANSWER_TIMEOUT_S = 3.0
 
-#: What the scripts are tested on, and what came after it.
+#: Oldest servers that have functions and on which the scripts are tested.
 OLDEST_SERVERS = {"Redis": (7, 0), "Valkey": (8, 0)}
 
-#: Else each new connection looks for the version among the metadata of all installed packages, for 2 ms.
+#: redis-py's version, given here: else each new connection searches the metadata of all packages for it, for 2 ms.
 _DRIVER: dict[str, Any] = {}
 with suppress(ImportError):
     from redis.driver_info import DriverInfo
@@ -56,7 +56,7 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def without_login(url: str, *, name: str) -> redis.Redis:
-    """The same server, as somebody who has no user and no password."""
+    """A client of the same server without user and password."""
     return _connect(replace(RedisUrl.parse(url), username="", password=""), _options(name))
 
 
@@ -70,7 +70,7 @@ def _connect(read: RedisUrl, options: dict[str, Any]) -> redis.Redis:
 
 def _master(url: RedisUrl, options: dict[str, Any]) -> redis.Redis:
     """A client that asks the sentinels for the master at each new connection."""
-    # One that is down must not use up the time of the others.
+    # A sentinel that is down must not use up the time of the others.
     asked = {"socket_connect_timeout": CONNECT_TIMEOUT_S / 3, "socket_timeout": CONNECT_TIMEOUT_S / 3}
     sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
         list(url.servers), sentinel_kwargs=asked | {"retry": Retry(NoBackoff(), 0)}
@@ -114,7 +114,7 @@ class Line:
 
     def close(self) -> None:
         if self._unread:
-            # Nobody else may read these answers.
+            # No other call may read these answers.
             self._connection.disconnect()
         self._pool.release(self._connection)
 
@@ -129,7 +129,7 @@ def clear_errors(url: str) -> Iterator[None]:
 
 
 def clear_error(url: str, problem: Exception) -> LaunchError:
-    """The same for a server's refusal that was not raised, also one that came without redis-py."""
+    """The same error for a server's refusal that was not raised, with or without redis-py."""
     if isinstance(problem, Refused):
         problem = DefaultParser.parse_error(str(problem))  # type: ignore[no-untyped-call]
     try:

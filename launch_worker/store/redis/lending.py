@@ -64,9 +64,9 @@ class Lender:
         return reply
 
     def _take(self) -> Any:
-        """An idle one, if there is any; it is not connected if the server has closed it while nobody looked."""
+        """An idle connection, or None. It is not connected if the server has closed it meanwhile."""
         if self._pid != os.getpid():
-            # A forked child must not speak on its parent's.
+            # A forked child must not use its parent's connections.
             self._idle, self._pid = deque(), os.getpid()
         try:
             connection = self._idle.pop()
@@ -86,7 +86,7 @@ class Lender:
 
 @contextmanager
 def _timeouts_told() -> Iterator[None]:
-    """A timeout that the kernel keeps is told as one."""
+    """Raises a timeout of the kernel as TimeoutError."""
     try:
         yield
     except ConnectionError as error:
@@ -96,12 +96,12 @@ def _timeouts_told() -> Iterator[None]:
 
 
 def _is_stale(connection: Any) -> bool:
-    """Whether anything came that nobody has asked for: the end, mostly."""
+    """Whether anything came without a command: mostly the end of the connection."""
     ours = connection._get_socket()
     try:
         if type(ours) is not socket.socket:
             return bool(connection.can_read())
-        # redis-py's own look takes several times as long.
+        # redis-py's own check takes several times as long.
         ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False

@@ -20,7 +20,7 @@ def check_safe(settings: Settings) -> None:
 
 
 def why_unsafe(url: RedisUrl) -> str:
-    """By the URL alone; '' for one that is safe, or on loopback."""
+    """Why a Redis is not kept from strangers, by its URL alone; '' where it is, or is on loopback."""
     if (url.password or "ssl_certfile" in url.tls) and url.tls.get("ssl_cert_reqs") != "none":
         return ""
     if is_loopback(url):

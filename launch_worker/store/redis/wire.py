@@ -1,7 +1,7 @@
 """Speaks with Redis over one plain connection, so that `launch-submit` need not import redis-py.
 
-It knows how to ask and what an answer is, and no more. Whatever is out of the ordinary (TLS, sentinels, a refused
-login, a server that is away or slow) is `Again`: the caller does the same with redis-py, which says what is wrong.
+It sends commands and reads answers, no more. Whatever is out of the ordinary (TLS, sentinels, a refused login, a server
+that is away or slow) is `Again`: the caller repeats the call with redis-py, which says what is wrong.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import hiredis
 
 from launch_worker.redis_url import RedisUrl
 
-#: With redis-py's own after them, a producer still gives up within 5 s.
+#: Short, so that a producer gives up within 5 s even after redis-py has tried too.
 _CONNECT_TIMEOUT_S = 0.5
 _ANSWER_TIMEOUT_S = 1.0
 _MORE = object()
 
 
 class Again(Exception):
-    """It may have been done and may not: the caller is to do it again, in the other way."""
+    """The command's effect is unknown; repeat it through redis-py (every script is idempotent)."""
 
 
 class Refused(Exception):
-    """The server's own words. What it was asked to do may be half done: it is not to be done again."""
+    """The server's refusal, in its own words. The command may be half done: do not repeat it."""
 
 
 class Wire:
-    """For one thread, and only for what can be repeated without harm."""
+    """A connection for one thread, and only for commands that can be repeated without harm."""
 
     def __init__(self, url: str, *, name: str) -> None:
         """`name` is what `CLIENT LIST` shows. Connects at the first call."""
@@ -39,25 +39,25 @@ class Wire:
         self._socket: socket.socket | None = None
         self._reader = hiredis.Reader(replyError=Refused, notEnoughData=_MORE)
         self._unread = 0
-        #: Answers that were read before somebody asked for them.
+        #: Answers that were read before `receive` was called for them.
         self._kept: deque[Any] = deque()
-        #: Something was out of the ordinary: it is of no more use.
+        #: Whether something was out of the ordinary: the connection is not used any more.
         self.is_over = False
 
     @staticmethod
     def fits(url: str) -> bool:
-        """Whether the URL is as plain as this is."""
+        """Whether a URL is plain enough for this connection."""
         return url.startswith("redis://")
 
     def call(self, *args: object) -> Any:
-        """Send, and wait for the answer, also when others are yet to be received. Raises as `receive`."""
+        """Send a command and wait for its answer, also while earlier answers are unread. Raises as `receive` does."""
         self.send(*args)
         while self._unread > 1:
             self._kept.append(self._next())
         return _sound(self._next())
 
     def send(self, *args: object) -> None:
-        """Never raises: `receive` does. Answers come in the order of what was sent."""
+        """Send a command. Never raises: `receive` does. Answers come in the order of the commands."""
         if self.is_over:
             return
         try:
@@ -88,7 +88,7 @@ class Wire:
         raise Again
 
     def close(self) -> None:
-        """What is sent from now on is not, and what was sent gets no answer."""
+        """End the connection: later commands are not sent, and unanswered ones get no answer."""
         self.is_over = True
         if self._socket is not None:
             with contextlib.suppress(OSError):
