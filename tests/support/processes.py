@@ -19,8 +19,8 @@ from tests.conftest import wait_until
 
 def guard_of(runner: ProcessRunner) -> int:
     """The pid of the guard that this runner has started."""
-    assert runner._guard is not None
-    return runner._guard.pid
+    assert runner.guard.process is not None
+    return runner.guard.process.pid
 
 
 def pid_in(path: Path) -> ProcessId:

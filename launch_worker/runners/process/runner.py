@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import queue
-import select
 import socket
-import subprocess
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -24,22 +20,17 @@ from launch_worker.model.units import format_duration
 from launch_worker.runners.job import Exited, Gone, Lease
 from launch_worker.runners.output import make_pipe
 from launch_worker.runners.process import orphans, tree
-from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, SEND_TIMEOUT_S, DirectChannel
+from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, DirectChannel
 from launch_worker.runners.process.exits import Exit, keep_exit
-from launch_worker.runners.process.guard_process import start_guard
+from launch_worker.runners.process.guard_link import GuardLink
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.own_process import become_subreaper
-from launch_worker.runners.process.protocol import decode, encode
+from launch_worker.runners.process.protocol import encode
 from launch_worker.runners.process.tree import Process, ProcessId
 from launch_worker.runners.stop_reason import StopReason
 
 log = logging.getLogger("launch_worker.runner")
 
-#: Seconds to wait for `hello`; a guard of an older release sends none.
-_HELLO_S = 5.0
-_HELLO_BYTES = 1 << 14
-#: Number of direct channels kept; more threads than that order through the main socket.
-_MAX_CHANNELS = 64
 #: Numbers of the errors with which the system refuses any job, and not what this job asks for.
 _OF_THE_MACHINE = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.EROFS)
@@ -81,49 +72,26 @@ class ProcessRunner:
         knows_pulse: bool = False,
     ) -> None:
         """`knows_pulse`: the guard of `control` can ask whether this worker lives."""
-        self._hung_after_s = hung_after_s
-        self._knows_pulse = knows_pulse
-        self._lock_fd = lock_fd
         self._log_file_bytes = log_file_bytes
         self._folder = folder
-        self._sending = threading.Lock()
         self._handles: dict[str, JobHandle] = {}
         self._watched: dict[str, _WatchedContainer] = {}
-        self._closing = False
-        #: Words of the guard's `hello`; none for a guard of an older release.
-        self._knows: tuple[str, ...] = ()
-        #: Set once the guard has sent `hello`.
-        self._greeted = threading.Event()
-        #: Set unless the guard is being replaced, and so does not know all jobs yet.
-        self._knows_all = threading.Event()
-        self._knows_all.set()
-        #: Number of guards that were replaced.
-        self._generation = 0
-        #: Channels to the present guard that no thread uses now, and the number of all channels to it.
-        self._channels: list[DirectChannel] = []
-        self._num_channels = 0
-        self._control: socket.socket
-        #: None for a guard that another worker started.
-        self._guard: subprocess.Popen[bytes] | None = None
         become_subreaper()  # should the guard die, its jobs become children of this process
         _runners.add(self)
-        if control is None:
-            self._start_guard()
-        else:
-            self._control = control
-            self._greeted.set()  # a guard sends `hello` to its first worker only
-        self._reader = threading.Thread(target=self._read, name="guard-reader", daemon=True)
+        self.guard = GuardLink(
+            folder,
+            lock_fd=lock_fd,
+            control=control,
+            hung_after_s=hung_after_s,
+            knows_pulse=knows_pulse,
+            on_event=self._on_event,
+            on_replaced=self._on_guard_replaced,
+        )
 
     def open(self) -> ProcessRunner:
         """Begin to read what the guard sends. The jobs that `take_over` found must be claimed before."""
-        self._reader.start()
-        if self._knows_pulse:
-            self._announce_pulse()
+        self.guard.open()
         return self
-
-    def _announce_pulse(self) -> None:
-        if self._hung_after_s is not None:
-            self.tell({"do": "pulse", "within_s": self._hung_after_s})
 
     def start(
         self,
@@ -156,18 +124,18 @@ class ProcessRunner:
             "folder": os.path.dirname(output),
             "lease": lease,
         }
-        self._greeted.wait(_HELLO_S)
+        self.guard.await_hello()
         handle = JobHandle(key, order, events, self, lease=lease)
-        if "pipes" in self._knows:
+        if "pipes" in self.guard.knows:
             handle.pipe = make_pipe()
         # Both under one lock: a guard that is replaced before knows nothing of the job, and the next one gets it.
-        with self._sending:
+        with self.guard.lock:
             self._handles[key] = handle
-            handle.generation = self._generation
+            handle.generation = self.guard.generation
             line, fds = self._start_line(handle, brief_s=brief_s)
-            handle.channel = channel = self._take_channel()
+            handle.channel = channel = self.guard.take_channel()
             if channel is None:
-                self._send(line, fds)
+                self.guard.send(line, fds)
         deadline = time.monotonic() + timeout_s
         try:
             answer = None if channel is None else self._ask(handle, channel, line, fds, timeout_s=timeout_s)
@@ -188,9 +156,9 @@ class ProcessRunner:
         """The order in words that the present guard knows, and the descriptors that go with it."""
         more: dict[str, Any] = {"lease": handle.lease}
         fds = []
-        if brief_s > 0 and "brief" in self._knows:
+        if brief_s > 0 and "brief" in self.guard.knows:
             more["brief_s"] = brief_s
-        if handle.pipe is not None and "pipes" in self._knows:
+        if handle.pipe is not None and "pipes" in self.guard.knows:
             more |= {"piped": True, "log_bytes": self._log_file_bytes}
             fds = [handle.pipe]
         return encode(handle.order | more), fds
@@ -237,7 +205,7 @@ class ProcessRunner:
         """Supervise a job that another worker left; `env` holds its marks. To be called before `open`."""
         order = {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder), "log": left.log}
         handle = JobHandle(left.key, order, events, self, main=left.main, pipe=left.pipe)
-        handle.generation = self._generation
+        handle.generation = self.guard.generation
         self._handles[left.key] = handle
         if left.exited is not None:
             handle.exited = left.exited
@@ -255,62 +223,24 @@ class ProcessRunner:
 
     def detach(self) -> None:
         """Leave the jobs with the guard: each may go on until its lease runs out. No more events of them come."""
-        # A guard that has just replaced another one must know all jobs first.
-        self._knows_all.wait(SEND_TIMEOUT_S)
-        self._closing = True
-        self.tell({"do": "detach"})
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_WR)
-        # The guard closes its end once it has read that: its reports before that must not be lost on the way.
-        self._reader.join(SEND_TIMEOUT_S)
-        self._close_all()
-        if self._guard is not None:
-            self._guard.returncode = 0  # the next worker's guard from now on
+        self.guard.detach()
+        self._close_pipes()
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         """Let the guard go. Jobs that still run are ended by it."""
-        self._closing = True
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_WR)
-        if self._guard is not None and not any(watched.lease for watched in self._watched.values()):
-            try:
-                self._guard.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                log.warning("guard %d is still ending jobs", self._guard.pid)
-        self._reader.join(1.0)
-        self._close_all()
+        # It may keep a container until its lease runs out.
+        has_leases = any(watched.lease for watched in self._watched.values())
+        self.guard.close(timeout_s=timeout_s, awaits_end=not has_leases)
+        self._close_pipes()
 
-    def _close_all(self) -> None:
-        with self._sending:
-            channels, self._channels = self._channels, []
-        for channel in channels:
-            channel.close()
-        self._control.close()
+    def _close_pipes(self) -> None:
         for handle in list(self._handles.values()):
             handle.close_pipe()
 
     def tell(self, order: dict[str, Any]) -> None:
-        line = encode(order)
-        with self._sending:
-            self._send(line)
+        self.guard.tell(order)
 
     # -- inside ------------------------------------------------------------------------------------------------
-
-    def _take_channel(self) -> DirectChannel | None:
-        """Take a free channel, or make one; None where there can be none. With `_sending` held."""
-        if self._channels:
-            return self._channels.pop()
-        if "lanes" not in self._knows or self._num_channels >= _MAX_CHANNELS or self._closing:
-            return None
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                socket.send_fds(self._control, [encode({"do": "lane"})], [theirs.fileno()])
-            except OSError:
-                ours.close()
-                return None
-        self._num_channels += 1
-        return DirectChannel(ours, self._generation)
 
     def _ask(
         self, handle: JobHandle, channel: DirectChannel, line: bytes, fds: Sequence[int], *, timeout_s: float
@@ -324,18 +254,12 @@ class ProcessRunner:
             is_late = True
         except OSError:
             pass
-        with self._sending:
+        with self.guard.lock:
             handle.channel = None
             if answer is not None:
                 self._apply(handle, answer)
-            is_current = channel.generation == self._generation and not self._closing
-            if answer is not None and is_current:
-                self._channels.append(channel)
+            if self.guard.give_back(channel, is_answered=answer is not None, is_late=is_late):
                 return answer
-            if is_current:
-                self._num_channels -= 1
-                if not is_late:
-                    self._end_guard()  # it is dead already, or does not read, or has no descriptor left for a channel
         channel.close()
         if is_late:
             raise TimeoutError
@@ -343,72 +267,11 @@ class ProcessRunner:
         self._carry_over(handle)
         return answer
 
-    def _send(self, line: bytes, fds: Sequence[int] = ()) -> None:
-        """With `_sending` held."""
-        # An error means that the guard is dead: the reader replaces it, and gives the new one all jobs.
-        try:
-            sent = socket.send_fds(self._control, [line], fds) if fds else 0
-            self._control.sendall(line[sent:])
-        except OSError:
-            self._end_guard()
-
-    def _end_guard(self) -> None:
-        # Also one that does not read its orders (its exec hangs on a dead mount): heartbeats must not wait.
-        with contextlib.suppress(OSError):
-            if self._closing:
-                pass
-            elif self._guard is not None:
-                self._guard.kill()
-            else:
-                self._control.shutdown(socket.SHUT_RDWR)
-
-    def _start_guard(self) -> None:
-        self._guard, self._control = start_guard(self._folder, lock_fd=self._lock_fd)
-
-    def _read(self) -> None:
-        buffer = b""
-        while True:
-            try:
-                data = self._control.recv(1 << 16)
-            except OSError:
-                data = b""
-            if data:
-                *lines, buffer = (buffer + data).split(b"\n")
-                for line in lines:
-                    try:
-                        self._on_event(decode(line))
-                    except Exception:
-                        log.exception("guard.event_failed %.200r", line)
-            elif self._closing:
-                # Here too: `close` may have waited long enough for a guard that was just being replaced.
-                self._control.close()
-                return
-            else:
-                buffer = b""
-                self._knows_all.clear()
-                self._replace_guard()
-                self._knows_all.set()
-                self._hang_up_if_closing()
-
-    def _hang_up_if_closing(self) -> None:
-        if self._closing:
-            with contextlib.suppress(OSError):
-                self._control.shutdown(socket.SHUT_WR)
-
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["on"] == "expired":
             watched = self._watched.pop(event["key"], None)
             if watched is not None and watched.lease is not None:
                 watched.on_expired(watched.lease[1])
-            return
-        if event["on"] == "hello":
-            self._knows = tuple(event["knows"])
-            self._greeted.set()
-            if "pulse" in self._knows:
-                self._announce_pulse()
-            return
-        if event["on"] == "ping":
-            self.tell({"do": "alive"})
             return
         handle = self._handles.get(event["key"])
         if handle is None:
@@ -466,64 +329,26 @@ class ProcessRunner:
         os.waitpid(handle.main.pid, 0)
         return status, is_kept
 
-    def _replace_guard(self) -> None:
-        # A guard that failed may have been of an older release, and not have understood an order.
-        is_known = False
-        if self._guard is not None:
-            status = self._guard.wait()
-            log.error("guard.died pid=%d status=%d: starting another", self._guard.pid, status)
-            is_known = status <= 0 and bool(self._knows)
-        else:
-            log.error("guard.died: the one of a former worker; starting another")
-        # A child that the old guard was just starting shows its environment only after its exec.
-        time.sleep(0.05)
-        with self._sending:
-            self._control.close()
-            if not is_known:
-                self._knows = ()
-                self._greeted.clear()
-            while True:
-                try:
-                    self._start_guard()
-                    break
-                except OSError as error:
-                    log.error("guard.not_started: %s; trying again", error)
-                    time.sleep(1.0)
-            self._generation += 1
-            channels, self._channels, self._num_channels = self._channels, [], 0
-        for channel in channels:
-            channel.close()
-        if not is_known:
-            self._read_hello()
+    def _on_guard_replaced(self) -> None:
         for key, watched in list(self._watched.items()):
             self.tell(watched.order(key))
         for handle in list(self._handles.values()):
             self._carry_over(handle)
 
-    def _read_hello(self) -> None:
-        """Read what a new guard knows: the words in which it gets the jobs depend on that."""
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            if poll.poll(_HELLO_S * 1000):
-                for line in self._control.recv(_HELLO_BYTES).splitlines():
-                    self._on_event(decode(line))
-        self._greeted.set()
-
     def _carry_over(self, handle: JobHandle) -> None:
         """Give the present guard a job that only a guard before it knew."""
-        with self._sending:
+        with self.guard.lock:
             is_known = self._handles.get(handle.key) is handle
-            if not is_known or handle.generation == self._generation or handle.channel is not None:
+            if not is_known or handle.generation == self.guard.generation or handle.channel is not None:
                 return
-            handle.generation = self._generation
+            handle.generation = self.guard.generation
             if handle.main is None:
                 leader = _came_back(tree.marks(handle.order["env"]))
                 if leader is None and handle.is_given_up:
                     self._forget(handle)
                     return
                 if leader is None:
-                    self._send(*self._start_line(handle))
+                    self.guard.send(*self._start_line(handle))
                     return
                 handle.main = leader
                 handle.reply.put({"on": "started"})
@@ -538,11 +363,11 @@ class ProcessRunner:
                 "stop_grace_s": handle.stop_grace_s,
                 "folder": handle.order["folder"],
             }
-            if handle.pipe is None or "pipes" not in self._knows:
-                self._send(encode(adopt))
+            if handle.pipe is None or "pipes" not in self.guard.knows:
+                self.guard.send(encode(adopt))
                 return
             adopt |= {"piped": True, "log": handle.order["log"], "log_bytes": self._log_file_bytes}
-            self._send(encode(adopt), [handle.pipe])
+            self.guard.send(encode(adopt), [handle.pipe])
 
 
 #: All runners of this process; each may have the guard of another worker.

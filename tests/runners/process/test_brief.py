@@ -23,8 +23,7 @@ from launch_worker.clock import boot_time_s
 from launch_worker.errors import StartError
 from launch_worker.ids import new_run_id
 from launch_worker.runners.job import Exited, Gone
-from launch_worker.runners.process import direct_channel, guard_process, tree
-from launch_worker.runners.process import runner as process
+from launch_worker.runners.process import direct_channel, guard_link, guard_process, tree
 from launch_worker.runners.process.exits import Exit, read_exits
 from launch_worker.runners.process.handle import JobHandle
 from launch_worker.runners.process.protocol import KNOWS, SOCKET
@@ -155,7 +154,7 @@ class Brief:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runner = ProcessRunner(folder=folder).open()
-        wait_until(lambda: self.runner._knows, what="the guard has said hello")
+        wait_until(lambda: self.runner.guard.knows, what="the guard has said hello")
         self.envs: list[dict[str, str]] = []
 
     def start(self, *argv: str, brief_s: float = LONG_S, token: str = "1", timeout_s: float = 20.0) -> JobHandle:
@@ -328,15 +327,15 @@ def test_a_guard_of_an_older_release_gets_no_order_that_it_does_not_know(tmp_pat
         handle = done.get(timeout=20.0)
         assert handle.main == ProcessId(1, 2)
         assert end_of(handle) == Exited(6, "")
-        runner._closing = True
+        runner.guard._is_closing = True
     runner.close()
 
 
 def test_more_threads_than_there_are_lanes_go_the_long_way(brief: Brief, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_MAX_CHANNELS", 3)
+    monkeypatch.setattr(guard_link, "_MAX_CHANNELS", 3)
     results = [brief.begin(f"exit {number}") for number in range(20)]
     assert [end_of(result()).status for result in results] == list(range(20))
-    assert brief.runner._num_channels == len(brief.runner._channels) == 3
+    assert brief.runner.guard.num_channels == len(brief.runner.guard.channels) == 3
 
 
 @pytest.mark.parametrize("brief_s", [0.0, LONG_S])
@@ -387,7 +386,7 @@ def test_descriptors_do_not_pile_up(brief: Brief) -> None:
     for _ in range(3):
         pid = guard_of(brief.runner)
         brief.kill_guard()
-        wait_until(lambda pid=pid: guard_of(brief.runner) != pid and brief.runner._knows)  # type: ignore[misc]
+        wait_until(lambda pid=pid: guard_of(brief.runner) != pid and brief.runner.guard.knows)  # type: ignore[misc]
         after = use()
     # There may be fewer lanes: jobs that came one after another.
     assert after[0] <= before[0] + 3
@@ -523,7 +522,7 @@ def test_guards_that_die_all_the_time_lose_no_job_and_run_none_twice(brief: Brie
         pause_s, seen = 0.1, 0
         while not done.is_set():
             # One that is slow to start on a busy machine has done nothing yet.
-            wait_until(lambda: brief.runner._knows or done.is_set(), what="the next guard has said hello")
+            wait_until(lambda: brief.runner.guard.knows or done.is_set(), what="the next guard has said hello")
             done.wait(pause_s)
             pause_s, seen = (0.1 if seen < len(ended) else 1.5 * pause_s), len(ended)
             with contextlib.suppress(ProcessLookupError):  # it is just being replaced
@@ -566,7 +565,7 @@ from launch_worker.runners.process.runner import ProcessRunner
 
 env, folder = json.loads(sys.argv[1])
 runner = ProcessRunner(folder=Path(folder)).open()
-while not runner._knows:
+while not runner.guard.knows:
     time.sleep(0.01)
 for number in range(5):
     attempt = Path(folder, "runs", str(number))

@@ -269,7 +269,7 @@ jobs = [
     )
     for number, script in enumerate(scripts)
 ]
-print(json.dumps([runner._guard.pid, *(job.pid for job in jobs)]), flush=True)
+print(json.dumps([runner.guard.process.pid, *(job.pid for job in jobs)]), flush=True)
 time.sleep(600)
 """
 

@@ -754,14 +754,14 @@ class Runner(RuleBasedStateMachine):
         (self.folder / "lock").touch()
         self.lock_fd = os.open(self.folder / "lock", os.O_RDWR)
         self.runner = ProcessRunner(lock_fd=self.lock_fd, folder=self.folder).open()
-        assert self.runner._greeted.wait(20.0)
+        assert self.runner.guard.greeted.wait(20.0)
         _have_control_used(self.runner)
         self.taken_pid = 0
         self.killed: set[int] = set()
 
     @property
     def guard_pid(self) -> int:
-        return self.taken_pid if self.runner._guard is None else guard_of(self.runner)
+        return self.taken_pid if self.runner.guard.process is None else guard_of(self.runner)
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -813,7 +813,7 @@ class Runner(RuleBasedStateMachine):
             os.kill(pid, signal.SIGKILL)
         self.is_frozen = False
         if waits:
-            assert settle(lambda: self.runner._generation == len(self.killed), timeout_s=20.0)
+            assert settle(lambda: self.runner.guard.generation == len(self.killed), timeout_s=20.0)
         time.sleep(moment)
 
     @rule(moment=_moments)
@@ -821,7 +821,7 @@ class Runner(RuleBasedStateMachine):
         """By the next worker, which is this process again."""
         self._thaw()
         self._have_started()
-        assert settle(lambda: self.runner._generation == len(self.killed), timeout_s=20.0)
+        assert settle(lambda: self.runner.guard.generation == len(self.killed), timeout_s=20.0)
         # One that dies at this very instant is not replaced: the next worker ends what it left.
         former = self.guard_pid
         self.runner.detach()
@@ -944,7 +944,7 @@ class Runner(RuleBasedStateMachine):
     def all_is_told(self) -> None:
         self._hear()
         reap_orphans()
-        assert self.runner._generation <= len(self.killed), "a guard has died by itself"
+        assert self.runner.guard.generation <= len(self.killed), "a guard has died by itself"
 
     def teardown(self) -> None:
         try:
@@ -956,7 +956,7 @@ class Runner(RuleBasedStateMachine):
             self.runner.close()
             os.close(self.lock_fd)
             assert settle(lambda: _has_ended(self.guard_pid), timeout_s=_END_S)
-            if self.runner._guard is None:
+            if self.runner.guard.process is None:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(self.guard_pid, 0)
             assert settle(lambda: not _fds(os.getpid()) - self.own_fds, timeout_s=5.0), _fds(os.getpid()) - self.own_fds
@@ -976,11 +976,11 @@ class Runner(RuleBasedStateMachine):
 
         assert settle(is_over, timeout_s=_END_S), [job for job in self.jobs if not job.is_told]
         assert self.runner.is_idle
-        assert settle(lambda: self.runner._generation == len(self.killed), timeout_s=20.0)
+        assert settle(lambda: self.runner.guard.generation == len(self.killed), timeout_s=20.0)
         fds = f"/proc/{self.guard_pid}/fd"
-        assert settle(lambda: len(os.listdir(fds)) <= self.num_fds + 1 + self.runner._num_channels, timeout_s=5.0), [
-            os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)
-        ]
+        assert settle(
+            lambda: len(os.listdir(fds)) <= self.num_fds + 1 + self.runner.guard.num_channels, timeout_s=5.0
+        ), [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
         assert settle(lambda: tree.children(self.guard_pid) == [], timeout_s=_END_S)
         marks = [tree.cookie(tree.marks(job.env)) for job in self.jobs]
 
@@ -993,8 +993,8 @@ class Runner(RuleBasedStateMachine):
 
 def _have_control_used(runner: ProcessRunner) -> None:
     """By the threads whose names say so; the others order on lanes."""
-    take = runner._take_channel
-    vars(runner)["_take_channel"] = lambda: None if threading.current_thread().name == "by control" else take()
+    take = runner.guard.take_channel
+    vars(runner.guard)["take_channel"] = lambda: None if threading.current_thread().name == "by control" else take()
 
 
 def _fds(pid: int) -> set[str]:

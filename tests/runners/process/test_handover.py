@@ -182,7 +182,7 @@ def test_a_guard_that_dies_under_the_next_worker_is_replaced_and_the_job_goes_on
     runner, (job,), lock_fd = taken(tmp_path)
     handle = former.claim(runner, job)
     os.kill(former.guard_pid, signal.SIGKILL)
-    wait_until(lambda: runner._guard is not None, what="another guard is there")
+    wait_until(lambda: runner.guard.process is not None, what="another guard is there")
     assert job.main in former.left()
     handle.stop(grace_s=5.0)
     exited = end_of(handle)
@@ -230,7 +230,7 @@ def test_the_folder_stays_locked_from_worker_to_worker(tmp_path: Path) -> None:
     runner, (job,), lock_fd = taken(tmp_path)
     handle = former.claim(runner, job)
     os.kill(former.guard_pid, signal.SIGKILL)
-    wait_until(lambda: runner._guard is not None, what="another guard is there")
+    wait_until(lambda: runner.guard.process is not None, what="another guard is there")
     assert is_locked()
     handle.stop(grace_s=0)
     end_of(handle)
@@ -304,7 +304,7 @@ def test_a_job_that_came_back_to_its_worker_and_ended_as_that_left_is_kept(tmp_p
     """Its first guard died. The worker reaps it, and nobody supervises it any more."""
     former = Former(tmp_path, "while [ ! -e go ]; do sleep 0.01; done; exit 9")
     os.kill(former.guard_pid, signal.SIGKILL)
-    wait_until(lambda: guard_of(former.runner) != former.guard_pid and former.runner._knows, what="another guard")
+    wait_until(lambda: guard_of(former.runner) != former.guard_pid and former.runner.guard.knows, what="another guard")
     (tmp_path / "go").touch()
     wait_until(former.kept, what="the status is kept before it is told")
     former.leave()
@@ -329,9 +329,9 @@ job = runner.start(
     ["sh", "-c", "while [ ! -e go ]; do sleep 0.01; done; exit 9"], key="r.1", env=env, cwd=folder,
     log_path=folder / "runs" / "r.1.7" / "output", grace_s=5.0, lease=None, events=queue.SimpleQueue(), timeout_s=20.0,
 )
-former = runner._guard.pid
+former = runner.guard.process.pid
 os.kill(former, signal.SIGKILL)
-while runner._guard.pid == former or not runner._knows:
+while runner.guard.process.pid == former or not runner.guard.knows:
     time.sleep(0.01)
 now = boot_time_s()
 runner.renew({"r.1": (now + 60.0, now + 61.0)})

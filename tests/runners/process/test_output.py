@@ -116,9 +116,9 @@ def seq(first: int, last: int) -> bytes:
 def test_an_order_that_fails_leaves_its_pipe_to_no_other_job(printing: Printing) -> None:
     stray = make_pipe()
     bad = {"do": "start", "key": "k", "piped": True, "of_a_later_release": 1}
-    printing.runner._greeted.wait(20)
-    with printing.runner._sending:
-        printing.runner._send(json.dumps(bad).encode() + b"\n", [stray])
+    printing.runner.guard.greeted.wait(20)
+    with printing.runner.guard.lock:
+        printing.runner.guard.send(json.dumps(bad).encode() + b"\n", [stray])
     os.close(stray)
     for word in ("first", "second"):
         handle = printing.start(f"echo {word}")
@@ -354,7 +354,7 @@ def test_a_job_that_is_handed_over_in_the_middle_of_a_flood_loses_no_line_and_do
         runner.open()
         if turn == 4:
             os.kill(guard_pid, signal.SIGKILL)
-            wait_until(lambda runner=runner: runner._guard is not None, what="another guard is there")  # type: ignore[misc]
+            wait_until(lambda runner=runner: runner.guard.process is not None, what="another guard is there")  # type: ignore[misc]
             assert end_of(next_handle) in (5, None), "its status went with its guard"
             assert is_whole(printing.printed(handle))
             runner.close()
@@ -394,7 +394,7 @@ def test_a_job_of_a_guard_of_an_older_release_is_taken_over_and_prints_on_into_i
         runner.open()
         wait_until(lambda: guests)
         guests[0].close()  # that guard dies, and one of this release adopts the job
-        wait_until(lambda: runner._guard is not None and runner._knows, what="another guard is there")
+        wait_until(lambda: runner.guard.process is not None and runner.guard.knows, what="another guard is there")
         (tmp_path / "go").touch()
         job.returncode = 0  # reaped by the runner
         assert end_of(handle) == 3
