@@ -1,4 +1,4 @@
-"""Why a job was signalled. Standard library only: the guard imports this module."""
+"""Names the reasons for which a job is signalled. Standard library only: the guard imports this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The containers that a guard ends when their leases run out. Standard library only."""
+"""Ends, for the guard, the containers whose leases run out. Standard library only."""
 
 from __future__ import annotations
 

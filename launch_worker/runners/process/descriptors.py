@@ -1,4 +1,4 @@
-"""Descriptors that travel beside the lines of a conversation. Standard library only."""
+"""Sends and receives the descriptors that travel beside the lines of a conversation. Standard library only."""
 
 from __future__ import annotations
 

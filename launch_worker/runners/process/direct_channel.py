@@ -1,6 +1,6 @@
-"""A direct channel: one thread of the worker orders jobs through it and reads the answers, no thread in between.
+"""Defines the two ends of a direct channel, through which one thread of the worker orders jobs and reads the answers.
 
-The protocol's word for it is `lane`. Standard library only: the guard holds one end.
+No thread is in between. The protocol's word for a channel is `lane`. Standard library only: the guard has one end.
 """
 
 from __future__ import annotations

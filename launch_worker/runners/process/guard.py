@@ -1,4 +1,4 @@
-"""The guard: a small process that starts a worker's jobs, outlives the worker and ends them when it vanishes.
+"""Runs the guard: a small process that starts a worker's jobs, outlives the worker and ends them when it vanishes.
 
 The guard is the parent and the subreaper of every job, so that each process that a job leaves behind comes back to it.
 It knows no policy: it starts, stops, enforces the deadlines that it was given, and reports. `protocol` has the words

@@ -1,4 +1,4 @@
-"""The guard as its worker sees it: its process, the main socket and the direct channels.
+"""Speaks with the guard for the worker, by main socket and direct channels, and replaces a guard that dies.
 
 The guard's side of it is `worker_link`.
 """

@@ -1,4 +1,4 @@
-"""One job as the guard sees it: a tree of processes, its deadlines, and how far its end has come.
+"""Defines a job as the guard sees it: a tree of processes, its deadlines, and how far its end has come.
 
 Standard library only.
 """

@@ -1,4 +1,4 @@
-"""A started job as the process runner gives it, and a job that another worker left."""
+"""Defines a started job as the process runner gives it, and a job that another worker left."""
 
 from __future__ import annotations
 

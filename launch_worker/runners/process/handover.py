@@ -1,4 +1,4 @@
-"""How a guard hands the jobs that a worker left to the next worker. Standard library only.
+"""Hands the jobs that a worker left with its guard to the next worker. Standard library only.
 
 The next worker's side of it is `takeover`.
 """

@@ -1,4 +1,4 @@
-"""How the guard ends jobs, and notices their ends. Standard library only."""
+"""Ends jobs for the guard, and notices their ends. Standard library only."""
 
 from __future__ import annotations
 

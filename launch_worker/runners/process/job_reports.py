@@ -1,4 +1,4 @@
-"""What the guard tells its worker of jobs, and their output, which must be in its file before their end is told.
+"""Reports jobs to the guard's worker, and moves their output, which must be in its file before their end is reported.
 
 Standard library only.
 """

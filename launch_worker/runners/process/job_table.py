@@ -1,4 +1,4 @@
-"""The guard's jobs, and which processes belong to which of them. Standard library only."""
+"""Keeps the guard's jobs, and finds which processes belong to which of them. Standard library only."""
 
 from __future__ import annotations
 

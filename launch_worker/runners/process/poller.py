@@ -1,4 +1,4 @@
-"""What the guard waits for: descriptors, signals and the next deadline. Standard library only."""
+"""Waits, for the guard, for descriptors, signals and the next deadline. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words between a worker and its guard. Standard library only: the guard imports this module.
+"""Defines the words between a worker and its guard. Standard library only: the guard imports this module.
 
 Both sides write JSON lines into a socket; some lines bring a descriptor along. The end of the stream means that the
 other side is gone. Worker and guard may be of different releases after an upgrade: words are added, never changed.

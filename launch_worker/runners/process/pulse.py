@@ -1,4 +1,4 @@
-"""Whether the worker still answers, and the end of one that hangs. Standard library only."""
+"""Counts, for the guard, how long the worker is silent, and kills one that hangs. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker takes over the jobs that another worker left with its guard.
+"""Takes over the jobs that another worker left with its guard.
 
 The guard's side of it is `handover`.
 """

@@ -1,4 +1,4 @@
-"""The worker as its guard sees it: the main socket, the direct channels and the pulse. Standard library only."""
+"""Speaks with the worker for the guard: main socket, direct channels and pulse. Standard library only."""
 
 from __future__ import annotations
 
