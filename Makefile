@@ -6,6 +6,10 @@ VENV = .venv
 #: Test processes at once, and what is tested: make test TESTS=tests/unit
 JOBS = 4
 TESTS = tests
+#: Suites that work in the test's own process, and the least part of the lines that they must execute, in percent.
+#: Measuring costs about half of their own time; workers and jobs of the other suites must not be slowed.
+MEASURED = tests/unit tests/redis
+LEAST_COVERAGE = 60
 #: Groups of the benchmark; none is all: make bench-quick GROUPS='speed growth'
 GROUPS =
 SEED = 1
@@ -15,12 +19,13 @@ BIN = $(VENV)/bin
 MADE = $(VENV)/.made
 INSTALLED = $(VENV)/.installed
 INSTALLED_DEV = $(VENV)/.installed-dev
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 # A machine may forbid bytecode, and every command would then compile its imports anew.
 PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test matrix matrix-full walk chaos bench bench-quick lint check hooks format maps clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check hooks format maps clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -33,7 +38,15 @@ demo: $(INSTALLED) ## run one training job through a private Redis, a worker, be
 installed: $(INSTALLED_DEV)
 
 test: $(INSTALLED_DEV) ## run the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+ifeq ($(TESTS),tests)
+	$(PYTEST) --cov --cov-fail-under=$(LEAST_COVERAGE) $(MEASURED)
+	$(PYTEST) $(addprefix --ignore=,$(MEASURED)) $(TESTS)
+else
+	$(PYTEST) $(TESTS)
+endif
+
+coverage: $(INSTALLED_DEV) ## run the whole test suite, slower, and measure workers, beats and commands too
+	$(PYTEST) --cov --cov-config=tests/coverage.ini $(TESTS)
 
 matrix: ## the unit and Redis suites on each supported Python of this machine
 	$(PYTHON) -m tests.matrix
@@ -74,7 +87,7 @@ maps: ## draw the pictures and write the tree of docs/architecture.md anew
 	$(PYTHON) docs/package_tree.py
 
 clean: ## delete .venv and every cache
-	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist
 	find launch_worker tests examples bench -name __pycache__ -type d -exec rm -rf {} +
 
 $(MADE):
