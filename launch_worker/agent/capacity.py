@@ -28,7 +28,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Use:
-    """How busy a device is by its driver's word; None is "the driver does not say"."""
+    """How busy a device is, as its driver says; None is "the driver does not say"."""
 
     percent: int | None = None
     memory_used: int | None = None
@@ -55,8 +55,8 @@ class _Hold:
 class Capacity:
     """What a worker offers, and what each of its attempts holds. Thread-safe.
 
-    It counts and does not decide: an attempt that was taken over holds what it has, wherever that leads. At most
-    `share` attempts get the same device. `use` tells how busy devices are, and must not block.
+    It counts and does not decide: an adopted attempt holds what it has, even beyond the total. At most `share` attempts
+    get the same device. `use` says how busy devices are, and must not block.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Capacity:
     ) -> None:
         self.devices = tuple(devices)
         self._share = share
-        #: How many of its runs may make other runs; they take no slot.
+        #: Number of schedulers at once, which take no slot.
         self.max_schedulers = max_schedulers
         self._use = use or dict
         self._held: dict[str, _Hold] = {}
@@ -79,7 +79,7 @@ class Capacity:
         self.total = Free([device.id for device in self.devices], math.floor(1000 * cpus), memory)
 
     def free(self) -> Free:
-        """What one more run can have now; of the devices each once, those with the fewest runs first."""
+        """What one more run can have now; each free device once, devices with the fewest runs first."""
         with self._lock:
             holds = list(self._held.values())
         runs = {device: sum(device in hold.devices for hold in holds) for device in self.total.devices}
@@ -91,19 +91,19 @@ class Capacity:
 
     @property
     def free_schedulers(self) -> int:
-        """How many more runs that make other runs it takes."""
+        """The number of schedulers that can still be taken."""
         with self._lock:
             return max(0, self.max_schedulers - sum(hold.is_scheduler for hold in self._held.values()))
 
     def hold(
         self, key: str, devices: Sequence[str], millicores: int, memory: int, *, is_scheduler: bool = False
     ) -> None:
-        """What the attempt has from now on, in place of what it had."""
+        """Give the attempt these amounts, in place of what it had."""
         with self._lock:
             self._held[key] = _Hold(frozenset(devices), millicores, memory, is_scheduler)
 
     def release(self, key: str) -> None:
-        """The attempt has nothing any more; twice is harmless."""
+        """Take everything from the attempt; a second call changes nothing."""
         with self._lock:
             self._held.pop(key, None)
 
@@ -129,7 +129,7 @@ def parse_gpus(text: str, *, visible: str | None, found: Sequence[Device]) -> li
     """The devices that `--gpus auto|N|0,1,3|none` offers; InputError for those that are not there.
 
     `found` are all of this machine, `visible` is the worker's own CUDA_VISIBLE_DEVICES, which bounds them. Where none
-    were found, numbers are taken at their word.
+    were found, numbers are believed.
     """
     word = text.strip()
     if word == "none":
@@ -189,7 +189,7 @@ def _by_cuda_name(entry: str, found: Sequence[Device]) -> Device | None:
     if entry.startswith("GPU-"):
         return _by_id(entry, found)
     if entry.startswith("MIG-") and _DEVICE.fullmatch(entry) and found:
-        # A slice of one of those that were found, which are whole.
+        # A slice of a GPU; the driver was asked for whole GPUs.
         return Device(entry, uuid=entry)
     # As strtoul: "1 (the fast one)" is 1.
     number = re.match(r"\+?([0-9]+)", entry)

@@ -19,9 +19,9 @@ from launch_worker.model.units import parse_size
 
 log = logging.getLogger("launch_worker.gpus")
 
-#: How old a measurement may be that is still shown: a driver can hang.
+#: Seconds after which a measurement is shown no more: a driver can hang.
 _STALE_S = 60.0
-#: No two measurements begin within this time.
+#: Seconds between the begins of two measurements, at least.
 _MEASURE_EVERY_S = 1.0
 
 
@@ -30,7 +30,7 @@ def find() -> list[Device]:
     devices = []
     with _nvml() as nvml:
         for number in range(_ask(nvml.nvmlDeviceGetCount) or 0 if nvml else 0):
-            # One that has fallen off the bus keeps its number, and is left out.
+            # A GPU that has fallen off the bus keeps its number, and is left out.
             handle = _ask(nvml.nvmlDeviceGetHandleByIndex, number)
             uuid = _text(_ask(nvml.nvmlDeviceGetUUID, handle)) if handle else ""
             if uuid:
@@ -41,7 +41,7 @@ def find() -> list[Device]:
 
 
 def use(ids: Sequence[str]) -> dict[str, Use]:
-    """How busy these devices are now; those that the driver says nothing of are left out. Blocks on a slow driver."""
+    """How busy these devices are now, without those of which the driver says nothing. Blocks on a slow driver."""
     measured = {}
     with _nvml() as nvml:
         for device_id in ids if nvml else ():
@@ -73,7 +73,7 @@ class Meter:
         self._is_measuring = False
 
     def __call__(self) -> Mapping[str, Use]:
-        """What was measured last, nothing when that is long ago; and has it measured anew."""
+        """The last measurement, if it is not too old; begins the next one."""
         now = time.monotonic()
         with self._lock:
             if not self._is_measuring and now - self._began_at >= _MEASURE_EVERY_S:
@@ -99,7 +99,7 @@ def capacity_from_options(
     env: Mapping[str, str],
     share: int = 1,
 ) -> Capacity:
-    """What a worker offers by its `--gpus`, `--cpus` and `--memory`; None is all that there is. Raises InputError."""
+    """The capacity by `--gpus`, `--cpus` and `--memory`; None is all that the machine has. Raises InputError."""
     word = "auto" if gpus is None else gpus
     found = [] if word.strip() in ("none", "0") else find()
     devices = parse_gpus(word, visible=env.get("CUDA_VISIBLE_DEVICES"), found=found)
@@ -133,7 +133,7 @@ def _cores() -> float:
 
 
 def _all_memory() -> int:
-    """What the machine has, or the least that a control group around this process may have."""
+    """Bytes of memory of the machine, or of the smallest control group around this process."""
     total = 0
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemTotal:"):
@@ -151,7 +151,7 @@ def _cgroup_limits() -> Iterator[int]:
                 root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
             else:
                 continue
-            # In a container the path may be the host's, of which the root only is there.
+            # In a container the path may be the host's, of which only the root is there.
             for folder in (relative := Path(path.lstrip("/")), *relative.parents):
                 with contextlib.suppress(OSError, ValueError):
                     yield int((root / folder / name).read_text())
@@ -159,7 +159,7 @@ def _cgroup_limits() -> Iterator[int]:
 
 @contextlib.contextmanager
 def _nvml() -> Iterator[Any]:
-    """NVML for a while; None without a driver, or one that does not answer."""
+    """NVML for a while; None without a driver that answers."""
     if not _has_library():
         yield None
         return
@@ -178,7 +178,7 @@ def _nvml() -> Iterator[Any]:
 
 
 def _has_library() -> bool:
-    """Whether there is what `pynvml` would load: without it that import is spared, 10 ms of each worker's start."""
+    """Whether `pynvml` would find its library: without it the import is left out, 10 ms of each worker's start."""
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -187,7 +187,7 @@ def _has_library() -> bool:
 
 
 def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
-    """None where the driver does not tell: one device that it cannot speak of must not hide the others."""
+    """The driver's answer; None where it has none: one silent device must not hide the others."""
     import pynvml
 
     try:

@@ -9,7 +9,7 @@ from launch_worker.runners.process.runner import ProcessRunner
 
 
 class Guards:
-    """The worker's own guard, and those that it took over from previous workers. Thread-safe."""
+    """The worker's own guard, and the guards that it took over from previous workers. Thread-safe."""
 
     def __init__(self) -> None:
         self._runners: list[ProcessRunner] = []

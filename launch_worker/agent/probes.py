@@ -10,27 +10,28 @@ from pathlib import Path
 
 log = logging.getLogger("launch_worker.probe")
 
-#: So long without Redis, and a worker is not healthy.
+#: Seconds without Redis after which a worker is not healthy.
 UNREACHABLE_S = 30.0
-#: The heartbeats, or the loop that takes runs, stand still: longer than any call to Redis may take.
+#: Seconds after which the heartbeats, or the loop that takes runs, count as standing still: longer than any call to
+#: Redis may take.
 _STUCK_S = 60.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """An answer to one probe: whether it is so, and one sentence of why."""
+    """The answer to one probe, and one sentence of why."""
 
     ok: bool
     reason: str
 
 
 def patience_s(heartbeat_s: float) -> float:
-    """How old the last heartbeat that reached Redis may be."""
+    """Seconds since the last heartbeat that reached Redis, at most, of a healthy worker."""
     return max(UNREACHABLE_S, 3 * heartbeat_s)
 
 
 def touch(file: Path) -> None:
-    """Say by the file's time that Redis was reached now. No reason to end for, where it cannot be."""
+    """Note by the file's time that Redis was reached now; a failure is logged only."""
     try:
         file.touch()
     except OSError as error:
@@ -56,29 +57,29 @@ class Vitals:
         self._clock = clock
         self._turned_at = self._reached_at = clock()
         self._has_reached = False
-        #: When the loop that takes runs last turned, or could not for want of Redis; None where there is no loop.
+        #: Time at which the loop that takes runs last turned, or could not as Redis was away; None without a loop.
         self._looped_at: float | None = None
 
     def note_turn(self) -> None:
-        """A heartbeat begins, whatever comes of it."""
+        """Note that a heartbeat begins, whether or not it succeeds."""
         self._turned_at = self._clock()
 
     def note_reached(self) -> None:
-        """A heartbeat has reached Redis."""
+        """Note that a heartbeat has reached Redis."""
         self._reached_at = self._clock()
         self._has_reached = True
         if self._looped_at is not None and self._is_away():
-            # It connects anew next.
+            # The loop connects anew next.
             self._looped_at = self._clock()
         if self._file is not None and not self.stuck():
             touch(self._file)
 
     def note_loop(self, goes_on: bool) -> None:
-        """The loop that takes runs has turned; or it has ended, as it should."""
+        """Note that the loop that takes runs has turned, or that it has ended as it should."""
         self._looped_at = self._clock() if goes_on else None
 
     def stuck(self) -> str:
-        """That the loop that takes runs stands still, though Redis is there; '' when it does not."""
+        """A sentence when the loop that takes runs stands still, though Redis is there; '' when it does not."""
         if self._looped_at is None or self._is_away():
             return ""
         silent_s = self._clock() - self._looped_at
@@ -87,7 +88,7 @@ class Vitals:
         return f"the worker's loop has stood still for {silent_s:.0f} s: it takes no runs; restart it"
 
     def forget(self) -> None:
-        """The worker ends: its file must not speak for it any longer."""
+        """Delete the file when the worker ends: it must not speak for the worker any longer."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
 

@@ -22,10 +22,10 @@ class Quarantine:
     """
 
     after: int
-    #: Until when nothing is taken; None when runs are taken.
+    #: Time until which nothing is taken; None when runs are taken.
     until: float | None = None
     why: str = ""
-    #: What the machine has too little of for any run, now; '' for nothing.
+    #: A sentence about what the machine has too little of for any run; '' for nothing.
     shortage: str = ""
     _failed: deque[tuple[float, str]] = field(default_factory=deque)
     _pauses: int = 0
@@ -33,7 +33,7 @@ class Quarantine:
     def note(self, outcome: Outcome, *, whose: str, now: float) -> bool:
         """Count an attempt's end; True when the worker must pause from now on. `whose`: its run, or its array."""
         if outcome.engine_fault or (outcome.worker_fault and outcome.phase == "build"):
-            # What only containers need, or only the fetch of code, as git: others' runs are started all the same.
+            # A fault of the engine, or of the fetch of code (git), keeps no other run from starting.
             return False
         if not outcome.worker_fault:
             if outcome.phase in ("agent", "build", "start"):
@@ -57,14 +57,16 @@ class Quarantine:
         return True
 
     def is_over(self, *, now: float) -> bool:
-        """Whether a pause has just run out; the next failures in a row make a longer one."""
+        """Whether a pause has just run out; the next failures in a row make a longer pause."""
         return self.until is not None and now >= self.until
 
     def lift(self) -> None:
+        """End the pause."""
         self.until, self.why = None, ""
 
     @property
     def is_on(self) -> bool:
+        """Whether nothing is taken."""
         return self.until is not None or bool(self.shortage)
 
     def describe(self, *, now: float) -> str | None:

@@ -16,7 +16,7 @@ UNLIMITED = MAX_LIMIT
 
 @dataclass(frozen=True)
 class Selection:
-    """Names, prefixes or tags, or a pool, of which names or prefixes may take a part."""
+    """Names, prefixes or tags of queues, or a pool, of which names or prefixes may select a part."""
 
     queues: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Selection:
     def parse(
         cls, *, queues: Iterable[str] = (), match: Iterable[str] = (), pool: str | None = None, tags: Iterable[str] = ()
     ) -> Selection:
-        """Raises InputError, with Prefect's sentences and its exit code 1. Names may also be joined by commas."""
+        """Check a selection. Raises InputError with Prefect's sentences and its exit code 1. Commas join names."""
         names = tuple(name for joined in queues for name in joined.split(",") if name)
         prefixes, labels = tuple(match), tuple(tags)
         if not (names or labels or prefixes or pool):
@@ -48,7 +48,7 @@ class Selection:
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether queues that come or go change what is wanted."""
+        """Whether queues that come or go change the selected queues."""
         return bool(self.prefixes or self.pool)
 
     @property
@@ -71,10 +71,10 @@ class Selection:
         return [name for name in found if name not in RESERVED_QUEUES and self._fits(name)]
 
     def unknown(self, all_queues: Iterable[str], pools: Iterable[str], pool_queues: Iterable[str]) -> str:
-        """What was asked for by name and is not there, as one sentence with what is there; '' for nothing."""
+        """One sentence about queues or a pool that were named and are not there; '' when all are there."""
         if self.pool and self.pool not in pools:
             return f"there is no pool {self.pool!r}; the known ones: {listed(pools)}"
-        # As everywhere, the queue of those who name none is there without being made.
+        # As everywhere, the default queue is there without being made.
         known = set(pool_queues) if self.pool else {*all_queues, "default"}
         asked = [self.tag_queue] if self.tags else self.queues
         if all(name in known for name in asked):
@@ -127,7 +127,7 @@ def welcome(version: str, url: str) -> str:
 
 
 def refused(sentence: str) -> InputError:
-    """What Prefect ends with 1 for."""
+    """The error for what Prefect ends with exit code 1."""
     error = InputError(sentence)
     error.exit_code = 1
     return error

@@ -38,7 +38,7 @@ class JobSpecAndQueue(NamedTuple):
 
 
 class FileSaver(Protocol):
-    """Keeps what belongs to a run queue item and is no output of its job."""
+    """Keeps files that belong to a run queue item and are no output of its job."""
 
     def save_contents(self, contents: str, fname: str, file_sub_type: str) -> list[str] | None:
         """Keep a text; returns what `fail_run_queue_item` takes as `files`. `file_sub_type`: "error" or "warning"."""
@@ -46,7 +46,7 @@ class FileSaver(Protocol):
 
 @dataclass(frozen=True)
 class RunQueueItemFileSaver:
-    """Keeps files on this machine's disk, in the attempt's folder, until the item's end is told."""
+    """Keeps files on this machine's disk, in the attempt's folder, until the item's end is reported."""
 
     folder: Path
 
@@ -69,16 +69,16 @@ class JobAndRunStatusTracker:
     attempt: Attempt
     saver: FileSaver
     thread_id: int | None = None
-    #: Called once `thread_id` is known.
+    #: Callback once `thread_id` is known.
     on_begun: Callable[[], None] = lambda: None
-    #: How it ended, or that it is another worker's.
+    #: Outcome of the item, or that another worker has it; None before its end.
     result: Outcome | AttemptDetached | AttemptSuperseded | None = None
-    #: `fail_run_queue_item` was called before its job was gone.
+    #: Outcome given by `fail_run_queue_item` before the job was gone.
     failure: Outcome | None = None
-    #: What `finish_thread_id` was given for it then.
+    #: Error given to `finish_thread_id` then.
     failed_by: Exception | None = None
     files: list[str] = field(default_factory=list)
-    #: What was reported.
+    #: End that was reported.
     ended: Ended = None
 
     @property
@@ -87,7 +87,7 @@ class JobAndRunStatusTracker:
 
     @property
     def err_stage(self) -> str:
-        """The part that it is in: agent, build, start or run."""
+        """The part of the attempt that is under way: agent, build, start or run."""
         return self.attempt.phase
 
     @cached_property
@@ -98,7 +98,7 @@ class JobAndRunStatusTracker:
 
 
 class InternalAgentLogger:
-    """What the agent does, for those who look into it: to the log, and from verbosity 2 on to the terminal too."""
+    """Logs what the agent does; from verbosity 2 on it is printed too."""
 
     def __init__(self, verbosity: int = 0) -> None:
         self._to_terminal = verbosity >= 2
@@ -123,6 +123,6 @@ class InternalAgentLogger:
 
 
 def say(line: str, *, file: Any = None) -> None:
-    """To the terminal; whoever read it may be gone."""
+    """Print a line; the terminal may be gone."""
     with contextlib.suppress(OSError, ValueError):
         print(clean(line), file=file or sys.stdout, flush=True)

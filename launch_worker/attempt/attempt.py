@@ -25,21 +25,21 @@ from launch_worker.store.store import Store
 if TYPE_CHECKING:
     from launch_worker.runners.container.runner import ContainerRunner
 
-#: Told of each part of an attempt's start, with a sentence for people: `fetch`, `pull`, `start`.
+#: Callback for each part of an attempt's start (`fetch`, `pull`, `wait`, `start`), with a sentence for people.
 Enter = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What the worker lends to every attempt."""
+    """What a worker gives to every attempt."""
 
     runner: ProcessRunner
-    #: Made, and its engine's SDK imported, when the first container job comes.
+    #: Gives the container runner; the first call makes it, and imports the engine's SDK.
     containers: Callable[[], ContainerRunner]
     logs: LogShipper
     settings: Settings
     store: Store
-    #: The name of this launch system, for the labels of its containers.
+    #: Gives the name of this launch system, for the labels of its containers.
     system: Callable[[], str]
     owner: str
     worker: str
@@ -58,30 +58,31 @@ class Attempt:
     tail: Tail | None = None
     talk: Talk | None = None
     job: Job | None = None
-    #: For how long another worker has supervised it.
+    #: Seconds for which another worker has supervised the job.
     ran_s: float = 0.0
-    #: Taken over from another worker, which had been asked to end it.
+    #: Whether another worker started the job.
     is_adopted: bool = False
+    #: Cancel that the previous worker was asked for.
     asked: Cancel | None = None
-    #: The boot time before which its job must not start; None for at once.
+    #: Boot time before which the job must not start; None for at once.
     start_at: float | None = None
-    #: Its job is gone; only its report is not delivered yet.
+    #: Whether the job is gone, and only the report is missing.
     ended: bool = False
-    #: Its job called itself finished, and so its run ends, though its processes may go on.
+    #: Whether the job called itself finished: the run ends, though the processes may go on.
     finished: bool = False
-    #: The part that it is in, one of `retry.PHASES`.
+    #: Part of the attempt that is under way, one of `outcome.PHASES`.
     phase: str = "agent"
-    #: The record has its process, or will have it with its end only.
+    #: Whether the record has the job's process, or gets it with the end.
     is_start_noted: bool = False
-    #: The record tells of parts of its start.
+    #: Whether the record has parts of the start.
     has_phases: bool = False
-    #: The folder that it was submitted from, where this machine has none such: its job runs in an empty one.
+    #: Folder of the submitter that this machine lacks, so that the job runs in an empty one; '' for none.
     missing_cwd: str = ""
-    #: What its execution met with and made an outcome of.
+    #: Error that ended the execution.
     error: Exception | None = None
 
     def await_start(self) -> None:
-        """Block until its time has come. Raises StartGivenUpError when something else is wanted of it first."""
+        """Block until the job's time has come. Raises StartGivenUpError when an event comes first."""
         while self.start_at is not None and (left_s := self.start_at - boot_time_s()) > 0:
             if not self.events.empty():
                 raise StartGivenUpError
@@ -89,9 +90,10 @@ class Attempt:
 
     @property
     def is_over(self) -> bool:
-        """Whether its run ends, or has ended, by its own word: that it is over is no news."""
+        """Whether the run ends, or has ended, by the job's own word: that the run is over is no news."""
         return self.ended or self.finished
 
     @property
     def key(self) -> str:
+        """RUN.ATTEMPT, by which the guard knows the job."""
         return f"{self.record.id}.{self.record.attempt}"

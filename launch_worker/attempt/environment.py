@@ -10,8 +10,8 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.units import isoformat
 from launch_worker.runners.talk_folder import TALK
 
-#: What programs need of the machine they run on. Nothing else of the worker's environment reaches a job, so that
-#: neither the broker's password nor other secrets do; `--env-from` asks for more by name.
+#: Variables of the worker that programs need of their machine. No other variable of the worker reaches a job, so that
+#: neither the broker's password nor another secret does; `--env-from` asks for more by name.
 INHERITED = frozenset(
     (
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "XDG_RUNTIME_DIR"),
@@ -29,11 +29,11 @@ INHERITED = frozenset(
     )
 )
 
-#: Where the job, or its queue, does not say otherwise. Python writes to a pipe, or a file, a block at a time only, so
-#: that nothing would be seen of a job that prints little, and nothing at all of one that is stopped.
+#: Variables that the job or its queue may override. Without this one Python writes to a pipe or a file a block at a
+#: time: a job that prints little would show nothing for long, and a stopped one nothing at all.
 _UNLESS_SUBMITTED = {"PYTHONUNBUFFERED": "1"}
 
-#: What `os.environ` held when it was last read, as it holds it, and what jobs get of that.
+#: Variables in `os.environ` when it was last read, encoded as it keeps them, and the variables that jobs get of these.
 _read: tuple[Mapping[bytes, bytes], dict[str, str]] = ({}, {})
 
 
@@ -46,7 +46,7 @@ def job_environment(
     config_path: str,
     wandb_env: bool = True,
 ) -> dict[str, str]:
-    """`wandb_env`: with the variables that W&B's SDK goes by, where the submitter has not set them.
+    """The environment of a process. `wandb_env` adds variables of W&B's SDK that the submitter has not set.
 
     Raises InputError when the worker lacks a variable that the run asks for by name.
     """
@@ -55,7 +55,7 @@ def job_environment(
         env |= _wandb(record)
     env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
     if any(gpu.isdigit() for gpu in record.gpus):
-        # The driver's numbers are these. CUDA's own order, the fastest first, would be other GPUs.
+        # The record has the driver's numbers. In CUDA's own order, the fastest first, they would be other GPUs.
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return env
 
@@ -69,21 +69,21 @@ def container_environment(
     config_path: str,
     wandb_env: bool = True,
 ) -> dict[str, str]:
-    """The same for a container, whose image has what programs need. Raises InputError."""
+    """The environment of a container, whose image has what programs need. Raises InputError."""
     env = dict(_UNLESS_SUBMITTED)
     if wandb_env:
         env |= _wandb(record)
     env |= _submitted(spec, worker_env, redis_url) | _own(record, spec, config_path)
     if record.gpus and all(gpu.isdigit() for gpu in record.gpus):
-        # The engine gives it these only, and they are numbered anew in it; UUIDs stay.
+        # The engine gives the container these GPUs only, and numbers them anew; UUIDs stay.
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(record.gpus))))
     return env
 
 
 def _inherited(worker_env: Mapping[str, str]) -> dict[str, str]:
-    """What a job gets of its worker's environment, as it is now."""
+    """The variables that a job gets of its worker's environment, as that is now."""
     global _read
-    # `os.environ` decodes each variable each time it is looked at. That it is the same is seen a hundred times faster.
+    # `os.environ` decodes each variable at each read; to compare its encoded content is a hundred times faster.
     held: Mapping[bytes, bytes] | None = getattr(worker_env, "_data", None)
     known, inherited = _read
     if held is not None and held == known:
@@ -107,7 +107,7 @@ def _submitted(spec: RunSpec, worker_env: Mapping[str, str], redis_url: str) -> 
 
 
 def _wandb(record: Record) -> dict[str, str]:
-    """So that W&B's SDK in the job logs under the run's own id (docs.wandb.ai/guides/track/environment-variables)."""
+    """Variables by which W&B's SDK logs under the run's id (docs.wandb.ai/guides/track/environment-variables)."""
     entity, _, project = record.project.rpartition("/")
     wandb = {
         "WANDB_RUN_ID": record.id,
@@ -123,7 +123,7 @@ def _own(record: Record, spec: RunSpec, config_path: str) -> dict[str, str]:
     gpus = ",".join(record.gpus)
     own = {
         "CUDA_VISIBLE_DEVICES": gpus,
-        # An empty one would be all GPUs to the container toolkit.
+        # An empty value means all GPUs to the container toolkit.
         "NVIDIA_VISIBLE_DEVICES": gpus or "void",
         "LAUNCH_RUN_ID": record.id,
         "LAUNCH_ATTEMPT": str(record.attempt),

@@ -1,15 +1,15 @@
 """Keeps one attempt's files on disk: its output, its talk, and its report until Redis has that.
 
-    work_dir/workers/OWNER/lock             held while the worker or its guard lives
-    work_dir/workers/OWNER/{host, worker}   which machine's it is, and the worker's node name
+    work_dir/workers/OWNER/lock             locked while the worker or its guard lives
+    work_dir/workers/OWNER/{host, worker}   the machine's name, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.process.exits`)
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json}
-    work_dir/workers/OWNER/spare/           folders with empty files for attempts to come
+    work_dir/workers/OWNER/spare/           folders with empty files, kept for reuse
     work_dir/undeleted/                     what is left of attempts whose folder could not be deleted
     work_dir/containers                     there once a worker of this machine has made a container
 
-What a worker could not deliver before it ended, the next one on the machine does (`launch_worker.agent.recovery`).
+Reports that a worker could not deliver are delivered by the next one of the machine (`launch_worker.agent.recovery`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch_worker.attempt.folder_reuse import CONFIG, OUTPUT, Spare, Spares
+from launch_worker.attempt.folder_reuse import CONFIG, OUTPUT, ReusableFolder, ReusableFolders
 from launch_worker.clock import boot_time_s
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
@@ -43,8 +43,8 @@ _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
 _ATTEMPT = re.compile(r"[0-9A-Za-z]{1,100}\.[0-9]{1,19}\.[0-9]{1,19}")
-#: The folders of longer jobs are not used again: they are too few to matter, and others may know them by now, as a
-#: container to which a job has lent its `talk`.
+#: Seconds of a job's life up to which its folder is reused. Longer jobs are too few to matter, and other processes may
+#: have their folders open, as a container to which a job has mounted its `talk`.
 _BRIEF_S = 2.0
 
 
@@ -53,26 +53,26 @@ class Report(NamedTuple):
 
     record: Record
     step: NextStep
-    #: That had the lease.
+    #: Holder of the lease.
     owner: str
-    #: How long ago it ended; None where that is not known.
+    #: Seconds since the end; None where that is not known.
     ended_ago_s: float | None
 
 
 class AttemptFolder:
-    """Where one attempt's files are. Its name tells which attempt it is, also when nothing in it can be read."""
+    """The folder of one attempt's files. Its name is the attempt's, so that nothing in it must be read for that."""
 
-    def __init__(self, path: str | Path, spares: Spares | None = None) -> None:
-        #: As text: most of what is done here is done for each job, and pathlib takes longer than the kernel.
+    def __init__(self, path: str | Path, reusable: ReusableFolders | None = None) -> None:
+        #: Path as text: most of what is done here is done for each job, and pathlib takes longer than the kernel.
         self.root = os.fspath(path)
-        self._spares = spares
-        self._spare: Spare | None = None
+        self._reusable = reusable
+        self._reused: ReusableFolder | None = None
         self._made_s = -math.inf
-        #: How much there may be in its configuration's file.
+        #: Bytes in the configuration's file, at most.
         self._config_bytes = 0
         self._is_container: bool | None = None
         self._has_work = False
-        #: Names of files that were written beside those that every job has.
+        #: Names of written files that not every job has.
         self._more: set[str] = set()
 
     def __repr__(self) -> str:
@@ -100,7 +100,7 @@ class AttemptFolder:
 
     @property
     def key(self) -> str:
-        """By which its guard knows its job."""
+        """RUN.ATTEMPT, by which the guard knows the job."""
         return f"{self.run_id}.{self.attempt}"
 
     @cached_property
@@ -109,24 +109,24 @@ class AttemptFolder:
 
     @cached_property
     def talk(self) -> Path:
-        """Where job and worker talk (`launch_worker.attempt.talk`)."""
+        """The folder of the job's talk (`launch_worker.attempt.talk`)."""
         return self.path / TALK
 
     @property
     def is_container(self) -> bool:
-        """Whether its job is a container, which may have outlived its worker."""
+        """Whether the job is a container, which may have outlived its worker."""
         if self._is_container is None:
             self._is_container = os.path.exists(f"{self.root}/{_CONTAINER}")
         return self._is_container
 
     def make(self, *, for_process: bool = True) -> None:
-        """The folder, and the one in which its job and its worker talk. Raises OSError."""
+        """Make the folder, and that of its talk. Raises OSError."""
         self._is_container = False
         self._made_s = time.monotonic()
-        if for_process and self._spares is not None:
-            self._spare = self._spares.give(self.root)
-            if self._spare is not None:
-                self._config_bytes = self._spare.config_bytes
+        if for_process and self._reusable is not None:
+            self._reused = self._reusable.take(self.root)
+            if self._reused is not None:
+                self._config_bytes = self._reused.config_bytes
                 return
         try:
             os.mkdir(self.root, 0o700)
@@ -138,23 +138,23 @@ class AttemptFolder:
     @property
     def is_disk_short(self) -> bool:
         """Whether the disk may be full before the job's output has room ahead. Raises OSError."""
-        return self._spares is None or self._spares.is_disk_short
+        return self._reusable is None or self._reusable.is_disk_short
 
     def make_work(self) -> str:
-        """Where a job works that asked for no folder. Raises OSError."""
+        """Make the working folder of a job that asked for none; returns its path. Raises OSError."""
         path = f"{self.root}/{_WORK}"
         os.mkdir(path)
         self._has_work = True
         return path
 
     def write_config(self, data: bytes) -> str:
-        """What the job reads first; returns its path. Raises OSError."""
+        """Write the job's configuration; returns its path. Raises OSError."""
         path = f"{self.root}/{CONFIG}"
-        former, self._config_bytes = self._config_bytes, max(self._config_bytes, len(data))
-        # Not O_TRUNC: to free the block of what was in it, and to take it again, costs more than all the rest.
+        old_bytes, self._config_bytes = self._config_bytes, max(self._config_bytes, len(data))
+        # Not O_TRUNC: to free the old content's block, and to take one again, costs more than all the rest.
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            if former > len(data):
+            if old_bytes > len(data):
                 os.ftruncate(fd, len(data))
             _write(fd, data)
         finally:
@@ -163,7 +163,7 @@ class AttemptFolder:
         return path
 
     def write(self, name: str, data: bytes) -> str:
-        """Another file that nobody reads yet; returns its path. Raises OSError."""
+        """Write another file, which no process reads yet; returns its path. Raises OSError."""
         path = f"{self.root}/{name}"
         self._more.add(name)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
@@ -174,17 +174,17 @@ class AttemptFolder:
         return path
 
     def mark_container(self, record: Record) -> None:
-        """Before a container is made: from then on there may be one. Raises OSError."""
+        """Note that there may be a container from now on; call it before one is made. Raises OSError."""
         self.keep_record(record)
         (self.path / _CONTAINER).touch()
         self._is_container = True
 
     def keep_record(self, record: Record) -> None:
-        """Keep the record as it was claimed or adopted, for the next worker that takes the job over."""
+        """Keep the record as it was claimed or adopted, for the next worker that adopts the job."""
         self._keep("record", record.to_hash() | {"owner": record.owner})
 
     def _keep(self, name: str, value: dict[str, Any]) -> None:
-        """Whole or not at all: its writer may die meanwhile. Raises OSError."""
+        """Write a file whole or not at all: the writer may die meanwhile. Raises OSError."""
         partial = self.write(f"{name}.partial", json.dumps(value).encode())
         os.rename(partial, f"{self.root}/{name}.json")
         self._more = {*self._more, f"{name}.json"} - {f"{name}.partial"}
@@ -196,11 +196,11 @@ class AttemptFolder:
             return None
 
     def keep_holding(self, record: Record) -> None:
-        """Keep what the attempt has of its machine: it has it for as long as this folder is there. Raises OSError."""
+        """Keep what the attempt holds of its machine, for as long as this folder is there. Raises OSError."""
         self.write(_HOLDING, json.dumps({"gpus": record.gpus, "needs": record.needs}).encode())
 
     def read_holding(self) -> tuple[tuple[str, ...], str]:
-        """The devices that the attempt has, and its needs; nothing where none were kept."""
+        """The devices that the attempt holds, and its needs; nothing where none were kept."""
         try:
             kept = read_json((self.path / _HOLDING).read_text())
             return tuple(map(str, kept["gpus"])), str(kept["needs"])
@@ -212,14 +212,14 @@ class AttemptFolder:
         # Not `asdict`, which copies deeply.
         known = vars(step) | {"outcome": vars(step.outcome)}
         try:
-            # By the wall clock too: the machine may be started anew before it is delivered.
+            # The wall clock too: the machine may be restarted before the report is delivered.
             ended = {"boot": _boot_id(), "boot_s": ended_s, "wall_s": time.time() - (boot_time_s() - ended_s)}
             self._keep("report", {"record": record.to_hash(), "step": known, "owner": owner, "ended": ended})
         except OSError as error:
             log.error("report.not_kept run=%s: %s", record.id, error)
 
     def read_report(self) -> Report | None:
-        """The kept end; None when there is none that can be read."""
+        """The kept end; None when none can be read."""
         try:
             report = read_json((self.path / "report.json").read_text())
             step = report["step"]
@@ -238,25 +238,25 @@ class AttemptFolder:
             return None
 
     def read_exit_status(self) -> int | None:
-        """How its job ended by itself, as its guard kept it; None when it was ended, or nothing was kept."""
+        """The exit status that the guard kept; None when the job was ended, or no status was kept."""
         kept = self._kept_exit()
         if kept is not None:
             return None if kept.stopped_by else kept.status
         try:
-            # By a guard of the release before this one, which may have outlived its worker.
+            # Written by a guard of the release before this one, which may have outlived its worker.
             return int((self.path / "exit-status").read_text())
         except (OSError, ValueError):
             return None
 
     def stopped_by(self) -> StopReason:
-        """Who ended it, as its guard kept that; '' for nobody."""
+        """Why the guard ended the job; '' when it did not."""
         kept = self._kept_exit()
         return "" if kept is None else kept.stopped_by
 
     def exit_status_age_s(self) -> float | None:
-        """How long ago that was; None when it is not known."""
+        """Seconds since the exit status was kept; None when that is not known."""
         kept = self._kept_exit()
-        # The clock begins anew when the machine starts.
+        # The boot clock begins anew when the machine starts.
         return boot_time_s() - kept.at if kept is not None and 0 < kept.at <= boot_time_s() else None
 
     def _kept_exit(self) -> Exit | None:
@@ -264,7 +264,8 @@ class AttemptFolder:
         return read_exits(folder).get(name)
 
     def remove(self) -> None:
-        # What most jobs leave; whatever else there is makes one of these calls fail.
+        """Delete the folder, or keep it for reuse; what cannot be deleted is set aside."""
+        # What most jobs leave is deleted by name; whatever else there is makes one of these calls fail.
         try:
             if self._has_work:
                 os.rmdir(f"{self.root}/{_WORK}")
@@ -273,8 +274,8 @@ class AttemptFolder:
             is_brief = time.monotonic() - self._made_s < _BRIEF_S
             if (
                 is_brief
-                and self._spares is not None
-                and self._spares.keep(self.root, config_bytes=self._config_bytes, former=self._spare)
+                and self._reusable is not None
+                and self._reusable.keep(self.root, config_bytes=self._config_bytes, taken=self._reused)
             ):
                 return
             if os.access(f"{self.root}/{OUTPUT}", os.F_OK):
@@ -288,7 +289,7 @@ class AttemptFolder:
                 self._set_aside(problem)
 
     def _set_aside(self, problem: OSError) -> None:
-        """What cannot be deleted is no attempt any more: `doctor` shows it, and workers try again when they start."""
+        """Set aside what cannot be deleted: `doctor` shows it, and workers try again when they start."""
         undeleted = undeleted_folder(self.path.parents[3])
         log.error("attempt.not_deleted run=%s: %s; what is left is in %s", self.run_id, problem, undeleted)
         with contextlib.suppress(OSError):
@@ -302,7 +303,7 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def containers_mark(work_dir: Path) -> Path:
-    """Is there once a worker of this machine has made a container."""
+    """The file that is there once a worker of this machine has made a container."""
     return work_dir / "containers"
 
 
@@ -314,7 +315,7 @@ def _boot_id() -> str:
 
 
 def _ago_s(ended: Any) -> float | None:
-    """How long ago a kept time is."""
+    """Seconds since a kept time; None for a damaged one."""
     try:
         if ended["boot"] == _boot_id() != "":
             return max(0.0, boot_time_s() - float(ended["boot_s"]))
@@ -324,10 +325,10 @@ def _ago_s(ended: Any) -> float | None:
 
 
 def is_attempt(name: str) -> bool:
-    """Whether it is RUN.ATTEMPT.TOKEN: a plain name, which cannot lead out of the folder that it is in."""
+    """Whether the name is RUN.ATTEMPT.TOKEN: a plain name, which cannot lead out of its folder."""
     return _ATTEMPT.fullmatch(name) is not None
 
 
 def undeleted_folder(work_dir: Path) -> Path:
-    """Where what is left of attempts is that could not be deleted."""
+    """The folder of what is left of attempts that could not be deleted."""
     return work_dir / "undeleted"

@@ -24,7 +24,7 @@ from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
 from launch_worker.queues.queue import QueueConfig
 from launch_worker.runners.job import Job
 
-#: Starts the job with the code that was fetched for it, None for a run that brings none.
+#: Starts the job with the folder of its fetched code; None for a run that brings no code.
 Start = Callable[[Path | None], Job]
 
 
@@ -51,18 +51,18 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
     return _container(attempt, context, plan, patience, enter)
 
 
-#: Many runs come from few queues, and to read a configuration is to check it.
+#: Reader of queue configurations, which checks them; many runs come from few queues.
 _queue_config = lru_cache(maxsize=64)(QueueConfig.from_json)
 
 
 def _is_plain(config: QueueConfig, spec: RunSpec) -> bool:
-    """Whether it is a process, and nothing of it is to be filled in."""
+    """Whether the run is a process, and its spec has nothing to fill in."""
     is_process = not (spec.image or spec.sweep or spec.asks_for_container) and config.resource != "container"
     return is_process and not spec_has_macros(spec)
 
 
 def _fill(attempt: Attempt, config: QueueConfig, values: dict[str, Any]) -> ContainerPlan | None:
-    """Fill the macros of its spec; what its container is made with, None for a process. Raises InputError."""
+    """Fill the macros of the spec; returns what the container is made with, None for a process. Raises InputError."""
     macros = macros_of(attempt.record, attempt.spec, config=config, worker_env=os.environ, values=values)
     if attempt.spec.sweep:
         is_container = config.resource == "container" or bool(attempt.spec.image)
@@ -72,7 +72,7 @@ def _fill(attempt: Attempt, config: QueueConfig, values: dict[str, Any]) -> Cont
 
 
 def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: Enter) -> Path | None:
-    """The folder with the run's code; None for a run that brings none. The record has its commit from then on.
+    """Fetch the run's code; returns its folder, or None for a run that brings no code. The record gets the commit.
 
     Raises CodeError, StartGivenUpError, OSError.
     """
@@ -117,7 +117,7 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> St
 def _container(
     attempt: Attempt, context: WorkerContext, plan: ContainerPlan, patience: Patience, enter: Enter
 ) -> Start:
-    # First: it imports the engine's SDK, which several threads at once would find half made.
+    # Before the import below: this imports the engine's SDK, of which several threads at once would find a half.
     context.containers()
     from launch_worker.runners.container.config import Files, Labels, NewContainer
 
@@ -166,12 +166,12 @@ def _container(
 
 
 def _arguments(spec: RunSpec) -> bytes:
-    """A sweep's parameters for a run, and nothing else."""
+    """The content of the file with a sweep's parameters for a run."""
     return json.dumps(spec.config).encode()
 
 
 def _config(record: Record, spec: RunSpec) -> bytes:
-    """What the job reads at LAUNCH_CONFIG. Its config's own names win over the values of its queue's variables."""
+    """The content of the file at LAUNCH_CONFIG. Names of the config win over values of the queue's variables."""
     known = {
         "run_id": record.id,
         "attempt": record.attempt,
@@ -197,7 +197,7 @@ def _folder(attempt: Attempt, code: Path | None) -> str:
 
 
 def _folder_in_container(attempt: Attempt, code: Path | None) -> str | None:
-    """None is the image's own."""
+    """The working folder inside a container; None for the image's own."""
     cwd = attempt.spec.cwd
     if code is not None and (cwd is None or not cwd.startswith("/")):
         inside = working_folder(code, cwd).relative_to(code.resolve())

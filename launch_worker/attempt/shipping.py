@@ -1,8 +1,8 @@
 """Ships the output files of running jobs into bounded Redis streams.
 
-What a job prints is in a file on this machine (`launch_worker.runners.output`), and the job never waits for us; this
-reads what was written, batched, and keeps the newest `log_bytes` of each attempt in Redis. While Redis is away the file
-itself is the buffer.
+A job prints into a file on this machine (`launch_worker.runners.output`) and never waits. The shipper reads what was
+written, in batches, and keeps the newest `log_bytes` of each attempt in Redis. While Redis is away the file itself is
+the buffer.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from launch_worker.store.store import Store
 log = logging.getLogger("launch_worker.logs")
 
 _CHUNK = 64 * 1024
-#: Output that arrives within this time is shipped together: what `--follow` lags behind at most, on an idle machine.
+#: Milliseconds within which output is shipped together: the lag of `--follow` on an idle machine, at most.
 _BATCH_MS = 20
-#: Of a job's life: a brief one is gone by then, and its files are not followed. What others print lags by as much.
+#: Seconds of a job's life before its files are watched; shorter jobs are read once, at their end.
 FOLLOW_AFTER_S = _BATCH_MS / 1000
-#: A flood is sampled, newest first, at about this rate, so that it slows neither its job nor Redis.
+#: Bytes a second at which a flood is sampled, newest first, so that it slows neither its job nor Redis.
 _BYTES_PER_S = 16 << 20
+#: Seconds between two tries to send what could not be sent, or to watch what could not be watched.
 _RETRY_S = 1.0
-#: Of a file, or in a folder.
+#: Events of the kernel by which a file has grown, or appeared in its folder.
 _GROWS = inotify_simple.flags.MODIFY | inotify_simple.flags.CREATE | inotify_simple.flags.MOVED_TO
 
 
 class LogShipper:
     """One thread that sleeps until a watched file grows, then ships it.
 
-    It does not wake for a job that is gone before its files are watched: `finish` ships those in its caller's thread.
+    It does not wake for a job that is gone before its files are watched: `finish` ships these in its caller's thread.
     """
 
     def __init__(
@@ -57,33 +58,33 @@ class LogShipper:
         self._is_away = is_away
         self._on_away = on_away
         self._keep_bytes = keep_bytes
-        #: Of a file that nobody else bounds.
+        #: Size, bytes, of a file that no guard bounds, at most.
         self._file_bytes = file_bytes
         self._inotify = inotify_simple.INotify()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ready = select.poll()
         for fd in (self._inotify.fileno(), self._wake):
             self._ready.register(fd, select.POLLIN)
-        #: Held while it is decided what is watched.
+        #: Lock of what is watched.
         self._watching = threading.Lock()
         self._tails: dict[int, Growing] = {}
         self._watches: dict[Growing, int] = {}
-        #: Those that cannot be watched now; that is tried again every second.
+        #: Files that cannot be watched now; it is tried again every `_RETRY_S`.
         self._blind: set[Growing] = set()
-        #: Had something in them when they came to be watched.
+        #: Files that had something in them when they came to be watched.
         self._behind: deque[Growing] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="log-shipper", daemon=True)
         self._thread.start()
 
     def tail(self, run_id: str, attempt: int, path: Path) -> Tail:
-        """The tail of the output of a job that is about to start; it is shipped while it grows from `follow` on."""
+        """The tail of the output of a job that is about to start; from `follow` on it is shipped while it grows."""
         return Tail(run_id, attempt, path, keep_bytes=self._keep_bytes)
 
     def watch(self, run_id: str, attempt: int, path: Path, *, resume: bool = False, bound: bool = False) -> Tail:
-        """Begin to ship `path`, which is made if it is not there. `bound`: nobody else bounds it.
+        """Begin to ship `path`, which is made if it is not there. `bound`: no guard bounds the file.
 
-        `resume` ships first what a former worker left unshipped, and raises BrokerUnavailableError when it cannot.
+        `resume` ships first what a previous worker left unshipped, and raises BrokerUnavailableError when it cannot.
         """
         tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes)
         if resume:
@@ -102,7 +103,7 @@ class LogShipper:
         return tail
 
     def follow(self, *files: Growing) -> None:
-        """Ship what is in these files and what will be: from now on. Never raises."""
+        """Ship what is in these files, and what will be written to them. Never raises."""
         for growing in files:
             with self._watching:
                 if self._closing:
@@ -121,7 +122,7 @@ class LogShipper:
         except OSError as error:
             if growing not in self._blind:
                 log.warning("log.not_watched run=%s path=%s: %s", growing.run_id, growing.path, error)
-            # Of what is not seen nobody can say that it is silent.
+            # A file that cannot be watched does not count as silent.
             growing.last_output_s = time.monotonic()
             self._blind.add(growing)
             self._behind.append(growing)
@@ -131,7 +132,7 @@ class LogShipper:
         try:
             is_behind = growing.size() > 0
         except OSError:
-            is_behind = True  # whatever a job has put there: who ships it says so
+            is_behind = True  # the job has put something odd there: `ship` logs it
         if is_behind:
             growing.last_output_s = time.monotonic()
             self._behind.append(growing)
@@ -146,7 +147,7 @@ class LogShipper:
         tail.close()
 
     def forget(self, tail: Growing) -> None:
-        """Ship no more of it."""
+        """Ship no more of the file."""
         self._unwatch(tail)
         tail.close()
 
@@ -163,7 +164,7 @@ class LogShipper:
                 log.debug("the watch of %s was gone", tail.path)
 
     def close(self) -> None:
-        """End the thread. What is not shipped by then is not lost: it is in the files."""
+        """End the thread. What was not shipped by then is not lost: it is in the files."""
         with self._watching:
             self._closing = True
         os.eventfd_write(self._wake, 1)
@@ -194,7 +195,7 @@ class LogShipper:
                 time.sleep(shipped / _BYTES_PER_S)
 
     def _grown(self, *, timeout_ms: int | None) -> set[Growing]:
-        """Wait until files have grown, or for the time; returns those that have."""
+        """Wait until files have grown, or for the time; returns the files that have grown."""
         ready = dict(self._ready.poll(timeout_ms))
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
@@ -214,7 +215,7 @@ class LogShipper:
                 return grown | set(self._tails.values())
             for event in events:
                 tail = self._tails.get(event.wd)
-                # Where its folder is watched there may be others.
+                # A watched folder may have other files too.
                 if tail is not None and event.name in ("", tail.path.name):
                     grown.add(tail)
         return grown

@@ -1,4 +1,4 @@
-"""Watches one started job until nothing of it is left, and says how it ended."""
+"""Watches one started job until nothing of it is left, and finds how it ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launch_worker.runners.job import Exited, Gone, Handle
 
 @dataclass(frozen=True)
 class Cancel:
-    """Someone asked to stop the run; `preempt`: so that it runs again. `grace_s` None: the job's own."""
+    """Someone asked to stop the run, with `preempt` so that it runs again. `grace_s` None: the job's own."""
 
     reason: str
     grace_s: float | None = None
@@ -35,7 +35,7 @@ class Shutdown:
 
 @dataclass(frozen=True)
 class HandBack:
-    """The worker takes nothing new: the run goes back to its queue if its job has not begun. A started one goes on."""
+    """The worker takes nothing new: the run goes back to its queue if its job has not begun; a begun job goes on."""
 
     reason: str
 
@@ -49,22 +49,22 @@ class Superseded:
 class Detach:
     """Another worker has the job from now on, or will: supervise it no more.
 
-    One that is being ended is seen to its end first, unless `at_once`.
+    A job that is being ended is seen to its end first, unless `at_once`.
     """
 
     at_once: bool = False
 
 
-#: What others want of a job.
+#: What may be put into the events of a job from outside.
 Event: TypeAlias = Cancel | Shutdown | HandBack | Superseded | Detach
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds; None is no limit."""
+    """Limits of a job, in seconds; None is no limit."""
 
     timeout_s: float | None
-    #: Without output, and without a word of the job.
+    #: Seconds without output, and without a word of the job.
     stall_timeout_s: float | None
     grace_s: float
     preempt_exit_code: int = 85
@@ -85,7 +85,7 @@ def never_started(events: queue.SimpleQueue[Any]) -> Outcome:
         asked.append(events.get())
     if any(isinstance(event, Superseded) for event in asked):
         raise AttemptSuperseded
-    # As for a started one, a shutdown gives way to a cancel.
+    # A shutdown gives way to a cancel, as for a started job.
     first = min(asked, key=_rank)
     return Outcome(
         RunState.KILLED,
@@ -100,7 +100,7 @@ def _is_preempted(asked: object) -> bool:
 
 
 def _rank(asked: object) -> int:
-    """What was asked first stays the reason, unless something of a lower rank follows."""
+    """The rank of what was asked: the first stays the reason, unless something of a lower rank follows."""
     if isinstance(asked, Superseded):
         return 0
     if isinstance(asked, (str, Cancel)):
@@ -157,7 +157,7 @@ def supervise(
 
 
 def _until(instant: float | None, wait_s: float | None) -> float | None:
-    """What is left of the time until an instant, or until something else is due; None for ever."""
+    """Seconds until an instant, or until something else is due; None for ever."""
     if instant is None:
         return wait_s
     left_s = max(0.0, instant - time.monotonic())
@@ -167,13 +167,13 @@ def _until(instant: float | None, wait_s: float | None) -> float | None:
 def _note_word(course: _Course, word: Word, on_word: Callable[[Word, Outcome | None], None]) -> None:
     known, course.words = course.words, course.words.with_word(word)
     if course.words != known:
-        told = course.words.finish if isinstance(word, Finish) else None
+        status = course.words.finish if isinstance(word, Finish) else None
         code = course.limits.preempt_exit_code
-        on_word(word, None if told is None else outcome_of_exit(told, preempt_exit_code=code))
+        on_word(word, None if status is None else outcome_of_exit(status, preempt_exit_code=code))
 
 
 class _Course:
-    """What has become of one job so far, and what was asked of it."""
+    """The state of one job so far, and what was asked of it."""
 
     def __init__(
         self,
@@ -193,12 +193,12 @@ class _Course:
         self._begun = begun
         self._last_output_s = last_output_s
         self._announce = announce
-        #: A job that heeds a stop was shown one: when it gets SIGTERM, and SIGKILL; None before, and after SIGTERM.
+        #: Deadlines (SIGTERM, SIGKILL; monotonic) after a stop was announced to a job that heeds it; None otherwise.
         self._ends_at: tuple[float, float] | None = None
-        self._was_shown = False
+        self._was_announced = False
 
     def wait_s(self) -> float | None:
-        """How long nothing can be due; None for ever."""
+        """Seconds until something may be due; None for ever."""
         if self._ends_at is not None and self.exited is None:
             return max(0.0, self._ends_at[0] - time.monotonic())
         if self.asked or self.exited:
@@ -220,9 +220,9 @@ class _Course:
                 self._end(self.asked, self.limits.grace_s)
 
     def take(self, event: Any) -> None:
-        """One event. Raises AttemptDetached."""
+        """Take one event. Raises AttemptDetached."""
         if isinstance(event, Exited):
-            # A second one is of a guard that took over from one that had told the status already.
+            # A second event comes from a guard that took over from one which had sent the status already.
             if self.exited is None or self.exited.status is None:
                 self.exited = event
         elif isinstance(event, Gone):
@@ -240,9 +240,9 @@ class _Course:
         self._end("" if isinstance(event, Superseded) else event.reason, _grace(event, self.limits))
 
     def _end(self, reason: str, grace_s: float) -> None:
-        is_first = not self._was_shown
+        is_first = not self._was_announced
         if is_first and grace_s > 0:
-            self._was_shown = True
+            self._was_announced = True
             self._announce(reason)
         if not grace_s or not self.words.heeds_stop or not (is_first or self._ends_at):
             self._ends_at = None
@@ -253,8 +253,8 @@ class _Course:
         self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
 
     def outcome(self) -> Outcome:
-        """How the attempt ended, now that nothing of its job is left."""
-        # It was shown that it shall stop, and did so before it was signalled.
+        """The outcome, now that nothing of the job is left."""
+        # A stop was announced, and the job ended before it was signalled.
         heeded = self.words.heeds_stop and self._ends_at is not None and self.exited is not None
         asked = None if isinstance(self.asked, Superseded) else self.asked
         ended = _outcome(asked, self.exited, self.limits.preempt_exit_code, heeded=heeded)

@@ -16,10 +16,10 @@ _CHUNK = 64 * 1024
 
 
 class Growing(Protocol):
-    """A file that a job writes to: its output, or what it tells. Nothing is done with the file before `open`."""
+    """A file that a job writes to: its output, or its talk. Nothing is done with the file before `open`."""
 
     run_id: str
-    #: When the job last wrote, on the monotonic clock.
+    #: Monotonic time at which the job last wrote.
     last_output_s: float
 
     @property
@@ -27,73 +27,74 @@ class Growing(Protocol):
         """Where the file is, or will be."""
 
     def open(self) -> Path:
-        """Get ready to be watched; returns what is to be watched, the file or its folder. Raises OSError."""
+        """Prepare the file to be watched; returns the path to watch, the file or its folder. Raises OSError."""
 
     def size(self) -> int:
-        """How many bytes the job has written by now. Raises OSError."""
+        """The number of bytes that the job has written by now. Raises OSError."""
 
     def look(self) -> None:
-        """Heed what cannot wait for Redis; never raises."""
+        """Act on what cannot wait for Redis; never raises."""
 
     def ship(self, store: Store) -> int:
-        """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated."""
+        """Send what is new; returns the number of bytes. Raises BrokerUnavailableError, and can be repeated."""
 
     def close(self) -> None:
-        """Ship no more of it."""
+        """Ship no more of the file."""
 
 
 class Tail:
-    """One attempt's output file, and how far it has been shipped."""
+    """One attempt's output file, and how far it was shipped."""
 
     def __init__(self, run_id: str, attempt: int, path: Path, *, keep_bytes: int) -> None:
         self.run_id = run_id
         self.attempt = attempt
         self.path = path
         self._file: OutputFile | None = None
-        #: Bounds the file where nobody else does.
+        #: Writer that bounds the file; None where another process bounds it.
         self._bound: OutputWriter | None = None
         self._closed = False
         self._keep_bytes = keep_bytes
-        #: How much of the output was shipped or passed over, and how much of it is not in the file any more because
-        #: that began anew.
+        #: Bytes of the output that were shipped or skipped.
         self._offset = 0
+        #: Bytes of the output that are not in the file any more, because the file began anew.
         self._base = 0
+        #: Entry ids and sizes of the chunks that Redis keeps, oldest first.
         self._kept: deque[tuple[str, int]] = deque()
         self._kept_bytes = 0
         self._lock = threading.Lock()
-        #: When output last arrived, on the monotonic clock.
+        #: Monotonic time at which output last arrived.
         self.last_output_s = time.monotonic()
 
     def open(self) -> Path:
-        """Hold the file from now on, made where it is not there. Raises OSError."""
+        """Keep the file open from now on; it is made if it is not there. Raises OSError."""
         with self._lock:
             if not self._closed:
                 self._file = self._file or OutputFile(self.path)
         return self.path
 
     def bound(self, file_bytes: int) -> None:
-        """The job's processes have the file open, and no guard bounds it: see to that here. Raises OSError."""
+        """Bound the file here: the job's processes have it open, and no guard bounds it. Raises OSError."""
         self._bound = OutputWriter(self.path, limit_bytes=file_bytes)
 
     def size(self) -> int:
-        """How many bytes there are in an open file."""
+        """The number of bytes in an open file."""
         with self._lock:
             return 0 if self._file is None or self._closed else self._file.size()
 
     def resume(self, store: Store) -> None:
-        """Go on where another worker's tail of the same attempt stopped. Before it is shipped."""
+        """Go on where another worker's tail of the same attempt stopped; call it before `ship`."""
         chunks = store.log(self.run_id, self.attempt)
         self._kept = deque((chunk.entry, len(chunk.data)) for chunk in chunks)
         self._kept_bytes = sum(len(chunk.data) for chunk in chunks)
         self._offset = chunks[-1].offset + len(chunks[-1].data) if chunks else 0
 
     def look(self) -> None:
-        """Nothing of an output is urgent."""
+        """Do nothing: no part of an output is urgent."""
 
     def ship(self, store: Store) -> int:
-        """Send what is new; returns how many bytes that was. Raises BrokerUnavailableError, and can be repeated.
+        """Send what is new; returns the number of bytes. Raises BrokerUnavailableError, and can be repeated.
 
-        One that was not opened is only looked at. Raises OSError then.
+        A file that was not opened is opened if there is something in it. Raises OSError then.
         """
         shipped = 0
         with self._lock:
@@ -104,7 +105,7 @@ class Tail:
                 self._bound.follow()
             size = file.size()
             if self._base + size < self._offset:
-                # It was cut to nothing, where its file system cannot free a part of it.
+                # The file was cut to nothing: its file system cannot free a part of a file.
                 self._base = self._offset
             end = self._base + size
             self._offset = max(self._offset, end - self._keep_bytes)
@@ -131,7 +132,7 @@ class Tail:
         return self._file
 
     def _read(self, file: OutputFile, length: int) -> bytes:
-        """What comes next; nothing, and it comes later, where that was given back to the disk before it was read."""
+        """The next bytes; none where they were freed on the disk before they were read, which moves the offset."""
         position = self._offset - self._base
         data = file.read(position, length)
         lost = min(file.first_kept(position) - position, len(data))
@@ -156,7 +157,7 @@ class Tail:
     def close(self) -> None:
         with self._lock:
             if self._closed:
-                return  # its descriptors may be somebody else's by now
+                return  # the descriptors' numbers may be in other use by now
             self._closed = True
             for file in (self._file, self._bound):
                 if file is not None:

@@ -1,10 +1,10 @@
 """Reads what a running job says to its worker: lines of JSON that the job appends to a file, within bounds.
 
-The protocol is in docs/jobs.md; `launch_worker.current` is one way to speak it. Words that matter to the attempt's end
+The protocol is in docs/jobs.md; `launch_worker.current` is one way to write it. Words that matter to the attempt's end
 go to its supervisor; metrics and the summary go to Redis. While Redis is away they wait, and the file is kept.
 
-Redis knows how far a job was heard, so that the next worker goes on there and no row is kept twice. The words are kept
-beside the file (`words.json`), before that is noted: so none is lost with a worker.
+Redis knows how much of the talk was read, so that the next worker goes on there and no row is kept twice. The words are
+kept beside the file (`words.json`) before Redis gets that number, so that none is lost with a worker.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ MAX_LINE_BYTES = 64 << 10
 MAX_ROW_BYTES = 4 << 10
 MAX_ROWS = 1000
 _MAX_MESSAGE = 1000
-#: What is not read yet of a flood takes so much of the disk at most: the newest is kept.
+#: Bytes of unread talk kept on disk; older lines are dropped.
 _BACKLOG_BYTES = 16 << 20
 _CHUNK = 1 << 20
-#: Of a flood's chunk so many of the newest lines are read, and so many more that may matter.
+#: Lines read from one chunk at most, the newest; plus as many older ones that can change an outcome.
 _LINES = 1000
 _MATTERS = re.compile(rb'"(?:finish|preempting|summary|heeds_stop)"')
-#: How often the disk of what was heard is given back.
+#: Bytes of talk that was sent before their disk space is freed.
 _FREE_BYTES = 1 << 20
-#: Of a sweep's run: where in its output its result is looked for.
+#: Bytes and lines at the end of an output in which the result of a sweep's run is looked for.
 _LAST_BYTES = 64 << 10
 _LAST_LINES = 20
 
 
 def read_words(folder: Path) -> Words:
-    """Those that a worker kept beside the file; it may have died before it had read the last ones."""
+    """The words that a worker kept beside the file; it may have died before it had read the last ones."""
     try:
         kept = read_json((folder / "words.json").read_text())
         return Words(kept["finish"], bool(kept["preempting"]), bool(kept["heeds_stop"]))
@@ -58,13 +58,13 @@ def read_words(folder: Path) -> Words:
 
 @dataclass
 class _Batch:
-    """What is sent in one call, and repeated unchanged until it was answered."""
+    """The content of one call, which is repeated unchanged until it was answered."""
 
     summary: dict[str, Any] = field(default_factory=dict)
     rows: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ROWS))
     message: str = ""
     preempting: bool = False
-    #: How much of what the job wrote has been heard with this.
+    #: Bytes of the talk that were read with this batch.
     end: int = 0
     bytes_of_summary: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
@@ -74,29 +74,29 @@ class _Batch:
 
 
 class Talk:
-    """One attempt's file, and how far it was heard. Thread-safe.
+    """One attempt's file, and how far it was read. Thread-safe.
 
-    `on_word` gets each word once, in the thread that reads it; `is_copy`: the file has what was copied from elsewhere,
-    in order, and nothing else.
+    `on_word` gets each word once, in the thread that reads it; `is_copy`: the file is a copy that only grows, made by
+    this worker.
     """
 
     def __init__(
         self, run_id: str, token: int, folder: str | Path, *, on_word: Callable[[Word], None], is_copy: bool = False
     ) -> None:
         self.run_id = run_id
-        #: When the job last wrote, on the monotonic clock.
+        #: Monotonic time at which the job last wrote.
         self.last_output_s = time.monotonic()
         self._name = f"{folder}/{TO_WORKER}"
         self._token = token
         self._on_word = on_word
         self._is_copy = is_copy
-        #: None before it is found: most jobs tell nothing, and make none.
+        #: None before the file is found: most jobs write nothing, and make none.
         self._file: OutputFile | None = None
         self._closed = False
         self._reading = threading.Lock()
         self._sending = threading.Lock()
         self._position = 0
-        #: All that was read since the attempt began, whatever became of the file.
+        #: Bytes read since the attempt began, whatever became of the file.
         self._count = 0
         self._rest = b""
         self._skips_line = False
@@ -110,7 +110,7 @@ class Talk:
 
     @property
     def path(self) -> Path:
-        """Where the job appends to a file."""
+        """The file to which the job appends."""
         return Path(self._name)
 
     @property
@@ -118,25 +118,25 @@ class Talk:
         return self.path.parent
 
     def open(self) -> Path:
-        """The folder, in which the job makes the file if it ever tells anything. Raises OSError."""
+        """The folder, in which the job makes the file if it ever writes anything. Raises OSError."""
         folder = self._folder
         if not os.access(folder, os.F_OK):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
     def size(self) -> int:
-        """How many bytes there are in the file. Raises OSError."""
+        """The number of bytes in the file. Raises OSError."""
         with self._reading:
             file = self._found()
             return 0 if file is None else file.size()
 
     def resume(self, store: Store) -> None:
-        """Go on where another worker stopped hearing the same attempt. Raises BrokerUnavailableError, OSError."""
+        """Go on where another worker stopped reading the same talk. Raises BrokerUnavailableError, OSError."""
         heard = store.heard(self.run_id, self._token)
         size = self.size()
         with self._reading:
             self._count, self._names, self._step = heard.end, set(heard.summary), heard.step
-            # A file that was cut short, or made anew, has only what is new.
+            # All is new in a file that was cut short or made anew.
             self._position = heard.end if size >= heard.end or self._is_copy else 0
             kept = read_words(self._folder)
             self.words = kept
@@ -146,7 +146,7 @@ class Talk:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Hear what is new. Needs no Redis, and never raises."""
+        """Read what is new. Needs no Redis, and never raises."""
         try:
             with self._reading:
                 words = self._read()
@@ -157,7 +157,7 @@ class Talk:
             self._on_word(word)
 
     def look_last(self) -> None:
-        """The same of a job of which nothing is left."""
+        """Read the rest, once nothing of the job is left."""
         self.look()
         if self._file is None:
             self.close()
@@ -183,7 +183,7 @@ class Talk:
                 break
             self._position += len(data)
             self._count += len(data)
-            words += self._hear(data)
+            words += self._take_lines(data)
         return words
 
     def _found(self) -> OutputFile | None:
@@ -192,7 +192,7 @@ class Talk:
             self._file = OutputFile(self._name, make=False)
         return None if self._closed else self._file
 
-    def _hear(self, data: bytes) -> list[Word]:
+    def _take_lines(self, data: bytes) -> list[Word]:
         *lines, self._rest = (self._rest + data).split(b"\n")
         if self._skips_line and lines:
             self._skips_line = False
@@ -212,11 +212,11 @@ class Talk:
         return words
 
     def _take(self, line: bytes, words: list[Word]) -> bool:
-        """One line. False when it is none of the protocol."""
+        """Take one line; returns False when it is none of the protocol."""
         if len(line) > MAX_LINE_BYTES:
             return False
         try:
-            # JSON has no NaN; W&B keeps it as text too.
+            # JSON has no NaN; W&B keeps a NaN as text too.
             said = read_json(line, parse_constant=str)
         except ValueError:
             return False
@@ -281,13 +281,13 @@ class Talk:
             log.error("words.not_kept run=%s: %s", self.run_id, error)
 
     def add_results(self, output: Path) -> None:
-        """What the last lines of a sweep's run say as JSON is of its summary, where it told nothing of that name."""
+        """Add numbers in JSON of an output's last lines to a sweep run's summary, except names that its talk has."""
         try:
             with output.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _LAST_BYTES))
                 numbers = numbers_in(file.read())
         except FileNotFoundError:
-            return  # it has printed nothing
+            return  # the job has printed nothing
         except OSError as error:
             log.warning("results.unreadable run=%s: %s", self.run_id, error)
             return
@@ -297,7 +297,7 @@ class Talk:
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def ship(self, store: Store) -> int:
-        """Hear and send what is new; returns how many bytes that was. Raises BrokerUnavailableError; repeatable."""
+        """Read and send what is new; returns the number of bytes. Raises BrokerUnavailableError; repeatable."""
         before = self._count
         self.look()
         with self._sending:
@@ -329,7 +329,7 @@ class Talk:
             try:
                 self._file.free_before(self._position - (self._count - end))
             except OSError as error:
-                log.debug("the disk of what run %s told could not be given back: %s", self.run_id, error)
+                log.debug("the disk of the talk of run %s could not be freed: %s", self.run_id, error)
 
     def close(self) -> None:
         with self._reading:
@@ -369,7 +369,7 @@ def _words(said: dict[str, Any]) -> list[Word]:
 
 
 def _size(value: Any) -> int | None:
-    """Of its JSON; None for what is too large a number for it."""
+    """The size of the value's JSON; None for a number that JSON cannot have."""
     try:
         return len(json.dumps(value, allow_nan=False))
     except (ValueError, RecursionError):

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from launch_worker.attempt.folder import AttemptFolder, _boot_id, is_attempt, undeleted_folder
-from launch_worker.attempt.folder_reuse import Spares
+from launch_worker.attempt.folder_reuse import ReusableFolders
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.runners.process.protocol import SOCKET
@@ -21,7 +21,7 @@ from launch_worker.untrusted.removal import remove_tree
 
 
 class WorkerFolder:
-    """One worker's folder. Whoever holds its lock may use and delete it."""
+    """One worker's folder. The process that holds its lock may use and delete it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,8 +29,8 @@ class WorkerFolder:
 
     @classmethod
     def create(cls, work_dir: Path, owner: str, *, worker: str = "") -> WorkerFolder:
-        """A new locked folder, for the worker with this node name. Raises OSError."""
-        # Under another name until it is locked, or a neighbour would take it for abandoned.
+        """Make a locked folder for the worker with this node name. Raises OSError."""
+        # A hidden name until the folder is locked: a neighbour would take it for abandoned.
         hidden = cls(work_dir / "workers" / f".{owner}")
         hidden.path.mkdir(parents=True, mode=0o700)
         if not hidden.take():
@@ -42,7 +42,7 @@ class WorkerFolder:
 
     @classmethod
     def abandoned(cls, work_dir: Path) -> Iterator[WorkerFolder]:
-        """Folders of workers that died, guard and all; each is locked for the caller."""
+        """The folders of workers that died with their guards; each is locked for the caller."""
         root = work_dir / "workers"
         for path in sorted(root.iterdir()) if root.is_dir() else ():
             folder = cls(path)
@@ -51,7 +51,7 @@ class WorkerFolder:
 
     @classmethod
     def of_worker(cls, work_dir: Path, worker: str) -> Iterator[WorkerFolder]:
-        """Folders of workers that had this node name, whose guard may still hold them; not locked."""
+        """The folders of workers with this node name, whose guards may still hold them; not locked."""
         root = work_dir / "workers"
         for path in sorted(root.iterdir()) if root.is_dir() else ():
             folder = cls(path)
@@ -60,7 +60,7 @@ class WorkerFolder:
 
     @classmethod
     def has_attempt(cls, work_dir: Path, name: str) -> bool:
-        """Whether any worker's folder has the attempt; one that is taken over may change its folder."""
+        """Whether any worker's folder has the attempt; an adopted attempt may change its folder."""
         return any((path / "runs" / name).exists() for path in (work_dir / "workers").iterdir())
 
     @property
@@ -75,16 +75,16 @@ class WorkerFolder:
             return ""
 
     def hold(self, lock_fd: int) -> None:
-        """Keep the lock by a descriptor that its guard gave."""
+        """Keep the lock by a descriptor that the folder's guard gave."""
         self._lock = os.fdopen(lock_fd, "a")
 
     def is_of_this_host(self) -> bool:
-        """Not where a network folder shows another host's workers: their jobs cannot be seen, and may well live."""
+        """Whether the worker ran on this host; the jobs of another host, on a network folder, cannot be seen."""
         try:
             theirs = (self.path / "host").read_text().split()
         except OSError:
             return True
-        # A container that was made anew has another name on the same boot; a machine that was restarted the opposite.
+        # A container that was made anew has another name on the same boot; a restarted machine has its name.
         return bool(set(theirs) & set(_this_host().split()))
 
     @property
@@ -97,7 +97,7 @@ class WorkerFolder:
         return self._lock.fileno()
 
     def take(self) -> bool:
-        """Lock the folder; False when another process holds it."""
+        """Lock the folder; returns False when another process holds the lock."""
         try:
             lock = self.lock_path.open("a")
         except OSError:
@@ -116,18 +116,18 @@ class WorkerFolder:
         return [AttemptFolder(path) for path in paths if is_attempt(path.name)]
 
     def attempt(self, record: Record) -> AttemptFolder:
-        """The folder for a claimed attempt; not made yet. Raises InputError for a record that names no attempt."""
+        """The folder for a claimed attempt, not made yet. Raises InputError for a record that names no attempt."""
         name = f"{record.id}.{record.attempt}.{record.token}"
         if not is_attempt(name):
             raise InputError(f"the record of this run is damaged: {name[:60]!r} cannot be the name of an attempt")
-        return AttemptFolder(f"{self.path}/runs/{name}", self._spares)
+        return AttemptFolder(f"{self.path}/runs/{name}", self._reusable)
 
     @cached_property
-    def _spares(self) -> Spares:
-        return Spares(f"{self.path}/spare")
+    def _reusable(self) -> ReusableFolders:
+        return ReusableFolders(f"{self.path}/spare")
 
     def release(self) -> None:
-        """Delete the folder if nothing in it waits to be delivered, and let go of it."""
+        """Delete the folder if nothing in it waits to be delivered, and release its lock."""
         if not self.attempts():
             remove_tree(str(self.path))
         if self._lock is not None:
@@ -136,12 +136,12 @@ class WorkerFolder:
 
 
 def why_not_own(work_dir: Path) -> str:
-    """'' when the folders that workers share are there, and nobody else can put anything into them. Raises OSError."""
+    """Why other users could write to the folders that workers share; '' when they cannot. Raises OSError."""
     return next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code"))), "")
 
 
 def delete_undeleted(work_dir: Path) -> list[Path]:
-    """Try again to delete what could not be; what stays."""
+    """Try again to delete what could not be deleted; returns what stays."""
     folder = undeleted_folder(work_dir)
     left = sorted(folder.iterdir()) if folder.is_dir() else []
     return [path for path in left if remove_tree(str(path)) is not None]

@@ -3,6 +3,6 @@
 from launch_worker.celery.application import app
 
 # Registers the bootsteps and signals of the app, and its remote control.
-from launch_worker.celery import remote  # noqa: F401  # isort: skip
+from launch_worker.celery import remote, steps  # noqa: F401  # isort: skip
 
 __all__ = ["app"]

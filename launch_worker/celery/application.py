@@ -39,13 +39,13 @@ startup.imported()
 def _required(
     settings: Settings, *, transport_options: dict[str, Any], beat_schedule: dict[str, Any]
 ) -> dict[str, Any]:
-    """What correctness rests on, set over the operator's settings."""
+    """The settings that correctness rests on, set over the operator's."""
     url = RedisUrl.parse(settings.redis_url)
     required: dict[str, Any] = {
         "broker_url": url.for_kombu(),
         "broker_transport_options": transport_options
         # The record, not the broker, recovers a lost message, so kombu need not keep copies of unacknowledged ones.
-        # It is those copies, and the visibility timeout over them, that make a long task run twice.
+        # Such copies, and the visibility timeout over them, make a long task run twice.
         | {"ack_emulation": False, "priority_steps": list(PRIORITY_STEPS)},
         # A Redis that refuses a command (read-only after a failover, full) is an outage, and no outage ends a worker.
         "broker_channel_error_retry": True,
@@ -115,7 +115,7 @@ def _make_app(operator: ModuleType | None) -> tuple[Celery, dict[str, Any]]:
         rediss="launch_worker.celery.broker:Transport",
         sentinel="launch_worker.celery.broker:SentinelTransport",
     )
-    # Its own decoder makes Python objects of what others wrote, or raises.
+    # kombu's own decoder makes Python objects of what others wrote, or raises.
     kombu.serialization.register(  # type: ignore[no-untyped-call]
         "json", kombu.utils.json.dumps, read_json, content_type="application/json", content_encoding="utf-8"
     )
@@ -147,7 +147,7 @@ except SettingsError as error:
     if click.get_current_context(silent=True) is not None:
         raise SystemExit(f"launch_worker: {error}") from None
     raise
-#: Which file the operator's Celery settings come from; '' for none.
+#: File that the operator's Celery settings come from; '' for none.
 settings_file = "" if _operator is None else str(_operator.__file__)
 app, REQUIRED = _make_app(_operator)
 
@@ -162,7 +162,7 @@ def _started(**_: object) -> None:
 
 
 def _say_settings(**_: object) -> None:
-    """A worker says it with its welcome."""
+    """Print the file of beat's settings; a worker prints it with its welcome."""
     if settings_file:
         terminal.say(f"Celery settings of {settings_file}")
 

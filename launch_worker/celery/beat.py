@@ -23,13 +23,13 @@ log = logging.getLogger("launch_worker.beat")
 
 
 class PassScheduler(Scheduler):  # type: ignore[misc]
-    """Celery's in-memory scheduler. Our entries are done in this process; those of an operator are sent as tasks.
+    """Celery's in-memory scheduler. Our entries are done in this process; an operator's entries are sent as tasks.
 
-    While Redis is away one pass after the other is tried, with growing pauses, and nothing else is done. What was
-    missed is done at its return.
+    While Redis is away one pass after the other is tried, with growing pauses, and nothing else is done. Missed passes
+    are done when Redis is back.
     """
 
-    #: Celery's own is connected before the first entry is done, with pauses of up to 30 s between two tries.
+    #: None, as Celery's own producer is connected before the first entry is done, with up to 30 s between two tries.
     producer = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,7 +39,7 @@ class PassScheduler(Scheduler):  # type: ignore[misc]
             raise SystemExit(f"launch_worker: {error}") from None
         self._api = Api(settings=settings)
         self._outage = Outage(threading.Event(), meanwhile="passes wait")
-        #: Passes to be done at once, the first one first: those that Redis did not answer, and all at the start.
+        #: Passes to be done at once, in their order: passes that Redis did not answer, and all at the start.
         self._missed = list(PASSES)
         self._say_failed: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(log.error))
         self._say_broken: defaultdict[str, Seldom] = defaultdict(lambda: Seldom(log.exception))

@@ -1,4 +1,4 @@
-"""Makes kombu's Redis transport survive what a stock worker dies of: garbage in a queue, a damaged queue."""
+"""Makes kombu's Redis transport survive what ends a stock worker: garbage in a queue, a damaged key of a queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from queue import Empty
-from typing import Any, ClassVar
+from typing import Any
 
 import redis
 from kombu.transport import redis as kombu_redis
@@ -23,9 +23,9 @@ _REFUSED_BEGINNING = 2000
 
 
 class QueueClient(redis.Redis):
-    """A client whose BRPOP hands out messages of ours only, made anew. What it refuses is kept aside for reading."""
+    """A client whose BRPOP returns messages of ours only, made anew; what it refuses is kept for people to read."""
 
-    #: The list and the element that were handed out last.
+    #: The list and the element that BRPOP returned last.
     taken: tuple[str, bytes] = ("", b"")
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
@@ -35,7 +35,7 @@ class QueueClient(redis.Redis):
             if command_name != "BRPOP":
                 raise
             if not str(error).startswith("WRONGTYPE"):
-                # Read-only after a failover, out of memory, no rights: a stock worker ends. This one tries again.
+                # Read-only after a failover, out of memory, no rights: a stock worker would end; this one tries again.
                 raise ConnectionError(str(error)) from error
             log.error("queue.damaged: a queue's key is not a list; it is set aside")
             _with_store(lambda store: store.heal({*store.queues(), *LaunchAgent.current().queues}))
@@ -63,14 +63,14 @@ def _holds_replies(name: str) -> bool:
 
 
 def refuse(key: str, element: bytes, reason: str) -> None:
-    """Keep an element aside that was taken from a queue's list, and say so."""
+    """Keep an element that was taken from a queue's list for people to read, and log it."""
     queue = key.partition("\x06")[0]
     log.error("item.refused queue=%s: %s", queue, reason)
     _with_store(lambda store: store.refuse(queue, reason, element[:_REFUSED_BEGINNING]))
 
 
 def _with_store(call: Callable[[Store], object]) -> None:
-    """Best effort: what could not be kept aside is in this process's log."""
+    """Call with the store, or log that it failed: the refused element is in this process's log anyway."""
     try:
         call(LaunchAgent.current().api.store)
     except LaunchError as error:
@@ -78,13 +78,16 @@ def _with_store(call: Callable[[Store], object]) -> None:
 
 
 class Channel(kombu_redis.Channel):
-    """kombu's channel with our client."""
+    """kombu's channel with our client, and one more transport option."""
 
-    #: The agent's queues are served in their order, each with all its priorities before the next; else they take turns.
-    strict_order: ClassVar[bool] = False
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "strict_order")  # type: ignore[assignment]
+
+    #: Whether the agent's queues are served in their order, each with all its priorities before the next one's; else
+    #: they take turns.
+    strict_order = False
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """kombu's own asks for a priority of all queues before the next priority."""
+        """Ask for all priorities of a queue before the next queue; kombu asks for a priority of all queues first."""
         if not (self.strict_order and LaunchAgent.initialized()):
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
             return
@@ -102,7 +105,7 @@ class Channel(kombu_redis.Channel):
         self.client.connection.send_command(*words)
 
     def _brpop_read(self, **options: Any) -> Any:
-        """Whatever an element causes on its way: it is refused, and the next one is taken."""
+        """Refuse an element that causes an error of any kind, and take the next one."""
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (RedisError, OSError, Empty, *self.connection_errors):
@@ -114,7 +117,7 @@ class Channel(kombu_redis.Channel):
             raise Empty from None
 
     def _receive_one(self, c: Any) -> Any:
-        """The same for what is published: remote control, and events."""
+        """Refuse a publication (remote control, events) that causes an error of any kind."""
         try:
             return super()._receive_one(c)  # type: ignore[no-untyped-call]
         except (RedisError, OSError, Empty, *self.connection_errors):
@@ -127,7 +130,7 @@ class Channel(kombu_redis.Channel):
         return QueueClient
 
     def encode_body(self, body: Any, encoding: str | None = None) -> tuple[Any, Any]:
-        """kombu requeues an item with its body as bytes; ours is not base64, and JSON has no bytes."""
+        """Make text of a body that kombu requeues as bytes: ours is not base64, and JSON has no bytes."""
         encoded, encoding = super().encode_body(body, encoding)  # type: ignore[no-untyped-call]
         return (encoded.decode() if isinstance(encoded, bytes) else encoded), encoding
 
@@ -145,6 +148,8 @@ class Channel(kombu_redis.Channel):
 
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):
     """The same, to the master that sentinels name."""
+
+    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "strict_order")  # type: ignore[assignment]
 
 
 class Transport(kombu_redis.Transport):

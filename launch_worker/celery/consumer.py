@@ -28,12 +28,13 @@ from launch_worker.errors import BrokerUnavailableError
 
 log = logging.getLogger("launch_worker.consumer")
 
-#: Seconds between two looks whether the worker was told to stop.
+#: Seconds between two looks whether the worker shall stop.
 _TURN_S = 0.2
-#: Seconds for which a connection has worked that was no failure.
+#: Seconds after which a connection that is lost does not count as a failure.
 _LASTING_S = 10.0
-#: Seconds between two tries to connect where connections are lost again and again, at most.
+#: Seconds between two tries to connect while connections are lost again and again, at most.
 _LOST_CAP_S = 1.0
+#: Seconds between two warnings that Redis refuses the worker.
 _SAY_AGAIN_S = 30.0
 #: Seconds for what remains to be done when the agent has stopped: connections to close, each with a timeout of 5 s.
 _END_S = 30.0
@@ -48,7 +49,7 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
         def restart(
             self, parent: Any, method: str = "stop", description: str = "restarting", propagate: bool = False
         ) -> None:
-            """Stop the parts that were started, the last one first. That one may have failed half-way."""
+            """Stop the parts that were started, the last one first; the last one may have failed half-way."""
             steps = [step for step in parent.steps if step is not None][: self.started]
             for step in reversed(steps):
                 stop = getattr(step, method, None)
@@ -56,7 +57,7 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
                     if stop is not None:
                         stop(parent)
                 except Exception as error:
-                    # Nothing is left to be done: each part is started anew, or the worker ends.
+                    # No more can be done: each part is started anew, or the worker ends.
                     log.debug("consumer.part_not_stopped %s: %r", step.alias, error, exc_info=True)
 
     #: Connections in a row that did not last, and when the last one failed.
@@ -67,9 +68,9 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in ("consumer", "connection"):
-            # That the connection is lost, made, and lost again.
+            # These log that a connection is lost, made, and lost again.
             logging.getLogger(f"celery.worker.consumer.{name}").addFilter(lambda _: not self._is_refused())
-        # With a traceback, of a connection whose loss is known.
+        # This logs a traceback of a connection whose loss is known.
         logging.getLogger("celery.worker.loops").addFilter(
             lambda record: not str(record.msg).startswith("Error cleaning up after event loop")
         )
@@ -97,7 +98,7 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
                 conn.ensure_connection(max_retries=0)
             except (OperationalError, *conn.recoverable_connection_errors) as error:
                 outage.note(BrokerUnavailableError(str(error)))
-                # For a Redis that answers the heartbeat, but not this.
+                # A pause for a Redis that answers the heartbeat, and refuses this connection.
                 time.sleep(min(_TURN_S, backoff_s(failures)))
                 failures += 1
             else:
@@ -106,15 +107,15 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         super().on_connection_error_after_connected(exc)
-        self._heed(exc)
+        self._note_error(exc)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        self._heed(exc)
+        self._note_error(exc)
 
-    def _heed(self, error: Exception) -> None:
-        """Have the heartbeat look at Redis, which `ensure_connected` waits for.
+    def _note_error(self, error: Exception) -> None:
+        """Have the heartbeat look at Redis: `ensure_connected` waits for it.
 
-        Where that finds nothing wrong, and the connection fails again: say why, now and then, and pause.
+        Where the heartbeat finds nothing wrong, and the connection fails again, log why, now and then, and pause.
         """
         now = time.monotonic()
         self._failures = self._failures + 1 if now - self._failed_at < _LASTING_S else 0
@@ -127,7 +128,7 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
         if self._said_at is None or now - self._said_at >= _SAY_AGAIN_S:
             self._said_at = now
             log.warning("broker.refused: this worker takes no runs, and tries again every few seconds. %s", error)
-        # Who is refused may wait longer than who has bad luck: the next connection may last.
+        # A refused worker may wait longer than one whose connection was lost: the next connection may last.
         cap_s = _LOST_CAP_S if isinstance(error, self.connection_errors) else BACKOFF_CAP_S
         until = now + backoff_s(self._failures, cap_s=cap_s)
         while worker_state.should_stop is None and time.monotonic() < until:
@@ -140,7 +141,7 @@ class Consumer(celery_consumer.Consumer):  # type: ignore[misc]
 def die() -> NoReturn:
     """End this process now, whatever its threads do."""
     for child in active_children():
-        # The beat of `-B`, which would go on alone, and has nothing to lose.
+        # The beat of `-B` would go on alone, and has nothing to lose.
         with contextlib.suppress(OSError, TypeError):
             os.kill(child.pid, signal.SIGKILL)
     logging.shutdown()
@@ -151,7 +152,7 @@ def die() -> NoReturn:
 
 
 def end_in_time(code: int) -> None:
-    """End this process after a while, should something keep it from its end."""
+    """End this process after a while, if anything keeps it from its end."""
 
     def end() -> None:
         log.error("worker.stuck: it did not end within %.0f s after its agent had stopped, and is ended now", _END_S)

@@ -8,7 +8,7 @@ from __future__ import annotations
 broker_connection_retry_on_startup = True
 # None: no outage of Redis, however long, ends a worker.
 broker_connection_max_retries = None
-# Of tasks with late acknowledgement, of which there are none: without it Celery warns of them at each reconnect.
+# For tasks with late acknowledgement, which are not used: without it Celery warns of them at each reconnect.
 worker_cancel_long_running_tasks_on_connection_loss = True
 worker_enable_prefetch_count_reduction = False
 worker_disable_rate_limits = True

@@ -1,8 +1,8 @@
 """Shows runs to those who watch Celery's events (Flower): it follows the records and decides nothing.
 
-A worker's events go through the dispatcher of its consumer, some times a second. What comes while that has no
-connection is kept until it has one. Who has no consumer (beat), or tells of another worker's run, sends each by itself,
-in the name of the worker that had the run.
+A worker's events go through the dispatcher of its consumer, some times a second. Events that come while that has no
+connection are kept until it has one. An event of beat, which has no consumer, or of another worker's run is sent by
+itself, in the name of the worker that had the run.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from launch_worker.model.states import RunState
 
 log = logging.getLogger("launch_worker.events")
 
+#: Seconds between two flushes of events.
 _EVERY_S = 0.2
+#: Number of events in one flush, and number that is kept without a connection, at most.
 _AT_ONCE = 200
 _KEPT = 10_000
 
 
 @contextlib.contextmanager
 def event_may_be_lost() -> Iterator[None]:
-    """Whatever is wrong with what is only shown."""
+    """Log any error of what is only shown."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 (no traceback: kombu's or redis-py's tells nothing more)
@@ -40,7 +42,7 @@ def event_may_be_lost() -> Iterator[None]:
 
 
 class Events:
-    """This worker's own. Thread-safe."""
+    """The events of this worker. Thread-safe."""
 
     def __init__(self) -> None:
         self._consumer: Any = None
@@ -55,7 +57,7 @@ class Events:
         if dispatcher is None:
             return
         dispatcher.buffer_limit = _AT_ONCE
-        # What cannot be sent is kept by it, and handed on to the next one.
+        # The dispatcher keeps what cannot be sent, and hands it on to the next one.
         dispatcher.buffer_while_offline = True
         dispatcher.on_send_buffered = self._soon
         with self._keeping:
@@ -66,7 +68,7 @@ class Events:
             self.send(event, **facts)
 
     def close(self) -> None:
-        """The connection ends; what was sent until now goes out, or is kept."""
+        """Send what is left, or keep it: the connection ends."""
         with self._keeping:
             dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
@@ -74,6 +76,7 @@ class Events:
                 dispatcher.flush()
 
     def send(self, event: str, **facts: Any) -> None:
+        """Send an event soon, or keep it while there is no connection."""
         with event_may_be_lost():
             with self._keeping:
                 dispatcher = self._dispatcher
@@ -83,14 +86,14 @@ class Events:
             dispatcher.send(event, **facts)
 
     def _soon(self) -> None:
-        # From any thread; two that come here at once plan two flushes, of which one finds nothing.
+        # From any thread; two threads at once plan two flushes, of which one finds nothing.
         if not self._is_due:
             self._is_due = True
             hub = self._consumer.hub
             hub.call_soon(hub.call_later, _EVERY_S, self._flush)
 
     def _flush(self) -> None:
-        # Before the flush: what is sent meanwhile plans the next one.
+        # Before the flush: an event that is sent meanwhile plans the next flush.
         self._is_due = False
         dispatcher = self._dispatcher
         if dispatcher is not None:
@@ -102,7 +105,7 @@ EVENTS = Events()
 
 
 def show_end(record: Record, outcome: Outcome) -> None:
-    """The end of an attempt that its own worker could not show: that one died, or Redis was away."""
+    """Show the end of an attempt whose own worker could not show it: that worker died, or Redis was away."""
     with event_may_be_lost():
         facts: dict[str, Any] = {}
         if record.running_since is not None:
@@ -112,12 +115,12 @@ def show_end(record: Record, outcome: Outcome) -> None:
         with app.events.default_dispatcher(hostname=record.worker or None) as dispatcher:
             dispatcher.send(event, uuid=record.id, **facts | more)
             if outcome.state is RunState.CRASHED and record.worker:
-                # Else it seems to execute the run for ever. One that lives shows itself within seconds.
+                # Without it the worker seems to execute the run for ever. A living one shows itself within seconds.
                 dispatcher.send("worker-offline", freq=5, active=0, **SOFTWARE_INFO)
 
 
 def end_event(state: RunState, outcome: Outcome) -> tuple[str, dict[str, Any]]:
-    """The event that tells of an attempt's end, by the state of the record after it."""
+    """The event of an attempt's end, by the state of the record after it."""
     shown = f"{outcome.state}: {outcome.reason}"
     if state is RunState.FINISHED:
         return "task-succeeded", {"result": repr(state.value)}

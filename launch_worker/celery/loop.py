@@ -6,39 +6,46 @@ import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 class LoopWaker:
-    """Wakes Celery's loop from another thread: without an event on a socket it looks only every now and then."""
+    """Wakes Celery's loop from another thread: without an event on a socket the loop looks only now and then."""
 
-    _fd: ClassVar[int | None] = None
+    def __init__(self) -> None:
+        self._fd: int | None = None
 
-    @classmethod
-    def watch_from(cls, hub: Any) -> None:
-        reading, cls._fd = os.pipe()
+    def connect(self, hub: Any) -> None:
+        """Wake this loop from now on."""
+        reading, self._fd = os.pipe()
         os.set_blocking(reading, False)
-        os.set_blocking(cls._fd, False)
+        os.set_blocking(self._fd, False)
         hub.add_reader(reading, lambda: os.read(reading, 4096))
 
-    @classmethod
-    def wake(cls) -> None:
-        if cls._fd is not None:
-            # A full pipe wakes as well.
+    def wake(self) -> None:
+        """Wake the loop; from any thread."""
+        if self._fd is not None:
+            # A full pipe wakes the loop as well.
             with contextlib.suppress(BlockingIOError):
-                os.write(cls._fd, b"\0")
+                os.write(self._fd, b"\0")
 
 
 class WakingExecutor(ThreadPoolExecutor):
-    """The threads of Celery's pool. Once a task is over its slot is free, and the loop has to look."""
+    """The threads of Celery's pool; each wakes the loop when it has become free, which nothing else tells the loop."""
+
+    def __init__(self, waker: LoopWaker, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self._waker = waker
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Call in a thread, then wake the loop."""
+
         def do() -> T:
             try:
                 return fn(*args, **kwargs)
             finally:
-                LoopWaker.wake()
+                self._waker.wake()
 
         return super().submit(do)

@@ -19,13 +19,13 @@ from launch_worker.untrusted.text import read_json
 RUN_TASK = "launch_worker.run"
 _PASS_TASKS = frozenset(f"launch_worker.{name}" for name in PASSES)
 
-#: A message of ours has less than 2 KiB.
+#: Bytes of an element that is read, at most; a message of ours has less than 2 KiB.
 MAX_BYTES = 1 << 16
-#: Of a dispatch number: Lua counts exactly up to here.
+#: Dispatch number, at most: Lua counts exactly up to here.
 MAX_NUMBER = 1 << 53
-#: In characters, of a text that is only shown.
+#: Characters of a text that is only shown, at most.
 _MAX_TEXT = 1000
-#: kombu separates a queue's name from a priority step so.
+#: What kombu puts between a queue's name and a priority step.
 _STEP = re.compile(r"\x06\x16(\d{1,3})")
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _TASK_ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
@@ -54,7 +54,7 @@ def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
     queue, _, _ = key.partition("\x06")
     step = _STEP.search(key)
     priority = int(step[1]) if step else 0
-    # A list is asked how old its oldest message is, also after kombu has put one back.
+    # The age of a list's oldest message is asked for, also after kombu has put one back.
     dispatched_at = headers.get("launch_dispatched_at")
     known_at = dispatched_at if type(dispatched_at) is int and 0 <= dispatched_at <= MAX_NUMBER else None
     if task == RUN_TASK:
@@ -69,7 +69,7 @@ def rebuilt(key: str, element: bytes) -> tuple[bytes | None, str]:
 
 
 def is_reply(element: bytes) -> bool:
-    """Whether it is, by its form, an answer to `celery inspect`. These come by lists too, to whoever has asked."""
+    """Whether an element has the form of an answer to `celery inspect`, which also comes by a list."""
     try:
         given = read_json(element.decode("utf-8", "surrogatepass"))
     except ValueError:
@@ -128,7 +128,7 @@ def _run_message(
     }
     if dispatched_at is not None:
         shown["launch_dispatched_at"] = dispatched_at
-    # As the scripts write it: they find the run of a message that kombu has put back by this text.
+    # As the scripts write the body: by this text they find the run of a message that kombu has put back.
     body = f'[["{run_id}",{number}],{{}},{{}}]'
     return _message(RUN_TASK, run_id, f"{run_id}.{number}", body, queue, priority, shown)
 

@@ -14,8 +14,9 @@ from celery.worker.control import Panel, control_command, inspect_command, nok, 
 from celery.worker.control import rate_limit as celerys_rate_limit
 
 from launch_worker.agent.launch_agent import LaunchAgent
+from launch_worker.agent.queue_watch import QueueWatch
 from launch_worker.celery.message import RUN_TASK
-from launch_worker.celery.steps import Intake
+from launch_worker.celery.node import Node, node_of
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import RUN_ID
 from launch_worker.model.checks import check_queue_name
@@ -23,7 +24,7 @@ from launch_worker.model.states import RunState
 
 log = logging.getLogger("launch_worker.remote")
 
-#: By command: why there is no such thing here, and what there is.
+#: Why a command of Celery means nothing here, and what there is instead, by command.
 REFUSED = {
     "autoscale": "a launch worker has as many slots as it was started with (--limit, -c); idle ones cost nothing",
     "pool_grow": "a launch worker has as many slots as it was started with; start it with another --limit",
@@ -46,10 +47,10 @@ def runs(state: Any, **_: Any) -> list[dict[str, Any]]:
 @control_command(name="shutdown")  # type: ignore[untyped-decorator]
 def shut_down(state: Any, **_: Any) -> dict[str, str]:
     """Drain worker(s): as SIGTERM, jobs go on to their end."""
-    if Intake.draining is not None:
+    node = node_of(state.consumer)
+    if node.is_leaving:
         return ok("the worker drains already: it takes no new runs, and leaves when its jobs have ended")  # type: ignore[no-any-return]
-    if Intake.current is not None:
-        Intake.current.leave_for("through Celery's remote control")
+    node.drain("through Celery's remote control")
     return ok("the worker drains: it takes no new runs, and leaves when its jobs have ended")  # type: ignore[no-any-return]
 
 
@@ -69,7 +70,7 @@ def terminate(state: Any, signal: Any, task_id: Any, **_: Any) -> dict[str, str]
 
 
 def _cancel(ids: Iterable[Any], *, running: bool, at_once: bool) -> dict[str, str]:
-    """Every worker is asked, and any may answer: doing it twice is doing it once."""
+    """Cancel runs. Every worker is asked, and a second cancel changes nothing."""
     store = LaunchAgent.current().api.store
     reason = "terminated through Celery" if running else "revoked through Celery"
     done: list[str] = []
@@ -127,23 +128,23 @@ def add_consumer(state: Any, queue: str, exchange: Any = None, routing_key: Any 
     """Have worker(s) take runs from a queue too, until they end."""
     if exchange or routing_key:
         return nok("queues of runs have no exchanges and routing keys; give the queue's name alone")  # type: ignore[no-any-return]
-    return _change(queue, lambda watch: watch.add(queue), f"add consumer {queue}")
+    return _change(node_of(state.consumer), queue, lambda watch: watch.add(queue), f"add consumer {queue}")
 
 
 @control_command(args=[("queue", str)], signature="<queue>")  # type: ignore[untyped-decorator]
 def cancel_consumer(state: Any, queue: str, **_: Any) -> dict[str, str]:
     """Have worker(s) take no more runs from a queue, until they end."""
-    return _change(queue, lambda watch: watch.drop(queue), f"no longer consuming from {queue}")
+    return _change(node_of(state.consumer), queue, lambda watch: watch.drop(queue), f"no longer consuming from {queue}")
 
 
-def _change(queue: str, change: Callable[[Any], None], said: str) -> dict[str, str]:
+def _change(node: Node, queue: str, change: Callable[[QueueWatch], None], said: str) -> dict[str, str]:
     try:
         check_queue_name(queue)
     except InputError as error:
         return nok(str(error))  # type: ignore[no-any-return]
-    if Intake.queue_watch is None or Intake.takes_by_hand():
+    if node.queue_watch is None or node.start.takes_by_hand:
         return nok("this worker takes nothing from queues now (--limit 0, or --run-once)")  # type: ignore[no-any-return]
-    change(Intake.queue_watch)
+    change(node.queue_watch)
     return ok(said)  # type: ignore[no-any-return]
 
 

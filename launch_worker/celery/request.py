@@ -1,18 +1,18 @@
 """Takes a run past Celery's tracer: what Celery sees of it, and what a slot of the worker does with it.
 
-Celery's tracer is left out: what it serves (results, retries, chords, time limits) a run has of the records, and it
-takes longer than most of the rest. Its signals (received, prerun, postrun, success, failure) are sent to those who
-receive them.
+Celery's tracer is left out: what it serves (results, retries, chords, time limits) a run has through its record, and
+it takes longer than most of the rest. Its signals (received, prerun, postrun, success, failure) are sent where they
+have receivers. Internals of Celery that are used: `Request`, `consumer._limit_task`, `worker.state`, the executor of
+its pool.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 from celery import signals
 from celery.worker import state as worker_state
@@ -23,9 +23,10 @@ from launch_worker.agent.attempts import Ended, SentClaim
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.celery.application import app
-from launch_worker.celery.broker import Channel, refuse
+from launch_worker.celery.broker import refuse
 from launch_worker.celery.events import EVENTS, end_event, show_end
 from launch_worker.celery.message import RUN_TASK
+from launch_worker.celery.node import Node, node_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
@@ -33,31 +34,27 @@ from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.request")
 
-#: So long a slot takes one run after the other by itself. Then Celery's loop has its turn: it knows of other tasks too.
+#: Seconds that a slot may keep taking runs before it yields to Celery's loop, which knows of other tasks too.
 _TURN_S = 1.0
 
 
 class RunFailed(Exception):
-    """How a run that did not finish looks to Celery: FAILURE, with the state and the reason."""
+    """A run that did not finish, as Celery shows it: FAILURE, with the state and the reason."""
 
 
 class RunRequest(Request):  # type: ignore[misc]
-    """Celery's revoke and terminate, and Flower's buttons, are a cancel of the run."""
+    """A task of Celery for one run. Celery's revoke and terminate, and Flower's buttons, are a cancel of the run."""
 
-    #: The queues of which a slot that has come free may take its next run; none where only Celery's loop may.
-    open_queues: ClassVar[Callable[[], Sequence[str]]] = staticmethod(lambda: ())
-    #: By queue: the number of the run that a slot had of it last.
-    _had: ClassVar[dict[str, int]] = {}
-    _numbers: ClassVar[Iterator[int]] = itertools.count(1)
-    #: `celery control rate_limit launch_worker.run …`
+    node: Node
+    #: Whether `celery control rate_limit launch_worker.run …` holds for the request.
     is_rate_limited = False
     _is_announced = False
-    #: Its claim is on its way, while the slot's thread wakes up.
+    #: Claim that was sent while the slot's thread wakes up.
     _sent: SentClaim | None = None
 
     @classmethod
-    def of(cls, record: Record, *, hostname: str) -> RunRequest:
-        """For a run that came by no message of Celery's."""
+    def of(cls, record: Record, node: Node, *, hostname: str) -> RunRequest:
+        """A request for a run that came by no message of Celery's."""
         shown = {"name": record.name} | ({"project": record.project} if record.project else {})
         headers = {
             "id": record.id,
@@ -67,7 +64,7 @@ class RunRequest(Request):  # type: ignore[misc]
             "argsrepr": f"('{record.id}',)",
             "kwargsrepr": repr(shown),
         }
-        return cls(
+        made = cls(
             Message(channel=None, headers=headers, properties={}, delivery_tag=record.id),  # type: ignore[no-untyped-call]
             app=app,
             hostname=hostname,
@@ -75,13 +72,15 @@ class RunRequest(Request):  # type: ignore[misc]
             body=((record.id, 0), {}, {}),
             decoded=True,
         )
+        made.node = node
+        return made
 
     def claim_soon(self) -> None:
-        """It is handed over to a slot next."""
+        """Send the claim of a request that is handed over to a slot next."""
         self._sent = LaunchAgent.current().send_claim(*self.args)
 
     def announce(self) -> None:
-        """What Celery's loop tells of a task before it has a slot; once."""
+        """Show that the task was received, once; Celery's loop does it before the task has a slot."""
         if self._is_announced:
             return
         self._is_announced = True
@@ -100,18 +99,18 @@ class RunRequest(Request):  # type: ignore[misc]
         )
 
     def execute_using_pool(self, pool: Any, **_: Any) -> None:
-        # First: the thread wakes up meanwhile.
+        # Before the acknowledgement: the thread wakes up meanwhile.
         pool.executor.submit(self._take_turn)
-        # It is the record, and no broker, that knows of it.
+        # The record, and not the broker, keeps the run.
         self.acknowledge()
 
     # -- in a slot's thread ----------------------------------------------------------------------------------------
 
     def _take_turn(self) -> None:
-        """Execute this run; then, for a while, one after the other, as long as more wait."""
+        """Execute this run; then, for `_TURN_S`, one run after the other, while more wait."""
         agent, until = LaunchAgent.current(), time.monotonic() + _TURN_S
         run_id, seq = self.args
-        _note_turn(str(self.delivery_info["routing_key"]))
+        self.node.note_turn(str(self.delivery_info["routing_key"]))
         request: RunRequest = self
         try:
             is_followed = self._execute(lambda: agent.claim(run_id, seq, self._sent))
@@ -119,22 +118,22 @@ class RunRequest(Request):  # type: ignore[misc]
                 is_followed
                 and not self.is_rate_limited
                 and time.monotonic() < until
-                and (attempt := _next_attempt(agent)) is not None
+                and (attempt := _next_attempt(agent, self.node)) is not None
             ):
-                former, request = request, RunRequest.of(attempt.record, hostname=self.hostname)
+                ended, request = request, RunRequest.of(attempt.record, self.node, hostname=self.hostname)
                 # In this order: Celery takes no message for a slot that is not free.
                 worker_state.task_reserved(request)
-                worker_state.task_ready(former)
-                # The cancel of a revoked one comes by way of its record.
+                worker_state.task_ready(ended)
+                # A revoked run is cancelled through its record.
                 request.revoked()
                 is_followed = request._execute(lambda attempt=attempt: attempt)  # type: ignore[misc]
         finally:
             worker_state.task_ready(request)
 
     def _execute(self, claim: Callable[[], Attempt | Ended]) -> bool:
-        """Carry out what it claims, to its end. Returns whether more had waited behind it.
+        """Claim a run and execute it to its end; returns whether more runs waited behind it.
 
-        Of a run that it does not get nothing is shown: it waits elsewhere, or another worker has it.
+        Of a run that is not claimed nothing is shown: it waits elsewhere, or another worker has it.
         """
         began = self.time_start = time.time()
         worker_state.task_accepted(self)
@@ -146,7 +145,7 @@ class RunRequest(Request):  # type: ignore[misc]
                 return False
             self._carry_out(begun, began)
         except Exception as error:
-            # Nothing of a run may end its slot; its lease runs out, if it had one.
+            # No error of a run may end its slot; the run's lease runs out, if it had one.
             log.exception("run.failed run=%s", self.id)
             self.send_event("task-failed", exception=repr(error), traceback=None)
         return isinstance(begun, Attempt) and begun.record.is_followed
@@ -154,7 +153,7 @@ class RunRequest(Request):  # type: ignore[misc]
     def _carry_out(self, begun: Attempt | Ended, began: float) -> None:
         is_again = isinstance(begun, Attempt) and begun.record.attempt > 1
         if is_again:
-            # Watchers take nothing more of a task that has ended, but for one that is tried again.
+            # Watchers ignore events of a task that has ended, except of one that is tried again.
             self.send_event("task-retried", exception=None, traceback=None)
         self.announce()
         self.send_event("task-started")
@@ -173,7 +172,7 @@ class RunRequest(Request):  # type: ignore[misc]
     # -- what watchers are shown -----------------------------------------------------------------------------------
 
     def send_event(self, type: str, **fields: Any) -> None:
-        """Celery's own too (of a revoked task) may be lost."""
+        """Send an event through `EVENTS`; Celery's own events (of a revoked task) come here too."""
         if self.task.send_events:
             EVENTS.send(type, uuid=self.id, **fields)
 
@@ -196,7 +195,7 @@ class RunRequest(Request):  # type: ignore[misc]
         try:
             record = LaunchAgent.current().api.store.get(self.id)
         except LaunchError:
-            return  # it is gone, or Redis is: only Flower's picture suffers
+            return  # the record or Redis is gone: only Flower's picture suffers
         if record.state is RunState.KILLED:
             self.announce()
             self.send_event("task-revoked", terminated=False, signum=None, expired=False)
@@ -208,12 +207,12 @@ class RunRequest(Request):  # type: ignore[misc]
         self._cancel("terminated through Celery")
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Cold shutdown; the agent's own stop ends the jobs."""
+        """Do nothing at a cold shutdown: the agent's own stop ends the jobs."""
 
     def revoked(self) -> bool:
         if not super().revoked():
             return False
-        # Else a later `launch-worker retry` of the run would be dropped here for ever.
+        # Kept, the mark would drop a later `launch-worker retry` of the run here for ever.
         worker_state.revoked.discard(self.id)
         self._cancel("revoked through Celery")
         return True
@@ -226,13 +225,14 @@ class RunRequest(Request):  # type: ignore[misc]
 
 
 def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
-    """The task's `Strategy`: how Celery's loop deals with its messages. Its own would have them traced."""
+    """The task's `Strategy`: what Celery's loop does with a message. Celery's own would have the task traced."""
+    node = node_of(consumer)
 
     def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         try:
             take(message, ack, reject, callbacks)
         except Exception as error:
-            # One message may not end the loop, and with it the jobs of others.
+            # A message must not end the loop, and with it the jobs of others.
             log.exception("item.failed")
             message.ack_log_error(log, consumer.connection_errors)
             queue = str(message.delivery_info.get("routing_key"))
@@ -247,10 +247,11 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             hostname=consumer.hostname,
             connection_errors=consumer.connection_errors,
             task=task,
-            # The broker's client has made it so (`message.rebuilt`).
+            # The broker's client has made the body (`message.rebuilt`).
             body=read_json(message.body),
             decoded=True,
         )
+        request.node = node
         if request.revoked():
             return
         bucket = None if consumer.disable_rate_limits else consumer.task_buckets[task.name]
@@ -266,45 +267,39 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
                 callback(request)
             consumer.on_task_request(request)
         except Exception:
-            # Its claim is on its way: the run must have a thread, be it beside the pool's.
+            # The claim was sent: the run must have a thread, even one beside the pool's.
             log.exception("run.not_handed_over run=%s", request.id)
             threading.Thread(target=request._take_turn, name=f"run-{request.id}", daemon=True).start()
 
     return receive
 
 
-def _next_attempt(agent: LaunchAgent) -> Attempt | None:
-    queues = list(RunRequest.open_queues())
+def _next_attempt(agent: LaunchAgent, node: Node) -> Attempt | None:
+    queues = node.open_queues()
     if not queues:
         return None
-    if not Channel.strict_order:
-        # They take turns, as kombu lets them.
-        queues.sort(key=lambda queue: RunRequest._had.get(queue, 0))
-    attempt = agent.claim_next(queues, slot=str(threading.get_native_id()), strict=Channel.strict_order)
+    slot = str(threading.get_native_id())
+    attempt = agent.claim_next(queues, slot=slot, strict=node.start.is_strict_order)
     if attempt is not None:
-        _note_turn(attempt.record.queue)
+        node.note_turn(attempt.record.queue)
     return attempt
 
 
-def _note_turn(queue: str) -> None:
-    RunRequest._had[queue] = next(RunRequest._numbers)
-
-
 class AdoptedRequest:
-    """What Celery is shown of a run that another worker had begun: a task of this one, which takes one of its slots."""
+    """What Celery is shown of an adopted run: a task of this worker, which takes one of its slots."""
 
-    def __init__(self, record: Record, worker: Any, *, wake: Callable[[], None]) -> None:
-        """`wake`: has Celery's loop look whether a slot is free."""
+    def __init__(self, record: Record, worker: Any, node: Node) -> None:
         self._record = record
         self._hub = worker.hub
-        self._wake = wake
-        self._request = RunRequest.of(record, hostname=worker.hostname)
+        self._node = node
+        self._request = RunRequest.of(record, node, hostname=worker.hostname)
         self._request.time_start = time.time()
         self._hub.call_soon(worker_state.task_reserved, self._request)
         self._hub.call_soon(worker_state.task_accepted, self._request)
 
     def end(self, ended: Ended) -> None:
+        """Show the end."""
         self._hub.call_soon(worker_state.task_ready, self._request)
-        self._wake()
+        self._node.waker.wake()
         if ended is not None:
             show_end(self._record, ended[1])

@@ -13,15 +13,15 @@ from launch_worker.celery.message import RUN_TASK
 from launch_worker.errors import InputError
 from launch_worker.maintenance.passes import PASSES, run_pass
 
-#: What would follow a call: each is a run of its own here.
+#: Options of Celery for calls that follow a call; each of these is a run of its own here.
 _FOLLOWERS = ("chain", "chord", "link", "link_error")
 
 
 class RunTask(Task):  # type: ignore[misc]
-    """A call says that a run is to be looked at. What shall follow the run is said when that is submitted."""
+    """A call asks a worker to look at a run. What shall follow the run is said when that is submitted."""
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Raises InputError for a call that others shall follow."""
+        """Send the call. Raises InputError for a call that others shall follow."""
         for name in _FOLLOWERS:
             if options.get(name):
                 raise InputError(
@@ -33,7 +33,7 @@ class RunTask(Task):  # type: ignore[misc]
 
 @app.task(base=RunTask, name=RUN_TASK, Strategy="launch_worker.celery.request:hand_over", ignore_result=True)  # type: ignore[untyped-decorator]
 def run(run_id: str, seq: int) -> None:
-    """Claim and execute one run. The message is a doorbell: the record decides whether anything is done.
+    """Claim and execute one run. The message is only a sign: the record decides whether anything is done.
 
     A worker does it by its `Strategy`, without calling this.
     """

@@ -155,7 +155,7 @@ def test_on_a_disk_that_is_nearly_full_nothing_is_used_again(
     real = os.statvfs(worker.path)
     full = os.statvfs_result((real.f_bsize, real.f_frsize, real.f_blocks, 100, 100, *real[5:]))
     monkeypatch.setattr(os, "statvfs", lambda _: full)
-    monkeypatch.setattr(worker._spares, "_plenty_until", 0.0)
+    monkeypatch.setattr(worker._reusable, "_plenty_until", 0.0)
     folder = worker.attempt(RECORD)
     folder.make()
     assert folder.is_disk_short
