@@ -23,8 +23,8 @@ from launch_worker.agent.queue_watch import LOOK_S
 from launch_worker.agent.selection import Selection, welcome
 from launch_worker.api.client import Api
 from launch_worker.celery.application import REQUIRED, app, settings, settings_file
-from launch_worker.celery.node import Node
 from launch_worker.celery.start import Start, parameter_of
+from launch_worker.celery.worker import LaunchWorker
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.redis_url import mask_url
 from launch_worker.store.redis.safety import check_safe
@@ -75,7 +75,7 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
             _check_known(start.selection)
     except LaunchError as error:
         give_up(str(error), error.exit_code)
-    instance.launch_node = Node(start)
+    instance.launch_worker = LaunchWorker(start)
     app.conf.broker_transport_options = app.conf.broker_transport_options | {"strict_order": start.is_strict_order}
     if start.selection is not None and start.selection.tags:
         announce(terminal.styled(start.selection.deprecation(), colour="red"))

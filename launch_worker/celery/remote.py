@@ -16,7 +16,7 @@ from celery.worker.control import rate_limit as celerys_rate_limit
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.agent.queue_watch import QueueWatch
 from launch_worker.celery.message import RUN_TASK
-from launch_worker.celery.node import Node, node_of
+from launch_worker.celery.worker import LaunchWorker, worker_of
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import RUN_ID
 from launch_worker.model.checks import check_queue_name
@@ -47,10 +47,10 @@ def runs(state: Any, **_: Any) -> list[dict[str, Any]]:
 @control_command(name="shutdown")  # type: ignore[untyped-decorator]
 def shut_down(state: Any, **_: Any) -> dict[str, str]:
     """Drain worker(s): as SIGTERM, jobs go on to their end."""
-    node = node_of(state.consumer)
-    if node.is_leaving:
+    launch = worker_of(state.consumer)
+    if launch.is_leaving:
         return ok("the worker drains already: it takes no new runs, and leaves when its jobs have ended")  # type: ignore[no-any-return]
-    node.drain("through Celery's remote control")
+    launch.drain("through Celery's remote control")
     return ok("the worker drains: it takes no new runs, and leaves when its jobs have ended")  # type: ignore[no-any-return]
 
 
@@ -128,23 +128,25 @@ def add_consumer(state: Any, queue: str, exchange: Any = None, routing_key: Any 
     """Have worker(s) take runs from a queue too, until they end."""
     if exchange or routing_key:
         return nok("queues of runs have no exchanges and routing keys; give the queue's name alone")  # type: ignore[no-any-return]
-    return _change(node_of(state.consumer), queue, lambda watch: watch.add(queue), f"add consumer {queue}")
+    return _change(worker_of(state.consumer), queue, lambda watch: watch.add(queue), f"add consumer {queue}")
 
 
 @control_command(args=[("queue", str)], signature="<queue>")  # type: ignore[untyped-decorator]
 def cancel_consumer(state: Any, queue: str, **_: Any) -> dict[str, str]:
     """Have worker(s) take no more runs from a queue, until they end."""
-    return _change(node_of(state.consumer), queue, lambda watch: watch.drop(queue), f"no longer consuming from {queue}")
+    return _change(
+        worker_of(state.consumer), queue, lambda watch: watch.drop(queue), f"no longer consuming from {queue}"
+    )
 
 
-def _change(node: Node, queue: str, change: Callable[[QueueWatch], None], said: str) -> dict[str, str]:
+def _change(launch: LaunchWorker, queue: str, change: Callable[[QueueWatch], None], said: str) -> dict[str, str]:
     try:
         check_queue_name(queue)
     except InputError as error:
         return nok(str(error))  # type: ignore[no-any-return]
-    if node.queue_watch is None or node.start.takes_by_hand:
+    if launch.queue_watch is None or launch.start.takes_by_hand:
         return nok("this worker takes nothing from queues now (--limit 0, or --run-once)")  # type: ignore[no-any-return]
-    change(node.queue_watch)
+    change(launch.queue_watch)
     return ok(said)  # type: ignore[no-any-return]
 
 

@@ -26,7 +26,7 @@ from launch_worker.celery.application import app
 from launch_worker.celery.broker import refuse
 from launch_worker.celery.events import EVENTS, end_event, show_end
 from launch_worker.celery.message import RUN_TASK
-from launch_worker.celery.node import Node, node_of
+from launch_worker.celery.worker import LaunchWorker, worker_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
@@ -45,7 +45,7 @@ class RunFailed(Exception):
 class RunRequest(Request):  # type: ignore[misc]
     """A task of Celery for one run. Celery's revoke and terminate, and Flower's buttons, are a cancel of the run."""
 
-    node: Node
+    launch: LaunchWorker
     #: Whether `celery control rate_limit launch_worker.run …` holds for the request.
     is_rate_limited = False
     _is_announced = False
@@ -53,7 +53,7 @@ class RunRequest(Request):  # type: ignore[misc]
     _sent: SentClaim | None = None
 
     @classmethod
-    def of(cls, record: Record, node: Node, *, hostname: str) -> RunRequest:
+    def of(cls, record: Record, launch: LaunchWorker, *, hostname: str) -> RunRequest:
         """A request for a run that came by no message of Celery's."""
         shown = {"name": record.name} | ({"project": record.project} if record.project else {})
         headers = {
@@ -72,7 +72,7 @@ class RunRequest(Request):  # type: ignore[misc]
             body=((record.id, 0), {}, {}),
             decoded=True,
         )
-        made.node = node
+        made.launch = launch
         return made
 
     def claim_soon(self) -> None:
@@ -110,7 +110,7 @@ class RunRequest(Request):  # type: ignore[misc]
         """Execute this run; then, for `_TURN_S`, one run after the other, while more wait."""
         agent, until = LaunchAgent.current(), time.monotonic() + _TURN_S
         run_id, seq = self.args
-        self.node.note_turn(str(self.delivery_info["routing_key"]))
+        self.launch.note_turn(str(self.delivery_info["routing_key"]))
         request: RunRequest = self
         try:
             is_followed = self._execute(lambda: agent.claim(run_id, seq, self._sent))
@@ -118,9 +118,9 @@ class RunRequest(Request):  # type: ignore[misc]
                 is_followed
                 and not self.is_rate_limited
                 and time.monotonic() < until
-                and (attempt := _next_attempt(agent, self.node)) is not None
+                and (attempt := _next_attempt(agent, self.launch)) is not None
             ):
-                ended, request = request, RunRequest.of(attempt.record, self.node, hostname=self.hostname)
+                ended, request = request, RunRequest.of(attempt.record, self.launch, hostname=self.hostname)
                 # In this order: Celery takes no message for a slot that is not free.
                 worker_state.task_reserved(request)
                 worker_state.task_ready(ended)
@@ -226,7 +226,7 @@ class RunRequest(Request):  # type: ignore[misc]
 
 def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
     """The task's `Strategy`: what Celery's loop does with a message. Celery's own would have the task traced."""
-    node = node_of(consumer)
+    launch = worker_of(consumer)
 
     def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         try:
@@ -251,7 +251,7 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
             body=read_json(message.body),
             decoded=True,
         )
-        request.node = node
+        request.launch = launch
         if request.revoked():
             return
         bucket = None if consumer.disable_rate_limits else consumer.task_buckets[task.name]
@@ -274,25 +274,25 @@ def hand_over(task: Any, app: Any, consumer: Any) -> Callable[..., None]:
     return receive
 
 
-def _next_attempt(agent: LaunchAgent, node: Node) -> Attempt | None:
-    queues = node.open_queues()
+def _next_attempt(agent: LaunchAgent, launch: LaunchWorker) -> Attempt | None:
+    queues = launch.open_queues()
     if not queues:
         return None
     slot = str(threading.get_native_id())
-    attempt = agent.claim_next(queues, slot=slot, strict=node.start.is_strict_order)
+    attempt = agent.claim_next(queues, slot=slot, strict=launch.start.is_strict_order)
     if attempt is not None:
-        node.note_turn(attempt.record.queue)
+        launch.note_turn(attempt.record.queue)
     return attempt
 
 
 class AdoptedRequest:
     """What Celery is shown of an adopted run: a task of this worker, which takes one of its slots."""
 
-    def __init__(self, record: Record, worker: Any, node: Node) -> None:
+    def __init__(self, record: Record, worker: Any, launch: LaunchWorker) -> None:
         self._record = record
         self._hub = worker.hub
-        self._node = node
-        self._request = RunRequest.of(record, node, hostname=worker.hostname)
+        self._launch = launch
+        self._request = RunRequest.of(record, launch, hostname=worker.hostname)
         self._request.time_start = time.time()
         self._hub.call_soon(worker_state.task_reserved, self._request)
         self._hub.call_soon(worker_state.task_accepted, self._request)
@@ -300,6 +300,6 @@ class AdoptedRequest:
     def end(self, ended: Ended) -> None:
         """Show the end."""
         self._hub.call_soon(worker_state.task_ready, self._request)
-        self._node.waker.wake()
+        self._launch.waker.wake()
         if ended is not None:
             show_end(self._record, ended[1])

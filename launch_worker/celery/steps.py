@@ -20,9 +20,9 @@ from launch_worker.celery.application import app, settings
 from launch_worker.celery.consumer import end_in_time
 from launch_worker.celery.events import EVENTS, show_end
 from launch_worker.celery.loop import WakingExecutor
-from launch_worker.celery.node import Node, node_of
 from launch_worker.celery.options import announce, give_up
 from launch_worker.celery.request import AdoptedRequest
+from launch_worker.celery.worker import LaunchWorker, worker_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.checks import MAINTENANCE_QUEUE
 from launch_worker.untrusted.log_line import OneLine
@@ -48,12 +48,12 @@ def keep_lines(logger: logging.Logger, **_: Any) -> None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def set_slots(sender: Any, **_: Any) -> None:
     """For Celery's own `-c` 0 is the default; its pool has one thread at least."""
-    node: Node = sender.launch_node
-    limit = node.start.config.max_jobs
+    launch: LaunchWorker = sender.launch_worker
+    limit = launch.start.config.max_jobs
     if limit is not None:
         sender.concurrency = max(1, limit)
-    node.slots = sender.concurrency if limit is None else limit
-    _allow_files(node.slots, node.start.config.max_schedulers)
+    launch.slots = sender.concurrency if limit is None else limit
+    _allow_files(launch.slots, launch.start.config.max_schedulers)
 
 
 def _allow_files(slots: int, schedulers: int) -> None:
@@ -85,10 +85,10 @@ def consume_maintenance(instance: Any, **_: Any) -> None:
     for name in [name for name in app.tasks if name.startswith("celery.")]:
         # A launch worker executes none of Celery's own tasks.
         app.tasks.unregister(name)
-    node: Node = instance.launch_node
+    launch: LaunchWorker = instance.launch_worker
     queues = app.amqp.queues
-    node.queues = node.start.consumed(queues.consume_from)
-    queues.select([*([] if node.start.takes_by_hand else node.queues), MAINTENANCE_QUEUE])
+    launch.queues = launch.start.consumed(queues.consume_from)
+    queues.select([*([] if launch.start.takes_by_hand else launch.queues), MAINTENANCE_QUEUE])
 
 
 class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -104,21 +104,21 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
         # Celery's own handler, of a worker without a terminal, starts the worker anew and ends its jobs. No SIG_IGN:
         # jobs would inherit that.
         platforms.signals["SIGHUP"] = lambda *_: None
-        node: Node = parent.launch_node
-        start = node.start
-        selection = start.selection or Selection(tuple(node.queues))
+        launch: LaunchWorker = parent.launch_worker
+        start = launch.start
+        selection = start.selection or Selection(tuple(launch.queues))
         # Schedulers run beside the slots.
-        parent.pool.executor = WakingExecutor(node.waker, max(1, node.slots) + start.config.max_schedulers)
+        parent.pool.executor = WakingExecutor(launch.waker, max(1, launch.slots) + start.config.max_schedulers)
         self.agent = LaunchAgent(
             Api(settings=settings),
             start.config.as_dict()
-            | {"worker": parent.hostname, "queues": node.queues if node.slots else [], "max_jobs": node.slots},
-            hooks=_hooks(node, parent),
+            | {"worker": parent.hostname, "queues": launch.queues if launch.slots else [], "max_jobs": launch.slots},
+            hooks=_hooks(launch, parent),
             capacity=start.capacity,
             takes_by_hand=start.takes_by_hand,
             ends_if_hung=True,
         )
-        node.waker.connect(parent.hub)
+        launch.waker.connect(parent.hub)
         try:
             self.agent.start()
         except LaunchError as error:
@@ -126,14 +126,14 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             give_up(str(error))
         if not start.takes_by_hand:
             app.amqp.queues.select_add(self.agent.direct_queue)
-        node.queue_watch = QueueWatch(
+        launch.queue_watch = QueueWatch(
             self.agent,
             selection,
             excluded=start.excluded,
-            on_change=lambda: node.turn_intake(LaunchAgent.current().takes_runs),
+            on_change=lambda: launch.turn_intake(LaunchAgent.current().takes_runs),
         )
-        if node.slots and not start.run_once:
-            node.queue_watch.start()
+        if launch.slots and not start.run_once:
+            launch.queue_watch.start()
         if not start.is_silent:
             announce(selection.describe())
 
@@ -149,10 +149,10 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _stop(self, parent: Any) -> None:
         if self.agent is not None:
-            node: Node = parent.launch_node
-            if node.queue_watch is not None:
-                node.queue_watch.stop()
-            self.agent.stop(reason=f"the worker shut down {node.reason}".rstrip())
+            launch: LaunchWorker = parent.launch_worker
+            if launch.queue_watch is not None:
+                launch.queue_watch.stop()
+            self.agent.stop(reason=f"the worker shut down {launch.reason}".rstrip())
             self.agent = None
             # By now the drain has let the jobs end, or it was cut short.
             end_in_time(parent.exitcode or 0)
@@ -161,44 +161,44 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             platforms.signals.ignore("SIGTERM", "SIGINT", "SIGQUIT")
 
 
-def _hooks(node: Node, worker: Any) -> Hooks:
+def _hooks(launch: LaunchWorker, worker: Any) -> Hooks:
     def widen(schedulers: int) -> None:
         """Have Celery take this number of tasks more at once."""
-        worker.max_concurrency = max(1, node.slots) + schedulers
+        worker.max_concurrency = max(1, launch.slots) + schedulers
         # The loop asks before each wait whether it may take one more.
-        node.waker.wake()
+        launch.waker.wake()
 
     return Hooks(
-        on_queues=lambda _: node.look_for_queues(),
-        on_intake=node.turn_intake,
+        on_queues=lambda _: launch.look_for_queues(),
+        on_intake=launch.turn_intake,
         on_drain=lambda: os.kill(os.getpid(), signal.SIGTERM),
         on_upgrade=lambda: os.kill(os.getpid(), signal.SIGUSR1),
-        on_adopt=lambda record: AdoptedRequest(record, worker, node).end,
+        on_adopt=lambda record: AdoptedRequest(record, worker, launch).end,
         on_end=show_end,
         on_schedulers=widen,
-        on_twin=(lambda _: None) if node.start.is_silent else announce,
+        on_twin=(lambda _: None) if launch.start.is_silent else announce,
     )
 
 
 class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
-    """The node's part in each connection of Celery's consumer."""
+    """The launch worker's part in each connection of Celery's consumer."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, parent: Any) -> None:
-        node = node_of(parent)
-        node.consumer = parent
+        launch = worker_of(parent)
+        launch.consumer = parent
         # Celery has installed its own handlers by now; these stay while the consumer reconnects.
         for name in ("SIGTERM", "SIGINT"):
-            platforms.signals[name] = node.on_signal
-        platforms.signals["SIGQUIT"] = node.on_quit
-        platforms.signals["SIGUSR1"] = node.on_upgrade
+            platforms.signals[name] = launch.on_signal
+        platforms.signals["SIGQUIT"] = launch.on_quit
+        platforms.signals["SIGUSR1"] = launch.on_upgrade
         EVENTS.open(parent)
         # Celery cancels the timer with the connection, and this starts anew with the next one.
         parent.timer.call_repeatedly(_NOTE_LOOP_EVERY_S, LaunchAgent.current().note_loop)
-        node.turn_intake(LaunchAgent.current().takes_runs)
-        node.look_for_queues()
-        node.pass_once()
+        launch.turn_intake(LaunchAgent.current().takes_runs)
+        launch.look_for_queues()
+        launch.pass_once()
 
     def stop(self, parent: Any) -> None:
         EVENTS.close()

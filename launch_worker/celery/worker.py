@@ -22,8 +22,8 @@ from launch_worker.model.checks import MAINTENANCE_QUEUE
 log = logging.getLogger("launch_worker.worker")
 
 
-class Node:
-    """What a worker takes from its queues, and how it leaves. A Celery worker has one, as its `launch_node`.
+class LaunchWorker:
+    """What a worker takes from its queues, and how it leaves. A Celery worker has one, as its `launch_worker`.
 
     First SIGTERM or Ctrl-C: take nothing new, let jobs end (with --detach-on-exit: leave them to the next worker, as
     SIGUSR1 does always). A second one, or SIGQUIT: end the jobs. Celery's own warm shutdown blocks the event loop, so
@@ -166,10 +166,10 @@ class Node:
         _stop_now()
 
 
-def node_of(consumer: Any) -> Node:
-    """The node of Celery's consumer."""
-    node: Node = consumer.controller.launch_node
-    return node
+def worker_of(consumer: Any) -> LaunchWorker:
+    """The launch worker of Celery's consumer."""
+    launch: LaunchWorker = consumer.controller.launch_worker
+    return launch
 
 
 def _stop_now() -> None:
