@@ -84,7 +84,7 @@ class Git:
                 cwd=folder,
                 env=self._environment() | {"GIT_ALLOW_PROTOCOL": protocols or "none"},
                 check=self.patience.check,
-                hear=consume or keep,
+                on_output=consume or keep,
                 bounds=Bounds(memory_bytes=MEMORY_BYTES, file_bytes=file_bytes),
             )
         except FileNotFoundError:

@@ -70,7 +70,7 @@ def bytes_in(pipe: int) -> int:
 
 
 class OutputFile:
-    """A plain file for reading. Freed parts read as zeros; `first_kept` tells where they end."""
+    """A plain file for reading. Freed parts read as zeros; `first_kept` finds their end."""
 
     def __init__(self, path: str | os.PathLike[str], *, make: bool = True) -> None:
         """`make`: create a missing file. Raises OSError, also where a job has put something in the file's place."""

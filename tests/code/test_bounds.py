@@ -226,7 +226,7 @@ def test_a_child_that_is_ended_takes_all_that_it_started_with_it(
             cwd=tmp_path,
             env={"PATH": os.environ["PATH"]},
             check=lambda: None,
-            hear=hear,
+            on_output=hear,
             bounds=Bounds(),
         )
     pid = int(b"".join(started))

@@ -135,10 +135,10 @@ class Engine:
                     raise EngineAwayError(_no_answer(f"status {response.status_code}"))
                 if response.status_code == 404:
                     return None
-                told = response.headers.get("X-Docker-Container-Path-Stat")
-                if response.status_code >= 400 or not told:
+                stat = response.headers.get("X-Docker-Container-Path-Stat")
+                if response.status_code >= 400 or not stat:
                     raise StartError(f"the container engine refused to look at {path}: status {response.status_code}")
-            found = read_json(base64.b64decode(told))
+            found = read_json(base64.b64decode(stat))
             return FileInContainer(int(found["size"]), str(found["mtime"]), not int(found["mode"]) & _NO_FILE)
 
     def put(self, container: str, folder: str, archive: bytes) -> None:

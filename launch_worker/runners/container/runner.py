@@ -72,7 +72,7 @@ class ContainerRunner:
     ) -> ContainerHandle:
         """Pull, make and start a container. Raises StartError, and StartGivenUpError when an event arrives meanwhile.
 
-        Whichever it raises, the container has not run and never will. Once the engine was told to start it and its
+        Whichever it raises, the container has not run and never will. Once the engine got the order to start it and its
         answer is not known, the handle of one that may run is returned.
         `enter` gets each phase and a sentence for people. `timeout_s` is for pull and start together. `lease` returns
         the attempt's lease when the container is about to start; `before_start` may block until it may start.

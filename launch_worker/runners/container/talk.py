@@ -121,7 +121,7 @@ class ContainerTalks:
             with source.copying:
                 self._copy_new(source)
         except (NoContainerError, EngineAwayError) as error:
-            log.debug("what container %s tells is not there now: %s", source.container[:12], error)
+            log.debug("the talk of container %s is not there now: %s", source.container[:12], error)
         except (StartError, OSError, tarfile.TarError) as error:
             log.warning("talk.not_copied container=%s: %s", source.container[:12], error)
 

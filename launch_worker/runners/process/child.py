@@ -69,13 +69,13 @@ def run(
     cwd: Path,
     env: Mapping[str, str],
     check: Callable[[], None],
-    hear: Callable[[bytes], object] | None = None,
+    on_output: Callable[[bytes], object] | None = None,
     stdin: BinaryIO | None = None,
     bounds: Bounds,
 ) -> Ended:
-    """Block until the child has ended. Raises OSError when it cannot be started, and what `check` or `hear` raise.
+    """Block until the child has ended. Raises OSError when it cannot be started, and what `check` or `on_output` raise.
 
-    `check` is called often, and raises when the child is no longer wanted; the child is ended then. `hear` gets its
+    `check` is called often, and raises when the child is no longer wanted; it is ended then. `on_output` gets its
     output, piece by piece. By its `env` the child is found should this worker die.
     """
     program = shutil.which(argv[0], path=env.get("PATH"))
@@ -91,7 +91,7 @@ def run(
         stderr=subprocess.PIPE,
     )
     try:
-        out, said = _watch(process, check, hear)
+        out, said = _watch(process, check, on_output)
     except BaseException:
         _end(process)
         raise
@@ -104,13 +104,13 @@ def run(
 
 
 def _watch(
-    process: subprocess.Popen[bytes], check: Callable[[], None], hear: Callable[[bytes], object] | None
+    process: subprocess.Popen[bytes], check: Callable[[], None], on_output: Callable[[bytes], object] | None
 ) -> tuple[bytes, bytes]:
     """Read both streams until the process has ended; a helper that stays behind may hold them open for ever."""
     assert process.stdout is not None
     assert process.stderr is not None
     out, said = bytearray(), bytearray()
-    hear = hear or out.extend
+    on_output = on_output or out.extend
     with selectors.DefaultSelector() as selector:
         for pipe in (process.stdout, process.stderr):
             selector.register(pipe, selectors.EVENT_READ)
@@ -123,7 +123,7 @@ def _watch(
                 if not data:
                     selector.unregister(key.fileobj)
                 elif key.fileobj is process.stdout:
-                    hear(data)
+                    on_output(data)
                 else:
                     said += data
                     del said[:-_LAST_WORDS]

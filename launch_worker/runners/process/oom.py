@@ -41,8 +41,8 @@ class Counter:
         return (_kills(self.read()) or 0) > (_kills(before) or 0)
 
 
-def _kills(told: bytes) -> int | None:
-    found = re.search(rb"^oom_kill (\d+)$", told, re.MULTILINE)
+def _kills(counters: bytes) -> int | None:
+    found = re.search(rb"^oom_kill (\d+)$", counters, re.MULTILINE)
     return None if found is None else int(found[1])
 
 

@@ -35,7 +35,7 @@ def start(argv: list[str], *, marked: tuple[bytes, ...] | None = None, **options
     Raises OSError.
     """
     with _lock:
-        for pid in [pid for pid, former in _awaited.items() if former.returncode is not None]:
+        for pid in [pid for pid, started in _awaited.items() if started.returncode is not None]:
             del _awaited[pid]
         process = subprocess.Popen(argv, start_new_session=True, **options)
         _awaited[process.pid] = process

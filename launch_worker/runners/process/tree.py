@@ -266,12 +266,12 @@ def exit_status(pidfd: int) -> int | None:
 
     Linux 6.15 and later tell it to whoever has a pidfd of the process.
     """
-    told = bytearray(struct.pack("=Q56x", _PIDFD_INFO_EXIT))
+    info = bytearray(struct.pack("=Q56x", _PIDFD_INFO_EXIT))
     try:
-        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, told)
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
     except OSError:
         return None
-    mask, status = struct.unpack("=Q52xi", told)
+    mask, status = struct.unpack("=Q52xi", info)
     return os.waitstatus_to_exitcode(status) if mask & _PIDFD_INFO_EXIT else None
 
 
