@@ -71,6 +71,13 @@ def test_a_path_in_the_docs_is_there(page: Path) -> None:
     assert not sorted(gone)
 
 
+def test_a_name_in_the_glossary_is_in_its_file() -> None:
+    named = re.findall(r"`([\w/]+\.py)`\s\(`(\w+)`\)", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    texts = {path: (ROOT / "launch_worker" / path).read_text(encoding="utf-8") for path, _ in named}
+    assert not [f"{path}: {name}" for path, name in named if not re.search(rf"\b{name}\b", texts[path])]
+
+
 def is_there(path: str) -> bool:
     if any((ROOT / folder / path).exists() for folder in ("", "launch_worker")):
         return True
