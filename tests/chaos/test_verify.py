@@ -216,8 +216,9 @@ def test_a_child_that_is_not_reaped_is_found() -> None:
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     for _ in range(2):
         vitals.look({os.getpid(): "tests"})
-    assert not vitals.wrong
+    # A process that runs many tests may have other children, much memory and many files.
+    reaped = "tests: it does not reap its child "
+    assert not any(wrong.startswith(reaped) for wrong in vitals.wrong)
     vitals.look({os.getpid(): "tests"})
     os.waitpid(child, 0)
-    # A process that runs many tests may have others.
-    assert vitals.wrong[0].startswith("tests: it does not reap its child ")
+    assert any(wrong.startswith(reaped) for wrong in vitals.wrong)

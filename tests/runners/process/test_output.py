@@ -335,7 +335,8 @@ def test_the_output_of_a_killed_workers_job_is_kept_to_its_last_line(tmp_path: P
     worker.stdout.close()
     wait_until(lambda: not tree.members(None, marked=tree.marks(env)), what="the guard has ended the job")
     wait_until(lambda: path.read_bytes().endswith(b"bye\n"), what="the rest is in the file")
-    lines = path.read_bytes().split()
+    # Bash says so of a line that the signal kept it from writing into a full pipe.
+    lines = [line for line in path.read_bytes().splitlines() if not line.endswith(b"Interrupted system call")]
     assert lines[:-1] == [b"%d" % number for number in range(len(lines) - 1)]
 
 
