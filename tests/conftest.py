@@ -15,10 +15,11 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.runners.process.own_process import have_usual_signals
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
+from tests.support.disks import disk
 from tests.support.engine import busybox_image, engine
 from tests.support.redis_client import redis_of
 
-__all__ = ["busybox_image", "engine", "wait_until"]
+__all__ = ["busybox_image", "disk", "engine", "wait_until"]
 
 T = TypeVar("T")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import time
 from collections.abc import Sequence
 
 from launch_worker.agent.capacity import Capacity
@@ -18,6 +21,11 @@ from launch_worker.model.needs import parse_needs
 from launch_worker.runners.process.runner import ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR, Settings
 from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.agent")
+
+#: Seconds that a worker waits at its start for room on a full disk; it ends then, and its supervisor starts it again.
+_ROOM_PATIENCE_S = 20.0
 
 
 class Workplace:
@@ -51,6 +59,7 @@ class Workplace:
         self.containers = Containers(store=store, settings=settings, processes=lambda: self.runner)
         #: Keys of what previous workers' attempts hold of this machine, by the name of the attempt's folder.
         self._held_before: dict[str, str] = {}
+        self._has_said_full = False
 
     def open(self) -> list[WorkerFolder]:
         """Make the folder, the guard and the log shipper; returns abandoned folders, each locked for the caller.
@@ -81,7 +90,7 @@ class Workplace:
         for folder in abandoned:
             end_leftovers(folder.attempts())
         self._hold_for([*abandoned, *WorkerFolder.of_worker(work_dir, identity.worker)])
-        self.folder = WorkerFolder.create(work_dir, identity.owner, worker=identity.worker)
+        self.folder = self._make_folder()
         # The guard holds the lock too: while it is held, worker or guard lives.
         self.runner = ProcessRunner(
             lock_fd=self.folder.lock_fd,
@@ -109,6 +118,23 @@ class Workplace:
             host=identity.host,
         )
         return abandoned
+
+    def _make_folder(self) -> WorkerFolder:
+        """Wait for room on a full disk, as a worker that runs does. Raises OSError."""
+        work_dir, identity = self._settings.work_dir, self._identity
+        give_up = time.monotonic() + _ROOM_PATIENCE_S
+        while True:
+            try:
+                return WorkerFolder.create(work_dir, identity.owner, worker=identity.worker)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or time.monotonic() > give_up:
+                    raise
+                if not self._has_said_full:
+                    self._has_said_full = True
+                    log.warning(
+                        "worker.disk: LAUNCH_WORK_DIR %s is full; the worker starts when there is room", work_dir
+                    )
+            time.sleep(0.5)
 
     def _hold_for(self, folders: Sequence[WorkerFolder]) -> None:
         """Hold what jobs of previous workers have, before anything is claimed, until those attempts are settled."""

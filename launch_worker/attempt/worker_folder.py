@@ -33,11 +33,15 @@ class WorkerFolder:
         # A hidden name until the folder is locked: a neighbour would take it for abandoned.
         hidden = cls(work_dir / "workers" / f".{owner}")
         hidden.path.mkdir(parents=True, mode=0o700)
-        if not hidden.take():
-            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        (hidden.path / "host").write_text(_this_host())
-        (hidden.path / "worker").write_text(worker)
-        hidden.path = hidden.path.rename(work_dir / "workers" / owner)
+        try:
+            if not hidden.take():
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+            (hidden.path / "host").write_text(_this_host())
+            (hidden.path / "worker").write_text(worker)
+            hidden.path = hidden.path.rename(work_dir / "workers" / owner)
+        except OSError:
+            hidden.release()
+            raise
         return hidden
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from tests.conftest import wait_until
+from tests.support.disks import Disk, fill
 from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, break_machine, wait_for_pid
 
@@ -87,6 +89,17 @@ def test_a_worker_with_too_little_room_takes_no_runs_and_says_so(cluster: Cluste
     assert "takes no runs for now" in cluster.show(run.id)["reason"]
     cluster.worker(name="w2")
     assert run.wait(20) is RunState.FINISHED
+
+
+def test_a_worker_that_is_started_on_a_full_disk_waits_for_room(cluster: Cluster, disk: Disk) -> None:
+    folder = disk("4m")
+    fill(folder)
+    worker = cluster.worker(env={"LAUNCH_WORK_DIR": str(folder), "LAUNCH_MIN_FREE_BYTES": "0"}, wait=False)
+    wait_until(lambda: "is full; the worker starts when there is room" in worker.log, what="it says so")
+    (folder / "filler").unlink()
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
 
 
 def test_workers_drain_lets_a_worker_leave_when_its_job_has_ended(cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,7 @@ from launch_worker.runners.process.protocol import SOCKET
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.runners.process.takeover import take_over
 from tests.conftest import wait_until
+from tests.support.disks import Disk, fill
 from tests.support.processes import guard_of
 
 MIB = 1 << 20
@@ -536,35 +537,6 @@ def test_a_job_whose_output_can_be_kept_nowhere_goes_on(printing: Printing) -> N
 
 
 # -- a full disk -------------------------------------------------------------------------------------------------------
-
-Disk = Callable[[str], Path]
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Mounts a small file system."""
-    mounted: list[Path] = []
-
-    def mount(size: str) -> Path:
-        path = tmp_path / f"disk-{size}"
-        path.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-        if os.geteuid() != 0 or subprocess.run(command, check=False).returncode:
-            pytest.skip("mounting a small tmpfs is not allowed here")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", "-l", str(path)], check=False)
-
-
-def fill(folder: Path) -> None:
-    with (folder / "filler").open("ab", buffering=0) as file:
-        for block in (1 << 16, 1 << 12, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(b"x" * block)
 
 
 def used(folder: Path) -> int:
