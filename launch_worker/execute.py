@@ -12,7 +12,7 @@ from launch_worker.attempt import Attempt, Enter, Site
 from launch_worker.begin import fetch, prepare
 from launch_worker.code.patience import Patience
 from launch_worker.environment import TALK
-from launch_worker.errors import CodeError, InputError
+from launch_worker.errors import BrokerUnavailableError, CodeError, InputError
 from launch_worker.logs import FOLLOW_AFTER_S, LogShipper
 from launch_worker.retry import Outcome
 from launch_worker.runners.errors import EngineAwayError, LeaseLostError, StartError, StartGivenUpError
@@ -81,6 +81,10 @@ def execute(
         return Outcome(
             RunState.FAILED, reason=str(error), phase="build", message=message, worker_fault=error.worker_fault
         )
+    except BrokerUnavailableError as error:
+        # What is missing of the run, no job can be started without.
+        _end(attempt.job)
+        return Outcome(RunState.FAILED, reason=str(error), phase=phase, unbegun=attempt.job is None)
     except LeaseLostError as error:
         return Outcome(RunState.FAILED, reason=str(error), phase=phase, unbegun=True)
     except (InputError, StartError) as error:

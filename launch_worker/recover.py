@@ -221,7 +221,10 @@ class Recovery:
             talk.ship(self._store)
         code = _preempt_exit_code(record)
         if status is None:
-            outcome = Outcome(RunState.CRASHED, reason=f"worker {record.worker} died")
+            why = f"worker {record.worker} died"
+            if attempt.stopped_by() == "lease":
+                why = f"its lease ran out: worker {record.worker} left it or died, and no other took it over in time"
+            outcome = Outcome(RunState.CRASHED, reason=why)
         else:
             outcome = outcome_of_exit(status, preempt_exit_code=code)
         outcome = outcome_told(outcome, words, status=status, preempt_exit_code=code)

@@ -305,8 +305,15 @@ class _Check:
             self.wrong.append(f"attempt {attempt.number} printed {len(printed)} lines, {len(kept)} were kept")
 
     def _failed(self, attempt: Attempt) -> str:
-        if re.search(r"No space left|the worker's disk|git could not .*(write error|could not set)", attempt.reason):
+        if re.search(
+            r"No space left|the worker's disk|git could not .*(write error|could not set|failed to write)",
+            attempt.reason,
+        ):
             return "" if self._was_full(attempt) else "the disk was not full"
+        if "could not renew the lease" in attempt.reason or re.match("Redis at .* is not reachable", attempt.reason):
+            # It had not begun, and went back to its queue.
+            disturbed = self._was_disturbed(attempt, attempt.ended_at)
+            return f"its job {_told(attempt)}" if attempt.stamps is not None else "" if disturbed else "Redis was there"
         if "engine" in attempt.reason:
             if attempt.stamps is not None and not re.search("has forgotten it|has lost its exit code", attempt.reason):
                 return f"its job {_told(attempt)}"
@@ -398,7 +405,8 @@ class _Check:
             return self._heir(life, attempt.stamps.last)
         # Its job wrote down another parent: the guard was killed as it started.
         slot = [life for life in self.evidence.lives if life.slot == _slot(attempt)]
-        return next((life for life in slot if life.since <= attempt.began_at <= life.until), None)
+        # The worker may have been killed in the instant in which its run was noted to be Running.
+        return next((life for life in slot if life.since <= attempt.began_at <= life.until + _SLACK_S), None)
 
     def _heir(self, life: Life, lived_until: float) -> Life:
         """Who had the job at last: a worker that left it hands it to the next one of its slot."""

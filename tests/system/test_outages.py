@@ -322,6 +322,40 @@ def test_the_network_between_worker_and_redis_cut_and_healed(
         network.close()
 
 
+@pytest.mark.parametrize("is_over", [True, False], ids=["before", "after"])
+def test_an_end_between_two_workers_is_told_by_the_third_when_redis_was_away_for_the_second(
+    cluster: Cluster, redis_server: RedisServer, tmp_path: Path, is_over: bool
+) -> None:
+    """The job ends once its worker has left it, or once the next one has it, which cannot say so and is killed."""
+    # Who takes a job over must come within its lease.
+    lease = {"LAUNCH_LEASE_S": "60"}
+    network = Network()
+    proxy = network.open(lambda: redis_server.port)
+    try:
+        first = cluster.worker(env=lease)
+        script = f"echo begun; while [ ! -e {tmp_path}/end ]; do sleep 0.05; done; exit 5"
+        run = submit(["sh", "-c", script], api=cluster.api)
+        wait_for_output(run, b"begun")
+        first.signal(signal.SIGUSR1)
+        assert first.wait() == 0
+        if is_over:
+            (tmp_path / "end").touch()
+        proxy.cut("hang")
+        url = cluster.redis_url.replace(f":{redis_server.port}/", f":{proxy.port}/")
+        second = cluster.worker(env=lease | {"LAUNCH_REDIS_URL": url}, wait=False)
+        wait_until(lambda: "redis.away" in second.log, what="the second worker has looked for Redis")
+        time.sleep(1)
+        (tmp_path / "end").touch()
+        time.sleep(1)
+        second.kill()
+        cluster.worker(env=lease)
+        wait_until(lambda: run.state is RunState.FAILED, timeout_s=20, what="its end is told")
+        assert run.exit_code == 5
+    finally:
+        cluster.close()
+        network.close()
+
+
 def test_the_network_cut_a_run_with_retries_never_runs_twice_at_once(
     cluster: Cluster, redis_server: RedisServer, tmp_path: Path
 ) -> None:
