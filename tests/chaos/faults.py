@@ -251,7 +251,9 @@ def _pick_item(system: System, fault: Fault) -> tuple[str, bytes] | None:
     items: list[tuple[str, bytes]] = []
     try:
         for queue_list in system.item_lists():
-            items += [(queue_list, item) for item in redis_of(system.api.store.url).lrange(queue_list, 0, -1)]
+            found = redis_of(system.api.store.url).lrange(queue_list, 0, -1)
+            # Hostile elements have no tag, or are no JSON at all.
+            items += [(queue_list, item) for item in found if item not in ELEMENTS and b'"delivery_tag"' in item]
     except Exception:  # noqa: BLE001
         return None
     return items[int(fault.pick * len(items))] if items else None
