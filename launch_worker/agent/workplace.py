@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from launch_worker.attempt.shipping import LogShipper
 from launch_worker.attempt.worker_folder import WorkerFolder, delete_undeleted, why_not_own
 from launch_worker.errors import LaunchError
 from launch_worker.model.needs import parse_needs
+from launch_worker.runners.output import FULL_DISK
 from launch_worker.runners.process.runner import ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR, Settings
 from launch_worker.store.store import Store
@@ -59,7 +59,6 @@ class Workplace:
         self.containers = Containers(store=store, settings=settings, processes=lambda: self.runner)
         #: Keys of what previous workers' attempts hold of this machine, by the name of the attempt's folder.
         self._held_before: dict[str, str] = {}
-        self._has_said_full = False
 
     def open(self) -> list[WorkerFolder]:
         """Make the folder, the guard and the log shipper; returns abandoned folders, each locked for the caller.
@@ -122,18 +121,16 @@ class Workplace:
     def _make_folder(self) -> WorkerFolder:
         """Wait for room on a full disk, as a worker that runs does. Raises OSError."""
         work_dir, identity = self._settings.work_dir, self._identity
-        give_up = time.monotonic() + _ROOM_PATIENCE_S
+        give_up, is_said = time.monotonic() + _ROOM_PATIENCE_S, False
         while True:
             try:
                 return WorkerFolder.create(work_dir, identity.owner, worker=identity.worker)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or time.monotonic() > give_up:
+                if error.errno not in FULL_DISK or time.monotonic() > give_up:
                     raise
-                if not self._has_said_full:
-                    self._has_said_full = True
-                    log.warning(
-                        "worker.disk: LAUNCH_WORK_DIR %s is full; the worker starts when there is room", work_dir
-                    )
+            if not is_said:
+                log.warning("worker.disk: LAUNCH_WORK_DIR %s is full; the worker starts when there is room", work_dir)
+                is_said = True
             time.sleep(0.5)
 
     def _hold_for(self, folders: Sequence[WorkerFolder]) -> None:

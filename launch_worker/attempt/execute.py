@@ -149,12 +149,14 @@ def _explain(attempt: Attempt, outcome: Outcome) -> Outcome:
 def _fail(attempt: Attempt, error: Exception) -> Outcome:
     """End what was begun of the attempt; returns the outcome of the error."""
     outcome = outcome_of_error(error, attempt.phase)
+    # Errors of which the sentence says all, raised before there is a job.
+    is_of_the_start = isinstance(error, (CodeError, InputError, StartError))
     if not outcome.unbegun:
         attempt.error = error
-        if not isinstance(error, (CodeError, InputError, StartError)):
-            about = (attempt.record.id, attempt.phase)
-            log.error("run.failed run=%s phase=%s: %s", *about, error, exc_info=not isinstance(error, OSError))
-    if not isinstance(error, (CodeError, InputError, StartError)):
+    if not outcome.unbegun and not is_of_the_start:
+        about = (attempt.record.id, attempt.phase)
+        log.error("run.failed run=%s phase=%s: %s", *about, error, exc_info=not isinstance(error, OSError))
+    if not is_of_the_start:
         _end(attempt.job)
     return replace(outcome, unbegun=outcome.unbegun and attempt.job is None)
 

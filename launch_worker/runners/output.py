@@ -17,6 +17,9 @@ import termios
 import time
 from collections.abc import Callable
 
+#: Error numbers of a disk, or a quota, that has no room.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
 _FALLOC_KEEP_SIZE = 0x01
 _FALLOC_PUNCH_HOLE = 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -200,7 +203,7 @@ class OutputWriter:
             try:
                 return write()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in FULL_DISK:
                     raise
                 self.disk_was_full = True
                 if self._give_up(keep_bytes):

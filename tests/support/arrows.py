@@ -169,6 +169,12 @@ def claim_next(store: Store, *lists: str, slot: str = "1", nonce: str = "", owne
     return record
 
 
+def image_of(store: Store) -> dict[bytes, bytes]:
+    """All that Redis has now, for `roll_back`."""
+    redis = redis_of(store.url)
+    return {name: redis.dump(name) for name in redis.keys("*")}
+
+
 def roll_back(store: Store, image: dict[bytes, bytes]) -> None:
     """Redis as it was."""
     redis_of(store.url).flushall()

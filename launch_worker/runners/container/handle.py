@@ -223,7 +223,7 @@ class ContainerHandle:
         """Add to the outcome the engine's knowledge of the end."""
         if outcome.state is RunState.FAILED:
             outcome = self._explained(outcome)
-        if outcome.by_shutdown and self._start is not None and not self.has_run and not self._is_forgotten:
+        if outcome.by_shutdown and self._never_ran:
             outcome = replace(outcome, unbegun=True)
         notes = [
             self._warning,
@@ -275,8 +275,8 @@ class ContainerHandle:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _explained(self, outcome: Outcome) -> Outcome:
-        if self._start is not None and not self.has_run and not self._is_forgotten:
-            is_engine = self._start.refusal is None
+        if self._never_ran:
+            is_engine = self._start is not None and self._start.refusal is None
             return replace(outcome, phase="start", engine_fault=is_engine, worker_fault=is_engine)
         error = self._state.get("Error") or ""
         text = outcome.reason
@@ -433,7 +433,7 @@ class ContainerHandle:
             self._pause(0.1)
             return None
         # An engine that has refused to start it has forgotten nothing.
-        self._is_forgotten = may_have_run and not (start is not None and start.error is not None)
+        self._is_forgotten = may_have_run and not self._is_refused
         if start is not None and not self._is_forgotten:
             with self._changed:
                 start.refusal = refusal
@@ -444,8 +444,17 @@ class ContainerHandle:
         if state["Status"] == "created":
             return True
         # Some engines call a container exited that they could not start.
-        is_refused = self._start is not None and self._start.error is not None
-        return is_refused and not state["Running"] and not self.has_run
+        return self._is_refused and not state["Running"] and not self.has_run
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether the engine has answered that it cannot start the container."""
+        return self._start is not None and self._start.error is not None
+
+    @property
+    def _never_ran(self) -> bool:
+        """Whether this worker ordered the start, and knows that nothing of the job has run."""
+        return self._start is not None and not self.has_run and not self._is_forgotten
 
     def _note_running(self, state: Mapping[str, Any]) -> None:
         if self.has_run:

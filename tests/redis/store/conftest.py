@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.store.store import Store
 from tests.support.store_checks import inconsistencies
 
 
@@ -16,3 +18,14 @@ def consistent(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if store is not None:
         assert inconsistencies(store) == []
+
+
+@pytest.fixture(scope="module")
+def own_store() -> Iterator[Store]:
+    """A Redis of its own, that each example of a state machine empties."""
+    server = RedisServer()
+    server.start()
+    made = Store(server.url)
+    yield made
+    made.close()
+    server.stop()

@@ -43,6 +43,7 @@ from tests.support.arrows import (
     create,
     create_many,
     expire_lease,
+    image_of,
     items,
     listen_once,
     make_due,
@@ -713,12 +714,10 @@ def test_the_silent_worker_of_a_crashed_and_requeued_run_is_superseded(store: St
 # -- a Redis that lost its newest writes -------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_rolled_back_to_pending_is_running_again_at_its_workers_heartbeat(
-    store: Store, redis_client: Any
-) -> None:
+def test_a_run_that_was_rolled_back_to_pending_is_running_again_at_its_workers_heartbeat(store: Store) -> None:
     """Section 7: Redis restored from a snapshot; the attempt that is alive is the truth."""
     run_id = create(store)
-    image = {name: redis_client.dump(name) for name in redis_client.keys("*")}
+    image = image_of(store)
     record = claim(store, run_id)
     roll_back(store, image)
     assert store.get(run_id).state is S.PENDING
@@ -730,9 +729,9 @@ def test_a_run_that_was_rolled_back_to_pending_is_running_again_at_its_workers_h
     assert store.get(run_id).state is S.FINISHED
 
 
-def test_a_run_that_was_rolled_back_to_pending_takes_its_workers_report(store: Store, redis_client: Any) -> None:
+def test_a_run_that_was_rolled_back_to_pending_takes_its_workers_report(store: Store) -> None:
     run_id = create(store)
-    image = {name: redis_client.dump(name) for name in redis_client.keys("*")}
+    image = image_of(store)
     record = claim(store, run_id)
     roll_back(store, image)
     assert store.finish(record, FAILED)
@@ -741,11 +740,9 @@ def test_a_run_that_was_rolled_back_to_pending_takes_its_workers_report(store: S
     assert try_claim(store, run_id, seq=1)[0] is None
 
 
-def test_a_rolled_back_run_that_was_given_to_another_worker_supersedes_the_first(
-    store: Store, redis_client: Any
-) -> None:
+def test_a_rolled_back_run_that_was_given_to_another_worker_supersedes_the_first(store: Store) -> None:
     run_id = create(store)
-    image = {name: redis_client.dump(name) for name in redis_client.keys("*")}
+    image = image_of(store)
     first = claim(store, run_id)
     roll_back(store, image)
     second = claim(store, run_id, owner="owner2")

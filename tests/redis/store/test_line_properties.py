@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,10 +12,8 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
-from launch_worker.dev.redis_server import RedisServer
 from launch_worker.ids import new_run_id
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
@@ -28,12 +22,12 @@ from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.support.arrows import CRASHED, FAILED, FAILED_AGAIN, FINISHED, expire_lease, make_due, try_crash
+from tests.support.machines import try_machine
 from tests.support.redis_client import redis_of
 from tests.support.store_checks import inconsistencies
 from tests.support.workers import PREEMPTED, Worker
 
 S = RunState
-EXAMPLES = int(os.environ.get("LAUNCH_TEST_EXAMPLES", "40"))
 QUEUES = ("a", "b")
 STEPS = (FINISHED, FAILED, FAILED_AGAIN, PREEMPTED, NextStep(Outcome(S.FAILED), retry_delay_s=60.0))
 
@@ -259,30 +253,9 @@ class Lines(RuleBasedStateMachine):
         return [*own, keys.direct_queue("large"), *(name for queue in QUEUES for name in keys.queue_lists(queue))]
 
 
-@pytest.fixture(scope="module")
-def own_store() -> Iterator[Store]:
-    """A Redis of its own, that each example empties."""
-    server = RedisServer()
-    server.start()
-    made = Store(server.url)
-    yield made
-    made.close()
-    server.stop()
-
-
 def test_any_order_of_calls_keeps_limits_and_gives_every_run_its_turn(own_store: Store) -> None:
     class OwnLines(Lines):
         def __init__(self) -> None:
             super().__init__(own_store)
 
-    run_state_machine_as_test(
-        OwnLines,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=40,
-            database=None,
-            phases=(Phase.generate,),
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    try_machine(OwnLines)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,10 +13,8 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
-from launch_worker.dev.redis_server import RedisServer
 from launch_worker.ids import new_run_id
 from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.outcome import Outcome
@@ -31,12 +25,11 @@ from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.support.arrows import beat, enlist_for, expire_lease, items, make_due, snapshot, try_crash
+from tests.support.machines import try_machine
 from tests.support.redis_client import redis_of
 from tests.support.store_checks import inconsistencies, item_list
 
 S = RunState
-#: LAUNCH_TEST_EXAMPLES=2000 for a long search.
-EXAMPLES = int(os.environ.get("LAUNCH_TEST_EXAMPLES", "40"))
 RUNS = 3
 QUEUES = ("default", "gpu")
 OWNERS = ("owner1", "owner2", "owner3")
@@ -380,17 +373,6 @@ class Unchanged:
             assert redis_of(self.store.url).zrange(keys.LEASES, 0, -1, withscores=True) == self.leases
 
 
-@pytest.fixture(scope="module")
-def own_store() -> Iterator[Store]:
-    """A Redis of its own, that each example empties."""
-    server = RedisServer()
-    server.start()
-    made = Store(server.url)
-    yield made
-    made.close()
-    server.stop()
-
-
 def test_any_order_of_calls_keeps_every_run_true(own_store: Store) -> None:
     """X6, X7, P7, P19, P25, P36 in every mixture."""
 
@@ -398,15 +380,4 @@ def test_any_order_of_calls_keeps_every_run_true(own_store: Store) -> None:
         def __init__(self) -> None:
             super().__init__(own_store)
 
-    run_state_machine_as_test(
-        OwnLaunch,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=40,
-            database=None,
-            # A failure is told as it was found: shrinking its 40 steps takes minutes.
-            phases=(Phase.generate,),
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    try_machine(OwnLaunch)

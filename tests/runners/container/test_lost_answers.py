@@ -19,6 +19,7 @@ from launch_worker.attempt.supervise import Cancel, Limits, supervise
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.model.outcome import Outcome
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.runners.container import engine
 from launch_worker.runners.container import handle as container_handle
@@ -441,13 +442,21 @@ def test_an_exit_code_that_an_engine_lost_as_it_was_killed_is_said_to_be_lost(
 # -- its lease runs out ------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def bench_of_a_run(
+    proxy: EngineProxy, engine: Any, image: str, folder: Path, store: Store
+) -> Iterator[tuple[Bench, Record]]:
+    """A bench whose jobs are those of a Running run of the store, which is retried once; and its record."""
+    record = running(store, retries=1)
+    with bench_at(proxy.url, engine, image, folder, redis_url=store.url) as bench:
+        bench.run, bench.token, bench.owner = record.id, record.token, record.owner
+        yield bench, record
+
+
 def test_a_guard_that_cannot_end_a_container_has_its_run_held_until_it_has(
     engine: Any, busybox_image: str, proxy: EngineProxy, tmp_path: Path, store: Store
 ) -> None:
-    record = running(store, retries=1)
-    with bench_at(proxy.url, engine, busybox_image, tmp_path, redis_url=store.url) as bench:
-        bench.run, bench.token = record.id, record.token
-        bench.owner = record.owner
+    with bench_of_a_run(proxy, engine, busybox_image, tmp_path, store) as (bench, record):
         now = boot_time_s()
         handle = bench.shell("trap '' TERM; echo up; while :; do sleep 0.1; done", lease=(now + 4.0, now + 6.0))
         wait_until(lambda: "up" in bench.output(), what="the job has begun")
@@ -463,10 +472,7 @@ def test_a_guard_that_cannot_end_a_container_has_its_run_held_until_it_has(
 def test_a_guard_ends_no_container_that_another_worker_took_over_while_the_engine_hung(
     engine: Any, busybox_image: str, proxy: EngineProxy, tmp_path: Path, store: Store
 ) -> None:
-    record = running(store, retries=1)
-    with bench_at(proxy.url, engine, busybox_image, tmp_path, redis_url=store.url) as bench:
-        bench.run, bench.token = record.id, record.token
-        bench.owner = record.owner
+    with bench_of_a_run(proxy, engine, busybox_image, tmp_path, store) as (bench, record):
         now = boot_time_s()
         handle = bench.shell("trap 'exit 1' TERM; sleep 8; exit 0", lease=(now + 3.0, now + 4.0))
         handle.leave()
