@@ -13,10 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.store.redis.connection import OLDEST_SERVERS
 from launch_worker.store.store import Store
+
+Aof = Literal["everysec", "always"]
 
 
 def find_redis_server() -> str:
@@ -55,15 +58,16 @@ def _is_supported(program: str) -> bool:
 class RedisServer:
     """A redis-server on a loopback port, with a password and a folder of its own, gone at `stop`.
 
-    `aof` keeps every acknowledged write across `kill` and `start`; `snapshot` only what the last SAVE had. A `folder`
-    that is given is kept at `stop`, with the data and the password. `port` is taken if it is free. `before_exec` is
-    called in the server's process.
+    `aof="always"` keeps every acknowledged write across `kill` and `start`. `"everysec"` may lose some: beside a disk
+    that takes long to sync, Redis answers first and writes up to two seconds later. `snapshot` keeps only what the last
+    SAVE had. A `folder` that is given is kept at `stop`, with the data and the password. `port` is taken if it is free.
+    `before_exec` is called in the server's process.
     """
 
     def __init__(
         self,
         *,
-        aof: bool = False,
+        aof: Aof | None = None,
         snapshot: bool = False,
         folder: Path | None = None,
         port: int = 0,
@@ -111,11 +115,11 @@ class RedisServer:
         # The password goes through a file: a command line can be read by every user.
         config = self._folder / "redis.conf"
         config.touch(mode=0o600)
-        aof = "yes" if self._aof else "no"
+        aof = f"appendonly yes\nappendfsync {self._aof}" if self._aof else "appendonly no"
         save = "86400 1" if self._snapshot else '""'
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nrequirepass {self._password}\ndir {self._folder}\n"
-            f"save {save}\nappendonly {aof}\nappendfsync everysec\nmaxmemory-policy noeviction\n"
+            f"save {save}\n{aof}\nmaxmemory-policy noeviction\n"
             "hash-max-listpack-value 512\n"
         )
         with (self._folder / "log").open("ab") as log:

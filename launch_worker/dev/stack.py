@@ -55,7 +55,7 @@ class Stack:
         self._waits = waits
         self._tie = _tie_to(os.getpid())
         self.redis = RedisServer(
-            aof=is_kept,
+            aof="everysec" if is_kept else None,
             folder=folder / "redis",
             port=REDIS_PORT if is_kept else 0,
             before_exec=self._tie,

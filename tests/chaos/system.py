@@ -119,7 +119,7 @@ class System:
         self.spool = folder / "work"
         self.spool.mkdir()
         self.has_small_disk = self._mount()
-        self.redis = RedisServer(aof=True)
+        self.redis = RedisServer(aof="everysec")
         self.network = Network()
         self.redis.start()
         self.redis_is_away = False

@@ -235,7 +235,7 @@ def test_a_key_that_nobody_knows_is_an_error_at_the_start(made_api: Api) -> None
 
 
 def test_a_broker_that_is_away_is_not_an_empty_queue(tmp_path: Path, make: Make) -> None:
-    server = RedisServer(aof=True)
+    server = RedisServer(aof="always")
     server.start()
     try:
         api = api_of(server.url, tmp_path)
@@ -395,7 +395,7 @@ def test_the_error_of_a_job_that_another_thread_finished_is_kept_with_its_run(ma
 
 
 def test_a_slot_is_free_before_the_end_is_told(tmp_path: Path, make: Make) -> None:
-    server = RedisServer(aof=True)
+    server = RedisServer(aof="always")
     server.start()
     try:
         api = api_of(server.url, tmp_path)
@@ -560,7 +560,7 @@ def test_a_run_of_a_sweep_that_is_over_is_killed_and_none_of_its_code_runs(
 
 def test_a_sweep_that_cannot_be_asked_for_is_asked_for_again(tmp_path: Path, make: Make) -> None:
     """W18: never Failed for it."""
-    server = RedisServer(aof=True)
+    server = RedisServer(aof="always")
     server.start()
     try:
         api = api_of(server.url, tmp_path)

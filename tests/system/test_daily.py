@@ -47,7 +47,7 @@ def test_a_worker_raises_its_limit_of_open_files_to_what_its_slots_need(cluster:
 
 
 def test_runs_that_are_watched_outlast_an_outage(tmp_path: Path) -> None:
-    server = RedisServer(aof=True)
+    server = RedisServer(aof="always")
     server.start()
     cluster = Cluster(server.url, tmp_path)
     watching: subprocess.Popen[bytes] | None = None

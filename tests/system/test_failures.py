@@ -344,7 +344,7 @@ def test_revoke_through_celery_is_a_cancel_of_the_run(cluster: Cluster) -> None:
 
 def test_a_worker_waits_for_a_broker_that_is_away_and_goes_on_when_it_comes(cluster: Cluster) -> None:
     """X9."""
-    server = RedisServer(aof=True)
+    server = RedisServer(aof="always")
     server.start()
     server.kill()
     try:
@@ -359,7 +359,7 @@ def test_a_worker_waits_for_a_broker_that_is_away_and_goes_on_when_it_comes(clus
 
 
 def test_redis_restarted_while_a_job_runs_its_end_and_log_are_kept(cluster: Cluster) -> None:
-    server = RedisServer(aof=True)
+    server = RedisServer(aof="always")
     server.start()
     env = {"LAUNCH_REDIS_URL": server.url}
     try:

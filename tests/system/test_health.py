@@ -42,7 +42,7 @@ def port(cluster: Cluster) -> int:
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    made = RedisServer(aof=True)
+    made = RedisServer(aof="always")
     made.start()
     yield made
     made.stop()

@@ -28,7 +28,7 @@ from tests.system.test_failures import guard_of
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
     """A Redis of this test's own, which keeps what it acknowledged."""
-    made = RedisServer(aof=True)
+    made = RedisServer(aof="always")
     made.start()
     yield made
     made.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pwd
@@ -145,21 +146,22 @@ def test_what_a_plain_user_s_worker_sees_of_its_jobs_is_all_there(plain: Cluster
 def test_a_job_of_another_user_s_processes_is_waited_for_and_its_run_says_why(plain: Cluster) -> None:
     """A setuid program, as `sudo`: a worker that is not root cannot signal what that runs."""
     plain.worker(slots=3, by=by_user)
-    rooted = roots_sleep(plain.folder)
-    limited = submit([*rooted.split(), "5"], timeout="1s", grace="0.5s", api=plain.api)
-    cancelled = submit([*rooted.split(), "5"], grace="0.5s", api=plain.api)
-    leaves = submit(["sh", "-c", f"{rooted} 5 & exit 0"], api=plain.api)
-    wait_for_pid(cancelled)
-    cancelled.cancel(reason="no more")
-    told = "(sleep) belongs to another user and cannot be ended by this worker"
-    for run, why in ((limited, "time limit of 1 s reached; process "), (cancelled, "no more; process "), (leaves, "")):
-        wait_for_reason(run, told)
-        assert run.refresh().reason.removeprefix("stopping: ").startswith(why)
-        assert run.state is RunState.RUNNING
+    with roots_process(plain.folder) as waits:
+        limited = submit(waits.split(), timeout="1s", grace="0.5s", api=plain.api)
+        cancelled = submit(waits.split(), grace="0.5s", api=plain.api)
+        leaves = submit(["sh", "-c", f"{waits} & exit 0"], api=plain.api)
+        wait_for_pid(cancelled)
+        cancelled.cancel(reason="no more")
+        told = "(tail) belongs to another user and cannot be ended by this worker"
+        ends = ((limited, "time limit of 1 s reached; process "), (cancelled, "no more; process "), (leaves, ""))
+        for run, why in ends:
+            wait_for_reason(run, told)
+            assert run.refresh().reason.removeprefix("stopping: ").startswith(why)
+            assert run.state is RunState.RUNNING
     assert limited.wait(20) is RunState.FAILED
     assert cancelled.wait(20) is RunState.KILLED
     assert leaves.wait(20) is RunState.FINISHED
-    for run, why in ((limited, "time limit of 1 s reached; process "), (cancelled, "no more; process "), (leaves, "")):
+    for run, why in ends:
         assert run.refresh().reason.startswith(why)
         assert told in run.refresh().reason
 
@@ -167,11 +169,12 @@ def test_a_job_of_another_user_s_processes_is_waited_for_and_its_run_says_why(pl
 @needs_root
 def test_what_cannot_be_ended_is_looked_at_once_a_second(plain: Cluster) -> None:
     worker = plain.worker(by=by_user)
-    run = submit(["sh", "-c", f"{roots_sleep(plain.folder)} 6 & exit 0"], api=plain.api)
-    wait_for_reason(run, "cannot be ended")
-    guard = guard_of(worker.pid)
-    # It has begun to look seldom when it waits for so long.
-    wait_until(lambda: waits_in(guard, 1.5) <= 4, timeout_s=5, what="the guard looks seldom")
+    with roots_process(plain.folder) as waits:
+        run = submit(["sh", "-c", f"{waits} & exit 0"], api=plain.api)
+        wait_for_reason(run, "cannot be ended")
+        guard = guard_of(worker.pid)
+        # It has begun to look seldom when it waits for so long.
+        wait_until(lambda: waits_in(guard, 1.5) <= 4, timeout_s=15, what="the guard looks seldom")
     assert run.wait(20) is RunState.FINISHED
 
 
@@ -191,13 +194,22 @@ def waits_in(pid: int, seconds: float) -> int:
     return waits() - before
 
 
-def roots_sleep(folder: Path) -> str:
-    """A command that sleeps as root, whoever starts it: what is only setuid may still be signalled by its user."""
+@contextlib.contextmanager
+def roots_process(folder: Path) -> Iterator[str]:
+    """A command that runs as root, whoever starts it, until this context ends.
+
+    What is only setuid may still be signalled by its user.
+    """
     program = folder / "rooted"
     shutil.copy(shutil.which("setpriv") or "", program)
     os.chown(program, 0, 0)
     program.chmod(0o4755)
-    command = [str(program), "--reuid=0", "sleep"]
-    if subprocess.run([*by_user(*command, "0")], check=False).returncode:
+    command = [str(program), "--reuid=0"]
+    if subprocess.run([*by_user(*command, "true")], check=False).returncode:
         pytest.skip("no program is setuid here")
-    return " ".join(command)
+    lives = subprocess.Popen(["sleep", "120"])
+    try:
+        yield " ".join([*command, "tail", f"--pid={lives.pid}", "--follow", "/dev/null"])
+    finally:
+        lives.kill()
+        lives.wait()

@@ -31,7 +31,7 @@ EXAMPLES = Path(launch_worker.__file__).parent.parent / "examples"
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
     """A Redis of this test's own, which keeps what it acknowledged."""
-    made = RedisServer(aof=True)
+    made = RedisServer(aof="always")
     made.start()
     yield made
     made.stop()

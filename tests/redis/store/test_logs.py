@@ -462,7 +462,7 @@ def test_what_a_job_puts_in_its_outputs_place_holds_nobody_up(
 @pytest.fixture
 def own_server() -> Iterator[RedisServer]:
     """A Redis that a test may kill."""
-    server = RedisServer(aof=True)
+    server = RedisServer(aof="always")
     server.start()
     yield server
     server.stop()

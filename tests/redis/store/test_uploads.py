@@ -239,7 +239,7 @@ def test_a_worker_waits_for_redis_until_the_start_timeout(tmp_path: Path, settin
 
 
 def test_a_worker_goes_on_when_redis_is_back(folder: Path, settings: Settings, fetch: Fetch) -> None:
-    server = RedisServer(aof=True)
+    server = RedisServer(aof="always")
     server.start()
     store = Store(server.url)
     try:
