@@ -218,5 +218,6 @@ class JobEnds:
         except PermissionError:
             job.foreign.add(process)
             return False
-        job.foreign.discard(process)
+        if is_sent:
+            job.foreign.discard(process)
         return is_sent
