@@ -33,6 +33,16 @@ class ForbiddenError(BrokerUnavailableError):
     """The Redis user may not do this; nothing was written."""
 
 
+class ArchiveError(LaunchError):
+    """The archive cannot be used until a person does something; runs go on without it."""
+
+
+class ArchiveUnavailableError(ArchiveError):
+    """The archive's database does not answer now, or has no room."""
+
+    exit_code = 69
+
+
 class DamagedError(LaunchError):
     """A key of this system holds something that this system did not write."""
 

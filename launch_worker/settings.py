@@ -58,6 +58,8 @@ class Settings:
     work_dir_trusted: bool = False
     #: Whether workers and beat may use a Redis that strangers may be able to write to.
     is_insecure: bool = False
+    #: URL of the archive's database; '' for a SQLite file in the work folder.
+    database_url: str = ""
     #: Bytes free on its disk below which a worker takes no runs; None: 64 MiB, or 5 % of a smaller disk.
     min_free_bytes: int | None = None
 
@@ -92,6 +94,16 @@ class Settings:
             raise SettingsError("LAUNCH_GPUS_SHARE must be at least 1")
         if self.upload_bytes < 1024:
             raise SettingsError("LAUNCH_UPLOAD_BYTES must be at least 1024")
+
+    @property
+    def archive_url(self) -> str:
+        """The URL of the archive's database, whether it is there or not."""
+        return self.database_url or f"sqlite:///{self.work_dir / 'archive.db'}"
+
+    @property
+    def has_archive(self) -> bool:
+        """Whether there is an archive, as far as can be told without a look into it."""
+        return bool(self.database_url) or (self.work_dir / "archive.db").is_file()
 
     @property
     def settle_s(self) -> float:
@@ -135,6 +147,7 @@ class Settings:
             # Output that is not in Redis yet must still be in the file.
             log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),
             min_free_bytes=size("LAUNCH_MIN_FREE_BYTES", 0) if env.get("LAUNCH_MIN_FREE_BYTES") else None,
+            database_url=env.get("LAUNCH_DATABASE_URL", ""),
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
             upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
             backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),

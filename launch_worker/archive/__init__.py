@@ -1,0 +1,1 @@
+"""Keeps what Redis forgets in an SQL database, SQLite or PostgreSQL: runs, attempts, transitions, usage, audit."""
