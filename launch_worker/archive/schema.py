@@ -1,7 +1,7 @@
 """Defines the archive's tables. A change here comes with a new file in `migrations`, and a test compares the two.
 
-Times are integers: microseconds of the Redis server's clock. JSON is text in both databases. A text that is not known is
-empty.
+Times are integers: microseconds of the Redis server's clock. JSON is text in both databases. A text that is not known
+is empty.
 """
 
 from __future__ import annotations
