@@ -257,7 +257,7 @@ JOURNEY = (
         (
             Step("celery/broker", ("takes a message from", "a queue's list")),
             Step("celery/request", ("gives the run's id to a", "slot of the pool")),
-            Step("agent/attempts", ("holds the slot, and the", "devices of the run")),
+            Step("agent/claims", ("takes a slot, and holds", "the devices of the run")),
             Step("store/attempts", ("claim.lua: Running,", "a token, a lease")),
         ),
     ),

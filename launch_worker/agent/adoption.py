@@ -7,10 +7,10 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from launch_worker.agent.containers import Containers
 from launch_worker.agent.identity import Identity
+from launch_worker.agent.leases import lease_of
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.folder import AttemptFolder
@@ -72,19 +72,6 @@ class Adopted:
     finished: bool = False
 
 
-class OwnAttempts(Protocol):
-    """What adoption needs of the worker's attempts."""
-
-    def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
-        """The lease of an attempt, renewed at a boot time, as a guard must enforce it."""
-
-    def attempt_folder(self, record: Record) -> AttemptFolder:
-        """The folder for an attempt's files in this worker's own folder."""
-
-    def carries(self, run_id: str) -> bool:
-        """Whether the run is executed here now."""
-
-
 class Adopter:
     """Adopts jobs for one worker. Each `adopt_…` blocks until the job has ended and was reported."""
 
@@ -96,16 +83,22 @@ class Adopter:
         settings: Settings,
         outage: Outage,
         containers: Containers,
-        attempts: OwnAttempts,
+        attempt_folder: Callable[[Record], AttemptFolder],
+        carries: Callable[[str], bool],
         carry_on: Callable[[Attempt], None],
     ) -> None:
-        """`carry_on` supervises an adopted attempt to its end, and reports that."""
+        """`attempt_folder` gives the folder for an attempt's files in this worker's own folder.
+
+        `carries` says whether a run is executed here now; `carry_on` supervises an adopted attempt to its end, and
+        reports that.
+        """
         self._identity = identity
         self._store = store
         self._settings = settings
         self._outage = outage
         self._containers = containers
-        self._attempts = attempts
+        self._attempt_folder = attempt_folder
+        self._carries = carries
         self._carry_on_attempt = carry_on
         #: Threads that adopt containers found by their labels, by run.
         self._strays: dict[str, threading.Thread] = {}
@@ -130,7 +123,7 @@ class Adopter:
 
     def _is_kept_from_others(self, record: Record) -> bool:
         try:
-            return self._attempts.lease_of(record, renewed_at=0.0) is None
+            return self._lease_of(record, renewed_at=0.0) is None
         except InputError:
             return False  # logged when the job is adopted
 
@@ -162,7 +155,7 @@ class Adopter:
             stopped_by = folder.stopped_by()
             if kept is not None:
                 # In this worker's folder: its lock ends together with its guard's watch over the container.
-                own = self._attempts.attempt_folder(kept)
+                own = self._attempt_folder(kept)
                 own.path.parent.mkdir(parents=True, exist_ok=True)
                 folder = AttemptFolder(folder.path.rename(own.path))
             self._adopt_container(folder, owners, watcher=abandoned.runner, stopped_by=stopped_by)
@@ -264,13 +257,13 @@ class Adopter:
 
     def _is_stray(self, record: Record) -> bool:
         thread = self._strays.get(record.id)
-        if self._attempts.carries(record.id) or (thread is not None and thread.is_alive()):
+        if self._carries(record.id) or (thread is not None and thread.is_alive()):
             return False
-        is_own = record.owner == self._identity.owner and not self._attempts.attempt_folder(record).path.exists()
+        is_own = record.owner == self._identity.owner and not self._attempt_folder(record).path.exists()
         return is_own or not (self._settings.work_dir / "workers" / record.owner).exists()
 
     def _adopt_stray(self, record: Record) -> None:
-        folder = self._attempts.attempt_folder(record)
+        folder = self._attempt_folder(record)
 
         def adopt() -> None:
             try:
@@ -326,7 +319,11 @@ class Adopter:
         except OSError as error:
             # The attempt is this worker's by now: without a worker its job would go on unsupervised.
             log.error("run.record_not_kept run=%s: %s", folder.run_id, error)
-        return Adopted(record, self._attempts.lease_of(record, renewed_at=sent_at)), ""
+        return Adopted(record, self._lease_of(record, renewed_at=sent_at)), ""
+
+    def _lease_of(self, record: Record, *, renewed_at: float) -> Lease:
+        """The lease of an attempt by its record alone. Raises InputError for a damaged one."""
+        return lease_of(record, parse_spec(record.spec), renewed_at=renewed_at, lease_s=self._settings.lease_s)
 
     def _carry_on(self, adopted: Adopted, folder: AttemptFolder, job: Job) -> None:
         record = adopted.record

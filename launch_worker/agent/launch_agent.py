@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from launch_worker.agent.attempts import Ended, SentClaim
+from launch_worker.agent.attempts import Ended
 from launch_worker.agent.capacity import Capacity
+from launch_worker.agent.claims import SentClaim
 from launch_worker.agent.config import AgentConfig
 from launch_worker.agent.hooks import Hooks
 from launch_worker.agent.outage import Outage
-from launch_worker.agent.run_queue_items import AGENT_KILLED
+from launch_worker.agent.registration import AGENT_KILLED
 from launch_worker.agent.tracker import (
     FileSaver,
     JobAndRunStatusTracker,
@@ -98,7 +99,6 @@ class LaunchAgent:
             raise LaunchError("this agent was started already; make another one")
         parts = self._parts
         abandoned = parts.workplace.open()
-        parts.attempts.open(parts.workplace.context, parts.workplace.folder)
         self.is_started = self._was_started = True
         LaunchAgent._current = self
         parts.heartbeat.start()
@@ -214,18 +214,18 @@ class LaunchAgent:
 
         `sent`: what `send_claim` returned for it.
         """
-        return self._parts.attempts.claim(run_id, seq, sent)
+        return self._parts.claims.claim(run_id, seq, sent)
 
     def send_claim(self, run_id: str, seq: int) -> SentClaim | None:
         """Begin to claim the run, without waiting for anything; `claim` must follow."""
-        return self._parts.attempts.send_claim(run_id, seq)
+        return self._parts.claims.send_claim(run_id, seq)
 
     def claim_next(self, queues: Sequence[str], *, slot: str, strict: bool = False) -> Attempt | None:
         """Claim what waits in these queues, the most urgent first, or with `strict` all of the first queue first.
 
         For a slot (any name, one call at a time) that has just come free; None when the broker's client must see to it.
         """
-        return self._parts.attempts.claim_next(self._parts.items.lists(queues, strict=strict), slot)
+        return self._parts.claims.claim_next(self._parts.items.lists(queues, strict=strict), slot)
 
     def see_to_its_end(self, attempt: Attempt) -> Ended:
         """Execute a claimed run to its end, in the calling thread. Returns as `run`."""
@@ -236,7 +236,7 @@ class LaunchAgent:
 
         The most urgent of all queues first, or with `strict` all of the first queue before the next one's.
         """
-        self._parts.attempts.before_us = before_us
+        self._parts.registration.before_us = before_us
         return self.api.store.take(self._parts.items.lists(self.queues, strict=strict), before_us=before_us)
 
     def snapshot(self) -> list[dict[str, Any]]:

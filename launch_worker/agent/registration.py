@@ -15,12 +15,14 @@ from launch_worker.agent.config import AgentConfig
 from launch_worker.agent.guards import Guards
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
+from launch_worker.agent.leases import lease_of
 from launch_worker.agent.probes import Vitals
 from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.supervise import Detach, Superseded
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.model.worker import FreeCapacity
 from launch_worker.runners.job import Lease
 from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
@@ -28,6 +30,10 @@ from launch_worker.store.store import Store
 from launch_worker.store.workers import Answer, Pulse
 
 log = logging.getLogger("launch_worker.agent")
+
+#: What a worker may say that it does, as W&B names it.
+AGENT_POLLING, AGENT_RUNNING, AGENT_KILLED = "POLLING", "RUNNING", "KILLED"
+STATUSES = (AGENT_POLLING, AGENT_RUNNING, AGENT_KILLED)
 
 
 class Registration:
@@ -48,11 +54,11 @@ class Registration:
         guards: Guards,
         workplace: Workplace,
         vitals: Vitals,
-        status: Callable[[], str],
         on_twin: Callable[[str], None],
         wake: Callable[[], None],
+        before_us: int,
     ) -> None:
-        """`status` gives the agent's status; `wake` has the next heartbeat at once."""
+        """`wake` has the next heartbeat at once. `before_us`: see the attribute."""
         self._identity = identity
         self._store = store
         self._settings = settings
@@ -65,9 +71,12 @@ class Registration:
         self._guards = guards
         self._workplace = workplace
         self._vitals = vitals
-        self._status = status
         self._on_twin = on_twin
         self._wake = wake
+        #: Server time, microseconds, after which a run must not have become ready to be this worker's; 0 for no limit.
+        self.before_us = before_us
+        #: Status of the agent, one of `STATUSES`.
+        self.status = AGENT_POLLING
         self._is_listed = False
         #: Lock without which a heartbeat on its way would list dropped queues again.
         self._listing = threading.Lock()
@@ -87,6 +96,25 @@ class Registration:
                 with contextlib.suppress(BrokerUnavailableError):
                     self._store.forget_consumer(self._identity.owner, dropped)
         self._wake()
+
+    def free_capacity(self) -> FreeCapacity | None:
+        """What the worker has room for; None while it takes no runs."""
+        if not self._intake.is_open:
+            return None
+        free, total = self._capacity.free(), self._capacity.total
+        return FreeCapacity(
+            owner=self._identity.owner,
+            queues=tuple(self._queues),
+            slots=self._attempts.free_slots,
+            schedulers=self._capacity.free_schedulers,
+            gpus=len(free.devices),
+            cpus=free.millicores,
+            memory=free.memory,
+            total=(len(total.devices), total.millicores, total.memory),
+            backfill_s=self._settings.backfill_s,
+            prefetch_s=self._config.prefetch_seconds,
+            before_us=self.before_us,
+        )
 
     def renew(self) -> Pulse:
         """Renew the leases of all attempts in one call, and act on the answer for each.
@@ -111,7 +139,7 @@ class Registration:
                 gone_s=max(settings.lease_s, 3 * settings.heartbeat_s),
                 description=self._description(),
                 queues=self._queues if self._is_listed else [],
-                card=self._attempts.free_capacity(),
+                card=self.free_capacity(),
             )
         leases: dict[str, Lease] = {}
         for attempt, answer in zip(attempts, pulse.answers, strict=True):
@@ -120,8 +148,8 @@ class Registration:
                 # What is left of the job takes nothing from any other worker.
                 leases[attempt.key] = attempt.lease = None
             elif answer.word in ("ok", "cancel", "preempt"):
-                leases[attempt.key] = attempt.lease = self._attempts.lease(
-                    attempt.record, attempt.spec, renewed_at=renewed_at
+                leases[attempt.key] = attempt.lease = lease_of(
+                    attempt.record, attempt.spec, renewed_at=renewed_at, lease_s=settings.lease_s
                 )
         self._guards.renew(leases)
         if not self._has_looked_for_twins:
@@ -182,7 +210,7 @@ class Registration:
             "max_schedulers": self._config.max_schedulers,
             "entity": self._config.entity,
             "secure_mode": self._config.secure_mode,
-            "status": self._status(),
+            "status": self.status,
             "devices": self._capacity.describe(),
             "cpus": {"total": total.millicores / 1000, "free": free.millicores / 1000},
             "memory": {"total": total.memory, "free": free.memory},

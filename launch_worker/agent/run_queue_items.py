@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from launch_worker.agent.attempts import Attempts, Ended
 from launch_worker.agent.capacity import Capacity
+from launch_worker.agent.claims import Claims
 from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.execution import Execution
 from launch_worker.agent.hooks import Hooks
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
 from launch_worker.agent.outage import Outage
-from launch_worker.agent.registration import Registration
+from launch_worker.agent.registration import AGENT_POLLING, AGENT_RUNNING, STATUSES, Registration
 from launch_worker.agent.tracker import (
     FileSaver,
     InternalAgentLogger,
@@ -60,9 +62,6 @@ log = logging.getLogger("launch_worker.agent")
 
 T = TypeVar("T")
 
-#: What `update_status` takes, as W&B names them.
-AGENT_POLLING, AGENT_RUNNING, AGENT_KILLED = "POLLING", "RUNNING", "KILLED"
-STATUSES = (AGENT_POLLING, AGENT_RUNNING, AGENT_KILLED)
 #: Server time, microseconds, later than any item was dispatched.
 _ALWAYS_US = 9_000_000_000_000_000
 _ERROR_FILE = "error.log"
@@ -100,6 +99,8 @@ class RunQueueItems:
         config: AgentConfig,
         slots: int,
         attempts: Attempts,
+        claims: Claims,
+        execution: Execution,
         capacity: Capacity,
         intake: Intake,
         registration: Registration,
@@ -114,6 +115,8 @@ class RunQueueItems:
         self._config = config
         self._slots = slots
         self._attempts = attempts
+        self._claims = claims
+        self._execution = execution
         self._capacity = capacity
         self._intake = intake
         self._registration = registration
@@ -130,7 +133,6 @@ class RunQueueItems:
         self._turns: list[str] = []
         #: Event that is set when an item has ended, or the loop is to look at something.
         self.news = threading.Event()
-        self.status = AGENT_POLLING
         self.logger = InternalAgentLogger(config.verbosity)
 
     @property
@@ -184,7 +186,7 @@ class RunQueueItems:
             taken = self._store.take(lists, before_us=_ALWAYS_US)
             if taken is None:
                 return None
-            attempt = self._attempts.claim(*taken)
+            attempt = self._claims.claim(*taken)
             if isinstance(attempt, Attempt):
                 tracker = self._track(attempt)
                 with self._table:
@@ -249,7 +251,7 @@ class RunQueueItems:
                 log.exception("callback.failed on_adopt run=%s", attempt.record.id)
             else:
                 stack.callback(lambda: _call_adopted(on_ended, attempt.record, ended))
-            self._attempts.enter_adopted(attempt)
+            self._execution.enter_adopted(attempt)
             ended = self.see_to_its_end(attempt)
 
     def carry_out(self, job_tracker: JobAndRunStatusTracker, launch_spec: Mapping[str, Any]) -> None:
@@ -267,7 +269,7 @@ class RunQueueItems:
             if attempt.job is None:
                 self._agent.check_sweep_state(launch_spec, self._api)
                 self._secure(attempt)
-            job_tracker.result = self._attempts.execute(attempt)
+            job_tracker.result = self._execution.execute(attempt)
             problem = attempt.error
         except (AttemptDetached, AttemptSuperseded) as elsewhere:
             job_tracker.result = elsewhere
@@ -337,7 +339,7 @@ class RunQueueItems:
                 self._save_traceback(tracker, problem)
             self.logger.debug(f"run {attempt.record.id} ended: {result.state} {result.reason}".rstrip())
         try:
-            tracker.ended = self._attempts.conclude(attempt, result, keep=lambda: self._keep(tracker))
+            tracker.ended = self._execution.conclude(attempt, result, keep=lambda: self._keep(tracker))
         finally:
             if attempt.spec.scheduler:
                 self._hooks.on_schedulers(self._attempts.num_running_schedulers)
@@ -396,13 +398,18 @@ class RunQueueItems:
 
     # -- status ------------------------------------------------------------------------------------------------------
 
+    @property
+    def status(self) -> str:
+        """What the agent says that it does, one of `STATUSES`."""
+        return self._registration.status
+
     def update_status(self, status: str) -> None:
         """Change the status; see `LaunchAgent.update_status`."""
         if status not in STATUSES:
             raise InputError(f"status {status!r} is unknown; use one of: {', '.join(STATUSES)}")
         if status == self.status:
             return
-        self.status = status
+        self._registration.status = status
         self.logger.debug(f"status {status}")
         if self._config.verbosity >= 1:
             say(self.status_line())

@@ -13,6 +13,7 @@ from launch_worker.agent.guards import Guards
 from launch_worker.agent.heartbeat import Heartbeat
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
+from launch_worker.agent.leases import leases_without_worker
 from launch_worker.agent.outage import BACKOFF_CAP_S, Outage
 from launch_worker.agent.probes import Vitals
 from launch_worker.agent.recovery import Recovery
@@ -116,7 +117,8 @@ class WorkerShutdown:
             deadline = boot_time_s() + min(_LAST_STEPS_S, self._settings.lease_s / 4)
             while self._attempts.active and boot_time_s() < deadline:
                 self._stopping.wait(0.02)
-        self._guards.renew(self._attempts.left_leases(renewed_at=renewed_at))
+        left = [*self._attempts.left, *self._attempts.attempts]
+        self._guards.renew(leases_without_worker(left, renewed_at=renewed_at, lease_s=self._settings.lease_s))
         self._guards.detach()
         self._is_detached = True
 

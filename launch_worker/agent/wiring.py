@@ -11,7 +11,9 @@ from typing import Protocol
 from launch_worker.agent.adoption import Adopter
 from launch_worker.agent.attempts import Attempts
 from launch_worker.agent.capacity import Capacity
+from launch_worker.agent.claims import Claims
 from launch_worker.agent.config import AgentConfig
+from launch_worker.agent.execution import Execution
 from launch_worker.agent.gpus import capacity_from_options
 from launch_worker.agent.guards import Guards
 from launch_worker.agent.heartbeat import Heartbeat
@@ -25,6 +27,7 @@ from launch_worker.agent.polling import Polling
 from launch_worker.agent.probes import Vitals
 from launch_worker.agent.recovery import Recovery
 from launch_worker.agent.registration import Registration
+from launch_worker.agent.reports import Reports
 from launch_worker.agent.run_queue_items import Agent as OverridableAgent
 from launch_worker.agent.run_queue_items import RunQueueItems
 from launch_worker.agent.shutdown import WorkerShutdown
@@ -33,6 +36,8 @@ from launch_worker.api.client import Api
 from launch_worker.maintenance.passes import OnEnd
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.run import Record
+from launch_worker.settings import Settings
+from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.agent")
 
@@ -53,15 +58,41 @@ class Parts:
     vitals: Vitals
     capacity: Capacity
     intake: Intake
+    workplace: Workplace
     attempts: Attempts
-    items: RunQueueItems
-    orders: Orders
     registration: Registration
+    claims: Claims
+    items: RunQueueItems
+    polling: Polling
+    orders: Orders
     heartbeat: Heartbeat
     recovery: Recovery
-    workplace: Workplace
-    polling: Polling
     shutdown: WorkerShutdown
+    on_end: OnEnd
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What many parts are given."""
+
+    api: Api
+    store: Store
+    settings: Settings
+    config: AgentConfig
+    hooks: Hooks
+    identity: Identity
+    slots: int
+    capacity: Capacity
+    outage: Outage
+    guards: Guards
+    intake: Intake
+    vitals: Vitals
+    #: Event that is set once nothing of the jobs is left.
+    stopping: threading.Event
+    #: Event that has the next heartbeat at once.
+    wake: threading.Event
+    #: Seconds without a sign of life after which a guard ends this process and its jobs; None for never.
+    hung_after_s: float | None
     on_end: OnEnd
 
 
@@ -77,157 +108,239 @@ def build(
     ends_if_hung: bool = False,
 ) -> Parts:
     """Make the parts of an agent and connect them; see `LaunchAgent` for the arguments. Raises InputError."""
-    store, settings = api.store, api.settings
-    identity = Identity.of_this_process(worker)
-    is_dynamic = bool(config.match or config.pool or config.tags)
-    queues = (() if is_dynamic else ("default",)) if config.queues is None else config.queues
-    slots = 1 if config.max_jobs is None else config.max_jobs
+    shared = _share(api, config, hooks, worker=worker, capacity=capacity, ends_if_hung=ends_if_hung)
+    workplace = _workplace(shared)
+    attempts = Attempts(slots=shared.slots, capacity=shared.capacity, most_grace_s=config.stopped_run_timeout)
+    registration = _registration(shared, workplace, attempts, takes_by_hand=takes_by_hand)
+    reports = _reports(shared, workplace, attempts, registration)
+    claims = _claims(shared, workplace, attempts, registration, reports)
+    execution = Execution(
+        store=shared.store, outage=shared.outage, attempts=attempts, reports=reports, workplace=workplace
+    )
+    items = _items(agent, shared, attempts, registration, claims, execution)
+    polling = Polling(agent, config, news=items.news)
+    orders = Orders(
+        attempts=attempts,
+        intake=shared.intake,
+        on_drain=hooks.on_drain or polling.stop,
+        on_upgrade=hooks.on_upgrade or polling.stop,
+    )
+    heartbeat = _heartbeat(shared, registration, orders)
+    recovery = _recovery(shared, workplace, attempts, items)
+    return Parts(
+        identity=shared.identity,
+        outage=shared.outage,
+        vitals=shared.vitals,
+        capacity=shared.capacity,
+        intake=shared.intake,
+        workplace=workplace,
+        attempts=attempts,
+        registration=registration,
+        claims=claims,
+        items=items,
+        polling=polling,
+        orders=orders,
+        heartbeat=heartbeat,
+        recovery=recovery,
+        shutdown=_shutdown(shared, workplace, attempts, registration, items, heartbeat, recovery),
+        on_end=shared.on_end,
+    )
+
+
+def _share(
+    api: Api, config: AgentConfig, hooks: Hooks, *, worker: str, capacity: Capacity | None, ends_if_hung: bool
+) -> _Shared:
+    settings = api.settings
+    stopping, wake = threading.Event(), threading.Event()
+    outage = Outage(stopping)
+    intake = Intake(
+        settings=settings, quarantine_after=config.quarantine_after, on_change=hooks.on_intake, wake=wake.set
+    )
     capacity = capacity or capacity_from_options(
         config.gpus or "none", config.cpus, config.memory, env=os.environ, share=settings.gpus_share
     )
     capacity.max_schedulers = config.max_schedulers
-    hung_after_s = max(_LEAST_HUNG_S, settings.lease_s) if ends_if_hung else None
-    stopping, wake = threading.Event(), threading.Event()
-    on_end = _logging_failures(hooks.on_end)
-
-    outage = Outage(stopping)
-    guards = Guards()
-    intake = Intake(
-        settings=settings, quarantine_after=config.quarantine_after, on_change=hooks.on_intake, wake=wake.set
-    )
-    vitals = Vitals(
-        heartbeat_s=settings.heartbeat_s,
-        file=settings.health_file,
-        is_away=lambda: outage.is_on,
-        why_no_runs=intake.why_closed,
-    )
-    workplace = Workplace(
-        identity,
-        store=store,
-        settings=settings,
-        outage=outage,
-        capacity=capacity,
-        guards=guards,
-        hung_after_s=hung_after_s,
-    )
-    attempts = Attempts(
-        identity,
-        store=store,
+    return _Shared(
+        api=api,
+        store=api.store,
         settings=settings,
         config=config,
-        slots=slots,
-        outage=outage,
-        intake=intake,
+        hooks=hooks,
+        identity=Identity.of_this_process(worker),
+        slots=1 if config.max_jobs is None else config.max_jobs,
         capacity=capacity,
-        queues=lambda: registration.queues,
-        register=lambda: registration.renew(),
+        outage=outage,
+        guards=Guards(),
+        intake=intake,
+        vitals=Vitals(
+            heartbeat_s=settings.heartbeat_s,
+            file=settings.health_file,
+            is_away=lambda: outage.is_on,
+            why_no_runs=intake.why_closed,
+        ),
+        stopping=stopping,
+        wake=wake,
+        hung_after_s=max(_LEAST_HUNG_S, settings.lease_s) if ends_if_hung else None,
+        on_end=_logging_failures(hooks.on_end),
+    )
+
+
+def _workplace(shared: _Shared) -> Workplace:
+    return Workplace(
+        shared.identity,
+        store=shared.store,
+        settings=shared.settings,
+        outage=shared.outage,
+        capacity=shared.capacity,
+        guards=shared.guards,
+        hung_after_s=shared.hung_after_s,
+    )
+
+
+def _registration(shared: _Shared, workplace: Workplace, attempts: Attempts, *, takes_by_hand: bool) -> Registration:
+    config = shared.config
+    is_dynamic = bool(config.match or config.pool or config.tags)
+    queues = (() if is_dynamic else ("default",)) if config.queues is None else config.queues
+    return Registration(
+        shared.identity,
+        store=shared.store,
+        settings=shared.settings,
+        config=config,
+        queues=queues,
+        slots=shared.slots,
+        attempts=attempts,
+        capacity=shared.capacity,
+        intake=shared.intake,
+        guards=shared.guards,
+        workplace=workplace,
+        vitals=shared.vitals,
+        on_twin=shared.hooks.on_twin,
+        wake=shared.wake.set,
         # Nothing is this worker's before the first `take`, which says until when runs must have been ready.
         before_us=1 if takes_by_hand else 0,
     )
-    registration = Registration(
-        identity,
-        store=store,
-        settings=settings,
-        config=config,
-        queues=queues,
-        slots=slots,
+
+
+def _reports(shared: _Shared, workplace: Workplace, attempts: Attempts, registration: Registration) -> Reports:
+    return Reports(
+        shared.identity,
+        store=shared.store,
+        outage=shared.outage,
+        intake=shared.intake,
         attempts=attempts,
-        capacity=capacity,
-        intake=intake,
-        guards=guards,
         workplace=workplace,
-        vitals=vitals,
-        status=lambda: items.status,
-        on_twin=hooks.on_twin,
-        wake=wake.set,
+        free_capacity=registration.free_capacity,
     )
-    items = RunQueueItems(
-        agent,
-        identity,
-        api=api,
-        config=config,
-        slots=slots,
+
+
+def _claims(
+    shared: _Shared, workplace: Workplace, attempts: Attempts, registration: Registration, reports: Reports
+) -> Claims:
+    return Claims(
+        shared.identity,
+        store=shared.store,
+        settings=shared.settings,
+        outage=shared.outage,
+        intake=shared.intake,
+        capacity=shared.capacity,
         attempts=attempts,
-        capacity=capacity,
-        intake=intake,
         registration=registration,
-        outage=outage,
-        stopping=stopping,
-        hooks=hooks,
+        reports=reports,
+        workplace=workplace,
     )
-    polling = Polling(agent, config, news=items.news)
-    orders = Orders(
+
+
+def _items(
+    agent: Agent,
+    shared: _Shared,
+    attempts: Attempts,
+    registration: Registration,
+    claims: Claims,
+    execution: Execution,
+) -> RunQueueItems:
+    return RunQueueItems(
+        agent,
+        shared.identity,
+        api=shared.api,
+        config=shared.config,
+        slots=shared.slots,
         attempts=attempts,
-        intake=intake,
-        on_drain=hooks.on_drain or polling.stop,
-        on_upgrade=hooks.on_upgrade or polling.stop,
+        claims=claims,
+        execution=execution,
+        capacity=shared.capacity,
+        intake=shared.intake,
+        registration=registration,
+        outage=shared.outage,
+        stopping=shared.stopping,
+        hooks=shared.hooks,
     )
-    heartbeat = Heartbeat(
-        owner=identity.owner,
-        store=store,
-        settings=settings,
-        outage=outage,
-        stopping=stopping,
-        wake=wake,
-        vitals=vitals,
+
+
+def _heartbeat(shared: _Shared, registration: Registration, orders: Orders) -> Heartbeat:
+    return Heartbeat(
+        owner=shared.identity.owner,
+        store=shared.store,
+        settings=shared.settings,
+        outage=shared.outage,
+        stopping=shared.stopping,
+        wake=shared.wake,
+        vitals=shared.vitals,
         renew=registration.renew,
-        free_capacity=attempts.free_capacity,
+        free_capacity=registration.free_capacity,
         on_order=orders.obey,
-        on_queue=hooks.on_queues,
-        on_end=on_end,
+        on_queue=shared.hooks.on_queues,
+        on_end=shared.on_end,
     )
+
+
+def _recovery(shared: _Shared, workplace: Workplace, attempts: Attempts, items: RunQueueItems) -> Recovery:
     adopter = Adopter(
-        identity,
-        store=store,
-        settings=settings,
-        outage=outage,
+        shared.identity,
+        store=shared.store,
+        settings=shared.settings,
+        outage=shared.outage,
         containers=workplace.containers,
-        attempts=attempts,
+        attempt_folder=workplace.attempt_folder,
+        carries=attempts.carries,
         carry_on=items.carry_on,
     )
-    recovery = Recovery(
+    return Recovery(
         adopter,
-        identity,
-        store=store,
-        settings=settings,
-        outage=outage,
-        guards=guards,
-        hung_after_s=hung_after_s,
-        stopping=stopping,
-        on_end=on_end,
+        shared.identity,
+        store=shared.store,
+        settings=shared.settings,
+        outage=shared.outage,
+        guards=shared.guards,
+        hung_after_s=shared.hung_after_s,
+        stopping=shared.stopping,
+        on_end=shared.on_end,
     )
-    shutdown = WorkerShutdown(
-        identity,
-        store=store,
-        settings=settings,
-        outage=outage,
-        stopping=stopping,
-        intake=intake,
+
+
+def _shutdown(
+    shared: _Shared,
+    workplace: Workplace,
+    attempts: Attempts,
+    registration: Registration,
+    items: RunQueueItems,
+    heartbeat: Heartbeat,
+    recovery: Recovery,
+) -> WorkerShutdown:
+    return WorkerShutdown(
+        shared.identity,
+        store=shared.store,
+        settings=shared.settings,
+        outage=shared.outage,
+        stopping=shared.stopping,
+        intake=shared.intake,
         attempts=attempts,
         items=items,
         registration=registration,
         heartbeat=heartbeat,
         recovery=recovery,
-        guards=guards,
+        guards=shared.guards,
         workplace=workplace,
-        vitals=vitals,
-    )
-    return Parts(
-        identity=identity,
-        outage=outage,
-        vitals=vitals,
-        capacity=capacity,
-        intake=intake,
-        attempts=attempts,
-        items=items,
-        orders=orders,
-        registration=registration,
-        heartbeat=heartbeat,
-        recovery=recovery,
-        workplace=workplace,
-        polling=polling,
-        shutdown=shutdown,
-        on_end=on_end,
+        vitals=shared.vitals,
     )
 
 

@@ -13,10 +13,12 @@ from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.recovery import end_leftovers
 from launch_worker.attempt.attempt import WorkerContext
+from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.attempt.shipping import LogShipper
 from launch_worker.attempt.worker_folder import WorkerFolder, delete_undeleted, why_not_own
 from launch_worker.errors import LaunchError
 from launch_worker.model.needs import parse_needs
+from launch_worker.model.run import Record
 from launch_worker.runners.output import FULL_DISK
 from launch_worker.runners.process.runner import ProcessRunner, reap_orphans
 from launch_worker.settings import NO_WORK_DIR, Settings
@@ -140,6 +142,10 @@ class Workplace:
             needs = parse_needs(needs_text)
             self._held_before[attempt.path.name] = attempt.key
             self._capacity.hold(attempt.key, devices, needs.millicores, needs.memory)
+
+    def attempt_folder(self, record: Record) -> AttemptFolder:
+        """The folder for the files of an attempt in this worker's own folder."""
+        return self.folder.attempt(record)
 
     def tidy(self) -> None:
         """Release what settled attempts of previous workers held, and reap orphans; called at each heartbeat."""

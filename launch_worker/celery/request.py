@@ -19,7 +19,8 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.message import Message
 
-from launch_worker.agent.attempts import Ended, SentClaim
+from launch_worker.agent.attempts import Ended
+from launch_worker.agent.claims import SentClaim
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.celery.application import app

@@ -16,7 +16,7 @@ import pytest
 
 from launch_worker import Api, LaunchAgent, Run, submit
 from launch_worker.agent.launch_agent import JobSpecAndQueue
-from launch_worker.agent.run_queue_items import AGENT_KILLED, AGENT_POLLING, AGENT_RUNNING
+from launch_worker.agent.registration import AGENT_KILLED, AGENT_POLLING, AGENT_RUNNING
 from launch_worker.agent.tracker import JobAndRunStatusTracker
 from launch_worker.attempt.supervise import Cancel
 from launch_worker.dev.redis_server import RedisServer

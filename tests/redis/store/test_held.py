@@ -25,7 +25,6 @@ from launch_worker.maintenance.passes import crash_stale_runs
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.runners.container.config import Labels
-from launch_worker.runners.job import Lease
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from tests.support.arrows import (
@@ -193,25 +192,6 @@ def test_a_pending_run_is_not_held(store: Store) -> None:
 # -- being taken over --------------------------------------------------------------------------------------------------
 
 
-class Carrier:
-    """What adoption needs of the worker: it carries on what was adopted."""
-
-    def __init__(self) -> None:
-        self.carried: list[Attempt] = []
-
-    def lease_of(self, record: Record, *, renewed_at: float) -> Lease:
-        return None
-
-    def attempt_folder(self, record: Record) -> AttemptFolder:
-        raise AssertionError("it has a folder")
-
-    def carries(self, run_id: str) -> bool:
-        return False
-
-    def carry_on(self, attempt: Attempt) -> None:
-        self.carried.append(attempt)
-
-
 class Adopting:
     """In place of an engine, which is not asked anything here."""
 
@@ -227,15 +207,16 @@ def test_a_container_is_taken_over_though_the_disk_is_full(
     folder = AttemptFolder(tmp_path / f"{record.id}.{record.attempt}.{record.token}")
     folder.make(for_process=False)
     folder.mark_container(record)
-    carrier, stopping = Carrier(), threading.Event()
+    carried: list[Attempt] = []
     adopter = Adopter(
         Identity(owner="next", worker="w2", host="h"),
         store=store,
         settings=Settings.from_env({"LAUNCH_WORK_DIR": str(tmp_path)}, redis_url=store.url),
-        outage=Outage(stopping),
+        outage=Outage(threading.Event()),
         containers=SimpleNamespace(runner=Adopting, system=lambda: "it"),  # type: ignore[arg-type]
-        attempts=carrier,
-        carry_on=carrier.carry_on,
+        attempt_folder=lambda _: pytest.fail("it has a folder"),
+        carries=lambda _: False,
+        carry_on=carried.append,
     )
 
     def full(*_: object) -> None:
@@ -243,4 +224,4 @@ def test_a_container_is_taken_over_though_the_disk_is_full(
 
     monkeypatch.setattr(AttemptFolder, "keep_record", full)
     adopter._adopt_container(folder, [record.owner])
-    assert [attempt.record.id for attempt in carrier.carried] == [record.id]
+    assert [attempt.record.id for attempt in carried] == [record.id]

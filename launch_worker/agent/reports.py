@@ -1,0 +1,196 @@
+"""Reports to Redis what becomes of attempts: the start of a job, its phases and words, and the end of its run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from launch_worker.agent.attempts import Attempts, Ended
+from launch_worker.agent.identity import Identity
+from launch_worker.agent.intake import Intake
+from launch_worker.agent.outage import Outage
+from launch_worker.agent.workplace import Workplace
+from launch_worker.attempt.attempt import Attempt
+from launch_worker.attempt.tail import Growing
+from launch_worker.clock import boot_time_s
+from launch_worker.errors import BrokerUnavailableError, DamagedError
+from launch_worker.model.job_words import Preempting, Word
+from launch_worker.model.outcome import Outcome, outcome_of_exit
+from launch_worker.model.retry import NextStep, next_step
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
+from launch_worker.model.worker import FreeCapacity
+from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.jobs")
+
+T = TypeVar("T")
+
+#: A function such as `Outage.repeat`.
+Repeat = Callable[[Callable[[], Any]], Any]
+
+
+class Reports:
+    """The reports of one worker's attempts. Thread-safe.
+
+    A note that Redis does not get is left out; an end is repeated until Redis has it, and kept on disk meanwhile.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        store: Store,
+        outage: Outage,
+        intake: Intake,
+        attempts: Attempts,
+        workplace: Workplace,
+        free_capacity: Callable[[], FreeCapacity | None],
+    ) -> None:
+        """`free_capacity` says what the worker has room for; None while it takes no runs."""
+        self._identity = identity
+        self._store = store
+        self._outage = outage
+        self._intake = intake
+        self._attempts = attempts
+        self._workplace = workplace
+        self._free_capacity = free_capacity
+
+    def note_start(self, attempt: Attempt, pid: int) -> None:
+        """Note the process of a job that has started."""
+        record = attempt.record
+        if attempt.job is not None and attempt.job.exited is not None and not attempt.has_phases:
+            return  # reported with the end
+        attempt.is_start_noted = True
+        try:
+            self._store.started(record.id, record.token, pid=pid)
+        except BrokerUnavailableError:
+            log.warning("run.start_unnoted run=%s pid=%d: Redis is away", record.id, pid)
+
+    def note_phase(self, attempt: Attempt, phase: str, reason: str) -> None:
+        """Note that a part of an attempt's start begins."""
+        record = attempt.record
+        attempt.has_phases = True
+        try:
+            self._store.phase(record, phase, reason=reason)
+        except BrokerUnavailableError:
+            log.warning("run.phase_unnoted run=%s phase=%s: Redis is away", record.id, phase)
+
+    def note_word(self, attempt: Attempt, word: Word, outcome: Outcome | None) -> None:
+        """Act on a word of the job. With a `Finish` its run has ended, unless the run will be tried again."""
+        if isinstance(word, Preempting):
+            attempt.record = replace(attempt.record, yields=True)
+        if outcome is None:
+            return
+        step = self._next_step(attempt, outcome)
+        if step.retry_delay_s is None:
+            # A run that is tried again ends with its processes: the next attempt must not begin beside them.
+            attempt.finished = True
+            threading.Thread(
+                target=self._finish_early,
+                args=(attempt, step, boot_time_s()),
+                name=f"finish-{attempt.record.id}",
+                daemon=True,
+            ).start()
+
+    def report(self, attempt: Attempt, outcome: Outcome, keep: Callable[[], None]) -> Ended:
+        """Report the end of an attempt; `keep` sends files of the run before."""
+        record, ended_s = attempt.record, boot_time_s()
+        self._intake.note(record, outcome)
+        step = self._next_step(attempt, outcome)
+        deliver: Repeat = partial(self._deliver, attempt, step, ended_s)
+        if not _is_kept_by_guard(attempt, outcome):
+            deliver = self._outage.repeat
+            attempt.folder.write_report(record, step, owner=self._identity.owner, ended_s=ended_s)
+        attempt.ended = True
+        if attempt.job is not None:
+            attempt.job.dispose()
+        self._attempts.release(record)
+        pid = attempt.job.pid if attempt.job is not None and not attempt.is_start_noted else None
+        try:
+            self._ship_rest(attempt, by=self._workplace.logs.finish, repeat=deliver)
+            deliver(keep)
+            accepted = deliver(lambda: self.finish(record, step, pid, boot_time_s() - ended_s))
+        except BrokerUnavailableError:
+            log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
+            return outcome.state, outcome
+        attempt.folder.remove()
+        if not accepted:
+            log.warning("run.late_report_refused run=%s attempt=%d", record.id, record.attempt)
+            return None
+        state = outcome.state if step.retry_delay_s is None else RunState.PENDING
+        log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
+        return state, outcome
+
+    def finish(self, record: Record, step: NextStep, pid: int | None = None, ended_ago_s: float | None = None) -> bool:
+        """Have Redis end a run, or try it again. False when the attempt was superseded."""
+        return self._store.finish(
+            record, step, owner=self._identity.owner, card=self._free_capacity(), pid=pid, ended_ago_s=ended_ago_s
+        )
+
+    def _finish_early(self, attempt: Attempt, step: NextStep, ended_s: float) -> None:
+        """Report an end before the job's processes are gone.
+
+        The word is on disk: where this is cut short, the later report or the next worker delivers the end.
+        """
+        record = attempt.record
+        try:
+            if attempt.job is not None:
+                attempt.job.catch_up()
+            self._ship_rest(attempt, by=lambda growing: growing.ship(self._store), repeat=self._outage.repeat)
+            if self._outage.repeat(
+                lambda: self._store.finish(
+                    record, step, owner=self._identity.owner, ended_ago_s=boot_time_s() - ended_s
+                )
+            ):
+                log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)
+        except BrokerUnavailableError:
+            log.warning("run.finish_kept run=%s: the next worker on this machine delivers it", record.id)
+        except Exception:
+            log.exception("run.finish_failed run=%s: it is reported when its processes are gone", record.id)
+
+    def _ship_rest(self, attempt: Attempt, *, by: Callable[[Growing], object], repeat: Repeat) -> None:
+        """Send what the job has written to its talk and its output by now. Raises BrokerUnavailableError."""
+        if attempt.talk is not None and attempt.spec.sweep:
+            attempt.talk.look()
+            attempt.talk.add_results(attempt.folder.output)
+        for growing in (attempt.talk, attempt.tail):
+            if growing is not None:
+                self._ship(growing, by=by, repeat=repeat)
+
+    def _ship(self, growing: Growing, *, by: Callable[[Growing], object], repeat: Repeat) -> None:
+        try:
+            repeat(lambda: by(growing))
+        except DamagedError as error:
+            log.error("log.not_kept run=%s: %s", growing.run_id, error)
+
+    def _deliver(self, attempt: Attempt, step: NextStep, ended_s: float, call: Callable[[], T]) -> T:
+        """Call as `Outage.repeat` does, for an end that is on no disk: the first failure writes it there."""
+        try:
+            return call()
+        except BrokerUnavailableError:
+            attempt.folder.write_report(attempt.record, step, owner=self._identity.owner, ended_s=ended_s)
+            return self._outage.repeat(call)
+
+    def _next_step(self, attempt: Attempt, outcome: Outcome) -> NextStep:
+        record = attempt.record
+        return next_step(
+            outcome,
+            spec=attempt.spec,
+            attempt=record.attempt,
+            first_attempt=record.first_attempt,
+            preemptions=record.preemptions,
+            misstarts=record.misstarts,
+        )
+
+
+def _is_kept_by_guard(attempt: Attempt, outcome: Outcome) -> bool:
+    """Whether recovery would find the same outcome in what the job's guard writes down when its worker dies."""
+    exited = None if attempt.job is None else attempt.job.exited
+    if exited is None or not exited.is_kept or exited.status is None:
+        return False
+    return outcome == outcome_of_exit(exited.status, preempt_exit_code=attempt.spec.preempt_exit_code)
