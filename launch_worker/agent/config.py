@@ -312,7 +312,7 @@ OPTIONS = (
     ),
     Option(
         "tags",
-        "DEPRECATED: a queue that is named for the tags.",
+        "The queue that is named for these tags; it is made.",
         "TAG",
         _words,
         words=("-t", "--tag"),

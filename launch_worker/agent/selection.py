@@ -91,16 +91,6 @@ class Selection:
             return f"Agent started! Looking for work from queue(s) that start with the prefix: {list(self.prefixes)}..."
         return f"Agent started! Looking for work from queue(s): {', '.join(self.wanted((), ()))}..."
 
-    def deprecation(self) -> str:
-        """Prefect's warning about tags; '' without any."""
-        if not self.tags:
-            return ""
-        return (
-            "`tags` are deprecated. For backwards-compatibility with old versions of Prefect, this agent will create "
-            f"a work queue named `{self.tag_queue}` that uses legacy tag-based matching. This option will be removed "
-            "on 2023-02-23."
-        )
-
     def _fits(self, name: str) -> bool:
         if self.prefixes:
             return name.startswith(self.prefixes)

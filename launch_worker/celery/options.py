@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import time
 import warnings
@@ -28,6 +27,7 @@ from launch_worker.celery.worker import LaunchWorker
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.redis_url import mask_url
 from launch_worker.store.redis.safety import check_safe
+from launch_worker.store.store import Store
 
 #: Why an option of Celery's worker means nothing here, and what there is instead, by its name there.
 REFUSED = {
@@ -77,8 +77,6 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
         give_up(str(error), error.exit_code)
     instance.launch_worker = LaunchWorker(start)
     app.conf.broker_transport_options = app.conf.broker_transport_options | {"strict_order": start.is_strict_order}
-    if start.selection is not None and start.selection.tags:
-        announce(terminal.styled(start.selection.deprecation(), colour="red"))
     # Without Celery's banner: it names an app, a transport and a pool, which are always the same here.
     instance.quiet = True
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -128,19 +126,24 @@ def is_said(option: str) -> bool:
 
 def _check_known(selection: Selection) -> None:
     """End the start when a queue or pool is not there; waits while Redis is away."""
-    store = Api(settings=settings).store
-    for failures in itertools.count(1):
-        try:
-            in_pool = [name for name, _ in store.pool_queues(selection.pool)] if selection.pool else []
-            sentence = selection.unknown(store.queue_names(), store.pools(), in_pool)
-        except BrokerUnavailableError as error:
-            terminal.say(f"launch_worker: --strict waits to see the queues: {error}", err=True)
-            time.sleep(backoff_s(failures, first_s=LOOK_S, cap_s=60.0))
-        else:
-            store.close()
-            break
+    store, failures = Api(settings=settings).store, 0
+    while (sentence := _unknown(selection, store)) is None:
+        # Not by `Outage.repeat`: the heartbeat that looks for Redis, and the log, come later.
+        failures += 1
+        time.sleep(backoff_s(failures, first_s=LOOK_S, cap_s=60.0))
+    store.close()
     if sentence:
         give_up(sentence)
+
+
+def _unknown(selection: Selection, store: Store) -> str | None:
+    """One sentence about queues or a pool that are not there; '' for none, None while Redis is away, which it says."""
+    try:
+        in_pool = [name for name, _ in store.pool_queues(selection.pool)] if selection.pool else []
+        return selection.unknown(store.queue_names(), store.pools(), in_pool)
+    except BrokerUnavailableError as error:
+        terminal.say(f"launch_worker: --strict waits to see the queues: {error}", err=True)
+        return None
 
 
 def announce(sentence: str) -> None:

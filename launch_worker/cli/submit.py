@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -22,6 +22,50 @@ if TYPE_CHECKING:
 _NOT_WITH_FILE = ("id", "unique")
 
 
+class Call(NamedTuple):
+    """The options of one call that are not the run's own."""
+
+    wait: bool
+    follow: bool
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+    strict: bool
+    from_file: str | None
+    cron: str | None
+    cron_name: str | None
+    timezone: str | None
+    missed: str | None
+    overlap: str | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the call ends with its runs."""
+        return self.wait or self.follow
+
+    def check(self) -> None:
+        """Raises InputError for options that exclude each other."""
+        if self.as_json and (self.follow or self.quiet):
+            raise InputError("--json does not go with --follow or --quiet; use --wait --json")
+        if self.cron is None and (self.cron_name or self.timezone or self.missed or self.overlap):
+            raise InputError("--cron-name, --timezone, --missed and --overlap are for recurring runs; give --cron too")
+        if self.dry_run and (self.waits or self.quiet or self.cron is not None):
+            raise InputError("--dry-run submits nothing; leave out --wait, --follow, --quiet and --cron")
+
+    def check_beside(self, given: Mapping[str, Any]) -> None:
+        """Raises InputError for options of the run that do not go with the call."""
+        if self.from_file is not None:
+            for name in _NOT_WITH_FILE:
+                if name in given:
+                    raise InputError(f"--{name} names one submission; write {name} into each line of {self.from_file}")
+        if self.cron is not None:
+            others = [f"--{option.name}" for option in OPTIONS if not option.is_recurring and option.name in given]
+            own = (("--wait", self.wait), ("--follow", self.follow), ("--from-file", self.from_file))
+            others += [name for name, on in own if on]
+            if others:
+                raise InputError(f"{others[0]} does not go with --cron; leave one of them out")
+
+
 @click.command(
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     epilog="Example: launch-submit -q gpu --name resnet --retries 2 --follow -- python train.py --lr 0.1",
@@ -34,94 +78,34 @@ _NOT_WITH_FILE = ("id", "unique")
 @click.option("--quiet", is_flag=True, help="Print only the run id.")
 @click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL, else your launch-worker dev).")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def submit_command(
-    command: tuple[str, ...],
-    wait: bool,
-    follow: bool,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    api: str | None,
-    strict: bool,
-    from_file: str | None,
-    cron: str | None,
-    cron_name: str | None,
-    timezone: str | None,
-    missed: str | None,
-    overlap: str | None,
-    **options: Any,
-) -> int:
+def submit_command(command: tuple[str, ...], api: str | None, **options: Any) -> int:
     """Submit COMMAND to a queue and print its run.
 
     Exit codes: 0 done; 2 bad input; 69 Redis not reachable. With --wait or --follow the job's own (128+n for signal
     n), 143 when it was killed on request, 70 when its worker died, 130 when Ctrl-C detached. With several runs the
     first that is not 0.
     """
-    if as_json and (follow or quiet):
-        raise InputError("--json does not go with --follow or --quiet; use --wait --json")
-    if cron is None and (cron_name or timezone or missed or overlap):
-        raise InputError("--cron-name, --timezone, --missed and --overlap are for recurring runs; give --cron too")
-    if dry_run and (wait or follow or quiet or cron is not None):
-        raise InputError("--dry-run submits nothing; leave out --wait, --follow, --quiet and --cron")
+    call = Call(**{name: options.pop(name) for name in Call._fields})
+    call.check()
     given = given_options(command, options)
-    if from_file is not None:
-        for name in _NOT_WITH_FILE:
-            if name in given:
-                raise InputError(f"--{name} names one submission; write {name} into each line of {from_file}")
-    if cron is not None:
-        _check_recurring(given, wait=wait, follow=follow, from_file=from_file)
-    items = _items(given, from_file)
-    if follow and (from_file is not None or items[0].array is not None):
+    call.check_beside(given)
+    items = _items(given, call.from_file)
+    if call.follow and (call.from_file is not None or items[0].array is not None):
         raise InputError("--follow shows the log of one run; use --wait for several")
     # Imported after all that needs no Redis.
     from launch_worker.submission.submitter import Submitter
 
-    if dry_run:
+    if call.dry_run:
         from launch_worker.cli.sending import show_all
 
-        show_all(Submitter(api), items, strict=strict)
-        return 0
-    if cron is not None:
-        from launch_worker.api.client import Api
-        from launch_worker.cli.schedules import add_schedule, show_added
-
-        kept = add_schedule(
-            Api(api),
-            items[0],
-            cron=cron,
-            name=cron_name,
-            timezone=timezone,
-            missed=missed,
-            overlap=overlap,
-            strict=strict,
-        )
-        show_added(kept, as_json=as_json, quiet=quiet)
-        return 0
-    how = {"strict": strict, "as_json": as_json, "quiet": quiet, "waits": wait or follow, "many": from_file is not None}
-    if not (wait or follow or as_json):
-        _submit(Submitter(api), items, **how)
-        return 0
-    # Imported before the run is there: it may be over, or Redis away, once all this is imported.
-    from launch_worker.api.client import Api, Run
-    from launch_worker.cli import following
-
-    whole, code = Api(api), 0
-    runs = [
-        Run(whole, one.id, queue_consumers=one.queue_consumers, is_new=one.is_new)
-        for one in _submit(whole, items, **how)
-    ]
-    if wait or follow:
-        if len(runs) == 1 and from_file is None:
-            code = following.follow(runs[0], logs=follow, quiet=quiet or as_json)
-        else:
-            code = following.wait_for_all(runs, quiet=quiet or as_json)
-    if as_json:
-        from launch_worker.terminal import echo_json
-
-        for run in runs:
-            run.refresh()
-            echo_json(run.as_json(history=True))
-    return code
+        show_all(Submitter(api), items, strict=call.strict)
+    elif call.cron is not None:
+        _schedule(api, items[0], call)
+    elif call.waits or call.as_json:
+        return _submit_and_wait(api, items, call)
+    else:
+        _submit(Submitter(api), items, call)
+    return 0
 
 
 def _items(given: Mapping[str, Any], from_file: str | None) -> list[Item]:
@@ -145,32 +129,68 @@ def _some(items: list[Item], from_file: str) -> list[Item]:
     return items
 
 
-def _check_recurring(given: Mapping[str, Any], *, wait: bool, follow: bool, from_file: str | None) -> None:
-    others = [f"--{option.name}" for option in OPTIONS if not option.is_recurring and option.name in given]
-    others += [name for name, on in (("--wait", wait), ("--follow", follow), ("--from-file", from_file)) if on]
-    if others:
-        raise InputError(f"{others[0]} does not go with --cron; leave one of them out")
+def _schedule(url: str | None, item: Item, call: Call) -> None:
+    """Make a recurring submission, and report it."""
+    assert call.cron is not None
+    from launch_worker.api.client import Api
+    from launch_worker.cli.schedules import add_schedule, show_added
+
+    kept = add_schedule(
+        Api(url),
+        item,
+        cron=call.cron,
+        name=call.cron_name,
+        timezone=call.timezone,
+        missed=call.missed,
+        overlap=call.overlap,
+        strict=call.strict,
+    )
+    show_added(kept, as_json=call.as_json, quiet=call.quiet)
 
 
-def _submit(
-    submitter: Submitter, items: list[Item], *, strict: bool, as_json: bool, quiet: bool, waits: bool, many: bool
-) -> list[Sent]:
+def _submit_and_wait(url: str | None, items: list[Item], call: Call) -> int:
+    """Submit all, wait for their ends if the call does, and show them as JSON if it asks; returns the exit code."""
+    # Imported before the run is there: it may be over, or Redis away, once all this is imported.
+    from launch_worker.api.client import Api, Run
+    from launch_worker.cli import following
+
+    whole, code = Api(url), 0
+    runs = [
+        Run(whole, one.id, queue_consumers=one.queue_consumers, is_new=one.is_new)
+        for one in _submit(whole, items, call)
+    ]
+    if call.waits:
+        quiet = call.quiet or call.as_json
+        if len(runs) == 1 and call.from_file is None:
+            code = following.follow(runs[0], logs=call.follow, quiet=quiet)
+        else:
+            code = following.wait_for_all(runs, quiet=quiet)
+    if call.as_json:
+        from launch_worker.terminal import echo_json
+
+        for run in runs:
+            run.refresh()
+            echo_json(run.as_json(history=True))
+    return code
+
+
+def _submit(submitter: Submitter, items: list[Item], call: Call) -> list[Sent]:
     """Check all, send all, and report each. A queue without workers is reported once."""
     from launch_worker.cli.sending import check_all, queue_of, send_all
 
-    many = many or items[0].array is not None
+    many = call.from_file is not None or items[0].array is not None
     if many:
-        check_all(submitter, items, strict=strict)
+        check_all(submitter, items, strict=call.strict)
     idle: set[str] = set()
     sent = []
-    shown = many and not quiet and sys.stderr.isatty()
-    out = sys.stderr if waits and not quiet else sys.stdout
+    shown = many and not call.quiet and sys.stderr.isatty()
+    out = sys.stderr if call.waits and not call.quiet else sys.stdout
     try:
-        for run, item in send_all(submitter, items, strict=strict, shown=shown):
+        for run, item in send_all(submitter, items, strict=call.strict, shown=shown):
             sent.append(run)
-            if quiet:
+            if call.quiet:
                 out.write(f"{run.id}\n")
-            elif not as_json and not shown:
+            elif not call.as_json and not shown:
                 is_old = not run.is_new and bool(item.run_id or item.unique)
                 how = "was submitted before; nothing was changed" if is_old else f"submitted to queue {queue_of(item)}"
                 out.write(f"run {run.id} {how}\n")
@@ -182,7 +202,7 @@ def _submit(
                 out.flush()
                 why = why_unserved(submitter.store.workers(), queue)
                 terminal.say(f"launch-submit: the run waits: {why}", err=True)
-        if shown and not as_json:
+        if shown and not call.as_json:
             out.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
     finally:
         # Flushed once, and not for each line as click does.

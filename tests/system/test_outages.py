@@ -23,6 +23,7 @@ from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid
 from tests.system.test_failures import guard_of
+from tests.system.test_start import start
 
 
 @pytest.fixture
@@ -517,3 +518,12 @@ def cpu_s(pid: int) -> float:
     """Of its processors' time, by now."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_strict_worker_waits_for_redis_to_see_the_queues(outage: Cluster, server: RedisServer) -> None:
+    run = submit(["true"], queue="gpu", api=outage.api)
+    server.kill()
+    worker = start(outage, "--strict", "-q", "gpu", wait=False)
+    wait_until(lambda: "--strict waits to see the queues" in worker.log)
+    server.start()
+    assert run.wait(30) is RunState.FINISHED, worker.log

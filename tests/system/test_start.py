@@ -275,9 +275,8 @@ def test_the_welcome_can_be_hidden(cluster: Cluster) -> None:
     assert "Agent stopped!" in worker.log
 
 
-def test_tags_are_a_queue_of_their_own_with_a_warning(cluster: Cluster) -> None:
-    worker = start(cluster, "-t", "gpu", "-t", "big")
-    assert "`tags` are deprecated. For backwards-compatibility with old versions of Prefect" in worker.log
+def test_tags_are_a_queue_of_their_own(cluster: Cluster) -> None:
+    start(cluster, "-t", "gpu", "-t", "big")
     wait_until(lambda: "agent-queue-big-gpu" in cluster.api.store.queue_names(), what="the queue was made")
     assert submit(["true"], queue="agent-queue-big-gpu", api=cluster.api).wait(20) is RunState.FINISHED
 

@@ -73,12 +73,9 @@ def test_only_a_pool_is_served_strictly_and_only_names_stay_as_they_are() -> Non
     assert not Selection.parse(tags=["a"]).is_dynamic
 
 
-def test_tags_name_a_legal_queue_and_warn_in_prefects_words() -> None:
+def test_tags_name_a_legal_queue() -> None:
     selection = Selection.parse(tags=["b", "a"])
     check_queue_name(selection.tag_queue)
-    assert selection.deprecation().startswith("`tags` are deprecated. For backwards-compatibility with old versions")
-    assert "`agent-queue-a-b`" in selection.deprecation()
-    assert Selection.parse(queues=["a"]).deprecation() == ""
 
 
 @pytest.mark.parametrize(
