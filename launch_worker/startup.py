@@ -1,9 +1,9 @@
 """Makes programs start fast: without imports that only other commands need, and without garbage collection.
 
 `celery` imports every plugin (Flower, and tornado with it) and the prompt of `celery amqp` before it looks at its
-command line, so before `-A launch_worker`: 12 MiB and up to 0.15 s. With pygments, which colours what other commands
-print, it makes a hundred regular expressions: 0.03 s. Of this package it has imported only this module by then:
-kombu takes it for a serializer (the entry point in pyproject.toml).
+command line, so before `-A launch_worker`. Without them an idle worker with its guard has 50 MiB in place of 62, and
+starts with 0.15 s of CPU less. Of this package `celery` has imported only this module by then: kombu takes it for a
+serializer (the entry point in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -57,8 +57,6 @@ def _start_lean() -> None:
         prompt = ModuleType("click_repl")
         prompt.register_repl = lambda group: None  # type: ignore[attr-defined]
         sys.modules.setdefault("click_repl", prompt)
-    # None makes importing an optional module fail, as where it is not installed.
-    sys.modules.setdefault("pygments", None)  # type: ignore[arg-type]
 
 
 def leave_working_folder() -> None:
@@ -77,12 +75,6 @@ def leave_working_folder() -> None:
     imports = sys.modules.get("celery.utils.imports")
     if imports is not None:
         imports.cwd_in_path = contextlib.nullcontext  # type: ignore[attr-defined]
-
-
-def imported() -> None:
-    """Undo the changes once Celery's own imports are over, so that other modules find what was hidden."""
-    if sys.modules.get("pygments", ...) is None:
-        del sys.modules["pygments"]
 
 
 _start_lean()

@@ -33,8 +33,6 @@ from launch_worker.store.keys import PRIORITY_STEPS
 from launch_worker.untrusted.ownership import read_ours
 from launch_worker.untrusted.text import read_json
 
-startup.imported()
-
 
 def _required(
     settings: Settings, *, transport_options: dict[str, Any], beat_schedule: dict[str, Any]
