@@ -26,8 +26,9 @@ class Handle(Protocol):
 class Job(Handle, Protocol):
     """A started job as its runner gives it: a process or a container."""
 
-    #: End of its main process; None before.
-    exited: Exited | None
+    @property
+    def exited(self) -> Exited | None:
+        """The end of its main process; None before."""
 
     @property
     def pid(self) -> int:

@@ -27,8 +27,7 @@ from launch_worker.api.client import Api, Run, submit
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.model.states import RunState
-from launch_worker.runners.container import engine
-from launch_worker.runners.container import handle as container_handle
+from launch_worker.runners.container import engine, follow, log_stream, start, stopping
 from launch_worker.runners.container import runner as container
 from launch_worker.runners.container import watch as container_watch
 from launch_worker.settings import Settings
@@ -54,10 +53,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (engine, "_WORK_TIMEOUT_S", 1.0),
         (container, "PATIENCE_S", 0.3),
         (container, "_REMOVE_S", 0.3),
-        (container_handle, "PATIENCE_S", 0.3),
-        (container_handle, "RETRY_S", 0.1),
-        (container_handle, "_SILENT_S", 0.3),
-        (container_handle, "_REST_S", 1.0),
+        (start, "PATIENCE_S", 0.3),
+        (follow, "RETRY_S", 0.1),
+        (stopping, "RETRY_S", 0.1),
+        (log_stream, "_SILENT_S", 0.3),
+        (follow, "_REST_S", 1.0),
         (container_watch, "_EVERY_S", 0.1),
         (container_watch, "_ANSWER_S", 0.3),
         (shutdown, "_LAST_STEPS_S", 0.5),

@@ -30,7 +30,8 @@ from launch_worker.model.units import format_duration
 from launch_worker.runners.container.config import Files, Labels, NewContainer, host_config, tarball
 from launch_worker.runners.container.engine import Engine, clear_errors
 from launch_worker.runners.container.forgotten import end_forgotten
-from launch_worker.runners.container.handle import PATIENCE_S, ContainerHandle
+from launch_worker.runners.container.handle import ContainerHandle
+from launch_worker.runners.container.start import PATIENCE_S
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
 from launch_worker.runners.job import Lease

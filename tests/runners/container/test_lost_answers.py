@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ from launch_worker.errors import EngineAwayError, StartError, StartGivenUpError
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
-from launch_worker.runners.container import engine
-from launch_worker.runners.container import handle as container_handle
+from launch_worker.runners.container import engine, follow, log_stream, start
 from launch_worker.runners.container import runner as container
 from launch_worker.runners.container import watch as container_watch
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.runner import ContainerRunner
-from launch_worker.runners.job import Exited
+from launch_worker.runners.job import Exited, Lease
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.store.store import Store
@@ -49,9 +48,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(engine, "_WORK_TIMEOUT_S", 3.0)
     monkeypatch.setattr(container, "PATIENCE_S", 1.0)
     monkeypatch.setattr(container, "_REMOVE_S", 1.0)
-    monkeypatch.setattr(container_handle, "PATIENCE_S", 1.0)
-    monkeypatch.setattr(container_handle, "_SILENT_S", 0.5)
-    monkeypatch.setattr(container_handle, "_REST_S", 3.0)
+    monkeypatch.setattr(start, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(log_stream, "_SILENT_S", 0.5)
+    monkeypatch.setattr(follow, "_REST_S", 3.0)
     monkeypatch.setattr(container_watch, "_EVERY_S", 0.2)
     monkeypatch.setattr(container_watch, "_ANSWER_S", 0.5)
     yield
@@ -169,9 +168,13 @@ def test_an_order_to_start_that_comes_late_starts_nothing_once_its_run_was_stopp
     """An engine that hung does what it was asked when it goes on."""
     rule = proxy.rule("hang", "POST", "/start$", times=1)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Timer(0.5, lambda: events.put(Cancel("enough"))).start()
+
+    def cancel() -> None:
+        wait_until(lambda: rule.met, what="it is told to start")
+        events.put(Cancel("enough"))
+
+    threading.Thread(target=cancel).start()
     handle = bench.shell("sleep 60", events=events)
-    assert rule.met
     outcome = outcome_of(handle)
     assert (outcome.state, outcome.reason) == (RunState.KILLED, "enough")
     proxy.heal()
@@ -442,6 +445,11 @@ def test_an_exit_code_that_an_engine_lost_as_it_was_killed_is_said_to_be_lost(
 # -- its lease runs out ------------------------------------------------------------------------------------------------
 
 
+def ends_in(term_s: float, kill_s: float) -> Callable[[], Lease]:
+    """A lease of so many seconds from the container's start on."""
+    return lambda: (boot_time_s() + term_s, boot_time_s() + kill_s)
+
+
 @contextlib.contextmanager
 def bench_of_a_run(
     proxy: EngineProxy, engine: Any, image: str, folder: Path, store: Store
@@ -457,8 +465,7 @@ def test_a_guard_that_cannot_end_a_container_has_its_run_held_until_it_has(
     engine: Any, busybox_image: str, proxy: EngineProxy, tmp_path: Path, store: Store
 ) -> None:
     with bench_of_a_run(proxy, engine, busybox_image, tmp_path, store) as (bench, record):
-        now = boot_time_s()
-        handle = bench.shell("trap '' TERM; echo up; while :; do sleep 0.1; done", lease=(now + 4.0, now + 6.0))
+        handle = bench.shell("trap '' TERM; echo up; while :; do sleep 0.1; done", lease=ends_in(4.0, 6.0))
         wait_until(lambda: "up" in bench.output(), what="the job has begun")
         proxy.rule("hang")
         wait_until(lambda: store.get(record.id).is_held, what="nobody else is given the run")
@@ -473,8 +480,7 @@ def test_a_guard_ends_no_container_that_another_worker_took_over_while_the_engin
     engine: Any, busybox_image: str, proxy: EngineProxy, tmp_path: Path, store: Store
 ) -> None:
     with bench_of_a_run(proxy, engine, busybox_image, tmp_path, store) as (bench, record):
-        now = boot_time_s()
-        handle = bench.shell("trap 'exit 1' TERM; sleep 8; exit 0", lease=(now + 3.0, now + 4.0))
+        handle = bench.shell("trap 'exit 1' TERM; sleep 8; exit 0", lease=ends_in(3.0, 4.0))
         handle.leave()
         proxy.rule("hang")
         wait_until(lambda: store.get(record.id).is_held, what="nobody else is given the run")
