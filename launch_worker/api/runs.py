@@ -20,6 +20,7 @@ from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
+from launch_worker.store.answers import CancelWord
 from launch_worker.store.files import SavedFile, saved_files
 from launch_worker.submission.submitter import me
 
@@ -206,7 +207,7 @@ class Run:
 
     # -- what can be done to it --------------------------------------------------------------------------------------
 
-    def stop(self, *, reason: str = "", grace_s: float | None = None) -> str:
+    def stop(self, *, reason: str = "", grace_s: float | None = None) -> CancelWord:
         """The same as `cancel`, under W&B's name."""
         return self.cancel(reason=reason, grace_s=grace_s)
 
@@ -219,7 +220,7 @@ class Run:
         if not self._api.store.delete(self.id, who=me(), keep_s=self._api.settings.retention_s):
             raise RefusedError(f"run {self.id} is Running; stop it first with: launch-worker cancel {self.id}")
 
-    def cancel(self, *, reason: str = "", grace_s: float | None = None) -> str:
+    def cancel(self, *, reason: str = "", grace_s: float | None = None) -> CancelWord:
         """Ask for the run's end. Returns 'killed' (it was Pending) or 'requested'. Raises RefusedError when final.
 
         `grace_s` 0 is SIGKILL at once; None is the run's own grace.

@@ -19,7 +19,7 @@ from launch_worker.ids import new_run_id
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.checks import KEY, MAX_LIMIT
 from launch_worker.model.states import RunState
-from launch_worker.model.sweep import SweepRecord, Trial
+from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
 from launch_worker.model.units import isoformat
 from launch_worker.store.sweeps import unknown_sweep
 from launch_worker.submission.options import read_options
@@ -42,7 +42,7 @@ _TURN_S = 2.0
 #: Seconds of an outage of Redis that a wait outlasts.
 _PATIENCE_S = 600.0
 #: Words of `Sweep.steer`, and what the reason of a run that was Killed by each says.
-_STEERED = {"stop": "stopped", "cancel": "cancelled", "pause": "paused", "resume": "resumed"}
+_STEERED: dict[SweepOrder, str] = {"stop": "stopped", "cancel": "cancelled", "pause": "paused", "resume": "resumed"}
 
 
 class Sweep:
@@ -132,8 +132,8 @@ class Sweep:
         """
         return self.steer("cancel")
 
-    def steer(self, word: str) -> str:
-        """Do what the word says: pause, resume, stop or cancel. Returns the state now."""
+    def steer(self, word: SweepOrder) -> str:
+        """Carry out the order. Returns the state now."""
         reason = f"sweep {self.id} was {_STEERED[word]} by {me()}"
         done, state = self._api.store.steer_sweep(self.id, word, reason=reason)
         if not done:

@@ -11,6 +11,7 @@ from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.sweeps import MAX_WORKERS, Sweep
 from launch_worker.cli.submit_options import RUN_OPTIONS, given_options, with_options
+from launch_worker.model.sweep import SweepOrder
 from launch_worker.sweeps.space import flat
 
 _ID = click.argument("sweep_id", metavar="ID")
@@ -185,7 +186,7 @@ def cancel_command(url: str | None, sweep_id: str, as_json: bool) -> None:
     _steer(url, sweep_id, "cancel", as_json=as_json)
 
 
-def _steer(url: str | None, sweep_id: str, word: str, *, as_json: bool) -> None:
+def _steer(url: str | None, sweep_id: str, word: SweepOrder, *, as_json: bool) -> None:
     sweep: Sweep = Api(url).sweep(sweep_id)
     if word == "resume":
         sweep.resume()

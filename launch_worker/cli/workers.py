@@ -8,6 +8,7 @@ from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli import devices
 from launch_worker.errors import InputError
+from launch_worker.model.worker import WorkerOrder
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker workers drain celery@gpu1")
@@ -89,7 +90,7 @@ def resume_command(url: str | None, worker: str, as_json: bool) -> None:
     _order(url, worker, "resume", "takes runs again", as_json=as_json)
 
 
-def _order(url: str | None, worker: str, word: str, sentence: str, *, as_json: bool) -> None:
+def _order(url: str | None, worker: str, word: WorkerOrder, sentence: str, *, as_json: bool) -> None:
     store = Api(url).store
     owners = [entry["owner"] for entry in store.workers() if worker in (entry["worker"], entry["owner"])]
     if not owners:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 #: States of a sweep that is over.
 ENDED = ("FINISHED", "CANCELED")
+#: What a person may order for a sweep.
+SweepOrder = Literal["pause", "resume", "stop", "cancel"]
 
 
 @dataclass(frozen=True)

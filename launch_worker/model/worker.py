@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from launch_worker.model import item_schema
 from launch_worker.model.units import as_us
+
+#: What a person may order a live worker to do.
+WorkerOrder = Literal["drain", "upgrade", "resume"]
 
 
 def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:

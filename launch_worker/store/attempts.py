@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
@@ -16,6 +16,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.units import as_us
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.store import keys
+from launch_worker.store.answers import AdoptRefusal, FinishWord, HoldWord
 from launch_worker.store.records import record_of
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
@@ -141,16 +142,16 @@ class Attempts(Server):
     def adopt(
         self, run_id: str, token: int, *, attempt: int, former: str, owner: str, worker: str, host: str, lease_s: float,
         only_if_gone: bool = False,
-    ) -> tuple[Record | None, str]:  # fmt: skip
+    ) -> tuple[Record | None, AdoptRefusal]:  # fmt: skip
         """Running | Crashed -> Running under another worker, for an attempt whose job outlived its worker.
 
         `former` is the owner that the attempt had ('' for any); with `only_if_gone` that owner must not be alive.
-        Returns the record, or None and why not: superseded, ended, taken (by another worker), unknown.
+        Returns the record, or None and why not.
         """
         word, *fields = self._call(
             "adopt", run_id, token, attempt, former, owner, worker, host, as_us(lease_s), int(only_if_gone)
         )
-        return (record_of(run_id, pairs(fields[0])), "") if fields else (None, text(word))
+        return (record_of(run_id, pairs(fields[0])), "") if fields else (None, cast(AdoptRefusal, text(word)))
 
     def phase(self, record: Record, name: str, *, reason: str = "") -> bool:
         """Note that a part of a Running attempt's start begins. False when the attempt was superseded."""
@@ -189,10 +190,10 @@ class Attempts(Server):
         shown = card.to_json() if card is not None else ""
         ago_us = "" if ended_ago_s is None else max(0, as_us(ended_ago_s))
         last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us)
-        answer = text(self._call("finish", *who, *labels, *last))
+        answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
         if answer == "unknown":
             self.restore(record, lease_s=self._settle_s, owner=owner)
-            answer = text(self._call("finish", *who, *labels, *last))
+            answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
         if answer == "done" and outcome.late_exit:
             self.note_late_exit(record.id, record.token, outcome.late_exit)
         return answer == "done"
@@ -221,13 +222,12 @@ class Attempts(Server):
                     answers.append(error)
         return answers
 
-    def hold(self, run_id: str, token: int, *, owner: str) -> str:
+    def hold(self, run_id: str, token: int, *, owner: str) -> HoldWord:
         """Hold an attempt whose worker is gone while its job may still live: no worker gets the run.
 
-        The lease lasts until `release`, or until the attempt's worker or one that adopts it is heard of. Returns held,
-        adopted (another owner has the attempt), or over (the attempt does not run).
+        The lease lasts until `release`, or until the attempt's worker or one that adopts it is heard of.
         """
-        return text(self._call("hold", run_id, token, owner))
+        return cast(HoldWord, text(self._call("hold", run_id, token, owner)))
 
     def release(self, run_id: str, token: int) -> bool:
         """End the lease of a held attempt whose job is known to have ended. False when the attempt is not held."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.model.units import isoformat
 from launch_worker.store import keys
+from launch_worker.store.answers import SaveWord
 from launch_worker.store.records import Records
 from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
@@ -47,7 +48,7 @@ class Files(Records):
             raise InputError(f"{name[:60]!r} is no name for a file; use letters, digits and . _ @ + = -, at most 200")
         if len(data) > MAX_FILE_BYTES:
             raise InputError(f"file {name!r} has {len(data):,} bytes; at most {MAX_FILE_BYTES:,} are kept with a run")
-        word = text(self._call("save_file", run_id, name, data, MAX_FILES, MAX_FILES_BYTES))
+        word = cast(SaveWord, text(self._call("save_file", run_id, name, data, MAX_FILES, MAX_FILES_BYTES)))
         if word == "unknown":
             raise self.unknown(run_id)
         return word == "kept"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from launch_worker.model.units import as_us
+from launch_worker.store.answers import CancelWord, DeleteWord, PreemptWord
 from launch_worker.store.records import Records
 from launch_worker.store.redis.client import text
 
@@ -13,9 +16,10 @@ _CANCELS_AT_ONCE = 100
 class Requests(Records):
     """The part of `Store` for what people ask of a run."""
 
-    def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> tuple[str, str]:
-        """Pending -> Killed; a Running run's owner is asked to stop it. Returns (killed | requested | final, state)."""
-        return self._stop(run_id, grace_s, reason, preempt=False)
+    def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> tuple[CancelWord, str]:
+        """Pending -> Killed; a Running run's owner is asked to stop it. Returns what was done, and the state."""
+        word, state = self._stop(run_id, grace_s, reason, preempt=False)
+        return cast(CancelWord, word), state
 
     def cancel_array(self, array: str, *, reason: str, grace_s: float | None = None) -> tuple[int, int]:
         """Cancel all runs of an array that have not ended. Returns how many are Killed, and how many are to stop."""
@@ -27,9 +31,10 @@ class Requests(Records):
             killed, asked, at = killed + gone, asked + told, at + _CANCELS_AT_ONCE
         return killed, asked
 
-    def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
-        """Ask a Running run's owner to end it, so that it runs again. Returns (requested | pending | final, state)."""
-        return self._stop(run_id, None, reason, preempt=True)
+    def preempt(self, run_id: str, *, reason: str) -> tuple[PreemptWord, str]:
+        """Ask a Running run's owner to end it, so that it runs again. Returns what was done, and the state."""
+        word, state = self._stop(run_id, None, reason, preempt=True)
+        return cast(PreemptWord, word), state
 
     def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
         self.check_id(run_id)
@@ -52,9 +57,10 @@ class Requests(Records):
         For `keep_s` a look-up says who deleted the run. A repeated call changes nothing. Raises UnknownRunError.
         """
         self.check_id(run_id)
-        word = "again"
+        word: DeleteWord = "again"
         while word == "again":
-            word = text(self._call("delete", run_id, f"deleted by {who}", who, round(keep_s * 1e6)))
+            reply = self._call("delete", run_id, f"deleted by {who}", who, round(keep_s * 1e6))
+            word = cast(DeleteWord, text(reply))
         if word == "unknown":
             raise self.unknown(run_id)
         return word == "deleted"

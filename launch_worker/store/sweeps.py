@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from launch_worker.errors import InputError
 from launch_worker.model.spec import RunSpec
-from launch_worker.model.sweep import SweepRecord, Trial
+from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
 from launch_worker.store import keys
+from launch_worker.store.answers import SteerWord
 from launch_worker.store.redis.client import Client, pairs, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.submit import ConfigChanged, expiry_of, fields_of
@@ -47,15 +48,16 @@ class Sweeps(Client):
             raise InputError(text(answer[0]))
         return "" if word == 1 else text(answer[0])
 
-    def steer_sweep(self, sweep_id: str, word: str, *, reason: str) -> tuple[bool, str]:
-        """pause, resume, stop or cancel a sweep. Whether it was possible in its state, and its state now.
+    def steer_sweep(self, sweep_id: str, word: SweepOrder, *, reason: str) -> tuple[bool, str]:
+        """Carry out an order for a sweep. Whether it was possible in its state, and its state now.
 
         `reason` is what its Killed runs say. Raises InputError for an unknown sweep.
         """
-        answer, state = (text(part) for part in self._call("steer_sweep", sweep_id, word, reason))
+        said, state = self._call("steer_sweep", sweep_id, word, reason)
+        answer = cast(SteerWord, text(said))
         if answer == "unknown":
             raise unknown_sweep(sweep_id)
-        return answer == "done", state
+        return answer == "done", text(state)
 
     def settle_sweep(self, sweep_id: str) -> int:
         """Forget live runs that are gone, and end the sweep if it can end. Returns how many runs were gone."""

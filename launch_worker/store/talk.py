@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from launch_worker.store import keys
+from launch_worker.store.answers import TellWord
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
@@ -55,9 +56,8 @@ class Talk(Client):
                 with clear_errors(self.url):
                     known = text(self._redis.hget(keys.run(record_id), "summary") or "")
                 merged = merge_summary(known, summary)
-            answer = text(
-                self._call("tell", record_id, token, end, known, merged, message, int(preempting), *metrics[-1000:])
-            )
+            what = (end, known, merged, message, int(preempting), *metrics[-1000:])
+            answer = cast(TellWord, text(self._call("tell", record_id, token, *what)))
             if answer != "stale":
                 return answer == "done"
         return False

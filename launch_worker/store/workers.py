@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from launch_worker.model.units import as_us
-from launch_worker.model.worker import FreeCapacity
+from launch_worker.model.worker import FreeCapacity, WorkerOrder
 from launch_worker.store import keys
+from launch_worker.store.answers import LeaseWord
 from launch_worker.store.redis.client import text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.store.server import Server
@@ -19,8 +20,7 @@ from launch_worker.store.server import Server
 class Answer:
     """The answer to a heartbeat for one run."""
 
-    #: One of ok, cancel, preempt, superseded, adopted (by another worker), ended, unknown (Redis has lost the record).
-    word: str
+    word: LeaseWord
     #: Grace in seconds that came with a cancel or preempt; None for the job's own.
     grace_s: float | None = None
     reason: str = ""
@@ -71,8 +71,8 @@ class Workers(Server):
             len(queues),
             *queues,
         )
-        now, age, next_due, *words = self._call("heartbeat", *head, *flat)
-        answers = [_answer(text(word)) for word in words]
+        now, age, next_due, *lines = self._call("heartbeat", *head, *flat)
+        answers = [_answer(text(line)) for line in lines]
         return Pulse(answers, pass_age_s=age / 1e6, next_due=int(next_due), now=now)
 
     def goodbye(self, owner: str, *, queues: Sequence[str], stays: bool = False) -> None:
@@ -87,8 +87,8 @@ class Workers(Server):
                 pipe.zrem(keys.consumers(name), owner)
             pipe.execute()
 
-    def order(self, owner: str, word: str) -> bool:
-        """Order a worker to `drain`, `upgrade` or `resume`. False when the worker does not listen now."""
+    def order(self, owner: str, word: WorkerOrder) -> bool:
+        """Order a worker to do this. False when the worker does not listen now."""
         with clear_errors(self.url):
             return bool(self._redis.publish(keys.admin_channel(owner), json.dumps({"order": word})))
 
@@ -124,8 +124,8 @@ class Workers(Server):
         return [int(count) if isinstance(count, bytes) and count.isdigit() else None for count in found]
 
 
-def _answer(word: str) -> Answer:
-    if not word.startswith(("cancel:", "preempt:")):
-        return Answer(word)
-    kind, grace_us, reason = word.split(":", 2)
-    return Answer(kind, grace_s=int(grace_us) / 1e6 if grace_us else None, reason=reason)
+def _answer(line: str) -> Answer:
+    if not line.startswith(("cancel:", "preempt:")):
+        return Answer(cast(LeaseWord, line))
+    word, grace_us, reason = line.split(":", 2)
+    return Answer(cast(LeaseWord, word), grace_s=int(grace_us) / 1e6 if grace_us else None, reason=reason)
