@@ -38,6 +38,17 @@ _TOO_OLD = re.compile(r"unknown command\W+(FCALL|FUNCTION)\b", re.IGNORECASE)
 _OTHER_NAME = (62, 64)
 _EXPIRED = (9, 10)
 
+#: What is said of a TLS connection that the server ended after the client's part of the handshake. With TLS 1.3 that
+#: part is over before the server looks at the client's certificate, and a server that refuses it may send an alert, or
+#: just reset the connection, before or after the first command is written.
+_ENDED_TLS = (
+    "ended the TLS connection; it may be stopping, or asks clients for certificates: then name ours with ssl_certfile "
+    "and ssl_keyfile in LAUNCH_REDIS_URL"
+)
+
+#: Errors of a connection that the other side has closed, seen while something is read or written.
+_CLOSED = (ConnectionResetError, BrokenPipeError)
+
 _FULL = re.compile(r"\bOOM\b|command not allowed when used memory")
 _NOT_SAVED = re.compile(r"\bMISCONF\b|configured to save RDB snapshots|stop-writes-on-bgsave-error")
 _READ_ONLY = re.compile(r"\bREADONLY\b|read only replica|\bMASTERDOWN\b|Link with MASTER is down")
@@ -122,12 +133,8 @@ def _unreachable(url: str, error: Exception) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _certificate(cause)
         if isinstance(cause, ssl.SSLError):
-            # With TLS 1.3 the client's part of the handshake is over before the server looks at its certificate.
             if "ALERT" in (cause.reason or "") or "connecting" not in str(error):
-                return (
-                    "ended the TLS connection; it may be stopping, or asks clients for certificates: then name ours "
-                    "with ssl_certfile and ssl_keyfile in LAUNCH_REDIS_URL"
-                )
+                return _ENDED_TLS
             return f"did not complete a TLS handshake; {plain_port}"
         if isinstance(cause, socket.gaierror):
             return "is not reachable: its host name is not known here; check the name in LAUNCH_REDIS_URL"
@@ -140,7 +147,9 @@ def _unreachable(url: str, error: Exception) -> str:
         if has_tls and "connecting" in text:
             return f"did not answer in time; check that it is well, or {plain_port}"
         return "did not answer in time; check that it is well, and LAUNCH_REDIS_URL"
-    if "closed by server" in text.lower() or any(isinstance(cause, ConnectionResetError) for cause in _chain(error)):
+    if "closed by server" in text.lower() or any(isinstance(cause, _CLOSED) for cause in _chain(error)):
+        if has_tls and "connecting" not in text:
+            return _ENDED_TLS
         other = plain_port if has_tls else "its port may be one for TLS: then LAUNCH_REDIS_URL begins with rediss://"
         return f"is not reachable: it closed the connection; it may be stopping, or {other}"
     return "is not reachable; start it, or set LAUNCH_REDIS_URL to where it is"

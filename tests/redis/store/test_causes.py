@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
+import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -93,6 +96,34 @@ def test_the_cause_and_what_to_do_are_said(places: Places, url: str, cause: str,
     assert cause in said
     assert advice in said
     assert places.password not in said
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_server_that_resets_a_tls_connection_after_the_handshake_may_ask_for_certificates(
+    places: Places, waits: bool
+) -> None:
+    """Whether the client finds the end as it writes or as it reads: what is said must not depend on that."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(places.right, places.right.with_suffix(".key"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        store = Store(f"rediss://127.0.0.1:{listener.getsockname()[1]}/0?ssl_ca_certs={places.right}")
+
+        def reset() -> None:
+            while True:
+                try:
+                    plain, _ = listener.accept()
+                except OSError:
+                    return
+                with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as client:
+                    if waits:
+                        client.recv(1000)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        threading.Thread(target=reset, daemon=True).start()
+        with pytest.raises(BrokerUnavailableError, match="asks clients for certificates"):
+            store.ping()
+        store.close()
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("more", ["", "&ssl_check_hostname=true", "&ssl_cert_reqs=required"])
