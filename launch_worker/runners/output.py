@@ -27,6 +27,8 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 #: Bytes of disk reserved ahead of the output, which it finds also when others have filled the disk.
 RESERVE_BYTES = 256 * 1024
+#: Bytes of output after which room is asked for again where there was none.
+_RETRY_BYTES = 8 * 1024
 #: Bytes of newest output that a running attempt's file keeps at least, unless there is no disk at all.
 _LEAST_BYTES = 1 << 20
 #: Divisor of the free disk: a file keeps at most this part of it, for other jobs print too.
@@ -46,6 +48,9 @@ _PAUSE_S = 0.01
 _NO_PAUSE_S = 0.001
 #: Seconds until a disk that took nothing is tried again.
 _FULL_DISK_S = 0.1
+#: Tries to get the end of a job's output onto a full disk, and the seconds between two of them.
+_LAST_TRIES = 20
+_LAST_PAUSE_S = 0.005
 
 
 def make_pipe() -> int:
@@ -145,10 +150,12 @@ class OutputWriter:
     def make_room(self) -> None:
         """Keep the file within what the disk allows, and make room ahead. Never raises."""
         self._bound(self._allowed())
-        if self._reserve() == errno.ENOSPC and self._give_up(RESERVE_BYTES):
-            self._reserve()
-        # Any other problem is a file system that cannot reserve.
-        self._look_at = self.end + RESERVE_BYTES // 2
+        problem = self._reserve()
+        if problem in FULL_DISK and self._give_up(RESERVE_BYTES):
+            problem = self._reserve()
+        # Who fills the disk may have taken what was given up: tried again while there is room ahead. Any other problem
+        # is a file system that cannot reserve.
+        self._look_at = self.end + (_RETRY_BYTES if problem in FULL_DISK else RESERVE_BYTES // 2)
 
     def move(self, pipe: int, most: int) -> int:
         """Move output from the pipe; the number of bytes, 0 when no process has the pipe open any more.
@@ -303,22 +310,28 @@ class Piped:
 
     def finish(self) -> None:
         """Move the bytes in the pipe, and close both: a process that escaped from the job prints into nothing."""
-        try:
-            left = bytes_in(self.pipe)
-            while left > 0:
-                moved = self._open().move(self.pipe, left)
-                if not moved:
+        for _ in range(_LAST_TRIES):
+            try:
+                self._move_rest()
+            except OSError as error:
+                self._was_dropped = True
+                if error.errno not in FULL_DISK:
                     break
-                left -= moved
-            if self._writer is not None:
-                self._writer.flush()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._was_dropped = True
+                time.sleep(_LAST_PAUSE_S)
+            else:
+                break
         os.close(self.pipe)
         if self._writer is not None:
             self._writer.close()
+
+    def _move_rest(self) -> None:
+        """Move the bytes that are in the pipe. Raises OSError when the disk takes nothing."""
+        left = bytes_in(self.pipe)
+        with contextlib.suppress(BlockingIOError):
+            while left > 0 and (moved := self._open().move(self.pipe, left)):
+                left -= moved
+        if self._writer is not None:
+            self._writer.flush()
 
     def _open(self) -> OutputWriter:
         if self._writer is None:

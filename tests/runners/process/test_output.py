@@ -589,7 +589,8 @@ def test_on_a_disk_that_others_fill_the_newest_is_kept_and_the_job_sees_no_error
         filling.set()
         filler.join()
     kept = newest(folder / "output")
-    assert kept.endswith(seq(1_990_000, 2_000_000))
+    # How much of what came before the end stays is up to whoever fills the disk.
+    assert kept.endswith(seq(1_999_500, 2_000_000))
 
 
 def test_a_job_finds_room_ahead_on_a_disk_that_was_filled_after_its_start(disk: Disk) -> None:
