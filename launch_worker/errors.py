@@ -29,6 +29,10 @@ class BrokerUnavailableError(LaunchError):
     exit_code = 69
 
 
+class RedisFullError(BrokerUnavailableError):
+    """Redis is full: it takes no new runs or attempts, and all else goes on; nothing was written."""
+
+
 class ForbiddenError(BrokerUnavailableError):
     """The Redis user may not do this; nothing was written."""
 

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from launch_worker.errors import BrokerUnavailableError
+from launch_worker.errors import BrokerUnavailableError, RedisFullError
+from launch_worker.untrusted.log_line import Seldom
 
 log = logging.getLogger("launch_worker.outage")
 
@@ -59,6 +60,7 @@ class Outage:
         self._over = threading.Event()
         self._over.set()
         self._probes = 0
+        self._say_full = Seldom(log.warning)
         #: Callback at the begin of an outage, which has the heartbeat try at once.
         self.on_begin: Callable[[], None] = lambda: None
 
@@ -68,7 +70,10 @@ class Outage:
         return self._since is not None
 
     def note(self, error: BrokerUnavailableError) -> None:
-        """Note that a call got no answer."""
+        """Note that a call got no answer, or that Redis is full, which is no outage: it takes all but new runs."""
+        if isinstance(error, RedisFullError):
+            self._say_full("redis.full: no run is begun, all else goes on. %s", error)
+            return
         with self._lock:
             now = time.monotonic()
             begins = self._since is None

@@ -126,6 +126,13 @@ class Channel(kombu_redis.Channel):
             log.exception("publication.refused")
             raise Empty from None
 
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Leave it to the next second what a full Redis refuses; of a refusal kombu logs a traceback each time."""
+        try:
+            super().maybe_refresh_binding_expiry()  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            raise ConnectionError(str(error)) from error
+
     def _get_client(self) -> type[redis.Redis]:
         return QueueClient
 

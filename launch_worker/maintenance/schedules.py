@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from launch_worker.errors import BrokerUnavailableError, InputError
+from launch_worker.errors import BrokerUnavailableError, InputError, RedisFullError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -181,6 +181,8 @@ def fire_due(store: Store, settings: Settings) -> int:
             continue
         try:
             fired += _fire(store, settings, name, text, due, now)
+        except RedisFullError:
+            break  # the others would be refused too; they are due until Redis has room
         except BrokerUnavailableError:
             raise
         except Exception:

@@ -21,7 +21,14 @@ from redis.exceptions import (
 )
 from redis.sentinel import MasterNotFoundError
 
-from launch_worker.errors import BrokerUnavailableError, DamagedError, ForbiddenError, LaunchError, SettingsError
+from launch_worker.errors import (
+    BrokerUnavailableError,
+    DamagedError,
+    ForbiddenError,
+    LaunchError,
+    RedisFullError,
+    SettingsError,
+)
 from launch_worker.redis_url import mask_url
 
 #: Refusals for the server's condition, whatever was asked. (redis-py drops the first word where it has a class for it;
@@ -178,7 +185,7 @@ def _refused(shown: str, error: ResponseError) -> LaunchError:
     if "DB index is out of range" in text:
         return SettingsError(f"{shown} has no such database; check LAUNCH_REDIS_URL")
     if isinstance(error, OutOfMemoryError) or _FULL.search(text):
-        return BrokerUnavailableError(f"{shown} is full (maxmemory); raise its maxmemory or lower LAUNCH_RETENTION")
+        return RedisFullError(f"{shown} is full (maxmemory); raise its maxmemory or lower LAUNCH_RETENTION")
     if _NOT_SAVED.search(text):
         return BrokerUnavailableError(
             f"{shown} cannot save its data to disk, and takes no writes until it can (MISCONF); make room on its disk, "

@@ -40,7 +40,7 @@ class Health(Records):
         for start in range(0, len(run_ids), _PAGE):
             page = run_ids[start : start + _PAGE]
             with clear_errors(self.url):
-                pipe = self._redis.pipeline(transaction=True)
+                pipe = self._redis.pipeline(transaction=False)
                 for run_id in page:
                     pipe.hget(keys.run(run_id), "state")
                     pipe.zscore(keys.LEASES, run_id)
@@ -61,8 +61,11 @@ class Health(Records):
     def system(self) -> str:
         """The name of this launch system, by which its containers are known on a shared engine."""
         with clear_errors(self.url):
-            self._redis.set(keys.SYSTEM, secrets.token_hex(6), nx=True)
-            return text(self._redis.get(keys.SYSTEM))
+            name = self._redis.get(keys.SYSTEM)
+            if name is None:
+                self._redis.set(keys.SYSTEM, secrets.token_hex(6), nx=True)
+                name = self._redis.get(keys.SYSTEM)
+            return text(name)
 
     def has_system(self) -> bool:
         """Whether a worker of this system has ever made a container."""

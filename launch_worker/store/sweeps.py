@@ -94,7 +94,7 @@ class Sweeps(Client):
     def sweeps_of(self, sweep_ids: Sequence[str]) -> list[SweepRecord]:
         """The records of these sweeps; sweeps that are gone or damaged are left out."""
         with clear_errors(self.url):
-            pipe = self._redis.pipeline(transaction=True)
+            pipe = self._redis.pipeline(transaction=False)
             for sweep_id in sweep_ids:
                 pipe.hgetall(keys.sweep(sweep_id))
                 pipe.scard(keys.sweep_part(sweep_id, "live"))
@@ -121,12 +121,14 @@ class Sweeps(Client):
         With `curves`, each trial also has its values of the metric by step.
         """
         with clear_errors(self.url):
-            pipe = self._redis.pipeline(transaction=True)
-            for part in ("trials", "results", "stopped"):
-                pipe.hgetall(keys.sweep_part(sweep_id, part))
-            pipe.smembers(keys.sweep_part(sweep_id, "live"))
+            # In no transaction, in which a full Redis 7.0 refuses reads too. The order of the reads keeps each of them
+            # true: what is among the ended has a result, and what ends between two reads counts as live.
+            pipe = self._redis.pipeline(transaction=False)
             pipe.lrange(keys.sweep_part(sweep_id, "ended"), 0, -1)
-            drawn, results, stopped, live, ended = pipe.execute()
+            pipe.smembers(keys.sweep_part(sweep_id, "live"))
+            for part in ("results", "stopped", "trials"):
+                pipe.hgetall(keys.sweep_part(sweep_id, part))
+            ended, live, results, stopped, drawn = pipe.execute()
         drawn, results, stopped = pairs(drawn), pairs(results), pairs(stopped)
         running = {text(run_id) for run_id in live}
         curve_of = self._curves(sweep_id, sorted(int(index) for index in drawn)) if curves else {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
+from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RedisFullError
 from launch_worker.ids import new_run_id
 from launch_worker.model.checks import KEY
 from launch_worker.model.spec import RunSpec, default_name
@@ -57,6 +57,9 @@ def advance_sweeps(store: Store, settings: Settings) -> int:
         try:
             store.settle_sweep(sweep_id)
             made += look_after(store, settings, sweep_id)
+        except RedisFullError as error:
+            # Their runs are made once Redis has room. Settling goes on: it ends sweeps.
+            log.debug("sweep.waits sweep=%s: %s", sweep_id, error)
         except BrokerUnavailableError:
             raise
         except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,52 @@ def test_a_master_that_becomes_a_replica_and_is_promoted_again_costs_no_end_and_
         cluster.close()
         for store in stores:
             store.close()
+
+
+def test_on_a_full_redis_nothing_new_begins_and_all_else_goes_on(
+    pair: tuple[RedisServer, RedisServer], tmp_path: Path
+) -> None:
+    server = pair[0]
+    cluster = Cluster(server.url, tmp_path)
+    redis = redis_of(server.url)
+    until = "until [ -e end ]; do sleep 0.05; done"
+    options: dict[str, Any] = {"cwd": tmp_path, "api": cluster.api}
+    try:
+        worker, beat = cluster.worker(slots=4), cluster.beat()
+        fails = submit(["sh", "-c", f"echo begun; {until}; echo ended; exit 4"], **options)
+        again = submit(["sh", "-c", f"{until}; [ $LAUNCH_ATTEMPT = 2 ]"], retries=1, **options)
+        stopped, left = (submit(["sleep", "600"], **options) for _ in range(2))
+        for run in (fails, again, stopped, left):
+            wait_for_pid(run)
+        waits, dropped = (submit(["true"], **options) for _ in range(2))
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] // 2)
+        # Longer than a lease: the job with retries left would be ended, were its lease not renewed.
+        since = time.monotonic()
+        wait_until(lambda: time.monotonic() - since > 4, what="a lease is over")
+        assert cluster.run("launch-worker", "cancel", stopped.id, dropped.id).code == 0
+        (tmp_path / "end").touch()
+        assert [run.wait(20) for run in (fails, stopped, dropped)] == [
+            *(RunState.FAILED, RunState.KILLED, RunState.KILLED),
+        ]
+        assert (fails.exit_code, fails.logs()) == (4, b"begun\nended\n")
+        wait_until(lambda: again.refresh().state is RunState.PENDING, what="its first attempt has ended")
+        refused = cluster.run("launch-submit", "--", "true")
+        assert (refused.code, refused.err.count("\n"), "is full (maxmemory)" in refused.err) == (69, 1, True)
+        for words in (
+            *(("runs",), ("show", fails.id), ("logs", fails.id), ("wait", fails.id), ("files", fails.id), ("status",)),
+            *(("queues",), ("pools",), ("workers",), ("schedules",), ("sweep", "list"), ("delete", dropped.id)),
+        ):
+            done = cluster.run("launch-worker", *words)
+            assert (done.code in (0, 4), "is full" in done.err) == (True, False), (words, done)
+        worker.kill()
+        heir = cluster.worker(name="heir", wait=False)
+        assert left.wait(20) is RunState.CRASHED
+        redis.config_set("maxmemory", 0)
+        assert [run.wait(30) for run in (waits, again)] == [RunState.FINISHED] * 2
+        assert again.refresh().attempt == 2
+        for part in (worker, heir, beat):
+            assert "Traceback" not in part.log, part.log
+            assert "redis.away" not in part.log, part.log
+        assert "redis.full" in worker.log
+    finally:
+        cluster.close()

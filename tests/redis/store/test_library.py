@@ -79,8 +79,8 @@ def test_what_one_call_has_read_is_forgotten_by_the_next() -> None:
     assert reset <= variables
 
 
-def test_the_functions_that_a_full_server_takes_exist() -> None:
-    named = WORDS["functions"].split("local WHEN_FULL = {")[1].split("}")[0]
+def test_the_functions_that_a_full_server_refuses_exist() -> None:
+    named = WORDS["functions"].split("local NOT_WHEN_FULL = {")[1].split("}")[0]
     assert set(re.findall(r"(\w+) = true", named)) <= set(SCRIPTS)
 
 

@@ -12,7 +12,14 @@ import pytest
 
 from launch_worker.api.client import Api, Run, submit, submit_many
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, LaunchError, UnknownRunError
+from launch_worker.errors import (
+    BrokerUnavailableError,
+    DamagedError,
+    InputError,
+    LaunchError,
+    RedisFullError,
+    UnknownRunError,
+)
 from launch_worker.ids import new_run_id
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
@@ -190,11 +197,11 @@ def test_a_full_redis_is_told_for_each(store: Store, redis_client: Any, creator:
     redis_client.config_set("maxmemory", "1")
     try:
         answers = create_many(creator, news(3))
-        with pytest.raises(BrokerUnavailableError, match="is full"):
+        with pytest.raises(RedisFullError, match="is full"):
             store.create(new_run_id(), PLAIN)
     finally:
         redis_client.config_set("maxmemory", "0")
-    assert {type(answer) for answer in answers} == {BrokerUnavailableError}
+    assert {type(answer) for answer in answers} == {RedisFullError}
     assert len(items(store)) == 1
 
 

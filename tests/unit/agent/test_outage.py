@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from launch_worker.agent.outage import Outage
-from launch_worker.errors import BrokerUnavailableError
+from launch_worker.errors import BrokerUnavailableError, RedisFullError
 
 
 @pytest.fixture
@@ -60,3 +60,12 @@ def test_of_a_connection_that_is_lost_again_and_again_a_few_outages_are_said_and
     outage.note(AWAY)
     outage.over()
     assert words(caplog) == ["redis.away", "redis.back"]
+
+
+def test_a_redis_that_is_full_is_not_away(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    outage = Outage(threading.Event())
+    for _ in range(40):
+        outage.note(RedisFullError("it is full"))
+    assert not outage.is_on
+    assert words(caplog) == ["redis.full:"]

@@ -7,13 +7,11 @@
 -- * While the library is loaded `redis.call` does not work, only `redis.register_function` and `redis.log` do.
 -- * Replies of `redis.call` have the form of RESP2, for nobody calls `redis.setresp`.
 
--- Functions that a server takes also when its memory is full: what frees memory, and what did its first write by a
--- command that frees some. All others are refused before they do anything.
-local WHEN_FULL = {
-  cancel = true, cancel_array = true, check_cancellations = true, claim = true, crash = true, delete = true,
-  delete_pool = true, delete_queue = true, goodbye = true, heal = true, publish_due = true, publish_lost = true,
-  release = true, renew_upload = true, retire = true, retire_sweeps = true, settle_sweep = true, stale = true,
-  take = true, wake = true,
+-- Functions that a server refuses, before they do anything, when its memory is full: they bring new runs and attempts,
+-- and folders for them. All others go on: running attempts are renewed, write within their bounds and end, passes delete
+-- old runs, and people stop what they like.
+local NOT_WHEN_FULL = {
+  claim = true, create = true, create_sweep = true, fire = true, keep_upload = true, next_run = true, requeue = true,
 }
 
 -- Forgets what an earlier call has read, promised or gathered.
@@ -30,6 +28,6 @@ local function define(name, script)
       start_call()
       return script(arguments)
     end,
-    flags = WHEN_FULL[name] and {'allow-oom'} or {},
+    flags = NOT_WHEN_FULL[name] and {} or {'allow-oom'},
   }
 end
