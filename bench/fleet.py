@@ -111,9 +111,9 @@ def idle_heartbeat(store: Store, owner: str, queues: tuple[str, ...]) -> None:
         "problem": "",
     }
     total = (0, 8000, memory)
-    card = FreeCapacity(owner, queues, slots=8, gpus=0, cpus=8000, memory=memory, total=total, backfill_s=300)
+    free = FreeCapacity(owner, queues, slots=8, gpus=0, cpus=8000, memory=memory, total=total, backfill_s=300)
     store.heartbeat(
-        [], owner=owner, worker=owner, lease_s=30, gone_s=30, description=description, queues=queues, card=card
+        [], owner=owner, worker=owner, lease_s=30, gone_s=30, description=description, queues=queues, free=free
     )
 
 

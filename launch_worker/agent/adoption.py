@@ -298,7 +298,7 @@ class Adopter:
                     folder.run_id,
                     folder.token,
                     attempt=folder.attempt,
-                    former=previous,
+                    previous_owner=previous,
                     owner=self._identity.owner,
                     worker=self._identity.worker,
                     host=self._identity.host,

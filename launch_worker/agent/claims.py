@@ -218,7 +218,7 @@ class Claims:
         # Locked until Redis has answered: a claim whose reply was lost may have been given these devices.
         with self._claiming:
             record, why = self._send(
-                claim, card=self._registration.free_capacity(), devices=self._capacity.free().devices
+                claim, free=self._registration.free_capacity(), devices=self._capacity.free().devices
             )
             if record is not None:
                 self._attempts.hold(record)

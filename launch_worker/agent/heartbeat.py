@@ -124,7 +124,7 @@ class Heartbeat:
         soonest = min((due for due in (next_due, self._expected) if due), default=0)
         self._expected = next_due
         if soonest and soonest - ahead_us <= now:
-            _, next_due, is_scheduled = self._store.publish_due(card=free)
+            _, next_due, is_scheduled = self._store.publish_due(free=free)
             self._expected = next_due
             if is_scheduled:
                 fire_due(self._store, self._settings)

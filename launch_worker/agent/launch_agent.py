@@ -49,14 +49,15 @@ class LaunchAgent:
         *,
         hooks: Hooks | None = None,
         capacity: Capacity | None = None,
-        takes_by_hand: bool = False,
+        is_given_runs: bool = True,
         ends_if_hung: bool = False,
     ) -> None:
         """W&B: "Initialize a launch agent." `config`: the keys of `AgentConfig`, W&B's and our own, as raw values.
 
         `queues` are ["default"] and `max_jobs` is 1 (W&B's) when they are not said; GPUs are not looked for unless
         `gpus` asks. One more key is `worker`, the node name. `capacity` is what runs may have, in place of gpus, cpus
-        and memory. With `takes_by_hand` only `take` finds runs. With `ends_if_hung` the agent's guard kills this
+        and memory. Without `is_given_runs` Redis gives it none; it gets those that `take`
+        finds. With `ends_if_hung` the agent's guard kills this
         process, and ends its jobs, when its interpreter stands still for longer than a lease. Raises InputError that
         names all that is wrong.
         """
@@ -71,7 +72,7 @@ class LaunchAgent:
             hooks or Hooks(),
             worker=config.get("worker") or "",
             capacity=capacity,
-            takes_by_hand=takes_by_hand,
+            is_given_runs=is_given_runs,
             ends_if_hung=ends_if_hung,
         )
         #: Identity of the holder of the leases. The node's name is no such: it is the same after a restart.
@@ -232,7 +233,7 @@ class LaunchAgent:
         return self._parts.items.see_to_its_end(attempt)
 
     def take(self, *, before_us: int, strict: bool = False) -> tuple[str, int] | None:
-        """Pop by hand the next item (run, dispatch number) of a run that was ready by a server time; None for none.
+        """Pop the next item (run, dispatch number) of a run that was ready by a server time; None for none.
 
         The most urgent of all queues first, or with `strict` all of the first queue before the next one's.
         """

@@ -18,7 +18,7 @@ from launch_worker.attempt.talk import Talk
 from launch_worker.attempt.worker_folder import WorkerFolder
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, UnknownRunError
 from launch_worker.maintenance.passes import OnEnd
-from launch_worker.model.job_words import Words, outcome_told
+from launch_worker.model.job_words import Words, outcome_by_words
 from launch_worker.model.outcome import Outcome, outcome_of_exit
 from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
@@ -244,7 +244,7 @@ class Recovery:
             outcome = Outcome(RunState.CRASHED, reason=why)
         else:
             outcome = outcome_of_exit(status, preempt_exit_code=code)
-        outcome = outcome_told(outcome, words, status=status, preempt_exit_code=code)
+        outcome = outcome_by_words(outcome, words, status=status, preempt_exit_code=code)
         ended_ago_s = attempt.exit_status_age_s()
         if self._store.finish(record, next_step_of(record, outcome), ended_ago_s=ended_ago_s) and is_open:
             self._on_end(record, outcome)

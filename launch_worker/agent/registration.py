@@ -139,7 +139,7 @@ class Registration:
                 gone_s=max(settings.lease_s, 3 * settings.heartbeat_s),
                 description=self._description(),
                 queues=self._queues if self._is_listed else [],
-                card=self.free_capacity(),
+                free=self.free_capacity(),
             )
         leases: dict[str, Lease] = {}
         for attempt, answer in zip(attempts, pulse.answers, strict=True):

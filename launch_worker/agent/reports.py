@@ -129,7 +129,7 @@ class Reports:
     def finish(self, record: Record, step: NextStep, pid: int | None = None, ended_ago_s: float | None = None) -> bool:
         """Have Redis end a run, or try it again. False when the attempt was superseded."""
         return self._store.finish(
-            record, step, owner=self._identity.owner, card=self._free_capacity(), pid=pid, ended_ago_s=ended_ago_s
+            record, step, owner=self._identity.owner, free=self._free_capacity(), pid=pid, ended_ago_s=ended_ago_s
         )
 
     def _finish_early(self, attempt: Attempt, step: NextStep, ended_s: float) -> None:

@@ -104,14 +104,14 @@ def build(
     *,
     worker: str = "",
     capacity: Capacity | None = None,
-    takes_by_hand: bool = False,
+    is_given_runs: bool = True,
     ends_if_hung: bool = False,
 ) -> Parts:
     """Make the parts of an agent and connect them; see `LaunchAgent` for the arguments. Raises InputError."""
     shared = _share(api, config, hooks, worker=worker, capacity=capacity, ends_if_hung=ends_if_hung)
     workplace = _workplace(shared)
     attempts = Attempts(slots=shared.slots, capacity=shared.capacity, most_grace_s=config.stopped_run_timeout)
-    registration = _registration(shared, workplace, attempts, takes_by_hand=takes_by_hand)
+    registration = _registration(shared, workplace, attempts, is_given_runs=is_given_runs)
     reports = _reports(shared, workplace, attempts, registration)
     claims = _claims(shared, workplace, attempts, registration, reports)
     execution = Execution(
@@ -197,7 +197,7 @@ def _workplace(shared: _Shared) -> Workplace:
     )
 
 
-def _registration(shared: _Shared, workplace: Workplace, attempts: Attempts, *, takes_by_hand: bool) -> Registration:
+def _registration(shared: _Shared, workplace: Workplace, attempts: Attempts, *, is_given_runs: bool) -> Registration:
     config = shared.config
     is_dynamic = bool(config.match or config.pool or config.tags)
     queues = (() if is_dynamic else ("default",)) if config.queues is None else config.queues
@@ -217,7 +217,7 @@ def _registration(shared: _Shared, workplace: Workplace, attempts: Attempts, *, 
         on_twin=shared.hooks.on_twin,
         wake=shared.wake.set,
         # Nothing is this worker's before the first `take`, which says until when runs must have been ready.
-        before_us=1 if takes_by_hand else 0,
+        before_us=0 if is_given_runs else 1,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_told
+from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_by_words
 from launch_worker.model.outcome import Outcome, outcome_of_exit, signal_name
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
@@ -193,7 +193,7 @@ class _Course:
         self._begun = begun
         self._last_output_s = last_output_s
         self._announce = announce
-        #: Deadlines (SIGTERM, SIGKILL; monotonic) after a stop was announced to a job that heeds it; None otherwise.
+        #: Deadlines (SIGTERM, SIGKILL; monotonic) after a stop was announced to a job that obeys it; None otherwise.
         self._ends_at: tuple[float, float] | None = None
         self._was_announced = False
 
@@ -255,11 +255,11 @@ class _Course:
     def outcome(self) -> Outcome:
         """The outcome, now that nothing of the job is left."""
         # A stop was announced, and the job ended before it was signalled.
-        heeded = self.words.heeds_stop and self._ends_at is not None and self.exited is not None
+        is_obeyed = self.words.heeds_stop and self._ends_at is not None and self.exited is not None
         asked = None if isinstance(self.asked, Superseded) else self.asked
-        ended = _outcome(asked, self.exited, self.limits.preempt_exit_code, heeded=heeded)
+        ended = _outcome(asked, self.exited, self.limits.preempt_exit_code, is_obeyed=is_obeyed)
         status = None if self.exited is None else self.exited.status
-        return outcome_told(ended, self.words, status=status, preempt_exit_code=self.limits.preempt_exit_code)
+        return outcome_by_words(ended, self.words, status=status, preempt_exit_code=self.limits.preempt_exit_code)
 
 
 def _grace(event: Cancel | Shutdown | Superseded, limits: Limits) -> float:
@@ -288,9 +288,9 @@ def _limit_reached(limits: Limits, begun: float, last_output: float) -> str | No
 
 
 def _outcome(
-    asked: Cancel | Shutdown | str | None, exited: Exited | None, preempt_exit_code: int, *, heeded: bool
+    asked: Cancel | Shutdown | str | None, exited: Exited | None, preempt_exit_code: int, *, is_obeyed: bool
 ) -> Outcome:
-    stopped = exited is not None and (heeded or exited.stopped_by == "asked")
+    stopped = exited is not None and (is_obeyed or exited.stopped_by == "asked")
     if exited is None or exited.status is None:
         if stopped and isinstance(asked, (Cancel, Shutdown)):
             return _killed(asked)

@@ -132,12 +132,12 @@ class Talk:
 
     def resume(self, store: Store) -> None:
         """Go on where another worker stopped reading the same talk. Raises BrokerUnavailableError, OSError."""
-        heard = store.heard(self.run_id, self._token)
+        so_far = store.talk_so_far(self.run_id, self._token)
         size = self.size()
         with self._reading:
-            self._count, self._names, self._step = heard.end, set(heard.summary), heard.step
+            self._count, self._names, self._step = so_far.end, set(so_far.summary), so_far.step
             # All is new in a file that was cut short or made anew.
-            self._position = heard.end if size >= heard.end or self._is_copy else 0
+            self._position = so_far.end if size >= so_far.end or self._is_copy else 0
             kept = read_words(self._folder)
             self.words = kept
         for word in kept.each():

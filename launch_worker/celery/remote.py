@@ -144,7 +144,7 @@ def _change(launch: LaunchWorker, queue: str, change: Callable[[QueueWatch], Non
         check_queue_name(queue)
     except InputError as error:
         return nok(str(error))  # type: ignore[no-any-return]
-    if launch.queue_watch is None or launch.start.takes_by_hand:
+    if launch.queue_watch is None or not launch.start.consumes_runs:
         return nok("this worker takes nothing from queues now (--limit 0, or --run-once)")  # type: ignore[no-any-return]
     change(launch.queue_watch)
     return ok(said)  # type: ignore[no-any-return]

@@ -72,9 +72,9 @@ class Start:
         return self.selection is not None and self.selection.is_strict_order
 
     @property
-    def takes_by_hand(self) -> bool:
-        """Whether Celery has no queue of runs to consume."""
-        return self.run_once or self.config.max_jobs == 0
+    def consumes_runs(self) -> bool:
+        """Whether Celery consumes queues of runs: not with `--run-once`, which polls them, and not without slots."""
+        return not self.run_once and self.config.max_jobs != 0
 
     def consumed(self, configured: Iterable[str]) -> list[str]:
         """The queues of runs at the start; queues that are looked for come later."""

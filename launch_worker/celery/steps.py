@@ -88,7 +88,7 @@ def consume_maintenance(instance: Any, **_: Any) -> None:
     launch: LaunchWorker = instance.launch_worker
     queues = app.amqp.queues
     launch.queues = launch.start.consumed(queues.consume_from)
-    queues.select([*([] if launch.start.takes_by_hand else launch.queues), MAINTENANCE_QUEUE])
+    queues.select([*(launch.queues if launch.start.consumes_runs else []), MAINTENANCE_QUEUE])
 
 
 class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -115,7 +115,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             | {"worker": parent.hostname, "queues": launch.queues if launch.slots else [], "max_jobs": launch.slots},
             hooks=_hooks(launch, parent),
             capacity=start.capacity,
-            takes_by_hand=start.takes_by_hand,
+            is_given_runs=start.consumes_runs,
             ends_if_hung=True,
         )
         launch.waker.connect(parent.hub)
@@ -124,7 +124,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
         except LaunchError as error:
             self.agent = None
             give_up(str(error))
-        if not start.takes_by_hand:
+        if start.consumes_runs:
             app.amqp.queues.select_add(self.agent.direct_queue)
         launch.queue_watch = QueueWatch(
             self.agent,

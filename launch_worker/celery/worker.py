@@ -67,7 +67,7 @@ class LaunchWorker:
         agent = LaunchAgent.current()
         wanted = []
         if on and agent.takes_runs and not self.is_leaving:
-            by_celery = [] if self.start.takes_by_hand else [agent.direct_queue, *agent.queues]
+            by_celery = [agent.direct_queue, *agent.queues] if self.start.consumes_runs else []
             wanted = [MAINTENANCE_QUEUE, *by_celery]
         consumed = list(app.amqp.queues.consume_from)
         for name in consumed:
@@ -84,7 +84,7 @@ class LaunchWorker:
 
     def open_queues(self) -> list[str]:
         """The queues that a free slot may claim from directly, in their order; none where only Celery's loop may."""
-        if self.start.takes_by_hand or self.is_leaving or not LaunchAgent.initialized():
+        if not self.start.consumes_runs or self.is_leaving or not LaunchAgent.initialized():
             return []
         consumed = app.amqp.queues.consume_from
         queues = [name for name in LaunchAgent.current().queues if name in consumed]

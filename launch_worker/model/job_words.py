@@ -54,7 +54,7 @@ class Words:
         return words
 
 
-def outcome_told(ended: Outcome, words: Words, *, status: int | None, preempt_exit_code: int) -> Outcome:
+def outcome_by_words(ended: Outcome, words: Words, *, status: int | None, preempt_exit_code: int) -> Outcome:
     """The outcome of an attempt: how its job `ended`, corrected by what the job had said of its end."""
     if words.finish is not None:
         late = "unknown" if status is None else str(status) if status >= 0 else signal_name(-status)

@@ -61,20 +61,20 @@ class Attempts(Server):
         host: str,
         lease_s: float,
         nonce: str = "",
-        card: FreeCapacity | None = None,
+        free: FreeCapacity | None = None,
         devices: Sequence[str] = (),
         plain: bool = False,
         version: int = item_schema.VERSION,
     ) -> tuple[Record | None, str]:
         """Pending -> Running. Returns the record with its new attempt and token, or None and why not.
 
-        A call whose reply was lost is repeated with the same `nonce`, and gets the same answer. `card` is the worker's
-        free capacity once this slot is taken, and `devices` its free GPUs, in the order of their use; a worker without
-        a card gets any run. A `plain` claim (without a card) takes only a run that needs no GPUs, cores, memory or
+        A call whose reply was lost is repeated with the same `nonce`, and gets the same answer. `free` is the worker's
+        free capacity once this slot is taken, and `devices` its free GPUs, in the order of their use; without `free`
+        any run is given. A `plain` claim (without `free`) takes only a run that needs no GPUs, cores, memory or
         scheduler's place; for another run it answers NOT_PLAIN and changes nothing. An item of a newer format than
         `version` is left to newer workers. The answer is NotConsumed where no heartbeat of `owner` named the queue.
         """
-        left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
+        left = (free.to_json() if free is not None else "", json.dumps(devices) if devices else "[]")
         nonce = nonce or secrets.token_hex(8)
         return self._claim(run_id, seq, nonce, as_us(lease_s), owner, worker, host, *left, version, int(plain))
 
@@ -88,7 +88,7 @@ class Attempts(Server):
         worker: str,
         host: str,
         lease_s: float,
-        card: FreeCapacity | None = None,
+        free: FreeCapacity | None = None,
         devices: Sequence[str] = (),
         plain: bool = False,
         version: int = item_schema.VERSION,
@@ -98,7 +98,7 @@ class Attempts(Server):
         Returns as `claim`; None also where the next element is not a run's item, and None and '' where nothing waits.
         `slot` names the caller among the slots of its owner: a slot may repeat only its latest call.
         """
-        left = (card.to_json() if card is not None else "", json.dumps(devices) if devices else "[]")
+        left = (free.to_json() if free is not None else "", json.dumps(devices) if devices else "[]")
         return self._claim("", slot, nonce, as_us(lease_s), owner, worker, host, *left, version, int(plain), *lists)
 
     def send_claim(
@@ -140,16 +140,25 @@ class Attempts(Server):
         return bool(self._call("put_back", run_id, seq))
 
     def adopt(
-        self, run_id: str, token: int, *, attempt: int, former: str, owner: str, worker: str, host: str, lease_s: float,
+        self,
+        run_id: str,
+        token: int,
+        *,
+        attempt: int,
+        previous_owner: str,
+        owner: str,
+        worker: str,
+        host: str,
+        lease_s: float,
         only_if_gone: bool = False,
-    ) -> tuple[Record | None, AdoptRefusal]:  # fmt: skip
+    ) -> tuple[Record | None, AdoptRefusal]:
         """Running | Crashed -> Running under another worker, for an attempt whose job outlived its worker.
 
-        `former` is the owner that the attempt had ('' for any); with `only_if_gone` that owner must not be alive.
+        `previous_owner` is the owner that the attempt had ('' for any); with `only_if_gone` it must not be alive.
         Returns the record, or None and why not.
         """
         word, *fields = self._call(
-            "adopt", run_id, token, attempt, former, owner, worker, host, as_us(lease_s), int(only_if_gone)
+            "adopt", run_id, token, attempt, previous_owner, owner, worker, host, as_us(lease_s), int(only_if_gone)
         )
         return (record_of(run_id, pairs(fields[0])), "") if fields else (None, cast(AdoptRefusal, text(word)))
 
@@ -171,14 +180,14 @@ class Attempts(Server):
         step: NextStep,
         *,
         owner: str = "",
-        card: FreeCapacity | None = None,
+        free: FreeCapacity | None = None,
         pid: int | None = None,
         ended_ago_s: float | None = None,
     ) -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
         `record` is as it was claimed. False when the attempt was superseded: nothing was changed. A repeated call
-        changes nothing more. A record that Redis has lost is written again first. `card` is the worker's free capacity
+        changes nothing more. A record that Redis has lost is written again first. `free` is the worker's free capacity
         now, `pid` that of a job that ended before its start was noted (`started`), and `ended_ago_s` the seconds since
         an end that is not now.
         """
@@ -187,7 +196,7 @@ class Attempts(Server):
         retry_us = -1 if step.retry_delay_s is None else as_us(step.retry_delay_s)
         who = (record.id, record.token, record.attempt, owner, record.worker)
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
-        shown = card.to_json() if card is not None else ""
+        shown = free.to_json() if free is not None else ""
         ago_us = "" if ended_ago_s is None else max(0, as_us(ended_ago_s))
         last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us)
         answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))

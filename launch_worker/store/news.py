@@ -42,10 +42,10 @@ class News(Client):
 
             def wait(timeout_s: float) -> bool:
                 with clear_errors(self.url):
-                    heard = pubsub.get_message(timeout=timeout_s) is not None
+                    is_news = pubsub.get_message(timeout=timeout_s) is not None
                     while pubsub.get_message(timeout=0) is not None:
                         pass
-                return heard
+                return is_news
 
             yield wait
 

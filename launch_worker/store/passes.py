@@ -51,13 +51,13 @@ class Passes(Server):
             for run_id, values in zip(found[::2], found[1::2], strict=True)
         ]
 
-    def publish_due(self, *, limit: int = 100, card: FreeCapacity | None = None) -> tuple[int, int, bool]:
-        """Dispatch the runs that are due, and to a worker with a card the runs that it prepares ahead of their time.
+    def publish_due(self, *, limit: int = 100, free: FreeCapacity | None = None) -> tuple[int, int, bool]:
+        """Dispatch the runs that are due, and to a worker with `free` capacity those that it prepares ahead of time.
 
         Returns the number of dispatched runs, the next due time (server microseconds, 0 for none), and whether a
         schedule is due.
         """
-        count, next_due, is_scheduled = self._call("publish_due", limit, card.to_json() if card is not None else "")
+        count, next_due, is_scheduled = self._call("publish_due", limit, free.to_json() if free is not None else "")
         return count, int(next_due), bool(is_scheduled)
 
     def publish_lost(self, *, grace_s: float, limit: int = 500) -> int:

@@ -27,8 +27,8 @@ class Requests(Records):
         more = 1
         while more:
             grace_us = "" if grace_s is None else as_us(grace_s)
-            gone, told, more = self._call("cancel_array", array, grace_us, reason, at, _CANCELS_AT_ONCE)
-            killed, asked, at = killed + gone, asked + told, at + _CANCELS_AT_ONCE
+            gone, marked, more = self._call("cancel_array", array, grace_us, reason, at, _CANCELS_AT_ONCE)
+            killed, asked, at = killed + gone, asked + marked, at + _CANCELS_AT_ONCE
         return killed, asked
 
     def preempt(self, run_id: str, *, reason: str) -> tuple[PreemptWord, str]:

@@ -20,7 +20,7 @@ _MERGES = 20
 
 
 @dataclass(frozen=True)
-class Heard:
+class TalkSoFar:
     """How far the talk of an attempt's job has been read, by whatever workers it has had."""
 
     #: Bytes of talk that were read; 0 when another attempt wrote last.
@@ -62,7 +62,7 @@ class Talk(Client):
                 return answer == "done"
         return False
 
-    def heard(self, record_id: str, token: int) -> Heard:
+    def talk_so_far(self, record_id: str, token: int) -> TalkSoFar:
         """How far the talk of this attempt has been read."""
         with clear_errors(self.url):
             # In no transaction, in which a full Redis 7.0 refuses reads too. `tell` writes both, and the row is read
@@ -70,12 +70,12 @@ class Talk(Client):
             pipe = self._redis.pipeline(transaction=False)
             pipe.lindex(keys.metrics(record_id), -1)
             pipe.hmget(keys.run(record_id), "heard", "summary")
-            row, (heard, summary) = pipe.execute()
-        of, _, end = text(heard or b"").partition(":")
+            row, (position, summary) = pipe.execute()
+        of, _, end = text(position or b"").partition(":")
         step = read_map(text(row or b"")).get("_step")
         if of != str(token) or not end.isdigit():
-            return Heard(0, {}, step if isinstance(step, int) else -1)
-        return Heard(int(end), read_map(text(summary or b"")), step if isinstance(step, int) else -1)
+            return TalkSoFar(0, {}, step if isinstance(step, int) else -1)
+        return TalkSoFar(int(end), read_map(text(summary or b"")), step if isinstance(step, int) else -1)
 
     def metrics(self, run_id: str) -> list[dict[str, Any]]:
         """The newest rows of metrics that the job wrote, the oldest first."""

@@ -53,14 +53,14 @@ class Workers(Server):
         gone_s: float,
         description: dict[str, Any],
         queues: Sequence[str],
-        card: FreeCapacity | None = None,
+        free: FreeCapacity | None = None,
     ) -> Pulse:
         """Renew the leases of all (run id, token, attempt), and the worker's registration, in one round trip.
 
-        A worker with a card is given parked runs that it has room for.
+        A worker with `free` capacity is given parked runs that it has room for.
         """
         flat = [part for run in runs for part in run]
-        shown = card.to_json() if card is not None else ""
+        shown = free.to_json() if free is not None else ""
         head = (
             owner,
             worker,

@@ -189,13 +189,13 @@ def make_due(store: Store, run_id: str) -> None:
 
 
 def adopt(
-    store: Store, record: Record, *, former: str = "owner1", owner: str = "owner2", only_if_gone: bool = False
+    store: Store, record: Record, *, previous_owner: str = "owner1", owner: str = "owner2", only_if_gone: bool = False
 ) -> tuple[Record | None, str]:
     return store.adopt(
         record.id,
         record.token,
         attempt=record.attempt,
-        former=former,
+        previous_owner=previous_owner,
         owner=owner,
         worker=f"w@{owner}",
         host="other",

@@ -58,7 +58,7 @@ class Worker:
         held = {device for record in self.jobs.values() for device in record.gpus}
         return [device for device in self.devices if device not in held]
 
-    def card(self, slots: int) -> FreeCapacity:
+    def free(self, slots: int) -> FreeCapacity:
         needs = [[int(part) for part in (record.needs or "0:0:0").split(":")] for record in self.jobs.values()]
         return FreeCapacity(
             owner=self.owner,
@@ -82,7 +82,7 @@ class Worker:
             gone_s=60.0,
             description={"owner": self.owner},
             queues=self.queues,
-            card=self.card(self.slots - len(self.jobs)),
+            free=self.free(self.slots - len(self.jobs)),
         )
 
     def take(self) -> Record | str | None:
@@ -98,7 +98,7 @@ class Worker:
             worker=self.owner,
             host="h",
             lease_s=30.0,
-            card=self.card(self.slots - len(self.jobs) - 1),
+            free=self.free(self.slots - len(self.jobs) - 1),
             devices=self.free_devices,
         )
         if record is None:
@@ -117,4 +117,4 @@ class Worker:
 
     def end(self, run_id: str, step: NextStep = FINISHED) -> None:
         record = self.jobs.pop(run_id)
-        assert self.store.finish(record, step, owner=self.owner, card=self.card(self.slots - len(self.jobs)))
+        assert self.store.finish(record, step, owner=self.owner, free=self.free(self.slots - len(self.jobs)))

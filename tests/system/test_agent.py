@@ -1,4 +1,4 @@
-"""`LaunchAgent` under W&B's names: by hand, in its loop, and inside a Celery worker."""
+"""`LaunchAgent` under W&B's names: one by one, in its loop, and inside a Celery worker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
+from tests.support.workers import Worker
 from tests.system.conftest import TIMES, Cluster, elapsed_s, job_processes, states, wait_for_output, wait_for_pid
 
 LAUNCH_WORKER = str(Path(sys.executable).parent / "launch-worker")
@@ -90,7 +92,9 @@ def make(made_api: Api) -> Iterator[Make]:
     """Makes agents of this process, which are stopped at the end."""
     agents: list[LaunchAgent] = []
 
-    def make_one(*, kind: type[LaunchAgent] = LaunchAgent, api: Api | None = None, **config: Any) -> LaunchAgent:
+    def make_one(
+        *, kind: Callable[..., LaunchAgent] = LaunchAgent, api: Api | None = None, **config: Any
+    ) -> LaunchAgent:
         agents.append(kind(api or made_api, {"max_jobs": 4} | config))
         return agents[-1]
 
@@ -114,7 +118,7 @@ def run_next(agent: LaunchAgent) -> str:
     return job["runQueueItemId"]
 
 
-# -- by hand -----------------------------------------------------------------------------------------------------------
+# -- one by one --------------------------------------------------------------------------------------------------------
 
 
 def test_a_script_with_an_agent_alone_runs_three_items(cluster: Cluster) -> None:
@@ -770,3 +774,32 @@ def test_a_worker_in_secure_mode_refuses_what_reaches_its_machine(cluster: Clust
         assert run.record.reason.startswith(f"this worker is in secure mode, in which a run may not choose {what}: ")
     assert fine.wait(20) is RunState.FINISHED
     assert fine.logs().decode().strip() != os.getcwd()
+
+
+def test_an_agent_that_is_given_no_runs_gets_only_what_was_ready_when_it_asked(make: Make, made_api: Api) -> None:
+    """As the agent of `--run-once`: of the runs that wait for devices too."""
+    store = made_api.store
+    agent = make(kind=partial(LaunchAgent, is_given_runs=False), gpus="1")
+    without = Worker(store)
+    agent.start()
+
+    def park() -> str:
+        run = submit(["true"], gpus=1, api=made_api)
+        without.work()
+        assert run.refresh().reason == "waiting for 1 GPU"
+        return run.id
+
+    def take(before_us: int) -> tuple[str, int] | None:
+        agent._parts.registration.renew()
+        return agent.take(before_us=before_us)
+
+    first, before_us = park(), store.now_us()
+    late = park()
+    assert take(before_us) is None, "it had not said yet until when runs are its own"
+    found = take(before_us)
+    assert found is not None
+    assert found[0] == first
+    agent.run(*found)
+    assert made_api.run(first).state is RunState.FINISHED
+    assert take(before_us) is None
+    assert made_api.run(late).state is RunState.PENDING

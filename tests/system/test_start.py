@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from launch_worker import submit
 from launch_worker.dev.redis_server import free_port
 from launch_worker.ids import new_run_id
+from launch_worker.model.checks import MAINTENANCE_QUEUE
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.redis_url import mask_url
@@ -227,6 +229,15 @@ def test_limit_0_takes_nothing(cluster: Cluster) -> None:
     assert run.refresh().state is RunState.PENDING
     worker.process.terminate()
     assert worker.wait(20) == 0, worker.log
+
+
+def test_a_worker_without_slots_consumes_no_queue_of_runs_and_adds_none(cluster: Cluster) -> None:
+    start(cluster, "-q", "default", "-l", "0")
+    control = (sys.executable, "-m", "celery", "-A", "launch_worker")
+    consumed = cluster.run(*control, "inspect", "active_queues", "--json")
+    (queues,) = json.loads(consumed.out).values()
+    assert [queue["name"] for queue in queues] == [MAINTENANCE_QUEUE], consumed
+    assert "this worker takes nothing from queues now" in cluster.run(*control, "control", "add_consumer", "other").out
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ class GuardLink:
             log.error("guard.died pid=%d status=%d: starting another", self.process.pid, status)
             is_known = status <= 0 and bool(self.knows)
         else:
-            log.error("guard.died: the one of a former worker; starting another")
+            log.error("guard.died: the one of a previous worker; starting another")
         # A child that the old guard was just starting shows its environment only after its exec.
         time.sleep(0.05)
         with self.lock:

@@ -194,9 +194,11 @@ def members(
             found[process.id.pid] = process
     grew = True
     while grew:
-        heirs = {p.id.pid: p for p in processes if p.ppid in found and p.id.pid not in found and p.id.pid not in spared}
-        found.update(heirs)
-        grew = bool(heirs)
+        children = {
+            p.id.pid: p for p in processes if p.ppid in found and p.id.pid not in found and p.id.pid not in spared
+        }
+        found.update(children)
+        grew = bool(children)
     alive = [process.id for process in found.values() if not process.zombie]
     return sorted(alive, key=lambda process: process != main)
 

@@ -1,6 +1,6 @@
 -- Pending -> Running, with a new attempt, a new fencing token and a lease. Crashed -> Running for a repeated call that
 -- was silent too long.
--- ARGV: id, seq, nonce, lease_us, owner, worker, host, card (free capacity of the worker without this slot; '' for any
+-- ARGV: id, seq, nonce, lease_us, owner, worker, host, capacity (free capacity of the worker without this slot; '' for any
 --   run), devices (JSON: ids of its free GPUs), version (the newest format of items that it reads), plain (1: only a
 --   run that needs nothing of which a worker has a limited amount), list…
 -- With '' for id, and the caller's slot for seq, it pops the next item of the lists itself, in the order of the lists,
@@ -19,9 +19,9 @@
 -- Returns {1, the record's fields and values, with id, queue_config, and waiting (number of items in its list)},
 --   {0, reason ('' when nothing waits)}, {2, ''} for a run that is not plain, {3, queue, id, seq} for a run whose queue
 --   the owner is not known to consume, or an error LAUNCHNEW where `admit` is to be called first.
-local asked_id, asked_seq, nonce, lease_us, owner, worker, host, card, devices, reads_version, plain = unpack(ARGV, 1, 11)
+local asked_id, asked_seq, nonce, lease_us, owner, worker, host, capacity, devices, reads_version, plain = unpack(ARGV, 1, 11)
 local FIRST_LIST = 12
-card, devices, reads_version, plain = card_of(card), cjson.decode(devices), tonumber(reads_version), plain == '1'
+capacity, devices, reads_version, plain = capacity_of(capacity), cjson.decode(devices), tonumber(reads_version), plain == '1'
 if not server.is_known then return redis.error_reply('LAUNCHNEW nobody has looked at this server yet') end
 
 local function claim(id, seq)
@@ -93,7 +93,7 @@ local function claim(id, seq)
     return {0, why}
   end
   local scheduler, lined_at = unpack(get(id, 'scheduler', 'lined_at'))
-  if card and scheduler == '1' and (tonumber(card.schedulers) or 1) <= 0 then
+  if capacity and scheduler == '1' and (tonumber(capacity.schedulers) or 1) <= 0 then
     local why = 'waiting for a worker that may run one more scheduler (max_schedulers)'
     local wanted = parse_needs(run[8] or '')
     withdraw(id)
@@ -113,12 +113,12 @@ local function claim(id, seq)
     return {0, why}
   end
   local needs = parse_needs(run[8] or '')
-  if card and run[8] and run[8] ~= '' then
+  if capacity and run[8] and run[8] ~= '' then
     local collected, collected_needs = collected_by(owner)
     -- What the worker was given was chosen with that in mind.
     local is_given = run[11] == direct_of(owner)
-    local is_kept = collected and collected ~= id and not is_given and not fits(needs, without(card, collected_needs))
-    if is_kept or not fits(needs, card) or #devices < needs.gpus then
+    local is_kept = collected and collected ~= id and not is_given and not fits(needs, without(capacity, collected_needs))
+    if is_kept or not fits(needs, capacity) or #devices < needs.gpus then
       withdraw(id)
       put_in_line(id, now)
       local other, free
@@ -149,9 +149,9 @@ local function claim(id, seq)
   if plain then
     -- By one, as other claims of this worker may be on their way.
     redis.call('HINCRBY', 'launch:free:' .. owner, 'slots', -1)
-  elseif card then
-    local left = without(card, needs)
-    left.slots = card.slots
+  elseif capacity then
+    local left = without(capacity, needs)
+    left.slots = capacity.slots
     keep_free(owner, left)
   end
   return claimed()

@@ -1,19 +1,19 @@
 -- Running | Crashed -> Finished | Failed | Killed, and on to Pending when the retry policy says so.
 -- ARGV: id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us (-1: no retry),
---   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing, 3: a start that failed through the worker), card
+--   retry_reason, counts_as (0: a retry, 1: a preemption, 2: nothing, 3: a start that failed through the worker), capacity
 --   (free capacity of the worker now; '' for none), pid (of the main process; '' when `started` has noted it),
 --   ended_ago_us (time since the end by the worker's clock; '' for now). An end is never noted as before its start.
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any owner). A
 -- repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us, retry_reason,
-  counts_as, card, pid, ended_ago_us = unpack(ARGV)
-retry_us, card, ended_ago_us = tonumber(retry_us), card_of(card), tonumber(ended_ago_us)
+  counts_as, capacity, pid, ended_ago_us = unpack(ARGV)
+retry_us, capacity, ended_ago_us = tonumber(retry_us), capacity_of(capacity), tonumber(ended_ago_us)
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
   -- Fields that are needed later, read by the same command.
   'created_at', 'start_at', 'queue', 'concurrency_key', 'array', 'sweep', 'started_at', 'held')
 local now = now_us()
-if card then keep_free(owner, card) end
+if capacity then keep_free(owner, capacity) end
 if not run[1] then return 'unknown' end
 if is_rolled_back(run[2], token) then
   regain(id, run[1], now, token, attempt, owner, worker)
@@ -22,13 +22,13 @@ end
 if run[3] == token and run[2] == token then
   -- A repeated report; or the processes of a job that had called itself finished have ended now, and freed their
   -- capacity.
-  if card then pcall(offer, card, now) end
+  if capacity then pcall(offer, capacity, now) end
   return 'done'
 end
 local is_other = owner ~= '' and run[7] and run[7] ~= owner
 if run[2] ~= token or is_other or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then
   redis.call('HINCRBY', 'launch:counters', 'superseded_reports', 1)
-  if card then pcall(offer, card, now) end
+  if capacity then pcall(offer, capacity, now) end
   return 'superseded'
 end
 if run[6] and not run[8] and retry_us >= 0 then
@@ -52,5 +52,5 @@ ended_at = math.min(now, math.max(ended_at, tonumber(get(id, 'started_at')[1] or
 arrow(id, run[1], state, now, run[4], run[5], reason, ended_at)
 go_on(id, state, now, run[4], run[5], retry_us, retry_reason, counts_as)
 -- An error with other runs is no error of this report.
-if card then pcall(offer, card, now) end
+if capacity then pcall(offer, capacity, now) end
 return 'done'

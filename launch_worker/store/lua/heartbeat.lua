@@ -1,14 +1,14 @@
 -- Renews the leases of one worker's runs in one call; Crashed -> Running for an attempt that was not superseded.
 -- Then gives the worker parked runs for which it has room.
--- ARGV: owner, worker, lease_us, gone_us, description, card ('' while the worker takes nothing), number of queues,
+-- ARGV: owner, worker, lease_us, gone_us, description, capacity ('' while the worker takes nothing), number of queues,
 --   queue…, then id, token, attempt for each run
 -- Returns {the time, age of the last crash_stale_runs in us, next due time or 0, then an answer for each run:}
 --   ok | cancel:GRACE_US:REASON | preempt:GRACE_US:REASON | superseded | adopted (by another worker) | ended |
 --   unknown (Redis has lost the record)
-local owner, worker, lease_us, gone_us, description, card, queues = unpack(ARGV, 1, 7)
+local owner, worker, lease_us, gone_us, description, capacity, queues = unpack(ARGV, 1, 7)
 local FIRST_QUEUE = 8
 local FIRST_RUN = FIRST_QUEUE + tonumber(queues)
-lease_us, gone_us, card = tonumber(lease_us), tonumber(gone_us), card_of(card)
+lease_us, gone_us, capacity = tonumber(lease_us), tonumber(gone_us), capacity_of(capacity)
 local now = now_us()
 local gone, gone_ms = int(now + gone_us), math.floor(gone_us / 1000)
 redis.call('SET', 'launch:worker:' .. owner, description, 'PX', gone_ms)
@@ -16,7 +16,7 @@ redis.call('ZADD', 'launch:workers', gone, owner)
 for index = FIRST_QUEUE, FIRST_RUN - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[index], gone, owner) end
 
 local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') or '0')
-local answers = {now, now - passed, next_due(now, card and card.prefetch_us or 0)}
+local answers = {now, now - passed, next_due(now, capacity and capacity.prefetch_us or 0)}
 local function renew(id, token, attempt)
   local run = get(id, 'state', 'token', 'attempt', 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'closed', 'owner', 'preempting', 'held')
   local state, answer = run[1], 'superseded'
@@ -61,13 +61,13 @@ local function all_read(version)
 end
 
 -- Gives a worker the runs that older workers could not read and left (claim), as far as it has room for them.
-local function offer_newer(card)
-  local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
-  for version = 2, tonumber(card.version) or 1 do
+local function offer_newer(capacity)
+  local free = {slots = capacity.slots, gpus = capacity.gpus, cpus = capacity.cpus, memory = capacity.memory}
+  for version = 2, tonumber(capacity.version) or 1 do
     local group = 'version:' .. version
     if redis.call('EXISTS', 'launch:parked:' .. group) == 1 then
       if all_read(version) then wake(group, now, 200) end
-      for _, queue in ipairs(card.queues) do
+      for _, queue in ipairs(capacity.queues) do
         local line = 'launch:parked:' .. group .. '/' .. queue
         for _, id in ipairs(free.slots > 0 and redis.call('ZRANGE', line, 0, 49) or {}) do
           local run = get(id, 'state', 'needs', 'parked')
@@ -83,23 +83,23 @@ local function offer_newer(card)
       end
     end
   end
-  for kind, left in pairs(free) do card[kind] = left end
+  for kind, left in pairs(free) do capacity[kind] = left end
 end
 
-if card then
-  local more = {'schedulers', int(tonumber(card.schedulers) or 1), 'version', tonumber(card.version) or 1}
-  if card.before_us > 0 then
+if capacity then
+  local more = {'schedulers', int(tonumber(capacity.schedulers) or 1), 'version', tonumber(capacity.version) or 1}
+  if capacity.before_us > 0 then
     more[5], more[6] = 'by_hand', '1'
   end
-  keep_free(owner, card, gone_ms, more)
+  keep_free(owner, capacity, gone_ms, more)
   redis.call('PEXPIRE', 'launch:collecting:' .. owner, gone_ms)
-  if card.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
+  if capacity.slots <= 0 and redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 1 then
     -- The worker has been busy for a while: other workers may take the runs that were given to it.
     relieve(owner, now, 50)
   end
   local fine, problem = pcall(function()
-    offer_newer(card)
-    offer(card, now)
+    offer_newer(capacity)
+    offer(capacity, now)
   end)
   if not fine then keep_aside('', 'runs could not be given to worker ' .. worker .. ': ' .. tostring(problem)) end
 end

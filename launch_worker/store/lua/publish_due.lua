@@ -1,9 +1,9 @@
 -- Puts Pending runs whose time has come into their queues. Pending -> Killed for runs that did not start in time, and
 -- Pending -> Failed for runs with damaged records.
--- ARGV: limit, card of a worker that prepares runs ahead of their time ('' for others)
+-- ARGV: limit, capacity of a worker that prepares runs ahead of their time ('' for others)
 -- Returns {number of runs whose time had come, the next due time or 0, 1 if a schedule is due}.
-local limit, card = unpack(ARGV)
-limit, card = tonumber(limit), card_of(card)
+local limit, capacity = unpack(ARGV)
+limit, capacity = tonumber(limit), capacity_of(capacity)
 local function span(seconds)
   for _, unit in ipairs({{86400, ' d'}, {3600, ' h'}, {60, ' m'}}) do
     if seconds >= unit[1] then return string.format('%.3g', seconds / unit[1]) .. unit[2] end
@@ -40,12 +40,12 @@ for _, id in ipairs(expired) do
   if not fine then keep_aside('', 'run ' .. id .. ' could not be ended: ' .. tostring(problem)) end
 end
 settle(now, 200)
-local prefetch_us = card and card.prefetch_us or 0
-if prefetch_us > 0 and card.slots > 0 then
-  local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
+local prefetch_us = capacity and capacity.prefetch_us or 0
+if prefetch_us > 0 and capacity.slots > 0 then
+  local free = {slots = capacity.slots, gpus = capacity.gpus, cpus = capacity.cpus, memory = capacity.memory}
   local consumed = {}
   local is_wanted = false
-  for _, queue in ipairs(card.queues) do
+  for _, queue in ipairs(capacity.queues) do
     consumed[queue] = true
     is_wanted = is_wanted or redis.call('EXISTS', 'launch:shapes:' .. queue) == 1
   end
@@ -57,9 +57,9 @@ if prefetch_us > 0 and card.slots > 0 then
     -- places of a limit. A retry is not prepared, for it was never meant to start at a point in time.
     local is_kept = is_wanted and run[3] and run[3] ~= ''
     if free.slots > 0 and consumed[run[1]] and not run[2] and run[4] == 'Pending' and run[5] == '0' and not is_kept
-      and fits(needs, free) and (tonumber(run[6] or '') or 1) <= (tonumber(card.version) or 1)
+      and fits(needs, free) and (tonumber(run[6] or '') or 1) <= (tonumber(capacity.version) or 1)
       and not is_limited(id) then
-      dispatch(id, now, {owner = card.owner, early = true})
+      dispatch(id, now, {owner = capacity.owner, early = true})
       promise(id)
       local left = without(free, needs)
       left.slots = free.slots - 1

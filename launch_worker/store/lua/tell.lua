@@ -4,26 +4,26 @@
 --   as JSON…
 -- Refuses an attempt that was superseded or is over. A repeated call changes nothing.
 -- Returns 'done' | 'superseded' | 'stale' (the record has another summary than the caller knows).
-local id, token, heard_to, known, summary, message, preempting = unpack(ARGV, 1, 7)
+local id, token, read_to, known, summary, message, preempting = unpack(ARGV, 1, 7)
 local FIRST_ROW = 8
 local run = get(id, 'state', 'token', 'closed', 'heard', 'summary', 'cancel_at')
 if run[2] ~= token or run[3] == token or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then return 'superseded' end
 local of, before = string.match(run[4] or '', '^(%d+):(%d+)$')
 if of ~= token then before = '-1' end
-if tonumber(heard_to) < tonumber(before) then return 'done' end
+if tonumber(read_to) < tonumber(before) then return 'done' end
 if summary ~= '' then
   if (run[5] or '') ~= known then return 'stale' end
   put(id, 'summary', summary)
 end
 local metrics = run_key(id) .. ':metrics'
 -- A call whose reply was lost is repeated as it was, and its rows are not added again.
-if #ARGV >= FIRST_ROW and tonumber(heard_to) > tonumber(before) then
+if #ARGV >= FIRST_ROW and tonumber(read_to) > tonumber(before) then
   for index = FIRST_ROW, #ARGV do redis.call('RPUSH', metrics, ARGV[index]) end
   redis.call('LTRIM', metrics, -1000, -1)
-  hear_metrics(id, {unpack(ARGV, FIRST_ROW)})
+  keep_metrics(id, {unpack(ARGV, FIRST_ROW)})
 end
 if message ~= '' and run[1] == 'Running' and not run[6] then put(id, 'reason', message) end
 if preempting == '1' then put(id, 'yields', token) end
-put(id, 'heard', token .. ':' .. heard_to)
+put(id, 'heard', token .. ':' .. read_to)
 redis.call('PUBLISH', 'launch:news:' .. id, 'told')
 return 'done'

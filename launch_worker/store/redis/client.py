@@ -138,13 +138,13 @@ def _described(said: dict[str, Any]) -> dict[str, Any]:
     said["queues"] = [str(queue) for queue in said["queues"]]
     said["problem"] = None if said.get("problem") is None else str(said["problem"])
     # A worker of an older version does not say what it has.
-    if not _is_inventory(said):
+    if not _is_capacity(said):
         for name in ("devices", "cpus", "memory"):
             said.pop(name, None)
     return said
 
 
-def _is_inventory(said: dict[str, Any]) -> bool:
+def _is_capacity(said: dict[str, Any]) -> bool:
     devices, amounts = said.get("devices"), [said.get("cpus"), said.get("memory")]
     if not isinstance(devices, list) or not all(isinstance(device, dict) and "id" in device for device in devices):
         return False

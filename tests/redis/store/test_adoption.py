@@ -106,7 +106,7 @@ def test_only_one_of_two_heirs_gets_it(store: Store) -> None:
 def test_who_has_the_job_itself_need_not_name_its_former_owner(store: Store) -> None:
     record = running(store)
     adopt(store, record, owner="owner2")
-    assert adopt(store, record, former="", owner="owner3")[0] is not None
+    assert adopt(store, record, previous_owner="", owner="owner3")[0] is not None
 
 
 def test_a_live_workers_attempt_is_not_taken_by_those_who_only_saw_its_container(store: Store) -> None:

@@ -68,7 +68,7 @@ QUEUED_LONG_BY_DEFAULT = QUEUED_LONG._replace(memory=2150)
 #: All of a run that has finished.
 ENDED = Kept(keys=2.1, entries=29, payload=680, memory=1450)
 
-CARD = FreeCapacity(
+FREE = FreeCapacity(
     "w", ("default",), slots=8, gpus=0, cpus=8000, memory=1 << 34, total=(0, 8000, 1 << 34), backfill_s=300
 )
 SPEC = RunSpec(command=("python", "train.py", "--lr", "0.1"))
@@ -166,17 +166,17 @@ def test_a_script_gives_few_commands(store: Store, counter: Counter) -> None:
         store.create(run_id, SPEC)
         found["submit"] = counter.by_name()
         counter.restart()
-        record, _ = store.claim(run_id, 1, owner="w", worker="w", host="h", lease_s=30, card=CARD)
+        record, _ = store.claim(run_id, 1, owner="w", worker="w", host="h", lease_s=30, free=FREE)
         assert record is not None
         found["claim"] = counter.by_name()
         counter.restart()
         store.started(run_id, record.token, pid=1)
         found["started"] = counter.by_name()
         counter.restart()
-        assert store.finish(record, NextStep(Outcome(RunState.FINISHED, exit_code=0)), owner="w", card=CARD)
+        assert store.finish(record, NextStep(Outcome(RunState.FINISHED, exit_code=0)), owner="w", free=FREE)
         found["finish"] = counter.by_name()
         counter.restart()
-        store.heartbeat([], owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"], card=CARD)
+        store.heartbeat([], owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"], free=FREE)
         found["heartbeat"] = counter.by_name()
     counts = {step: sum(count for name, count in by.items() if name != "fcall") for step, by in found.items()}
     too_many = {step: found[step] for step, count in counts.items() if count > IN_SCRIPTS[step]}

@@ -83,15 +83,15 @@ def refused(store: Store) -> list[str]:
 # -- a Pending one ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("is_claimed_alone", [True, False])
 @pytest.mark.parametrize(("field", "value"), DAMAGES)
 def test_a_damaged_pending_record_is_failed_once_with_the_reason(
-    store: Store, api: Api, field: str, value: str, by_hand: bool
+    store: Store, api: Api, field: str, value: str, is_claimed_alone: bool
 ) -> None:
     run_id, waiter = create(store), create(store)
     after = create(store, after=(f"{run_id}:any",))
     damage(store, run_id, field, value)
-    if by_hand:
+    if is_claimed_alone:
         enlist(store, "owner1", "default")
         assert store.take(keys.queue_lists("default"), before_us=1 << 53) == (run_id, 1)
         record, why = store.claim(run_id, 1, owner="owner1", worker="w", host="h", lease_s=30)
@@ -351,7 +351,7 @@ def test_a_worker_puts_back_what_is_not_of_its_queues(agent: LaunchAgent, api: A
     assert Worker(api.store, "elsewhere").work() == [run_id]
 
 
-def test_a_queue_that_is_popped_by_hand_is_consumed_from_then_on(agent: LaunchAgent, api: Api) -> None:
+def test_a_queue_that_is_popped_is_consumed_from_then_on(agent: LaunchAgent, api: Api) -> None:
     run_id = create(api.store, queue="other")
     job = agent.pop_from_queue("other")
     assert job is not None

@@ -129,7 +129,7 @@ class Lines(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from([worker for worker in self.workers.values() if worker.jobs]))
         run_id = data.draw(st.sampled_from(sorted(worker.jobs)))
         record = worker.jobs.pop(run_id)
-        self.store.finish(record, step, owner=worker.owner, card=worker.card(worker.slots - len(worker.jobs)))
+        self.store.finish(record, step, owner=worker.owner, free=worker.free(worker.slots - len(worker.jobs)))
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
@@ -223,7 +223,7 @@ class Lines(RuleBasedStateMachine):
                 worker.work()
                 for run_id in list(worker.jobs):
                     record = worker.jobs.pop(run_id)
-                    self.store.finish(record, FINISHED, owner=worker.owner, card=worker.card(worker.slots))
+                    self.store.finish(record, FINISHED, owner=worker.owner, free=worker.free(worker.slots))
             left = [run_id for run_id in self.runs if self.state(run_id) in (S.PENDING, S.RUNNING)]
             if not left:
                 break

@@ -481,20 +481,20 @@ def test_a_more_urgent_run_in_a_queue_has_the_slot_before_a_parked_one(store: St
     assert worker.work() == [parked]
 
 
-def test_one_that_takes_by_hand_is_given_only_what_was_there(store: Store) -> None:
+def test_one_that_takes_only_what_was_there_is_given_nothing_later(store: Store) -> None:
     """P18."""
-    by_hand, other = Worker(store, gpus=1), Worker(store, owner="w2")
+    polling, other = Worker(store, gpus=1), Worker(store, owner="w2")
     first, second = create(store, gpus=1), create(store, gpus=1)
-    by_hand.before_us = store.now_us()
-    by_hand.beat()
-    assert by_hand.work() == [first]
+    polling.before_us = store.now_us()
+    polling.beat()
+    assert polling.work() == [first]
     late = create(store, gpus=1)
     other.work()
-    by_hand.end(first)
-    assert by_hand.work() == [second]
-    by_hand.end(second)
-    by_hand.beat()
-    assert by_hand.work() == []
+    polling.end(first)
+    assert polling.work() == [second]
+    polling.end(second)
+    polling.beat()
+    assert polling.work() == []
     assert reason(store, late) == "waiting for 1 GPU"
 
 
@@ -513,9 +513,9 @@ def test_cores_and_memory_are_counted_too(store: Store) -> None:
 def test_a_claim_that_is_repeated_gets_the_same_devices(store: Store) -> None:
     run_id = create(store, gpus=1)
     how: dict[str, Any] = {"owner": "w", "worker": "w", "host": "h", "lease_s": 30.0, "nonce": "n"}
-    card = Worker(store, owner="w", gpus=2).card(3)
-    first, _ = store.claim(run_id, 1, card=card, devices=["0", "1"], **how)
-    again, _ = store.claim(run_id, 1, card=card, devices=["1"], **how)
+    free = Worker(store, owner="w", gpus=2).free(3)
+    first, _ = store.claim(run_id, 1, free=free, devices=["0", "1"], **how)
+    again, _ = store.claim(run_id, 1, free=free, devices=["1"], **how)
     assert first is not None
     assert again is not None
     assert first.gpus == again.gpus == ("0",)
@@ -823,9 +823,9 @@ def test_a_claim_after_the_expiry_is_refused(store: Store) -> None:
 def test_a_worker_that_prefetches_gets_a_run_ahead_of_its_time(store: Store) -> None:
     run_id = create(store, delay_s=30)
     plain, ahead = Worker(store, owner="w1"), Worker(store, owner="w2", prefetch_s=60)
-    store.publish_due(card=plain.card(4))
+    store.publish_due(free=plain.free(4))
     assert plain.work() == ahead.work() == []
-    store.publish_due(card=ahead.card(4))
+    store.publish_due(free=ahead.free(4))
     assert plain.work() == []
     assert ahead.work() == [run_id]
     record = ahead.jobs[run_id]
@@ -837,7 +837,7 @@ def test_one_that_was_to_be_prepared_and_may_not_run_keeps_its_time(store: Store
     run_id = create(store, delay_s=30)
     due = store.get(run_id).due_at
     ahead = Worker(store, prefetch_s=60)
-    store.publish_due(card=ahead.card(4))
+    store.publish_due(free=ahead.free(4))
     store.configure("queue", "default", {"paused": "1"})
     assert ahead.work() == []
     assert store.get(run_id).due_at == due
@@ -847,7 +847,7 @@ def test_one_that_was_to_be_prepared_and_may_not_run_keeps_its_time(store: Store
 def test_one_that_was_to_be_prepared_by_a_busy_worker_goes_to_others_at_its_time(store: Store) -> None:
     run_id = create(store, delay_s=30)
     ahead = Worker(store, owner="w2", prefetch_s=60)
-    store.publish_due(card=ahead.card(4))
+    store.publish_due(free=ahead.free(4))
     make_due(store, run_id)
     store.publish_due()
     other = Worker(store)
@@ -858,7 +858,7 @@ def test_one_that_was_to_be_prepared_by_a_busy_worker_goes_to_others_at_its_time
 def test_a_worker_that_dies_while_it_prepares_costs_the_run_nothing(store: Store) -> None:
     run_id = create(store, delay_s=30)
     ahead = Worker(store, prefetch_s=60)
-    store.publish_due(card=ahead.card(4))
+    store.publish_due(free=ahead.free(4))
     ahead.work()
     record = ahead.jobs.pop(run_id)
     crash(store, record)
@@ -955,7 +955,7 @@ def test_an_item_that_was_given_and_comes_back_goes_into_line(store: Store, redi
     assert large.work() == [run_id]
 
 
-def test_by_hand_only_what_was_there_before_is_taken(store: Store, redis_client: Any) -> None:
+def test_only_what_was_there_before_is_taken(store: Store, redis_client: Any) -> None:
     """P18."""
     first = create(store)
     before = store.now_us()

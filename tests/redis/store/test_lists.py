@@ -45,8 +45,8 @@ S = RunState
 class Newer(Worker):
     """A worker whose code reads items of version 2."""
 
-    def card(self, slots: int) -> Any:
-        return replace(super().card(slots), version=2)
+    def free(self, slots: int) -> Any:
+        return replace(super().free(slots), version=2)
 
     def take(self) -> Any:
         found = self.store.take(self.lists, before_us=self.store.now_us() + 10**9)
@@ -58,7 +58,7 @@ class Newer(Worker):
             worker=self.owner,
             host="h",
             lease_s=30.0,
-            card=self.card(self.slots - len(self.jobs) - 1),
+            free=self.free(self.slots - len(self.jobs) - 1),
             version=2,
         )
         if record is not None:
@@ -505,7 +505,7 @@ def test_an_older_worker_does_not_prepare_a_newer_item_ahead_of_its_time(
     with monkeypatch.context() as patch:
         patch.setattr(item_schema, "VERSION", 2)
         run_id = create(store, delay_s=60.0)
-    assert store.publish_due(card=older.card(4))[0] == 0
+    assert store.publish_due(free=older.free(4))[0] == 0
     assert older.work() == []
     make_due(store, run_id)
     store.publish_due()

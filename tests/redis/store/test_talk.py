@@ -17,7 +17,7 @@ from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
-from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard
+from launch_worker.store.talk import MAX_SUMMARY_BYTES, TalkSoFar
 from tests.conftest import wait_until
 from tests.support.arrows import enlist_for
 from tests.support.redis_client import redis_of
@@ -66,7 +66,7 @@ def test_a_call_that_is_repeated_adds_nothing(store: Store) -> None:
         assert store.tell(record.id, record.token, {"end": end}, [json.dumps({"_step": end})], "", end=end)
     assert [row["_step"] for row in rows(store, record)] == [10, 20]
     assert json.loads(store.get(record.id).summary) == {"end": 20}
-    assert store.heard(record.id, record.token) == Heard(20, {"end": 20}, 20)
+    assert store.talk_so_far(record.id, record.token) == TalkSoFar(20, {"end": 20}, 20)
 
 
 def test_a_result_that_no_line_told_is_merged_where_nothing_else_is_new(store: Store) -> None:
@@ -108,7 +108,7 @@ def test_the_next_attempt_begins_anew_and_keeps_the_summary(store: Store, redis_
     seq = int(redis_client.hget(keys.run(record.id), "seq"))
     again, why = store.claim(record.id, seq, owner="o1", worker="w1", host="h", lease_s=60)
     assert again is not None, why
-    assert store.heard(again.id, again.token) == Heard(0, {}, 4)
+    assert store.talk_so_far(again.id, again.token) == TalkSoFar(0, {}, 4)
     assert store.tell(again.id, again.token, {"b": 1}, [], "", end=10)
     assert json.loads(store.get(record.id).summary) == {"a": 1, "b": 1}
 

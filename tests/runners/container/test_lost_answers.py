@@ -485,8 +485,8 @@ def test_a_guard_ends_no_container_that_another_worker_took_over_while_the_engin
         proxy.rule("hang")
         wait_until(lambda: store.get(record.id).is_held, what="nobody else is given the run")
         adopted, why = store.adopt(
-            record.id, record.token, attempt=record.attempt, former=record.owner, owner="heir", worker="w2", host="h",
-            lease_s=60.0,
+            record.id, record.token, attempt=record.attempt, previous_owner=record.owner, owner="next", worker="w2",
+            host="h", lease_s=60.0,
         )  # fmt: skip
         assert adopted is not None, why
         proxy.heal()

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from launch_worker.attempt.talk import MAX_LINE_BYTES, MAX_ROWS, Talk, numbers_in, read_words
-from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_told
+from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_by_words
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
 from launch_worker.runners.talk_folder import announce_stop
 from launch_worker.store.store import Store
-from launch_worker.store.talk import MAX_SUMMARY_BYTES, Heard, merge_summary
+from launch_worker.store.talk import MAX_SUMMARY_BYTES, TalkSoFar, merge_summary
 
 
 class Job:
@@ -29,7 +29,7 @@ class Job:
         folder.mkdir(exist_ok=True)
         self.talk = Talk("r1", 7, folder, on_word=self.words.append)
         self.sent: list[dict[str, Any]] = []
-        self.heard_before = Heard(0, {}, -1)
+        self.so_far = TalkSoFar(0, {}, -1)
 
     def write(self, *lines: object) -> None:
         with self.talk.path.open("ab") as file:
@@ -44,8 +44,8 @@ class Job:
         self.sent.append({"summary": summary, "rows": rows, "message": message, "end": end, "preempting": preempting})
         return True
 
-    def heard(self, run_id: str, token: int) -> Heard:
-        return self.heard_before
+    def talk_so_far(self, run_id: str, token: int) -> TalkSoFar:
+        return self.so_far
 
     def ship(self) -> None:
         self.talk.ship(self.store)
@@ -170,7 +170,7 @@ def test_the_next_worker_goes_on_where_redis_says_and_hears_the_words_again(job:
     job.ship()
     job.write({"log": {"x": 2}})
     nxt = Job(job.folder)
-    nxt.heard_before = Heard(job.sent[0]["end"], {"x": 1}, 0)
+    nxt.so_far = TalkSoFar(job.sent[0]["end"], {"x": 1}, 0)
     nxt.talk.resume(nxt.store)
     nxt.ship()
     assert nxt.words == [Finish(3)]
@@ -294,5 +294,5 @@ F, X, K, C = RunState.FINISHED, RunState.FAILED, RunState.KILLED, RunState.CRASH
 def test_what_a_job_said_of_its_end_decides_the_outcome(
     ended: Outcome, words: Words, status: int | None, state: RunState, preempted: bool, late_exit: str
 ) -> None:
-    outcome = outcome_told(ended, words, status=status, preempt_exit_code=85)
+    outcome = outcome_by_words(ended, words, status=status, preempt_exit_code=85)
     assert (outcome.state, outcome.preempted, outcome.late_exit) == (state, preempted, late_exit)

@@ -36,7 +36,7 @@ local function keep_free(owner, free, gone_ms, more)
   if gone_ms then redis.call('PEXPIRE', 'launch:free:' .. owner, gone_ms) end
 end
 
--- The free capacity of a worker; nil for a worker that takes by hand the runs that were ready when it began: it is
+-- The free capacity of a worker; nil for a worker that takes only the runs that were ready when it began: it is
 -- given no others.
 local function free_of(owner)
   local found = redis.pcall('HMGET', 'launch:free:' .. owner, 'slots', 'gpus', 'cpus', 'memory', 'by_hand')
@@ -76,11 +76,11 @@ local function give(id, now, owner, free, needs)
   return left
 end
 
--- The capacity card of a worker: {owner, queues, slots, gpus, cpus, memory (free), total = {gpus, cpus, memory},
--- backfill_us, prefetch_us, before_us (a worker that takes runs by hand takes those that were ready by then; else 0)};
+-- The free capacity that a worker tells: {owner, queues, slots, gpus, cpus, memory (free), total = {gpus, cpus, memory},
+-- backfill_us, prefetch_us, before_us (the worker takes only runs that were ready by then; 0 for any)};
 -- nil for none.
-local function card_of(text)
+local function capacity_of(text)
   if text == '' then return nil end
-  local fine, card = pcall(cjson.decode, text)
-  return fine and type(card) == 'table' and card or nil
+  local fine, capacity = pcall(cjson.decode, text)
+  return fine and type(capacity) == 'table' and capacity or nil
 end

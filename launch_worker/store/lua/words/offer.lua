@@ -30,13 +30,13 @@ end
 
 -- Gives a worker parked runs for which it has room. Picks a run that has waited too long: the worker keeps capacity
 -- that comes free for it.
-local function offer(card, now)
-  local owner = card.owner
-  local free = {slots = card.slots, gpus = card.gpus, cpus = card.cpus, memory = card.memory}
+local function offer(capacity, now)
+  local owner = capacity.owner
+  local free = {slots = capacity.slots, gpus = capacity.gpus, cpus = capacity.cpus, memory = capacity.memory}
   if free.slots <= 0 then return end
-  if not is_any_parked(card.queues) then return end
+  if not is_any_parked(capacity.queues) then return end
   local let = 0
-  for _, queue in ipairs(card.queues) do
+  for _, queue in ipairs(capacity.queues) do
     for _, group in ipairs(redis.call('SRANDMEMBER', 'launch:groups:' .. queue, math.min(100, 3 + free.slots))) do
       if let < free.slots then let = let + wake_once(group, now, 5) end
     end
@@ -44,7 +44,7 @@ local function offer(card, now)
   -- The lines of runs that are parked for GPUs, cores or memory. Bounded, so that Redis is not kept from its other
   -- clients.
   local lines = {}
-  for _, queue in ipairs(card.queues) do
+  for _, queue in ipairs(capacity.queues) do
     for _, needs in ipairs(redis.call('SRANDMEMBER', 'launch:shapes:' .. queue, 100)) do
       lines[#lines + 1] = {key = 'launch:parked:needs:' .. needs .. '/' .. queue, needs = parse_needs(needs)}
     end
@@ -52,7 +52,7 @@ local function offer(card, now)
   local function read_head(line)
     local head = redis.call('ZRANGE', line.key, 0, 0, 'WITHSCORES')
     line.id, line.rank = head[1], tonumber(head[2])
-    if line.id and card.before_us > 0 and line.rank % LEVEL > card.before_us then line.id = nil end
+    if line.id and capacity.before_us > 0 and line.rank % LEVEL > capacity.before_us then line.id = nil end
   end
   for _, line in ipairs(lines) do read_head(line) end
   local collected, collected_needs = collected_by(owner)
@@ -68,7 +68,7 @@ local function offer(card, now)
       end
     end
     if not best then break end
-    if waiting_before(card.queues, best_line.rank) >= free.slots then return end
+    if waiting_before(capacity.queues, best_line.rank) >= free.slots then return end
     local run = get(best, 'state', 'needs', 'parked')
     unpark(best)
     if run[1] ~= 'Pending' or not run[2] then
@@ -89,14 +89,14 @@ local function offer(card, now)
     end
     read_head(best_line)
   end
-  if collected or not card.total then return end
+  if collected or not capacity.total then return end
   local first, first_at
   for _, line in ipairs(lines) do
-    if line.id and fits(line.needs, card.total) then
+    if line.id and fits(line.needs, capacity.total) then
       local run = get(line.id, 'lined_at', 'collector')
       local since = tonumber(run[1] or '')
       local taken = run[2] and run[2] ~= owner and redis.call('GET', 'launch:collecting:' .. run[2]) == line.id
-      if since and not taken and since + card.backfill_us <= now and (not first or since < first_at)
+      if since and not taken and since + capacity.backfill_us <= now and (not first or since < first_at)
         and not no_room(line.id) then
         first, first_at = line.id, since
       end

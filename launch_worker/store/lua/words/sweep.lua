@@ -93,7 +93,7 @@ local function try_tell_sweep(id, now)
 end
 
 -- Keeps rows of metrics (JSON) that a run sent, for a sweep that stops runs early.
-local function hear_metrics(id, rows)
+local function keep_metrics(id, rows)
   if #rows == 0 then return end
   pcall(function()
     local sweep, index = sweep_of(id)

@@ -98,19 +98,19 @@ end
 -- Tells runs of the ends for which they wait: at most `budget` runs, the pass does the rest. Returns the number of runs
 -- that were told.
 local function settle(now, budget)
-  local told = 0
-  while told < budget do
+  local settled = 0
+  while settled < budget do
     local ended = redis.call('SRANDMEMBER', 'launch:settle')
-    if not ended then return told end
+    if not ended then return settled end
     local state, is_array = end_of(ended)
-    local waiters = (state == 'Pending' or state == 'Running') and {} or redis.call('ZRANGE', 'launch:waiters:' .. ended, 0, budget - told - 1)
+    local waiters = (state == 'Pending' or state == 'Running') and {} or redis.call('ZRANGE', 'launch:waiters:' .. ended, 0, budget - settled - 1)
     if #waiters == 0 then redis.call('SREM', 'launch:settle', ended) end
     for _, id in ipairs(waiters) do
       redis.call('ZREM', 'launch:waiters:' .. ended, id)
-      told = told + 1
+      settled = settled + 1
       local fine, problem = pcall(meet, id, ended, state or 'Never', is_array, now)
       if not fine then doubt(id, 'launch:waiters:' .. ended, problem) end
     end
   end
-  return told
+  return settled
 end
