@@ -310,7 +310,7 @@ class LaunchAgent:
         self._parts.items.carry_out(job_tracker, launch_spec)
 
     def finish_thread_id(self, thread_id: int, exception: Exception | None = None) -> None:
-        """W&B: "Removes the job from our list for now": its slot is free first, then its end is told, once.
+        """W&B: "Removes the job from our list for now": its slot is free first, then its end is reported, once.
 
         With an exception the run is Failed for it, unless its end is known already; the traceback is kept with the run
         (`error.log`). Called for a job that another thread executes, that job is ended first. An unknown id is ignored.
@@ -355,7 +355,7 @@ class LaunchAgent:
         It is in the worker's description (`launch-worker workers --json`) from the next heartbeat on; from verbosity 1
         on a change is printed. Raises InputError.
         """
-        self._parts.items.update_status(status)
+        self._parts.status.update(status)
 
     def print_status(self) -> None:
         """W&B: "Prints the current status of the agent", in one line.
@@ -366,4 +366,4 @@ class LaunchAgent:
 
     def status_line(self) -> str:
         """What `print_status` prints."""
-        return self._parts.items.status_line()
+        return self._parts.status.line()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from launch_worker.agent.attempts import Attempts, Ended
-from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.claims import Claims
 from launch_worker.agent.config import AgentConfig
 from launch_worker.agent.execution import Execution
@@ -23,15 +22,14 @@ from launch_worker.agent.hooks import Hooks
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
 from launch_worker.agent.outage import Outage
-from launch_worker.agent.registration import AGENT_POLLING, AGENT_RUNNING, STATUSES, Registration
+from launch_worker.agent.registration import AGENT_POLLING, AGENT_RUNNING, Registration
+from launch_worker.agent.status import AgentStatus
 from launch_worker.agent.tracker import (
     FileSaver,
-    InternalAgentLogger,
     JobAndRunStatusTracker,
     JobSpecAndQueue,
     RunQueueItem,
     RunQueueItemFileSaver,
-    say,
 )
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Cancel, Shutdown, never_started
@@ -44,11 +42,10 @@ from launch_worker.errors import (
     SweepOverError,
     UnknownRunError,
 )
-from launch_worker.model.checks import MAX_LIMIT, check_queue_name
+from launch_worker.model.checks import check_queue_name
 from launch_worker.model.outcome import PHASES, Outcome
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
-from launch_worker.model.units import format_duration
 from launch_worker.queues.pool import PoolConfig
 from launch_worker.queues.queue import QueueConfig
 from launch_worker.queues.secure import secured
@@ -101,9 +98,9 @@ class RunQueueItems:
         attempts: Attempts,
         claims: Claims,
         execution: Execution,
-        capacity: Capacity,
         intake: Intake,
         registration: Registration,
+        status: AgentStatus,
         outage: Outage,
         stopping: threading.Event,
         hooks: Hooks,
@@ -117,9 +114,9 @@ class RunQueueItems:
         self._attempts = attempts
         self._claims = claims
         self._execution = execution
-        self._capacity = capacity
         self._intake = intake
         self._registration = registration
+        self._status = status
         self._outage = outage
         self._stopping = stopping
         self._hooks = hooks
@@ -133,7 +130,7 @@ class RunQueueItems:
         self._turns: list[str] = []
         #: Event that is set when an item has ended, or the loop is to look at something.
         self.news = threading.Event()
-        self.logger = InternalAgentLogger(config.verbosity)
+        self.logger = status.logger
 
     @property
     def thread_ids(self) -> list[int]:
@@ -265,7 +262,7 @@ class RunQueueItems:
         attempt = job_tracker.attempt
         problem: Exception | None = None
         try:
-            self.update_status(AGENT_RUNNING)
+            self._status.update(AGENT_RUNNING)
             if attempt.job is None:
                 self._agent.check_sweep_state(launch_spec, self._api)
                 self._secure(attempt)
@@ -343,8 +340,8 @@ class RunQueueItems:
         finally:
             if attempt.spec.scheduler:
                 self._hooks.on_schedulers(self._attempts.num_running_schedulers)
-            if not self.thread_ids and self.status == AGENT_RUNNING:
-                self.update_status(AGENT_POLLING)
+            if not self.thread_ids and self._status.current == AGENT_RUNNING:
+                self._status.update(AGENT_POLLING)
             self.news.set()
 
     def _save_traceback(self, tracker: JobAndRunStatusTracker, problem: Exception) -> None:
@@ -396,43 +393,6 @@ class RunQueueItems:
                 tracker.attempt.events.put(Shutdown(f"the worker shut down ({self._identity.worker})"))
             raise StartGivenUpError from None
 
-    # -- status ------------------------------------------------------------------------------------------------------
-
-    @property
-    def status(self) -> str:
-        """What the agent says that it does, one of `STATUSES`."""
-        return self._registration.status
-
-    def update_status(self, status: str) -> None:
-        """Change the status; see `LaunchAgent.update_status`."""
-        if status not in STATUSES:
-            raise InputError(f"status {status!r} is unknown; use one of: {', '.join(STATUSES)}")
-        if status == self.status:
-            return
-        self._registration.status = status
-        self.logger.debug(f"status {status}")
-        if self._config.verbosity >= 1:
-            say(self.status_line())
-
-    def status_line(self) -> str:
-        """What `LaunchAgent.print_status` prints."""
-        free, total = self._capacity.free().devices, self._capacity.total.devices
-        parts = [
-            f"queues {', '.join(self._registration.queues) or 'none'}",
-            f"running {self._attempts.num_running_jobs} of {_most(self._slots)} jobs",
-            f"{self._attempts.num_running_schedulers} of {_most(self._capacity.max_schedulers)} schedulers",
-            f"{len(free)} of {len(total)} GPUs free",
-            f"oldest wait {self._oldest_wait()}",
-        ]
-        return f"agent {self._identity.worker} {self.status}: {'; '.join(parts)}"
-
-    def _oldest_wait(self) -> str:
-        try:
-            waited_s = self._store.oldest_wait_s(self._registration.queues)
-        except BrokerUnavailableError:
-            return "unknown (Redis does not answer)"
-        return "none" if waited_s is None else format_duration(waited_s)
-
 
 def _outcome_of(error: Exception, phase: str) -> Outcome:
     """The outcome of a run whose agent met with an error before or beside its execution."""
@@ -453,7 +413,3 @@ def _call_adopted(on_ended: Callable[[Ended], None], record: Record, ended: Ende
         on_ended(ended)
     except Exception:
         log.exception("callback.failed on_adopt run=%s", record.id)
-
-
-def _most(limit: int) -> str:
-    return "any number of" if limit >= MAX_LIMIT else str(limit)

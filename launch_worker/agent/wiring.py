@@ -31,6 +31,7 @@ from launch_worker.agent.reports import Reports
 from launch_worker.agent.run_queue_items import Agent as OverridableAgent
 from launch_worker.agent.run_queue_items import RunQueueItems
 from launch_worker.agent.shutdown import WorkerShutdown
+from launch_worker.agent.status import AgentStatus
 from launch_worker.agent.workplace import Workplace
 from launch_worker.api.client import Api
 from launch_worker.maintenance.passes import OnEnd
@@ -62,6 +63,7 @@ class Parts:
     attempts: Attempts
     registration: Registration
     claims: Claims
+    status: AgentStatus
     items: RunQueueItems
     polling: Polling
     orders: Orders
@@ -117,7 +119,16 @@ def build(
     execution = Execution(
         store=shared.store, outage=shared.outage, attempts=attempts, reports=reports, workplace=workplace
     )
-    items = _items(agent, shared, attempts, registration, claims, execution)
+    status = AgentStatus(
+        shared.identity,
+        store=shared.store,
+        slots=shared.slots,
+        verbosity=config.verbosity,
+        attempts=attempts,
+        capacity=shared.capacity,
+        registration=registration,
+    )
+    items = _items(agent, shared, attempts, registration, claims, execution, status)
     polling = Polling(agent, config, news=items.news)
     orders = Orders(
         attempts=attempts,
@@ -137,6 +148,7 @@ def build(
         attempts=attempts,
         registration=registration,
         claims=claims,
+        status=status,
         items=items,
         polling=polling,
         orders=orders,
@@ -257,6 +269,7 @@ def _items(
     registration: Registration,
     claims: Claims,
     execution: Execution,
+    status: AgentStatus,
 ) -> RunQueueItems:
     return RunQueueItems(
         agent,
@@ -267,9 +280,9 @@ def _items(
         attempts=attempts,
         claims=claims,
         execution=execution,
-        capacity=shared.capacity,
         intake=shared.intake,
         registration=registration,
+        status=status,
         outage=shared.outage,
         stopping=shared.stopping,
         hooks=shared.hooks,

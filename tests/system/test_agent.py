@@ -671,7 +671,7 @@ def test_internal_messages_go_to_the_terminal_from_verbosity_2_on(
     """W5."""
     agent = make(verbosity=verbosity)
     with caplog.at_level("DEBUG", logger="launch_worker"):
-        agent._parts.items.logger.info("something within")
+        agent._parts.status.logger.info("something within")
     assert "something within" in caplog.text
     shown = capfd.readouterr()
     assert ("launch agent: something within" in shown.err) == is_shown
@@ -696,7 +696,7 @@ def test_the_status_is_one_line(made_api: Api, make: Make, capfd: pytest.Capture
     (listed,) = wait_until(lambda: [w for w in made_api.store.workers() if w["status"] == AGENT_RUNNING])
     assert (listed["entity"], listed["running"], listed["schedulers"]) == ("acme", 1, 1)
     assert run.wait(20) is RunState.FINISHED
-    wait_until(lambda: agent._parts.items.status == AGENT_POLLING)
+    wait_until(lambda: agent._parts.status.current == AGENT_POLLING)
     with pytest.raises(InputError, match="status 'idle' is unknown"):
         agent.update_status("idle")
     agent.stop()
