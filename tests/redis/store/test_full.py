@@ -66,7 +66,7 @@ def test_all_that_is_there_is_read(api: Api, store: Store, fill: Fill) -> None:
         lambda: store.history(record.id),
         lambda: list(store.runs()),
         lambda: store.counts(),
-        lambda: store.heard(record.id, record.token),
+        lambda: store.talk_so_far(record.id, record.token),
         lambda: store.metrics(record.id),
         lambda: store.log(record.id, 1),
         lambda: store.read_file(record.id, "f"),
