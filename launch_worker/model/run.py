@@ -33,6 +33,12 @@ class Transition:
     attempt: int
     worker: str
     reason: str
+    #: Of an attempt's end, where its worker reported it; as in the record.
+    exit_code: int | None = None
+    signal: str = ""
+    phase: str = ""
+    #: Person who asked for it, as that person's client said; '' for an arrow that the system made by itself.
+    actor: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -238,9 +238,9 @@ class Attempts(Server):
         """
         return cast(HoldWord, text(self._call("hold", run_id, token, owner)))
 
-    def release(self, run_id: str, token: int) -> bool:
+    def release(self, run_id: str, token: int, *, actor: str = "") -> bool:
         """End the lease of a held attempt whose job is known to have ended. False when the attempt is not held."""
-        return bool(self._call("release", run_id, token))
+        return bool(self._call("release", run_id, token, self.named(actor)))
 
     def note_late_exit(self, record_id: str, token: int, what: str) -> bool:
         """Note how the processes of an attempt ended that had called itself finished. False after a later attempt."""

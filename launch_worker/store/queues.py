@@ -18,27 +18,29 @@ _WAKE_AT_ONCE = 500
 class Queues(Records, Server):
     """The part of `Store` for queues and pools."""
 
-    def configure(self, kind: str, name: str, fields: Mapping[str, str | None], *, create: bool = False) -> bool:
+    def configure(
+        self, kind: str, name: str, fields: Mapping[str, str | None], *, create: bool = False, actor: str = ""
+    ) -> bool:
         """Set fields of a queue or a pool (`kind`); None removes a field. Runs that may start now are dispatched.
 
         With `create` the queue or pool must be new; False when it is not. The fields are config, limit and paused, and
         for a queue also pool and rank.
         """
         flat = [part for field, value in fields.items() for part in (field, value or "")]
-        done, *groups = self._call("configure", kind, name, int(create), *flat)
+        done, *groups = self._call("configure", kind, name, int(create), self.named(actor), *flat)
         for group in groups:
             while self._call("wake", text(group), _WAKE_AT_ONCE) >= _WAKE_AT_ONCE:
                 pass
         return bool(done)
 
-    def delete_queue(self, name: str) -> str:
+    def delete_queue(self, name: str, *, actor: str = "") -> str:
         """Delete a queue's configuration, and its name from the list of queues. Returns '' or why not."""
-        waiting = int(self._call("delete_queue", name))
+        waiting = int(self._call("delete_queue", name, self.named(actor)))
         return "" if not waiting else f"{waiting} runs wait in it" if waiting > 1 else "a run waits in it"
 
-    def delete_pool(self, name: str) -> str:
+    def delete_pool(self, name: str, *, actor: str = "") -> str:
         """Delete a pool. Returns '' or why not."""
-        queues = int(self._call("delete_pool", name))
+        queues = int(self._call("delete_pool", name, self.named(actor)))
         return "" if not queues else f"{queues} queues are in it" if queues > 1 else "a queue is in it"
 
     def queue_config(self, name: str) -> str:

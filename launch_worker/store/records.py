@@ -107,6 +107,10 @@ def _transition(text_line: str) -> Transition | None:
             attempt=int(line.get("attempt", 0)),
             worker=str(line.get("worker", "")),
             reason=str(line.get("reason", "")),
+            exit_code=int(line["exit_code"]) if "exit_code" in line else None,
+            signal=str(line.get("signal", "")),
+            phase=str(line.get("phase", "")),
+            actor=str(line.get("actor", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -16,37 +16,46 @@ _CANCELS_AT_ONCE = 100
 class Requests(Records):
     """The part of `Store` for what people ask of a run."""
 
-    def cancel(self, run_id: str, *, reason: str, grace_s: float | None = None) -> tuple[CancelWord, str]:
-        """Pending -> Killed; a Running run's owner is asked to stop it. Returns what was done, and the state."""
-        word, state = self._stop(run_id, grace_s, reason, preempt=False)
+    def cancel(
+        self, run_id: str, *, reason: str, grace_s: float | None = None, actor: str = ""
+    ) -> tuple[CancelWord, str]:
+        """Pending -> Killed; a Running run's owner is asked to stop it. Returns what was done, and the state.
+
+        `actor` is the person who asks for it; '' for a part of the system.
+        """
+        word, state = self._stop(run_id, grace_s, reason, actor, preempt=False)
         return cast(CancelWord, word), state
 
-    def cancel_array(self, array: str, *, reason: str, grace_s: float | None = None) -> tuple[int, int]:
+    def cancel_array(
+        self, array: str, *, reason: str, grace_s: float | None = None, actor: str = ""
+    ) -> tuple[int, int]:
         """Cancel all runs of an array that have not ended. Returns how many are Killed, and how many are to stop."""
         killed = asked = at = 0
         more = 1
         while more:
             grace_us = "" if grace_s is None else as_us(grace_s)
-            gone, marked, more = self._call("cancel_array", array, grace_us, reason, at, _CANCELS_AT_ONCE)
+            asked_by = self.named(actor)
+            gone, marked, more = self._call("cancel_array", array, grace_us, reason, at, _CANCELS_AT_ONCE, asked_by)
             killed, asked, at = killed + gone, asked + marked, at + _CANCELS_AT_ONCE
         return killed, asked
 
-    def preempt(self, run_id: str, *, reason: str) -> tuple[PreemptWord, str]:
+    def preempt(self, run_id: str, *, reason: str, actor: str = "") -> tuple[PreemptWord, str]:
         """Ask a Running run's owner to end it, so that it runs again. Returns what was done, and the state."""
-        word, state = self._stop(run_id, None, reason, preempt=True)
+        word, state = self._stop(run_id, None, reason, actor, preempt=True)
         return cast(PreemptWord, word), state
 
-    def _stop(self, run_id: str, grace_s: float | None, reason: str, *, preempt: bool) -> tuple[str, str]:
+    def _stop(self, run_id: str, grace_s: float | None, reason: str, actor: str, *, preempt: bool) -> tuple[str, str]:
         self.check_id(run_id)
-        word, state = self._call("cancel", run_id, "" if grace_s is None else as_us(grace_s), reason, int(preempt))
+        grace_us = "" if grace_s is None else as_us(grace_s)
+        word, state = self._call("cancel", run_id, grace_us, reason, int(preempt), self.named(actor))
         if text(word) == "unknown":
             raise self.unknown(run_id)
         return text(word), text(state)
 
-    def requeue(self, run_id: str, *, reason: str) -> str:
+    def requeue(self, run_id: str, *, reason: str, actor: str = "") -> str:
         """A final state -> Pending. Returns '', or the state from which that is not possible."""
         self.check_id(run_id)
-        done, state = self._call("requeue", run_id, reason)
+        done, state = self._call("requeue", run_id, reason, self.named(actor))
         if not done and not state:
             raise self.unknown(run_id)
         return text(state)
@@ -59,7 +68,7 @@ class Requests(Records):
         self.check_id(run_id)
         word: DeleteWord = "again"
         while word == "again":
-            reply = self._call("delete", run_id, f"deleted by {who}", who, round(keep_s * 1e6))
+            reply = self._call("delete", run_id, f"deleted by {who}", who, round(keep_s * 1e6), self.named(who))
             word = cast(DeleteWord, text(reply))
         if word == "unknown":
             raise self.unknown(run_id)

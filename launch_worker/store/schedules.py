@@ -12,13 +12,13 @@ from launch_worker.store.submit import Created, created_of, expiry_of, fields_of
 class Schedules(Client):
     """The part of `Store` for schedules."""
 
-    def keep_schedule(self, name: str, description: str, next_us: int) -> None:
+    def keep_schedule(self, name: str, description: str, next_us: int, *, actor: str = "") -> None:
         """Keep a schedule (JSON) and its next time; a schedule of that name is replaced."""
-        self._call("keep_schedule", name, description, next_us)
+        self._call("keep_schedule", name, description, next_us, self.named(actor))
 
-    def delete_schedule(self, name: str) -> bool:
+    def delete_schedule(self, name: str, *, actor: str = "") -> bool:
         """Delete a schedule. False when there is none of that name."""
-        return bool(self._call("keep_schedule", name, "", ""))
+        return bool(self._call("keep_schedule", name, "", "", self.named(actor)))
 
     def fire(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from launch_worker.store.attempts import Attempts
+from launch_worker.store.changes import Changes
 from launch_worker.store.files import Files
 from launch_worker.store.health import Health
 from launch_worker.store.lists import Lists
@@ -21,6 +22,7 @@ from launch_worker.store.workers import Workers
 
 class Store(
     Attempts,
+    Changes,
     Creator,
     Files,
     Health,

@@ -21,9 +21,10 @@ from launch_worker.untrusted.text import read_map
 class Sweeps(Client):
     """The part of `Store` for sweeps."""
 
-    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> bool:
+    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int], *, actor: str = "") -> bool:
         """(nothing) -> RUNNING. False when the sweep exists."""
-        return bool(self._call("create_sweep", sweep_id, *(part for pair in fields.items() for part in pair)))
+        flat = [part for pair in fields.items() for part in pair]
+        return bool(self._call("create_sweep", sweep_id, self.named(actor), *flat))
 
     def next_run(
         self,
@@ -48,12 +49,12 @@ class Sweeps(Client):
             raise InputError(text(answer[0]))
         return "" if word == 1 else text(answer[0])
 
-    def steer_sweep(self, sweep_id: str, word: SweepOrder, *, reason: str) -> tuple[bool, str]:
+    def steer_sweep(self, sweep_id: str, word: SweepOrder, *, reason: str, actor: str = "") -> tuple[bool, str]:
         """Carry out an order for a sweep. Whether it was possible in its state, and its state now.
 
         `reason` is what its Killed runs say. Raises InputError for an unknown sweep.
         """
-        said, state = self._call("steer_sweep", sweep_id, word, reason)
+        said, state = self._call("steer_sweep", sweep_id, word, reason, self.named(actor))
         answer = cast(SteerWord, text(said))
         if answer == "unknown":
             raise unknown_sweep(sweep_id)

@@ -87,10 +87,9 @@ class Workers(Server):
                 pipe.zrem(keys.consumers(name), owner)
             pipe.execute()
 
-    def order(self, owner: str, word: WorkerOrder) -> bool:
+    def order(self, owner: str, word: WorkerOrder, *, actor: str = "") -> bool:
         """Order a worker to do this. False when the worker does not listen now."""
-        with clear_errors(self.url):
-            return bool(self._redis.publish(keys.admin_channel(owner), json.dumps({"order": word})))
+        return bool(self._call("order", owner, word, self.named(actor)))
 
     def consumers(self, queue: str) -> int:
         """How many live workers consume the queue."""

@@ -1,8 +1,8 @@
 -- Asks the runs of an array that have not ended to end, the last runs first. Pending -> Killed; a Running run is
 -- marked, and its owner is told.  ARGV: array, grace_us ('' = each job's own), reason, from (number of runs that were
--- looked at before), limit
+-- looked at before), limit, actor
 -- Returns {number of killed runs, number of asked runs, 1 if there may be more}.
-local array, grace_us, reason, from, limit = unpack(ARGV)
+local array, grace_us, reason, from, limit, actor = unpack(ARGV)
 from, limit = tonumber(from), tonumber(limit)
 local now, killed, asked = now_us(), 0, 0
 local ids = redis.call('ZREVRANGE', 'launch:runs:array:' .. array, from, from + limit - 1)
@@ -10,10 +10,10 @@ for _, id in ipairs(ids) do
   local run = get(id, 'state', 'cancel_at', 'preempting')
   if run[1] == 'Pending' then
     -- A damaged run must not keep the others going.
-    local fine, problem = pcall(kill_pending, id, now, reason)
+    local fine, problem = pcall(kill_pending, id, now, reason, {actor = actor})
     if fine then killed = killed + 1 else doubt(id, 'array ' .. array, problem) end
   elseif run[1] == 'Running' then
-    ask_to_end(id, now, grace_us, reason, false)
+    ask_to_end(id, now, grace_us, reason, false, actor)
     asked = asked + 1
   end
 end

@@ -1,16 +1,16 @@
 -- Pending -> Killed, and any final state -> (nothing): the run, its history, logs, metrics and files are gone.
 -- ARGV: id, reason of the end if the run is Pending, who deletes it, keep_us (time for which a look-up says that it was
---   deleted)
+--   deleted), actor
 -- Refuses a Running run. Its sweep, and the runs that wait for it, are told of its end first. A repeated call changes
 -- nothing.
 -- Returns 'deleted' | 'running' | 'unknown' | 'again' (not all runs that wait for it were told: call again).
-local id, reason, who, keep_us = unpack(ARGV)
+local id, reason, who, keep_us, actor = unpack(ARGV)
 local mark = run_key(id) .. ':deleted'
 local state = get(id, 'state')[1]
 if not state then return redis.call('EXISTS', mark) == 1 and 'deleted' or 'unknown' end
 local now = now_us()
 if state == 'Pending' then
-  kill_pending(id, now, reason)
+  kill_pending(id, now, reason, {actor = actor})
 elseif not FINAL[state] then
   return 'running'
 end
@@ -27,4 +27,5 @@ for at, kind in ipairs({'queue', 'project', 'state', 'sweep'}) do
 end
 forget(id)
 redis.call('PUBLISH', 'launch:news:' .. id, 'deleted')
+add_change('gone', 'id', id, 'at', int(now), 'actor', actor)
 return 'deleted'

@@ -1,12 +1,13 @@
--- Deletes a queue and its configuration.  ARGV: queue.  Refuses while runs wait in it; its Running runs go on.
+-- Deletes a queue and its configuration.  ARGV: queue, actor.  Refuses while runs wait in it; its Running runs go on.
 -- Returns the number of runs that wait.
-local queue = ARGV[1]
+local queue, actor = unpack(ARGV)
 local waiting = redis.call('ZCARD', 'launch:line:' .. queue)
 if waiting > 0 then return waiting end
 local pool = settings_of('queue', queue).pool
 if pool then redis.call('ZREM', 'launch:pool_queues:' .. pool, queue) end
 redis.call('DEL', 'launch:queue:' .. queue)
 if pool then wake_once('pool:' .. pool, now_us(), 20) end
-redis.call('SREM', 'launch:queues', queue)
+local was_there = redis.call('SREM', 'launch:queues', queue) == 1
+if was_there then add_act('queue', queue, 'deleted', actor, now_us()) end
 redis.call('PUBLISH', 'launch:queues', queue)
 return 0

@@ -49,7 +49,8 @@ if pid ~= '' then ended[#ended + 1], ended[#ended + 2] = 'pid', pid end
 put(id, unpack(ended))
 local ended_at = now - math.max(0, ended_ago_us or 0)
 ended_at = math.min(now, math.max(ended_at, tonumber(get(id, 'started_at')[1] or '') or now))
-arrow(id, run[1], state, now, run[4], run[5], reason, ended_at)
+arrow(id, run[1], state, now, run[4], run[5], reason,
+  {ended_at = ended_at, exit_code = exit_code, signal = signal, phase = phase, message = message})
 go_on(id, state, now, run[4], run[5], retry_us, retry_reason, counts_as)
 -- An error with other runs is no error of this report.
 if capacity then pcall(offer, capacity, now) end

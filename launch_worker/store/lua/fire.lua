@@ -21,6 +21,7 @@ if id ~= '' and is_new(id) then
   if state == 'Pending' or state == 'Running' then
     if overlap == 'skip' or state == 'Pending' then
       redis.call('ZADD', 'launch:schedules', next_us, name)
+      add_act('schedule', name, 'skipped', '', now, {run = last})
       return {2, last}
     end
     fields[#fields + 1], fields[#fields + 2] = 'waits_for', cjson.encode({[last] = 'any'})

@@ -5,10 +5,11 @@ local owner, stays = unpack(ARGV, 1, 2)
 local FIRST_QUEUE = 3
 redis.call('DEL', 'launch:free:' .. owner)
 for index = FIRST_QUEUE, #ARGV do redis.call('ZREM', 'launch:consumers:' .. ARGV[index], owner) end
-relieve(owner, now_us(), 1000)
+local now = now_us()
+relieve(owner, now, 1000)
 -- A worker that stays may still be given a run by a call that is on its way: it says goodbye again at its end.
 if stays ~= '1' then
   redis.call('DEL', 'launch:worker:' .. owner)
-  redis.call('ZREM', 'launch:workers', owner)
+  if redis.call('ZREM', 'launch:workers', owner) == 1 then add_act('worker', owner, 'left', '', now) end
 end
 return 1

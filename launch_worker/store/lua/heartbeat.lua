@@ -11,8 +11,10 @@ local FIRST_RUN = FIRST_QUEUE + tonumber(queues)
 lease_us, gone_us, capacity = tonumber(lease_us), tonumber(gone_us), capacity_of(capacity)
 local now = now_us()
 local gone, gone_ms = int(now + gone_us), math.floor(gone_us / 1000)
+local before = is_followed() and redis.pcall('GET', 'launch:worker:' .. owner)
 redis.call('SET', 'launch:worker:' .. owner, description, 'PX', gone_ms)
-redis.call('ZADD', 'launch:workers', gone, owner)
+local has_appeared = redis.call('ZADD', 'launch:workers', gone, owner) == 1
+if is_followed() then tell_worker(owner, worker, has_appeared, before, description, now) end
 for index = FIRST_QUEUE, FIRST_RUN - 1 do redis.call('ZADD', 'launch:consumers:' .. ARGV[index], gone, owner) end
 
 local passed = tonumber(redis.call('HGET', 'launch:passes', 'crash_stale_runs') or '0')

@@ -51,7 +51,7 @@ if after == '' then
     relieve(owner, now, limit)
     if redis.call('EXISTS', 'launch:dispatched:' .. direct_of(owner)) == 0 then
       redis.call('DEL', 'launch:free:' .. owner)
-      redis.call('ZREM', 'launch:workers', owner)
+      if redis.call('ZREM', 'launch:workers', owner) == 1 then add_act('worker', owner, 'lost', '', now) end
     end
   end
   settle(now, limit)

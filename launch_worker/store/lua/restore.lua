@@ -19,6 +19,6 @@ if array and array ~= '' then
 end
 redis.call('SADD', 'launch:queues', run[1])
 redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
-enter(id, 'Pending', 'Running', now, run[4], run[5], 'Redis had lost this run; its worker is alive')
+enter(id, 'Pending', 'Running', now, run[4], run[5], 'Redis had lost this run; its worker is alive', {restored = '1'})
 redis.call('HINCRBY', 'launch:counters', 'restored_runs', 1)
 return 1

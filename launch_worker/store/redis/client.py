@@ -6,10 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from launch_worker.errors import LaunchError
+from launch_worker.redis_url import RedisUrl
 from launch_worker.store import keys
 from launch_worker.store.redis.library import function_of, is_loaded_already, is_not_ready, library
 from launch_worker.store.redis.wire import Again, Refused, Wire
-from launch_worker.untrusted.text import read_map
+from launch_worker.untrusted.text import clean, read_map
+
+#: Characters of an actor's name at most.
+_MOST_ACTOR = 200
 
 
 class Client:
@@ -42,6 +46,15 @@ class Client:
         elif "_redis" in self.__dict__:
             self._lender.close()
             self._redis.close()
+
+    def named(self, actor: str) -> str:
+        """The name of a person who acts, as changes tell it: with the ACL user, if not the usual one; '' stays ''.
+
+        It is what the client says: Redis cannot vouch for it.
+        """
+        user = RedisUrl.parse(self.url).username
+        suffix = f" as {clean(user)}" if user and user != "default" else ""
+        return f"{clean(actor)[: _MOST_ACTOR - len(suffix)]}{suffix}" if actor else ""
 
     def exists(self, run_id: str) -> bool:
         """Whether there is such a run."""

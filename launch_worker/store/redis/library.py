@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 #: The files of `lua/words`, by subject. A word may use the words of its own file above it and those of earlier files.
 SUBJECTS = (
-    *("text", "keys", "states", "record", "array", "retention", "damage", "settings", "uploads", "sweep", "places"),
-    *("arrow", "phases", "stop", "item", "line", "capacity", "park", "wake", "offer", "waiting", "attempt", "due"),
-    *("create", "server", "functions"),
+    *("text", "keys", "states", "record", "array", "retention", "damage", "feed", "settings", "uploads", "sweep"),
+    *("places", "arrow", "phases", "stop", "item", "line", "capacity", "park", "wake", "offer", "waiting", "attempt"),
+    *("due", "create", "server", "functions"),
 )
 # Found by the path of this file: importing importlib.resources takes longer than reading all files.
 LUA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "lua")

@@ -39,7 +39,7 @@ ROUND_TRIPS_IN_TURN = 3
 #: More for a run that lasts: started.
 OF_LASTING = 1
 #: Commands that the scripts give for one run, by what they are for.
-IN_SCRIPTS = {"submit": 12, "claim": 17, "started": 2, "finish": 18, "heartbeat": 11}
+IN_SCRIPTS = {"submit": 13, "claim": 18, "started": 2, "finish": 19, "heartbeat": 12}
 #: More for each run of a worker that is renewed.
 IN_RENEWAL = 2
 #: More for each run that is submitted together with others, beside what these give once.
@@ -66,7 +66,7 @@ QUEUED = Kept(keys=1, entries=13, payload=1090, memory=1700)
 QUEUED_LONG = Kept(keys=1, entries=13, payload=1150, memory=1760)
 QUEUED_LONG_BY_DEFAULT = QUEUED_LONG._replace(memory=2150)
 #: All of a run that has finished.
-ENDED = Kept(keys=2.1, entries=29, payload=680, memory=1450)
+ENDED = Kept(keys=2.1, entries=29, payload=695, memory=1465)
 
 FREE = FreeCapacity(
     "w", ("default",), slots=8, gpus=0, cpus=8000, memory=1 << 34, total=(0, 8000, 1 << 34), backfill_s=300

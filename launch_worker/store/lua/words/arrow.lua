@@ -1,7 +1,8 @@
 -- Arrows: every change of a run's state is written here.
 
--- Adds a line to a run's history, and publishes the state to clients that wait for it.
-local function note(id, state, now, attempt, worker, reason)
+-- Adds a line to a run's history, and publishes the state to clients that wait for it. Returns the number of lines.
+-- `more`: as for `enter`.
+local function note(id, state, now, attempt, worker, reason, more)
   local history = run_key(id) .. ':history'
   -- The history is a list and no stream: Redis sets 4 KiB aside for every stream.
   local line = '{"state":"' .. state .. '","at":' .. int(now)
@@ -9,26 +10,55 @@ local function note(id, state, now, attempt, worker, reason)
   if attempt > 0 then line = line .. ',"attempt":' .. int(attempt) end
   if worker and worker ~= '' then line = line .. ',"worker":' .. cjson.encode(worker) end
   if reason and reason ~= '' then line = line .. ',"reason":' .. cjson.encode(reason) end
+  if more.exit_code and more.exit_code ~= '' then line = line .. ',"exit_code":' .. int(tonumber(more.exit_code)) end
+  if more.signal and more.signal ~= '' then line = line .. ',"signal":' .. cjson.encode(more.signal) end
+  if more.phase and more.phase ~= '' then line = line .. ',"phase":' .. cjson.encode(more.phase) end
+  if more.actor and more.actor ~= '' then line = line .. ',"actor":' .. cjson.encode(more.actor) end
   line = line .. '}'
-  if type(redis.pcall('RPUSH', history, line)) == 'table' then
+  local lines = redis.pcall('RPUSH', history, line)
+  if type(lines) == 'table' then
     redis.call('DEL', history)
-    redis.call('RPUSH', history, line)
+    lines = redis.call('RPUSH', history, line)
   end
   redis.call('PUBLISH', 'launch:news:' .. id, state)
+  return lines
 end
 
--- Writes a state: index, record, history, and the counts of arrays and places. Only `arrow`, `regain` and `restore`
--- call this. `ended_at`: the time of an end that is reported later.
-local function enter(id, from, to, now, attempt, worker, reason, ended_at)
+-- Tells readers of the feed of an arrow; `line`: its number in the run's history.
+local function add_arrow(id, line, state, now, attempt, worker, reason, more)
+  if not is_followed() then return end
+  attempt = tonumber(attempt) or 0
+  local host, gpus, started_at, ended_at
+  if state == 'Running' then
+    host, gpus, started_at = unpack(get(id, 'host', 'gpus', 'started_at'))
+  elseif FINAL[state] then
+    ended_at = int(more.ended_at or now)
+  end
+  add_change('run', 'id', id, 'n', line, 'state', state, 'at', int(now), 'attempt', attempt > 0 and int(attempt),
+    'worker', worker, 'reason', reason, 'actor', more.actor, 'host', host, 'gpus', gpus ~= '[]' and gpus,
+    'started_at', started_at, 'exit_code', more.exit_code, 'signal', more.signal, 'phase', more.phase,
+    'message', more.message, 'ended_at', ended_at, 'restored', more.restored)
+end
+
+-- The facts of an arrow that has no others.
+local NO_MORE = {}
+
+-- Writes a state: index, record, history, the counts of arrays and places, and the feed. Only `arrow`, `regain` and
+-- `restore` call this. `more`: what is known of a reported end (ended_at, exit_code, signal, phase, message), who asked
+-- for the arrow (actor), and restored = '1' for a run that Redis had lost.
+local function enter(id, from, to, now, attempt, worker, reason, more)
+  more = more or NO_MORE
+  local ended_at = int(more.ended_at or now)
   local created = tonumber(get(id, 'created_at')[1] or '') or now
   redis.call('ZREM', 'launch:runs:state:' .. from, id)
   redis.call('ZADD', 'launch:runs:state:' .. to, int(created), id)
   if FINAL[to] then
-    put(id, 'state', to, 'reason', reason, 'ended_at', int(ended_at or now))
+    put(id, 'state', to, 'reason', reason, 'ended_at', ended_at)
   else
     put(id, 'state', to, 'reason', reason)
   end
-  note(id, to, now, attempt, worker, reason)
+  local line = note(id, to, now, attempt, worker, reason, more)
+  add_arrow(id, line, to, now, attempt, worker, reason, more)
   count_in_array(id, from, to)
   if from == 'Running' or to == 'Running' then
     for _, group in ipairs(places_of(id)) do
@@ -36,7 +66,7 @@ local function enter(id, from, to, now, attempt, worker, reason, ended_at)
     end
   end
   if FINAL[to] then
-    redis.call('ZADD', 'launch:ended', int(ended_at or now), id)
+    redis.call('ZADD', 'launch:ended', ended_at, id)
     redis.call('ZREM', 'launch:leases', id)
     if get(id, 'cancel_at')[1] then redis.call('ZREM', 'launch:cancels', id) end
     drop(id, 'preempting', 'start_at', 'held')
@@ -49,9 +79,9 @@ local function enter(id, from, to, now, attempt, worker, reason, ended_at)
 end
 
 -- Makes one arrow. The caller has checked who may make it.
-local function arrow(id, from, to, now, attempt, worker, reason, ended_at)
+local function arrow(id, from, to, now, attempt, worker, reason, more)
   if not (ARROWS[from] and ARROWS[from][to]) then
     error('no arrow from ' .. tostring(from) .. ' to ' .. tostring(to))
   end
-  enter(id, from, to, now, attempt, worker, reason, ended_at)
+  enter(id, from, to, now, attempt, worker, reason, more)
 end

@@ -6,7 +6,7 @@ local function regain(id, state, now, token, attempt, owner, worker)
   put(id, 'token', token, 'attempt', attempt, 'owner', owner, 'worker', worker)
   drop(id, 'closed', 'exit_code', 'signal', 'phase', 'message')
   redis.call('HINCRBY', 'launch:counters', 'restored_runs', 1)
-  enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive')
+  enter(id, state, 'Running', now, attempt, worker, 'Redis had lost this attempt; its worker is alive', {restored = '1'})
 end
 
 -- Crashed -> Running: the worker of the same attempt, which was not superseded, is alive.
@@ -16,9 +16,10 @@ local function revive(id, now, attempt, worker)
   if tonumber(cancelled or '') then redis.call('ZADD', 'launch:cancels', cancelled, id) end
 end
 
--- A final state -> Pending: at once, or after delay_us. Runs that waited longer get its place first.
-local function again(id, from, now, attempt, worker, reason, delay_us)
-  arrow(id, from, 'Pending', now, attempt, worker, reason)
+-- A final state -> Pending: at once, or after delay_us. Runs that waited longer get its place first. `actor`: who asked
+-- for it, nil for the retry policy.
+local function again(id, from, now, attempt, worker, reason, delay_us, actor)
+  arrow(id, from, 'Pending', now, attempt, worker, reason, {actor = actor})
   drop(id, 'lined_at')
   release(id, now)
   if delay_us > 0 then return schedule(id, now + delay_us) end

@@ -88,11 +88,11 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   if expires_us then set('expires_us', int(expires_us)) end
   seen[id] = setmetatable(record, NEW)
   local is_ready, needs = not due and not waits, record.needs
-  local group, line, why, is_alike
+  local group, group_line, why, is_alike
   if is_ready then
     -- The run is ready from the time of its creation on.
     set('lined_at', at)
-    group, line, why = no_room(id)
+    group, group_line, why = no_room(id)
     is_alike = not group and needs and redis.call('EXISTS', 'launch:parked:needs:' .. needs .. '/' .. queue) == 1
     if not group and not is_alike then set('seq', '1') end
   elseif reason ~= '' then
@@ -108,7 +108,10 @@ local function create(id, now, reason, queue, due, expires_us, fields)
     add('launch:runs:array:' .. record.array, at, id)
     to_add.arrays[record.array] = (to_add.arrays[record.array] or 0) + 1
   end
-  if reason ~= '' then note(id, 'Pending', now, 0, '', reason) end
+  local line = reason ~= '' and note(id, 'Pending', now, 0, '', reason, NO_MORE) or '0'
+  add_change('run', 'id', id, 'n', line, 'state', 'Pending', 'at', at, 'reason', reason, 'created_at', at,
+    'name', record.name, 'queue', queue, 'project', record.project, 'priority', record.priority,
+    'array', record.array, 'sweep', record.sweep, 'spec', record.spec)
   if expires_us then
     local by = int(math.max(now, due or now) + expires_us)
     add('launch:expiring', by, id)
@@ -122,7 +125,7 @@ local function create(id, now, reason, queue, due, expires_us, fields)
   to_add.queues[queue] = true
   add('launch:line:' .. queue, int(rank_of(record.priority, at)), id)
   if group then
-    park(id, group, line, why)
+    park(id, group, group_line, why)
   elseif is_alike then
     -- Runs with the same needs are parked already.
     park_for_needs(id, queue, needs)

@@ -16,7 +16,7 @@ local NOT_WHEN_FULL = {
 
 -- Forgets what an earlier call has read, promised or gathered.
 local function start_call()
-  seen, known_settings, shown, promised, served, woken, moves = {}, {}, {}, {}, {}, {}, 0
+  seen, known_settings, shown, promised, served, woken, moves, followed = {}, {}, {}, {}, {}, {}, 0, nil
   to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
 end
 

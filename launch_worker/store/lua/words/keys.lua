@@ -31,6 +31,8 @@
 --   launch:schedule:NAME:run  string  last run of a schedule that asks whether it has ended; deleted with the schedule
 --   launch:cancels            zset    Running runs that are asked to stop, by the time of the request
 --   launch:ended              zset    runs in a final state, by end; retention deletes them from here
+--   launch:changes            stream  what happened, newest entries, for readers that keep their own copy (feed). It exists
+--                                     only while a reader wants it (follow), and expires a day after its last renewal
 --   launch:settling           string  exists for a while after an outage: no run becomes Crashed before its worker could report
 --   launch:hold               string  exists for a while after a restore from a snapshot: no run is claimed either
 --   launch:restored_at        string  when a restore from a snapshot was last noticed

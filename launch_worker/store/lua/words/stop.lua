@@ -7,8 +7,9 @@ local function order_of(id)
     preempt = run[4] == '1'})
 end
 
--- Asks a Running run's owner to end it, at once and at every heartbeat until the run has ended.
-local function ask_to_end(id, now, grace_us, reason, preempt)
+-- Asks a Running run's owner to end it, at once and at every heartbeat until the run has ended. `actor`: the person who
+-- asks for it, '' or nil for none.
+local function ask_to_end(id, now, grace_us, reason, preempt, actor)
   local run = get(id, 'owner', 'cancel_at')
   if not run[2] then
     put(id, 'cancel_at', int(now))
@@ -21,6 +22,9 @@ local function ask_to_end(id, now, grace_us, reason, preempt)
     drop(id, 'preempting')
   end
   redis.call('PUBLISH', 'launch:orders:' .. (run[1] or ''), order_of(id))
+  if actor and actor ~= '' then
+    add_act('act', id, preempt and 'preempt' or 'cancel', actor, now, {reason = reason, grace_us = grace_us ~= '' and grace_us or nil})
+  end
 end
 
 -- Forgets a request to stop, so that it does not end the next attempt.

@@ -25,6 +25,7 @@ local function close_sweep(sweep, now)
   if not to then return end
   redis.call('HSET', key, 'state', to, 'ended_at', int(now))
   redis.call('SREM', 'launch:sweeps:live', sweep)
+  add_act('sweep', sweep, string.lower(to), '', now)
 end
 
 -- The metric of an ended run: the value in its summary, else the last value that it sent.
@@ -42,7 +43,8 @@ end
 local FIRST_FAILURES = 5
 
 -- Judges a sweep by the end of a run: whether all its first runs fail, and whether no run sends the metric.
-local function judge_sweep(key, id, sweep_state, metric, value)
+local function judge_sweep(sweep, id, now, sweep_state, metric, value)
+  local key = sweep_key(sweep)
   local state, reason = unpack(get(id, 'state', 'reason'))
   if state == 'Finished' then
     redis.call('HSET', key, 'has_finished', 1)
@@ -56,7 +58,10 @@ local function judge_sweep(key, id, sweep_state, metric, value)
   elseif state ~= 'Killed' and redis.call('HEXISTS', key, 'has_finished') == 0 then
     redis.call('HSET', key, 'failed', id, 'failed_why', reason or '')
     local failures = redis.call('HINCRBY', key, 'failures', 1)
-    if failures >= FIRST_FAILURES and sweep_state == 'RUNNING' then redis.call('HSET', key, 'state', 'PAUSED') end
+    if failures >= FIRST_FAILURES and sweep_state == 'RUNNING' then
+      redis.call('HSET', key, 'state', 'PAUSED')
+      add_act('sweep', sweep, 'paused', '', now, {failed = id})
+    end
   end
 end
 
@@ -76,7 +81,7 @@ local function tell_sweep(id, now)
       cjson.encode({state = get(id, 'state')[1], value = value and string.format('%.17g', value)}))
   end
   if not known then redis.call('RPUSH', key .. ':ended', index) end
-  judge_sweep(key, id, state, metric, value)
+  judge_sweep(sweep, id, now, state, metric, value)
   local wanted = tonumber(target or '')
   if value and wanted and (goal == 'maximize' and value >= wanted or goal ~= 'maximize' and value <= wanted)
     and not SWEEP_ENDED[state] then

@@ -50,14 +50,15 @@ local function set_free(id, now)
   line_up(id, now)
 end
 
--- Pending -> Killed (or `to`), for the reason given. Runs that wait for it are told later (settle).
-local function kill_pending(id, now, reason, to)
+-- Pending -> Killed (or `to`), for the reason given. Runs that wait for it are told later (settle). `more`: as for
+-- `enter`.
+local function kill_pending(id, now, reason, more, to)
   local attempt = get(id, 'attempt')[1]
   withdraw(id)
   if get(id, 'expires_us')[1] then redis.call('ZREM', 'launch:expiring', id) end
   for other in pairs(waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. tostring(other), id) end
   drop(id, 'waits_for')
-  arrow(id, 'Pending', to or 'Killed', now, attempt, '', reason)
+  arrow(id, 'Pending', to or 'Killed', now, attempt, '', reason, more)
   note_end(id)
   try_tell_sweep(id, now)
   release(id, now)
@@ -76,7 +77,7 @@ local function fail_damaged(id, now, damage)
     redis.call('ZREM', 'launch:runs:queue:' .. queue, id)
   end
   put(id, 'phase', 'agent', 'message', reason)
-  kill_pending(id, now, reason, 'Failed')
+  kill_pending(id, now, reason, {phase = 'agent', message = reason}, 'Failed')
   drop(id, 'parked', 'list', 'due_at')
   keep_aside(get(id, 'queue')[1] or '', 'run ' .. id .. ' is Failed: ' .. reason, id)
 end

@@ -1,0 +1,85 @@
+"""Reads the change feed, and has it kept for those who read it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from launch_worker.model.units import as_us
+from launch_worker.store import keys
+from launch_worker.store.redis.client import Client, pairs, text
+from launch_worker.store.redis.connection import clear_errors
+
+#: Seconds for which the feed is kept without a reader's word.
+LIFE_S = 86400.0
+#: Place before the first change that is kept.
+FIRST = "0-0"
+#: Seconds of one wait for changes: shorter than a client waits for an answer.
+_WAIT_S = 1.0
+_PLACE = re.compile(r"\d{1,20}(-\d{1,20})?")
+
+
+@dataclass(frozen=True)
+class Change:
+    """An entry of the feed."""
+
+    #: Place in the feed; a later change has a larger one.
+    id: str
+    #: One of run, gone, act, sweep, schedule, queue, pool, worker, and feed: the feed begins, and tells of nothing
+    #: that was before. A later release may add others.
+    kind: str
+    #: The entry's other fields; what strangers wrote in them is not cleaned.
+    fields: Mapping[str, str]
+
+
+class Changes(Client):
+    """The part of `Store` for readers of all that changes."""
+
+    def want_changes(self, *, life_s: float = LIFE_S) -> bool:
+        """Have changes kept for `life_s` from now, for a reader who calls this again in time.
+
+        False where the feed begins only now: it does not tell what happened before, and a reader starts at FIRST.
+        """
+        return bool(self._call("follow", as_us(life_s)))
+
+    def changes(self, after: str = FIRST, *, count: int = 1000, block_s: float = 0.0) -> list[Change]:
+        """The changes after this place, the oldest first and `count` at most; waits for the first for `block_s`.
+
+        Changes that the feed no longer has are missing without a word: compare `after` with `oldest_change` first.
+        """
+        if not _PLACE.fullmatch(after):
+            raise ValueError(f"no place in the feed: {after[:40]!r}")
+        deadline = time.monotonic() + block_s
+        while True:
+            wait_s = min(_WAIT_S, deadline - time.monotonic())
+            with clear_errors(self.url):
+                block = max(1, int(wait_s * 1000)) if wait_s > 0 else None
+                found: Any = self._redis.xread({keys.CHANGES: after}, count=count, block=block)
+            entries = _entries(found)
+            if entries or time.monotonic() >= deadline:
+                return [_change(entry_id, fields) for entry_id, fields in entries]
+
+    def oldest_change(self) -> str:
+        """The place of the oldest change that is kept; '' for none: nobody has wanted changes of late."""
+        with clear_errors(self.url):
+            found = self._redis.xrange(keys.CHANGES, count=1)
+        return text(found[0][0]) if found else ""
+
+
+def _entries(found: Any) -> list[Any]:
+    """The entries in a reply of XREAD for one stream, by either protocol."""
+    if not found:
+        return []
+    if isinstance(found, dict):
+        [entries] = found.values()
+        # By RESP3 they come within one more list.
+        return list(entries[0]) if len(entries) == 1 and isinstance(entries[0], list) else list(entries)
+    return list(found[0][1])
+
+
+def _change(entry_id: Any, fields: Any) -> Change:
+    said = pairs(fields or {})
+    return Change(text(entry_id), said.pop("kind", ""), said)

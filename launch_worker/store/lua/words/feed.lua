@@ -1,0 +1,62 @@
+-- The change feed: a stream that tells readers, as an archive, what happens in the system (docs/archive.md).
+
+local FEED = 'launch:changes'
+-- The number of entries that are kept, about.
+local MOST_CHANGES = 100000
+-- The bytes of the longest value in an entry. A longer value is left out, and the entry's field `big` is 1.
+local MOST_VALUE = 4096
+
+-- Whether a reader wants changes, once this call has asked. The stream exists only while one does (`follow`).
+local followed = nil
+local function is_followed()
+  if followed == nil then followed = redis.pcall('EXISTS', FEED) == 1 end
+  return followed
+end
+
+-- Appends an entry: its kind, then names and values. Empty values are left out. An entry that cannot be written (the
+-- caller's ACL user has no right to it, or the key is damaged) is lost: it must not keep a run from its end.
+local function add_change(kind, ...)
+  if not is_followed() then return end
+  local entry, big = {FEED, 'NOMKSTREAM', 'MAXLEN', '~', MOST_CHANGES, '*', 'kind', kind}, false
+  local given = {...}
+  for at = 1, select('#', ...), 2 do
+    local name, value = given[at], given[at + 1]
+    if value and value ~= '' then
+      if type(value) == 'string' and #value > MOST_VALUE then
+        big = true
+      else
+        entry[#entry + 1] = name
+        entry[#entry + 1] = value
+      end
+    end
+  end
+  if big then
+    entry[#entry + 1] = 'big'
+    entry[#entry + 1] = '1'
+  end
+  redis.pcall('XADD', unpack(entry))
+end
+
+-- Tells what somebody did, or what became of a sweep, schedule, queue, pool or worker. `detail`: further facts, made
+-- into JSON; nil for none.
+local function add_act(kind, id, what, actor, now, detail, name)
+  if not is_followed() then return end
+  add_change(kind, 'id', id, 'name', name, 'what', what, 'at', int(now), 'actor', actor,
+    'detail', detail and cjson.encode(detail))
+end
+
+-- What a worker does whose description names this state.
+local WORKER_WORDS = {running = 'resumed', draining = 'draining', quarantined = 'quarantined', stuck = 'stuck'}
+-- Tells of a worker that is new, or in another state than at its last heartbeat. `before`, `after`: its descriptions.
+local function tell_worker(owner, worker, has_appeared, before, after, now)
+  local was, is = decoded(type(before) == 'string' and before), decoded(after)
+  if type(is) ~= 'table' then return end
+  if has_appeared then
+    return add_act('worker', owner, 'appeared', '', now,
+      {host = is.host, pid = is.pid, queues = is.queues, slots = is.slots, state = is.state}, worker)
+  end
+  if type(was) == 'table' and was.state ~= is.state and WORKER_WORDS[is.state] then
+    local problem = type(is.problem) == 'string' and is.problem ~= '' and {problem = is.problem}
+    add_act('worker', owner, WORKER_WORDS[is.state], '', now, problem, worker)
+  end
+end
