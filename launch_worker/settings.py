@@ -62,6 +62,8 @@ class Settings:
     database_url: str = ""
     #: Bytes free on its disk below which a worker takes no runs; None: 64 MiB, or 5 % of a smaller disk.
     min_free_bytes: int | None = None
+    #: Seconds between two looks at what a running job uses, at first; 0 for none.
+    usage_s: float = 5.0
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -143,6 +145,7 @@ class Settings:
             lease_s=seconds("LAUNCH_LEASE_S", cls.lease_s),
             pass_s=seconds("LAUNCH_PASS_S", cls.pass_s),
             retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
+            usage_s=seconds("LAUNCH_USAGE_S", cls.usage_s),
             log_bytes=log_bytes,
             # Output that is not in Redis yet must still be in the file.
             log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),

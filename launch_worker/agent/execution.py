@@ -101,6 +101,7 @@ class Execution:
     def _let_go(self, attempt: Attempt) -> None:
         # Before all that may fail, which must not keep the slot.
         self._attempts.let_go(attempt)
+        self._workplace.usage.forget(attempt)
         for growing in (attempt.tail, attempt.talk):
             if growing is not None:
                 self._workplace.logs.forget(growing)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.agent.capacity import Capacity, Device, Use, parse_gpus
+from launch_worker.attempt.sampling import DeviceUse
 from launch_worker.errors import InputError
 from launch_worker.model.container_options import check_cpus
 from launch_worker.model.units import parse_size
@@ -23,6 +24,10 @@ log = logging.getLogger("launch_worker.gpus")
 _STALE_S = 60.0
 #: Seconds between the begins of two measurements, at least.
 _MEASURE_EVERY_S = 1.0
+#: Seconds for which the driver's samples of a process count as its use now.
+_RECENT_S = 5.0
+#: Seconds to wait for the driver when a job is sampled.
+_PATIENCE_S = 1.0
 
 
 def find() -> list[Device]:
@@ -45,10 +50,7 @@ def use(ids: Sequence[str]) -> dict[str, Use]:
     measured = {}
     with _nvml() as nvml:
         for device_id in ids if nvml else ():
-            if device_id.isdigit():
-                handle = _ask(nvml.nvmlDeviceGetHandleByIndex, int(device_id))
-            else:
-                handle = _ask(nvml.nvmlDeviceGetHandleByUUID, device_id)
+            handle = _handle(nvml, device_id)
             rates = _ask(nvml.nvmlDeviceGetUtilizationRates, handle) if handle else None
             memory = _ask(nvml.nvmlDeviceGetMemoryInfo, handle) if handle else None
             if rates or memory:
@@ -58,6 +60,53 @@ def use(ids: Sequence[str]) -> dict[str, Use]:
                     int(memory.total) if memory else None,
                 )
     return measured
+
+
+def use_by_process(ids: Sequence[str]) -> dict[str, DeviceUse]:
+    """How busy these devices are now, and by which processes. Blocks on a slow driver."""
+    measured = {}
+    with _nvml() as nvml:
+        for device_id in ids if nvml else ():
+            handle = _handle(nvml, device_id)
+            if handle is None:
+                continue
+            rates, memory = _ask(nvml.nvmlDeviceGetUtilizationRates, handle), _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+            since_us = int(1e6 * (time.time() - _RECENT_S))
+            busy = _ask(nvml.nvmlDeviceGetProcessUtilization, handle, since_us) or ()
+            holders = _ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
+            # The newest of several samples of a process comes last.
+            measured[device_id] = DeviceUse(
+                busy=rates.gpu / 100 if rates else None,
+                memory=int(memory.used) if memory else None,
+                busy_by={
+                    **{int(each.pid): 0.0 for each in holders},
+                    **{int(each.pid): each.smUtil / 100 for each in sorted(busy, key=lambda each: int(each.timeStamp))},
+                },
+                memory_by={int(each.pid): int(each.usedGpuMemory) for each in holders if each.usedGpuMemory},
+            )
+    return measured
+
+
+class DeviceMeter:
+    """Says how busy devices are, and by which processes; a driver that hangs is waited for a moment only."""
+
+    def __init__(self, *, measure: Callable[[Sequence[str]], Mapping[str, DeviceUse]] = use_by_process) -> None:
+        self._measure = measure
+        self._thread: threading.Thread | None = None
+        self._measured: Mapping[str, DeviceUse] = {}
+
+    def __call__(self, ids: Sequence[str]) -> Mapping[str, DeviceUse]:
+        """The use of these devices now; nothing where the driver does not answer in time."""
+        if self._thread is not None and self._thread.is_alive():
+            return {}
+        self._measured = {}
+        self._thread = threading.Thread(target=self._turn, args=(ids,), name="launch-gpus", daemon=True)
+        self._thread.start()
+        self._thread.join(_PATIENCE_S)
+        return {} if self._thread.is_alive() else self._measured
+
+    def _turn(self, ids: Sequence[str]) -> None:
+        self._measured = self._measure(ids)
 
 
 class Meter:
@@ -175,6 +224,13 @@ def _nvml() -> Iterator[Any]:
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+
+
+def _handle(nvml: Any, device_id: str) -> Any:
+    """The driver's handle of a device, by its number or its UUID; None where it has none."""
+    if device_id.isdigit():
+        return _ask(nvml.nvmlDeviceGetHandleByIndex, int(device_id))
+    return _ask(nvml.nvmlDeviceGetHandleByUUID, device_id)
 
 
 def _has_library() -> bool:

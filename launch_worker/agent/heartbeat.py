@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from launch_worker.agent.orders import OF_RUNS
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.probes import Vitals
 from launch_worker.errors import BrokerUnavailableError
@@ -196,6 +197,6 @@ class Heartbeat:
         if not isinstance(order, dict) or not isinstance(order.get("order"), str):
             raise ValueError("it is no order")
         # Whoever may cancel runs may publish on that channel, and need not be permitted to stop workers.
-        if channel == keys.orders_channel(self._owner) and order["order"] != "cancel":
-            raise ValueError("it came on the channel for cancels")
+        if channel == keys.orders_channel(self._owner) and order["order"] not in OF_RUNS:
+            raise ValueError("it came on the channel for orders about runs")
         self._on_order(order)

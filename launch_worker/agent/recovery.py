@@ -24,6 +24,7 @@ from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
+from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.takeover import take_over
 from launch_worker.settings import Settings
@@ -220,7 +221,9 @@ class Recovery:
         report = attempt.read_report()
         if report is not None:
             record, step = report.record, report.step
-            accepted = self._store.finish(record, step, owner=report.owner, ended_ago_s=report.ended_ago_s)
+            accepted = self._store.finish(
+                record, step, owner=report.owner, ended_ago_s=report.ended_ago_s, used=report.used
+            )
             log.warning("report.delivered_late run=%s state=%s accepted=%s", record.id, step.outcome.state, accepted)
             if accepted:
                 self._on_end(record, step.outcome)
@@ -246,8 +249,25 @@ class Recovery:
             outcome = outcome_of_exit(status, preempt_exit_code=code)
         outcome = outcome_by_words(outcome, words, status=status, preempt_exit_code=code)
         ended_ago_s = attempt.exit_status_age_s()
-        if self._store.finish(record, next_step_of(record, outcome), ended_ago_s=ended_ago_s) and is_open:
+        used = self._usage_of(attempt, record, ended_ago_s)
+        step = next_step_of(record, outcome)
+        if self._store.finish(record, step, ended_ago_s=ended_ago_s, used=used) and is_open:
             self._on_end(record, outcome)
+
+    def _usage_of(self, attempt: AttemptFolder, record: Record, ended_ago_s: float | None) -> KeptUsage:
+        """What is known of the usage of an attempt that nobody has reported."""
+        kept, exited = attempt.read_usage(), attempt.read_exit()
+        reaped = None if exited is None else exited.used
+        if kept is None and reaped is None:
+            return NO_USAGE
+        recorder = kept or Recorder(every_s=1.0)
+        if reaped is not None:
+            recorder.note_end(Used(cpu_s=reaped.cpu_s, peak_memory=reaped.peak_memory or None))
+        # Up to the latest look, where the end is not known.
+        wall_s: float | None = recorder.last_s or None
+        if ended_ago_s is not None and record.running_since is not None:
+            wall_s = max(0.0, (self._store.now_us() - record.running_since) / 1e6 - ended_ago_s)
+        return recorder.kept(wall_s)
 
     def _ship_talk(self, attempt: AttemptFolder) -> Talk | None:
         """Send what the job wrote to its talk before it was gone; None for nothing. Raises BrokerUnavailableError."""

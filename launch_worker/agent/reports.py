@@ -23,6 +23,7 @@ from launch_worker.model.outcome import Outcome, outcome_of_exit
 from launch_worker.model.retry import NextStep, next_step
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
+from launch_worker.model.usage import NO_USAGE, KeptUsage
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.store.store import Store
 
@@ -102,10 +103,11 @@ class Reports:
         record, ended_s = attempt.record, boot_time_s()
         self._intake.note(record, outcome)
         step = self._next_step(attempt, outcome)
-        deliver: Repeat = partial(self._deliver, attempt, step, ended_s)
+        used = self._workplace.usage.usage(attempt)
+        deliver: Repeat = partial(self._deliver, attempt, step, ended_s, used)
         if not _is_kept_by_guard(attempt, outcome):
             deliver = self._outage.repeat
-            attempt.folder.write_report(record, step, owner=self._identity.owner, ended_s=ended_s)
+            attempt.folder.write_report(record, step, owner=self._identity.owner, ended_s=ended_s, used=used)
         attempt.ended = True
         if attempt.job is not None:
             attempt.job.dispose()
@@ -114,7 +116,7 @@ class Reports:
         try:
             self._ship_rest(attempt, by=self._workplace.logs.finish, repeat=deliver)
             deliver(keep)
-            accepted = deliver(lambda: self.finish(record, step, pid, boot_time_s() - ended_s))
+            accepted = deliver(lambda: self.finish(record, step, pid, boot_time_s() - ended_s, used))
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
@@ -126,10 +128,23 @@ class Reports:
         log.info("run.ended run=%s attempt=%d state=%s reason=%s", record.id, record.attempt, state, outcome.reason)
         return state, outcome
 
-    def finish(self, record: Record, step: NextStep, pid: int | None = None, ended_ago_s: float | None = None) -> bool:
+    def finish(
+        self,
+        record: Record,
+        step: NextStep,
+        pid: int | None = None,
+        ended_ago_s: float | None = None,
+        used: KeptUsage = NO_USAGE,
+    ) -> bool:
         """Have Redis end a run, or try it again. False when the attempt was superseded."""
         return self._store.finish(
-            record, step, owner=self._identity.owner, free=self._free_capacity(), pid=pid, ended_ago_s=ended_ago_s
+            record,
+            step,
+            owner=self._identity.owner,
+            free=self._free_capacity(),
+            pid=pid,
+            ended_ago_s=ended_ago_s,
+            used=used,
         )
 
     def _finish_early(self, attempt: Attempt, step: NextStep, ended_s: float) -> None:
@@ -144,7 +159,11 @@ class Reports:
             self._ship_rest(attempt, by=lambda growing: growing.ship(self._store), repeat=self._outage.repeat)
             if self._outage.repeat(
                 lambda: self._store.finish(
-                    record, step, owner=self._identity.owner, ended_ago_s=boot_time_s() - ended_s
+                    record,
+                    step,
+                    owner=self._identity.owner,
+                    ended_ago_s=boot_time_s() - ended_s,
+                    used=self._workplace.usage.usage(attempt),
                 )
             ):
                 log.info("run.finished_itself run=%s attempt=%d", record.id, record.attempt)
@@ -168,12 +187,12 @@ class Reports:
         except DamagedError as error:
             log.error("log.not_kept run=%s: %s", growing.run_id, error)
 
-    def _deliver(self, attempt: Attempt, step: NextStep, ended_s: float, call: Callable[[], T]) -> T:
+    def _deliver(self, attempt: Attempt, step: NextStep, ended_s: float, used: KeptUsage, call: Callable[[], T]) -> T:
         """Call as `Outage.repeat` does, for an end that is on no disk: the first failure writes it there."""
         try:
             return call()
         except BrokerUnavailableError:
-            attempt.folder.write_report(attempt.record, step, owner=self._identity.owner, ended_s=ended_s)
+            attempt.folder.write_report(attempt.record, step, owner=self._identity.owner, ended_s=ended_s, used=used)
             return self._outage.repeat(call)
 
     def _next_step(self, attempt: Attempt, outcome: Outcome) -> NextStep:

@@ -134,6 +134,7 @@ class WorkerShutdown:
         while self._attempts.active and boot_time_s() < deadline:
             time.sleep(0.02)
         self._workplace.logs.close()
+        self._workplace.usage.close()
         self._heartbeat.join()
         # After the last heartbeat, which would take the runs back.
         self._hold(left)

@@ -133,6 +133,7 @@ def build(
     orders = Orders(
         attempts=attempts,
         intake=shared.intake,
+        tell_usage=lambda attempt: workplace.usage.ask(attempt),
         on_drain=hooks.on_drain or polling.stop,
         on_upgrade=hooks.on_upgrade or polling.stop,
     )

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.containers import Containers
+from launch_worker.agent.gpus import DeviceMeter
 from launch_worker.agent.guards import Guards
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.recovery import end_leftovers
 from launch_worker.attempt.attempt import WorkerContext
 from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.sampling import UsageSampler
 from launch_worker.attempt.shipping import LogShipper
 from launch_worker.attempt.worker_folder import WorkerFolder, delete_undeleted, why_not_own
 from launch_worker.errors import LaunchError
@@ -36,6 +38,7 @@ class Workplace:
     folder: WorkerFolder
     runner: ProcessRunner
     logs: LogShipper
+    usage: UsageSampler
     #: What every attempt gets of this worker.
     context: WorkerContext
 
@@ -107,10 +110,16 @@ class Workplace:
             is_away=lambda: self._outage.is_on,
             on_away=self._outage.note,
         )
+        self.usage = UsageSampler(
+            every_s=settings.usage_s,
+            devices=DeviceMeter(),
+            answer=self._store.answer_usage,
+        )
         self.context = WorkerContext(
             self.runner,
             self.containers.runner,
             self.logs,
+            self.usage.watch,
             settings=settings,
             store=self._store,
             system=self.containers.system,

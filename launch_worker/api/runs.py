@@ -20,6 +20,7 @@ from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
+from launch_worker.model.usage import Measured, Usage
 from launch_worker.store.answers import CancelWord
 from launch_worker.store.files import SavedFile, saved_files
 from launch_worker.submission.submitter import me
@@ -179,6 +180,31 @@ class Run:
             return rows
         step = (len(rows) - 1) / max(1, samples - 1)
         return [rows[round(at * step)] for at in range(samples)]
+
+    @property
+    def usage(self) -> Usage:
+        """What its latest attempt used of its machine; nothing is known while that runs (`measured` asks its worker).
+
+        What the job itself reported are its `metrics()`.
+        """
+        return Usage.of(self._now().usage)
+
+    def measured(self, *, attempt: int | None = None, timeout_s: float = 3.0) -> Measured:
+        """What an attempt (the latest by default) used of its machine, with samples over time.
+
+        The worker of a running one is asked, for so many seconds at most: without its answer nothing is known.
+        """
+        record = self.refresh()
+        number = attempt or record.attempt
+        if number == record.attempt and record.state is RunState.RUNNING:
+            try:
+                kept = self._api.store.ask_usage(record, timeout_s=timeout_s)
+            except BrokerUnavailableError:
+                raise
+            except LaunchError:
+                kept = ""  # a user of Redis who may only look
+            return Measured.of(number, kept, is_running=True)
+        return Measured.of(number, self._api.store.usage_of(record, number), is_running=False)
 
     def files(self) -> list[RunFile]:
         """The files that are kept with it, by name."""

@@ -37,6 +37,8 @@ class WorkerContext:
     #: Gives the container runner; the first call makes it, and imports the engine's SDK.
     containers: Callable[[], ContainerRunner]
     logs: LogShipper
+    #: Looks at a started job from the call on.
+    sample: Callable[[Attempt], None]
     settings: Settings
     store: Store
     #: Gives the name of this launch system, for the labels of its containers.
@@ -60,6 +62,8 @@ class Attempt:
     job: Job | None = None
     #: Seconds for which another worker has supervised the job.
     ran_s: float = 0.0
+    #: Monotonic time at which the job began; None before.
+    begun_s: float | None = None
     #: Whether another worker started the job.
     is_adopted: bool = False
     #: Cancel that the previous worker was asked for.

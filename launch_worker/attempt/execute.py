@@ -11,7 +11,7 @@ from functools import partial
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.prepare import fetch, prepare
-from launch_worker.attempt.shipping import FOLLOW_AFTER_S, LogShipper
+from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Limits, never_started, supervise
 from launch_worker.attempt.talk import Talk
 from launch_worker.clock import boot_time_s
@@ -59,7 +59,8 @@ def execute(
         else:
             # The pid of a process is in the record already.
             note_pid = on_started if attempt.folder.is_container else lambda _: None
-        outcome = _supervise(attempt, context.logs, on_word, begun=begun, enter=enter, on_started=note_pid)
+            attempt.begun_s = time.monotonic() - attempt.ran_s
+        outcome = _supervise(attempt, context, on_word, begun=begun, enter=enter, on_started=note_pid)
         return _explain(attempt, outcome)
     except (AttemptSuperseded, AttemptDetached):
         raise
@@ -95,14 +96,17 @@ def _start(attempt: Attempt, context: WorkerContext, start: Callable[[], Job], e
         make_room(folder.output, limit_bytes=context.settings.log_file_bytes)
     attempt.tail = context.logs.tail(record.id, record.attempt, folder.output)
     attempt.talk = talk_of(attempt)
-    begun = time.monotonic()
+    begun = attempt.begun_s = time.monotonic()
     attempt.job = start()
+    if folder.is_container:
+        # Its start includes the wait for the run's time.
+        attempt.begun_s = time.monotonic()
     return begun
 
 
 def _supervise(
     attempt: Attempt,
-    logs: LogShipper,
+    context: WorkerContext,
     on_word: Callable[[Word, Outcome | None], None],
     *,
     begun: float,
@@ -116,6 +120,11 @@ def _supervise(
     assert talk is not None
     job.report_to(enter, on_started)
     attempt.phase = "run"
+
+    def follow() -> None:
+        context.logs.follow(tail, talk)
+        context.sample(attempt)
+
     return supervise(
         job,
         limits=Limits(spec.timeout_s, spec.stall_timeout_s, spec.grace_s, spec.preempt_exit_code),
@@ -125,7 +134,7 @@ def _supervise(
         announce=job.announce,
         read_talk=talk.look_last,
         on_word=on_word,
-        milestones=((begun + FOLLOW_AFTER_S, lambda: logs.follow(tail, talk)),),
+        milestones=((begun + FOLLOW_AFTER_S, follow),),
     )
 
 

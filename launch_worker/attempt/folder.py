@@ -4,7 +4,7 @@
     work_dir/workers/OWNER/{host, worker}   the machine's name, and the worker's node name
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.process.exits`)
-    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, report.json}
+    work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, usage.json, report.json}
     work_dir/undeleted/                     what is left of attempts whose folder could not be deleted
     work_dir/containers                     there once a worker of this machine has made a container
 
@@ -28,6 +28,7 @@ from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
+from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder
 from launch_worker.runners.process.exits import Exit, read_exits
 from launch_worker.runners.stop_reason import StopReason
 from launch_worker.runners.talk_folder import TALK
@@ -56,6 +57,7 @@ class Report(NamedTuple):
     owner: str
     #: Seconds since the end; None where that is not known.
     ended_ago_s: float | None
+    used: KeptUsage = NO_USAGE
 
 
 class AttemptFolder:
@@ -182,14 +184,28 @@ class AttemptFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return (), ""
 
-    def write_report(self, record: Record, step: NextStep, *, owner: str, ended_s: float) -> None:
+    def keep_usage(self, recorder: Recorder) -> None:
+        """Keep what the job has used by now, for the next worker. Raises OSError."""
+        self._keep("usage", recorder.state())
+
+    def read_usage(self) -> Recorder | None:
+        """What another worker has kept of the job's usage; None where nothing can be read."""
+        try:
+            return Recorder.resume((self.path / "usage.json").read_bytes())
+        except OSError:
+            return None
+
+    def write_report(
+        self, record: Record, step: NextStep, *, owner: str, ended_s: float, used: KeptUsage = NO_USAGE
+    ) -> None:
         """Keep how the attempt ended, and when (boot time). A full disk is logged: the end is delivered from memory."""
         # Not `asdict`, which copies deeply.
         known = vars(step) | {"outcome": vars(step.outcome)}
         try:
             # The wall clock too: the machine may be restarted before the report is delivered.
             ended = {"boot": _boot_id(), "boot_s": ended_s, "wall_s": time.time() - (boot_time_s() - ended_s)}
-            self._keep("report", {"record": record.to_hash(), "step": known, "owner": owner, "ended": ended})
+            report = {"record": record.to_hash(), "step": known, "owner": owner, "ended": ended, "used": used}
+            self._keep("report", report)
         except OSError as error:
             log.error("report.not_kept run=%s: %s", record.id, error)
 
@@ -205,6 +221,7 @@ class AttemptFolder:
                 NextStep(outcome, **step),
                 str(report["owner"]),
                 _ago_s(report.get("ended")),
+                _used(report.get("used")),
             )
         except FileNotFoundError:
             return None
@@ -214,7 +231,7 @@ class AttemptFolder:
 
     def read_exit_status(self) -> int | None:
         """The exit status that the guard kept; None when the job was ended, or no status was kept."""
-        kept = self._kept_exit()
+        kept = self.read_exit()
         if kept is not None:
             return None if kept.stopped_by else kept.status
         try:
@@ -225,16 +242,17 @@ class AttemptFolder:
 
     def stopped_by(self) -> StopReason:
         """Why the guard ended the job; '' when it did not."""
-        kept = self._kept_exit()
+        kept = self.read_exit()
         return "" if kept is None else kept.stopped_by
 
     def exit_status_age_s(self) -> float | None:
         """Seconds since the exit status was kept; None when that is not known."""
-        kept = self._kept_exit()
+        kept = self.read_exit()
         # The boot clock begins anew when the machine starts.
         return boot_time_s() - kept.at if kept is not None and 0 < kept.at <= boot_time_s() else None
 
-    def _kept_exit(self) -> Exit | None:
+    def read_exit(self) -> Exit | None:
+        """How its main process ended, as the guard kept it; None when it did not."""
         folder, _, name = self.root.rpartition("/runs/")
         return read_exits(folder).get(name)
 
@@ -284,6 +302,12 @@ def _ago_s(ended: Any) -> float | None:
         return max(0.0, time.time() - float(ended["wall_s"]))
     except (TypeError, KeyError, ValueError):
         return None
+
+
+def _used(kept: Any) -> KeptUsage:
+    """What a report says of the usage; nothing for a report of an older release, or a damaged one."""
+    is_sound = isinstance(kept, list) and len(kept) == 2 and all(isinstance(text, str) for text in kept)
+    return KeptUsage(*kept) if is_sound else NO_USAGE
 
 
 def is_attempt(name: str) -> bool:

@@ -191,6 +191,7 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
         shown["output"] = f"the newest is kept; {missing} bytes are missing"
     shown["phases"] = [_phase(phase) for phase in shown["phases"]]
     shown["files"] = [f"{file['name']} ({file['size']} bytes)" for file in shown["files"]]
+    shown["usage"] = [f"{key}={value}" for key, value in (shown["usage"] or {}).items()]
     for name in ("config", "summary"):
         shown[name] = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in shown[name].items()]
     if spec.get("cwd") and not (spec.get("cwd_required") or spec.get("uri") or spec.get("upload")):

@@ -15,6 +15,7 @@ from launch_worker.ids import RUN_ID
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
+from launch_worker.model.usage import Usage
 from launch_worker.untrusted.text import read_json, read_map
 
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
@@ -119,6 +120,8 @@ class Record:
     files: str = ""
     #: JSON of the values that the job reported: the last value of each name.
     summary: str = ""
+    #: JSON of what the latest attempt used (`launch_worker.model.usage`); '' until it has ended, or where not known.
+    usage: str = ""
     #: Exit code, or name of the signal, of a process that had called its run finished before it ended.
     late_exit: str = ""
     #: Bytes of the latest attempt's output that were dropped for newer output.
@@ -289,6 +292,7 @@ class Record:
             "cancel_requested_at": isoformat(self.cancel_at),
             "config": self.config,
             "summary": self.summary_values,
+            "usage": Usage.of(self.usage).as_json() or None,
             "late_exit": self.late_exit or None,
             "log_missing_bytes": self.log_missing,
             "item_version": self.version,

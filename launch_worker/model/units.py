@@ -111,6 +111,15 @@ def isoformat(micros: int | None) -> str | None:
         return None
 
 
+def format_size(size: float) -> str:
+    """Bytes in a form that `parse_size` reads: `512K`, `1.5G`, `11G`."""
+    for unit in ("T", "G", "M", "K"):
+        if size >= _SIZE_BYTES[unit]:
+            number = size / _SIZE_BYTES[unit]
+            return f"{number:.0f}{unit}" if number >= 10 or round(number, 1) == int(number) else f"{number:.1f}{unit}"
+    return str(int(size))
+
+
 def as_us(seconds: float) -> int:
     """Whole microseconds, in which the scripts count time."""
     return round(seconds * 1e6)

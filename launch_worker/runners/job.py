@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from launch_worker.model.outcome import Outcome
+from launch_worker.model.usage import Used
 from launch_worker.runners.stop_reason import StopReason
 
 #: Boot times of (SIGTERM, SIGKILL); None for a job that may outlive its lease.
@@ -29,6 +30,13 @@ class Job(Handle, Protocol):
     @property
     def exited(self) -> Exited | None:
         """The end of its main process; None before."""
+
+    @property
+    def used(self) -> Used:
+        """What it has used in all, as far as that is known once it is gone."""
+
+    def measure(self, trees: Mapping[int, Look]) -> Look | None:
+        """What it has used by now; None where that cannot be known now. `trees` has all trees, by their cookies."""
 
     @property
     def pid(self) -> int:
@@ -59,6 +67,14 @@ class Job(Handle, Protocol):
 
     def dispose(self) -> None:
         """Remove the rest of an ended job, after its end was kept."""
+
+
+class Look(NamedTuple):
+    """What a running job has used by now."""
+
+    used: Used
+    #: Pids of its processes, where they are known.
+    pids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

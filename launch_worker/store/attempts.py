@@ -14,6 +14,7 @@ from launch_worker.model import item_schema
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.units import as_us
+from launch_worker.model.usage import NO_USAGE, KeptUsage
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.store import keys
 from launch_worker.store.answers import AdoptRefusal, FinishWord, HoldWord
@@ -183,13 +184,14 @@ class Attempts(Server):
         free: FreeCapacity | None = None,
         pid: int | None = None,
         ended_ago_s: float | None = None,
+        used: KeptUsage = NO_USAGE,
     ) -> bool:
         """Running (or Crashed, not superseded) -> the outcome, and Pending again if the step says so.
 
         `record` is as it was claimed. False when the attempt was superseded: nothing was changed. A repeated call
         changes nothing more. A record that Redis has lost is written again first. `free` is the worker's free capacity
-        now, `pid` that of a job that ended before its start was noted (`started`), and `ended_ago_s` the seconds since
-        an end that is not now.
+        now, `pid` that of a job that ended before its start was noted (`started`), `ended_ago_s` the seconds since
+        an end that is not now, and `used` what the attempt used.
         """
         outcome = step.outcome
         exit_code = "" if outcome.exit_code is None else outcome.exit_code
@@ -198,7 +200,7 @@ class Attempts(Server):
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
         shown = free.to_json() if free is not None else ""
         ago_us = "" if ended_ago_s is None else max(0, as_us(ended_ago_s))
-        last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us)
+        last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us, *used)
         answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
         if answer == "unknown":
             self.restore(record, lease_s=self._settle_s, owner=owner)

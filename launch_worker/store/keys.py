@@ -51,6 +51,16 @@ def metrics(run_id: str) -> str:
     return f"launch:run:{run_id}:metrics"
 
 
+def usage(run_id: str) -> str:
+    """What each attempt of a run used, with samples over time."""
+    return f"launch:run:{run_id}:usage"
+
+
+def usage_now(run_id: str) -> str:
+    """What the running attempt has used by now, for whoever asked its worker."""
+    return f"launch:run:{run_id}:usage:now"
+
+
 def files(run_id: str) -> str:
     return f"launch:run:{run_id}:files"
 

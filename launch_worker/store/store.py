@@ -8,7 +8,6 @@ from launch_worker.store.files import Files
 from launch_worker.store.health import Health
 from launch_worker.store.lists import Lists
 from launch_worker.store.logs import Logs
-from launch_worker.store.news import News
 from launch_worker.store.passes import Passes
 from launch_worker.store.queues import Queues
 from launch_worker.store.requests import Requests
@@ -17,6 +16,7 @@ from launch_worker.store.submit import Creator
 from launch_worker.store.sweeps import Sweeps
 from launch_worker.store.talk import Talk
 from launch_worker.store.uploads import Uploads
+from launch_worker.store.usage import Usages
 from launch_worker.store.workers import Workers
 
 
@@ -28,7 +28,6 @@ class Store(
     Health,
     Lists,
     Logs,
-    News,
     Passes,
     Queues,
     Requests,
@@ -36,6 +35,7 @@ class Store(
     Sweeps,
     Talk,
     Uploads,
+    Usages,
     Workers,
 ):
     """All parts of the store over one connection. Thread-safe; every method raises BrokerUnavailableError."""

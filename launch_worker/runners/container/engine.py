@@ -22,6 +22,7 @@ import requests
 import urllib3
 
 from launch_worker.errors import EngineAwayError, NoContainerError, StartError
+from launch_worker.model.usage import Used
 from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.engine")
@@ -140,6 +141,21 @@ class Engine:
                     raise StartError(f"the container engine refused to look at {path}: status {response.status_code}")
             found = read_json(base64.b64decode(stat))
             return FileInContainer(int(found["size"]), str(found["mtime"]), not int(found["mode"]) & _NO_FILE)
+
+    def used_by(self, container: str) -> Used:
+        """What a running container has used by now. Raises EngineAwayError, NoContainerError, StartError."""
+        with clear_errors():
+            # One look: else the engine waits for a second one, a second later.
+            stats = self.api().stats(container, stream=False, one_shot=True)
+        cpu, memory = stats.get("cpu_stats") or {}, stats.get("memory_stats") or {}
+        cpu_ns, used = (cpu.get("cpu_usage") or {}).get("total_usage"), memory.get("usage")
+        if not cpu_ns or used is None:
+            return Used()  # it has just ended
+        # As `docker stats`: pages of files that nobody has used for a while are no memory of the job. The first name is
+        # that of control groups v1.
+        counts = memory.get("stats") or {}
+        cached = counts.get("total_inactive_file", counts.get("inactive_file", 0))
+        return Used(cpu_s=cpu_ns / 1e9, memory=max(0, used - cached))
 
     def put(self, container: str, folder: str, archive: bytes) -> None:
         """Unpack a tar archive into a folder. Raises EngineAwayError, NoContainerError, StartError."""

@@ -6,12 +6,15 @@ ended, and `notes` writes about it for people. They share what is known of it, `
 
 from __future__ import annotations
 
+import logging
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from launch_worker.errors import LaunchError
 from launch_worker.model.outcome import Outcome
+from launch_worker.model.usage import Used
 from launch_worker.runners.container.config import Labels
 from launch_worker.runners.container.end import End
 from launch_worker.runners.container.follow import Follower
@@ -19,8 +22,10 @@ from launch_worker.runners.container.life import Containers, Life
 from launch_worker.runners.container.notes import Notes
 from launch_worker.runners.container.start import Start
 from launch_worker.runners.container.stopping import Stopping
-from launch_worker.runners.job import Exited
+from launch_worker.runners.job import Exited, Look
 from launch_worker.runners.stop_reason import StopReason
+
+log = logging.getLogger("launch_worker.container")
 
 
 class Runner(Containers, Protocol):
@@ -79,6 +84,21 @@ class ContainerHandle:
     def trouble(self) -> str:
         """Why its state is unknown; '' while the engine answers."""
         return "" if self._life.is_gone else self._runner.watch.trouble
+
+    @property
+    def used(self) -> Used:
+        """Nothing: an engine says nothing of a container that has ended."""
+        return Used()
+
+    def measure(self, trees: Mapping[int, Look]) -> Look | None:
+        """What the engine says of it now; None where that does not answer, or the container does not run."""
+        if not self.has_run or self._life.is_over or self.trouble:
+            return None
+        try:
+            return Look(self._runner.engine.used_by(self.container))
+        except LaunchError as error:
+            log.debug("container.not_measured run=%s: %s", self.key, error)
+            return None
 
     @property
     def bounds_output(self) -> bool:

@@ -13,6 +13,7 @@ import os
 import re
 from typing import NamedTuple, cast
 
+from launch_worker.runners.process.reaped import Reaped
 from launch_worker.runners.stop_reason import StopReason
 
 #: Name of the file in a worker's folder.
@@ -21,6 +22,8 @@ EXITS = "exits"
 _ROOM_BYTES = 32 << 10
 _FALLOC_KEEP_SIZE = 0x01
 _LINE = re.compile(r"(\S+) (-?\d+) (\S+) (\d+\.\d+)")
+#: A line of its own, which earlier releases pass over.
+_USED_LINE = re.compile(r"(\S+) used (\d+\.\d+) (\d+)")
 
 
 class Exit(NamedTuple):
@@ -32,6 +35,8 @@ class Exit(NamedTuple):
     stopped_by: StopReason
     #: Boot time at which the end was noticed.
     at: float = 0.0
+    #: What the main process had used, and what its descendants had that it waited for; None where it is not known.
+    used: Reaped | None = None
 
 
 class ExitFile:
@@ -49,7 +54,7 @@ class ExitFile:
         self._reserve()
 
     def keep(self, attempt: str, exited: Exit) -> bool:
-        """Write one line; False where it could not be written. `attempt` is the name of the attempt's folder."""
+        """Write one exit; False where it could not be written. `attempt` is the name of the attempt's folder."""
         if self._size >= self._shorten_at:
             self._shorten()
         written = _append(self._fd, attempt, exited)
@@ -76,7 +81,7 @@ class ExitFile:
             fd = _open(partial, os.O_TRUNC)
             try:
                 text = "".join(
-                    _line(attempt, exited)
+                    _lines(attempt, exited)
                     for attempt, exited in read_exits(self._folder).items()
                     if os.path.exists(f"{self._folder}/runs/{attempt}")
                 ).encode()
@@ -121,8 +126,15 @@ def read_exits(folder: str) -> dict[str, Exit]:
     except OSError:
         return {}
     found = [match for match in map(_LINE.fullmatch, lines) if match is not None]
+    used = {
+        match[1]: Reaped(float(match[2]), int(match[3]))
+        for match in map(_USED_LINE.fullmatch, lines)
+        if match is not None
+    }
     return {
-        match[1]: Exit(int(match[2]), cast(StopReason, "" if match[3] == "-" else match[3]), float(match[4]))
+        match[1]: Exit(
+            int(match[2]), cast(StopReason, "" if match[3] == "-" else match[3]), float(match[4]), used.get(match[1])
+        )
         for match in found
     }
 
@@ -131,13 +143,14 @@ def _open(path: str, more: int = 0) -> int:
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | more, 0o600)
 
 
-def _line(attempt: str, exited: Exit) -> str:
-    return f"{attempt} {exited.status} {exited.stopped_by or '-'} {exited.at:.3f}\n"
+def _lines(attempt: str, exited: Exit) -> str:
+    text = f"{attempt} {exited.status} {exited.stopped_by or '-'} {exited.at:.3f}\n"
+    return text if exited.used is None else f"{attempt} used {exited.used[0]:.6f} {exited.used[1]}\n{text}"
 
 
 def _append(fd: int, attempt: str, exited: Exit) -> int:
-    """Write one line; the number of its bytes, or 0 when it was not written whole."""
-    line = _line(attempt, exited).encode()
+    """Write one exit; the number of its bytes, or 0 when it was not written whole."""
+    line = _lines(attempt, exited).encode()
     try:
         written = os.write(fd, line)
         if written < len(line):

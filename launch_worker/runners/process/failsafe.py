@@ -20,7 +20,7 @@ class Failsafe:
     def __init__(self) -> None:
         self._failures = 0
 
-    def call(self, what: str, serve: Callable[..., None], *args: Any, **named: Any) -> bool:
+    def call(self, what: str, serve: Callable[..., object], *args: Any, **named: Any) -> bool:
         """Call it; False when it failed. The first failures are printed into the worker's log."""
         try:
             serve(*args, **named)

@@ -11,6 +11,7 @@ import os
 from launch_worker.runners.output import Piped
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.direct_channel import DirectChannelEnd
+from launch_worker.runners.process.reaped import Reaped
 from launch_worker.runners.process.tree import ProcessId
 from launch_worker.runners.stop_reason import StopReason
 
@@ -78,6 +79,21 @@ class GuardedJob:
         self.lease = lease
         self.is_lease_enforced = False
         self.stopped_by: StopReason = ""
+        #: What its main process has used, once that has ended; None where it is not known.
+        self._main_used: Reaped | None = None
+        #: What its orphans have used that were reaped here.
+        self._orphans_used = Reaped(0.0, 0)
+
+    def note_main_used(self, used: Reaped | None) -> None:
+        self._main_used = used
+
+    def note_orphan_used(self, used: Reaped) -> None:
+        self._orphans_used += used
+
+    @property
+    def used(self) -> Reaped | None:
+        """What its ended processes have used by now, with all that these have waited for; None where not known."""
+        return None if self._main_used is None else self._main_used + self._orphans_used
 
     @property
     def main(self) -> ProcessId:

@@ -8,16 +8,17 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.states import RunState
-from launch_worker.runners.job import Exited, Lease
+from launch_worker.model.usage import Used
+from launch_worker.runners.job import Exited, Lease, Look
 from launch_worker.runners.output import bytes_in
-from launch_worker.runners.process import oom
+from launch_worker.runners.process import oom, tree
 from launch_worker.runners.process.direct_channel import DirectChannel
 from launch_worker.runners.process.tree import ProcessId
 from launch_worker.runners.talk_folder import announce_stop
@@ -77,6 +78,8 @@ class JobHandle:
     #: Kernel's counters of out-of-memory kills, as read before the job's start.
     oom_before: bytes = field(default_factory=lambda: oom.own_counter().read())
     reply: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+    #: What it has used in all, as far as the guard knows.
+    used: Used = field(default_factory=Used)
     #: Writes a sentence about the job where people read it.
     enter: Callable[[str, str], None] | None = None
 
@@ -84,6 +87,15 @@ class JobHandle:
     def pid(self) -> int:
         assert self.main is not None
         return self.main.pid
+
+    def note_used(self, used: Sequence[Any]) -> None:
+        """Note what its ended processes have used: seconds of CPU, and bytes of the largest one, 0 for not known."""
+        cpu_s, peak_memory = used
+        self.used = Used(cpu_s=float(cpu_s), peak_memory=int(peak_memory) or None)
+
+    def measure(self, trees: Mapping[int, Look]) -> Look | None:
+        """What its tree has used by now."""
+        return trees.get(tree.cookie(tree.marks(self.order["env"])))
 
     @property
     def trouble(self) -> str:
@@ -188,3 +200,5 @@ class LeftJob:
     pipe: int | None = None
     #: File into which its guard moves the output.
     log: str = ""
+    #: What its ended processes have used: seconds of CPU, and bytes of the largest one; None where not known.
+    used: Sequence[Any] | None = None

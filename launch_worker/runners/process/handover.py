@@ -60,4 +60,5 @@ def _entry(job: GuardedJob) -> dict[str, Any]:
         "status": job.status,
         "stopped_by": job.ended_by,
         "kept": job.is_kept,
+        "used": job.used,
     }

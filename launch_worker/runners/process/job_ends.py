@@ -8,7 +8,7 @@ import select
 import signal
 
 from launch_worker.clock import boot_time_s
-from launch_worker.runners.process import tree
+from launch_worker.runners.process import reaped, tree
 from launch_worker.runners.process.exits import Exit, ExitFile
 from launch_worker.runners.process.failsafe import Failsafe
 from launch_worker.runners.process.guarded_job import FIRST_PAUSE_S, GuardedJob
@@ -68,10 +68,13 @@ class JobEnds:
             job = self._jobs.by_main.get(ended.si_pid)
             if job is not None:
                 status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+                job.note_main_used(reaped.of_unreaped(ended.si_pid))
                 self._failsafe.call(f"end of {job.key}", self._on_exit, job, status)
                 del self._jobs.by_main[ended.si_pid]
-            os.waitpid(ended.si_pid, 0)
-            self._jobs.note_reaped(ended.si_pid)
+                os.waitpid(ended.si_pid, 0)
+                self._jobs.note_reaped(ended.si_pid)
+            else:
+                self._failsafe.call("an orphan", self._jobs.reap_orphan, ended.si_pid)
 
     def watch_adopted(self, job: GuardedJob) -> None:
         """Wait for the exit of a main process that is no child of this guard."""
@@ -111,7 +114,7 @@ class JobEnds:
         job.look_at = boot_time_s()
         self._poller.be_due(job.look_at)
         if status is not None and self._exits is not None:
-            job.is_kept = self._exits.keep(job.attempt, Exit(status, job.ended_by, job.look_at))
+            job.is_kept = self._exits.keep(job.attempt, Exit(status, job.ended_by, job.look_at, job.used))
         if job.report_start_at is not None and not self._jobs.living_of(job):
             self._jobs.remove(job)
             self._reports.ended(job)

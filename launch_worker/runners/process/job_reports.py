@@ -104,7 +104,7 @@ class JobReports:
         self._worker.tell("exited", job.key, **self._exit_of(job))
 
     def gone(self, job: GuardedJob) -> None:
-        self._worker.tell("gone", job.key, **self._outputs.finish(job))
+        self._worker.tell("gone", job.key, **_used_by(job), **self._outputs.finish(job))
 
     def unendable(self, job: GuardedJob, living: list[ProcessId]) -> None:
         """Name the processes that cannot be ended, so that people learn why the job stays."""
@@ -116,4 +116,8 @@ class JobReports:
 
     @staticmethod
     def _exit_of(job: GuardedJob) -> dict[str, Any]:
-        return {"status": job.status, "stopped_by": job.ended_by, "kept": job.is_kept}
+        return {"status": job.status, "stopped_by": job.ended_by, "kept": job.is_kept, **_used_by(job)}
+
+
+def _used_by(job: GuardedJob) -> dict[str, Any]:
+    return {} if job.used is None else {"used": job.used}

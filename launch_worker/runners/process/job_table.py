@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from launch_worker.runners.process import tree
+from launch_worker.runners.process import reaped, tree
 from launch_worker.runners.process.guarded_job import GuardedJob
 from launch_worker.runners.process.tree import ProcessId
 
@@ -73,7 +73,7 @@ class JobTable:
             if pids is None:
                 return None
             orphans = [pid for pid in pids if pid not in self.by_main and self._owner(pid) is job]
-            found = [tree.look_up(pid) for pid in orphans if not self._reap_orphan(pid)]
+            found = [tree.look_up(pid) for pid in orphans if not self.reap_orphan(pid)]
             if found:
                 return [each.id for each in found if each is not None]
             if not orphans:
@@ -122,9 +122,16 @@ class JobTable:
                 return job
         return None
 
-    def _reap_orphan(self, pid: int) -> bool:
-        """Reap an orphan; False while it lives."""
-        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+    def reap_orphan(self, pid: int) -> bool:
+        """Reap an orphan, for whose job it counts; False while it lives."""
+        try:
+            owner = self._owner(pid)
+        except Exception:  # noqa: BLE001 (whatever it is: one that stays would be found again at once, for ever)
+            owner = None
+        ended, _, used = os.wait4(pid, os.WNOHANG)
+        if ended == 0:
             return False
         self.note_reaped(pid)
+        if owner is not None:
+            owner.note_orphan_used(reaped.of_rusage(used))
         return True

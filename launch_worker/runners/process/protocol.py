@@ -15,6 +15,8 @@ other side is gone. Worker and guard may be of different releases after an upgra
 - `piped` in an order says that the read end of the job's pipe comes along. The worker keeps a copy, so that a job whose
   guard dies can go on printing, and the next guard gets the pipe. All that a job has printed is in its file `log`
   before `gone` or `ended`; `disk_full` says that output was given up.
+- `used` in `exited`, `gone` and `ended` is what the job's ended processes have used: seconds of CPU, and bytes of
+  memory of the largest one. It is missing where that is not known, as with a guard of an older release.
 - `watch` names a container. A container is no child of the guard: it is ended (`expired`) when its lease runs out.
 - A worker that has sent `pulse` is asked (`ping`) after some silence, and answers `alive`. One that is silent for the
   whole of `within_s` is hung: the guard kills it, and ends its jobs as after any death of the worker.

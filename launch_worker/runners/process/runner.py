@@ -26,6 +26,7 @@ from launch_worker.runners.process.guard_link import GuardLink
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.own_process import become_subreaper
 from launch_worker.runners.process.protocol import encode
+from launch_worker.runners.process.reaped import of_rusage
 from launch_worker.runners.process.tree import Process, ProcessId
 from launch_worker.runners.stop_reason import StopReason
 
@@ -206,6 +207,8 @@ class ProcessRunner:
         order = {"env": dict(env), "grace_s": grace_s, "folder": str(left.folder), "log": left.log}
         handle = JobHandle(left.key, order, events, self, main=left.main, pipe=left.pipe)
         handle.generation = self.guard.generation
+        if left.used is not None:
+            handle.note_used(left.used)
         self._handles[left.key] = handle
         if left.exited is not None:
             handle.exited = left.exited
@@ -282,6 +285,8 @@ class ProcessRunner:
 
     def _apply(self, handle: JobHandle, event: dict[str, Any]) -> None:
         """Take over what the guard has reported of a job."""
+        if event.get("used") is not None:
+            handle.note_used(event["used"])
         if event["on"] == "started":
             handle.main = ProcessId(event["pid"], event["start"])
         elif event["on"] == "refused":
@@ -326,7 +331,7 @@ class ProcessRunner:
         is_kept = self._folder is not None and keep_exit(
             str(self._folder), os.path.basename(handle.order["folder"]), Exit(status, stopped_by, boot_time_s())
         )
-        os.waitpid(handle.main.pid, 0)
+        handle.note_used(of_rusage(os.wait4(handle.main.pid, 0)[2]))
         return status, is_kept
 
     def _on_guard_replaced(self) -> None:

@@ -62,6 +62,7 @@ def take_over(
                 Exited(job["status"], job["stopped_by"], is_kept=job.get("kept", False)) if job["exited"] else None,
                 next(pipes, None) if job.get("log") else None,
                 job.get("log", ""),
+                job.get("used"),
             )
             for job in answer["jobs"]
         ]

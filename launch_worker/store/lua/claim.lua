@@ -141,8 +141,11 @@ local function claim(id, seq)
   if run[10] then redis.call('ZREM', 'launch:expiring', id) end
   put(id, 'attempt', attempt, 'token', int(token), 'nonce', nonce, 'owner', owner,
     'worker', worker, 'host', host, 'started_at', int(now), 'gpus', #gpus > 0 and cjson.encode(gpus) or '[]')
+  local used = get(id, 'usage')[1]
+  -- The record has what the latest attempt used.
+  if used then redis.call('HSETNX', run_key(id) .. ':usage', run[4], used) end
   drop(id, 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
-    'preempting', 'collector', 'log_missing')
+    'preempting', 'collector', 'log_missing', 'usage')
   if due then put(id, 'start_at', int(due)) end
   redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
   arrow(id, 'Pending', 'Running', now, attempt, worker, '')

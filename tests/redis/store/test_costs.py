@@ -21,6 +21,7 @@ from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
+from launch_worker.model.usage import KeptUsage, Usage
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
@@ -66,7 +67,7 @@ QUEUED = Kept(keys=1, entries=13, payload=1090, memory=1700)
 QUEUED_LONG = Kept(keys=1, entries=13, payload=1150, memory=1760)
 QUEUED_LONG_BY_DEFAULT = QUEUED_LONG._replace(memory=2150)
 #: All of a run that has finished.
-ENDED = Kept(keys=2.1, entries=29, payload=695, memory=1465)
+ENDED = Kept(keys=2.1, entries=30, payload=750, memory=1530)
 
 FREE = FreeCapacity(
     "w", ("default",), slots=8, gpus=0, cpus=8000, memory=1 << 34, total=(0, 8000, 1 << 34), backfill_s=300
@@ -211,7 +212,8 @@ def test_a_run_takes_few_bytes(store: Store, redis_client: Any) -> None:
         record, _ = store.claim(f"{number:015}", 1, owner="w", worker="w@host", host="host", lease_s=30)
         assert record is not None
         store.started(record.id, record.token, pid=12345)
-        store.finish(record, NextStep(Outcome(RunState.FINISHED, reason="exit code 0", exit_code=0)))
+        used = KeptUsage(Usage(cpu_s=0.123, wall_s=0.234, peak_memory=123 << 20).to_text())
+        store.finish(record, NextStep(Outcome(RunState.FINISHED, reason="exit code 0", exit_code=0)), used=used)
     assert not above(ENDED, before, kept(store))
 
 

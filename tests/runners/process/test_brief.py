@@ -129,7 +129,7 @@ class Bare:
 def kept(attempt: Path) -> Exit | None:
     """What is in the file of the exits."""
     found = read_exits(str(attempt.parent.parent)).get(attempt.name)
-    return None if found is None else found._replace(at=0.0)
+    return None if found is None else found._replace(at=0.0, used=None)
 
 
 def state_of(pid: int) -> str:
@@ -239,6 +239,7 @@ def test_a_brief_jobs_end_is_there_when_its_start_returns(brief: Brief, script: 
 def test_it_is_told_in_one_message(bare: Bare) -> None:
     bare.start("a", "exit 4", brief_s=LONG_S)
     told = bare.hear()
+    assert told.pop("used")[0] > 0
     assert {**told, "pid": 0} == {"on": "ended", "key": "a", "pid": 0, "status": 4, "stopped_by": "", "kept": True}
     bare.start("b", "exit 5", brief_s=LONG_S)
     assert bare.hear()["key"] == "b"

@@ -64,7 +64,7 @@ class Former:
     def kept(self) -> Exit | None:
         """What is in the file of the exits."""
         found = read_exits(str(self.folder)).get(self.attempt.name)
-        return None if found is None else found._replace(at=0.0)
+        return None if found is None else found._replace(at=0.0, used=None)
 
     def claim(self, runner: ProcessRunner, job: LeftJob) -> JobHandle:
         handle = runner.claim(job, env=self.env, grace_s=5.0, events=queue.SimpleQueue())

@@ -37,14 +37,14 @@ local function add_arrow(id, line, state, now, attempt, worker, reason, more)
   add_change('run', 'id', id, 'n', line, 'state', state, 'at', int(now), 'attempt', attempt > 0 and int(attempt),
     'worker', worker, 'reason', reason, 'actor', more.actor, 'host', host, 'gpus', gpus ~= '[]' and gpus,
     'started_at', started_at, 'exit_code', more.exit_code, 'signal', more.signal, 'phase', more.phase,
-    'message', more.message, 'ended_at', ended_at, 'restored', more.restored)
+    'message', more.message, 'ended_at', ended_at, 'usage', more.usage, 'restored', more.restored)
 end
 
 -- The facts of an arrow that has no others.
 local NO_MORE = {}
 
 -- Writes a state: index, record, history, the counts of arrays and places, and the feed. Only `arrow`, `regain` and
--- `restore` call this. `more`: what is known of a reported end (ended_at, exit_code, signal, phase, message), who asked
+-- `restore` call this. `more`: what is known of a reported end (ended_at, exit_code, signal, phase, message, usage), who asked
 -- for the arrow (actor), and restored = '1' for a run that Redis had lost.
 local function enter(id, from, to, now, attempt, worker, reason, more)
   more = more or NO_MORE

@@ -1,5 +1,11 @@
 -- What follows the end of an attempt, or a sign of life of one that was given up.
 
+-- Notes what an attempt has used: its figures in the record, and the samples, which are larger, beside it.
+local function note_usage(id, attempt, usage, samples)
+  if usage ~= '' then put(id, 'usage', usage) end
+  if samples ~= '' then redis.call('HSET', run_key(id) .. ':usage', attempt, samples) end
+end
+
 -- Makes a record that Redis has rolled back Running again, under the attempt that its worker still holds.
 local function regain(id, state, now, token, attempt, owner, worker)
   if state == 'Pending' then withdraw(id) end

@@ -4,6 +4,8 @@
 --   launch:run:ID:history     list    every transition, as JSON
 --   launch:run:ID:log:N       stream  newest output of attempt N (append_log)
 --   launch:run:ID:metrics     list    newest rows of metrics that its job sent, as JSON (tell)
+--   launch:run:ID:usage       hash    attempt to what it used, with samples over time, as JSON; not of a brief only attempt (finish)
+--   launch:run:ID:usage:now   string  the same of a running attempt, for whoever asked its worker; expires soon
 --   launch:run:ID:files       hash    files that were kept with the run (save_file)
 --   launch:run:ID:deleted     string  when and by whom the run was deleted; expires (delete)
 --   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S | :array:A]   zset by created_at: the listings
@@ -50,7 +52,7 @@
 --   launch:upload:SHA256      string  number of chunks of a complete upload (keep_upload; expires, as its chunks do)
 --   launch:upload:SHA256:N    string  chunk N of an upload; expires soon unless the upload is completed
 --   launch:refused            list    newest malformed items and damaged keys, for reading
--- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel), launch:admin:OWNER (drain,
+-- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel, a question for usage), launch:admin:OWNER (drain,
 -- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone), launch:sweeps (a sweep is to be looked at).
 -- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities. A worker's own list,
 -- launch.direct.OWNER, has the items that were given to this worker alone.

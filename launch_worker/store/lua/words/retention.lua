@@ -21,7 +21,7 @@ end
 
 -- Deletes a record, with all keys that belong to the run alone.
 local function forget(id)
-  local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics'}
+  local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics', run_key(id) .. ':usage'}
   local state, array = unpack(get(id, 'state', 'array'))
   if state and array and array ~= '' then
     redis.call('ZREM', 'launch:runs:array:' .. array, id)

@@ -1,0 +1,56 @@
+"""Reads what attempts used, and asks workers for what running ones have used by now."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from launch_worker.model.run import Record
+from launch_worker.model.usage import KeptUsage
+from launch_worker.store import keys
+from launch_worker.store.news import News
+from launch_worker.store.redis.client import text
+from launch_worker.store.redis.connection import clear_errors
+
+#: Seconds for which an answer to a question is kept.
+_ANSWER_S = 10.0
+
+
+class Usages(News):
+    """The part of `Store` for what attempts used."""
+
+    def usages(self, run_id: str) -> dict[int, str]:
+        """What is kept beside the record: by attempt, JSON of the figures, with samples where there are any."""
+        with clear_errors(self.url):
+            found = self._redis.hgetall(keys.usage(run_id))
+        return {int(attempt): text(kept) for attempt, kept in found.items() if attempt.isdigit()}
+
+    def usage_of(self, record: Record, attempt: int) -> str:
+        """The same of one attempt; '' where nothing is known of it."""
+        with clear_errors(self.url):
+            kept = self._redis.hget(keys.usage(record.id), str(attempt))
+        return text(kept) if kept else record.usage if attempt == record.attempt else ""
+
+    def ask_usage(self, record: Record, *, timeout_s: float) -> str:
+        """Ask the worker of a Running attempt for the same, as of now; '' when it does not answer in time."""
+        order = json.dumps({"order": "usage", "id": record.id, "token": str(record.token)})
+        deadline = time.monotonic() + timeout_s
+        with self.watch(record.id) as wait_for_news, clear_errors(self.url):
+            if not self._redis.publish(keys.orders_channel(record.owner), order):
+                return ""  # a worker that is gone, or of an older release
+            while (left_s := deadline - time.monotonic()) > 0:
+                wait_for_news(left_s)
+                of, _, kept = text(self._redis.get(keys.usage_now(record.id)) or b"").partition(" ")
+                if of == str(record.token):
+                    return kept
+        return ""
+
+    def answer_usage(self, record: Record, used: KeptUsage) -> None:
+        """Answer those who have asked for the usage of a running attempt."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.set(
+                keys.usage_now(record.id), f"{record.token} {used.samples or used.figures}", px=int(1000 * _ANSWER_S)
+            )
+            pipe.publish(keys.news_channel(record.id), "usage")
+            pipe.execute()
