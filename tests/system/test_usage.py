@@ -21,6 +21,8 @@ S = RunState
 MIB = 1 << 20
 #: Looks often enough that a test need not wait.
 OFTEN = {"LAUNCH_USAGE_S": "0.2"}
+#: A lease that outlasts the start of the next worker, however slow the machine is.
+LONG = {"LAUNCH_LEASE_S": "60"}
 #: Burns CPU for argv[1] seconds of its own.
 BURN = "import sys, time\nwhile time.process_time() < float(sys.argv[1]): pass\n"
 #: Burns CPU in children of a child that leaves the tree as a daemon does.
@@ -159,6 +161,7 @@ def test_a_guard_that_is_killed_costs_no_figures(cluster: Cluster) -> None:
 
 
 def test_a_worker_that_hands_over_leaves_its_samples(cluster: Cluster) -> None:
+    cluster.env |= LONG
     first = worker(cluster)
     run = make(cluster, HOLD + BURN.replace("float(sys.argv[1])", "1"))
     wait_for_output(run, b"holding")
@@ -179,6 +182,7 @@ def test_a_worker_that_hands_over_leaves_its_samples(cluster: Cluster) -> None:
 
 
 def test_samples_that_are_lost_are_said_to_be(cluster: Cluster) -> None:
+    cluster.env |= LONG
     first = worker(cluster)
     run = make(cluster, HOLD)
     wait_for_output(run, b"holding")
