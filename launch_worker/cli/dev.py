@@ -15,6 +15,7 @@ import click
 from launch_worker import terminal
 from launch_worker.cli.errors import INTERRUPTED
 from launch_worker.cli.following import follow_to_the_end
+from launch_worker.dev_folder import log_url_of
 
 if TYPE_CHECKING:
     from launch_worker.dev.folder import DataFolder
