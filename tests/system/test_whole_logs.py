@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,11 +230,12 @@ def test_a_torn_segment_costs_its_own_lines_and_is_named(cluster: Cluster, logs:
 
 
 def test_a_hand_over_leaves_no_gap(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    cluster.env["LAUNCH_LEASE_S"] = "30"
     first = cluster.worker()
     stop = cluster.folder / "stop"
     run = logs.run("sh", "-c", ENDLESS.format(until=f"[ -e {stop} ]"))
     wait_for_output(cluster.api.run(run.id), b"\n300000\n")
-    assert cluster.run("launch-worker", "workers", "upgrade", f"w1@{_host()}").code == 0
+    assert cluster.run("launch-worker", "workers", "upgrade", f"w1@{socket.gethostname()}").code == 0
     first.wait()
     cluster.worker()
     wait_until(lambda: any(phase.name == "adopted" for phase in run.refresh().phases), what="adopted")
@@ -266,9 +268,3 @@ def test_a_password_in_the_url_is_shown_nowhere(cluster: Cluster) -> None:
         )
     finally:
         logs.api.store.close()
-
-
-def _host() -> str:
-    import socket
-
-    return socket.gethostname()
