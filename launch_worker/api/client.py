@@ -70,6 +70,21 @@ class Api(QueueApi, SweepApi):
             raise UnknownRunError(f"there is no run {run_id} in project {project[:60]!r}; it is in {where}")
         return Run(self, run_id, record=record)
 
+    def past_run(self, run_id: str) -> dict[str, Any] | None:
+        """The object of `show --json`, with its attempts, of a run that only the archive has; None for none.
+
+        Raises UnknownRunError, which says so, for a deleted run, and ArchiveError.
+        """
+        if not self.settings.has_archive:
+            return None
+        from launch_worker.archive import open_archive
+
+        database = open_archive(self.settings)
+        from launch_worker.archive.past import find
+
+        found = find(database, run_id)
+        return found.as_json() if found is not None else None
+
     def runs(
         self,
         path: str | None = None,

@@ -18,7 +18,7 @@ from launch_worker.attempt.folder import undeleted_folder
 from launch_worker.errors import LaunchError
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.states import RunState
-from launch_worker.model.units import format_duration
+from launch_worker.model.units import format_duration, isoformat
 from launch_worker.model.worker import why_unserved
 from launch_worker.redis_url import RedisUrl
 from launch_worker.store.redis.connection import OLDEST_SERVERS
@@ -34,6 +34,8 @@ _GIB = 1 << 30
 _CLOCK_S, _WRONG_CLOCK_S = 2.0, 60.0
 #: Share of its memory limit from which Redis is nearly full.
 _NEARLY_FULL = 0.9
+#: Seconds that an archive may be behind before there is a warning.
+_ARCHIVE_LAG_S = 60.0
 #: Findings that keep workers and passes from writing that they are well.
 _NO_WRITES = frozenset({"redis.replica", "redis.full", "redis.not-saved"})
 
@@ -72,11 +74,40 @@ def problems(api: Api, seen: Mapping[str, Any]) -> list[Finding]:
 def check(api: Api) -> Iterator[Finding]:
     """Every check, the most basic first. Raises BrokerUnavailableError when there is nothing to check."""
     yield from _at_a_glance(api, overview(api))
-    for name, look in (("records", _records), ("work-dir", _work_dir), ("logs", _logs)):
+    for name, look in (("records", _records), ("work-dir", _work_dir), ("archive", _archive)):
         try:
             yield from look(api)
         except LaunchError as error:
             yield Finding("error", name, f"this could not be looked at: {error}", "mend what is above, and try again")
+
+
+def _archive(api: Api) -> Iterator[Finding]:
+    if not api.settings.has_archive:
+        return
+    from launch_worker.archive import open_archive
+
+    database = open_archive(api.settings)
+    from launch_worker.archive.status import status
+
+    found = status(database, api.store)
+    where, start = f"the archive {found.database}", "start it: launch-worker archive run"
+    if not found.leader:
+        yield Finding("warning", "archive.alone", f"nobody writes {where}; it misses what happens now", start)
+    elif found.lag_s > _ARCHIVE_LAG_S:
+        lag = format_duration(round(found.lag_s))
+        yield Finding("warning", "archive.behind", f"{where} is {lag} behind", "read the log of its process")
+    elif not found.walk_ended_at:
+        yield Finding("warning", "archive.incomplete", f"{where} does not have all runs yet", "wait for its first walk")
+    else:
+        runs = sum(count for name, count in found.counts.items() if name != "deleted")
+        yield Finding("ok", "archive", f"{where} has {runs:,} runs, as of {isoformat(found.walk_ended_at)} or later")
+    if lost := found.counts.get("lost"):
+        yield Finding(
+            "warning",
+            "archive.lost",
+            f"Redis lost {lost:,} runs before they ended, says {where}",
+            "see launch-worker archive export for which; Redis was restored from a snapshot, or emptied",
+        )
 
 
 def _at_a_glance(api: Api, seen: Mapping[str, Any]) -> Iterator[Finding]:
@@ -314,35 +345,6 @@ def _records(api: Api) -> Iterator[Finding]:
         counts = api.store.counts()
         total = sum(counts.values())
         yield Finding("ok", "records", f"records and indexes agree ({total} runs, {counts[RunState.RUNNING]} Running)")
-
-
-def _logs(api: Api) -> Iterator[Finding]:
-    url = api.settings.log_url
-    if not url:
-        return
-    # Imports fsspec.
-    from launch_worker.objects import Objects
-
-    try:
-        objects = Objects(url, setting="LAUNCH_LOG_URL", what="logs")
-        with objects.errors("read"), contextlib.suppress(FileNotFoundError):
-            objects.files.ls(objects.root, detail=False)
-    except LaunchError as error:
-        yield Finding(
-            "error",
-            "logs.away",
-            str(error),
-            "mend that: until then workers keep the output on their disks, and drop the oldest where it is too much",
-        )
-        return
-    yield Finding("ok", "logs", f"the whole output of large logs is kept at {objects.shown}")
-    if not api.store.has_archive():
-        yield Finding(
-            "warning",
-            "logs.undeleted",
-            f"nothing deletes the logs at {objects.shown} when their runs are deleted, for there is no archive",
-            "delete old ones yourself, by a rule of the bucket or by cron (docs/archive.md)",
-        )
 
 
 def _work_dir(api: Api) -> Iterator[Finding]:

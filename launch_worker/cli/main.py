@@ -10,6 +10,7 @@ from launch_worker.cli.errors import run_command
 
 #: Each command and the module that has it, as `<name>_command`.
 COMMANDS = {
+    "archive": "launch_worker.cli.archive",
     "cancel": "launch_worker.cli.runs",
     "confirm": "launch_worker.cli.runs",
     "delete": "launch_worker.cli.runs",

@@ -6,8 +6,8 @@ from launch_worker.store.attempts import Attempts
 from launch_worker.store.changes import Changes
 from launch_worker.store.files import Files
 from launch_worker.store.health import Health
-from launch_worker.store.lists import Lists
 from launch_worker.store.logs import Logs
+from launch_worker.store.outlines import Outlines
 from launch_worker.store.passes import Passes
 from launch_worker.store.queues import Queues
 from launch_worker.store.requests import Requests
@@ -26,8 +26,8 @@ class Store(
     Creator,
     Files,
     Health,
-    Lists,
     Logs,
+    Outlines,
     Passes,
     Queues,
     Requests,

@@ -1,0 +1,259 @@
+"""Runs the archive: it makes the tables, leads, follows the change feed, walks after each gap, and outlasts outages."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, select, update
+
+from launch_worker.archive.apply import Applier
+from launch_worker.archive.database import Database
+from launch_worker.archive.leader import LEASE_S, Lease, LeaseLostError
+from launch_worker.archive.migrate import has_tables, migrate
+from launch_worker.archive.schema import position, runs
+from launch_worker.archive.walk import Walk, read_whole
+from launch_worker.errors import ArchiveError, ArchiveUnavailableError, BrokerUnavailableError, LaunchError
+from launch_worker.store.changes import FIRST, Change
+from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.archive")
+
+#: Entries of the feed in one transaction, and seconds to wait for the first.
+_BATCH = 2000
+_WAIT_S = 1.0
+#: Seconds between two renewals of the feed, and between two walks without a reason.
+_RENEW_S = 60.0
+_WALK_S = 3600.0
+#: Seconds after its end in which a run's record may still get a late word, and rows that are sealed at once.
+SETTLE_S = 5.0
+_SEAL = 500
+#: Seconds between two tries while something is away: first, and at most; and between two lines of the log about it.
+_PAUSE_S = 0.2
+_PAUSE_CAP_S = 10.0
+_SAY_AGAIN_S = 300.0
+
+
+class Archive:
+    """The one process that writes an archive. `run` returns when `stopping` is set."""
+
+    def __init__(
+        self,
+        store: Store,
+        database: Database,
+        *,
+        stopping: threading.Event,
+        health_file: Path | None = None,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._stopping = stopping
+        self._health_file = health_file
+        self._settle_s = settle_s
+        self._lease = Lease(database)
+        self._trouble = _Trouble()
+        self._leads = False
+        self._walk: Iterator[None] | None = None
+        self._walk_at = 0.0
+        self._renew_at = 0.0
+        self._feed_id = FIRST
+
+    def run(self) -> None:
+        """Keep the archive until it is asked to stop. Raises ArchiveError for what only a person can mend."""
+        while not self._stopping.is_set():
+            try:
+                if self.lead():
+                    while not self._stopping.is_set():
+                        self.step()
+            except LeaseLostError:
+                self._leads = False
+                log.warning("archive.deposed: another process writes the archive now; this one waits")
+            except (BrokerUnavailableError, ArchiveUnavailableError) as error:
+                self._stopping.wait(self._trouble.pause_s(error))
+        self.release()
+
+    def release(self) -> None:
+        """Let another process lead."""
+        try:
+            self._lease.release()
+        except ArchiveError:
+            # The next process waits for the end of the lease.
+            log.debug("archive.unreleased")
+
+    def lead(self) -> bool:
+        """Wait for the lease, and begin where the one before has stopped; False when the process stops."""
+        file = self._database.file
+        if file is not None:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not has_tables(self._database):
+            migrate(self._database)
+        has_said = False
+        while holder := self._lease.take():
+            if not has_said:
+                has_said = True
+                log.warning("archive.waits holder=%s: that process writes the archive; this one is ready", holder)
+            self._touch()
+            if self._stopping.wait(LEASE_S / 5):
+                return False
+        if migrate(self._database):
+            log.info("archive.migrated")
+        with self._database.reading() as connection:
+            self._feed_id = connection.execute(select(position.c.feed_id)).scalar_one() or FIRST
+        if not self._leads:
+            self._leads = True
+            log.info("archive.leads database=%s", self._database.shown)
+        self._renew_at = 0.0
+        self._begin_walk("it begins")
+        return True
+
+    def step(self, *, wait_s: float = _WAIT_S) -> bool:
+        """Do the next bounded piece of work; with nothing to do, wait for a change. Returns whether there was some."""
+        if time.monotonic() >= self._renew_at:
+            self._renew()
+        is_busy = self._walk is not None or self._seal()
+        changes = self._store.changes(self._feed_id, count=_BATCH, block_s=0.0 if is_busy else wait_s)
+        if len(changes) == _BATCH:
+            self._check_for_gap()
+        self.apply(changes)
+        if self._walk is not None:
+            try:
+                next(self._walk)
+            except StopIteration:
+                self._walk = None
+                self._walk_at = time.monotonic() + _WALK_S
+                log.info("archive.walked")
+        elif time.monotonic() >= self._walk_at:
+            self._begin_walk("an hour has gone by")
+        self._trouble.over()
+        self._touch()
+        return is_busy or bool(changes)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._database.writing() as connection:
+            self._lease.renew(connection)
+            yield connection
+
+    def _begin_walk(self, why: str) -> None:
+        log.debug("archive.walks because=%r", why)
+        self._walk = Walk(self._store, self._writing).steps()
+
+    def _renew(self) -> None:
+        """Have the feed kept, and find out whether some of it is missing."""
+        if self._store.want_changes():
+            self._check_for_gap()
+        else:
+            # Places in a new feed may come before those in the old one.
+            self._feed_id = FIRST
+            if self._walk is None:
+                self._begin_walk("the feed is new")
+        self._store.register_archive(self._lease.holder)
+        with self._writing() as connection:
+            connection.execute(update(position).values(asked_at=self._store.now_us()))
+        self._renew_at = time.monotonic() + _RENEW_S
+
+    def _check_for_gap(self) -> None:
+        oldest = self._store.oldest_change()
+        if oldest and _place(oldest) > _place(self._feed_id) and self._feed_id != FIRST and self._walk is None:
+            self._begin_walk("the feed has forgotten what came after the last entry")
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Apply entries of the feed, all that come after the position or some that came before."""
+        if not changes:
+            return
+        try:
+            self._apply_at_once(changes)
+        except (ArchiveUnavailableError, BrokerUnavailableError):
+            raise
+        except LaunchError as error:
+            log.error("archive.refused first=%s: %s", changes[0].id, error)
+            self._apply_one_by_one(changes)
+        self._feed_id = changes[-1].id
+        if any(change.kind == "feed" for change in changes) and self._walk is None:
+            self._begin_walk("the feed is new")
+
+    def _apply_at_once(self, changes: Sequence[Change]) -> None:
+        with self._writing() as connection:
+            applier = Applier(connection)
+            doubts = applier.changes(changes)
+            sealed = read_whole(applier, self._store, sorted(doubts))
+            self._note_position(connection, changes[-1])
+        self._store.confirm_archived(sealed)
+
+    def _apply_one_by_one(self, changes: Sequence[Change]) -> None:
+        """Apply what the database takes: one value of a stranger must not keep all others out."""
+        for change in changes:
+            try:
+                with self._writing() as connection:
+                    Applier(connection).changes([change])
+            except (ArchiveUnavailableError, BrokerUnavailableError):
+                raise
+            except LaunchError as error:
+                log.error("archive.left_out change=%s run=%s: %s", change.id, change.fields.get("id", ""), error)
+        with self._writing() as connection:
+            self._note_position(connection, changes[-1])
+        self._begin_walk("the database refused changes")
+
+    def _note_position(self, connection: Connection, last: Change) -> None:
+        connection.execute(update(position).values(feed_id=last.id, applied_at=int(last.id.partition("-")[0]) * 1000))
+
+    def _seal(self) -> bool:
+        """Keep the records of some runs that have ended, and let Redis forget them. Returns whether there were some."""
+        before = self._store.now_us() - int(self._settle_s * 1e6)
+        c = runs.c
+        columns = (c.id, c.state, c.attempt, c.ended_at, c.exit_code, c.signal, c.phase, c.message)
+        query = select(*columns).where(c.sealed.is_(None), c.ended_at.is_not(None), c.ended_at < before).limit(_SEAL)
+        with self._database.reading() as connection:
+            sealable = connection.execute(query).all()
+        if not sealable:
+            return False
+        hashes = self._store.hashes([row.id for row in sealable])
+        with self._writing() as connection:
+            applier = Applier(connection)
+            sealed, doubts = applier.seal(hashes, sealable)
+            sealed += read_whole(applier, self._store, sorted(doubts))
+        self._store.confirm_archived(sealed)
+        return True
+
+    def _touch(self) -> None:
+        if self._health_file is not None:
+            try:
+                self._health_file.touch()
+            except OSError as error:
+                log.error("health.file_untouched %s", error)
+
+
+class _Trouble:
+    """Says once that something is away, and once that it is back; the pauses between two tries grow."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._since: float | None = None
+        self._said = ""
+        self._said_at = 0.0
+
+    def pause_s(self, error: LaunchError) -> float:
+        """Note a failure. Returns the seconds until the next try."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if type(error).__name__ != self._said or now - self._said_at >= _SAY_AGAIN_S:
+            self._said, self._said_at = type(error).__name__, now
+            log.warning("archive.waits for_s=%.0f: %s", now - self._since, error)
+        self._failures += 1
+        return min(_PAUSE_S * 2.0 ** min(self._failures, 20), _PAUSE_CAP_S) * random.uniform(0.5, 1.0)
+
+    def over(self) -> None:
+        if self._since is not None:
+            log.warning("archive.goes_on after_s=%.0f", time.monotonic() - self._since)
+            self._since, self._said, self._failures = None, "", 0
+
+
+def _place(entry_id: str) -> tuple[int, int]:
+    time_ms, _, number = entry_id.partition("-")
+    return int(time_ms), int(number or 0)

@@ -1,0 +1,118 @@
+"""Compares the archive with all that Redis has, a page at a time, and mends what differs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from launch_worker.archive.apply import Applier
+from launch_worker.archive.schema import position, runs
+from launch_worker.model.states import RunState
+from launch_worker.store.outlines import Outline
+from launch_worker.store.store import Store
+
+log = logging.getLogger("launch_worker.archive")
+
+#: Runs that are compared in one step; a step takes some tens of milliseconds.
+_PAGE = 500
+_FINAL = {state.value for state in RunState} - {RunState.PENDING.value, RunState.RUNNING.value}
+
+
+class Walk:
+    """One walk through Redis' indexes, newest runs first, and then through the runs that Redis should have.
+
+    A walk that was cut short is begun anew: what it has mended is only compared then.
+    """
+
+    def __init__(self, store: Store, writing: Callable[[], AbstractContextManager[Connection]]) -> None:
+        """`writing` opens a transaction that holds the lease."""
+        self._store = store
+        self._writing = writing
+        self.began_at = store.now_us()
+        self.mended = 0
+
+    def steps(self) -> Iterator[None]:
+        """Do one bounded step for each value that is taken."""
+        for page in self._store.outlines(page=_PAGE):
+            self._compare(page)
+            yield
+        after = 0
+        while (after := self._look_for_missing(after)) > 0:
+            yield
+        with self._writing() as connection:
+            connection.execute(
+                update(position).values(
+                    walk_began_at=self.began_at, walk_ended_at=self._store.now_us(), walk_mended=self.mended
+                )
+            )
+
+    def _compare(self, page: list[Outline]) -> None:
+        with self._writing() as connection:
+            known = _rows(connection, [outline.id for outline in page])
+            new = [outline.id for outline in page if outline.id not in known]
+            changed = [outline.id for outline in page if outline.id in known and _differs(outline, known[outline.id])]
+            applier = Applier(connection)
+            confirmed = read_whole(applier, self._store, new, is_first=True)
+            confirmed += read_whole(applier, self._store, changed)
+        self.mended += len(new) + len(changed)
+        mended = {*new, *changed}
+        # The process may have died between what it wrote and what it told Redis.
+        confirmed += [
+            (outline.id, outline.ended_at)
+            for outline in page
+            if outline.id not in mended and outline.is_unconfirmed and known[outline.id].sealed == outline.ended_at
+        ]
+        self._store.confirm_archived(confirmed)
+
+    def _look_for_missing(self, after: int) -> int:
+        """Note which of the next runs Redis has no more. Returns the last row's number; 0 after the last page."""
+        with self._writing() as connection:
+            c = runs.c
+            query = select(c.number, c.id, c.ended_at).where(c.forgotten_at.is_(None), c.number > after)
+            rows = connection.execute(query.order_by(c.number).limit(2 * _PAGE)).all()
+            if not rows:
+                return 0
+            ids = [row.id for row in rows]
+            there = {outline.id for outline in self._store.outlines_of(ids)}
+            missing = [row for row in rows if row.id not in there]
+            if missing:
+                self._forget(connection, missing)
+        return int(rows[-1].number)
+
+    def _forget(self, connection: Connection, missing: Sequence[Any]) -> None:
+        deleted = self._store.deletions([row.id for row in missing])
+        Applier(connection).delete_content(deleted)
+        now = self._store.now_us()
+        gone = [{"of": row.id, "forgotten_at": now} for row in missing if row.id not in deleted]
+        if gone:
+            connection.execute(update(runs).where(runs.c.id == bindparam("of")), gone)
+        lost = [row.id for row in missing if row.id not in deleted and row.ended_at is None]
+        if lost:
+            log.warning("archive.lost count=%s first=%s: Redis lost these runs before they ended", len(lost), lost[0])
+        self.mended += len(missing)
+
+
+def read_whole(
+    applier: Applier, store: Store, run_ids: Sequence[str], *, is_first: bool = False
+) -> list[tuple[str, int]]:
+    """Read these runs from Redis and write them anew. Returns each that has ended, with its `ended_at`."""
+    ended: list[tuple[str, int]] = []
+    for start in range(0, len(run_ids), _PAGE):
+        ended += applier.whole_runs(store.whole_runs(run_ids[start : start + _PAGE]), is_first=is_first)
+    return ended
+
+
+def _rows(connection: Connection, run_ids: list[str]) -> dict[str, Any]:
+    c = runs.c
+    columns = (c.id, c.seq, c.state, c.attempt, c.ended_at, c.sealed, c.forgotten_at, c.deleted_at)
+    return {row.id: row for row in connection.execute(select(*columns).where(c.id.in_(run_ids)))}
+
+
+def _differs(outline: Outline, row: Any) -> bool:
+    ended_at = outline.ended_at or None if outline.state in _FINAL else None
+    now = (outline.state, outline.attempt, outline.lines, ended_at)
+    return row.forgotten_at is not None or now != (row.state, row.attempt, row.seq, row.ended_at)

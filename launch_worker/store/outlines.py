@@ -1,0 +1,126 @@
+"""Reads every run in bounded pages, shortly or whole, for an archive that compares itself with Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from launch_worker.store import keys
+from launch_worker.store.lists import Lists
+from launch_worker.store.redis.client import pairs, text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.untrusted.text import read_map
+
+_FIELDS = ("state", "attempt", "ended_at")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """As much of a run as tells whether a copy of it is up to date. A damaged number is 0."""
+
+    id: str
+    state: str
+    attempt: int
+    ended_at: int
+    #: Number of lines in its history.
+    lines: int
+    #: Whether it has ended, and no archive has confirmed that yet.
+    is_unconfirmed: bool
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """A run's hash and the lines of its history, each read at one instant, one after the other."""
+
+    id: str
+    fields: dict[str, str]
+    history: list[str]
+
+
+class Outlines(Lists):
+    """The part of `Store` that reads all runs for a copy of them."""
+
+    def outlines(self, *, page: int = 500) -> Iterator[list[Outline]]:
+        """Yield all runs, the newest first, a page at a time as they are taken.
+
+        A run that comes meanwhile may be missing. A run whose record is damaged has an empty state.
+        """
+        ids = self._ids(keys.RUNS, newest_first=True, page=page)
+        while batch := [run_id for _, run_id in islice(ids, page)]:
+            yield self.outlines_of(batch)
+
+    def outlines_of(self, run_ids: Sequence[str]) -> list[Outline]:
+        """These runs, without those that are not there."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.hmget(keys.run(run_id), *_FIELDS)
+                pipe.llen(keys.history(run_id))
+            pipe.zmscore(keys.ENDED, list(run_ids))
+            *answers, ended = pipe.execute(raise_on_error=False) if run_ids else [[]]
+        found = []
+        if isinstance(ended, Exception):
+            ended = [None] * len(run_ids)
+        for run_id, values, lines, score in zip(run_ids, answers[::2], answers[1::2], ended, strict=True):
+            if not isinstance(values, list):
+                continue
+            state, *numbers = (text(value or b"") for value in values)
+            if state:
+                attempt, ended_at = map(_count, numbers)
+                count = lines if isinstance(lines, int) else 0
+                found.append(Outline(run_id, state, attempt, ended_at, count, score is not None))
+        return found
+
+    def whole_runs(self, run_ids: Sequence[str]) -> list[WholeRun]:
+        """These runs with all that Redis has of them but their output, without those that are not there."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.hgetall(keys.run(run_id))
+                pipe.lrange(keys.history(run_id), 0, -1)
+            answers = pipe.execute(raise_on_error=False)
+        return [
+            WholeRun(run_id, pairs(fields), [text(line) for line in lines] if isinstance(lines, list) else [])
+            for run_id, fields, lines in zip(run_ids, answers[::2], answers[1::2], strict=True)
+            if fields and not isinstance(fields, Exception)
+        ]
+
+    def hashes(self, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """The fields of these runs' records, without those that are not there."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.hgetall(keys.run(run_id))
+            answers = pipe.execute(raise_on_error=False)
+        return {
+            run_id: pairs(fields)
+            for run_id, fields in zip(run_ids, answers, strict=True)
+            if fields and not isinstance(fields, Exception)
+        }
+
+    def deletions(self, run_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Which of these runs a person deleted, as far as Redis remembers: the time, and who."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.get(keys.deleted(run_id))
+            marks: list[Any] = pipe.execute(raise_on_error=False)
+        found = {}
+        for run_id, mark in zip(run_ids, marks, strict=True):
+            if isinstance(mark, bytes | str):
+                said = read_map(mark)
+                at = str(said.get("at", ""))
+                found[run_id] = (_count(at), str(said.get("by", "")))
+        return found
+
+    def register_archive(self, name: str) -> None:
+        """Have Redis keep ended runs until an archive has confirmed them."""
+
+    def confirm_archived(self, runs: Sequence[tuple[str, int]]) -> None:
+        """Let Redis forget these ended runs, for an archive has them; each with its `ended_at`."""
+
+
+def _count(digits: str) -> int:
+    return int(digits) if digits.isdecimal() and len(digits) <= 18 else 0

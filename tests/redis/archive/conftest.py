@@ -1,0 +1,7 @@
+"""An archive in SQLite and in PostgreSQL for each test here."""
+
+from __future__ import annotations
+
+from tests.support.archives import database, database_url, empty_file, follower, postgres
+
+__all__ = ["database", "database_url", "empty_file", "follower", "postgres"]

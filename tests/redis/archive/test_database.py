@@ -1,0 +1,97 @@
+"""The archive's tables are made, kept equal to the schema, and refused where a newer program made them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from launch_worker.archive import schema
+from launch_worker.archive.database import Database
+from launch_worker.archive.follow import Archive
+from launch_worker.archive.migrate import check_version, has_tables, migrate
+from launch_worker.errors import ArchiveError, ArchiveUnavailableError, SettingsError
+from launch_worker.store.store import Store
+
+
+def test_the_migrations_make_the_tables_of_the_schema(database: Database) -> None:
+    with database.reading() as connection:
+        options: dict[str, Any] = {"include_name": lambda name, kind, _: not str(name).startswith("runs_search")}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, schema.metadata) == []
+
+
+def test_two_programs_that_start_at_once_make_the_tables_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'archive.db'}"
+    problems: list[Exception] = []
+
+    def start() -> None:
+        database = Database(url)
+        try:
+            migrate(database)
+        except Exception as error:  # noqa: BLE001 (the test shows it)
+            problems.append(error)
+        database.close()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    check_version(Database(url))
+
+
+def test_tables_of_a_newer_program_are_refused(store: Store, database: Database) -> None:
+    with database.writing() as connection:
+        before = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        for look in (has_tables, migrate, check_version):
+            with pytest.raises(ArchiveError, match="newer launch_worker"):
+                look(database)
+        with pytest.raises(ArchiveError, match="newer launch_worker"):
+            Archive(store, database, stopping=threading.Event()).run()
+    finally:
+        with database.writing() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :before"), {"before": before})
+
+
+def test_tables_of_an_older_program_are_not_read(database: Database) -> None:
+    with database.writing() as connection:
+        before = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        connection.execute(text("DELETE FROM alembic_version"))
+    try:
+        with pytest.raises(ArchiveUnavailableError, match="launch-worker archive run"):
+            check_version(database)
+    finally:
+        with database.writing() as connection:
+            connection.execute(text("INSERT INTO alembic_version VALUES (:before)"), {"before": before})
+
+
+@pytest.mark.parametrize(
+    "url", ["", "sqlite://", "sqlite:///:memory:", "mysql://u:secret@h/n", "no url", "postgresql//x"]
+)
+def test_a_url_that_names_no_database_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="LAUNCH_DATABASE_URL must be") as refusal:
+        Database(url)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_password_is_not_shown() -> None:
+    database = Database("postgresql://ada:secret@127.0.0.1:1/launch")
+    with pytest.raises(ArchiveUnavailableError) as refusal, database.reading():
+        pass
+    assert "secret" not in f"{refusal.value} {database.shown}"
+
+
+def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
+    path = tmp_path / "archive.db"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(ArchiveError, match="is damaged"):
+        has_tables(Database(f"sqlite:///{path}"))
