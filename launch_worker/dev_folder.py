@@ -17,6 +17,11 @@ def dev_folder(env: Mapping[str, str]) -> Path | None:
     return Path(state, "launch-worker", "dev") if state else None
 
 
+def log_url_of(folder: Path) -> str:
+    """The URL of the whole logs of a `dev` with this folder."""
+    return f"file://{folder}/logs"
+
+
 def living_redis_url(env: Mapping[str, str]) -> str | None:
     """The URL of this user's `launch-worker dev`; None while none is up."""
     folder = dev_folder(env)

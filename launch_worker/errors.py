@@ -23,6 +23,10 @@ class UnknownRunError(InputError):
     """No run has this id (never submitted, or older than the retention)."""
 
 
+class DeletedRunError(UnknownRunError):
+    """A person has deleted the run."""
+
+
 class BrokerUnavailableError(LaunchError):
     """Redis did not answer; nothing is known to have been written."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch_worker.dev_folder import living_redis_url
+from launch_worker.dev_folder import dev_folder, living_redis_url, log_url_of
 from launch_worker.errors import InputError, SettingsError
 from launch_worker.model.units import format_duration, parse_duration, parse_size
 from launch_worker.redis_url import RedisUrl
@@ -17,6 +17,7 @@ from launch_worker.redis_url import RedisUrl
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 #: The word that names the launch Redis itself as the place of uploads.
 UPLOADS_IN_REDIS = "redis"
+_URL = re.compile(r"[a-z][a-z0-9+.:-]*://")
 #: The work folder of a user who has no home: nothing can be there.
 NO_WORK_DIR = Path("/dev/null/launch-worker")
 
@@ -64,6 +65,10 @@ class Settings:
     min_free_bytes: int | None = None
     #: Seconds between two looks at what a running job uses, at first; 0 for none.
     usage_s: float = 5.0
+    #: URL, which fsspec knows, of the folder or bucket that keeps whole logs; '' for none.
+    log_url: str = ""
+    #: Bytes of an attempt's whole log at most; the middle of a longer one is dropped.
+    log_keep_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -87,11 +92,15 @@ class Settings:
             )
         if self.log_bytes < 4096:
             raise SettingsError("LAUNCH_LOG_BYTES must be at least 4096")
-        if self.upload_url != UPLOADS_IN_REDIS and not re.match(r"[a-z][a-z0-9+.:-]*://", self.upload_url):
+        if self.upload_url != UPLOADS_IN_REDIS and not _URL.match(self.upload_url):
             # The text is not shown either.
             raise SettingsError(
                 f"LAUNCH_UPLOAD_URL must be {UPLOADS_IN_REDIS}, or a URL such as file:///shared/uploads or s3://bucket/uploads"
             )
+        if self.log_url and not _URL.match(self.log_url):
+            raise SettingsError("LAUNCH_LOG_URL must be a URL such as file:///shared/logs or s3://bucket/logs")
+        if self.log_keep_bytes < 2 * self.log_bytes:
+            raise SettingsError("LAUNCH_LOG_KEEP must be at least twice LAUNCH_LOG_BYTES")
         if self.gpus_share < 1:
             raise SettingsError("LAUNCH_GPUS_SHARE must be at least 1")
         if self.upload_bytes < 1024:
@@ -122,6 +131,10 @@ class Settings:
         `redis_url` (the `--api` option) wins over `LAUNCH_REDIS_URL`, and that over this user's `launch-worker dev`.
         """
         env = os.environ if env is None else env
+        redis_url = redis_url or env.get("LAUNCH_REDIS_URL")
+        log_url = env.get("LAUNCH_LOG_URL") or cls.log_url
+        if not redis_url and (redis_url := living_redis_url(env)) and (folder := dev_folder(env)):
+            log_url = log_url or log_url_of(folder)
 
         def seconds(name: str, default: float) -> float:
             try:
@@ -137,7 +150,7 @@ class Settings:
 
         log_bytes = size("LAUNCH_LOG_BYTES", cls.log_bytes)
         return cls(
-            redis_url=redis_url or env.get("LAUNCH_REDIS_URL") or living_redis_url(env) or DEFAULT_REDIS_URL,
+            redis_url=redis_url or DEFAULT_REDIS_URL,
             project=env.get("LAUNCH_PROJECT", ""),
             work_dir=_work_dir(env),
             work_dir_trusted=_switch("LAUNCH_WORK_DIR_TRUSTED", env.get("LAUNCH_WORK_DIR_TRUSTED") or "0"),
@@ -149,6 +162,8 @@ class Settings:
             log_bytes=log_bytes,
             # Output that is not in Redis yet must still be in the file.
             log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),
+            log_url=log_url,
+            log_keep_bytes=size("LAUNCH_LOG_KEEP", max(cls.log_keep_bytes, 2 * log_bytes)),
             min_free_bytes=size("LAUNCH_MIN_FREE_BYTES", 0) if env.get("LAUNCH_MIN_FREE_BYTES") else None,
             database_url=env.get("LAUNCH_DATABASE_URL", ""),
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,

@@ -82,6 +82,7 @@ class Execution:
             log.warning("run.superseded run=%s attempt=%d: its job was ended", record.id, record.attempt)
             if attempt.job is not None:
                 attempt.job.dispose()
+            self._workplace.logs.keep(attempt.tail)
             attempt.folder.remove()
             return None
         finally:

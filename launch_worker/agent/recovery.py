@@ -17,6 +17,7 @@ from launch_worker.attempt.tail import Tail
 from launch_worker.attempt.talk import Talk
 from launch_worker.attempt.worker_folder import WorkerFolder
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, UnknownRunError
+from launch_worker.logs.recorder import keep_large_output, recorder_of
 from launch_worker.maintenance.passes import OnEnd
 from launch_worker.model.job_words import Words, outcome_by_words
 from launch_worker.model.outcome import Outcome, outcome_of_exit
@@ -198,20 +199,28 @@ class Recovery:
                 abandoned.close()
 
     def _deliver(self, attempt: AttemptFolder) -> None:
+        is_known = True
         try:
             self._outage.repeat(partial(self._deliver_attempt, attempt))
         except UnknownRunError:
+            is_known = False
             log.info("run.unknown run=%s: what is left of it is deleted", attempt.run_id)
         except DamagedError as error:
             log.error("run.not_recovered run=%s: %s", attempt.run_id, error)
             return
         if attempt.is_container:
             self._adopter.remove_container(attempt)
+        if is_known:
+            keep_large_output(self._settings, attempt.output)
         attempt.remove()
 
     def _deliver_attempt(self, attempt: AttemptFolder) -> None:
         if attempt.output.exists():
-            tail = Tail(attempt.run_id, attempt.attempt, attempt.output, keep_bytes=self._settings.log_bytes)
+            tail = Tail(
+                *(attempt.run_id, attempt.attempt, attempt.output),
+                keep_bytes=self._settings.log_bytes,
+                recorder=recorder_of(self._settings),
+            )
             try:
                 tail.resume(self._store)
                 tail.ship(self._store)

@@ -120,6 +120,7 @@ class Reports:
         except BrokerUnavailableError:
             log.warning("run.report_kept run=%s: the next worker on this machine delivers it", record.id)
             return outcome.state, outcome
+        self._workplace.logs.keep(attempt.tail)
         attempt.folder.remove()
         if not accepted:
             log.warning("run.late_report_refused run=%s attempt=%d", record.id, record.attempt)

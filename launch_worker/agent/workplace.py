@@ -19,6 +19,7 @@ from launch_worker.attempt.sampling import UsageSampler
 from launch_worker.attempt.shipping import LogShipper
 from launch_worker.attempt.worker_folder import WorkerFolder, delete_undeleted, why_not_own
 from launch_worker.errors import LaunchError
+from launch_worker.logs.recorder import recorder_of
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
 from launch_worker.runners.output import FULL_DISK
@@ -109,6 +110,7 @@ class Workplace:
             file_bytes=settings.log_file_bytes,
             is_away=lambda: self._outage.is_on,
             on_away=self._outage.note,
+            recorder=recorder_of(settings),
         )
         self.usage = UsageSampler(
             every_s=settings.usage_s,
@@ -163,3 +165,4 @@ class Workplace:
                 del self._held_before[name]
                 self._capacity.release(key)
         reap_orphans()
+        self.logs.adopt()

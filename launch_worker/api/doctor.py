@@ -74,7 +74,12 @@ def problems(api: Api, seen: Mapping[str, Any]) -> list[Finding]:
 def check(api: Api) -> Iterator[Finding]:
     """Every check, the most basic first. Raises BrokerUnavailableError when there is nothing to check."""
     yield from _at_a_glance(api, overview(api))
-    for name, look in (("records", _records), ("work-dir", _work_dir), ("archive", _archive)):
+    for name, look in (
+        ("records", _records),
+        ("work-dir", _work_dir),
+        ("logs", _logs),
+        ("archive", _archive),
+    ):
         try:
             yield from look(api)
         except LaunchError as error:
@@ -345,6 +350,35 @@ def _records(api: Api) -> Iterator[Finding]:
         counts = api.store.counts()
         total = sum(counts.values())
         yield Finding("ok", "records", f"records and indexes agree ({total} runs, {counts[RunState.RUNNING]} Running)")
+
+
+def _logs(api: Api) -> Iterator[Finding]:
+    url = api.settings.log_url
+    if not url:
+        return
+    # Imports fsspec.
+    from launch_worker.objects import Objects
+
+    try:
+        objects = Objects(url, setting="LAUNCH_LOG_URL", what="logs")
+        with objects.errors("read"), contextlib.suppress(FileNotFoundError):
+            objects.files.ls(objects.root, detail=False)
+    except LaunchError as error:
+        yield Finding(
+            "error",
+            "logs.away",
+            str(error),
+            "mend that: until then workers keep the output on their disks, and drop the oldest where it is too much",
+        )
+        return
+    yield Finding("ok", "logs", f"the whole output of large logs is kept at {objects.shown}")
+    if not api.store.has_archive():
+        yield Finding(
+            "warning",
+            "logs.undeleted",
+            f"nothing deletes the logs at {objects.shown} when their runs are deleted, for there is no archive",
+            "delete old ones yourself, by a rule of the bucket or by cron (docs/archive.md)",
+        )
 
 
 def _work_dir(api: Api) -> Iterator[Finding]:

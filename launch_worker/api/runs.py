@@ -12,20 +12,28 @@ from typing import TYPE_CHECKING, Any, overload
 
 from launch_worker.api.connection import Connection
 from launch_worker.api.filters import Filter, Order
-from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError
+from launch_worker.errors import (
+    BrokerUnavailableError,
+    DeletedRunError,
+    InputError,
+    LaunchError,
+    RefusedError,
+    UnknownRunError,
+)
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.log_pieces import Joiner, Log
 from launch_worker.model.outcome import Outcome, shell_exit_code
 from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
-from launch_worker.model.units import format_duration, isoformat
+from launch_worker.model.units import format_duration, isoformat, parse_duration, parse_time
 from launch_worker.model.usage import Measured, Usage
 from launch_worker.store.answers import CancelWord
 from launch_worker.store.files import SavedFile, saved_files
 from launch_worker.submission.submitter import me
 
 if TYPE_CHECKING:
+    from launch_worker.logs.reading import Output, Piece
     from launch_worker.store.store import Store
 
 #: Seconds of the longest block on Redis in one call; a wait is a loop of them.
@@ -287,12 +295,83 @@ class Run:
             raise answer
         return self.refresh().state
 
-    def logs(self, *, attempt: int | None = None) -> bytes:
-        """The newest output that is kept of an attempt (the latest by default), from the beginning of a line on.
+    def logs(
+        self,
+        *,
+        attempt: int | None = None,
+        from_line: int | None = None,
+        lines: int | None = None,
+        tail: int | None = None,
+        since: str | float | None = None,
+        grep: str | None = None,
+    ) -> bytes:
+        """All output that is kept of an attempt (the latest by default), or the part that is asked for.
 
-        `output` says whether anything is missing.
+        Where LAUNCH_LOG_URL is set that is the whole output, else the newest. `read_logs` has the arguments, says what
+        is missing, and holds little of a large output at once.
         """
-        return self.output(attempt=attempt).data
+        pieces = self.read_logs(attempt=attempt, from_line=from_line, lines=lines, tail=tail, since=since, grep=grep)
+        return b"".join(piece.data for piece in pieces)
+
+    def read_logs(
+        self,
+        *,
+        attempt: int | None = None,
+        from_line: int | None = None,
+        lines: int | None = None,
+        tail: int | None = None,
+        since: str | float | None = None,
+        grep: str | None = None,
+    ) -> Iterator[Piece]:
+        """Yield the output of an attempt piece by piece, each with the number of its first line (from 1).
+
+        A piece with a `gap` comes after output that cannot be read: how many bytes, how many lines if that is known,
+        and why. `from_line` and `since` (seconds ago, a duration such as "10m", or a time) say where to begin, `lines`
+        how many lines at most, `tail` how many of the last ones instead. `grep` is a regular expression; only lines
+        that have it in them are left.
+        Raises InputError; LaunchError for a store that does not answer.
+        """
+        if tail is not None and not (from_line is lines is since is grep is None):
+            raise InputError("tail does not go with from_line, lines, since or grep; leave it out, or those")
+        if from_line is not None and since is not None:
+            raise InputError("from_line and since both say where to begin; leave one of them out")
+        for name, number in (("from_line", from_line), ("lines", lines), ("tail", tail), ("attempt", attempt)):
+            least = 0 if name in ("lines", "tail") else 1
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+                raise InputError(f"{name} must be a whole number of {least} or more, not {number!r:.40}")
+        from launch_worker.logs.reading import first_lines
+
+        output = self._open_output(attempt)
+        if tail is not None:
+            return output.tail(tail)
+        if since is not None:
+            pieces = output.since(_since_ms(since, self._api.store.now_us() // 1000))
+        else:
+            pieces = output.from_line(from_line or 1)
+        return first_lines(pieces if grep is None else output.grep(grep, pieces), lines)
+
+    def attempt_number(self, attempt: int | None) -> int:
+        """The attempt, the latest for None. Raises InputError for one that the run has not had."""
+        latest = self.refresh().attempt
+        if attempt is not None and attempt > latest:
+            raise InputError(f"run {self.id} has had {latest} attempts; there is no attempt {attempt} yet")
+        return latest if attempt is None else attempt
+
+    def _open_output(self, attempt: int | None) -> Output:
+        from launch_worker.logs.reading import latest_stored, open_output
+
+        url = self._api.settings.log_url
+        record: Record | None = None
+        try:
+            number = self.attempt_number(attempt)
+            record = self.record
+        except DeletedRunError:
+            raise
+        except UnknownRunError:
+            # Redis may have deleted the run after its time, and the log is there.
+            if not url or not (number := latest_stored(url, self.id, attempt)):
+                raise
+        return open_output(self._api.store, self.id, number, url=url, record=record)
 
     def output(self, *, attempt: int | None = None) -> Log:
         """The newest output as `text`, and the number of its bytes that are `missing` because they are not kept."""
@@ -392,6 +471,21 @@ class Run:
         """The exit code of `launch-submit --wait` once the run has ended."""
         record = self.refresh()
         return shell_exit_code(record.state, record.exit_code, record.signal)
+
+
+def _since_ms(since: str | float, now_ms: int) -> int:
+    """The time, milliseconds since 1970, that `since` means: so long ago, or a time that is over."""
+    try:
+        return now_ms - int(1000 * parse_duration(since, what="since"))
+    except InputError:
+        try:
+            at_ms = parse_time(since, now_s=now_ms / 1000, what="since") // 1000
+        except InputError:
+            raise InputError(
+                f"since {str(since)[:60]!r} is neither a duration, as 10m, nor a time, as 2030-01-31T14:30 or 14:30"
+            ) from None
+    # `14:30` is the next such time.
+    return at_ms - 86_400_000 if at_ms > now_ms else at_ms
 
 
 class RunFile:

@@ -21,6 +21,7 @@ import inotify_simple
 
 from launch_worker.attempt.tail import Growing, Tail
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.logs.recorder import Recorder
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.logs")
@@ -52,12 +53,17 @@ class LogShipper:
         file_bytes: int,
         is_away: Callable[[], bool] = lambda: False,
         on_away: Callable[[BrokerUnavailableError], None] = lambda _: None,
+        recorder: Recorder | None = None,
     ) -> None:
-        """While Redis `is_away` nothing is sent; `on_away` gets the error of a call that it did not answer."""
+        """While Redis `is_away` nothing is sent; `on_away` gets the error of a call that it did not answer.
+
+        `recorder` stores the whole output of those that print more than Redis keeps.
+        """
         self._store = store
         self._is_away = is_away
         self._on_away = on_away
         self._keep_bytes = keep_bytes
+        self._recorder = recorder
         #: Size, bytes, of a file that no guard bounds, at most.
         self._file_bytes = file_bytes
         self._inotify = inotify_simple.INotify()
@@ -79,14 +85,14 @@ class LogShipper:
 
     def tail(self, run_id: str, attempt: int, path: Path) -> Tail:
         """The tail of the output of a job that is about to start; from `follow` on it is shipped while it grows."""
-        return Tail(run_id, attempt, path, keep_bytes=self._keep_bytes)
+        return Tail(run_id, attempt, path, keep_bytes=self._keep_bytes, recorder=self._recorder)
 
     def watch(self, run_id: str, attempt: int, path: Path, *, resume: bool = False, bound: bool = False) -> Tail:
         """Begin to ship `path`, which is made if it is not there. `bound`: no guard bounds the file.
 
         `resume` ships first what a previous worker left unshipped, and raises BrokerUnavailableError when it cannot.
         """
-        tail = Tail(run_id, attempt, path, keep_bytes=self._keep_bytes)
+        tail = self.tail(run_id, attempt, path)
         if resume:
             try:
                 tail.resume(self._store)
@@ -150,6 +156,18 @@ class LogShipper:
         """Ship no more of the file."""
         self._unwatch(tail)
         tail.close()
+        if self._recorder is not None and isinstance(tail, Tail) and tail.is_outgrown:
+            self._recorder.forget(tail)
+
+    def keep(self, tail: Tail | None) -> None:
+        """Have the rest of an ended attempt's whole output stored; the file of a large one leaves its folder."""
+        if self._recorder is not None and tail is not None and tail.is_outgrown:
+            self._recorder.keep(tail)
+
+    def adopt(self) -> None:
+        """Look for output that a dead worker of this machine has not stored."""
+        if self._recorder is not None:
+            self._recorder.adopt()
 
     def _unwatch(self, tail: Growing) -> None:
         with self._watching:
@@ -171,6 +189,8 @@ class LogShipper:
         self._thread.join(5.0)
         self._inotify.close()
         os.close(self._wake)
+        if self._recorder is not None:
+            self._recorder.close()
 
     def _loop(self) -> None:
         unsent: set[Growing] = set()

@@ -135,7 +135,7 @@ class WorkerFolder:
 
 def why_not_own(work_dir: Path) -> str:
     """Why other users could write to the folders that workers share; '' when they cannot. Raises OSError."""
-    return next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code"))), "")
+    return next(filter(None, (make_ours(work_dir / name) for name in ("workers", "code", "logs"))), "")
 
 
 def delete_undeleted(work_dir: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ import click
 from launch_worker import terminal
 from launch_worker.cli.errors import INTERRUPTED
 from launch_worker.cli.following import follow_to_the_end
+from launch_worker.dev_folder import log_url_of
 
 if TYPE_CHECKING:
     from launch_worker.dev.folder import DataFolder
@@ -136,6 +138,7 @@ def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, as_json:
     terminal.say()
     if folder.is_temporary:
         terminal.say(f"  export LAUNCH_REDIS_URL={redis_url}")
+        terminal.say(f"  export LAUNCH_LOG_URL={shlex.quote(log_url_of(folder.path))}")
     elif os.environ.get("LAUNCH_REDIS_URL"):
         terminal.say("  unset LAUNCH_REDIS_URL    # as long as it is set, commands use what it names, and not this")
     terminal.say("  launch-submit --follow -- python3 -c 'print(\"hello\")'")

@@ -126,7 +126,7 @@ def _wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
 def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
     last: RunState | None = None
     with terminal.JobOutput() as shown:
-        missing = _Missing(quiet=quiet)
+        missing = _Missing(run.id, quiet=quiet)
         for state, data in run.follow(logs=logs, on_missing=missing.note):
             shown.write(data)
             if state is not None and state is not last:
@@ -145,17 +145,18 @@ def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
 
 def show_output(run: Run, shown: terminal.JobOutput, *, attempt: int | None, after: Log | None = None) -> None:
     """Print what a run prints, until it has ended."""
-    missing = _Missing(quiet=False)
+    missing = _Missing(run.id, quiet=False)
     for _, data in run.follow(attempt=attempt, after=after, on_missing=missing.note):
         shown.write(data)
     missing.say()
 
 
-def say_missing(count: int) -> None:
-    """Say how much of an output is not kept."""
+def say_missing(count: int, run_id: str) -> None:
+    """Say how much of a followed output is not in Redis."""
     if count:
         terminal.say(
-            f"{count} bytes of the output are missing here: only the newest of an attempt is kept (LAUNCH_LOG_BYTES)",
+            f"… {count:,} bytes of output before this are not in Redis; for what is kept of them see: "
+            f"launch-worker logs {run_id}",
             err=True,
         )
 
@@ -163,7 +164,8 @@ def say_missing(count: int) -> None:
 class _Missing:
     """Counts the missing bytes of a followed output: the first gap is reported at once, the others at the end."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, run_id: str, *, quiet: bool) -> None:
+        self._run_id = run_id
         self._quiet = quiet
         self._is_said = False
         self._count = 0
@@ -177,7 +179,7 @@ class _Missing:
     def say(self) -> None:
         count, self._count = self._count, 0
         if not self._quiet:
-            say_missing(count)
+            say_missing(count, self._run_id)
 
 
 def _say_state(run: Run, state: RunState, *more: str) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
-from launch_worker.errors import CodeError, LaunchError, SettingsError
-from launch_worker.redis_url import mask_url
+from launch_worker.errors import CodeError, LaunchError
+from launch_worker.objects import Objects
 from launch_worker.settings import UPLOADS_IN_REDIS, Settings
 from launch_worker.store.store import Store
 
@@ -74,16 +72,12 @@ class FolderStorage:
     """A folder that every submitter and worker reaches: `file:///shared/uploads`, `s3://bucket/prefix` …"""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        with self._clear_errors("open"):
-            from fsspec.core import url_to_fs
-
-            self._files: Any
-            self._files, self._root = url_to_fs(url)
+        self._objects = Objects(url, setting="LAUNCH_UPLOAD_URL", what="uploads")
+        self._files = self._objects.files
 
     def renew(self, sha256: str) -> bool:
-        path = self._path(sha256)
-        with self._clear_errors("read"):
+        path = self._objects.path(_name(sha256))
+        with self._objects.errors("read"):
             if not self._files.isfile(path):
                 return False
             # Touched where possible, so that a clean-up of old files keeps those in use.
@@ -92,23 +86,12 @@ class FolderStorage:
             return True
 
     def put(self, sha256: str, archive: BinaryIO) -> None:
-        partial = f"{self._root}/.{sha256}.{secrets.token_hex(4)}.partial"
-        with self._clear_errors("write to"):
-            self._files.makedirs(self._root, exist_ok=True)
-            try:
-                with self._files.open(partial, "wb") as target:
-                    while data := archive.read(_CHUNK):
-                        target.write(data)
-                self._files.mv(partial, self._path(sha256))
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    self._files.rm_file(partial)
-                raise
+        self._objects.put(_name(sha256), iter(lambda: archive.read(_CHUNK), b""))
 
     def get(self, sha256: str, target: BinaryIO, *, limit_bytes: int) -> bool:
-        path = self._path(sha256)
+        path = self._objects.path(_name(sha256))
         checked = _Checked(sha256, target, limit_bytes)
-        with self._clear_errors("read"):
+        with self._objects.errors("read"):
             try:
                 with self._files.open(path, "rb") as source:
                     while data := source.read(_CHUNK):
@@ -121,22 +104,9 @@ class FolderStorage:
                 raise _damaged(sha256)
         return True
 
-    def _path(self, sha256: str) -> str:
-        return f"{self._root}/{sha256}.tar.gz"
 
-    @contextlib.contextmanager
-    def _clear_errors(self, verb: str) -> Iterator[None]:
-        url = mask_url(self._url)
-        try:
-            yield
-        except LaunchError:
-            raise
-        except (ImportError, ValueError) as error:
-            raise SettingsError(f"LAUNCH_UPLOAD_URL {url} cannot be used: {error}") from None
-        except Exception as error:
-            # Every kind of storage has errors of its own.
-            why = str(error).partition("\n")[0].replace(self._url, url) or type(error).__name__
-            raise LaunchError(f"cannot {verb} the uploads at {url} (LAUNCH_UPLOAD_URL): {why}") from error
+def _name(sha256: str) -> str:
+    return f"{sha256}.tar.gz"
 
 
 class _Checked:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch_worker.dev.redis_server import RedisServer, free_port, is_free
+from launch_worker.dev_folder import log_url_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
@@ -158,6 +159,7 @@ class Stack:
     def _spawn(self, name: str, *arguments: str) -> None:
         env = {key: value for key, value in os.environ.items() if not key.startswith(("CELERY_", "FLOWER_"))}
         env |= {"LAUNCH_REDIS_URL": self.redis.url, "LAUNCH_WORK_DIR": str(self._folder / "work")}
+        env["LAUNCH_LOG_URL"] = env.get("LAUNCH_LOG_URL") or log_url_of(self._folder)
         env["FLOWER_COOKIE_SECRET"] = secrets.token_urlsafe(16)
         with (self._folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(

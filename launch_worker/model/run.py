@@ -126,6 +126,10 @@ class Record:
     late_exit: str = ""
     #: Bytes of the latest attempt's output that were dropped for newer output.
     log_missing: int = 0
+    #: Number of line breaks in them; None where that is not known.
+    log_missing_lines: int | None = None
+    #: URL, without secrets, where its worker stores the whole output of large attempts; '' for nowhere.
+    log_url: str = ""
     #: Number of preemptions so far.
     preemptions: int = 0
     #: Number of starts that failed through a worker so far.
@@ -295,6 +299,8 @@ class Record:
             "usage": Usage.of(self.usage).as_json() or None,
             "late_exit": self.late_exit or None,
             "log_missing_bytes": self.log_missing,
+            "log_missing_lines": self.log_missing_lines if self.log_missing else 0,
+            "log_url": self.log_url or None,
             "item_version": self.version,
             "spec": masked_spec(self.spec),
         }

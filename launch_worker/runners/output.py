@@ -91,6 +91,14 @@ class OutputFile:
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
+    def lock(self) -> bool:
+        """Lock the file against others who lock it; returns False where another process has, or the file is deleted."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return os.fstat(self._fd).st_nlink > 0
+
     def read(self, position: int, length: int) -> bytes:
         return os.pread(self._fd, length, position)
 

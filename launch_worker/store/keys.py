@@ -22,6 +22,8 @@ RESTORED = "launch:restored_at"
 SYSTEM = "launch:system"
 #: Stream of changes; it exists only while somebody reads it.
 CHANGES = "launch:changes"
+#: Key that an archive renews.
+ARCHIVE = "launch:archive"
 #: Channel for queues that are new, configured or gone.
 QUEUE_NEWS = "launch:queues"
 #: Channel for sweeps of which a run ended or reported its metric, or that somebody steered.

@@ -16,20 +16,39 @@ class LogChunk:
     entry: str
     offset: int
     data: bytes
+    #: Number of line breaks before it; None where its worker did not know.
+    line: int | None = None
+
+    @property
+    def at_ms(self) -> int:
+        """Milliseconds since 1970 at which Redis got it."""
+        return int(self.entry.partition("-")[0])
 
 
 class Logs(Client):
     """The part of `Store` that keeps output."""
 
     def append_log(
-        self, run_id: str, attempt: int, data: bytes, *, offset: int, keep_from: str = "", missing: int = 0
+        self,
+        run_id: str,
+        attempt: int,
+        data: bytes,
+        *,
+        offset: int,
+        line: int | None = None,
+        keep_from: str = "",
+        missing: int = 0,
+        missing_lines: int | None = None,
+        stored_at: str = "",
     ) -> str:
         """Append output, and drop the entries before `keep_from` (all others for `*`).
 
-        `missing` counts the bytes of the attempt that are kept nowhere. Returns the id of the first new entry, '' for
-        a run that is gone.
+        `line` counts the line breaks before it; `missing` and `missing_lines` count the attempt's output that is not
+        in Redis any more, and `stored_at` is the URL where that is. Returns the id of the first new entry, '' for a run
+        that is gone.
         """
-        return text(self._call("append_log", run_id, attempt, data, offset, keep_from, missing))
+        known = ("" if line is None else line, keep_from, missing, "" if missing_lines is None else missing_lines)
+        return text(self._call("append_log", run_id, attempt, data, offset, *known, stored_at))
 
     def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
         """The kept output of an attempt, in order, after the entry `after`."""
@@ -40,4 +59,5 @@ class Logs(Client):
 
 
 def _chunk(entry: bytes, fields: dict[bytes, bytes]) -> LogChunk:
-    return LogChunk(text(entry), int(fields[b"o"]), fields[b"d"])
+    line = fields.get(b"l")
+    return LogChunk(text(entry), int(fields[b"o"]), fields[b"d"], int(line) if line else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from launch_worker.errors import UnknownRunError
+from launch_worker.errors import DeletedRunError, UnknownRunError
 from launch_worker.ids import ID_RULE, RUN_ID
 from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.run import Record, Transition
@@ -66,7 +66,7 @@ class Records(Client):
             deleted = read_map(mark)
             at = str(deleted.get("at", ""))
             when = f" at {isoformat(int(at))}" if at.isdecimal() else ""
-            return UnknownRunError(f"run {shown} was deleted by {deleted.get('by') or 'somebody'}{when}")
+            return DeletedRunError(f"run {shown} was deleted by {deleted.get('by') or 'somebody'}{when}")
         return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
     def history(self, run_id: str) -> list[Transition]:

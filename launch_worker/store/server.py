@@ -26,6 +26,11 @@ class Server(Client):
             seconds, micros = self._redis.time()
         return int(seconds) * 1_000_000 + int(micros)
 
+    def has_archive(self) -> bool:
+        """Whether an archive has said, within its last days, that it keeps what Redis forgets."""
+        with clear_errors(self.url):
+            return bool(self._redis.exists(keys.ARCHIVE))
+
     def server(self) -> dict[str, Any]:
         """The server's version and condition: persistence, memory, replication, and whether it lost data."""
         with clear_errors(self.url):

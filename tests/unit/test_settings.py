@@ -46,6 +46,17 @@ def test_every_setting_is_read_from_the_environment() -> None:
     assert settings == Settings("rediss://h:1/2", "me/iris", Path("/srv/launch"), *durations, 65536, 1 << 20, *uploads)
 
 
+def test_whole_logs_have_a_url_and_a_bound() -> None:
+    settings = Settings.from_env({"LAUNCH_LOG_URL": "s3://bucket/logs", "LAUNCH_LOG_KEEP": "8G"})
+    assert (settings.log_url, settings.log_keep_bytes) == ("s3://bucket/logs", 8 << 30)
+    assert Settings.from_env({"LAUNCH_REDIS_URL": "redis://h/0"}).log_url == ""
+    assert Settings.from_env({"LAUNCH_LOG_BYTES": "4G"}).log_keep_bytes == 8 << 30
+    for name, value in (("LAUNCH_LOG_URL", "/a/folder:hunter2"), ("LAUNCH_LOG_KEEP", "1M")):
+        with pytest.raises(SettingsError, match=name) as error:
+            Settings.from_env({name: value})
+        assert "hunter2" not in str(error.value)
+
+
 def test_the_least_free_space_is_a_size_or_follows_the_disk() -> None:
     assert Settings.from_env({}).min_free_bytes is None
     assert Settings.from_env({"LAUNCH_MIN_FREE_BYTES": "1G"}).min_free_bytes == 1 << 30

@@ -145,7 +145,7 @@ local function claim(id, seq)
   -- The record has what the latest attempt used.
   if used then redis.call('HSETNX', run_key(id) .. ':usage', run[4], used) end
   drop(id, 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
-    'preempting', 'collector', 'log_missing', 'usage')
+    'preempting', 'collector', 'log_missing', 'log_missing_lines', 'usage')
   if due then put(id, 'start_at', int(due)) end
   redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
   arrow(id, 'Pending', 'Running', now, attempt, worker, '')

@@ -6,6 +6,7 @@ if not run[1] then return {0, ''} end
 if not FINAL[run[1]] then return {0, run[1]} end
 put(id, 'first_attempt', tonumber(run[2]) + 1)
 drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
-  'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'preempting', 'not_before', 'log_missing')
+  'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'preempting', 'not_before', 'log_missing',
+  'log_missing_lines')
 again(id, run[1], now_us(), run[2], '', reason, 0, actor)
 return {1, ''}

@@ -46,7 +46,7 @@ def follow(run_id: str, tmp_path: Path) -> Iterator[Follow]:
     """Makes the tail of the run's output."""
     made: list[Tail] = []
 
-    def make(*, run_id: str = run_id, **options: int) -> Tail:
+    def make(*, run_id: str = run_id, **options: Any) -> Tail:
         made.append(Tail(run_id, 1, tmp_path / "output", **{"keep_bytes": KEEP, **options}))
         made[-1].open()
         return made[-1]

@@ -1,0 +1,108 @@
+"""Reads and writes objects in a folder or bucket that fsspec knows, and makes each of its errors one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from launch_worker.errors import LaunchError, SettingsError
+from launch_worker.redis_url import mask_url
+
+#: Protocols of stores in which an object is there whole or not at all.
+_ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"})
+#: Bytes of a large object that are held and sent at once.
+_PART_BYTES = 8 << 20
+
+
+class Objects:
+    """The objects below one URL: `file:///shared/logs`, `s3://bucket/prefix` … The first use imports fsspec."""
+
+    def __init__(self, url: str, *, setting: str, what: str) -> None:
+        """`setting` and `what` are for errors: LAUNCH_UPLOAD_URL, "uploads". Raises LaunchError."""
+        self._url = url
+        self._setting = setting
+        self._what = what
+        with self.errors("open"):
+            from fsspec.core import url_to_fs
+
+            self.files: Any
+            self.files, self.root = url_to_fs(url)
+        protocols = self.files.protocol
+        self._is_atomic = not _ATOMIC.isdisjoint([protocols] if isinstance(protocols, str) else protocols)
+
+    @property
+    def shown(self) -> str:
+        """The URL without its secrets."""
+        return mask_url(self._url)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def put(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Write an object, of pieces of which one at a time is held; nobody sees a part of it. Raises LaunchError."""
+        path = self.path(name)
+        written = path
+        with self.errors("write to"):
+            if not self._is_atomic:
+                folder, _, plain = path.rpartition("/")
+                self.files.makedirs(folder, exist_ok=True)
+                written = f"{folder}/.{plain}.{secrets.token_hex(4)}.partial"
+            try:
+                with self.files.open(written, "wb", block_size=_PART_BYTES) as target:
+                    for piece in pieces:
+                        target.write(piece)
+                if written != path:
+                    self.files.mv(written, path)
+            except BaseException:
+                if written != path:
+                    with contextlib.suppress(Exception):
+                        self.files.rm_file(written)
+                raise
+
+    def get(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Read an object, or a part of it. Raises FileNotFoundError, LaunchError."""
+        with self.errors("read"):
+            data: bytes = self.files.cat_file(self.path(name), start=start, end=end)
+            return data
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of all objects below a prefix. Raises LaunchError."""
+        with self.errors("read"):
+            self.files.invalidate_cache()
+            try:
+                found = self.files.find(self.path(prefix))
+            except FileNotFoundError:
+                return []
+            return sorted(str(path).removeprefix(f"{self.root}/") for path in found)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects; some may be gone already. Raises LaunchError."""
+        with self.errors("delete from"):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    self.files.rm_file(self.path(name))
+
+    def delete_folder(self, prefix: str) -> None:
+        """Delete all objects below a prefix. Raises LaunchError."""
+        self.delete(self.names(prefix))
+        # A bucket has no folders.
+        with contextlib.suppress(Exception):
+            self.files.rm(self.path(prefix), recursive=True)
+
+    @contextlib.contextmanager
+    def errors(self, verb: str) -> Iterator[None]:
+        """Raise each error as a LaunchError without secrets, and FileNotFoundError as it is."""
+        url = self.shown
+        try:
+            yield
+        except (LaunchError, FileNotFoundError):
+            raise
+        except (ImportError, ValueError) as error:
+            why = str(error).replace(self._url, url)
+            raise SettingsError(f"{self._setting} {url} cannot be used: {why}") from None
+        except Exception as error:
+            # Every kind of storage has errors of its own.
+            why = str(error).partition("\n")[0].replace(self._url, url) or type(error).__name__
+            raise LaunchError(f"cannot {verb} the {self._what} at {url} ({self._setting}): {why}") from error

@@ -1,0 +1,270 @@
+"""Whole logs: what a large output becomes below LAUNCH_LOG_URL, whatever dies meanwhile, and how it is read."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch_worker import submit
+from launch_worker.api.client import Api, Run
+from launch_worker.logs.manifest import Manifest
+from launch_worker.model.states import RunState
+from launch_worker.settings import Settings
+from tests.conftest import wait_until
+from tests.support.s3 import S3Server
+from tests.system.conftest import Cluster, Result, wait_for_output
+
+LINES = 1_000_000
+WHOLE = "".join(f"{number}\n" for number in range(1, LINES + 1)).encode()
+
+#: Prints numbers, 50,000 each tenth of a second, until a condition of the shell.
+ENDLESS = "i=0; until {until}; do seq $((i * 50000 + 1)) $((i * 50000 + 50000)); i=$((i + 1)); sleep 0.1; done"
+
+
+class Logs:
+    """A place for whole logs, and a cluster whose workers and clients have it."""
+
+    def __init__(self, cluster: Cluster, url: str, env: dict[str, str] | None = None) -> None:
+        self.cluster = cluster
+        cluster.env |= {"LAUNCH_LOG_URL": url} | (env or {})
+        self.api = Api(settings=Settings.from_env(cluster.env))
+
+    def read(self, run: Run, *arguments: str) -> Result:
+        return self.cluster.run("launch-worker", "logs", run.id, *arguments)
+
+    def run(self, *command: str) -> Run:
+        return self.api.run(submit([*command], api=self.cluster.api).id)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "logs"
+
+
+@pytest.fixture
+def logs(cluster: Cluster, folder: Path) -> Iterator[Logs]:
+    made = Logs(cluster, f"file://{folder}")
+    yield made
+    made.api.store.close()
+
+
+def manifest(folder: Path, run: Run, attempt: int = 1) -> Manifest | None:
+    path = folder / run.id / str(attempt) / "manifest.json"
+    return Manifest.from_json(path.read_bytes()) if path.exists() else None
+
+
+def is_complete(folder: Path, run: Run, attempt: int = 1) -> bool:
+    found = manifest(folder, run, attempt)
+    return found is not None and found.is_complete
+
+
+def wait_until_stored(cluster: Cluster, folder: Path, run: Run) -> None:
+    wait_until(lambda: is_complete(folder, run), what="the log is stored")
+    wait_until(lambda: not list((cluster.folder / "work" / "logs").iterdir()), what="nothing waits on the disk")
+
+
+def test_a_log_of_a_million_lines_is_kept_whole_and_read_by_line_and_searched(
+    cluster: Cluster, logs: Logs, folder: Path
+) -> None:
+    cluster.worker()
+    run = logs.run("seq", str(LINES))
+    assert run.wait(30) is RunState.FINISHED
+    # At once: what is not stored yet is waited for.
+    assert logs.read(run).out.encode() == WHOLE
+    wait_until_stored(cluster, folder, run)
+    assert len(list((folder / run.id / "1").glob("*.zst"))) == 1, "one object at the end"
+    assert run.logs() == WHOLE
+    for arguments, out in (
+        (("--tail", "2"), "999999\n1000000\n"),
+        (("--from-line", "500000", "--lines", "3"), "500000\n500001\n500002\n"),
+        (("--grep", "^77777.$", "--lines", "2", "--line-numbers"), "777770:777770\n777771:777771\n"),
+        (("--grep", "nothing like it"), ""),
+        (("--from-line", "1000001"), ""),
+        (("--since", "0"), ""),
+    ):
+        result = logs.read(run, *arguments)
+        assert (result.code, result.out, result.err) == (0, out, "")
+    assert logs.read(run, "--since", "1h").out.encode() == WHOLE
+    target = cluster.folder / "output.txt"
+    assert logs.read(run, "--download", str(target)).code == 0
+    assert target.read_bytes() == WHOLE
+    again = logs.read(run, "--download", str(target))
+    assert (again.code, "there already" in again.err) == (2, True)
+    shown = cluster.run("launch-worker", "show", run.id).out
+    assert f"before it are at file://{folder}" in shown
+    # The log outlives the record, unless a person deletes the run.
+    record = run.record
+    cluster.api.store._redis.delete(f"launch:run:{run.id}", f"launch:run:{run.id}:log:1")
+    assert record.attempt == 1
+    assert logs.read(run, "--tail", "1").out == "1000000\n"
+
+
+def test_without_the_setting_the_log_says_how_much_is_kept_nowhere(cluster: Cluster) -> None:
+    cluster.worker()
+    run = submit(["seq", str(LINES)], api=cluster.api)
+    assert run.wait(30) is RunState.FINISHED
+    result = cluster.run("launch-worker", "logs", run.id)
+    assert WHOLE.endswith(b"\n" + result.out.encode())
+    first = int(result.out.partition("\n")[0])
+    size = len(WHOLE) - len(result.out)
+    assert result.err == f"… {size:,} bytes ({first - 1:,} lines) of output before this are kept nowhere\n"
+    numbered = cluster.run("launch-worker", "logs", run.id, "--from-line", "999999", "--line-numbers")
+    assert numbered.out == "999999:999999\n1000000:1000000\n"
+
+
+def test_a_client_without_the_setting_says_where_the_rest_is(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    cluster.worker()
+    run = logs.run("seq", str(LINES))
+    assert run.wait(30) is RunState.FINISHED
+    wait_until_stored(cluster, folder, run)
+    result = cluster.run("launch-worker", "logs", run.id, env={"LAUNCH_LOG_URL": ""})
+    assert f"of output before this are kept at file://{folder}; set LAUNCH_LOG_URL" in result.err
+    assert WHOLE.endswith(b"\n" + result.out.encode())
+
+
+def test_brief_outputs_make_no_objects(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    cluster.worker()
+    runs = [logs.run("sh", "-c", "seq 1000") for _ in range(5)]
+    assert [run.wait(30) for run in runs] == [RunState.FINISHED] * 5
+    assert runs[0].logs() == WHOLE[: WHOLE.index(b"1001\n")]
+    assert not folder.exists()
+
+
+def test_the_middle_of_a_too_long_log_is_dropped_and_counted(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    cluster.worker(env={"LAUNCH_LOG_KEEP": "2M"})
+    run = logs.run("seq", str(LINES))
+    assert run.wait(30) is RunState.FINISHED
+    wait_until_stored(cluster, folder, run)
+    result = logs.read(run)
+    match = re.fullmatch(r"… ([0-9,]+) bytes \(([0-9,]+) lines\) of output before this are kept nowhere\n", result.err)
+    assert match is not None, result.err
+    size, lines = (int(text.replace(",", "")) for text in match.groups())
+    out = result.out.encode()
+    assert size + len(out) == len(WHOLE)
+    assert lines + out.count(b"\n") == LINES
+    assert 1 << 20 < len(out) <= 2 << 20
+    assert out.startswith(WHOLE[: 600 << 10])
+    assert out.endswith(WHOLE[-(600 << 10) :])
+    assert logs.read(run, "--from-line", "999990", "--lines", "1").out == "999990\n"
+
+
+def test_killed_worker_amid_a_flood_the_next_one_stores_all_of_it(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    first = cluster.worker()
+    run = logs.run("sh", "-c", ENDLESS.format(until="false"))
+    wait_until(lambda: (found := manifest(folder, run)) is not None and found.end > 0, what="some is stored")
+    wait_for_output(cluster.api.run(run.id), b"\n700000\n")
+    first.kill()
+    cluster.worker()
+    cluster.beat()
+    assert run.wait(30) is RunState.CRASHED
+    wait_until_stored(cluster, folder, run)
+    out = run.logs()
+    count = out.count(b"\n")
+    assert count >= 700_000
+    assert out[: out.rindex(b"\n") + 1] == "".join(f"{number}\n" for number in range(1, count + 1)).encode()
+    assert logs.read(run, "--tail", "0").err == ""
+
+
+def test_a_store_that_is_down_blocks_nothing_and_gets_all_when_it_is_up(cluster: Cluster) -> None:
+    server = S3Server()
+    logs = Logs(cluster, "s3://logs/kept", server.env)
+    try:
+        worker = cluster.worker()
+        run = logs.run("seq", str(LINES))
+        begun = time.monotonic()
+        assert run.wait(30) is RunState.FINISHED
+        assert time.monotonic() - begun < 15
+        wait_until(lambda: "log.store_away" in worker.log, what="the worker says that the store is away")
+        result = cluster.run("launch-worker", "logs", run.id, "--tail", "1")
+        assert result.out == "1000000\n"
+        assert logs.run("true").wait(20) is RunState.FINISHED
+        server.start(bucket="logs")
+        wait_until(lambda: "log.stored run=" in worker.log, timeout_s=60, what="all is stored")
+        result = logs.read(run)
+        assert (result.out.encode(), result.err) == (WHOLE, "")
+        assert logs.read(run, "--from-line", "654321", "--lines", "1").out == "654321\n"
+        assert server.secret not in worker.log
+    finally:
+        logs.api.store.close()
+        cluster.close()
+        server.stop()
+
+
+def test_a_worker_stores_what_a_dead_one_could_not(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    folder.write_text("no folder: the store cannot be written to")
+    first = cluster.worker()
+    run = logs.run("seq", str(LINES))
+    assert run.wait(30) is RunState.FINISHED
+    wait_until(lambda: "log.store_away" in first.log, what="the store is away")
+    first.kill()
+    assert list((cluster.folder / "work" / "logs").iterdir())
+    folder.unlink()
+    cluster.worker(name="another")
+    wait_until_stored(cluster, folder, run)
+    assert run.logs() == WHOLE
+
+
+def test_a_torn_segment_costs_its_own_lines_and_is_named(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    cluster.worker()
+    run = logs.run("seq", str(LINES))
+    assert run.wait(30) is RunState.FINISHED
+    wait_until_stored(cluster, folder, run)
+    [path] = (folder / run.id / "1").glob("*.zst")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + b"torn" + whole[104:])
+    result = logs.read(run)
+    assert "cannot be read: the stored " in result.err
+    assert WHOLE.endswith(b"\n" + result.out.encode())
+    assert len(result.out) > len(WHOLE) // 2
+    path.write_bytes(whole[: len(whole) // 2])
+    result = logs.read(run)
+    assert "cannot be read" in result.err
+    assert WHOLE.startswith(result.out.encode())
+    assert len(result.out) > len(WHOLE) // 4
+
+
+def test_a_hand_over_leaves_no_gap(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    cluster.env["LAUNCH_LEASE_S"] = "30"
+    first = cluster.worker()
+    stop = cluster.folder / "stop"
+    run = logs.run("sh", "-c", ENDLESS.format(until=f"[ -e {stop} ]"))
+    wait_for_output(cluster.api.run(run.id), b"\n300000\n")
+    assert cluster.run("launch-worker", "workers", "upgrade", f"w1@{socket.gethostname()}").code == 0
+    first.wait()
+    cluster.worker()
+    wait_until(lambda: any(phase.name == "adopted" for phase in run.refresh().phases), what="adopted")
+    stop.touch()
+    assert run.wait(30) is RunState.FINISHED
+    wait_until_stored(cluster, folder, run)
+    out = run.logs()
+    count = out.count(b"\n")
+    assert count >= 300_000
+    assert out == "".join(f"{number}\n" for number in range(1, count + 1)).encode()
+
+
+def test_a_password_in_the_url_is_shown_nowhere(cluster: Cluster) -> None:
+    logs = Logs(cluster, "ftp://somebody:hunter2@127.0.0.1:1/logs")
+    try:
+        worker = cluster.worker()
+        run = logs.run("seq", str(LINES))
+        assert run.wait(30) is RunState.FINISHED
+        wait_until(lambda: "log.store_away" in worker.log, what="the store is away")
+        shown = [
+            worker.log,
+            str(logs.read(run)),
+            str(cluster.run("launch-worker", "logs", run.id, env={"LAUNCH_LOG_URL": ""})),
+            str(cluster.run("launch-worker", "show", run.id, "--json")),
+            str(cluster.run("launch-worker", "doctor")),
+        ]
+        assert not [text for text in shown if "hunter2" in text or "somebody" in text]
+        assert json.loads(cluster.run("launch-worker", "show", run.id, "--json").out)["log_url"].startswith(
+            "ftp://***@"
+        )
+    finally:
+        logs.api.store.close()
