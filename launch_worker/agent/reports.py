@@ -112,7 +112,10 @@ class Reports:
         if attempt.job is not None:
             attempt.job.dispose()
         self._attempts.release(record)
-        pid = attempt.job.pid if attempt.job is not None and not attempt.is_start_noted else None
+        pid = None
+        if attempt.job is not None and not attempt.is_start_noted:
+            # 0 for a container that had ended before this worker saw it; the record may have its pid.
+            pid = attempt.job.pid or None
         try:
             self._ship_rest(attempt, by=self._workplace.logs.finish, repeat=deliver)
             deliver(keep)

@@ -177,11 +177,13 @@ def test_one_that_ended_while_no_worker_was_there_is_reported_as_it_was(containe
     worker = cluster.worker()
     run = containers.submit("echo begun; sleep 1.5; echo done; exit 7")
     wait_for_output(run, b"begun")
+    pid = wait_for_pid(run)
     worker.kill()
     wait_until(lambda: not containers.left(status="running"), what="the container has ended")
     cluster.worker()
     assert ended(run) is RunState.FAILED
     assert (run.record.exit_code, run.logs()) == (7, b"begun\ndone\n")
+    assert run.record.pid == pid, "the engine has no pid of a container that has ended"
     assert containers.left() == []
 
 
