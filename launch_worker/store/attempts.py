@@ -7,8 +7,6 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from redis.exceptions import ResponseError
-
 from launch_worker.errors import LaunchError
 from launch_worker.model import item_schema
 from launch_worker.model.retry import NextStep
@@ -21,7 +19,8 @@ from launch_worker.store.answers import AdoptRefusal, FinishWord, HoldWord
 from launch_worker.store.records import record_of
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.store.redis.library import function_of, is_not_ready
+from launch_worker.store.redis.library import function_of
+from launch_worker.store.redis.transport import NotReady
 from launch_worker.store.server import Server
 
 #: Answer of a plain claim that must be repeated as a full claim: the run needs more than a slot.
@@ -110,19 +109,16 @@ class Attempts(Server):
         Returns None where no connection is open yet.
         """
         args = (run_id, seq, nonce, as_us(lease_s), owner, worker, host, "", "[]", item_schema.VERSION, 1)
-        with clear_errors(self.url):
-            reply = self._lender.send("FCALL", function_of("claim"), 0, *args)
+        reply = self._redis_py.send("FCALL", function_of("claim"), 0, *args)
         if reply is None:
             return None
 
         def answer() -> tuple[Record | None, str]:
-            with clear_errors(self.url):
-                try:
-                    return _claimed(reply())
-                except ResponseError as error:
-                    if not is_not_ready(error):
-                        raise
-                    return self._claim(*args)
+            try:
+                found = reply()
+            except NotReady:
+                return self._claim(*args)
+            return _claimed(found)
 
         return answer
 
@@ -254,17 +250,18 @@ class Attempts(Server):
             self._hold_claims_after_restore()
         super()._make_ready(script)
         if script == "claim":
-            self._lender.call("FCALL", function_of("admit"), 0)
+            self._command("FCALL", function_of("admit"), 0)
 
     def _hold_claims_after_restore(self) -> None:
         """Delay claims on a Redis that was restored from a snapshot: a run that it calls Pending may be executed."""
-        server, persistence = self._redis.info("server"), self._redis.info("persistence")
-        if persistence.get("aof_enabled") or not persistence.get("rdb_last_load_keys_loaded"):
-            return
-        uptime_s = server["uptime_in_seconds"]
-        self._redis.set(keys.RESTORED, self.now_us() - uptime_s * 1_000_000)
-        if uptime_s < self._settle_s:
-            self._redis.set(keys.HOLD, 1, px=int((self._settle_s - uptime_s) * 1000), nx=True)
+        with clear_errors(self.url):
+            server, persistence = self._redis.info("server"), self._redis.info("persistence")
+            if persistence.get("aof_enabled") or not persistence.get("rdb_last_load_keys_loaded"):
+                return
+            uptime_s = server["uptime_in_seconds"]
+            self._redis.set(keys.RESTORED, self.now_us() - uptime_s * 1_000_000)
+            if uptime_s < self._settle_s:
+                self._redis.set(keys.HOLD, 1, px=int((self._settle_s - uptime_s) * 1000), nx=True)
 
 
 def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:

@@ -8,18 +8,15 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.model import item_schema
 from launch_worker.model.checks import PRIORITIES, parse_after
 from launch_worker.model.spec import RunSpec
 from launch_worker.store.redis.client import Client, text
-from launch_worker.store.redis.library import function_of, is_not_ready
-from launch_worker.store.redis.wire import Again, Refused, Wire
-
-if TYPE_CHECKING:
-    from launch_worker.store.redis.connection import Line
+from launch_worker.store.redis.library import function_of
+from launch_worker.store.redis.transport import Again, Line, NotReady
 
 
 class Created(NamedTuple):
@@ -116,7 +113,7 @@ class Creator(Client):
         others. A caller may end `batches` after a refusal; the answers of the batch that was sent by then still come.
         """
         sent: deque[tuple[Sequence[New], list[str | int]]] = deque()
-        line, is_first = self._line(), True
+        line, is_first = self._transport.line(), True
         try:
             for batch in batches:
                 calls = _creations(batch, "", if_queue_known)
@@ -129,23 +126,13 @@ class Creator(Client):
             while sent:
                 yield self._answered(line, *sent.popleft())
         finally:
-            if line is not self._wire or sent:
-                line.close()
+            line.close()
 
-    def _line(self) -> Line | Wire:
-        if self._wire is not None:
-            return self._wire
-        from launch_worker.store.redis.connection import Line
-
-        return Line(self._redis, self.url)
-
-    def _answered(self, line: Line | Wire, batch: Sequence[New], calls: Sequence[str | int]) -> list[Creation]:
+    def _answered(self, line: Line, batch: Sequence[New], calls: Sequence[str | int]) -> list[Creation]:
         try:
             reply = line.receive()
-        except Again:
+        except (Again, NotReady):
             reply = self._call("create", *calls)
-        except Refused as refused:
-            reply = self._call("create", *calls) if is_not_ready(refused) else self._error(refused)
         return [reply] * len(batch) if isinstance(reply, LaunchError) else self._created(batch, reply)
 
     def _created(self, batch: Sequence[New], reply: Iterable[Sequence[Any]]) -> list[Creation]:

@@ -18,7 +18,7 @@ from launch_worker.errors import LaunchError, SettingsError
 from launch_worker.redis_url import RedisUrl, mask_url
 from launch_worker.settings import Settings
 from launch_worker.store.redis.connection import clear_error, connect
-from launch_worker.store.redis.wire import Refused
+from launch_worker.store.redis.transport import Refused
 
 #: Letters that no message of ours has, and all that means something in a URL.
 LETTERS = "QXZЖΩ€"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import LaunchError
 from launch_worker.redis_url import RedisUrl
 from launch_worker.store import keys
-from launch_worker.store.redis.library import function_of, is_loaded_already, is_not_ready, library
-from launch_worker.store.redis.wire import Again, Refused, Wire
+from launch_worker.store.redis.library import function_of, is_loaded_already, library
+from launch_worker.store.redis.transport import Again, NotReady, Transport
+from launch_worker.store.redis.wire import Wire
 from launch_worker.untrusted.text import clean, read_map
+
+if TYPE_CHECKING:
+    from launch_worker.store.redis.redis_py import RedisPy
 
 #: Characters of an actor's name at most.
 _MOST_ACTOR = 200
@@ -23,29 +26,23 @@ class Client:
         """With `is_quick`, which is for one thread only, redis-py is not imported unless something goes wrong."""
         self.url = url
         self._name = client_name
-        self._wire: Wire | None = None
+        self._transport: Transport
         if is_quick and Wire.fits(url):
-            self._wire = Wire(url, name=client_name)
+            self._transport = Wire(url, name=client_name)
         else:
-            self._go_whole()
+            self._transport = self._use_redis_py()
 
-    def _go_whole(self) -> None:
-        """Use redis-py from now on."""
+    def _use_redis_py(self) -> RedisPy:
         from launch_worker.store.redis.connection import connect
-        from launch_worker.store.redis.lending import Lender
+        from launch_worker.store.redis.redis_py import RedisPy
 
-        self.close()
-        self._wire = None
         # redis-py's annotations fit neither RESP2 nor RESP3 replies.
         self._redis: Any = connect(self.url, name=self._name)
-        self._lender = Lender(self._redis)
+        self._redis_py = RedisPy(self._redis, self.url)
+        return self._redis_py
 
     def close(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-        elif "_redis" in self.__dict__:
-            self._lender.close()
-            self._redis.close()
+        self._transport.close()
 
     def named(self, actor: str) -> str:
         """The name of a person who acts, as changes tell it: with the ACL user, if not the usual one; '' stays ''.
@@ -74,19 +71,14 @@ class Client:
         """The fields that an admin set of a queue or a pool (`kind`): config, limit, paused, pool, rank."""
         return pairs(self._command("HGETALL", keys.queue(name) if kind == "queue" else keys.pool(name)))
 
-    def _command(self, *args: str | int) -> Any:
-        """Send a command that only reads."""
-        if self._wire is not None:
-            try:
-                return self._wire.call(*args)
-            except Again:
-                self._go_whole()
-            except Refused as refused:
-                raise self._error(refused) from refused
-        from launch_worker.store.redis.connection import clear_errors
-
-        with clear_errors(self.url):
-            return self._redis.execute_command(*args)
+    def _command(self, *words: object) -> Any:
+        """Send a command, which may be repeated. Raises NotReady, which only a call of a function may be refused by."""
+        try:
+            return self._transport.call(*words)
+        except Again:
+            self._transport.close()
+            self._transport = self._use_redis_py()
+            return self._transport.call(*words)
 
     def _error(self, problem: Exception) -> LaunchError:
         """The server's refusal as one sentence."""
@@ -96,44 +88,23 @@ class Client:
 
     def _call(self, script: str, *args: object) -> Any:
         call = ("FCALL", function_of(script), 0, *args)
-        if self._wire is not None:
-            try:
-                try:
-                    return self._wire.call(*call)
-                except Refused as refused:
-                    if not is_not_ready(refused):
-                        raise
-                _load(self._wire.call)
-                return self._wire.call(*call)
-            except Again:
-                self._go_whole()
-            except Refused as refused:
-                raise self._error(refused) from refused
-        from redis.exceptions import ResponseError
-
-        from launch_worker.store.redis.connection import clear_errors
-
-        with clear_errors(self.url):
-            try:
-                return self._lender.call(*call)
-            except ResponseError as error:
-                if not is_not_ready(error):
-                    raise
+        try:
+            return self._command(*call)
+        except NotReady:
+            pass
+        try:
             self._make_ready(script)
-            return self._lender.call(*call)
+            return self._command(*call)
+        except NotReady as refused:
+            raise self._error(refused) from refused
 
     def _make_ready(self, script: str) -> None:
         """Give the server what it lacks for a call that it has refused: the library."""
-        _load(self._lender.call)
-
-
-def _load(call: Callable[..., Any]) -> None:
-    """Load the library by `call`, which sends one command. Does nothing when the server has it."""
-    try:
-        call("FUNCTION", "LOAD", library().text)
-    except Exception as error:
-        if not is_loaded_already(error):
-            raise
+        try:
+            self._command("FUNCTION", "LOAD", library().text)
+        except LaunchError as error:
+            if error.__cause__ is None or not is_loaded_already(error.__cause__):
+                raise
 
 
 #: Fields of a worker's description, and their types.

@@ -10,15 +10,14 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import DefaultParser
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from launch_worker.errors import LaunchError
 from launch_worker.redis_url import RedisUrl
 from launch_worker.store.causes import explained
-from launch_worker.store.redis.library import is_not_ready
-from launch_worker.store.redis.wire import Again, Refused
+from launch_worker.store.redis.transport import Refused
 
 CONNECT_TIMEOUT_S = 1.5
 #: Longer than any script takes; with connecting, a producer gives up within 5 s.
@@ -77,46 +76,6 @@ def _master(url: RedisUrl, options: dict[str, Any]) -> redis.Redis:
     )
     master: redis.Redis = sentinels.master_for(url.master, redis_class=redis.Redis, **options)
     return master
-
-
-class Line:
-    """A connection of a client's pool, for calls that are sent before the answers of those before them were read."""
-
-    def __init__(self, client: redis.Redis, url: str) -> None:
-        self._pool: Any = client.connection_pool
-        self._url = url
-        self._unread = 0
-        with clear_errors(url):
-            self._connection: Any = self._pool.get_connection()
-
-    def send(self, *args: str | int) -> None:
-        with clear_errors(self._url):
-            self._connection.send_packed_command(self._connection.pack_command(*args))
-        self._unread += 1
-
-    def receive(self) -> Any:
-        """The next answer; a refusal is returned as the error that it is.
-
-        Raises BrokerUnavailableError when there is none, and Again where the library must be loaded first.
-        """
-        try:
-            with clear_errors(self._url):
-                reply = self._connection.read_response()
-        except LaunchError as error:
-            if not isinstance(error.__cause__, ResponseError):
-                raise
-            self._unread -= 1
-            if is_not_ready(error.__cause__):
-                raise Again from None
-            return error
-        self._unread -= 1
-        return reply
-
-    def close(self) -> None:
-        if self._unread:
-            # No other call may read these answers.
-            self._connection.disconnect()
-        self._pool.release(self._connection)
 
 
 @contextmanager

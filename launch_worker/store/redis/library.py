@@ -50,7 +50,7 @@ def is_not_ready(error: Exception) -> bool:
     return "Function not found" in refusal or "LAUNCHNEW" in refusal
 
 
-def is_loaded_already(error: Exception) -> bool:
+def is_loaded_already(error: BaseException) -> bool:
     """Whether FUNCTION LOAD was refused because another client was quicker."""
     return "already exists" in str(error)
 

@@ -13,20 +13,15 @@ from typing import Any
 
 import hiredis
 
+from launch_worker.errors import LaunchError
 from launch_worker.redis_url import RedisUrl
+from launch_worker.store.redis.library import is_not_ready
+from launch_worker.store.redis.transport import Again, NotReady, Refused
 
 #: Short, so that a producer gives up within 5 s even after redis-py has tried too.
 _CONNECT_TIMEOUT_S = 0.5
 _ANSWER_TIMEOUT_S = 1.0
 _MORE = object()
-
-
-class Again(Exception):
-    """The command's effect is unknown; repeat it through redis-py (every script is idempotent)."""
-
-
-class Refused(Exception):
-    """The server's refusal, in its own words. The command may be half done: do not repeat it."""
 
 
 class Wire:
@@ -49,29 +44,38 @@ class Wire:
         """Whether a URL is plain enough for this connection."""
         return url.startswith("redis://")
 
-    def call(self, *args: object) -> Any:
-        """Send a command and wait for its answer, also while earlier answers are unread. Raises as `receive` does."""
-        self.send(*args)
+    def call(self, *words: object) -> Any:
+        """Send a command and wait for its answer, also while earlier answers are unread."""
+        self._send(*words)
         while self._unread > 1:
             self._kept.append(self._next())
-        return _sound(self._next())
+        reply = self._next()
+        if isinstance(reply, Refused):
+            raise self._refusal(reply) from reply
+        return reply
 
-    def send(self, *args: object) -> None:
-        """Send a command. Never raises: `receive` does. Answers come in the order of the commands."""
+    def line(self) -> _Line:
+        return _Line(self)
+
+    def _refusal(self, refused: Refused) -> LaunchError | NotReady:
+        if is_not_ready(refused):
+            return NotReady(str(refused))
+        # Imported on demand: this is rare, and redis-py comes with it.
+        from launch_worker.store.redis.connection import clear_error
+
+        return clear_error(self._url, refused)
+
+    def _send(self, *words: object) -> None:
+        """Send a command. Never raises: reading its answer does."""
         if self.is_over:
             return
         try:
             if self._socket is None:
                 self._socket = self._connected()
-            self._socket.sendall(_packed(*args))
+            self._socket.sendall(_packed(*words))
             self._unread += 1
         except (OSError, ValueError, Again):
             self.close()
-
-    def receive(self) -> Any:
-        """The next answer. Raises Refused for an error, Again for none."""
-        reply = self._kept.popleft() if self._kept else self._next()
-        return _sound(reply)
 
     def _next(self) -> Any:
         try:
@@ -119,10 +123,28 @@ class Wire:
         return made
 
 
-def _sound(reply: Any) -> Any:
-    if isinstance(reply, Refused):
-        raise reply
-    return reply
+class _Line:
+    """The wire itself, for the order of whose answers the wire cares."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def send(self, *words: str | int) -> None:
+        self._wire._send(*words)
+
+    def receive(self) -> Any:
+        wire = self._wire
+        reply = wire._kept.popleft() if wire._kept else wire._next()
+        if not isinstance(reply, Refused):
+            return reply
+        refusal = wire._refusal(reply)
+        if isinstance(refusal, NotReady):
+            raise refusal from reply
+        return refusal
+
+    def close(self) -> None:
+        if self._wire._unread or self._wire._kept:
+            self._wire.close()
 
 
 def _packed(*args: Any) -> bytes:

@@ -154,7 +154,7 @@ def test_a_script_that_the_server_has_forgotten_is_loaded_again_amid_many(
     answers = [answer for batch in creator.create_batches(batches()) for answer in batch]
     assert len(answers) == 300
     assert {isinstance(answer, Created) for answer in answers} == {True}
-    assert ("_redis" in creator.__dict__) is (creator._wire is None)
+    assert ("_redis" in creator.__dict__) is not isinstance(creator._transport, Wire)
     assert {run_id for run_id, _ in items(store)} == set(ids(runs))
 
 
@@ -291,7 +291,7 @@ def test_others_may_be_asked_between_batches(store: Store) -> None:
         assert quick.settings_of("queue", "default") == {"limit": "5"}
         assert not quick.exists("a") if count % 2 else True
     assert "_redis" not in quick.__dict__
-    assert quick._wire is not None
+    assert isinstance(quick._transport, Wire)
     quick.close()
 
 
