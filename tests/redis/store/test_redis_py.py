@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from launch_worker.errors import BrokerUnavailableError
 from launch_worker.ids import new_run_id
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
-from launch_worker.store.redis import connection, redis_py
+from launch_worker.store.redis import connection
 from launch_worker.store.store import Store
 from tests.support.arrows import enlist_for
 
@@ -30,15 +29,6 @@ def server() -> Iterator[RedisServer]:
     made.stop()
 
 
-@pytest.fixture(params=[True, False])
-def has_socket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether redis-py keeps a connection's socket where it does today, in a private attribute."""
-    has: bool = request.param
-    if not has:
-        monkeypatch.setattr(redis_py, "_SOCKET", "_renamed")
-    return has
-
-
 def test_a_connection_is_used_again_and_again(store: Store, redis_client: Any) -> None:
     store.put_back("none", 1)
     before = redis_client.info("stats")["total_connections_received"]
@@ -47,7 +37,7 @@ def test_a_connection_is_used_again_and_again(store: Store, redis_client: Any) -
     assert redis_client.info("stats")["total_connections_received"] == before
 
 
-def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store, redis_client: Any, has_socket: bool) -> None:
+def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store, redis_client: Any) -> None:
     store.put_back("none", 1)
     for client in redis_client.client_list():
         if client["name"].startswith("launch"):
@@ -55,7 +45,7 @@ def test_one_that_the_server_closed_meanwhile_is_made_anew(store: Store, redis_c
     assert store.put_back("none", 1) is False
 
 
-def test_a_server_that_was_restarted_in_no_time_is_spoken_to_anew(server: RedisServer, has_socket: bool) -> None:
+def test_a_server_that_was_restarted_in_no_time_is_spoken_to_anew(server: RedisServer) -> None:
     store = Store(server.url)
     store.put_back("none", 1)
     server.kill()
@@ -85,7 +75,7 @@ def test_a_claim_is_sent_only_where_that_needs_no_waiting(store: Store) -> None:
 
 
 def test_a_server_that_does_not_answer_is_given_up_in_time(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch, has_socket: bool
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
     store = Store(server.url)
@@ -137,10 +127,3 @@ def test_threads_do_not_share_one_at_a_time(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert found == [False] * 400
-
-
-def test_the_kernel_waits_for_the_answers_on_plain_sockets(store: Store) -> None:
-    store.put_back("none", 1)
-    ours = store._redis_py._idle[-1]._sock
-    assert type(ours) is socket.socket
-    assert ours.gettimeout() is None
