@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import fleet, footprint, growth, parked, producing, reaction, speed
+from bench import fleet, footprint, growth, parked, producing, reaction, speed, whole_logs
 from bench.measure import Results, facts
 from bench.systems import ALL, CELERY, LAUNCH, make
 
@@ -66,6 +66,10 @@ def _parked(results: Results, quick: bool) -> None:
     parked.measure(results, runs=1000 if quick else 10_000, seconds=5 if quick else 30)
 
 
+def _logs(results: Results, quick: bool) -> None:
+    whole_logs.measure(results, rounds=1 if quick else 5, repeat=5 if quick else 30)
+
+
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "speed": _speed,
     "producing": _producing,
@@ -74,6 +78,7 @@ _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "growth": _growth,
     "fleet": _fleet,
     "parked": _parked,
+    "logs": _logs,
 }
 
 

@@ -430,21 +430,21 @@ class _Search:
                 self._may_have = searcher(f"(?m:{pattern})")
 
     def lines(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        rest, rest_line = b"", 1
+        rest, last = b"", Piece(b"", 1)
         for piece in pieces:
             if piece.gap is not None:
-                yield from self._found(rest, rest_line)
-                rest, rest_line = b"", piece.line
+                yield from self._found(rest, last.line + last.data.count(b"\n"))
+                rest = b""
                 yield Piece(b"", piece.line, piece.gap)
-            if not rest:
-                rest_line = piece.line
+            # A piece that follows the last one begins in the line of the rest.
+            last = piece
             cut = piece.data.rfind(b"\n") + 1
             if cut:
-                yield from self._found(rest + piece.data[:cut], rest_line)
-                rest, rest_line = piece.data[cut:], piece.line + piece.data.count(b"\n")
+                yield from self._found(rest + piece.data[:cut], piece.line)
+                rest = piece.data[cut:]
             else:
                 rest += piece.data
-        yield from self._found(rest, rest_line)
+        yield from self._found(rest, last.line + last.data.count(b"\n"))
 
     def _found(self, data: bytes, line: int) -> Iterator[Piece]:
         if not data or not self._may_be_in(data):

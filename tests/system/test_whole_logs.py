@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launch_worker import submit
@@ -268,3 +270,38 @@ def test_a_password_in_the_url_is_shown_nowhere(cluster: Cluster) -> None:
         )
     finally:
         logs.api.store.close()
+
+
+def test_a_flood_is_stored_or_counted_byte_for_byte_within_bounds(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    worker = cluster.worker(env={"LAUNCH_LOG_FILE_BYTES": "16M"})
+    warm = logs.run("seq", str(LINES))
+    assert warm.wait(30) is RunState.FINISHED
+    wait_until_stored(cluster, folder, warm)
+    before, peak, disk = _memory(worker.pid), 0, 0
+    run = logs.run("sh", "-c", "head -c 1G /dev/zero; echo; echo the end")
+    while not run.state.is_final:
+        peak = max(peak, _memory(worker.pid))
+        disk = max(disk, _disk(cluster.folder / "work"))
+        time.sleep(0.05)
+    assert run.state is RunState.FINISHED
+    wait_until_stored(cluster, folder, run)
+    assert max(peak, _memory(worker.pid)) - before < 60 << 20
+    assert disk < 80 << 20
+    kept = missing = 0
+    for piece in run.read_logs():
+        kept += len(piece.data)
+        missing += piece.gap.bytes if piece.gap else 0
+    assert kept + missing == (1 << 30) + len("\nthe end\n")
+    assert run.logs(tail=1) == b"the end\n"
+
+
+def _memory(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+def _disk(folder: Path) -> int:
+    total = 0
+    for path in (*folder.glob("workers/*/runs/*/output"), *folder.glob("logs/*")):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_blocks * 512
+    return total
