@@ -23,6 +23,8 @@ from launch_worker.untrusted.patterns import PatternError, searcher
 _BLOCKS_AT_ONCE = 8
 #: Bytes of text that is searched as a whole, before its lines are.
 _SEARCHED = 8 << 10
+#: Bytes of a line up to which it is searched as a whole.
+_LONGEST_LINE = 1 << 20
 #: Seconds for a worker to store the rest of an attempt that has just ended.
 _SETTLE_S = 3.0
 #: Seconds since an attempt's end for which that is waited for.
@@ -338,7 +340,7 @@ def open_output(store: Store, run_id: str, attempt: int, *, url: str, record: Re
             raise
         manifest, problem = None, str(error)
     if manifest is not None and manifest.is_complete:
-        return _stored_output(manifest, stored)
+        return stored_output(manifest, stored)
     chunks = store.log(run_id, attempt)
     if (
         stored is not None
@@ -351,7 +353,7 @@ def open_output(store: Store, run_id: str, attempt: int, *, url: str, record: Re
             time.sleep(0.05)
             manifest = _manifest(stored, run_id, attempt, record)
         if manifest is not None and manifest.is_complete:
-            return _stored_output(manifest, stored)
+            return stored_output(manifest, stored)
 
     def why_missing() -> str:
         kept_at = "" if record is None else record.log_url
@@ -381,7 +383,9 @@ def latest_stored(url: str, run_id: str, attempt: int | None) -> int:
     return max((number for number in found if attempt in (None, number)), default=0)
 
 
-def _stored_output(manifest: Manifest, stored: StoredLogs | None) -> Output:
+def stored_output(manifest: Manifest, stored: StoredLogs | None) -> Output:
+    """An output of which nothing is elsewhere than in the store."""
+
     def parts() -> list[Part]:
         assert stored is not None
         known = stored.manifest(manifest.run_id, manifest.attempt)
@@ -444,6 +448,9 @@ class _Search:
                 rest = piece.data[cut:]
             else:
                 rest += piece.data
+            if len(rest) > _LONGEST_LINE:
+                yield from self._found(rest, piece.line + piece.data.count(b"\n"))
+                rest = b""
         yield from self._found(rest, last.line + last.data.count(b"\n"))
 
     def _found(self, data: bytes, line: int) -> Iterator[Piece]:

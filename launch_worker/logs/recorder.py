@@ -190,6 +190,8 @@ class Recorder:
                 is_more = self._turn(name, entry) or is_more
             except LaunchError as error:
                 self._note_away(error)
+                # The others come first next time, in case this log alone cannot be stored.
+                self._entries[name] = self._entries.pop(name)
                 return False
             except OSError as error:
                 log.error("log.not_stored run=%s attempt=%d: %s", entry.whole.run_id, entry.whole.attempt, error)

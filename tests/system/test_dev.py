@@ -143,6 +143,13 @@ def test_runs_ports_and_password_are_kept_until_the_next_time_and_other_shells_f
     assert time.monotonic() - begun < 60
 
 
+def test_other_shells_read_the_whole_of_a_large_output(user: User) -> None:
+    user.dev_that_is_up()
+    run_id = user.run(SUBMIT, "--wait", "--quiet", "--", "seq", "300000").stdout.strip()
+    read = user.run(LAUNCH_WORKER, "logs", run_id)
+    assert (read.stderr, read.stdout == "".join(f"{number}\n" for number in range(1, 300_001))) == ("", True)
+
+
 def test_a_second_dev_is_refused_with_the_address_of_the_first_and_a_temporary_one_is_not(user: User) -> None:
     first, up = user.dev_that_is_up()
     second = user.dev("--", "true")

@@ -71,6 +71,7 @@ def wait_until_stored(cluster: Cluster, folder: Path, run: Run) -> None:
     wait_until(lambda: not list((cluster.folder / "work" / "logs").iterdir()), what="nothing waits on the disk")
 
 
+@pytest.mark.main_path
 def test_a_log_of_a_million_lines_is_kept_whole_and_read_by_line_and_searched(
     cluster: Cluster, logs: Logs, folder: Path
 ) -> None:

@@ -181,6 +181,15 @@ def test_a_pattern_that_cannot_be_searched_in_bounded_time_is_refused() -> None:
             list(Output.grep(pattern, iter(())))
 
 
+def test_a_line_without_end_is_searched_in_parts() -> None:
+    chunks = [LogChunk(f"{at}-0", at << 19, bytes(1 << 19), 0) for at in range(8)]
+    chunks.append(LogChunk("9-0", 8 << 19, b"needle\n", 0))
+    output = Output(with_live_parts([], chunks))
+    [piece] = output.grep("needle", output.all())
+    assert piece.data.endswith(b"needle\n")
+    assert len(piece.data) <= 2 << 20
+
+
 def test_blocks_that_moved_while_they_are_read_are_found_in_their_new_object() -> None:
     data, kept = numbers(1, 1000), Kept()
     second = kept.segment(300, data[:300].count(b"\n"), [data[300:400], data[400:]])

@@ -259,6 +259,23 @@ def test_output_that_waits_too_long_for_its_store_is_bounded_on_the_disk(place: 
     assert (oldest.kept_bytes < 1 << 20, oldest.end) == (True, 2 << 20), "what was given up is counted"
 
 
+def test_a_log_that_cannot_be_stored_keeps_no_other_from_being_stored(place: Place, tmp_path: Path) -> None:
+    (place.folder / RUN).mkdir(parents=True)
+    (place.folder / RUN / "1").write_text("in the way of attempt 1")
+    recorder = Recorder(f"file://{place.folder}", tmp_path, BOUNDS, buffer_bytes=1 << 30)
+    for attempt in (1, 2, 3):
+        path = tmp_path / "runs" / f"{RUN}.{attempt}.7" / "output"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(numbers(1, 50_000))
+        source = Shipped(path)
+        source.attempt = attempt
+        recorder.keep(source)
+    for attempt in (2, 3):
+        wait_until(lambda attempt=attempt: place.stored.manifest(RUN, attempt) is not None)  # type: ignore[misc]
+    recorder.close()
+    assert [path.name for path in buffer_folder(tmp_path).iterdir()] == [NAME]
+
+
 def test_the_recorder_adopts_what_a_dead_worker_has_left(place: Place, tmp_path: Path) -> None:
     place.print(numbers(1, 20_000))
     keep_output(tmp_path, place.output)
