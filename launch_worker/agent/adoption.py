@@ -22,9 +22,9 @@ from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
 from launch_worker.runners.job import Gone, Job, Lease
+from launch_worker.runners.process.exits import Exit
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.runner import ProcessRunner
-from launch_worker.runners.stop_reason import StopReason
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 
@@ -152,13 +152,13 @@ class Adopter:
         try:
             kept = folder.read_record()
             owners = [abandoned.folder.owner] if kept is None else [kept.owner, abandoned.folder.owner]
-            stopped_by = folder.stopped_by()
+            former = folder
             if kept is not None:
                 # In this worker's folder: its lock ends together with its guard's watch over the container.
                 own = self._attempt_folder(kept)
                 own.path.parent.mkdir(parents=True, exist_ok=True)
                 folder = AttemptFolder(folder.path.rename(own.path))
-            self._adopt_container(folder, owners, watcher=abandoned.runner, stopped_by=stopped_by)
+            self._adopt_container(folder, owners, watcher=abandoned.runner, former_exit=former.read_exit)
         except BrokerUnavailableError as error:
             log.warning("run.not_adopted run=%s: this worker stops while Redis is away. %s", folder.run_id, error)
         except Exception:
@@ -171,11 +171,12 @@ class Adopter:
         *,
         only_if_gone: bool = False,
         watcher: ProcessRunner | None = None,
-        stopped_by: StopReason = "",
+        former_exit: Callable[[], Exit | None] = lambda: None,
     ) -> None:
         """Adopt a container that one of these owners had.
 
-        `watcher` has the guard that watched over the container until now; `stopped_by`: why that began to end it.
+        `watcher` has the guard that watched over the container until now; `former_exit` returns what that kept of its
+        end.
         """
         kept = folder.read_record()
         adopted, why = self._adopt(folder, owners, only_if_gone=only_if_gone)
@@ -206,7 +207,7 @@ class Adopter:
             lease=adopted.lease,
             events=queue.SimpleQueue(),
             output=folder.output,
-            stopped_by=stopped_by,
+            former_exit=former_exit,
         )
         if watcher is not None:
             watcher.unwatch(folder.key)

@@ -1,13 +1,17 @@
 """`end_container ID KILL_AT`: SIGTERM now, SIGKILL at a boot time. Started by a guard when a lease was not renewed.
 
-On standard input: `{"run", "token", "owner", "redis"}` as JSON. While the engine does not answer, nobody knows
-whether the container has ended, so the attempt is held (`Store.hold`): its run is given to nobody else, until this
-program knows better, or a worker takes the container over.
+On standard input: `{"run", "token", "owner", "redis", "attempt", "folder", "alone"}` as JSON. While the engine does not
+answer, nobody knows whether the container has ended, so the attempt is held (`Store.hold`): its run is given to nobody
+else, until this program knows better, or a worker takes the container over.
+
+The guard has kept by then that the lease ended the attempt. That is taken back where the container is left to another
+worker, and where it had ended by itself before and the guard was `alone`, without a worker that ends it too.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 from typing import Any
@@ -16,6 +20,8 @@ from launch_worker.clock import boot_time_s
 from launch_worker.errors import EngineAwayError, LaunchError, NoContainerError
 from launch_worker.runners.container.engine import Engine, clear_errors
 from launch_worker.runners.container.forgotten import end_forgotten
+from launch_worker.runners.container.state import ContainerState
+from launch_worker.runners.process.exits import Exit, keep_exit
 from launch_worker.runners.process.own_process import hide_memory
 from launch_worker.untrusted.text import read_json
 
@@ -79,15 +85,17 @@ def main() -> None:
 def _end(container: str, known: dict[str, Any], hold: Hold, *, kill_at: float) -> bool:
     """End the container; whether it is known to have ended."""
     engine, termed, give_up = Engine(look_timeout_s=_ANSWER_S), False, boot_time_s() + _PATIENCE_S
-    was_away = False
+    was_away = is_signalled = False
     while boot_time_s() < give_up:
         try:
             with clear_errors():
                 api = engine.api()
                 container = container or _find(api, known)
-                state = api.inspect_container(container)["State"]
+                found = api.inspect_container(container)
+                state = found["State"]
                 if was_away and hold.is_placed and not hold.place():
-                    return False  # a worker has taken it over meanwhile
+                    _spare(known, is_signalled=is_signalled)
+                    return False
                 was_away = False
                 if state["Status"] == "created":
                     # Its worker, should it wake up, must not start it any more.
@@ -95,10 +103,14 @@ def _end(container: str, known: dict[str, Any], hold: Hold, *, kill_at: float) -
                     api.remove_container(container, v=True, force=True)
                     return True
                 if not state["Running"]:
+                    if not is_signalled and known.get("alone"):
+                        _keep(known, ContainerState.of(found).exit_status)
                     return True
                 if boot_time_s() >= kill_at:
+                    is_signalled = True
                     api.kill(container, "SIGKILL")
                 elif not termed:
+                    is_signalled = True
                     api.kill(container, "SIGTERM")
                     termed = True
         except NoContainerError:
@@ -106,12 +118,25 @@ def _end(container: str, known: dict[str, Any], hold: Hold, *, kill_at: float) -
         except EngineAwayError:
             was_away = True
             if not hold.place():
+                _spare(known, is_signalled=is_signalled)
                 return False
             time.sleep(_ANSWER_S)
         except LaunchError:
             pass  # it ended meanwhile
         time.sleep(0.05)
     return False
+
+
+def _spare(known: dict[str, Any], *, is_signalled: bool) -> None:
+    """Leave a container to the worker that has taken it over, whose lease goes on."""
+    if not is_signalled:
+        _keep(known, -signal.SIGKILL)
+
+
+def _keep(known: dict[str, Any], status: int) -> None:
+    """Keep that the lease has not ended the container, in place of what the guard has kept."""
+    if known.get("folder") and known.get("attempt"):
+        keep_exit(known["folder"], known["attempt"], Exit(status, "", boot_time_s()))
 
 
 def _find(api: Any, known: dict[str, Any]) -> str:

@@ -32,6 +32,11 @@ class Labels:
     worker: str
     host: str
 
+    @property
+    def attempt_name(self) -> str:
+        """The name of the attempt's folder, by which a guard keeps how the attempt ended."""
+        return f"{self.run}.{self.attempt}.{self.token}"
+
     def as_map(self) -> dict[str, str]:
         return {f"launch.{name}": str(value) for name, value in self.__dict__.items()}
 

@@ -47,7 +47,7 @@ class End:
         self._output = output
         self._warning = warning
         #: The engine did not give the rest of the log.
-        self.rest_is_missing = False
+        self._rest_is_missing = False
         #: Output was given up because the worker's disk was full.
         self.disk_was_full = False
 
@@ -59,13 +59,22 @@ class End:
     def without_container(self) -> Exited:
         """The end when there is no such container any more, and so there never will be."""
         life = self._life
+        if life.end is not None:
+            # Removed by another process before its log was copied to the end.
+            self._rest_is_missing = True
+            return self.known(life.end)
         if life.has_run:
             return self._exited(None, _REMOVED)
-        asked = life.stopped_by or ("asked" if life.kill_at is not None else "")
+        asked = life.why_stopped() or ("asked" if life.kill_at is not None else "")
         if self._start.is_ordered:
             return Exited(None, asked, self._start.problem)
         problem = f"worker {life.labels.worker} died, and there is no container of it"
         return Exited(None, asked or "worker", problem)
+
+    def without_rest(self, state: ContainerState) -> Exited:
+        """The end of a container of which the engine has given its exit code, and does not answer any more."""
+        self._rest_is_missing = True
+        return self._exited(state.exit_status)
 
     def explain(self, outcome: Outcome) -> Outcome:
         """Add to the outcome the engine's knowledge of the end."""
@@ -76,25 +85,25 @@ class End:
         notes = [
             self._warning,
             _DISK_WAS_FULL if self.disk_was_full else "",
-            _REST_IS_MISSING if self.rest_is_missing else "",
+            _REST_IS_MISSING if self._rest_is_missing else "",
         ]
         return replace(outcome, message="\n".join(filter(None, [outcome.message, *notes])))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _exited(self, status: int | None, problem: str = "") -> Exited:
-        return Exited(status, self._life.stopped_by, problem)
+        return Exited(status, self._life.why_stopped(), problem)
 
     def _why_unknown(self, state: ContainerState) -> str:
         """Why the engine's exit code is not the job's; '' when it is."""
-        if state.exit_code == _UNKNOWN and not self._life.stopped_by:
+        if state.exit_code == _UNKNOWN and not self._life.why_stopped():
             with contextlib.suppress(LaunchError):
                 if not self._runner.engine.remembers_end(self._life.container):
                     return _LOST_CODE
         return self._was_removed(state)
 
     def _was_removed(self, state: ContainerState) -> str:
-        if self._life.stopped_by or state.exit_code != _SIGKILLED or state.is_out_of_memory:
+        if state.exit_code != _SIGKILLED or state.is_out_of_memory or self._life.why_stopped():
             return ""
         deadline = time.monotonic() + (_OOM_S if state.has_memory_limit else _REMOVAL_S)
         while time.monotonic() < deadline:
@@ -105,7 +114,7 @@ class End:
                         return _REMOVED
                     if now.is_out_of_memory:
                         # An engine may learn it a moment after the end.
-                        self._life.end = now
+                        self._life.note_end(now)
                         return ""
                 except NoContainerError:
                     return _REMOVED

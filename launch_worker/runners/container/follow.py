@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from launch_worker.clock import boot_time_s
 from launch_worker.errors import EngineAwayError, LaunchError, NoContainerError
 from launch_worker.runners.container.end import End
 from launch_worker.runners.container.life import RETRY_S, Containers, Life
@@ -53,8 +54,6 @@ class Follower:
         self._output = output
         self._events = events
         self._stream = LogStream(life, runner, output, rest_silence_s=_REST_S / 3)
-        #: Monotonic time at which the container was first seen to have ended.
-        self._ended_at: float | None = None
 
     def begin(self) -> None:
         self._runner.watch.add(self)
@@ -117,19 +116,17 @@ class Follower:
             time.sleep(_SETTLE_S)
             self._stream.copy()
             return None
-        life.end = state
-        self._ended_at = self._ended_at or time.monotonic()
+        life.note_end(state)
         self._stream.copy_rest()
         return self._end.known(state)
 
     def _without_rest(self) -> Exited | None:
         """The end while the engine does not answer: that of a container whose end is known, after some patience."""
         life = self._life
-        if life.end is None or self._ended_at is None or time.monotonic() - self._ended_at <= _REST_S:
+        if life.end is None or life.ended_at is None or boot_time_s() - life.ended_at <= _REST_S:
             life.pause(RETRY_S)
             return None
-        self._end.rest_is_missing = True
-        return Exited(life.end.exit_status, life.stopped_by)
+        return self._end.without_rest(life.end)
 
     def _without_log(self) -> Exited | None:
         """The end of a container whose log cannot be copied, for whatever reason; None while it runs."""
@@ -162,7 +159,7 @@ class Follower:
             return False
         if state.is_running or state.status == "created":
             return False
-        self._life.end = state
+        self._life.note_end(state)
         return True
 
     def _tell(self, ended: Exited) -> None:

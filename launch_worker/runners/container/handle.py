@@ -23,7 +23,7 @@ from launch_worker.runners.container.notes import Notes
 from launch_worker.runners.container.start import Start
 from launch_worker.runners.container.stopping import Stopping
 from launch_worker.runners.job import Exited, Look
-from launch_worker.runners.stop_reason import StopReason
+from launch_worker.runners.process.exits import Exit
 
 log = logging.getLogger("launch_worker.container")
 
@@ -47,13 +47,13 @@ class ContainerHandle:
         events: queue.SimpleQueue[Any],
         output: Path,
         warning: str = "",
-        stopped_by: StopReason = "",
+        kept_exit: Callable[[], Exit | None] = lambda: None,
     ) -> None:
-        """Without `container` (its id) it is found by its labels. `stopped_by`: why another process is ending it."""
+        """Without `container` (its id) it is found by its labels. `kept_exit`: as of `Life`."""
         self.key = key
         self.events = events
         self._runner = runner
-        self._life = Life(key, labels, container, engine=runner.engine, stopped_by=stopped_by)
+        self._life = Life(key, labels, container, engine=runner.engine, kept_exit=kept_exit)
         self._start = Start(self._life, runner)
         self._stopping = Stopping(self._life, runner)
         self._end = End(self._life, self._start, runner, output, warning=warning)

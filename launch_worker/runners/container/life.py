@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
+from launch_worker.clock import boot_time_s
 from launch_worker.runners.container.config import Labels
 from launch_worker.runners.container.engine import Engine
 from launch_worker.runners.container.state import ContainerState, look_at
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
 from launch_worker.runners.job import Exited
+from launch_worker.runners.process.exits import Exit
 from launch_worker.runners.stop_reason import StopReason
 
 #: Seconds until an engine that did not answer is asked again.
@@ -36,12 +39,16 @@ class Containers(Protocol):
 class Life:
     """One container, from the time when it is made or taken over until its end is told."""
 
-    def __init__(self, key: str, labels: Labels, container: str, *, engine: Engine, stopped_by: StopReason) -> None:
+    def __init__(
+        self, key: str, labels: Labels, container: str, *, engine: Engine, kept_exit: Callable[[], Exit | None]
+    ) -> None:
+        """`kept_exit` returns what a guard has kept of the container: that its lease ran out, and when."""
         self.key = key
         self.labels = labels
         #: Id of the container; '' until it is found by its labels.
         self.container = container
         self._engine = engine
+        self._kept_exit = kept_exit
         #: Condition that guards the facts below, and is notified of their changes.
         self.changed = threading.Condition()
         #: Pid of the main process; 0 until it is known to run.
@@ -54,19 +61,42 @@ class Life:
         self.is_gone = False
         #: Another worker watches the container from now on.
         self.is_left = False
-        #: Why the container was signalled; '' while it was not.
-        self.stopped_by: StopReason = stopped_by
+        #: Why this worker signalled the container, or its guard began to end it; '' for neither.
+        self.stopped_by: StopReason = ""
+        #: Lock held while a signal is sent, and it is not known whether the container still runs to get it.
+        self.signalling = threading.Lock()
         #: Monotonic time of SIGKILL; None before a stop is asked for.
         self.kill_at: float | None = None
         #: Latest answer of the engine; None before the first.
         self.seen: ContainerState | None = None
         #: First answer after the end, or a later one that says more; None before.
         self.end: ContainerState | None = None
+        #: Boot time of that first answer.
+        self.ended_at: float | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether this worker has nothing more to do with the container."""
         return self.is_gone or self.is_left
+
+    def why_stopped(self) -> StopReason:
+        """Why the container was ended, also by another process; '' when it ended by itself.
+
+        A guard keeps that a lease ran out before it signals the container: what it kept later cannot be the cause.
+        """
+        with self.signalling:
+            if self.stopped_by:
+                return self.stopped_by
+        kept = self._kept_exit()
+        if kept is None or (self.ended_at is not None and kept.at > self.ended_at):
+            return ""
+        return kept.stopped_by
+
+    def note_end(self, state: ContainerState) -> None:
+        """The engine has answered that the container has ended."""
+        if self.ended_at is None:
+            self.ended_at = boot_time_s()
+        self.end = state
 
     def look(self) -> ContainerState:
         """Ask the engine about the container. Raises EngineAwayError, NoContainerError, StartError."""

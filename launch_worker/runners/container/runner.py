@@ -35,8 +35,8 @@ from launch_worker.runners.container.start import PATIENCE_S
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
 from launch_worker.runners.job import Lease
+from launch_worker.runners.process.exits import Exit
 from launch_worker.runners.process.runner import ProcessRunner
-from launch_worker.runners.stop_reason import StopReason
 
 log = logging.getLogger("launch_worker.container")
 
@@ -89,7 +89,14 @@ class ContainerRunner:
             threading.Thread(target=making.give_up, name=f"remove-{key}", daemon=True).start()
             raise
         handle = ContainerHandle(
-            self, key, new.labels, container=container, events=events, output=output, warning=warning
+            self,
+            key,
+            new.labels,
+            container=container,
+            events=events,
+            output=output,
+            warning=warning,
+            kept_exit=partial(self._guard.kept_exit, new.labels.attempt_name),
         )
         try:
             before_start()
@@ -114,14 +121,19 @@ class ContainerRunner:
         lease: Lease,
         events: queue.SimpleQueue[Any],
         output: Path,
-        stopped_by: StopReason = "",
+        former_exit: Callable[[], Exit | None] = lambda: None,
     ) -> ContainerHandle:
         """Supervise the container of an attempt that another worker began; asks the engine nothing yet.
 
-        `labels` name the attempt's present owner; `stopped_by` says why another process has begun to end it. Where the
-        attempt has no container, its end is Crashed.
+        `labels` name the attempt's present owner; `former_exit` returns what the guard of the worker before has kept of
+        it, now or when its end is seen: until it is unwatched there, that guard may end it. Where the attempt has no
+        container, its end is Crashed.
         """
-        handle = ContainerHandle(self, key, labels, events=events, output=output, stopped_by=stopped_by)
+
+        def kept_exit() -> Exit | None:
+            return former_exit() or self._guard.kept_exit(labels.attempt_name)
+
+        handle = ContainerHandle(self, key, labels, events=events, output=output, kept_exit=kept_exit)
         self._watch(handle, labels, lease)
         return handle.follow()
 
@@ -131,7 +143,8 @@ class ContainerRunner:
             "token": labels.token,
             "owner": labels.owner,
             "redis": self._redis_url,
-            "attempt": f"{labels.run}.{labels.attempt}.{labels.token}",
+            "attempt": labels.attempt_name,
+            "folder": self._guard.folder,
         }
         self._guard.watch(handle.key, handle.container, lease=lease, on_expired=handle.expired, more=more)
 

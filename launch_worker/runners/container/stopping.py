@@ -55,7 +55,12 @@ class Stopping:
             threading.Thread(target=self._end, name=f"stop-{life.key}", daemon=True).start()
 
     def expire(self, kill_at: float) -> None:
-        """End the container too: its lease ran out, and the guard is ending it. `kill_at`: boot time of SIGKILL."""
+        """End the container too: its lease ran out, and the guard is ending it. `kill_at`: boot time of SIGKILL.
+
+        One that is known to have ended by then ended without the guard.
+        """
+        if self._life.end is not None:
+            return
         self._life.stopped_by = self._life.stopped_by or "lease"
         self.stop(grace_s=max(0.0, kill_at - boot_time_s()))
 
@@ -98,11 +103,13 @@ class Stopping:
         life, state = self._life, self._life.look()
         if not state.is_running:
             return
-        api = self._runner.engine.api()
-        with clear_errors():
+        api, before = self._runner.engine.api(), life.stopped_by
+        reason = life.why_stopped() or "asked"
+        with clear_errors(), life.signalling:
             if state.is_paused:
                 api.unpause(life.container)
-            before, life.stopped_by = life.stopped_by, life.stopped_by or "asked"
+            # Before the signal: when it is lost with its answer, the container may have got it.
+            life.stopped_by = reason
             try:
                 api.kill(life.container, name or state.stop_signal)
             except docker.errors.APIError as error:

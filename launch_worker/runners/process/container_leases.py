@@ -92,4 +92,4 @@ class ContainerLeases:
             assert ender.stdin is not None
             # Not on its command line, which others see. It fits into the pipe.
             with ender.stdin:
-                ender.stdin.write(json.dumps(watched.more).encode())
+                ender.stdin.write(json.dumps(watched.more | {"alone": self._worker.is_gone}).encode())

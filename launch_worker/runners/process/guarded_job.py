@@ -47,6 +47,8 @@ class GuardedJob:
         self.pidfd: int | None = None
         #: Boot time until which another process may reap an adopted job that has ended without a worker.
         self.reaped_by: float | None = None
+        #: Boot time of the next attempt to watch the main process of an adopted job; None unless one has failed.
+        self.watch_at: float | None = None
         #: The job was started by a guard that died.
         self.is_adopted = False
         #: The main process has ended.
@@ -121,7 +123,7 @@ class GuardedJob:
 
     def due(self) -> float:
         """Boot time of the next look at this job."""
-        times = (self.report_start_at, self.reaped_by, self.move_at, self.room_at)
+        times = (self.report_start_at, self.watch_at, self.reaped_by, self.move_at, self.room_at)
         due = min((at for at in times if at is not None), default=math.inf)
         if self.lease and not self.is_lease_enforced:
             due = min(due, self.lease[0])

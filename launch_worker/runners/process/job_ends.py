@@ -23,6 +23,8 @@ from launch_worker.runners.stop_reason import StopReason
 AFTERMATH_S = 2.0
 #: Seconds that another process has to reap an adopted job whose worker has left.
 _REAPED_S = 5.0
+#: Seconds until the next attempt to watch an adopted job's main process, for which there was no descriptor.
+_WATCH_AGAIN_S = 0.5
 #: Seconds between two looks at a job that is being ended, at most; and at one whose last processes cannot be ended.
 _PAUSE_S = 0.1
 _IN_VAIN_S = 1.0
@@ -80,8 +82,13 @@ class JobEnds:
         """Wait for the exit of a main process that is no child of this guard."""
         try:
             pidfd = os.pidfd_open(job.pid)
-        except OSError:
+        except ProcessLookupError:
             self._on_exit(job, None)
+            return
+        except OSError:
+            # No descriptor is left. That says nothing about the process.
+            job.watch_at = boot_time_s() + _WATCH_AGAIN_S
+            self._poller.be_due(job.watch_at)
             return
         found = tree.look_up(job.pid)
         if found is None or found.id != job.main:
@@ -138,6 +145,9 @@ class JobEnds:
 
     def look_at(self, job: GuardedJob, now: float) -> None:
         """Do what is due for the end of a job."""
+        if job.watch_at is not None and now >= job.watch_at:
+            job.watch_at = None
+            self.watch_adopted(job)
         if job.reaped_by is not None and now >= job.reaped_by:
             self._on_exit(job, None)
         # Also a job that is being stopped already, and has a longer grace than its lease.

@@ -21,7 +21,7 @@ from launch_worker.runners.job import Exited, Gone, Lease
 from launch_worker.runners.output import make_pipe
 from launch_worker.runners.process import orphans, tree
 from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, DirectChannel
-from launch_worker.runners.process.exits import Exit, keep_exit
+from launch_worker.runners.process.exits import Exit, keep_exit, read_exits
 from launch_worker.runners.process.guard_link import GuardLink
 from launch_worker.runners.process.handle import JobHandle, LeftJob
 from launch_worker.runners.process.own_process import become_subreaper
@@ -74,7 +74,8 @@ class ProcessRunner:
     ) -> None:
         """`knows_pulse`: the guard of `control` can ask whether this worker lives."""
         self._log_file_bytes = log_file_bytes
-        self._folder = folder
+        #: Folder of the file in which the guard keeps how attempts ended; '' for none.
+        self.folder = "" if folder is None else str(folder)
         self._handles: dict[str, JobHandle] = {}
         self._watched: dict[str, _WatchedContainer] = {}
         become_subreaper()  # should the guard die, its jobs become children of this process
@@ -199,6 +200,10 @@ class ProcessRunner:
     def unwatch(self, key: str) -> None:
         self._watched.pop(key, None)
         self.tell({"do": "unwatch", "key": key})
+
+    def kept_exit(self, attempt: str) -> Exit | None:
+        """How an attempt ended, as the guard has kept it; `attempt` is the name of its folder."""
+        return read_exits(self.folder).get(attempt) if self.folder else None
 
     def claim(
         self, left: LeftJob, *, env: Mapping[str, str], grace_s: float, events: queue.SimpleQueue[Any]
@@ -328,8 +333,8 @@ class ProcessRunner:
             return None, False
         assert ended is not None
         status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-        is_kept = self._folder is not None and keep_exit(
-            str(self._folder), os.path.basename(handle.order["folder"]), Exit(status, stopped_by, boot_time_s())
+        is_kept = bool(self.folder) and keep_exit(
+            self.folder, os.path.basename(handle.order["folder"]), Exit(status, stopped_by, boot_time_s())
         )
         handle.note_used(of_rusage(os.wait4(handle.main.pid, 0)[2]))
         return status, is_kept

@@ -28,6 +28,7 @@ from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.runner import ContainerRunner
 from launch_worker.runners.job import Exited, Lease
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.exits import read_exits
 from launch_worker.runners.process.runner import ProcessRunner
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
@@ -491,3 +492,107 @@ def test_a_guard_ends_no_container_that_another_worker_took_over_while_the_engin
         assert adopted is not None, why
         proxy.heal()
         assert end_of(bench.adopt(), timeout_s=30.0) == Exited(0, "")
+
+
+# -- how it ended, whatever happens at that moment --------------------------------------------------------------------
+
+#: The request for the rest of an ended container's log: its end was seen.
+REST = "/logs.*tail=100000"
+
+
+def lapse(bench: Bench, *, in_s: float = 0.0) -> None:
+    """Let the lease of the bench's container run out, as its guard sees it."""
+    now = boot_time_s()
+    bench.runner._guard.renew({f"{bench.run}.1": (now + in_s, now + 30.0)})
+
+
+def test_an_exit_code_that_is_known_stays_known_when_the_container_is_removed(bench: Bench, proxy: EngineProxy) -> None:
+    """As by `docker system prune`, before its log was read to the end."""
+    rule = proxy.rule("hang", "GET", REST)
+    handle = bench.shell("exit 6")
+    wait_until(lambda: rule.met, what="its end is seen")
+    bench.engine.api.remove_container(handle.container, v=True)
+    proxy.heal()
+    assert end_of(handle) == Exited(6, "")
+
+
+def test_the_end_is_told_of_a_container_that_is_removed_while_its_log_cannot_be_copied(bench: Bench) -> None:
+    (bench.folder / "output").mkdir()  # a file that cannot be written
+    handle = bench.shell("sleep 60")
+    bench.engine.api.remove_container(handle.container, v=True, force=True)
+    assert end_of(handle) == Exited(None, "", "its container was removed by somebody else")
+
+
+def test_a_lease_that_runs_out_after_the_end_was_seen_has_not_ended_it(bench: Bench, proxy: EngineProxy) -> None:
+    rule = proxy.rule("hang", "GET", REST)
+    handle = bench.shell("exit 0", lease=ends_in(60.0, 61.0))
+    wait_until(lambda: rule.met, what="its end is seen")
+    lapse(bench)
+    wait_until(lambda: not bench.runner._guard._watched, what="its guard ends it, for its lease is over")
+    proxy.heal()
+    assert end_of(handle) == Exited(0, "")
+
+
+def test_a_job_that_ends_by_itself_before_a_signal_reaches_it_was_not_stopped(bench: Bench, proxy: EngineProxy) -> None:
+    bench.runner.engine = engine.Engine(look_timeout_s=30.0)  # it waits for the answer to the signal
+    handle = bench.shell("while [ ! -e /tmp/go ]; do sleep 0.05; done")
+    rule = proxy.rule("hang", "POST", "/kill")
+    handle.stop(grace_s=60.0)
+    wait_until(lambda: rule.met, what="the signal is on its way")
+    seen = proxy.rule("watch", "GET", REST)
+    touch = bench.engine.api.exec_create(handle.container, ["touch", "/tmp/go"])
+    bench.engine.api.exec_start(touch)
+    wait_until(lambda: seen.met, what="its end is seen")
+    time.sleep(0.2)
+    assert handle.events.empty(), "it is not known yet whether it got the signal"
+    proxy.heal()
+    assert end_of(handle) == Exited(0, "")
+
+
+@contextlib.contextmanager
+def the_next_worker(bench: Bench, folder: Path) -> Iterator[Callable[[], ContainerHandle]]:
+    """Another worker, with a guard of its own, that adopts the bench's container from the guard that there is."""
+    former, name = str(bench.folder), bench.labels().attempt_name
+    folder.mkdir()
+    guard = ProcessRunner(folder=folder).open()
+    runner = ContainerRunner(guard)
+    runner.engine = bench.runner.engine
+    try:
+        yield lambda: runner.adopt(
+            bench.labels(),
+            key=f"{bench.run}.1",
+            lease=None,
+            events=queue.SimpleQueue(),
+            output=bench.folder / "output",
+            former_exit=lambda: read_exits(former).get(name),
+        )
+    finally:
+        guard.close()
+
+
+def test_a_container_that_its_former_guard_ends_while_it_is_adopted_was_ended_by_its_lease(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """As while Redis is away, and the next worker waits for it."""
+    handle = bench.shell("exec sleep 60", init=True, lease=ends_in(60.0, 90.0))
+    handle.leave()
+    with the_next_worker(bench, tmp_path / "next") as adopt:
+        heir = adopt()
+        wait_until(lambda: heir.has_run, what="it is adopted")
+        lapse(bench)
+        assert end_of(heir) == Exited(-15, "lease")
+
+
+def test_a_job_that_ends_by_itself_while_no_worker_is_there_has_not_ended_by_its_lease(
+    bench: Bench, proxy: EngineProxy, tmp_path: Path
+) -> None:
+    handle = bench.shell("exit 7", lease=ends_in(60.0, 90.0))
+    handle.leave()
+    bench.engine.api.wait(handle.container)
+    lapse(bench, in_s=2.0)
+    bench.runner._guard.detach()
+    name = bench.labels().attempt_name
+    wait_until(lambda: name in read_exits(str(bench.folder)), what="its lease is over")
+    with the_next_worker(bench, tmp_path / "next") as adopt:
+        wait_until(lambda: read_exits(str(bench.folder))[name][:2] == (7, ""), what="its guard finds how it had ended")
+        assert end_of(adopt()) == Exited(7, "")

@@ -296,8 +296,12 @@ class Protocol(RuleBasedStateMachine):
         self.jobs: list[Job] = []
         self.lanes: list[Lane] = []
         self.watched: dict[str, tuple[float, float] | None] = {}
-        #: How many leases of a container ran out, and were told.
+        #: Containers that the guard was told to leave alone, or leaves alone because a worker went away.
         self.unwatched: set[str] = set()
+        #: Boot times between which nobody listened to the guard: what happened then is kept, and not told.
+        self.unheard: list[tuple[float, float]] = []
+        self.alone_since = 0.0
+        #: Containers whose leases ran out, as it was told.
         self.expired: list[str] = []
         #: Orders that nobody sends who knows the protocol: each is printed, and no more comes of it.
         self.bad_orders = self.unread_orders = 0
@@ -411,7 +415,15 @@ class Protocol(RuleBasedStateMachine):
             return
         key = new_run_id()
         self.watched[key] = _until(lease)
-        self._tell({"do": "watch", "key": key, "container": f"no-such-{key}", "lease": self.watched[key], "more": {}})
+        self._tell(
+            {
+                "do": "watch",
+                "key": key,
+                "container": f"no-such-{key}",
+                "lease": self.watched[key],
+                "more": {"attempt": f"{key}.1"},
+            }
+        )
 
     @rule(at=_any)
     def unwatch(self, at: int) -> None:
@@ -458,10 +470,7 @@ class Protocol(RuleBasedStateMachine):
             self._thaw()
             settle(lambda: self._hear() or all(job.told for job in self.jobs), timeout_s=5.0)
         self._tell({"do": "detach"})
-        self.control.shutdown(socket.SHUT_WR)
-        self._thaw()
-        self._hear_to_the_end()
-        self.is_detached = True
+        self._go()
         time.sleep(moment)
 
     @rule(moment=_moments, again=st.booleans())
@@ -469,9 +478,7 @@ class Protocol(RuleBasedStateMachine):
         # Who is gone before its first order leaves the guard as it was.
         if self.is_detached and again and self._take(orders=False):
             self._hear()
-            self.control.shutdown(socket.SHUT_WR)
-            self._hear_to_the_end()
-            self.is_detached = True
+            self._go()
         if self.is_detached:
             self._take()
         time.sleep(moment)
@@ -580,6 +587,23 @@ class Protocol(RuleBasedStateMachine):
             os.close(job.pipe)
             job.pipe = -1
 
+    def _go(self) -> None:
+        """Go away, as a worker that leaves its jobs to the next one."""
+        self.alone_since = boot_time_s()
+        self.control.shutdown(socket.SHUT_WR)
+        self._thaw()
+        self._hear_to_the_end()
+        self.is_detached = True
+        # A container without a lease may outlive its worker.
+        self.unwatched.update(key for key, lease in self.watched.items() if lease is None)
+
+    def _has_expired(self, key: str) -> bool:
+        """Whether it was told that a container's lease ran out, or was kept while there was nobody to tell."""
+        self._hear()
+        kept = read_exits(str(self.folder)).get(f"{key}.1")
+        is_kept = kept is not None and any(since <= kept.at + 0.001 and kept.at <= to for since, to in self.unheard)
+        return key in self.expired or is_kept
+
     def _hear_to_the_end(self) -> None:
         assert settle(self._hear, timeout_s=_END_S), "the guard does not hang up"
         for lane in list(self.lanes):
@@ -593,6 +617,16 @@ class Protocol(RuleBasedStateMachine):
     def _take(self, *, orders: bool = True) -> bool:
         """Become the next worker, or begin anew where the guard had nothing left to do: False."""
         self._thaw()
+        is_taken = self._knock(orders=orders)
+        self.unheard.append((self.alone_since, boot_time_s()))
+        if is_taken:
+            return True
+        assert self.guard.returncode == 0
+        self._ended_unheard(set())
+        self._begin()
+        return False
+
+    def _knock(self, *, orders: bool) -> bool:
         while self.guard.poll() is None:
             guest = socket.socket(socket.AF_UNIX)
             guest.settimeout(5.0)
@@ -617,9 +651,6 @@ class Protocol(RuleBasedStateMachine):
                     self._tell({"do": "lease", "leases": {}})
                 return True
             guest.close()  # it was just leaving
-        assert self.guard.returncode == 0
-        self._ended_unheard(set())
-        self._begin()
         return False
 
     def _be_its_worker(self, guest: socket.socket, taken: dict[str, Any]) -> None:
@@ -685,7 +716,7 @@ class Protocol(RuleBasedStateMachine):
             self._tell({"do": "stop", "key": job.key, "grace_s": 0})
         for key, lease in self.watched.items():
             if lease is not None and lease[0] < boot_time_s() - 0.5 and key not in self.unwatched:
-                assert settle(lambda key=key: self._hear() or key in self.expired, timeout_s=5.0), key  # type: ignore[misc]
+                assert settle(lambda key=key: self._has_expired(key), timeout_s=5.0), key  # type: ignore[misc]
             self._tell({"do": "unwatch", "key": key})
         for lane in list(self.lanes):
             self._close(lane)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -230,6 +231,24 @@ else:
         signal.signal(number, signal.SIG_IGN)
 os.execv(program, sys.argv[2:])
 """
+
+
+def test_a_guard_that_has_no_descriptor_left_does_not_take_an_adopted_job_for_ended(traced: Traced) -> None:
+    env = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": new_run_id(), "LAUNCH_TOKEN": "1"}
+    job = subprocess.Popen(["sleep", "600"], env=env, start_new_session=True)
+    found = tree.look_up(job.pid)
+    assert found is not None
+    guard, limit = traced.process.pid, resource.prlimit(traced.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(guard, resource.RLIMIT_NOFILE, (0, limit[1]))
+    order = {"do": "adopt", "key": "a", "env": env, "grace_s": 5.0, "pid": job.pid, "start": found.id.start}
+    traced.tell(order | {"lease": None, "stop_grace_s": None, "folder": str(traced.folder / "runs" / "a")})
+    traced.start("b", "true")
+    assert traced.hear()["on"] == "refused", "it comes after the adopted job, of which nothing is told"
+    resource.prlimit(guard, resource.RLIMIT_NOFILE, limit)
+    job.kill()
+    assert traced.hear()["on"] == "exited"
+    job.wait()
+    assert traced.hear()["on"] == "gone"
 
 
 def odd_signals(what: str, *argv: str) -> list[str]:
