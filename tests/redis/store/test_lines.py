@@ -20,6 +20,7 @@ from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
+from tests.conftest import wait_until
 from tests.support.arrows import (
     CRASHED,
     CRASHED_AGAIN,
@@ -784,8 +785,10 @@ def test_a_time_is_a_time_of_the_servers_clock(store: Store) -> None:
 
 
 def test_due_runs_go_in_the_order_of_their_times(store: Store) -> None:
-    ids = [create(store, delay_s=delay_s) for delay_s in (0.03, 0.01, 0.02)]
-    time.sleep(0.04)
+    ids, now = [new_run_id() for _ in range(3)], store.now_us()
+    for run_id, delay_us in zip(ids, (530_000, 510_000, 520_000), strict=True):
+        store.create(run_id, RunSpec(command=("true",)), at_us=now + delay_us)
+    wait_until(lambda: store.now_us() > now + 530_000)
     store.publish_due()
     assert [run_id for run_id, _ in items(store)] == [ids[1], ids[2], ids[0]]
 
@@ -804,13 +807,11 @@ def test_a_run_that_did_not_start_in_time_is_killed(store: Store) -> None:
 
 
 def test_a_scheduled_run_expires_after_its_time_and_not_before(store: Store) -> None:
-    run_id = create(store, delay_s=0.1, expires_s=0.05)
+    run_id = create(store, delay_s=0.5, expires_s=0.05)
     time.sleep(0.07)
     store.publish_due()
     assert store.get(run_id).state is S.PENDING
-    time.sleep(0.1)
-    store.publish_due()
-    assert store.get(run_id).state is S.KILLED
+    wait_until(lambda: store.publish_due() and store.get(run_id).state is S.KILLED)
 
 
 def test_a_claim_after_the_expiry_is_refused(store: Store) -> None:
