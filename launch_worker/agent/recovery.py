@@ -20,6 +20,7 @@ from launch_worker.errors import BrokerUnavailableError, DamagedError, InputErro
 from launch_worker.logs.recorder import keep_large_output, recorder_of
 from launch_worker.maintenance.passes import OnEnd
 from launch_worker.model.job_words import Words, outcome_by_words
+from launch_worker.model.needs import parse_needs
 from launch_worker.model.outcome import Outcome, outcome_of_exit
 from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
@@ -276,7 +277,7 @@ class Recovery:
         wall_s: float | None = recorder.last_s or None
         if ended_ago_s is not None and record.running_since is not None:
             wall_s = max(0.0, (self._store.now_us() - record.running_since) / 1e6 - ended_ago_s)
-        return recorder.kept(wall_s)
+        return recorder.kept(wall_s, parse_needs(record.needs))
 
     def _ship_talk(self, attempt: AttemptFolder) -> Talk | None:
         """Send what the job wrote to its talk before it was gone; None for nothing. Raises BrokerUnavailableError."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from launch_worker.attempt.attempt import Attempt
+from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
 from launch_worker.runners.job import Look
@@ -66,10 +67,13 @@ class UsageSampler:
         every_s: float,
         devices: Callable[[Sequence[str]], Mapping[str, DeviceUse]] = lambda _: {},
         answer: Callable[[Record, KeptUsage], None] = lambda *_: None,
+        cost: float = _COST,
     ) -> None:
+        """`cost`: part of a core that the looks at one running job may take."""
         self._every_s = every_s
         self._devices = devices
         self._answer = answer
+        self._cost = cost
         self._trees = TreeUsage()
         self._changed = threading.Condition()
         self._watched: dict[str, _Watched] = {}
@@ -115,7 +119,7 @@ class UsageSampler:
             watched = self._watched.get(attempt.key)
             recorder = Recorder(every_s=1.0) if watched is None else watched.recorder
             recorder.note_end(attempt.job.used)
-            return recorder.kept(wall_s)
+            return recorder.kept(wall_s, parse_needs(attempt.record.needs))
 
     def forget(self, attempt: Attempt) -> None:
         """Look at the attempt no more; its samples stay in its folder, for the next worker."""
@@ -149,7 +153,7 @@ class UsageSampler:
             except Exception:
                 log.exception("usage.not_sampled")
             took_s = time.thread_time() - begun_s
-            self._not_before_s = time.monotonic() + took_s / (_COST * max(1, len(self._watched)))
+            self._not_before_s = time.monotonic() + took_s / (self._cost * max(1, len(self._watched)))
 
     def _due(self) -> list[_Watched]:
         now = time.monotonic()
@@ -175,8 +179,7 @@ class UsageSampler:
             if measured is not None:
                 self._note(watched, measured)
             if asked:
-                with self._changed:
-                    kept = watched.recorder.kept(time.monotonic() - (watched.attempt.begun_s or 0.0))
+                kept = self.usage(watched.attempt)
                 try:
                     self._answer(watched.attempt.record, kept)
                 except Exception as error:  # noqa: BLE001 (who asked gets no answer, and asks again)
@@ -226,8 +229,9 @@ def _share(whole: float | None, parts: Mapping[int, float], pids: frozenset[int]
     """What these processes have of a device; all of it for an attempt that has it alone."""
     if not is_shared:
         return whole
-    # A driver that names no process knows none: it may number them otherwise than this machine does.
-    return sum(share for pid, share in parts.items() if pid in pids) if pids & parts.keys() else None
+    if not (pids & parts.keys() or any(os.path.exists(f"/proc/{pid}") for pid in parts)):
+        return None  # a driver that names no process, or numbers them otherwise than they are numbered here
+    return sum(share for pid, share in parts.items() if pid in pids)
 
 
 def bytes_in(folder: str) -> int | None:

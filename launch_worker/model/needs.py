@@ -17,7 +17,10 @@ class Needs:
     memory: int = 0
 
 
+NOTHING = Needs()
+
+
 def parse_needs(text: str) -> Needs:
     """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. A damaged text is no needs, as at the claim."""
     match = _NEEDS.fullmatch(text)
-    return Needs(*map(int, match.groups())) if match else Needs()
+    return Needs(*map(int, match.groups())) if match else NOTHING

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
+from launch_worker.model.needs import NOTHING, Needs
 from launch_worker.untrusted.text import read_json, read_map
 
 #: Bytes of an attempt's figures and samples together, as JSON.
@@ -56,6 +57,10 @@ class Usage:
     disk_bytes: int | None = None
     #: Seconds after the start of the job from which on memory, GPUs and disk are known; None for all of its time.
     since_s: float | None = None
+    #: Cores, bytes and devices that its run had asked for; None for none.
+    asked_cpus: float | None = None
+    asked_memory: int | None = None
+    asked_gpus: int | None = None
 
     @classmethod
     def of(cls, text: str | bytes) -> Usage:
@@ -150,7 +155,7 @@ class Measured(NamedTuple):
 #: Series, and what 1 in the written numbers stands for.
 _UNITS: Mapping[str, float] = {"cpu": 0.01, "memory": _MIB, "gpu": 0.01, "gpu_memory": _MIB}
 _FIGURES = tuple(field.name for field in fields(Usage))
-_WHOLE = frozenset(("peak_memory", "mean_memory", "peak_gpu_memory", "disk_bytes"))
+_WHOLE = frozenset(("peak_memory", "mean_memory", "peak_gpu_memory", "disk_bytes", "asked_memory", "asked_gpus"))
 
 
 class Recorder:
@@ -242,7 +247,7 @@ class Recorder:
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
-    def usage(self, wall_s: float | None) -> Usage:
+    def usage(self, wall_s: float | None, asked: Needs = NOTHING) -> Usage:
         """The figures of a job that has taken this time; None for one that is not known."""
         mean = self._memory_s / self._memory_known_s if self._memory_known_s else self._last.memory
         busy = self._gpu_s / self._gpu_known_s if self._gpu_known_s else self._last.gpus
@@ -253,12 +258,15 @@ class Recorder:
             mean_memory=None if mean is None else int(mean),
             memory_gb_h=None if mean is None or wall_s is None else mean * wall_s / _GB_HOUR,
             since_s=self._since_s,
+            asked_cpus=asked.millicores / 1000 or None,
+            asked_memory=asked.memory or None,
+            asked_gpus=asked.gpus or None,
             **self._peaks,
         )
 
-    def kept(self, wall_s: float | None) -> KeptUsage:
+    def kept(self, wall_s: float | None, asked: Needs = NOTHING) -> KeptUsage:
         """All that is kept of a job that has taken this time."""
-        usage = self.usage(wall_s)
+        usage = self.usage(wall_s, asked)
         return KeptUsage(usage.to_text(), self.to_text(usage))
 
     def to_text(self, usage: Usage) -> str:

@@ -143,7 +143,9 @@ local function claim(id, seq)
     'worker', worker, 'host', host, 'started_at', int(now), 'gpus', #gpus > 0 and cjson.encode(gpus) or '[]')
   local used = get(id, 'usage')[1]
   -- The record has what the latest attempt used.
-  if used then redis.call('HSETNX', run_key(id) .. ':usage', run[4], used) end
+  if used and not redis.call('HGET', run_key(id) .. ':usage', run[4]) then
+    redis.call('HSET', run_key(id) .. ':usage', run[4], used)
+  end
   drop(id, 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
     'preempting', 'collector', 'log_missing', 'log_missing_lines', 'usage')
   if due then put(id, 'start_at', int(due)) end

@@ -125,6 +125,29 @@ def explained(handle: ContainerHandle) -> Outcome:
     return handle.explain(outcome_of_exit(status))
 
 
+# -- usage -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_engine_tells_what_a_container_has_used(bench: Bench) -> None:
+    """The same as its control group does, as far as that is seen from here."""
+    fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=50 2>/dev/null; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
+    handle = bench.shell(f"{fill}; echo filled; sleep 60", shm_size=100 << 20)
+    wait_until(lambda: "filled" in bench.output())
+    look = handle.measure({})
+    assert look is not None
+    assert look.used.cpu_s is not None
+    assert 0.05 < look.used.cpu_s < 20
+    assert look.used.memory is not None
+    assert 50 << 20 < look.used.memory < 90 << 20
+    usage = Path(f"/sys/fs/cgroup/cpuacct/docker/{handle.container}/cpuacct.usage")
+    if usage.exists():
+        assert look.used.cpu_s == pytest.approx(int(usage.read_text()) / 1e9, abs=0.1)
+    handle.stop(grace_s=0)
+    end_of(handle)
+    assert handle.measure({}) is None, "its control group is gone"
+    assert handle.used.cpu_s is None
+
+
 # -- output and ends ---------------------------------------------------------------------------------------------------
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pynvml  # type: ignore[import-untyped]
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from launch_worker.agent import gpus
 from launch_worker.agent.capacity import Capacity, Device, Use, parse_gpus
 from launch_worker.agent.gpus import Meter, capacity_from_options, find
+from launch_worker.attempt.sampling import DeviceUse
 from launch_worker.errors import InputError
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.spec import RunSpec
@@ -390,6 +392,43 @@ def test_a_worker_with_a_driver_offers_what_it_may_see_and_shows_its_use(monkeyp
     assert used["percent"] == 45
     with pytest.raises(InputError, match="GPU 1, which this worker does not see; it sees: 0, 2"):
         capacity_from_options("0,1", None, None, env={})
+
+
+def test_the_use_of_a_gpu_is_told_by_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch)
+    asked: list[int] = []
+
+    def busy(handle: str, since_us: int) -> list[Any]:
+        asked.append(since_us)
+        samples = [(11, 2, 70), (11, 1, 10), (12, 1, 30)]
+        found = [SimpleNamespace(pid=pid, timeStamp=at, smUtil=percent) for pid, at, percent in samples]
+        return cast(list[Any], Driver.whole(driver, handle, found))
+
+    driver = Driver(monkeypatch)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetProcessUtilization", busy)
+    holders = [SimpleNamespace(pid=11, usedGpuMemory=2 * G), SimpleNamespace(pid=13, usedGpuMemory=None)]
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda handle: driver.whole(handle, holders))
+    used = gpus.use_by_process(["0", "1", "GPU-c"])
+    assert used == {
+        "0": DeviceUse(0.45, 3 * G, busy_by={11: 0.7, 12: 0.3, 13: 0.0}, memory_by={11: 2 * G}),
+        "GPU-c": DeviceUse(0.45, None),
+    }
+    assert abs(asked[0] / 1e6 - time.time()) < 60
+
+
+def test_a_driver_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "_PATIENCE_S", 0.05)
+    hangs = threading.Event()
+
+    def measure(_: Sequence[str]) -> Mapping[str, DeviceUse]:
+        hangs.wait(20)
+        return {"0": DeviceUse(0.5)}
+
+    meter = gpus.DeviceMeter(measure=measure)
+    assert meter(["0"]) == {}
+    assert meter(["0"]) == {}, "no second thread waits"
+    hangs.set()
+    assert wait_until(lambda: meter(["0"]), what="it answers again") == {"0": DeviceUse(0.5)}
 
 
 # -- how busy they are -------------------------------------------------------------------------------------------------
