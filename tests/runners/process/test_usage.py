@@ -153,7 +153,8 @@ def test_one_look_finds_all_trees(jobs: Jobs) -> None:
     for handle in (first, second):
         handle.stop(grace_s=0)
         end_of(handle)
-    assert not {cookie(jobs, first), cookie(jobs, second)} & trees.look().keys()
+    both = {cookie(jobs, first), cookie(jobs, second)}
+    wait_until(lambda: not both & trees.look().keys(), what="the guard has reaped them")
 
 
 def test_a_daemon_that_has_ended_still_counts(jobs: Jobs) -> None:
