@@ -64,8 +64,13 @@ class Objects:
     def get(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Read an object, or a part of it. Raises FileNotFoundError, LaunchError."""
         with self.errors("read"):
-            data: bytes = self.files.cat_file(self.path(name), start=start, end=end)
-            return data
+            try:
+                data: bytes = self.files.cat_file(self.path(name), start=start, end=end)
+            except FileNotFoundError as error:
+                missing = error
+            else:
+                return data
+        raise missing
 
     def names(self, prefix: str) -> list[str]:
         """The names of all objects below a prefix. Raises LaunchError."""
@@ -93,11 +98,11 @@ class Objects:
 
     @contextlib.contextmanager
     def errors(self, verb: str) -> Iterator[None]:
-        """Raise each error as a LaunchError without secrets, and FileNotFoundError as it is."""
+        """Raise each error as a LaunchError without secrets."""
         url = self.shown
         try:
             yield
-        except (LaunchError, FileNotFoundError):
+        except LaunchError:
             raise
         except (ImportError, ValueError) as error:
             why = str(error).replace(self._url, url)

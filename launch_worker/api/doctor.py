@@ -361,6 +361,7 @@ def _logs(api: Api) -> Iterator[Finding]:
 
     try:
         objects = Objects(url, setting="LAUNCH_LOG_URL", what="logs")
+        # A folder that is missing is made with the first log.
         with objects.errors("read"), contextlib.suppress(FileNotFoundError):
             objects.files.ls(objects.root, detail=False)
     except LaunchError as error:

@@ -94,6 +94,7 @@ class Recorder:
         self._retry_at = 0.0
         self._retry_s = _RETRY_S
         self._is_away = False
+        self._problem = ""
         self._stored: StoredLogs | None = None
 
     def note(self, source: Source) -> None:
@@ -197,7 +198,7 @@ class Recorder:
                 log.error("log.not_stored run=%s attempt=%d: %s", entry.whole.run_id, entry.whole.attempt, error)
                 self._drop(name)
         if self._is_away:
-            self._is_away = False
+            self._is_away, self._problem = False, ""
             log.warning("log.store_answers %s", self.shown)
         self._retry_s = _RETRY_S
         return is_more
@@ -268,8 +269,9 @@ class Recorder:
                 log.debug("%s is no output that can be stored: %s", folder / name, error)
 
     def _note_away(self, error: LaunchError) -> None:
-        if not self._is_away:
-            self._is_away = True
+        self._is_away = True
+        if str(error) != self._problem:
+            self._problem = str(error)
             log.warning("log.store_away: %s; output waits on this machine's disk until it answers", error)
         self._back_off()
 

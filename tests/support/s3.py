@@ -29,7 +29,7 @@ class S3Server:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, bucket: str) -> None:
+    def start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
             env=os.environ | {"PYTHONWARNINGS": "ignore"},
@@ -37,13 +37,16 @@ class S3Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_until(lambda: self._has_made(bucket), timeout_s=40, what="the S3 server answers")
+        wait_until(lambda: self._answers("GET", ""), timeout_s=40, what="the S3 server answers")
 
-    def _has_made(self, bucket: str) -> bool:
+    def make(self, *, bucket: str) -> None:
+        assert self._answers("PUT", bucket)
+
+    def _answers(self, method: str, path: str) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, "the S3 server ended"
         try:
-            with urlopen(Request(f"{self.url}/{bucket}", method="PUT"), timeout=5):
+            with urlopen(Request(f"{self.url}/{path}", method=method), timeout=5):
                 return True
         except HTTPError:
             return False

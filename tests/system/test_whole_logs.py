@@ -187,7 +187,9 @@ def test_a_store_that_is_down_blocks_nothing_and_gets_all_when_it_is_up(cluster:
         result = cluster.run("launch-worker", "logs", run.id, "--tail", "1")
         assert result.out == "1000000\n"
         assert logs.run("true").wait(20) is RunState.FINISHED
-        server.start(bucket="logs")
+        server.start()
+        wait_until(lambda: "bucket does not exist" in worker.log, timeout_s=60, what="what is wrong now is said")
+        server.make(bucket="logs")
         wait_until(lambda: "log.stored run=" in worker.log, timeout_s=60, what="all is stored")
         result = logs.read(run)
         assert (result.out.encode(), result.err) == (WHOLE, "")
