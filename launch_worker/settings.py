@@ -69,6 +69,8 @@ class Settings:
     log_url: str = ""
     #: Bytes of an attempt's whole log at most; the middle of a longer one is dropped.
     log_keep_bytes: int = 1 << 30
+    #: Bytes of ended runs in Redis, about and without their output, that wait for an archive beyond their retention.
+    unarchived_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -159,6 +161,7 @@ class Settings:
             pass_s=seconds("LAUNCH_PASS_S", cls.pass_s),
             retention_s=seconds("LAUNCH_RETENTION", cls.retention_s),
             usage_s=seconds("LAUNCH_USAGE_S", cls.usage_s),
+            unarchived_bytes=size("LAUNCH_UNARCHIVED_BYTES", cls.unarchived_bytes),
             log_bytes=log_bytes,
             # Output that is not in Redis yet must still be in the file.
             log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),

@@ -20,10 +20,9 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.worker import Worker
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder
-from launch_worker.submission.submitter import me
 from launch_worker.untrusted.text import read_json
 
-__all__ = ["Api", "Run", "Runs", "current_folder", "me", "submit", "submit_many"]
+__all__ = ["Api", "Run", "Runs", "current_folder", "submit", "submit_many"]
 
 # A program that looks at runs asked for no log lines. A worker configures its own.
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
@@ -124,7 +123,8 @@ class Api(QueueApi, SweepApi):
         """
         if not self.is_array(array):
             raise UnknownRunError(f"there is no array {array[:40]!r}; its id is that of its first run")
-        killed, asked = self.store.cancel_array(array, reason=reason or f"cancelled by {me()}", grace_s=grace_s)
+        reason = reason or f"cancelled by {self.actor}"
+        killed, asked = self.store.cancel_array(array, reason=reason, grace_s=grace_s, actor=self.actor)
         if not killed and not asked:
             raise RefusedError(f"all runs of array {array} have ended; nothing was changed")
         return killed, asked

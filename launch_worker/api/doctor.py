@@ -32,6 +32,8 @@ _FIRST_RUNS = 200
 _GIB = 1 << 30
 #: Seconds between this clock and the server's from which there is a warning, and an error.
 _CLOCK_S, _WRONG_CLOCK_S = 2.0, 60.0
+#: Microseconds for which a loss of history is told.
+_RECENT_US = 7 * 86_400_000_000
 #: Share of its memory limit from which Redis is nearly full.
 _NEARLY_FULL = 0.9
 #: Seconds that an archive may be behind before there is a warning.
@@ -126,6 +128,7 @@ def _at_a_glance(api: Api, seen: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _too_big(api, seen["workers"])
     yield from _held(api)
     yield from _refused(api)
+    yield from _unarchived(api)
 
 
 def _server(api: Api) -> Iterator[Finding]:
@@ -339,6 +342,19 @@ def _refused(api: Api) -> Iterator[Finding]:
             "item.refused",
             f"an item of queue {item['queue']} was refused: {item['reason']}",
             "look at it, and who sent it: redis-cli LRANGE launch:refused 0 -1; DEL launch:refused forgets them",
+        )
+
+
+def _unarchived(api: Api) -> Iterator[Finding]:
+    state = api.store.archive_state()
+    if state.deleted_at and api.store.now_us() - state.deleted_at < _RECENT_US:
+        runs = "1 ended run was" if state.deleted == 1 else f"{state.deleted} ended runs were"
+        yield Finding(
+            "error",
+            "archive.missed",
+            f"{runs} deleted before an archive had them, the last at {isoformat(state.deleted_at)}: more waited for it "
+            "than LAUNCH_UNARCHIVED_BYTES allows",
+            "start the archive, or raise LAUNCH_UNARCHIVED_BYTES of workers and beat",
         )
 
 

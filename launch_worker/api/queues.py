@@ -144,13 +144,14 @@ class QueueApi(Connection):
         """Make a queue; refused where it is there already. (The first run submitted to a queue makes it, too.)"""
         check_queue_name(name)
         fields = self._queue_fields(None, settings)
-        if not self.store.configure("queue", name, fields, create=True):
+        if not self.store.configure("queue", name, fields, create=True, actor=self.actor):
             raise InputError(f"queue {name!r} is there already; change it with: launch-worker queues set {name}")
         return self.queue(name)
 
     def set_queue(self, name: str, **settings: Unpack[QueueSettings]) -> Queue:
         """Change some of a queue's settings. Runs that were submitted keep the defaults that they got."""
-        self.store.configure("queue", name, self._queue_fields(self._known_queue(name), settings))
+        fields = self._queue_fields(self._known_queue(name), settings)
+        self.store.configure("queue", name, fields, actor=self.actor)
         return self.queue(name)
 
     def queue(self, name: str) -> Queue:
@@ -167,17 +168,17 @@ class QueueApi(Connection):
     def pause_queue(self, name: str) -> None:
         """Let nothing of the queue start any more. Running runs go on."""
         self._known_queue(name)
-        self.store.configure("queue", name, {"paused": "1"})
+        self.store.configure("queue", name, {"paused": "1"}, actor=self.actor)
 
     def resume_queue(self, name: str) -> None:
         """Let a paused queue go on: waiting runs start at once where there is place."""
         self._known_queue(name)
-        self.store.configure("queue", name, {"paused": None})
+        self.store.configure("queue", name, {"paused": None}, actor=self.actor)
 
     def delete_queue(self, name: str) -> None:
         """Take a queue and its settings away. Raises RefusedError while runs wait in it; those that run go on."""
         self._known_queue(name)
-        reason = self.store.delete_queue(name)
+        reason = self.store.delete_queue(name, actor=self.actor)
         if reason:
             raise RefusedError(f"queue {name!r} was not deleted: {reason}; cancel them or wait for them")
 
@@ -188,13 +189,14 @@ class QueueApi(Connection):
         from launch_worker.queues.pool import check_pool_name
 
         check_pool_name(name)
-        if not self.store.configure("pool", name, self._pool_fields(None, settings), create=True):
+        fields = self._pool_fields(None, settings)
+        if not self.store.configure("pool", name, fields, create=True, actor=self.actor):
             raise InputError(f"pool {name!r} is there already; change it with: launch-worker pools set {name}")
         return self.pool(name)
 
     def set_pool(self, name: str, **settings: Unpack[PoolSettings]) -> Pool:
         """Change some of a pool's settings."""
-        self.store.configure("pool", name, self._pool_fields(self.pool(name), settings))
+        self.store.configure("pool", name, self._pool_fields(self.pool(name), settings), actor=self.actor)
         return self.pool(name)
 
     def pool(self, name: str) -> Pool:
@@ -210,17 +212,17 @@ class QueueApi(Connection):
     def pause_pool(self, name: str) -> None:
         """Let nothing of any queue of the pool start any more. Running runs go on."""
         self._known_pool(name)
-        self.store.configure("pool", name, {"paused": "1"})
+        self.store.configure("pool", name, {"paused": "1"}, actor=self.actor)
 
     def resume_pool(self, name: str) -> None:
         """Let a paused pool go on; a queue that is paused itself stays paused."""
         self._known_pool(name)
-        self.store.configure("pool", name, {"paused": None})
+        self.store.configure("pool", name, {"paused": None}, actor=self.actor)
 
     def delete_pool(self, name: str) -> None:
         """Take a pool away. Raises RefusedError while queues are in it."""
         self._known_pool(name)
-        reason = self.store.delete_pool(name)
+        reason = self.store.delete_pool(name, actor=self.actor)
         if reason:
             raise RefusedError(
                 f"pool {name!r} was not deleted: {reason}; take them out with: launch-worker queues set QUEUE --pool ''"

@@ -30,7 +30,6 @@ from launch_worker.model.units import format_duration, isoformat, parse_duration
 from launch_worker.model.usage import Measured, Usage
 from launch_worker.store.answers import CancelWord
 from launch_worker.store.files import SavedFile, saved_files
-from launch_worker.submission.submitter import me
 
 if TYPE_CHECKING:
     from launch_worker.logs.reading import Output, Piece
@@ -251,7 +250,7 @@ class Run:
         A look-up says "deleted" for as long as runs are kept. A second call changes nothing. Raises RefusedError while
         it runs, UnknownRunError.
         """
-        if not self._api.store.delete(self.id, who=me(), keep_s=self._api.settings.retention_s):
+        if not self._api.store.delete(self.id, who=self._api.actor, keep_s=self._api.settings.retention_s):
             raise RefusedError(f"run {self.id} is Running; stop it first with: launch-worker cancel {self.id}")
 
     def cancel(self, *, reason: str = "", grace_s: float | None = None) -> CancelWord:
@@ -259,22 +258,23 @@ class Run:
 
         `grace_s` 0 is SIGKILL at once; None is the run's own grace.
         """
-        reason = reason or f"cancelled by {me()}"
-        word, state = self._api.store.cancel(self.id, reason=reason, grace_s=grace_s)
+        reason = reason or f"cancelled by {self._api.actor}"
+        word, state = self._api.store.cancel(self.id, reason=reason, grace_s=grace_s, actor=self._api.actor)
         if word == "final":
             raise RefusedError(f"run {self.id} is already {state}; nothing was changed")
         return word
 
     def preempt(self, *, reason: str = "") -> None:
         """Ask for the job's end, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
-        reason = reason or f"preempted by {me()}"
-        word, state = self._api.store.preempt(self.id, reason=reason)
+        reason = reason or f"preempted by {self._api.actor}"
+        word, state = self._api.store.preempt(self.id, reason=reason, actor=self._api.actor)
         if word != "requested":
             raise RefusedError(f"run {self.id} is {state}; only a Running run can be preempted")
 
     def retry(self) -> None:
         """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""
-        state = self._api.store.requeue(self.id, reason=f"retry asked for by {me()}")
+        actor = self._api.actor
+        state = self._api.store.requeue(self.id, reason=f"retry asked for by {actor}", actor=actor)
         if state:
             held = self.refresh().why_held() if self.record.is_held else ""
             raise RefusedError(f"run {self.id} is {state}; {held or 'only an ended run can be retried'}")
@@ -285,11 +285,11 @@ class Run:
         It is Crashed then, or Pending again when it has retries left; returns which. Raises RefusedError for a run that
         is not held.
         """
-        record = self.refresh()
-        if not (record.is_held and self._api.store.release(self.id, record.token)):
+        record, actor = self.refresh(), self._api.actor
+        if not (record.is_held and self._api.store.release(self.id, record.token, actor=actor)):
             why = f"worker {record.worker} reports on it" if record.state is RunState.RUNNING else "it does not run"
             raise RefusedError(f"run {self.id} is {record.state}, and {why}; there is nothing to confirm")
-        outcome = Outcome(RunState.CRASHED, reason=f"{me()} confirmed that its job on {record.host} has ended")
+        outcome = Outcome(RunState.CRASHED, reason=f"{actor} confirmed that its job on {record.host} has ended")
         [answer] = self._api.store.crash_many([(self.id, record.token, next_step_of(record, outcome))])
         if isinstance(answer, LaunchError):
             raise answer

@@ -24,7 +24,6 @@ from launch_worker.model.units import isoformat
 from launch_worker.store.sweeps import unknown_sweep
 from launch_worker.submission.options import read_options
 from launch_worker.submission.resolve import current_folder
-from launch_worker.submission.submitter import me
 from launch_worker.sweeps.drive import advance, spec_of
 from launch_worker.untrusted.text import read_map
 
@@ -134,8 +133,9 @@ class Sweep:
 
     def steer(self, word: SweepOrder) -> str:
         """Carry out the order. Returns the state now."""
-        reason = f"sweep {self.id} was {_STEERED[word]} by {me()}"
-        done, state = self._api.store.steer_sweep(self.id, word, reason=reason)
+        actor = self._api.actor
+        reason = f"sweep {self.id} was {_STEERED[word]} by {actor}"
+        done, state = self._api.store.steer_sweep(self.id, word, reason=reason, actor=actor)
         if not done:
             raise RefusedError(f"sweep {self.id} is {state} and cannot be {_STEERED[word]}; nothing was changed")
         return state
@@ -306,7 +306,7 @@ class SweepApi(Connection):
             "target": "" if parsed.target is None else repr(parsed.target),
             "watched": int(parsed.watches_metric),
         }
-        self.store.create_sweep(sweep_id, fields)
+        self.store.create_sweep(sweep_id, fields, actor=self.actor)
         advance(self.store, api.settings, sweep_id)
         return Sweep(api, sweep_id)
 
@@ -352,7 +352,7 @@ def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[st
         if name in plain:
             raise InputError(f"{name} is not an option of a sweep; its runs are made when there is room for them")
     item = read_options(plain, folder=current_folder() or "/")
-    given: dict[str, Any] = {"author": me()} | dict(item.given)
+    given: dict[str, Any] = {"author": api.actor} | dict(item.given)
     if config.project or api.settings.project:
         given.setdefault("project", config.project or api.settings.project)
     if not (given.get("uri") or given.get("upload")) and (folder := current_folder()) is not None:

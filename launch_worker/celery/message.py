@@ -17,6 +17,8 @@ from launch_worker.maintenance.passes import PASSES
 from launch_worker.untrusted.text import read_json
 
 RUN_TASK = "launch_worker.run"
+#: Actor of what is asked for through Celery's remote control, which does not say by whom.
+SOMEBODY = "somebody, through Celery"
 _PASS_TASKS = frozenset(f"launch_worker.{name}" for name in PASSES)
 
 #: Bytes of an element that is read, at most; a message of ours has less than 2 KiB.

@@ -15,7 +15,7 @@ from celery.worker.control import rate_limit as celerys_rate_limit
 
 from launch_worker.agent.launch_agent import LaunchAgent
 from launch_worker.agent.queue_watch import QueueWatch
-from launch_worker.celery.message import RUN_TASK
+from launch_worker.celery.message import RUN_TASK, SOMEBODY
 from launch_worker.celery.worker import LaunchWorker, worker_of
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import RUN_ID
@@ -83,7 +83,7 @@ def _cancel(ids: Iterable[Any], *, running: bool, at_once: bool) -> dict[str, st
             if not running and store.get(run_id).state is not RunState.PENDING:
                 problems.append(f"run {run_id} does not wait; to end it: terminate, or launch-worker cancel {run_id}")
                 continue
-            word, state = store.cancel(run_id, reason=reason, grace_s=0.0 if at_once else None)
+            word, state = store.cancel(run_id, reason=reason, grace_s=0.0 if at_once else None, actor=SOMEBODY)
             (problems if word == "final" else done).append(f"run {run_id} is {state}" if word == "final" else run_id)
         except UnknownRunError:
             problems.append(f"there is no run {run_id}")

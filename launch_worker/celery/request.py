@@ -26,7 +26,7 @@ from launch_worker.attempt.attempt import Attempt
 from launch_worker.celery.application import app
 from launch_worker.celery.broker import refuse
 from launch_worker.celery.events import EVENTS, end_event, show_end
-from launch_worker.celery.message import RUN_TASK
+from launch_worker.celery.message import RUN_TASK, SOMEBODY
 from launch_worker.celery.worker import LaunchWorker, worker_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.run import Record
@@ -220,7 +220,7 @@ class RunRequest(Request):  # type: ignore[misc]
 
     def _cancel(self, reason: str) -> None:
         try:
-            LaunchAgent.current().api.store.cancel(self.id, reason=reason)
+            LaunchAgent.current().api.store.cancel(self.id, reason=reason, actor=SOMEBODY)
         except LaunchError as error:
             log.error("run.not_cancelled run=%s: %s", self.id, error)
 

@@ -128,7 +128,8 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
 @click.pass_obj
 def delete_command(url: str | None, name: str, as_json: bool) -> None:
     """Take a recurring submission away. Runs that it submitted stay."""
-    if not Api(url).store.delete_schedule(name):
+    api = Api(url)
+    if not api.store.delete_schedule(name, actor=api.actor):
         raise _unknown(name)
     if as_json:
         terminal.echo_json({"name": name, "deleted": True})
@@ -176,7 +177,7 @@ def add_schedule(
             f"there is a schedule {schedule.name!r} already; delete it with: launch-worker schedules delete "
             f"{schedule.name}, or name this one otherwise"
         )
-    api.store.keep_schedule(schedule.name, schedule.to_json(), next_us)
+    api.store.keep_schedule(schedule.name, schedule.to_json(), next_us, actor=api.actor)
     return Kept(schedule, next_us)
 
 

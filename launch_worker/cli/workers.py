@@ -91,11 +91,11 @@ def resume_command(url: str | None, worker: str, as_json: bool) -> None:
 
 
 def _order(url: str | None, worker: str, word: WorkerOrder, sentence: str, *, as_json: bool) -> None:
-    store = Api(url).store
-    owners = [entry["owner"] for entry in store.workers() if worker in (entry["worker"], entry["owner"])]
+    api = Api(url)
+    owners = [entry["owner"] for entry in api.store.workers() if worker in (entry["worker"], entry["owner"])]
     if not owners:
         raise InputError(f"there is no live worker {worker!r}; list them with: launch-worker workers")
-    ordered = [store.order(owner, word) for owner in owners]
+    ordered = [api.store.order(owner, word, actor=api.actor) for owner in owners]
     if not any(ordered):
         raise InputError(f"worker {worker!r} does not listen now; try again in a few seconds")
     if as_json:

@@ -82,7 +82,7 @@ def retire_runs(store: Store, settings: Settings) -> int:
     store.retire_sweeps(retention_s=settings.retention_s)
     retired = 0
     for _ in range(_RETIRE_CALLS):
-        count = store.retire(retention_s=settings.retention_s)
+        count = store.retire(retention_s=settings.retention_s, unarchived_bytes=settings.unarchived_bytes)
         retired += count
         if not count:
             break

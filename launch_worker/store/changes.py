@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ from launch_worker.store.redis.connection import clear_errors
 
 #: Seconds for which the feed is kept without a reader's word.
 LIFE_S = 86400.0
+#: Seconds for which ended runs wait for an archive that does not renew its registration.
+ARCHIVE_LIFE_S = 7 * 86400.0
+#: Runs that one call of the `archived` script notes: Redis does nothing else during a call.
+_AT_ONCE = 500
 #: Place before the first change that is kept.
 FIRST = "0-0"
 #: Seconds of one wait for changes: shorter than a client waits for an answer.
@@ -31,8 +35,22 @@ class Change:
     #: One of run, gone, act, sweep, schedule, queue, pool, worker, and feed: the feed begins, and tells of nothing
     #: that was before. A later release may add others.
     kind: str
-    #: The entry's other fields; what strangers wrote in them is not cleaned.
+    #: The entry's other fields that are not empty; what strangers wrote in them is not cleaned.
     fields: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ArchiveState:
+    """What Redis knows of an archive."""
+
+    #: Name of the archive that is registered; '' for none.
+    name: str
+    #: Ended runs that it has not confirmed.
+    waiting: int
+    #: Runs that were deleted before an archive had confirmed them.
+    deleted: int
+    #: Server time in microseconds at which the last of these was deleted; 0 for never.
+    deleted_at: int
 
 
 class Changes(Client):
@@ -44,6 +62,37 @@ class Changes(Client):
         False where the feed begins only now: it does not tell what happened before, and a reader starts at FIRST.
         """
         return bool(self._call("follow", as_us(life_s)))
+
+    def register_archive(self, name: str, *, life_s: float = ARCHIVE_LIFE_S) -> None:
+        """Have ended runs kept beyond their retention, for `life_s` from now, until this archive has confirmed them."""
+        self._call("archived", name, as_us(life_s))
+
+    def confirm_archived(self, ended: Sequence[tuple[str, int]]) -> int:
+        """Note that an archive has these runs (id, `ended_at`) with their ends: Redis may forget them in time.
+
+        A run that has another end by now, or runs again, is left as it is. Returns how many runs were noted.
+        """
+        noted = 0
+        for start in range(0, len(ended), _AT_ONCE):
+            flat = [part for run in ended[start : start + _AT_ONCE] for part in run]
+            noted += int(self._call("archived", "", 0, *flat))
+        return noted
+
+    def unarchived(self, *, skip: int = 0, limit: int = 1000) -> list[tuple[str, int]]:
+        """Ended runs (id, `ended_at`) that no archive has confirmed, by their end, without the first `skip`."""
+        with clear_errors(self.url):
+            found = self._redis.zrange(keys.ENDED, skip, skip + limit - 1, withscores=True)
+        return [(text(run_id), int(ended_at)) for run_id, ended_at in found]
+
+    def archive_state(self) -> ArchiveState:
+        """What Redis knows of an archive."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.get(keys.ARCHIVE)
+            pipe.hmget(keys.COUNTERS, "unarchived_deleted", "unarchived_deleted_at")
+            pipe.zcard(keys.ENDED)
+            name, (deleted, deleted_at), waiting = pipe.execute()
+        return ArchiveState(text(name or ""), waiting, int(deleted or 0), int(deleted_at or 0))
 
     def changes(self, after: str = FIRST, *, count: int = 1000, block_s: float = 0.0) -> list[Change]:
         """The changes after this place, the oldest first and `count` at most; waits for the first for `block_s`.
@@ -81,5 +130,5 @@ def _entries(found: Any) -> list[Any]:
 
 
 def _change(entry_id: Any, fields: Any) -> Change:
-    said = pairs(fields or {})
+    said = {name: value for name, value in pairs(fields or {}).items() if value}
     return Change(text(entry_id), said.pop("kind", ""), said)

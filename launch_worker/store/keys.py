@@ -16,13 +16,14 @@ PASSES = "launch:passes"
 COUNTERS = "launch:counters"
 REFUSED = "launch:refused"
 DUE = "launch:due"
-ENDED = "launch:ended"
 HOLD = "launch:hold"
 RESTORED = "launch:restored_at"
 SYSTEM = "launch:system"
 #: Stream of changes; it exists only while somebody reads it.
 CHANGES = "launch:changes"
-#: Key that an archive renews.
+#: Ended runs that no archive has confirmed, by their end.
+ENDED = "launch:ended"
+#: Name of the archive that is registered.
 ARCHIVE = "launch:archive"
 #: Channel for queues that are new, configured or gone.
 QUEUE_NEWS = "launch:queues"

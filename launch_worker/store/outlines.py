@@ -115,12 +115,6 @@ class Outlines(Lists):
                 found[run_id] = (_count(at), str(said.get("by", "")))
         return found
 
-    def register_archive(self, name: str) -> None:
-        """Have Redis keep ended runs until an archive has confirmed them."""
-
-    def confirm_archived(self, runs: Sequence[tuple[str, int]]) -> None:
-        """Let Redis forget these ended runs, for an archive has them; each with its `ended_at`."""
-
 
 def _count(digits: str) -> int:
     return int(digits) if digits.isdecimal() and len(digits) <= 18 else 0

@@ -17,6 +17,8 @@ from launch_worker.store.server import Server
 _LOOKS_FOR_LOST = 100
 #: Fields that are read of a stale run: those that decide what comes next.
 _OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
+#: Bytes of an ended run in Redis, about, without its output.
+_RECORD_BYTES = 2048
 #: Gaps of passes that have none.
 _NO_GAPS: Mapping[str, float] = {}
 
@@ -75,6 +77,11 @@ class Passes(Server):
         """Tell owners again of stops that they have not carried out. Returns how many runs that were."""
         return int(self._call("check_cancellations", limit))
 
-    def retire(self, *, retention_s: float, limit: int = 200) -> int:
-        """Delete the runs that ended longer than `retention_s` ago. Returns how many runs that were."""
-        return int(self._call("retire", as_us(retention_s), limit))
+    def retire(self, *, retention_s: float, limit: int = 200, unarchived_bytes: int = 1 << 30) -> int:
+        """Delete the runs that ended longer than `retention_s` ago. Returns how many runs that were.
+
+        While an archive is registered, runs that it has not confirmed are kept longer, as many as fit into
+        `unarchived_bytes`, about; the oldest that are more are deleted too.
+        """
+        most = unarchived_bytes // _RECORD_BYTES
+        return int(self._call("retire", as_us(retention_s), limit, most))

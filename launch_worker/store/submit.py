@@ -99,7 +99,7 @@ class Creator(Client):
         knows its queue.
         """
         new = New(run_id, spec, queue_config, pool_config, delay_s, at_us)
-        [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known)))
+        [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known, self.acl_user)))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -116,7 +116,7 @@ class Creator(Client):
         line, is_first = self._transport.line(), True
         try:
             for batch in batches:
-                calls = _creations(batch, "", if_queue_known)
+                calls = _creations(batch, "", if_queue_known, self.acl_user)
                 line.send("FCALL", function_of("create"), 0, *calls)
                 sent.append((batch, calls))
                 # The first answer is awaited: where the library must be loaded, the next batch must not overtake.
@@ -186,9 +186,9 @@ def expiry_of(spec: RunSpec) -> str | int:
     return "" if spec.expires_s is None else round(spec.expires_s * 1e6)
 
 
-def _creations(runs: Iterable[New], reason: str, if_queue_known: bool) -> list[str | int]:
+def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str) -> list[str | int]:
     """The arguments of the `create` script; consecutive runs of one queue are a group."""
-    args: list[str | int] = [int(if_queue_known), reason]
+    args: list[str | int] = [int(if_queue_known), reason, user]
     group: tuple[str, str, str] | None = None
     count_at = 0
     for run_id, spec, queue_config, pool_config, delay_s, at_us in runs:

@@ -9,6 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,10 +44,13 @@ class Submitter:
         self._store: Creator | None = None
         #: Configurations of each queue and its pool, as last seen.
         self._configs: dict[str, Configs] = {}
-        #: The user of this process, kept: its look-up takes longer than the rest of a submission.
-        self._me = ""
         #: The sha256 of each folder that was sent, by its path.
         self._sent: dict[str, str] = {}
+
+    @cached_property
+    def actor(self) -> str:
+        """Who acts through this connection: USER@HOST of this process. The look-up is slow, so its result is kept."""
+        return me()
 
     @property
     def store(self) -> Creator:
@@ -182,8 +186,7 @@ class Submitter:
 
     def _resolve(self, queue: str, given: Mapping[str, Any]) -> Ready:
         configs = self._configs.get(queue, Configs())
-        self._me = self._me or me()
-        given = {"author": self._me} | dict(given)
+        given = {"author": self.actor} | dict(given)
         if not given.get("project") and self.settings.project:
             given["project"] = self.settings.project
         if given.get("cwd") is None and not (given.get("uri") or given.get("upload")):

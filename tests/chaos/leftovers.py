@@ -36,10 +36,13 @@ def check_leftovers(system: System) -> list[str]:
     for pattern in ("launch.direct.*", "launch:parked:*", "launch:places:*", "launch:line:*", "launch:dispatched:*"):
         wrong += [f"{key.decode()!r} is still there" for key in redis.scan_iter(pattern)]
     wrong += store.inconsistencies(limit=1_000_000)
-    ended = {member.decode() for member in redis.zrange("launch:ended", 0, -1)}
+    lists = [{member.decode() for member in redis.zrange(f"launch:{name}", 0, -1)} for name in ("ended", "archived")]
+    ended = set.union(*lists)
+    if both := set.intersection(*lists):
+        wrong.append(f"an archive has confirmed runs that wait for it: {sorted(both)[:5]}")
     final = {record.id for record in store.runs() if record.state.is_final}
     if ended != final:
-        wrong.append(f"launch:ended and the final runs differ by {sorted(ended ^ final)[:5]}")
+        wrong.append(f"the lists of ended runs and the final runs differ by {sorted(ended ^ final)[:5]}")
     wrong += check_refused(redis, system.evidence)
     wrong += check_logs(system.logs(), system.evidence)
     for folder in sorted((system.spool / "workers").iterdir()) if (system.spool / "workers").is_dir() else ():

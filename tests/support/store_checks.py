@@ -25,6 +25,7 @@ def inconsistencies(store: Store) -> list[str]:
         pipe.lrange(keys.history(run_id), 0, -1)
     replies = pipe.execute()
     runs = {run_id: _texts(replies[2 * at]) for at, run_id in enumerate(ids)}
+    archived = {text(run_id) for run_id in redis.zrange("launch:archived", 0, -1)}
     found = []
     expected: dict[str, dict[str, float]] = {}
 
@@ -44,7 +45,7 @@ def inconsistencies(store: Store) -> list[str]:
         if run.get("array"):
             expect(keys.runs_by("array", run["array"]), run_id, run["created_at"])
         if state.is_final:
-            expect("launch:ended", run_id, run["ended_at"])
+            expect("launch:archived" if run_id in archived else "launch:ended", run_id, run["ended_at"])
         elif "ended_at" in run:
             found.append(f"{run_id} is {state} and has an end")
         if "due_at" in run:
@@ -56,7 +57,9 @@ def inconsistencies(store: Store) -> list[str]:
         found += _history_faults(run_id, run, [json.loads(line) for line in replies[2 * at + 1]])
 
     indexes = [
-        name for name in names if name.startswith(("launch:runs", "launch:ended", "launch:due", "launch:cancels"))
+        name
+        for name in names
+        if name.startswith(("launch:runs", "launch:ended", "launch:archived", "launch:due", "launch:cancels"))
     ]
     for index in sorted({*indexes, *expected}):
         actual = {text(member): score for member, score in redis.zrange(index, 0, -1, withscores=True)}

@@ -1,11 +1,12 @@
--- (nothing) -> Pending, for many runs.  ARGV: only_known (1: refuse a new queue), reason, then for each group of runs:
+-- (nothing) -> Pending, for many runs.  ARGV: only_known (1: refuse a new queue), reason, user (the ACL user of whoever
+-- submits, '' for the usual one), then for each group of runs:
 --   queue, its configuration and its pool's as the caller knows them, number of runs; and for each of these runs:
 --   id, due ('' = now, else 'at:US' or 'in:US'), expires_us ('' = never), number of fields and values, field, value, …
 -- Idempotent by id: a repeated call changes nothing. Refuses a caller that does not know the configurations.
 -- Returns for each group {number of live consumers of the queue, an answer for each run}: created 0|1,
 --   or {-1, the configuration, the pool's} or {-2, why not} or {-3, the known queues}, or an error.
-local only_known, reason = unpack(ARGV, 1, 2)
-local FIRST_GROUP = 3
+local only_known, reason, user = unpack(ARGV, 1, 3)
+local FIRST_GROUP = 4
 -- Each run of a call gets a time of its own: lists are in the order of the arguments.
 local now = now_us() - 1
 local answers, at = {}, FIRST_GROUP
@@ -36,7 +37,7 @@ while at <= #ARGV do
       answer = refused
       if not refused then
         local fine, created, why = pcall(create, id, now, reason, queue, due ~= '' and due_at(due) or nil,
-          tonumber(expires_us), {unpack(ARGV, at - tonumber(fields), at - 1)})
+          tonumber(expires_us), {unpack(ARGV, at - tonumber(fields), at - 1)}, user)
         -- One damaged key must not leave the others without their items.
         if not fine then answer = type(created) == 'table' and created or {err = tostring(created)}
         elseif created == -2 then answer = {-2, why}

@@ -20,12 +20,12 @@ if redis.call('SISMEMBER', 'launch:settle', id) == 1 then return 'again' end
 -- The mark comes first: a worker that was silent must not bring the record back.
 redis.call('SET', mark, cjson.encode({at = int(now), by = who}), 'PX', int(math.max(1, math.floor(tonumber(keep_us) / 1000))))
 local run = get(id, 'queue', 'project', 'state', 'sweep', 'array', 'attempt')
-redis.call('ZREM', 'launch:ended', id)
+unlist_ended(id)
 redis.call('ZREM', 'launch:runs', id)
 for at, kind in ipairs({'queue', 'project', 'state', 'sweep'}) do
   if run[at] and run[at] ~= '' then redis.call('ZREM', 'launch:runs:' .. kind .. ':' .. run[at], id) end
 end
 forget(id)
 redis.call('PUBLISH', 'launch:news:' .. id, 'deleted')
-add_change('gone', 'id', id, 'at', int(now), 'actor', actor)
+add_change({'kind', 'gone', 'id', id, 'at', int(now), 'actor', actor})
 return 'deleted'

@@ -1,20 +1,42 @@
--- Deletes runs that ended longer ago than the retention, with history, logs and index entries.
--- ARGV: retention_us, limit.  Returns the number of runs.
-local retention_us, limit = unpack(ARGV)
-local now = now_us()
-local old = redis.call('ZRANGEBYSCORE', 'launch:ended', '-inf', int(now - tonumber(retention_us)), 'LIMIT', 0, limit)
-for _, id in ipairs(old) do
-  local run = get(id, 'queue', 'project', 'state', 'attempt', 'sweep', 'array')
-  redis.call('ZREM', 'launch:ended', id)
-  redis.call('ZREM', 'launch:runs', id)
-  if run[1] then redis.call('ZREM', 'launch:runs:queue:' .. run[1], id) end
-  if run[2] then redis.call('ZREM', 'launch:runs:project:' .. run[2], id) end
-  if run[3] then redis.call('ZREM', 'launch:runs:state:' .. run[3], id) end
-  if run[5] and run[5] ~= '' then redis.call('ZREM', 'launch:runs:sweep:' .. run[5], id) end
-  forget(id)
+-- Deletes runs that ended longer ago than the retention, with history, logs and index entries. While an archive is
+-- registered, these are runs that it has confirmed; of the others it deletes only the oldest that are more than
+-- most_unarchived, and counts them.
+-- ARGV: retention_us, limit, most_unarchived.  Returns the number of runs.
+local retention_us, limit, most_unarchived = unpack(ARGV)
+local now, deleted = now_us(), 0
+limit = tonumber(limit)
+local before = int(now - tonumber(retention_us))
+
+local function retire(list, most)
+  local old = redis.pcall('ZRANGEBYSCORE', list, '-inf', before, 'LIMIT', 0, int(most))
+  if old.err then return 0 end
+  for _, id in ipairs(old) do
+    local run = get(id, 'queue', 'project', 'state', 'attempt', 'sweep', 'array')
+    redis.call('ZREM', list, id)
+    redis.call('ZREM', 'launch:runs', id)
+    if run[1] then redis.call('ZREM', 'launch:runs:queue:' .. run[1], id) end
+    if run[2] then redis.call('ZREM', 'launch:runs:project:' .. run[2], id) end
+    if run[3] then redis.call('ZREM', 'launch:runs:state:' .. run[3], id) end
+    if run[5] and run[5] ~= '' then redis.call('ZREM', 'launch:runs:sweep:' .. run[5], id) end
+    forget(id)
+  end
+  return #old
+end
+
+deleted = retire('launch:archived', limit)
+if redis.pcall('EXISTS', 'launch:archive') == 1 then
+  local over = redis.call('ZCOUNT', 'launch:ended', '-inf', before) - tonumber(most_unarchived)
+  local lost = retire('launch:ended', math.max(0, math.min(limit - deleted, over)))
+  if lost > 0 then
+    redis.call('HINCRBY', 'launch:counters', 'unarchived_deleted', lost)
+    redis.call('HSET', 'launch:counters', 'unarchived_deleted_at', int(now))
+  end
+  deleted = deleted + lost
+else
+  deleted = deleted + retire('launch:ended', limit - deleted)
 end
 -- Workers that vanished without a goodbye (publish_lost takes them off the list of workers).
 for _, queue in ipairs(redis.call('SMEMBERS', 'launch:queues')) do
   redis.call('ZREMRANGEBYSCORE', 'launch:consumers:' .. queue, '-inf', int(now))
 end
-return #old
+return deleted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import LaunchError
@@ -44,13 +45,18 @@ class Client:
     def close(self) -> None:
         self._transport.close()
 
+    @cached_property
+    def acl_user(self) -> str:
+        """The user by whom this client logs in to Redis; '' for the usual one."""
+        user = clean(RedisUrl.parse(self.url).username)
+        return "" if user == "default" else user[: _MOST_ACTOR // 2]
+
     def named(self, actor: str) -> str:
         """The name of a person who acts, as changes tell it: with the ACL user, if not the usual one; '' stays ''.
 
         It is what the client says: Redis cannot vouch for it.
         """
-        user = RedisUrl.parse(self.url).username
-        suffix = f" as {clean(user)}" if user and user != "default" else ""
+        suffix = f" as {self.acl_user}" if self.acl_user else ""
         return f"{clean(actor)[: _MOST_ACTOR - len(suffix)]}{suffix}" if actor else ""
 
     def exists(self, run_id: str) -> bool:

@@ -28,16 +28,20 @@ end
 local function add_arrow(id, line, state, now, attempt, worker, reason, more)
   if not is_followed() then return end
   attempt = tonumber(attempt) or 0
-  local host, gpus, started_at, ended_at
-  if state == 'Running' then
-    host, gpus, started_at = unpack(get(id, 'host', 'gpus', 'started_at'))
-  elseif FINAL[state] then
-    ended_at = int(more.ended_at or now)
+  local entry = {'kind', 'run', 'id', id, 'n', int(line), 'state', state, 'at', int(now),
+    'attempt', attempt > 0 and int(attempt) or '', 'worker', worker or '', 'reason', reason or '',
+    'actor', more.actor or '', 'restored', more.restored or ''}
+  local function also(facts)
+    for at = 1, #facts do entry[#entry + 1] = facts[at] end
   end
-  add_change('run', 'id', id, 'n', line, 'state', state, 'at', int(now), 'attempt', attempt > 0 and int(attempt),
-    'worker', worker, 'reason', reason, 'actor', more.actor, 'host', host, 'gpus', gpus ~= '[]' and gpus,
-    'started_at', started_at, 'exit_code', more.exit_code, 'signal', more.signal, 'phase', more.phase,
-    'message', more.message, 'ended_at', ended_at, 'usage', more.usage, 'restored', more.restored)
+  if state == 'Running' then
+    local run = get(id, 'host', 'gpus', 'started_at')
+    also({'host', run[1] or '', 'gpus', run[2] ~= '[]' and run[2] or '', 'started_at', run[3] or ''})
+  elseif FINAL[state] then
+    also({'ended_at', int(more.ended_at or now), 'exit_code', more.exit_code or '', 'signal', more.signal or '',
+      'phase', more.phase or '', 'message', more.message or '', 'usage', more.usage or ''})
+  end
+  add_change(entry)
 end
 
 -- The facts of an arrow that has no others.
@@ -66,13 +70,15 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
     end
   end
   if FINAL[to] then
+    -- Another end is to be confirmed by an archive too.
+    if FINAL[from] then unlist_ended(id) end
     redis.call('ZADD', 'launch:ended', ended_at, id)
     redis.call('ZREM', 'launch:leases', id)
     if get(id, 'cancel_at')[1] then redis.call('ZREM', 'launch:cancels', id) end
     drop(id, 'preempting', 'start_at', 'held')
   elseif FINAL[from] then
     drop(id, 'ended_at')
-    redis.call('ZREM', 'launch:ended', id)
+    unlist_ended(id)
     rejoin_sweep(id)
   end
   if from == 'Pending' and to == 'Running' then forget_curve(id) end

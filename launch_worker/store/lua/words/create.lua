@@ -60,10 +60,11 @@ local function create_for_later(id, now, queue, due, expires_us, waits, states)
   for run in pairs(waits) do redis.call('ZADD', 'launch:waiters:' .. run, int(now), id) end
 end
 
--- (nothing) -> Pending, for a run that `is_new`. `fields` is a flat list of names and values. Returns 1, or -2 and the
--- reason where the run waits for a run that does not exist. The caller calls `add_all` after this.
+-- (nothing) -> Pending, for a run that `is_new`. `fields` is a flat list of names and values, `user` the ACL user of a
+-- person who submits it. Returns 1, or -2 and the reason where the run waits for a run that does not exist. The caller
+-- calls `add_all` after this.
 -- The first line of the history is written only with a reason: else it says no more than `created_at`.
-local function create(id, now, reason, queue, due, expires_us, fields)
+local function create(id, now, reason, queue, due, expires_us, fields, user)
   local record, at = {}, int(now)
   for n = 1, #fields, 2 do record[fields[n]] = fields[n + 1] end
   local waits, states
@@ -108,10 +109,13 @@ local function create(id, now, reason, queue, due, expires_us, fields)
     add('launch:runs:array:' .. record.array, at, id)
     to_add.arrays[record.array] = (to_add.arrays[record.array] or 0) + 1
   end
-  local line = reason ~= '' and note(id, 'Pending', now, 0, '', reason, NO_MORE) or '0'
-  add_change('run', 'id', id, 'n', line, 'state', 'Pending', 'at', at, 'reason', reason, 'created_at', at,
-    'name', record.name, 'queue', queue, 'project', record.project, 'priority', record.priority,
-    'array', record.array, 'sweep', record.sweep, 'spec', record.spec)
+  local lines = reason ~= '' and note(id, 'Pending', now, 0, '', reason, NO_MORE) or 0
+  if is_followed() then
+    add_change({'kind', 'run', 'id', id, 'n', int(lines), 'state', 'Pending', 'at', at, 'reason', reason,
+      'created_at', at, 'name', record.name or '', 'queue', queue, 'project', record.project,
+      'priority', record.priority, 'array', record.array or '', 'sweep', record.sweep or '',
+      'spec', record.spec or '', 'as', user or ''})
+  end
   if expires_us then
     local by = int(math.max(now, due or now) + expires_us)
     add('launch:expiring', by, id)

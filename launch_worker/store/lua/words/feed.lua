@@ -1,8 +1,8 @@
 -- The change feed: a stream that tells readers, as an archive, what happens in the system (docs/archive.md).
 
 local FEED = 'launch:changes'
--- The number of entries that are kept, about.
-local MOST_CHANGES = 100000
+-- The number of entries that are kept, about. Text, as all that goes into a command: Lua is slow to print a number.
+local MOST_CHANGES = '100000'
 -- The bytes of the longest value in an entry. A longer value is left out, and the entry's field `big` is 1.
 local MOST_VALUE = 4096
 
@@ -13,36 +13,30 @@ local function is_followed()
   return followed
 end
 
--- Appends an entry: its kind, then names and values. Empty values are left out. An entry that cannot be written (the
--- caller's ACL user has no right to it, or the key is damaged) is lost: it must not keep a run from its end.
-local function add_change(kind, ...)
+-- Appends an entry: a list of names and texts, `kind` first; '' for what is not known. An entry that cannot be written
+-- (the caller's ACL user has no right to it, or the key is damaged) is lost: it must not keep a run from its end.
+local function add_change(entry)
   if not is_followed() then return end
-  local entry, big = {FEED, 'NOMKSTREAM', 'MAXLEN', '~', MOST_CHANGES, '*', 'kind', kind}, false
-  local given = {...}
-  for at = 1, select('#', ...), 2 do
-    local name, value = given[at], given[at + 1]
-    if value and value ~= '' then
-      if type(value) == 'string' and #value > MOST_VALUE then
-        big = true
-      else
-        entry[#entry + 1] = name
-        entry[#entry + 1] = value
-      end
+  local is_big = false
+  for at = 2, #entry, 2 do
+    if #entry[at] > MOST_VALUE then
+      entry[at] = ''
+      is_big = true
     end
   end
-  if big then
+  if is_big then
     entry[#entry + 1] = 'big'
     entry[#entry + 1] = '1'
   end
-  redis.pcall('XADD', unpack(entry))
+  redis.pcall('XADD', FEED, 'NOMKSTREAM', 'MAXLEN', '~', MOST_CHANGES, '*', unpack(entry))
 end
 
 -- Tells what somebody did, or what became of a sweep, schedule, queue, pool or worker. `detail`: further facts, made
 -- into JSON; nil for none.
 local function add_act(kind, id, what, actor, now, detail, name)
   if not is_followed() then return end
-  add_change(kind, 'id', id, 'name', name, 'what', what, 'at', int(now), 'actor', actor,
-    'detail', detail and cjson.encode(detail))
+  add_change({'kind', kind, 'id', id, 'name', name or '', 'what', what, 'at', int(now), 'actor', actor,
+    'detail', detail and cjson.encode(detail) or ''})
 end
 
 -- What a worker does whose description names this state.

@@ -1,4 +1,10 @@
--- What is deleted with a record.
+-- What is deleted with a record, and the lists of ended runs.
+
+-- Takes a run off the lists of ended runs: a run is in the list of those that an archive has confirmed only if it is
+-- not in the other one.
+local function unlist_ended(id)
+  if redis.call('ZREM', 'launch:ended', id) == 0 then redis.pcall('ZREM', 'launch:archived', id) end
+end
 
 -- The attempts that may have output: all up to the record's number of attempts, or, where that number is large or
 -- damaged, the attempts that the run's history names. Bounded: a client may write any number into a record.
