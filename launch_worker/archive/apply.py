@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, delete, select, tuple_, update
@@ -77,8 +77,7 @@ class Applier:
             found["transitions"] += [
                 rows.transition(run.id, place, step, str(more.get("actor", ""))) for place, step, more in lines
             ]
-            used = rows.usage(run.id, record.attempt, run.fields.get("usage", ""))
-            found["usage"] += [used] if used else []
+            found["usage"] += rows.usages(run.id, record.attempt, run.fields.get("usage", ""), run.usage)
         if not is_first:
             ids = [run.id for run in runs]
             self._fill_attempts(found["attempts"], ids)
@@ -92,9 +91,11 @@ class Applier:
         return ended
 
     def seal(
-        self, hashes: dict[str, dict[str, str]], sealable: Sequence[Any]
+        self, hashes: dict[str, dict[str, str]], sealable: Sequence[Any], usages: Mapping[str, Mapping[int, str]]
     ) -> tuple[list[tuple[str, int]], set[str]]:
         """Keep the records of runs that have ended: `sealable` are their rows' id, state, attempt and ended_at.
+
+        `usages` are what is kept beside the records of what their attempts used.
 
         Returns each that the archive has whole now, with its `ended_at`; and those whose records say something else
         than the archive: they must be read whole.
@@ -115,8 +116,7 @@ class Applier:
                 continue
             kept = {name: now[name] for name in ("exit_code", "signal", "phase", "message")}
             sealed.append({"of": row.id, "record": rows.record_text(fields), "sealed": row.ended_at} | kept)
-            usage = rows.usage(row.id, record.attempt, fields.get("usage", ""))
-            used += [usage] if usage else []
+            used += rows.usages(row.id, record.attempt, fields.get("usage", ""), usages.get(row.id, {}))
         if sealed:
             self._update_runs(sealed)
         self._upsert(schema.usage, used, ("run_id", "attempt"))

@@ -213,10 +213,11 @@ class Archive:
             sealable = connection.execute(query).all()
         if not sealable:
             return False
-        hashes = self._store.hashes([row.id for row in sealable])
+        ids = [row.id for row in sealable]
+        hashes, usages = self._store.hashes(ids), self._store.usages_of(ids)
         with self._writing() as connection:
             applier = Applier(connection)
-            sealed, doubts = applier.seal(hashes, sealable)
+            sealed, doubts = applier.seal(hashes, sealable, usages)
             sealed += read_whole(applier, self._store, sorted(doubts))
         self._store.confirm_archived(sealed)
         return True

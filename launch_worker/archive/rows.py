@@ -8,6 +8,7 @@ from typing import Any
 
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
+from launch_worker.model.usage import MAX_BYTES, Usage
 from launch_worker.untrusted.text import read_json, read_map
 
 Row = dict[str, Any]
@@ -175,13 +176,19 @@ def attempt(run_id: str, number_of: int) -> Row:
 
 def usage(run_id: str, number_of: int, text: str) -> Row | None:
     """What an attempt used, from the worker's JSON; None for none."""
-    said = read_map(text)
-    row = {name: _amount(said.get(name)) for name in _USAGE}
-    if all(value is None for value in row.values()):
+    used = Usage.of(text)
+    if not used:
         return None
-    samples = said.get("samples", "")
-    kept = samples if isinstance(samples, str) else json.dumps(samples)
-    return {"run_id": run_id, "attempt": number_of, **row, "samples": plain(kept, 4096)}
+    row = {name: getattr(used, name) for name in _USAGE} | {"memory_gb_h": used.held_gb_h}
+    samples = read_map(text).get("samples")
+    kept = json.dumps(samples, separators=(",", ":")) if isinstance(samples, dict) else ""
+    return {"run_id": run_id, "attempt": number_of, **row, "samples": kept if len(kept) <= MAX_BYTES else ""}
+
+
+def usages(run_id: str, number_of: int, figures: str, by_attempt: Mapping[int, str]) -> list[Row]:
+    """What each attempt of a run used: the record's figures of the latest, and what is kept beside the record."""
+    known = {number_of: figures, **by_attempt}
+    return [row for attempt, text in sorted(known.items()) if (row := usage(run_id, attempt, text)) is not None]
 
 
 def with_reason(search: str, reason: str) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "start": "launch_worker.cli.start",
     "status": "launch_worker.cli.status",
     "sweep": "launch_worker.cli.sweep",
+    "usage": "launch_worker.cli.usage",
     "wait": "launch_worker.cli.runs",
     "workers": "launch_worker.cli.workers",
 }

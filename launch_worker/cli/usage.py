@@ -1,20 +1,26 @@
-"""Defines `metrics` and `report`: what runs used of their machines, over time and beside what they asked for."""
+"""Defines `metrics`, `report`, `usage`: what runs used, over time, beside what they asked for, and in sums."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
+from launch_worker.archive import open_archive
 from launch_worker.errors import InputError
 from launch_worker.model.advice import advise
 from launch_worker.model.needs import Needs, parse_needs
-from launch_worker.model.units import format_duration, format_size
+from launch_worker.model.units import as_us, format_duration, format_size, parse_duration, parse_time
 from launch_worker.model.usage import Measured, Usage
+
+if TYPE_CHECKING:
+    from launch_worker.archive.sums import Total
 
 _RUN = click.argument("run_id", metavar="RUN")
 _ATTEMPT = click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="An earlier attempt.")
@@ -188,3 +194,100 @@ def sparkline(values: Sequence[float | None], *, width: int = _WIDTH) -> str:
     return "".join(
         " " if value is None else _BARS[min(len(_BARS) - 1, int((value - low) / span * len(_BARS)))] for value in most
     )
+
+
+@click.command(epilog="Example: launch-worker usage --by user,queue --since 30d --csv > usage.csv")
+@click.option(
+    "--by", default="user", show_default=True, metavar="WAY,…", help="Groups: user, project, queue, worker, gpu."
+)
+@click.option("--since", default="30d", show_default=True, metavar="TIME", help="What ended since: 30d ago, or a date.")
+@click.option("--until", metavar="TIME", help="What ended before.")
+@click.option("--project", default="", metavar="ENTITY/PROJECT", help="Only runs of this project.")
+@click.option("--csv", "as_csv", is_flag=True, help="Lines of CSV, in seconds and GiB hours.")
+@_JSON
+@click.pass_obj
+def usage_command(
+    url: str | None, by: str, since: str, until: str | None, project: str, as_csv: bool, as_json: bool
+) -> None:
+    """Sum what runs used, from the archive: time, CPU, memory and GPUs, by user, project, queue, worker or GPU.
+
+    An attempt counts as a whole when it has ended. GPU time is shown as held, and as at work.
+    """
+    if as_csv and as_json:
+        raise InputError("--csv and --json are two forms; leave one of them out")
+    api = Api(url)
+    now_us = api.store.now_us()
+    since_us, until_us = _moment(since, "--since", now_us), None
+    if until is not None:
+        until_us = _moment(until, "--until", now_us)
+    database = open_archive(api.settings)
+    # Imported with SQLAlchemy there for certain.
+    from launch_worker.archive.sums import WAYS, sums
+
+    ways = [way for word in dict.fromkeys(by.split(",")) for way in WAYS if way == word.strip()]
+    if not ways or len(ways) != len(dict.fromkeys(by.split(","))):
+        raise InputError(f"--by {by[:60]!r} is not a way to sum; write one or more of: {','.join(WAYS)}")
+    found = sums(database, ways, since=since_us, until=until_us, project=project)
+    if as_json or as_csv:
+        objects = [dict(zip(ways, group, strict=True)) | _rounded(total) for group, total in found]
+        if as_json:
+            for each in objects:
+                terminal.echo_json(each)
+        else:
+            _say_csv([*ways, *_rounded_names()], objects)
+        return
+    if not found:
+        terminal.say("no attempt ended in this time", err=True)
+        return
+    rows = [(*(name or "-" for name in group), *_row_of_sums(total)) for group, total in found]
+    columns = (*(way.upper() for way in ways), *_SUMS)
+    terminal.table(columns, rows)
+    unknown = sum(total.unknown for _, total in found)
+    if unknown:
+        terminal.say(f"of {unknown} attempts nothing is known: they add nothing to the sums", err=True)
+
+
+#: Columns of the sums for people: hours, but for the numbers of attempts.
+_SUMS = ("ATTEMPTS", "HOURS", "CPU H", "OF ASKED", "MEMORY GIB H", "OF ASKED", "GPU H HELD", "GPU H BUSY")
+
+
+def _row_of_sums(total: Total) -> tuple[str, ...]:
+    return (
+        str(total.attempts),
+        _hours(total.wall_s),
+        _hours(total.cpu_s),
+        _hours(total.asked_cpu_s) if total.asked_cpu_s else "-",
+        f"{total.memory_gb_h:,.2f}",
+        f"{total.asked_memory_gb_h:,.2f}" if total.asked_memory_gb_h else "-",
+        _hours(total.held_gpu_s),
+        _hours(total.gpu_s),
+    )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f}"
+
+
+def _rounded(total: Total) -> dict[str, Any]:
+    return {name: round(value, 3) for name, value in vars(total).items()}
+
+
+def _rounded_names() -> list[str]:
+    from launch_worker.archive.sums import Total
+
+    return list(vars(Total()))
+
+
+def _say_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    for row in (dict(zip(columns, columns, strict=True)), *rows):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow([row[name] for name in columns])
+        terminal.say(line.getvalue())
+
+
+def _moment(text: str, what: str, now_us: int) -> int:
+    """Server microseconds of a time, or of a duration before now."""
+    try:
+        return now_us - as_us(parse_duration(text, what=what))
+    except InputError:
+        return parse_time(text, what=what)

@@ -16,6 +16,8 @@ MAX_BYTES = 4096
 #: Samples of each series at most; twice as many are folded into that number.
 _MAX_SAMPLES = 120
 _MIB = 1 << 20
+#: Figures from here on are damaged: no database takes them.
+_TOO_MUCH = 1 << 62
 _GB_HOUR = (1 << 30) * 3600.0
 
 
@@ -316,7 +318,7 @@ class Recorder:
 
 def _figure(name: str, value: Any) -> float | None:
     number = _number(value)
-    if number is None or number < 0:
+    if number is None or not 0 <= number < _TOO_MUCH:
         return None
     return int(number) if name in _WHOLE else number
 

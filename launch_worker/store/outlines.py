@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -11,6 +11,7 @@ from launch_worker.store import keys
 from launch_worker.store.lists import Lists
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
+from launch_worker.store.usage import usage_by_attempt
 from launch_worker.untrusted.text import read_map
 
 _FIELDS = ("state", "attempt", "ended_at")
@@ -37,6 +38,8 @@ class WholeRun:
     id: str
     fields: dict[str, str]
     history: list[str]
+    #: JSON of what its attempts used, as `Usages.usages` has it.
+    usage: dict[int, str] = field(default_factory=dict)
 
 
 class Outlines(Lists):
@@ -80,10 +83,16 @@ class Outlines(Lists):
             for run_id in run_ids:
                 pipe.hgetall(keys.run(run_id))
                 pipe.lrange(keys.history(run_id), 0, -1)
+                pipe.hgetall(keys.usage(run_id))
             answers = pipe.execute(raise_on_error=False)
         return [
-            WholeRun(run_id, pairs(fields), [text(line) for line in lines] if isinstance(lines, list) else [])
-            for run_id, fields, lines in zip(run_ids, answers[::2], answers[1::2], strict=True)
+            WholeRun(
+                run_id,
+                pairs(fields),
+                [text(line) for line in lines] if isinstance(lines, list) else [],
+                usage_by_attempt(used),
+            )
+            for run_id, fields, lines, used in zip(run_ids, answers[::3], answers[1::3], answers[2::3], strict=True)
             if fields and not isinstance(fields, Exception)
         ]
 
@@ -98,6 +107,17 @@ class Outlines(Lists):
             run_id: pairs(fields)
             for run_id, fields in zip(run_ids, answers, strict=True)
             if fields and not isinstance(fields, Exception)
+        }
+
+    def usages_of(self, run_ids: Sequence[str]) -> dict[str, dict[int, str]]:
+        """What is kept beside these runs' records of what their attempts used, without those of which nothing is."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.hgetall(keys.usage(run_id))
+            answers = pipe.execute(raise_on_error=False)
+        return {
+            run_id: found for run_id, used in zip(run_ids, answers, strict=True) if (found := usage_by_attempt(used))
         }
 
     def deletions(self, run_ids: Sequence[str]) -> dict[str, tuple[int, str]]:

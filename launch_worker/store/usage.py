@@ -16,6 +16,12 @@ from launch_worker.store.redis.connection import clear_errors
 _ANSWER_S = 10.0
 
 
+def usage_by_attempt(found: object) -> dict[int, str]:
+    """The values of a run's hash by their attempts; nothing for a damaged key."""
+    known = found if isinstance(found, dict) else {}
+    return {int(attempt): text(kept) for attempt, kept in known.items() if attempt.isdigit() and len(attempt) <= 18}
+
+
 class Usages(News):
     """The part of `Store` for what attempts used."""
 
@@ -23,7 +29,7 @@ class Usages(News):
         """What is kept beside the record: by attempt, JSON of the figures, with samples where there are any."""
         with clear_errors(self.url):
             found = self._redis.hgetall(keys.usage(run_id))
-        return {int(attempt): text(kept) for attempt, kept in found.items() if attempt.isdigit()}
+        return usage_by_attempt(found)
 
     def usage_of(self, record: Record, attempt: int) -> str:
         """The same of one attempt; '' where nothing is known of it."""

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from launch_worker.api.client import Run, submit
+from launch_worker.archive import open_archive
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Usage
 from tests.conftest import wait_until
+from tests.support.archives import Follower
 from tests.system.conftest import Cluster, Part, wait_for_output, wait_for_pid
 
 S = RunState
@@ -271,3 +273,26 @@ def test_no_samples_are_taken_where_none_are_wanted(cluster: Cluster) -> None:
     assert run.measured().samples is None
     said = cluster.run("launch-worker", "metrics", run.id)
     assert "there are no samples" in said.err
+
+
+def test_sums_come_from_the_archive(cluster: Cluster) -> None:
+    said = cluster.run("launch-worker", "usage")
+    assert (said.code, said.out) == (69, "")
+    assert "there is no archive" in said.err
+    worker(cluster)
+    usage = ended(make(cluster, BURN, "0.3", project="lab/a", queue="default"))
+    follower = Follower(cluster.api.store, database := open_archive(cluster.api.settings, create=True))
+    follower.catch_up()
+    found = json.loads(cluster.run("launch-worker", "usage", "--by", "project", "--json").out)
+    assert (found["project"], found["attempts"], found["cpu_s"]) == ("lab/a", 1, usage.cpu_s)
+    lines = cluster.run("launch-worker", "usage", "--by", "queue,worker", "--csv").out.splitlines()
+    assert lines[0].startswith("queue,worker,attempts,unknown,wall_s,cpu_s")
+    assert lines[1].startswith("default,w1@")
+    shown = cluster.run("launch-worker", "usage", "--since", "1h")
+    assert shown.out.splitlines()[0].split()[:3] == ["USER", "ATTEMPTS", "HOURS"]
+    for wrong in (["--by", "colour"], ["--by", "user,"], ["--csv", "--json"], ["--since", "yesterdayish"]):
+        refused = cluster.run("launch-worker", "usage", *wrong)
+        assert refused.code == 2, refused
+        assert len(refused.err.splitlines()) <= 4
+    follower.stop()
+    database.close()

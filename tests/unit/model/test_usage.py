@@ -111,7 +111,11 @@ def test_a_damaged_state_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "[1]", '{"cpu_s": "much", "peak_memory": -1, "samples": 3}', '{"cpu_s": 1e999, "samples": {}}']
+    "text",
+    [
+        *("", "x", "[1]", '{"cpu_s": "much", "peak_memory": -1, "samples": 3}'),
+        *('{"cpu_s": 1e999, "samples": {}}', '{"peak_memory": 1e30}'),
+    ],
 )
 def test_damaged_figures_are_unknown(text: str) -> None:
     assert Usage.of(text) == Usage()
