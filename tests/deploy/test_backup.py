@@ -15,7 +15,7 @@ from launch_worker.dev.redis_server import find_redis_server, free_port
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, states, wait_for_output
+from tests.system.conftest import Cluster, states, wait_for_output, waits_for
 
 
 class Server:
@@ -66,11 +66,11 @@ def test_runs_that_outlived_a_restore_of_dump_rdb_end_as_what_they_were(server: 
         cluster.worker(slots=3)
         ended = submit(["true"], api=cluster.api)
         assert ended.wait(20) is RunState.FINISHED
-        running = submit(["sh", "-c", "echo begun; sleep 10; echo ended"], api=cluster.api)
+        running = submit(["sh", "-c", f"echo begun; {waits_for(tmp_path / 'end')}; echo ended"], api=cluster.api)
         wait_for_output(running, b"begun")
         admin.save()
         admin.close()
-        begun_later = submit(["sh", "-c", "echo begun; sleep 6; echo ended"], api=cluster.api)
+        begun_later = submit(["sh", "-c", f"echo begun; {waits_for(tmp_path / 'end')}; echo ended"], api=cluster.api)
         wait_for_output(begun_later, b"begun")
 
         server.stop()
@@ -84,6 +84,7 @@ def test_runs_that_outlived_a_restore_of_dump_rdb_end_as_what_they_were(server: 
                 return False
 
         wait_until(workers, what="the worker is back")
+        (tmp_path / "end").touch()
         assert cluster.run("launch-submit", "--wait", "--", "true").code == 0
         admin.config_set("appendonly", "yes")
         wait_until(lambda: admin.info("persistence")["aof_rewrite_in_progress"] == 0, what="the file is whole")

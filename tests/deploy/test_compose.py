@@ -187,12 +187,14 @@ def all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(sta
 
 
 def what_a_killed_worker_could_not_deliver_its_neighbour_does(stack: Stack) -> None:
-    run = submit(["sh", "-c", "echo begun; sleep 4; echo ended; exit 7"], queue="gpu", api=stack.api)
+    script = f"echo begun; until [ -e {STAMPS}.end ]; do sleep 0.1; done; echo ended; exit 7"
+    run = submit(["sh", "-c", script], queue="gpu", api=stack.api)
     wait_for_output(run, b"begun")
     victim = run.refresh().worker
     (redis,) = stack.containers("redis")
     redis.kill()
     try:
+        stack.compose("exec", "-T", "worker-default", "touch", f"{STAMPS}.end")
         wait_until(lambda: ends_on_disk(stack, run), timeout_s=20, what="the end is on the volume")
         kill_worker(stack, victim)
     finally:

@@ -14,7 +14,7 @@ from launch_worker.dev.redis_server import find_redis_server, free_port
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, states, wait_for_output
+from tests.system.conftest import Cluster, states, wait_for_output, waits_for
 
 _PASSWORD = "of-the-servers"
 
@@ -100,7 +100,7 @@ def test_the_system_goes_on_with_the_new_master_when_the_old_one_is_killed(clust
     wait_until(lambda: "Connected to sentinel" in flower.log, what="flower is up")
     first = cluster.run("launch-submit", "--wait", "--", "sh", "-c", "exit 3")
     assert first.code == 3, first
-    run = submit(["sh", "-c", "echo begun; sleep 12; echo ended"], api=cluster.api)
+    run = submit(["sh", "-c", f"echo begun; {waits_for(cluster.folder / 'end')}; echo ended"], api=cluster.api)
     wait_for_output(run, b"begun")
     servers.processes["a"].kill()
     servers.processes["a"].wait()
@@ -114,6 +114,7 @@ def test_the_system_goes_on_with_the_new_master_when_the_old_one_is_killed(clust
     wait_until(is_back, timeout_s=30, what="the replica is the master")
     after = submit(["sh", "-c", "echo after"], api=cluster.api)
     assert after.wait(40) is RunState.FINISHED
+    (cluster.folder / "end").touch()
     assert run.wait(40) is RunState.FINISHED
     assert run.logs() == b"begun\nended\n"
     assert states(run).count("Running") == 1

@@ -16,7 +16,7 @@ import pytest
 from launch_worker import submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, wait_for_output, wait_for_pid
+from tests.system.conftest import Cluster, wait_for_output, wait_for_pid, waits_for
 from tests.system.conftest import cluster as cluster
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -72,7 +72,9 @@ def test_a_reload_hands_the_jobs_to_the_next_worker_of_the_same_name(cluster: Cl
     # The test's lease is 3 s, and a worker takes about so long to start here.
     cluster.env |= {"LAUNCH_LEASE_S": "30", "LAUNCH_HEARTBEAT_S": "1"}
     first = cluster.celery(*start[3:], name="first")
-    run = submit(["sh", "-c", "echo begun; sleep 12; echo ended"], queue="gpu", api=cluster.api)
+    run = submit(
+        ["sh", "-c", f"echo begun; {waits_for(cluster.folder / 'end')}; echo ended"], queue="gpu", api=cluster.api
+    )
     wait_for_output(run, b"begun")
     pid = wait_for_pid(run)
     number = re.fullmatch(r"/bin/kill -(\w+) \$MAINPID", settings(unit)["ExecReload"])
@@ -80,7 +82,9 @@ def test_a_reload_hands_the_jobs_to_the_next_worker_of_the_same_name(cluster: Cl
     first.signal(signal.Signals[f"SIG{number[1]}"])
     assert first.wait(20) == 0, first.log
     assert Path(f"/proc/{pid}").exists()
-    cluster.celery(*start[3:], name="second")
+    second = cluster.celery(*start[3:], name="second")
+    wait_until(lambda: f"run.adopted run={run.id}" in second.log, what="it is adopted")
+    (cluster.folder / "end").touch()
     assert run.wait(30) is RunState.FINISHED
     assert run.logs() == b"begun\nended\n"
     assert run.refresh().worker == "gpu@node1"

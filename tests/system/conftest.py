@@ -182,6 +182,11 @@ def job_processes(run_id: str) -> list[int]:
     return [p.id.pid for p in tree.table() if not p.zombie and tree.has_environ(p.id.pid, mark)]
 
 
+def waits_for(flag: Path) -> str:
+    """Return a line of sh that goes on once the test has made this file."""
+    return f"until [ -e {flag} ]; do sleep 0.05; done"
+
+
 def states(run: Run) -> list[str]:
     """Return the names of the states in a run's history."""
     return [step.state.value for step in run.transitions]

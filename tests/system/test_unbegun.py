@@ -14,7 +14,7 @@ from launch_worker import Run, submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.support.githost import GitHost
-from tests.system.conftest import Cluster, states
+from tests.system.conftest import Cluster, states, waits_for
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_run_that_was_claimed_ahead_of_its_time_goes_back_and_starts_on_time(
     cluster: Cluster, how: signal.Signals, tmp_path: Path
 ) -> None:
     worker = cluster.worker(arguments=("--prefetch-seconds", "60"))
-    due_at = time.time() + 8
+    due_at = time.time() + 12
     command = ["sh", "-c", f"date +%s.%N > {tmp_path}/at"]
     run = submit(command, at=due_at, retries=0, api=cluster.api)
     wait_until(lambda: run.refresh().state is RunState.RUNNING, what="the run is claimed ahead")
@@ -44,7 +44,7 @@ def test_a_run_that_was_claimed_ahead_of_its_time_goes_back_and_starts_on_time(
     assert "had not begun" in run.transitions[-1].reason
     cluster.worker(name="w2")
     assert run.wait(30) is RunState.FINISHED
-    assert 0 <= float((tmp_path / "at").read_text()) - due_at < 2
+    assert 0 <= float((tmp_path / "at").read_text()) - due_at < 8, "at once, when its worker has started"
     assert (run.record.preemptions, run.record.attempt - run.record.first_attempt) == (0, 0)
 
 
@@ -56,16 +56,16 @@ def test_a_run_whose_code_is_being_fetched_goes_back_at_once(
     repository.commit({"a": "b"})
     env = {"GIT_SSL_CAINFO": str(host.certificate), "HOME": str(cluster.folder), "GIT_CONFIG_NOSYSTEM": "1"}
     worker = cluster.worker(env=env)
-    other = submit(["sh", "-c", "sleep 1.5; exit 3"], api=cluster.api)
+    other = submit(["sh", "-c", f"{waits_for(cluster.folder / 'end')}; exit 3"], api=cluster.api)
     run = submit(["true"], uri=repository.url, api=cluster.api)
     wait_until(lambda: host.requests, what="its code is asked for")
-    began = time.monotonic()
     worker.signal(how)
+    # Before the end of the other job, and of the hanging server's answer, which takes a minute.
     wait_until(lambda: went_back(run), what="the run is back in its queue")
-    assert time.monotonic() - began < 4
+    (cluster.folder / "end").touch()
     assert worker.wait() == 0
     if how is signal.SIGTERM:
-        assert other.wait(5) is RunState.FAILED
+        assert other.wait(20) is RunState.FAILED
         assert other.exit_code == 3
 
 

@@ -401,7 +401,7 @@ def test_an_attempt_number_of_two_hundred_million_keeps_redis_from_nobody(impati
     redis_of(impatient.url).zadd("launch:ended", {record.id: 1})
     began = time.monotonic()
     assert impatient.retire(retention_s=1) == 1
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20, "it does not count to two hundred million"
     assert not redis_of(impatient.url).exists(keys.run(record.id), keys.log(record.id, 1))
 
 

@@ -274,7 +274,7 @@ def test_output_is_shipped_soon_after_it_was_written(
     for number in range(3):
         before = time.monotonic()
         append(tail.path, lines(number, number + 1))
-        wait_until(lambda number=number: kept(store, run_id) == lines(0, number + 1), timeout_s=2.0)  # type: ignore[misc]
+        wait_until(lambda number=number: kept(store, run_id) == lines(0, number + 1))  # type: ignore[misc]
         assert tail.last_output_s >= before
     shipper.finish(tail)
 
@@ -389,11 +389,11 @@ def test_what_a_job_printed_before_it_was_followed_is_shipped_at_once_and_what_f
     tail = shipper.tail(run_id, 1, tmp_path / "output")
     append(tail.path, lines(0, 1))
     shipper.follow(tail)
-    wait_until(lambda: kept(store, run_id) == lines(0, 1), timeout_s=2.0)
+    wait_until(lambda: kept(store, run_id) == lines(0, 1))
     before = time.monotonic()
     shipper.follow(tail)
     append(tail.path, lines(1, 2))
-    wait_until(lambda: kept(store, run_id) == lines(0, 2), timeout_s=2.0)
+    wait_until(lambda: kept(store, run_id) == lines(0, 2))
     assert tail.last_output_s >= before
     shipper.finish(tail)
 
@@ -412,11 +412,11 @@ def test_what_a_job_tells_is_heard_soon_whenever_it_makes_the_file(
     time.sleep(0.1)
     assert talk.last_output_s == heard_at
     append(talk.path, b'{"heeds_stop": true, "summary": {"x": 1}}\n')
-    wait_until(lambda: store.get(run_id).summary, timeout_s=2.0)
+    wait_until(lambda: store.get(run_id).summary)
     assert words == [HeedsStop()]
     assert talk.last_output_s > heard_at
     append(talk.path, b'{"preempting": true}\n')
-    wait_until(lambda: words == [HeedsStop(), Preempting()], timeout_s=2.0)
+    wait_until(lambda: words == [HeedsStop(), Preempting()])
     shipper.finish(talk)
 
 
@@ -435,9 +435,9 @@ def test_a_file_that_cannot_be_watched_is_looked_at_all_the_same(
         for number in range(2):
             before = time.monotonic()
             append(tail.path, lines(number, number + 1))
-            wait_until(lambda number=number: kept(store, run_id) == lines(0, number + 1), timeout_s=5.0)  # type: ignore[misc]
+            wait_until(lambda number=number: kept(store, run_id) == lines(0, number + 1))  # type: ignore[misc]
             assert tail.last_output_s >= before
-    wait_until(lambda: shipper._tails, timeout_s=5.0, what="it is watched as soon as that can be")
+    wait_until(lambda: shipper._tails, what="it is watched as soon as that can be")
     shipper.finish(tail)
     assert (shipper._tails, shipper._blind) == ({}, set())
 

@@ -254,7 +254,7 @@ def test_a_job_that_lasts_is_told_started_when_it_is_no_longer_brief(brief: Brie
     begun = time.monotonic()
     handle = brief.start("sleep", "600", brief_s=0.3)
     took_s = time.monotonic() - begun
-    assert 0.3 <= took_s < 0.8
+    assert 0.3 <= took_s < 15.0, "and not when it ends"
     assert handle.events.empty()
     assert tree.is_alive(handle.main) if handle.main else False
     handle.stop(grace_s=5.0)
@@ -262,11 +262,10 @@ def test_a_job_that_lasts_is_told_started_when_it_is_no_longer_brief(brief: Brie
 
 
 def test_one_that_lasts_does_not_hold_up_those_that_do_not(brief: Brief) -> None:
-    results = [brief.begin("echo > lasts; sleep 1; exit 9")]
+    results = [brief.begin("echo > lasts; until [ -e end ]; do sleep 0.05; done; exit 9")]
     brief.wait_for("lasts")
-    begun = time.monotonic()
     assert [end_of(brief.shell(f"exit {number}")).status for number in range(5)] == list(range(5))
-    assert time.monotonic() - begun < 1.0
+    (brief.folder / "end").touch()
     assert end_of(results[0]()) == Exited(9, "")
 
 
@@ -424,17 +423,17 @@ def test_one_that_had_ended_before_the_stop_keeps_its_own_end(bare: Bare) -> Non
 
 def test_its_lease_binds_it_meanwhile(bare: Bare) -> None:
     now = boot_time_s()
-    bare.start("a", "trap '' TERM; while :; do sleep 0.05; done", brief_s=LONG_S, lease=[now + 0.3, now + 0.6])
+    bare.start("a", "trap '' TERM; while :; do sleep 0.05; done", brief_s=LONG_S, lease=[now + 2.0, now + 2.5])
     told = [bare.hear() for _ in range(3)]
     assert [event["on"] for event in told] == ["started", "exited", "gone"]
     assert told[1]["stopped_by"] == "lease"
-    assert now + 0.6 <= boot_time_s() < now + 2.0
+    assert now + 2.5 <= boot_time_s() < now + 15.0
 
 
 def test_a_renewed_lease_counts_meanwhile(bare: Bare) -> None:
     now = boot_time_s()
-    bare.start("a", "sleep 1; exit 5", brief_s=LONG_S, lease=[now + 0.5, now + 0.6])
-    bare.tell({"do": "lease", "leases": {"a": [now + 30, now + 31]}})
+    bare.start("a", "sleep 4; exit 5", brief_s=LONG_S, lease=[now + 3.0, now + 3.1])
+    bare.tell({"do": "lease", "leases": {"a": [now + 60, now + 61]}})
     assert bare.hear()["status"] == 5
 
 

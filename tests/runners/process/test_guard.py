@@ -34,6 +34,8 @@ AWAY = {
     "double fork, cleared environment": "(env -i HERE=$HERE setsid bash -c 'echo $$ > $HERE/pid; exec sleep 600' &)",
 }
 WAIT = "while :; do sleep 1; done"
+#: Seconds, less than the grace of a job that is given none. A machine that stalls takes some of them.
+SOON_S = 8.0
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_a_job_that_ends_on_sigterm_gets_no_sigkill(jobs: Jobs) -> None:
     jobs.wait_for("ready")
     exited, took_s = stop(handle, grace_s=30.0)
     assert exited == Exited(4, "asked")
-    assert took_s < 2.0
+    assert took_s < SOON_S
     assert b"bye\n" in jobs.log(handle)
 
 
@@ -80,7 +82,7 @@ def test_a_job_that_ignores_sigterm_is_killed_when_its_grace_is_over(jobs: Jobs)
     jobs.wait_for("ready")
     exited, took_s = stop(handle, grace_s=1.0)
     assert exited == Exited(-signal.SIGKILL, "asked")
-    assert 1.0 <= took_s < 2.0
+    assert 1.0 <= took_s < SOON_S
 
 
 def test_grace_zero_is_sigkill_at_once(jobs: Jobs) -> None:
@@ -89,7 +91,7 @@ def test_grace_zero_is_sigkill_at_once(jobs: Jobs) -> None:
     jobs.wait_for("ready")
     exited, took_s = stop(handle, grace_s=0)
     assert exited == Exited(-signal.SIGKILL, "asked")
-    assert took_s < 1.0
+    assert took_s < SOON_S
     assert not (jobs.folder / "asked").exists()
 
 
@@ -100,14 +102,14 @@ def test_a_second_stop_shortens_the_grace_and_never_lengthens_it(jobs: Jobs) -> 
     handle.stop(grace_s=0.3)
     exited, took_s = stop(handle, grace_s=60.0)
     assert exited == Exited(-signal.SIGKILL, "asked")
-    assert took_s < 2.0
+    assert took_s < SOON_S
 
 
 def test_a_silent_job_is_gone_within_its_grace(jobs: Jobs) -> None:
     """X3."""
-    exited, took_s = stop(jobs.start("sleep", "600"), grace_s=5.0)
+    exited, took_s = stop(jobs.start("sleep", "600"), grace_s=30.0)
     assert exited == Exited(-signal.SIGTERM, "asked")
-    assert took_s < 1.0
+    assert took_s < SOON_S
 
 
 def test_a_stopped_job_is_woken_to_end(jobs: Jobs) -> None:
@@ -117,7 +119,7 @@ def test_a_stopped_job_is_woken_to_end(jobs: Jobs) -> None:
     os.kill(handle.pid, signal.SIGSTOP)
     exited, took_s = stop(handle, grace_s=30.0)
     assert exited == Exited(6, "asked")
-    assert took_s < 2.0
+    assert took_s < SOON_S
 
 
 @pytest.mark.parametrize("way", AWAY)
@@ -128,7 +130,7 @@ def test_stop_ends_what_went_away(jobs: Jobs, way: str) -> None:
     _, took_s = stop(handle, grace_s=1.0)
     assert not tree.is_alive(away)
     assert jobs.members(handle) == []
-    assert took_s < 3.0
+    assert took_s < SOON_S
 
 
 def test_stop_ends_a_tree_that_forks_all_the_time(jobs: Jobs) -> None:
@@ -136,7 +138,7 @@ def test_stop_ends_a_tree_that_forks_all_the_time(jobs: Jobs) -> None:
     wait_until(lambda: len(jobs.members(handle)) > 5)
     _, took_s = stop(handle, grace_s=0.3)
     assert jobs.members(handle) == []
-    assert took_s < 2.3
+    assert took_s < SOON_S
 
 
 def test_stop_touches_no_other_job(jobs: Jobs) -> None:
@@ -158,12 +160,14 @@ def test_stopping_an_ended_job_is_harmless(jobs: Jobs) -> None:
 
 def test_a_job_that_ended_by_itself_before_the_stop_keeps_its_own_end(jobs: Jobs) -> None:
     """P25: its leftovers hold up the end, and the stop comes in between."""
-    handle = jobs.shell("setsid bash -c 'trap \"\" TERM; echo $$ > pid; while :; do sleep 0.1; done' & wait -n; exit 3")
+    handle = jobs.shell(
+        "setsid bash -c 'trap \"\" TERM; echo $$ > pid; while :; do sleep 0.1; done' & wait -n; exit 3", grace_s=60.0
+    )
     left = pid_in(jobs.folder / "pid")
     os.kill(handle.pid, signal.SIGKILL)
-    assert handle.events.get(timeout=5) == Exited(-signal.SIGKILL, "")
+    assert handle.events.get(timeout=20) == Exited(-signal.SIGKILL, "")
     handle.stop(grace_s=0)
-    wait_until(lambda: not handle.events.empty(), timeout_s=1.5, what="the shorter grace counts for the leftovers")
+    wait_until(lambda: not handle.events.empty(), what="the shorter grace counts for the leftovers")
     assert not tree.is_alive(left)
 
 
@@ -204,37 +208,48 @@ def test_a_daemon_of_another_job_is_left_alone(jobs: Jobs) -> None:
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 
+UNTIL_GO = "while [ ! -e go ]; do sleep 0.05; done; exit 5"
+
+
+def outlive(jobs: Jobs, boot_s: float) -> None:
+    """Let a job end only after this time."""
+    wait_until(lambda: boot_time_s() > boot_s, what="the first lease is over")
+    (jobs.folder / "go").touch()
+
+
 def test_a_job_whose_lease_is_not_renewed_is_ended_before_its_deadline(jobs: Jobs) -> None:
     """Section 7: it never runs twice."""
     now = boot_time_s()
-    handle = jobs.shell("trap '' TERM; while :; do sleep 0.05; done", lease=(now + 0.3, now + 0.8))
+    handle = jobs.shell("trap '' TERM; while :; do sleep 0.05; done", lease=(now + 2.0, now + 2.5))
     assert end_of(handle) == Exited(-signal.SIGKILL, "lease")
-    assert now + 0.8 <= boot_time_s() < now + 1.8
+    assert now + 2.5 <= boot_time_s() < now + 2.5 + SOON_S
 
 
 def test_a_lease_gives_sigterm_first(jobs: Jobs) -> None:
     now = boot_time_s()
-    handle = jobs.shell("trap 'exit 9' TERM; while :; do sleep 0.05; done", lease=(now + 0.3, now + 30))
+    handle = jobs.shell("trap 'exit 9' TERM; while :; do sleep 0.05; done", lease=(now + 2.0, now + 30))
     assert end_of(handle) == Exited(9, "lease")
 
 
 def test_a_renewed_lease_lets_the_job_go_on(jobs: Jobs) -> None:
     now = boot_time_s()
-    handle = jobs.shell("sleep 1; exit 5", lease=(now + 0.5, now + 0.6))
-    jobs.runner.renew({handle.key: (now + 30, now + 31), "unknown": None})
+    handle = jobs.shell(UNTIL_GO, lease=(now + 3.0, now + 3.1))
+    jobs.runner.renew({handle.key: (now + 60, now + 61), "unknown": None})
+    outlive(jobs, now + 3.5)
     assert end_of(handle) == Exited(5, "")
 
 
 def test_a_lease_that_is_taken_away_lets_the_job_outlive_it(jobs: Jobs) -> None:
     now = boot_time_s()
-    handle = jobs.shell("sleep 1; exit 5", lease=(now + 0.5, now + 0.6))
+    handle = jobs.shell(UNTIL_GO, lease=(now + 3.0, now + 3.1))
     jobs.runner.renew({handle.key: None})
+    outlive(jobs, now + 3.5)
     assert end_of(handle) == Exited(5, "")
 
 
 def test_a_lease_holds_across_the_guards_death(jobs: Jobs) -> None:
     now = boot_time_s()
-    handle = jobs.shell(WAIT, lease=(now + 0.8, now + 1.2))
+    handle = jobs.shell(WAIT, lease=(now + 3.0, now + 3.5))
     jobs.kill_guard()
     exited = end_of(handle)
     assert exited.stopped_by == "lease"
@@ -319,9 +334,7 @@ def test_nothing_of_a_killed_workers_job_is_left_within_five_seconds(tmp_path: P
     try:
         away = pid_in(tmp_path / "pid") if "HERE/pid" in script else worker.jobs[0]
         worker.process.kill()
-        wait_until(
-            lambda: not worker.left() and not tree.is_alive(away) and not tree.is_alive(worker.guard), timeout_s=5.0
-        )
+        wait_until(lambda: not worker.left() and not tree.is_alive(away) and not tree.is_alive(worker.guard))
     finally:
         worker.close()
 
@@ -347,7 +360,7 @@ def test_all_jobs_of_a_killed_worker_end_though_one_ended_at_that_moment(tmp_pat
         worker.process.kill()
         worker.process.wait()
         os.kill(worker.guard.pid, signal.SIGCONT)
-        wait_until(lambda: not worker.left(), timeout_s=5.0, what="nothing is left of both jobs")
+        wait_until(lambda: not worker.left(), what="nothing is left of both jobs")
     finally:
         for job in worker.jobs:
             tree.send(job, signal.SIGKILL)
@@ -357,25 +370,25 @@ def test_all_jobs_of_a_killed_worker_end_though_one_ended_at_that_moment(tmp_pat
 def test_a_guard_survives_a_lease_that_runs_out_when_its_job_has_just_ended(jobs: Jobs) -> None:
     guard_pid = guard_of(jobs.runner)
     now = boot_time_s()
-    handle = jobs.shell(LINGERS, lease=(now + 0.8, now + 30.0))
+    handle = jobs.shell(LINGERS, lease=(now + 3.0, now + 30.0))
     left = pid_in(jobs.folder / "pid")
     (jobs.folder / "go").touch()
-    assert handle.events.get(timeout=5) == Exited(0, "")
+    assert handle.events.get(timeout=20) == Exited(0, "")
     os.kill(guard_pid, signal.SIGSTOP)
     tree.send(left, signal.SIGKILL)
-    wait_until(lambda: boot_time_s() > now + 0.8)
+    wait_until(lambda: boot_time_s() > now + 3.0)
     os.kill(guard_pid, signal.SIGCONT)
-    assert handle.events.get(timeout=5) == Gone()
+    assert handle.events.get(timeout=20) == Gone()
     assert end_of(jobs.start("true")) == Exited(0, "")
     assert guard_of(jobs.runner) == guard_pid
 
 
 def test_the_job_of_a_frozen_worker_is_ended_by_its_lease(tmp_path: Path) -> None:
     """Section 7: it never runs twice."""
-    worker = Worker(tmp_path, f"trap '' TERM; {WAIT}", lease_s=1.0)
+    worker = Worker(tmp_path, f"trap '' TERM; {WAIT}", lease_s=3.0)
     try:
         worker.process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: not worker.left(), timeout_s=4.0, what="the job is gone")
+        wait_until(lambda: not worker.left(), what="the job is gone")
         assert tree.is_alive(worker.guard)
     finally:
         worker.close()
@@ -396,11 +409,11 @@ def test_a_worker_and_its_guard_that_are_told_to_hang_up_keep_the_job(tmp_path: 
 
 def test_a_job_that_is_being_stopped_with_a_long_grace_is_still_bound_to_its_lease(jobs: Jobs) -> None:
     now = boot_time_s()
-    handle = jobs.shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.05; done", lease=(now + 0.6, now + 1.0))
+    handle = jobs.shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.05; done", lease=(now + 3.0, now + 3.5))
     pid_in(jobs.folder / "pid")
     handle.stop(grace_s=60.0)
     assert end_of(handle).status == -signal.SIGKILL
-    assert boot_time_s() < now + 2.0
+    assert boot_time_s() < now + 3.5 + SOON_S, "long before its grace is over"
 
 
 def test_an_order_behind_the_workers_end_starts_nothing(tmp_path: Path) -> None:

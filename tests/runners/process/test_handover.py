@@ -27,6 +27,9 @@ from launch_worker.runners.process.takeover import take_over
 from tests.conftest import wait_until
 from tests.support.processes import guard_of
 
+#: A job's script: it goes on once the test lets it.
+UNTIL_GO = "until [ -e go ]; do sleep 0.05; done"
+
 
 class Former:
     """A worker that starts one job and leaves it to the next one, all in this process."""
@@ -75,7 +78,7 @@ class Former:
 def end_of(handle: JobHandle) -> Exited:
     exited = handle.events.get(timeout=20.0)
     assert isinstance(exited, Exited)
-    assert isinstance(handle.events.get(timeout=10.0), Gone)
+    assert isinstance(handle.events.get(timeout=20.0), Gone)
     return exited
 
 
@@ -127,25 +130,27 @@ def test_one_that_ended_while_there_was_no_worker_left_its_exit_status_on_disk(t
 
 
 def test_one_whose_main_process_ended_but_not_its_tree_is_handed_over_with_its_exit_status(tmp_path: Path) -> None:
-    former = Former(tmp_path, "(trap '' TERM; sleep 2) & exit 6")
+    former = Former(tmp_path, f"(trap '' TERM; {UNTIL_GO}) & exit 6")
     former.leave()
     wait_until(former.kept, what="the main process has ended")
     runner, (job,), lock_fd = taken(tmp_path)
     assert job.exited == Exited(6, "")
     assert job.exited.is_kept
-    assert end_of(former.claim(runner, job)) == Exited(6, "")
+    handle = former.claim(runner, job)
+    (tmp_path / "go").touch()
+    assert end_of(handle) == Exited(6, "")
     let_go(runner, lock_fd)
 
 
 def test_one_that_nobody_takes_is_ended_when_its_lease_is_over(tmp_path: Path) -> None:
     former = Former(tmp_path, "trap '' TERM; while :; do sleep 0.05; done", hold_s=0.5)
     former.leave()
-    wait_until(lambda: not former.left(), timeout_s=5, what="the job is gone")
+    wait_until(lambda: not former.left(), what="the job is gone")
     assert former.kept() == Exit(-signal.SIGKILL, "lease"), "it did not end by itself"
 
 
 def test_a_job_can_be_handed_on_again_and_again(tmp_path: Path) -> None:
-    former = Former(tmp_path, "sleep 1.5; exit 4")
+    former = Former(tmp_path, f"{UNTIL_GO}; exit 4")
     former.leave()
     for _ in range(3):
         runner, (job,), lock_fd = taken(tmp_path)
@@ -153,6 +158,7 @@ def test_a_job_can_be_handed_on_again_and_again(tmp_path: Path) -> None:
         runner.detach()
         os.close(lock_fd)
     runner, (job,), lock_fd = taken(tmp_path)
+    (tmp_path / "go").touch()
     assert end_of(former.claim(runner, job)) == Exited(4, "")
     let_go(runner, lock_fd)
 
@@ -173,7 +179,7 @@ def test_a_next_worker_that_dies_too_takes_its_jobs_with_it(tmp_path: Path) -> N
     heir.kill()
     heir.wait()
     heir.stdout.close()
-    wait_until(lambda: not former.left(), timeout_s=6, what="the job is gone")
+    wait_until(lambda: not former.left(), what="the job is gone")
 
 
 def test_a_guard_that_dies_under_the_next_worker_is_replaced_and_the_job_goes_on(tmp_path: Path) -> None:
@@ -284,13 +290,14 @@ def test_a_very_long_folder_is_no_obstacle(tmp_path: Path) -> None:
 def test_events_are_told_in_one_order(tmp_path: Path) -> None:
     """What `claim` puts in is read before what the guard tells."""
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    former = Former(tmp_path, "(trap '' TERM; sleep 1) & exit 2")
+    former = Former(tmp_path, f"(trap '' TERM; {UNTIL_GO}) & exit 2")
     former.leave()
     wait_until(former.kept, what="the main process has ended")
     runner, (job,), lock_fd = taken(tmp_path)
     runner.claim(job, env=former.env, grace_s=5.0, events=events)
     runner.open()
-    assert [type(events.get(timeout=10.0)) for _ in range(2)] == [Exited, Gone]
+    (tmp_path / "go").touch()
+    assert [type(events.get(timeout=20.0)) for _ in range(2)] == [Exited, Gone]
     let_go(runner, lock_fd)
 
 

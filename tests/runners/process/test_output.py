@@ -204,7 +204,7 @@ def test_a_brief_jobs_output_is_whole_when_its_start_returns(printing: Printing)
 def test_what_is_printed_is_in_the_file_soon(printing: Printing) -> None:
     handle = printing.start("for i in 1 2 3; do echo $i; while [ ! -e go-$i ]; do sleep 0.01; done; done")
     for number in range(1, 4):
-        wait_until(lambda number=number: printing.size(handle) == 2 * number, timeout_s=2.0)  # type: ignore[misc]
+        wait_until(lambda number=number: printing.size(handle) == 2 * number)  # type: ignore[misc]
         (printing.folder / f"go-{number}").touch()
     assert end_of(handle) == 0
 

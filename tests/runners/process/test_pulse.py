@@ -183,7 +183,7 @@ def test_an_idle_guard_asks_nothing(guard: Traced) -> None:
 
 def test_a_worker_that_is_asked_and_answers_is_asked_again(guard: Traced) -> None:
     guard.start("a", "sleep", "600")
-    guard.tell({"do": "pulse", "within_s": 1.0})
+    guard.tell({"do": "pulse", "within_s": 5.0})
     assert guard.hear()["on"] == "started"
     for _ in range(3):
         assert guard.hear() == {"on": "ping", "key": ""}
