@@ -173,7 +173,7 @@ def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
     ids = [record.id for record in made.api.store.runs()]
     made.close()
     # Once all workers are gone no process of any job may be left, whatever the test did.
-    wait_until(lambda: not any(job_processes(run_id) for run_id in ids), timeout_s=8, what="no job process is left")
+    wait_until(lambda: not any(job_processes(run_id) for run_id in ids), what="no job process is left")
 
 
 def job_processes(run_id: str) -> list[int]:

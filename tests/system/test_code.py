@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.support.githost import GitHost, Repository
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, Part, elapsed_s, job_processes, states
+from tests.system.conftest import Cluster, Part, job_processes, states
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +135,8 @@ def test_a_run_can_be_cancelled_while_its_code_is_fetched(cluster: Cluster, host
     worker(cluster, host)
     run = submit(["true"], uri=f"{host.url}/hangs/x", api=cluster.api)
     wait_until(lambda: job_processes(run.id), what="git runs")
-    since = time.monotonic()
     run.cancel(reason="changed my mind")
-    assert run.wait(20) is RunState.KILLED
-    assert elapsed_s(since) < 5
+    assert run.wait(30) is RunState.KILLED, "and not when its server answers, after a minute"
     assert run.record.reason == "changed my mind"
     wait_until(lambda: not job_processes(run.id), what="git is gone")
 

@@ -334,13 +334,11 @@ def test_a_job_that_sees_that_it_shall_stop_ends_by_itself(cluster: Cluster) -> 
         "run.should_stop(); print('up', flush=True)\n"
         "while not run.should_stop(): time.sleep(0.02)\n"
         "print('stopped:', run.stop_reason); sys.exit(0)",
-        grace=20,
+        grace=120,  # SIGTERM would come after half of it
     )
     wait_for_output(run, b"up")
-    begun = time.monotonic()
     run.cancel(reason="enough")
-    assert run.wait(20) is RunState.KILLED
-    assert time.monotonic() - begun < 5
+    assert run.wait(30) is RunState.KILLED
     assert run.logs() == b"up\nstopped: enough\n"
     record = run.refresh()
     assert (record.exit_code, record.signal, record.reason) == (0, "", "enough")
@@ -350,13 +348,11 @@ def test_a_job_that_does_not_look_gets_sigterm_at_once_with_the_file_there_alrea
     """P20."""
     cluster.worker()
     run = shell(
-        cluster, "trap 'cat \"$LAUNCH_RUN_DIR/stop\"; exit 0' TERM; echo up; while :; do sleep 0.05; done", grace=20
+        cluster, "trap 'cat \"$LAUNCH_RUN_DIR/stop\"; exit 0' TERM; echo up; while :; do sleep 0.05; done", grace=120
     )
     wait_for_output(run, b"up")
-    begun = time.monotonic()
     run.cancel(reason="enough")
-    assert run.wait(20) is RunState.KILLED
-    assert time.monotonic() - begun < 5
+    assert run.wait(30) is RunState.KILLED, "and not after half of its grace"
     assert run.logs().endswith(b"enough\n")
 
 
@@ -376,7 +372,7 @@ def test_a_job_that_looks_and_goes_on_is_signalled_after_half_of_its_grace(clust
     wait_for_output(run, b"TERM")
     assert time.monotonic() - begun >= 1.0
     assert run.wait(20) is RunState.KILLED
-    assert 2.0 <= time.monotonic() - begun < 6.0
+    assert 2.0 <= time.monotonic() - begun < 10.0, "its own grace, and not that of runs that have none"
     assert run.refresh().signal == "SIGKILL"
 
 
@@ -385,14 +381,14 @@ def test_heartbeats_keep_a_silent_job_from_its_stall_limit_and_their_end_does_no
     beats, silent = (
         python(
             cluster,
-            f"for _ in range(40):\n    {beat}\n    time.sleep(0.1)\nprint('done')",
-            stall_timeout=1.5,
+            f"for _ in range(60):\n    {beat}\n    time.sleep(0.1)\nprint('done')",
+            stall_timeout=4,
             grace=1,
         )
         for beat in ("run.heartbeat()", "pass")
     )
     assert silent.wait(20) is RunState.FAILED
-    assert silent.record.reason == "no output for 1.5 s"
+    assert silent.record.reason == "no output for 4 s"
     assert beats.wait(20) is RunState.FINISHED
 
 

@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,6 @@ def test_dev_exits_with_the_jobs_code(user: User) -> None:
 
 
 def test_runs_ports_and_password_are_kept_until_the_next_time_and_other_shells_find_it(user: User) -> None:
-    begun = time.monotonic()
     dev, up = user.dev_that_is_up()
     assert up["data"] == str(user.data)
     done = user.run(SUBMIT, "--follow", "--name", "kept", "--", "echo", "hi")
@@ -140,7 +138,6 @@ def test_runs_ports_and_password_are_kept_until_the_next_time_and_other_shells_f
     dev.send_signal(signal.SIGTERM)
     _, err = dev.communicate(timeout=40)
     assert dev.returncode == 0, err
-    assert time.monotonic() - begun < 60
 
 
 def test_other_shells_read_the_whole_of_a_large_output(user: User) -> None:
@@ -272,15 +269,18 @@ def test_ctrl_c_cancels_the_job_of_dev_and_says_so(user: User) -> None:
 
 
 def test_a_second_ctrl_c_kills_the_job_of_dev(user: User) -> None:
-    dev = user.dev("--temporary", "--no-web", "--", *STUBBORN)
+    # A grace for which nobody waits by mistake.
+    dev, _ = user.dev_that_is_up()
+    assert user.run(LAUNCH_WORKER, "queues", "create", "default", "--default", "grace=10m").returncode == 0
+    dev.send_signal(signal.SIGINT)
+    dev.communicate(timeout=40)
+    dev = user.dev("--no-web", "--", *STUBBORN)
     assert dev.stdout is not None
     wait_until(lambda: "begun" in (dev.stdout.readline() if dev.stdout else ""))
     dev.send_signal(signal.SIGINT)
     _read_until(dev, "Ctrl-C again kills it")
-    begun = time.monotonic()
     dev.send_signal(signal.SIGINT)
     out, err = dev.communicate(timeout=40)
-    assert time.monotonic() - begun < 8, "less than the grace"
     assert "killing run" in err
     assert "Killed" in out
     assert dev.returncode == 143

@@ -16,7 +16,7 @@ from launch_worker import submit
 from launch_worker.dev.redis_server import RedisServer, free_port
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, break_machine, wait_for_output
+from tests.system.conftest import Cluster, break_machine, wait_for_output, waits_for
 
 
 def probe(port: int, path: str) -> tuple[int, dict[str, Any]]:
@@ -62,12 +62,13 @@ def test_a_worker_that_takes_runs_is_alive_healthy_and_ready(cluster: Cluster, p
 
 def test_a_draining_worker_is_healthy_and_not_ready(cluster: Cluster, port: int) -> None:
     cluster.worker()
-    run = submit(["sh", "-c", "echo begun; sleep 3"], api=cluster.api)
+    run = submit(["sh", "-c", f"echo begun; {waits_for(cluster.folder / 'end')}"], api=cluster.api)
     wait_for_output(run, b"begun")
     assert cluster.run("launch-worker", "workers", "drain", cluster.api.store.workers()[0]["worker"]).code == 0
-    wait_until(lambda: probe(port, "/ready")[0] == 503, timeout_s=3, what="it is not ready")
+    wait_until(lambda: probe(port, "/ready")[0] == 503, what="it is not ready")
     assert "drains" in probe(port, "/ready")[1]["reason"]
     assert probe(port, "/health")[0] == 200
+    (cluster.folder / "end").touch()
     assert run.wait(20) is RunState.FINISHED
     cluster.parts[0].wait(20)
     gone = cluster.run("launch-worker", "health")

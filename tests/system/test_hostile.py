@@ -22,7 +22,7 @@ from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 from tests.support.githost import GitHost
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, Part, states
+from tests.system.conftest import Cluster, Part, states, waits_for
 
 #: Longer than a lease: what holds up the worker's interpreter for its time would make the neighbour Crashed.
 NEIGHBOUR_S = 6
@@ -173,12 +173,13 @@ def test_no_run_leaves_a_child_with_its_worker(cluster: Cluster, host: GitHost, 
 
 def test_what_jobs_of_a_dead_guard_leave_is_reaped(cluster: Cluster, host: GitHost) -> None:
     part = worker(cluster, host)
-    script = "(sleep 1.5; true) & setsid sh -c 'sleep 1.5' & sleep 2; exit 3"
+    script = f"(sleep 1.5; true) & setsid sh -c 'sleep 1.5' & {waits_for(cluster.folder / 'end')}; exit 3"
     runs = [submit(["sh", "-c", script], api=cluster.api) for _ in range(3)]
     wait_until(lambda: all(run.refresh().state is RunState.RUNNING for run in runs), what="they run")
     time.sleep(0.2)
     (guard,) = [process for process in tree.table() if process.ppid == part.pid]
     tree.send(guard.id, 9)
+    (cluster.folder / "end").touch()
     for run in runs:
         assert run.wait(20) is RunState.FAILED
         assert run.record.exit_code == 3, "its worker reads the exit status that the guard would have"

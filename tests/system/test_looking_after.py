@@ -19,7 +19,7 @@ from launch_worker.store import keys
 from tests.conftest import wait_until
 from tests.support.disks import Disk, fill
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, break_machine, wait_for_pid
+from tests.system.conftest import Cluster, break_machine, wait_for_pid, waits_for
 
 
 def test_a_start_that_fails_through_the_machine_quarantines_the_worker_until_it_is_resumed(cluster: Cluster) -> None:
@@ -104,10 +104,12 @@ def test_a_worker_that_is_started_on_a_full_disk_waits_for_room(cluster: Cluster
 
 def test_workers_drain_lets_a_worker_leave_when_its_job_has_ended(cluster: Cluster) -> None:
     worker = cluster.worker()
-    run = submit(["sh", "-c", "sleep 2; echo done"], api=cluster.api)
+    run = submit(["sh", "-c", waits_for(cluster.folder / "end")], api=cluster.api)
     wait_for_pid(run)
     name = cluster.api.store.workers()[0]["worker"]
     assert cluster.run("launch-worker", "workers", "drain", name).code == 0
+    wait_until(lambda: "worker.draining" in worker.log)
+    (cluster.folder / "end").touch()
     assert worker.wait(20) == 0
     assert run.state is RunState.FINISHED
     gone = cluster.run("launch-worker", "workers", "drain", name)
@@ -155,8 +157,8 @@ def test_what_is_published_to_a_workers_channels_and_is_no_word_of_ours_costs_on
         if message != '{"order": "drain"}':
             redis.publish(keys.admin_channel(owner), message)
     run.cancel(grace_s=0)
-    assert run.wait(10) is RunState.KILLED
-    assert submit(["true"], delay=0.3, api=cluster.api).wait(10) is RunState.FINISHED
+    assert run.wait(20) is RunState.KILLED
+    assert submit(["true"], delay=0.3, api=cluster.api).wait(20) is RunState.FINISHED
     assert worker.log.count("message.unusable") == 1
     assert "Traceback" not in worker.log
     assert "failed" not in worker.log
