@@ -74,12 +74,13 @@ def test_what_it_told_just_before_its_end_is_heard(containers: Containers) -> No
 
 def test_a_finished_container_goes_on_and_how_it_ended_is_noted(containers: Containers) -> None:
     containers.cluster.worker(slots=1)
-    run = containers.submit("""tell '{"finish": 0}'; sleep 5; exit 4""")
+    run = containers.submit("""trap 'exit 4' USR1; tell '{"finish": 0}'; while :; do sleep 0.1; done""")
     assert run.wait(30) is RunState.FINISHED
-    assert containers.left(status="running")
+    (container,) = containers.left(status="running")
     behind = submit(["true"], api=containers.cluster.api)
     time.sleep(1.0)
     assert behind.refresh().state is RunState.PENDING
+    containers.engine.api.kill(container, "SIGUSR1")
     assert behind.wait(30) is RunState.FINISHED
     record = run.refresh()
     assert (record.state, record.exit_code, record.late_exit) == (RunState.FINISHED, 0, "4")
@@ -123,8 +124,9 @@ def test_a_container_sees_that_it_shall_stop_and_ends_by_itself(containers: Cont
         grace=60,
     )
     wait_for_output(run, b"up")
-    # It must have been heard: that takes a second.
-    time.sleep(2.5)
+    workers = containers.cluster.folder / "work" / "workers"
+    heard = lambda: any("true" in path.read_text() for path in workers.rglob("words.json"))  # noqa: E731
+    wait_until(heard, what="its worker knows that it heeds")
     run.cancel(reason="enough")
     assert run.wait(20) is RunState.KILLED
     record = run.refresh()

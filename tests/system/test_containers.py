@@ -26,6 +26,8 @@ from tests.system.conftest import Cluster, Part, states, wait_for_output, wait_f
 SLOW = {"LAUNCH_LEASE_S": "30"}
 #: Counts to N, four times a second.
 COUNT = "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; sleep 0.25; done"
+#: Counts until it gets SIGUSR1.
+COUNT_ON = 'trap end=1 USR1; i=0; while [ -z "$end" ]; do i=$((i+1)); echo line $i; sleep 0.25; done'
 
 
 @pytest.fixture
@@ -67,6 +69,17 @@ class Containers:
         (entry,) = self.engine.api.containers(all=True, filters={"label": f"launch.run={run.id}"})
         found: dict[str, Any] = self.engine.api.inspect_container(entry["Id"])
         return found
+
+    def release(self, run: Run) -> None:
+        """Send SIGUSR1 to the run's job."""
+        (entry,) = self.engine.api.containers(filters={"label": f"launch.run={run.id}"})
+        self.engine.api.kill(entry["Id"], "SIGUSR1")
+
+
+def is_whole(run: Run) -> bool:
+    """Whether nothing of what the job counted is missing or doubled."""
+    said = run.logs().decode()
+    return said.count("\n") > 2 and said == count(said.count("\n"))
 
 
 def count(n: int) -> str:
@@ -159,16 +172,17 @@ def test_thirty_megabytes_of_output_are_bounded_and_the_newest_is_kept(container
 def test_a_killed_workers_container_goes_on_under_the_next_worker(containers: Containers, retries: int) -> None:
     cluster = containers.cluster
     worker = cluster.worker(env=SLOW)
-    run = containers.submit(COUNT.format(n=24) + "; exit 0", retries=retries)
+    run = containers.submit(COUNT_ON + "; exit 0", retries=retries)
     wait_for_output(run, b"line 4\n")
     before = containers.of(run)["Id"]
     worker.kill()
     cluster.worker(env=SLOW)
     wait_until(lambda: [phase.name for phase in run.refresh().phases][-1] == "adopted", what="it is adopted")
     assert containers.of(run)["Id"] == before
+    containers.release(run)
     assert ended(run) is RunState.FINISHED
     assert run.record.attempt == 1
-    assert run.logs().decode() == count(24)
+    assert is_whole(run)
     assert containers.left() == []
 
 
@@ -229,15 +243,17 @@ def test_a_crashed_run_whose_container_lives_is_regained(containers: Containers)
     """X7: the same attempt, not superseded."""
     cluster = containers.cluster
     first = cluster.worker()
-    run = containers.submit(COUNT.format(n=40))
+    run = containers.submit(COUNT_ON)
     wait_for_output(run, b"line 2\n")
     first.kill()
     cluster.beat()
     wait_until(lambda: run.state is RunState.CRASHED, what="the run is Crashed")
     cluster.worker()
+    wait_until(lambda: run.state is RunState.RUNNING, what="it is regained")
+    containers.release(run)
     assert ended(run) is RunState.FINISHED
     assert states(run) == ["Pending", "Running", "Crashed", "Running", "Finished"]
-    assert run.logs().decode() == count(40)
+    assert is_whole(run)
 
 
 def test_an_adopted_run_can_be_cancelled_and_takes_a_slot(containers: Containers) -> None:
@@ -264,40 +280,48 @@ def test_a_worker_whose_folder_is_gone_leaves_containers_that_its_successor_adop
     """As a worker that ran in a container itself: its volume went with it, and its guard."""
     cluster = containers.cluster
     first = cluster.worker(env={"LAUNCH_WORK_DIR": str(cluster.folder / "lost")})
-    run = containers.submit(COUNT.format(n=40))
+    run = containers.submit(COUNT_ON)
     wait_for_output(run, b"line 2\n")
     first.kill()
-    cluster.worker(name="w2")
+    heir = cluster.worker(name="w2")
+    wait_until(lambda: f"run.adopted run={run.id}" in heir.log, timeout_s=40, what="it is adopted")
+    containers.release(run)
     # It may have been Crashed for a while.
     wait_until(lambda: run.refresh().state is RunState.FINISHED, timeout_s=60, what="it is Finished after all")
-    assert (run.record.attempt, run.logs().decode()) == (1, count(40))
+    assert (run.record.attempt, is_whole(run)) == (1, True)
     assert containers.left() == []
 
 
 def test_the_guard_of_the_former_worker_ends_no_container_that_was_adopted(containers: Containers) -> None:
     """With retries left it watches the lease; the next worker renews it elsewhere."""
     cluster = containers.cluster
-    env = {"LAUNCH_LEASE_S": "8"}
+    # The next worker has to be there within the lease, also on a machine that stalls.
+    env = {"LAUNCH_LEASE_S": "14"}
     worker = cluster.worker(env=env)
-    run = containers.submit(COUNT.format(n=60), retries=1)
+    run = containers.submit(COUNT_ON, retries=1)
     wait_for_output(run, b"line 2\n")
     worker.kill()
+    killed_at = time.monotonic()
     cluster.worker(env=env)
+    wait_until(lambda: time.monotonic() > killed_at + 15, what="the lease is over that the guard knows")
+    containers.release(run)
     assert ended(run) is RunState.FINISHED
-    assert (run.record.attempt, run.logs().decode()) == (1, count(60))
+    assert (run.record.attempt, is_whole(run)) == (1, True)
 
 
 def test_a_worker_that_wakes_up_after_its_run_was_adopted_leaves_it_alone(containers: Containers) -> None:
     cluster = containers.cluster
     frozen = cluster.worker(name="w1", env={"LAUNCH_WORK_DIR": str(cluster.folder / "one")})
-    run = containers.submit(COUNT.format(n=60))
+    run = containers.submit(COUNT_ON)
     wait_for_output(run, b"line 2\n")
     heir = cluster.worker(name="w2", env={"LAUNCH_WORK_DIR": str(cluster.folder / "two")})
     frozen.signal(signal.SIGSTOP)
     wait_until(lambda: f"run.adopted run={run.id}" in heir.log, timeout_s=40, what="it is adopted")
     frozen.signal(signal.SIGCONT)
+    wait_until(lambda: "run.superseded" in frozen.log or "adopted" in frozen.log, what="it knows")
+    containers.release(run)
     assert ended(run) is RunState.FINISHED
-    assert (run.record.worker.partition("@")[0], run.logs().decode()) == ("w2", count(60))
+    assert (run.record.worker.partition("@")[0], is_whole(run)) == ("w2", True)
     assert f"run.ended run={run.id}" not in frozen.log
     assert containers.left() == []
 
@@ -417,12 +441,10 @@ def test_a_detached_job_that_no_worker_takes_over_is_ended_when_its_lease_is(clu
         ["sh", "-c", "while :; do date +%s.%N >> stamps; sleep 0.1; done"], cwd=cluster.folder, api=cluster.api
     )
     pid = wait_for_pid(run)
-    begun = time.monotonic()
     upgrade(worker)
     cluster.beat()
     wait_until(lambda: run.state is RunState.CRASHED, what="the run is Crashed")
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"), what="its job is ended")
-    assert time.monotonic() - begun < 15
     assert not os.path.exists(f"/proc/{pid}")
 
 
@@ -442,20 +464,22 @@ def test_a_worker_of_another_name_leaves_a_detached_job_alone(cluster: Cluster) 
 
 def test_a_detached_job_outlives_an_outage_of_redis(cluster: Cluster, redis_server: Any) -> None:
     """A planned restart while Redis is frozen: without retries nobody else may take the run, so it may wait."""
-    env = {"LAUNCH_LEASE_S": "8"}
+    # The next worker has to reach the guard within the lease, also on a machine that stalls.
+    env = {"LAUNCH_LEASE_S": "14"}
     worker = cluster.worker(env=env)
-    run = submit(["sh", "-c", COUNT.format(n=80)], api=cluster.api)
+    run = submit(["sh", "-c", COUNT_ON], api=cluster.api)
     wait_for_output(run, b"line 2\n")
     upgrade(worker)
     redis_server.process.send_signal(signal.SIGSTOP)
     try:
         second = cluster.worker(wait=False, env=env)
-        time.sleep(12.0)
+        time.sleep(16.0)
         assert second.process.poll() is None
     finally:
         redis_server.process.send_signal(signal.SIGCONT)
+    os.kill(wait_for_pid(run), signal.SIGUSR1)
     assert ended(run) is RunState.FINISHED
-    assert (run.record.attempt, run.logs().decode()) == (1, count(80))
+    assert (run.record.attempt, is_whole(run)) == (1, True)
 
 
 # -- the engine is away ------------------------------------------------------------------------------------------------
@@ -522,14 +546,15 @@ def test_an_engine_that_does_not_answer_for_a_while_costs_a_running_job_nothing(
     forwarder = Forwarder(containers.cluster.folder, address.removeprefix("unix://"))
     try:
         containers.cluster.worker(env={"DOCKER_HOST": f"unix://{forwarder.path}"})
-        run = containers.submit(COUNT.format(n=24) + "; exit 9")
+        run = containers.submit(COUNT_ON + "; exit 9")
         wait_for_output(run, b"line 2\n")
         forwarder.cut()
         time.sleep(2.0)
         assert run.state is RunState.RUNNING
         forwarder.up()
+        containers.release(run)
         assert ended(run) is RunState.FAILED
-        assert (run.exit_code, run.logs().decode()) == (9, count(24))
+        assert (run.exit_code, is_whole(run)) == (9, True)
         assert containers.left() == []
     finally:
         forwarder.cut()
@@ -580,13 +605,17 @@ def test_secrets_are_on_no_command_line_and_in_no_other_runs_container(container
     cluster = containers.cluster
     secret = "s3cr3t-" + os.urandom(8).hex()
     worker = cluster.worker(env={"HF_TOKEN": secret}, slots=2)
-    run = containers.submit("echo ${#HF_TOKEN}; sleep 3", env_from=["HF_TOKEN"])
-    other = containers.submit("sleep 3")
+    until_told = "trap 'exit 0' USR1; while :; do sleep 0.1; done"
+    run = containers.submit(f"echo ${{#HF_TOKEN}}; {until_told}", env_from=["HF_TOKEN"])
+    other = containers.submit(until_told)
     found = containers.of(run)
     assert f"HF_TOKEN={secret}" in found["Config"]["Env"]
     assert secret not in json.dumps(containers.of(other))
     lines = subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
     assert secret not in lines
+    wait_for_output(run, b"\n")
+    for each in (run, other):
+        containers.release(each)
     assert ended(run) is ended(other) is RunState.FINISHED
     assert run.logs().decode().strip() == str(len(secret))
     assert secret not in worker.log

@@ -180,14 +180,15 @@ def test_a_person_confirms_that_what_a_worker_left_has_ended(cluster: Cluster) -
 
 def test_a_killed_workers_run_is_held_while_its_guard_cannot_end_the_container(machines: Machines) -> None:
     cluster, engine = machines.cluster, machines.engine
-    worker = machines.hurt(lease_s=8)
+    # Its guard asks the engine a quarter of a lease, and a second, before the lease is over.
+    worker = machines.hurt(lease_s=16)
     run = machines.submit()
     wait_for_output(run, b"up")
-    machines.other(lease_s=8)
+    machines.other(lease_s=16)
     cluster.beat()
     engine.freeze()
     worker.kill()
-    wait_until(lambda: run.refresh().is_held, what="its guard has it held")
+    wait_until(lambda: run.refresh().is_held, timeout_s=40, what="its guard has it held")
     time.sleep(4.0)
     assert machines.is_growing()
     assert (run.refresh().state, run.record.attempt) == (RunState.RUNNING, 1)

@@ -23,7 +23,7 @@ from launch_worker.api.client import Run
 from launch_worker.model.states import RunState
 from launch_worker.runners.process import tree
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, states, wait_for_output, wait_for_pid
+from tests.system.conftest import Cluster, states, wait_for_output, wait_for_pid, waits_for
 from tests.system.test_failures import guard_of
 
 #: Nobody has these.
@@ -125,13 +125,14 @@ def test_a_worker_that_changes_its_user_itself_is_as_closed(plain: Cluster) -> N
 def test_what_a_plain_user_s_worker_sees_of_its_jobs_is_all_there(plain: Cluster) -> None:
     """Ends of the jobs of a guard that was killed, leftovers, cancels: all of that goes by /proc."""
     worker = plain.worker(slots=3, by=by_user)
-    ends = submit(["sh", "-c", "echo up; sleep 1; exit 7"], api=plain.api)
+    ends = submit(["sh", "-c", f"echo up; {waits_for(plain.folder / 'end')}; exit 7"], api=plain.api)
     daemon = "exec setsid sleep 600 >/dev/null 2>&1"
     leaves = submit(["sh", "-c", f"env -i sh -c '{daemon}' & echo up; sleep 0.3"], api=plain.api)
     stays = submit(["sh", "-c", "echo up; exec sleep 600"], api=plain.api)
     for run in (ends, stays):
         wait_for_output(run, b"up")
     os.kill(guard_of(worker.pid), signal.SIGKILL)
+    (plain.folder / "end").touch()
     assert leaves.wait(20) is RunState.FINISHED
     assert ends.wait(20) is RunState.FAILED
     assert ends.exit_code == 7

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from launch_worker.api.client import Run, submit
 from launch_worker.errors import InputError, RefusedError
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, states, wait_for_output
+from tests.system.conftest import Cluster, states, wait_for_output, waits_for
 
 SCHEMA = {"type": "object", "properties": {"lr": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.1}}}
 
@@ -66,13 +65,13 @@ def test_a_limit_of_one_holds_over_two_workers_and_the_queue_is_not_idle(cluster
 def test_a_limit_that_is_raised_lets_those_go_that_waited_for_it(cluster: Cluster) -> None:
     cluster.worker("gpu", slots=4)
     cluster.api.create_queue("gpu", limit=0)
-    runs = [sh(cluster, "sleep 60", queue="gpu") for _ in range(3)]
+    runs = [sh(cluster, "sleep 600", queue="gpu") for _ in range(3)]
     wait_until(lambda: all("limit 0 of queue gpu" in run.refresh().reason for run in runs), what="they say why")
     cluster.api.set_queue("gpu", limit=2)
-    wait_until(lambda: cluster.api.queue("gpu").running == 2, timeout_s=5, what="two run")
+    wait_until(lambda: cluster.api.queue("gpu").running == 2, what="two run")
     assert [run.state for run in runs].count(RunState.PENDING) == 1
     cluster.api.set_queue("gpu", limit=None)
-    wait_until(lambda: cluster.api.queue("gpu").running == 3, timeout_s=5, what="three run")
+    wait_until(lambda: cluster.api.queue("gpu").running == 3, what="three run")
     for run in runs:
         run.cancel(grace_s=0)
     assert ends(runs) == {RunState.KILLED}
@@ -97,20 +96,18 @@ def test_a_pools_limit_is_for_all_its_queues_together(cluster: Cluster, tmp_path
 def test_a_pause_bites_and_ends(cluster: Cluster) -> None:
     """P17."""
     cluster.worker("gpu", slots=4)
-    running = sh(cluster, "echo up; sleep 3; echo down", queue="gpu")
+    running = sh(cluster, f"echo up; {waits_for(cluster.folder / 'end')}; echo down", queue="gpu")
     wait_for_output(running, b"up")
     assert cluster.run("launch-worker", "queues", "pause", "gpu").code == 0
     waiting = sh(cluster, "true", queue="gpu")
     cluster.worker("gpu", slots=4, name="w2")
+    (cluster.folder / "end").touch()
     assert running.wait(20) is RunState.FINISHED
     assert running.logs() == b"up\ndown\n"
     record = waiting.refresh()
     assert (record.state, record.attempt) == (RunState.PENDING, 0)
     wait_until(lambda: "paused" in waiting.refresh().reason, what="it says why")
-    resumed = time.monotonic()
     assert cluster.run("launch-worker", "queues", "resume", "gpu").code == 0
-    wait_until(lambda: waiting.state is not RunState.PENDING, timeout_s=10, what="it starts")
-    assert time.monotonic() - resumed < 5
     assert waiting.wait(20) is RunState.FINISHED
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +114,9 @@ def test_waiting_ends_when_the_run_is_deleted(cluster: Cluster) -> None:
     wait_until(
         lambda: redis_of(cluster.redis_url).pubsub_numsub(f"launch:news:{run.id}")[0][1], what="the waiter listens"
     )
-    begun = time.monotonic()
     run.delete()
-    waiter.join(20)
-    assert time.monotonic() - begun < 5
+    waiter.join(20)  # its own timeout is 30 s
+    assert not waiter.is_alive()
     assert "was deleted" in str(errors[0]) or errors == ["Killed"]
 
 

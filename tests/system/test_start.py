@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from launch_worker import submit
-from launch_worker.dev.redis_server import free_port
 from launch_worker.ids import new_run_id
 from launch_worker.model.checks import MAINTENANCE_QUEUE
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.redis_url import mask_url
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, Part, elapsed_s, stamps, wait_for_pid
+from tests.support.ports import own_port
+from tests.system.conftest import Cluster, Part, stamps, wait_for_pid, waits_for
 
 LAUNCH_WORKER = str(Path(sys.executable).parent / "launch-worker")
 CELERY = (sys.executable, "-m", "celery", "-A", "launch_worker", "worker")
@@ -65,13 +65,11 @@ def test_match_takes_up_queues_that_appear_and_drops_those_that_go(cluster: Clus
     """P4."""
     worker = start(cluster, "-m", "dev-")
     foreign = submit(["true"], queue="prod-dev-x", api=cluster.api)
-    begun = time.monotonic()
     assert submit(["true"], queue="dev-a", api=cluster.api).wait(20) is RunState.FINISHED
-    assert elapsed_s(begun) < 5
     assert "queue.taken_up queue=dev-a" in worker.log
     wait_until(lambda: only_worker(cluster)["queues"] == ["dev-a"], what="the worker is listed with its queue")
     assert cluster.api.store.delete_queue("dev-a") == ""
-    wait_until(lambda: "queue.dropped queue=dev-a" in worker.log, timeout_s=5)
+    wait_until(lambda: "queue.dropped queue=dev-a" in worker.log)
     wait_until(lambda: only_worker(cluster)["queues"] == [], what="the worker is listed without it")
     assert submit(["true"], queue="dev-a", api=cluster.api).wait(20) is RunState.FINISHED
     assert foreign.refresh().state is RunState.PENDING
@@ -144,7 +142,7 @@ def test_a_pool_is_served_by_rank_before_priority(cluster: Cluster) -> None:
     blocker = submit(["sh", "-c", "sleep 1"], queue="z-first", priority="critical", api=cluster.api)
     worker = start(cluster, "--pool", "site", "--limit", "1")
     assert order(cluster, 4) == ["z-first:medium", "z-first:low", "m-second:high", "a-third:critical"]
-    assert blocker.wait(5) is RunState.FINISHED
+    assert blocker.wait(20) is RunState.FINISHED
     assert outside.refresh().state is RunState.PENDING
     assert "Looking for work from work pool 'site'..." in worker.log
     assert only_worker(cluster)["queues"] == ["z-first", "m-second", "a-third"]
@@ -168,10 +166,10 @@ def test_a_pools_queues_may_change_while_it_is_served(cluster: Cluster) -> None:
     worker = start(cluster, "--pool", "site")
     wait_until(lambda: only_worker(cluster)["queues"] == ["a", "b"])
     store.configure("queue", "a", {"rank": "9"})
-    wait_until(lambda: only_worker(cluster)["queues"] == ["b", "a"], timeout_s=5)
+    wait_until(lambda: only_worker(cluster)["queues"] == ["b", "a"])
     store.configure("queue", "c", {"pool": "site", "rank": "1"})
     store.configure("queue", "b", {"pool": None})
-    wait_until(lambda: only_worker(cluster)["queues"] == ["c", "a"], timeout_s=5)
+    wait_until(lambda: only_worker(cluster)["queues"] == ["c", "a"])
     assert submit(["true"], queue="c", api=cluster.api).wait(20) is RunState.FINISHED
     assert "queue.dropped queue=b" in worker.log
 
@@ -184,21 +182,22 @@ def test_celerys_worker_without_a_selection_is_one_of_the_default_queue(cluster:
 
 
 def test_a_scheduled_run_is_claimed_ahead_and_starts_on_time(cluster: Cluster) -> None:
-    worker = start(cluster, "-q", "default", "--prefetch-seconds", "4")
+    worker = start(cluster, "-q", "default", "--prefetch-seconds", "14")
     wait_until(cluster.api.store.workers)
     run_id = new_run_id()
-    due_us = cluster.api.store.now_us() + 5_000_000
+    due_us = cluster.api.store.now_us() + 15_000_000
     cluster.api.store.create(run_id, RunSpec(("sh", "-c", f"date +%s.%N > {cluster.folder / 'at'}")), at_us=due_us)
-    wait_until(lambda: f"run.claimed run={run_id}" in worker.log, timeout_s=4, what="claimed ahead")
+    wait_until(lambda: f"run.claimed run={run_id}" in worker.log, timeout_s=12, what="claimed ahead")
     assert cluster.api.store.now_us() < due_us - 1_000_000
     assert cluster.api.run(run_id).wait(20) is RunState.FINISHED
     late_s = float((cluster.folder / "at").read_text()) - due_us / 1e6
-    assert 0 <= late_s < 0.5
+    # At once on a machine that is not stalled; a heartbeat that is late does not matter.
+    assert 0 <= late_s < 5
 
 
 def test_run_once_runs_what_waits_and_exits(cluster: Cluster) -> None:
     """P18."""
-    runs = [submit(["sleep", "1"], api=cluster.api) for _ in range(3)]
+    runs = [submit(["sh", "-c", waits_for(cluster.folder / "end")], api=cluster.api) for _ in range(3)]
     elsewhere = submit(["true"], queue="other", api=cluster.api)
     due_id = new_run_id()
     cluster.api.store.create(due_id, RunSpec(("true",)), delay_s=0.2)
@@ -207,6 +206,7 @@ def test_run_once_runs_what_waits_and_exits(cluster: Cluster) -> None:
     worker = start(cluster, "-q", "default", "--run-once", "--limit", "2", wait=False)
     wait_for_pid(runs[0])
     later = submit(["true"], api=cluster.api)
+    (cluster.folder / "end").touch()
     assert worker.wait(30) == 0, worker.log
     assert [run.refresh().state for run in (*runs, due)] == [RunState.FINISHED] * 4
     assert [run.refresh().state for run in (later, elsewhere)] == [RunState.PENDING] * 2
@@ -248,7 +248,7 @@ def test_limits(cluster: Cluster, limit: str | None, slots: int) -> None:
     start(cluster, "-q", "default", *([] if limit is None else ["--limit", limit]))
     assert only_worker(cluster)["slots"] == slots
     if slots > 2:
-        runs = [submit(["sleep", "60"], api=cluster.api) for _ in range(6)]
+        runs = [submit(["sleep", "600"], api=cluster.api) for _ in range(6)]
         for run in runs:
             wait_for_pid(run)
         for run in runs:
@@ -256,7 +256,7 @@ def test_limits(cluster: Cluster, limit: str | None, slots: int) -> None:
 
 
 def test_the_welcome_is_prefects_with_the_password_masked(cluster: Cluster) -> None:
-    url = f"redis://user:s3cret@127.0.0.1:{free_port()}/0"
+    url = f"redis://user:s3cret@127.0.0.1:{own_port()}/0"
     worker = start(cluster, "-q", "a", "-q", "b", "--api", url, wait=False)
     wait_until(lambda: "Agent started! Looking for work from queue(s): a, b..." in worker.log)
     assert "Starting v0.1.0 agent connected to redis://***@127.0.0.1:" in worker.log
@@ -293,7 +293,7 @@ def test_tags_are_a_queue_of_their_own(cluster: Cluster) -> None:
 
 
 def test_api_names_the_redis_and_the_old_argument_a_queue(cluster: Cluster) -> None:
-    nowhere = {"LAUNCH_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    nowhere = {"LAUNCH_REDIS_URL": f"redis://127.0.0.1:{own_port()}/0"}
     worker = start(cluster, "old", "--api", cluster.redis_url, env=nowhere)
     assert "`launch-worker start -q old`" in worker.log
     assert submit(["true"], queue="old", api=cluster.api).wait(20) is RunState.FINISHED
@@ -313,11 +313,13 @@ def test_a_strict_worker_tells_the_asked_and_the_known_queues(cluster: Cluster) 
 
 def test_a_draining_worker_takes_up_no_queue(cluster: Cluster) -> None:
     worker = start(cluster, "-m", "dev-")
-    run = submit(["sleep", "6"], queue="dev-a", api=cluster.api)
+    run = submit(["sh", "-c", waits_for(cluster.folder / "end")], queue="dev-a", api=cluster.api)
     wait_for_pid(run)
     worker.process.terminate()
     wait_until(lambda: "worker.draining" in worker.log)
     late = submit(["true"], queue="dev-b", api=cluster.api)
+    time.sleep(4)  # new queues are looked for every few seconds
+    (cluster.folder / "end").touch()
     assert worker.wait(30) == 0, worker.log
     assert run.refresh().state is RunState.FINISHED
     assert late.refresh().state is RunState.PENDING

@@ -44,7 +44,7 @@ def lasting(server: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
     yield made
     ids = [record.id for record in made.api.store.runs()]
     made.close()
-    wait_until(lambda: not any(job_processes(run_id) for run_id in ids), timeout_s=8, what="no job process is left")
+    wait_until(lambda: not any(job_processes(run_id) for run_id in ids), what="no job process is left")
 
 
 def write(cluster: Cluster, **said: Any) -> None:
