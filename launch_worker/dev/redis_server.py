@@ -80,6 +80,7 @@ class RedisServer:
         self._before_exec = before_exec
         self._password = self._read_password() if self._is_kept else secrets.token_urlsafe(16)
         self.port = port
+        self._held: socket.socket | None = None
         (self._folder / "log").unlink(missing_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -90,14 +91,12 @@ class RedisServer:
     def start(self, *, timeout_s: float = 10.0) -> None:
         """Start (again, on the same port). Raises LaunchError with the server's own last words."""
         server = find_redis_server()
-        for attempt in range(5):
-            if attempt or not self.port:
-                self.port = free_port()
-            self.process = self._spawn(server)
-            if self._answers(timeout_s):
-                return
-            if self.process.poll() is None:
-                break
+        if self._held is None:
+            self._held = _hold_port_or_another(self.port)
+            self.port = self._held.getsockname()[1]
+        self.process = self._spawn(server)
+        if self._answers(timeout_s):
+            return
         words = " ".join((self._folder / "log").read_text(errors="replace").strip().splitlines()[-1:])
         self.stop()
         kept = f"; its data is in {self._folder}" if self._is_kept else ""
@@ -163,19 +162,41 @@ class RedisServer:
             except subprocess.TimeoutExpired:
                 self.kill()
             self.process = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None
         if not self._is_kept:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def hold_port(port: int = 0) -> socket.socket:
+    """Hold a loopback port, any free one for 0: only servers that reuse addresses, as all do, can bind it meanwhile.
+
+    Nothing listens on it. Raises OSError when the port is taken.
+    """
+    held = socket.socket()
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def _hold_port_or_another(port: int) -> socket.socket:
+    try:
+        return hold_port(port)
+    except OSError:
+        return hold_port()
+
+
 def is_free(port: int) -> bool:
     """Whether nothing listens on this loopback port now."""
-    with socket.socket() as probe:
-        # As servers do: the remains of a closed connection do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+    try:
+        hold_port(port).close()
+    except OSError:
+        return False
     return True
 
 

@@ -17,7 +17,7 @@ from random import Random
 import launch_worker
 from launch_worker.api.client import Api
 from launch_worker.clock import boot_time_s
-from launch_worker.dev.redis_server import RedisServer, free_port
+from launch_worker.dev.redis_server import RedisServer
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.tree import ProcessId
 from launch_worker.settings import Settings
@@ -28,6 +28,7 @@ from tests.chaos.plan import CONTAINER_QUEUE, DEVICES, LEASE_S, QUEUES
 from tests.chaos.proxy import Network, Proxy
 from tests.chaos.timeline import Timeline
 from tests.support.githost import GitHost
+from tests.support.ports import own_port
 from tests.system.conftest import Cluster, Part
 
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": str(LEASE_S), "LAUNCH_PASS_S": "0.5"}
@@ -244,7 +245,7 @@ class System:
 
     def _watch(self, how: str, env: dict[str, str]) -> Part:
         if how == "flower":
-            return self.cluster.celery("flower", "--address=127.0.0.1", f"--port={free_port()}", name=how, env=env)
+            return self.cluster.celery("flower", "--address=127.0.0.1", f"--port={own_port()}", name=how, env=env)
         if how == "events":
             return self.cluster.celery("events", "--dump", name=how, env=env)
         log_path = self.folder / f"{how}.{len(self.cluster.parts)}.log"

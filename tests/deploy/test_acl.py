@@ -16,12 +16,13 @@ import redis
 
 from launch_worker import submit
 from launch_worker.api.client import Api
-from launch_worker.dev.redis_server import bundled_server, find_redis_server, free_port
+from launch_worker.dev.redis_server import bundled_server, find_redis_server
 from launch_worker.errors import BrokerUnavailableError, ForbiddenError
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from tests.conftest import wait_until
+from tests.support.ports import own_port
 from tests.system.conftest import Cluster, Result, wait_for_output
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "redis"
@@ -34,7 +35,7 @@ class Guarded:
     """A server with deploy/redis/redis.conf, and each user's view of it."""
 
     def __init__(self, program: str, folder: Path) -> None:
-        self.port = free_port()
+        self.port = own_port()
         self.folder = folder
         for name in ("redis.conf", "users.conf"):
             shutil.copy(CONFIG / name, folder)
@@ -193,7 +194,7 @@ def test_a_killed_workers_runs_are_crashed_by_the_workers_user(cluster: Cluster,
 
 
 def test_flower_works_as_the_workers_user(cluster: Cluster, guarded: Guarded) -> None:
-    port = free_port()
+    port = own_port()
     cluster.worker()
     flower = cluster.celery("flower", f"--port={port}", "--address=127.0.0.1", name="flower")
     wait_until(lambda: "Connected to redis" in flower.log, what="flower is up")

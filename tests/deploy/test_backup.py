@@ -11,10 +11,11 @@ import pytest
 import redis
 
 from launch_worker import submit
-from launch_worker.dev.redis_server import find_redis_server, free_port
+from launch_worker.dev.redis_server import find_redis_server
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
+from tests.support.ports import own_port
 from tests.system.conftest import Cluster, states, wait_for_output, waits_for
 
 
@@ -22,7 +23,7 @@ class Server:
     """A Redis whose folder and options a test chooses anew at each start, on the same port."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = own_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -10,10 +10,11 @@ import pytest
 import redis
 
 from launch_worker import submit
-from launch_worker.dev.redis_server import find_redis_server, free_port
+from launch_worker.dev.redis_server import find_redis_server
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
+from tests.support.ports import own_port
 from tests.system.conftest import Cluster, states, wait_for_output, waits_for
 
 _PASSWORD = "of-the-servers"
@@ -25,7 +26,7 @@ class Servers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.ports = {name: free_port() for name in ("a", "b", "s1", "s2", "s3")}
+        self.ports = {name: own_port() for name in ("a", "b", "s1", "s2", "s3")}
         both = f"requirepass {_PASSWORD}\nmasterauth {_PASSWORD}\nappendonly yes\nmin-replicas-to-write 0\n"
         self._start("a", both)
         self._start("b", f"{both}replicaof 127.0.0.1 {self.ports['a']}\nrepl-diskless-sync-delay 0\n")
@@ -96,7 +97,7 @@ def cluster(servers: Servers, tmp_path: Path) -> Iterator[Cluster]:
 def test_the_system_goes_on_with_the_new_master_when_the_old_one_is_killed(cluster: Cluster, servers: Servers) -> None:
     worker = cluster.worker()
     beat = cluster.beat()
-    flower = cluster.celery("flower", f"--port={free_port()}", "--address=127.0.0.1", name="flower")
+    flower = cluster.celery("flower", f"--port={own_port()}", "--address=127.0.0.1", name="flower")
     wait_until(lambda: "Connected to sentinel" in flower.log, what="flower is up")
     first = cluster.run("launch-submit", "--wait", "--", "sh", "-c", "exit 3")
     assert first.code == 3, first

@@ -17,9 +17,9 @@ from celery import Celery
 
 from launch_worker import Run, submit, submit_many
 from launch_worker.celery import defaults
-from launch_worker.dev.redis_server import free_port
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
+from tests.support.ports import own_port
 from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, job_processes, wait_for_pid
 
@@ -187,7 +187,7 @@ def test_two_brokers_named_at_once_are_refused(cluster: Cluster) -> None:
 
 
 def test_flower_shows_each_run_as_a_task_in_agreement_with_its_record(cluster: Cluster) -> None:
-    port = free_port()
+    port = own_port()
     cluster.celery(
         *("flower", "--address=127.0.0.1", f"--port={port}"),
         name="flower",
@@ -221,7 +221,7 @@ def test_flower_shows_each_run_as_a_task_in_agreement_with_its_record(cluster: C
 
 
 def test_flower_shows_a_crashed_run_as_failure(cluster: Cluster) -> None:
-    port = free_port()
+    port = own_port()
     cluster.celery(
         *("flower", "--address=127.0.0.1", f"--port={port}"), name="flower", env={"FLOWER_UNAUTHENTICATED_API": "true"}
     )
@@ -312,7 +312,7 @@ def test_events_that_cannot_be_sent_decide_about_no_run(cluster: Cluster) -> Non
 
 
 def test_flowers_picture_agrees_with_the_records_of_runs_that_wait_fail_and_are_tried_again(cluster: Cluster) -> None:
-    port = free_port()
+    port = own_port()
     cluster.celery(
         *("flower", "--address=127.0.0.1", f"--port={port}"), name="flower", env={"FLOWER_UNAUTHENTICATED_API": "true"}
     )

@@ -15,12 +15,13 @@ import pytest
 from launch_worker import submit
 from launch_worker.api.client import Api
 from launch_worker.api.doctor import Finding, check
-from launch_worker.dev.redis_server import RedisServer, find_redis_server, free_port
+from launch_worker.dev.redis_server import RedisServer, find_redis_server
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.redis.store.test_causes import own_address
+from tests.support.ports import own_port
 from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster
 
@@ -63,7 +64,7 @@ def make_full(cluster: Cluster, server: RedisServer, tmp_path: Path) -> None:
 
 
 def make_replica(cluster: Cluster, server: RedisServer, tmp_path: Path) -> None:
-    redis_of(cluster.redis_url).replicaof("127.0.0.1", free_port())
+    redis_of(cluster.redis_url).replicaof("127.0.0.1", own_port())
 
 
 def make_unsaved(cluster: Cluster, server: RedisServer, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_a_full_work_folder_is_found_with_what_to_do(cluster: Cluster, monkeypat
 @pytest.fixture
 def open_server(tmp_path: Path) -> Iterator[int]:
     """The port of a Redis without a password on every address."""
-    port = free_port()
+    port = own_port()
     words = [find_redis_server(), "--port", str(port), "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]
     (tmp_path / "redis").mkdir()
     with (tmp_path / "redis" / "log").open("wb") as log:

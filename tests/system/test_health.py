@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from launch_worker import submit
-from launch_worker.dev.redis_server import RedisServer, free_port
+from launch_worker.dev.redis_server import RedisServer
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
+from tests.support.ports import own_port
 from tests.system.conftest import Cluster, break_machine, wait_for_output, waits_for
 
 
@@ -35,7 +36,7 @@ def probe(port: int, path: str) -> tuple[int, dict[str, Any]]:
 @pytest.fixture
 def port(cluster: Cluster) -> int:
     """Where this test's worker answers."""
-    made = free_port()
+    made = own_port()
     cluster.env["LAUNCH_HEALTH_ADDRESS"] = str(made)
     return made
 
@@ -93,7 +94,7 @@ def test_p39_health_is_503_after_30_s_without_redis_and_200_within_5_s_of_its_re
     server: RedisServer, tmp_path: Path
 ) -> None:
     outage = Cluster(server.url, tmp_path)
-    port, file = free_port(), tmp_path / "alive"
+    port, file = own_port(), tmp_path / "alive"
     # The heartbeat that people have, not the short one of tests.
     outage.env |= {"LAUNCH_HEARTBEAT_S": "5", "LAUNCH_LEASE_S": "30", "LAUNCH_HEALTH_FILE": str(file)}
     outage.env["LAUNCH_HEALTH_ADDRESS"] = str(port)
@@ -142,7 +143,7 @@ def test_without_address_and_file_redis_is_asked_for_the_worker_of_this_machine(
     cluster.worker()
     assert cluster.run("launch-worker", "health").code == 0
     assert cluster.run("launch-worker", "health", "--ready").code == 0
-    away = cluster.run("launch-worker", "health", env={"LAUNCH_REDIS_URL": f"redis://127.0.0.1:{free_port()}"})
+    away = cluster.run("launch-worker", "health", env={"LAUNCH_REDIS_URL": f"redis://127.0.0.1:{own_port()}"})
     assert away.code == 1
     assert "is not reachable" in away.err
     assert cluster.run("launch-worker", "health", "--live").code == 2

@@ -221,9 +221,7 @@ def test_time_limit_ends_the_job_and_says_so(cluster: Cluster) -> None:
 
 def test_stall_limit_spares_a_job_that_prints_and_ends_a_silent_one(cluster: Cluster) -> None:
     cluster.worker()
-    talking = submit(
-        ["sh", "-c", "for i in $(seq 14); do echo $i; sleep 0.4; done"], stall_timeout=4, api=cluster.api
-    )
+    talking = submit(["sh", "-c", "for i in $(seq 14); do echo $i; sleep 0.4; done"], stall_timeout=4, api=cluster.api)
     silent = submit(["sleep", "100"], stall_timeout=4, api=cluster.api)
     assert silent.wait(20) is RunState.FAILED
     assert "no output for 4 s" in silent.record.reason

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.dev.redis_server import RedisServer, free_port
+from launch_worker.dev.redis_server import RedisServer
 from tests.conftest import wait_until
+from tests.support.ports import own_port
 
 #: Each two letters beside each other are in no message.
 PASSWORD = "QxZ#jWq?Kvq@Xzj/Vqk[Jzx]Zqw%Wjx:Qvz"
@@ -77,7 +78,7 @@ AWAY = {"worker": "redis.away", "start": "redis.away", "beat": "redis.away"}
 @pytest.mark.parametrize("place", ["127.0.0.1:{}/0", "127.0.0.1:{}/main/0"])
 def test_no_part_says_a_part_of_the_password_while_redis_is_away(place: str, tmp_path: Path) -> None:
     scheme = "sentinel" if "main" in place else "redis"
-    said = say(f"{scheme}://me:{PASSWORD}@{place.format(free_port())}", tmp_path, until=AWAY)
+    said = say(f"{scheme}://me:{PASSWORD}@{place.format(own_port())}", tmp_path, until=AWAY)
     for name, text in said.items():
         assert not shown(text), (name, text)
     assert "is not reachable" in said["submit"] or "none of the sentinels" in said["submit"]

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.dev.redis_server import RedisServer, find_redis_server, free_port
+from launch_worker.dev.redis_server import RedisServer, find_redis_server
 from launch_worker.errors import BrokerUnavailableError, LaunchError
 from launch_worker.store.store import Store
 from launch_worker.submission.submitter import Submitter
 from tests.conftest import wait_until
+from tests.support.ports import own_port
 from tests.support.tls import TlsFront, make_certificate
 
 
@@ -38,7 +39,7 @@ class Places:
 
     def url(self, text: str) -> str:
         ports = {f"{name.upper()}_PORT": str(front.port) for name, front in self.fronts.items()}
-        words = {"PASSWORD": self.password, "PORT": str(self.port), **ports, "FREE": str(free_port())}
+        words = {"PASSWORD": self.password, "PORT": str(self.port), **ports, "FREE": str(own_port())}
         words |= {"RIGHT_CA": str(self.right), "OTHER_CA": str(self.other)}
         return re.sub(r"\{(\w+)\}", lambda word: words[word[1]], text)
 
@@ -144,7 +145,7 @@ def test_protected_mode_is_said_in_our_words(tmp_path: Path) -> None:
     address = own_address()
     if address is None:
         pytest.skip("this machine has no address that is not loopback")
-    port = free_port()
+    port = own_port()
     words = [find_redis_server(), "--port", str(port), "--bind", address, "127.0.0.1", "--save", ""]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

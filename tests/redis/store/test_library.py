@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launch_worker.dev.redis_server import find_redis_server, free_port
+from launch_worker.dev.redis_server import find_redis_server
 from launch_worker.errors import BrokerUnavailableError, LaunchError, SettingsError
 from launch_worker.ids import new_run_id
 from launch_worker.model.spec import RunSpec
@@ -22,6 +22,7 @@ from launch_worker.store.store import Store
 from launch_worker.store.submit import Creator
 from tests.conftest import wait_until
 from tests.support.arrows import enlist
+from tests.support.ports import own_port
 
 SPEC = RunSpec(command=("true",))
 LUA = files("launch_worker.store") / "lua"
@@ -149,7 +150,7 @@ def test_an_error_amid_a_call_leaves_nothing_to_the_next(store: Store, redis_cli
 
 def test_a_server_without_functions_is_refused_in_one_sentence(tmp_path: Path) -> None:
     """As Redis 6.2 answers."""
-    port = free_port()
+    port = own_port()
     renamed = [word for name in ("FCALL", "FUNCTION") for word in ("--rename-command", name, "")]
     words = [find_redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *renamed]
     with (tmp_path / "log").open("wb") as log:
