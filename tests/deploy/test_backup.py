@@ -84,7 +84,12 @@ def test_runs_that_outlived_a_restore_of_dump_rdb_end_as_what_they_were(server: 
             except BrokerUnavailableError:
                 return False
 
+        def are_known() -> bool:
+            found = [cluster.api.store.peek(run.id) for run in (running, begun_later)]
+            return all(record is not None and record.state is RunState.RUNNING for record in found)
+
         wait_until(workers, what="the worker is back")
+        wait_until(are_known, what="it has told of its jobs")
         (tmp_path / "end").touch()
         assert cluster.run("launch-submit", "--wait", "--", "true").code == 0
         admin.config_set("appendonly", "yes")

@@ -93,11 +93,11 @@ def test_a_delayed_run_starts_at_its_time_and_says_what_it_waits_for(cluster: Cl
 
 def test_a_run_can_wait_for_a_time(cluster: Cluster) -> None:
     cluster.worker()
-    at_us = cluster.api.store.now_us() + 2_000_000
+    at_us = cluster.api.store.now_us() + 8_000_000
     run = submit_one(cluster, "--at", f"{at_us / 1e6:.6f}", "--", "true")
     assert run.wait(20) is RunState.FINISHED
     assert run.record.started_at is not None
-    assert -1 <= run.record.started_at - at_us <= 500_000
+    assert -1 <= run.record.started_at - at_us <= 5_000_000, "at once on a machine that is not stalled"
 
 
 @pytest.mark.parametrize(
