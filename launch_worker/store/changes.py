@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launch_worker.model.checks import PRIORITIES
+from launch_worker.model.states import RunState
 from launch_worker.model.units import as_us
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, pairs, text
 from launch_worker.store.redis.connection import clear_errors
+from launch_worker.untrusted.text import read_map
 
 #: Seconds for which the feed is kept without a reader's word.
 LIFE_S = 86400.0
@@ -23,6 +26,8 @@ _AT_ONCE = 500
 FIRST = "0-0"
 #: Seconds of one wait for changes: shorter than a client waits for an answer.
 _WAIT_S = 1.0
+#: Facts in a line of a history.
+_OF_LINE = ("state", "at", "attempt", "worker", "reason", "exit_code", "signal", "phase", "actor")
 _PLACE = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 
@@ -129,6 +134,35 @@ def _entries(found: Any) -> list[Any]:
     return list(found[0][1])
 
 
-def _change(entry_id: Any, fields: Any) -> Change:
-    said = {name: value for name, value in pairs(fields or {}).items() if value}
+def _change(entry_id: Any, entry: Any) -> Change:
+    said = {name: value for name, value in pairs(entry or {}).items() if value}
+    if "new" in said:
+        return Change(text(entry_id), "run", _created(said))
+    if "run" in said:
+        return Change(text(entry_id), "run", _moved(said))
     return Change(text(entry_id), said.pop("kind", ""), said)
+
+
+def _created(said: dict[str, str]) -> dict[str, str]:
+    """The facts of a creation, of which the entry has only what its spec does not have."""
+    spec = _texts(read_map(said.get("spec", "")), ("queue", "project", "priority", "array", "sweep"))
+    priority = PRIORITIES.get(spec.pop("priority", "medium"), PRIORITIES["medium"])
+    facts = {"id": said.pop("new"), "state": RunState.PENDING.value, "created_at": said.get("at", "")}
+    return facts | {"queue": "default"} | spec | {"priority": str(priority)} | said
+
+
+def _moved(said: dict[str, str]) -> dict[str, str]:
+    """The facts of any other arrow, most of which are in the line of its run's history."""
+    line = _texts(read_map(said.pop("line", "")), _OF_LINE)
+    facts = {"id": said.pop("run")} | line
+    state, at = line.get("state", ""), line.get("at", "")
+    if state == RunState.RUNNING.value:
+        facts["started_at"] = at
+    elif at and state and state != RunState.PENDING.value:
+        facts["ended_at"] = at
+    return facts | said
+
+
+def _texts(values: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """The values with these names that are texts or numbers, as texts."""
+    return {name: str(values[name]) for name in names if isinstance(values.get(name), str | int) and values[name] != ""}

@@ -1,11 +1,11 @@
 -- Arrows: every change of a run's state is written here.
 
--- Adds a line to a run's history, and publishes the state to clients that wait for it. Returns the number of lines.
--- `more`: as for `enter`.
-local function note(id, state, now, attempt, worker, reason, more)
+-- Adds a line to a run's history, and publishes the state to clients that wait for it. Returns the number of lines, and
+-- this one.  `at`: the time as text. `more`: as for `enter`.
+local function note(id, state, at, attempt, worker, reason, more)
   local history = run_key(id) .. ':history'
   -- The history is a list and no stream: Redis sets 4 KiB aside for every stream.
-  local line = '{"state":"' .. state .. '","at":' .. int(now)
+  local line = '{"state":"' .. state .. '","at":' .. at
   attempt = tonumber(attempt) or 0
   if attempt > 0 then line = line .. ',"attempt":' .. int(attempt) end
   if worker and worker ~= '' then line = line .. ',"worker":' .. cjson.encode(worker) end
@@ -21,26 +21,30 @@ local function note(id, state, now, attempt, worker, reason, more)
     lines = redis.call('RPUSH', history, line)
   end
   redis.call('PUBLISH', 'launch:news:' .. id, state)
-  return lines
+  return lines, line
 end
 
--- Tells readers of the feed of an arrow; `line`: its number in the run's history.
-local function add_arrow(id, line, state, now, attempt, worker, reason, more)
+-- Tells readers of the feed of an arrow, by its line in the history and what the line does not have.
+local function add_arrow(id, lines, line, state, at, ended_at, more)
   if not is_followed() then return end
-  attempt = tonumber(attempt) or 0
-  local entry = {'kind', 'run', 'id', id, 'n', int(line), 'state', state, 'at', int(now),
-    'attempt', attempt > 0 and int(attempt) or '', 'worker', worker or '', 'reason', reason or '',
-    'actor', more.actor or '', 'restored', more.restored or ''}
-  local function also(facts)
-    for at = 1, #facts do entry[#entry + 1] = facts[at] end
+  local entry = {'run', id, 'n', int(lines), 'line', line}
+  local function also(name, value)
+    if value and value ~= '' then
+      entry[#entry + 1] = name
+      entry[#entry + 1] = value
+    end
   end
   if state == 'Running' then
-    local run = get(id, 'host', 'gpus', 'started_at')
-    also({'host', run[1] or '', 'gpus', run[2] ~= '[]' and run[2] or '', 'started_at', run[3] or ''})
+    local host, gpus, started_at = unpack(get(id, 'host', 'gpus', 'started_at'))
+    also('host', host)
+    if gpus ~= '[]' then also('gpus', gpus) end
+    if started_at ~= at then also('started_at', started_at) end
   elseif FINAL[state] then
-    also({'ended_at', int(more.ended_at or now), 'exit_code', more.exit_code or '', 'signal', more.signal or '',
-      'phase', more.phase or '', 'message', more.message or '', 'usage', more.usage or ''})
+    if ended_at ~= at then also('ended_at', ended_at) end
+    also('message', more.message)
+    also('usage', more.usage)
   end
+  also('restored', more.restored)
   add_change(entry)
 end
 
@@ -52,17 +56,20 @@ local NO_MORE = {}
 -- for the arrow (actor), and restored = '1' for a run that Redis had lost.
 local function enter(id, from, to, now, attempt, worker, reason, more)
   more = more or NO_MORE
-  local ended_at = int(more.ended_at or now)
-  local created = tonumber(get(id, 'created_at')[1] or '') or now
+  local at = int(now)
+  local ended_at = more.ended_at and int(more.ended_at) or at
+  local created = get(id, 'created_at')[1] or ''
+  -- Text as it is: Lua is slow to print a number.
+  if #created > 18 or not string.find(created, '^%d+$') then created = at end
   redis.call('ZREM', 'launch:runs:state:' .. from, id)
-  redis.call('ZADD', 'launch:runs:state:' .. to, int(created), id)
+  redis.call('ZADD', 'launch:runs:state:' .. to, created, id)
   if FINAL[to] then
     put(id, 'state', to, 'reason', reason, 'ended_at', ended_at)
   else
     put(id, 'state', to, 'reason', reason)
   end
-  local line = note(id, to, now, attempt, worker, reason, more)
-  add_arrow(id, line, to, now, attempt, worker, reason, more)
+  local lines, line = note(id, to, at, attempt, worker, reason, more)
+  add_arrow(id, lines, line, to, at, ended_at, more)
   count_in_array(id, from, to)
   if from == 'Running' or to == 'Running' then
     for _, group in ipairs(places_of(id)) do

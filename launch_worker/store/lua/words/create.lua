@@ -109,12 +109,10 @@ local function create(id, now, reason, queue, due, expires_us, fields, user)
     add('launch:runs:array:' .. record.array, at, id)
     to_add.arrays[record.array] = (to_add.arrays[record.array] or 0) + 1
   end
-  local lines = reason ~= '' and note(id, 'Pending', now, 0, '', reason, NO_MORE) or 0
+  local lines = reason ~= '' and note(id, 'Pending', at, 0, '', reason, NO_MORE) or 0
   if is_followed() then
-    add_change({'kind', 'run', 'id', id, 'n', int(lines), 'state', 'Pending', 'at', at, 'reason', reason,
-      'created_at', at, 'name', record.name or '', 'queue', queue, 'project', record.project,
-      'priority', record.priority, 'array', record.array or '', 'sweep', record.sweep or '',
-      'spec', record.spec or '', 'as', user or ''})
+    add_change({'new', id, 'n', lines == 0 and '0' or int(lines), 'at', at, 'name', record.name or '',
+      'spec', record.spec or '', 'reason', reason, 'as', user or ''})
   end
   if expires_us then
     local by = int(math.max(now, due or now) + expires_us)
