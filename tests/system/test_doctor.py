@@ -49,6 +49,19 @@ def doctor(cluster: Cluster, **env: str) -> tuple[int, dict[str, dict[str, Any]]
     return result.code, {found["name"]: found for found in map(json.loads, result.out.splitlines())}
 
 
+def test_who_deletes_whole_logs_and_whether_their_store_answers_is_said(cluster: Cluster, tmp_path: Path) -> None:
+    assert "logs" not in doctor(cluster)[1]
+    url = f"file://{tmp_path}/not made yet"
+    found = doctor(cluster, LAUNCH_LOG_URL=url)[1]
+    assert url in found["logs"]["text"]
+    assert "nothing deletes the logs" in found["logs.undeleted"]["cause"]
+    redis_of(cluster.redis_url).set(keys.ARCHIVE, "1")
+    assert "logs.undeleted" not in doctor(cluster, LAUNCH_LOG_URL=url)[1]
+    code, found = doctor(cluster, LAUNCH_LOG_URL="ftp://me:hunter2@127.0.0.1:1/logs")
+    assert (code, found["logs.away"]["level"]) == (1, "error")
+    assert "hunter2" not in str(found)
+
+
 def an_ended_run(cluster: Cluster) -> str:
     run = submit(["true"], api=cluster.api)
     redis = redis_of(cluster.redis_url)

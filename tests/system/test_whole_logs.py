@@ -131,6 +131,38 @@ def test_a_client_without_the_setting_says_where_the_rest_is(cluster: Cluster, l
     assert WHOLE.endswith(b"\n" + result.out.encode())
 
 
+def test_the_log_of_a_run_that_a_person_has_deleted_is_not_shown(cluster: Cluster, logs: Logs, folder: Path) -> None:
+    cluster.worker()
+    run = logs.run("seq", str(LINES))
+    assert run.wait(30) is RunState.FINISHED
+    wait_until_stored(cluster, folder, run)
+    run.delete()
+    result = logs.read(run)
+    assert (result.code, result.out, "was deleted by" in result.err) == (2, "", True)
+    assert is_complete(folder, run), "nothing deletes it but an archive"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--tail", "1", "--grep", "x"), "tail does not go with"),
+        (("--from-line", "2", "--since", "1h"), "say where to begin"),
+        (("--since", "never"), "neither a duration, as 10m, nor a time"),
+        (("--grep", "("), "cannot be searched for"),
+        (("--follow", "--grep", "x"), "--follow goes with"),
+        (("--json", "--download", "x"), "leave out it or --json"),
+        (("--attempt", "2"), "there is no attempt 2 yet"),
+        (("--download", "no/folder/x"), "cannot be written: No such file"),
+    ],
+)
+def test_what_makes_no_sense_of_logs_is_one_sentence(cluster: Cluster, arguments: tuple[str, ...], said: str) -> None:
+    run = submit(["true"], api=cluster.api)
+    result = cluster.run("launch-worker", "logs", run.id, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert len(result.err.splitlines()) == 1
+
+
 def test_brief_outputs_make_no_objects(cluster: Cluster, logs: Logs, folder: Path) -> None:
     cluster.worker()
     runs = [logs.run("sh", "-c", "seq 1000") for _ in range(5)]
