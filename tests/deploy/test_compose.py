@@ -211,6 +211,14 @@ def ends_on_disk(stack: Stack, run: Run) -> bool:
     return run.id in found
 
 
+def a_large_output_is_whole_for_every_worker(stack: Stack) -> None:
+    run = submit(["seq", "300000"], queue="gpu", api=stack.api)
+    assert run.wait(60) is RunState.FINISHED
+    read = ("exec", "-T", "worker-default", "launch-worker", "logs", run.id)
+    whole = "".join(f"{number}\n" for number in range(1, 300_001))
+    wait_until(lambda: stack.compose(*read) == whole, timeout_s=30, what="a neighbour reads all of it")
+
+
 def flower_needs_the_login(stack: Stack) -> None:
     import requests
 
@@ -227,6 +235,7 @@ def test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it(
     """In one test, for the stack takes 20 s to make."""
     wait_until(lambda: len(gpu_workers(stack)) == 3, timeout_s=60, what="three gpu workers are listed")
     redis_keeps_what_it_acknowledged_and_evicts_nothing(stack)
+    a_large_output_is_whole_for_every_worker(stack)
     flower_needs_the_login(stack)
     all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(stack)
     what_a_killed_worker_could_not_deliver_its_neighbour_does(stack)

@@ -145,8 +145,8 @@ def test_other_shells_read_the_whole_of_a_large_output(user: User) -> None:
     run_id = user.run(SUBMIT, "--wait", "--quiet", "--", "seq", "300000").stdout.strip()
     whole = "".join(f"{number}\n" for number in range(1, 300_001))
     # A moment after the run's end not all need be stored.
-    read = wait_until(lambda: (found := user.run(LAUNCH_WORKER, "logs", run_id)).stdout == whole and found)
-    assert read.stderr == ""
+    wait_until(lambda: user.run(LAUNCH_WORKER, "logs", run_id).stdout == whole, what="all of it is read")
+    assert user.run(LAUNCH_WORKER, "logs", run_id).stderr == ""
 
 
 def test_a_second_dev_is_refused_with_the_address_of_the_first_and_a_temporary_one_is_not(user: User) -> None:
