@@ -204,12 +204,7 @@ class Run:
         record = self.refresh()
         number = attempt or record.attempt
         if number == record.attempt and record.state is RunState.RUNNING:
-            try:
-                kept = self._api.store.ask_usage(record, timeout_s=timeout_s)
-            except BrokerUnavailableError:
-                raise
-            except LaunchError:
-                kept = ""  # a user of Redis who may only look
+            kept = self._api.store.ask_usage(record, timeout_s=timeout_s)
             return Measured.of(number, kept, is_running=True)
         return Measured.of(number, self._api.store.usage_of(record, number), is_running=False)
 

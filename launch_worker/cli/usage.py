@@ -109,7 +109,10 @@ def _why_nothing(run: Run, measured: Measured) -> str:
     if not measured.attempt:
         return f"run {run.id} has not started, so nothing was measured"
     if measured.is_running:
-        return f"nothing was measured yet, or worker {run.record.worker} does not answer; try again in some seconds"
+        return (
+            f"nothing was measured yet, or worker {run.record.worker} does not answer (a user of Redis who may only "
+            "look cannot ask it); try again in some seconds, or when the run has ended"
+        )
     if measured.usage:
         return "there are no samples: the job ended before the first look, or its worker takes none"
     return f"nothing is known of what attempt {measured.attempt} used"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+from redis.exceptions import NoPermissionError
+
 from launch_worker.model.run import Record
 from launch_worker.model.usage import KeptUsage
 from launch_worker.store import keys
@@ -38,12 +40,16 @@ class Usages(News):
         return text(kept) if kept else record.usage if attempt == record.attempt else ""
 
     def ask_usage(self, record: Record, *, timeout_s: float) -> str:
-        """Ask the worker of a Running attempt for the same, as of now; '' when it does not answer in time."""
+        """Ask the worker of a Running attempt for the same, as of now; '' for no answer in time, or no right."""
         order = json.dumps({"order": "usage", "id": record.id, "token": str(record.token)})
         deadline = time.monotonic() + timeout_s
         with self.watch(record.id) as wait_for_news, clear_errors(self.url):
-            if not self._redis.publish(keys.orders_channel(record.owner), order):
-                return ""  # a worker that is gone, or of an older release
+            try:
+                is_heard = self._redis.publish(keys.orders_channel(record.owner), order)
+            except NoPermissionError:
+                return ""  # a user who may only look
+            if not is_heard:
+                return ""  # a worker that is gone
             while (left_s := deadline - time.monotonic()) > 0:
                 wait_for_news(left_s)
                 of, _, kept = text(self._redis.get(keys.usage_now(record.id)) or b"").partition(" ")

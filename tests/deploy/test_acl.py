@@ -126,6 +126,10 @@ def test_a_system_works_with_a_user_for_each_of_its_parts(cluster: Cluster, guar
     producer("launch-worker", "wait", run)
     slow = producer("launch-submit", "--quiet", "--priority", "high", "--", "sh", "-c", "echo begun; sleep 60").strip()
     wait_for_output(cluster.api.run(slow), b"begun")
+    wait_until(lambda: '"cpu_s"' in producer("launch-worker", "metrics", "--json", slow), what="its worker tells")
+    assert "does not answer" in as_user(cluster, guarded, "viewer", "launch-worker", "report", slow).err
+    [refused] = guarded.refused()
+    assert refused.startswith("viewer: "), refused
     producer("launch-worker", "cancel", "--now", slow)
     assert cluster.api.run(slow).wait(20) is RunState.KILLED
     later = producer("launch-submit", "--quiet", "-q", "nobody", "--project", "me/iris", "--", "true").strip()
@@ -164,7 +168,8 @@ def test_a_system_works_with_a_user_for_each_of_its_parts(cluster: Cluster, guar
     sweep = producer("launch-worker", "sweep", "create", "sweep.yaml", "--workers", "2", "--json")
     wait_until(lambda: cluster.api.sweep(json.loads(sweep)["id"]).state == "FINISHED", what="the sweep is over")
 
-    looks = [("runs", "--state", "finished", "--queue", "gpu"), ("show", run), ("wait", run), ("logs", run)]
+    looks: list[tuple[str, ...]] = [("runs", "--state", "finished", "--queue", "gpu")]
+    looks += [(look, run) for look in ("show", "wait", "logs", "report")]
     for command in looks:
         producer("launch-worker", *command)
     for command in (*looks, ("status",), ("workers",), ("doctor",), ("queues",), ("pools",), ("sweep", "list")):

@@ -90,6 +90,35 @@ def ended(run: Run, timeout_s: float = 60.0) -> RunState:
     return run.wait(timeout_s)
 
 
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_what_a_container_used_is_what_its_engine_says(containers: Containers, handed_over: bool) -> None:
+    """As far as it was looked at: an engine tells nothing of one that has ended."""
+    cluster = containers.cluster
+    often = SLOW | {"LAUNCH_USAGE_S": "0.2"}
+    first = cluster.worker(env=often)
+    fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 2>/dev/null; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
+    run = containers.submit(f"{fill}; echo filled; while [ ! -e /tmp/go ]; do sleep 0.1; done")
+    container = containers.of(run)["Id"]
+    wait_for_output(run, b"filled")
+    wait_until(lambda: (run.measured().usage.peak_memory or 0) > 40 << 20, what="it was looked at")
+    if handed_over:
+        first.signal(signal.SIGUSR1)
+        first.wait()
+        cluster.worker(env=often)
+        wait_until(lambda: "adopted" in [step.name for step in run.refresh().phases], what="it is adopted")
+    engine = containers.engine.api.stats(container, stream=False, one_shot=True)
+    cpu_s = engine["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+    wait_until(lambda: (run.measured().usage.cpu_s or 0) >= cpu_s, what="the engine's figure is known")
+    made = containers.engine.api.exec_create(container, ["touch", "/tmp/go"])
+    containers.engine.api.exec_start(made["Id"])
+    assert ended(run) is RunState.FINISHED
+    usage = run.usage
+    assert cpu_s <= (usage.cpu_s or 0) < cpu_s + 2
+    assert 40 << 20 < (usage.peak_memory or 0) < 90 << 20
+    assert usage.since_s is None
+    assert run.measured().samples is not None
+
+
 # -- the issue's first line --------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from launch_worker.model.retry import NextStep
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, Trial
+from launch_worker.model.usage import KeptUsage
 from launch_worker.model.worker import WorkerOrder
 from launch_worker.store import keys
 from launch_worker.store.changes import Change
@@ -107,8 +108,8 @@ def test_the_life_of_a_run_is_told_arrow_by_arrow(followed: Store) -> None:
     of_attempt = {"attempt": "1", "worker": "w@owner1"}
     assert reader.new() == [who | {"n": "1", "state": "Running", "host": "h"} | of_attempt]
 
-    followed.finish(record, FAILED)
-    end = {"reason": "exit code 3", "exit_code": "3", "phase": "run", "message": "m"}
+    followed.finish(record, FAILED, used=KeptUsage('{"cpu_s":1}', '{"cpu_s":1,"samples":{}}'))
+    end = {"reason": "exit code 3", "exit_code": "3", "phase": "run", "message": "m", "usage": '{"cpu_s":1}'}
     assert reader.new() == [who | {"n": "2", "state": "Failed"} | of_attempt | end]
 
     followed.requeue(run_id, reason="retry asked for by ann", actor=ME)

@@ -13,6 +13,7 @@ import pytest
 
 from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
+from launch_worker.model.usage import Used
 from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.handle import JobHandle
@@ -76,6 +77,7 @@ def test_its_job_goes_on_and_ends_with_its_exit_code(left: Left) -> None:
     (left.folder / "go").touch()
     assert end_of(left.job) == Exited(9, "")
     assert left.output() == "begun\ndone\n"
+    assert left.job.used == Used(), "such a guard does not tell it"
     assert left.runner.is_idle
 
 
