@@ -77,6 +77,13 @@ def ids(runs: Any) -> list[str]:
     return [run.id for run in runs]
 
 
+@pytest.fixture
+def api(api: Api) -> Api:
+    """One that is connected: a first connection takes commands of its own, and tests here count them."""
+    api.store.ping()
+    return api
+
+
 def commands(store: Store) -> int:
     """How many commands the server has executed so far."""
     return int(redis_of(store.url).info("stats")["total_commands_processed"])
