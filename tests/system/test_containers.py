@@ -448,10 +448,11 @@ def test_a_worker_that_is_killed_and_replaced_at_once_leaves_a_crash_not_a_failu
 def test_an_upgrade_waits_for_a_start_with_all_leases_kept(containers: Containers, registry: Registry) -> None:
     """A pull that takes longer than the lease must not cost the others theirs."""
     cluster = containers.cluster
-    registry.delay_s = 10.0
-    env = {"LAUNCH_LEASE_S": "7"}
+    registry.delay_s = 16.0
+    # The next worker has to be there within the lease, also on a machine that stalls.
+    env = {"LAUNCH_LEASE_S": "14"}
     worker = cluster.worker(slots=3, env=env)
-    run = submit(["sh", "-c", COUNT.format(n=90)], api=cluster.api)
+    run = submit(["sh", "-c", COUNT_ON], api=cluster.api)
     wait_for_output(run, b"line 2\n")
     pulling = submit(["echo", "pulled"], image=registry.image, api=cluster.api)
     wait_until(lambda: "pulling" in pulling.refresh().reason, what="it is pulled")
@@ -459,9 +460,10 @@ def test_an_upgrade_waits_for_a_start_with_all_leases_kept(containers: Container
     assert worker.wait(40) == 0, worker.log
     cluster.worker(env=env)
     assert ended(pulling) is RunState.FINISHED
+    os.kill(wait_for_pid(run), signal.SIGUSR1)
     assert ended(run) is RunState.FINISHED
     assert states(run) == ["Pending", "Running", "Finished"]
-    assert run.logs().decode() == count(90)
+    assert is_whole(run)
 
 
 def test_a_detached_job_that_no_worker_takes_over_is_ended_when_its_lease_is(cluster: Cluster) -> None:
