@@ -82,6 +82,16 @@ class Objects:
                 return []
             return sorted(str(path).removeprefix(f"{self.root}/") for path in found)
 
+    def folders(self) -> list[str]:
+        """The first parts of all names. Raises LaunchError."""
+        with self.errors("read"):
+            self.files.invalidate_cache()
+            try:
+                found = self.files.ls(self.root, detail=False)
+            except FileNotFoundError:
+                return []
+            return [str(path).rstrip("/").rpartition("/")[2] for path in found]
+
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; some may be gone already. Raises LaunchError."""
         with self.errors("delete from"):

@@ -378,8 +378,7 @@ def _logs(api: Api) -> Iterator[Finding]:
     try:
         objects = Objects(url, setting="LAUNCH_LOG_URL", what="logs")
         # A folder that is missing is made with the first log.
-        with objects.errors("read"), contextlib.suppress(FileNotFoundError):
-            objects.files.ls(objects.root, detail=False)
+        objects.folders()
     except LaunchError as error:
         yield Finding(
             "error",
@@ -389,6 +388,7 @@ def _logs(api: Api) -> Iterator[Finding]:
         )
         return
     yield Finding("ok", "logs", f"the whole output of large logs is kept at {objects.shown}")
+    # With one, `archive prune` and `archive delete` delete them.
     if not api.store.has_archive():
         yield Finding(
             "warning",

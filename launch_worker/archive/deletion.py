@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sqlalchemy import Connection, select, update
 
@@ -17,10 +17,19 @@ from launch_worker.store.store import Store
 _PAGE = 100
 
 
-def delete_runs(database: Database, store: Store, selection: Selection, *, who: str, keep_s: float) -> Iterator[int]:
+def delete_runs(
+    database: Database,
+    store: Store,
+    selection: Selection,
+    *,
+    who: str,
+    keep_s: float,
+    delete_log: Callable[[str], None] | None = None,
+) -> Iterator[int]:
     """Delete the runs of a selection that are over, a page at a time; yields the number of each page.
 
-    In between, it may be cut short and done again. A run that runs again meanwhile stays.
+    In between, it may be cut short and done again. A run that runs again meanwhile stays. `delete_log` deletes the
+    whole log of a run, before the archive forgets that there was one.
     """
     c = runs.c
     after = 0
@@ -37,6 +46,9 @@ def delete_runs(database: Database, store: Store, selection: Selection, *, who: 
                 for row in page
                 if row.forgotten_at is not None or _delete_in_redis(store, row.id, who=who, keep_s=keep_s)
             ]
+            if delete_log is not None:
+                for run_id in gone:
+                    delete_log(run_id)
             Applier(connection).delete_rows(gone)
         yield len(gone)
 

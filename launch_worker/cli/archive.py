@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -138,9 +139,13 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
         return
     if not yes:
         click.confirm("Delete them for good?", abort=True, err=True)
-    deleted = sum(
-        delete_runs(database, api.store, selection, who=me(), keep_s=api.settings.retention_s),
-    )
+    delete_log: Callable[[str], None] | None = None
+    if api.settings.log_url:
+        from launch_worker.logs.stored import StoredLogs
+
+        delete_log = StoredLogs(api.settings.log_url).log_deleter()
+    keep_s = api.settings.retention_s
+    deleted = sum(delete_runs(database, api.store, selection, who=me(), keep_s=keep_s, delete_log=delete_log))
     if as_json:
         terminal.echo_json({"deleted": deleted})
     else:

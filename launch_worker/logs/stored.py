@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from launch_worker.errors import DamagedError
 from launch_worker.logs import zstd
@@ -62,6 +62,16 @@ class StoredLogs:
         folder = f"{manifest.run_id}/{manifest.attempt}"
         keep = {*manifest.names, f"{folder}/{_MANIFEST}"}
         self.objects.delete(name for name in self.objects.names(folder) if name not in keep)
+
+    def log_deleter(self) -> Callable[[str], None]:
+        """A function that deletes the whole log of a run, which asks nothing for runs that have none now."""
+        kept = set(self.objects.folders())
+
+        def delete(run_id: str) -> None:
+            if run_id in kept:
+                self.delete_run(run_id)
+
+        return delete
 
     def delete_run(self, run_id: str) -> None:
         """Delete all that is stored of a run."""
