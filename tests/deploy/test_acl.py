@@ -18,15 +18,18 @@ from launch_worker import submit
 from launch_worker.api.client import Api
 from launch_worker.dev.redis_server import bundled_server, find_redis_server
 from launch_worker.errors import BrokerUnavailableError, ForbiddenError
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store import keys
+from launch_worker.store.store import Store
 from tests.conftest import wait_until
+from tests.support.arrows import FINISHED
 from tests.support.ports import own_port
 from tests.system.conftest import Cluster, Result, wait_for_output
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "redis"
-USERS = ("admin", "producer", "viewer", "worker")
+USERS = ("admin", "producer", "viewer", "archive", "worker")
 #: Two servers, where the machine has one of its own: in Redis 7.0 and in newer ones a refusal reads differently.
 SERVERS = sorted({path for path in (find_redis_server(), bundled_server()) if path})
 
@@ -98,6 +101,14 @@ def cluster(guarded: Guarded, tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(guarded.url("worker"), tmp_path)
     yield made
     made.close()
+
+
+def claim(store: Store, run_id: str) -> Record:
+    """Claim a run as a worker that consumes its queue."""
+    store.heartbeat([], owner="owner1", worker="w@h", lease_s=30, gone_s=30, description={}, queues=["default"])
+    record, why = store.claim(run_id, 1, owner="owner1", worker="w@h", host="h", lease_s=30)
+    assert record is not None, why
+    return record
 
 
 SWEEP = """
@@ -231,6 +242,14 @@ DENIED = {
         *(("function", "flush"), ("function", "load", "#!lua name=x"), ("function", "delete", "x")),
         *(("evalsha", "0" * 40, "0"), ("script", "load", "return 1")),
     ],
+    "archive": [
+        *(("flushall",), ("config", "get", "*"), ("keys", "*"), ("lpush", "gpu", "x"), ("brpop", "gpu", "1")),
+        *(("hset", "launch:run:x", "a", "b"), ("del", "launch:run:x"), ("set", "launch:run:x:deleted", "1")),
+        *(("zadd", "launch:runs", "1", "x"), ("zrem", "launch:leases", "x"), ("hset", "launch:queue:gpu", "a", "b")),
+        *(("publish", "launch:orders:x", "{}"), ("publish", "launch:admin:x", "{}"), ("subscribe", "launch:orders:x")),
+        *(("rename", "launch:runs", "launch:damaged:x"), ("del", "launch:ended"), ("set", "launch:settling", "1")),
+        *(("eval", "return 1", "0"), ("script", "load", "return 1"), ("function", "load", "#!lua name=x")),
+    ],
     "viewer": [
         *(
             ("flushall",),
@@ -251,6 +270,39 @@ DENIED = {
         *(("function", "flush"), ("function", "delete", "x"), ("function", "dump")),
     ],
 }
+
+
+def test_an_archive_follows_and_confirms_as_its_user(guarded: Guarded) -> None:
+    """What producers and workers do comes into the feed, and the feed is mended by its reader."""
+    archive, producer, worker = (guarded.api(user) for user in ("archive", "producer", "worker"))
+    assert not archive.store.want_changes()
+    archive.store.register_archive("a")
+    run = submit(["true"], api=producer)
+    record = claim(worker.store, run.id)
+    worker.store.finish(record, FINISHED)
+    run.retry()
+    run.delete()
+    worker.store.goodbye("owner1", queues=["default"])
+    changes = archive.store.changes()
+    assert [change.fields.get("what") or change.fields.get("state", change.kind) for change in changes] == [
+        *("feed", "Pending", "appeared", "Running", "Finished", "Pending", "Killed", "gone", "left"),
+    ]
+    assert changes[1].fields["as"] == "producer"
+    assert all(changes[at].fields["actor"].endswith(" as producer") for at in (5, 6, 7))
+    ended = claim(worker.store, submit(["true"], api=producer).id)
+    worker.store.finish(ended, FINISHED)
+    assert worker.store.retire(retention_s=0.0) == 0
+    assert archive.store.confirm_archived(archive.store.unarchived()) == 1
+    assert [outline.id for page in archive.store.outlines() for outline in page] == [ended.id]
+    assert worker.store.retire(retention_s=0.0) == 1
+    guarded.admin.set(keys.CHANGES, "no stream")
+    assert not archive.store.want_changes()
+    guarded.admin.xadd(keys.CHANGES, {"kind": "run"}, id=f"{(1 << 64) - 1}-1")
+    assert not archive.store.want_changes()
+    assert [change.kind for change in archive.store.changes()] == ["feed"]
+    for api in (archive, producer, worker):
+        api.store.close()
+    assert guarded.refused() == []
 
 
 @pytest.mark.parametrize("user", DENIED)
