@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from docker.errors import APIError
 
 from launch_worker.api.client import Run, submit
 from launch_worker.model.states import RunState
@@ -23,7 +25,9 @@ def containers(engine: Any, busybox_image: str, cluster: Cluster) -> Iterator[Co
     made = Containers(engine, busybox_image, cluster)
     yield made
     for container in made.left():
-        engine.api.remove_container(container, force=True, v=True)
+        # Its worker may be removing it.
+        with contextlib.suppress(APIError):
+            engine.api.remove_container(container, force=True, v=True)
 
 
 class Containers:

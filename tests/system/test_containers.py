@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.errors import APIError
 
 from launch_worker.api.client import Run, submit
 from launch_worker.model.states import RunState
@@ -34,9 +36,10 @@ COUNT_ON = 'trap end=1 USR1; i=0; while [ -z "$end" ]; do i=$((i+1)); echo line 
 def containers(engine: Any, busybox_image: str, cluster: Cluster) -> Iterator[Containers]:
     made = Containers(engine, busybox_image, cluster)
     yield made
-    left = made.left()
-    for container in left:
-        engine.api.remove_container(container, force=True, v=True)
+    for container in made.left():
+        # Its worker may be removing it.
+        with contextlib.suppress(APIError):
+            engine.api.remove_container(container, force=True, v=True)
 
 
 @pytest.fixture
