@@ -78,6 +78,8 @@ class UsageSampler:
         self._changed = threading.Condition()
         self._watched: dict[str, _Watched] = {}
         self._thread: threading.Thread | None = None
+        #: Monotonic time until which the thread sleeps, unless it is notified.
+        self._wakes_s = 0.0
         #: Monotonic time before which no look is made, so that the looks stay within their bound.
         self._not_before_s = 0.0
         self._is_closing = False
@@ -100,7 +102,9 @@ class UsageSampler:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="launch-usage", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            # The common times of looks are known: a job that lasts a moment wakes nobody.
+            if watched.due_s < self._wakes_s:
+                self._changed.notify_all()
 
     def ask(self, attempt: Attempt) -> None:
         """Have what the attempt has used by now told to `answer`, soon."""
@@ -145,7 +149,9 @@ class UsageSampler:
                     return
                 due = self._due()
                 if not due:
-                    self._changed.wait(self._pause_s())
+                    pause_s = self._pause_s()
+                    self._wakes_s = math.inf if pause_s is None else time.monotonic() + pause_s
+                    self._changed.wait(pause_s)
                     continue
             begun_s = time.thread_time()
             try:

@@ -1,4 +1,4 @@
-"""Writes down how each job of a worker ended, one line in one file, before the end is reported to anybody.
+"""Writes down how each job of a worker ended, in one file, before the end is reported to anybody.
 
 So an exit status outlives the guard and the worker, killed in the same instant: what was written is in the kernel's
 page cache. Room for the lines is reserved ahead, for the disk may be full. Standard library only.
