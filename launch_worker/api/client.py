@@ -16,7 +16,9 @@ from launch_worker.api.sweeps import SweepApi
 from launch_worker.errors import InputError, RefusedError, UnknownRunError
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.checks import PROJECT
+from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
+from launch_worker.model.usage import Measured
 from launch_worker.model.worker import Worker
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder
@@ -83,6 +85,20 @@ class Api(QueueApi, SweepApi):
 
         found = find(database, run_id)
         return found.as_json() if found is not None else None
+
+    def past_measured(self, run_id: str, attempt: int | None = None) -> tuple[Record, Measured] | None:
+        """A run that only the archive has, and what an attempt of it (the latest by default) used; None for none.
+
+        Raises UnknownRunError for a deleted run, and ArchiveError.
+        """
+        if not self.settings.has_archive:
+            return None
+        from launch_worker.archive import open_archive
+
+        database = open_archive(self.settings)
+        from launch_worker.archive.past import find_measured
+
+        return find_measured(database, run_id, attempt)
 
     def runs(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from launch_worker.archive.rows import restored_record
 from launch_worker.errors import UnknownRunError
 from launch_worker.model.run import Record
 from launch_worker.model.units import isoformat
+from launch_worker.model.usage import Measured
 from launch_worker.store.files import saved_files
 from launch_worker.store.records import record_of
-from launch_worker.untrusted.text import read_json
+from launch_worker.untrusted.text import read_json, read_map
 
 #: Reason that is shown of a run that Redis lost before it ended.
 LOST = "Redis lost this run before it ended; how it ended is not known"
@@ -56,6 +58,25 @@ def find(database: Database, run_id: str) -> PastRun | None:
             attempts=attempts_of(connection, [run_id]).get(run_id, []),
             is_lost=row["ended_at"] is None and row["forgotten_at"] is not None,
         )
+
+
+def find_measured(database: Database, run_id: str, attempt: int | None) -> tuple[Record, Measured] | None:
+    """The run, and what one of its attempts (the latest for None) used; None where the archive does not have the run.
+
+    Raises UnknownRunError for a deleted run.
+    """
+    found = find(database, run_id)
+    if found is None:
+        return None
+    number = attempt or found.record.attempt
+    c = schema.usage.c
+    with database.reading() as connection:
+        query = select(schema.usage).where(c.run_id == run_id, c.attempt == number)
+        row = connection.execute(query).mappings().first()
+    kept = {} if row is None else {name: value for name, value in row.items() if value is not None}
+    samples = read_map(kept.pop("samples", ""))
+    text = json.dumps(kept | ({"samples": samples} if samples else {})) if kept else ""
+    return found.record, Measured.of(number, text, is_running=False)
 
 
 def transitions_of(connection: Connection, run_ids: list[str]) -> dict[str, list[dict[str, Any]]]:

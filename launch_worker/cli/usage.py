@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launch_worker import terminal
-from launch_worker.api.client import Api, Run
+from launch_worker.api.client import Api
 from launch_worker.archive import open_archive
-from launch_worker.errors import InputError
+from launch_worker.errors import ArchiveError, InputError, UnknownRunError
 from launch_worker.model.advice import advise
 from launch_worker.model.needs import Needs, parse_needs
+from launch_worker.model.run import Record
 from launch_worker.model.units import as_us, format_duration, format_size, parse_duration, parse_time
 from launch_worker.model.usage import Measured, Usage
 
@@ -42,13 +43,12 @@ def metrics_command(url: str | None, run_id: str, attempt: int | None, as_json: 
     Measured are cores, resident memory, and of GPUs the busy ones and their memory, by the run's worker. While the run
     goes on its worker is asked.
     """
-    run, measured = _measured(url, run_id, attempt)
-    told = run.metrics()
+    record, measured, told = _found(url, run_id, attempt)
     if as_json:
         samples = None if measured.samples is None else measured.samples.as_json()
         usage = measured.usage.as_json() or None
         terminal.echo_json(
-            {"id": run.id, "attempt": measured.attempt, "usage": usage, "samples": samples, "metrics": told}
+            {"id": record.id, "attempt": measured.attempt, "usage": usage, "samples": samples, "metrics": told}
         )
         return
     rows = _rows_of_samples(measured) + _rows_of_metrics(told)
@@ -58,7 +58,7 @@ def metrics_command(url: str | None, run_id: str, attempt: int | None, as_json: 
         length_s = measured.samples.every_s * max(1, len(measured.samples.cpu), len(measured.samples.memory))
         terminal.say(f"one sample is {format_duration(measured.samples.every_s)}, all are {format_duration(length_s)}")
     else:
-        terminal.say(_why_nothing(run, measured), err=True)
+        terminal.say(_why_nothing(record, measured), err=True)
     _say_since(measured.usage)
 
 
@@ -69,14 +69,14 @@ def metrics_command(url: str | None, run_id: str, attempt: int | None, as_json: 
 @click.pass_obj
 def report_command(url: str | None, run_id: str, attempt: int | None, as_json: bool) -> None:
     """Show what a run asked for beside what it used, with advice for the next one."""
-    run, measured = _measured(url, run_id, attempt)
-    usage, needs = measured.usage, parse_needs(run.record.needs)
+    record, measured, _ = _found(url, run_id, attempt)
+    usage, needs = measured.usage, parse_needs(record.needs)
     advice = [] if measured.is_running else advise(usage, measured.samples, needs)
     if as_json:
         asked = {"gpus": needs.gpus, "cpus": needs.millicores / 1000, "memory": needs.memory}
         terminal.echo_json(
             {
-                "id": run.id,
+                "id": record.id,
                 "attempt": measured.attempt,
                 "asked": {name: value or None for name, value in asked.items()},
                 "usage": usage.as_json() or None,
@@ -85,10 +85,10 @@ def report_command(url: str | None, run_id: str, attempt: int | None, as_json: b
         )
         return
     if not usage:
-        terminal.say(_why_nothing(run, measured), err=True)
+        terminal.say(_why_nothing(record, measured), err=True)
         return
     so_far = " so far" if measured.is_running else ""
-    terminal.say(f"run {run.id} {run.name}, attempt {measured.attempt}{so_far}")
+    terminal.say(f"run {record.id} {record.name}, attempt {measured.attempt}{so_far}")
     terminal.table(("", "ASKED", "USED"), _rows_of_usage(usage, needs))
     _say_since(usage)
     for sentence in advice:
@@ -97,20 +97,38 @@ def report_command(url: str | None, run_id: str, attempt: int | None, as_json: b
         terminal.say("- it asked for about what it used")
 
 
-def _measured(url: str | None, run_id: str, attempt: int | None) -> tuple[Run, Measured]:
-    run = Api(url).run(run_id)
-    count = run.record.attempt
-    if attempt is not None and attempt > count:
-        raise InputError(f"run {run_id} has had {count} attempts; there is no attempt {attempt} yet")
-    return run, run.measured(attempt=attempt)
+def _found(url: str | None, run_id: str, attempt: int | None) -> tuple[Record, Measured, list[dict[str, Any]]]:
+    """The run, what an attempt of it used, and the metrics that it sent: of Redis, else of the archive.
+
+    The archive has no metrics. Raises UnknownRunError.
+    """
+    api = Api(url)
+    try:
+        run = api.run(run_id)
+    except UnknownRunError as unknown:
+        try:
+            past = api.past_measured(run_id.rpartition("/")[2], attempt)
+        except ArchiveError as error:
+            raise UnknownRunError(f"{unknown}; the archive could not be asked: {error}") from None
+        if past is None:
+            raise
+        _check_attempt(past[0], attempt)
+        return (*past, [])
+    _check_attempt(run.record, attempt)
+    return run.record, run.measured(attempt=attempt), run.metrics()
 
 
-def _why_nothing(run: Run, measured: Measured) -> str:
+def _check_attempt(record: Record, attempt: int | None) -> None:
+    if attempt is not None and attempt > record.attempt:
+        raise InputError(f"run {record.id} has had {record.attempt} attempts; there is no attempt {attempt} yet")
+
+
+def _why_nothing(record: Record, measured: Measured) -> str:
     if not measured.attempt:
-        return f"run {run.id} has not started, so nothing was measured"
+        return f"run {record.id} has not started, so nothing was measured"
     if measured.is_running:
         return (
-            f"nothing was measured yet, or worker {run.record.worker} does not answer (a user of Redis who may only "
+            f"nothing was measured yet, or worker {record.worker} does not answer (a user of Redis who may only "
             "look cannot ask it); try again in some seconds, or when the run has ended"
         )
     if measured.usage:

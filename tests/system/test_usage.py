@@ -15,8 +15,10 @@ from launch_worker.api.client import Run, submit
 from launch_worker.archive import open_archive
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Usage
+from launch_worker.store import keys
 from tests.conftest import wait_until
 from tests.support.archives import Follower
+from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, Part, wait_for_output, wait_for_pid
 
 S = RunState
@@ -280,7 +282,8 @@ def test_sums_come_from_the_archive(cluster: Cluster) -> None:
     assert (said.code, said.out) == (69, "")
     assert "there is no archive" in said.err
     worker(cluster)
-    usage = ended(make(cluster, BURN, "0.3", project="lab/a", queue="default"))
+    run = make(cluster, BURN, "1.0", project="lab/a", queue="default", memory="64M", cpus=0.1)
+    usage = ended(run)
     follower = Follower(cluster.api.store, database := open_archive(cluster.api.settings, create=True))
     follower.catch_up()
     found = json.loads(cluster.run("launch-worker", "usage", "--by", "project", "--json").out)
@@ -290,6 +293,11 @@ def test_sums_come_from_the_archive(cluster: Cluster) -> None:
     assert lines[1].startswith("default,w1@")
     shown = cluster.run("launch-worker", "usage", "--since", "1h")
     assert shown.out.splitlines()[0].split()[:3] == ["USER", "ATTEMPTS", "HOURS"]
+    before = cluster.run("launch-worker", "report", run.id, "--json").out
+    assert cluster.api.store.delete(run.id, who="me", keep_s=60)
+    redis_of(cluster.redis_url).delete(keys.deleted(run.id))
+    assert cluster.run("launch-worker", "report", run.id, "--json").out == before, "Redis has forgotten it"
+    assert '"every_s"' in cluster.run("launch-worker", "metrics", run.id, "--json").out
     for wrong in (["--by", "colour"], ["--by", "user,"], ["--csv", "--json"], ["--since", "yesterdayish"]):
         refused = cluster.run("launch-worker", "usage", *wrong)
         assert refused.code == 2, refused
