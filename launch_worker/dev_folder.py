@@ -22,6 +22,11 @@ def log_url_of(folder: Path) -> str:
     return f"file://{folder}/logs"
 
 
+def archive_url_of(folder: Path) -> str:
+    """The URL of the archive of a `dev` with this folder."""
+    return f"sqlite:///{folder}/archive.db"
+
+
 def living_redis_url(env: Mapping[str, str]) -> str | None:
     """The URL of this user's `launch-worker dev`; None while none is up."""
     folder = dev_folder(env)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch_worker.dev_folder import dev_folder, living_redis_url, log_url_of
+from launch_worker.dev_folder import archive_url_of, dev_folder, living_redis_url, log_url_of
 from launch_worker.errors import InputError, SettingsError
 from launch_worker.model.units import format_duration, parse_duration, parse_size
 from launch_worker.redis_url import RedisUrl
@@ -135,8 +135,11 @@ class Settings:
         env = os.environ if env is None else env
         redis_url = redis_url or env.get("LAUNCH_REDIS_URL")
         log_url = env.get("LAUNCH_LOG_URL") or cls.log_url
+        database_url = env.get("LAUNCH_DATABASE_URL") or cls.database_url
         if not redis_url and (redis_url := living_redis_url(env)) and (folder := dev_folder(env)):
             log_url = log_url or log_url_of(folder)
+            if not database_url and (folder / "archive.db").is_file():
+                database_url = archive_url_of(folder)
 
         def seconds(name: str, default: float) -> float:
             try:
@@ -168,7 +171,7 @@ class Settings:
             log_url=log_url,
             log_keep_bytes=size("LAUNCH_LOG_KEEP", max(cls.log_keep_bytes, 2 * log_bytes)),
             min_free_bytes=size("LAUNCH_MIN_FREE_BYTES", 0) if env.get("LAUNCH_MIN_FREE_BYTES") else None,
-            database_url=env.get("LAUNCH_DATABASE_URL", ""),
+            database_url=database_url,
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,
             upload_bytes=size("LAUNCH_UPLOAD_BYTES", cls.upload_bytes),
             backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),

@@ -1,9 +1,10 @@
-"""Starts and ends the parts of a launch system on one machine: Redis, a worker, beat and the web page."""
+"""Starts and ends the parts of a launch system on one machine: Redis, a worker, beat, the web page, the archive."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import secrets
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch_worker.dev.redis_server import RedisServer, free_port, is_free
-from launch_worker.dev_folder import log_url_of
+from launch_worker.dev_folder import archive_url_of, log_url_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
@@ -30,6 +31,8 @@ _STOP_S = 15.0
 #: Seconds for them once its jobs are killed.
 _KILL_S = 5.0
 _PR_SET_PDEATHSIG = 1
+#: The program `launch-worker archive run`.
+_ARCHIVE = "import sys; sys.argv[1:] = ['archive', 'run']; from launch_worker.cli.programs import worker; worker()"
 
 
 class StoppedError(LaunchError):
@@ -74,6 +77,8 @@ class Stack:
         arguments = ("-Q", self._queues, "-c", str(self._slots), "--loglevel", "INFO")
         self._spawn("worker", "worker", *arguments)
         self._spawn("beat", "beat", "--loglevel", "INFO")
+        if self._waits and _has_archive():
+            self._execute("archive", "-c", _ARCHIVE)
         if self._web:
             is_fixed = self._is_kept and self._waits and is_free(WEB_PORT)
             self._start_web(WEB_PORT if is_fixed else free_port())
@@ -99,7 +104,8 @@ class Stack:
     def check(self) -> None:
         """Raises LaunchError when a part has ended by itself."""
         for name, process in self.processes.items():
-            if process.poll() is not None:
+            # Nothing rests on the archive.
+            if process.poll() is not None and name != "archive":
                 raise LaunchError(f"the {name} ended with {process.returncode}; its log: {self._log_tail(name)}")
         if self.redis.process is None or self.redis.process.poll() is not None:
             raise LaunchError("the private Redis server ended")
@@ -157,14 +163,20 @@ class Stack:
         self._spawn("web", "flower", "--address=127.0.0.1", f"--port={port}")
 
     def _spawn(self, name: str, *arguments: str) -> None:
+        """Start a program of Celery."""
+        self._execute(name, "-m", "celery", "-A", "launch_worker", *arguments)
+
+    def _execute(self, name: str, *arguments: str) -> None:
+        """Start a program of Python."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("CELERY_", "FLOWER_"))}
         env |= {"LAUNCH_REDIS_URL": self.redis.url, "LAUNCH_WORK_DIR": str(self._folder / "work")}
+        env["LAUNCH_DATABASE_URL"] = env.get("LAUNCH_DATABASE_URL") or archive_url_of(self._folder)
         env["LAUNCH_LOG_URL"] = env.get("LAUNCH_LOG_URL") or log_url_of(self._folder)
         env["FLOWER_COOKIE_SECRET"] = secrets.token_urlsafe(16)
         with (self._folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 # -P and cwd: no module of the current folder is imported, and no celeryconfig.py is read.
-                [sys.executable, "-P", "-m", "celery", "-A", "launch_worker", *arguments],
+                [sys.executable, "-P", *arguments],
                 cwd=self._folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -177,6 +189,11 @@ class Stack:
     def _log_tail(self, name: str) -> str:
         text = (self._folder / f"{name}.log").read_text(errors="replace")
         return "\n" + "\n".join(text.strip().splitlines()[-15:])
+
+
+def _has_archive() -> bool:
+    """Whether what the archive needs is installed."""
+    return all(importlib.util.find_spec(name) for name in ("sqlalchemy", "alembic"))
 
 
 def _tie_to(parent: int) -> Callable[[], None]:

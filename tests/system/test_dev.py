@@ -302,3 +302,21 @@ def test_a_second_ctrl_c_kills_what_does_not_stop(user: User) -> None:
     (run,) = (json.loads(line) for line in user.run(LAUNCH_WORKER, "runs", "--json").stdout.splitlines())
     assert run["state"] == "Killed"
     assert "Ctrl-C" in run["reason"]
+
+
+def test_its_archive_is_found_by_commands_in_other_shells(user: User) -> None:
+    dev, _ = user.dev_that_is_up()
+    submitted = user.run(SUBMIT, "--wait", "--quiet", "--", "true")
+    run_id = submitted.stdout.strip()
+    assert submitted.returncode == 0, submitted
+
+    def archived() -> dict[str, Any]:
+        said = user.run(LAUNCH_WORKER, "archive", "status", "--json")
+        return dict(json.loads(said.stdout)["runs"]) if said.returncode == 0 else {}
+
+    wait_until(lambda: archived().get("Finished"), what="the run is archived")
+    exported = user.run(LAUNCH_WORKER, "archive", "export")
+    assert json.loads(exported.stdout)["id"] == run_id
+    dev.send_signal(signal.SIGTERM)
+    assert dev.wait(30) == 0
+    assert (user.data / "archive.db").exists()
