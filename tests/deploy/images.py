@@ -111,7 +111,10 @@ class Root:
 
 def python_image(engine: Any) -> str:
     """A stand-in for `python:3.x-slim`: it has git, and what launch_worker and its build depend on."""
-    names = sorted(_with_requirements("launch_worker", "hatchling", "pip") - {"launch-worker"})
+    names = sorted(
+        _with_requirements("launch_worker", "sqlalchemy", "alembic", "psycopg", "psycopg-binary", "hatchling", "pip")
+        - {"launch-worker"}
+    )
     packages = [importlib.metadata.distribution(name) for name in names]
     made_from = [sys.version, *(f"{package.name}=={package.version}" for package in packages)]
 

@@ -20,6 +20,7 @@ from launch_worker.dev.redis_server import free_port
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
+from launch_worker.untrusted.text import read_map
 from tests.conftest import wait_until
 from tests.deploy.images import python_image, redis_image
 from tests.support.engine import engine as engine
@@ -120,7 +121,7 @@ def kill_worker(stack: Stack, name: str) -> None:
 
 
 def every_service_gets_healthy(stack: Stack) -> None:
-    services = {"redis": 1, "worker-default": 1, "worker-gpu": 3, "beat": 1, "flower": 1}
+    services = {"redis": 1, "worker-default": 1, "worker-gpu": 3, "beat": 1, "flower": 1, "archive": 1}
     for service, count in services.items():
         wait_until(
             lambda service=service, count=count: stack.health(service) == ["healthy"] * count,  # type: ignore[misc]
@@ -219,6 +220,16 @@ def a_large_output_is_whole_for_every_worker(stack: Stack) -> None:
     wait_until(lambda: stack.compose(*read) == whole, timeout_s=30, what="a neighbour reads all of it")
 
 
+def all_runs_are_archived(stack: Stack) -> None:
+    known = sum(stack.api.store.counts().values())
+
+    def archived() -> int:
+        said = stack.compose("exec", "-T", "archive", "launch-worker", "archive", "status", "--json", check=False)
+        return sum(read_map(said).get("runs", {}).values())
+
+    wait_until(lambda: archived() == known, timeout_s=60, what="the archive has all runs")
+
+
 def flower_needs_the_login(stack: Stack) -> None:
     import requests
 
@@ -239,6 +250,7 @@ def test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it(
     flower_needs_the_login(stack)
     all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(stack)
     what_a_killed_worker_could_not_deliver_its_neighbour_does(stack)
+    all_runs_are_archived(stack)
     stack.compose("up", "--detach", "--scale", "worker-gpu=3")
     every_service_gets_healthy(stack)
 

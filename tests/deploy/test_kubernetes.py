@@ -215,3 +215,11 @@ def test_redis_keeps_what_it_acknowledged_and_listens_to_few() -> None:
     (rule,) = of_kind("NetworkPolicy")["redis"]["spec"]["ingress"]
     assert all(peer for peer in rule["from"])
     assert rule["ports"] == [{"port": "redis"}]
+
+
+def test_the_archive_is_one_pod_with_a_database_outside_of_it() -> None:
+    spec = of_kind("Deployment")["archive"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert spec["replicas"] == 1
+    assert (container["command"], container["args"]) == (["launch-worker"], ["archive", "run"])
+    assert "LAUNCH_DATABASE_URL" in {variable["name"] for variable in container["env"]}

@@ -15,12 +15,13 @@ import pytest
 
 from launch_worker import submit
 from launch_worker.model.states import RunState
+from launch_worker.untrusted.text import read_map
 from tests.conftest import wait_until
 from tests.system.conftest import Cluster, wait_for_output, wait_for_pid, waits_for
 from tests.system.conftest import cluster as cluster
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
-NAMES = ("launch-worker@.service", "launch-beat.service", "launch-flower.service")
+NAMES = ("launch-worker@.service", "launch-beat.service", "launch-flower.service", "launch-archive.service")
 
 
 def settings(unit: str) -> dict[str, str]:
@@ -106,3 +107,20 @@ def test_beat_and_flower_start_as_their_units_say(cluster: Cluster) -> None:
     beat.signal(signal.SIGTERM)
     assert beat.wait(20) == 0
     assert command("launch-flower.service", instance="", host="")[1:4] == ["-A", "launch_worker", "flower"]
+
+
+def test_the_archive_starts_and_ends_as_its_unit_says(cluster: Cluster) -> None:
+    words = command("launch-archive.service", instance="", host="")
+    assert settings("launch-archive.service")["Restart"] == "always"
+    archive = cluster.open(*words)
+    try:
+        wait_until(lambda: (cluster.folder / "work" / "archive.db").exists(), what="the archive is made")
+        run = submit(["true"], api=cluster.api)
+        look = ("launch-worker", "archive", "status", "--json")
+        wait_until(lambda: read_map(cluster.run(*look).out).get("runs") == {"Pending": 1}, what="the run is archived")
+        run.cancel()
+        archive.terminate()
+        assert archive.wait(20) == 0
+    finally:
+        archive.kill()
+        archive.communicate()
