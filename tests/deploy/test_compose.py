@@ -266,5 +266,5 @@ def test_a_password_of_the_operator_is_used_everywhere(env_file: Path) -> None:
         check=True,
     ).stdout
     assert "trial" not in shown
-    assert shown.count("redis://:of-mine@redis:6379/0") == 4
+    assert shown.count("redis://:of-mine@redis:6379/0") == 5
     assert "you:of-mine" in shown
