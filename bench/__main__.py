@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import fleet, footprint, growth, parked, producing, reaction, speed, whole_logs
+from bench import archive, fleet, footprint, growth, parked, producing, reaction, speed, whole_logs
 from bench.measure import Results, facts
 from bench.systems import ALL, CELERY, LAUNCH, make
 
@@ -70,6 +70,10 @@ def _logs(results: Results, quick: bool) -> None:
     whole_logs.measure(results, rounds=1 if quick else 5, repeat=5 if quick else 30)
 
 
+def _archive(results: Results, quick: bool) -> None:
+    archive.measure(results, runs=5_000 if quick else 100_000, transitions=3_000 if quick else 30_000)
+
+
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "speed": _speed,
     "producing": _producing,
@@ -78,6 +82,7 @@ _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "growth": _growth,
     "fleet": _fleet,
     "parked": _parked,
+    "archive": _archive,
     "logs": _logs,
 }
 

@@ -25,7 +25,7 @@ from launch_worker.store import keys
 from launch_worker.store.store import Store
 
 #: The states of each ten runs. One that waits comes last, so that each finds its own item alone in the queue.
-_MIX = (RunState.RUNNING, *[RunState.FINISHED] * 8, RunState.PENDING)
+RUNS_MIX = (RunState.RUNNING, *[RunState.FINISHED] * 8, RunState.PENDING)
 _AT_ONCE = 1000
 _LEASE_S = 86400.0
 _STALE = 100
@@ -40,7 +40,7 @@ def measure(results: Results, *, sizes: tuple[int, ...], repeat: int) -> None:
     with Running(LAUNCH, start=False) as running:
         settings = Settings.from_env({}, redis_url=running.url)
         api = Api(settings=settings)
-        templates = [_template(api.store, state) for state in _MIX]
+        templates = [template(api.store, state) for state in RUNS_MIX]
         count = len(templates)
         for size in sizes:
             if psutil.virtual_memory().available < 1.3 * (size - count) * _BYTES_A_RUN:
@@ -87,7 +87,7 @@ def _name(size: int) -> str:
     return f"{size:,} runs"
 
 
-def _template(store: Store, state: RunState) -> str:
+def template(store: Store, state: RunState) -> str:
     """A run that came into its state by the usual arrows."""
     run_id = new_run_id()
     store.create(run_id, RunSpec(command=("python", "train.py", "--lr", "0.1"), project="bench", name=f"{state}"))

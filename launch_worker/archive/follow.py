@@ -117,10 +117,7 @@ class Archive:
         if time.monotonic() >= self._renew_at:
             self._renew()
         is_busy = self._walk is not None or self._seal()
-        changes = self._store.changes(self._feed_id, count=_BATCH, block_s=0.0 if is_busy else wait_s)
-        if len(changes) == _BATCH:
-            self._check_for_gap()
-        self.apply(changes)
+        is_busy = self.follow(wait_s=0.0 if is_busy else wait_s) or is_busy
         if self._walk is not None:
             try:
                 next(self._walk)
@@ -132,7 +129,23 @@ class Archive:
             self._begin_walk("an hour has gone by")
         self._trouble.over()
         self._touch()
-        return is_busy or bool(changes)
+        return is_busy
+
+    def follow(self, *, wait_s: float = 0.0) -> bool:
+        """Apply the next entries of the feed. Returns whether there were some."""
+        changes = self._store.changes(self._feed_id, count=_BATCH, block_s=wait_s)
+        if len(changes) == _BATCH:
+            self._check_for_gap()
+        self.apply(changes)
+        return bool(changes)
+
+    def walk(self) -> None:
+        """Compare the archive with all that Redis has, without following meanwhile."""
+        self._begin_walk("it is asked for")
+        assert self._walk is not None
+        for _ in self._walk:
+            pass
+        self._walk = None
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
