@@ -18,7 +18,7 @@ from launch_worker.store.store import Store
 log = logging.getLogger("launch_worker.archive")
 
 #: Runs that are compared in one step; a step takes some tens of milliseconds.
-_PAGE = 500
+_PAGE = 1000
 _FINAL = {state.value for state in RunState} - {RunState.PENDING.value, RunState.RUNNING.value}
 
 
@@ -37,8 +37,12 @@ class Walk:
 
     def steps(self) -> Iterator[None]:
         """Do one bounded step for each value that is taken."""
-        for page in self._store.outlines(page=_PAGE):
+        for page in self._store.all_run_ids(page=_PAGE):
             self._compare(page)
+            yield
+        left: int | None = 0
+        while left is not None:
+            left = self._confirm(left)
             yield
         after = 0
         while (after := self._look_for_missing(after)) > 0:
@@ -50,23 +54,30 @@ class Walk:
                 )
             )
 
-    def _compare(self, page: list[Outline]) -> None:
+    def _compare(self, page: list[str]) -> None:
         with self._writing() as connection:
-            known = _rows(connection, [outline.id for outline in page])
-            new = [outline.id for outline in page if outline.id not in known]
-            changed = [outline.id for outline in page if outline.id in known and _differs(outline, known[outline.id])]
+            known = _rows(connection, page)
+            new = [run_id for run_id in page if run_id not in known]
+            outlines = self._store.outlines_of([run_id for run_id in page if run_id in known])
+            changed = [outline.id for outline in outlines if _differs(outline, known[outline.id])]
             applier = Applier(connection)
             confirmed = read_whole(applier, self._store, new, is_first=True)
             confirmed += read_whole(applier, self._store, changed)
         self.mended += len(new) + len(changed)
-        mended = {*new, *changed}
-        # The process may have died between what it wrote and what it told Redis.
-        confirmed += [
-            (outline.id, outline.ended_at)
-            for outline in page
-            if outline.id not in mended and outline.is_unconfirmed and known[outline.id].sealed == outline.ended_at
-        ]
         self._store.confirm_archived(confirmed)
+
+    def _confirm(self, skip: int) -> int | None:
+        """Confirm ended runs again: the process may have died between what it wrote and what it told Redis.
+
+        `skip`: how many were looked at and must wait. Returns that number for the next call; None after the last page.
+        """
+        waiting = self._store.unarchived(skip=skip, limit=_PAGE)
+        if not waiting:
+            return None
+        with self._writing() as connection:
+            known = _rows(connection, [run_id for run_id, _ in waiting])
+        sealed = [(run_id, at) for run_id, at in waiting if run_id in known and known[run_id].sealed == at]
+        return skip + len(waiting) - self._store.confirm_archived(sealed)
 
     def _look_for_missing(self, after: int) -> int:
         """Note which of the next runs Redis has no more. Returns the last row's number; 0 after the last page."""

@@ -27,8 +27,6 @@ class Outline:
     ended_at: int
     #: Number of lines in its history.
     lines: int
-    #: Whether it has ended, and no archive has confirmed that yet.
-    is_unconfirmed: bool
 
 
 @dataclass(frozen=True)
@@ -45,35 +43,32 @@ class WholeRun:
 class Outlines(Lists):
     """The part of `Store` that reads all runs for a copy of them."""
 
-    def outlines(self, *, page: int = 500) -> Iterator[list[Outline]]:
-        """Yield all runs, the newest first, a page at a time as they are taken.
+    def all_run_ids(self, *, page: int = 1000) -> Iterator[list[str]]:
+        """Yield the ids of all runs, the newest first, a page at a time as they are taken.
 
-        A run that comes meanwhile may be missing. A run whose record is damaged has an empty state.
+        A run that comes meanwhile may be missing.
         """
         ids = self._ids(keys.RUNS, newest_first=True, page=page)
         while batch := [run_id for _, run_id in islice(ids, page)]:
-            yield self.outlines_of(batch)
+            yield batch
 
     def outlines_of(self, run_ids: Sequence[str]) -> list[Outline]:
-        """These runs, without those that are not there."""
+        """These runs, without those that are not there or damaged."""
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
             for run_id in run_ids:
                 pipe.hmget(keys.run(run_id), *_FIELDS)
                 pipe.llen(keys.history(run_id))
-            pipe.zmscore(keys.ENDED, list(run_ids))
-            *answers, ended = pipe.execute(raise_on_error=False) if run_ids else [[]]
+            answers = pipe.execute(raise_on_error=False)
         found = []
-        if isinstance(ended, Exception):
-            ended = [None] * len(run_ids)
-        for run_id, values, lines, score in zip(run_ids, answers[::2], answers[1::2], ended, strict=True):
+        for run_id, values, lines in zip(run_ids, answers[::2], answers[1::2], strict=True):
             if not isinstance(values, list):
                 continue
             state, *numbers = (text(value or b"") for value in values)
             if state:
                 attempt, ended_at = map(_count, numbers)
                 count = lines if isinstance(lines, int) else 0
-                found.append(Outline(run_id, state, attempt, ended_at, count, score is not None))
+                found.append(Outline(run_id, state, attempt, ended_at, count))
         return found
 
     def whole_runs(self, run_ids: Sequence[str]) -> list[WholeRun]:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import redis
 
 from launch_worker import submit
 from launch_worker.api.client import Api
+from launch_worker.archive.database import Database
+from launch_worker.archive.follow import Archive
+from launch_worker.archive.status import status
 from launch_worker.dev.redis_server import bundled_server, find_redis_server
 from launch_worker.errors import BrokerUnavailableError, ForbiddenError
 from launch_worker.model.run import Record
@@ -24,7 +28,7 @@ from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
-from tests.support.arrows import FINISHED
+from tests.support.arrows import FINISHED, claim, create
 from tests.support.ports import own_port
 from tests.system.conftest import Cluster, Result, wait_for_output
 
@@ -392,3 +396,20 @@ def test_the_server_keeps_what_a_launch_system_needs(guarded: Guarded) -> None:
     assert (config["appendonly"], config["appendfsync"]) == ("yes", "everysec")
     assert config["maxmemory-policy"] == "noeviction"
     assert os.path.isdir(guarded.folder / "appendonlydir")
+
+
+def test_the_archive_follows_and_confirms_as_a_user_of_its_own(guarded: Guarded, tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'archive.db'}")
+    archive = Archive(guarded.api("archive").store, database, stopping=threading.Event(), settle_s=0.0)
+    store = guarded.api("worker").store
+    run_id = create(store)
+    archive.lead()
+    store.finish(claim(store, run_id), FINISHED)
+    while archive.step(wait_s=0.0):
+        pass
+    found = status(database, guarded.api("archive").store)
+    assert (found.counts, found.lag_s) == ({"Finished": 1}, 0.0)
+    assert not store.unarchived()
+    archive.release()
+    database.close()
+    assert guarded.refused() == []

@@ -217,6 +217,33 @@ def test_redis_may_forget_a_run_once_its_record_is_archived_whole(
     assert row["forgotten_at"]
 
 
+def test_one_that_died_between_database_and_redis_confirms_at_its_next_start(
+    store: Store, database: Database, follower: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = follower()
+    run_id = create(store)
+    store.finish(claim(store, run_id), FINISHED)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "confirm_archived", lambda _: 0)
+        archive.catch_up()
+    assert [known for known, _ in store.unarchived()] == [run_id]
+    assert store.retire(retention_s=0.0) == 0
+    archive.stop()
+    follower().catch_up()
+    assert not store.unarchived()
+    assert store.retire(retention_s=0.0) == 1
+
+
+def test_a_run_that_the_archive_does_not_have_yet_is_not_forgotten(
+    store: Store, database: Database, follower: Make
+) -> None:
+    follower().catch_up()
+    run_id = create(store)
+    store.finish(claim(store, run_id), FINISHED)
+    assert store.retire(retention_s=0.0) == 0
+    assert store.exists(run_id)
+
+
 def test_texts_and_numbers_of_strangers_keep_nothing_out(
     store: Store, database: Database, follower: Make, redis_client: Any
 ) -> None:
