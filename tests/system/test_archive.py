@@ -1,0 +1,195 @@
+"""The archive's real process: killed at any instant, started twice; and its commands."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from launch_worker.archive import schema
+from launch_worker.archive.database import Database
+from launch_worker.model.states import RunState
+from launch_worker.store.store import Store
+from tests.conftest import wait_until
+from tests.support.archives import database, database_url, empty_file, everything, postgres
+from tests.support.arrows import CRASHED_AGAIN, FAILED, FAILED_AGAIN, FINISHED, claim, crash, create
+from tests.support.redis_client import redis_of
+from tests.system.conftest import Cluster
+
+__all__ = ["database", "database_url", "empty_file", "postgres"]
+
+
+def start(cluster: Cluster) -> subprocess.Popen[bytes]:
+    return cluster.open("launch-worker", "archive", "run")
+
+
+def end(process: subprocess.Popen[bytes]) -> str:
+    """Have the process end as a service manager does; returns its log."""
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 0, log
+    return log.decode()
+
+
+def live(store: Store, seed: int) -> None:
+    """One run's life, in one of many ways."""
+    chance = random.Random(seed)
+    run_id = create(store, name=f"run-{seed}", retries=5, tags=("t",))
+    if chance.random() < 0.1:
+        store.cancel(run_id, reason="not wanted")
+        return
+    for _ in range(chance.randrange(3)):
+        record = claim(store, run_id)
+        if chance.random() < 0.5:
+            store.finish(record, FAILED_AGAIN)
+        else:
+            crash(store, record, CRASHED_AGAIN)
+    if chance.random() < 0.9:
+        store.finish(claim(store, run_id), FINISHED if chance.random() < 0.5 else FAILED)
+
+
+def agrees(database: Database, store: Store) -> bool:
+    """Whether the archive has each run that Redis has exactly once, with its state, attempts and transitions."""
+    found = everything(database)
+    rows = {row["id"]: row for row in found["runs"]}
+    records = {record.id: record for record in store.runs()}
+    if len(rows) != len(found["runs"]) or rows.keys() != records.keys():
+        return False
+    for run_id, record in records.items():
+        row = rows[run_id]
+        told = [(step["state"], step["at"]) for step in found["transitions"] if step["run_id"] == run_id]
+        attempts = [one["attempt"] for one in found["attempts"] if one["run_id"] == run_id]
+        if (row["state"], row["attempt"], row["ended_at"]) != (record.state.value, record.attempt, record.ended_at):
+            return False
+        if told != [(step.state.value, step.at) for step in store.history(run_id)]:
+            return False
+        if attempts != list(range(1, record.attempt + 1)):
+            return False
+    return True
+
+
+def test_killed_at_any_instant_it_loses_nothing_and_has_nothing_twice(
+    cluster: Cluster, database_url: str, database: Database
+) -> None:
+    cluster.env["LAUNCH_DATABASE_URL"] = database_url
+    store = cluster.api.store
+    redis = redis_of(cluster.redis_url)
+    is_over = threading.Event()
+
+    def work() -> None:
+        seed = 0
+        while not is_over.is_set():
+            live(store, seed)
+            seed += 1
+            if seed % 10 == 0:
+                # What the feed does not have is found in Redis.
+                redis.xtrim("launch:changes", maxlen=0)
+            # The checks at the end look at each run.
+            is_over.wait(0.05)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        for _ in range(3):
+            process = start(cluster)
+            before = count(database)
+            wait_until(lambda before=before: count(database) > before, what="it has written")  # type: ignore[misc]
+            process.kill()
+            process.communicate()
+            # As the lease of a dead process ends by itself, 15 s later.
+            with database.writing() as connection:
+                connection.execute(schema.leader.update().values(until=0))
+    finally:
+        is_over.set()
+        worker.join()
+    process = start(cluster)
+    wait_until(lambda: agrees(database, store), timeout_s=40, what="archive and Redis agree")
+    end(process)
+
+
+def count(database: Database) -> int:
+    return len(everything(database)["transitions"])
+
+
+def test_of_two_one_writes_and_the_other_takes_over(cluster: Cluster) -> None:
+    database = Database(f"sqlite:///{cluster.folder}/work/archive.db")
+    first = start(cluster)
+    run_id = create(cluster.api.store)
+    wait_until(lambda: has(database, run_id), what="the first one writes")
+    second = start(cluster)
+    # It waits: its lease is looked for three seconds later again.
+    time.sleep(2)
+    end(first)
+    later = create(cluster.api.store)
+    wait_until(lambda: has(database, later), what="the second one writes")
+    log = end(second)
+    assert log.count("archive.waits holder=") == 1
+    database.close()
+
+
+def has(database: Database, run_id: str) -> bool:
+    file = database.file
+    if file is None or not file.exists():
+        return False
+    try:
+        return any(row["id"] == run_id for row in everything(database)["runs"])
+    except Exception:  # noqa: BLE001 (the tables are being made)
+        return False
+
+
+@pytest.mark.main_path
+def test_a_run_that_redis_has_forgotten_is_shown_and_exported_and_deleted_by_commands(cluster: Cluster) -> None:
+    store = cluster.api.store
+    process = start(cluster)
+    run_id = create(store, name="train", project="ada/tries")
+    store.finish(claim(store, run_id), FAILED)
+    wait_until(lambda: not store.unarchived() and store.archive_state().name, what="Redis may forget the run")
+    wait_until(lambda: store.retire(retention_s=0.0), what="Redis forgets it")
+    shown = cluster.show(run_id)
+    assert (shown["state"], shown["name"], shown["attempts"][0]["exit_code"]) == ("Failed", "train", 3)
+    assert [step["state"] for step in shown["history"]] == ["Pending", "Running", "Failed"]
+    table = cluster.run("launch-worker", "show", run_id)
+    assert "exit code 3" in table.out
+    kept = create(store)
+    exported = cluster.run("launch-worker", "archive", "export", "--format", "csv", "--state", "failed")
+    assert exported.out.splitlines()[1].startswith(f"{run_id},train,ada/tries,")
+    asked = cluster.run("launch-worker", "archive", "delete", "--project", "ada/tries")
+    assert "1 runs would be deleted: 1 Failed" in asked.err
+    assert cluster.show(run_id)
+    done = cluster.run("launch-worker", "archive", "delete", "--project", "ada/tries", "--yes", "--json")
+    assert json.loads(done.out) == {"deleted": 1}
+    gone = cluster.run("launch-worker", "show", run_id)
+    assert (gone.code, gone.err.count("\n")) == (2, 1)
+    assert cluster.api.run(kept).state is RunState.PENDING
+    end(process)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("archive", "status"), "launch-worker archive run"),
+        (("archive", "delete"), "--older-than, --state or --project"),
+        (("archive", "prune", "--older-than", "2x"), "write it as 12h, 90d or 2y"),
+        (("archive", "export", "--since", "never"), "--since"),
+    ],
+    ids=["no-archive", "nothing-chosen", "no-age", "no-time"],
+)
+def test_what_makes_no_sense_gets_one_sentence(cluster: Cluster, words: tuple[str, ...], said: str) -> None:
+    refused = cluster.run("launch-worker", *words)
+    assert refused.code in (2, 69)
+    assert said in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_no_other_command_imports_sqlalchemy(cluster: Cluster, tmp_path: Path) -> None:
+    program = "import sys; sys.argv[1:] = {}; from launch_worker.cli.programs import {} as main\n"
+    program += "try: main()\nfinally: print(sorted(m for m in sys.modules if m in ('sqlalchemy', 'alembic')))"
+    for words, name in ((["--quiet", "--", "true"], "submit"), (["runs"], "worker"), (["archive", "--help"], "worker")):
+        done = cluster.run("python", "-c", program.format(words, name))
+        assert done.out.splitlines()[-1] == "[]", done
