@@ -41,6 +41,9 @@ class Applier:
         for change in changes:
             if change.kind == "run":
                 batch.run(change)
+                if change.fields.get("created_at"):
+                    audit.append(_submit_row(change, batch.new.get(change.fields.get("id", ""))))
+                    continue
             elif change.kind == "gone":
                 gone[change.fields.get("id", "")] = (_at(change), change.fields.get("actor", ""))
             elif change.kind in _THINGS:
@@ -346,9 +349,8 @@ def _audit_row(change: Change) -> Row:
     fields = change.fields
     what = fields.get("what") or ("deleted" if change.kind == "gone" else fields.get("state", "").lower())
     detail = fields.get("detail", "")
-    if change.kind == "run":
-        detail = json.dumps({"reason": fields["reason"]}) if fields.get("reason") else ""
-        what = "submit" if fields.get("created_at") else what
+    if change.kind == "run" and fields.get("reason"):
+        detail = json.dumps({"reason": fields["reason"]})
     return {
         "change_id": change.id,
         "at": _at(change),
@@ -358,6 +360,12 @@ def _audit_row(change: Change) -> Row:
         "target": rows.plain(fields.get("id", ""), rows.MAX_INDEXED),
         "detail": rows.plain(detail),
     }
+
+
+def _submit_row(change: Change, run: Row | None) -> Row:
+    """The line of the audit for a submission: its actor is the author of the spec, as which user of Redis."""
+    author, user = run["author"] if run else "", change.fields.get("as", "")
+    return _audit_row(change) | {"what": "submit", "actor": f"{author} as {rows.plain(user)}" if user else author}
 
 
 def _unknown_end(row: Any) -> Row:

@@ -28,7 +28,7 @@ from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
-from tests.support.arrows import FINISHED, claim, create
+from tests.support.arrows import FINISHED, create
 from tests.support.ports import own_port
 from tests.system.conftest import Cluster, Result, wait_for_output
 
@@ -297,7 +297,8 @@ def test_an_archive_follows_and_confirms_as_its_user(guarded: Guarded) -> None:
     worker.store.finish(ended, FINISHED)
     assert worker.store.retire(retention_s=0.0) == 0
     assert archive.store.confirm_archived(archive.store.unarchived()) == 1
-    assert [outline.id for page in archive.store.outlines() for outline in page] == [ended.id]
+    assert list(archive.store.all_run_ids()) == [[ended.id]]
+    assert [outline.id for outline in archive.store.outlines_of([ended.id])] == [ended.id]
     assert worker.store.retire(retention_s=0.0) == 1
     guarded.admin.set(keys.CHANGES, "no stream")
     assert not archive.store.want_changes()
@@ -398,7 +399,7 @@ def test_the_server_keeps_what_a_launch_system_needs(guarded: Guarded) -> None:
     assert os.path.isdir(guarded.folder / "appendonlydir")
 
 
-def test_the_archive_follows_and_confirms_as_a_user_of_its_own(guarded: Guarded, tmp_path: Path) -> None:
+def test_the_archives_process_does_all_its_work_as_its_user(guarded: Guarded, tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'archive.db'}")
     archive = Archive(guarded.api("archive").store, database, stopping=threading.Event(), settle_s=0.0)
     store = guarded.api("worker").store

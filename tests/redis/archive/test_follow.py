@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from launch_worker.archive import schema
 from launch_worker.archive.database import Database
@@ -242,6 +243,25 @@ def test_a_run_that_the_archive_does_not_have_yet_is_not_forgotten(
     store.finish(claim(store, run_id), FINISHED)
     assert store.retire(retention_s=0.0) == 0
     assert store.exists(run_id)
+
+
+def test_what_people_did_is_in_the_audit_once(store: Store, database: Database, follower: Make) -> None:
+    archive = follower()
+    archive.catch_up()
+    run_id = create(store, author="ada@host")
+    claim(store, run_id)
+    store.cancel(run_id, reason="not wanted", actor="bob@host")
+    store.configure("queue", "gpu", {"limit": "4"}, actor="eve@host")
+    archive.catch_up()
+    archive.archive.apply(store.changes())
+    with database.reading() as connection:
+        audit = schema.audit.c
+        found = connection.execute(select(audit.actor, audit.what, audit.kind, audit.target).order_by(audit.id)).all()
+    assert [tuple(row) for row in found] == [
+        ("ada@host", "submit", "run", run_id),
+        ("bob@host", "cancel", "run", run_id),
+        ("eve@host", "created", "queue", "gpu"),
+    ]
 
 
 def test_texts_and_numbers_of_strangers_keep_nothing_out(
