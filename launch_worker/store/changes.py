@@ -12,7 +12,7 @@ from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.states import RunState
 from launch_worker.model.units import as_us
 from launch_worker.store import keys
-from launch_worker.store.redis.client import Client, pairs, text
+from launch_worker.store.redis.client import Client, named, pairs, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
 
@@ -145,9 +145,13 @@ def _change(entry_id: Any, entry: Any) -> Change:
 
 def _created(said: dict[str, str]) -> dict[str, str]:
     """The facts of a creation, of which the entry has only what its spec does not have."""
-    spec = _texts(read_map(said.get("spec", "")), ("queue", "project", "priority", "array", "sweep"))
+    spec = _texts(read_map(said.get("spec", "")), ("queue", "project", "priority", "array", "sweep", "author"))
     priority = PRIORITIES.get(spec.pop("priority", "medium"), PRIORITIES["medium"])
     facts = {"id": said.pop("new"), "state": RunState.PENDING.value, "created_at": said.get("at", "")}
+    author, user = said.pop("author", "") or spec.pop("author", ""), said.pop("as", "")
+    # Schedules and sweeps, which make runs by themselves, give a reason.
+    if author and not said.get("reason"):
+        facts["actor"] = named(author, user)
     return facts | {"queue": "default"} | spec | {"priority": str(priority)} | said
 
 

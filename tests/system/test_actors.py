@@ -68,6 +68,8 @@ def test_acts_on_runs(store: Store, do: Do) -> None:
     store.finish(record, FINISHED)
     do("launch-worker", "retry", record.id)
     assert last(store) == ("run", "Pending", me())
+    do("launch-submit", "--", "true", "x" * 5000)
+    assert last(store) == ("run", "Pending", me())
     array = do("launch-submit", "--quiet", "--array", "0-1", "--", "true").split()[0]
     do("launch-worker", "cancel", array)
     assert last(store) == ("run", "Killed", me())
@@ -135,6 +137,5 @@ def test_a_submission_tells_the_redis_user_beside_the_author(store: Store, redis
     finally:
         redis_client.execute_command("ACL", "DELUSER", "bob")
     made = [change.fields for change in store.changes() if change.kind == "run"]
-    assert [fields.get("as", "") for fields in made] == ["bob", ""]
-    assert {json.loads(fields["spec"])["author"] for fields in made} == {me()}
+    assert [fields["actor"] for fields in made] == [f"{me()} as bob", me()]
     assert text(redis_client.hget(keys.run(made[0]["id"]), "state")) == "Pending"

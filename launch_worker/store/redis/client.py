@@ -48,16 +48,15 @@ class Client:
     @cached_property
     def acl_user(self) -> str:
         """The user by whom this client logs in to Redis; '' for the usual one."""
-        user = clean(RedisUrl.parse(self.url).username)
-        return "" if user == "default" else user[: _MOST_ACTOR // 2]
+        user = RedisUrl.parse(self.url).username
+        return "" if user == "default" else user
 
     def named(self, actor: str) -> str:
         """The name of a person who acts, as changes tell it: with the ACL user, if not the usual one; '' stays ''.
 
         It is what the client says: Redis cannot vouch for it.
         """
-        suffix = f" as {self.acl_user}" if self.acl_user else ""
-        return f"{clean(actor)[: _MOST_ACTOR - len(suffix)]}{suffix}" if actor else ""
+        return named(actor, self.acl_user) if actor else ""
 
     def exists(self, run_id: str) -> bool:
         """Whether there is such a run."""
@@ -151,6 +150,12 @@ def _is_capacity(said: dict[str, Any]) -> bool:
         device["runs"] = [str(run) for run in runs]
         numbers += [device.get("memory") or 0, *(use.get(name) or 0 for name in ("memory_used", "memory_total"))]
     return all(isinstance(number, (int, float)) for number in numbers)
+
+
+def named(actor: str, acl_user: str) -> str:
+    """A person's name with the ACL user, if that is not the usual one."""
+    suffix = f" as {clean(acl_user)[: _MOST_ACTOR // 2]}" if acl_user else ""
+    return f"{clean(actor)[: _MOST_ACTOR - len(suffix)]}{suffix}"
 
 
 def text(value: bytes | str) -> str:

@@ -449,6 +449,14 @@ def test_a_time_that_a_schedule_leaves_out_is_told(followed: Store) -> None:
     )
 
 
+def test_a_submissions_actor_is_its_author(followed: Store) -> None:
+    reader = Reader(followed)
+    for command in (("true",), ("true", "x" * 5000)):
+        followed.create(new_run_id(), RunSpec(command=command, author=ME, config={"author": "other"}))
+    followed.create(new_run_id(), RunSpec(command=("true",), author=ME), reason="schedule nightly")
+    assert [change.get("actor") for change in reader.new()] == [ME, ME, None]
+
+
 def test_what_a_part_of_the_system_does_has_no_actor(followed: Store) -> None:
     followed.cancel(running(followed).id, reason="stopped early by hyperband")
     followed.cancel(create(followed), reason="x")

@@ -111,8 +111,11 @@ local function create(id, now, reason, queue, due, expires_us, fields, user)
   end
   local lines = reason ~= '' and note(id, 'Pending', at, 0, '', reason, NO_MORE) or 0
   if is_followed() then
-    add_change({'new', id, 'n', lines == 0 and '0' or int(lines), 'at', at, 'name', record.name or '',
-      'spec', record.spec or '', 'reason', reason, 'as', user or ''})
+    local spec = record.spec or ''
+    -- The author of a spec that is too long for the feed.
+    local author = #spec > MOST_VALUE and string.match(spec, '"author":"([^"\\]*)"')
+    add_change({'new', id, 'n', lines == 0 and '0' or int(lines), 'at', at, 'name', record.name or '', 'spec', spec,
+      'reason', reason, 'as', user or '', 'author', author or ''})
   end
   if expires_us then
     local by = int(math.max(now, due or now) + expires_us)
