@@ -469,7 +469,7 @@ class Run:
 
 
 def _since_ms(since: str | float, now_ms: int) -> int:
-    """The time, milliseconds since 1970, that `since` means: so long ago, or a time that is over."""
+    """The time, milliseconds since 1970, that `since` means: a duration before now, or the latest such time."""
     try:
         return now_ms - int(1000 * parse_duration(since, what="since"))
     except InputError:

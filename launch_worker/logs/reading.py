@@ -486,7 +486,7 @@ def _torn(data: bytes, *, is_at_line: bool) -> int:
 
 
 def _after_breaks(data: bytes, count: int) -> int:
-    """The place after so many line breaks."""
+    """The place after this number of line breaks; the end where there are fewer."""
     place = 0
     for _ in range(count):
         place = data.find(b"\n", place) + 1

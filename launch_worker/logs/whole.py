@@ -277,7 +277,7 @@ def _length(blocks: Sequence[Block]) -> int:
 
 
 def _together(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks, with neighbours joined that are small and near in time. What `stored` says is not meant."""
+    """The blocks, with neighbours joined that are small and near in time; their `stored` has no meaning."""
     joined: list[Block] = []
     for block in blocks:
         last = joined[-1] if joined else None
