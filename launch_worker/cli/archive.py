@@ -19,6 +19,7 @@ from launch_worker.errors import InputError
 from launch_worker.model.checks import PROJECT
 from launch_worker.model.states import RunState
 from launch_worker.model.units import as_us, isoformat, parse_duration, parse_time
+from launch_worker.runners.process.own_process import have_usual_signals
 from launch_worker.submission.submitter import me
 from launch_worker.untrusted.log_line import OneLine
 
@@ -46,6 +47,7 @@ def run_command(url: str | None) -> None:
     Any number of these processes may be started; one writes, and the others wait to take over.
     """
     stopping = threading.Event()
+    have_usual_signals(but_hang_up=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     handler = logging.StreamHandler()

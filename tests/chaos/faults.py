@@ -151,6 +151,15 @@ def kill_beat(system: System, fault: Fault) -> bool:
     return True
 
 
+def kill_archive(system: System, fault: Fault) -> bool:
+    slot = _pick(system.archives, fault)
+    if slot is None:
+        return False
+    slot.restart_s = fault.restart_s
+    system.kill(slot, boot_time_s())
+    return True
+
+
 def term_beat(system: System, fault: Fault) -> bool:
     slot = _pick(system.beats, fault)
     if slot is None or slot.part is None or slot.life is None or not slot.is_ready:
@@ -401,6 +410,7 @@ FAULTS: dict[str, Callable[[System, Fault], bool]] = {
     "kill guard": kill_guard,
     "kill job": kill_job,
     "kill beat": kill_beat,
+    "kill archive": kill_archive,
     "kill worker and guard": kill_worker_and_guard,
     "term worker": term_worker,
     "upgrade worker": upgrade_worker,

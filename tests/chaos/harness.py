@@ -14,6 +14,7 @@ from pathlib import Path
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
+from tests.chaos.archived import differences
 from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
 from tests.chaos.faults import FAULTS
 from tests.chaos.leftovers import check_leftovers, damaged_runs, states_in
@@ -106,6 +107,7 @@ class _Harness:
                 evidence.wrong.append("the faults or the producer did not come to an end")
                 break
         self._drain()
+        self._wait_for_archive()
         offset_s = server_to_boot_s()
         self._stop_workers()
         journal = Journal.read(system.journal)
@@ -180,6 +182,17 @@ class _Harness:
             f"after {_DRAIN_S:g} s without faults {counts[RunState.PENDING]} runs are Pending and "
             f"{counts[RunState.RUNNING]} Running"
         )
+
+    def _wait_for_archive(self) -> None:
+        """Both may have been killed at last: the next one leads when the lease is over."""
+        system, wrong = self.system, ["nobody has looked"]
+        deadline = boot_time_s() + _DRAIN_S
+        while wrong and boot_time_s() < deadline:
+            for _ in range(20):
+                self._tick()
+            stamped = {run_id: set(attempts) for run_id, attempts in read_stamps(system.keep_stamps()).items()}
+            wrong = differences(system.database_url, system.api.store, stamped, system.evidence.damaged)
+        system.evidence.wrong += wrong
 
     def _is_at_rest(self) -> bool:
         store = self.system.api.store

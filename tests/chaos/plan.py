@@ -14,6 +14,7 @@ FAULTS = {
     "kill guard": 28,
     "kill job": 44,
     "kill beat": 14,
+    "kill archive": 20,
     "kill worker and guard": 13,
     "term worker": 16,
     "upgrade worker": 24,

@@ -125,7 +125,9 @@ class System:
         self.redis.start()
         self.redis_is_away = False
         self.cluster = Cluster(self._url(self.network.open(lambda: self.redis.port)), folder)
-        self.cluster.env |= TIMES | {"PYTHONPATH": str(Path(launch_worker.__file__).parent.parent)}
+        self.database_url = f"sqlite:///{folder / 'archive.db'}"
+        self.cluster.env |= TIMES | {"LAUNCH_DATABASE_URL": self.database_url}
+        self.cluster.env |= {"PYTHONPATH": str(Path(launch_worker.__file__).parent.parent)}
         self.code = GitHost(folder / "git")
         repository = self.code.repository("slow/code")
         repository.commit({"README": "Code that a run asks for.\n"})
@@ -139,12 +141,14 @@ class System:
             self.engine = self._start_engine()
         self.workers = [Slot(f"w{n + 1}", self._to_redis(), self._to_engine(n)) for n in range(workers)]
         self.beats = [Slot(f"beat{n + 1}", self._to_redis()) for n in range(beats)]
+        #: Two, of which one leads.
+        self.archives = [Slot(f"archive{n + 1}", self._to_redis()) for n in range(2)]
         self.watchers = [Slot(name, self._to_redis()) for name in _WATCHERS]
         self.producer: Part | None = None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (*self.workers, *self.beats, *self.watchers)
+        return (*self.workers, *self.beats, *self.archives, *self.watchers)
 
     def _to_redis(self) -> Proxy:
         return self.network.open(lambda: self.redis.port)
@@ -234,6 +238,8 @@ class System:
             return self.cluster.celery("beat", "-s", str(schedule), name=slot.name, env=env)
         if slot in self.watchers:
             return self._watch(slot.name, env)
+        if slot in self.archives:
+            return self._launch_worker(slot.name, env, "archive", "run")
         return self.cluster.worker(
             ",".join((*QUEUES, CONTAINER_QUEUE)),
             slots=self._slots,
@@ -248,14 +254,17 @@ class System:
             return self.cluster.celery("flower", "--address=127.0.0.1", f"--port={own_port()}", name=how, env=env)
         if how == "events":
             return self.cluster.celery("events", "--dump", name=how, env=env)
-        log_path = self.folder / f"{how}.{len(self.cluster.parts)}.log"
+        return self._launch_worker(how, env, "runs", "--watch")
+
+    def _launch_worker(self, name: str, env: dict[str, str], *words: str) -> Part:
+        log_path = self.folder / f"{name}.{len(self.cluster.parts)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                ["launch-worker", "runs", "--watch"],
+                ["launch-worker", *words],
                 cwd=self.folder,
                 env=self.cluster.env | env,
                 stdin=subprocess.DEVNULL,
-                # All that there is of runs, again and again.
+                # Of a watcher all that there is of runs, again and again.
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,
