@@ -28,7 +28,8 @@ def test_a_start_that_fails_through_the_machine_quarantines_the_worker_until_it_
     [broken] = break_machine(cluster)
     back = submit(["true"], api=cluster.api)
     wait_until(lambda: cluster.api.store.workers()[0]["state"] == "quarantined")
-    assert (back.state, back.record.misstarts) == (RunState.PENDING, 1)
+    # The worker says that it is in quarantine at once, and then what became of the run.
+    wait_until(lambda: (back.state, back.record.misstarts) == (RunState.PENDING, 1))
     waits = submit(["true"], api=cluster.api)
     status = cluster.run("launch-worker", "status").out
     left = re.search(r"takes no runs for ([\d.]+) s more", status)

@@ -55,8 +55,27 @@ def of_rusage(used: resource.struct_rusage) -> Reaped:
 
 def _reaped(cpu_s: float, peak_kib: int) -> Reaped:
     # A process counts the memory of its parent as its own until its exec, so less than this process's own is not known.
-    own_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Reaped(round(cpu_s, 6), peak_kib << 10 if peak_kib > own_kib else 0)
+    return Reaped(round(cpu_s, 6), peak_kib << 10 if _own_peak.is_below(peak_kib) else 0)
+
+
+class _OwnPeak:
+    """The most resident memory that this process has had, which only grows; read again where that may decide."""
+
+    def __init__(self) -> None:
+        self._kib = 0
+
+    def is_below(self, kib: int) -> bool:
+        if self._kib < kib < 2 * self._kib or not self._kib:
+            try:
+                # Not `getrusage`, which counts the memory of the program that started this one.
+                with open("/proc/self/status", "rb") as status:
+                    self._kib = int(status.read().partition(b"VmHWM:")[2].split(maxsplit=1)[0])
+            except (OSError, IndexError, ValueError):
+                return False
+        return self._kib < kib
+
+
+_own_peak = _OwnPeak()
 
 
 @functools.cache

@@ -213,3 +213,15 @@ def test_a_look_at_many_idle_jobs_is_cheap(jobs: Jobs) -> None:
         handle.stop(grace_s=0)
     for handle in handles:
         end_of(handle)
+
+
+def test_the_memory_of_a_guards_worker_hides_no_peak(tmp_path: Path) -> None:
+    """What a process had before its exec counts for it, but not for its children."""
+    held = b"x" * (200 << 20)
+    jobs = Jobs(tmp_path)
+    handle = jobs.start(sys.executable, "-S", "-c", "x = b'x' * (100 << 20)")
+    end_of(handle)
+    assert handle.used.peak_memory is not None
+    assert 100 * MIB < handle.used.peak_memory < 150 * MIB
+    assert len(held) == 200 << 20
+    jobs.close()
