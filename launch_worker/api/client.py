@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -120,11 +119,8 @@ class Api(QueueApi, SweepApi):
             raise InputError(f"path {path[:60]!r} is not a project; write it as ENTITY/PROJECT")
         if not isinstance(per_page, int) or isinstance(per_page, bool) or not 1 <= per_page <= MAX_PER_PAGE:
             raise InputError(f"per_page must be a whole number from 1 to {MAX_PER_PAGE}, not {per_page!r}")
-        given: dict[str, Any] = {} if path is None else {"project": path}
-        if path is not None and "/" not in path:
-            # As `run` takes it: the last part alone, whatever the entity.
-            given = {"project": {"$regex": f"^([^/]+/)?{re.escape(path)}$"}}
-        wanted, by = parse_filter(filters, **given), parse_order(order)
+        # As `run` takes it: the last part of a project alone, whatever the entity.
+        wanted, by = parse_filter(filters, path=path), parse_order(order)
         catch_up(self.store, self.settings)
         return Runs(self, wanted, by, per_page=per_page)
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from launch_worker.archive.rows import search_term, search_text
 from launch_worker.errors import InputError
 from launch_worker.model.checks import PRIORITIES
+from launch_worker.model.conditions import All, AnyOf, Condition, Not, Test
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.untrusted.patterns import MAX_PATTERN, PatternError, searcher
@@ -23,12 +25,15 @@ MAX_CONDITIONS = 200
 MAX_CHOICES = 1000
 MAX_DEPTH = 20
 MAX_PATH = 200
+MAX_TEXT = 200
 #: Characters of a text that are matched.
 MAX_MATCHED = 4096
 
 #: Fields that the store has an index of; a run has at most one value of each.
 INDEXED = ("sweep", "project", "queue", "state")
 
+#: Field that is all texts of a run by which people look for it.
+_TEXT = "text"
 _LEVELS = {step: word for word, step in PRIORITIES.items()}
 
 
@@ -59,6 +64,7 @@ _FIELDS: dict[str, _Field] = {
     "created_at": _Field("time", lambda record: record.created_at),
     "started_at": _Field("time", lambda record: record.started_at),
     "ended_at": _Field("time", lambda record: record.ended_at),
+    _TEXT: _Field("search", search_text),
 }
 #: Fields with names below them: `config.lr`, `summary.loss`.
 _MAPS: dict[str, Callable[[Record], Mapping[str, Any]]] = {
@@ -79,6 +85,10 @@ _ALIASES = {
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", *_ORDERED, "$regex", "$exists", "$not")
 _TOGETHER = ("$and", "$or", "$nor")
+#: Operator for the last part of a project alone; no filter of a user needs it.
+_LAST = "$last"
+#: The one operator of `text`.
+_CONTAINS = "$contains"
 
 _Test = Callable[[Any], bool]
 #: Values of indexed fields: a run must have one of each field's.
@@ -94,6 +104,7 @@ class Filter:
     narrow: Narrow
     #: Whether `narrow` says all that the filter says.
     is_decided: bool
+    tree: Condition
 
 
 @dataclass(frozen=True)
@@ -121,22 +132,25 @@ class Order:
         return None
 
 
-def parse_filter(filters: Mapping[str, Any] | None, **given: Any) -> Filter:
-    """Check a filter; `given` are fields that must have these values beside it. Raises InputError."""
-    parts = [{name: value} for name, value in given.items()]
+def parse_filter(filters: Mapping[str, Any] | None, *, path: str | None = None) -> Filter:
+    """Check a filter; `path` is a project beside it, ENTITY/PROJECT or the last part alone. Raises InputError."""
+    parts: list[Any] = [] if path is None else [{"project": path if "/" in path else {_LAST: path}}]
     if filters:
         if not isinstance(filters, Mapping):
             raise InputError(f"filters must be a map such as {{'state': 'running'}}, not {_shown(filters)}")
         parts.append(dict(filters))
     node = _Parser().group(parts, depth=0)
-    return Filter(node.matches, node.narrow, node.is_decided)
+    return Filter(node.matches, node.narrow, node.is_decided, node.tree)
 
 
 def parse_order(text: str) -> Order:
     """`-created_at`, `+summary.loss`, `name`: without a sign the smallest is first. Raises InputError."""
     if not isinstance(text, str) or not text.lstrip("+-"):
         raise InputError(f"order {_shown(text)} names nothing to sort by; write it as -created_at or +summary.loss")
-    return Order(_path(text[1:] if text[0] in "+-" else text), text.startswith("-"))
+    path = _path(text[1:] if text[0] in "+-" else text)
+    if path == _TEXT:
+        raise InputError(f"runs cannot be sorted by {path}")
+    return Order(path, text.startswith("-"))
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,7 @@ class _Node:
     matches: Callable[[Record], bool]
     narrow: Narrow
     is_decided: bool
+    tree: Condition
 
 
 class _Parser:
@@ -180,7 +195,8 @@ class _Parser:
             return self.group(filters, depth=depth + 1)
         parts = [self._one(each, depth=depth + 1) for each in filters]
         if word == "$nor":
-            return _Node(lambda record: not any(part.matches(record) for part in parts), {}, False)
+            tree = Not(AnyOf(tuple(part.tree for part in parts)))
+            return _Node(lambda record: not any(part.matches(record) for part in parts), {}, False, tree)
         narrow = {
             kind: frozenset().union(*(part.narrow[kind] for part in parts))
             for kind in INDEXED
@@ -188,7 +204,8 @@ class _Parser:
         }
         # With several fields the union by field has more than the union of the alternatives.
         decided = all(part.is_decided and len(part.narrow) == 1 for part in parts) and len(narrow) == 1
-        return _Node(lambda record: any(part.matches(record) for part in parts), narrow, decided)
+        either = AnyOf(tuple(part.tree for part in parts))
+        return _Node(lambda record: any(part.matches(record) for part in parts), narrow, decided, either)
 
     def _field(self, path: str, condition: Any, *, depth: int) -> _Node:
         if not isinstance(condition, Mapping):
@@ -198,22 +215,25 @@ class _Parser:
         return _all([self._test(path, word, operand, depth=depth) for word, operand in condition.items()])
 
     def _test(self, path: str, word: Any, operand: Any, *, depth: int) -> _Node:
-        if word not in _OPERATORS:
+        if path == _TEXT and word not in (_CONTAINS, "$not"):
+            raise InputError(f"write the condition of {path} as {{'{path}': {{'{_CONTAINS}': 'adam'}}}}")
+        if not isinstance(word, str) or word not in (*_OPERATORS, _LAST, _CONTAINS):
             raise InputError(f"{_shown(word)} of {path} is no operator; use one of: {', '.join(_OPERATORS)}")
         if depth > MAX_DEPTH:
             raise InputError(f"the filter is nested more than {MAX_DEPTH} levels deep; write it flatter")
         if word == "$not":
             if not isinstance(operand, Mapping):
                 raise InputError(f"$not of {path} needs a condition such as {{'$gt': 1}}, not {_shown(operand)}")
-            inner = self._field(path, operand, depth=depth + 1).matches
-            return _Node(lambda record: not inner(record), {}, False)
+            inner = self._field(path, operand, depth=depth + 1)
+            return _Node(lambda record: not inner.matches(record), {}, False, Not(inner.tree))
         kind = _FIELDS[path].kind if path in _FIELDS else "any"
-        test, wanted = _tester(path, kind, word, operand)
+        test, operands = _tester(path, kind, word, operand)
         read = _reader(path)
         narrow: Narrow = {}
-        if path in INDEXED and wanted is not None and None not in wanted:
-            narrow = {path: frozenset(wanted)}
-        return _Node(lambda record: test(read(record)), narrow, bool(narrow))
+        if path in INDEXED and word in ("$eq", "$in") and None not in operands:
+            narrow = {path: frozenset(operands)}
+        tree = Test(path, word, tuple(operands), test)
+        return _Node(lambda record: test(read(record)), narrow, bool(narrow), tree)
 
 
 def _all(parts: Sequence[_Node]) -> _Node:
@@ -224,20 +244,29 @@ def _all(parts: Sequence[_Node]) -> _Node:
         for kind, values in part.narrow.items():
             narrow[kind] = narrow.get(kind, values) & values
     return _Node(
-        lambda record: all(part.matches(record) for part in parts), narrow, all(part.is_decided for part in parts)
+        lambda record: all(part.matches(record) for part in parts),
+        narrow,
+        all(part.is_decided for part in parts),
+        All(tuple(part.tree for part in parts)),
     )
 
 
-def _tester(path: str, kind: str, word: str, operand: Any) -> tuple[_Test, list[Any] | None]:
-    """A test of a value, and for $eq and $in the values that pass it."""
+def _tester(path: str, kind: str, word: str, operand: Any) -> tuple[_Test, list[Any]]:
+    """A test of a value, and the operands as a record has such values."""
     if word == "$exists":
         if not isinstance(operand, bool):
             raise InputError(f"$exists of {path} must be true or false, not {_shown(operand)}")
-        return lambda value: _is_there(value) == operand, None
+        return lambda value: _is_there(value) == operand, [operand]
     if word == "$regex":
-        return _regex(path, kind, operand), None
+        return _regex(path, kind, operand), [operand]
     if word in _ORDERED:
-        return _compare(path, kind, word, operand), None
+        return _compare(path, kind, word, operand)
+    if word == _CONTAINS:
+        return _contains(path, operand)
+    if word == _LAST:
+        if path != "project" or not isinstance(operand, str):
+            raise InputError(f"{word} is for the last part of a project, and needs a text")
+        return lambda value: str(value).rpartition("/")[2] == operand, [operand]
     if word in ("$in", "$nin"):
         if not isinstance(operand, (list, tuple, set, frozenset)):
             raise InputError(f"{word} of {path} needs a list of values, not {_shown(operand)}")
@@ -247,11 +276,20 @@ def _tester(path: str, kind: str, word: str, operand: Any) -> tuple[_Test, list[
     else:
         wanted = [_operand(path, kind, word, operand)]
     if word in ("$ne", "$nin"):
-        return lambda value: not any(_has(value, each) for each in wanted), None
+        return lambda value: not any(_has(value, each) for each in wanted), wanted
     return lambda value: any(_has(value, each) for each in wanted), wanted
 
 
-def _compare(path: str, kind: str, word: str, operand: Any) -> _Test:
+def _contains(path: str, operand: Any) -> tuple[_Test, list[Any]]:
+    if path != _TEXT:
+        raise InputError(f"{_CONTAINS} is for {_TEXT} alone, not for {path}")
+    if not isinstance(operand, str) or not operand or len(operand) > MAX_TEXT:
+        raise InputError(f"{_CONTAINS} needs a text of 1 to {MAX_TEXT} characters, not {_shown(operand)}")
+    term = search_term(operand)
+    return lambda value: term in value, [operand]
+
+
+def _compare(path: str, kind: str, word: str, operand: Any) -> tuple[_Test, list[Any]]:
     if kind in ("state", "list"):
         raise InputError(f"{path} has no order; use $eq, $ne, $in or $nin instead of {word}")
     wanted = _operand(path, kind, word, operand)
@@ -270,7 +308,7 @@ def _compare(path: str, kind: str, word: str, operand: Any) -> _Test:
             return bool(left >= wanted)
         return bool(left < wanted) if word == "$lt" else bool(left <= wanted)
 
-    return test
+    return test, [wanted]
 
 
 def _regex(path: str, kind: str, operand: Any) -> _Test:

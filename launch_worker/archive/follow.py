@@ -61,6 +61,8 @@ class Archive:
         self._leads = False
         self._walk: Iterator[None] | None = None
         self._walk_at = 0.0
+        #: Whether something was missed after the walk that goes on had begun.
+        self._walks_again = False
         self._renew_at = 0.0
         self._feed_id = FIRST
 
@@ -109,7 +111,8 @@ class Archive:
             self._leads = True
             log.info("archive.leads database=%s", self._database.shown)
         self._renew_at = 0.0
-        self._begin_walk("it begins")
+        self._walk = None
+        self._missed("it begins")
         return True
 
     def step(self, *, wait_s: float = _WAIT_S) -> bool:
@@ -123,7 +126,7 @@ class Archive:
                 next(self._walk)
             except StopIteration:
                 self._walk = None
-                self._walk_at = time.monotonic() + _WALK_S
+                self._walk_at = time.monotonic() + (0.0 if self._walks_again else _WALK_S)
                 log.info("archive.walked")
         elif time.monotonic() >= self._walk_at:
             self._begin_walk("an hour has gone by")
@@ -153,8 +156,18 @@ class Archive:
             self._lease.renew(connection)
             yield connection
 
+    def _missed(self, why: str) -> None:
+        """Note that the archive may not have all that happened, until a walk that begins now has come to its end."""
+        with self._writing() as connection:
+            connection.execute(update(position).values(missed_at=self._store.now_us()))
+        if self._walk is None:
+            self._begin_walk(why)
+        else:
+            self._walks_again = True
+
     def _begin_walk(self, why: str) -> None:
         log.debug("archive.walks because=%r", why)
+        self._walks_again = False
         self._walk = Walk(self._store, self._writing).steps()
 
     def _renew(self) -> None:
@@ -164,8 +177,7 @@ class Archive:
         else:
             # Places in a new feed may come before those in the old one.
             self._feed_id = FIRST
-            if self._walk is None:
-                self._begin_walk("the feed is new")
+            self._missed("the feed is new")
         self._store.register_archive(self._lease.holder)
         with self._writing() as connection:
             connection.execute(update(position).values(asked_at=self._store.now_us()))
@@ -173,8 +185,8 @@ class Archive:
 
     def _check_for_gap(self) -> None:
         oldest = self._store.oldest_change()
-        if oldest and _place(oldest) > _place(self._feed_id) and self._feed_id != FIRST and self._walk is None:
-            self._begin_walk("the feed has forgotten what came after the last entry")
+        if oldest and _place(oldest) > _place(self._feed_id) and self._feed_id != FIRST:
+            self._missed("the feed has forgotten what came after the last entry")
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Apply entries of the feed, all that come after the position or some that came before."""
@@ -188,8 +200,8 @@ class Archive:
             log.error("archive.refused first=%s: %s", changes[0].id, error)
             self._apply_one_by_one(changes)
         self._feed_id = changes[-1].id
-        if any(change.kind == "feed" for change in changes) and self._walk is None:
-            self._begin_walk("the feed is new")
+        if any(change.kind == "feed" for change in changes):
+            self._missed("the feed is new")
 
     def _apply_at_once(self, changes: Sequence[Change]) -> None:
         with self._writing() as connection:
@@ -211,7 +223,7 @@ class Archive:
                 log.error("archive.left_out change=%s run=%s: %s", change.id, change.fields.get("id", ""), error)
         with self._writing() as connection:
             self._note_position(connection, changes[-1])
-        self._begin_walk("the database refused changes")
+        self._missed("the database refused changes")
 
     def _note_position(self, connection: Connection, last: Change) -> None:
         connection.execute(update(position).values(feed_id=last.id, applied_at=int(last.id.partition("-")[0]) * 1000))

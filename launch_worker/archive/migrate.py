@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from launch_worker.archive.database import Database
-from launch_worker.errors import ArchiveError, ArchiveUnavailableError
+from launch_worker.archive.version import refuse_newer
 
 #: Key of the lock under which PostgreSQL's tables are changed: two programs may start at once.
 _LOCK = 0x6C61756E6368
@@ -28,7 +28,8 @@ def migrate(database: Database) -> bool:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         before = _version(connection)
-        _refuse_newer(before, scripts, database)
+        if before is not None:
+            refuse_newer(before, database)
         if before == scripts.get_current_head():
             return False
         _upgrade(connection, scripts)
@@ -39,33 +40,13 @@ def has_tables(database: Database) -> bool:
     """Whether the archive was made. Raises ArchiveError for one that a newer program made."""
     with database.reading() as connection:
         version = _version(connection)
-    _refuse_newer(version, _scripts(), database)
+    if version is not None:
+        refuse_newer(version, database)
     return version is not None
-
-
-def check_version(database: Database) -> None:
-    """Raise ArchiveError unless the tables have this program's form; for those who only read."""
-    with database.reading() as connection:
-        version = _version(connection)
-    if version is None:
-        raise ArchiveUnavailableError(f"there is no archive at {database.shown} yet; start: launch-worker archive run")
-    scripts = _scripts()
-    _refuse_newer(version, scripts, database)
-    if version != scripts.get_current_head():
-        raise ArchiveUnavailableError(
-            f"the archive {database.shown} is of an older release; start this one's: launch-worker archive run"
-        )
 
 
 def _version(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
-
-
-def _refuse_newer(version: str | None, scripts: ScriptDirectory, database: Database) -> None:
-    if version is not None and all(script.revision != version for script in scripts.walk_revisions()):
-        raise ArchiveError(
-            f"the archive {database.shown} was made by a newer launch_worker (tables {version}); install that one here"
-        )
 
 
 def _upgrade(connection: Connection, scripts: ScriptDirectory) -> None:

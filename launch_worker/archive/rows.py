@@ -125,6 +125,7 @@ def restored_record(row: Mapping[str, Any], read: Any) -> Record:
         moved = ("state", "reason", "attempt", "worker", "host", "exit_code", "signal", "phase", "message")
         names = (*described, *moved, "started_at", "ended_at")
         fields = {name: str(row[name]) for name in names if row[name] is not None}
+        fields["tags"] = json.dumps(_tags(read_map(row["spec"])))
     record: Record = read(row["id"], fields | {"spec": row["spec"]})
     return record
 
@@ -196,6 +197,17 @@ def with_reason(search: str, reason: str) -> str:
     return plain(f"{search.rpartition(chr(10))[0]}\n{_one_line(reason)[:1000]}")
 
 
+def search_text(record: Record) -> str:
+    """The search text of a run's row."""
+    text: str = whole(record, 0)[0]["search"]
+    return text
+
+
+def search_term(term: str) -> str:
+    """A text as it is looked for in search texts, in which it is a part of one line."""
+    return plain(_one_line(term))
+
+
 def history_lines(texts: Iterable[str], created_at: int) -> list[tuple[int, Transition, Mapping[str, Any]]]:
     """The transitions of a history, each with its place and all that its line says; the creation is always there."""
     found: list[tuple[int, Transition, Mapping[str, Any]]] = []
@@ -237,8 +249,7 @@ def _described(
     line = " ".join(map(str, command)) if isinstance(command, list) else ""
     config = {**_map(given.get("values")), **_map(given.get("config"))}
     config_text = json.dumps(config, ensure_ascii=False) if config else ""
-    tags = given.get("tags")
-    tags = [plain(str(tag), MAX_INDEXED) for tag in tags] if isinstance(tags, list) else []
+    tags = [plain(tag, MAX_INDEXED) for tag in _tags(given)]
     lines = (name, line[:MAX_COMMAND], " ".join(tags), config_text)
     searched = "\n".join(map(_one_line, lines))[:MAX_SEARCH]
     row = NEW | {
@@ -260,6 +271,11 @@ def _described(
         "search": with_reason(f"{searched}\n", reason),
     }
     return row, list(dict.fromkeys(tags))
+
+
+def _tags(spec: Mapping[str, Any]) -> list[str]:
+    tags = spec.get("tags")
+    return [str(tag) for tag in tags] if isinstance(tags, list) else []
 
 
 def _one_line(text: str) -> str:

@@ -10,12 +10,18 @@ from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Str
 
 metadata = MetaData()
 
+#: A text that is compared and sorted by its code points in every database.
+_ORDERED = Text().with_variant(Text(collation="C"), "postgresql")
 #: A number that SQLite counts by itself: only a column of type INTEGER is its row's own number.
 _ROW = BigInteger().with_variant(Integer, "sqlite")
 
 
 def _text(name: str) -> Column[str]:
     return Column(name, Text, nullable=False, server_default="")
+
+
+def _ordered(name: str) -> Column[str]:
+    return Column(name, _ORDERED, nullable=False, server_default="")
 
 
 def _number(name: str) -> Column[int]:
@@ -31,11 +37,11 @@ runs = Table(
     metadata,
     #: Number of the row, by which SQLite's text index names it.
     Column("number", _ROW, primary_key=True, autoincrement=True),
-    _id("id"),
-    _text("name"),
-    _text("project"),
-    _text("queue"),
-    _text("author"),
+    Column("id", String(255).with_variant(String(255, collation="C"), "postgresql"), nullable=False),
+    _ordered("name"),
+    _ordered("project"),
+    _ordered("queue"),
+    _ordered("author"),
     _number("priority"),
     #: Command as one line, and bounded; the whole of it is in the spec.
     _text("command"),
@@ -44,11 +50,11 @@ runs = Table(
     _text("config"),
     #: JSON of the spec.
     _text("spec"),
-    _text("state"),
-    _text("reason"),
+    _ordered("state"),
+    _ordered("reason"),
     _number("attempt"),
-    _text("worker"),
-    _text("host"),
+    _ordered("worker"),
+    _ordered("host"),
     Column("exit_code", BigInteger),
     _text("signal"),
     _text("phase"),
@@ -56,8 +62,8 @@ runs = Table(
     _number("created_at"),
     Column("started_at", BigInteger),
     Column("ended_at", BigInteger),
-    _text("array"),
-    _text("sweep"),
+    _ordered("array"),
+    _ordered("sweep"),
     #: Place in the run's history of the newest transition that was applied; 0 is the creation.
     _number("seq"),
     #: Lower-case text for the search: lines with name, command, tags, config and, the last, the reason.
@@ -82,6 +88,10 @@ for _name in ("array", "sweep"):
     _there = runs.c[_name] != ""
     Index(f"runs_{_name}", runs.c[_name], runs.c.created_at, runs.c.id, sqlite_where=_there, postgresql_where=_there)
 Index("runs_ended", runs.c.ended_at)
+# Counts of runs by these fields read nothing but this.
+_kept = runs.c.deleted_at.is_(None)
+_counted = (runs.c.queue, runs.c.state, runs.c.project, runs.c.author, runs.c.created_at)
+Index("runs_counted", *_counted, sqlite_where=_kept, postgresql_where=_kept)
 # The few rows that are looked at again: what Redis has yet, and what it may not forget yet.
 _in_redis = runs.c.forgotten_at.is_(None)
 Index("runs_in_redis", runs.c.number, sqlite_where=_in_redis, postgresql_where=_in_redis)
@@ -211,6 +221,8 @@ position = Table(
     _number("walk_began_at"),
     _number("walk_ended_at"),
     _number("walk_mended"),
+    #: Time at which it was noted that some changes may be missing; NULL after a walk that began later.
+    Column("missed_at", BigInteger),
 )
 
 #: The one row that says which process writes. Its form must never change: a program of any age reads it.

@@ -53,6 +53,8 @@ class Walk:
                     walk_began_at=self.began_at, walk_ended_at=self._store.now_us(), walk_mended=self.mended
                 )
             )
+            is_made_up = position.c.missed_at <= self.began_at
+            connection.execute(update(position).where(is_made_up).values(missed_at=None))
 
     def _compare(self, page: list[str]) -> None:
         with self._writing() as connection:

@@ -126,8 +126,8 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
     api = Api(url)
     database = open_archive(api.settings)
     from launch_worker.archive.deletion import delete_runs
-    from launch_worker.archive.migrate import check_version
     from launch_worker.archive.selection import Selection, preview
+    from launch_worker.archive.version import check_version
 
     check_version(database)
     before = api.store.now_us() - as_us(age_s) if age_s is not None else None
@@ -167,8 +167,8 @@ def export_command(url: str | None, form: str, since: str | None, until: str | N
     given |= {"created_from": _moment(since, "--since"), "created_before": _moment(until, "--until")}
     database = open_archive(Api(url).settings)
     from launch_worker.archive.export import csv_lines, objects
-    from launch_worker.archive.migrate import check_version
     from launch_worker.archive.selection import Selection
+    from launch_worker.archive.version import check_version
 
     check_version(database)
     selection = Selection(**given)

@@ -14,7 +14,8 @@ from sqlalchemy import text
 from launch_worker.archive import schema
 from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
-from launch_worker.archive.migrate import check_version, has_tables, migrate
+from launch_worker.archive.migrate import has_tables, migrate
+from launch_worker.archive.version import check_version
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError, SettingsError
 from launch_worker.store.store import Store
 

@@ -223,8 +223,8 @@ def test_what_an_index_can_decide(filters: dict[str, Any], narrow: dict[str, set
 
 
 def test_a_project_given_beside_a_filter_holds_too() -> None:
-    assert parse_filter({"state": "running"}, project="me/iris").matches(RUN)
-    assert not parse_filter({"state": "running"}, project="me/other").matches(RUN)
+    assert parse_filter({"state": "running"}, path="me/iris").matches(RUN)
+    assert not parse_filter({"state": "running"}, path="me/other").matches(RUN)
 
 
 QUEUES, STATES = ("a", "b"), ("Running", "Failed")

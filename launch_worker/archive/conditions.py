@@ -1,0 +1,236 @@
+"""Makes conditions in SQL of a filter.
+
+A condition has an upper bound, which no fitting row fails, and a lower bound, which only fitting rows pass. Where the
+two are the same the database decides; else each row that passes the upper one is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    any_,
+    case,
+    exists,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    text,
+    true,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from launch_worker.archive.rows import MAX_INDEXED, plain, search_term
+from launch_worker.archive.schema import run_tags, runs
+from launch_worker.model.checks import PRIORITIES
+from launch_worker.model.conditions import All, Condition, Not, Test
+from launch_worker.model.states import RunState
+
+#: Rows of a tag or a text that are few: they are fetched by its index. With more, rows are looked at in order.
+FEW = 5000
+#: Characters of the shortest term that an index of trigrams finds.
+_TRIGRAM = 3
+#: Numbers of a row are smaller than this, and so are the numbers that they are compared with.
+_MOST = 1 << 62
+
+_c = runs.c
+_TEXTS = ("id", "name", "project", "queue", "sweep", "array", "author", "reason", "worker", "host")
+_NUMBERS = ("attempt", "exit_code", "created_at", "started_at", "ended_at")
+#: Fields with few values: for each column, what a record says for each value of it.
+_CHOICES: dict[str, dict[Any, str]] = {
+    "state": {state.value: state.value for state in RunState},
+    "priority": {step: word for word, step in PRIORITIES.items()},
+}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    upper: ColumnElement[bool]
+    lower: ColumnElement[bool]
+
+    @property
+    def is_exact(self) -> bool:
+        return self.upper is self.lower
+
+
+def _exactly(condition: ColumnElement[bool]) -> Bounds:
+    return Bounds(condition, condition)
+
+
+class Conditions:
+    """Makes conditions for one database; asks it for how many rows a tag or a text is."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._is_sqlite = connection.dialect.name == "sqlite"
+
+    def of(self, condition: Condition) -> Bounds:
+        if isinstance(condition, Test):
+            return self._test(condition)
+        if isinstance(condition, Not):
+            inner = self.of(condition.part)
+            if inner.is_exact:
+                return _exactly(not_(inner.upper))
+            return Bounds(not_(inner.lower), not_(inner.upper))
+        join = and_ if isinstance(condition, All) else or_
+        neutral = true() if isinstance(condition, All) else false()
+        parts = [self.of(part) for part in condition.parts]
+        if all(part.is_exact for part in parts):
+            return _exactly(join(neutral, *(part.upper for part in parts)))
+        return Bounds(join(neutral, *(part.upper for part in parts)), join(neutral, *(part.lower for part in parts)))
+
+    def one_of(self, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
+        """Whether the column has one of many values, which are one parameter: databases bound the number of those."""
+        if not values:
+            return false()
+        if self._is_sqlite:
+            return column.in_(select(func.json_each(json.dumps(list(values))).table_valued("value").c.value))
+        return column == any_(literal(list(values), ARRAY(column.type)))
+
+    def _test(self, test: Test) -> Bounds:
+        if test.path in _CHOICES:
+            return _exactly(_choice(test))
+        if test.path in _NUMBERS:
+            return _exactly(_number(test))
+        if test.path == "text":
+            return _exactly(self._has_text(test.operands[0]))
+        if any(isinstance(value, str) and not _is_plain(value) for value in test.operands) or test.word == "$regex":
+            return Bounds(true(), false())
+        if test.path in _TEXTS:
+            return _exactly(_text(test))
+        if test.path == "tags":
+            return _exactly(self._tag(test))
+        return Bounds(_may_have(test), false())
+
+    def _has_text(self, term: str) -> ColumnElement[bool]:
+        """Whether the term is in the row's search text."""
+        term = search_term(term)
+        is_in = _c.search.contains(term, autoescape=True)
+        if len(term) < _TRIGRAM or not self._is_sqlite:
+            # PostgreSQL uses its index for LIKE by itself.
+            return is_in
+        found = "SELECT rowid FROM runs_search WHERE runs_search MATCH :term LIMIT :few"
+        phrase = '"' + term.replace('"', '""') + '"'
+        numbers = self._connection.execute(text(found), {"term": phrase, "few": FEW + 1}).scalars().all()
+        return is_in if len(numbers) > FEW else and_(is_in, self.one_of(_c.number, numbers))
+
+    def _tag(self, test: Test) -> ColumnElement[bool]:
+        has_some = exists().where(run_tags.c.run_id == _c.id)
+        if test.word == "$exists":
+            return has_some if test.operands[0] else not_(has_some)
+        tags = [tag for tag in test.operands if tag is not None]
+        found: list[ColumnElement[bool]] = [not_(has_some)] if None in test.operands else []
+        if tags:
+            wanted = run_tags.c.tag.in_(tags)
+            ids = self._connection.execute(select(run_tags.c.run_id).where(wanted).limit(FEW + 1)).scalars().all()
+            is_many = len(ids) > FEW
+            found.append(exists().where(run_tags.c.run_id == _c.id, wanted) if is_many else self.one_of(_c.id, ids))
+        has = or_(false(), *found)
+        return has if test.word in ("$eq", "$in") else not_(has)
+
+
+def key_of(path: str) -> ColumnElement[Any] | None:
+    """The value by which rows are sorted, NULL or '' for rows that come last; None where no column has it."""
+    if path == "state":
+        return case({state.value: at for at, state in enumerate(RunState)}, value=_c.state, else_=len(RunState))
+    if path == "priority":
+        return case(_CHOICES["priority"], value=_c.priority, else_="")
+    return _c[path] if path in (*_TEXTS, *_NUMBERS) else None
+
+
+def is_there(path: str) -> ColumnElement[bool]:
+    """Whether a row has a value to be sorted by."""
+    if path == "priority":
+        return _c.priority.in_(list(_CHOICES["priority"]))
+    if path in _NUMBERS:
+        return _c[path].is_not(None) if _c[path].nullable else true()
+    return true() if path == "state" else _c[path] != ""
+
+
+def _choice(test: Test) -> ColumnElement[bool]:
+    choices = _CHOICES[test.path]
+    passing = [value for value, said in choices.items() if test.passes(said)]
+    column = _c[test.path]
+    return or_(column.in_(passing), column.not_in(list(choices))) if test.passes("") else column.in_(passing)
+
+
+def _number(test: Test) -> ColumnElement[bool]:
+    column = _c[test.path]
+    is_known = column.is_not(None)
+    if test.word == "$exists":
+        return is_known if test.operands[0] else column.is_(None)
+    if test.word in ("$eq", "$in", "$ne", "$nin"):
+        whole = [_whole(value) for value in test.operands if value is not None and value == math.floor(value)]
+        found: list[ColumnElement[bool]] = [column.is_(None)] if None in test.operands else []
+        if whole:
+            found.append(and_(is_known, column.in_(whole)))
+        has = or_(false(), *found)
+        return has if test.word in ("$eq", "$in") else not_(has)
+    value = test.operands[0]
+    # Rows have whole numbers: one that is not lies between two of them.
+    if test.word in ("$gt", "$lte"):
+        edge = _whole(math.floor(value))
+        return and_(is_known, column > edge if test.word == "$gt" else column <= edge)
+    edge = _whole(math.ceil(value))
+    return and_(is_known, column >= edge if test.word == "$gte" else column < edge)
+
+
+def _text(test: Test) -> ColumnElement[bool]:
+    column = _c[test.path]
+    if test.word == "$exists":
+        return column != "" if test.operands[0] else column == ""
+    if test.word in ("$eq", "$in", "$ne", "$nin"):
+        wanted = ["" if value is None else value for value in test.operands]
+        has = column.in_(wanted) if len(wanted) != 1 else column == wanted[0]
+        return has if test.word in ("$eq", "$in") else not_(has)
+    value = test.operands[0]
+    if test.word == "$last":
+        # LIKE makes no difference of letter cases in SQLite.
+        return or_(column == value, func.substr(column, func.length(column) - len(value)) == f"/{value}")
+    compared = {"$gt": column > value, "$gte": column >= value, "$lt": column < value, "$lte": column <= value}
+    return and_(column != "", compared[test.word])
+
+
+def _may_have(test: Test) -> ColumnElement[bool]:
+    """What a row has for certain whose config or summary passes."""
+    if test.passes(None):
+        return true()
+    head, _, rest = test.path.partition(".")
+    if head != "config":
+        # Of a run that is not sealed only Redis has the summary.
+        return or_(_c.record == "", _c.record.contains('"summary"'))
+    key = plain(json.dumps(rest.partition(".")[0], ensure_ascii=False)[:-1])
+    has_key = _c.config.contains(key, autoescape=True)
+    if test.word not in ("$eq", "$in") or not all(isinstance(value, (str, int, float)) for value in test.operands):
+        return has_key
+    written = {form for value in test.operands for form in _forms(value)}
+    return and_(has_key, or_(false(), *(_c.config.contains(form, autoescape=True) for form in sorted(written))))
+
+
+def _forms(value: Any) -> list[str]:
+    """The texts, one of which is in the JSON of a config that has the value."""
+    forms = [json.dumps(value, ensure_ascii=False)]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 1000:
+        forms.append(json.dumps(float(value)))
+    elif isinstance(value, float) and value.is_integer():
+        forms.append(json.dumps(int(value)))
+    return forms
+
+
+def _whole(value: float) -> ColumnElement[int]:
+    return literal(max(-_MOST, min(_MOST, int(value))), BigInteger)
+
+
+def _is_plain(value: str) -> bool:
+    return len(value) < MAX_INDEXED and plain(value) == value

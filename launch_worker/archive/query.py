@@ -1,0 +1,204 @@
+"""Answers questions about the archive's runs: lists in pages, counts, facets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
+
+from launch_worker.archive.conditions import Conditions, is_there, key_of
+from launch_worker.archive.database import Database
+from launch_worker.archive.rows import restored_record
+from launch_worker.archive.schema import position, runs
+from launch_worker.archive.version import check_version
+from launch_worker.model.conditions import Condition
+from launch_worker.model.run import Record
+from launch_worker.store.records import record_of
+
+_c = runs.c
+#: Columns of which a record is made, and those that say what it is worth.
+_COLUMNS = (
+    *(_c.id, _c.name, _c.project, _c.queue, _c.priority, _c.created_at, _c.array, _c.sweep, _c.state, _c.reason),
+    *(_c.attempt, _c.worker, _c.host, _c.exit_code, _c.signal, _c.phase, _c.message, _c.started_at, _c.ended_at),
+    *(_c.spec, _c.record, _c.sealed, _c.forgotten_at),
+)
+#: Fields whose values are counted, and fields that are columns of the index that counting reads alone.
+FACETS = ("queue", "state", "project", "author")
+#: Rows of one read where they are looked at one by one, or are sorted by what no column has.
+_SCAN_PAGE = 500
+
+
+@dataclass(frozen=True)
+class Question:
+    """A filter and an order."""
+
+    tree: Condition
+    #: The same filter for one record.
+    fits: Callable[[Record], bool]
+    #: Field by which runs are sorted; runs without a value come last, and equal ones with the newest first.
+    order: str = "created_at"
+    is_descending: bool = True
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run in the archive."""
+
+    record: Record
+    #: Whether the record is Redis' last word: Redis said that the run had ended, and all of it was read then.
+    is_sealed: bool
+    #: Whether Redis lost the run before it ended.
+    is_lost: bool
+    #: Place in the order, for the next page.
+    place: Place
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a run in an order: lists go on after it, whatever came or went."""
+
+    is_there: bool
+    key: Any
+    created_at: int
+    id: str
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the archive is."""
+
+    #: Newest entry of the feed that was applied; '' for none.
+    feed_id: str
+    #: Time of that entry, in server microseconds; 0 for never.
+    applied_at: int
+    #: Whether each run is as Redis had it then: all of Redis was compared since the archive last missed something.
+    is_whole: bool
+
+
+def where_it_is(database: Database) -> Position:
+    """How far the archive is now. Raises ArchiveError where it cannot be read."""
+    check_version(database)
+    c = position.c
+    with database.reading() as connection:
+        row = connection.execute(select(c.feed_id, c.applied_at, c.walk_ended_at, c.missed_at)).one()
+    return Position(row.feed_id, row.applied_at, bool(row.walk_ended_at) and row.missed_at is None)
+
+
+def listed(database: Database, question: Question, *, page: int, after: Place | None = None) -> Iterator[list[Found]]:
+    """Yield the runs that fit, or may fit and are not sealed, `page` rows at a time, each page of its own time.
+
+    The order must be of a column (`has_key`). A page has less than `page` runs where rows did not fit.
+    """
+    while True:
+        with database.reading() as connection:
+            bounds = Conditions(connection).of(question.tree)
+            query = select(*_COLUMNS).where(_c.deleted_at.is_(None), bounds.upper)
+            rows = _page(connection, query, question, after, page if bounds.is_exact else max(page, _SCAN_PAGE))
+        found = [_found(row, place) for row, place in rows]
+        if not bounds.is_exact:
+            found = [one for one in found if not one.is_sealed or question.fits(one.record)]
+        yield found
+        if not rows:
+            return
+        after = rows[-1][1]
+
+
+def has_key(order: str) -> bool:
+    """Whether the database can sort by this field."""
+    return key_of(order) is not None
+
+
+def records(database: Database, run_ids: Sequence[str]) -> dict[str, Found]:
+    """These runs, without those that are not there."""
+    with database.reading() as connection:
+        query = select(*_COLUMNS).where(_c.deleted_at.is_(None), Conditions(connection).one_of(_c.id, run_ids))
+        return {row["id"]: _found(row, _NOWHERE) for row in connection.execute(query).mappings()}
+
+
+def count(database: Database, question: Question, *, without: Sequence[str] = ()) -> int | None:
+    """How many runs fit, these not counted; None where rows must be looked at."""
+    with database.reading() as connection:
+        bounds = Conditions(connection).of(question.tree)
+        if not bounds.is_exact:
+            return None
+        query = select(func.count()).select_from(runs).where(_c.deleted_at.is_(None), bounds.upper)
+        if without:
+            query = query.where(~Conditions(connection).one_of(_c.id, without))
+        return int(connection.execute(query).scalar_one())
+
+
+def facets(database: Database, question: Question, fields: Sequence[str]) -> dict[tuple[str, ...], int]:
+    """How many of the runs that fit have which values of these fields (`FACETS`), the most frequent first.
+
+    Every filter is answered by the values that the archive has; what only a record has is read from the rows.
+    """
+    if not fields or any(field not in FACETS for field in fields):
+        raise ValueError(f"facets are of {FACETS}, not of {fields}")
+    found: dict[tuple[str, ...], int] = {}
+    with database.reading() as connection:
+        bounds = Conditions(connection).of(question.tree)
+        if bounds.is_exact:
+            columns = [_c[field] for field in fields]
+            query = select(*columns, func.count()).where(_c.deleted_at.is_(None), bounds.upper)
+            for *values, number in connection.execute(query.group_by(*columns)):
+                found[tuple(values)] = number
+    if not bounds.is_exact:
+        for one in (one for page in listed(database, question, page=_SCAN_PAGE) for one in page):
+            if question.fits(one.record):
+                key = tuple(str(getattr(one.record, field)) for field in fields)
+                found[key] = found.get(key, 0) + 1
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+#: Place of a run that no list has found.
+_NOWHERE = Place(False, None, 0, "")
+
+
+def _page(
+    connection: Connection, query: Select[Any], question: Question, after: Place | None, size: int
+) -> list[tuple[Any, Place]]:
+    """The next rows with their places: first those that have a value to be sorted by."""
+    found: list[tuple[Any, Place]] = []
+    for part in (True, False):
+        if after is not None and after.is_there < part:
+            continue
+        ordered = _ordered(query, question, after if after is not None and after.is_there == part else None, part)
+        if ordered is not None:
+            rows = connection.execute(ordered.limit(size - len(found))).mappings()
+            found += [(row, Place(part, row["key"], row["created_at"], row["id"])) for row in rows]
+        if len(found) == size:
+            break
+    return found
+
+
+def _ordered(query: Select[Any], question: Question, after: Place | None, part: bool) -> Select[Any] | None:
+    by_age = tuple_(_c.created_at, _c.id)
+    if question.order == "created_at":
+        if not part:
+            return None
+        query = query.add_columns(_c.created_at.label("key"))
+        if after is not None:
+            edge = tuple_(after.created_at, after.id)
+            query = query.where(by_age < edge if question.is_descending else by_age > edge)
+        return query.order_by(*(column.desc() if question.is_descending else column for column in by_age.clauses))
+    key = key_of(question.order)
+    assert key is not None
+    there = is_there(question.order)
+    query = query.add_columns(key.label("key")).where(there if part else ~there)
+    by: list[ColumnElement[Any]] = [(key.desc() if question.is_descending else key.asc())] if part else []
+    if after is not None:
+        older = by_age < tuple_(after.created_at, after.id)
+        if part:
+            # Written so that an index of the key gives the beginning.
+            from_key = key <= after.key if question.is_descending else key >= after.key
+            query = query.where(and_(from_key, or_(key != after.key, older)))
+        else:
+            query = query.where(older)
+    return query.order_by(*by, _c.created_at.desc(), _c.id.desc())
+
+
+def _found(row: Any, place: Place) -> Found:
+    is_lost = row["ended_at"] is None and row["forgotten_at"] is not None
+    return Found(restored_record(row, record_of), row["sealed"] is not None, is_lost, place)

@@ -1,0 +1,55 @@
+"""Defines a filter of runs as a tree, of which a database makes a query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class All:
+    """Holds where each part holds; without parts always."""
+
+    parts: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """Holds where one of the parts holds."""
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True)
+class Not:
+    """Holds where its part does not."""
+
+    part: Condition
+
+
+@dataclass(frozen=True)
+class Test:
+    """Holds where the value of a field passes."""
+
+    #: Field's own name, such as `state` or `config.lr`.
+    path: str
+    #: $eq, $ne, $in, $nin, $gt, $gte, $lt, $lte, $exists, $regex; of a project $last: its last part; of
+    #: `text` $contains.
+    word: str
+    #: Values that are looked for, as a record has them (None: not there); for the other words one value.
+    operands: tuple[Any, ...]
+    passes: Callable[[Any], bool]
+
+
+Condition = All | AnyOf | Not | Test
+
+
+def tests(condition: Condition) -> Iterator[Test]:
+    """All tests of a filter."""
+    if isinstance(condition, Test):
+        yield condition
+        return
+    parts = (condition.part,) if isinstance(condition, Not) else condition.parts
+    for part in parts:
+        yield from tests(part)
