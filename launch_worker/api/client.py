@@ -75,11 +75,9 @@ class Api(QueueApi, SweepApi):
 
         Raises UnknownRunError, which says so, for a deleted run, and ArchiveError.
         """
-        if not self.settings.has_archive:
+        database = self.archive()
+        if database is None:
             return None
-        from launch_worker.archive import open_archive
-
-        database = open_archive(self.settings)
         from launch_worker.archive.past import find
 
         found = find(database, run_id)

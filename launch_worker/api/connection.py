@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from launch_worker.model.worker import why_unserved
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from launch_worker.submission.submitter import Submitter
+
+if TYPE_CHECKING:
+    from launch_worker.archive.database import Database
 
 #: Seconds for which an answer to "why do the runs of this queue wait?" is given again.
 _WHY_S = 1.0
@@ -20,6 +24,7 @@ class Connection(Submitter):
         super().__init__(url, settings=settings)
         #: Monotonic time and answer of the last look why a queue's runs wait, by queue.
         self._why_waiting: dict[str, tuple[float, str]] = {}
+        self._archive: Database | None = None
 
     @property
     def store(self) -> Store:
@@ -27,6 +32,17 @@ class Connection(Submitter):
         if not isinstance(self._store, Store):
             self._store = Store(self.settings.redis_url, settle_s=self.settings.settle_s)
         return self._store
+
+    def archive(self) -> Database | None:
+        """The archive, opened at the first call; None where there is none. Raises ArchiveError, SettingsError.
+
+        SQLAlchemy is imported here, and not before.
+        """
+        if self._archive is None and self.settings.has_archive:
+            from launch_worker.archive import open_archive
+
+            self._archive = open_archive(self.settings)
+        return self._archive
 
     def why_waiting(self, queue: str) -> str:
         """Why a ready run of a queue that breaks no limit has not been taken; '' where it will be in a moment.

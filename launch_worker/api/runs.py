@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from launch_worker.api.connection import Connection
 from launch_worker.api.filters import Filter, Order
+from launch_worker.api.listing import Listing
 from launch_worker.errors import (
     BrokerUnavailableError,
     DeletedRunError,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 _TURN_S = 2.0
 #: Seconds of an outage of Redis that a follower outlasts.
 _PATIENCE_S = 600.0
-#: Runs of one read where most of them do not fit, or are read to be sorted only.
-_SCAN_PAGE = 500
 MAX_PER_PAGE = 1000
 
 
@@ -340,7 +339,7 @@ class Run:
         if tail is not None:
             return output.tail(tail)
         if since is not None:
-            pieces = output.since(_since_ms(since, self._api.store.now_us() // 1000))
+            pieces = output.since(since_ms(since, self._api.store.now_us() // 1000))
         else:
             pieces = output.from_line(from_line or 1)
         return first_lines(pieces if grep is None else output.grep(grep, pieces), lines)
@@ -468,16 +467,16 @@ class Run:
         return shell_exit_code(record.state, record.exit_code, record.signal)
 
 
-def _since_ms(since: str | float, now_ms: int) -> int:
+def since_ms(since: str | float, now_ms: int, *, what: str = "since") -> int:
     """The time, milliseconds since 1970, that `since` means: a duration before now, or the latest such time."""
     try:
-        return now_ms - int(1000 * parse_duration(since, what="since"))
+        return now_ms - int(1000 * parse_duration(since, what=what))
     except InputError:
         try:
-            at_ms = parse_time(since, now_s=now_ms / 1000, what="since") // 1000
+            at_ms = parse_time(since, now_s=now_ms / 1000, what=what) // 1000
         except InputError:
             raise InputError(
-                f"since {str(since)[:60]!r} is neither a duration, as 10m, nor a time, as 2030-01-31T14:30 or 14:30"
+                f"{what} {str(since)[:60]!r} is neither a duration, as 10m, nor a time, as 2030-01-31T14:30 or 14:30"
             ) from None
     # `14:30` is the next such time.
     return at_ms - 86_400_000 if at_ms > now_ms else at_ms
@@ -532,12 +531,12 @@ class Runs(Sequence[Run]):
     (no filter, or one field of state, queue, project, sweep), else it reads all; it counts what is there then, so it
     can differ from what an iteration finds while runs come and go. By creation time runs come in the order of the
     index; for every other order all that fit are looked at first. A negative index and an open slice read all.
+    Where there is an archive, it is asked, and what is newer in Redis is taken from there.
     """
 
     def __init__(self, api: Connection, wanted: Filter, order: Order, *, per_page: int) -> None:
         self._api = api
-        self._filter = wanted
-        self._order = order
+        self._listing = Listing(api, wanted, order, per_page=per_page)
         self.per_page = per_page
         self._taken: list[Run] = []
         self._more: Iterator[Record] | None = None
@@ -547,8 +546,9 @@ class Runs(Sequence[Run]):
         return f"<Runs, {len(self._taken)} of them read>"
 
     def __len__(self) -> int:
-        if not self._is_complete and self._filter.is_decided and len(self._filter.narrow) <= 1:
-            return self._api.store.count_runs(self._filter.narrow)
+        counted = None if self._is_complete else self._listing.count()
+        if counted is not None:
+            return counted
         self._take(None)
         return len(self._taken)
 
@@ -580,6 +580,11 @@ class Runs(Sequence[Run]):
             raise IndexError(f"there are only {len(self._taken)} such runs")
         return self._taken[index]
 
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about what was read so far: that the archive lags, or could not be asked."""
+        return self._listing.notices
+
     def update(self) -> None:
         """Drop all runs read: the next access reads anew."""
         self._taken, self._more, self._is_complete = [], None, False
@@ -589,38 +594,11 @@ class Runs(Sequence[Run]):
         if self._is_complete or (count is not None and len(self._taken) >= count):
             return
         if self._more is None:
-            self._more = self._records()
+            self._more = self._listing.records()
         missing = None if count is None else count - len(self._taken)
         found = [Run(self._api, record.id, record=record, is_snapshot=True) for record in islice(self._more, missing)]
         self._taken += found
         self._is_complete = missing is None or len(found) < missing
-
-    def _records(self) -> Iterator[Record]:
-        store = self._api.store
-        if not self._order.is_by_creation:
-            yield from self._sorted()
-            return
-        page = self.per_page if self._filter.is_decided else max(self.per_page, _SCAN_PAGE)
-        for record in store.runs(self._filter.narrow, newest_first=self._order.is_descending, page=page):
-            if self._filter.matches(record):
-                yield record
-
-    def _sorted(self) -> Iterator[Record]:
-        """Sort by any value, ties with the newest first. Only values and ids are held; records are read again."""
-        store = self._api.store
-        keyed: list[tuple[Any, str]] = []
-        without: list[str] = []
-        for record in store.runs(self._filter.narrow, newest_first=True, page=_SCAN_PAGE):
-            if self._filter.matches(record):
-                key = self._order.key(record)
-                if key is None:
-                    without.append(record.id)
-                else:
-                    keyed.append((key, record.id))
-        keyed.sort(key=lambda entry: entry[0], reverse=self._order.is_descending)
-        ids = [run_id for _, run_id in keyed] + without
-        for start in range(0, len(ids), self.per_page):
-            yield from store.records(ids[start : start + self.per_page])
 
 
 class _Shown:

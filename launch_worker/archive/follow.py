@@ -6,8 +6,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import GEN_CREATED, getgeneratorstate
 from pathlib import Path
 
 from sqlalchemy import Connection, select, update
@@ -59,7 +60,7 @@ class Archive:
         self._lease = Lease(database)
         self._trouble = _Trouble()
         self._leads = False
-        self._walk: Iterator[None] | None = None
+        self._walk: Generator[None] | None = None
         self._walk_at = 0.0
         #: Whether something was missed after the walk that goes on had begun.
         self._walks_again = False
@@ -126,8 +127,10 @@ class Archive:
                 next(self._walk)
             except StopIteration:
                 self._walk = None
-                self._walk_at = time.monotonic() + (0.0 if self._walks_again else _WALK_S)
+                self._walk_at = time.monotonic() + _WALK_S
                 log.info("archive.walked")
+                if self._walks_again:
+                    self._begin_walk("some was missed meanwhile")
         elif time.monotonic() >= self._walk_at:
             self._begin_walk("an hour has gone by")
         self._trouble.over()
@@ -160,7 +163,7 @@ class Archive:
         """Note that the archive may not have all that happened, until a walk that begins now has come to its end."""
         with self._writing() as connection:
             connection.execute(update(position).values(missed_at=self._store.now_us()))
-        if self._walk is None:
+        if self._walk is None or getgeneratorstate(self._walk) == GEN_CREATED:
             self._begin_walk(why)
         else:
             self._walks_again = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -35,7 +35,7 @@ class Walk:
         self.began_at = store.now_us()
         self.mended = 0
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None]:
         """Do one bounded step for each value that is taken."""
         for page in self._store.all_run_ids(page=_PAGE):
             self._compare(page)

@@ -14,7 +14,7 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
 from launch_worker.api.filters import Filter, parse_filter
-from launch_worker.api.runs import MAX_PER_PAGE
+from launch_worker.api.runs import MAX_PER_PAGE, since_ms
 from launch_worker.cli import following
 from launch_worker.cli.errors import each
 from launch_worker.errors import ArchiveError, BrokerUnavailableError, DeletedRunError, InputError, UnknownRunError
@@ -58,6 +58,13 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
     metavar="JSON",
     help="""Only runs that fit, as in W&B: '{"config.lr": {"$gt": 0.01}}' (docs/python.md).""",
 )
+@click.option("--name", default="", help="Only runs with this name.")
+@click.option("--author", default="", metavar="USER@HOST", help="Only runs that this person submitted.")
+@click.option(
+    "--text", "texts", multiple=True, help="Only runs with this in their name, command, tags, config or reason."
+)
+@click.option("--since", metavar="WHEN", help="Only runs created since then: 30d, 2h, 14:30, 2030-01-31.")
+@click.option("--until", metavar="WHEN", help="Only runs created before then.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most runs shown.")
 @click.option("--pending", is_flag=True, help="Those that wait, queue by queue in the order in which they start.")
 @click.option(
@@ -74,27 +81,45 @@ def runs_command(
     sweep: str,
     tags: tuple[str, ...],
     filters: str | None,
+    name: str,
+    author: str,
+    texts: tuple[str, ...],
+    since: str | None,
+    until: str | None,
     limit: int,
     pending: bool,
     sort: str | None,
     watch: bool,
     as_json: bool,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, the newest first: with an archive all that there were, else those that Redis has yet."""
     if pending and (sort or (state and RunState.parse(state) is not RunState.PENDING)):
         raise InputError("--pending has an order and a state of its own; leave out --sort and --state")
     if project and not PROJECT.fullmatch(project):
         raise InputError(f"project {project[:60]!r} is not a project; write it as ENTITY/PROJECT")
-    given = {"state": state, "project": project, "queue": queue, "sweep": sweep}
-    wanted: dict[str, Any] = {"$and": [{name: value} for name, value in given.items() if value]}
-    wanted["$and"] += [{"tags": tag} for tag in tags] + [_read_filter(filters)]
-    fits = parse_filter(wanted)
+    fields = {"state": state, "project": project, "queue": queue, "sweep": sweep, "name": name, "author": author}
+    given: list[Any] = [{field: value} for field, value in fields.items() if value]
+    given += [{"tags": tag} for tag in tags] + [{"text": {"$contains": text}} for text in texts]
+    given.append(_read_filter(filters))
     api = Api(url)
+    if since or until:
+        now_ms = api.store.now_us() // 1000
+        for what, word, at in (("--since", "$gte", since), ("--until", "$lt", until)):
+            given += [{"created_at": {word: since_ms(at, now_ms, what=what) / 1000}}] if at else []
+    wanted: dict[str, Any] = {"$and": given}
+    fits = parse_filter(wanted)
+    said: set[str] = set()
 
     def rows() -> list[tuple[dict[str, Any], int | None]]:
         if pending:
             return _in_line(api, fits, queue=queue, limit=limit)
-        found = [run.as_json() for run in api.runs(filters=wanted, per_page=min(limit, MAX_PER_PAGE))[:limit]]
+        runs = api.runs(filters=wanted, per_page=min(limit, MAX_PER_PAGE))
+        found = [run.as_json() for run in runs[:limit]]
+        for notice in runs.notices:
+            # An archive that is behind says another time again and again.
+            if notice.partition(" is ")[0] not in said:
+                said.add(notice.partition(" is ")[0])
+                terminal.say(f"launch-worker: {notice}", err=True)
         return [(run, None) for run in (sorted(found, key=_SORTS[sort]) if sort else found)]
 
     if watch:

@@ -116,6 +116,13 @@ class Changes(Client):
             if entries or time.monotonic() >= deadline:
                 return [_change(entry_id, fields) for entry_id, fields in entries]
 
+    def changes_since(self, entry_id: str, *, count: int) -> list[Change] | None:
+        """The changes after this entry, `count` at most; None where the feed does not have the entry any more."""
+        with clear_errors(self.url):
+            found: Any = self._redis.xrange(keys.CHANGES, min=entry_id, count=count + 1)
+        entries = [_change(place, fields) for place, fields in found]
+        return entries[1:] if entries and entries[0].id == entry_id else None
+
     def oldest_change(self) -> str:
         """The place of the oldest change that is kept; '' for none: nobody has wanted changes of late."""
         with clear_errors(self.url):

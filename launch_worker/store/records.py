@@ -52,6 +52,15 @@ class Records(Client):
             if fields and not isinstance(fields, Exception)
         ]
 
+    def known(self, run_ids: Sequence[str]) -> set[str]:
+        """Those of these runs that are there."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.exists(keys.run(run_id))
+            answers = pipe.execute() if run_ids else []
+        return {run_id for run_id, is_there in zip(run_ids, answers, strict=True) if is_there}
+
     def check_id(self, run_id: str) -> None:
         """Raise UnknownRunError for a text that cannot be a run's id: in a key it could name something else."""
         if not RUN_ID.fullmatch(run_id):
