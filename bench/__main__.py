@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import archive, fleet, footprint, growth, parked, producing, reaction, speed, whole_logs
+from bench import archive, fleet, footprint, growth, parked, producing, questions, reaction, speed, whole_logs
 from bench.measure import Results, facts
 from bench.systems import ALL, CELERY, LAUNCH, make
 
@@ -74,6 +74,10 @@ def _archive(results: Results, quick: bool) -> None:
     archive.measure(results, runs=5_000 if quick else 100_000, transitions=3_000 if quick else 30_000)
 
 
+def _questions(results: Results, quick: bool) -> None:
+    questions.measure(results, sizes=(10_000,) if quick else (100_000,), repeat=5 if quick else 15)
+
+
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "speed": _speed,
     "producing": _producing,
@@ -84,6 +88,7 @@ _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "parked": _parked,
     "archive": _archive,
     "logs": _logs,
+    "questions": _questions,
 }
 
 

@@ -95,12 +95,13 @@ def listed(database: Database, question: Question, *, page: int, after: Place | 
         with database.reading() as connection:
             bounds = Conditions(connection).of(question.tree)
             query = select(*_COLUMNS).where(_c.deleted_at.is_(None), bounds.upper)
-            rows = _page(connection, query, question, after, page if bounds.is_exact else max(page, _SCAN_PAGE))
+            size = page if bounds.is_exact else max(page, _SCAN_PAGE)
+            rows = _page(connection, query, question, after, size)
         found = [_found(row, place) for row, place in rows]
         if not bounds.is_exact:
             found = [one for one in found if not one.is_sealed or question.fits(one.record)]
         yield found
-        if not rows:
+        if len(rows) < size:
             return
         after = rows[-1][1]
 

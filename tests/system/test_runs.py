@@ -16,6 +16,7 @@ from launch_worker.errors import UnknownRunError
 from launch_worker.model import item_schema
 from launch_worker.model.states import RunState
 from launch_worker.store.redis.client import text
+from launch_worker.submission.submitter import me
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
 from tests.system.conftest import Cluster, break_machine, states
@@ -163,6 +164,14 @@ def test_the_command_line_lists_runs_by_filter_sweep_and_tag(cluster: Cluster) -
     assert listed(cluster, "--tag", "all", "--tag", "lr=0.01") == ["lr0.01"]
     assert listed(cluster, "--pending", "--tag", "all") == ["lr0.001", "lr0.01", "lr0.1"]
     assert listed(cluster, "--queue", "nobody", "--sort", "name") == ["lr0.001", "lr0.01", "lr0.1", "swept"]
+    assert listed(cluster, "--text", "TINY", "--text", "0.01") == ["lr0.01"]
+    assert listed(cluster, "--name", "swept", "--author", me(), "--since", "1h") == ["swept"]
+    assert listed(cluster, "--name", "swept", "--author", "nobody@nowhere") == []
+    assert listed(cluster, "--until", "1h") == listed(cluster, "--since", "9d", "--until", "1d") == []
+    for option, value, said in (("--since", "soon", "neither a duration"), ("--text", "x" * 201, "1 to 200")):
+        result = cluster.run("launch-worker", "runs", option, value)
+        assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1), result
+        assert said in result.err
     for given, said in (
         ('{"config.lr": ', "is not JSON"),
         ('{"colour": 1}', "runs have no 'colour'"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,7 +153,7 @@ def test_a_regular_expression_is_looked_for_in_redis_only(
     assert api.runs(path="iris").notices == []
 
 
-def test_an_archive_that_does_not_answer_leaves_redis_runs(store: Store, tmp_path: Any) -> None:
+def test_an_archive_that_does_not_answer_leaves_redis_runs(store: Store, tmp_path: Path) -> None:
     run_id = create(store)
     (tmp_path / "archive.db").write_bytes(b"no database" * 100)
     for url in (f"sqlite:///{tmp_path}/archive.db", f"sqlite:///{tmp_path}/none.db", "postgresql://u@127.0.0.1:1/x"):
@@ -158,3 +162,15 @@ def test_an_archive_that_does_not_answer_leaves_redis_runs(store: Store, tmp_pat
         assert [run.id for run in runs] == [run_id]
         assert len(runs.notices) == 1
         assert runs.notices[0].startswith("only Redis' runs are listed: ")
+
+
+def test_without_an_archive_sqlalchemy_is_not_imported(store: Store, tmp_path: Path) -> None:
+    run_id = create(store, name="train", tags=("night",))
+    program = (
+        "import sys; from launch_worker.api.client import Api; api = Api(sys.argv[1]);"
+        "print(*(run.id for run in api.runs(filters={'text': {'$contains': 'nigh'}})), 'sqlalchemy' in sys.modules)"
+    )
+    environment = os.environ | {"LAUNCH_WORK_DIR": str(tmp_path), "LAUNCH_DATABASE_URL": ""}
+    words = [sys.executable, "-c", program, store.url]
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.split() == [run_id, "False"]

@@ -78,6 +78,10 @@ EMPTY = record()
         {"created_at": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)},
         {"ended_at": {"$exists": False}},
         {"priority": "high"},
+        {"text": {"$contains": "RAI"}},
+        {"text": {"$contains": "true"}},
+        {"text": {"$contains": '"lr": 0.1'}},
+        {"text": {"$not": {"$contains": "lost"}}},
         {"author": {"$regex": "^ada@"}},
         {"exit_code": 0},
         {"attempt": {"$gt": 1}},
@@ -220,6 +224,31 @@ def test_what_an_index_can_decide(filters: dict[str, Any], narrow: dict[str, set
     parsed = parse_filter(filters)
     assert {kind: set(values) for kind, values in parsed.narrow.items()} == narrow
     assert parsed.is_decided is is_decided
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ({"text": "adam"}, "write the condition of text"),
+        ({"text": {"$contains": ""}}, "1 to 200 characters"),
+        ({"text": {"$contains": "x" * 201}}, "1 to 200 characters"),
+        ({"name": {"$contains": "x"}}, "for text alone"),
+    ],
+)
+def test_a_search_of_texts_that_is_none_is_refused(filters: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parse_filter(filters)
+
+
+def test_runs_are_not_sorted_by_text() -> None:
+    with pytest.raises(InputError, match="sorted by text"):
+        parse_order("-text")
+
+
+def test_the_last_part_of_a_project_stands_for_that_project_of_anybody() -> None:
+    assert parse_filter({}, path="iris").matches(RUN)
+    assert not parse_filter({}, path="ris").matches(RUN)
+    assert not parse_filter({}, path="iris").matches(EMPTY)
 
 
 def test_a_project_given_beside_a_filter_holds_too() -> None:
