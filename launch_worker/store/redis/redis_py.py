@@ -49,7 +49,8 @@ class RedisPy:
         return partial(self._answer, connection)
 
     def _connected(self) -> Any:
-        connection = self._pool.make_connection()
+        # Not by the pool, which counts what it makes: it would make none after 100 that were lost.
+        connection = self._pool.connection_class(**self._pool.connection_kwargs)
         try:
             connection.connect()
         except (RedisError, OSError) as error:

@@ -19,6 +19,7 @@ from launch_worker.model.states import RunState
 from launch_worker.store.redis import connection
 from launch_worker.store.store import Store
 from tests.support.arrows import enlist_for
+from tests.support.redis_client import redis_of
 
 
 @pytest.fixture
@@ -49,6 +50,23 @@ def test_a_server_that_was_restarted_in_no_time_is_spoken_to_anew(server: RedisS
     store = Store(server.url)
     store.put_back("none", 1)
     server.kill()
+    server.start()
+    assert store.put_back("none", 1) is False
+    store.close()
+
+
+def test_however_many_connections_were_lost_or_refused_the_next_one_is_made(server: RedisServer) -> None:
+    store = Store(server.url)
+    with redis_of(server.url) as client:
+        for _ in range(120):
+            store.put_back("none", 1)
+            for other in client.client_list():
+                if other["name"].startswith("launch"):
+                    client.client_kill_filter(_id=other["id"], skipme=True)
+    server.kill()
+    for _ in range(120):
+        with pytest.raises(BrokerUnavailableError):
+            store.put_back("none", 1)
     server.start()
     assert store.put_back("none", 1) is False
     store.close()
