@@ -65,6 +65,7 @@ class Launch(RuleBasedStateMachine):
         self.store = store
         self.redis = redis_of(store.url)
         self.redis.flushall()
+        self.store.want_changes()
         self.runs: list[str] = []
         self.taken: list[Item] = []
         self.claims: list[Claim] = []
@@ -260,6 +261,17 @@ class Launch(RuleBasedStateMachine):
         waiting = [run_id for run_id in self.runs if self.state(run_id) is S.PENDING]
         assert self.has_items([run_id for run_id in waiting if self.store.get(run_id).due_at is None])
         assert inconsistencies(self.store) == []
+        self.each_arrow_was_told()
+
+    def each_arrow_was_told(self) -> None:
+        """The change feed has each line of the histories once, in order."""
+        told: dict[str, list[tuple[str, int, str]]] = {run_id: [] for run_id in self.runs}
+        for change in self.store.changes(count=100_000):
+            if change.kind == "run":
+                fields = change.fields
+                told[fields["id"]].append((fields["state"], int(fields["at"]), fields.get("worker", "")))
+        for run_id in self.runs:
+            assert told[run_id] == [(step.state.value, step.at, step.worker) for step in self.store.history(run_id)]
 
     # -- inside --------------------------------------------------------------------------------------------------
 
