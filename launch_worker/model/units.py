@@ -116,7 +116,7 @@ def format_size(size: float) -> str:
     for unit in ("T", "G", "M", "K"):
         if size >= _SIZE_BYTES[unit]:
             number = size / _SIZE_BYTES[unit]
-            return f"{number:.0f}{unit}" if number >= 10 or round(number, 1) == int(number) else f"{number:.1f}{unit}"
+            return (f"{number:.0f}" if number >= 10 else f"{number:.1f}".removesuffix(".0")) + unit
     return str(int(size))
 
 

@@ -71,3 +71,8 @@ def test_nothing_follows_from_a_brief_or_unknown_attempt() -> None:
 def test_a_size_is_shown_as_people_write_it(size: float, text: str) -> None:
     assert format_size(size) == text
     assert parse_size(text) == size
+
+
+def test_a_size_that_is_nearly_whole_is_shown_as_whole() -> None:
+    assert format_size(6.98 * GIB) == "7G"
+    assert format_size(9.97 * GIB) == "10G"
