@@ -104,6 +104,19 @@ def test_a_job_that_was_left_ends_under_the_next_worker(tmp_path: Path) -> None:
     wait_until(lambda: not os.path.exists(f"/proc/{former.guard_pid}/exe"), what="the guard has gone")
 
 
+def test_what_it_has_used_is_told_to_the_next_worker(tmp_path: Path) -> None:
+    work = "for n in 1 2 3; do (i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done); done"
+    former = Former(tmp_path, f"{work}; {UNTIL_GO}; exit 3")
+    former.leave()
+    runner, (job,), lock_fd = taken(tmp_path)
+    handle = former.claim(runner, job)
+    (tmp_path / "go").touch()
+    assert end_of(handle) == Exited(3, "")
+    assert handle.used.cpu_s is not None
+    assert handle.used.cpu_s > 0.02, "with what it had used before"
+    let_go(runner, lock_fd)
+
+
 def test_it_can_be_stopped_and_its_lease_enforced_as_before(tmp_path: Path) -> None:
     for stop in (True, False):
         folder = tmp_path / str(stop)
