@@ -22,6 +22,7 @@ from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, Fault, plan_faults
 from tests.chaos.system import System
 from tests.chaos.verify import Findings, check_runs, read_runs
 from tests.chaos.vitals import EVERY_S, Vitals
+from tests.chaos.whole_logs import check_whole_logs, waiting
 from tests.support.redis_client import redis_of
 
 _TICK_S = 0.05
@@ -121,6 +122,7 @@ class _Harness:
         )
         findings.violations += damaged_runs(evidence, states_in(redis_of(system.api.store.url)), set(stamps))
         findings.violations += check_leftovers(system)
+        findings.violations += check_whole_logs(system.log_url, runs)
         findings.violations += self.vitals.wrong
         findings.violations += evidence.wrong
         findings.vitals = self.vitals.line()
@@ -199,7 +201,7 @@ class _Harness:
         counts = store.counts()
         if counts[RunState.PENDING] or counts[RunState.RUNNING] or any(store.queues().values()):
             return False
-        return all(slot.is_up for slot in self.system.workers)
+        return all(slot.is_up for slot in self.system.workers) and not waiting(self.system.spool)
 
     def _stop_workers(self) -> None:
         system = self.system

@@ -128,6 +128,7 @@ class System:
         self.database_url = f"sqlite:///{folder / 'archive.db'}"
         self.cluster.env |= TIMES | {"LAUNCH_DATABASE_URL": self.database_url}
         self.cluster.env |= {"PYTHONPATH": str(Path(launch_worker.__file__).parent.parent)}
+        self.log_url = self.cluster.env["LAUNCH_LOG_URL"] = f"file://{folder}/logs"
         self.code = GitHost(folder / "git")
         repository = self.code.repository("slow/code")
         repository.commit({"README": "Code that a run asks for.\n"})

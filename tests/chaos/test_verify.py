@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from launch_worker.logs.packing import SmallLog, pack
+from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
+from launch_worker.store.logs import LogChunk
 from tests.chaos.evidence import Cancel, Evidence, Journal, Life, Span, Stamps
 from tests.chaos.leftovers import check_logs, damaged_runs
 from tests.chaos.verify import Findings, RunFacts, _attempts, check_runs
 from tests.chaos.vitals import Vitals
+from tests.chaos.whole_logs import check_whole_logs
 
 _RUN = "20260101-aaaa"
 
@@ -180,6 +184,26 @@ def test_a_flood_whose_newest_line_is_missing_is_found() -> None:
     for kept, wrong in ((b"16382\n16383  \n", False), (b"16381\n16382\n", True), (b"", True)):
         run.logs[1] = kept
         assert bool(check(run).violations) is wrong
+
+
+def test_a_whole_log_that_lacks_or_alters_a_byte_of_a_flood_is_found(tmp_path: Path) -> None:
+    run = facts(*ONE, ("Finished", 5, 1, ""), written={1: stamps(2.1, 4.9)})
+    run = replace(run, record=replace(run.record, id="1m83cyvtfq1tc69"), last_line=b"32767", logs={1: b""})
+    url = f"file://{tmp_path}"
+    printed = b"".join(b"%-63d\n" % number for number in range(32768))
+    assert [problem[-13:] for problem in check_whole_logs(url, [run])] == ["is not stored"]
+    altered = printed[:-3] + b"x \n"
+    for kept, offset, end, wrong in (
+        (printed, 0, len(printed), False),
+        (printed[65536:], 65536, len(printed), False),
+        (printed[:-64], 0, len(printed) - 64, True),
+        (altered, 0, len(printed), True),
+    ):
+        chunks = [LogChunk(f"{at}-0", offset + at, kept[at : at + 65536]) for at in range(0, len(kept), 65536)]
+        stored = StoredLogs(url)
+        _, [manifest] = pack(stored, [SmallLog(run.record.id, 1, 1, chunks)])
+        stored.put_manifest(replace(manifest, end=end))
+        assert bool(list(check_whole_logs(url, [run]))) is wrong
 
 
 @pytest.mark.parametrize(
