@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from launch_worker.api.connection import Connection
 from launch_worker.api.filters import Filter, Order
 from launch_worker.errors import ArchiveError, BrokerUnavailableError, LaunchError, SettingsError
-from launch_worker.model.conditions import tests
+from launch_worker.model.conditions import created_from, tests
 from launch_worker.model.run import Record
 from launch_worker.model.units import format_duration
 
@@ -87,7 +87,10 @@ class Listing:
             return
         is_sparse = not self._filter.is_decided or order is not self._order
         page = max(self._per_page, _SCAN_PAGE) if is_sparse else self._per_page
+        since = created_from(self._filter.tree)
         for record in self._api.store.runs(self._filter.narrow, newest_first=order.is_descending, page=page):
+            if order.is_descending and record.created_at < since:
+                return
             if self._filter.matches(record):
                 yield record
 

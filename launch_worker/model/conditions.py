@@ -53,3 +53,12 @@ def tests(condition: Condition) -> Iterator[Test]:
     parts = (condition.part,) if isinstance(condition, Not) else condition.parts
     for part in parts:
         yield from tests(part)
+
+
+def created_from(condition: Condition) -> int:
+    """A time before which no run that fits was created, in server microseconds; 0 for none."""
+    if isinstance(condition, All):
+        return max(map(created_from, condition.parts), default=0)
+    if isinstance(condition, Test) and condition.path == "created_at" and condition.word in ("$gt", "$gte"):
+        return int(condition.operands[0])
+    return 0

@@ -14,6 +14,7 @@ from launch_worker.archive import schema
 from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
 from launch_worker.archive.leader import LeaseLostError
+from launch_worker.archive.query import where_it_is
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
@@ -326,3 +327,21 @@ def test_a_change_of_a_later_release_is_passed_over(
     run_id = create(store)
     archive.catch_up()
     assert run_of(database, run_id)["state"] == RunState.PENDING.value
+
+
+def test_what_is_missed_during_a_walk_has_a_walk_of_its_own(
+    store: Store, database: Database, follower: Make, redis_client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until that one is over, lists trust Redis alone for all that it has."""
+    caplog.set_level("INFO", "launch_worker.archive")
+    create(store)
+    archive = follower()
+    archive.archive.step(wait_s=0.0)
+    redis_client.delete(keys.CHANGES)
+    create(store)
+    store.want_changes()
+    archive.archive.step(wait_s=0.0)
+    assert not where_it_is(database).is_whole
+    archive.catch_up()
+    assert where_it_is(database).is_whole
+    assert caplog.text.count("archive.walked") == 2

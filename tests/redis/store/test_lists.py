@@ -117,6 +117,20 @@ def test_runs_are_read_page_by_page_as_they_are_taken(store: Store, api: Api) ->
     assert commands(store) - before <= 1, "what was read is not read again"
 
 
+def test_runs_that_are_too_old_for_the_filter_are_not_read(
+    store: Store, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch_worker.api.listing._SCAN_PAGE", 2)
+    made = [create(store) for _ in range(40)]
+    since = store.get(made[-3]).created_at / 1e6
+    wanted = {"$and": [{"created_at": {"$gte": since}}, {"$or": [{"attempt": 0}, {"created_at": {"$gt": since + 9}}]}]}
+    runs = api.runs(filters=wanted, per_page=2)
+    before = commands(store)
+    assert ids(runs) == made[:-4:-1]
+    assert commands(store) - before <= 20
+    assert ids(api.runs(filters=wanted, order="+created_at")) == made[-3:]
+
+
 @pytest.mark.parametrize("per_page", [1, 2, 7, 100])
 @pytest.mark.parametrize("order", ["-created_at", "+created_at"])
 def test_every_run_comes_once_in_the_order_of_its_creation(
