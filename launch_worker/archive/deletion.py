@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from launch_worker.archive.apply import Applier
 from launch_worker.archive.database import Database
-from launch_worker.archive.schema import leader, runs
+from launch_worker.archive.schema import audit, leader, runs
 from launch_worker.archive.selection import OVER, Selection
 from launch_worker.errors import UnknownRunError
 from launch_worker.store.store import Store
@@ -41,15 +41,22 @@ def delete_runs(
             if not page:
                 return
             after = page[-1].number
-            gone = [
-                row.id
-                for row in page
-                if row.forgotten_at is not None or _delete_in_redis(store, row.id, who=who, keep_s=keep_s)
-            ]
+            gone, untold = [], []
+            for row in page:
+                try:
+                    if row.forgotten_at is not None:
+                        untold.append(row.id)
+                    elif not store.delete(row.id, who=who, keep_s=keep_s):
+                        continue
+                except UnknownRunError:
+                    untold.append(row.id)
+                gone.append(row.id)
             if delete_log is not None:
                 for run_id in gone:
                     delete_log(run_id)
             Applier(connection).delete_rows(gone)
+            # Of those that Redis had the change feed tells.
+            _note(connection, untold, who=who, at=store.now_us())
         yield len(gone)
 
 
@@ -58,8 +65,8 @@ def _hold_off(connection: Connection) -> None:
     connection.execute(update(leader).values(holder=leader.c.holder))
 
 
-def _delete_in_redis(store: Store, run_id: str, *, who: str, keep_s: float) -> bool:
-    try:
-        return store.delete(run_id, who=who, keep_s=keep_s)
-    except UnknownRunError:
-        return True
+def _note(connection: Connection, run_ids: list[str], *, who: str, at: int) -> None:
+    line = {"at": at, "actor": who, "what": "deleted", "kind": "run"}
+    if run_ids:
+        lines = [line | {"change_id": f"deleted {run_id} {at}", "target": run_id} for run_id in run_ids]
+        connection.execute(insert(audit), lines)

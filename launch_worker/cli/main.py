@@ -11,6 +11,7 @@ from launch_worker.cli.errors import run_command
 #: Each command and the module that has it, as `<name>_command`.
 COMMANDS = {
     "archive": "launch_worker.cli.archive",
+    "audit": "launch_worker.cli.audit",
     "cancel": "launch_worker.cli.runs",
     "confirm": "launch_worker.cli.runs",
     "delete": "launch_worker.cli.runs",

@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +20,38 @@ from tests.conftest import wait_until
 from tests.support.archives import database, database_url, empty_file, everything, postgres
 from tests.support.arrows import CRASHED_AGAIN, FAILED, FAILED_AGAIN, FINISHED, claim, crash, create
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster
+from tests.system.conftest import Cluster, Part
 
 __all__ = ["database", "database_url", "empty_file", "postgres"]
 
 
-def start(cluster: Cluster) -> subprocess.Popen[bytes]:
-    return cluster.open("launch-worker", "archive", "run")
+@pytest.fixture(autouse=True)
+def _no_process_stays() -> Iterator[None]:
+    yield
+    for part in _started:
+        part.kill()
+    _started.clear()
 
 
-def end(process: subprocess.Popen[bytes]) -> str:
-    """Have the process end as a service manager does; returns its log."""
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=30)
-    assert process.returncode == 0, log
-    return log.decode()
+_started: list[Part] = []
+
+
+def start(cluster: Cluster) -> Part:
+    log_path = cluster.folder / f"archive.{len(_started)}.log"
+    with log_path.open("wb") as log:
+        command = ["launch-worker", "archive", "run"]
+        process = subprocess.Popen(
+            command, cwd=cluster.folder, env=cluster.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    _started.append(Part(process, log_path))
+    return _started[-1]
+
+
+def end(part: Part) -> None:
+    """Have the process end as a service manager does, once it has started."""
+    wait_until(lambda: "archive.leads" in part.log, timeout_s=30, what="it leads")
+    part.signal(signal.SIGTERM)
+    assert part.wait(30) == 0, part.log
 
 
 def live(store: Store, seed: int) -> None:
@@ -101,7 +118,6 @@ def test_killed_at_any_instant_it_loses_nothing_and_has_nothing_twice(
             before = count(database)
             wait_until(lambda before=before: count(database) > before, what="it has written")  # type: ignore[misc]
             process.kill()
-            process.communicate()
             # As the lease of a dead process ends by itself, 15 s later.
             with database.writing() as connection:
                 connection.execute(schema.leader.update().values(until=0))
@@ -123,13 +139,12 @@ def test_of_two_one_writes_and_the_other_takes_over(cluster: Cluster) -> None:
     run_id = create(cluster.api.store)
     wait_until(lambda: has(database, run_id), what="the first one writes")
     second = start(cluster)
-    # It waits: its lease is looked for three seconds later again.
-    time.sleep(2)
+    wait_until(lambda: "archive.waits holder=" in second.log, what="the second one waits")
     end(first)
     later = create(cluster.api.store)
     wait_until(lambda: has(database, later), what="the second one writes")
-    log = end(second)
-    assert log.count("archive.waits holder=") == 1
+    end(second)
+    assert second.log.count("archive.waits holder=") == 1
     database.close()
 
 
@@ -164,6 +179,8 @@ def test_a_run_that_redis_has_forgotten_is_shown_and_exported_and_deleted_by_com
     assert cluster.show(run_id)
     done = cluster.run("launch-worker", "archive", "delete", "--project", "ada/tries", "--yes", "--json")
     assert json.loads(done.out) == {"deleted": 1}
+    told = cluster.run("launch-worker", "audit", "--what", "deleted", "--since", "1h", "--json")
+    assert json.loads(told.out)["target"] == run_id
     gone = cluster.run("launch-worker", "show", run_id)
     assert (gone.code, gone.err.count("\n")) == (2, 1)
     assert cluster.api.run(kept).state is RunState.PENDING

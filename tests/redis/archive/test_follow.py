@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from launch_worker.archive import schema
+from launch_worker.archive.acts import Wanted, acts
 from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
 from launch_worker.archive.leader import LeaseLostError
@@ -255,14 +255,16 @@ def test_what_people_did_is_in_the_audit_once(store: Store, database: Database, 
     store.configure("queue", "gpu", {"limit": "4"}, actor="eve@host")
     archive.catch_up()
     archive.archive.apply(store.changes())
-    with database.reading() as connection:
-        audit = schema.audit.c
-        found = connection.execute(select(audit.actor, audit.what, audit.kind, audit.target).order_by(audit.id)).all()
-    assert [tuple(row) for row in found] == [
+    found = acts(database, Wanted())
+    assert [(act["actor"], act["what"], act["kind"], act["target"]) for act in reversed(found)] == [
         ("ada@host", "submit", "run", run_id),
         ("bob@host", "cancel", "run", run_id),
         ("eve@host", "created", "queue", "gpu"),
     ]
+    assert found[0]["detail"] == {"limit": "4"}
+    assert [act["what"] for act in acts(database, Wanted(who="BOB", what="Cancel", target=run_id))] == ["cancel"]
+    assert not acts(database, Wanted(who="%"))
+    assert not acts(database, Wanted(since=store.now_us()))
 
 
 def test_texts_and_numbers_of_strangers_keep_nothing_out(
