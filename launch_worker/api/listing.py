@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch_worker.api.connection import Connection
 from launch_worker.api.filters import Filter, Order
-from launch_worker.errors import ArchiveError, BrokerUnavailableError, LaunchError, SettingsError
+from launch_worker.errors import ArchiveError, ForbiddenError, SettingsError
 from launch_worker.model.conditions import created_from, tests
 from launch_worker.model.run import Record
 from launch_worker.model.units import format_duration
@@ -196,10 +196,8 @@ def _newer(api: Connection, database: Database) -> tuple[set[str] | None, str]:
     try:
         if position.is_whole:
             changes = api.store.changes_since(position.feed_id, count=_MOST_NEWER + 1)
-    except BrokerUnavailableError:
-        raise
-    except LaunchError:
-        pass  # a user of Redis who may not read the feed
+    except ForbiddenError:
+        return None, "this user of Redis may not read the feed of changes; what Redis has is read run by run"
     behind_us = now_us - position.applied_at
     if changes is not None:
         behind_us = now_us - 1000 * int(changes[0].id.partition("-")[0]) if changes else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -128,6 +129,28 @@ def test_an_archive_that_missed_changes_gives_only_what_redis_has_not(
     runs = api.runs()
     assert listed(api) == [(new, "Pending"), (ids[1], "Finished"), (ids[0], "Pending")]
     assert (len(runs), runs.notices) == (3, [])
+
+
+def test_a_user_who_may_not_read_the_feed_gets_the_same_list(
+    store: Store, database_url: str, follower: Make, redis_client: Any
+) -> None:
+    old, known = ended(store), create(store)
+    follower().catch_up()
+    forget(redis_client, old)
+    new = create(store)
+    rights = {"commands": ["+@all"], "keys": ["launch:[^c]*", "launch:ca*", "launch:co*", "[^l]*"]}
+    redis_client.acl_setuser("somebody", enabled=True, passwords=["+secret"], reset=True, channels=["*"], **rights)
+    url = re.sub("://(.*@)?", "://somebody:secret@", store.url)
+    api = Api(settings=Settings.from_env({"LAUNCH_DATABASE_URL": database_url}, redis_url=url))
+    runs = api.runs()
+    assert [run.id for run in runs] == [new, known, old]
+    assert [notice.partition(";")[0] for notice in runs.notices] == [
+        "this user of Redis may not read the feed of changes"
+    ]
+    archive = api.archive()
+    assert archive is not None
+    archive.close()
+    redis_client.acl_deluser("somebody")
 
 
 def test_a_run_that_redis_lost_says_so(api: Api, store: Store, follower: Make, redis_client: Any) -> None:
