@@ -47,6 +47,8 @@ _USAGE = (
 
 def plain(value: str, limit: int = 0) -> str:
     """A text that every database takes: no NUL, no half of a surrogate pair, and not longer than the limit."""
+    if not value:
+        return value
     if limit and len(value) > limit:
         value = value[:limit]
     if value.isascii():
@@ -177,7 +179,8 @@ def attempt(run_id: str, number_of: int) -> Row:
 
 def usage(run_id: str, number_of: int, text: str) -> Row | None:
     """What an attempt used, from the worker's JSON; None for none."""
-    used = Usage.of(text)
+    # Most runs of a walk have none, and a walk is as quick as this.
+    used = Usage.of(text) if text else None
     if not used:
         return None
     row = {name: getattr(used, name) for name in _USAGE} | {"memory_gb_h": used.held_gb_h}
