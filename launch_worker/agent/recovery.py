@@ -216,6 +216,10 @@ class Recovery:
         attempt.remove()
 
     def _deliver_attempt(self, attempt: AttemptFolder) -> None:
+        report = attempt.read_report()
+        if report is not None:
+            # Else a Redis that was rolled back would take neither output nor talk.
+            self._store.restore(report.record, owner=report.owner)
         if attempt.output.exists():
             tail = Tail(
                 *(attempt.run_id, attempt.attempt, attempt.output),
@@ -228,7 +232,6 @@ class Recovery:
             finally:
                 tail.close()
         talk = self._ship_talk(attempt)
-        report = attempt.read_report()
         if report is not None:
             record, step = report.record, report.step
             accepted = self._store.finish(

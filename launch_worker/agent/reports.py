@@ -17,7 +17,7 @@ from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.tail import Growing
 from launch_worker.clock import boot_time_s
-from launch_worker.errors import BrokerUnavailableError, DamagedError
+from launch_worker.errors import BrokerUnavailableError, DamagedError, UnknownRunError
 from launch_worker.model.job_words import Preempting, Word
 from launch_worker.model.outcome import Outcome, outcome_of_exit
 from launch_worker.model.retry import NextStep, next_step
@@ -183,11 +183,19 @@ class Reports:
             attempt.talk.add_results(attempt.folder.output)
         for growing in (attempt.talk, attempt.tail):
             if growing is not None:
-                self._ship(growing, by=by, repeat=repeat)
+                self._ship(attempt.record, growing, by=by, repeat=repeat)
 
-    def _ship(self, growing: Growing, *, by: Callable[[Growing], object], repeat: Repeat) -> None:
+    def _ship(self, record: Record, growing: Growing, *, by: Callable[[Growing], object], repeat: Repeat) -> None:
         try:
-            repeat(lambda: by(growing))
+            try:
+                repeat(lambda: by(growing))
+            except UnknownRunError:
+                # Redis was rolled back: the record first, as for the end itself.
+                repeat(lambda: self._store.restore(record, owner=self._identity.owner))
+                repeat(lambda: by(growing))
+        except UnknownRunError as error:
+            log.warning("log.not_kept run=%s: %s", growing.run_id, error)
+            self._workplace.logs.forget(growing)
         except DamagedError as error:
             log.error("log.not_kept run=%s: %s", growing.run_id, error)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import inotify_simple
 
 from launch_worker.attempt.tail import Growing, Tail
-from launch_worker.errors import BrokerUnavailableError
+from launch_worker.errors import BrokerUnavailableError, UnknownRunError
 from launch_worker.logs.recorder import Recorder
 from launch_worker.store.store import Store
 
@@ -144,7 +144,10 @@ class LogShipper:
             self._behind.append(growing)
 
     def finish(self, tail: Growing) -> None:
-        """Ship the rest and forget the file. Raises BrokerUnavailableError, and can be repeated."""
+        """Ship the rest and forget the file. Can be repeated.
+
+        Raises BrokerUnavailableError, and UnknownRunError where Redis has no record, or has lost it.
+        """
         self._unwatch(tail)
         try:
             tail.ship(self._store)
@@ -208,6 +211,9 @@ class LogShipper:
                 except BrokerUnavailableError as error:
                     self._on_away(error)
                     break
+                except UnknownRunError:
+                    # Redis was rolled back, and the heartbeat writes the record again; it is tried again then.
+                    log.debug("log.no_record run=%s", tail.run_id)
                 except Exception:
                     log.exception("log.unreadable run=%s path=%s", tail.run_id, tail.path)
                     unsent.discard(tail)

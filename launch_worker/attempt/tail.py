@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from launch_worker.errors import UnknownRunError
 from launch_worker.logs.output_reader import OutputReader
 from launch_worker.logs.recorder import Recorder
 from launch_worker.logs.whole import Mark
@@ -126,8 +127,9 @@ class Tail:
             self._tell_recorder()
 
     def ship(self, store: Store) -> int:
-        """Send what is new; returns the number of bytes. Raises BrokerUnavailableError, and can be repeated.
+        """Send what is new; returns the number of bytes. Can be repeated.
 
+        Raises BrokerUnavailableError, and UnknownRunError where Redis has no record, or has lost it.
         A file that was not opened is opened if there is something in it. Raises OSError then.
         """
         shipped = 0
@@ -198,17 +200,23 @@ class Tail:
         keep_from = self._kept[0][0] if self._kept else "*" * had_some
         missing = self._offset - self._kept_bytes
         kept_lines = sum(lines for _, _, lines in self._kept) if missing and self._line is not None else 0
-        entry = store.append_log(
-            self.run_id,
-            self.attempt,
-            data,
-            offset=self._offset,
-            line=self._line,
-            keep_from=keep_from,
-            missing=missing,
-            missing_lines=None if self._line is None else self._line - kept_lines,
-            stored_at="" if self._recorder is None else self._recorder.shown,
-        )
+        try:
+            entry = store.append_log(
+                self.run_id,
+                self.attempt,
+                data,
+                offset=self._offset,
+                line=self._line,
+                keep_from=keep_from,
+                missing=missing,
+                missing_lines=None if self._line is None else self._line - kept_lines,
+                stored_at="" if self._recorder is None else self._recorder.shown,
+            )
+        except UnknownRunError:
+            # Redis was rolled back: all is sent again, for it has lost what it had of this output too.
+            self._offset, self._line, self._kept_bytes = 0, 0, 0
+            self._kept.clear()
+            raise
         lines = data.count(b"\n")
         self._kept.append((entry, len(data), lines))
         self._kept_bytes += len(data)
@@ -216,8 +224,7 @@ class Tail:
         if self._line is not None:
             self._line += lines
         if self._recorder is not None:
-            if entry:
-                self.ahead_ms = int(entry.partition("-")[0]) - int(time.time() * 1000)
+            self.ahead_ms = int(entry.partition("-")[0]) - int(time.time() * 1000)
             self._mark()
 
     def _mark(self) -> None:

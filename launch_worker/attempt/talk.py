@@ -297,7 +297,10 @@ class Talk:
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def ship(self, store: Store) -> int:
-        """Read and send what is new; returns the number of bytes. Raises BrokerUnavailableError; repeatable."""
+        """Read and send what is new; returns the number of bytes. Can be repeated.
+
+        Raises BrokerUnavailableError, and UnknownRunError where Redis has no record, or has lost it.
+        """
         before = self._count
         self.look()
         with self._sending:

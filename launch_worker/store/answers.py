@@ -23,8 +23,8 @@ HoldWord = Literal["held", "adopted", "over"]
 #: Answer to the report of an attempt's end.
 FinishWord = Literal["done", "superseded", "unknown"]
 
-#: Answer to what a job said; stale: the summary has changed meanwhile, and must be merged again.
-TellWord = Literal["done", "stale", "superseded"]
+#: Answer to what a job said; stale: the summary has changed meanwhile, and must be merged again; unknown: no record.
+TellWord = Literal["done", "stale", "superseded", "unknown"]
 
 #: Answer to the deletion of a run; again: not all runs that wait for it were told, and the call must be repeated.
 DeleteWord = Literal["deleted", "running", "unknown", "again"]

@@ -199,17 +199,21 @@ class Attempts(Server):
         last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us, *used)
         answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
         if answer == "unknown":
-            self.restore(record, lease_s=self._settle_s, owner=owner)
+            self.restore(record, owner=owner)
             answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
         if answer == "done" and outcome.late_exit:
             self.note_late_exit(record.id, record.token, outcome.late_exit)
         return answer == "done"
 
-    def restore(self, record: Record, *, lease_s: float, owner: str) -> bool:
-        """Write a Running record that Redis has lost, from its worker's copy. False when Redis has a record."""
+    def restore(self, record: Record, *, owner: str, lease_s: float | None = None) -> bool:
+        """Write a Running record that Redis has lost, from its worker's copy. False when Redis has a record.
+
+        Its lease lasts until the workers have reported after an outage, unless `lease_s` says how long.
+        """
         fields = record.to_hash() | {"owner": owner, "seq": "0"}
         flat = [part for pair in fields.items() for part in pair]
-        return bool(self._call("restore", record.id, as_us(lease_s), *flat))
+        lease_us = as_us(self._settle_s if lease_s is None else lease_s)
+        return bool(self._call("restore", record.id, lease_us, *flat))
 
     def crash_many(self, runs: Sequence[tuple[str, int, NextStep]]) -> list[bool | LaunchError]:
         """Running with a lease that ran out -> Crashed (and Pending again), for many (run id, token, step).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from launch_worker.errors import UnknownRunError
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.connection import clear_errors
@@ -44,11 +45,14 @@ class Logs(Client):
         """Append output, and drop the entries before `keep_from` (all others for `*`).
 
         `line` counts the line breaks before it; `missing` and `missing_lines` count the attempt's output that is not
-        in Redis any more, and `stored_at` is the URL where that is. Returns the id of the first new entry, '' for a run
-        that is gone.
+        in Redis any more, and `stored_at` is the URL where that is. Returns the id of the first new entry. Raises
+        UnknownRunError where Redis has no record, or has lost it.
         """
         known = ("" if line is None else line, keep_from, missing, "" if missing_lines is None else missing_lines)
-        return text(self._call("append_log", run_id, attempt, data, offset, *known, stored_at))
+        entry = text(self._call("append_log", run_id, attempt, data, offset, *known, stored_at))
+        if not entry:
+            raise UnknownRunError(f"Redis has no record of run {run_id}")
+        return entry
 
     def log(self, run_id: str, attempt: int, *, after: str = "-") -> list[LogChunk]:
         """The kept output of an attempt, in order, after the entry `after`."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from launch_worker.errors import UnknownRunError
 from launch_worker.store import keys
 from launch_worker.store.answers import TellWord
 from launch_worker.store.redis.client import Client, text
@@ -48,7 +49,7 @@ class Talk(Client):
 
         False for an attempt that was superseded, or is over. `end` counts the bytes of talk up to here; a call with
         nothing beyond the known end changes nothing, so a call can be repeated. `preempting`: the run counts as
-        preempted, should its worker vanish.
+        preempted, should its worker vanish. Raises UnknownRunError where Redis has no record, or has lost it.
         """
         known, merged = "", ""
         for _ in range(_MERGES):
@@ -58,6 +59,8 @@ class Talk(Client):
                 merged = merge_summary(known, summary)
             what = (end, known, merged, message, int(preempting), *metrics[-1000:])
             answer = cast(TellWord, text(self._call("tell", record_id, token, *what)))
+            if answer == "unknown":
+                raise UnknownRunError(f"Redis has no record of run {record_id}")
             if answer != "stale":
                 return answer == "done"
         return False

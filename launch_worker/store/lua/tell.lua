@@ -3,10 +3,12 @@
 --   change), message ('' for none), preempting (1: the job says that its machine is being taken away), rows of metrics
 --   as JSON…
 -- Refuses an attempt that was superseded or is over. A repeated call changes nothing.
--- Returns 'done' | 'superseded' | 'stale' (the record has another summary than the caller knows).
+-- Returns 'done' | 'superseded' | 'stale' (the record has another summary than the caller knows) | 'unknown' (there is
+--   no record).
 local id, token, read_to, known, summary, message, preempting = unpack(ARGV, 1, 7)
 local FIRST_ROW = 8
 local run = get(id, 'state', 'token', 'closed', 'heard', 'summary', 'cancel_at')
+if not run[1] then return 'unknown' end
 if run[2] ~= token or run[3] == token or (run[1] ~= 'Running' and run[1] ~= 'Crashed') then return 'superseded' end
 local of, before = string.match(run[4] or '', '^(%d+):(%d+)$')
 if of ~= token then before = '-1' end

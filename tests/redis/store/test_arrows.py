@@ -978,7 +978,8 @@ def test_retiring_deletes_every_key_of_a_run(store: Store, redis_client: Any) ->
     assert store.retire(retention_s=3600) == 0
     assert store.retire(retention_s=0) == 1
     assert redis_client.keys("*") == [keys.QUEUES.encode()]
-    assert store.append_log(record.id, 2, b"late", offset=3) == ""
+    with pytest.raises(UnknownRunError):
+        store.append_log(record.id, 2, b"late", offset=3)
     assert redis_client.keys("*") == [keys.QUEUES.encode()]
 
 

@@ -16,7 +16,7 @@ from launch_worker.attempt.shipping import LogShipper
 from launch_worker.attempt.tail import Tail
 from launch_worker.attempt.talk import Talk
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.errors import BrokerUnavailableError
+from launch_worker.errors import BrokerUnavailableError, UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.model.job_words import HeedsStop, Preempting, Word
 from launch_worker.model.outcome import Outcome
@@ -25,9 +25,10 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.runners import output as runners_output
 from launch_worker.runners.output import OutputWriter
+from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
-from tests.support.arrows import enlist_for
+from tests.support.arrows import claim, enlist_for
 
 KEEP = 256 << 10
 FILE = 4 << 20
@@ -192,7 +193,8 @@ def test_the_output_of_a_run_that_was_deleted_goes_nowhere(store: Store, redis_c
     tail = follow(run_id="0" * 15, keep_bytes=4096)
     for _ in range(3):
         append(tail.path, b"x" * 3000)
-        assert tail.ship(store) == 3000
+        with pytest.raises(UnknownRunError):
+            tail.ship(store)
     assert redis_client.keys("*") == []
 
 
@@ -536,6 +538,23 @@ def test_finish_says_that_redis_is_away_and_can_be_repeated(
     own_server.start()
     own_shipper.finish(tail)
     assert kept(own_store, run_id) == lines(0, 10)
+
+
+def test_output_is_sent_again_to_a_redis_that_had_lost_the_run(
+    store: Store, redis_client: Any, shipper: LogShipper, tmp_path: Path
+) -> None:
+    """After a restore from a snapshot the worker writes the record again, and all that its file has follows."""
+    record = claim(store, create(store))
+    tail = shipper.watch(record.id, 1, tmp_path / "output")
+    append(tail.path, b"before\n")
+    wait_until(lambda: kept(store, record.id))
+    redis_client.delete(keys.run(record.id), keys.history(record.id), keys.log(record.id, 1))
+    append(tail.path, b"after\n")
+    with pytest.raises(UnknownRunError):
+        shipper.finish(tail)
+    assert store.restore(record, owner=record.owner)
+    shipper.finish(tail)
+    assert kept(store, record.id) == b"before\nafter\n"
 
 
 def test_output_of_a_long_outage_is_cut_to_its_newest_part(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from launch_worker.errors import UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.maintenance.passes import crash_stale_runs
 from launch_worker.model.outcome import Outcome
@@ -85,19 +86,23 @@ def test_a_message_is_the_reason_while_the_run_runs_and_nobody_stops_it(store: S
     assert store.get(record.id).reason == "stopping: by ada"
 
 
-@pytest.mark.parametrize("late", ["another token", "unknown", "ended"])
+@pytest.mark.parametrize("late", ["another token", "ended"])
 def test_an_attempt_that_is_not_the_runs_own_any_more_is_refused(store: Store, redis_client: Any, late: str) -> None:
     record = running(store)
     run_id, token = record.id, record.token
     if late == "another token":
         token -= 1
-    elif late == "unknown":
-        run_id = "nosuchrun"
     else:
         store.finish(record, NextStep(Outcome(RunState.FINISHED, exit_code=0)), owner="o1")
     assert not store.tell(run_id, token, {"a": 1}, ["{}"], "late", end=10, preempting=True)
     assert store.get(record.id).summary == ""
     assert rows(store, record) == []
+
+
+def test_talk_of_a_run_that_redis_does_not_know_is_refused_aloud(store: Store, redis_client: Any) -> None:
+    """Its worker may have to write the record again first."""
+    with pytest.raises(UnknownRunError):
+        store.tell("nosuchrun", 1, {"a": 1}, ["{}"], "late", end=10)
     assert not redis_client.exists(keys.run("nosuchrun"))
 
 
