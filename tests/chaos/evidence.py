@@ -74,6 +74,7 @@ class Evidence:
     #: The container engine was frozen or dead, for everybody; its answers were thrown away, by worker.
     engine_away: list[Span] = field(default_factory=list)
     engine_mute: dict[str, list[Span]] = field(default_factory=dict)
+    engine_killed_at: list[float] = field(default_factory=list)
     #: Runs whose records the harness damaged while they were Pending, and what it wrote.
     damaged: dict[str, str] = field(default_factory=dict)
     #: How many elements that are no runs it put into queues.

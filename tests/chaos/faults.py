@@ -336,6 +336,7 @@ def kill_engine(system: System, fault: Fault) -> bool:
         return False
     span = Span(boot_time_s())
     system.evidence.engine_away.append(span)
+    system.evidence.engine_killed_at.append(span.since)
     engine.kill()
 
     def again() -> None:

@@ -134,6 +134,31 @@ def test_a_status_lost_with_the_guard_of_the_worker_before_is_tolerated(slot: st
     assert any("no guard was killed" in text for text in findings.violations) is not is_tolerated
 
 
+@pytest.mark.parametrize(("guard_killed_at", "is_tolerated"), [(4.6, True), (5.2, False)])
+def test_an_end_that_nobody_saw_between_two_workers_is_tolerated(guard_killed_at: float, is_tolerated: bool) -> None:
+    """A guard that saw the end kept it on disk, whatever became of the guard later."""
+    before = Life("w1", 10, 0.0, 4.8, upgraded_at=4.5, guard_killed_at=[guard_killed_at])
+    seen = Evidence(lives=[before, Life("w1", 11, 6.0)])
+    findings = check(facts(*ONE, ("Crashed", 6.5, 1, "w1 died"), written={1: stamps(2.1, 5.0)}), seen)
+    assert bool(findings.tolerated) is is_tolerated
+    assert bool(findings.violations) is not is_tolerated
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "kept", "is_tolerated"),
+    [(2.2, [0, 2], True), (2.2, [0, 1, 1, 2], False), (2.2, [1, 0], False), (9.0, [0, 2], False)],
+)
+def test_output_that_a_killed_engine_had_read_is_tolerated(
+    killed_at: float, kept: list[int], is_tolerated: bool
+) -> None:
+    run = facts(*ONE, ("Finished", 5, 1, ""), written={1: stamps(2.1, 4.9)})
+    run.lines, run.is_container = 3, True
+    run.logs[1] = "".join(f"{_RUN}.1 line {number}\n" for number in kept).encode()
+    findings = check(run, Evidence(engine_killed_at=[killed_at]))
+    assert bool(findings.tolerated) is is_tolerated
+    assert bool(findings.violations) is not is_tolerated
+
+
 def test_a_job_that_outlived_its_killed_worker_is_found() -> None:
     seen = Evidence(lives=[Life("w1", 10, 0.0, 3.0, killed_at=3.0)])
     found = check(facts(*ONE, ("Crashed", 7.5, 1, "died"), written={1: stamps(2.1, 9.0, code=None)}), seen).violations

@@ -301,7 +301,9 @@ class _Check:
         name = f"{self.run.record.id}.{attempt.number}"
         kept = self.run.logs[attempt.number].decode("utf-8", "replace").splitlines()
         printed = [f"{name} line {number}" for number in range(self.run.lines)]
-        if kept != printed:
+        if kept != printed and self._engine_lost_some(attempt, kept, printed):
+            self.tolerated.append(f"attempt {attempt.number}: its engine was killed with output that it had read only")
+        elif kept != printed:
             self.wrong.append(f"attempt {attempt.number} printed {len(printed)} lines, {len(kept)} were kept")
 
     def _failed(self, attempt: Attempt) -> str:
@@ -387,6 +389,14 @@ class _Check:
             return ""
         first = self.evidence.life(stamps.worker_pid, stamps.first)
         left_at = first.upgraded_at if first is not None else None
+        lost = (
+            []
+            if first is None or left_at is None
+            else [at for at in first.guard_killed_at if at >= left_at - _REPORT_S]
+        )
+        if any(at <= stamps.ended_at for at in lost):
+            self.tolerated.append(f"attempt {attempt.number}: it ended between two workers, and its guard was killed")
+            return ""
         was_full = any(s.meets(stamps.ended_at - 1, stamps.ended_at + 1) for s in self._full())
         if left_at is not None and stamps.ended_at >= left_at and was_full:
             self.tolerated.append(
@@ -394,6 +404,16 @@ class _Check:
             )
             return ""
         return f"its job {_told(attempt)}, and its worker lived {life.able_s(stamps.last, LATER):.1f} s longer"
+
+    def _engine_lost_some(self, attempt: Attempt, kept: list[str], printed: list[str]) -> bool:
+        """Whether lines are missing, in an otherwise whole output, of a container whose engine was killed."""
+        stamps = attempt.stamps
+        if stamps is None or not self.run.is_container:
+            return False
+        rest = iter(printed)
+        return all(line in rest for line in kept) and any(
+            stamps.first <= at <= stamps.last + _REPORT_S for at in self.evidence.engine_killed_at
+        )
 
     # -- what the harness did ------------------------------------------------------------------------------------
 
