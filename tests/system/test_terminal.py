@@ -195,13 +195,15 @@ def test_a_jobs_colours_reach_a_terminal_and_its_control_bytes_are_shown(
     redis = redis_of(api.store.url)
     redis.hset(keys.run(run.id), mapping={"attempt": "1", "state": "Finished", "exit_code": "0"})
     # Colour, emoji and line's end are cut in two by the pieces in which a log comes.
+    offset = 0
     for piece in (
         b"\x1b[3",
         b"1mRED\x1b[0m \xf0\x9f",
         b"\x98\x80 bell\x07 \xff \xc2\x9b5m " + "\u202eturned".encode() + b" 10%\r20%\r",
         b"\nlast\x1b[2J\x1b",
     ):
-        redis.xadd(keys.log(run.id, 1), {"o": "0", "d": piece})
+        redis.xadd(keys.log(run.id, 1), {"o": offset, "d": piece})
+        offset += len(piece)
     written = on_terminal(redis_url, [["launch-worker", "logs", "-f", run.id]], tmp_path).decode()
     assert (
         "\x1b[31mRED\x1b[0m \N{GRINNING FACE} bell^G \\xff \\x9b5m \\u202eturned 10%^M\r\n20%\r\nlast^[[2J^[\x1b[0m"
