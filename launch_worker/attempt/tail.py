@@ -45,7 +45,10 @@ class Growing(Protocol):
         """Act on what cannot wait for Redis; never raises."""
 
     def ship(self, store: Store) -> int:
-        """Send what is new; returns the number of bytes. Raises BrokerUnavailableError, and can be repeated."""
+        """Send what is new; returns the number of bytes. Can be repeated.
+
+        Raises BrokerUnavailableError, and UnknownRunError where Redis has no record, or has lost it.
+        """
 
     def close(self) -> None:
         """Ship no more of the file."""

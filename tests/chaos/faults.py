@@ -33,12 +33,7 @@ _LEFT = 400_000
 
 
 def kill_worker(system: System, fault: Fault) -> bool:
-    slot = _pick(system.workers, fault)
-    if slot is None:
-        return False
-    slot.restart_s = fault.restart_s
-    system.kill(slot, boot_time_s())
-    return True
+    return _kill(system, system.workers, fault)
 
 
 def kill_guard(system: System, fault: Fault) -> bool:
@@ -72,6 +67,15 @@ def term_guard(system: System, fault: Fault) -> bool:
     slot = _pick(system.workers, fault)
     guard = slot.guard() if slot is not None else None
     return guard is not None and tree.send(guard, signal.SIGTERM)
+
+
+def _kill(system: System, slots: list[Slot], fault: Fault) -> bool:
+    slot = _pick(slots, fault)
+    if slot is None:
+        return False
+    slot.restart_s = fault.restart_s
+    system.kill(slot, boot_time_s())
+    return True
 
 
 def kill_job(system: System, fault: Fault) -> bool:
@@ -143,21 +147,11 @@ def upgrade_worker(system: System, fault: Fault) -> bool:
 
 
 def kill_beat(system: System, fault: Fault) -> bool:
-    slot = _pick(system.beats, fault)
-    if slot is None:
-        return False
-    slot.restart_s = fault.restart_s
-    system.kill(slot, boot_time_s())
-    return True
+    return _kill(system, system.beats, fault)
 
 
 def kill_archive(system: System, fault: Fault) -> bool:
-    slot = _pick(system.archives, fault)
-    if slot is None:
-        return False
-    slot.restart_s = fault.restart_s
-    system.kill(slot, boot_time_s())
-    return True
+    return _kill(system, system.archives, fault)
 
 
 def term_beat(system: System, fault: Fault) -> bool:

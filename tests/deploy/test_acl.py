@@ -20,7 +20,6 @@ from launch_worker.api.client import Api
 from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
 from launch_worker.archive.status import status
-from launch_worker.dev.redis_server import bundled_server, find_redis_server
 from launch_worker.errors import BrokerUnavailableError, ForbiddenError
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
@@ -30,12 +29,11 @@ from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import FINISHED, create
 from tests.support.ports import own_port
+from tests.support.servers import SERVER_IDS, SERVERS
 from tests.system.conftest import Cluster, Result, wait_for_output
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "redis"
 USERS = ("admin", "producer", "viewer", "archive", "worker")
-#: Two servers, where the machine has one of its own: in Redis 7.0 and in newer ones a refusal reads differently.
-SERVERS = sorted({path for path in (find_redis_server(), bundled_server()) if path})
 
 
 class Guarded:
@@ -92,7 +90,8 @@ class Guarded:
         return True
 
 
-@pytest.fixture(params=SERVERS, ids=[f"server{number}" for number, _ in enumerate(SERVERS)])
+# In Redis 7.0 a refusal reads differently than in newer servers.
+@pytest.fixture(params=SERVERS, ids=SERVER_IDS)
 def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
     made = Guarded(request.param, tmp_path)
     yield made

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from launch_worker.dev.redis_server import RedisServer, bundled_server, find_redis_server
+from launch_worker.dev.redis_server import RedisServer
 from launch_worker.ids import new_run_id
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
@@ -41,14 +41,13 @@ from tests.support.arrows import (
     running,
 )
 from tests.support.redis_client import redis_of
+from tests.support.servers import SERVER_IDS, SERVERS
 
-#: Two servers, where the machine has one of its own.
-SERVERS = sorted({path for path in (find_redis_server(), bundled_server()) if path})
 SPEC = RunSpec(command=("true",))
 ME = "ann@lab"
 
 
-@pytest.fixture(scope="module", params=SERVERS, ids=[f"server{number}" for number, _ in enumerate(SERVERS)])
+@pytest.fixture(scope="module", params=SERVERS, ids=SERVER_IDS)
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     with mock.patch("launch_worker.dev.redis_server.find_redis_server", return_value=request.param):
         made = RedisServer()
