@@ -5,6 +5,7 @@
     work_dir/workers/OWNER/guard.sock       where its guard answers the next worker
     work_dir/workers/OWNER/exits            how its jobs ended, by attempt (`launch_worker.runners.process.exits`)
     work_dir/workers/OWNER/runs/RUN.ATTEMPT.TOKEN/{output, config.json, talk/, work/, code/, usage.json, report.json}
+    work_dir/workers/OWNER/spare/           folders with empty files, kept for reuse
     work_dir/undeleted/                     what is left of attempts whose folder could not be deleted
     work_dir/containers                     there once a worker of this machine has made a container
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -23,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from launch_worker.attempt.folder_reuse import CONFIG, OUTPUT, ReusableFolder, ReusableFolders
 from launch_worker.clock import boot_time_s
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
@@ -37,15 +40,13 @@ from launch_worker.untrusted.text import read_json
 
 log = logging.getLogger("launch_worker.spool")
 
-#: Name of the job's configuration in its attempt's folder.
-CONFIG = "config.json"
-_OUTPUT = "output"
 _CONTAINER = "container"
 _WORK = "work"
 _HOLDING = "holding.json"
 _ATTEMPT = re.compile(r"[0-9A-Za-z]{1,100}\.[0-9]{1,19}\.[0-9]{1,19}")
-#: Free bytes of a disk that no job fills within a second: before there is room ahead of a job's output.
-_PLENTY_BYTES = 8 << 30
+#: Seconds of a job's life up to which its folder is reused. Longer jobs are too few to matter, and other processes may
+#: have their folders open, as a container to which a job has mounted its `talk`.
+_BRIEF_S = 2.0
 
 
 class Report(NamedTuple):
@@ -63,13 +64,18 @@ class Report(NamedTuple):
 class AttemptFolder:
     """The folder of one attempt's files. Its name is the attempt's, so that nothing in it must be read for that."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, reusable: ReusableFolders | None = None) -> None:
         #: Path as text: most of what is done here is done for each job, and pathlib takes longer than the kernel.
         self.root = os.fspath(path)
+        self._reusable = reusable
+        self._reused: ReusableFolder | None = None
+        self._made_s = -math.inf
+        #: Bytes in the configuration's file, at most.
+        self._config_bytes = 0
         self._is_container: bool | None = None
         self._has_work = False
-        #: Names of the files that were written here.
-        self._written: set[str] = set()
+        #: Names of written files that not every job has.
+        self._more: set[str] = set()
 
     def __repr__(self) -> str:
         return f"AttemptFolder({self.root!r})"
@@ -101,7 +107,7 @@ class AttemptFolder:
 
     @cached_property
     def output(self) -> Path:
-        return Path(f"{self.root}/{_OUTPUT}")
+        return Path(f"{self.root}/{OUTPUT}")
 
     @cached_property
     def talk(self) -> Path:
@@ -115,9 +121,15 @@ class AttemptFolder:
             self._is_container = os.path.exists(f"{self.root}/{_CONTAINER}")
         return self._is_container
 
-    def make(self) -> None:
+    def make(self, *, for_process: bool = True) -> None:
         """Make the folder, and that of its talk. Raises OSError."""
         self._is_container = False
+        self._made_s = time.monotonic()
+        if for_process and self._reusable is not None:
+            self._reused = self._reusable.take(self.root)
+            if self._reused is not None:
+                self._config_bytes = self._reused.config_bytes
+                return
         try:
             os.mkdir(self.root, 0o700)
         except FileNotFoundError:
@@ -128,8 +140,7 @@ class AttemptFolder:
     @property
     def is_disk_short(self) -> bool:
         """Whether the disk may be full before the job's output has room ahead. Raises OSError."""
-        disk = os.statvfs(self.root)
-        return disk.f_bavail * disk.f_frsize < _PLENTY_BYTES
+        return self._reusable is None or self._reusable.is_disk_short
 
     def make_work(self) -> str:
         """Make the working folder of a job that asked for none; returns its path. Raises OSError."""
@@ -138,14 +149,28 @@ class AttemptFolder:
         self._has_work = True
         return path
 
+    def write_config(self, data: bytes) -> str:
+        """Write the job's configuration; returns its path. Raises OSError."""
+        path = f"{self.root}/{CONFIG}"
+        old_bytes, self._config_bytes = self._config_bytes, max(self._config_bytes, len(data))
+        # Not O_TRUNC: to free the old content's block, and to take one again, costs more than all the rest.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if old_bytes > len(data):
+                os.ftruncate(fd, len(data))
+            _write(fd, data)
+        finally:
+            os.close(fd)
+        self._config_bytes = len(data)
+        return path
+
     def write(self, name: str, data: bytes) -> str:
-        """Write a file, which no process reads yet; returns its path. Raises OSError."""
+        """Write another file, which no process reads yet; returns its path. Raises OSError."""
         path = f"{self.root}/{name}"
-        self._written.add(name)
+        self._more.add(name)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
-            while data:
-                data = data[os.write(fd, data) :]
+            _write(fd, data)
         finally:
             os.close(fd)
         return path
@@ -164,7 +189,7 @@ class AttemptFolder:
         """Write a file whole or not at all: the writer may die meanwhile. Raises OSError."""
         partial = self.write(f"{name}.partial", json.dumps(value).encode())
         os.rename(partial, f"{self.root}/{name}.json")
-        self._written = {*self._written, f"{name}.json"} - {f"{name}.partial"}
+        self._more = {*self._more, f"{name}.json"} - {f"{name}.partial"}
 
     def read_record(self) -> Record | None:
         try:
@@ -257,15 +282,23 @@ class AttemptFolder:
         return read_exits(folder).get(name)
 
     def remove(self) -> None:
-        """Delete the folder; what cannot be deleted is set aside."""
+        """Delete the folder, or keep it for reuse; what cannot be deleted is set aside."""
         # What most jobs leave is deleted by name; whatever else there is makes one of these calls fail.
         try:
             if self._has_work:
                 os.rmdir(f"{self.root}/{_WORK}")
-            for name in self._written:
+            for name in self._more:
                 os.unlink(f"{self.root}/{name}")
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self.root}/{_OUTPUT}")
+            is_brief = time.monotonic() - self._made_s < _BRIEF_S
+            if (
+                is_brief
+                and self._reusable is not None
+                and self._reusable.keep(self.root, config_bytes=self._config_bytes, taken=self._reused)
+            ):
+                return
+            if os.access(f"{self.root}/{OUTPUT}", os.F_OK):
+                os.unlink(f"{self.root}/{OUTPUT}")
+            os.unlink(f"{self.root}/{CONFIG}")
             os.rmdir(f"{self.root}/{TALK}")
             os.rmdir(self.root)
         except OSError:
@@ -280,6 +313,11 @@ class AttemptFolder:
         with contextlib.suppress(OSError):
             undeleted.mkdir(mode=0o700, exist_ok=True)
             os.rename(self.root, undeleted / self.path.name)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def containers_mark(work_dir: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.environment import container_environment, job_environment
-from launch_worker.attempt.folder import CONFIG
+from launch_worker.attempt.folder_reuse import CONFIG
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
@@ -43,7 +43,7 @@ def prepare(attempt: Attempt, context: WorkerContext, patience: Patience, enter:
     else:
         plan = _fill(attempt, config, values)
     folder = attempt.folder
-    folder.make()
+    folder.make(for_process=plan is None)
     if attempt.record.needs:
         folder.keep_holding(attempt.record)
     if plan is None:
@@ -89,7 +89,7 @@ def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: E
 
 def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> Start:
     record, spec = attempt.record, attempt.spec
-    config_path = attempt.folder.write(CONFIG, _config(record, spec))
+    config_path = attempt.folder.write_config(_config(record, spec))
     if spec.sweep:
         attempt.folder.write(ARGS_FILE, _arguments(spec))
     env = job_environment(

@@ -7,10 +7,12 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
+from functools import cached_property
 from io import TextIOWrapper
 from pathlib import Path
 
 from launch_worker.attempt.folder import AttemptFolder, _boot_id, is_attempt, undeleted_folder
+from launch_worker.attempt.folder_reuse import ReusableFolders
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.runners.process.protocol import SOCKET
@@ -122,7 +124,11 @@ class WorkerFolder:
         name = f"{record.id}.{record.attempt}.{record.token}"
         if not is_attempt(name):
             raise InputError(f"the record of this run is damaged: {name[:60]!r} cannot be the name of an attempt")
-        return AttemptFolder(f"{self.path}/runs/{name}")
+        return AttemptFolder(f"{self.path}/runs/{name}", self._reusable)
+
+    @cached_property
+    def _reusable(self) -> ReusableFolders:
+        return ReusableFolders(f"{self.path}/spare")
 
     def release(self) -> None:
         """Delete the folder if nothing in it waits to be delivered, and release its lock."""

@@ -205,7 +205,7 @@ def test_a_container_is_taken_over_though_the_disk_is_full(
     """Its lease is this worker's by then: nobody else would renew it."""
     record = held(store, retries=1)
     folder = AttemptFolder(tmp_path / f"{record.id}.{record.attempt}.{record.token}")
-    folder.make()
+    folder.make(for_process=False)
     folder.mark_container(record)
     carried: list[Attempt] = []
     adopter = Adopter(

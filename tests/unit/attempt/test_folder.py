@@ -1,9 +1,10 @@
-"""The folder of an attempt: made, used and deleted, and what it keeps of an end."""
+"""The folder of an attempt: made, used, deleted or used again, and what it keeps of an end."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from launch_worker.attempt.folder import CONFIG, AttemptFolder
+from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.attempt.worker_folder import WorkerFolder
 from launch_worker.clock import boot_time_s
 from launch_worker.model.outcome import Outcome
@@ -50,25 +51,32 @@ def begin(worker: WorkerFolder, token: int, config: bytes = b"{}") -> AttemptFol
     """An attempt's folder as it is once its job runs."""
     folder = worker.attempt(replace(RECORD, token=token))
     folder.make()
-    folder.write(CONFIG, config)
+    folder.write_config(config)
     folder.output.touch()
     return folder
+
+
+def spares(worker: WorkerFolder) -> list[Path]:
+    return list(worker.path.glob("spare/*"))
 
 
 def content(folder: AttemptFolder) -> list[str]:
     return sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
 
 
-def test_a_folder_is_made_for_its_attempt_and_deleted(worker: WorkerFolder) -> None:
-    for token in range(3):
+def test_a_folder_is_as_new_whatever_became_of_the_ones_before(worker: WorkerFolder) -> None:
+    inodes = set()
+    for token in range(5):
         folder = begin(worker, token)
         assert content(folder) == ["config.json", "output", "talk"]
         assert (folder.path.stat().st_mode & 0o777, folder.talk.stat().st_mode & 0o777) == (0o700, 0o700)
         assert (folder.run_id, folder.attempt, folder.token, folder.key) == ("r1", 2, token, "r1.2")
         assert [attempt.root for attempt in worker.attempts()] == [folder.root]
+        inodes.add(folder.path.stat().st_ino)
         folder.remove()
         assert not folder.path.exists()
         assert worker.attempts() == []
+    assert len(inodes) == 1, "it is used again"
 
 
 def replace_talk(folder: AttemptFolder) -> None:
@@ -76,38 +84,86 @@ def replace_talk(folder: AttemptFolder) -> None:
     folder.talk.symlink_to("/tmp")
 
 
-def test_the_folder_of_a_usual_job_is_deleted_by_the_names_of_its_files(
+def test_the_folder_of_a_longer_job_is_deleted(worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begin(worker, 1)
+    later = time.monotonic() + 3
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    folder.remove()
+    assert (folder.path.exists(), spares(worker)) == (False, [])
+
+
+def test_of_a_job_that_printed_nothing_is_left_for_the_next(worker: WorkerFolder) -> None:
+    folder = begin(worker, 1, b"a long configuration")
+    folder.output.write_bytes(b"x" * 100_000)
+    inode = folder.output.stat().st_ino
+    folder.remove()
+    again = begin(worker, 2, b"short")
+    assert again.output.stat().st_ino == inode
+    assert (again.output.read_bytes(), (again.path / "config.json").read_bytes()) == (b"", b"short")
+    again.remove()
+    assert (begin(worker, 3, b"longer again").path / "config.json").read_bytes() == b"longer again"
+
+
+def test_the_folder_of_a_job_that_printed_nothing_needs_no_output(worker: WorkerFolder) -> None:
+    folder = begin(worker, 1)
+    folder.output.unlink()
+    folder.remove()
+    assert (folder.path.exists(), len(spares(worker))) == (False, 1)
+    assert content(begin(worker, 2)) == ["config.json", "output", "talk"], "`begin` makes it"
+
+
+@pytest.mark.parametrize("name", ["output", "config.json"])
+def test_a_folder_whose_file_has_another_name_too_is_deleted(worker: WorkerFolder, tmp_path: Path, name: str) -> None:
+    folder = begin(worker, 1)
+    os.link(folder.path / name, tmp_path / "mine")
+    folder.remove()
+    assert (folder.path.exists(), spares(worker)) == (False, [])
+
+
+def test_a_start_that_failed_leaves_nothing_of_the_one_before_to_the_next(worker: WorkerFolder) -> None:
+    begin(worker, 1, b"a long configuration").remove()
+    unwritten = worker.attempt(replace(RECORD, token=2))
+    unwritten.make()
+    unwritten.remove()
+    assert (begin(worker, 3, b"short").path / "config.json").read_bytes() == b"short"
+
+
+@pytest.mark.parametrize("what", ["seconds ago", "now"])
+def test_that_a_folder_is_as_it_was_is_seen_by_its_times_only_where_they_can_tell(
+    worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    begin(worker, 1).remove()
+    if what == "seconds ago":
+        now = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: now + 10 * 10**9)
+    looked: list[str] = []
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: looked.append(path) or real(path))  # type: ignore[func-returns-value]
+    begin(worker, 2).remove()
+    assert bool(looked) == (what == "now")
+    again = begin(worker, 3)
+    (again.talk / "to_worker").touch()
+    again.remove()
+    assert spares(worker) == []
+
+
+def test_on_a_disk_that_is_nearly_full_nothing_is_used_again(
     worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A search for what else is there would take longer than all the rest."""
-    monkeypatch.setattr("launch_worker.attempt.folder.remove_tree", lambda _: pytest.fail("it was searched"))
-    for has_output in (True, False):
-        folder = begin(worker, 1)
-        assert os.listdir(folder.make_work()) == []
-        if not has_output:
-            folder.output.unlink()
-        folder.remove()
-        assert not folder.path.exists()
-
-
-def test_a_folder_whose_start_failed_is_deleted(worker: WorkerFolder) -> None:
+    begin(worker, 1).remove()
+    inode = spares(worker)[0].stat().st_ino
+    real = os.statvfs(worker.path)
+    full = os.statvfs_result((real.f_bsize, real.f_frsize, real.f_blocks, 100, 100, *real[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    monkeypatch.setattr(worker._reusable, "_plenty_until", 0.0)
     folder = worker.attempt(RECORD)
     folder.make()
-    folder.remove()
-    assert not folder.path.exists()
+    assert folder.is_disk_short
+    assert folder.path.stat().st_ino != inode
+    assert content(folder) == ["talk"]
 
 
-@pytest.mark.parametrize("free_blocks", [100, 1 << 40])
-def test_a_disk_is_short_when_a_job_could_fill_it_within_a_second(
-    worker: WorkerFolder, monkeypatch: pytest.MonkeyPatch, free_blocks: int
-) -> None:
-    real = os.statvfs(worker.path)
-    disk = os.statvfs_result((real.f_bsize, real.f_frsize, real.f_blocks, free_blocks, free_blocks, *real[5:]))
-    monkeypatch.setattr(os, "statvfs", lambda _: disk)
-    assert begin(worker, 1).is_disk_short is (free_blocks == 100)
-
-
-def test_what_its_worker_kept_in_the_folder_is_deleted_with_it(worker: WorkerFolder) -> None:
+def test_what_its_worker_kept_in_the_folder_is_deleted_and_the_folder_used_again(worker: WorkerFolder) -> None:
     folder = begin(worker, 1)
     folder.write("args.json", b"{}")
     folder.keep_record(RECORD)
@@ -115,7 +171,7 @@ def test_what_its_worker_kept_in_the_folder_is_deleted_with_it(worker: WorkerFol
     folder.keep_holding(replace(RECORD, gpus=("0", "3"), needs="2:0:0"))
     assert AttemptFolder(folder.root).read_holding() == (("0", "3"), "2:0:0")
     folder.remove()
-    assert not folder.path.exists()
+    assert len(spares(worker)) == 1
     again = begin(worker, 2)
     assert content(again) == ["config.json", "output", "talk"]
     assert again.read_holding() == ((), "")
@@ -140,6 +196,32 @@ def test_a_folder_in_which_a_job_left_anything_is_deleted_with_it(worker: Worker
     LEAVINGS[what](folder)
     folder.remove()
     assert not folder.path.exists()
+    assert not spares(worker)
+    again = begin(worker, 2)
+    assert content(again) == ["config.json", "output", "talk"]
+
+
+def test_an_empty_folder_to_work_in_is_deleted_and_the_rest_used_again(worker: WorkerFolder) -> None:
+    folder = begin(worker, 1)
+    work = folder.make_work()
+    assert os.listdir(work) == []
+    folder.remove()
+    assert content(begin(worker, 2)) == ["config.json", "output", "talk"]
+
+
+def test_many_that_end_at_once_leave_few_spares(worker: WorkerFolder) -> None:
+    folders = [begin(worker, token) for token in range(100)]
+    for folder in folders:
+        folder.remove()
+    assert 0 < len(spares(worker)) <= 16
+    assert [content(begin(worker, token)) for token in range(100, 120)] == [["config.json", "output", "talk"]] * 20
+
+
+def test_a_spare_that_somebody_deleted_is_made_anew(worker: WorkerFolder) -> None:
+    begin(worker, 1).remove()
+    for path in spares(worker):
+        shutil.rmtree(path)
+    assert content(begin(worker, 2)) == ["config.json", "output", "talk"]
 
 
 def test_an_end_is_read_as_it_was_kept(worker: WorkerFolder) -> None:
