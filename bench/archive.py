@@ -10,8 +10,8 @@ from pathlib import Path
 from bench.growth import RUNS_MIX, fill, template
 from bench.measure import Results
 from bench.systems import LAUNCH, Running
-from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
+from launch_worker.database.database import Database
 from launch_worker.ids import new_run_id
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep

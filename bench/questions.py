@@ -17,11 +17,11 @@ from sqlalchemy import insert
 
 from bench.measure import BenchError, Results, time_ms
 from launch_worker.api.filters import parse_filter, parse_order
-from launch_worker.archive.database import Database
-from launch_worker.archive.migrate import migrate
 from launch_worker.archive.query import Place, Question, count, facets, listed
 from launch_worker.archive.rows import record_text, whole
 from launch_worker.archive.schema import run_tags, runs
+from launch_worker.database.database import Database
+from launch_worker.database.migrate import migrate
 from launch_worker.model.run import Record
 
 _STATES = ("Finished",) * 7 + ("Failed", "Killed", "Crashed")

@@ -90,9 +90,9 @@ class Api(QueueApi, SweepApi):
         """
         if not self.settings.has_archive:
             return None
-        from launch_worker.archive import open_archive
+        from launch_worker.database import open_database
 
-        database = open_archive(self.settings)
+        database = open_database(self.settings)
         from launch_worker.archive.past import find_measured
 
         return find_measured(database, run_id, attempt)

@@ -11,7 +11,7 @@ from launch_worker.store.store import Store
 from launch_worker.submission.submitter import Submitter
 
 if TYPE_CHECKING:
-    from launch_worker.archive.database import Database
+    from launch_worker.database.database import Database
 
 #: Seconds for which an answer to "why do the runs of this queue wait?" is given again.
 _WHY_S = 1.0
@@ -39,9 +39,9 @@ class Connection(Submitter):
         SQLAlchemy is imported here, and not before.
         """
         if self._archive is None and self.settings.has_archive:
-            from launch_worker.archive import open_archive
+            from launch_worker.database import open_database
 
-            self._archive = open_archive(self.settings)
+            self._archive = open_database(self.settings)
         return self._archive
 
     def why_waiting(self, queue: str) -> str:

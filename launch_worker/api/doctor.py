@@ -91,9 +91,9 @@ def check(api: Api) -> Iterator[Finding]:
 def _archive(api: Api) -> Iterator[Finding]:
     if not api.settings.has_archive:
         return
-    from launch_worker.archive import open_archive
+    from launch_worker.database import open_database
 
-    database = open_archive(api.settings)
+    database = open_database(api.settings)
     from launch_worker.archive.status import status
 
     found = status(database, api.store)

@@ -16,8 +16,8 @@ from launch_worker.model.run import Record
 from launch_worker.model.units import format_duration
 
 if TYPE_CHECKING:
-    from launch_worker.archive.database import Database
     from launch_worker.archive.query import Found, Question
+    from launch_worker.database.database import Database
 
 #: Runs of one read where most of them do not fit, or are read to be sorted only.
 _SCAN_PAGE = 500

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from launch_worker.archive.database import Database
 from launch_worker.archive.schema import audit
-from launch_worker.archive.version import check_version
+from launch_worker.database.database import Database
+from launch_worker.database.version import check_version
 from launch_worker.model.units import isoformat
 from launch_worker.untrusted.text import read_map
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from sqlalchemy import Connection, insert, select, update
 
 from launch_worker.archive.apply import Applier
-from launch_worker.archive.database import Database
 from launch_worker.archive.schema import audit, leader, runs
 from launch_worker.archive.selection import OVER, Selection
+from launch_worker.database.database import Database
 from launch_worker.errors import UnknownRunError
 from launch_worker.store.store import Store
 

@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import select
 
 from launch_worker.archive import schema
-from launch_worker.archive.database import Database
 from launch_worker.archive.past import LOST, attempts_of, transitions_of
 from launch_worker.archive.rows import restored_record
 from launch_worker.archive.selection import Selection
+from launch_worker.database.database import Database
 from launch_worker.model.units import isoformat
 from launch_worker.store.records import record_of
 from launch_worker.untrusted.text import clean

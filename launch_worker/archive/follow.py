@@ -14,11 +14,11 @@ from pathlib import Path
 from sqlalchemy import Connection, select, update
 
 from launch_worker.archive.apply import Applier
-from launch_worker.archive.database import Database
 from launch_worker.archive.leader import LEASE_S, Lease, LeaseLostError
-from launch_worker.archive.migrate import has_tables, migrate
 from launch_worker.archive.schema import position, runs
 from launch_worker.archive.walk import Walk, read_whole
+from launch_worker.database.database import Database
+from launch_worker.database.migrate import has_tables, migrate
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError, BrokerUnavailableError, LaunchError
 from launch_worker.store.changes import FIRST, Change
 from launch_worker.store.store import Store

@@ -9,8 +9,8 @@ import time
 
 from sqlalchemy import Connection, text, update
 
-from launch_worker.archive.database import Database
 from launch_worker.archive.schema import leader
+from launch_worker.database.database import Database
 from launch_worker.errors import ArchiveUnavailableError
 
 #: Seconds of the lease. Each transaction renews it; another process takes over after a holder's death within it.

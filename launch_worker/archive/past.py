@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from launch_worker.archive import schema
-from launch_worker.archive.database import Database
 from launch_worker.archive.rows import restored_record
-from launch_worker.archive.version import check_version
+from launch_worker.database.database import Database
+from launch_worker.database.version import check_version
 from launch_worker.errors import UnknownRunError
 from launch_worker.model.run import Record
 from launch_worker.model.units import isoformat

@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
 
 from launch_worker.archive.conditions import Conditions, is_there, key_of
-from launch_worker.archive.database import Database
 from launch_worker.archive.rows import restored_record
 from launch_worker.archive.schema import position, runs
-from launch_worker.archive.version import check_version
+from launch_worker.database.database import Database
+from launch_worker.database.version import check_version
 from launch_worker.model.conditions import Condition
 from launch_worker.model.run import Record
 from launch_worker.store.records import record_of

@@ -1,4 +1,4 @@
-"""Defines the archive's tables. A change here comes with a new file in `migrations`, and a test compares the two.
+"""Defines the archive's tables. A change comes with a file in `database/migrations`, and a test compares the two.
 
 Times are integers: microseconds of the Redis server's clock. JSON is text in both databases. A text that is not known
 is empty.

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select
 
-from launch_worker.archive.database import Database
 from launch_worker.archive.schema import runs
+from launch_worker.database.database import Database
 from launch_worker.model.states import RunState
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
-from launch_worker.archive.database import Database
 from launch_worker.archive.schema import leader, position, runs
-from launch_worker.archive.version import check_version
+from launch_worker.database.database import Database
+from launch_worker.database.version import check_version
 from launch_worker.model.units import isoformat
 from launch_worker.store.changes import FIRST
 from launch_worker.store.store import Store

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, func, or_, select
 
 from launch_worker.archive import schema
-from launch_worker.archive.database import Database
-from launch_worker.archive.version import check_version
+from launch_worker.database.database import Database
+from launch_worker.database.version import check_version
 from launch_worker.untrusted.text import read_json
 
 By = Literal["user", "project", "queue", "worker", "gpu"]

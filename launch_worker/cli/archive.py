@@ -14,7 +14,7 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.archive import open_archive
+from launch_worker.database import open_database
 from launch_worker.errors import InputError
 from launch_worker.model.checks import PROJECT
 from launch_worker.model.states import RunState
@@ -56,7 +56,7 @@ def run_command(url: str | None) -> None:
     # Alembic and others say little that a person needs.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     api = Api(url)
-    database = open_archive(api.settings, create=True)
+    database = open_database(api.settings, create=True)
     # Imported with SQLAlchemy there for certain.
     from launch_worker.archive.follow import Archive
 
@@ -69,7 +69,7 @@ def run_command(url: str | None) -> None:
 def status_command(url: str | None, as_json: bool) -> None:
     """Say whether a process writes the archive, how far behind it is, and what it has."""
     api = Api(url)
-    database = open_archive(api.settings)
+    database = open_database(api.settings)
     from launch_worker.archive.status import status
 
     found = status(database, api.store)
@@ -124,10 +124,10 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
     age_s = _age_s(older_than) if older_than else None
     given = _selection(state, project)
     api = Api(url)
-    database = open_archive(api.settings)
+    database = open_database(api.settings)
     from launch_worker.archive.deletion import delete_runs
     from launch_worker.archive.selection import Selection, preview
-    from launch_worker.archive.version import check_version
+    from launch_worker.database.version import check_version
 
     check_version(database)
     before = api.store.now_us() - as_us(age_s) if age_s is not None else None
@@ -165,10 +165,10 @@ def export_command(url: str | None, form: str, since: str | None, until: str | N
     """Print runs one a line: as CSV, or as JSON with their attempts, transitions and usage."""
     given: dict[str, Any] = _selection(state, project)
     given |= {"created_from": moment(since, "--since"), "created_before": moment(until, "--until")}
-    database = open_archive(Api(url).settings)
+    database = open_database(Api(url).settings)
     from launch_worker.archive.export import csv_lines, objects
     from launch_worker.archive.selection import Selection
-    from launch_worker.archive.version import check_version
+    from launch_worker.database.version import check_version
 
     check_version(database)
     selection = Selection(**given)

@@ -8,8 +8,8 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.archive import open_archive
 from launch_worker.cli.archive import moment
+from launch_worker.database import open_database
 
 
 @click.command(epilog="Example: launch-worker audit --who ada --since 7d")
@@ -28,7 +28,7 @@ def audit_command(
     Names are those that clients say. It is read from the archive.
     """
     start = moment(since, "--since")
-    database = open_archive(Api(url).settings)
+    database = open_database(Api(url).settings)
     from launch_worker.archive.acts import Wanted, acts
 
     found = acts(database, Wanted(who=who, what=what, target=target, since=start, limit=limit))

@@ -12,7 +12,7 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.archive import open_archive
+from launch_worker.database import open_database
 from launch_worker.errors import ArchiveError, InputError, UnknownRunError
 from launch_worker.model.advice import advise
 from launch_worker.model.needs import Needs, parse_needs
@@ -241,7 +241,7 @@ def usage_command(
     since_us, until_us = _moment(since, "--since", now_us), None
     if until is not None:
         until_us = _moment(until, "--until", now_us)
-    database = open_archive(api.settings)
+    database = open_database(api.settings)
     # Imported with SQLAlchemy there for certain.
     from launch_worker.archive.sums import WAYS, sums
 

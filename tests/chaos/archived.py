@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from launch_worker.archive.database import Database
+from launch_worker.database.database import Database
 from launch_worker.store.store import Store
 from tests.support.archives import everything
 

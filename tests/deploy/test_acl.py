@@ -17,9 +17,9 @@ import redis
 
 from launch_worker import submit
 from launch_worker.api.client import Api
-from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
 from launch_worker.archive.status import status
+from launch_worker.database.database import Database
 from launch_worker.errors import BrokerUnavailableError, ForbiddenError
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import insert, select
 
 from launch_worker.archive import schema
-from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
-from launch_worker.archive.migrate import migrate
+from launch_worker.database.database import Database
+from launch_worker.database.migrate import migrate
 from launch_worker.store.store import Store
 from tests.support.postgres import Postgres, programs
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch_worker.archive import schema
-from launch_worker.archive.database import Database
+from launch_worker.database.database import Database
 from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 from tests.conftest import wait_until

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launch_worker.api.client import Run, submit
-from launch_worker.archive import open_archive
+from launch_worker.database import open_database
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Usage
 from launch_worker.store import keys
@@ -284,7 +284,7 @@ def test_sums_come_from_the_archive(cluster: Cluster) -> None:
     worker(cluster)
     run = make(cluster, BURN, "1.0", project="lab/a", queue="default", memory="64M", cpus=0.1)
     usage = ended(run)
-    follower = Follower(cluster.api.store, database := open_archive(cluster.api.settings, create=True))
+    follower = Follower(cluster.api.store, database := open_database(cluster.api.settings, create=True))
     follower.catch_up()
     found = json.loads(cluster.run("launch-worker", "usage", "--by", "project", "--json").out)
     assert (found["project"], found["attempts"], found["cpu_s"]) == ("lab/a", 1, usage.cpu_s)

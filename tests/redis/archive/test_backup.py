@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.archive.database import Database
+from launch_worker.database.database import Database
 from launch_worker.store.store import Store
 from tests.support.archives import Follower, everything
 from tests.support.arrows import FINISHED, claim, create

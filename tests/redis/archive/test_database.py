@@ -12,10 +12,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from launch_worker.archive import schema
-from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
-from launch_worker.archive.migrate import has_tables, migrate
-from launch_worker.archive.version import check_version
+from launch_worker.database.database import Database
+from launch_worker.database.migrate import has_tables, migrate
+from launch_worker.database.version import check_version
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError, SettingsError
 from launch_worker.store.store import Store
 

@@ -11,10 +11,10 @@ import pytest
 
 from launch_worker.archive import schema
 from launch_worker.archive.acts import Wanted, acts
-from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
 from launch_worker.archive.leader import LeaseLostError
 from launch_worker.archive.query import where_it_is
+from launch_worker.database.database import Database
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store

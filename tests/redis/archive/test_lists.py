@@ -15,8 +15,8 @@ from sqlalchemy import update
 
 from launch_worker.api.client import Api
 from launch_worker.archive import schema
-from launch_worker.archive.database import Database
 from launch_worker.archive.past import LOST
+from launch_worker.database.database import Database
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store

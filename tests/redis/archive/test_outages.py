@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import NoResultFound
 
-from launch_worker.archive.database import Database
 from launch_worker.archive.follow import Archive
+from launch_worker.database.database import Database
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import ArchiveError
 from launch_worker.store.store import Store

@@ -14,8 +14,8 @@ from sqlalchemy import insert, update
 
 from launch_worker.api.filters import parse_filter, parse_order
 from launch_worker.archive import rows, schema
-from launch_worker.archive.database import Database
 from launch_worker.archive.query import FACETS, Question, count, facets, has_key, listed
+from launch_worker.database.database import Database
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from launch_worker.archive import open_archive, schema
-from launch_worker.archive.database import Database
+from launch_worker.archive import schema
 from launch_worker.archive.deletion import delete_runs
 from launch_worker.archive.export import csv_lines, objects
 from launch_worker.archive.past import find
 from launch_worker.archive.selection import Selection, preview
 from launch_worker.archive.status import status
+from launch_worker.database import open_database
+from launch_worker.database.database import Database
 from launch_worker.errors import ArchiveUnavailableError, LaunchError, UnknownRunError
 from launch_worker.logs.manifest import Manifest
 from launch_worker.logs.stored import StoredLogs
@@ -187,5 +188,5 @@ def test_no_archive_is_said_so_and_not_made_by_those_who_read(tmp_path: Any) -> 
     settings = Settings.from_env({"LAUNCH_WORK_DIR": str(tmp_path)})
     assert not settings.has_archive
     with pytest.raises(ArchiveUnavailableError, match="launch-worker archive run"):
-        open_archive(settings)
+        open_database(settings)
     assert not list(tmp_path.iterdir())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from launch_worker.archive import schema
-from launch_worker.archive.database import Database
 from launch_worker.archive.sums import By, Total, sums
+from launch_worker.database.database import Database
 from launch_worker.model.usage import KeptUsage, Usage
 from launch_worker.store import keys
 from launch_worker.store.store import Store

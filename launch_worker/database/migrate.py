@@ -1,4 +1,4 @@
-"""Brings the archive's tables to this program's form, and refuses tables that a newer program made."""
+"""Brings the tables to this program's form, and refuses tables that a newer program made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from launch_worker.archive.database import Database
-from launch_worker.archive.version import refuse_newer
+from launch_worker.database.database import Database
+from launch_worker.database.version import refuse_newer
 
 #: Key of the lock under which PostgreSQL's tables are changed: two programs may start at once.
 _LOCK = 0x6C61756E6368
@@ -21,7 +21,7 @@ _LOCK = 0x6C61756E6368
 def migrate(database: Database) -> bool:
     """Make or change the tables in one transaction. Returns whether there was something to do.
 
-    The caller holds the lease, if there are tables yet.
+    The caller holds the archive's lease, if there are tables yet.
     """
     scripts = _scripts()
     with database.writing() as connection:
@@ -37,7 +37,7 @@ def migrate(database: Database) -> bool:
 
 
 def has_tables(database: Database) -> bool:
-    """Whether the archive was made. Raises ArchiveError for one that a newer program made."""
+    """Whether the tables were made. Raises ArchiveError for those that a newer program made."""
     with database.reading() as connection:
         version = _version(connection)
     if version is not None:

@@ -1,4 +1,4 @@
-"""Says whether the archive's tables have this program's form, for those who only read: without Alembic."""
+"""Says whether the tables have this program's form, for those who only read: without Alembic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Column, MetaData, String, Table, inspect, select
 
-from launch_worker.archive.database import Database
+from launch_worker.database.database import Database
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32)))

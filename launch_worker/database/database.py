@@ -1,4 +1,4 @@
-"""Opens the archive's database, SQLite or PostgreSQL, and turns its errors into sentences."""
+"""Opens a database, SQLite or PostgreSQL, and turns its errors into sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONNECT_S = 5
 
 
 class Database:
-    """One archive's database. Thread-safe. Every method raises ArchiveError with a sentence."""
+    """One database. Thread-safe. Every method raises ArchiveError with a sentence."""
 
     def __init__(self, url: str) -> None:
         self.url = _checked(url)
