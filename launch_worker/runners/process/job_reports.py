@@ -120,4 +120,5 @@ class JobReports:
 
 
 def _used_by(job: GuardedJob) -> dict[str, Any]:
-    return {} if job.used is None else {"used": job.used}
+    used = job.used
+    return {} if used is None else {"used": used}
