@@ -13,7 +13,12 @@ PAGE = ROOT / "docs/architecture.md"
 BEGIN, END = "<!-- the tree: make maps -->", "<!-- end of the tree -->"
 
 #: Folders without Python.
-FOLDERS = {"lua": "One script for each arrow or question.", "words": "What the scripts share, a file for each subject."}
+FOLDERS = {
+    "lua": "One script for each arrow or question.",
+    "static": "What browsers get as it is.",
+    "templates": "The pages, filled by Jinja.",
+    "words": "What the scripts share, a file for each subject.",
+}
 
 
 def first_line(path: Path) -> str:

@@ -41,6 +41,24 @@ class ForbiddenError(BrokerUnavailableError):
     """The Redis user may not do this; nothing was written."""
 
 
+class ServerUnavailableError(LaunchError):
+    """The server of the API did not answer; whether it did what was asked is not known."""
+
+    exit_code = 69
+
+
+class LoginError(LaunchError):
+    """Nobody is logged in: the login is missing, wrong, expired or revoked."""
+
+    exit_code = 77
+
+
+class NotAllowedError(LaunchError):
+    """The person who is logged in may not do this; nothing was done."""
+
+    exit_code = 77
+
+
 class ArchiveError(LaunchError):
     """The archive cannot be used until a person does something; runs go on without it."""
 

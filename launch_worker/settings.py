@@ -71,6 +71,10 @@ class Settings:
     log_keep_bytes: int = 1 << 30
     #: Bytes of ended runs in Redis, about and without their output, that wait for an archive beyond their retention.
     unarchived_bytes: int = 1 << 30
+    #: Address at which the server listens: HOST:PORT.
+    server_address: str = "127.0.0.1:7600"
+    #: Names under which people reach the server, besides the machine's own and its numbers.
+    server_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -179,6 +183,8 @@ class Settings:
             wandb_env=_switch("LAUNCH_WANDB_ENV", env.get("LAUNCH_WANDB_ENV") or "1"),
             health_address=_address(env.get("LAUNCH_HEALTH_ADDRESS", "")),
             health_file=Path(env["LAUNCH_HEALTH_FILE"]).absolute() if env.get("LAUNCH_HEALTH_FILE") else None,
+            server_address=env.get("LAUNCH_SERVER_ADDRESS") or cls.server_address,
+            server_hosts=_words(env.get("LAUNCH_SERVER_HOSTS", "")),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
 
@@ -187,6 +193,10 @@ def _switch(name: str, text: str) -> bool:
     if text not in ("0", "1"):
         raise SettingsError(f"{name} must be 0 or 1")
     return text == "1"
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _address(text: str) -> tuple[str, int] | None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "runs": "launch_worker.cli.runs",
     "schedules": "launch_worker.cli.schedules",
     "schema": "launch_worker.cli.schema",
+    "server": "launch_worker.cli.server",
     "show": "launch_worker.cli.runs",
     "start": "launch_worker.cli.start",
     "status": "launch_worker.cli.status",

@@ -48,8 +48,8 @@ def test_the_tree_is_as_the_package_is() -> None:
     assert page == TREE["with_tree"](page), "write it anew with: make maps"
 
 
-#: Paths that the docs speak of, and that are of a container, of a user's folder, or stand for any script.
-ELSEWHERE = ("/launch/config.json", "celery.py", "launch_worker/store/lua/NAME.lua")
+#: Paths that the docs speak of, and that are of a container, the server, a user's folder, or stand for any script.
+ELSEWHERE = ("/launch/config.json", "/openapi.json", "celery.py", "launch_worker/store/lua/NAME.lua")
 
 
 def test_each_package_has_its_paragraph() -> None:

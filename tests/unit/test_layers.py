@@ -95,7 +95,14 @@ def test_imports_are_absolute() -> None:
 
 @pytest.mark.parametrize("library", ["pydantic", "pydantic_core", "fsspec"])
 def test_a_slow_library_is_imported_inside_functions_only(library: str) -> None:
-    early = [str(found) for found in IMPORTS if found.target.partition(".")[0] == library and not found.in_function]
+    early = [
+        str(found)
+        for found in IMPORTS
+        if found.target.partition(".")[0] == library
+        and not found.in_function
+        # Nobody waits for the start of a server, whose models these are.
+        and not below(found.importer).startswith("server.")
+    ]
     assert not early, "\n".join(early)
 
 
@@ -130,6 +137,8 @@ def test_the_guard_needs_the_standard_library_only() -> None:
         ("launch_worker.cli.health", {"celery", "kombu", "redis", "pydantic", "rich", "http"}),
         ("launch_worker.cli.main", {"celery", "kombu", "redis", "pydantic", "rich"}),
         ("launch_worker.runners.process.guard", {"celery", "kombu", "redis", "pydantic", "click"}),
+        ("launch_worker.celery.application", {"fastapi", "starlette", "uvicorn", "httpx", "jinja2", "sqlalchemy"}),
+        ("launch_worker.agent.launch_agent", {"fastapi", "starlette", "uvicorn", "httpx", "jinja2", "sqlalchemy"}),
     ],
 )
 def test_importing_a_module_alone_loads_no_heavy_library(module: str, forbidden: set[str]) -> None:

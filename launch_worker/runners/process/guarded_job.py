@@ -118,9 +118,7 @@ class GuardedJob:
     @property
     def ended_by(self) -> StopReason:
         """Why its main process was signalled, or could not be though it should have been; '' for neither."""
-        # The main process is looked up where that may decide only: most jobs end by themselves.
-        touched = self.signalled or self.foreign
-        is_signalled = self.was_stopped or (touched and (self.main in self.signalled or self.main in self.foreign))
+        is_signalled = self.was_stopped or (self.signalled and self.main in self.signalled) or self.main in self.foreign
         return self.stopped_by if is_signalled else ""
 
     def due(self) -> float:

@@ -120,5 +120,4 @@ class JobReports:
 
 
 def _used_by(job: GuardedJob) -> dict[str, Any]:
-    used = job.used
-    return {} if used is None else {"used": used}
+    return {} if job.used is None else {"used": job.used}

@@ -1,0 +1,53 @@
+"""Defines `server`: the API of a launch system, for people who do not reach its Redis."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+import click
+
+from launch_worker import terminal
+from launch_worker.errors import SettingsError
+from launch_worker.runners.process.own_process import have_usual_signals
+from launch_worker.settings import Settings
+from launch_worker.untrusted.log_line import OneLine
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+@click.command(epilog="Example: launch-worker server --address 127.0.0.1:7600")
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Where it listens; port 0 is any free one (default: LAUNCH_SERVER_ADDRESS, else 127.0.0.1:7600).",
+)
+@click.pass_obj
+def server_command(url: str | None, address: str | None) -> None:
+    """Serve the API until SIGTERM or Ctrl-C.
+
+    On loopback the printed address lets its reader in: whoever has it may do everything.
+    """
+    have_usual_signals(but_hang_up=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The server has its own handlers as long as it runs, and sends itself the signal again at its end.
+        signal.signal(number, lambda *_: None)
+    handler = logging.StreamHandler()
+    handler.addFilter(OneLine())
+    logging.basicConfig(level=logging.WARNING, format=_FORMAT, handlers=[handler])
+    logging.getLogger("launch_worker").setLevel(logging.INFO)
+    settings = Settings.from_env(redis_url=url)
+    try:
+        from launch_worker.server.address import Address
+        from launch_worker.server.serve import serve
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"the server needs {error.name}, which is not installed; install it with: "
+            "pip install 'launch_worker[server]'"
+        ) from None
+
+    serve(settings, Address.parse(address or settings.server_address), ready=_welcome)
+
+
+def _welcome(url: str) -> None:
+    terminal.say(f"the server is up: {url}")

@@ -1,0 +1,135 @@
+"""Finds out who asks, and whether that person may do what a route does: each route declares that once."""
+
+from __future__ import annotations
+
+import getpass
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from launch_worker.errors import LoginError, NotAllowedError
+from launch_worker.people.roles import Act, Person, Role, Scope, may, refusal
+from launch_worker.server.shared import Shared, shared_of
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A person whose login was proven, and where the request came from."""
+
+    person: Person
+    address: str
+
+    def check(self, act: Act, *, project: str = "", owner: str = "") -> None:
+        """Raises NotAllowedError when the person may not do this to a thing of this project and owner."""
+        if not may(self.person, act, project=project, owner=owner):
+            raise NotAllowedError(refusal(self.person, act, project=project))
+
+
+class Allowed:
+    """The declaration of a route: what it does, and so who may call it. FastAPI calls it before the route."""
+
+    def __init__(self, act: Act | None) -> None:
+        self.act = act
+
+    def __call__(self, request: Request) -> Asker | None:
+        if self.act is None:
+            return None
+        asker = asker_of(request)
+        rule = self.act.rule
+        if rule.scope is Scope.PROJECT or rule.own is not None:
+            # The route knows the project and the owner, and calls `check` with them.
+            if asker.person.highest < self.act.least:
+                raise NotAllowedError(refusal(asker.person, self.act))
+        else:
+            asker.check(self.act)
+        return asker
+
+
+def allowed(act: Act) -> Any:
+    """A parameter of a route, which gets the `Asker`: `asker: Annotated[Asker, allowed(Act.SUBMIT)]`."""
+    return Depends(Allowed(act))
+
+
+#: The declaration of a route that anybody may call, without a login: `dependencies=[for_everybody]`.
+for_everybody = Depends(Allowed(None))
+
+
+def asker_of(request: Request) -> Asker:
+    """Who asks. Raises LoginError, without a word on what of the login was wrong."""
+    shared = shared_of(request)
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind:
+        person = _by_token(shared, token.strip()) if kind.lower() == "bearer" else None
+    else:
+        person = _by_session(shared, request.cookies.get(cookie_name(request), ""))
+    if person is None:
+        raise LoginError(
+            "the login is missing, wrong or expired; log in with: launch-worker login URL, or set LAUNCH_API_TOKEN"
+        )
+    return Asker(person, request.client.host if request.client else "")
+
+
+def cookie_name(request: Request) -> str:
+    """The name of the session's cookie.
+
+    Browsers keep a `__Host-` cookie from being set by others, and take it over https only. Cookies of one machine are
+    the same for all its ports, so that the name without https has the port.
+    """
+    if request.url.scheme == "https":
+        return "__Host-launch_worker"
+    return f"launch_worker_{shared_of(request).address.port}"
+
+
+def set_cookie(request: Request, response: Any, value: str, *, max_age_s: int) -> None:
+    """Have the browser keep a session."""
+    response.set_cookie(
+        cookie_name(request),
+        value,
+        max_age=max_age_s,
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def is_loopback_key(shared: Shared, text: str) -> bool:
+    return bool(shared.loopback_key) and hmac.compare_digest(shared.loopback_key.encode(), text.encode())
+
+
+def _by_token(shared: Shared, text: str) -> Person | None:
+    return _this_user() if is_loopback_key(shared, text) else None
+
+
+def _by_session(shared: Shared, text: str) -> Person | None:
+    return _this_user() if is_loopback_key(shared, text) else None
+
+
+def _this_user() -> Person:
+    """Who has the key of loopback: the user who started the server, and who could do all of it without."""
+    return Person(name=getpass.getuser(), role=Role.ADMIN, how="loopback")
+
+
+def declarations(router: APIRouter) -> Iterator[tuple[APIRoute, Act | None]]:
+    """Each route with what it declares. Raises TypeError for a route that declares nothing, or twice."""
+    for route in router.routes:
+        if not isinstance(route, APIRoute):
+            continue
+        found = list(_declared(route.dependant))
+        if len(found) != 1:
+            raise TypeError(
+                f"route {route.path} must declare once who may call it, by allowed(Act.…), and does {len(found)} times"
+            )
+        yield route, found[0].act
+
+
+def _declared(dependant: Dependant) -> Iterator[Allowed]:
+    if isinstance(dependant.call, Allowed):
+        yield dependant.call
+    for inner in dependant.dependencies:
+        yield from _declared(inner)

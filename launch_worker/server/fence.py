@@ -1,0 +1,130 @@
+"""Stands before all routes: refuses strangers' names, other sites' acts and large bodies, and sets safe headers."""
+
+from __future__ import annotations
+
+import logging
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from launch_worker.server.address import Names
+from launch_worker.server.problems import problem
+
+log = logging.getLogger("launch_worker.server")
+
+#: Bytes of a request's body at most, where a route does not allow more.
+BODY_BYTES = 1 << 20
+_LIMIT = "launch_worker.body_bytes"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+#: Content Security Policy of every answer that has none of its own: this server's own files only, no inline code.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Fence:
+    """The outermost part of the application."""
+
+    def __init__(self, app: ASGIApp, *, names: Names) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            # Nothing here speaks it.
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        sending = _with_safe_headers(send, is_https=scope.get("scheme") == "https")
+        refusal = self._refusal(scope["method"], headers)
+        if refusal:
+            await problem(*refusal, code="NotAllowedError")(scope, receive, sending)
+            return
+        scope[_LIMIT] = BODY_BYTES
+        has_begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await sending(message)
+
+        try:
+            await self._app(scope, _bounded(scope, receive), noting)
+        except Exception:
+            log.exception("server.failed route=%s %s", scope["method"], scope["path"])
+            if has_begun:
+                # The connection is cut: the client sees that the answer has no end.
+                raise
+            answer = problem(500, "the server failed here; its log says why", code="LaunchError")
+            await answer(scope, receive, sending)
+
+    def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
+        """Status and sentence for a request that no route may see."""
+        host = headers.get("host", "")
+        if not self._names.has(host):
+            return 421, "this server is not called by this name; an admin adds names with LAUNCH_SERVER_HOSTS"
+        site = headers.get("sec-fetch-site")
+        is_foreign = site not in (None, "same-origin", "none")
+        if method not in _SAFE_METHODS:
+            origin = headers.get("origin")
+            if is_foreign or (origin is not None and urlsplit(origin).netloc.lower() != host.lower()):
+                return 403, "another site may not act here; open this server's own page"
+        elif is_foreign and headers.get("sec-fetch-mode") != "navigate":
+            return 403, "another site may not read this; open this server's own page"
+        return None
+
+
+def allow_body(request: Request, body_bytes: int) -> None:
+    """Let a route that reads its request as a stream take a larger body; call it before the first read."""
+    request.scope[_LIMIT] = body_bytes
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    """A `receive` that refuses a body beyond the limit, as early as that is known."""
+    seen = 0
+    said = Headers(scope=scope).get("content-length", "")
+    length = int(said) if said.isascii() and said.isdigit() else 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            limit: int = scope[_LIMIT]
+            if max(seen, length) > limit:
+                raise HTTPException(413, f"the body is larger than {limit:,} bytes")
+        return message
+
+    return bounded
+
+
+def _with_safe_headers(send: Send, *, is_https: bool) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=message.setdefault("headers", []))
+            for name, value in _HEADERS.items():
+                headers[name] = value
+            headers.setdefault("Content-Security-Policy", POLICY)
+            # What a person may see must not stay in a cache that another person reads.
+            headers.setdefault("Cache-Control", "private, no-cache")
+            if is_https:
+                headers["Strict-Transport-Security"] = "max-age=31536000"
+        await send(message)
+
+    return sending

@@ -1,0 +1,96 @@
+"""Describes the API as OpenAPI 3.1: who may call each route comes from its declaration, and so do its errors."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from launch_worker.people.roles import Act, Role
+from launch_worker.server.asker import declarations
+from launch_worker.server.problems import CONTENT_TYPE, Problem
+
+_SECURITY: list[dict[str, list[str]]] = [{"token": []}, {"session": []}]
+_SCHEMES = {
+    "token": {"type": "http", "scheme": "bearer", "description": "A token of `launch-worker tokens create`."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "__Host-launch_worker",
+        "description": "A browser's login. Over http on loopback the cookie is named launch_worker_PORT.",
+    },
+}
+#: Errors of every route, and those of routes that need a login.
+_ERRORS = {
+    413: "The body is too large.",
+    421: "The server is not called by this name.",
+    503: "Redis or the archive is away.",
+}
+_LOGIN_ERRORS = {401: "The login is missing, wrong or expired.", 403: "The role is not enough, or another site asks."}
+
+
+def describe(application: FastAPI, routers: Sequence[tuple[str, APIRouter]]) -> None:
+    """Have the application describe the routes of these routers, each with its prefix."""
+    acts = {
+        (f"{prefix}{route.path}", method.lower()): act
+        for prefix, router in routers
+        for route, act in declarations(router)
+        for method in route.methods or ()
+    }
+
+    def openapi() -> dict[str, Any]:
+        if application.openapi_schema is None:
+            application.openapi_schema = _document(application, acts)
+        return application.openapi_schema
+
+    application.openapi = openapi  # type: ignore[method-assign]
+
+
+def role_of(act: Act | None) -> str:
+    """The least standing that may do this to anything at all, as people read it."""
+    if act is None:
+        return "nobody"
+    return act.least.label if act.least > Role.NONE else "any login"
+
+
+def _document(application: FastAPI, acts: dict[tuple[str, str], Act | None]) -> dict[str, Any]:
+    document = get_openapi(
+        title="launch_worker",
+        version=importlib.metadata.version("launch_worker"),
+        description="Runs, queues, workers and people of one launch system. Errors are problem documents (RFC 9457).",
+        routes=application.routes,
+    )
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = _SCHEMES
+    schemas = components.setdefault("schemas", {})
+    schemas["Problem"] = Problem.model_json_schema()
+    # FastAPI's own form of errors is not used.
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            act = acts[path, method]
+            operation["x-role"] = role_of(act)
+            operation["security"] = _SECURITY if act else []
+            _describe_errors(operation, needs_login=act is not None)
+    return document
+
+
+def _describe_errors(operation: dict[str, Any], *, needs_login: bool) -> None:
+    responses: dict[str, Any] = operation["responses"]
+    takes_input = "parameters" in operation or "requestBody" in operation
+    named = (
+        _ERRORS | (_LOGIN_ERRORS if needs_login else {}) | ({422: "The input cannot be used."} if takes_input else {})
+    )
+    if "requestBody" in operation:
+        named |= {400: "The body is not JSON."}
+    responses.pop("422", None)
+    for status, meaning in named.items():
+        responses.setdefault(str(status), {"description": meaning})
+    for code, response in responses.items():
+        if code >= "400" and "content" not in response:
+            response["content"] = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    operation["responses"] = dict(sorted(responses.items()))

@@ -1,0 +1,108 @@
+"""Turns every error into a problem document of RFC 9457, whose `detail` is the sentence of the command line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from launch_worker import errors
+from launch_worker.untrusted.text import clean
+
+log = logging.getLogger("launch_worker.server")
+
+CONTENT_TYPE = "application/problem+json"
+
+#: Status of each error, the most special class first that an error is an instance of.
+STATUSES: Mapping[type[errors.LaunchError], int] = {
+    errors.DeletedRunError: 410,
+    errors.UnknownRunError: 404,
+    errors.InputError: 422,
+    errors.LoginError: 401,
+    errors.NotAllowedError: 403,
+    errors.RefusedError: 409,
+    errors.SweepOverError: 409,
+    errors.RedisFullError: 507,
+    errors.BrokerUnavailableError: 503,
+    errors.ServerUnavailableError: 503,
+    errors.ArchiveUnavailableError: 503,
+}
+
+
+class Problem(BaseModel):
+    """What went wrong, as RFC 9457 has it."""
+
+    type: str = Field(default="about:blank", description="Always about:blank: `code` tells errors apart.")
+    title: str = Field(description="Meaning of the status.", examples=["Not Found"])
+    status: int = Field(description="HTTP status.", examples=[404])
+    detail: str = Field(
+        description="One sentence that says what is wrong and what to do, the same as the command line's.",
+        examples=["there is no run 'x'; look for it with: launch-worker runs"],
+    )
+    code: str = Field(
+        description="Name of the error's class in `launch_worker.errors`.", examples=["UnknownRunError", "InputError"]
+    )
+
+
+def status_of(error: errors.LaunchError) -> int:
+    """The HTTP status of an error of ours; 500 for one that no client can cause or mend."""
+    return next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
+
+
+def problem(status: int, detail: str, *, code: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A problem document."""
+    title = HTTPStatus(status).phrase
+    content = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
+    return JSONResponse(
+        content, status, headers={"Cache-Control": "no-store"} | dict(headers or {}), media_type=CONTENT_TYPE
+    )
+
+
+def of_error(error: errors.LaunchError) -> JSONResponse:
+    """The problem document of an error of ours."""
+    status = status_of(error)
+    headers = {"WWW-Authenticate": 'Bearer realm="launch_worker"'} if status == 401 else {}
+    return problem(status, str(error), code=type(error).__name__, headers=headers)
+
+
+def handle_errors(application: FastAPI) -> None:
+    """Have the application answer every error with a problem document."""
+    application.add_exception_handler(errors.LaunchError, _ours)
+    application.add_exception_handler(RequestValidationError, _invalid)
+    application.add_exception_handler(HTTPException, _of_http)
+
+
+async def _ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.LaunchError)
+    if status_of(error) == 500:
+        log.error("server.failed route=%s %s: %s", request.method, request.url.path, error)
+    return of_error(error)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return problem(400, "the body is not JSON", code="InputError")
+    where, *path = (str(part) for part in first["loc"])
+    what = ".".join(path) or where
+    place = {"query": "parameter", "path": "part of the path", "header": "header", "body": "field"}.get(where, where)
+    named = f"the {place} {clean(what)[:100]}" if path else f"the {where}"
+    return problem(422, f"{named} cannot be used: {clean(first['msg'])[:300].lower()}", code="InputError")
+
+
+async def _of_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = error.detail
+    if error.status_code == 404 and detail == "Not Found":
+        detail = "there is nothing at this address; see /api"
+    elif error.status_code == 405:
+        detail = f"{request.method} is not possible here; see /api"
+    return problem(error.status_code, detail, code="InputError", headers=error.headers)

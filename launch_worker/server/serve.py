@@ -1,0 +1,89 @@
+"""Runs the application by uvicorn in this process until it is asked to stop."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from launch_worker.errors import SettingsError
+from launch_worker.server.address import Address
+from launch_worker.server.application import make_application
+from launch_worker.server.shared import Shared
+from launch_worker.settings import Settings
+
+#: Seconds for what is being answered when the server is asked to stop.
+_STOP_S = 10
+_KEY_FILE = "server-key"
+
+
+def serve(settings: Settings, address: Address, *, ready: Callable[[str], None]) -> None:
+    """Serve at an address until SIGTERM or SIGINT; `ready` gets the URL for people. Raises SettingsError."""
+    if not address.is_loopback:
+        raise SettingsError(
+            f"the server would be open to everybody at {address.host}: nobody can log in yet; "
+            "let it listen on loopback: --address 127.0.0.1:7600"
+        )
+    listening = address.listen()
+    with listening:
+        address = Address(address.host, listening.getsockname()[1])
+        key = loopback_key(settings.work_dir)
+        application = make_application(settings, address=address, loopback_key=key)
+        HttpServer(application, ready=lambda: ready(f"{address.url}/?token={key}")).run([listening])
+
+
+def loopback_key(folder: Path) -> str:
+    """The key of the printed address, the same each time. Raises SettingsError."""
+    path = folder / _KEY_FILE
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "r+") as file:
+            said = os.fstat(descriptor)
+            key = file.read()
+            if said.st_uid != os.geteuid() or said.st_mode & 0o077:
+                raise SettingsError(f"{path} must be yours alone; delete it, and the server makes another one")
+            if len(key) < 32:
+                key = secrets.token_urlsafe(32)
+                file.seek(0)
+                file.truncate()
+                file.write(key)
+    except OSError as error:
+        raise SettingsError(
+            f"the server's key cannot be kept in {path} ({error.strerror}); set LAUNCH_WORK_DIR to a folder of yours"
+        ) from None
+    return key
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's server, which says when it is ready, and lets streams end when it is asked to stop."""
+
+    def __init__(self, application: FastAPI, *, ready: Callable[[], None] = lambda: None) -> None:
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_graceful_shutdown=_STOP_S,
+        )
+        super().__init__(config)
+        self._shared: Shared = application.state.shared
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A second Ctrl-C ends it without waiting.
+        super().handle_exit(sig, frame)
+        self._shared.stopping.set()

@@ -1,0 +1,35 @@
+"""Holds what all requests of one server share: settings, the connection to Redis, the way in for loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from launch_worker.api.connection import Connection
+from launch_worker.server.address import Address
+from launch_worker.settings import Settings
+
+
+@dataclass
+class Shared:
+    """One server's own things. Its connection is thread-safe."""
+
+    settings: Settings
+    address: Address
+    #: Key of the printed address, which lets its user in; '' where the server is not on loopback.
+    loopback_key: str
+    connection: Connection
+    #: Set when the server is asked to stop: streams end, and nothing that waits goes on.
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def shared_of(request: Request) -> Shared:
+    """The server's own things, for a route."""
+    shared: Shared = request.app.state.shared
+    return shared
+
+
+SharedHere = Annotated[Shared, Depends(shared_of)]

@@ -1,0 +1,100 @@
+"""The command `launch-worker server` as a process of its own: how it starts, what it refuses, how it stops."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from launch_worker.server.address import Address
+from tests.conftest import wait_until
+from tests.support.ports import own_port
+from tests.system.conftest import Cluster, Part
+
+
+class ServerPart(Part):
+    """The server's process."""
+
+    @property
+    def link(self) -> str:
+        """The address that it printed, with its key."""
+        return wait_until(lambda: re.search(r"http://\S+", self.log), what=f"it is up: {self.log}")[0]
+
+
+@pytest.fixture
+def start(cluster: Cluster) -> Iterator[Starter]:
+    starter = Starter(cluster)
+    yield starter
+    for part in starter.parts:
+        part.kill()
+
+
+class Starter:
+    """Starts servers of one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.parts: list[ServerPart] = []
+
+    def __call__(self, *arguments: str) -> ServerPart:
+        log_path: Path = self._cluster.folder / f"server.{len(self.parts)}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                ["launch-worker", "server", *arguments],
+                cwd=self._cluster.folder,
+                env=self._cluster.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.parts.append(ServerPart(process, log_path))
+        return self.parts[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly(start: Starter, number: int) -> None:
+    part = start("--address", "127.0.0.1:0")
+    assert httpx.get(part.link, trust_env=False).status_code == 303
+    part.signal(number)
+    assert part.wait() == 0
+    assert "Traceback" not in part.log
+
+
+def test_a_browsers_login_outlasts_a_restart(start: Starter) -> None:
+    address = f"127.0.0.1:{own_port()}"
+    first = start("--address", address)
+    with httpx.Client(base_url=f"http://{address}", trust_env=False) as browser:
+        browser.get(first.link)
+        assert browser.get("/api/v1/whoami").status_code == 200
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0
+        assert start("--address", address).link == first.link
+        assert browser.get("/api/v1/whoami").status_code == 200
+
+
+def test_a_taken_port_gets_a_sentence(start: Starter) -> None:
+    with Address("127.0.0.1", 0).listen() as taken:
+        part = start("--address", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert part.wait() == 2
+    assert "another program listens there" in part.log
+    assert part.log.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_off_loopback_without_a_login_it_does_not_start(start: Starter, address: str) -> None:
+    part = start("--address", address)
+    assert part.wait() == 2
+    assert "nobody can log in" in part.log
+    assert part.log.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "::1:7600", "http://127.0.0.1:7600"])
+def test_an_address_that_is_none_gets_a_sentence(start: Starter, address: str) -> None:
+    part = start("--address", address)
+    assert part.wait() == 2
+    assert "write it as 127.0.0.1:7600" in part.log
