@@ -388,13 +388,21 @@ def _logs(api: Api) -> Iterator[Finding]:
         )
         return
     yield Finding("ok", "logs", f"the whole output of large logs is kept at {objects.shown}")
-    # With one, `archive prune` and `archive delete` delete them.
-    if not api.store.has_archive():
+    archive = api.store.archive_state()
+    if not archive.name:
         yield Finding(
             "warning",
             "logs.undeleted",
             f"nothing deletes the logs at {objects.shown} when their runs are deleted, for there is no archive",
             "delete old ones yourself, by a rule of the bucket or by cron (docs/archive.md)",
+        )
+    elif archive.log_url != objects.shown:
+        where = f"deletes logs at {archive.log_url}" if archive.log_url else "has no LAUNCH_LOG_URL"
+        yield Finding(
+            "warning",
+            "logs.undeleted",
+            f"nothing deletes the logs at {objects.shown} when their runs are deleted: the archive's process {where}",
+            "set the same LAUNCH_LOG_URL for launch-worker archive run, and start it again",
         )
 
 

@@ -129,6 +129,7 @@ class Applier:
         """Empty the rows of runs that a person deleted; runs that the archive does not have stay away."""
         if not deleted:
             return
+        self._delete_logs({run_id: at for run_id, (at, _) in deleted.items()})
         empty: Row = dict.fromkeys(_EMPTIED, "")
         self._update_runs(
             [
@@ -143,12 +144,26 @@ class Applier:
             self._connection.execute(update(attempts).where(attempts.c.run_id.in_(chunk)).values(reasonless))
             self._connection.execute(update(steps).where(steps.c.run_id.in_(chunk)).values(reason=""))
 
-    def delete_rows(self, run_ids: Sequence[str]) -> None:
+    def delete_rows(self, run_ids: Sequence[str], *, at: int) -> None:
         """Delete these runs with everything that belongs to them."""
+        self._delete_logs(dict.fromkeys(run_ids, at))
         for table in (schema.run_tags, schema.attempts, schema.transitions, schema.usage):
             self._delete(table, run_ids)
         for chunk in _chunks(run_ids):
             self._connection.execute(delete(schema.runs).where(schema.runs.c.id.in_(chunk)))
+
+    def _delete_logs(self, deleted: Mapping[str, int]) -> None:
+        """Have the logs of these runs deleted, which were deleted at these times."""
+        table = schema.log_deletions
+        statement = self._dialect.insert(table)
+        excluded = statement.excluded
+        again = {"deleted_at": excluded.deleted_at, "due_at": excluded.due_at}
+        statement = statement.on_conflict_do_update(
+            index_elements=["run_id"], set_=again, where=table.c.deleted_at < excluded.deleted_at
+        )
+        if deleted:
+            rows = [{"run_id": run_id, "deleted_at": at, "due_at": at} for run_id, at in deleted.items()]
+            self._connection.execute(statement, rows)
 
     def _fill_attempts(self, found: list[Row], run_ids: list[str]) -> None:
         """Give earlier attempts what their histories do not tell, and the archive knows."""

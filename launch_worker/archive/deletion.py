@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -17,19 +17,11 @@ from launch_worker.store.store import Store
 _PAGE = 100
 
 
-def delete_runs(
-    database: Database,
-    store: Store,
-    selection: Selection,
-    *,
-    who: str,
-    keep_s: float,
-    delete_log: Callable[[str], None] | None = None,
-) -> Iterator[int]:
+def delete_runs(database: Database, store: Store, selection: Selection, *, who: str, keep_s: float) -> Iterator[int]:
     """Delete the runs of a selection that are over, a page at a time; yields the number of each page.
 
-    In between, it may be cut short and done again. A run that runs again meanwhile stays. `delete_log` deletes the
-    whole log of a run, before the archive forgets that there was one.
+    In between, it may be cut short and done again. A run that runs again meanwhile stays. The archive's process deletes
+    their logs.
     """
     c = runs.c
     after = 0
@@ -51,12 +43,10 @@ def delete_runs(
                 except UnknownRunError:
                     untold.append(row.id)
                 gone.append(row.id)
-            if delete_log is not None:
-                for run_id in gone:
-                    delete_log(run_id)
-            Applier(connection).delete_rows(gone)
+            now = store.now_us()
+            Applier(connection).delete_rows(gone, at=now)
             # Of those that Redis had the change feed tells.
-            _note(connection, untold, who=who, at=store.now_us())
+            _note(connection, untold, who=who, at=now)
         yield len(gone)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -15,11 +14,14 @@ from sqlalchemy import Connection, select, update
 
 from launch_worker.archive.apply import Applier
 from launch_worker.archive.leader import LEASE_S, Lease, LeaseLostError
+from launch_worker.archive.log_keeper import LogKeeper
 from launch_worker.archive.schema import position, runs
+from launch_worker.archive.trouble import Trouble
 from launch_worker.archive.walk import Walk, read_whole
 from launch_worker.database.database import Database
 from launch_worker.database.migrate import has_tables, migrate
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError, BrokerUnavailableError, LaunchError
+from launch_worker.redis_url import mask_url
 from launch_worker.store.changes import FIRST, Change
 from launch_worker.store.store import Store
 
@@ -34,10 +36,6 @@ _WALK_S = 3600.0
 #: Seconds after its end in which a run's record may still get a late word, and rows that are sealed at once.
 SETTLE_S = 5.0
 _SEAL = 500
-#: Seconds between two tries while something is away: first, and at most; and between two lines of the log about it.
-_PAUSE_S = 0.2
-_PAUSE_CAP_S = 10.0
-_SAY_AGAIN_S = 300.0
 
 
 class Archive:
@@ -51,20 +49,26 @@ class Archive:
         stopping: threading.Event,
         health_file: Path | None = None,
         settle_s: float = SETTLE_S,
+        log_url: str = "",
     ) -> None:
+        """`log_url`: LAUNCH_LOG_URL, below which it deletes the logs of deleted runs; '' for nowhere."""
         self._store = store
         self._database = database
         self._stopping = stopping
         self._health_file = health_file
         self._settle_s = settle_s
         self._lease = Lease(database)
-        self._trouble = _Trouble()
+        self._log_url = log_url
+        self.log_keeper = LogKeeper(store, database, self._writing, url=log_url, stopping=stopping)
+        self._trouble = Trouble("archive.waits", "archive.goes_on")
         self._leads = False
         self._walk: Generator[None] | None = None
         self._walk_at = 0.0
         #: Whether something was missed after the walk that goes on had begun.
         self._walks_again = False
         self._renew_at = 0.0
+        #: Monotonic time at which the lease was last renewed.
+        self._renewed_s = 0.0
         self._feed_id = FIRST
 
     def run(self) -> None:
@@ -72,6 +76,8 @@ class Archive:
         while not self._stopping.is_set():
             try:
                 if self.lead():
+                    if self._log_url:
+                        self.log_keeper.start()
                     while not self._stopping.is_set():
                         self.step()
             except LeaseLostError:
@@ -79,6 +85,7 @@ class Archive:
                 log.warning("archive.deposed: another process writes the archive now; this one waits")
             except (BrokerUnavailableError, ArchiveUnavailableError) as error:
                 self._stopping.wait(self._trouble.pause_s(error))
+        self.log_keeper.stop()
         self.release()
 
     def release(self) -> None:
@@ -120,6 +127,9 @@ class Archive:
         """Do the next bounded piece of work; with nothing to do, wait for a change. Returns whether there was some."""
         if time.monotonic() >= self._renew_at:
             self._renew()
+        if time.monotonic() - self._renewed_s > LEASE_S / 3:
+            with self._writing():
+                pass  # where nothing happens, nothing else renews the lease
         is_busy = self._walk is not None or self._seal()
         is_busy = self.follow(wait_s=0.0 if is_busy else wait_s) or is_busy
         if self._walk is not None:
@@ -158,6 +168,7 @@ class Archive:
         with self._database.writing() as connection:
             self._lease.renew(connection)
             yield connection
+        self._renewed_s = time.monotonic()
 
     def _missed(self, why: str) -> None:
         """Note that the archive may not have all that happened, until a walk that begins now has come to its end."""
@@ -181,7 +192,7 @@ class Archive:
             # Places in a new feed may come before those in the old one.
             self._feed_id = FIRST
             self._missed("the feed is new")
-        self._store.register_archive(self._lease.holder)
+        self._store.register_archive(self._lease.holder, log_url=mask_url(self._log_url))
         with self._writing() as connection:
             connection.execute(update(position).values(asked_at=self._store.now_us()))
         self._renew_at = time.monotonic() + _RENEW_S
@@ -256,31 +267,6 @@ class Archive:
                 self._health_file.touch()
             except OSError as error:
                 log.error("health.file_untouched %s", error)
-
-
-class _Trouble:
-    """Says once that something is away, and once that it is back; the pauses between two tries grow."""
-
-    def __init__(self) -> None:
-        self._failures = 0
-        self._since: float | None = None
-        self._said = ""
-        self._said_at = 0.0
-
-    def pause_s(self, error: LaunchError) -> float:
-        """Note a failure. Returns the seconds until the next try."""
-        now = time.monotonic()
-        self._since = self._since or now
-        if type(error).__name__ != self._said or now - self._said_at >= _SAY_AGAIN_S:
-            self._said, self._said_at = type(error).__name__, now
-            log.warning("archive.waits for_s=%.0f: %s", now - self._since, error)
-        self._failures += 1
-        return min(_PAUSE_S * 2.0 ** min(self._failures, 20), _PAUSE_CAP_S) * random.uniform(0.5, 1.0)
-
-    def over(self) -> None:
-        if self._since is not None:
-            log.warning("archive.goes_on after_s=%.0f", time.monotonic() - self._since)
-            self._since, self._said, self._failures = None, "", 0
 
 
 def _place(entry_id: str) -> tuple[int, int]:

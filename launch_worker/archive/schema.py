@@ -207,6 +207,18 @@ def _things(name: str) -> Table:
 sweeps = _things("sweeps")
 schedules = _things("schedules")
 
+#: Runs whose logs are to be deleted. A row stays for a while after that: a worker that was cut off may write late.
+log_deletions = Table(
+    "log_deletions",
+    metadata,
+    _id("run_id", is_key=True),
+    #: Times of the run's deletion, and of the next look for its logs.
+    _number("deleted_at"),
+    _number("due_at"),
+    Index("log_deletions_due", "due_at"),
+    sqlite_with_rowid=False,
+)
+
 #: The one row that says how far the archive is.
 position = Table(
     "position",

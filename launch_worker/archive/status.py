@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
-from launch_worker.archive.schema import leader, position, runs
+from launch_worker.archive.schema import leader, log_deletions, position, runs
 from launch_worker.database.database import Database
 from launch_worker.database.version import check_version
 from launch_worker.model.units import isoformat
@@ -27,6 +27,8 @@ class Status:
     counts: dict[str, int]
     #: Runs that have ended and that Redis may not forget yet.
     unsealed: int
+    #: Deleted runs whose logs are there yet, or were not looked for again in time.
+    undeleted_logs: int
     #: Seconds by which the oldest change that is not applied is older than now; 0 for none.
     lag_s: float
     applied_at: int
@@ -40,6 +42,7 @@ class Status:
             "leader": self.leader or None,
             "runs": self.counts,
             "waiting_to_be_sealed": self.unsealed,
+            "logs_to_delete": self.undeleted_logs,
             "lag_s": round(self.lag_s, 3),
             "applied_at": isoformat(self.applied_at or None),
             "walked_at": isoformat(self.walk_ended_at or None),
@@ -64,6 +67,8 @@ def status(database: Database, store: Store) -> Status:
         unsealed = connection.execute(
             select(func.count()).where(c.sealed.is_(None), c.ended_at.is_not(None))
         ).scalar_one()
+        due = log_deletions.c.due_at <= store.now_us()
+        undeleted_logs = connection.execute(select(func.count()).select_from(log_deletions).where(due)).scalar_one()
         size = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
         if not database.is_sqlite:
             size = "SELECT pg_database_size(current_database())"
@@ -78,6 +83,7 @@ def status(database: Database, store: Store) -> Status:
         leader=held.holder if held.until > now else "",
         counts=counts,
         unsealed=unsealed,
+        undeleted_logs=undeleted_logs,
         lag_s=max(0.0, lag_us / 1e6),
         applied_at=at["applied_at"],
         walk_ended_at=at["walk_ended_at"],

@@ -7,10 +7,10 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from launch_worker.archive.apply import Applier
-from launch_worker.archive.schema import position, runs
+from launch_worker.archive.schema import log_deletions, position, runs
 from launch_worker.model.states import RunState
 from launch_worker.store.outlines import Outline
 from launch_worker.store.store import Store
@@ -19,6 +19,8 @@ log = logging.getLogger("launch_worker.archive")
 
 #: Runs that are compared in one step; a step takes some tens of milliseconds.
 _PAGE = 1000
+#: Seconds from a run's deletion on in which a worker that was cut off may still store its output.
+_LATE_S = 90 * 86400.0
 _FINAL = {state.value for state in RunState} - {RunState.PENDING.value, RunState.RUNNING.value}
 
 
@@ -55,6 +57,8 @@ class Walk:
             )
             is_made_up = position.c.missed_at <= self.began_at
             connection.execute(update(position).where(is_made_up).values(missed_at=None))
+            old = log_deletions.c.deleted_at < self.began_at - int(_LATE_S * 1e6)
+            connection.execute(delete(log_deletions).where(old))
 
     def _compare(self, page: list[str]) -> None:
         with self._writing() as connection:

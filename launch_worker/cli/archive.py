@@ -7,7 +7,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -60,7 +59,8 @@ def run_command(url: str | None) -> None:
     # Imported with SQLAlchemy there for certain.
     from launch_worker.archive.follow import Archive
 
-    Archive(api.store, database, stopping=stopping, health_file=api.settings.health_file).run()
+    settings = api.settings
+    Archive(api.store, database, stopping=stopping, health_file=settings.health_file, log_url=settings.log_url).run()
 
 
 @archive_command.command("status", epilog="Example: launch-worker archive status --json")
@@ -86,6 +86,8 @@ def status_command(url: str | None, as_json: bool) -> None:
         "runs": f"{total:,}",
     }
     shown |= {f"  {name}": f"{count:,}" for name, count in found.counts.items()}
+    if found.undeleted_logs:
+        shown["logs to delete"] = f"of {found.undeleted_logs:,} deleted runs"
     for name, value in shown.items():
         terminal.say(f"{name:<20} ", value if value is not None else "never")
 
@@ -100,7 +102,10 @@ def _walked(ended_at: int, mended: int) -> str | None:
 @_JSON
 @click.pass_obj
 def prune_command(url: str | None, older_than: str, yes: bool, as_json: bool) -> None:
-    """Delete old runs from the archive, and from Redis where it still has them."""
+    """Delete old runs from the archive, and from Redis where it still has them.
+
+    The archive's process deletes their whole logs (LAUNCH_LOG_URL).
+    """
     _delete(url, older_than=older_than, state="", project="", yes=yes, as_json=as_json)
 
 
@@ -114,7 +119,10 @@ def prune_command(url: str | None, older_than: str, yes: bool, as_json: bool) ->
 @_JSON
 @click.pass_obj
 def delete_command(url: str | None, older_than: str | None, state: str, project: str, yes: bool, as_json: bool) -> None:
-    """Delete runs that have ended from the archive, and from Redis where it still has them. It says first how many."""
+    """Delete runs that have ended from the archive, and from Redis where it still has them. It says first how many.
+
+    The archive's process deletes their whole logs (LAUNCH_LOG_URL).
+    """
     if not (older_than or state or project):
         raise InputError("say which runs to delete, by --older-than, --state or --project")
     _delete(url, older_than=older_than, state=state, project=project, yes=yes, as_json=as_json)
@@ -141,13 +149,8 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
         return
     if not yes:
         click.confirm("Delete them for good?", abort=True, err=True)
-    delete_log: Callable[[str], None] | None = None
-    if api.settings.log_url:
-        from launch_worker.logs.stored import StoredLogs
-
-        delete_log = StoredLogs(api.settings.log_url).log_deleter()
     keep_s = api.settings.retention_s
-    deleted = sum(delete_runs(database, api.store, selection, who=me(), keep_s=keep_s, delete_log=delete_log))
+    deleted = sum(delete_runs(database, api.store, selection, who=me(), keep_s=keep_s))
     if as_json:
         terminal.echo_json({"deleted": deleted})
     else:

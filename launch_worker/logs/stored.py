@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from launch_worker.errors import DamagedError
 from launch_worker.logs import zstd
@@ -63,15 +63,9 @@ class StoredLogs:
         keep = {*manifest.names, f"{folder}/{_MANIFEST}"}
         self.objects.delete(name for name in self.objects.names(folder) if name not in keep)
 
-    def log_deleter(self) -> Callable[[str], None]:
-        """A function that deletes the whole log of a run, which asks nothing for runs that have none now."""
-        kept = set(self.objects.folders())
-
-        def delete(run_id: str) -> None:
-            if run_id in kept:
-                self.delete_run(run_id)
-
-        return delete
+    def runs(self) -> set[str]:
+        """The runs of which something is stored, and other folders."""
+        return set(self.objects.folders())
 
     def delete_run(self, run_id: str) -> None:
         """Delete all that is stored of a run."""

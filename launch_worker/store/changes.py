@@ -50,6 +50,8 @@ class ArchiveState:
 
     #: Name of the archive that is registered; '' for none.
     name: str
+    #: URL, without its secrets, below which it deletes the logs of deleted runs; '' for nowhere.
+    log_url: str
     #: Ended runs that it has not confirmed.
     waiting: int
     #: Runs that were deleted before an archive had confirmed them.
@@ -68,9 +70,12 @@ class Changes(Client):
         """
         return bool(self._call("follow", as_us(life_s)))
 
-    def register_archive(self, name: str, *, life_s: float = ARCHIVE_LIFE_S) -> None:
-        """Have ended runs kept beyond their retention, for `life_s` from now, until this archive has confirmed them."""
-        self._call("archived", name, as_us(life_s))
+    def register_archive(self, name: str, *, log_url: str = "", life_s: float = ARCHIVE_LIFE_S) -> None:
+        """Have ended runs kept beyond their retention, for `life_s` from now, until this archive has confirmed them.
+
+        `name` has no spaces; `log_url` is for people: where it deletes the logs of deleted runs.
+        """
+        self._call("archived", f"{name} {log_url}".rstrip(), as_us(life_s))
 
     def confirm_archived(self, ended: Sequence[tuple[str, int]]) -> int:
         """Note that an archive has these runs (id, `ended_at`) with their ends: Redis may forget them in time.
@@ -97,7 +102,8 @@ class Changes(Client):
             pipe.hmget(keys.COUNTERS, "unarchived_deleted", "unarchived_deleted_at")
             pipe.zcard(keys.ENDED)
             name, (deleted, deleted_at), waiting = pipe.execute()
-        return ArchiveState(text(name or ""), waiting, int(deleted or 0), int(deleted_at or 0))
+        holder, _, log_url = text(name or "").partition(" ")
+        return ArchiveState(holder, log_url, waiting, int(deleted or 0), int(deleted_at or 0))
 
     def changes(self, after: str = FIRST, *, count: int = 1000, block_s: float = 0.0) -> list[Change]:
         """The changes after this place, the oldest first and `count` at most; waits for the first for `block_s`.

@@ -72,9 +72,9 @@ def database(database_url: str) -> Iterator[Database]:
 class Follower:
     """An archive's process that does its steps when the test says so."""
 
-    def __init__(self, store: Store, database: Database) -> None:
+    def __init__(self, store: Store, database: Database, *, log_url: str = "") -> None:
         self.database = database
-        self.archive = Archive(store, database, stopping=threading.Event(), settle_s=0.0)
+        self.archive = Archive(store, database, stopping=threading.Event(), settle_s=0.0, log_url=log_url)
         self.archive.lead()
 
     def catch_up(self) -> None:
@@ -82,19 +82,24 @@ class Follower:
         while self.archive.step(wait_s=0.0):
             pass
 
+    def keep_logs(self) -> None:
+        """Do all that there is to do in the store of logs."""
+        while self.archive.log_keeper.turn():
+            pass
+
     def stop(self) -> None:
         self.archive.release()
 
 
 @pytest.fixture
-def follower(store: Store, database: Database) -> Iterator[Callable[[], Follower]]:
+def follower(store: Store, database: Database) -> Iterator[Callable[..., Follower]]:
     """Makes an archive's process, after the one before has stopped."""
     made: list[Follower] = []
 
-    def make() -> Follower:
+    def make(*, log_url: str = "") -> Follower:
         for earlier in made:
             earlier.stop()
-        made.append(Follower(store, database))
+        made.append(Follower(store, database, log_url=log_url))
         return made[-1]
 
     yield make

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from launch_worker import submit
 from launch_worker.archive import schema
 from launch_worker.database.database import Database
 from launch_worker.model.states import RunState
@@ -118,15 +119,19 @@ def test_killed_at_any_instant_it_loses_nothing_and_has_nothing_twice(
             before = count(database)
             wait_until(lambda before=before: count(database) > before, what="it has written")  # type: ignore[misc]
             process.kill()
-            # As the lease of a dead process ends by itself, 15 s later.
-            with database.writing() as connection:
-                connection.execute(schema.leader.update().values(until=0))
+            free_lease(database)
     finally:
         is_over.set()
         worker.join()
     process = start(cluster)
     wait_until(lambda: agrees(database, store), timeout_s=40, what="archive and Redis agree")
     end(process)
+
+
+def free_lease(database: Database) -> None:
+    """End the lease of a dead process, which ends by itself 15 s later."""
+    with database.writing() as connection:
+        connection.execute(schema.leader.update().values(until=0))
 
 
 def count(database: Database) -> int:
@@ -185,6 +190,25 @@ def test_a_run_that_redis_has_forgotten_is_shown_and_exported_and_deleted_by_com
     assert (gone.code, gone.err.count("\n")) == (2, 1)
     assert cluster.api.run(kept).state is RunState.PENDING
     end(process)
+
+
+def test_the_whole_log_of_a_deleted_run_is_deleted_though_the_process_dies_meanwhile(cluster: Cluster) -> None:
+    logs = cluster.folder / "logs"
+    cluster.env["LAUNCH_LOG_URL"] = f"file://{logs}"
+    database = Database(f"sqlite:///{cluster.folder}/work/archive.db")
+    cluster.worker()
+    process = start(cluster)
+    run = submit(["seq", "1000000"], api=cluster.api)
+    assert run.wait(30) is RunState.FINISHED
+    wait_until(lambda: has(database, run.id) and list(logs.glob(f"{run.id}/1/manifest.json")), what="its log is there")
+    assert cluster.run("launch-worker", "delete", run.id).code == 0
+    process.kill()
+    if list(logs.iterdir()):
+        free_lease(database)
+        end_later = start(cluster)
+        wait_until(lambda: not list(logs.iterdir()), what="its log is deleted")
+        end(end_later)
+    database.close()
 
 
 @pytest.mark.parametrize(

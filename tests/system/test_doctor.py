@@ -55,7 +55,9 @@ def test_who_deletes_whole_logs_and_whether_their_store_answers_is_said(cluster:
     found = doctor(cluster, LAUNCH_LOG_URL=url)[1]
     assert url in found["logs"]["text"]
     assert "nothing deletes the logs" in found["logs.undeleted"]["cause"]
-    redis_of(cluster.redis_url).set(keys.ARCHIVE, "1")
+    cluster.api.store.register_archive("it")
+    assert "process has no LAUNCH_LOG_URL" in doctor(cluster, LAUNCH_LOG_URL=url)[1]["logs.undeleted"]["cause"]
+    cluster.api.store.register_archive("it", log_url=url)
     assert "logs.undeleted" not in doctor(cluster, LAUNCH_LOG_URL=url)[1]
     code, found = doctor(cluster, LAUNCH_LOG_URL="ftp://me:hunter2@127.0.0.1:1/logs")
     assert (code, found["logs.away"]["level"]) == (1, "error")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +17,7 @@ from launch_worker.archive.selection import Selection, preview
 from launch_worker.archive.status import status
 from launch_worker.database import open_database
 from launch_worker.database.database import Database
-from launch_worker.errors import ArchiveUnavailableError, LaunchError, UnknownRunError
-from launch_worker.logs.manifest import Manifest
-from launch_worker.logs.stored import StoredLogs
+from launch_worker.errors import ArchiveUnavailableError, UnknownRunError
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store import keys
@@ -63,31 +60,6 @@ def test_old_runs_are_deleted_from_the_archive_and_from_redis(
         assert not rows_of(database, table, old)
     assert not store.exists(old)
     assert find(database, forgotten) is None
-
-
-def test_the_whole_logs_of_deleted_runs_go_with_them(
-    store: Store, database: Database, follower: Make, tmp_path: Path
-) -> None:
-    archive = follower()
-    old, new = ended(store, FAILED), ended(store)
-    archive.catch_up()
-    logs = StoredLogs(f"file://{tmp_path}/logs")
-    for run_id in (old, new):
-        for attempt in (1, 2):
-            logs.objects.put(f"{run_id}/{attempt}/whole.zst", [b"frame"])
-            logs.put_manifest(Manifest(run_id, attempt, 7))
-    chosen = Selection(state=RunState.FAILED)
-
-    def fail(run_id: str) -> None:
-        raise LaunchError("the store is away")
-
-    with pytest.raises(LaunchError, match="away"):
-        sum(delete_runs(database, store, chosen, who="ada@host", keep_s=60.0, delete_log=fail))
-    assert find(database, old) is not None, "the archive knows of the log until that is deleted"
-    deleted = delete_runs(database, store, chosen, who="ada@host", keep_s=60.0, delete_log=logs.log_deleter())
-    assert sum(deleted) == 1
-    assert [logs.attempts(run_id) for run_id in (old, new)] == [[], [1, 2]]
-    assert [path.name for path in (tmp_path / "logs").iterdir()] == [new]
 
 
 def test_only_runs_of_the_state_and_project_that_are_over_are_deleted(

@@ -34,7 +34,7 @@
 --   launch:cancels            zset    Running runs that are asked to stop, by the time of the request
 --   launch:ended              zset    runs in a final state, by end, that no archive has confirmed; retire deletes them from here, and from
 --   launch:archived           zset    the same, that an archive has confirmed (archived)
---   launch:archive            string  name of the archive that is registered; expires
+--   launch:archive            string  name of the archive that is registered, and the URL below which it deletes logs; expires
 --   launch:changes            stream  what happened, newest entries, for readers that keep their own copy (feed). It exists
 --                                     only while a reader wants it (follow), and expires a day after its last renewal
 --   launch:settling           string  exists for a while after an outage: no run becomes Crashed before its worker could report
