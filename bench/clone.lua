@@ -25,7 +25,10 @@ for number = first, first + count - 1 do
   local copy = string.format('%015x', number)
   redis.call('COPY', 'launch:run:' .. id, 'launch:run:' .. copy)
   redis.call('COPY', 'launch:run:' .. id .. ':history', 'launch:run:' .. copy .. ':history')
-  redis.call('HSET', 'launch:run:' .. copy, 'id', copy)
+  for _, name in ipairs({'created_at', 'started_at', 'ended_at'}) do
+    local at = redis.call('HGET', 'launch:run:' .. copy, name)
+    if at then redis.call('HSET', 'launch:run:' .. copy, name, string.format('%.0f', tonumber(at) + number)) end
+  end
   for _, place in ipairs(places[id]) do
     if place[2] then redis.call('ZADD', place[1], string.format('%.0f', place[2] + number), copy)
     else redis.call('SADD', place[1], copy) end

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Table, bindparam, delete, select, tuple_, upd
 from sqlalchemy.dialects import postgresql, sqlite
 
 from launch_worker.archive import rows, schema
+from launch_worker.archive.bulk import upsert
 from launch_worker.archive.rows import Row
 from launch_worker.model.states import RunState
 from launch_worker.store.changes import Change
@@ -86,11 +87,11 @@ class Applier:
             self._fill_attempts(found["attempts"], ids)
             for table in (schema.run_tags, schema.attempts, schema.transitions):
                 self._delete(table, ids)
-        self._upsert(schema.runs, found["runs"], ("id",))
-        self._upsert(schema.run_tags, found["tags"], ("run_id", "tag"))
-        self._upsert(schema.attempts, found["attempts"], ("run_id", "attempt"))
-        self._upsert(schema.transitions, found["transitions"], ("run_id", "seq"))
-        self._upsert(schema.usage, found["usage"], ("run_id", "attempt"))
+        upsert(self._connection, schema.runs, found["runs"])
+        upsert(self._connection, schema.run_tags, found["tags"])
+        upsert(self._connection, schema.attempts, found["attempts"])
+        upsert(self._connection, schema.transitions, found["transitions"])
+        upsert(self._connection, schema.usage, found["usage"])
         return ended
 
     def seal(
@@ -122,7 +123,7 @@ class Applier:
             used += rows.usages(row.id, record.attempt, fields.get("usage", ""), usages.get(row.id, {}))
         if sealed:
             self._update_runs(sealed)
-        self._upsert(schema.usage, used, ("run_id", "attempt"))
+        upsert(self._connection, schema.usage, used)
         return [(row["of"], row["sealed"]) for row in sealed], doubts
 
     def delete_content(self, deleted: dict[str, tuple[int, str]]) -> None:
@@ -187,21 +188,21 @@ class Applier:
         return found
 
     def _write(self, batch: _Batch) -> None:
-        self._upsert(schema.runs, list(batch.new.values()), ("id",))
-        self._upsert(schema.run_tags, batch.tags, ("run_id", "tag"))
+        upsert(self._connection, schema.runs, list(batch.new.values()))
+        upsert(self._connection, schema.run_tags, batch.tags)
         # Rows with the same columns go into one statement.
         moved: dict[tuple[str, ...], list[Row]] = {}
         for run_id, row in batch.moved.items():
             moved.setdefault(tuple(row), []).append(row | {"of": run_id})
         for values in moved.values():
             self._update_runs(values)
-        self._upsert(schema.attempts, list(batch.attempts.values()), ("run_id", "attempt"))
+        upsert(self._connection, schema.attempts, list(batch.attempts.values()))
         if batch.ends:
             attempts = schema.attempts
             is_it = (attempts.c.run_id == bindparam("of"), attempts.c.attempt == bindparam("number_of"))
             self._connection.execute(update(attempts).where(*is_it), batch.ends)
-        self._upsert(schema.transitions, batch.transitions, ("run_id", "seq"))
-        self._upsert(schema.usage, batch.usage, ("run_id", "attempt"))
+        upsert(self._connection, schema.transitions, batch.transitions)
+        upsert(self._connection, schema.usage, batch.usage)
 
     def _check_repeated(self, batch: _Batch) -> None:
         """Doubt the runs of which an entry says something else than the archive: Redis was rolled back."""
@@ -237,17 +238,6 @@ class Applier:
     def _update_runs(self, values: list[Row]) -> None:
         """Change the columns of runs; `of` is the id, and all rows have the same columns."""
         self._connection.execute(update(schema.runs).where(schema.runs.c.id == bindparam("of")), values)
-
-    def _upsert(self, table: Table, values: list[Row], key: tuple[str, ...]) -> None:
-        if not values:
-            return
-        statement = self._dialect.insert(table)
-        others = {name: statement.excluded[name] for name in values[0] if name not in key}
-        if others:
-            statement = statement.on_conflict_do_update(index_elements=key, set_=others)
-        else:
-            statement = statement.on_conflict_do_nothing()
-        self._connection.execute(statement, values)
 
     def _delete(self, table: Table, run_ids: Sequence[str]) -> None:
         for chunk in _chunks(run_ids):

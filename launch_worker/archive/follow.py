@@ -253,7 +253,8 @@ class Archive:
         if not sealable:
             return False
         ids = [row.id for row in sealable]
-        hashes, usages = self._store.hashes(ids), self._store.usages_of(ids)
+        hashes = self._store.hashes(ids)
+        usages = self._store.usages_beside(hashes)
         with self._writing() as connection:
             applier = Applier(connection)
             sealed, doubts = applier.seal(hashes, sealable, usages)

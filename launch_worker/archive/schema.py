@@ -94,7 +94,7 @@ _counted = (runs.c.queue, runs.c.state, runs.c.project, runs.c.author, runs.c.cr
 Index("runs_counted", *_counted, sqlite_where=_kept, postgresql_where=_kept)
 # The few rows that are looked at again: what Redis has yet, and what it may not forget yet.
 _in_redis = runs.c.forgotten_at.is_(None)
-Index("runs_in_redis", runs.c.number, sqlite_where=_in_redis, postgresql_where=_in_redis)
+Index("runs_in_redis", runs.c.created_at, runs.c.id, sqlite_where=_in_redis, postgresql_where=_in_redis)
 _unsealed = text("sealed IS NULL AND ended_at IS NOT NULL")
 Index("runs_unsealed", runs.c.ended_at, sqlite_where=_unsealed, postgresql_where=_unsealed)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, literal, select, tuple_, update
 
 from launch_worker.archive.apply import Applier
 from launch_worker.archive.schema import log_deletions, position, runs
@@ -25,7 +25,7 @@ _FINAL = {state.value for state in RunState} - {RunState.PENDING.value, RunState
 
 
 class Walk:
-    """One walk through Redis' indexes, newest runs first, and then through the runs that Redis should have.
+    """One walk through all runs that Redis has, the newest first, and through those that it should have, beside them.
 
     A walk that was cut short is begun anew: what it has mended is only compared then.
     """
@@ -39,15 +39,17 @@ class Walk:
 
     def steps(self) -> Generator[None]:
         """Do one bounded step for each value that is taken."""
+        newest: int | None = None
         for page in self._store.all_run_ids(page=_PAGE):
-            self._compare(page)
+            self._compare([run_id for _, run_id in page])
             yield
+            oldest = page[-1][0]
+            yield from self._look_for_missing({run_id for _, run_id in page}, oldest, newest)
+            newest = oldest
+        yield from self._look_for_missing(set(), None, newest)
         left: int | None = 0
         while left is not None:
             left = self._confirm(left)
-            yield
-        after = 0
-        while (after := self._look_for_missing(after)) > 0:
             yield
         with self._writing() as connection:
             connection.execute(
@@ -85,20 +87,29 @@ class Walk:
         sealed = [(run_id, at) for run_id, at in waiting if run_id in known and known[run_id].sealed == at]
         return skip + len(waiting) - self._store.confirm_archived(sealed)
 
-    def _look_for_missing(self, after: int) -> int:
-        """Note which of the next runs Redis has no more. Returns the last row's number; 0 after the last page."""
-        with self._writing() as connection:
-            c = runs.c
-            query = select(c.number, c.id, c.ended_at).where(c.forgotten_at.is_(None), c.number > after)
-            rows = connection.execute(query.order_by(c.number).limit(2 * _PAGE)).all()
-            if not rows:
-                return 0
-            ids = [row.id for row in rows]
-            there = {outline.id for outline in self._store.outlines_of(ids)}
-            missing = [row for row in rows if row.id not in there]
-            if missing:
-                self._forget(connection, missing)
-        return int(rows[-1].number)
+    def _look_for_missing(self, there: set[str], oldest: int | None, newest: int | None) -> Generator[None]:
+        """Note which runs Redis has no more, of those that were created from `oldest` to `newest`; `there` are not.
+
+        A step is taken only where there may be such a run.
+        """
+        c = runs.c
+        after = tuple_(c.created_at, c.id) > tuple_(literal(-1 if oldest is None else oldest), literal(""))
+        while True:
+            query = select(c.id, c.created_at, c.ended_at).where(c.forgotten_at.is_(None), after)
+            if newest is not None:
+                query = query.where(c.created_at <= newest)
+            with self._writing() as connection:
+                rows = connection.execute(query.order_by(c.created_at, c.id).limit(2 * _PAGE)).all()
+                doubtful = [row for row in rows if row.id not in there]
+                known = {outline.id for outline in self._store.outlines_of([row.id for row in doubtful])}
+                missing = [row for row in doubtful if row.id not in known]
+                if missing:
+                    self._forget(connection, missing)
+            if doubtful:
+                yield
+            if len(rows) < 2 * _PAGE:
+                return
+            after = tuple_(c.created_at, c.id) > tuple_(literal(rows[-1].created_at), literal(rows[-1].id))
 
     def _forget(self, connection: Connection, missing: Sequence[Any]) -> None:
         deleted = self._store.deletions([row.id for row in missing])

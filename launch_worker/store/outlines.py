@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -43,13 +43,13 @@ class WholeRun:
 class Outlines(Lists):
     """The part of `Store` that reads all runs for a copy of them."""
 
-    def all_run_ids(self, *, page: int = 1000) -> Iterator[list[str]]:
-        """Yield the ids of all runs, the newest first, a page at a time as they are taken.
+    def all_run_ids(self, *, page: int = 1000) -> Iterator[list[tuple[int, str]]]:
+        """Yield creation time and id of all runs, the newest first, a page at a time as they are taken.
 
         A run that comes meanwhile may be missing.
         """
         ids = self._ids(keys.RUNS, newest_first=True, page=page)
-        while batch := [run_id for _, run_id in islice(ids, page)]:
+        while batch := list(islice(ids, page)):
             yield batch
 
     def outlines_of(self, run_ids: Sequence[str]) -> list[Outline]:
@@ -78,17 +78,18 @@ class Outlines(Lists):
             for run_id in run_ids:
                 pipe.hgetall(keys.run(run_id))
                 pipe.lrange(keys.history(run_id), 0, -1)
-                pipe.hgetall(keys.usage(run_id))
             answers = pipe.execute(raise_on_error=False)
+        hashes = _hashes(run_ids, answers[::2])
+        usages = self.usages_beside(hashes)
         return [
             WholeRun(
                 run_id,
-                pairs(fields),
+                hashes[run_id],
                 [text(line) for line in lines] if isinstance(lines, list) else [],
-                usage_by_attempt(used),
+                usages.get(run_id, {}),
             )
-            for run_id, fields, lines, used in zip(run_ids, answers[::3], answers[1::3], answers[2::3], strict=True)
-            if fields and not isinstance(fields, Exception)
+            for run_id, lines in zip(run_ids, answers[1::2], strict=True)
+            if run_id in hashes
         ]
 
     def hashes(self, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -98,14 +99,14 @@ class Outlines(Lists):
             for run_id in run_ids:
                 pipe.hgetall(keys.run(run_id))
             answers = pipe.execute(raise_on_error=False)
-        return {
-            run_id: _texts(fields)
-            for run_id, fields in zip(run_ids, answers, strict=True)
-            if fields and not isinstance(fields, Exception)
-        }
+        return _hashes(run_ids, answers)
 
-    def usages_of(self, run_ids: Sequence[str]) -> dict[str, dict[int, str]]:
-        """What is kept beside these runs' records of what their attempts used, without those of which nothing is."""
+    def usages_beside(self, hashes: Mapping[str, Mapping[str, str]]) -> dict[str, dict[int, str]]:
+        """What is kept beside these runs' records of what their attempts used, without those of which nothing is.
+
+        A run in its first attempt of which the record has nothing has nothing beside it either, and costs nothing.
+        """
+        run_ids = [run_id for run_id, has in hashes.items() if has.get("usage") or has.get("attempt", "1") != "1"]
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
             for run_id in run_ids:
@@ -129,6 +130,14 @@ class Outlines(Lists):
                 at = str(said.get("at", ""))
                 found[run_id] = (_count(at), str(said.get("by", "")))
         return found
+
+
+def _hashes(run_ids: Sequence[str], answers: Sequence[Any]) -> dict[str, dict[str, str]]:
+    return {
+        run_id: _texts(fields)
+        for run_id, fields in zip(run_ids, answers, strict=True)
+        if fields and not isinstance(fields, Exception)
+    }
 
 
 def _texts(fields: Any) -> dict[str, str]:

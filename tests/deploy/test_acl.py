@@ -295,7 +295,7 @@ def test_an_archive_follows_and_confirms_as_its_user(guarded: Guarded) -> None:
     worker.store.finish(ended, FINISHED)
     assert worker.store.retire(retention_s=0.0) == 0
     assert archive.store.confirm_archived(archive.store.unarchived()) == 1
-    assert list(archive.store.all_run_ids()) == [[ended.id]]
+    assert [run_id for page in archive.store.all_run_ids() for _, run_id in page] == [ended.id]
     assert [outline.id for outline in archive.store.outlines_of([ended.id])] == [ended.id]
     assert worker.store.retire(retention_s=0.0) == 1
     guarded.admin.set(keys.CHANGES, "no stream")

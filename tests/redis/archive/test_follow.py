@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from launch_worker.archive import schema
 from launch_worker.archive.acts import Wanted, acts
@@ -199,6 +200,58 @@ def test_a_run_that_redis_lost_before_its_end_is_marked(
     row = run_of(database, run_id)
     assert (row["state"], row["ended_at"]) == ("Pending", None)
     assert row["forgotten_at"]
+
+
+def test_runs_that_redis_lost_are_found_beside_each_page_of_those_that_it_has(
+    store: Store, database: Database, follower: Make, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch_worker.archive.walk._PAGE", 2)
+    archive = follower()
+    archive.catch_up()
+    run_ids = [create(store) for _ in range(12)]
+    archive.catch_up()
+    archive.stop()
+    lost = {run_ids[at] for at in (0, 1, 2, 3, 4, 5, 8, 11)}
+    for run_id in lost:
+        redis_client.delete(keys.run(run_id))
+        for index in redis_client.keys("launch:runs*"):
+            redis_client.zrem(index, run_id)
+    follower().catch_up()
+    assert {run_id for run_id in run_ids if run_of(database, run_id)["forgotten_at"]} == lost
+
+
+def test_a_walk_reads_two_values_of_a_run_that_it_has_not_and_of_one_that_it_has(
+    store: Store, database: Database, follower: Make, redis_client: Any
+) -> None:
+    for _ in range(20):
+        create(store)
+    archive = follower()
+    for _ in range(2):
+        before = _reads(redis_client)
+        archive.archive.walk()
+        assert _reads(redis_client) - before < 2.5 * 20
+
+
+def _reads(redis_client: Any) -> int:
+    commands = redis_client.info("commandstats")
+    return sum(commands.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("hgetall", "hmget", "lrange", "llen"))
+
+
+def test_the_index_of_texts_in_sqlite_is_equal_to_the_texts(
+    store: Store, database: Database, follower: Make, redis_client: Any
+) -> None:
+    if not database.is_sqlite:
+        pytest.skip("in PostgreSQL that is the server's")
+    archive = follower()
+    run_ids = [create(store, name=f"run-{number}") for number in range(5)]
+    archive.catch_up()
+    store.finish(claim(store, run_ids[0]), FAILED)
+    store.delete(run_ids[1], who="ada@host", keep_s=60.0)
+    archive.catch_up()
+    redis_client.hset(keys.run(run_ids[2]), "attempt", "7")
+    archive.archive.walk()
+    with database.writing() as connection:
+        connection.execute(text("INSERT INTO runs_search (runs_search, rank) VALUES ('integrity-check', 1)"))
 
 
 def test_redis_may_forget_a_run_once_its_record_is_archived_whole(
