@@ -22,9 +22,10 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
     metavar="HOST:PORT",
     help="Where it listens; port 0 is any free one (default: LAUNCH_SERVER_ADDRESS, else 127.0.0.1:7600).",
 )
+@click.option("--no-celery", is_flag=True, help="Leave out Celery's own page, /celery/, which takes 60 MB.")
 @click.pass_obj
-def server_command(url: str | None, address: str | None) -> None:
-    """Serve the API until SIGTERM or Ctrl-C.
+def server_command(url: str | None, address: str | None, no_celery: bool) -> None:
+    """Serve the API, the archive and Celery's page until SIGTERM or Ctrl-C.
 
     On loopback the printed address lets its reader in: whoever has it may do everything.
     """
@@ -46,7 +47,8 @@ def server_command(url: str | None, address: str | None) -> None:
             "pip install 'launch_worker[server]'"
         ) from None
 
-    serve(settings, Address.parse(address or settings.server_address), ready=_welcome)
+    where = Address.parse(address or settings.server_address)
+    serve(settings, where, ready=_welcome, with_celery_page=not no_celery)
 
 
 def _welcome(url: str) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from launch_worker.dev_folder import archive_url_of, log_url_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
+from launch_worker.runners.process.own_process import tie_to
 from launch_worker.store.store import Store
 
 #: Ports of the web page and the probes where they are free. (7600 is the server's.)
@@ -30,7 +29,6 @@ _START_S = 30.0
 _STOP_S = 15.0
 #: Seconds for them once its jobs are killed.
 _KILL_S = 5.0
-_PR_SET_PDEATHSIG = 1
 #: The program `launch-worker archive run`.
 _ARCHIVE = "import sys; sys.argv[1:] = ['archive', 'run']; from launch_worker.cli.programs import worker; worker()"
 
@@ -57,7 +55,7 @@ class Stack:
         self._slots = slots
         self._web = web
         self._waits = waits
-        self._tie = _tie_to(os.getpid())
+        self._tie = tie_to(os.getpid())
         self.redis = RedisServer(
             aof="everysec" if is_kept else None,
             folder=folder / "redis",
@@ -194,18 +192,6 @@ class Stack:
 def _has_archive() -> bool:
     """Whether what the archive needs is installed."""
     return all(importlib.util.find_spec(name) for name in ("sqlalchemy", "alembic"))
-
-
-def _tie_to(parent: int) -> Callable[[], None]:
-    """A function for a new process, by which the kernel ends it with the thread that started it."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def tie() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return tie
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:

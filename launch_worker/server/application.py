@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
 from launch_worker.api.connection import Connection
 from launch_worker.server.address import Address, Names
+from launch_worker.server.archiving import ArchiveInside
+from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.fence import Fence
 from launch_worker.server.openapi import describe
 from launch_worker.server.problems import handle_errors
-from launch_worker.server.routes import account, home, probes
+from launch_worker.server.routes import account, celery, home, probes
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
 
 API = "/api/v1"
 #: Routers of the API, and those of what is beside it.
 _API_ROUTERS = (account.router,)
-_OTHER_ROUTERS = (probes.router, home.router)
+_OTHER_ROUTERS = (probes.router, home.router, celery.router)
 
 
-def make_application(settings: Settings, *, address: Address, loopback_key: str = "") -> FastAPI:
+def make_application(
+    settings: Settings,
+    *,
+    address: Address,
+    loopback_key: str = "",
+    with_archive: bool = False,
+    with_celery_page: bool = False,
+) -> FastAPI:
     """The application of a server that listens there; nothing is connected to before its lifespan begins."""
     shared = Shared(settings, address, loopback_key, Connection(settings=settings))
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
-        yield
-        shared.connection.store.close()
+        async with AsyncExitStack() as parts:
+            parts.callback(shared.connection.store.close)
+            if with_archive:
+                archive = ArchiveInside(settings)
+                archive.start()
+                parts.push_async_callback(run_in_threadpool, archive.stop)
+            if with_celery_page:
+                shared.celery_page = CeleryPage(settings)
+                shared.celery_page.start()
+                parts.push_async_callback(shared.celery_page.stop)
+            yield
 
     application = FastAPI(
         title="launch_worker",

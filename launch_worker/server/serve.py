@@ -23,7 +23,7 @@ _STOP_S = 10
 _KEY_FILE = "server-key"
 
 
-def serve(settings: Settings, address: Address, *, ready: Callable[[str], None]) -> None:
+def serve(settings: Settings, address: Address, *, ready: Callable[[str], None], with_celery_page: bool) -> None:
     """Serve at an address until SIGTERM or SIGINT; `ready` gets the URL for people. Raises SettingsError."""
     if not address.is_loopback:
         raise SettingsError(
@@ -34,7 +34,9 @@ def serve(settings: Settings, address: Address, *, ready: Callable[[str], None])
     with listening:
         address = Address(address.host, listening.getsockname()[1])
         key = loopback_key(settings.work_dir)
-        application = make_application(settings, address=address, loopback_key=key)
+        application = make_application(
+            settings, address=address, loopback_key=key, with_archive=True, with_celery_page=with_celery_page
+        )
         HttpServer(application, ready=lambda: ready(f"{address.url}/?token={key}")).run([listening])
 
 

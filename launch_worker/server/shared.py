@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from launch_worker.api.connection import Connection
 from launch_worker.server.address import Address
+from launch_worker.server.celery_page import CeleryPage
 from launch_worker.settings import Settings
 
 
@@ -24,6 +25,8 @@ class Shared:
     connection: Connection
     #: Set when the server is asked to stop: streams end, and nothing that waits goes on.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Celery's page; None for a server without.
+    celery_page: CeleryPage | None = None
 
 
 def shared_of(request: Request) -> Shared:

@@ -46,12 +46,16 @@ class TestServer:
 
 
 @contextmanager
-def serving(redis_url: str, folder: Path, **variables: str) -> Iterator[TestServer]:
+def serving(
+    redis_url: str, folder: Path, *, with_archive: bool = False, with_celery_page: bool = False, **variables: str
+) -> Iterator[TestServer]:
     """Run a server with these `LAUNCH_…` variables until the end of the block."""
     settings = Settings.from_env({"LAUNCH_WORK_DIR": str(folder), **variables}, redis_url=redis_url)
     listening = Address("127.0.0.1", 0).listen()
     address = Address("127.0.0.1", listening.getsockname()[1])
-    application = make_application(settings, address=address, loopback_key=KEY)
+    application = make_application(
+        settings, address=address, loopback_key=KEY, with_archive=with_archive, with_celery_page=with_celery_page
+    )
     running = HttpServer(application)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(running.serve([listening])), name="test-server")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from launch_worker.server.address import Address
@@ -98,3 +99,11 @@ def test_an_address_that_is_none_gets_a_sentence(start: Starter, address: str) -
     part = start("--address", address)
     assert part.wait() == 2
     assert "write it as 127.0.0.1:7600" in part.log
+
+
+def test_nothing_of_it_stays_however_it_dies(start: Starter) -> None:
+    part = start("--address", "127.0.0.1:0")
+    assert part.link
+    children = wait_until(lambda: [child.pid for child in psutil.Process(part.pid).children()], what="Celery's page")
+    part.kill()
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in children), what="Celery's page has ended")

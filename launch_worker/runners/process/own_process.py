@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
+from collections.abc import Callable
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 #: Signals that Python sets for itself, and gives back to the programs that it starts.
@@ -27,6 +30,18 @@ def hide_memory() -> None:
     of the user, which sets it back. A program that this process executes begins readable.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def tie_to(parent: int) -> Callable[[], None]:
+    """A function for a new process, by which the kernel ends it with the thread that started it."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def tie() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
 
 
 def have_usual_signals(*, but_hang_up: bool = False) -> None:
