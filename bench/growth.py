@@ -132,7 +132,7 @@ def _costs(api: Api, settings: Settings) -> dict[str, Callable[[], object]]:
         "submit, beside them": lambda: store.create(new_run_id(), RunSpec(command=("true",))),
         "claim": lambda: _one_claim(store),
         "heartbeat of an idle worker": lambda: idle_heartbeat(store, "w", ("default",)),
-        "status screen": lambda: overview(api),
+        "status screen": lambda: overview(api.store),
         **{f"pass {name}": lambda name=name: PASSES[name](store, settings) for name in PASSES},  # type: ignore[misc]
     }
 

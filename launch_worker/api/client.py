@@ -10,11 +10,12 @@ from typing import Any
 
 from launch_worker.api.filters import parse_filter, parse_order
 from launch_worker.api.queues import QueueApi
-from launch_worker.api.runs import MAX_PER_PAGE, Run, Runs
+from launch_worker.api.run import Run
+from launch_worker.api.runs import MAX_PER_PAGE, Runs
 from launch_worker.api.sweeps import SweepApi
 from launch_worker.errors import InputError, RefusedError, UnknownRunError
-from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.checks import PROJECT
+from launch_worker.model.finding import Finding
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.usage import Measured
@@ -48,12 +49,12 @@ class Api(QueueApi, SweepApi):
         existing run, with `is_new` False. `strict` refuses an unknown queue. Raises InputError, BrokerUnavailableError.
         """
         given = _given(run) if isinstance(run, RunSpec) else run
-        sent = self.send(given, delay_s=delay_s, at_us=at_us, strict=strict, run_id=run_id)
+        sent = self.transport.send(given, delay_s=delay_s, at_us=at_us, strict=strict, run_id=run_id)
         return Run(self, sent.id, queue_consumers=sent.queue_consumers, is_new=sent.is_new)
 
     def submit_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Run, Item]]:
-        """The same as `send_items`, with the run itself for each."""
-        for sent, item in self.send_items(items, strict=strict):
+        """Submit runs and arrays of runs in order, many in a round trip; raises after what was submitted before."""
+        for sent, item in self.transport.send_items(items, strict=strict):
             yield Run(self, sent.id, queue_consumers=sent.queue_consumers, is_new=sent.is_new), item
 
     def run(self, path: str) -> Run:
@@ -62,40 +63,23 @@ class Api(QueueApi, SweepApi):
         Raises UnknownRunError, which says so where the run was deleted, or is of another project.
         """
         project, _, run_id = path.rpartition("/")
-        self.store.check_id(run_id)
-        catch_up(self.store, self.settings)
-        record = self.store.get(run_id)
-        if project and record.project not in (project, f"{record.project.partition('/')[0]}/{project}"):
-            where = f"project {record.project!r}" if record.project else "no project"
-            raise UnknownRunError(f"there is no run {run_id} in project {project[:60]!r}; it is in {where}")
+        record = self.transport.find(run_id)
+        _check_project(project, run_id, record.project)
         return Run(self, run_id, record=record)
 
-    def past_run(self, run_id: str) -> dict[str, Any] | None:
-        """The object of `show --json`, with its attempts, of a run that only the archive has; None for none.
+    def shown(self, path: str) -> dict[str, Any]:
+        """The object of `show --json`, also of a run that only the archive has; `path` and errors as for `run`."""
+        project, _, run_id = path.rpartition("/")
+        shown = self.transport.shown(run_id)
+        _check_project(project, run_id, shown["project"] or "")
+        return shown
 
-        Raises UnknownRunError, which says so, for a deleted run, and ArchiveError.
-        """
-        database = self.archive()
-        if database is None:
-            return None
-        from launch_worker.archive.past import find
-
-        found = find(database, run_id)
-        return found.as_json() if found is not None else None
-
-    def past_measured(self, run_id: str, attempt: int | None = None) -> tuple[Record, Measured] | None:
-        """A run that only the archive has, and what an attempt of it (the latest by default) used; None for none.
-
-        Raises UnknownRunError for a deleted run, and ArchiveError.
-        """
-        if not self.settings.has_archive:
-            return None
-        from launch_worker.database import open_database
-
-        database = open_database(self.settings)
-        from launch_worker.archive.past import find_measured
-
-        return find_measured(database, run_id, attempt)
+    def measured(self, path: str, *, attempt: int | None = None, timeout_s: float = 3.0) -> tuple[Record, Measured]:
+        """The run, and what an attempt of it (the latest by default) used; as `shown`, and as `Run.measured`."""
+        project, _, run_id = path.rpartition("/")
+        record, measured = self.transport.measured(run_id, attempt, timeout_s=timeout_s)
+        _check_project(project, run_id, record.project)
+        return record, measured
 
     def runs(
         self,
@@ -119,12 +103,15 @@ class Api(QueueApi, SweepApi):
             raise InputError(f"per_page must be a whole number from 1 to {MAX_PER_PAGE}, not {per_page!r}")
         # As `run` takes it: the last part of a project alone, whatever the entity.
         wanted, by = parse_filter(filters, path=path), parse_order(order)
-        catch_up(self.store, self.settings)
         return Runs(self, wanted, by, per_page=per_page)
 
     def is_array(self, array: str) -> bool:
         """Whether this is the id of an array, which is that of its first run."""
-        return bool(self.store.array_runs(array, limit=1))
+        return bool(self.array_runs(array, limit=1))
+
+    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
+        """The ids of an array's runs in their order, `limit` at most (0: all); none for no array."""
+        return self.transport.array_runs(array, limit=limit)
 
     def cancel_array(self, array: str, *, reason: str = "", grace_s: float | None = None) -> tuple[int, int]:
         """Ask for the end of all runs of an array. Returns how many are Killed, and how many Running ones were asked.
@@ -133,15 +120,22 @@ class Api(QueueApi, SweepApi):
         """
         if not self.is_array(array):
             raise UnknownRunError(f"there is no array {array[:40]!r}; its id is that of its first run")
-        reason = reason or f"cancelled by {self.actor}"
-        killed, asked = self.store.cancel_array(array, reason=reason, grace_s=grace_s, actor=self.actor)
+        killed, asked = self.transport.cancel_array(array, reason=reason, grace_s=grace_s)
         if not killed and not asked:
             raise RefusedError(f"all runs of array {array} have ended; nothing was changed")
         return killed, asked
 
+    def status(self) -> dict[str, Any]:
+        """The object of `status --json`: runs by state, queues, pools, workers, passes, problems."""
+        return self.transport.status()
+
+    def findings(self) -> Iterator[Finding]:
+        """Every check of the installation, the most basic first. Raises BrokerUnavailableError."""
+        return self.transport.findings()
+
     def workers(self) -> list[Worker]:
         """The live workers, as their last heartbeats described them."""
-        return [Worker.from_description(description) for description in self.store.workers_now()]
+        return [Worker.from_description(description) for description in self.transport.workers()]
 
 
 def submit(
@@ -217,12 +211,15 @@ def submit_many(items: Iterable[Mapping[str, Any]], *, api: Api | None = None, s
     api = api or Api()
     folder = current_folder() or "/"
     checked = [_item(item, folder) for item in items]
-    queues: set[str] = set()
-    for item in checked:
-        queue = item.given.get("queue") or "default"
-        api.check(item, fresh=queue not in queues)
-        queues.add(queue)
+    api.transport.check_items(checked, strict=strict)
     return [run for run, _ in api.submit_items(checked, strict=strict)]
+
+
+def _check_project(named: str, run_id: str, project: str) -> None:
+    """Raises UnknownRunError for a run of another project; `named` may be the last part of a project alone."""
+    if named and project not in (named, f"{project.partition('/')[0]}/{named}"):
+        where = f"project {project!r}" if project else "no project"
+        raise UnknownRunError(f"there is no run {run_id} in project {named[:60]!r}; it is in {where}")
 
 
 def _item(options: Mapping[str, Any], folder: str = "") -> Item:

@@ -8,21 +8,22 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from launch_worker.api.client import Api
 from launch_worker.api.overview import overview
 from launch_worker.attempt.folder import undeleted_folder
 from launch_worker.errors import LaunchError
+from launch_worker.model.finding import Finding
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
 from launch_worker.model.worker import why_unserved
 from launch_worker.redis_url import RedisUrl
+from launch_worker.settings import Settings
 from launch_worker.store.redis.connection import OLDEST_SERVERS
 from launch_worker.store.redis.safety import INSECURE, is_loopback, why_unsafe
+from launch_worker.store.store import Store
 from launch_worker.untrusted.ownership import why_not_ours
 
 #: Bytes free in the work dir below which a worker may fail to keep logs and reports.
@@ -42,40 +43,14 @@ _ARCHIVE_LAG_S = 60.0
 _NO_WRITES = frozenset({"redis.replica", "redis.full", "redis.not-saved"})
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check."""
-
-    #: Level: ok, warning, or error (something must be mended).
-    level: str
-    #: Name of the check for machines: `redis.full`.
-    name: str
-    cause: str
-    #: Advice what to do; '' where all is well.
-    advice: str = ""
-
-    @property
-    def text(self) -> str:
-        return f"{self.cause}; {self.advice}" if self.advice else self.cause
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "level": self.level,
-            "name": self.name,
-            "text": self.text,
-            "cause": self.cause,
-            "advice": self.advice or None,
-        }
-
-
-def problems(api: Api, seen: Mapping[str, Any]) -> list[Finding]:
+def problems(store: Store, settings: Settings, seen: Mapping[str, Any]) -> list[Finding]:
     """The warnings and errors that an `overview` (`seen`) and a few reads show."""
-    return [finding for finding in _at_a_glance(api, seen) if finding.level != "ok"]
+    return [finding for finding in _at_a_glance(store, settings, seen) if finding.level != "ok"]
 
 
-def check(api: Api) -> Iterator[Finding]:
+def check(store: Store, settings: Settings) -> Iterator[Finding]:
     """Every check, the most basic first. Raises BrokerUnavailableError when there is nothing to check."""
-    yield from _at_a_glance(api, overview(api))
+    yield from _at_a_glance(store, settings, overview(store))
     for name, look in (
         ("records", _records),
         ("work-dir", _work_dir),
@@ -83,20 +58,20 @@ def check(api: Api) -> Iterator[Finding]:
         ("archive", _archive),
     ):
         try:
-            yield from look(api)
+            yield from look(store, settings)
         except LaunchError as error:
             yield Finding("error", name, f"this could not be looked at: {error}", "mend what is above, and try again")
 
 
-def _archive(api: Api) -> Iterator[Finding]:
-    if not api.settings.has_archive:
+def _archive(store: Store, settings: Settings) -> Iterator[Finding]:
+    if not settings.has_archive:
         return
     from launch_worker.database import open_database
 
-    database = open_database(api.settings)
+    database = open_database(settings)
     from launch_worker.archive.status import status
 
-    found = status(database, api.store)
+    found = status(database, store)
     where, start = f"the archive {found.database}", "start it: launch-worker archive run"
     if not found.leader:
         yield Finding("warning", "archive.alone", f"nobody writes {where}; it misses what happens now", start)
@@ -117,22 +92,22 @@ def _archive(api: Api) -> Iterator[Finding]:
         )
 
 
-def _at_a_glance(api: Api, seen: Mapping[str, Any]) -> Iterator[Finding]:
+def _at_a_glance(store: Store, settings: Settings, seen: Mapping[str, Any]) -> Iterator[Finding]:
     blocked = False
-    for finding in (*_server(api), *_login(api), *_clock(api)):
+    for finding in (*_server(store), *_login(store, settings), *_clock(store)):
         blocked = blocked or finding.name in _NO_WRITES
         yield finding
-    yield from _workers(api, seen, blocked=blocked)
+    yield from _workers(settings, seen, blocked=blocked)
     if not blocked:
         yield from _queues(seen)
-    yield from _too_big(api, seen["workers"])
-    yield from _held(api)
-    yield from _refused(api)
-    yield from _unarchived(api)
+    yield from _too_big(store, seen["workers"])
+    yield from _held(store)
+    yield from _refused(store)
+    yield from _unarchived(store)
 
 
-def _server(api: Api) -> Iterator[Finding]:
-    server = api.store.server()
+def _server(store: Store) -> Iterator[Finding]:
+    server = store.server()
     oldest = OLDEST_SERVERS[server["product"]]
     version = tuple(int(part) for part in server["version"].split(".")[:2])
     name = f"{server['product']} {server['version']}"
@@ -199,18 +174,18 @@ def _memory(server: Mapping[str, Any]) -> Finding:
     return Finding("ok", "redis.memory", f"Redis uses {used:.0%} of its maxmemory")
 
 
-def _login(api: Api) -> Iterator[Finding]:
-    url = RedisUrl.parse(api.settings.redis_url)
-    level = "warning" if api.settings.is_insecure else "error"
+def _login(store: Store, settings: Settings) -> Iterator[Finding]:
+    url = RedisUrl.parse(settings.redis_url)
+    level = "warning" if settings.is_insecure else "error"
     unsafe = why_unsafe(url)
     if unsafe:
         cause, _, advice = unsafe.partition("; ")
         yield Finding(level, "redis.unsafe", cause, advice)
         return
-    is_open = not url.tls.get("ssl_certfile") and api.store.admits_anyone()
+    is_open = not url.tls.get("ssl_certfile") and store.admits_anyone()
     if not is_open:
         yield Finding("ok", "redis.login", "Redis wants a login")
-    elif is_loopback(url) and not api.store.listens_beyond_loopback():
+    elif is_loopback(url) and not store.listens_beyond_loopback():
         yield Finding("ok", "redis.login", "Redis takes commands without a password, on loopback only")
     else:
         yield Finding(
@@ -223,9 +198,9 @@ def _login(api: Api) -> Iterator[Finding]:
         )
 
 
-def _clock(api: Api) -> Iterator[Finding]:
+def _clock(store: Store) -> Iterator[Finding]:
     before = time.time()
-    server_s = api.store.now_us() / 1e6
+    server_s = store.now_us() / 1e6
     after = time.time()
     offset_s = (before + after) / 2 - server_s
     if abs(offset_s) <= _CLOCK_S + (after - before):
@@ -241,9 +216,9 @@ def _clock(api: Api) -> Iterator[Finding]:
     )
 
 
-def _workers(api: Api, seen: Mapping[str, Any], *, blocked: bool) -> Iterator[Finding]:
+def _workers(settings: Settings, seen: Mapping[str, Any], *, blocked: bool) -> Iterator[Finding]:
     workers, ages = seen["workers"], seen["passes"]
-    late = [name for name, age in ages.items() if age > 6 * api.settings.pass_s]
+    late = [name for name, age in ages.items() if age > 6 * settings.pass_s]
     if blocked and (late or not workers):
         yield Finding(
             "warning",
@@ -295,10 +270,10 @@ def _runs(count: int) -> str:
     return "1 run waits" if count == 1 else f"{count} runs wait"
 
 
-def _too_big(api: Api, workers: list[dict[str, Any]]) -> Iterator[Finding]:
+def _too_big(store: Store, workers: list[dict[str, Any]]) -> Iterator[Finding]:
     """Each queue's oldest run that no live worker of it could run even alone."""
     found: set[str] = set()
-    for record in islice(api.store.runs({"state": {RunState.PENDING}}, newest_first=False), _FIRST_RUNS):
+    for record in islice(store.runs({"state": {RunState.PENDING}}, newest_first=False), _FIRST_RUNS):
         consumers = [worker for worker in workers if record.queue in worker["queues"]]
         if not record.needs or not consumers or record.queue in found:
             continue
@@ -329,14 +304,14 @@ def _why_never(needs: str, workers: list[dict[str, Any]]) -> str:
     return "more GPUs, cores and memory together than any one of its workers has"
 
 
-def _held(api: Api) -> Iterator[Finding]:
-    for record in api.store.held(limit=5):
+def _held(store: Store) -> Iterator[Finding]:
+    for record in store.held(limit=5):
         cause, _, advice = record.why_held().rpartition("; ")
         yield Finding("error", "run.held", f"run {record.id} waits: {cause}", advice)
 
 
-def _refused(api: Api) -> Iterator[Finding]:
-    for item in api.store.refused(limit=5):
+def _refused(store: Store) -> Iterator[Finding]:
+    for item in store.refused(limit=5):
         yield Finding(
             "warning",
             "item.refused",
@@ -345,9 +320,9 @@ def _refused(api: Api) -> Iterator[Finding]:
         )
 
 
-def _unarchived(api: Api) -> Iterator[Finding]:
-    state = api.store.archive_state()
-    if state.deleted_at and api.store.now_us() - state.deleted_at < _RECENT_US:
+def _unarchived(store: Store) -> Iterator[Finding]:
+    state = store.archive_state()
+    if state.deleted_at and store.now_us() - state.deleted_at < _RECENT_US:
         runs = "1 ended run was" if state.deleted == 1 else f"{state.deleted} ended runs were"
         yield Finding(
             "error",
@@ -358,18 +333,18 @@ def _unarchived(api: Api) -> Iterator[Finding]:
         )
 
 
-def _records(api: Api) -> Iterator[Finding]:
-    wrong = api.store.inconsistencies(limit=10_000)
+def _records(store: Store, settings: Settings) -> Iterator[Finding]:
+    wrong = store.inconsistencies(limit=10_000)
     for text in wrong[:5]:
         yield Finding("error", "records", text, "delete the run, or restore Redis from a backup (docs/operations.md)")
     if not wrong:
-        counts = api.store.counts()
+        counts = store.counts()
         total = sum(counts.values())
         yield Finding("ok", "records", f"records and indexes agree ({total} runs, {counts[RunState.RUNNING]} Running)")
 
 
-def _logs(api: Api) -> Iterator[Finding]:
-    url = api.settings.log_url
+def _logs(store: Store, settings: Settings) -> Iterator[Finding]:
+    url = settings.log_url
     if not url:
         return
     # Imports fsspec.
@@ -388,7 +363,7 @@ def _logs(api: Api) -> Iterator[Finding]:
         )
         return
     yield Finding("ok", "logs", f"the whole output of large logs is kept at {objects.shown}")
-    archive = api.store.archive_state()
+    archive = store.archive_state()
     if not archive.name:
         yield Finding(
             "warning",
@@ -406,12 +381,12 @@ def _logs(api: Api) -> Iterator[Finding]:
         )
 
 
-def _work_dir(api: Api) -> Iterator[Finding]:
-    folder = api.settings.work_dir
+def _work_dir(store: Store, settings: Settings) -> Iterator[Finding]:
+    folder = settings.work_dir
     if not folder.exists():
         yield Finding("ok", "work-dir", f"this machine has had no worker yet (no {folder})")
         return
-    reason = "" if api.settings.work_dir_trusted else why_not_ours(folder)
+    reason = "" if settings.work_dir_trusted else why_not_ours(folder)
     if reason:
         cause, _, advice = reason.partition("; ")
         yield Finding(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import total_ordering
 from typing import TYPE_CHECKING, Any
 
-from launch_worker.api.connection import Connection
 from launch_worker.api.filters import Filter, Order
+from launch_worker.api.redis_connection import RedisConnection
 from launch_worker.errors import ArchiveError, ForbiddenError, SettingsError
 from launch_worker.model.conditions import created_from, tests
 from launch_worker.model.run import Record
@@ -30,7 +30,7 @@ _LAG_S = 10.0
 class Listing:
     """One list. Each run is in it once, with Redis' state where Redis has it."""
 
-    def __init__(self, api: Connection, wanted: Filter, order: Order, *, per_page: int) -> None:
+    def __init__(self, api: RedisConnection, wanted: Filter, order: Order, *, per_page: int) -> None:
         self._api = api
         self._filter = wanted
         self._order = order
@@ -109,7 +109,7 @@ class _Past:
     """The archive's part of a list, and what is newer in Redis."""
 
     def __init__(
-        self, api: Connection, database: Database, wanted: Filter, newer: set[str] | None, *, per_page: int
+        self, api: RedisConnection, database: Database, wanted: Filter, newer: set[str] | None, *, per_page: int
     ) -> None:
         # Here SQLAlchemy is there for certain.
         from launch_worker.archive import past, query
@@ -184,7 +184,7 @@ class _Past:
         return self._query.Question(self._filter.tree, self._filter.matches, order.path, order.is_descending)
 
 
-def _newer(api: Connection, database: Database) -> tuple[set[str] | None, str]:
+def _newer(api: RedisConnection, database: Database) -> tuple[set[str] | None, str]:
     """The runs that the archive is behind with, None for not known; and a sentence, where that is worth one."""
     from launch_worker.archive.query import where_it_is
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from launch_worker.api.client import Api
+from launch_worker.store.store import Store
 
 
-def overview(api: Api) -> dict[str, Any]:
+def overview(store: Store) -> dict[str, Any]:
     """Runs by state, queues, pools, workers, and when each pass last began."""
-    store = api.store
     workers = store.workers_now()
     # Redis counts: else all Running records would be read for this alone.
     lines = store.lines()

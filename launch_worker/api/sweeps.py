@@ -13,18 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.api.connection import Connection
-from launch_worker.api.runs import Run
+from launch_worker.api.run import Run
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError, UnknownRunError
 from launch_worker.ids import new_run_id
-from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.checks import KEY, MAX_LIMIT
 from launch_worker.model.states import RunState
-from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
+from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial, unknown_sweep
 from launch_worker.model.units import isoformat
-from launch_worker.store.sweeps import unknown_sweep
 from launch_worker.submission.options import read_options
 from launch_worker.submission.resolve import current_folder
-from launch_worker.sweeps.drive import advance, spec_of
 from launch_worker.untrusted.text import read_map
 
 if TYPE_CHECKING:
@@ -36,10 +33,9 @@ MAX_FILE_BYTES = 4 << 20
 MAX_WORKERS = 1000
 #: Lines of a failed run's output in the status of a sweep whose first runs all failed.
 _LAST_LINES = 3
-#: Seconds of the longest block on Redis in one call; a wait is a loop of them.
-_TURN_S = 2.0
-#: Seconds of an outage of Redis that a wait outlasts.
+#: Seconds of an outage that a wait outlasts, and between two tries.
 _PATIENCE_S = 600.0
+_PAUSE_S = 1.0
 #: Words of `Sweep.steer`, and what the reason of a run that was Killed by each says.
 _STEERED: dict[SweepOrder, str] = {"stop": "stopped", "cancel": "cancelled", "pause": "paused", "resume": "resumed"}
 
@@ -61,7 +57,7 @@ class Sweep:
 
     def refresh(self) -> SweepRecord:
         """Read the record from Redis. Raises InputError when the sweep is gone."""
-        record = self._api.store.sweep(self.id)
+        record = self._api.transport.sweep(self.id)
         if record is None:
             raise unknown_sweep(self.id)
         self._record = record
@@ -89,12 +85,12 @@ class Sweep:
     @property
     def trials(self) -> list[Trial]:
         """The sweep's runs by number, with their parameters and results, as they are now."""
-        return self._api.store.trials(self.id)[0]
+        return self._api.transport.trials(self.id)
 
     @property
     def runs(self) -> list[Run]:
         """The sweep's runs, the first one first; runs that the retention has deleted are left out."""
-        found = self._api.store.records([trial.run_id for trial in self.trials])
+        found = self._api.transport.records([trial.run_id for trial in self.trials])
         return [self._run(record.id, record) for record in found]
 
     def best_run(self) -> Run | None:
@@ -113,9 +109,7 @@ class Sweep:
 
     def resume(self) -> str:
         """Go on after `pause`. Returns the state now. Raises RefusedError when it is over or stopped."""
-        state = self.steer("resume")
-        advance(self._api.store, self._api.settings, self.id)
-        return state
+        return self.steer("resume")
 
     def stop(self) -> str:
         """Make no more runs, and be FINISHED when the running ones have ended; pending ones are Killed.
@@ -133,9 +127,8 @@ class Sweep:
 
     def steer(self, word: SweepOrder) -> str:
         """Carry out the order. Returns the state now."""
-        actor = self._api.actor
-        reason = f"sweep {self.id} was {_STEERED[word]} by {actor}"
-        done, state = self._api.store.steer_sweep(self.id, word, reason=reason, actor=actor)
+        reason = f"sweep {self.id} was {_STEERED[word]} by {self._api.actor}"
+        done, state = self._api.transport.steer_sweep(self.id, word, reason=reason)
         if not done:
             raise RefusedError(f"sweep {self.id} is {state} and cannot be {_STEERED[word]}; nothing was changed")
         return state
@@ -159,21 +152,16 @@ class Sweep:
                 away_since = away_since or now
                 if now - away_since > _PATIENCE_S or (deadline is not None and now > deadline):
                     raise
-                time.sleep(_TURN_S / 2)
+                time.sleep(_PAUSE_S)
         raise TimeoutError(f"sweep {self.id} is still {self.record.state} after {timeout:g} s")
 
     def _has_ended(self, deadline: float | None) -> bool:
         """Wait for the end; False after `deadline` (monotonic seconds)."""
-        with self._api.store.watch_sweeps() as wait_for_news:
-            while not self.refresh().is_over:
-                if self.record.state == "PAUSED" and self.record.failures:
-                    raise LaunchError(f"sweep {self.id} is PAUSED: {self.record.problem}")
-                turn_s = _TURN_S if deadline is None else min(_TURN_S, deadline - time.monotonic())
-                if turn_s <= 0:
-                    return False
-                if not wait_for_news(turn_s):
-                    catch_up(self._api.store, self._api.settings)
-        return True
+        for record in self._api.transport.follow_sweep(self.id, deadline=deadline):
+            self._record = record
+            if record.state == "PAUSED" and record.failures:
+                raise LaunchError(f"sweep {self.id} is PAUSED: {record.problem}")
+        return self.refresh().is_over
 
     def as_json(self, *, runs: bool = False) -> dict[str, Any]:
         """The object of `sweep list --json`; with `runs` that of `sweep status --json`."""
@@ -203,7 +191,7 @@ class Sweep:
         from launch_worker.sweeps.search import best_of
 
         trials = self.trials
-        now = {r.id: r for r in self._api.store.records([trial.run_id for trial in trials if trial.live])}
+        now = {r.id: r for r in self._api.transport.records([trial.run_id for trial in trials if trial.live])}
         rows = [
             {
                 "index": trial.index,
@@ -266,6 +254,7 @@ class SweepApi(Connection):
         # Imported on demand: start-up time of `launch-submit`, which imports this module.
         from launch_worker.sweeps.config import parse_config
         from launch_worker.sweeps.search import check_engines, suggest
+        from launch_worker.sweeps.trial import spec_of
 
         api: Any = self
         said, where = _read(config)
@@ -283,16 +272,16 @@ class SweepApi(Connection):
         # A run of it is tried first: its mistakes are reported before there is a sweep.
         first = suggest(parsed, (), seed=seed, ended=(), study=sweep_id)
         sample = spec_of(given, parsed, first, sweep_id=sweep_id, index=0)
-        ready = api.resolve(dict(given) | {"command": sample.command}, fresh=True)
+        ready = self.transport.complete(dict(given) | {"command": sample.command}, fresh=True)
         beside = None if isinstance(config, Mapping) else os.path.dirname(os.path.abspath(config))
-        folder = _folder_of_program(parsed, ready.spec, options, where=where, beside=beside)
+        folder = _folder_of_program(parsed, ready, options, where=where, beside=beside)
         if folder is not None:
             given["cwd"] = folder
-        if strict and sample.queue != "default" and sample.queue not in self.store.queue_names():
-            known = ", ".join(self.store.queue_names()) or "none"
+        if strict and sample.queue != "default" and sample.queue not in (names := self.transport.queue_names()):
+            known = ", ".join(names) or "none"
             raise InputError(f"there is no queue {sample.queue!r}; known are: {known}")
         if given.get("upload") is not None:
-            given["upload"] = api.send_folder(options["upload"])
+            given["upload"] = self.transport.send_folder(options["upload"])
         cap = min((n for n in (parsed.cap, count) if n is not None), default=None)
         fields: dict[str, str | int] = {
             "name": parsed.name or sample.name.rpartition("-")[0],
@@ -306,15 +295,14 @@ class SweepApi(Connection):
             "target": "" if parsed.target is None else repr(parsed.target),
             "watched": int(parsed.watches_metric),
         }
-        self.store.create_sweep(sweep_id, fields, actor=self.actor)
-        advance(self.store, api.settings, sweep_id)
+        self.transport.create_sweep(sweep_id, fields)
         return Sweep(api, sweep_id)
 
     def sweep(self, path: str) -> Sweep:
         """The sweep with this id, or `entity/project/id`. Raises InputError for an unknown one."""
         api: Any = self
         sweep_id = path.rpartition("/")[2]
-        record = self.store.sweep(sweep_id) if KEY.fullmatch(sweep_id) else None
+        record = self.transport.sweep(sweep_id) if KEY.fullmatch(sweep_id) else None
         if record is None:
             raise unknown_sweep(sweep_id)
         return Sweep(api, sweep_id, record=record)
@@ -322,7 +310,7 @@ class SweepApi(Connection):
     def sweeps(self) -> list[Sweep]:
         """All sweeps that are known, the newest first."""
         api: Any = self
-        return [Sweep(api, record.id, record=record) for record in self.store.sweeps_of(self.store.sweep_ids())]
+        return [Sweep(api, record.id, record=record) for record in self.transport.sweeps()]
 
 
 def _read(config: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[Any, str]:

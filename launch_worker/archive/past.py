@@ -14,9 +14,9 @@ from launch_worker.database.database import Database
 from launch_worker.database.version import check_version
 from launch_worker.errors import UnknownRunError
 from launch_worker.model.run import Record
+from launch_worker.model.saved_files import saved_files
 from launch_worker.model.units import isoformat
 from launch_worker.model.usage import Measured
-from launch_worker.store.files import saved_files
 from launch_worker.store.records import record_of
 from launch_worker.untrusted.text import read_json, read_map
 

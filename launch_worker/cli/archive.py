@@ -138,7 +138,7 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
     from launch_worker.database.version import check_version
 
     check_version(database)
-    before = api.store.now_us() - as_us(age_s) if age_s is not None else None
+    before = api.transport.now_us() - as_us(age_s) if age_s is not None else None
     selection = Selection(ended_before=before, **given)
     found = preview(database, selection)
     if not as_json:

@@ -11,11 +11,11 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.api.queues import Pool, Queue
 from launch_worker.cli.submit_options import with_options
 from launch_worker.errors import InputError
 from launch_worker.model.checks import MAX_LIMIT
 from launch_worker.queues.defaults import parse_defaults
+from launch_worker.queues.described import Pool, Queue
 
 NAME = click.argument("name")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")

@@ -6,7 +6,6 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.api.doctor import check
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("ERROR", "red")}
 
@@ -17,7 +16,7 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("ER
 def doctor_command(url: str | None, as_json: bool) -> int:
     """Check Redis, workers, passes, records and this machine; exits 1 when something must be mended."""
     worst = 0
-    for finding in check(Api(url)):
+    for finding in Api(url).findings():
         worst = max(worst, int(finding.level == "error"))
         if as_json:
             terminal.echo_json(finding.as_json())

@@ -78,7 +78,7 @@ def _look_up(settings: Settings, *, ready: bool) -> Verdict:
     from launch_worker.api.client import Api
 
     try:
-        workers = Api(settings=settings).store.workers()
+        workers = Api(settings=settings).transport.live_workers()
     except BrokerUnavailableError as error:
         return Verdict(False, str(error))
     ours = [worker for worker in workers if worker["host"] == socket.gethostname()]

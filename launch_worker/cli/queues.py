@@ -9,7 +9,6 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.api.queues import MAX_RANK, Queue
 from launch_worker.cli.configuring import (
     DEFAULT,
     DESCRIPTION,
@@ -26,6 +25,7 @@ from launch_worker.cli.configuring import (
 )
 from launch_worker.errors import InputError
 from launch_worker.queues.defaults import as_options
+from launch_worker.queues.described import MAX_RANK, Queue
 from launch_worker.queues.queue import RESOURCES, parse_settings
 from launch_worker.untrusted.text import read_json
 

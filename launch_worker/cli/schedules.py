@@ -45,7 +45,7 @@ def schedules_command(ctx: click.Context, as_json: bool) -> None:
 def list_command(url: str | None, as_json: bool) -> None:
     """List recurring submissions, the next one first."""
     rows = []
-    for name, text, next_us in Api(url).store.schedules():
+    for name, text, next_us in Api(url).transport.schedules():
         try:
             rows.append(Schedule.from_json(text).as_json(next_us))
         except InputError as error:
@@ -108,7 +108,7 @@ def create_command(
 @click.pass_obj
 def show_command(url: str | None, name: str, as_json: bool) -> None:
     """Show when a recurring submission comes and what it submits."""
-    found = Api(url).store.schedule(name)
+    found = Api(url).transport.schedule(name)
     if found is None:
         raise _unknown(name)
     text, next_us = found
@@ -128,8 +128,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
 @click.pass_obj
 def delete_command(url: str | None, name: str, as_json: bool) -> None:
     """Take a recurring submission away. Runs that it submitted stay."""
-    api = Api(url)
-    if not api.store.delete_schedule(name, actor=api.actor):
+    if not Api(url).transport.delete_schedule(name):
         raise _unknown(name)
     if as_json:
         terminal.echo_json({"name": name, "deleted": True})
@@ -149,19 +148,18 @@ def add_schedule(
     strict: bool,
 ) -> Kept:
     """Keep a recurring submission of the item. Raises InputError, also where one of that name is there."""
-    from launch_worker.cli.sending import check_all
-
-    check_all(api, [item], strict=strict)
-    spec = api.resolve(item.given).spec
+    transport = api.transport
+    transport.check_items([item], strict=strict)
+    spec = transport.complete(item.given)
     given = item.given | {"author": spec.author}
     if api.settings.project:
         given.setdefault("project", api.settings.project)
     if item.upload is not None:
-        given["upload"] = api.send_folder(item.upload)
+        given["upload"] = transport.send_folder(item.upload)
     elif not spec.uri and (folder := current_folder()) is not None:
         # Without `cwd_required`, so that a folder among the queue's defaults replaces it.
         given.setdefault("cwd", folder)
-    now = api.store.now_us()
+    now = transport.now_us()
     schedule = Schedule(
         name=name or re.sub(r"[^A-Za-z0-9_.-]+", "-", spec.name).strip("-._")[:100] or "schedule",
         cron=cron,
@@ -172,12 +170,12 @@ def add_schedule(
         made_at=now,
     )
     next_us = schedule.next_after(now)
-    if api.store.schedule(schedule.name) is not None:
+    if transport.schedule(schedule.name) is not None:
         raise InputError(
             f"there is a schedule {schedule.name!r} already; delete it with: launch-worker schedules delete "
             f"{schedule.name}, or name this one otherwise"
         )
-    api.store.keep_schedule(schedule.name, schedule.to_json(), next_us, actor=api.actor)
+    transport.keep_schedule(schedule.name, schedule.to_json(), next_us)
     return Kept(schedule, next_us)
 
 

@@ -8,8 +8,6 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.api.doctor import problems
-from launch_worker.api.overview import overview
 from launch_worker.cli import devices
 
 
@@ -18,9 +16,7 @@ from launch_worker.cli import devices
 @click.pass_obj
 def status_command(url: str | None, as_json: bool) -> None:
     """Show queues, pools, workers, their GPUs, running runs and problems."""
-    api = Api(url)
-    seen = overview(api)
-    status = seen | {"problems": [finding.as_json() for finding in problems(api, seen)]}
+    status = Api(url).status()
     if as_json:
         terminal.echo_json(status)
         return

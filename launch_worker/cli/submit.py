@@ -16,7 +16,8 @@ from launch_worker.submission.options import Item, read_jobs, read_options
 from launch_worker.submission.resolve import current_folder
 
 if TYPE_CHECKING:
-    from launch_worker.submission.submitter import Sent, Submitter
+    from launch_worker.api.transport import Submits
+    from launch_worker.submission.sent import Sent
 
 #: Options that name one submission, and would make all lines of a file the same.
 _NOT_WITH_FILE = ("id", "unique")
@@ -154,10 +155,10 @@ def _submit_and_wait(url: str | None, items: list[Item], call: Call) -> int:
     from launch_worker.api.client import Api, Run
     from launch_worker.cli import following
 
-    whole, code = Api(url), 0
+    api, code = Api(url), 0
     runs = [
-        Run(whole, one.id, queue_consumers=one.queue_consumers, is_new=one.is_new)
-        for one in _submit(whole, items, call)
+        Run(api, one.id, queue_consumers=one.queue_consumers, is_new=one.is_new)
+        for one in _submit(api.transport, items, call)
     ]
     if call.waits:
         quiet = call.quiet or call.as_json
@@ -174,13 +175,13 @@ def _submit_and_wait(url: str | None, items: list[Item], call: Call) -> int:
     return code
 
 
-def _submit(submitter: Submitter, items: list[Item], call: Call) -> list[Sent]:
+def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
     """Check all, send all, and report each. A queue without workers is reported once."""
-    from launch_worker.cli.sending import check_all, queue_of, send_all
+    from launch_worker.cli.sending import send_all
 
     many = call.from_file is not None or items[0].array is not None
     if many:
-        check_all(submitter, items, strict=call.strict)
+        submitter.check_items(items, strict=call.strict)
     idle: set[str] = set()
     sent = []
     shown = many and not call.quiet and sys.stderr.isatty()
@@ -192,15 +193,15 @@ def _submit(submitter: Submitter, items: list[Item], call: Call) -> list[Sent]:
                 out.write(f"{run.id}\n")
             elif not call.as_json and not shown:
                 is_old = not run.is_new and bool(item.run_id or item.unique)
-                how = "was submitted before; nothing was changed" if is_old else f"submitted to queue {queue_of(item)}"
+                how = "was submitted before; nothing was changed" if is_old else f"submitted to queue {item.queue}"
                 out.write(f"run {run.id} {how}\n")
-            if run.queue_consumers == 0 and (queue := queue_of(item)) not in idle:
+            if run.queue_consumers == 0 and (queue := item.queue) not in idle:
                 idle.add(queue)
                 from launch_worker import terminal
                 from launch_worker.model.worker import why_unserved
 
                 out.flush()
-                why = why_unserved(submitter.store.workers(), queue)
+                why = why_unserved(submitter.live_workers(), queue)
                 terminal.say(f"launch-submit: the run waits: {why}", err=True)
         if shown and not call.as_json:
             out.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")

@@ -13,7 +13,7 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.database import open_database
-from launch_worker.errors import ArchiveError, InputError, UnknownRunError
+from launch_worker.errors import InputError
 from launch_worker.model.advice import advise
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.run import Record
@@ -103,24 +103,8 @@ def _found(url: str | None, run_id: str, attempt: int | None) -> tuple[Record, M
     The archive has no metrics. Raises UnknownRunError.
     """
     api = Api(url)
-    try:
-        run = api.run(run_id)
-    except UnknownRunError as unknown:
-        try:
-            past = api.past_measured(run_id.rpartition("/")[2], attempt)
-        except ArchiveError as error:
-            raise UnknownRunError(f"{unknown}; the archive could not be asked: {error}") from None
-        if past is None:
-            raise
-        _check_attempt(past[0], attempt)
-        return (*past, [])
-    _check_attempt(run.record, attempt)
-    return run.record, run.measured(attempt=attempt), run.metrics()
-
-
-def _check_attempt(record: Record, attempt: int | None) -> None:
-    if attempt is not None and attempt > record.attempt:
-        raise InputError(f"run {record.id} has had {record.attempt} attempts; there is no attempt {attempt} yet")
+    record, measured = api.measured(run_id, attempt=attempt)
+    return record, measured, api.transport.metrics(record.id)
 
 
 def _why_nothing(record: Record, measured: Measured) -> str:
@@ -237,7 +221,7 @@ def usage_command(
     if as_csv and as_json:
         raise InputError("--csv and --json are two forms; leave one of them out")
     api = Api(url)
-    now_us = api.store.now_us()
+    now_us = api.transport.now_us()
     since_us, until_us = _moment(since, "--since", now_us), None
     if until is not None:
         until_us = _moment(until, "--until", now_us)

@@ -7,7 +7,6 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli import devices
-from launch_worker.errors import InputError
 from launch_worker.model.worker import WorkerOrder
 
 
@@ -25,7 +24,7 @@ def workers_command(ctx: click.Context, as_json: bool) -> None:
 @click.pass_obj
 def list_command(url: str | None, as_json: bool) -> None:
     """List the live workers, what runs hold of them, and their GPUs."""
-    workers = Api(url).store.workers_now()
+    workers = Api(url).transport.workers()
     if as_json:
         for worker in workers:
             terminal.echo_json(worker)
@@ -91,14 +90,8 @@ def resume_command(url: str | None, worker: str, as_json: bool) -> None:
 
 
 def _order(url: str | None, worker: str, word: WorkerOrder, sentence: str, *, as_json: bool) -> None:
-    api = Api(url)
-    owners = [entry["owner"] for entry in api.store.workers() if worker in (entry["worker"], entry["owner"])]
-    if not owners:
-        raise InputError(f"there is no live worker {worker!r}; list them with: launch-worker workers")
-    ordered = [api.store.order(owner, word, actor=api.actor) for owner in owners]
-    if not any(ordered):
-        raise InputError(f"worker {worker!r} does not listen now; try again in a few seconds")
+    told = Api(url).transport.order(worker, word)
     if as_json:
-        terminal.echo_json({"worker": worker, "order": word, "told": sum(ordered)})
+        terminal.echo_json({"worker": worker, "order": word, "told": told})
     else:
         terminal.say(f"worker {worker} {sentence}")

@@ -8,11 +8,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.logs.manifest import Manifest, Segment
 from launch_worker.logs.stored import StoredLogs
+from launch_worker.model.log_pieces import LOST, Gap, Piece, lines_of
 from launch_worker.model.run import Record
 from launch_worker.redis_url import mask_url
 from launch_worker.store.logs import LogChunk
@@ -31,33 +31,6 @@ _SETTLE_S = 3.0
 _JUST_ENDED_S = 60.0
 #: Parts of a pattern that mean another thing in a text of several lines than in each line.
 _WHOLE_TEXT = re.compile(r"\\[AzZ]|\(\?[a-zA-Z]*[-ms]")
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Output that cannot be read."""
-
-    #: Number of its bytes, and of its lines; None where that is not known.
-    bytes: int
-    lines: int | None
-    #: A phrase that says where it is, or that it is nowhere.
-    why: str
-
-    def __str__(self) -> str:
-        lines = "" if not self.lines else f" ({self.lines:,} {'line' if self.lines == 1 else 'lines'})"
-        return f"… {self.bytes:,} bytes{lines} of output before this {self.why}"
-
-
-LOST = "are kept nowhere"
-
-
-class Piece(NamedTuple):
-    """Some output, after the output that is missing before it."""
-
-    data: bytes
-    #: Number of the line in which it begins, from 1; lines of a gap that nobody counted are left out.
-    line: int
-    gap: Gap | None = None
 
 
 @dataclass(frozen=True)
@@ -468,12 +441,6 @@ class _Search:
 
     def _may_be_in(self, data: bytes) -> bool:
         return self._may_have is None or self._may_have(data.decode("utf-8", "replace"))
-
-
-def lines_of(data: bytes) -> list[bytes]:
-    """The lines of a text; a carriage return alone ends none."""
-    lines = data.split(b"\n")
-    return [line + b"\n" for line in lines[:-1]] + lines[-1:] * bool(lines[-1])
 
 
 def _torn(data: bytes, *, is_at_line: bool) -> int:

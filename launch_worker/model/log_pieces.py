@@ -3,6 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Output that cannot be read."""
+
+    #: Number of its bytes, and of its lines; None where that is not known.
+    bytes: int
+    lines: int | None
+    #: A phrase that says where it is, or that it is nowhere.
+    why: str
+
+    def __str__(self) -> str:
+        lines = "" if not self.lines else f" ({self.lines:,} {'line' if self.lines == 1 else 'lines'})"
+        return f"… {self.bytes:,} bytes{lines} of output before this {self.why}"
+
+
+LOST = "are kept nowhere"
+
+
+class Piece(NamedTuple):
+    """Some output, after the output that is missing before it."""
+
+    data: bytes
+    #: Number of the line in which it begins, from 1; lines of a gap that nobody counted are left out.
+    line: int
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True)
@@ -49,3 +77,9 @@ class Joiner:
             # After the shown beginning of a torn line, the first line is that line's end.
             return newline + 1 if self._is_at_line else newline
         return next((at for at, byte in enumerate(data[:4]) if not 0x80 <= byte < 0xC0), 0)
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    """The lines of a text; a carriage return alone ends none."""
+    lines = data.split(b"\n")
+    return [line + b"\n" for line in lines[:-1]] + lines[-1:] * bool(lines[-1])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from launch_worker.errors import InputError
 
 #: States of a sweep that is over.
 ENDED = ("FINISHED", "CANCELED")
@@ -103,3 +106,8 @@ class SweepRecord:
     @property
     def is_over(self) -> bool:
         return self.state in ENDED
+
+
+def unknown_sweep(sweep_id: str) -> InputError:
+    shown = sweep_id if re.fullmatch(r"[\w.=@-]{1,60}", sweep_id) else repr(sweep_id[:40])
+    return InputError(f"there is no sweep {shown}; list the known ones with: launch-worker sweep list")

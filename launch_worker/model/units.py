@@ -123,3 +123,18 @@ def format_size(size: float) -> str:
 def as_us(seconds: float) -> int:
     """Whole microseconds, in which the scripts count time."""
     return round(seconds * 1e6)
+
+
+def since_ms(since: str | float, now_ms: int, *, what: str = "since") -> int:
+    """The time, milliseconds since 1970, that `since` means: a duration before now, or the latest such time."""
+    try:
+        return now_ms - int(1000 * parse_duration(since, what=what))
+    except InputError:
+        try:
+            at_ms = parse_time(since, now_s=now_ms / 1000, what=what) // 1000
+        except InputError:
+            raise InputError(
+                f"{what} {str(since)[:60]!r} is neither a duration, as 10m, nor a time, as 2030-01-31T14:30 or 14:30"
+            ) from None
+    # `14:30` is the next such time.
+    return at_ms - 86_400_000 if at_ms > now_ms else at_ms

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from launch_worker.errors import InputError
 from launch_worker.model.spec import RunSpec
-from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
+from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial, unknown_sweep
 from launch_worker.store import keys
 from launch_worker.store.answers import SteerWord
 from launch_worker.store.redis.client import Client, pairs, text
@@ -163,11 +163,6 @@ class Sweeps(Client):
                 pipe.lrange(keys.sweep_part(sweep_id, f"curve:{index}"), 0, -1)
             lists = pipe.execute() if indexes else []
         return {index: [_point(text(line)) for line in lines] for index, lines in zip(indexes, lists, strict=True)}
-
-
-def unknown_sweep(sweep_id: str) -> InputError:
-    shown = sweep_id if re.fullmatch(r"[\w.=@-]{1,60}", sweep_id) else repr(sweep_id[:40])
-    return InputError(f"there is no sweep {shown}; list the known ones with: launch-worker sweep list")
 
 
 def _record(sweep_id: str, fields: Mapping[str, str], live: int) -> SweepRecord:

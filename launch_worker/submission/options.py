@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: Bytes of one line at most: more than any run that RunSpec takes.
 MAX_LINE_BYTES = 8 << 20
 
+#: Queue of a run that names none.
+DEFAULT_QUEUE = "default"
 #: The sha256 of a folder whose archive is not made yet, so that everything else can be checked before.
 UNSENT = "0" * 64
 
@@ -49,6 +51,11 @@ class Item:
     where: str = ""
     #: The checked run and the configurations that completed it; None before the check, and with an upload.
     ready: Ready | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def queue(self) -> str:
+        queue: str = self.given.get("queue") or DEFAULT_QUEUE
+        return queue
 
     def error(self, problem: Exception | str) -> InputError:
         """The problem, with the place in the file that has it."""

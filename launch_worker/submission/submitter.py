@@ -7,33 +7,25 @@ import getpass
 import os
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, new_run_id, unique_run_id
-from launch_worker.model.checks import check_queue_name
+from launch_worker.model.checks import check_queue_name, parse_after
+from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
 from launch_worker.store.submit import ConfigChanged, Configs, Created, Creator, New
-from launch_worker.submission.options import Item, Ready
+from launch_worker.submission.options import DEFAULT_QUEUE, Item, Ready
 from launch_worker.submission.resolve import current_folder, resolve
+from launch_worker.submission.sent import Sent
 
 #: Runs in one round trip. Redis does nothing else for the few milliseconds that they take.
 _BATCH = 100
-
-
-class Sent(NamedTuple):
-    """A run that was submitted."""
-
-    id: str
-    #: Live workers that consumed its queue when it was submitted.
-    queue_consumers: int
-    #: False when a run with its id was there already, and nothing was changed.
-    is_new: bool = True
 
 
 class Submitter:
@@ -87,10 +79,27 @@ class Submitter:
             else:
                 return Sent(run_id, created.consumers, created.is_new)
 
-    def check(self, item: Item, *, fresh: bool = False) -> None:
-        """Check an item. Raises InputError where it could not be submitted now."""
-        ready = self.resolve(item.given, fresh=fresh)
-        item.ready = ready if item.upload is None else None
+    def check_items(self, items: Sequence[Item], *, strict: bool) -> None:
+        """Check all items. Raises InputError, with its place in its file, for the first that could not be submitted."""
+        known = {DEFAULT_QUEUE, *self.store.queue_names()} if strict else set()
+        queues: set[str] = set()
+        runs: set[str] = set()
+        for item in items:
+            try:
+                ready = self.resolve(item.given, fresh=item.queue not in queues)
+                item.ready = ready if item.upload is None else None
+                queues.add(item.queue)
+                if strict and item.queue not in known:
+                    raise InputError(f"there is no queue {item.queue!r}; known are: {', '.join(sorted(known))}")
+                if item.upload is not None and not os.path.isdir(item.upload):
+                    raise InputError(f"upload {item.upload!r} is not a folder of this machine")
+                for other in (parse_after(text)[0] for text in item.given.get("after", ())):
+                    if other not in runs and not self.store.exists(other):
+                        raise InputError(f"there is no run {other} to wait for; list them with: launch-worker runs")
+                    runs.add(other)
+                runs.add(item.run_id)
+            except InputError as error:
+                raise item.error(error) from None
 
     def send_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Sent, Item]]:
         """Submit runs and arrays of runs, in order, many in a round trip. Raises as `send`.
@@ -165,12 +174,20 @@ class Submitter:
             given |= {"array": spec.array, "array_index": spec.array_index, "array_limit": spec.array_limit}
         return self.send(given, delay_s=new.delay_s, at_us=new.at_us, strict=strict, run_id=new.run_id)
 
+    def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
+        """The run that these arguments are, with the defaults of its queue. Raises InputError."""
+        return self.resolve(given, fresh=fresh).spec
+
+    def live_workers(self) -> list[dict[str, Any]]:
+        """The descriptions of the live workers, as they last spoke."""
+        return self.store.workers()
+
     def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> Ready:
         """The run that these arguments are, and the configurations of queue and pool that completed it.
 
         With `fresh` the configurations are read from Redis, else those last seen are taken. Raises InputError.
         """
-        queue = given.get("queue") or "default"
+        queue = given.get("queue") or DEFAULT_QUEUE
         if fresh:
             check_queue_name(queue)
             self._configs[queue] = self.store.configs_of(queue)

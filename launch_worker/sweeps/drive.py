@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RedisFullError
 from launch_worker.ids import new_run_id
 from launch_worker.model.checks import KEY
-from launch_worker.model.spec import RunSpec, default_name
 from launch_worker.model.sweep import SweepRecord, Trial
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from launch_worker.store.submit import Configs
-from launch_worker.submission.resolve import resolve
+from launch_worker.sweeps.trial import spec_of
 from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:
@@ -172,24 +169,6 @@ def judge(store: Store, sweep_id: str) -> int:
         word, _ = store.cancel(trials[index].run_id, reason=f"stopped early by {why}")
         log.info("sweep.run_stopped sweep=%s run=%s %s: %s", sweep_id, trials[index].run_id, word, why)
     return len(found)
-
-
-def spec_of(
-    given: Mapping[str, Any],
-    config: SweepConfig,
-    drawn: Suggestion,
-    *,
-    sweep_id: str,
-    index: int,
-    queue_config: str = "",
-    pool_config: str = "",
-) -> RunSpec:
-    """The run with these parameters. Raises InputError."""
-    command = config.command_of(drawn.config)
-    stem = config.name or str(given.get("name") or "") or default_name((config.program or command[0],))
-    named = dict(given) | {"name": f"{stem[:180]}-{index}", "command": command}
-    spec = resolve(named, queue_config=queue_config, pool_config=pool_config)
-    return replace(spec, config=drawn.config, sweep=sweep_id, sweep_index=index)
 
 
 def given_of(sweep: SweepRecord) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pytest
 
 from launch_worker import submit
 from launch_worker.api.client import Api
-from launch_worker.api.doctor import Finding, check
 from launch_worker.dev.redis_server import RedisServer, find_redis_server
 from launch_worker.errors import BrokerUnavailableError
+from launch_worker.model.finding import Finding
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
@@ -155,7 +155,7 @@ def test_status_and_doctor_find_the_same_problems(cluster: Cluster) -> None:
 
 
 def findings(api: Api) -> dict[str, Finding]:
-    return {finding.name: finding for finding in check(api)}
+    return {finding.name: finding for finding in api.findings()}
 
 
 @pytest.mark.parametrize(("hours", "way", "level"), [(3, "ahead of", "error"), (-3, "behind", "error")])

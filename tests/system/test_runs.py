@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api.client import Api, submit
-from launch_worker.api.runs import Run
+from launch_worker.api.client import Api, Run, submit
 from launch_worker.errors import UnknownRunError
 from launch_worker.model import item_schema
 from launch_worker.model.states import RunState

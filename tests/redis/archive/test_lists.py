@@ -30,7 +30,7 @@ Make = Callable[[], Follower]
 def api(store: Store, database_url: str) -> Iterator[Api]:
     made = Api(settings=Settings.from_env({"LAUNCH_DATABASE_URL": database_url}, redis_url=store.url))
     yield made
-    if (archive := made.archive()) is not None:
+    if (archive := made.direct.archive()) is not None:
         archive.close()
 
 
@@ -147,7 +147,7 @@ def test_a_user_who_may_not_read_the_feed_gets_the_same_list(
     assert [notice.partition(";")[0] for notice in runs.notices] == [
         "this user of Redis may not read the feed of changes"
     ]
-    archive = api.archive()
+    archive = api.direct.archive()
     assert archive is not None
     archive.close()
     redis_client.acl_deluser("somebody")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from launch_worker.api.client import Api
-from launch_worker.api.doctor import check
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.states import RunState
@@ -124,16 +123,16 @@ def test_past_the_bound_the_oldest_go_and_are_counted_and_doctor_says_so(store: 
     runs = ended(store, 5)
     archive(store, runs[4])
     assert store.retire(retention_s=3600.0, unarchived_bytes=0) == 0
-    assert "archive.missed" not in {finding.name for finding in check(api)}
+    assert "archive.missed" not in {finding.name for finding in api.findings()}
     assert store.retire(retention_s=0.0, unarchived_bytes=3 * 2 * KILO) == 2
     assert left(store, runs) == runs[1:4]
-    [finding] = [finding for finding in check(api) if finding.name == "archive.missed"]
+    [finding] = [finding for finding in api.findings() if finding.name == "archive.missed"]
     assert (finding.level, "1 ended run was deleted before" in finding.cause) == ("error", True)
     assert store.retire(retention_s=0.0, limit=2, unarchived_bytes=0) == 2
     state = store.archive_state()
     assert (state.name, state.waiting, state.deleted) == ("a", 1, 3)
     redis_of(store.url).hset(keys.COUNTERS, "unarchived_deleted_at", 1)
-    assert "archive.missed" not in {finding.name for finding in check(api)}
+    assert "archive.missed" not in {finding.name for finding in api.findings()}
 
 
 def test_what_a_full_server_gets_is_confirmed_and_deleted(store: Store, redis_client: Any) -> None:

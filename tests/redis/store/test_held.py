@@ -16,7 +16,7 @@ from launch_worker.agent.adoption import Adopter
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.api.client import Api, Run
-from launch_worker.api.doctor import check, problems
+from launch_worker.api.doctor import problems
 from launch_worker.api.overview import overview
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.folder import AttemptFolder
@@ -166,8 +166,8 @@ def test_show_and_doctor_and_status_tell_of_a_held_run_and_what_to_do(store: Sto
     assert shown["held"] is True
     assert f"may live on {record.host}" in shown["reason"]
     assert f"launch-worker confirm {record.id} ended" in shown["reason"]
-    assert any(shown["reason"] in finding.text and finding.level == "error" for finding in check(api))
-    assert any(shown["reason"] in problem.text for problem in problems(api, overview(api)))
+    assert any(shown["reason"] in finding.text and finding.level == "error" for finding in api.findings())
+    assert any(shown["reason"] in problem.text for problem in problems(api.store, api.settings, overview(api.store)))
 
 
 def test_a_retry_of_a_held_run_is_refused_with_the_reason(store: Store, api: Api) -> None:

@@ -974,7 +974,7 @@ def test_a_run_that_is_ready_says_why_nobody_has_taken_it(store: Store, api: Api
     first, second = create(store), create(store)
 
     def told(run_id: str) -> str:
-        api._why_waiting.clear()
+        api.direct._why_waiting.clear()
         return str(api.run(run_id).as_json()["reason"] or "")
 
     assert told(first).startswith("no worker consumes queue default")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api.client import Api
-from launch_worker.api.runs import Run
+from launch_worker.api.client import Api, Run
 from launch_worker.errors import InputError, RefusedError, UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.model import item_schema

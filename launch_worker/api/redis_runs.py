@@ -1,0 +1,257 @@
+"""Reads, follows, lists and steers runs in Redis and, where there is one, in the archive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from launch_worker.api.filters import Filter, Order
+from launch_worker.api.listing import Listing
+from launch_worker.api.redis_connection import TURN_S, RedisConnection
+from launch_worker.api.shown import attempt_of, run_as_json
+from launch_worker.api.transport import LogPart, Place, Seen, check_part
+from launch_worker.errors import ArchiveError, DeletedRunError, LaunchError, RefusedError, UnknownRunError
+from launch_worker.maintenance.passes import catch_up
+from launch_worker.model.log_pieces import Log, Piece
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import next_step_of
+from launch_worker.model.run import Record, Transition
+from launch_worker.model.states import RunState
+from launch_worker.model.units import since_ms
+from launch_worker.model.usage import Measured
+from launch_worker.store.answers import CancelWord
+
+if TYPE_CHECKING:
+    from launch_worker.database.database import Database
+    from launch_worker.logs.reading import Output
+
+T = TypeVar("T")
+
+#: Runs of a queue's line that are searched for those that fit.
+_LINE_LIMIT = 1000
+
+
+class RedisRuns(RedisConnection):
+    """The part of the transport for runs."""
+
+    # -- read ------------------------------------------------------------------------------------------------------
+
+    def find(self, run_id: str) -> Record:
+        self.store.check_id(run_id)
+        catch_up(self.store, self.settings)
+        return self.store.get(run_id)
+
+    def record(self, run_id: str) -> Record:
+        return self.store.get(run_id)
+
+    def records(self, run_ids: Sequence[str]) -> list[Record]:
+        return self.store.records(run_ids)
+
+    def shown(self, run_id: str) -> dict[str, Any]:
+        try:
+            record = self.find(run_id)
+        except UnknownRunError as unknown:
+
+            def look(database: Database) -> dict[str, Any] | None:
+                from launch_worker.archive.past import find
+
+                found = find(database, run_id)
+                return None if found is None else found.as_json()
+
+            return self._past(unknown, look)
+        return run_as_json(self, record, history=True)
+
+    def _past(self, unknown: UnknownRunError, look: Callable[[Database], T | None]) -> T:
+        """What the archive has of a run that Redis does not have. Raises the error, where that is nothing."""
+        try:
+            database = self.archive()
+            found = None if database is None else look(database)
+        except ArchiveError as error:
+            raise UnknownRunError(f"{unknown}; the archive could not be asked: {error}") from None
+        if found is None:
+            raise unknown
+        return found
+
+    def transitions(self, run_id: str) -> list[Transition]:
+        return self.store.history(run_id)
+
+    def metrics(self, run_id: str) -> list[dict[str, Any]]:
+        return self.store.metrics(run_id)
+
+    def measured(self, run_id: str, attempt: int | None, *, timeout_s: float) -> tuple[Record, Measured]:
+        try:
+            record = self.find(run_id)
+        except UnknownRunError as unknown:
+
+            def look(database: Database) -> tuple[Record, Measured] | None:
+                from launch_worker.archive.past import find_measured
+
+                return find_measured(database, run_id, attempt)
+
+            record, measured = self._past(unknown, look)
+            attempt_of(record, attempt)
+            return record, measured
+        number = attempt_of(record, attempt)
+        if number == record.attempt and record.state is RunState.RUNNING:
+            kept = self.store.ask_usage(record, timeout_s=timeout_s)
+            return record, Measured.of(number, kept, is_running=True)
+        return record, Measured.of(number, self.store.usage_of(record, number), is_running=False)
+
+    def read_file(self, run_id: str, name: str) -> bytes | None:
+        return self.store.read_file(run_id, name)
+
+    def listing(self, wanted: Filter, order: Order, *, per_page: int) -> Listing:
+        catch_up(self.store, self.settings)
+        return Listing(self, wanted, order, per_page=per_page)
+
+    def in_line(self, wanted: Filter, *, queue: str, limit: int) -> list[tuple[Record, int | None]]:
+        catch_up(self.store, self.settings)
+        takes_all = wanted.is_decided and set(wanted.narrow) <= {"queue", "state"}
+        found: list[tuple[Record, int | None]] = []
+        for name in [queue] if queue else sorted(self.store.queues()):
+            # Runs that do not match the filter are left out, but counted in the places of the others.
+            for record in self.store.line(name, limit=limit if takes_all else _LINE_LIMIT):
+                if record.state is RunState.PENDING and wanted.matches(record):
+                    found.append((record, self.store.place_in_line(record)))
+                if len(found) == limit:
+                    return found
+        return found
+
+    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
+        return self.store.array_runs(array, limit=limit)
+
+    def now_us(self) -> int:
+        return self.store.now_us()
+
+    # -- output ----------------------------------------------------------------------------------------------------
+
+    def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
+        check_part(part)
+        from launch_worker.logs.reading import first_lines
+
+        output = self._open_output(run_id, part.get("attempt"))
+        if (tail := part.get("tail")) is not None:
+            return output.tail(tail)
+        if (since := part.get("since")) is not None:
+            pieces = output.since(since_ms(since, self.store.now_us() // 1000))
+        else:
+            pieces = output.from_line(part.get("from_line") or 1)
+        if (pattern := part.get("grep")) is not None:
+            pieces = output.grep(pattern, pieces)
+        return first_lines(pieces, part.get("lines"))
+
+    def _open_output(self, run_id: str, attempt: int | None) -> Output:
+        from launch_worker.logs.reading import latest_stored, open_output
+
+        url = self.settings.log_url
+        record: Record | None = None
+        try:
+            record = self.record(run_id)
+            number = attempt_of(record, attempt)
+        except DeletedRunError:
+            raise
+        except UnknownRunError:
+            # Redis may have deleted the run after its time, and the log is there.
+            if not url or not (number := latest_stored(url, run_id, attempt)):
+                raise
+        return open_output(self.store, run_id, number, url=url, record=record)
+
+    def newest_output(self, run_id: str, attempt: int) -> Log:
+        place, data, missing = Place(attempt), bytearray(), 0
+        for seen in self._new_output(run_id, place, attempt):
+            place, missing = seen.place, missing + seen.missing
+            data += seen.data
+        return Log(bytes(data), missing, attempt=attempt, entry=place.entry, end=place.end)
+
+    def follow(
+        self,
+        run_id: str,
+        place: Place | None,
+        *,
+        logs: bool,
+        attempt: int | None,
+        deadline: float | None,
+    ) -> Iterator[Seen]:
+        if place is None or place.state is None:
+            record = self.record(run_id)
+            place = replace(place or Place(attempt or record.attempt), state=record.state)
+            yield Seen(place, record, record.state)
+        turn_s = min(TURN_S, self.settings.pass_s)
+        with self.store.watch(run_id) as wait_for_news:
+            while True:
+                for seen in self.news_of(run_id, place, logs=logs, attempt=attempt):
+                    place = seen.place
+                    yield seen
+                if place.is_end:
+                    return
+                if deadline is not None and (turn_s := min(turn_s, deadline - time.monotonic())) <= 0:
+                    return
+                if not wait_for_news(turn_s):
+                    catch_up(self.store, self.settings)
+
+    def news_of(self, run_id: str, place: Place, *, logs: bool, attempt: int | None) -> Iterator[Seen]:
+        """Yield what is new of a run now after a place; the last Seen of an ended run says that it is the end."""
+        # In this order: a change between the two reads is seen twice rather than never.
+        history = self.store.history(run_id)
+        record = self.record(run_id)
+        if logs:
+            for seen in self._new_output(run_id, place, record.attempt if attempt is None else attempt):
+                place = seen.place
+                yield seen
+        told = len(history) if place.seen is None else place.seen
+        for at, transition in enumerate(history[told:], told + 1):
+            place = replace(place, seen=at, state=transition.state)
+            # The next transition of the same step says whether this was an end.
+            if not transition.state.is_final or at == len(history):
+                yield Seen(place, record, transition.state)
+        is_end = record.state.is_final or (attempt is not None and attempt < record.attempt)
+        is_told = record.state is place.state or not (is_end or place.seen is None)
+        place = replace(place, seen=max(told, len(history)), state=record.state, is_end=is_end)
+        yield Seen(place, record, None if is_told else record.state)
+
+    def _new_output(self, run_id: str, place: Place, attempt: int) -> Iterator[Seen]:
+        """Yield new output of the place's attempt and of later ones, up to `attempt`."""
+        while True:
+            for chunk in self.store.log(run_id, place.attempt, after=place.entry):
+                place, data, missing = place.past(chunk.entry, chunk.offset, chunk.data)
+                yield Seen(place, data=data, missing=missing)
+            if place.attempt >= attempt:
+                return
+            place = place.in_attempt(place.attempt + 1)
+
+    # -- steered ---------------------------------------------------------------------------------------------------
+
+    def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> tuple[CancelWord, str]:
+        reason = reason or f"cancelled by {self.actor}"
+        return self.store.cancel(run_id, reason=reason, grace_s=grace_s, actor=self.actor)
+
+    def cancel_array(self, array: str, *, reason: str, grace_s: float | None) -> tuple[int, int]:
+        reason = reason or f"cancelled by {self.actor}"
+        return self.store.cancel_array(array, reason=reason, grace_s=grace_s, actor=self.actor)
+
+    def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
+        return self.store.preempt(run_id, reason=reason or f"preempted by {self.actor}", actor=self.actor)
+
+    def retry(self, run_id: str) -> None:
+        state = self.store.requeue(run_id, reason=f"retry asked for by {self.actor}", actor=self.actor)
+        if state:
+            record = self.record(run_id)
+            held = record.why_held() if record.is_held else ""
+            raise RefusedError(f"run {run_id} is {state}; {held or 'only an ended run can be retried'}")
+
+    def confirm_ended(self, run_id: str) -> Record:
+        record = self.record(run_id)
+        if not (record.is_held and self.store.release(run_id, record.token, actor=self.actor)):
+            why = f"worker {record.worker} reports on it" if record.state is RunState.RUNNING else "it does not run"
+            raise RefusedError(f"run {run_id} is {record.state}, and {why}; there is nothing to confirm")
+        outcome = Outcome(RunState.CRASHED, reason=f"{self.actor} confirmed that its job on {record.host} has ended")
+        [answer] = self.store.crash_many([(run_id, record.token, next_step_of(record, outcome))])
+        if isinstance(answer, LaunchError):
+            raise answer
+        return self.record(run_id)
+
+    def delete(self, run_id: str) -> None:
+        if not self.store.delete(run_id, who=self.actor, keep_s=self.settings.retention_s):
+            raise RefusedError(f"run {run_id} is Running; stop it first with: launch-worker cancel {run_id}")

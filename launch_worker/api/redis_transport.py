@@ -1,0 +1,53 @@
+"""Joins the parts of the way to a launch system through its Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from launch_worker.api import doctor
+from launch_worker.api.overview import overview
+from launch_worker.api.redis_queues import RedisQueues
+from launch_worker.api.redis_runs import RedisRuns
+from launch_worker.api.redis_sweeps import RedisSweeps
+from launch_worker.errors import InputError
+from launch_worker.model.finding import Finding
+from launch_worker.model.worker import WorkerOrder
+
+
+class RedisTransport(RedisRuns, RedisQueues, RedisSweeps):
+    """The transport through Redis, and through the archive's database where there is one. `Transport` documents it."""
+
+    def queue_names(self) -> list[str]:
+        return self.store.queue_names()
+
+    def workers(self) -> list[dict[str, Any]]:
+        return self.store.workers_now()
+
+    def order(self, worker: str, word: WorkerOrder) -> int:
+        owners = [entry["owner"] for entry in self.store.workers() if worker in (entry["worker"], entry["owner"])]
+        if not owners:
+            raise InputError(f"there is no live worker {worker!r}; list them with: launch-worker workers")
+        ordered = [self.store.order(owner, word, actor=self.actor) for owner in owners]
+        if not any(ordered):
+            raise InputError(f"worker {worker!r} does not listen now; try again in a few seconds")
+        return sum(ordered)
+
+    def schedules(self) -> list[tuple[str, str, int]]:
+        return self.store.schedules()
+
+    def schedule(self, name: str) -> tuple[str, int] | None:
+        return self.store.schedule(name)
+
+    def keep_schedule(self, name: str, text: str, next_us: int) -> None:
+        self.store.keep_schedule(name, text, next_us, actor=self.actor)
+
+    def delete_schedule(self, name: str) -> bool:
+        return self.store.delete_schedule(name, actor=self.actor)
+
+    def status(self) -> dict[str, Any]:
+        seen = overview(self.store)
+        return seen | {"problems": [one.as_json() for one in doctor.problems(self.store, self.settings, seen)]}
+
+    def findings(self) -> Iterator[Finding]:
+        return doctor.check(self.store, self.settings)

@@ -1,0 +1,318 @@
+"""Defines what every way to a launch system can do, be it through Redis or through a server: the one `Transport`.
+
+`Api`, `Run`, `Runs`, queues, sweeps and the commands stand on it. Its operations have values of `model` and plain JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+
+from launch_worker.api.filters import Filter, Order
+from launch_worker.errors import InputError
+from launch_worker.model.finding import Finding
+from launch_worker.model.log_pieces import Joiner, Log, Piece
+from launch_worker.model.run import Record, Transition
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
+from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
+from launch_worker.model.usage import Measured
+from launch_worker.model.worker import WorkerOrder
+from launch_worker.queues.described import Pool, Queue
+from launch_worker.settings import Settings
+from launch_worker.store.answers import CancelWord
+from launch_worker.submission.options import Item
+from launch_worker.submission.sent import Sent
+
+#: What an admin configures.
+Kind = Literal["queue", "pool"]
+
+
+class LogPart(TypedDict, total=False):
+    """The part of a run's output that is asked for; without any of these all of the latest attempt's."""
+
+    attempt: int | None
+    #: Number of the line at which it begins, from 1.
+    from_line: int | None
+    #: Seconds ago, a duration such as "10m", or a time, at which it begins.
+    since: str | float | None
+    #: Number of lines at most.
+    lines: int | None
+    #: Number of the last lines, in place of all that is above but `attempt`.
+    tail: int | None
+    #: Regular expression; only lines that have it in them are left.
+    grep: str | None
+
+
+def check_part(part: LogPart) -> None:
+    """Raises InputError for parts that exclude each other, TypeError for an unknown one, as a call does."""
+    if unknown := part.keys() - LogPart.__annotations__.keys():
+        raise TypeError(f"there is no part {min(unknown)!r}; there are: {', '.join(LogPart.__annotations__)}")
+    given = {name for name, value in part.items() if value is not None}
+    if "tail" in given and given & {"from_line", "lines", "since", "grep"}:
+        raise InputError("tail does not go with from_line, lines, since or grep; leave it out, or those")
+    if {"from_line", "since"} <= given:
+        raise InputError("from_line and since both say where to begin; leave one of them out")
+    for name, number in part.items():
+        if name in ("since", "grep") or number is None:
+            continue
+        least = 0 if name in ("lines", "tail") else 1
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise InputError(f"{name} must be a whole number of {least} or more, not {number!r:.40}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place in the life of a run up to which a follower has seen it."""
+
+    #: Attempt whose output is shown, the last entry of it, its end in bytes, and whether that is a line's end.
+    attempt: int
+    entry: str = "-"
+    end: int = 0
+    is_at_line: bool = True
+    #: Number of transitions seen; None at the beginning.
+    seen: int | None = None
+    state: RunState | None = None
+    #: Whether there is nothing more to see.
+    is_end: bool = False
+
+    @classmethod
+    def after(cls, log: Log) -> Place:
+        """The place behind an output that was read as a whole."""
+        return cls(log.attempt, log.entry, log.end, is_at_line=log.data[-1:] in (b"", b"\n"))
+
+    def past(self, entry: str, offset: int, data: bytes) -> tuple[Place, bytes, int]:
+        """The place behind the next entry; what is to be shown of it, and the number of bytes missing before that."""
+        joiner = Joiner(end=self.end, is_at_line=self.is_at_line)
+        shown, missing = joiner.add(offset, data)
+        is_at_line = shown.endswith(b"\n") if shown else self.is_at_line
+        return replace(self, entry=entry, end=joiner.end, is_at_line=is_at_line), shown, missing
+
+    def in_attempt(self, attempt: int) -> Place:
+        """The beginning of another attempt's output."""
+        return replace(self, attempt=attempt, entry="-", end=0, is_at_line=True)
+
+
+class Seen(NamedTuple):
+    """What a follower sees next, and the place behind it."""
+
+    place: Place
+    #: The run as it is, where something but its output is new.
+    record: Record | None = None
+    #: Its new state; None for output.
+    state: RunState | None = None
+    data: bytes = b""
+    #: Number of bytes that are missing before the data.
+    missing: int = 0
+
+
+class RunList(Protocol):
+    """A list of runs, read as it is taken."""
+
+    #: Sentences for people about what was read so far, each once.
+    notices: list[str]
+
+    def records(self) -> Iterator[Record]:
+        """Yield the runs in their order."""
+
+    def count(self) -> int | None:
+        """How many there are, where that is known without reading them."""
+
+
+class Submits(Protocol):
+    """A way to a launch system for those who submit only."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def actor(self) -> str:
+        """Who acts, for people."""
+
+    def send_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Sent, Item]]:
+        """Submit runs and arrays of runs in order, many in a round trip. `strict` refuses an unknown queue.
+
+        All that was submitted before an error is yielded before it is raised.
+        """
+
+    def check_items(self, items: Sequence[Item], *, strict: bool) -> None:
+        """Check all items. Raises InputError, with its place in its file, for the first that could not be submitted."""
+
+    def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
+        """The run that these arguments are, with the defaults of its queue. Raises InputError."""
+
+    def send_folder(self, folder: str) -> str:
+        """Send a folder of this machine, unless this connection has sent it. Returns its sha256. Raises InputError."""
+
+    def live_workers(self) -> list[dict[str, Any]]:
+        """The descriptions of the live workers, as they last spoke."""
+
+
+class Transport(Submits, Protocol):
+    """A way to a launch system. Every operation raises BrokerUnavailableError, and LaunchError for a refusal."""
+
+    def send(
+        self,
+        given: Mapping[str, Any],
+        *,
+        delay_s: float = 0.0,
+        at_us: int | None = None,
+        strict: bool = False,
+        run_id: str = "",
+    ) -> Sent:
+        """Submit one run, of arguments of RunSpec. With `run_id` a repeated call changes nothing."""
+
+    # -- runs, read ------------------------------------------------------------------------------------------------
+
+    def find(self, run_id: str) -> Record:
+        """The run that a person names, when nobody else was left to do the passes they are done. UnknownRunError."""
+
+    def record(self, run_id: str) -> Record:
+        """The run now. Raises UnknownRunError, which says so where the run was deleted."""
+
+    def records(self, run_ids: Sequence[str]) -> list[Record]:
+        """These runs in this order; those that are gone are left out."""
+
+    def shown(self, run_id: str) -> dict[str, Any]:
+        """The object of `show --json`, of a run that only the archive has too. Raises UnknownRunError."""
+
+    def why_waiting(self, queue: str) -> str:
+        """Why a ready run of a queue that breaks no limit has not been taken; '' where it will be, or not known."""
+
+    def transitions(self, run_id: str) -> list[Transition]:
+        """Every change of the run's state, the oldest first."""
+
+    def metrics(self, run_id: str) -> list[dict[str, Any]]:
+        """The rows of metrics that the job reported, the oldest first; the newest 1000 are kept."""
+
+    def measured(self, run_id: str, attempt: int | None, *, timeout_s: float) -> tuple[Record, Measured]:
+        """What an attempt (None: the latest) used, of a run that only the archive has too. Raises UnknownRunError.
+
+        The worker of a running one is asked, for so many seconds at most.
+        """
+
+    def read_file(self, run_id: str, name: str) -> bytes | None:
+        """The content of a file that is kept with the run; None for none of that name."""
+
+    def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
+        """The part of an attempt's output, piece by piece. Raises InputError; LaunchError for a store that is away."""
+
+    def newest_output(self, run_id: str, attempt: int) -> Log:
+        """The newest output, as it is kept with the run, as one."""
+
+    def follow(
+        self,
+        run_id: str,
+        place: Place | None,
+        *,
+        logs: bool,
+        attempt: int | None,
+        deadline: float | None,
+    ) -> Iterator[Seen]:
+        """Yield what is new of a run after a place, until its end, or `deadline` (monotonic seconds).
+
+        The first Seen has the record as it is now. With `attempt` it is the end of this attempt.
+        """
+
+    def listing(self, wanted: Filter, order: Order, *, per_page: int) -> RunList:
+        """The runs that fit, in this order."""
+
+    def in_line(self, wanted: Filter, *, queue: str, limit: int) -> list[tuple[Record, int | None]]:
+        """Pending runs that fit and their places, queue by queue; those that are not ready have none and are last."""
+
+    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
+        """The ids of an array's runs in their order, `limit` at most (0: all); none for no array."""
+
+    def now_us(self) -> int:
+        """The launch system's time, microseconds since 1970."""
+
+    # -- runs, steered ---------------------------------------------------------------------------------------------
+
+    def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> tuple[CancelWord, str]:
+        """Ask for the run's end. Returns what was done, and the state. Without `reason` it names who acts."""
+
+    def cancel_array(self, array: str, *, reason: str, grace_s: float | None) -> tuple[int, int]:
+        """Ask for the end of all runs of an array. Returns how many are Killed, and how many are to stop."""
+
+    def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
+        """Ask for the job's end, so that the run goes back to its queue. Returns what was done, and the state."""
+
+    def retry(self, run_id: str) -> None:
+        """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""
+
+    def confirm_ended(self, run_id: str) -> Record:
+        """Say that nothing is left of the job of a held run; it is Crashed, or Pending again. Raises RefusedError."""
+
+    def delete(self, run_id: str) -> None:
+        """Delete the run with all that is kept of it. Raises RefusedError while it runs."""
+
+    # -- queues and pools ------------------------------------------------------------------------------------------
+
+    def queue_names(self) -> list[str]:
+        """Every queue that a run was submitted to, or that was configured."""
+
+    def queues(self) -> list[Queue]:
+        """Every queue, by name."""
+
+    def queue(self, name: str) -> Queue:
+        """One queue. Raises InputError when there is none."""
+
+    def pools(self) -> list[Pool]:
+        """Every pool, by name."""
+
+    def pool(self, name: str) -> Pool:
+        """One pool. Raises InputError when there is none."""
+
+    def configure(self, kind: Kind, name: str, settings: Mapping[str, Any], *, create: bool) -> None:
+        """Change settings; None takes one away. With `create` it must be new, else it must be there."""
+
+    def pause(self, kind: Kind, name: str, *, paused: bool) -> None:
+        """Let nothing of it start any more, or let it go on."""
+
+    def drop(self, kind: Kind, name: str) -> None:
+        """Delete it. Raises RefusedError for one that is in use."""
+
+    # -- workers, sweeps, schedules, the whole ---------------------------------------------------------------------
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The descriptions of the live workers, with the number of runs as it is now."""
+
+    def order(self, worker: str, word: WorkerOrder) -> int:
+        """Order the workers of this name to do something; returns how many were told. Raises InputError for none."""
+
+    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> None:
+        """Keep a sweep that was checked, and make its first runs."""
+
+    def sweep(self, sweep_id: str) -> SweepRecord | None:
+        """The sweep now; None for none."""
+
+    def sweeps(self) -> list[SweepRecord]:
+        """All sweeps, the newest first."""
+
+    def trials(self, sweep_id: str) -> list[Trial]:
+        """The sweep's runs by number, with their parameters and results."""
+
+    def steer_sweep(self, sweep_id: str, word: SweepOrder, *, reason: str) -> tuple[bool, str]:
+        """Carry out the order. Returns whether that was possible, and the state now."""
+
+    def follow_sweep(self, sweep_id: str, *, deadline: float | None) -> Iterator[SweepRecord]:
+        """Yield the sweep now, and again when something may be new, until it is over or `deadline` has come."""
+
+    def schedules(self) -> list[tuple[str, str, int]]:
+        """Each schedule's name, its JSON, and its next time in microseconds; the next one first."""
+
+    def schedule(self, name: str) -> tuple[str, int] | None:
+        """JSON and next time of one; None for none."""
+
+    def keep_schedule(self, name: str, text: str, next_us: int) -> None:
+        """Keep a schedule that was checked."""
+
+    def delete_schedule(self, name: str) -> bool:
+        """Take a schedule away. False for none."""
+
+    def status(self) -> dict[str, Any]:
+        """The object of `status --json`: runs by state, queues, pools, workers, passes, problems."""
+
+    def findings(self) -> Iterator[Finding]:
+        """Every check of the installation, the most basic first."""

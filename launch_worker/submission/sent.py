@@ -1,0 +1,15 @@
+"""Defines what a submitter learns of a run that it has submitted."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Sent(NamedTuple):
+    """A run that was submitted."""
+
+    id: str
+    #: Live workers that consumed its queue when it was submitted.
+    queue_consumers: int
+    #: False when a run with its id was there already, and nothing was changed.
+    is_new: bool = True

@@ -1,0 +1,32 @@
+"""Makes the run of a sweep that tries a set of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from launch_worker.model.spec import RunSpec, default_name
+from launch_worker.submission.resolve import resolve
+
+if TYPE_CHECKING:
+    from launch_worker.sweeps.config import SweepConfig
+    from launch_worker.sweeps.search import Suggestion
+
+
+def spec_of(
+    given: Mapping[str, Any],
+    config: SweepConfig,
+    drawn: Suggestion,
+    *,
+    sweep_id: str,
+    index: int,
+    queue_config: str = "",
+    pool_config: str = "",
+) -> RunSpec:
+    """The run with these parameters. Raises InputError."""
+    command = config.command_of(drawn.config)
+    stem = config.name or str(given.get("name") or "") or default_name((config.program or command[0],))
+    named = dict(given) | {"name": f"{stem[:180]}-{index}", "command": command}
+    spec = resolve(named, queue_config=queue_config, pool_config=pool_config)
+    return replace(spec, config=drawn.config, sweep=sweep_id, sweep_index=index)
