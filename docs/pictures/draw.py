@@ -271,7 +271,7 @@ JOURNEY = (
         ),
     ),
     (
-        "It ends; whoever waits for it gets the news (api/runs, cli/following)",
+        "It ends; whoever waits for it gets the news (api/run, cli/following)",
         (
             Step("runners/job", ("Exited, then Gone: no", "process of it is left")),
             Step("model/outcome", ("says what the exit", "status means")),
