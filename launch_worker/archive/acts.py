@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from launch_worker.archive.schema import audit
+from launch_worker.database.audit import audit_lines
 from launch_worker.database.database import Database
 from launch_worker.database.version import check_version
 from launch_worker.model.units import isoformat
@@ -31,8 +31,8 @@ class Wanted:
 def acts(database: Database, wanted: Wanted) -> list[dict[str, Any]]:
     """The newest lines that fit, the newest first."""
     check_version(database)
-    c = audit.c
-    query = select(audit).order_by(c.at.desc(), c.id.desc()).limit(wanted.limit)
+    c = audit_lines.c
+    query = select(audit_lines).order_by(c.at.desc(), c.id.desc()).limit(wanted.limit)
     if wanted.who:
         query = query.where(func.lower(c.actor).contains(wanted.who.lower(), autoescape=True))
     if wanted.what:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from launch_worker.archive import rows, schema
 from launch_worker.archive.bulk import upsert
 from launch_worker.archive.rows import Row
+from launch_worker.database.audit import audit_lines
 from launch_worker.model.states import RunState
 from launch_worker.store.changes import Change
 from launch_worker.store.outlines import WholeRun
@@ -218,7 +219,7 @@ class Applier:
     def _add_audit(self, found: list[Row]) -> None:
         if found:
             self._connection.execute(
-                self._dialect.insert(schema.audit).on_conflict_do_nothing(index_elements=["change_id"]), found
+                self._dialect.insert(audit_lines).on_conflict_do_nothing(index_elements=["change_id"]), found
             )
 
     def _thing(self, table: Table, change: Change) -> None:

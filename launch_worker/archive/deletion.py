@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, insert, select, update
 
 from launch_worker.archive.apply import Applier
-from launch_worker.archive.schema import audit, leader, runs
+from launch_worker.archive.schema import leader, runs
 from launch_worker.archive.selection import OVER, Selection
+from launch_worker.database.audit import audit_lines
 from launch_worker.database.database import Database
 from launch_worker.errors import UnknownRunError
 from launch_worker.store.store import Store
@@ -59,4 +60,4 @@ def _note(connection: Connection, run_ids: list[str], *, who: str, at: int) -> N
     line = {"at": at, "actor": who, "what": "deleted", "kind": "run"}
     if run_ids:
         lines = [line | {"change_id": f"deleted {run_id} {at}", "target": run_id} for run_id in run_ids]
-        connection.execute(insert(audit), lines)
+        connection.execute(insert(audit_lines), lines)

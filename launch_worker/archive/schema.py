@@ -166,26 +166,6 @@ usage = Table(
     _text("samples"),
 )
 
-#: Acts of people, and what became of workers, the oldest first.
-audit = Table(
-    "audit",
-    metadata,
-    Column("id", _ROW, primary_key=True, autoincrement=True),
-    #: Name of the act, the same however often it is read: the feed's entry, or run and place in its history.
-    Column("change_id", String(255), nullable=False, unique=True),
-    _number("at"),
-    #: Person, as its client says; '' for a worker or beat.
-    _text("actor"),
-    _text("what"),
-    #: Kind of the target: run, sweep, schedule, queue, pool, worker.
-    _text("kind"),
-    _text("target"),
-    #: JSON of more.
-    _text("detail"),
-    Index("audit_at", "at", "id"),
-    Index("audit_target", "kind", "target", "id"),
-)
-
 
 def _things(name: str) -> Table:
     """A table of things of which a person wants to know later that they were there."""

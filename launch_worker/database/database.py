@@ -60,11 +60,11 @@ class Database:
         try:
             yield
         except NoConnectionError:
-            raise ArchiveUnavailableError(f"the archive {self.shown} has no free connection") from None
+            raise ArchiveUnavailableError(f"the database {self.shown} has no free connection") from None
         except DBAPIError as error:
             raise self._clear(error) from error
         except SQLAlchemyError as error:
-            raise ArchiveError(f"the archive {self.shown} cannot be used: {_first_line(error)}") from error
+            raise ArchiveError(f"the database {self.shown} cannot be used: {_first_line(error)}") from error
 
     def close(self) -> None:
         self.engine.dispose()
@@ -77,17 +77,19 @@ class Database:
                     f"there is no archive at {self.shown}; start one with: launch-worker archive run"
                 )
             if "disk is full" in cause or "disk I/O error" in cause:
-                return ArchiveUnavailableError(f"the archive's disk is full ({self.shown}); make room, it goes on then")
+                return ArchiveUnavailableError(
+                    f"the database's disk is full ({self.shown}); make room, it goes on then"
+                )
             if "malformed" in cause or "not a database" in cause:
                 return ArchiveError(
                     f"the archive {self.shown} is damaged ({cause}); restore a backup of it, or move it away: "
                     "what Redis has is archived anew"
                 )
             if isinstance(error, OperationalError):
-                return ArchiveUnavailableError(f"the archive {self.shown} cannot be used now: {cause}")
+                return ArchiveUnavailableError(f"the database {self.shown} cannot be used now: {cause}")
         elif error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
-            return ArchiveUnavailableError(f"the archive {self.shown} does not answer: {cause}")
-        return ArchiveError(f"the archive {self.shown} refused: {cause}")
+            return ArchiveUnavailableError(f"the database {self.shown} does not answer: {cause}")
+        return ArchiveError(f"the database {self.shown} refused: {cause}")
 
     def _engine(self) -> Engine:
         try:

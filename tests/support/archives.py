@@ -14,10 +14,15 @@ from sqlalchemy import insert, select
 
 from launch_worker.archive import schema
 from launch_worker.archive.follow import Archive
+from launch_worker.database import audit
 from launch_worker.database.database import Database
 from launch_worker.database.migrate import migrate
+from launch_worker.people import schema as people_schema
 from launch_worker.store.store import Store
 from tests.support.postgres import Postgres, programs
+
+#: All tables of a database.
+TABLES = (schema.metadata, audit.metadata, people_schema.metadata)
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +59,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     database = Database(url)
     migrate(database)
     with database.writing() as connection:
-        for table in reversed(schema.metadata.sorted_tables):
-            connection.execute(table.delete())
+        for metadata in TABLES:
+            for table in metadata.sorted_tables:
+                connection.execute(table.delete())
         connection.execute(insert(schema.position).values(id=1))
         connection.execute(insert(schema.leader).values(id=1))
     database.close()

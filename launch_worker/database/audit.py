@@ -1,0 +1,84 @@
+"""Keeps the audit: each act of a person, and what became of workers, is one line."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, String, Table, Text, insert, update
+
+metadata = MetaData()
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default="")
+
+
+#: Lines of the audit, the oldest first.
+audit_lines = Table(
+    "audit",
+    metadata,
+    # SQLite counts by itself in a column of type INTEGER only.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    #: Name of the act, the same however often it is read: the feed's entry, or run and place in its history. An act
+    #: through the server has a random one.
+    Column("change_id", String(255), nullable=False, unique=True),
+    #: Microseconds since 1970.
+    Column("at", BigInteger, nullable=False, server_default="0"),
+    #: Person: proven for an act through the server, else as the client says; '' for a worker or beat.
+    _text("actor"),
+    _text("what"),
+    #: Kind of the target: run, sweep, schedule, queue, pool, worker, user, group, project, token.
+    _text("kind"),
+    _text("target"),
+    #: JSON of more.
+    _text("detail"),
+    #: Address from which the person asked the server; '' for other ways.
+    _text("address"),
+    #: End of an act through the server: `done`, or why it was refused; '' for an act that may not have been done, and
+    #: for what the feed told, which was done.
+    _text("result"),
+    Index("audit_at", "at", "id"),
+    Index("audit_target", "kind", "target", "id"),
+)
+
+DONE = "done"
+
+
+def write_act(
+    connection: Connection,
+    *,
+    actor: str,
+    what: str,
+    kind: str,
+    target: str,
+    address: str = "",
+    detail: Mapping[str, Any] | None = None,
+    result: str = "",
+) -> int:
+    """Add the line of an act, before it is done or, with a result, after it. Returns the line's id."""
+    values = {
+        "change_id": f"act:{secrets.token_hex(12)}",
+        "at": time.time_ns() // 1000,
+        "actor": _plain(actor),
+        "what": what,
+        "kind": kind,
+        "target": _plain(target),
+        "address": address,
+        "detail": _plain(json.dumps(detail, ensure_ascii=False)) if detail else "",
+        "result": _plain(result),
+    }
+    return int(connection.execute(insert(audit_lines).values(values).returning(audit_lines.c.id)).scalar_one())
+
+
+def write_result(connection: Connection, line: int, result: str) -> None:
+    """Say how the act of this line ended: DONE, or the sentence of its refusal."""
+    connection.execute(update(audit_lines).where(audit_lines.c.id == line).values(result=_plain(result)))
+
+
+def _plain(text: str) -> str:
+    """The text as both databases take it: PostgreSQL has no NUL, and neither has half a character."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
