@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from launch_worker.errors import InputError
 from launch_worker.model.checks import ENV_NAME, NAME, RETRYABLE, encodes
 from launch_worker.model.macros import has_macros
+from launch_worker.model.needs import needs_of
 from launch_worker.model.options import CHECKS
 from launch_worker.untrusted.text import read_json
 
@@ -121,10 +121,7 @@ class RunSpec:
     @property
     def needs(self) -> str:
         """The needs as the store compares them: GPUS:MILLICORES:BYTES; '' for nothing."""
-        if not (self.gpus or self.cpus or self.memory):
-            return ""
-        cpus = 0 if self.cpus is None else math.ceil(1000 * self.cpus)
-        return f"{self.gpus}:{cpus}:{self.memory or 0}"
+        return needs_of(self.gpus, self.cpus, self.memory)
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""
