@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -30,7 +31,8 @@ class Objects:
             self.files: Any
             self.files, self.root = url_to_fs(url)
         protocols = self.files.protocol
-        self._is_atomic = not _ATOMIC.isdisjoint([protocols] if isinstance(protocols, str) else protocols)
+        names = {protocols} if isinstance(protocols, str) else set(protocols)
+        self._is_atomic, self._is_local = not _ATOMIC.isdisjoint(names), "file" in names
 
     @property
     def shown(self) -> str:
@@ -40,8 +42,12 @@ class Objects:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
-    def put(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Write an object, of pieces of which one at a time is held; nobody sees a part of it. Raises LaunchError."""
+    def put(self, name: str, pieces: Iterable[bytes], *, on_disk: bool = False) -> None:
+        """Write an object, of pieces of which one at a time is held; nobody sees a part of it. Raises LaunchError.
+
+        With `on_disk` a folder's disk has it when this returns, whatever becomes of the machine; a bucket keeps what it
+        took in any case.
+        """
         path = self.path(name)
         written = path
         with self.errors("write to"):
@@ -53,8 +59,13 @@ class Objects:
                 with self.files.open(written, "wb", block_size=_PART_BYTES) as target:
                     for piece in pieces:
                         target.write(piece)
+                    if on_disk and self._is_local:
+                        target.flush()
+                        os.fsync(target.fileno())
                 if written != path:
                     self.files.mv(written, path)
+                if on_disk and self._is_local:
+                    _sync_folder(path)
             except BaseException:
                 if written != path:
                     with contextlib.suppress(Exception):
@@ -121,3 +132,12 @@ class Objects:
             # Every kind of storage has errors of its own.
             why = str(error).partition("\n")[0].replace(self._url, url) or type(error).__name__
             raise LaunchError(f"cannot {verb} the {self._what} at {url} ({self._setting}): {why}") from error
+
+
+def _sync_folder(path: str) -> None:
+    """Have the disk know the name of a new file."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -37,6 +37,8 @@ _CLOCK_S, _WRONG_CLOCK_S = 2.0, 60.0
 _RECENT_US = 7 * 86_400_000_000
 #: Share of its memory limit from which Redis is nearly full.
 _NEARLY_FULL = 0.9
+#: Seconds that small outputs may wait for the store of logs before there is a warning.
+_PACK_LATE_S = 3 * 3600.0
 #: Seconds that an archive may be behind before there is a warning.
 _ARCHIVE_LAG_S = 60.0
 #: Findings that keep workers and passes from writing that they are well.
@@ -83,6 +85,14 @@ def _archive(store: Store, settings: Settings) -> Iterator[Finding]:
     else:
         runs = sum(count for name, count in found.counts.items() if name != "deleted")
         yield Finding("ok", "archive", f"{where} has {runs:,} runs, as of {isoformat(found.walk_ended_at)} or later")
+    waits_s = (store.now_us() - found.unpacked_since) / 1e6 if found.unpacked_since else 0.0
+    if waits_s > _PACK_LATE_S and store.archive_state().log_url:
+        yield Finding(
+            "warning",
+            "logs.unpacked",
+            f"Redis keeps runs that ended {format_duration(round(waits_s))} ago: {where} could not store their output",
+            "read the log of its process: `logs.wait` says why",
+        )
     if lost := found.counts.get("lost"):
         yield Finding(
             "warning",

@@ -24,6 +24,7 @@ from launch_worker.model.usage import Measured
 from launch_worker.store.answers import CancelWord
 
 if TYPE_CHECKING:
+    from launch_worker.archive.past import PastLog
     from launch_worker.database.database import Database
     from launch_worker.logs.reading import Output
 
@@ -143,20 +144,48 @@ class RedisRuns(RedisConnection):
         return first_lines(pieces, part.get("lines"))
 
     def _open_output(self, run_id: str, attempt: int | None) -> Output:
-        from launch_worker.logs.reading import latest_stored, open_output
+        from launch_worker.logs.reading import open_output
 
-        url = self.settings.log_url
-        record: Record | None = None
         try:
             record = self.record(run_id)
-            number = attempt_of(record, attempt)
+        except DeletedRunError:
+            raise
+        except UnknownRunError as unknown:
+            return self._open_past_output(run_id, attempt, unknown)
+        number = attempt_of(record, attempt)
+        return open_output(self.store, run_id, number, url=self.settings.log_url, record=record)
+
+    def _open_past_output(self, run_id: str, attempt: int | None, unknown: UnknownRunError) -> Output:
+        """The output of a run that Redis has forgotten: where it is the archive knows, or the store of logs itself."""
+        from launch_worker.logs.reading import latest_stored, open_output, open_past_output
+
+        url = self.settings.log_url
+
+        def find(number: int | None) -> PastLog:
+            def look(database: Database) -> PastLog | None:
+                from launch_worker.archive.past import find_log
+
+                return find_log(database, run_id, number)
+
+            return self._past(unknown, look)
+
+        try:
+            found = find(attempt)
         except DeletedRunError:
             raise
         except UnknownRunError:
-            # Redis may have deleted the run after its time, and the log is there.
             if not url or not (number := latest_stored(url, run_id, attempt)):
                 raise
-        return open_output(self.store, run_id, number, url=url, record=record)
+            return open_output(self.store, run_id, number, url=url, record=None)
+        return open_past_output(
+            run_id,
+            found.attempt,
+            url=url,
+            packed=found.packed,
+            is_packed=found.is_packed,
+            kept_at=found.record.log_url,
+            find_again=lambda: find(found.attempt).packed,
+        )
 
     def newest_output(self, run_id: str, attempt: int) -> Log:
         place, data, missing = Place(attempt), bytearray(), 0

@@ -156,6 +156,7 @@ class Applier:
 
     def _delete_logs(self, deleted: Mapping[str, int]) -> None:
         """Have the logs of these runs deleted, which were deleted at these times."""
+        self.unpack(list(deleted))
         table = schema.log_deletions
         statement = self._dialect.insert(table)
         excluded = statement.excluded
@@ -166,6 +167,14 @@ class Applier:
         if deleted:
             rows = [{"run_id": run_id, "deleted_at": at, "due_at": at} for run_id, at in deleted.items()]
             self._connection.execute(statement, rows)
+
+    def unpack(self, run_ids: Sequence[str]) -> None:
+        """Take the outputs of these runs out of their packs."""
+        packs, packed = schema.packs, schema.packed_logs
+        for chunk in _chunks(run_ids):
+            theirs = select(packed.c.pack).where(packed.c.run_id.in_(chunk))
+            self._connection.execute(update(packs).where(packs.c.name.in_(theirs)).values(changed=1))
+        self._delete(packed, run_ids)
 
     def _fill_attempts(self, found: list[Row], run_ids: list[str]) -> None:
         """Give earlier attempts what their histories do not tell, and the archive knows."""
@@ -302,6 +311,7 @@ class _Batch:
         attempt = rows.number(fields.get("attempt")) or row["attempt"]
         reason = fields.get("reason", "")
         changed: Row = {"state": state.value, "reason": rows.plain(reason), "seq": seq, "sealed": None, "record": ""}
+        changed["packed"] = None
         if reason != row["reason"]:
             changed["search"] = rows.with_reason(row["search"], reason)
         changed["ended_at"] = None

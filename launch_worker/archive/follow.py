@@ -36,6 +36,8 @@ _WALK_S = 3600.0
 #: Seconds after its end in which a run's record may still get a late word, and rows that are sealed at once.
 SETTLE_S = 5.0
 _SEAL = 500
+#: Seconds for which an ended run's small output waits for others at most, to be packed with them.
+_PACK_AFTER_S = 3600.0
 
 
 class Archive:
@@ -50,8 +52,12 @@ class Archive:
         health_file: Path | None = None,
         settle_s: float = SETTLE_S,
         log_url: str = "",
+        retention_s: float = 30 * 86400.0,
     ) -> None:
-        """`log_url`: LAUNCH_LOG_URL, below which it deletes the logs of deleted runs; '' for nowhere."""
+        """`log_url`: LAUNCH_LOG_URL, where it packs small outputs and deletes the logs of deleted runs; '' for nowhere.
+
+        `retention_s`: seconds after its end in which Redis has a run in any case.
+        """
         self._store = store
         self._database = database
         self._stopping = stopping
@@ -59,7 +65,14 @@ class Archive:
         self._settle_s = settle_s
         self._lease = Lease(database)
         self._log_url = log_url
-        self.log_keeper = LogKeeper(store, database, self._writing, url=log_url, stopping=stopping)
+        self.log_keeper = LogKeeper(
+            store,
+            database,
+            self._writing,
+            url=log_url,
+            stopping=stopping,
+            pack_after_s=min(_PACK_AFTER_S, retention_s / 2),
+        )
         self._trouble = Trouble("archive.waits", "archive.goes_on")
         self._leads = False
         self._walk: Generator[None] | None = None
@@ -182,7 +195,7 @@ class Archive:
     def _begin_walk(self, why: str) -> None:
         log.debug("archive.walks because=%r", why)
         self._walks_again = False
-        self._walk = Walk(self._store, self._writing).steps()
+        self._walk = Walk(self._store, self._writing, packs=bool(self._log_url)).steps()
 
     def _renew(self) -> None:
         """Have the feed kept, and find out whether some of it is missing."""
@@ -223,7 +236,7 @@ class Archive:
             doubts = applier.changes(changes)
             sealed = read_whole(applier, self._store, sorted(doubts))
             self._note_position(connection, changes[-1])
-        self._store.confirm_archived(sealed)
+        self._confirm(sealed)
 
     def _apply_one_by_one(self, changes: Sequence[Change]) -> None:
         """Apply what the database takes: one value of a stranger must not keep all others out."""
@@ -238,6 +251,11 @@ class Archive:
         with self._writing() as connection:
             self._note_position(connection, changes[-1])
         self._missed("the database refused changes")
+
+    def _confirm(self, sealed: Sequence[tuple[str, int]]) -> None:
+        """Let Redis forget these runs, unless their outputs are to be packed before."""
+        if not self._log_url:
+            self._store.confirm_archived(sealed)
 
     def _note_position(self, connection: Connection, last: Change) -> None:
         connection.execute(update(position).values(feed_id=last.id, applied_at=int(last.id.partition("-")[0]) * 1000))
@@ -259,7 +277,7 @@ class Archive:
             applier = Applier(connection)
             sealed, doubts = applier.seal(hashes, sealable, usages)
             sealed += read_whole(applier, self._store, sorted(doubts))
-        self._store.confirm_archived(sealed)
+        self._confirm(sealed)
         return True
 
     def _touch(self) -> None:

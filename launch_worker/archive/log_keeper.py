@@ -1,4 +1,4 @@
-"""Deletes the logs of deleted runs, in a thread: a store of logs that is slow or away holds nothing else up."""
+"""Packs small outputs and deletes the logs of deleted runs, in a thread: a store that is away holds nothing else up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from launch_worker.archive.leader import LeaseLostError
+from launch_worker.archive.packer import Packer
 from launch_worker.archive.schema import log_deletions, runs
 from launch_worker.archive.trouble import Trouble
 from launch_worker.database.database import Database
@@ -48,13 +49,18 @@ class LogKeeper:
         *,
         url: str,
         stopping: threading.Event,
+        pack_after_s: float,
     ) -> None:
-        """`writing` opens a transaction that holds the lease. `url` is LAUNCH_LOG_URL."""
+        """`writing` opens a transaction that holds the lease. `url` is LAUNCH_LOG_URL.
+
+        `pack_after_s`: seconds after its end in which a run waits for others, to be packed with them.
+        """
         self._store = store
         self._database = database
         self._writing = writing
         self._url = url
         self._stopping = stopping
+        self._packer = Packer(store, database, writing, self._open, after_s=pack_after_s)
         self._trouble = Trouble("logs.wait", "logs.go_on")
         self._thread: threading.Thread | None = None
         self._opened: StoredLogs | None = None
@@ -90,14 +96,24 @@ class LogKeeper:
                 pause_s = _TRY_AGAIN_S
 
     def turn(self) -> bool:
-        """Do the next bounded piece of work. Returns whether there was some. Raises LaunchError.
+        """Do the next bounded pieces of work. Returns whether there was some. Raises LaunchError.
 
         Whatever is cut short is found in the database, and done again.
         """
-        return self._delete_logs()
+        is_busy, problem = False, None
+        for work in (self._packer.pack, self._packer.tidy, self._delete_logs):
+            try:
+                is_busy = work() or is_busy
+            except LeaseLostError:
+                raise
+            except LaunchError as error:
+                # One object that cannot be deleted must not keep outputs in Redis.
+                problem = problem or error
+        if problem is not None:
+            raise problem
+        return is_busy
 
-    @property
-    def _stored(self) -> StoredLogs:
+    def _open(self) -> StoredLogs:
         if self._opened is None:
             self._opened = StoredLogs(self._url)
         return self._opened
@@ -121,7 +137,7 @@ class LogKeeper:
                 if run_id not in again:
                     failed = {run_id: now + int(_TRY_AGAIN_S * 1e6)}
                     if run_id in with_logs:
-                        self._stored.delete_run(run_id)
+                        self._open().delete_run(run_id)
                     age = max(now - deleted_at, int(_SECOND_LOOK_S * 1e6) // _LATER)
                     done[run_id], failed = deleted_at + _LATER * age, {}
         finally:
@@ -131,7 +147,7 @@ class LogKeeper:
     def _runs_with_logs(self) -> set[str]:
         """The runs that have logs; those that got some in the last minute are found by their next looks."""
         if self._listed is None or time.monotonic() - self._listed_at > _LISTED_S:
-            self._listed, self._listed_at = self._stored.runs(), time.monotonic()
+            self._listed, self._listed_at = self._open().runs(), time.monotonic()
         return self._listed
 
     def _there_again(self, connection: Connection, run_ids: list[str]) -> set[str]:

@@ -12,7 +12,8 @@ from launch_worker.archive import schema
 from launch_worker.archive.rows import restored_record
 from launch_worker.database.database import Database
 from launch_worker.database.version import check_version
-from launch_worker.errors import UnknownRunError
+from launch_worker.errors import DamagedError, DeletedRunError, InputError
+from launch_worker.logs.manifest import Manifest
 from launch_worker.model.run import Record
 from launch_worker.model.saved_files import saved_files
 from launch_worker.model.units import isoformat
@@ -43,7 +44,7 @@ class PastRun:
 
 
 def find(database: Database, run_id: str) -> PastRun | None:
-    """The run with this id; None where the archive does not have it. Raises UnknownRunError for a deleted run."""
+    """The run with this id; None where the archive does not have it. Raises DeletedRunError for a deleted run."""
     check_version(database)
     with database.reading() as connection:
         row = connection.execute(select(schema.runs).where(schema.runs.c.id == run_id)).mappings().first()
@@ -51,7 +52,7 @@ def find(database: Database, run_id: str) -> PastRun | None:
             return None
         if row["deleted_at"] is not None:
             by = row["deleted_by"] or "somebody"
-            raise UnknownRunError(f"run {run_id} was deleted by {by} at {isoformat(row['deleted_at'])}")
+            raise DeletedRunError(f"run {run_id} was deleted by {by} at {isoformat(row['deleted_at'])}")
         return PastRun(
             record=restored_record(dict(row), record_of),
             transitions=transitions_of(connection, [run_id]).get(run_id, []),
@@ -63,7 +64,7 @@ def find(database: Database, run_id: str) -> PastRun | None:
 def find_measured(database: Database, run_id: str, attempt: int | None) -> tuple[Record, Measured] | None:
     """The run, and what one of its attempts (the latest for None) used; None where the archive does not have the run.
 
-    Raises UnknownRunError for a deleted run.
+    Raises DeletedRunError for a deleted run.
     """
     found = find(database, run_id)
     if found is None:
@@ -77,6 +78,40 @@ def find_measured(database: Database, run_id: str, attempt: int | None) -> tuple
     samples = read_map(kept.pop("samples", ""))
     text = json.dumps(kept | ({"samples": samples} if samples else {})) if kept else ""
     return found.record, Measured.of(number, text, is_running=False)
+
+
+@dataclass(frozen=True)
+class PastLog:
+    """What the archive knows of the output of an attempt."""
+
+    record: Record
+    attempt: int
+    #: Manifest of the output in a pack; without segments for an output that has a log of its own.
+    packed: Manifest | None
+    #: Whether the run's small outputs were packed before Redis forgot them.
+    is_packed: bool
+
+
+def find_log(database: Database, run_id: str, attempt: int | None) -> PastLog | None:
+    """Where the output of an attempt (the latest for None) is; None where the archive does not have the run.
+
+    Raises DeletedRunError for a deleted run, InputError for an attempt that the run has not had.
+    """
+    found = find(database, run_id)
+    if found is None:
+        return None
+    number, latest = attempt or found.record.attempt, found.record.attempt
+    if number > latest:
+        raise InputError(f"run {run_id} has had {latest} attempts; there is no attempt {number}")
+    c = schema.packed_logs.c
+    with database.reading() as connection:
+        text = connection.execute(select(c.manifest).where(c.run_id == run_id, c.attempt == number)).scalar()
+        packed_at = connection.execute(select(schema.runs.c.packed).where(schema.runs.c.id == run_id)).scalar()
+    try:
+        packed = Manifest.from_json(text.encode()) if text else None
+    except ValueError as error:
+        raise DamagedError(f"the archive's manifest of run {run_id}, attempt {number}, is damaged: {error}") from None
+    return PastLog(found.record, number, packed, bool(packed_at))
 
 
 def transitions_of(connection: Connection, run_ids: list[str]) -> dict[str, list[dict[str, Any]]]:

@@ -32,6 +32,7 @@ NEW: Row = {
     "ended_at": None,
     "record": "",
     "sealed": None,
+    "packed": None,
     "forgotten_at": None,
     "deleted_at": None,
     "deleted_by": "",

@@ -72,6 +72,9 @@ runs = Table(
     _text("record"),
     #: The `ended_at` with which `record` was read and Redis was told that it may forget the run.
     Column("sealed", BigInteger),
+    #: The `ended_at` with which its small outputs were packed, or seen to be none; NULL before that, and where there is
+    #: no store of logs.
+    Column("packed", BigInteger),
     #: Time at which Redis was seen to have the run no more; NULL while it has it. A run that has not ended by then is
     #: one that Redis lost: nobody knows how it ended.
     Column("forgotten_at", BigInteger),
@@ -97,6 +100,8 @@ _in_redis = runs.c.forgotten_at.is_(None)
 Index("runs_in_redis", runs.c.created_at, runs.c.id, sqlite_where=_in_redis, postgresql_where=_in_redis)
 _unsealed = text("sealed IS NULL AND ended_at IS NOT NULL")
 Index("runs_unsealed", runs.c.ended_at, sqlite_where=_unsealed, postgresql_where=_unsealed)
+_unpacked = text("sealed IS NOT NULL AND packed IS NULL AND forgotten_at IS NULL")
+Index("runs_unpacked", runs.c.ended_at, sqlite_where=_unpacked, postgresql_where=_unpacked)
 
 run_tags = Table(
     "run_tags",
@@ -196,6 +201,35 @@ log_deletions = Table(
     _number("deleted_at"),
     _number("due_at"),
     Index("log_deletions_due", "due_at"),
+    sqlite_with_rowid=False,
+)
+
+#: Packs: objects in the store of logs with the small outputs of many attempts. A row is written before its object.
+packs = Table(
+    "packs",
+    metadata,
+    _id("name", is_key=True),
+    _number("begun_at"),
+    #: Bytes of the object; 0 before it is whole.
+    _number("stored"),
+    #: Whether it has lost an output since it was last looked at: 1, else 0.
+    _number("changed"),
+    sqlite_with_rowid=False,
+)
+
+#: Attempts whose output is in a pack, or is known to be in a log of its own.
+packed_logs = Table(
+    "packed_logs",
+    metadata,
+    _id("run_id", is_key=True),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    #: Name of the pack; '' for an output that has a log of its own.
+    _text("pack"),
+    #: Bytes of it in the pack.
+    _number("stored"),
+    #: Manifest, in JSON. Without a log of its own it says where the output is, else how much there was.
+    _text("manifest"),
+    Index("packed_logs_pack", "pack"),
     sqlite_with_rowid=False,
 )
 

@@ -27,6 +27,8 @@ class Status:
     counts: dict[str, int]
     #: Runs that have ended and that Redis may not forget yet.
     unsealed: int
+    #: End of the longest-ended run whose small outputs are not packed yet; 0 for none.
+    unpacked_since: int
     #: Deleted runs whose logs are there yet, or were not looked for again in time.
     undeleted_logs: int
     #: Seconds by which the oldest change that is not applied is older than now; 0 for none.
@@ -67,6 +69,8 @@ def status(database: Database, store: Store) -> Status:
         unsealed = connection.execute(
             select(func.count()).where(c.sealed.is_(None), c.ended_at.is_not(None))
         ).scalar_one()
+        is_unpacked = c.sealed.is_not(None) & c.packed.is_(None) & c.forgotten_at.is_(None)
+        unpacked_since = connection.execute(select(func.min(c.ended_at)).where(is_unpacked)).scalar()
         due = log_deletions.c.due_at <= store.now_us()
         undeleted_logs = connection.execute(select(func.count()).select_from(log_deletions).where(due)).scalar_one()
         size = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
@@ -83,6 +87,7 @@ def status(database: Database, store: Store) -> Status:
         leader=held.holder if held.until > now else "",
         counts=counts,
         unsealed=unsealed,
+        unpacked_since=unpacked_since or 0,
         undeleted_logs=undeleted_logs,
         lag_s=max(0.0, lag_us / 1e6),
         applied_at=at["applied_at"],

@@ -30,8 +30,12 @@ class Walk:
     A walk that was cut short is begun anew: what it has mended is only compared then.
     """
 
-    def __init__(self, store: Store, writing: Callable[[], AbstractContextManager[Connection]]) -> None:
-        """`writing` opens a transaction that holds the lease."""
+    def __init__(self, store: Store, writing: Callable[[], AbstractContextManager[Connection]], *, packs: bool) -> None:
+        """`writing` opens a transaction that holds the lease.
+
+        `packs`: a run's output is packed before the run is confirmed.
+        """
+        self._packs = packs
         self._store = store
         self._writing = writing
         self.began_at = store.now_us()
@@ -72,7 +76,8 @@ class Walk:
             confirmed = read_whole(applier, self._store, new, is_first=True)
             confirmed += read_whole(applier, self._store, changed)
         self.mended += len(new) + len(changed)
-        self._store.confirm_archived(confirmed)
+        if not self._packs:
+            self._store.confirm_archived(confirmed)
 
     def _confirm(self, skip: int) -> int | None:
         """Confirm ended runs again: the process may have died between what it wrote and what it told Redis.
@@ -84,8 +89,11 @@ class Walk:
             return None
         with self._writing() as connection:
             known = _rows(connection, [run_id for run_id, _ in waiting])
-        sealed = [(run_id, at) for run_id, at in waiting if run_id in known and known[run_id].sealed == at]
+        sealed = [(run_id, at) for run_id, at in waiting if run_id in known and self._is_whole(known[run_id], at)]
         return skip + len(waiting) - self._store.confirm_archived(sealed)
+
+    def _is_whole(self, row: Any, ended_at: int) -> bool:
+        return bool(row.sealed == ended_at and (not self._packs or row.packed == ended_at))
 
     def _look_for_missing(self, there: set[str], oldest: int | None, newest: int | None) -> Generator[None]:
         """Note which runs Redis has no more, of those that were created from `oldest` to `newest`; `there` are not.
@@ -136,7 +144,7 @@ def read_whole(
 
 def _rows(connection: Connection, run_ids: list[str]) -> dict[str, Any]:
     c = runs.c
-    columns = (c.id, c.seq, c.state, c.attempt, c.ended_at, c.sealed, c.forgotten_at, c.deleted_at)
+    columns = (c.id, c.seq, c.state, c.attempt, c.ended_at, c.sealed, c.packed, c.forgotten_at, c.deleted_at)
     return {row.id: row for row in connection.execute(select(*columns).where(c.id.in_(run_ids)))}
 
 

@@ -60,7 +60,14 @@ def run_command(url: str | None) -> None:
     from launch_worker.archive.follow import Archive
 
     settings = api.settings
-    Archive(api.store, database, stopping=stopping, health_file=settings.health_file, log_url=settings.log_url).run()
+    Archive(
+        api.store,
+        database,
+        stopping=stopping,
+        health_file=settings.health_file,
+        log_url=settings.log_url,
+        retention_s=settings.retention_s,
+    ).run()
 
 
 @archive_command.command("status", epilog="Example: launch-worker archive status --json")

@@ -71,7 +71,7 @@ def logs_command(
         for piece in pieces:
             data += piece.data
             gaps += [] if piece.gap is None else [piece.gap]
-        text, number = data.decode("utf-8", "replace"), attempt or run.record.attempt
+        text, number = data.decode("utf-8", "replace"), attempt or _latest(api, run)
         told = [{"bytes": gap.bytes, "lines": gap.lines, "why": gap.why} for gap in gaps]
         missing = sum(gap.bytes for gap in gaps)
         terminal.echo_json({"id": run.id, "attempt": number, "log": text, "missing_bytes": missing, "gaps": told})
@@ -93,6 +93,14 @@ def _run_of_log(api: Api, run_id: str) -> Run:
         if not RUN_ID.fullmatch(run_id):
             raise
         return Run(api, run_id)
+
+
+def _latest(api: Api, run: Run) -> int | None:
+    """The run's latest attempt; None where that is not known any more."""
+    try:
+        return int(api.transport.shown(run.id)["attempt"])
+    except UnknownRunError:
+        return None
 
 
 def _follow_log(run: Run, *, tail: int | None, attempt: int | None, raw: bool) -> None:

@@ -3,7 +3,8 @@
     packs/NAME.zst      the frames of all of them, one attempt after the other
     packs/NAME.json     their manifests
 
-Whoever packs keeps the manifests, or the pack's name, with the runs; `reading.stored_output` reads by a manifest.
+The archive keeps each manifest with its run, by which `reading` finds the output; the second object tells the same to
+those who have the store alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launch_worker.logs import zstd
 from launch_worker.logs.manifest import BLOCK_BYTES, Block, Manifest, Segment
@@ -34,12 +35,16 @@ class SmallLog:
     chunks: Sequence[LogChunk]
 
 
-def pack(stored: StoredLogs, logs: Iterable[SmallLog]) -> tuple[str, list[Manifest]]:
-    """Write one object with all of these outputs, then their manifests; returns its name and these.
+def new_name() -> str:
+    """A name for a pack, which no other one has."""
+    return f"{time.strftime('%Y%m%d', time.gmtime())}-{secrets.token_hex(6)}"
+
+
+def pack(stored: StoredLogs, name: str, logs: Iterable[SmallLog]) -> list[Manifest]:
+    """Write one object with all of these outputs, then their manifests, which are returned.
 
     One output at a time is held. Raises LaunchError; what was written then is in no manifest.
     """
-    name = f"{time.strftime('%Y%m%d', time.gmtime())}-{secrets.token_hex(6)}"
     manifests: list[Manifest] = []
     place = 0
 
@@ -66,10 +71,37 @@ def pack(stored: StoredLogs, logs: Iterable[SmallLog]) -> tuple[str, list[Manife
                 manifest = manifest.with_segment(segment, end_ms=log.chunks[-1].at_ms)
             manifests.append(manifest)
 
-    stored.objects.put(f"packs/{name}.zst", frames())
+    _put(stored, name, frames(), manifests)
+    return manifests
+
+
+def pack_again(stored: StoredLogs, name: str, kept: Iterable[Manifest]) -> list[Manifest]:
+    """Write a pack of outputs that are in other packs; returns their manifests in this one.
+
+    Raises LaunchError, DamagedError where one of the other packs is gone or cut.
+    """
+    manifests: list[Manifest] = []
+    place = 0
+
+    def frames() -> Iterator[bytes]:
+        nonlocal place
+        for manifest in kept:
+            segments = []
+            for segment in manifest.segments:
+                yield stored.frames(segment)
+                segments.append(replace(segment, name=f"packs/{name}.zst", place=place))
+                place += segment.stored
+            manifests.append(replace(manifest, segments=tuple(segments)))
+
+    _put(stored, name, frames(), manifests)
+    return manifests
+
+
+def _put(stored: StoredLogs, name: str, frames: Iterator[bytes], manifests: Sequence[Manifest]) -> None:
+    """Write a pack; the manifests are known when all frames are taken. Redis forgets what was packed."""
+    stored.objects.put(f"packs/{name}.zst", frames, on_disk=True)
     text = json.dumps([manifest.to_json().decode() for manifest in manifests]).encode()
-    stored.objects.put(f"packs/{name}.json", [text])
-    return name, manifests
+    stored.objects.put(f"packs/{name}.json", [text], on_disk=True)
 
 
 def read_pack(stored: StoredLogs, name: str) -> list[Manifest]:

@@ -356,12 +356,56 @@ def latest_stored(url: str, run_id: str, attempt: int | None) -> int:
     return max((number for number in found if attempt in (None, number)), default=0)
 
 
-def stored_output(manifest: Manifest, stored: StoredLogs | None) -> Output:
-    """An output of which nothing is elsewhere than in the store."""
+def open_past_output(
+    run_id: str,
+    attempt: int,
+    *,
+    url: str,
+    packed: Manifest | None,
+    is_packed: bool,
+    kept_at: str,
+    find_again: Callable[[], Manifest | None],
+) -> Output:
+    """The output of an attempt of which only the archive knows.
+
+    `packed` is its manifest in a pack, and `find_again` gives that as it is now; `is_packed`: an output without such a
+    manifest is empty, or has a log of its own. `kept_at` is where the worker said that this is. Raises InputError where
+    nothing of it can be read, and LaunchError.
+    """
+    if not url and (kept_at or packed is not None):
+        where = f" to {kept_at}" if kept_at else " as for the archive's process"
+        raise InputError(f"the output of run {run_id} is in the store of logs; set LAUNCH_LOG_URL{where} to read it")
+    stored = StoredLogs(url) if url else None
+    whole = _manifest(stored, run_id, attempt, None)
+    if whole is not None and (whole.is_complete or packed is None or not packed.segments):
+        return stored_output(whole, stored)
+    if packed is None and (is_packed or not attempt):
+        return Output([])
+    if packed is None:
+        raise InputError(
+            f"the output of run {run_id}, attempt {attempt}, is kept nowhere: Redis has forgotten the run, and the "
+            "archive had no LAUNCH_LOG_URL to keep the output"
+        )
+    assert stored is not None
+    if whole is None:
+        return stored_output(packed, stored, find_again=find_again)
+    chunks = [
+        LogChunk(f"{part.at_ms}-0", part.offset, data, part.line if part.is_line_sure else None)
+        for part in stored_parts(packed)
+        if part.block is not None
+        for data in stored.blocks(part.block[0], part.block[1], part.block[1] + 1)
+    ]
+    return Output(with_live_parts(stored_parts(whole), chunks), stored=stored, end=max(whole.end, packed.end))
+
+
+def stored_output(
+    manifest: Manifest, stored: StoredLogs | None, *, find_again: Callable[[], Manifest | None] | None = None
+) -> Output:
+    """An output of which nothing is elsewhere than in the store. `find_again` gives its manifest as it is now."""
 
     def parts() -> list[Part]:
         assert stored is not None
-        known = stored.manifest(manifest.run_id, manifest.attempt)
+        known = find_again() if find_again else stored.manifest(manifest.run_id, manifest.attempt)
         return [] if known is None else stored_parts(known)
 
     parts_now = stored_parts(manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -25,10 +24,3 @@ def parse_needs(text: str) -> Needs:
     """Read GPUS:MILLICORES:BYTES, as `RunSpec.needs` writes it. A damaged text is no needs, as at the claim."""
     match = _NEEDS.fullmatch(text)
     return Needs(*map(int, match.groups())) if match else NOTHING
-
-
-def needs_of(gpus: int | None, cpus: float | None, memory: int | None) -> str:
-    """The needs as the store compares them: GPUS:MILLICORES:BYTES; '' for nothing."""
-    if not (gpus or cpus or memory):
-        return ""
-    return f"{gpus or 0}:{0 if cpus is None else math.ceil(1000 * cpus)}:{memory or 0}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,6 @@ from typing import Any
 from launch_worker.errors import InputError
 from launch_worker.model.checks import ENV_NAME, NAME, RETRYABLE, encodes
 from launch_worker.model.macros import has_macros
-from launch_worker.model.needs import needs_of
 from launch_worker.model.options import CHECKS
 from launch_worker.untrusted.text import read_json
 
@@ -121,7 +121,10 @@ class RunSpec:
     @property
     def needs(self) -> str:
         """The needs as the store compares them: GPUS:MILLICORES:BYTES; '' for nothing."""
-        return needs_of(self.gpus, self.cpus, self.memory)
+        if not (self.gpus or self.cpus or self.memory):
+            return ""
+        cpus = 0 if self.cpus is None else math.ceil(1000 * self.cpus)
+        return f"{self.gpus}:{cpus}:{self.memory or 0}"
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""

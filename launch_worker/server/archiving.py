@@ -49,7 +49,13 @@ class ArchiveInside:
         store = Store(self._settings.redis_url, settle_s=self._settings.settle_s)
         database = open_database(self._settings, create=True)
         try:
-            Archive(store, database, stopping=self._stopping, log_url=self._settings.log_url).run()
+            Archive(
+                store,
+                database,
+                stopping=self._stopping,
+                log_url=self._settings.log_url,
+                retention_s=self._settings.retention_s,
+            ).run()
         finally:
             database.close()
             store.close()

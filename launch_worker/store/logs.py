@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch_worker.errors import UnknownRunError
@@ -60,6 +61,22 @@ class Logs(Client):
         with clear_errors(self.url):
             entries = self._redis.xrange(keys.log(run_id, attempt), min=start)
         return [_chunk(entry, fields) for entry, fields in entries]
+
+    def logs_of(self, attempts: Sequence[tuple[str, int]]) -> list[list[LogChunk] | None]:
+        """The kept output of each of these attempts (run and number); None where the run is not there any more."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id, attempt in attempts:
+                # In this order: a run that is there afterwards had its output.
+                pipe.xrange(keys.log(run_id, attempt))
+                pipe.exists(keys.run(run_id))
+            answers = pipe.execute(raise_on_error=False)
+        return [
+            [_chunk(entry, fields) for entry, fields in (entries if isinstance(entries, list) else ())]
+            if is_there
+            else None
+            for entries, is_there in zip(answers[::2], answers[1::2], strict=True)
+        ]
 
 
 def _chunk(entry: bytes, fields: dict[bytes, bytes]) -> LogChunk:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_worker.logs.packing import SmallLog, pack
+from launch_worker.logs.packing import SmallLog, new_name, pack
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
@@ -226,7 +226,7 @@ def test_a_whole_log_that_lacks_or_alters_a_byte_of_a_flood_is_found(tmp_path: P
     ):
         chunks = [LogChunk(f"{at}-0", offset + at, kept[at : at + 65536]) for at in range(0, len(kept), 65536)]
         stored = StoredLogs(url)
-        _, [manifest] = pack(stored, [SmallLog(run.record.id, 1, 1, chunks)])
+        [manifest] = pack(stored, new_name(), [SmallLog(run.record.id, 1, 1, chunks)])
         stored.put_manifest(replace(manifest, end=end))
         assert bool(list(check_whole_logs(url, [run]))) is wrong
 

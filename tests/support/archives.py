@@ -78,9 +78,11 @@ def database(database_url: str) -> Iterator[Database]:
 class Follower:
     """An archive's process that does its steps when the test says so."""
 
-    def __init__(self, store: Store, database: Database, *, log_url: str = "") -> None:
+    def __init__(self, store: Store, database: Database, *, log_url: str = "", retention_s: float = 0.0) -> None:
         self.database = database
-        self.archive = Archive(store, database, stopping=threading.Event(), settle_s=0.0, log_url=log_url)
+        self.archive = Archive(
+            store, database, stopping=threading.Event(), settle_s=0.0, log_url=log_url, retention_s=retention_s
+        )
         self.archive.lead()
 
     def catch_up(self) -> None:
@@ -102,10 +104,10 @@ def follower(store: Store, database: Database) -> Iterator[Callable[..., Followe
     """Makes an archive's process, after the one before has stopped."""
     made: list[Follower] = []
 
-    def make(*, log_url: str = "") -> Follower:
+    def make(*, log_url: str = "", retention_s: float = 0.0) -> Follower:
         for earlier in made:
             earlier.stop()
-        made.append(Follower(store, database, log_url=log_url))
+        made.append(Follower(store, database, log_url=log_url, retention_s=retention_s))
         return made[-1]
 
     yield make

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fsspec import filesystem
 from sqlalchemy import select, update
 
 from launch_worker.archive import log_keeper, schema
@@ -23,33 +22,13 @@ from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.spec import RunSpec
 from launch_worker.objects import Objects
 from launch_worker.store.store import Store
+from tests.redis.archive.stores import logs, s3, url_of
 from tests.support.archives import Follower
 from tests.support.arrows import FAILED, FINISHED, claim, create
-from tests.support.s3 import S3Server
+
+__all__ = ["logs", "s3"]
 
 Make = Callable[..., Follower]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    server = S3Server()
-    server.start()
-    server.make(bucket="logs")
-    yield server
-    server.stop()
-
-
-@pytest.fixture(params=["folder", "s3"])
-def logs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredLogs:
-    """An empty store of logs."""
-    if request.param == "folder":
-        return StoredLogs(f"file://{tmp_path}/logs")
-    server: S3Server = request.getfixturevalue("s3")
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-    # Clients are kept by their URLs, whatever the environment says now.
-    filesystem("s3").clear_instance_cache()
-    return StoredLogs(f"s3://logs/{tmp_path.name}")
 
 
 def with_log(store: Store, logs: StoredLogs, step: Any = FINISHED) -> str:
@@ -64,10 +43,6 @@ def write(logs: StoredLogs, run_id: str) -> None:
     for attempt in (1, 2):
         logs.objects.put(f"{run_id}/{attempt}/whole.zst", [b"frame"])
         logs.put_manifest(Manifest(run_id, attempt, 7))
-
-
-def url_of(logs: StoredLogs) -> str:
-    return logs.objects._url
 
 
 def delete_by_selection(database: Database, store: Store, selection: Selection) -> int:
