@@ -75,6 +75,13 @@ class Settings:
     server_address: str = "127.0.0.1:7600"
     #: Names under which people reach the server, besides the machine's own and its numbers.
     server_hosts: tuple[str, ...] = ()
+    #: TOML file with users, groups and roles, which the server reads at its start.
+    users_file: Path | None = None
+    #: Addresses and networks of the proxies that name people, the headers in which they do, and GROUP=ROLE,….
+    trusted_proxies: str = ""
+    proxy_user_header: str = "X-Forwarded-User"
+    proxy_groups_header: str = "X-Forwarded-Groups"
+    proxy_roles: str = ""
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -185,6 +192,11 @@ class Settings:
             health_file=Path(env["LAUNCH_HEALTH_FILE"]).absolute() if env.get("LAUNCH_HEALTH_FILE") else None,
             server_address=env.get("LAUNCH_SERVER_ADDRESS") or cls.server_address,
             server_hosts=_words(env.get("LAUNCH_SERVER_HOSTS", "")),
+            users_file=Path(env["LAUNCH_USERS_FILE"]).absolute() if env.get("LAUNCH_USERS_FILE") else None,
+            trusted_proxies=env.get("LAUNCH_TRUSTED_PROXIES", ""),
+            proxy_user_header=env.get("LAUNCH_PROXY_USER_HEADER") or cls.proxy_user_header,
+            proxy_groups_header=env.get("LAUNCH_PROXY_GROUPS_HEADER") or cls.proxy_groups_header,
+            proxy_roles=env.get("LAUNCH_PROXY_ROLES", ""),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
 

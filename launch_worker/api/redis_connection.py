@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from copy import copy
+from typing import TYPE_CHECKING, Self
 
 from launch_worker.model.worker import why_unserved
 from launch_worker.settings import Settings
@@ -22,11 +23,13 @@ _WHY_S = 1.0
 class RedisConnection(Submitter):
     """The settings, the store, which is connected to at its first call, and the archive."""
 
-    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, *, settings: Settings | None = None, archive: Database | None = None
+    ) -> None:
         super().__init__(url, settings=settings)
         #: Monotonic time and answer of the last look why a queue's runs wait, by queue.
         self._why_waiting: dict[str, tuple[float, str]] = {}
-        self._archive: Database | None = None
+        self._archive = archive
 
     @property
     def store(self) -> Store:
@@ -34,6 +37,13 @@ class RedisConnection(Submitter):
         if not isinstance(self._store, Store):
             self._store = Store(self.settings.redis_url, settle_s=self.settings.settle_s)
         return self._store
+
+    def acting(self, actor: str) -> Self:
+        """The same connection for another person, in whose name it acts."""
+        assert self._store is not None, "it was not used yet, and would be connected twice"
+        other = copy(self)
+        other.actor = actor
+        return other
 
     def archive(self) -> Database | None:
         """The archive, opened at the first call; None where there is none. Raises ArchiveError, SettingsError.

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from launch_worker.archive import rows, schema
 from launch_worker.archive.bulk import upsert
 from launch_worker.archive.rows import Row
-from launch_worker.database.audit import audit_lines
+from launch_worker.database.audit import SERVER, audit_lines
 from launch_worker.model.states import RunState
 from launch_worker.store.changes import Change
 from launch_worker.store.outlines import WholeRun
@@ -50,7 +50,9 @@ class Applier:
                 gone[change.fields.get("id", "")] = (_at(change), change.fields.get("actor", ""))
             elif change.kind in _THINGS:
                 things.append((_THINGS[change.kind], change))
-            if change.kind in _AUDITED or change.fields.get("actor"):
+            actor = change.fields.get("actor", "")
+            # The server's own acts have their lines, which were written before they were done.
+            if (change.kind in _AUDITED or actor) and not actor.endswith(f" as {SERVER}"):
                 audit.append(_audit_row(change))
         self._write(batch)
         self._check_repeated(batch)

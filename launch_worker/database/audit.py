@@ -46,6 +46,8 @@ audit_lines = Table(
 )
 
 DONE = "done"
+#: User of Redis as which the feed tells of the server's acts, of which the audit has lines already.
+SERVER = "server"
 
 
 def write_act(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
-from launch_worker.api.connection import Connection
+from launch_worker.api.redis_transport import RedisTransport
+from launch_worker.database import open_database
+from launch_worker.database.audit import SERVER
+from launch_worker.database.migrate import has_tables, migrate
+from launch_worker.errors import ArchiveError
+from launch_worker.people.claims import ProxyRules, parse_networks, parse_roles
+from launch_worker.people.directory import Directory
+from launch_worker.people.users_file import apply_users_file, read_users_file
 from launch_worker.server.address import Address, Names
 from launch_worker.server.archiving import ArchiveInside
 from launch_worker.server.celery_page import CeleryPage
@@ -21,6 +29,8 @@ from launch_worker.server.problems import handle_errors
 from launch_worker.server.routes import account, celery, home, probes
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
+
+log = logging.getLogger("launch_worker.server")
 
 API = "/api/v1"
 #: Routers of the API, and those of what is beside it.
@@ -37,11 +47,12 @@ def make_application(
     with_celery_page: bool = False,
 ) -> FastAPI:
     """The application of a server that listens there; nothing is connected to before its lifespan begins."""
-    shared = Shared(settings, address, loopback_key, Connection(settings=settings))
+    shared = _shared(settings, address, loopback_key)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:
+            parts.callback(shared.database.close)
             parts.callback(shared.connection.store.close)
             if with_archive:
                 archive = ArchiveInside(settings)
@@ -72,5 +83,34 @@ def make_application(
     application.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     describe(application, routers)
     application.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
-    application.add_middleware(Fence, names=Names(settings.server_hosts))
+    application.add_middleware(Fence, names=Names(settings.server_hosts), proxies=shared.proxy_rules)
     return application
+
+
+def prepare(shared: Shared) -> None:
+    """Make the tables where there are none, and read the users file. Raises SettingsError for a wrong one."""
+    database, users_file = shared.database, shared.settings.users_file
+    wanted = read_users_file(users_file) if users_file else None
+    try:
+        if database.file is not None:
+            database.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not has_tables(database):
+            migrate(database)
+        if wanted is not None:
+            apply_users_file(database, wanted)
+    except ArchiveError as error:
+        log.error("server.unprepared nobody can log in, and the users file is not read: %s", error)
+
+
+def _shared(settings: Settings, address: Address, loopback_key: str) -> Shared:
+    database = open_database(settings, create=True)
+    connection = RedisTransport(settings=settings, archive=database)
+    # What the feed tells of this server's acts is told as its own: the audit has had them.
+    connection.store.acl_user = SERVER
+    proxy_rules = ProxyRules(
+        networks=parse_networks(settings.trusted_proxies, what="LAUNCH_TRUSTED_PROXIES"),
+        user_header=settings.proxy_user_header,
+        groups_header=settings.proxy_groups_header,
+        roles=parse_roles(settings.proxy_roles, what="LAUNCH_PROXY_ROLES"),
+    )
+    return Shared(settings, address, loopback_key, connection, database, Directory(database), proxy_rules)

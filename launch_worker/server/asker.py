@@ -12,8 +12,11 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from launch_worker.errors import LoginError, NotAllowedError
+from launch_worker.errors import LaunchError, LoginError, NotAllowedError
+from launch_worker.people.claims import claims_of_proxy
 from launch_worker.people.roles import Act, Person, Role, Scope, may, refusal
+from launch_worker.server import audit
+from launch_worker.server.fence import PEER
 from launch_worker.server.shared import Shared, shared_of
 
 
@@ -37,9 +40,10 @@ class Allowed:
         self.act = act
 
     def __call__(self, request: Request) -> Asker | None:
-        if self.act is None:
-            return None
-        asker = asker_of(request)
+        return self._check(request, asker_of(request)) if self.act is not None else None
+
+    def _check(self, request: Request, asker: Asker) -> Asker:
+        assert self.act is not None
         rule = self.act.rule
         if rule.scope is Scope.PROJECT or rule.own is not None:
             # The route knows the project and the owner, and calls `check` with them.
@@ -50,9 +54,49 @@ class Allowed:
         return asker
 
 
+class Acting(Allowed):
+    """The declaration of a route that changes something: the audit has it before it is done, and then how it ended."""
+
+    def __init__(self, act: Act, what: str, kind: str) -> None:
+        super().__init__(act)
+        self._what = what
+        self._kind = kind
+
+    def __call__(self, request: Request) -> Iterator[Asker]:  # type: ignore[override]
+        asker = asker_of(request)
+        audited = audit.Act(
+            shared_of(request).database,
+            actor=asker.person.name,
+            address=asker.address,
+            what=self._what,
+            kind=self._kind,
+            target=next(iter(request.path_params.values()), ""),
+        )
+        try:
+            self._check(request, asker)
+        except LaunchError as error:
+            audited.refuse(str(error))
+            raise
+        audited.begin()
+        try:
+            yield asker
+        except BaseException as error:
+            audited.end(str(error) if isinstance(error, LaunchError) else "failed")
+            raise
+        audited.end()
+
+
 def allowed(act: Act) -> Any:
-    """A parameter of a route, which gets the `Asker`: `asker: Annotated[Asker, allowed(Act.SUBMIT)]`."""
+    """A parameter of a route, which gets the `Asker`: `asker: Annotated[Asker, allowed(Act.SEE_RUNS)]`."""
     return Depends(Allowed(act))
+
+
+def acting(act: Act, *, what: str, kind: str) -> Any:
+    """The same for a route that does something to a thing, which its path names.
+
+    It is the line of the audit: `acting(Act.ACT_ON_RUN, what="cancel", kind="run")`.
+    """
+    return Depends(Acting(act, what, kind))
 
 
 #: The declaration of a route that anybody may call, without a login: `dependencies=[for_everybody]`.
@@ -61,17 +105,30 @@ for_everybody = Depends(Allowed(None))
 
 def asker_of(request: Request) -> Asker:
     """Who asks. Raises LoginError, without a word on what of the login was wrong."""
-    shared = shared_of(request)
+    shared, address = shared_of(request), address_of(request)
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind:
-        person = _by_token(shared, token.strip()) if kind.lower() == "bearer" else None
+        person = _by_token(shared, token.strip(), address) if kind.lower() == "bearer" else None
     else:
-        person = _by_session(shared, request.cookies.get(cookie_name(request), ""))
+        claims = claims_of_proxy(request.headers.items(), peer_of(request), shared.proxy_rules)
+        person = shared.directory.by_claims(claims) if claims else None
+        person = person or _by_session(shared, request.cookies.get(cookie_name(request), ""), address)
     if person is None:
         raise LoginError(
             "the login is missing, wrong or expired; log in with: launch-worker login URL, or set LAUNCH_API_TOKEN"
         )
-    return Asker(person, request.client.host if request.client else "")
+    return Asker(person, address)
+
+
+def address_of(request: Request) -> str:
+    """The address of who asks; behind a trusted proxy the one that it says."""
+    return request.client.host if request.client else ""
+
+
+def peer_of(request: Request) -> str:
+    """The address of the other end of the connection."""
+    peer: str = request.scope[PEER]
+    return peer
 
 
 def cookie_name(request: Request) -> str:
@@ -102,12 +159,12 @@ def is_loopback_key(shared: Shared, text: str) -> bool:
     return bool(shared.loopback_key) and hmac.compare_digest(shared.loopback_key.encode(), text.encode())
 
 
-def _by_token(shared: Shared, text: str) -> Person | None:
-    return _this_user() if is_loopback_key(shared, text) else None
+def _by_token(shared: Shared, text: str, address: str) -> Person | None:
+    return _this_user() if is_loopback_key(shared, text) else shared.directory.by_token(text, address)
 
 
-def _by_session(shared: Shared, text: str) -> Person | None:
-    return _this_user() if is_loopback_key(shared, text) else None
+def _by_session(shared: Shared, text: str, address: str) -> Person | None:
+    return _this_user() if is_loopback_key(shared, text) else shared.directory.by_session(text, address)
 
 
 def _this_user() -> Person:

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from launch_worker.people.claims import ProxyRules
 from launch_worker.server.address import Names
 from launch_worker.server.problems import problem
 
@@ -18,6 +19,8 @@ log = logging.getLogger("launch_worker.server")
 #: Bytes of a request's body at most, where a route does not allow more.
 BODY_BYTES = 1 << 20
 _LIMIT = "launch_worker.body_bytes"
+#: Key of a request's scope: the address of the other end of the connection.
+PEER = "launch_worker.peer"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 #: Content Security Policy of every answer that has none of its own: this server's own files only, no inline code.
@@ -38,9 +41,10 @@ _HEADERS = {
 class Fence:
     """The outermost part of the application."""
 
-    def __init__(self, app: ASGIApp, *, names: Names) -> None:
+    def __init__(self, app: ASGIApp, *, names: Names, proxies: ProxyRules) -> None:
         self._app = app
         self._names = names
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -50,6 +54,9 @@ class Fence:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope[PEER] = scope["client"][0] if scope.get("client") else ""
+        if self._proxies.trusts(scope[PEER]):
+            _believe(scope)
         headers = Headers(scope=scope)
         sending = _with_safe_headers(send, is_https=scope.get("scheme") == "https")
         refusal = self._refusal(scope["method"], headers)
@@ -88,6 +95,17 @@ class Fence:
         elif is_foreign and headers.get("sec-fetch-mode") != "navigate":
             return 403, "another site may not read this; open this server's own page"
         return None
+
+
+def _believe(scope: Scope) -> None:
+    """Take from a trusted proxy's headers the client's address and whether it asked by https."""
+    headers = Headers(scope=scope)
+    if headers.get("x-forwarded-proto") in ("http", "https"):
+        scope["scheme"] = headers["x-forwarded-proto"]
+    # What stands before the last one was said by the client itself, or by proxies that nobody vouches for.
+    client = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    if client:
+        scope["client"] = (client, 0)
 
 
 def allow_body(request: Request, body_bytes: int) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from launch_worker import errors
+from launch_worker.people.throttle import TooManyLoginsError
 from launch_worker.untrusted.text import clean
 
 log = logging.getLogger("launch_worker.server")
@@ -25,6 +26,7 @@ STATUSES: Mapping[type[errors.LaunchError], int] = {
     errors.DeletedRunError: 410,
     errors.UnknownRunError: 404,
     errors.InputError: 422,
+    TooManyLoginsError: 429,
     errors.LoginError: 401,
     errors.NotAllowedError: 403,
     errors.RefusedError: 409,
@@ -69,6 +71,8 @@ def of_error(error: errors.LaunchError) -> JSONResponse:
     """The problem document of an error of ours."""
     status = status_of(error)
     headers = {"WWW-Authenticate": 'Bearer realm="launch_worker"'} if status == 401 else {}
+    if isinstance(error, TooManyLoginsError):
+        headers["Retry-After"] = str(max(1, round(error.wait_s)))
     return problem(status, str(error), code=type(error).__name__, headers=headers)
 
 

@@ -12,9 +12,9 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from launch_worker.errors import SettingsError
+from launch_worker.errors import ArchiveError, SettingsError
 from launch_worker.server.address import Address
-from launch_worker.server.application import make_application
+from launch_worker.server.application import make_application, prepare
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
 
@@ -25,19 +25,32 @@ _KEY_FILE = "server-key"
 
 def serve(settings: Settings, address: Address, *, ready: Callable[[str], None], with_celery_page: bool) -> None:
     """Serve at an address until SIGTERM or SIGINT; `ready` gets the URL for people. Raises SettingsError."""
-    if not address.is_loopback:
-        raise SettingsError(
-            f"the server would be open to everybody at {address.host}: nobody can log in yet; "
-            "let it listen on loopback: --address 127.0.0.1:7600"
-        )
-    listening = address.listen()
-    with listening:
+    with address.listen() as listening:
         address = Address(address.host, listening.getsockname()[1])
-        key = loopback_key(settings.work_dir)
+        key = loopback_key(settings.work_dir) if address.is_loopback else ""
         application = make_application(
             settings, address=address, loopback_key=key, with_archive=True, with_celery_page=with_celery_page
         )
-        HttpServer(application, ready=lambda: ready(f"{address.url}/?token={key}")).run([listening])
+        shared: Shared = application.state.shared
+        prepare(shared)
+        if not address.is_loopback:
+            _check_login(shared)
+        url = f"{address.url}/?token={key}" if key else address.url
+        HttpServer(application, ready=lambda: ready(url)).run([listening])
+
+
+def _check_login(shared: Shared) -> None:
+    """Raises SettingsError where nobody could log in as an admin: then the server has not been set up."""
+    try:
+        is_set_up = bool(shared.proxy_rules.networks) or shared.directory.first_secret() is None
+    except ArchiveError:
+        # Nobody comes in without the database, and it may be back soon.
+        return
+    if not is_set_up:
+        raise SettingsError(
+            f"the server does not listen at {shared.address.host} before there is an admin who can log in; add one "
+            "with: launch-worker users add NAME --admin; or let it listen on loopback: --address 127.0.0.1:7600"
+        )
 
 
 def loopback_key(folder: Path) -> str:

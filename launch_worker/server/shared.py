@@ -1,4 +1,4 @@
-"""Holds what all requests of one server share: settings, the connection to Redis, the way in for loopback."""
+"""Holds what all requests of one server share: settings, Redis, the database, the people, the way in for loopback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from launch_worker.api.connection import Connection
+from launch_worker.api.redis_transport import RedisTransport
+from launch_worker.database.database import Database
+from launch_worker.people.claims import ProxyRules
+from launch_worker.people.directory import Directory
 from launch_worker.server.address import Address
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.settings import Settings
@@ -22,11 +25,19 @@ class Shared:
     address: Address
     #: Key of the printed address, which lets its user in; '' where the server is not on loopback.
     loopback_key: str
-    connection: Connection
+    #: Way to the launch system as nobody; `transport` is for who asks.
+    connection: RedisTransport
+    database: Database
+    directory: Directory
+    proxy_rules: ProxyRules
     #: Set when the server is asked to stop: streams end, and nothing that waits goes on.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     #: Celery's page; None for a server without.
     celery_page: CeleryPage | None = None
+
+    def transport(self, actor: str) -> RedisTransport:
+        """The way to the launch system for a person."""
+        return self.connection.acting(actor)
 
 
 def shared_of(request: Request) -> Shared:

@@ -13,7 +13,7 @@ import httpx
 from fastapi import FastAPI
 
 from launch_worker.server.address import Address
-from launch_worker.server.application import make_application
+from launch_worker.server.application import make_application, prepare
 from launch_worker.server.serve import HttpServer
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
@@ -56,6 +56,7 @@ def serving(
     application = make_application(
         settings, address=address, loopback_key=KEY, with_archive=with_archive, with_celery_page=with_celery_page
     )
+    prepare(application.state.shared)
     running = HttpServer(application)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(running.serve([listening])), name="test-server")

@@ -12,7 +12,12 @@ import httpx
 import psutil
 import pytest
 
+from launch_worker.database import open_database
+from launch_worker.database.migrate import migrate
+from launch_worker.people.registry import Registry
+from launch_worker.people.roles import Role
 from launch_worker.server.address import Address
+from launch_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.support.ports import own_port
 from tests.system.conftest import Cluster, Part
@@ -90,8 +95,21 @@ def test_a_taken_port_gets_a_sentence(start: Starter) -> None:
 def test_off_loopback_without_a_login_it_does_not_start(start: Starter, address: str) -> None:
     part = start("--address", address)
     assert part.wait() == 2
-    assert "nobody can log in" in part.log
+    assert "users add NAME --admin" in part.log
     assert part.log.count("\n") == 1
+
+
+def test_off_loopback_it_starts_with_an_admin_and_has_no_key(start: Starter, cluster: Cluster) -> None:
+    (cluster.folder / "work").mkdir(mode=0o700)
+    database = open_database(Settings.from_env(cluster.env), create=True)
+    migrate(database)
+    Registry(database, actor="test").add_user("ada", password="a long password", given={"": Role.ADMIN})
+    database.close()
+    part = start("--address", "0.0.0.0:0")
+    assert "token" not in part.link
+    login = {"name": "ada", "password": "a long password"}
+    assert httpx.post(f"{part.link}/api/v1/login", json=login, trust_env=False).status_code == 200
+    assert not (cluster.folder / "work" / "server-key").exists()
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "::1:7600", "http://127.0.0.1:7600"])

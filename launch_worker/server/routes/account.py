@@ -1,14 +1,19 @@
-"""Says who is logged in."""
+"""Lets people in and out, and says who is logged in."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
-from launch_worker.people.roles import Act
-from launch_worker.server.asker import Asker, allowed
+from launch_worker.people.directory import SESSION_S
+from launch_worker.people.names import folded_name
+from launch_worker.people.roles import Act, Person
+from launch_worker.server.asker import Asker, address_of, allowed, cookie_name, for_everybody, set_cookie
+from launch_worker.server.shared import SharedHere
 
 router = APIRouter(tags=["account"])
 
@@ -17,12 +22,79 @@ class Account(BaseModel):
     """A person as the server knows them."""
 
     name: str = Field(examples=["ada"])
-    role: str = Field(description="Role for the whole system.", examples=["member"])
+    display: str = Field(description="Name for people; may be empty.", examples=["Ada Lovelace"])
+    role: str = Field(
+        description="Role for the whole system: none, viewer, member, operator, admin.", examples=["member"]
+    )
+    projects: dict[str, str] = Field(description="Roles in single projects.", examples=[{"vision/big": "operator"}])
+    groups: list[str] = Field(examples=[["vision"]])
     how: str = Field(description="Kind of the proof: token, session, proxy, loopback.", examples=["token"])
+    token: str | None = Field(description="Name of the token, where there is one.", examples=["laptop"])
+
+
+class Login(BaseModel):
+    """What a person knows."""
+
+    name: str = Field(max_length=255, examples=["ada"])
+    password: str = Field(max_length=1024, examples=["correct horse battery"])
+
+
+class FirstAdmin(Login):
+    """The first admin, by the link that the server's log shows once."""
+
+    secret: str = Field(max_length=255)
+
+
+@router.post("/login", dependencies=[for_everybody], responses={401: {"description": "Name or password is wrong."}})
+async def login(who: Login, request: Request, response: Response, shared: SharedHere) -> Account:
+    """Log in by name and password: the answer sets a cookie, which later requests bring.
+
+    A program makes itself a token with it (`POST /api/v1/tokens`) and logs out.
+    """
+    address = address_of(request)
+    # Who guesses waits; after too many failures of one address it is refused for a while, with status 429.
+    await asyncio.sleep(shared.directory.throttle.wait_s(folded_name(who.name), address))
+    agent = request.headers.get("user-agent", "")
+    person, secret = await run_in_threadpool(
+        shared.directory.login, who.name, who.password, address=address, agent=agent
+    )
+    set_cookie(request, response, secret, max_age_s=int(SESSION_S))
+    return _account(person)
+
+
+@router.post("/first-admin", dependencies=[for_everybody], responses={401: {"description": "The link is used up."}})
+def make_first_admin(who: FirstAdmin, request: Request, response: Response, shared: SharedHere) -> Account:
+    """Make the first admin, and log them in: once, and only where nobody is an admin yet."""
+    person, secret = shared.directory.make_first_admin(
+        who.secret, who.name, who.password, address=address_of(request), agent=request.headers.get("user-agent", "")
+    )
+    set_cookie(request, response, secret, max_age_s=int(SESSION_S))
+    return _account(person)
+
+
+@router.post("/logout", status_code=204)
+def logout(
+    request: Request, response: Response, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SELF)]
+) -> None:
+    """End the session of this browser; a token goes on."""
+    if asker.person.how == "session":
+        shared.directory.logout(request.cookies.get(cookie_name(request), ""))
+    set_cookie(request, response, "", max_age_s=0)
 
 
 @router.get("/whoami")
 def whoami(asker: Annotated[Asker, allowed(Act.SEE_SELF)]) -> Account:
-    """Who is logged in."""
-    person = asker.person
-    return Account(name=person.name, role=person.role.label, how=person.how)
+    """Who is logged in, and what they may do."""
+    return _account(asker.person)
+
+
+def _account(person: Person) -> Account:
+    return Account(
+        name=person.name,
+        display=person.display,
+        role=person.role.label,
+        projects={project: role.label for project, role in sorted(person.projects.items())},
+        groups=sorted(person.groups),
+        how=person.how,
+        token=person.token or None,
+    )

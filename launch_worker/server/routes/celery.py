@@ -16,11 +16,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 
 from launch_worker.errors import InputError, NotAllowedError, ServerUnavailableError
 from launch_worker.people.roles import Act
-from launch_worker.server.asker import Asker, allowed
+from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.celery_page import PREFIX
 from launch_worker.server.shared import Shared, SharedHere
 
 router = APIRouter(include_in_schema=False)
+
+Draining = Annotated[Asker, acting(Act.SET_WORKERS, what="drain", kind="worker")]
+Cancelling = Annotated[Asker, acting(Act.ACT_IN_CELERY, what="cancel", kind="run")]
+Pressing = Annotated[Asker, acting(Act.SET_WORKERS, what="press", kind="celery")]
 
 #: Headers of a request that the page needs.
 _ASKED = (
@@ -65,22 +69,22 @@ async def celery_page(
 
 
 @router.post(f"/{PREFIX}/api/worker/shutdown/{{worker:path}}")
-def celery_shut_down(worker: str, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SET_WORKERS)]) -> Response:
+def celery_shut_down(worker: str, shared: SharedHere, asker: Draining) -> Response:
     """The button "Shut down" drains: Celery's own word would have the jobs killed."""
-    store = shared.connection.store
-    told = [
-        store.order(entry["owner"], "drain", actor=asker.person.name)
-        for entry in store.workers()
-        if worker in (entry["worker"], entry["owner"])
-    ]
-    if not any(told):
-        return PlainTextResponse(f"there is no live worker {worker!r}", 404)
+    try:
+        shared.transport(asker.person.name).order(worker, "drain")
+    except InputError as error:
+        # The page shows the text of an error as it is.
+        return PlainTextResponse(str(error), 404)
     return JSONResponse({"message": f"{worker} takes nothing new and leaves when its jobs have ended"})
 
 
 @router.post(f"/{PREFIX}/api/task/revoke/{{task:path}}")
 async def celery_revoke(
-    task: str, request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.ACT_IN_CELERY)]
+    task: str,
+    request: Request,
+    shared: SharedHere,
+    asker: Cancelling,
 ) -> Response:
     """The buttons "Revoke" and "Terminate" cancel a run, in the name of who asks."""
     if not await run_in_threadpool(_cancel, shared, task, asker):
@@ -91,7 +95,10 @@ async def celery_revoke(
 
 @router.post(f"/{PREFIX}/{{path:path}}")
 async def celery_button(
-    path: str, request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SET_WORKERS)]
+    path: str,
+    request: Request,
+    shared: SharedHere,
+    asker: Pressing,
 ) -> Response:
     """All other buttons, which change workers."""
     if not _OF_WORKERS.match(path):
@@ -101,9 +108,9 @@ async def celery_button(
 
 def _cancel(shared: Shared, run_id: str, asker: Asker) -> bool:
     """Whether it is a run, which is cancelled then."""
-    store, name = shared.connection.store, asker.person.name
+    name = asker.person.name
     try:
-        store.cancel(run_id, reason=f"cancelled by {name} on Celery's page", actor=name)
+        shared.transport(name).cancel(run_id, reason=f"cancelled by {name} on Celery's page", grace_s=None)
     except InputError:
         return False
     return True
