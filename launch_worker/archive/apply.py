@@ -381,9 +381,13 @@ def _audit_row(change: Change) -> Row:
 
 
 def _submit_row(change: Change, run: Row | None) -> Row:
-    """The line of the audit for a submission: its actor is the author of the spec, as which user of Redis."""
+    """The line of the audit for a submission: its actor is the user, else the author of the spec, as which Redis user.
+
+    A user is there, and proven, where a server submitted.
+    """
     author, user = run["author"] if run else "", change.fields.get("as", "")
-    return _audit_row(change) | {"what": "submit", "actor": f"{author} as {rows.plain(user)}" if user else author}
+    actor = rows.plain(change.fields.get("user", "")) or (f"{author} as {rows.plain(user)}" if user else author)
+    return _audit_row(change) | {"what": "submit", "actor": actor}
 
 
 def _unknown_end(row: Any) -> Row:

@@ -112,6 +112,10 @@ class Record:
     array_limit: str = ""
     #: Id of the sweep that made the run.
     sweep: str = ""
+    #: Name of the user who submitted it through a server, which has proven that; '' for a run that came through Redis.
+    user: str = ""
+    #: Names of the allowances for which the run counts, with blanks between (`store/allowances.py`).
+    allowances: str = ""
     #: Whether the run makes other runs; a worker has separate places for such runs.
     is_scheduler: bool = False
     #: Version of the spec's format (`launch_worker.model.item_schema`).
@@ -269,6 +273,7 @@ class Record:
             "id": self.id,
             "name": self.name,
             "project": self.project or None,
+            "user": self.user or None,
             "queue": self.queue,
             "tags": list(self.tags),
             "state": self.state.value,
@@ -408,5 +413,16 @@ _DEFAULTS = dict(vars(Record()))
 _RESTORED = (
     *("id", "name", "project", "queue", "priority", "tags", "state", "attempt", "first_attempt", "token", "worker"),
     *("host", "created_at", "spec", "commit", "needs", "concurrency_key", "limit_key", "array", "array_limit"),
-    *("sweep", "version", "preemptions", "misstarts", "gpus", "started_at", "start_at", "scheduled_at"),
+    *(
+        "sweep",
+        "user",
+        "allowances",
+        "version",
+        "preemptions",
+        "misstarts",
+        "gpus",
+        "started_at",
+        "start_at",
+        "scheduled_at",
+    ),
 )

@@ -163,8 +163,8 @@ def _created(said: dict[str, str]) -> dict[str, str]:
     facts = {"id": said.pop("new"), "state": RunState.PENDING.value, "created_at": said.get("at", "")}
     author, user = said.pop("author", "") or spec.pop("author", ""), said.pop("as", "")
     # Schedules and sweeps, which make runs by themselves, give a reason.
-    if author and not said.get("reason"):
-        facts["actor"] = named(author, user)
+    if not said.get("reason") and (said.get("user") or author):
+        facts["actor"] = said.get("user") or named(author, user)
     return facts | {"queue": "default"} | spec | {"priority": str(priority)} | said
 
 

@@ -9,6 +9,7 @@ LEASES = "launch:leases"
 WORKERS = "launch:workers"
 QUEUES = "launch:queues"
 POOLS = "launch:pools"
+ALLOWANCES = "launch:allowances"
 SCHEDULES = "launch:schedules"
 SWEEPS = "launch:sweeps"
 LIVE_SWEEPS = "launch:sweeps:live"
@@ -113,8 +114,16 @@ def line(queue: str) -> str:
 
 
 def places(kind: str, name: str) -> str:
-    """Running runs that count for a limit; `kind` is queue, key or array."""
+    """Running runs that count for a limit; `kind` is queue, key, array or allowance.
+
+    With `waiting` the Pending ones that count for an allowance, with `gpus` the GPUs that the Running ones hold.
+    """
     return f"launch:places:{kind}:{name}"
+
+
+def allowance(name: str) -> str:
+    """What a user, a group or a project may have at once."""
+    return f"launch:allowance:{name}"
 
 
 def array(array_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launch_worker.store.allowances import Allowances
 from launch_worker.store.attempts import Attempts
 from launch_worker.store.changes import Changes
 from launch_worker.store.files import Files
@@ -21,6 +22,7 @@ from launch_worker.store.workers import Workers
 
 
 class Store(
+    Allowances,
     Attempts,
     Changes,
     Creator,

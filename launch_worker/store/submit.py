@@ -37,6 +37,9 @@ class New(NamedTuple):
     pool_config: str = ""
     delay_s: float = 0.0
     at_us: int | None = None
+    #: Name of the user, as a server has proven it, and the allowances for which the run counts.
+    user: str = ""
+    allowances: tuple[str, ...] = ()
 
 
 class Configs(NamedTuple):
@@ -91,6 +94,8 @@ class Creator(Client):
         at_us: int | None = None,
         reason: str = "",
         if_queue_known: bool = False,
+        user: str = "",
+        allowances: tuple[str, ...] = (),
     ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
@@ -98,7 +103,7 @@ class Creator(Client):
         has changed, InputError when the run waits for a run that is not there, and with `if_queue_known` when nobody
         knows its queue.
         """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us)
+        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, allowances)
         [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known, self.acl_user)))
         if isinstance(answer, Exception):
             raise answer
@@ -191,7 +196,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str
     args: list[str | int] = [int(if_queue_known), reason, user]
     group: tuple[str, str, str] | None = None
     count_at = 0
-    for run_id, spec, queue_config, pool_config, delay_s, at_us in runs:
+    for run_id, spec, queue_config, pool_config, delay_s, at_us, by, allowances in runs:
         if group != (spec.queue, queue_config, pool_config):
             group = (spec.queue, queue_config, pool_config)
             count_at = len(args) + 3
@@ -199,6 +204,10 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str
         args[count_at] += 1  # type: ignore[operator]
         due = f"at:{at_us}" if at_us is not None else f"in:{round(delay_s * 1e6)}" if delay_s else ""
         fields = fields_of(spec)
+        if by:
+            fields += ["user", by]
+        if allowances:
+            fields += ["allowances", " ".join(allowances)]
         args += (run_id, due, expiry_of(spec), len(fields))
         args += fields
     return args

@@ -33,6 +33,9 @@ class Submitter:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env(redis_url=url)
+        #: Name and groups of the person for whom a server submits; '' and none for whoever reaches Redis.
+        self.user = ""
+        self.groups: frozenset[str] = frozenset()
         self._store: Creator | None = None
         #: Configurations of each queue and its pool, as last seen.
         self._configs: dict[str, Configs] = {}
@@ -72,6 +75,8 @@ class Submitter:
                     delay_s=delay_s,
                     at_us=at_us,
                     if_queue_known=strict,
+                    user=self.user,
+                    allowances=self._allowances_of(spec),
                 )
             except ConfigChanged as changed:
                 # Not read before: most queues have no configuration.
@@ -151,10 +156,14 @@ class Submitter:
                 ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
         except InputError as error:
             raise item.error(error) from None
-        when = (*ready.configs, item.delay_s or 0.0, item.at_us)
+        when = (*ready.configs, item.delay_s or 0.0, item.at_us, self.user, self._allowances_of(ready.spec))
 
         def id_of(index: int | None) -> str:
-            return unique_run_id(item.unique, user=ready.spec.author, index=index) if item.unique else new_run_id()
+            return (
+                unique_run_id(item.unique, user=self.user or ready.spec.author, index=index)
+                if item.unique
+                else new_run_id()
+            )
 
         if item.array is None:
             yield New(item.run_id or id_of(None), ready.spec, *when)
@@ -173,6 +182,22 @@ class Submitter:
             spec = new.spec
             given |= {"array": spec.array, "array_index": spec.array_index, "array_limit": spec.array_limit}
         return self.send(given, delay_s=new.delay_s, at_us=new.at_us, strict=strict, run_id=new.run_id)
+
+    def _allowances_of(self, spec: RunSpec) -> tuple[str, ...]:
+        """The allowances for which a run counts; none for a run of nobody who was proven."""
+        if not self.user:
+            return ()
+        from launch_worker.store.allowances import allowances_of
+
+        return allowances_of(self.user, self.groups, spec.project, self._known_allowances)
+
+    @cached_property
+    def _known_allowances(self) -> frozenset[str]:
+        """The names of all allowances, as of the first look at them."""
+        from launch_worker.store.store import Store
+
+        assert isinstance(self.store, Store)
+        return self.store.allowance_names()
 
     def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
         """The run that these arguments are, with the defaults of its queue. Raises InputError."""

@@ -103,6 +103,13 @@ def _waiting_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str
 
     for run_id, run in runs.items():
         queue = run["queue"]
+        for name in run.get("allowances", "").split():
+            if run["state"] == "Running":
+                expect(f"launch:places:allowance:{name}", run_id)
+                for gpu in range(int((run.get("needs") or "0").partition(":")[0])):
+                    expect(f"launch:places:gpus:{name}", f"{run_id}/{gpu + 1}")
+            elif run["state"] == "Pending":
+                expect(f"launch:places:waiting:{name}", run_id)
         if run["state"] == "Running":
             expect(f"launch:places:queue:{queue}", run_id)
             for kind, field in (("key", "concurrency_key"), ("array", "array")):

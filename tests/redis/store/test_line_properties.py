@@ -74,14 +74,33 @@ class Lines(RuleBasedStateMachine):
         ),
         delay_s=st.sampled_from([0.0, 0.0, 60.0]),
         wish=st.sampled_from(["", "", "ok", "any", "failed"]),
+        allowances=st.sampled_from([(), (), ("user:ada",), ("user:ada", "project:me:iris")]),
         data=st.data(),
     )
-    def create(self, queue: str, priority: str, options: dict[str, Any], delay_s: float, wish: str, data: Any) -> None:
+    def create(
+        self,
+        queue: str,
+        priority: str,
+        options: dict[str, Any],
+        delay_s: float,
+        wish: str,
+        allowances: tuple[str, ...],
+        data: Any,
+    ) -> None:
         run_id = new_run_id()
         after = (f"{data.draw(st.sampled_from(self.runs))}:{wish}",) if wish and self.runs else ()
         spec = RunSpec(command=("true",), queue=queue, priority=priority, after=after, **options)
-        self.store.create(run_id, spec, delay_s=delay_s)
+        self.store.create(run_id, spec, delay_s=delay_s, allowances=allowances)
         self.runs.append(run_id)
+
+    @rule(
+        name=st.sampled_from(["user:ada", "project:me/iris"]),
+        running=st.sampled_from([None, 1, 2]),
+        gpus=st.sampled_from([None, 0, 2, 3]),
+    )
+    def allow(self, name: str, running: int | None, gpus: int | None) -> None:
+        self.store.allow(name, waiting=None, running=running, gpus=gpus)
+        self.excused |= {run_id for run_id in self.runs if self.state(run_id) is S.RUNNING}
 
     @rule(
         kind=st.sampled_from([("queue", "a"), ("queue", "b"), ("pool", "lab")]),
@@ -195,6 +214,10 @@ class Lines(RuleBasedStateMachine):
         in_pool = {name for name, _ in self.store.pool_queues("lab")}
         assert pool is None or sum(record.queue in in_pool for record in running) <= int(pool)
         assert sum(record.array == "x" for record in running) <= 1
+        for allowance in self.store.allowances():
+            mine = [record for record in running if allowance.name.replace("/", ":") in record.allowances.split()]
+            assert allowance.most_running is None or len(mine) <= allowance.most_running
+            assert allowance.most_gpus is None or sum(len(record.gpus) for record in mine) <= allowance.most_gpus
         keyed = [int(record.limit_key) for record in running if record.concurrency_key == "k"]
         assert len(keyed) <= max(keyed, default=0)
 
@@ -209,6 +232,8 @@ class Lines(RuleBasedStateMachine):
         for queue in QUEUES:
             self.store.configure("queue", queue, {"limit": None, "paused": None})
         self.store.configure("pool", "lab", {"limit": None, "paused": None})
+        for allowance in self.store.allowances():
+            self.store.allow(allowance.name, waiting=None, running=1, gpus=4)
         self.hire_large()
         for name in self.lists():
             self.redis.delete(name)

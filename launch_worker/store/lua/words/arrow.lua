@@ -71,11 +71,8 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
   local lines, line = note(id, to, at, attempt, worker, reason, more)
   add_arrow(id, lines, line, to, at, ended_at, more)
   count_in_array(id, from, to)
-  if from == 'Running' or to == 'Running' then
-    for _, group in ipairs(places_of(id)) do
-      redis.call(to == 'Running' and 'SADD' or 'SREM', 'launch:places:' .. group, id)
-    end
-  end
+  if from == 'Running' or to == 'Running' then count_places(id, to == 'Running' and 'SADD' or 'SREM') end
+  if from == 'Pending' or to == 'Pending' then count_waiting(id, to == 'Pending' and 'SADD' or 'SREM') end
   if FINAL[to] then
     -- Another end is to be confirmed by an archive too.
     if FINAL[from] then unlist_ended(id) end

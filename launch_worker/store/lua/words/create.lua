@@ -61,7 +61,8 @@ local function create_for_later(id, now, queue, due, expires_us, waits, states)
 end
 
 -- (nothing) -> Pending, for a run that `is_new`. `fields` is a flat list of names and values, `user` the ACL user of a
--- person who submits it. Returns 1, or -2 and the reason where the run waits for a run that does not exist. The caller
+-- person who submits it. Returns 1, or -2 and the reason where the run waits for a run that does not exist, or its
+-- submitter has too many runs that wait. The caller
 -- calls `add_all` after this.
 -- The first line of the history is written only with a reason: else it says no more than `created_at`.
 local function create(id, now, reason, queue, due, expires_us, fields, user)
@@ -78,6 +79,8 @@ local function create(id, now, reason, queue, due, expires_us, fields, user)
       end
     end
   end
+  local full = no_room_to_wait(record.allowances)
+  if full then return -2, full end
   local function set(field, value)
     record[field] = value
     fields[#fields + 1] = field
@@ -100,6 +103,7 @@ local function create(id, now, reason, queue, due, expires_us, fields, user)
     set('reason', reason)
   end
   write_new(id, fields)
+  count_waiting(id, 'SADD')
   add('launch:runs', at, id)
   add('launch:runs:queue:' .. queue, at, id)
   add('launch:runs:state:Pending', at, id)
@@ -114,8 +118,13 @@ local function create(id, now, reason, queue, due, expires_us, fields, user)
     local spec = record.spec or ''
     -- The author of a spec that is too long for the feed.
     local author = #spec > MOST_VALUE and string.match(spec, '"author":"([^"\\]*)"')
-    add_change({'new', id, 'n', lines == 0 and '0' or int(lines), 'at', at, 'name', record.name or '', 'spec', spec,
-      'reason', reason, 'as', user or '', 'author', author or ''})
+    local entry = {'new', id, 'n', lines == 0 and '0' or int(lines), 'at', at, 'name', record.name or '', 'spec', spec,
+      'reason', reason, 'as', user or '', 'author', author or ''}
+    if record.user then
+      entry[#entry + 1] = 'user'
+      entry[#entry + 1] = record.user
+    end
+    add_change(entry)
   end
   if expires_us then
     local by = int(math.max(now, due or now) + expires_us)

@@ -16,7 +16,8 @@ local NOT_WHEN_FULL = {
 
 -- Forgets what an earlier call has read, promised or gathered.
 local function start_call()
-  seen, known_settings, shown, promised, served, woken, moves, followed = {}, {}, {}, {}, {}, {}, 0, nil
+  seen, known_settings, known_allowances, shown, promised, served, woken, moves = {}, {}, {}, {}, {}, {}, {}, 0
+  followed = nil
   to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
 end
 

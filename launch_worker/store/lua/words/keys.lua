@@ -15,7 +15,11 @@
 --   launch:due                zset    Pending runs that wait for a time, by that time
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
 --   launch:line:QUEUE         zset    Pending runs by rank: priority, then the time since which they are ready; LATER for runs that are not
---   launch:places:GROUP       set     Running runs that count for a limit; GROUP is queue:Q, key:K or array:A
+--   launch:places:GROUP       set     Running runs that count for a limit; GROUP is queue:Q, key:K, array:A or allowance:N
+--   launch:places:waiting:N   set     Pending runs that count for the allowance N; launch:places:gpus:N  ID/1, ID/2 … for
+--                                     each GPU that its Running runs hold
+--   launch:allowances         set     names of the allowances: user:U, group:G, project:P (with : for /);
+--   launch:allowance:N        hash    how many of its runs may wait and run, and how many GPUs they may hold
 --   launch:parked:GROUP       set     the lines in which runs wait for a place in GROUP (pool:P and needs:N too), and
 --   launch:parked:GROUP/LINE  zset    each of them by rank; LINE begins with a queue's name
 --   launch:groups:QUEUE, launch:shapes:QUEUE   sets   the groups, and the needs, for which runs of QUEUE are parked

@@ -1,13 +1,54 @@
--- Places: the limits of queues, pools, keys and arrays, and the runs that count for them.
+-- Places: the limits of queues, pools, keys, arrays and allowances, and the runs that count for them.
+
+-- The names of allowances in a record's text, as the server wrote it: user:ada, group:ml, project:me:iris.
+local function names_in(allowances) return string.gmatch(allowances or '', '%S+') end
+
+-- The number of GPUs for which a run counts, and its allowances; 0 without an allowance.
+local function gpus_of(id)
+  local allowances = get(id, 'allowances')[1]
+  if not allowances or allowances == '' then return 0 end
+  return tonumber(string.match(get(id, 'needs')[1] or '', '^%d+') or '0'), allowances
+end
 
 -- The groups whose limits a Running run counts for. A pool is not among them: its count is the sum over its queues.
 local function places_of(id)
-  local run = get(id, 'queue', 'concurrency_key', 'array')
+  local run = get(id, 'queue', 'concurrency_key', 'array', 'allowances')
   local groups = {}
   if run[1] then groups[1] = 'queue:' .. run[1] end
   if run[2] and run[2] ~= '' then groups[#groups + 1] = 'key:' .. run[2] end
   if run[3] and run[3] ~= '' then groups[#groups + 1] = 'array:' .. run[3] end
+  for name in names_in(run[4]) do groups[#groups + 1] = 'allowance:' .. name end
   return groups
+end
+
+-- An allowance's name for people.
+local function words_for_allowance(name)
+  return (string.gsub(string.gsub(name, ':', ' ', 1), ':', '/'))
+end
+
+-- Counts a run for its limits (SADD), or no more (SREM). A GPU is a place of its own.
+local function count_places(id, command)
+  for _, group in ipairs(places_of(id)) do redis.call(command, 'launch:places:' .. group, id) end
+  local devices, allowances = gpus_of(id)
+  if devices == 0 then return end
+  local members = {}
+  for at = 1, math.min(devices, 1024) do members[at] = id .. '/' .. int(at) end
+  for name in names_in(allowances) do redis.call(command, 'launch:places:gpus:' .. name, unpack(members)) end
+end
+
+-- The same of a Pending run, for the allowances' numbers of waiting runs.
+local function count_waiting(id, command)
+  for name in names_in(get(id, 'allowances')[1]) do redis.call(command, 'launch:places:waiting:' .. name, id) end
+end
+
+-- The allowance of waiting runs that a new run would break, as words; nil for none.
+local function no_room_to_wait(allowances)
+  for name in names_in(allowances) do
+    local most = allowance_of(name).waiting
+    if most and redis.call('SCARD', 'launch:places:waiting:' .. name) >= most then
+      return words_for_allowance(name) .. ' may have ' .. int(most) .. ' waiting runs, and has as many; wait until some have started'
+    end
+  end
 end
 
 -- Runs that this call has dispatched, by group: they count as if they were claimed already.
@@ -17,6 +58,9 @@ local function promise(id)
   local pool = groups[1] and settings_of('queue', string.sub(groups[1], 7)).pool
   if pool then groups[#groups + 1] = 'pool:' .. pool end
   for _, group in ipairs(groups) do promised[group] = (promised[group] or 0) + 1 end
+  local devices, allowances = gpus_of(id)
+  if devices == 0 then return end
+  for name in names_in(allowances) do promised['gpus:' .. name] = (promised['gpus:' .. name] or 0) + devices end
 end
 
 local function count_of(group)
@@ -32,7 +76,7 @@ end
 -- The limit that a run would break if it ran now: its group, the line of that group in which the run would wait, and
 -- the reason. nil for none.
 local function no_room(id)
-  local run = get(id, 'queue', 'concurrency_key', 'limit_key', 'array', 'array_limit')
+  local run = get(id, 'queue', 'concurrency_key', 'limit_key', 'array', 'array_limit', 'allowances')
   local queue = run[1]
   local of_queue = settings_of('queue', queue)
   local pool = of_queue.pool
@@ -54,13 +98,22 @@ local function no_room(id)
   if pool and is_full('pool:' .. pool, of_pool.limit) then
     return 'pool:' .. pool, queue, 'limit ' .. int(of_pool.limit) .. ' of pool ' .. pool .. ' reached'
   end
+  for name in names_in(run[6]) do
+    local most, gpus = allowance_of(name), gpus_of(id)
+    if is_full('allowance:' .. name, most.running) then
+      return 'allowance:' .. name, queue, words_for_allowance(name) .. ' may have ' .. int(most.running) .. ' running runs'
+    end
+    if most.gpus and gpus > 0 and count_of('gpus:' .. name) + gpus > most.gpus then
+      return 'allowance:' .. name, queue, words_for_allowance(name) .. ' may hold ' .. int(most.gpus) .. ' GPUs'
+    end
+  end
 end
 
 -- Whether any limit or pause applies to a run.
 local function is_limited(id)
-  local run = get(id, 'queue', 'concurrency_key', 'array_limit')
+  local run = get(id, 'queue', 'concurrency_key', 'array_limit', 'allowances')
   local of_queue = settings_of('queue', run[1])
   local of_pool = of_queue.pool and settings_of('pool', of_queue.pool) or {}
   return of_queue.paused or of_pool.paused or of_queue.limit or of_pool.limit or (run[2] and run[2] ~= '')
-    or (run[3] and run[3] ~= '')
+    or (run[3] and run[3] ~= '') or (run[4] and run[4] ~= '')
 end

@@ -15,6 +15,19 @@ local function settings_of(kind, name, with_config)
   return known
 end
 
+local known_allowances = {}
+-- How many runs of an allowance may wait and run, and how many GPUs they may hold; nil for no such limit.
+local function allowance_of(name)
+  local known = known_allowances[name]
+  if not known then
+    local found = redis.pcall('HMGET', 'launch:allowance:' .. name, 'waiting', 'running', 'gpus')
+    known = found.err and {} or {waiting = tonumber(found[1] or ''), running = tonumber(found[2] or ''),
+      gpus = tonumber(found[3] or '')}
+    known_allowances[name] = known
+  end
+  return known
+end
+
 -- The configuration of a queue, as JSON; '' for none.
 local function queue_config(queue) return settings_of('queue', queue, true).config end
 

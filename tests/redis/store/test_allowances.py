@@ -1,0 +1,208 @@
+"""What a user, a group or a project may have at once: waiting runs, running runs, GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from launch_worker.errors import InputError
+from launch_worker.model.outcome import Outcome
+from launch_worker.model.retry import NextStep
+from launch_worker.model.run import Record
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
+from launch_worker.store.allowances import Allowance, allowances_of
+from launch_worker.store.store import Store
+from launch_worker.store.submit import New
+
+A, B, C, D = (f"{letter:0>15}" for letter in "abcd")
+SPEC = RunSpec(command=("true",))
+FINISHED = NextStep(Outcome(RunState.FINISHED, exit_code=0))
+
+
+@pytest.fixture(autouse=True)
+def _worker(store: Store) -> None:
+    store.heartbeat([], owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"])
+
+
+def allow(
+    store: Store, name: str, *, waiting: int | None = None, running: int | None = None, gpus: int | None = None
+) -> bool:
+    return store.allow(name, waiting=waiting, running=running, gpus=gpus)
+
+
+def submit(store: Store, run_id: str, *names: str, spec: RunSpec = SPEC) -> None:
+    store.create(run_id, spec, user="ada", allowances=names)
+
+
+def claim(store: Store, run_id: str, seq: int = 1, *, gpus: int = 0) -> Record | None:
+    record, _ = store.claim(
+        run_id, seq, owner="w", worker="w", host="h", lease_s=30, devices=[str(at) for at in range(gpus)]
+    )
+    return record
+
+
+def now(store: Store, name: str) -> tuple[int, int, int]:
+    [found] = [one for one in store.allowances() if one.name == name]
+    return found.waiting, found.running, found.gpus
+
+
+def reason_of(store: Store, run_id: str) -> str:
+    return store.get(run_id).reason
+
+
+def test_a_run_counts_for_its_user_their_groups_and_its_project() -> None:
+    known = frozenset({"user:ada", "group:ml", "group:ops", "project:me:iris"})
+    assert allowances_of("ada", {"ml", "all"}, "me/iris", known) == ("user:ada", "group:ml", "project:me:iris")
+    assert allowances_of("bob", (), "", known) == ()
+    assert allowances_of("ada", {"ml"}, "me/iris", frozenset()) == ()
+
+
+def test_the_record_says_who_submitted(store: Store) -> None:
+    submit(store, A)
+    record = store.get(A)
+    assert (record.user, record.as_json()["user"], record.allowances) == ("ada", "ada", "")
+    store.create(B, SPEC)
+    assert store.get(B).as_json()["user"] is None
+
+
+def test_the_feed_says_that_the_user_submitted(store: Store) -> None:
+    store.want_changes()
+    store.create(A, replace(SPEC, author="mallory@host"), user="ada")
+    store.create(B, replace(SPEC, author="mallory@host"))
+    created = [change.fields for change in store.changes() if change.kind == "run"]
+    assert [(one["actor"], one.get("user")) for one in created] == [("ada", "ada"), ("mallory@host", None)]
+
+
+def test_a_run_above_the_allowance_waits_until_another_has_ended(store: Store) -> None:
+    allow(store, "user:ada", running=1)
+    submit(store, A, "user:ada")
+    submit(store, B, "user:ada")
+    store.create(C, SPEC)
+    first = claim(store, A)
+    assert first is not None
+    assert claim(store, C), "others are not held up"
+    assert claim(store, B) is None
+    assert reason_of(store, B) == "user ada may have 1 running runs"
+    submit(store, D, "user:ada")
+    assert reason_of(store, D) == "user ada may have 1 running runs", "it has no item either"
+    assert now(store, "user:ada") == (2, 1, 0)
+    store.finish(first, FINISHED)
+    assert reason_of(store, B) == ""
+    assert claim(store, B, 2)
+    assert now(store, "user:ada") == (1, 1, 0)
+
+
+@pytest.mark.parametrize("name", ["group:ml", "project:me/iris"])
+def test_groups_and_projects_have_allowances_too(store: Store, name: str) -> None:
+    allow(store, name, running=1)
+    kept = name.replace("/", ":")
+    for run_id in (A, B):
+        submit(store, run_id, kept)
+    assert claim(store, A)
+    assert claim(store, B) is None
+    assert reason_of(store, B) == f"{name.replace(':', ' ', 1)} may have 1 running runs"
+
+
+def test_the_narrowest_of_several_allowances_counts(store: Store) -> None:
+    allow(store, "user:ada", running=5)
+    allow(store, "group:ml", running=1)
+    for run_id in (A, B):
+        submit(store, run_id, "user:ada", "group:ml")
+    first = claim(store, A)
+    assert first is not None
+    assert claim(store, B) is None
+    assert reason_of(store, B) == "group ml may have 1 running runs"
+    assert now(store, "user:ada") == now(store, "group:ml") == (1, 1, 0)
+    store.finish(first, FINISHED)
+    assert claim(store, B, 2)
+
+
+def test_gpus_are_counted_each(store: Store) -> None:
+    allow(store, "user:ada", gpus=3)
+    two = replace(SPEC, gpus=2)
+    submit(store, A, "user:ada", spec=two)
+    submit(store, B, "user:ada", spec=two)
+    submit(store, C, "user:ada")
+    first = claim(store, A, gpus=2)
+    assert first is not None
+    assert claim(store, B, gpus=2) is None
+    assert reason_of(store, B) == "user ada may hold 3 GPUs"
+    assert claim(store, C), "a run without GPUs takes none"
+    assert now(store, "user:ada") == (1, 2, 2)
+    store.finish(first, FINISHED)
+    assert claim(store, B, 2, gpus=2)
+    assert now(store, "user:ada") == (0, 2, 2)
+
+
+def test_more_runs_than_may_wait_are_refused(store: Store) -> None:
+    allow(store, "user:ada", waiting=2)
+    submit(store, A, "user:ada")
+    submit(store, B, "user:ada", spec=replace(SPEC, after=(f"{A}:ok",)))
+    with pytest.raises(InputError, match="user ada may have 2 waiting runs, and has as many"):
+        submit(store, C, "user:ada")
+    assert not store.exists(C)
+    submit(store, A, "user:ada")  # the same once more
+    store.create(D, SPEC)
+    assert claim(store, A)
+    submit(store, C, "user:ada")
+    assert now(store, "user:ada") == (2, 1, 0)
+
+
+def test_many_at_once_are_refused_from_the_first_above_on(store: Store) -> None:
+    allow(store, "user:ada", waiting=3)
+    runs = [New(f"{at:015}", SPEC, user="ada", allowances=("user:ada",)) for at in range(5)]
+    [answers] = store.create_batches([runs])
+    assert [isinstance(answer, InputError) for answer in answers] == [False, False, False, True, True]
+    assert now(store, "user:ada") == (3, 0, 0)
+
+
+def test_a_run_that_goes_back_or_ends_without_running_is_counted_so(store: Store) -> None:
+    allow(store, "user:ada", waiting=2, running=2)
+    for run_id in (A, B):
+        submit(store, run_id, "user:ada")
+    store.cancel(B, reason="x")
+    record = claim(store, A)
+    assert record is not None
+    assert now(store, "user:ada") == (0, 1, 0)
+    store.finish(record, FINISHED)
+    assert now(store, "user:ada") == (0, 0, 0)
+    store.requeue(A, reason="again")
+    assert now(store, "user:ada") == (1, 0, 0)
+
+
+def test_a_larger_allowance_lets_waiting_runs_go(store: Store) -> None:
+    allow(store, "user:ada", running=1)
+    for run_id in (A, B, C):
+        submit(store, run_id, "user:ada")
+    assert claim(store, A)
+    for run_id in (B, C):
+        assert claim(store, run_id) is None
+    assert not allow(store, "user:ada", running=2)
+    assert reason_of(store, B) == ""
+    assert reason_of(store, C) != ""
+    allow(store, "user:ada")
+    assert reason_of(store, C) == ""
+    assert store.allowances() == []
+    assert claim(store, C, 2)
+
+
+def test_allowances_are_listed(store: Store, redis_client: Any) -> None:
+    assert store.allowances() == []
+    assert allow(store, "project:me/iris", waiting=0, gpus=8)
+    assert allow(store, "user:ada", running=3)
+    assert store.allowances() == [Allowance("project:me/iris", 0, None, 8), Allowance("user:ada", None, 3, None)]
+    redis_client.delete("launch:allowance:user:ada")
+    redis_client.set("launch:allowance:user:ada", "damaged")
+    submit(store, A, "user:ada")
+    assert claim(store, A), "a damaged allowance holds up nobody"
+
+
+@pytest.mark.parametrize("name", ["ada", "user:", "user:a b", "queue:x", "user:a\x1b"])
+def test_what_is_no_allowance_is_refused(store: Store, name: str) -> None:
+    with pytest.raises(InputError, match="user:NAME, group:NAME or project:NAME"):
+        allow(store, name, running=1)
+    with pytest.raises(InputError, match="a number from 0"):
+        allow(store, "user:ada", running=-1)
