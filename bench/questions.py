@@ -13,10 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
-
 from bench.measure import BenchError, Results, time_ms
 from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.archive.bulk import upsert
 from launch_worker.archive.query import Place, Question, count, facets, listed
 from launch_worker.archive.rows import record_text, whole
 from launch_worker.archive.schema import run_tags, runs
@@ -112,8 +111,8 @@ def _fill(database: Database, size: int) -> None:
             made.append(row)
             tags += [{"run_id": row["id"], "tag": tag} for tag in given]
         with database.writing() as connection:
-            connection.execute(insert(runs), made)
-            connection.execute(insert(run_tags), tags)
+            upsert(connection, runs, made)
+            upsert(connection, run_tags, tags)
 
 
 def _row(number: int, dice: random.Random) -> tuple[dict[str, Any], list[str]]:
