@@ -19,19 +19,22 @@ from sqlalchemy import (
     and_,
     any_,
     case,
+    column,
     exists,
     false,
     func,
     literal,
+    literal_column,
     not_,
     or_,
     select,
-    text,
+    table,
     true,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from launch_worker.archive.rows import MAX_INDEXED, plain, search_term
+from launch_worker.archive.rows import MAX_INDEXED, MAX_SEARCH, plain, search_term
 from launch_worker.archive.schema import run_tags, runs
 from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.conditions import All, Condition, Not, Test
@@ -41,10 +44,19 @@ from launch_worker.model.states import RunState
 FEW = 5000
 #: Characters of the shortest term that an index of trigrams finds.
 _TRIGRAM = 3
+#: Values that are looked for in the search texts at once.
+_MOST_TERMS = 20
 #: Numbers of a row are smaller than this, and so are the numbers that they are compared with.
 _MOST = 1 << 62
 
+#: The condition that every row meets.
+EVERY: ColumnElement[bool] = true()
+
 _c = runs.c
+#: Whether the search text may not have all of its parts. It is written as in the index of these rows.
+_is_cut = func.length(_c.search) > literal_column(str(MAX_SEARCH))
+#: SQLite's index of texts.
+_search = table("runs_search", column("rowid"), column("runs_search"))
 _TEXTS = ("id", "name", "project", "queue", "sweep", "array", "author", "reason", "worker", "host")
 _NUMBERS = ("attempt", "exit_code", "created_at", "started_at", "ended_at")
 #: Fields with few values: for each column, what a record says for each value of it.
@@ -83,6 +95,8 @@ class Conditions:
             if inner.is_exact:
                 return _exactly(not_(inner.upper))
             return Bounds(not_(inner.lower), not_(inner.upper))
+        if condition == All():
+            return _exactly(EVERY)
         join = and_ if isinstance(condition, All) else or_
         neutral = true() if isinstance(condition, All) else false()
         parts = [self.of(part) for part in condition.parts]
@@ -111,19 +125,41 @@ class Conditions:
             return _exactly(_text(test))
         if test.path == "tags":
             return _exactly(self._tag(test))
-        return Bounds(_may_have(test), false())
+        return Bounds(self._may_have(test), false())
 
     def _has_text(self, term: str) -> ColumnElement[bool]:
         """Whether the term is in the row's search text."""
-        term = search_term(term)
-        is_in = _c.search.contains(term, autoescape=True)
-        if len(term) < _TRIGRAM or not self._is_sqlite:
-            # PostgreSQL uses its index for LIKE by itself.
-            return is_in
-        found = "SELECT rowid FROM runs_search WHERE runs_search MATCH :term LIMIT :few"
-        phrase = '"' + term.replace('"', '""') + '"'
-        numbers = self._connection.execute(text(found), {"term": phrase, "few": FEW + 1}).scalars().all()
-        return is_in if len(numbers) > FEW else and_(is_in, self.one_of(_c.number, numbers))
+        return self._has_one_of([search_term(term)])
+
+    def _has_one_of(self, terms: Sequence[str], *, or_is_cut: bool = False) -> ColumnElement[bool]:
+        """Whether one of the terms is in the row's search text; `or_is_cut`: or may be in what is cut off of it."""
+        is_in = [_c.search.contains(term, autoescape=True) for term in terms]
+        has = or_(*is_in, _is_cut) if or_is_cut else or_(*is_in)
+        if any(len(term) < _TRIGRAM for term in terms) or not (self._is_sqlite or or_is_cut):
+            # PostgreSQL uses its index for LIKE by itself, but for a part of an OR.
+            return has
+        found: Any = select(_c.number).where(or_(*is_in))
+        if self._is_sqlite:
+            phrases = " OR ".join('"' + term.replace('"', '""') + '"' for term in terms)
+            found = select(_search.c.rowid).where(_search.c.runs_search.match(phrases))
+        if or_is_cut:
+            found = union_all(select(_c.number).where(_is_cut), found)
+        numbers = self._connection.execute(found.limit(FEW + 1)).scalars().all()
+        return has if len(numbers) > FEW else and_(has, self.one_of(_c.number, numbers))
+
+    def _may_have(self, test: Test) -> ColumnElement[bool]:
+        """What a row has for certain whose config or summary passes."""
+        if test.passes(None):
+            return EVERY
+        head, _, rest = test.path.partition(".")
+        if head != "config":
+            # Of a run that is not sealed only Redis has the summary.
+            return or_(_c.record == "", _c.record.contains('"summary"'))
+        terms = _written(rest, test)
+        if terms:
+            return self._has_one_of(terms, or_is_cut=True)
+        key = plain(json.dumps(rest.partition(".")[0], ensure_ascii=False)[:-1])
+        return _c.config.contains(key, autoescape=True)
 
     def _tag(self, test: Test) -> ColumnElement[bool]:
         has_some = exists().where(run_tags.c.run_id == _c.id)
@@ -202,20 +238,22 @@ def _text(test: Test) -> ColumnElement[bool]:
     return and_(column != "", compared[test.word])
 
 
-def _may_have(test: Test) -> ColumnElement[bool]:
-    """What a row has for certain whose config or summary passes."""
-    if test.passes(None):
-        return true()
-    head, _, rest = test.path.partition(".")
-    if head != "config":
-        # Of a run that is not sealed only Redis has the summary.
-        return or_(_c.record == "", _c.record.contains('"summary"'))
-    key = plain(json.dumps(rest.partition(".")[0], ensure_ascii=False)[:-1])
-    has_key = _c.config.contains(key, autoescape=True)
-    if test.word not in ("$eq", "$in") or not all(isinstance(value, (str, int, float)) for value in test.operands):
-        return has_key
-    written = {form for value in test.operands for form in _forms(value)}
-    return and_(has_key, or_(false(), *(_c.config.contains(form, autoescape=True) for form in sorted(written))))
+def _written(path: str, test: Test) -> list[str]:
+    """Texts, one of which is in the JSON of each config that passes, as search texts have it; none where not known."""
+    operands = test.operands
+    is_known = test.word in ("$eq", "$in") and all(isinstance(value, (str, int, float)) for value in operands)
+    if not is_known or not 0 < len(operands) <= _MOST_TERMS:
+        return []
+    # In W&B's filters a value is `config.NAME.value`.
+    name = path.rpartition(".")[2]
+    key = "" if name == "value" else json.dumps(name, ensure_ascii=False)[1:-1]
+    terms = set()
+    for form in (form for value in operands for form in _forms(value)):
+        # A list that has the value passes too. A number ends where another one may go on.
+        is_text = form[0] == '"'
+        terms |= {f'{key}": {form}{end}' for end in ([""] if is_text else [",", "}"])}
+        terms |= {f"{begin}{form}{end}" for begin in ("[", ", ") for end in ([""] if is_text else [",", "]"])}
+    return [search_term(term) for term in sorted(terms)]
 
 
 def _forms(value: Any) -> list[str]:

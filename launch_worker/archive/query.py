@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
 
-from launch_worker.archive.conditions import Conditions, is_there, key_of
+from launch_worker.archive.conditions import EVERY, Conditions, is_there, key_of
 from launch_worker.archive.rows import restored_record
 from launch_worker.archive.schema import position, runs
 from launch_worker.database.database import Database
@@ -24,6 +25,8 @@ _COLUMNS = (
     *(_c.attempt, _c.worker, _c.host, _c.exit_code, _c.signal, _c.phase, _c.message, _c.started_at, _c.ended_at),
     *(_c.spec, _c.record, _c.sealed, _c.forgotten_at),
 )
+#: The beginning of every list.
+_KEPT = select(*_COLUMNS).where(_c.deleted_at.is_(None))
 #: Fields whose values are counted, and fields that are columns of the index that counting reads alone.
 FACETS = ("queue", "state", "project", "author")
 #: Rows of one read where they are looked at one by one, or are sorted by what no column has.
@@ -42,8 +45,7 @@ class Question:
     is_descending: bool = True
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A run in the archive."""
 
     record: Record
@@ -55,8 +57,7 @@ class Found:
     place: Place
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The place of a run in an order: lists go on after it, whatever came or went."""
 
     is_there: bool
@@ -94,9 +95,8 @@ def listed(database: Database, question: Question, *, page: int, after: Place | 
     while True:
         with database.reading() as connection:
             bounds = Conditions(connection).of(question.tree)
-            query = select(*_COLUMNS).where(_c.deleted_at.is_(None), bounds.upper)
             size = page if bounds.is_exact else max(page, _SCAN_PAGE)
-            rows = _page(connection, query, question, after, size)
+            rows = _page(connection, bounds.upper, question, after, size)
         found = [_found(row, place) for row, place in rows]
         if not bounds.is_exact:
             found = [one for one in found if not one.is_sealed or question.fits(one.record)]
@@ -114,7 +114,7 @@ def has_key(order: str) -> bool:
 def records(database: Database, run_ids: Sequence[str]) -> dict[str, Found]:
     """These runs, without those that are not there."""
     with database.reading() as connection:
-        query = select(*_COLUMNS).where(_c.deleted_at.is_(None), Conditions(connection).one_of(_c.id, run_ids))
+        query = _KEPT.where(Conditions(connection).one_of(_c.id, run_ids))
         return {row["id"]: _found(row, _NOWHERE) for row in connection.execute(query).mappings()}
 
 
@@ -158,46 +158,53 @@ _NOWHERE = Place(False, None, 0, "")
 
 
 def _page(
-    connection: Connection, query: Select[Any], question: Question, after: Place | None, size: int
+    connection: Connection, upper: ColumnElement[bool], question: Question, after: Place | None, size: int
 ) -> list[tuple[Any, Place]]:
     """The next rows with their places: first those that have a value to be sorted by."""
     found: list[tuple[Any, Place]] = []
     for part in (True, False):
         if after is not None and after.is_there < part:
             continue
-        ordered = _ordered(query, question, after if after is not None and after.is_there == part else None, part)
-        if ordered is not None:
-            rows = connection.execute(ordered.limit(size - len(found))).mappings()
+        query = _ordered(question.order, question.is_descending, part)
+        if query is not None:
+            if upper is not EVERY:
+                query = query.where(upper)
+            if after is not None and after.is_there == part:
+                query = query.where(_comes_after(question, after))
+            rows = connection.execute(query.limit(size - len(found))).mappings().all()
             found += [(row, Place(part, row["key"], row["created_at"], row["id"])) for row in rows]
         if len(found) == size:
             break
     return found
 
 
-def _ordered(query: Select[Any], question: Question, after: Place | None, part: bool) -> Select[Any] | None:
-    by_age = tuple_(_c.created_at, _c.id)
-    if question.order == "created_at":
+@lru_cache
+def _ordered(order: str, is_descending: bool, part: bool) -> Select[Any] | None:
+    """All rows in an order that have a value to be sorted by, or all that have none; None where none can be."""
+    if order == "created_at":
         if not part:
             return None
-        query = query.add_columns(_c.created_at.label("key"))
-        if after is not None:
-            edge = tuple_(after.created_at, after.id)
-            query = query.where(by_age < edge if question.is_descending else by_age > edge)
-        return query.order_by(*(column.desc() if question.is_descending else column for column in by_age.clauses))
+        by = [column.desc() if is_descending else column for column in (_c.created_at, _c.id)]
+        return _KEPT.add_columns(_c.created_at.label("key")).order_by(*by)
+    key = key_of(order)
+    assert key is not None
+    there = is_there(order)
+    by = [(key.desc() if is_descending else key.asc())] if part else []
+    query = _KEPT.add_columns(key.label("key")).where(there if part else ~there)
+    return query.order_by(*by, _c.created_at.desc(), _c.id.desc())
+
+
+def _comes_after(question: Question, after: Place) -> ColumnElement[bool]:
+    by_age, edge = tuple_(_c.created_at, _c.id), tuple_(after.created_at, after.id)
+    if question.order == "created_at" and not question.is_descending:
+        return by_age > edge
+    if question.order == "created_at" or not after.is_there:
+        return by_age < edge
     key = key_of(question.order)
     assert key is not None
-    there = is_there(question.order)
-    query = query.add_columns(key.label("key")).where(there if part else ~there)
-    by: list[ColumnElement[Any]] = [(key.desc() if question.is_descending else key.asc())] if part else []
-    if after is not None:
-        older = by_age < tuple_(after.created_at, after.id)
-        if part:
-            # Written so that an index of the key gives the beginning.
-            from_key = key <= after.key if question.is_descending else key >= after.key
-            query = query.where(and_(from_key, or_(key != after.key, older)))
-        else:
-            query = query.where(older)
-    return query.order_by(*by, _c.created_at.desc(), _c.id.desc())
+    # Written so that an index of the key gives the beginning.
+    from_key = key <= after.key if question.is_descending else key >= after.key
+    return and_(from_key, or_(key != after.key, by_age < edge))
 
 
 def _found(row: Any, place: Place) -> Found:

@@ -122,14 +122,15 @@ def record_text(fields: Mapping[str, str]) -> str:
 
 def restored_record(row: Mapping[str, Any], read: Any) -> Record:
     """The record of an archived run; `read` makes a record of an id and the fields of a hash."""
-    fields = {name: str(text) for name, text in read_map(row["record"]).items()}
+    fields: dict[str, str] = read_map(row["record"])
     if not fields:
         described = ("name", "project", "queue", "priority", "created_at", "array", "sweep")
         moved = ("state", "reason", "attempt", "worker", "host", "exit_code", "signal", "phase", "message")
         names = (*described, *moved, "started_at", "ended_at")
         fields = {name: str(row[name]) for name in names if row[name] is not None}
         fields["tags"] = json.dumps(_tags(read_map(row["spec"])))
-    record: Record = read(row["id"], fields | {"spec": row["spec"]})
+    fields["spec"] = row["spec"]
+    record: Record = read(row["id"], fields)
     return record
 
 

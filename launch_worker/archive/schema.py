@@ -91,6 +91,10 @@ for _name in ("array", "sweep"):
     _there = runs.c[_name] != ""
     Index(f"runs_{_name}", runs.c[_name], runs.c.created_at, runs.c.id, sqlite_where=_there, postgresql_where=_there)
 Index("runs_ended", runs.c.ended_at)
+Index("runs_exit_code", runs.c.exit_code, runs.c.created_at.desc(), runs.c.id.desc())
+# Runs of which the search text may not have all: they are looked at beside those that the index of texts finds.
+_is_cut = text("length(search) > 8000")
+Index("runs_cut", runs.c.number, sqlite_where=_is_cut, postgresql_where=_is_cut)
 # Counts of runs by these fields read nothing but this.
 _kept = runs.c.deleted_at.is_(None)
 _counted = (runs.c.queue, runs.c.state, runs.c.project, runs.c.author, runs.c.created_at)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, literal, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, literal, select, text, tuple_, update
 
 from launch_worker.archive.apply import Applier
 from launch_worker.archive.schema import log_deletions, position, runs
@@ -56,6 +56,9 @@ class Walk:
             left = self._confirm(left)
             yield
         with self._writing() as connection:
+            if self.mended > _PAGE and connection.dialect.name != "sqlite":
+                # PostgreSQL counts new rows a minute later by itself; until then it reads all of them for a page.
+                connection.execute(text("ANALYZE runs"))
             connection.execute(
                 update(position).values(
                     walk_began_at=self.began_at, walk_ended_at=self._store.now_us(), walk_mended=self.mended

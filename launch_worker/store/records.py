@@ -103,7 +103,7 @@ class Records(Client):
 
 def record_of(run_id: str, fields: dict[str, str]) -> Record:
     """The record of this run; the hash has neither the id nor a priority of `medium`."""
-    return Record.from_hash({"priority": _PRIORITY} | fields | {"id": run_id})
+    return Record.from_hash({"priority": _PRIORITY, **fields, "id": run_id})
 
 
 def _transition(text_line: str) -> Transition | None:

@@ -247,3 +247,24 @@ def test_the_database_sorts_by_every_field_but_tags_config_and_summary() -> None
 def test_facets_are_of_known_fields() -> None:
     with pytest.raises(ValueError, match="facets are of"):
         facets(Database("sqlite:////nowhere"), question({}), ["command"])
+
+
+def test_a_value_of_a_config_is_found_by_the_index_of_texts(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the text that is searched does not have all of the config, and where many runs have the value."""
+    configs: list[dict[str, Any]] = [{"seed": seed, "opt": {"name": "Adam"}} for seed in (3, 30, 33, 3.0, 4)]
+    configs += [{"notes": "x" * 9000, "seed": 3}, {"seeds": 3, "opt.name": "Adam"}, {"seed": [3]}, {"seed": True}]
+    configs += [{"seed": [1, 3, 2]}, {"seed": [1, 3]}, {"seed": [33, 13]}]
+    records = [
+        Record.from_hash({"id": f"{number}", "spec": json.dumps({"config": config}), "state": "Pending"})
+        for number, config in enumerate(configs)
+    ]
+    put(database, records)
+    for few in (5000, 0):
+        monkeypatch.setattr("launch_worker.archive.conditions.FEW", few)
+        assert set(answer(database, {"config.seed": 3})) == {"0", "3", "5", "7", "9", "10"}
+        assert set(answer(database, {"config.seed.value": {"$in": [4, 33.0]}})) == {"2", "4", "11"}
+        assert set(answer(database, {"config.opt.name": "Adam"})) == {"0", "1", "2", "3", "4", "6"}
+        assert set(answer(database, {"config.seed": True})) == {"8"}
+        assert not answer(database, {"config.opt.name": "ADAM"})
