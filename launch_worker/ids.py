@@ -14,6 +14,8 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _TIME_CHARS = 9
 _RANDOM_CHARS = 6
 RUN_ID = re.compile(rf"[{_ALPHABET}]{{{_TIME_CHARS + _RANDOM_CHARS}}}")
+#: Id of a group as people write it: a for an array, b for a bulk submission, then the id of the first run.
+GROUP_ID = re.compile(rf"[ab]{RUN_ID.pattern}")
 ID_RULE = "an id has 15 characters, each a digit or a small letter other than i, l, o and u"
 #: What a run may be unique by.
 _KEY = re.compile(r"[^\x00-\x1f\x7f]{1,200}")

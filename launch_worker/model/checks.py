@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.ids import RUN_ID
+from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.units import MAX_DURATION_S
 from launch_worker.untrusted.text import MAX_DEPTH, is_deeper
 
@@ -98,14 +98,24 @@ class Seconds:
 
 
 def parse_after(text: str) -> tuple[str, str]:
-    """The run that is waited for, and the wish for its end. `RUN` alone is `RUN:ok`. Raises InputError."""
+    """The run or group that is waited for, and the wish for its end. `RUN` alone is `RUN:ok`. Raises InputError."""
     run_id, colon, wish = text.partition(":") if isinstance(text, str) else ("", "", "")
     wish = wish.lower() if colon else "ok"
-    if not RUN_ID.fullmatch(run_id) or wish not in WISHES:
+    if not (RUN_ID.fullmatch(run_id) or GROUP_ID.fullmatch(run_id)) or wish not in WISHES:
         raise InputError(
-            f"after {str(text)[:60]!r} is not a run to wait for; write it as RUN, RUN:ok, RUN:any or RUN:failed"
+            f"after {str(text)[:60]!r} is no run or group to wait for; write it as RUN, RUN:ok, RUN:any or RUN:failed"
         )
-    return run_id, wish
+    return group_key(run_id), wish
+
+
+def shown_group(key: str) -> str:
+    """The id of a group as people write it, for its id in names of Redis; '' for none."""
+    return f"a{key}" if RUN_ID.fullmatch(key) else key
+
+
+def group_key(group_id: str) -> str:
+    """The id of a run or a group, as names in Redis have it: an array's is that of its first run."""
+    return group_id[1:] if GROUP_ID.fullmatch(group_id) and group_id[0] == "a" else group_id
 
 
 def check_after(after: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from launch_worker.errors import InputError
-from launch_worker.ids import RUN_ID
+from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
@@ -108,7 +108,10 @@ class Record:
     needs: str = ""
     concurrency_key: str = ""
     limit_key: str = ""
+    #: Array of which it is a run: the id of the first one.
     array: str = ""
+    #: Bulk submission of which it is a run; the hash has it in the field `array`, for a run is in one of the two.
+    bulk: str = ""
     array_limit: str = ""
     #: Id of the sweep that made the run.
     sweep: str = ""
@@ -167,6 +170,8 @@ class Record:
                 values[name] = read(text)
         get = fields.get
         token = get("token")
+        if values["array"] and GROUP_ID.fullmatch(values["array"]):
+            values["bulk"], values["array"] = values["array"], ""
         values["is_scheduler"] = get("scheduler") == "1"
         values["is_followed"] = get("waiting", "0") != "0"
         # A mark that names another attempt's token is over.
@@ -260,6 +265,7 @@ class Record:
         """The fields from which the record is made again, should Redis have lost it."""
         known = vars(self)
         fields = {name: known[name] for name in _RESTORED}
+        fields["array"] = self.array or self.bulk
         fields["scheduler"] = "1" if self.is_scheduler else ""
         return {
             name: value if type(value) is str else _as_text(value)
@@ -406,7 +412,7 @@ _READ_AS: dict[str, Callable[[str], Any]] = {
     "RunState": _state,
 }
 #: Fields that mean something else, or have another name, in the hash.
-_APART = {"is_scheduler", "is_followed", "yields", "is_held"}
+_APART = {"bulk", "is_scheduler", "is_followed", "yields", "is_held"}
 _READERS = {of.name: _reader(of) for of in fields_of(Record) if of.name not in _APART}
 _DEFAULTS = dict(vars(Record()))
 #: Fields that `to_hash` writes.

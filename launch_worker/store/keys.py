@@ -84,7 +84,7 @@ def upload_chunk(sha256: str, number: int) -> str:
 
 
 def runs_by(kind: str, value: str) -> str:
-    """A listing index; `kind` is project, queue, state, sweep or array."""
+    """A listing index; `kind` is project, queue, state or sweep."""
     return f"launch:runs:{kind}:{value}"
 
 
@@ -126,9 +126,19 @@ def allowance(name: str) -> str:
     return f"launch:allowance:{name}"
 
 
-def array(array_id: str) -> str:
-    """How many runs of an array are in which state."""
-    return f"launch:array:{array_id}"
+def group_runs(group_id: str) -> str:
+    """The runs of an array or a bulk submission, in the order of their submission."""
+    return f"launch:array:{group_id}:runs"
+
+
+def group_runs_before(array: str) -> str:
+    """The same of an array that a submitter of an earlier release made."""
+    return f"launch:runs:array:{array}"
+
+
+def group(group_id: str) -> str:
+    """The record of an array, by the id of its first run, or of a bulk submission; a sweep's record is its own."""
+    return f"launch:array:{group_id}"
 
 
 def schedule(name: str) -> str:

@@ -93,13 +93,6 @@ class Records(Client):
             found.insert(0, Transition(RunState.PENDING, created_at, 0, "", ""))
         return found
 
-    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
-        """The ids of an array's runs in the order of submission, `limit` at most (0: all); none for no array."""
-        with clear_errors(self.url):
-            if not RUN_ID.fullmatch(array) or not self._redis.exists(keys.array(array)):
-                return []
-            return [text(run_id) for run_id in self._redis.zrange(keys.runs_by("array", array), 0, limit - 1)]
-
 
 def record_of(run_id: str, fields: dict[str, str]) -> Record:
     """The record of this run; the hash has neither the id nor a priority of `medium`."""

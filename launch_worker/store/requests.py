@@ -9,9 +9,6 @@ from launch_worker.store.answers import CancelWord, DeleteWord, PreemptWord
 from launch_worker.store.records import Records
 from launch_worker.store.redis.client import text
 
-#: Runs of an array that one call of `cancel_array` stops: Redis does nothing else during a call.
-_CANCELS_AT_ONCE = 100
-
 
 class Requests(Records):
     """The part of `Store` for what people ask of a run."""
@@ -25,19 +22,6 @@ class Requests(Records):
         """
         word, state = self._stop(run_id, grace_s, reason, actor, preempt=False)
         return cast(CancelWord, word), state
-
-    def cancel_array(
-        self, array: str, *, reason: str, grace_s: float | None = None, actor: str = ""
-    ) -> tuple[int, int]:
-        """Cancel all runs of an array that have not ended. Returns how many are Killed, and how many are to stop."""
-        killed = asked = at = 0
-        more = 1
-        while more:
-            grace_us = "" if grace_s is None else as_us(grace_s)
-            asked_by = self.named(actor)
-            gone, marked, more = self._call("cancel_array", array, grace_us, reason, at, _CANCELS_AT_ONCE, asked_by)
-            killed, asked, at = killed + gone, asked + marked, at + _CANCELS_AT_ONCE
-        return killed, asked
 
     def preempt(self, run_id: str, *, reason: str, actor: str = "") -> tuple[PreemptWord, str]:
         """Ask a Running run's owner to end it, so that it runs again. Returns what was done, and the state."""

@@ -6,6 +6,7 @@ from launch_worker.store.allowances import Allowances
 from launch_worker.store.attempts import Attempts
 from launch_worker.store.changes import Changes
 from launch_worker.store.files import Files
+from launch_worker.store.groups import Groups
 from launch_worker.store.health import Health
 from launch_worker.store.logs import Logs
 from launch_worker.store.outlines import Outlines
@@ -27,6 +28,7 @@ class Store(
     Changes,
     Creator,
     Files,
+    Groups,
     Health,
     Logs,
     Outlines,

@@ -28,6 +28,17 @@ class Created(NamedTuple):
     consumers: int
 
 
+class Announced(NamedTuple):
+    """An array or a bulk submission, as its submitter announces it."""
+
+    #: Id in names of Redis.
+    key: str
+    #: Id as people write it.
+    id: str
+    #: Number of its runs.
+    size: int
+
+
 class New(NamedTuple):
     """A run to be submitted; the fields are the arguments of `Creator.create`."""
 
@@ -40,6 +51,7 @@ class New(NamedTuple):
     #: Name of the user, as a server has proven it, and the allowances for which the run counts.
     user: str = ""
     allowances: tuple[str, ...] = ()
+    group: Announced | None = None
 
 
 class Configs(NamedTuple):
@@ -96,6 +108,7 @@ class Creator(Client):
         if_queue_known: bool = False,
         user: str = "",
         allowances: tuple[str, ...] = (),
+        group: Announced | None = None,
     ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
@@ -103,7 +116,7 @@ class Creator(Client):
         has changed, InputError when the run waits for a run that is not there, and with `if_queue_known` when nobody
         knows its queue.
         """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, allowances)
+        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, allowances, group)
         [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known, self.acl_user)))
         if isinstance(answer, Exception):
             raise answer
@@ -132,6 +145,13 @@ class Creator(Client):
                 yield self._answered(line, *sent.popleft())
         finally:
             line.close()
+
+    def seal_group(self, group: str, *, is_whole: bool) -> None:
+        """Note that no more runs are added to a group of which fewer were made than announced.
+
+        `is_whole`: runs that were there before stand for the others. Else those count as runs that never ran.
+        """
+        self._call("seal_group", group, "whole" if is_whole else "cut")
 
     def _answered(self, line: Line, batch: Sequence[New], calls: Sequence[str | int]) -> list[Creation]:
         try:
@@ -192,15 +212,18 @@ def expiry_of(spec: RunSpec) -> str | int:
 
 
 def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str) -> list[str | int]:
-    """The arguments of the `create` script; consecutive runs of one queue are a group."""
-    args: list[str | int] = [int(if_queue_known), reason, user]
-    group: tuple[str, str, str] | None = None
+    """The arguments of the `create` script; consecutive runs of one queue are a batch."""
+    args: list[str | int] = []
+    groups: dict[str, int] = {}
+    batch: tuple[str, str, str, Announced | None] | None = None
     count_at = 0
-    for run_id, spec, queue_config, pool_config, delay_s, at_us, by, allowances in runs:
-        if group != (spec.queue, queue_config, pool_config):
-            group = (spec.queue, queue_config, pool_config)
-            count_at = len(args) + 3
-            args += (*group, 0)
+    for run_id, spec, queue_config, pool_config, delay_s, at_us, by, allowances, group in runs:
+        if batch != (spec.queue, queue_config, pool_config, group):
+            batch = (spec.queue, queue_config, pool_config, group)
+            if group is not None:
+                groups[group.key] = group.size
+            count_at = len(args) + 4
+            args += (spec.queue, queue_config, pool_config, "" if group is None else group.key, 0)
         args[count_at] += 1  # type: ignore[operator]
         due = f"at:{at_us}" if at_us is not None else f"in:{round(delay_s * 1e6)}" if delay_s else ""
         fields = fields_of(spec)
@@ -210,7 +233,8 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str
             fields += ["allowances", " ".join(allowances)]
         args += (run_id, due, expiry_of(spec), len(fields))
         args += fields
-    return args
+    announced = [word for known in groups.items() for word in known]
+    return [int(if_queue_known), reason, user, len(groups), *announced, *args]
 
 
 def created_of(spec: RunSpec, reply: Sequence[Any]) -> Created:

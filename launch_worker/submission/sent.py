@@ -13,3 +13,5 @@ class Sent(NamedTuple):
     queue_consumers: int
     #: False when a run with its id was there already, and nothing was changed.
     is_new: bool = True
+    #: Id of its array or bulk submission, as people write it; '' for a run that was submitted alone.
+    group: str = ""

@@ -19,7 +19,7 @@ from launch_worker.ids import check_run_id, new_run_id, unique_run_id
 from launch_worker.model.checks import check_queue_name, parse_after
 from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
-from launch_worker.store.submit import ConfigChanged, Configs, Created, Creator, New
+from launch_worker.store.submit import Announced, ConfigChanged, Configs, Created, Creator, New
 from launch_worker.submission.options import DEFAULT_QUEUE, Item, Ready
 from launch_worker.submission.resolve import current_folder, resolve
 from launch_worker.submission.sent import Sent
@@ -62,6 +62,7 @@ class Submitter:
         at_us: int | None = None,
         strict: bool = False,
         run_id: str = "",
+        group: Announced | None = None,
     ) -> Sent:
         """Write the run and its queue item in one step: `Api.submit`, for arguments of RunSpec."""
         run_id = check_run_id(run_id) if run_id else new_run_id()
@@ -77,12 +78,13 @@ class Submitter:
                     if_queue_known=strict,
                     user=self.user,
                     allowances=self._allowances_of(spec),
+                    group=group,
                 )
             except ConfigChanged as changed:
                 # Not read before: most queues have no configuration.
                 self._configs[spec.queue] = changed.configs
             else:
-                return Sent(run_id, created.consumers, created.is_new)
+                return Sent(run_id, created.consumers, created.is_new, "" if group is None else group.id)
 
     def check_items(self, items: Sequence[Item], *, strict: bool) -> None:
         """Check all items. Raises InputError, with its place in its file, for the first that could not be submitted."""
@@ -100,7 +102,7 @@ class Submitter:
                     raise InputError(f"upload {item.upload!r} is not a folder of this machine")
                 for other in (parse_after(text)[0] for text in item.given.get("after", ())):
                     if other not in runs and not self.store.exists(other):
-                        raise InputError(f"there is no run {other} to wait for; list them with: launch-worker runs")
+                        raise InputError(f"there is no run or group {other} to wait for; list: launch-worker runs")
                     runs.add(other)
                 runs.add(item.run_id)
             except InputError as error:
@@ -112,9 +114,11 @@ class Submitter:
         All that was submitted before an error is yielded before it is raised; when Redis went away, some of the last
         runs may have been submitted and not be yielded.
         """
-        made = ((new, item) for item in items for new in self._runs_of(item))
+        made = self._runs_of(items)
         sent: deque[list[tuple[New, Item]]] = deque()
         problem: LaunchError | None = None
+        # Runs that each group has not got yet.
+        unmade: dict[str, int] = {}
 
         def batches() -> Iterator[list[New]]:
             nonlocal problem
@@ -131,24 +135,66 @@ class Submitter:
                 if len(batch) < _BATCH:
                     return
 
-        for answers in self.store.create_batches(batches(), if_queue_known=strict):
-            for (new, item), answer in zip(sent.popleft(), answers, strict=True):
-                if isinstance(answer, Created):
-                    yield Sent(new.run_id, answer.consumers, answer.is_new), item
-                    continue
-                try:
-                    if isinstance(answer, LaunchError):
-                        raise answer
-                    # The queue has a configuration that was not known here: submit again with the current one.
-                    if problem is None:
-                        self._configs[new.spec.queue] = answer.configs
-                        yield self._send_again(new, item, strict=strict), item
-                except LaunchError as error:
-                    problem = problem or (item.error(error) if isinstance(error, InputError) else error)
+        def note(group: Announced | None, *, is_new: bool) -> None:
+            if group is not None and is_new:
+                unmade[group.key] = unmade.get(group.key, group.size) - 1
+
+        is_done = False
+        try:
+            for answers in self.store.create_batches(batches(), if_queue_known=strict):
+                for (new, item), answer in zip(sent.popleft(), answers, strict=True):
+                    if isinstance(answer, Created):
+                        note(new.group, is_new=answer.is_new)
+                        yield _sent(new, answer), item
+                        continue
+                    try:
+                        if isinstance(answer, LaunchError):
+                            raise answer
+                        # The queue has a configuration that was not known here: submit again with the current one.
+                        if problem is None:
+                            self._configs[new.spec.queue] = answer.configs
+                            again = self._send_again(new, item, strict=strict)
+                            note(new.group, is_new=again.is_new)
+                            yield again, item
+                    except LaunchError as error:
+                        problem = problem or (item.error(error) if isinstance(error, InputError) else error)
+            is_done = problem is None
+        finally:
+            # A submitter that dies here leaves that to a pass, a minute later.
+            with contextlib.suppress(LaunchError):
+                for group in [group for group, count in unmade.items() if count]:
+                    self.store.seal_group(group, is_whole=is_done)
         if problem is not None:
             raise problem
 
-    def _runs_of(self, item: Item) -> Iterator[New]:
+    def _runs_of(self, items: Iterable[Item]) -> Iterator[tuple[New, Item]]:
+        """The runs of all items, in order: several runs that are in no array are a group, a bulk submission."""
+        items = list(items)
+        size = sum(item.array is None for item in items)
+        bulk: Announced | None = None
+        for item in items:
+            ready = self._ready(item)
+            when = (*ready.configs, item.delay_s or 0.0, item.at_us, self.user, self._allowances_of(ready.spec))
+            if item.array is None:
+                run_id = item.run_id or self._id_of(item, ready)
+                if size > 1 and bulk is None:
+                    bulk = Announced(f"b{run_id}", f"b{run_id}", size)
+                yield New(run_id, ready.spec, *when, bulk), item
+                continue
+            first, *others = item.array.indexes
+            first_id = self._id_of(item, ready, first)
+            array = Announced(first_id, f"a{first_id}", len(item.array.indexes))
+            for index in (first, *others):
+                spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
+                yield New(first_id if index == first else self._id_of(item, ready, index), spec, *when, array), item
+
+    def _id_of(self, item: Item, ready: Ready, index: int | None = None) -> str:
+        if not item.unique:
+            return new_run_id()
+        return unique_run_id(item.unique, user=self.user or ready.spec.author, index=index)
+
+    def _ready(self, item: Item) -> Ready:
+        """The run that an item is, its folder sent. Raises InputError, with the item's place in a file."""
         try:
             ready = item.ready or self.resolve(item.given)
             if item.upload is not None:
@@ -156,23 +202,7 @@ class Submitter:
                 ready = self.resolve(item.given | {"upload": self.send_folder(item.upload)})
         except InputError as error:
             raise item.error(error) from None
-        when = (*ready.configs, item.delay_s or 0.0, item.at_us, self.user, self._allowances_of(ready.spec))
-
-        def id_of(index: int | None) -> str:
-            return (
-                unique_run_id(item.unique, user=self.user or ready.spec.author, index=index)
-                if item.unique
-                else new_run_id()
-            )
-
-        if item.array is None:
-            yield New(item.run_id or id_of(None), ready.spec, *when)
-            return
-        first = item.array.indexes[0]
-        first_id = id_of(first)
-        for index in item.array.indexes:
-            spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
-            yield New(first_id if index == first else id_of(index), spec, *when)
+        return ready
 
     def _send_again(self, new: New, item: Item, *, strict: bool) -> Sent:
         given = dict(item.given)
@@ -181,7 +211,14 @@ class Submitter:
         if item.array is not None:
             spec = new.spec
             given |= {"array": spec.array, "array_index": spec.array_index, "array_limit": spec.array_limit}
-        return self.send(given, delay_s=new.delay_s, at_us=new.at_us, strict=strict, run_id=new.run_id)
+        return self.send(
+            given,
+            delay_s=new.delay_s,
+            at_us=new.at_us,
+            strict=strict,
+            run_id=new.run_id,
+            group=new.group,
+        )
 
     def _allowances_of(self, spec: RunSpec) -> tuple[str, ...]:
         """The allowances for which a run counts; none for a run of nobody who was proven."""
@@ -246,6 +283,11 @@ class Submitter:
             store = self.store if isinstance(self.store, Store) else Store(self.settings.redis_url)
             self._sent[path] = send_folder(Path(path), settings=self.settings, store=store)
         return self._sent[path]
+
+
+def _sent(new: New, created: Created) -> Sent:
+    group = new.group
+    return Sent(new.run_id, created.consumers, created.is_new, "" if group is None else group.id)
 
 
 def me() -> str:

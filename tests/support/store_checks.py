@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from typing import Any
 
+from launch_worker.model.group import KINDS
 from launch_worker.model.states import ARROWS, RunState
 from launch_worker.store import keys
 from launch_worker.store.redis.client import text
@@ -42,8 +44,6 @@ def inconsistencies(store: Store) -> list[str]:
             expect(keys.runs_by("project", run["project"]), run_id, run["created_at"])
         if run.get("sweep"):
             expect(keys.runs_by("sweep", run["sweep"]), run_id, run["created_at"])
-        if run.get("array"):
-            expect(keys.runs_by("array", run["array"]), run_id, run["created_at"])
         if state.is_final:
             expect("launch:archived" if run_id in archived else "launch:ended", run_id, run["ended_at"])
         elif "ended_at" in run:
@@ -65,7 +65,7 @@ def inconsistencies(store: Store) -> list[str]:
         actual = {text(member): score for member, score in redis.zrange(index, 0, -1, withscores=True)}
         if actual != expected.get(index, {}):
             found.append(f"{index} is {actual}, but the records say {expected.get(index, {})}")
-    found += _array_faults(redis, runs, names)
+    found += _group_faults(redis, runs, names)
     leases = {text(member) for member in redis.zrange(keys.LEASES, 0, -1)}
     running = {run_id for run_id, run in runs.items() if run["state"] == "Running"}
     if leases != running:
@@ -77,20 +77,35 @@ def inconsistencies(store: Store) -> list[str]:
     return found
 
 
-def _array_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str]) -> list[str]:
-    """An array knows how many of its runs are in which state."""
-    wanted: dict[str, Counter[str]] = {}
+def _group_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str]) -> list[str]:
+    """A group knows how many of its runs are in which state; those that are gone, or not made yet, are counted too."""
+    kept: dict[str, Counter[str]] = {}
     for run in runs.values():
+        never = run["state"] in ("Killed", "Failed") and not int(run.get("attempt", 0))
+        kind = "Never" if never else run["state"]
         if run.get("array"):
-            never = run["state"] in ("Killed", "Failed") and not int(run.get("attempt", 0))
-            counts = wanted.setdefault(keys.array(run["array"]), Counter())
-            counts["size"] += 1
-            counts["Never" if never else run["state"]] += 1
+            kept.setdefault(keys.group(run["array"]), Counter())[kind] += 1
+        elif run.get("sweep") and keys.sweep(run["sweep"]) in names:
+            kept.setdefault(keys.sweep(run["sweep"]), Counter())[kind] += 1
     found = []
-    for key in {*wanted, *(name for name in names if name.startswith("launch:array:"))}:
-        counted = {name: int(count) for name, count in _texts(redis.hgetall(key)).items() if int(count)}
-        if counted != wanted.get(key, {}):
-            found.append(f"{key} has {counted}, but the records say {wanted.get(key, {})}")
+    for run_id, run in runs.items():
+        if run.get("array") and redis.lpos(keys.group_runs(run["array"]), run_id) is None:
+            found.append(f"{run_id} is not among the runs of its group {run['array']}")
+    groups = {name for name in names if re.fullmatch(r"launch:(array|sweep):[^:]+", name)} - {"launch:array:open"}
+    for key in {*kept, *groups}:
+        fields = _texts(redis.hgetall(key))
+        counts = Counter({kind: int(fields.get(kind, 0)) for kind in KINDS})
+        size = int(fields.get("size") or fields.get("made") or 0)
+        is_open = "size" in fields and "made" in fields and "sealed" not in fields
+        unmade = size - int(fields["made"]) if is_open else 0
+        others = counts - kept.get(key, Counter())
+        elsewhere = unmade + int(fields.get("gone", 0)) + int(fields.get("missing", 0))
+        if counts.total() != size or min(counts.values()) < 0 or counts < kept.get(key, Counter()):
+            found.append(f"{key} has {fields}, but the records say {kept.get(key)}")
+        elif key.startswith("launch:array:") and others.total() != elsewhere:
+            found.append(f"{key} has {fields}, of which {dict(others)} are not among the records {kept.get(key)}")
+        if is_open != (redis.zscore("launch:array:open", key.removeprefix("launch:array:")) is not None):
+            found.append(f"{key} has {fields}, and is among the open ones, or should be")
     return found
 
 
@@ -112,9 +127,10 @@ def _waiting_faults(redis: Any, runs: dict[str, dict[str, str]], names: list[str
                 expect(f"launch:places:waiting:{name}", run_id)
         if run["state"] == "Running":
             expect(f"launch:places:queue:{queue}", run_id)
-            for kind, field in (("key", "concurrency_key"), ("array", "array")):
-                if run.get(field):
-                    expect(f"launch:places:{kind}:{run[field]}", run_id)
+            if run.get("concurrency_key"):
+                expect(f"launch:places:key:{run['concurrency_key']}", run_id)
+            if run.get("array_limit"):
+                expect(f"launch:places:array:{run['array']}", run_id)
         if run["state"] != "Pending":
             for field in ("parked", "due_at", "list", "waits_for"):
                 if field in run:

@@ -191,7 +191,7 @@ def test_jobs_come_from_standard_input_too(cluster: Cluster) -> None:
         ({"command": ["true"], "quue": "gpu"}, "'quue' is not an option of a run; do you mean 'queue'?"),
         ({"command": ["true"], "queue": "a/b"}, "queue 'a/b' is not allowed"),
         ({"command": ["true"], "after": "0" * 15}, f"there is no run {'0' * 15} to wait for"),
-        ({"command": ["true"], "after": ["x"]}, "after 'x' is not a run to wait for"),
+        ({"command": ["true"], "after": ["x"]}, "after 'x' is no run or group to wait for"),
         ({"command": ["true"], "at": "soon"}, "at 'soon' is not a time"),
         ({"command": ["true"], "upload": "no-such-folder"}, "is not a folder"),
         (b'{"command": ["\xff"]}', "is not UTF-8"),

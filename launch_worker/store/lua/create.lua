@@ -1,15 +1,17 @@
 -- (nothing) -> Pending, for many runs.  ARGV: only_known (1: refuse a new queue), reason, user (the ACL user of whoever
--- submits, '' for the usual one), then for each group of runs:
---   queue, its configuration and its pool's as the caller knows them, number of runs; and for each of these runs:
+-- submits, '' for the usual one), number of groups that the caller announces, and for each of them:
+--   group, number of all its runs; then for each batch of runs:
+--   queue, its configuration and its pool's as the caller knows them, group ('' = none), number of runs; and for each of these runs:
 --   id, due ('' = now, else 'at:US' or 'in:US'), expires_us ('' = never), number of fields and values, field, value, …
 -- Idempotent by id: a repeated call changes nothing. Refuses a caller that does not know the configurations.
--- Returns for each group {number of live consumers of the queue, an answer for each run}: created 0|1,
+-- Returns for each batch {number of live consumers of the queue, an answer for each run}: created 0|1,
 --   or {-1, the configuration, the pool's} or {-2, why not} or {-3, the known queues}, or an error.
-local only_known, reason, user = unpack(ARGV, 1, 3)
-local FIRST_GROUP = 4
+local only_known, reason, user, groups = unpack(ARGV, 1, 4)
+local FIRST_GROUP = 5
+local FIRST_BATCH = FIRST_GROUP + 2 * tonumber(groups)
 -- Each run of a call gets a time of its own: lists are in the order of the arguments.
 local now = now_us() - 1
-local answers, at = {}, FIRST_GROUP
+local answers, at = {}, FIRST_BATCH
 
 local function due_at(due)
   local kind, us = string.match(due, '^(%a+):(%d+)$')
@@ -17,9 +19,10 @@ local function due_at(due)
   return when and when > now and when or nil
 end
 
+for of_group = FIRST_GROUP, FIRST_BATCH - 1, 2 do announce(ARGV[of_group], tonumber(ARGV[of_group + 1])) end
 while at <= #ARGV do
-  local queue, config, config_of_pool, count = unpack(ARGV, at, at + 3)
-  at = at + 4
+  local queue, config, config_of_pool, group, count = unpack(ARGV, at, at + 4)
+  at = at + 5
   local refused
   if only_known == '1' and queue ~= 'default' and redis.call('SISMEMBER', 'launch:queues', queue) == 0 then
     refused = {-3, redis.call('SRANDMEMBER', 'launch:queues', 200)}
@@ -27,7 +30,7 @@ while at <= #ARGV do
     local known, known_of_pool = queue_config(queue), pool_config(queue)
     if known ~= config or known_of_pool ~= config_of_pool then refused = {-1, known, known_of_pool} end
   end
-  local group = {redis.call('ZCOUNT', 'launch:consumers:' .. queue, int(now), '+inf')}
+  local batch = {redis.call('ZCOUNT', 'launch:consumers:' .. queue, int(now), '+inf')}
   for run = 1, tonumber(count) do
     local id, due, expires_us, fields = unpack(ARGV, at, at + 3)
     at = at + 4 + tonumber(fields)
@@ -37,16 +40,17 @@ while at <= #ARGV do
       answer = refused
       if not refused then
         local fine, created, why = pcall(create, id, now, reason, queue, due ~= '' and due_at(due) or nil,
-          tonumber(expires_us), {unpack(ARGV, at - tonumber(fields), at - 1)}, user)
+          tonumber(expires_us), {unpack(ARGV, at - tonumber(fields), at - 1)}, user, group)
         -- One damaged key must not leave the others without their items.
         if not fine then answer = type(created) == 'table' and created or {err = tostring(created)}
         elseif created == -2 then answer = {-2, why}
         else answer = created end
       end
     end
-    group[run + 1] = answer
+    batch[run + 1] = answer
   end
-  answers[#answers + 1] = group
+  answers[#answers + 1] = batch
 end
 add_all()
+note_announced(now)
 return answers

@@ -22,6 +22,7 @@ local now = now_us()
 redis.call('ZADD', key .. ':runs', index, id)
 redis.call('SADD', key .. ':live', id)
 redis.call('HINCRBY', key, 'made', 1)
+redis.call('HINCRBY', key, 'Pending', 1)
 redis.call('HSET', key .. ':trials', index, trial)
 local created, why
 if is_new(id) then
@@ -35,5 +36,6 @@ end
 redis.call('ZREM', key .. ':runs', id)
 redis.call('SREM', key .. ':live', id)
 redis.call('HINCRBY', key, 'made', -1)
+redis.call('HINCRBY', key, 'Pending', -1)
 redis.call('HDEL', key .. ':trials', index)
 return created == -2 and {-2, why} or {0, 'a run has this id'}

@@ -1,5 +1,5 @@
 -- Puts Pending runs whose time has come into their queues. Pending -> Killed for runs that did not start in time, and
--- Pending -> Failed for runs with damaged records.
+-- Pending -> Failed for runs with damaged records. Seals groups whose submitters have died.
 -- ARGV: limit, capacity of a worker that prepares runs ahead of their time ('' for others)
 -- Returns {number of runs whose time had come, the next due time or 0, 1 if a schedule is due}.
 local limit, capacity = unpack(ARGV)
@@ -38,6 +38,10 @@ for _, id in ipairs(expired) do
       'it did not start within ' .. span((tonumber(run[3] or '') or 0) / 1000000) .. ' (--expires)')
   end
   if not fine then keep_aside('', 'run ' .. id .. ' could not be ended: ' .. tostring(problem)) end
+end
+for _, group in ipairs(redis.call('ZRANGEBYSCORE', OPEN_GROUPS, '-inf', int(now), 'LIMIT', 0, limit)) do
+  local fine, problem = pcall(seal, group, 'cut', now)
+  if not fine then keep_aside('', 'group ' .. group .. ' could not be sealed: ' .. tostring(problem)) end
 end
 settle(now, 200)
 local prefetch_us = capacity and capacity.prefetch_us or 0

@@ -4,9 +4,5 @@ local id, reason, actor = unpack(ARGV)
 local run = get(id, 'state', 'attempt')
 if not run[1] then return {0, ''} end
 if not FINAL[run[1]] then return {0, run[1]} end
-put(id, 'first_attempt', tonumber(run[2]) + 1)
-drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
-  'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'preempting', 'not_before', 'log_missing',
-  'log_missing_lines')
-again(id, run[1], now_us(), run[2], '', reason, 0, actor)
+retry_by_person(id, now_us(), reason, actor)
 return {1, ''}

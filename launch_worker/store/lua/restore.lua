@@ -10,12 +10,14 @@ redis.call('ZADD', 'launch:runs', run[3], id)
 redis.call('ZADD', 'launch:runs:queue:' .. run[1], run[3], id)
 if run[2] and run[2] ~= '' then redis.call('ZADD', 'launch:runs:project:' .. run[2], run[3], id) end
 local sweep = get(id, 'sweep')[1]
-if sweep and sweep ~= '' then redis.call('ZADD', 'launch:runs:sweep:' .. sweep, run[3], id) end
+if sweep and sweep ~= '' then
+  redis.call('ZADD', 'launch:runs:sweep:' .. sweep, run[3], id)
+  if redis.pcall('HEXISTS', sweep_key(sweep), 'state') == 1 then redis.call('HINCRBY', sweep_key(sweep), 'Pending', 1) end
+end
 local array = get(id, 'array')[1]
 if array and array ~= '' then
-  redis.call('ZADD', 'launch:runs:array:' .. array, run[3], id)
-  redis.call('HINCRBY', array_key(array), 'size', 1)
-  count_in_array(id, '', 'Pending')
+  redis.call('RPUSH', members_key(array), id)
+  join_group(array)
 end
 redis.call('SADD', 'launch:queues', run[1])
 redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)

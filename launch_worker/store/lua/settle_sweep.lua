@@ -18,4 +18,5 @@ for _, id in ipairs(redis.call('SMEMBERS', key .. ':live')) do
   end
 end
 close_sweep(sweep, now)
+settle(now, 100)
 return found

@@ -42,6 +42,6 @@ for _, id in ipairs(redis.call('SMEMBERS', key .. ':live')) do
     redis.call('SREM', key .. ':live', id)
   end
 end
-settle(now, 100)
 close_sweep(sweep, now)
+settle(now, 100)
 return ended()

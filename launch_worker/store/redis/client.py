@@ -59,8 +59,8 @@ class Client:
         return named(actor, self.acl_user) if actor else ""
 
     def exists(self, run_id: str) -> bool:
-        """Whether there is such a run."""
-        return bool(self._command("EXISTS", keys.run(run_id)))
+        """Whether there is such a run, or a group by its id as names in Redis have it."""
+        return bool(self._command("EXISTS", keys.run(run_id), keys.group(run_id), keys.sweep(run_id)))
 
     def workers(self) -> list[dict[str, Any]]:
         """The descriptions of the live workers, without values that no worker can have written."""

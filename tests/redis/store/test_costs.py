@@ -27,7 +27,7 @@ from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
-from launch_worker.store.submit import New
+from launch_worker.store.submit import Announced, New
 from tests.conftest import wait_until
 from tests.support.arrows import create_many, enlist
 from tests.support.redis_client import redis_of
@@ -43,6 +43,9 @@ OF_LASTING = 1
 IN_SCRIPTS = {"submit": 13, "claim": 18, "started": 2, "finish": 19, "heartbeat": 12}
 #: More while somebody reads the change feed: one command for each arrow, and for a heartbeat.
 OF_FOLLOWED = {"submit": 1, "claim": 1, "started": 0, "finish": 1, "heartbeat": 1}
+#: More for a run of a group: two counts at a claim and an end each, and a look at all counts where no other run is
+#: Running; at a submit the group's record, its index, and the list of groups that get more runs.
+OF_GROUPED = {"submit": 4, "claim": 2, "finish": 3}
 #: Bytes of a run's changes (586, on Redis 7.0).
 FOLLOWED_BYTES = 640
 #: More for each run of a worker that is renewed.
@@ -192,6 +195,37 @@ def test_a_script_gives_few_commands(store: Store, counter: Counter, followed: b
     too_many = {step: found[step] for step, count in counts.items() if count > limits[step]}
     assert not too_many, counts
     assert sum(by.get("xadd", 0) for by in found.values()) == (3 if followed else 0)
+
+
+def test_a_run_of_a_group_costs_the_same_whatever_the_size_of_the_group(store: Store, counter: Counter) -> None:
+    enlist(store, "w", "default")
+    found: dict[int, dict[str, int]] = {}
+    for at, size in enumerate((2, 2, 10_000)):  # the first one loads the library
+        ids = [f"{20_000 * at + number:015}" for number in range(size)]
+        first = New(ids[0], SPEC, group=Announced(f"b{ids[0]}", f"b{ids[0]}", size))
+        for start in range(1, size, 1000):
+            create_many(store, [first._replace(run_id=run_id) for run_id in ids[start : start + 1000]])
+        costs = found[size] = {}
+        counter.restart()
+        create_many(store, [first])
+        costs["submit"] = total(counter)
+        counter.restart()
+        record, _ = store.claim(ids[0], 1, owner="w", worker="w", host="h", lease_s=30, free=FREE)
+        assert record is not None
+        costs["claim"] = total(counter)
+        counter.restart()
+        assert store.finish(record, NextStep(Outcome(RunState.FINISHED, exit_code=0)), owner="w", free=FREE)
+        costs["finish"] = total(counter)
+        group = store.group(f"b{ids[0]}")
+        assert group is not None
+        assert (group.counts["Finished"], group.counts["Pending"]) == (1, size - 1)
+    assert found[2] == found[10_000]
+    assert not {step: count for step, count in found[2].items() if count > IN_SCRIPTS[step] + OF_GROUPED[step]}, found
+
+
+def total(counter: Counter) -> int:
+    """Commands that scripts gave since the last `restart`."""
+    return sum(count for name, count in counter.by_name().items() if name != "fcall")
 
 
 def test_a_runs_changes_take_few_bytes(store: Store, redis_client: Any) -> None:

@@ -750,7 +750,7 @@ def test_what_has_ended_already_is_known_at_once(store: Store) -> None:
 
 
 def test_a_run_that_is_not_there_cannot_be_waited_for(store: Store) -> None:
-    with pytest.raises(InputError, match="no run 1m8aaaaaaaaaaaa"):
+    with pytest.raises(InputError, match="no run or group 1m8aaaaaaaaaaaa"):
         create(store, after=("1m8aaaaaaaaaaaa",))
     assert store.counts()[S.PENDING] == 0
 

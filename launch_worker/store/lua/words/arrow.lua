@@ -51,7 +51,7 @@ end
 -- The facts of an arrow that has no others.
 local NO_MORE = {}
 
--- Writes a state: index, record, history, the counts of arrays and places, and the feed. Only `arrow`, `regain` and
+-- Writes a state: index, record, history, the counts of groups and places, and the feed. Only `arrow`, `regain` and
 -- `restore` call this. `more`: what is known of a reported end (ended_at, exit_code, signal, phase, message, usage), who asked
 -- for the arrow (actor), and restored = '1' for a run that Redis had lost.
 local function enter(id, from, to, now, attempt, worker, reason, more)
@@ -70,7 +70,7 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
   end
   local lines, line = note(id, to, at, attempt, worker, reason, more)
   add_arrow(id, lines, line, to, at, ended_at, more)
-  count_in_array(id, from, to)
+  count_in_group(id, from, to)
   if from == 'Running' or to == 'Running' then count_places(id, to == 'Running' and 'SADD' or 'SREM') end
   if from == 'Pending' or to == 'Pending' then count_waiting(id, to == 'Pending' and 'SADD' or 'SREM') end
   if FINAL[to] then

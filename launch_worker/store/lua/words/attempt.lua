@@ -34,11 +34,21 @@ local function again(id, from, now, attempt, worker, reason, delay_us, actor)
   if not get(id, 'parked')[1] then put(id, 'reason', reason) end
 end
 
+-- A final state -> Pending, because a person asked for it. The retry policy counts from this attempt on.
+local function retry_by_person(id, now, reason, actor)
+  local state, attempt = unpack(get(id, 'state', 'attempt'))
+  put(id, 'first_attempt', tonumber(attempt) + 1)
+  drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
+    'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'preempting', 'not_before', 'log_missing',
+    'log_missing_lines')
+  again(id, state, now, attempt, '', reason, 0, actor)
+end
+
 -- Ends a run for good: its sweep, its place and the runs that wait for it.
 local function over(id, now)
   try_tell_sweep(id, now)
   release(id, now)
-  if not note_end(id) then return end
+  if not note_end(id, now) then return end
   settle(now, 100)
   -- The first worker that gets this publication tells the remaining runs.
   if redis.call('EXISTS', 'launch:settle') == 1 then redis.call('PUBLISH', 'launch:due', int(now)) end

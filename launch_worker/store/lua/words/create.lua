@@ -1,24 +1,34 @@
 -- New runs.
 
--- Additions of new runs to sorted sets, lists, the set of queues and arrays, gathered for one command a key.
-local to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
-local function add(key, score, id)
-  local entries = to_add.entries[key]
+-- Additions of new runs to sorted sets, lists, the set of queues and the lists of groups, gathered for one command a key.
+local to_add = {entries = {}, items = {}, queues = {}, members = {}}
+-- The key comes in two parts: to join them takes as long as the addition itself.
+local function add(kind, name, score, id)
+  local entries = to_add.entries[kind]
   if not entries then
     entries = {}
-    to_add.entries[key] = entries
+    to_add.entries[kind] = entries
   end
-  entries[#entries + 1] = score
-  entries[#entries + 1] = id
+  local of_name = entries[name]
+  if not of_name then
+    entries[name] = {score, id}
+    return
+  end
+  local count = #of_name
+  of_name[count + 1] = score
+  of_name[count + 2] = id
 end
 
 -- Writes the gathered additions. A script that creates runs calls this before its end, and before anything reads the
 -- entries. One damaged index must not keep the runs from their queues.
 local function add_all()
-  for key, entries in pairs(to_add.entries) do
-    if type(redis.pcall('ZADD', key, unpack(entries))) == 'table' then
-      heal(key, 'zset')
-      redis.call('ZADD', key, unpack(entries))
+  for kind, by_name in pairs(to_add.entries) do
+    for name, entries in pairs(by_name) do
+      local key = kind .. name
+      if type(redis.pcall('ZADD', key, unpack(entries))) == 'table' then
+        heal(key, 'zset')
+        redis.call('ZADD', key, unpack(entries))
+      end
     end
   end
   for list, made in pairs(to_add.items) do
@@ -30,22 +40,19 @@ local function add_all()
   for queue in pairs(to_add.queues) do
     if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
   end
-  for array, count in pairs(to_add.arrays) do
-    redis.pcall('HINCRBY', array_key(array), 'size', count)
-    redis.pcall('HINCRBY', array_key(array), 'Pending', count)
-  end
-  to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
+  for group, ids in pairs(to_add.members) do redis.pcall('RPUSH', members_key(group), unpack(ids)) end
+  to_add = {entries = {}, items = {}, queues = {}, members = {}}
 end
 
 -- Puts a new run where it waits for its time, or for other runs, some of which may have ended.
 local function create_for_later(id, now, queue, due, expires_us, waits, states)
   local killed
   for other, wish in pairs(waits) do
-    local state, is_array = unpack(states[other])
+    local state, kind = unpack(states[other])
     if is_as_wished(wish, state) then
       waits[other] = nil
     elseif state ~= 'Pending' and state ~= 'Running' then
-      killed = words_for_end(other, state, is_array, wish)
+      killed = words_for_end(other, state, kind, wish)
     end
   end
   if killed then
@@ -65,17 +72,22 @@ end
 -- submitter has too many runs that wait. The caller
 -- calls `add_all` after this.
 -- The first line of the history is written only with a reason: else it says no more than `created_at`.
-local function create(id, now, reason, queue, due, expires_us, fields, user)
+local function create(id, now, reason, queue, due, expires_us, fields, user, group)
   local record, at = {}, int(now)
   for n = 1, #fields, 2 do record[fields[n]] = fields[n + 1] end
   local waits, states
+  group = group ~= '' and group or record.array
+  local known = group and announced[group]
+  if known and known.is_cancelled then
+    return -2, 'group ' .. shown_group(group) .. ' was cancelled, and gets no more runs'
+  end
   if record.waits_for then
     waits, states = cjson.decode(record.waits_for), {}
     for other in pairs(waits) do
-      local state, is_array = end_of(other)
-      states[other] = {state, is_array}
+      local state, kind = end_of(other)
+      states[other] = {state, kind}
       if not state then
-        return -2, 'there is no run ' .. other .. ' to wait for; list the known ones with: launch-worker runs'
+        return -2, 'there is no run or group ' .. other .. ' to wait for; list the known runs with: launch-worker runs'
       end
     end
   end
@@ -88,30 +100,37 @@ local function create(id, now, reason, queue, due, expires_us, fields, user)
   end
   set('state', 'Pending')
   set('created_at', at)
+  if group and not record.array then set('array', group) end
   set('queue', queue)
   if expires_us then set('expires_us', int(expires_us)) end
   seen[id] = setmetatable(record, NEW)
   local is_ready, needs = not due and not waits, record.needs
-  local group, group_line, why, is_alike
+  local park_group, group_line, why, is_alike
   if is_ready then
     -- The run is ready from the time of its creation on.
     set('lined_at', at)
-    group, group_line, why = no_room(id)
-    is_alike = not group and needs and redis.call('EXISTS', 'launch:parked:needs:' .. needs .. '/' .. queue) == 1
-    if not group and not is_alike then set('seq', '1') end
+    park_group, group_line, why = no_room(id)
+    is_alike = not park_group and needs and redis.call('EXISTS', 'launch:parked:needs:' .. needs .. '/' .. queue) == 1
+    if not park_group and not is_alike then set('seq', '1') end
   elseif reason ~= '' then
     set('reason', reason)
   end
   write_new(id, fields)
   count_waiting(id, 'SADD')
-  add('launch:runs', at, id)
-  add('launch:runs:queue:' .. queue, at, id)
-  add('launch:runs:state:Pending', at, id)
-  if record.project ~= '' then add('launch:runs:project:' .. record.project, at, id) end
-  if record.sweep and record.sweep ~= '' then add('launch:runs:sweep:' .. record.sweep, at, id) end
-  if record.array and record.array ~= '' then
-    add('launch:runs:array:' .. record.array, at, id)
-    to_add.arrays[record.array] = (to_add.arrays[record.array] or 0) + 1
+  add('launch:runs', '', at, id)
+  add('launch:runs:queue:', queue, at, id)
+  add('launch:runs:state:Pending', '', at, id)
+  if record.project ~= '' then add('launch:runs:project:', record.project, at, id) end
+  if record.sweep and record.sweep ~= '' then add('launch:runs:sweep:', record.sweep, at, id) end
+  if group then
+    local members = to_add.members[group]
+    if members then members[#members + 1] = id else to_add.members[group] = {id} end
+    if known and known.is_open then
+      known.count = known.count + 1
+      known.first = known.first or id
+    else
+      pcall(join_group, group)
+    end
   end
   local lines = reason ~= '' and note(id, 'Pending', at, 0, '', reason, NO_MORE) or 0
   if is_followed() then
@@ -128,7 +147,7 @@ local function create(id, now, reason, queue, due, expires_us, fields, user)
   end
   if expires_us then
     local by = int(math.max(now, due or now) + expires_us)
-    add('launch:expiring', by, id)
+    add('launch:expiring', '', by, id)
     redis.call('PUBLISH', 'launch:due', by)
   end
   if not is_ready then
@@ -137,15 +156,15 @@ local function create(id, now, reason, queue, due, expires_us, fields, user)
     return 1
   end
   to_add.queues[queue] = true
-  add('launch:line:' .. queue, int(rank_of(record.priority, at)), id)
-  if group then
-    park(id, group, group_line, why)
+  add('launch:line:', queue, int(rank_of(record.priority, at)), id)
+  if park_group then
+    park(id, park_group, group_line, why)
   elseif is_alike then
     -- Runs with the same needs are parked already.
     park_for_needs(id, queue, needs)
   else
     local list = list_of(queue, record.priority)
-    add('launch:dispatched:' .. list, at, id)
+    add('launch:dispatched:', list, at, id)
     local items = to_add.items[list] or {}
     to_add.items[list] = items
     items[#items + 1] = item(id, '1', queue, record.priority, record.name, record.project, now)

@@ -12,13 +12,15 @@
 -- old runs, and people stop what they like.
 local NOT_WHEN_FULL = {
   claim = true, create = true, create_sweep = true, fire = true, keep_upload = true, next_run = true, requeue = true,
+  retry_group = true,
 }
 
 -- Forgets what an earlier call has read, promised or gathered.
 local function start_call()
   seen, known_settings, known_allowances, shown, promised, served, woken, moves = {}, {}, {}, {}, {}, {}, {}, 0
   followed = nil
-  to_add = {entries = {}, items = {}, queues = {}, arrays = {}}
+  emptied, announced = {}, {}
+  to_add = {entries = {}, items = {}, queues = {}, members = {}}
 end
 
 -- Makes a function of a script: `script` gets the arguments of a call.

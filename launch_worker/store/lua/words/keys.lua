@@ -8,14 +8,21 @@
 --   launch:run:ID:usage:now   string  the same of a running attempt, for whoever asked its worker; expires soon
 --   launch:run:ID:files       hash    files that were kept with the run (save_file)
 --   launch:run:ID:deleted     string  when and by whom the run was deleted; expires (delete)
---   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S | :array:A]   zset by created_at: the listings
---   launch:array:A            hash    how many runs an array has (size), and how many of them in each state; Never: ended
---                                     without an attempt. A is the id of its first run. Deleted with its last run
+--   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S]   zset by created_at: the listings
+--   launch:array:G            hash    record of a group: how many runs an array or a bulk submission has (size), and how many
+--                                     of them are in each state; Never: ended without an attempt. G is the id of an
+--                                     array's first run, or b and that of a bulk submission's. Deleted with its last run. The
+--                                     names of the key and of the records' field `array` are of a time in which only
+--                                     arrays were groups: workers of that release count too. A sweep's record has its counts
+--   launch:array:G:runs       list    its runs, in the order of their submission; also those that are deleted
+--   launch:array:open         zset    groups whose submitters have not made all their runs, by the time at which the submitter
+--                                     counts as dead (publish_due)
 --   launch:leases             zset    Running runs by lease deadline; LATER for held runs (hold)
 --   launch:due                zset    Pending runs that wait for a time, by that time
 --   launch:dispatched:LIST    zset    Pending runs that have an item in LIST, by dispatch time
 --   launch:line:QUEUE         zset    Pending runs by rank: priority, then the time since which they are ready; LATER for runs that are not
---   launch:places:GROUP       set     Running runs that count for a limit; GROUP is queue:Q, key:K, array:A or allowance:N
+--   launch:places:GROUP       set     Running runs that count for a limit; GROUP is queue:Q, key:K, array:A (one
+--                                     with a limit) or allowance:N
 --   launch:places:waiting:N   set     Pending runs that count for the allowance N; launch:places:gpus:N  ID/1, ID/2 … for
 --                                     each GPU that its Running runs hold
 --   launch:allowances         set     names of the allowances: user:U, group:G, project:P (with : for /);
@@ -23,8 +30,8 @@
 --   launch:parked:GROUP       set     the lines in which runs wait for a place in GROUP (pool:P and needs:N too), and
 --   launch:parked:GROUP/LINE  zset    each of them by rank; LINE begins with a queue's name
 --   launch:groups:QUEUE, launch:shapes:QUEUE   sets   the groups, and the needs, for which runs of QUEUE are parked
---   launch:waiters:ID         zset    Pending runs that wait for the end of ID, by their submission
---   launch:settle             set     ended runs with waiters that do not know of the end yet
+--   launch:waiters:ID         zset    Pending runs that wait for the end of ID, a run or a group, by their submission
+--   launch:settle             set     ended runs and groups with waiters that do not know of the end yet
 --   launch:expiring           zset    Pending runs with an expiry, by the time at which they must have started
 --   launch:sweeps             zset    hyperparameter sweeps by created_at; launch:sweeps:live  set  sweeps that are not over
 --   launch:sweep:ID           hash    a sweep: its settings, its state and its progress (create_sweep, next_run, steer_sweep)
@@ -58,7 +65,7 @@
 --   launch:upload:SHA256      string  number of chunks of a complete upload (keep_upload; expires, as its chunks do)
 --   launch:upload:SHA256:N    string  chunk N of an upload; expires soon unless the upload is completed
 --   launch:refused            list    newest malformed items and damaged keys, for reading
--- Channels: launch:news:ID (a transition, or more output), launch:orders:OWNER (a cancel, a question for usage), launch:admin:OWNER (drain,
+-- Channels: launch:news:ID (a transition, or more output; of a group: its end), launch:orders:OWNER (a cancel, a question for usage), launch:admin:OWNER (drain,
 -- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone), launch:sweeps (a sweep is to be looked at).
 -- A queue's items are in the lists kombu reads: QUEUE, and QUEUE<sep>3, 6, 9 for lower priorities. A worker's own list,
 -- launch.direct.OWNER, has the items that were given to this worker alone.
@@ -71,7 +78,9 @@ local LEVELS = {['0'] = 0, ['3'] = 1, ['6'] = 2, ['9'] = 3}
 
 local function run_key(id) return 'launch:run:' .. id end
 
-local function array_key(array) return 'launch:array:' .. array end
+local function group_key(group) return 'launch:array:' .. group end
+
+local function members_key(group) return 'launch:array:' .. group .. ':runs' end
 
 local function sweep_key(sweep) return 'launch:sweep:' .. sweep end
 

@@ -12,12 +12,12 @@ end
 
 -- The groups whose limits a Running run counts for. A pool is not among them: its count is the sum over its queues.
 local function places_of(id)
-  local run = get(id, 'queue', 'concurrency_key', 'array', 'allowances')
+  local run = get(id, 'queue', 'concurrency_key', 'array_limit', 'array', 'allowances')
   local groups = {}
   if run[1] then groups[1] = 'queue:' .. run[1] end
   if run[2] and run[2] ~= '' then groups[#groups + 1] = 'key:' .. run[2] end
-  if run[3] and run[3] ~= '' then groups[#groups + 1] = 'array:' .. run[3] end
-  for name in names_in(run[4]) do groups[#groups + 1] = 'allowance:' .. name end
+  if run[3] and run[3] ~= '' then groups[#groups + 1] = 'array:' .. run[4] end
+  for name in names_in(run[5]) do groups[#groups + 1] = 'allowance:' .. name end
   return groups
 end
 

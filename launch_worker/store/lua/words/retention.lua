@@ -28,15 +28,9 @@ end
 -- Deletes a record, with all keys that belong to the run alone.
 local function forget(id)
   local gone = {run_key(id), run_key(id) .. ':history', run_key(id) .. ':files', run_key(id) .. ':metrics', run_key(id) .. ':usage'}
-  local state, array = unpack(get(id, 'state', 'array'))
-  if state and array and array ~= '' then
-    redis.call('ZREM', 'launch:runs:array:' .. array, id)
-    count_in_array(id, state, '')
-    local size = redis.pcall('HINCRBY', array_key(array), 'size', -1)
-    if type(size) == 'number' and size <= 0 then redis.call('DEL', array_key(array)) end
-  end
+  leave_group(id)
   -- Runs that wait for an array wait for the id of its first run.
-  if redis.call('EXISTS', array_key(id)) == 0 then gone[#gone + 1] = 'launch:waiters:' .. id end
+  if redis.call('EXISTS', group_key(id)) == 0 then gone[#gone + 1] = 'launch:waiters:' .. id end
   for _, attempt in ipairs(attempts_of(id)) do gone[#gone + 1] = run_key(id) .. ':log:' .. attempt end
   redis.call('DEL', unpack(gone))
   seen[id] = nil

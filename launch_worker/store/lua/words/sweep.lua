@@ -10,6 +10,24 @@ local function sweep_of(id)
   if index then return sweep, index end
 end
 
+-- Counts all runs of a sweep anew: workers of a release that did not count them ended some. Deleted runs count by their
+-- results.
+local function recount_sweep(sweep)
+  local key, counts = sweep_key(sweep), {}
+  local runs = redis.call('ZRANGE', key .. ':runs', 0, -1, 'WITHSCORES')
+  for at = 1, #runs, 2 do
+    local state, attempt = unpack(get(runs[at], 'state', 'attempt'))
+    if not state then
+      local known = decoded(redis.call('HGET', key .. ':results', runs[at + 1]) or '')
+      state, attempt = type(known) == 'table' and known.state or 'Killed', '1'
+    end
+    local kind = kind_of(state, attempt)
+    counts[kind] = (counts[kind] or 0) + 1
+  end
+  redis.call('HDEL', key, 'Pending', 'Running', 'Finished', 'Failed', 'Killed', 'Crashed', 'Never')
+  for kind, count in pairs(counts) do redis.call('HSET', key, kind, int(count)) end
+end
+
 -- RUNNING | PAUSED -> FINISHED once all its runs were made, STOPPED -> FINISHED | CANCELED: when its last live run
 -- ends.
 local function close_sweep(sweep, now)
@@ -26,6 +44,14 @@ local function close_sweep(sweep, now)
   redis.call('HSET', key, 'state', to, 'ended_at', int(now))
   redis.call('SREM', 'launch:sweeps:live', sweep)
   add_act('sweep', sweep, string.lower(to), '', now)
+  local counts, ended = redis.call('HMGET', key, 'Finished', 'Failed', 'Killed', 'Crashed', 'Never'), 0
+  for at = 1, 5 do ended = ended + (tonumber(counts[at] or '') or 0) end
+  if ended ~= tonumber(made) then recount_sweep(sweep) end
+  redis.call('PUBLISH', 'launch:news:' .. sweep, to)
+  if redis.call('EXISTS', 'launch:waiters:' .. sweep) == 1 then
+    redis.call('SADD', 'launch:settle', sweep)
+    redis.call('PUBLISH', 'launch:due', int(now))
+  end
 end
 
 -- The metric of an ended run: the value in its summary, else the last value that it sent.

@@ -7,31 +7,87 @@ local WISHED = {
 local function is_as_wished(wish, ended) return WISHED[wish] ~= nil and WISHED[wish][ended] == true end
 
 -- The reason for which a run that waited for `other` will not run.
-local function words_for_end(other, ended, is_array, wish)
+local function words_for_end(other, ended, kind, wish)
   local how = ended == 'Never' and ' never ran' or ' is ' .. ended
-  if is_array then how = ended == 'Never' and ' has runs that never ran' or ' has runs that failed' end
-  if is_array and ended == 'Finished' then how = ' is Finished' end
-  return (is_array and 'array ' or 'run ') .. other .. how .. ', and this one waited for it to end ' .. wish
+  if kind ~= 'run' then how = ended == 'Never' and ' has runs that never ran' or ' has runs that failed' end
+  if kind ~= 'run' and ended == 'Finished' then how = ' is Finished' end
+  return kind .. ' ' .. other .. how .. ', and this one waited for it to end ' .. wish
 end
 
 local function words_for_wait(waits)
   local other, wish = next(waits)
-  return 'after run ' .. tostring(other) .. ' (' .. tostring(wish) .. ')'
+  other = tostring(other)
+  return 'after ' .. (#other == 15 and 'run ' or 'group ') .. other .. ' (' .. tostring(wish) .. ')'
 end
 
--- Notes the end of a run for `settle`, which tells the runs that wait for it or for its array. Returns whether any
--- does.
-local function note_end(id)
-  local is_waited_for = false
-  local function look(at)
-    if redis.call('EXISTS', 'launch:waiters:' .. at) == 0 then return end
-    redis.call('SADD', 'launch:settle', at)
-    is_waited_for = true
+-- How a group with these counts (size, Pending, Running, Finished, Never) has ended: Running while a run of it has not
+-- ended, Finished when all its runs are Finished, Failed when a run of it ran and is not Finished, else Never.
+local function end_by(counts)
+  local function count(at) return tonumber(counts[at] or '') or 0 end
+  if count(2) + count(3) > 0 then return 'Running' end
+  if count(1) > 0 and count(4) >= count(1) then return 'Finished' end
+  return count(4) + count(5) >= count(1) and 'Never' or 'Failed'
+end
+
+-- The end of a run or a group for which other runs wait, and its kind (run, array, group, sweep). A run: its state, or
+-- Never. nil where there is neither a run nor a group.
+local function end_of(id)
+  local counts = redis.pcall('HMGET', group_key(id), 'size', 'Pending', 'Running', 'Finished', 'Never')
+  if not counts.err and (tonumber(counts[1] or '') or 0) > 0 then
+    return end_by(counts), #id == 16 and 'group' or 'array'
   end
-  look(id)
-  local array = get(id, 'array')[1]
-  if array and array ~= '' and array ~= id then look(array) end
-  return is_waited_for
+  local run = get(id, 'state', 'attempt')
+  if run[1] then return kind_of(run[1], run[2]), 'run' end
+  counts = redis.pcall('HMGET', sweep_key(id), 'made', 'Pending', 'Running', 'Finished', 'Never', 'state')
+  if counts.err or not counts[6] then return nil, 'run' end
+  return SWEEP_ENDED[counts[6]] and end_by(counts) or 'Running', 'sweep'
+end
+
+-- Notes the end of an array or a bulk submission, if all its runs have ended, and tells clients that wait for it.
+local function end_group(group, now)
+  local key = group_key(group)
+  local counts = redis.pcall('HMGET', key, 'size', 'Pending', 'Running', 'Finished', 'Never', 'name')
+  if counts.err or end_by(counts) == 'Running' then return end
+  redis.call('HSET', key, 'ended_at', int(now))
+  redis.call('PUBLISH', 'launch:news:' .. shown_group(group), 'ended')
+  add_act('group', shown_group(group), 'ended', '', now, {as = end_by(counts)}, counts[6] or '')
+end
+
+-- Notes the end of a run for `settle`, which tells the runs that wait for it or for its group. Returns whether any
+-- does.
+local function note_end(id, now)
+  local group, _, is_sweep = group_of(id)
+  if group and emptied[group] and not is_sweep then end_group(group, now) end
+  local ended = {'launch:waiters:' .. id}
+  if group and group ~= id then ended[2] = 'launch:waiters:' .. group end
+  if redis.call('EXISTS', unpack(ended)) == 0 then return false end
+  -- `settle` finds out whether anybody waits for it.
+  redis.call('SADD', 'launch:settle', id)
+  if ended[2] then redis.call('SADD', 'launch:settle', group) end
+  return true
+end
+
+-- Seals a group to which its submitter adds no more runs: the missing ones count as runs that never ran. `as`: 'whole'
+-- where runs of other submissions stand for them, 'cut' where the submitter has died or given up, 'cancelled'. The caller
+-- calls `settle`.
+local function seal(group, as, now)
+  local key = group_key(group)
+  redis.call('ZREM', OPEN_GROUPS, group)
+  local size, made, sealed = unpack(redis.call('HMGET', key, 'size', 'made', 'sealed'))
+  if as == 'cancelled' and sealed then redis.call('HSET', key, 'sealed', as) end
+  if not made or sealed then return end
+  local missing = tonumber(size) - tonumber(made)
+  redis.call('HSET', key, 'sealed', as)
+  redis.call('HINCRBY', key, 'Pending', int(-missing))
+  if as == 'whole' then
+    redis.call('HINCRBY', key, 'size', int(-missing))
+  else
+    redis.call('HSET', key, 'missing', int(missing))
+    redis.call('HINCRBY', key, 'Never', int(missing))
+  end
+  end_group(group, now)
+  if redis.call('EXISTS', 'launch:waiters:' .. group) == 1 then redis.call('SADD', 'launch:settle', group) end
+  drop_group(group)
 end
 
 local function waits_of(id)
@@ -59,7 +115,7 @@ local function kill_pending(id, now, reason, more, to)
   for other in pairs(waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. tostring(other), id) end
   drop(id, 'waits_for')
   arrow(id, 'Pending', to or 'Killed', now, attempt, '', reason, more)
-  note_end(id)
+  note_end(id, now)
   try_tell_sweep(id, now)
   release(id, now)
 end
@@ -82,14 +138,14 @@ local function fail_damaged(id, now, damage)
   keep_aside(get(id, 'queue')[1] or '', 'run ' .. id .. ' is Failed: ' .. reason, id)
 end
 
--- Tells a run how `ended`, a run or an array for which it waits, has ended.
-local function meet(id, ended, state, is_array, now)
+-- Tells a run how `ended`, a run or a group for which it waits, has ended.
+local function meet(id, ended, state, kind, now)
   if get(id, 'state')[1] ~= 'Pending' then return end
   local waits = waits_of(id)
   local wish = waits[ended]
   if not wish then return end
   if not is_as_wished(wish, state) then
-    return kill_pending(id, now, words_for_end(ended, state, is_array, tostring(wish)))
+    return kill_pending(id, now, words_for_end(ended, state, kind, tostring(wish)))
   end
   waits[ended] = nil
   if next(waits) == nil then return set_free(id, now) end
@@ -103,13 +159,16 @@ local function settle(now, budget)
   while settled < budget do
     local ended = redis.call('SRANDMEMBER', 'launch:settle')
     if not ended then return settled end
-    local state, is_array = end_of(ended)
+    local state, kind = end_of(ended)
     local waiters = (state == 'Pending' or state == 'Running') and {} or redis.call('ZRANGE', 'launch:waiters:' .. ended, 0, budget - settled - 1)
-    if #waiters == 0 then redis.call('SREM', 'launch:settle', ended) end
+    if #waiters == 0 then
+      redis.call('SREM', 'launch:settle', ended)
+      if kind == 'array' or kind == 'group' then drop_group(ended) end
+    end
     for _, id in ipairs(waiters) do
       redis.call('ZREM', 'launch:waiters:' .. ended, id)
       settled = settled + 1
-      local fine, problem = pcall(meet, id, ended, state or 'Never', is_array, now)
+      local fine, problem = pcall(meet, id, ended, state or 'Never', kind, now)
       if not fine then doubt(id, 'launch:waiters:' .. ended, problem) end
     end
   end
