@@ -440,7 +440,7 @@ def test_a_submitter_that_was_slow_still_adds_to_its_group(store: Store, redis_c
 
 def test_the_same_submission_again_completes_a_group(api: Api, store: Store, redis_client: Any) -> None:
     jobs: list[dict[str, Any]] = [{"command": ["true"], "unique": f"k{number}"} for number in range(5)]
-    sent = api.send_items(_items(jobs))
+    sent = api.transport.send_items(_items(jobs))
     first, _ = next(sent)
     group = first.group
     assert look(store, group).size == 5
@@ -473,7 +473,7 @@ def test_a_submission_that_is_refused_in_the_middle_has_a_group_of_what_was_sent
     jobs: list[dict[str, Any]] = [{"command": ["true"]} for _ in range(150)]
     jobs[120]["after"] = [new_run_id()]
     with pytest.raises(InputError, match="no run or group"):
-        submit_many(jobs, api=api)
+        list(api.transport.send_items(_items(jobs)))
     run = next(iter(api.runs(order="+created_at")))
     group = look(store, f"b{run.id}")
     assert (group.size, group.missing, group.counts["Never"]) == (150, 1, 1)
@@ -497,7 +497,7 @@ def test_runs_of_a_queue_with_a_configuration_are_counted_once(api: Api, store: 
     api.create_queue("set", defaults={"tags": ["t"]})
     jobs = [{"command": ["true"], "queue": "set"} for _ in range(3)]
     items = _items(jobs)
-    sent = [one for one, _ in Api(settings=api.settings).send_items(items)]
+    sent = [one for one, _ in Api(settings=api.settings).transport.send_items(items)]
     assert {one.group for one in sent} == {f"b{sent[0].id}"}
     assert counts(store, sent[0].group) == {"Pending": 3}
 
