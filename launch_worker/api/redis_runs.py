@@ -21,6 +21,7 @@ from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.units import since_ms
 from launch_worker.model.usage import Measured
+from launch_worker.redis_url import mask_url
 from launch_worker.store.answers import CancelWord
 
 if TYPE_CHECKING:
@@ -30,8 +31,45 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Seconds for which a follower waits for output on its way to the store, while none comes; and between two looks.
+_STORE_S = 20.0
+_STORE_TURN_S = 0.3
 #: Runs of a queue's line that are searched for those that fit.
 _LINE_LIMIT = 1000
+
+
+class _Filler:
+    """Finds what a follower needs and Redis has dropped: it is in the store of logs, or will be there in a moment."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._shown = mask_url(url)
+        #: The run as it is.
+        self.record: Record | None = None
+        #: Whether the follower waits for the store.
+        self.is_waiting = False
+        self._end = 0
+        self._since_s = 0.0
+
+    def output(self, place: Place, until: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the stored output between a place and a later byte: pieces, each with its first byte's number."""
+        if self._is_stored(place, until):
+            from launch_worker.logs.reading import read_stored
+
+            assert self.record is not None
+            yield from read_stored(self._url, self.record, place.attempt, place.end, until)
+
+    def waits_for(self, place: Place, until: int) -> bool:
+        """Whether the worker will have stored the output between a place and a later byte soon."""
+        now_s = time.monotonic()
+        if not self.is_waiting or place.end != self._end:
+            self._end, self._since_s = place.end, now_s
+        self.is_waiting = self._is_stored(place, until) and now_s - self._since_s < _STORE_S
+        return self.is_waiting
+
+    def _is_stored(self, place: Place, until: int) -> bool:
+        """Whether something is missing that a worker stores."""
+        return until > place.end and bool(self._url) and self.record is not None and self.record.log_url == self._shown
 
 
 class RedisRuns(RedisConnection):
@@ -189,7 +227,7 @@ class RedisRuns(RedisConnection):
 
     def newest_output(self, run_id: str, attempt: int) -> Log:
         place, data, missing = Place(attempt), bytearray(), 0
-        for seen in self._new_output(run_id, place, attempt):
+        for seen in self._new_output(run_id, place, attempt, None):
             place, missing = seen.place, missing + seen.missing
             data += seen.data
         return Log(bytes(data), missing, attempt=attempt, entry=place.entry, end=place.end)
@@ -208,27 +246,35 @@ class RedisRuns(RedisConnection):
             place = replace(place or Place(attempt or record.attempt), state=record.state)
             yield Seen(place, record, record.state)
         turn_s = min(TURN_S, self.settings.pass_s)
+        filler = _Filler(self.settings.log_url)
         with self.store.watch(run_id) as wait_for_news:
             while True:
-                for seen in self.news_of(run_id, place, logs=logs, attempt=attempt):
+                for seen in self._news_of(run_id, place, filler, logs=logs, attempt=attempt):
                     place = seen.place
                     yield seen
                 if place.is_end:
                     return
                 if deadline is not None and (turn_s := min(turn_s, deadline - time.monotonic())) <= 0:
                     return
-                if not wait_for_news(turn_s):
+                if filler.is_waiting:
+                    wait_for_news(min(turn_s, _STORE_TURN_S))
+                elif not wait_for_news(turn_s):
                     catch_up(self.store, self.settings)
 
-    def news_of(self, run_id: str, place: Place, *, logs: bool, attempt: int | None) -> Iterator[Seen]:
+    def _news_of(
+        self, run_id: str, place: Place, filler: _Filler, *, logs: bool, attempt: int | None
+    ) -> Iterator[Seen]:
         """Yield what is new of a run now after a place; the last Seen of an ended run says that it is the end."""
         # In this order: a change between the two reads is seen twice rather than never.
         history = self.store.history(run_id)
         record = self.record(run_id)
         if logs:
-            for seen in self._new_output(run_id, place, record.attempt if attempt is None else attempt):
+            filler.record = record
+            for seen in self._new_output(run_id, place, record.attempt if attempt is None else attempt, filler):
                 place = seen.place
                 yield seen
+            if filler.is_waiting:
+                return
         told = len(history) if place.seen is None else place.seen
         for at, transition in enumerate(history[told:], told + 1):
             place = replace(place, seen=at, state=transition.state)
@@ -240,10 +286,19 @@ class RedisRuns(RedisConnection):
         place = replace(place, seen=max(told, len(history)), state=record.state, is_end=is_end)
         yield Seen(place, record, None if is_told else record.state)
 
-    def _new_output(self, run_id: str, place: Place, attempt: int) -> Iterator[Seen]:
-        """Yield new output of the place's attempt and of later ones, up to `attempt`."""
+    def _new_output(self, run_id: str, place: Place, attempt: int, filler: _Filler | None) -> Iterator[Seen]:
+        """Yield new output of the place's attempt and of later ones, up to `attempt`.
+
+        Output that Redis has dropped comes from the store of logs, by the `filler`. It ends early where that waits.
+        """
         while True:
             for chunk in self.store.log(run_id, place.attempt, after=place.entry):
+                if filler is not None:
+                    for offset, stored in filler.output(place, chunk.offset):
+                        place, data, missing = place.past(place.entry, offset, stored)
+                        yield Seen(place, data=data, missing=missing)
+                    if filler.waits_for(place, chunk.offset):
+                        return
                 place, data, missing = place.past(chunk.entry, chunk.offset, chunk.data)
                 yield Seen(place, data=data, missing=missing)
             if place.attempt >= attempt:

@@ -301,7 +301,8 @@ class Run:
     ) -> Iterator[tuple[RunState | None, bytes]]:
         """Yield (new state, b'') for each transition and (None, output) as the job prints, until the run has ended.
 
-        Starts with the state as it is now, and the output from its kept beginning, or `after` what `output()` gave;
+        Starts with the state as it is now, and the output from its kept beginning (where LAUNCH_LOG_URL is set that is
+        all of it), or `after` what `output()` gave;
         `on_missing` is called with the number of bytes that are missing before the next output. A run that ends and is
         Pending again in one step has not ended. `deadline` is monotonic seconds. Outlasts an outage of Redis of up to
         ten minutes, then raises BrokerUnavailableError.

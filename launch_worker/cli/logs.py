@@ -22,7 +22,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 
 @click.command(epilog="Example: launch-worker logs 1m83cyvtfq1tc69 --grep 'loss=nan' --line-numbers")
 @_RUN
-@click.option("-f", "--follow", is_flag=True, help="Begin with what Redis has, and go on until the run has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Print all, and go on until the run has ended.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @click.option("--from-line", type=click.IntRange(min=1), metavar="N", help="Begin at this line, counted from 1.")
 @click.option("--lines", type=click.IntRange(min=0), metavar="N", help="At most N lines.")
@@ -53,12 +53,12 @@ def logs_command(
     pass, and other control characters are shown as what they are, such as ^G.
     """
     api = Api(url)
-    run = _run_of_log(api, run_id)
+    run, is_over = _run_of_log(api, run_id)
     if follow and (as_json or download or line_numbers or any(value is not None for value in wanted.values())):
         raise InputError("--follow goes with --tail, --attempt and --raw only; leave it out, or the others")
     if download and as_json:
         raise InputError("--download writes the output itself; leave out it or --json")
-    if follow:
+    if follow and not is_over:
         _follow_log(run, tail=tail, attempt=attempt, raw=raw)
         return
     pieces = run.read_logs(attempt=attempt, tail=tail, **wanted)
@@ -83,16 +83,16 @@ def logs_command(
                 shown.write(piece.data)
 
 
-def _run_of_log(api: Api, run_id: str) -> Run:
-    """The run, which Redis need not have any more where its log is stored. Raises UnknownRunError."""
+def _run_of_log(api: Api, run_id: str) -> tuple[Run, bool]:
+    """The run, and whether Redis does not have it any more: its log may be elsewhere. Raises UnknownRunError."""
     try:
-        return api.run(run_id)
+        return api.run(run_id), False
     except DeletedRunError:
         raise
     except UnknownRunError:
         if not RUN_ID.fullmatch(run_id):
             raise
-        return Run(api, run_id)
+        return Run(api, run_id), True
 
 
 def _latest(api: Api, run: Run) -> int | None:

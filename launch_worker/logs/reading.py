@@ -350,6 +350,31 @@ def open_output(store: Store, run_id: str, attempt: int, *, url: str, record: Re
     )
 
 
+def read_stored(url: str, record: Record, attempt: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """What is stored of a running attempt's output from one byte to another: pieces, each with its first byte's number.
+
+    It ends early where the store does not answer, or has the rest under another name by now.
+    """
+    with contextlib.suppress(LaunchError, FileNotFoundError, ValueError):
+        stored = StoredLogs(url)
+        manifest = _manifest(stored, record.id, attempt, record)
+        for segment in manifest.segments if manifest is not None else ():
+            if segment.end <= start or segment.offset >= end:
+                continue
+            place = segment.offset
+            for first in range(0, len(segment.blocks), _BLOCKS_AT_ONCE):
+                blocks = segment.blocks[first : first + _BLOCKS_AT_ONCE]
+                size = sum(block.length for block in blocks)
+                if place + size > start and place < end:
+                    for data in stored.blocks(segment, first, first + len(blocks)):
+                        wanted = data[max(0, start - place) : max(0, end - place)]
+                        if wanted:
+                            yield max(place, start), wanted
+                        place += len(data)
+                else:
+                    place += size
+
+
 def latest_stored(url: str, run_id: str, attempt: int | None) -> int:
     """The latest stored attempt of a run that Redis has no more, or this one; 0 for none. Raises LaunchError."""
     found = StoredLogs(url).attempts(run_id)

@@ -61,7 +61,11 @@ class Joiner:
 
     def add(self, offset: int, data: bytes) -> tuple[bytes, int]:
         """The part of the next piece to show, and the number of bytes that are missing before it."""
-        missing = max(0, offset - self.end)
+        known = max(0, self.end - offset)
+        offset, data = offset + known, data[known:]
+        if not data:
+            return b"", 0
+        missing = offset - self.end
         dropped = self._torn(data) if missing else 0
         self.end = offset + len(data)
         shown = data[dropped:]

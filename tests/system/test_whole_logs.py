@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import psutil
 import pytest
 
 from launch_worker import submit
+from launch_worker.api import redis_runs
 from launch_worker.api.client import Api, Run
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.logs.manifest import Manifest
@@ -21,7 +24,7 @@ from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.support.s3 import S3Server
-from tests.system.conftest import Cluster, Result, wait_for_output
+from tests.system.conftest import Cluster, Result, wait_for_output, waits_for
 
 LINES = 1_000_000
 WHOLE = "".join(f"{number}\n" for number in range(1, LINES + 1)).encode()
@@ -106,6 +109,65 @@ def test_a_log_of_a_million_lines_is_kept_whole_and_read_by_line_and_searched(
     cluster.api.store._redis.delete(f"launch:run:{run.id}", f"launch:run:{run.id}:log:1")
     assert record.attempt == 1
     assert logs.read(run, "--tail", "1").out == "1000000\n"
+
+
+def follow(cluster: Cluster, run: Run, target: Path) -> subprocess.Popen[bytes]:
+    """Start `logs -f` with its output in a file, and its errors beside it."""
+    with target.open("wb") as out, target.with_suffix(".err").open("wb") as errors:
+        return subprocess.Popen(
+            ["launch-worker", "logs", "-f", run.id],
+            cwd=cluster.folder,
+            env=cluster.env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
+        )
+
+
+def test_following_begins_with_all_that_is_stored_and_goes_on(cluster: Cluster, logs: Logs) -> None:
+    cluster.worker()
+    flag, target = cluster.folder / "go", cluster.folder / "followed"
+    run = logs.run("sh", "-c", f"seq 900000; {waits_for(flag)}; seq 900001 {LINES}")
+    wait_until(lambda: logs.api.run(run.id).logs(tail=1) == b"900000\n", what="most is printed")
+    follower = follow(cluster, run, target)
+    most = WHOLE.index(b"\n900001\n") + 1
+    wait_until(lambda: target.stat().st_size == most, what="all that was printed is shown")
+    flag.touch()
+    assert follower.wait(30) == 0
+    assert target.read_bytes() == WHOLE
+    assert target.with_suffix(".err").read_bytes() == b""
+    assert run.state is RunState.FINISHED
+    assert follow(cluster, run, target).wait(30) == 0
+    assert (target.read_bytes(), target.with_suffix(".err").read_bytes()) == (WHOLE, b"")
+
+
+def test_a_follower_that_is_slower_than_the_job_misses_nothing(cluster: Cluster, logs: Logs) -> None:
+    cluster.worker()
+    target = cluster.folder / "followed"
+    run = logs.run("sh", "-c", f"seq 10; sleep 1; seq 11 {LINES}")
+    follower = follow(cluster, run, target)
+    wait_until(lambda: target.stat().st_size > 0, what="it follows")
+    follower.send_signal(signal.SIGSTOP)
+    assert run.wait(30) is RunState.FINISHED
+    follower.send_signal(signal.SIGCONT)
+    assert follower.wait(40) == 0
+    assert target.read_bytes() == WHOLE
+    assert target.with_suffix(".err").read_bytes() == b""
+
+
+def test_a_follower_says_what_is_missing_where_the_store_is_away(
+    cluster: Cluster, logs: Logs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write_text("no folder: the store cannot be written to")
+    monkeypatch.setattr(redis_runs, "_STORE_S", 0.5)
+    cluster.worker()
+    run = logs.run("seq", str(LINES))
+    assert run.wait(30) is RunState.FINISHED
+    missing: list[int] = []
+    out = b"".join(data for _, data in run.follow(on_missing=missing.append))
+    assert WHOLE.endswith(out)
+    assert sum(missing) + len(out) == len(WHOLE)
+    assert out.endswith(b"\n1000000\n")
 
 
 def test_without_the_setting_the_log_says_how_much_is_kept_nowhere(cluster: Cluster) -> None:
