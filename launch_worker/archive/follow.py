@@ -30,6 +30,8 @@ log = logging.getLogger("launch_worker.archive")
 #: Entries of the feed in one transaction, and seconds to wait for the first.
 _BATCH = 2000
 _WAIT_S = 1.0
+#: Seconds between two looks of a process that waits whether the lease is free.
+_LEASE_LOOK_S = 1.0
 #: Seconds between two renewals of the feed, and between two walks without a reason.
 _RENEW_S = 60.0
 _WALK_S = 3600.0
@@ -122,7 +124,7 @@ class Archive:
                 has_said = True
                 log.warning("archive.waits holder=%s: that process writes the archive; this one is ready", holder)
             self._touch()
-            if self._stopping.wait(LEASE_S / 5):
+            if self._stopping.wait(_LEASE_LOOK_S):
                 return False
         if migrate(self._database):
             log.info("archive.migrated")

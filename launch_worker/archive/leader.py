@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import time
+from typing import Any
 
 from sqlalchemy import Connection, text, update
 
@@ -30,9 +31,12 @@ class Lease:
 
     def take(self) -> str:
         """Take the lease if it is free. Returns '', or who holds it."""
+        with self._database.reading() as connection:
+            row, now = self._look(connection)
+            if row.holder not in ("", self.holder) and row.until > now:
+                return str(row.holder)
         with self._database.writing() as connection:
-            now = self._now_us(connection)
-            row = connection.execute(text("SELECT holder, until FROM leader WHERE id = 1")).one()
+            row, now = self._look(connection)
             if row.holder not in ("", self.holder) and row.until > now:
                 return str(row.holder)
             # In between another one may have taken it; only PostgreSQL lets two come as far.
@@ -56,6 +60,10 @@ class Lease:
         """Let the next process take it at once."""
         with self._database.writing() as connection:
             connection.execute(update(leader).where(leader.c.holder == self.holder), {"holder": "", "until": 0})
+
+    def _look(self, connection: Connection) -> tuple[Any, int]:
+        """Who holds it until when, and the time now."""
+        return connection.execute(text("SELECT holder, until FROM leader WHERE id = 1")).one(), self._now_us(connection)
 
     def _until(self, now: int) -> dict[str, str | int]:
         return {"holder": self.holder, "until": now + int(LEASE_S * 1e6)}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,12 +20,14 @@ from launch_worker.database.database import Database
 from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
+from tests.redis.archive.stores import s3
 from tests.support.archives import database, database_url, empty_file, everything, postgres
 from tests.support.arrows import CRASHED_AGAIN, FAILED, FAILED_AGAIN, FINISHED, claim, crash, create
 from tests.support.redis_client import redis_of
+from tests.support.s3 import S3Server
 from tests.system.conftest import Cluster, Part
 
-__all__ = ["database", "database_url", "empty_file", "postgres"]
+__all__ = ["database", "database_url", "empty_file", "postgres", "s3"]
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +132,11 @@ def test_killed_at_any_instant_it_loses_nothing_and_has_nothing_twice(
     end(process)
 
 
+def status(cluster: Cluster) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cluster.run("launch-worker", "archive", "status", "--json").out)
+    return found
+
+
 def free_lease(database: Database) -> None:
     """End the lease of a dead process, which ends by itself 15 s later."""
     with database.writing() as connection:
@@ -177,6 +186,14 @@ def test_a_run_that_redis_has_forgotten_is_shown_and_exported_and_deleted_by_com
     table = cluster.run("launch-worker", "show", run_id)
     assert "exit code 3" in table.out
     kept = create(store)
+    listed = cluster.run("launch-worker", "runs", "--since", "1h", "--until", "0s", "--json")
+    assert [json.loads(line)["id"] for line in listed.out.splitlines()] == [kept, run_id]
+    assert cluster.run("launch-worker", "runs", "--until", "1h").out == ""
+    wait_until(lambda: status(cluster)["runs"] == {"Failed": 1, "Pending": 1}, what="both are archived")
+    said = cluster.run("launch-worker", "archive", "status").out
+    assert re.search(r"written by +\S+\n", said), said
+    lines = cluster.run("launch-worker", "archive", "export", "--since", "1h").out.splitlines()
+    assert {json.loads(line)["id"]: len(json.loads(line)["attempts"]) for line in lines} == {run_id: 1, kept: 0}
     exported = cluster.run("launch-worker", "archive", "export", "--format", "csv", "--state", "failed")
     assert exported.out.splitlines()[1].startswith(f"{run_id},train,ada/tries,")
     asked = cluster.run("launch-worker", "archive", "delete", "--project", "ada/tries")
@@ -186,9 +203,44 @@ def test_a_run_that_redis_has_forgotten_is_shown_and_exported_and_deleted_by_com
     assert json.loads(done.out) == {"deleted": 1}
     told = cluster.run("launch-worker", "audit", "--what", "deleted", "--since", "1h", "--json")
     assert json.loads(told.out)["target"] == run_id
+    assert run_id in cluster.run("launch-worker", "audit", "--target", run_id).out
     gone = cluster.run("launch-worker", "show", run_id)
     assert (gone.code, gone.err.count("\n")) == (2, 1)
     assert cluster.api.run(kept).state is RunState.PENDING
+    end(process)
+
+
+def test_what_redis_has_forgotten_is_shown_and_all_of_its_output_is_printed(
+    cluster: Cluster, database_url: str, request: pytest.FixtureRequest
+) -> None:
+    cluster.env |= {"LAUNCH_DATABASE_URL": database_url, "LAUNCH_LOG_URL": f"file://{cluster.folder}/logs"}
+    if database_url.startswith("postgresql"):
+        server: S3Server = request.getfixturevalue("s3")
+        cluster.env |= server.env | {"LAUNCH_LOG_URL": "s3://logs/it"}
+    # Beat's and the archive's; nobody waits for a minute.
+    cluster.env["LAUNCH_RETENTION"] = "3s"
+    process = start(cluster)
+    wait_until(lambda: "archive.leads" in process.log, what="nothing is forgotten unarchived")
+    worker = cluster.worker()
+    cluster.beat()
+    large = submit(["seq", "1000000"], api=cluster.api, name="large")
+    small = submit(["sh", "-c", "echo a few words; exit 3"], api=cluster.api)
+    wait_until(lambda: f"log.stored run={large.id}" in worker.log, what="the whole log is stored")
+    for run in (large, small):
+        wait_until(lambda run=run: not cluster.api.store.exists(run.id), timeout_s=60, what="Redis has forgotten it")  # type: ignore[misc]
+    shown = cluster.show(large.id)
+    assert (shown["state"], shown["name"], shown["attempts"][0]["exit_code"]) == ("Finished", "large", 0)
+    assert [step["state"] for step in shown["history"]] == ["Pending", "Running", "Finished"]
+    whole = "".join(f"{number}\n" for number in range(1, 1_000_001))
+    for words in ((), ("-f",)):
+        printed = cluster.run("launch-worker", "logs", large.id, *words)
+        assert (printed.code, printed.out == whole, printed.err) == (0, True, "")
+    assert cluster.run("launch-worker", "logs", large.id, "--tail", "1").out == "1000000\n"
+    assert cluster.show(small.id)["exit_code"] == 3
+    printed = cluster.run("launch-worker", "logs", small.id)
+    assert (printed.code, printed.out, printed.err) == (0, "a few words\n", "")
+    told = json.loads(cluster.run("launch-worker", "logs", small.id, "--json").out)
+    assert (told["attempt"], told["log"], told["missing_bytes"]) == (1, "a few words\n", 0)
     end(process)
 
 

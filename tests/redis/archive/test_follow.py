@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from launch_worker.archive import schema
+from launch_worker.archive import follow, schema
 from launch_worker.archive.acts import Wanted, acts
 from launch_worker.archive.follow import Archive
 from launch_worker.archive.leader import LeaseLostError
@@ -400,3 +400,16 @@ def test_what_is_missed_during_a_walk_has_a_walk_of_its_own(
     archive.catch_up()
     assert where_it_is(database).is_whole
     assert caplog.text.count("archive.walked") == 2
+
+
+def test_a_process_with_nothing_to_do_keeps_its_lease(
+    store: Store, database: Database, follower: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = follower()
+    archive.catch_up()
+    with database.reading() as connection:
+        before = connection.execute(select(schema.leader.c.until)).scalar_one()
+    monkeypatch.setattr(follow, "LEASE_S", 0.0)
+    archive.archive.step(wait_s=0.0)
+    with database.reading() as connection:
+        assert connection.execute(select(schema.leader.c.until)).scalar_one() > before
