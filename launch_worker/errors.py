@@ -19,7 +19,11 @@ class SettingsError(InputError):
     """A setting, or two settings together, make no sense."""
 
 
-class UnknownRunError(InputError):
+class NotFoundError(InputError):
+    """Nothing of that kind has this name."""
+
+
+class UnknownRunError(NotFoundError):
     """No run has this id (never submitted, or older than the retention)."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.api.redis_connection import RedisConnection
-from launch_worker.errors import InputError, RefusedError
+from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.model.checks import MAX_LIMIT, check_queue_name
 from launch_worker.queues.described import MAX_RANK, USUAL_RANK, Pool, Queue, read_pool, read_queue
 from launch_worker.untrusted.text import read_json
@@ -76,7 +76,7 @@ class RedisQueues(RedisConnection):
 
     def _known_pool(self, name: str) -> None:
         if name not in self.store.pools():
-            raise InputError(f"there is no pool {name!r}; make it with: launch-worker pools create {name}")
+            raise NotFoundError(f"there is no pool {name!r}; make it with: launch-worker pools create {name}")
 
     def _queue_fields(self, before: dict[str, str] | None, settings: Mapping[str, Any]) -> dict[str, str | None]:
         given = dict(settings)
@@ -202,5 +202,5 @@ def _read_number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
 
-def _no_queue(name: str) -> InputError:
-    return InputError(f"there is no queue {name!r}; list them with: launch-worker queues")
+def _no_queue(name: str) -> NotFoundError:
+    return NotFoundError(f"there is no queue {name!r}; list them with: launch-worker queues")

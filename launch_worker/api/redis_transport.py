@@ -10,7 +10,7 @@ from launch_worker.api.overview import overview
 from launch_worker.api.redis_queues import RedisQueues
 from launch_worker.api.redis_runs import RedisRuns
 from launch_worker.api.redis_sweeps import RedisSweeps
-from launch_worker.errors import InputError
+from launch_worker.errors import InputError, NotFoundError
 from launch_worker.model.finding import Finding
 from launch_worker.model.worker import WorkerOrder
 
@@ -27,7 +27,7 @@ class RedisTransport(RedisRuns, RedisQueues, RedisSweeps):
     def order(self, worker: str, word: WorkerOrder) -> int:
         owners = [entry["owner"] for entry in self.store.workers() if worker in (entry["worker"], entry["owner"])]
         if not owners:
-            raise InputError(f"there is no live worker {worker!r}; list them with: launch-worker workers")
+            raise NotFoundError(f"there is no live worker {worker!r}; list them with: launch-worker workers")
         ordered = [self.store.order(owner, word, actor=self.actor) for owner in owners]
         if not any(ordered):
             raise InputError(f"worker {worker!r} does not listen now; try again in a few seconds")

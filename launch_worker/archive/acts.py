@@ -50,6 +50,8 @@ def acts(database: Database, wanted: Wanted) -> list[dict[str, Any]]:
                 "kind": row["kind"],
                 "target": row["target"],
                 "detail": read_map(row["detail"]),
+                "address": row["address"] or None,
+                "result": row["result"] or None,
             }
             for row in connection.execute(query).mappings()
         ]

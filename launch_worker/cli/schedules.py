@@ -11,7 +11,7 @@ from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli.submit_options import RECURRENCE, SCHEDULE_OPTIONS, STRICT, given_options, with_options
 from launch_worker.errors import InputError
-from launch_worker.maintenance.schedules import Schedule
+from launch_worker.maintenance.schedules import Schedule, unknown_schedule
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder
 
@@ -110,7 +110,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
     """Show when a recurring submission comes and what it submits."""
     found = Api(url).transport.schedule(name)
     if found is None:
-        raise _unknown(name)
+        raise unknown_schedule(name)
     text, next_us = found
     shown = Schedule.from_json(text).as_json(next_us)
     if as_json:
@@ -129,7 +129,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
 def delete_command(url: str | None, name: str, as_json: bool) -> None:
     """Take a recurring submission away. Runs that it submitted stay."""
     if not Api(url).transport.delete_schedule(name):
-        raise _unknown(name)
+        raise unknown_schedule(name)
     if as_json:
         terminal.echo_json({"name": name, "deleted": True})
     else:
@@ -194,7 +194,3 @@ def _own_timezone() -> str:
     from tzlocal import get_localzone_name
 
     return get_localzone_name() or "UTC"
-
-
-def _unknown(name: str) -> InputError:
-    return InputError(f"there is no schedule {name[:60]!r}; list them with: launch-worker schedules")

@@ -81,6 +81,11 @@ def write_result(connection: Connection, line: int, result: str) -> None:
     connection.execute(update(audit_lines).where(audit_lines.c.id == line).values(result=_plain(result)))
 
 
+def write_target(connection: Connection, line: int, target: str) -> None:
+    """Say to what the act of this line is done."""
+    connection.execute(update(audit_lines).where(audit_lines.c.id == line).values(target=_plain(target)))
+
+
 def _plain(text: str) -> str:
     """The text as both databases take it: PostgreSQL has no NUL, and neither has half a character."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from launch_worker.errors import BrokerUnavailableError, InputError, RedisFullError
+from launch_worker.errors import BrokerUnavailableError, InputError, NotFoundError, RedisFullError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -52,6 +52,8 @@ class Schedule:
     overlap: str = "allow"
     #: Time of its making, microseconds.
     made_at: int = field(default=0, compare=False)
+    #: Name of the person whom a server has proven to have made it; '' for one that was made on Redis itself.
+    user: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -114,6 +116,7 @@ class Schedule:
             "missed": self.missed,
             "overlap": self.overlap,
             "made_at": self.made_at,
+            "user": self.user,
             "given": self.given,
         }
         return json.dumps(kept)
@@ -146,6 +149,10 @@ class Schedule:
             "queue": self.given.get("queue", "default"),
             "run": masked_spec(json.dumps(self.given)),
         }
+
+
+def unknown_schedule(name: str) -> NotFoundError:
+    return NotFoundError(f"there is no schedule {name[:60]!r}; list them with: launch-worker schedules")
 
 
 def check_cron(text: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from launch_worker.errors import InputError
+from launch_worker.errors import NotFoundError
 
 #: States of a sweep that is over.
 ENDED = ("FINISHED", "CANCELED")
@@ -78,6 +78,8 @@ class SweepRecord:
     #: Name of the metric in the summary, '' for none; and a run that Finished without it, while no run has reported it.
     metric: str = ""
     unmeasured: str = ""
+    #: Name of the person whom a server has proven to have made it; '' for one that was made on Redis itself.
+    user: str = ""
 
     @property
     def problem(self) -> str:
@@ -108,6 +110,6 @@ class SweepRecord:
         return self.state in ENDED
 
 
-def unknown_sweep(sweep_id: str) -> InputError:
+def unknown_sweep(sweep_id: str) -> NotFoundError:
     shown = sweep_id if re.fullmatch(r"[\w.=@-]{1,60}", sweep_id) else repr(sweep_id[:40])
-    return InputError(f"there is no sweep {shown}; list the known ones with: launch-worker sweep list")
+    return NotFoundError(f"there is no sweep {shown}; list the known ones with: launch-worker sweep list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -26,6 +26,13 @@ class Asker:
 
     person: Person
     address: str
+    #: The line of the audit, for a route that does something.
+    act: audit.Act | None = None
+
+    def note(self, target: str) -> None:
+        """Say in the audit to what it is done, where the path does not say that."""
+        if self.act is not None:
+            self.act.note(target)
 
     def check(self, act: Act, *, project: str = "", owner: str = "") -> None:
         """Raises NotAllowedError when the person may not do this to a thing of this project and owner."""
@@ -79,7 +86,7 @@ class Acting(Allowed):
             raise
         audited.begin()
         try:
-            yield asker
+            yield replace(asker, act=audited)
         except BaseException as error:
             audited.end(str(error) if isinstance(error, LaunchError) else "failed")
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from launch_worker.database.audit import DONE, write_act, write_result
+from launch_worker.database.audit import DONE, write_act, write_result, write_target
 from launch_worker.database.database import Database
 from launch_worker.errors import ArchiveError
 
@@ -29,6 +29,16 @@ class Act:
     def begin(self) -> None:
         """Write the line; for before the act."""
         self._write("")
+
+    def note(self, target: str) -> None:
+        """Say to what it is done; before it is done."""
+        self._fields["target"] = target
+        if self._line is not None:
+            try:
+                with self._database.writing() as connection:
+                    write_target(connection, self._line, target)
+            except ArchiveError as error:
+                log.warning("audit.target_unwritten line=%d target=%s: %s", self._line, target, error)
 
     def refuse(self, why: str) -> None:
         """Write the line of an act that is not done."""

@@ -24,7 +24,7 @@ CONTENT_TYPE = "application/problem+json"
 #: Status of each error, the most special class first that an error is an instance of.
 STATUSES: Mapping[type[errors.LaunchError], int] = {
     errors.DeletedRunError: 410,
-    errors.UnknownRunError: 404,
+    errors.NotFoundError: 404,
     errors.InputError: 422,
     TooManyLoginsError: 429,
     errors.LoginError: 401,

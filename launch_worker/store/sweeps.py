@@ -191,6 +191,7 @@ def _record(sweep_id: str, fields: Mapping[str, str], live: int) -> SweepRecord:
         failed_why=fields.get("failed_why", ""),
         metric=fields.get("metric", ""),
         unmeasured=fields.get("unmeasured", ""),
+        user=fields.get("user", ""),
     )
 
 

@@ -1,0 +1,129 @@
+"""Serves recurring submissions: seen with their project, kept and deleted by their owners."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from launch_worker.errors import InputError
+from launch_worker.maintenance.schedules import Schedule, unknown_schedule
+from launch_worker.model.run import masked_spec
+from launch_worker.people.roles import Act
+from launch_worker.server.asker import Asker, acting, allowed
+from launch_worker.server.caching import tagged
+from launch_worker.server.shared import SharedHere
+from launch_worker.server.sight import Seen
+from launch_worker.untrusted.text import read_map
+
+router = APIRouter(tags=["schedules"])
+
+
+class ScheduleWanted(BaseModel):
+    """A run that is to be submitted again and again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("", description="The name in the path.")
+    cron: str = Field(description="MINUTE HOUR DAY MONTH WEEKDAY, or @daily.", examples=["0 3 * * *"])
+    timezone: str = Field("UTC", examples=["Europe/Berlin"])
+    missed: Literal["skip", "once"] = "skip"
+    overlap: Literal["allow", "skip", "queue-one"] = "allow"
+    made_at: int = Field(0, description="The server says it.")
+    given: dict[str, Any] = Field(
+        description="The run: options of launch-submit by name.", examples=[{"command": ["python", "train.py"]}]
+    )
+
+
+class ScheduleShown(BaseModel):
+    """A recurring submission."""
+
+    name: str
+    next_us: int = Field(description="Its next time, microseconds since 1970.")
+    #: Its own content, or what is wrong with it.
+    schedule: dict[str, Any] = Field(description="As it was wanted; environment values that look secret are masked.")
+    problem: str | None = Field(description="Why it cannot be read.")
+
+
+class Schedules(BaseModel):
+    """All recurring submissions of projects that are seen, the next one first."""
+
+    schedules: list[ScheduleShown]
+
+
+@router.get("/schedules", response_model=Schedules)
+def list_schedules(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]) -> Response:
+    """Recurring submissions, the next one first."""
+    seen = Seen(shared, asker.person)
+    found = [_shown(*kept) for kept in shared.connection.schedules()]
+    return tagged(request, {"schedules": [one for one in found if seen.sees(_project(one["schedule"]))]})
+
+
+@router.get("/schedules/{name}", response_model=ScheduleShown)
+def show_schedule(
+    name: str, request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]
+) -> Response:
+    """One recurring submission."""
+    text, next_us = _kept(shared, asker, name)
+    return tagged(request, _shown(name, text, next_us))
+
+
+@router.put("/schedules/{name}")
+def keep_schedule(
+    name: str,
+    wanted: ScheduleWanted,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SUBMIT, what="create", kind="schedule")],
+) -> ScheduleShown:
+    """Keep a recurring submission; refused where one of that name is there."""
+    transport = shared.transport(asker.person.name)
+    if transport.schedule(name) is not None:
+        raise InputError(f"there is a schedule {name[:60]!r} already; delete it, or name this one otherwise")
+    asker.check(Act.SUBMIT, project=str(wanted.given.get("project") or ""))
+    now = transport.now_us()
+    kept = wanted.model_dump() | {"name": name, "made_at": now, "user": asker.person.name}
+    schedule = Schedule.from_json(json.dumps(kept))
+    transport.complete(schedule.given)
+    next_us = schedule.next_after(now)
+    transport.keep_schedule(name, schedule.to_json(), next_us)
+    return ScheduleShown(**_shown(name, schedule.to_json(), next_us))
+
+
+@router.delete("/schedules/{name}", status_code=204)
+def delete_schedule(
+    name: str,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_SCHEDULES, what="delete", kind="schedule")],
+) -> None:
+    """Take a recurring submission away; runs that it submitted stay."""
+    text, _ = _kept(shared, asker, name)
+    kept = read_map(text)
+    asker.check(Act.SET_SCHEDULES, project=_project(kept), owner=str(kept.get("user") or ""))
+    shared.transport(asker.person.name).delete_schedule(name)
+
+
+def _kept(shared: SharedHere, asker: Asker, name: str) -> tuple[str, int]:
+    """A schedule that is there and seen. Raises NotFoundError."""
+    found = shared.connection.schedule(name)
+    if found is None or not Seen(shared, asker.person).sees(_project(read_map(found[0]))):
+        raise unknown_schedule(name)
+    return found
+
+
+def _project(schedule: dict[str, Any]) -> str:
+    given = schedule.get("given")
+    return str(given.get("project") or "") if isinstance(given, dict) else ""
+
+
+def _shown(name: str, text: str, next_us: int) -> dict[str, Any]:
+    schedule, problem = read_map(text), None
+    try:
+        Schedule.from_json(text)
+    except InputError as error:
+        problem = str(error)
+    if isinstance(schedule.get("given"), dict):
+        schedule["given"] = masked_spec(json.dumps(schedule["given"]))
+    return {"name": name, "next_us": next_us, "schedule": schedule, "problem": problem}

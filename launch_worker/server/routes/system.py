@@ -1,0 +1,108 @@
+"""Serves what is known of the whole: status, problems, the audit, sums of usage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from launch_worker.archive.acts import Wanted, acts
+from launch_worker.archive.sums import sums
+from launch_worker.errors import NotAllowedError
+from launch_worker.model.units import since_ms
+from launch_worker.people.roles import Act, visible
+from launch_worker.server.asker import Asker, allowed
+from launch_worker.server.caching import tagged
+from launch_worker.server.shared import SharedHere
+from launch_worker.server.sight import Seen
+
+router = APIRouter(tags=["system"])
+
+Way = Literal["user", "project", "queue", "worker", "gpu"]
+
+
+class Status(BaseModel):
+    """The object of `launch-worker status --json`."""
+
+    runs: dict[str, int] = Field(description="Numbers of runs by state.")
+    queues: list[dict[str, Any]]
+    pools: list[dict[str, Any]]
+    workers: list[dict[str, Any]]
+    passes: dict[str, float | None] = Field(description="Seconds since each pass of beat last began.")
+    problems: list[dict[str, Any]] = Field(description="What is wrong, for operators; empty for others.")
+
+
+class Findings(BaseModel):
+    """Every check of the installation, the most basic first."""
+
+    findings: list[dict[str, Any]]
+
+
+class Acts(BaseModel):
+    """Lines of the audit, the newest first."""
+
+    acts: list[dict[str, Any]]
+
+
+class Sums(BaseModel):
+    """Sums of what attempts used, the largest first."""
+
+    sums: list[dict[str, Any]]
+
+
+@router.get("/status", response_model=Status)
+def show_status(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
+    """Runs by state, queues, pools, workers, and what is wrong."""
+    return tagged(request, Seen(shared, asker.person).status(shared.connection.status()))
+
+
+@router.get("/problems", response_model=Findings)
+def list_problems(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_PROBLEMS)]) -> Response:
+    """Every check of the installation, as `launch-worker doctor` makes them."""
+    return tagged(request, {"findings": [finding.as_json() for finding in shared.connection.findings()]})
+
+
+@router.get("/audit", response_model=Acts)
+def list_audit(
+    request: Request,
+    shared: SharedHere,
+    asker: Annotated[Asker, allowed(Act.SEE_AUDIT)],
+    who: Annotated[str, Query(description="Part of the actor's name.")] = "",
+    what: Annotated[str, Query(examples=["cancel"])] = "",
+    target: Annotated[str, Query(description="Id or name of what it was done to.")] = "",
+    since: Annotated[str | None, Query(description="A duration before now, or a time.", examples=["7d"])] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> Response:
+    """Who did what, from where, to what, and how it ended."""
+    start = None if since is None else _moment(since, "since")
+    wanted = Wanted(who=who, what=what, target=target, since=start, limit=limit)
+    return tagged(request, {"acts": acts(shared.database, wanted)})
+
+
+@router.get("/usage", response_model=Sums)
+def sum_usage(
+    request: Request,
+    shared: SharedHere,
+    asker: Annotated[Asker, allowed(Act.SEE_RUNS)],
+    by: Annotated[list[Way], Query(description="What the sums are of; several give one sum for each combination.")],
+    since: Annotated[str, Query(description="A duration before now, or a time.", examples=["30d"])] = "30d",
+    until: Annotated[str | None, Query(description="The same; now without it.")] = None,
+    project: Annotated[str, Query(description="Only runs of this project.")] = "",
+) -> Response:
+    """What attempts used that ended in a time, in sums."""
+    if project:
+        asker.check(Act.SEE_RUNS, project=project)
+    elif not visible(asker.person).is_everything:
+        raise NotAllowedError(f"{asker.person.name} does not see all projects; name one of yours with project=")
+    start = _moment(since, "since")
+    end = None if until is None else _moment(until, "until")
+    totals = sums(shared.database, by, since=start, until=end, project=project)
+    return tagged(request, {"sums": [dict(zip(by, names, strict=True)) | asdict(total) for names, total in totals]})
+
+
+def _moment(text: str, what: str) -> int:
+    return since_ms(text, time.time_ns() // 1_000_000, what=what) * 1000
