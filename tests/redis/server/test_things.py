@@ -69,7 +69,7 @@ def test_a_pool_lives_as_on_the_command_line(person: As, api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"nme": "x"}, {"name": "x", "limt": 1}, {"name": "../x"}, {"name": "x", "limit": -1}, []]
+    "body", [{"nme": "x"}, {"name": "x", "limit_": 1}, {"name": "../x"}, {"name": "x", "limit": -1}, []]
 )
 def test_wrong_settings_get_a_sentence(person: As, body: Any) -> None:
     answer = person("admin").post(f"{V1}/queues", json=body)
@@ -164,7 +164,7 @@ def test_schedules_are_their_owners(person: As, api: Api) -> None:
     assert member.get(f"{V1}/schedules/nightly").status_code == 404
     for wrong in ({"cron": "* * *"}, {"cron": "@daily", "timezone": "../../etc/passwd"}):
         assert member.put(f"{V1}/schedules/x", json=wanted | wrong).status_code == 422
-    assert member.put(f"{V1}/schedules/x", json={"cron": "@daily", "given": {"comand": ["x"]}}).status_code == 422
+    assert member.put(f"{V1}/schedules/x", json={"cron": "@daily", "given": {"kommando": ["x"]}}).status_code == 422
 
 
 def test_a_schedule_of_a_hidden_project_is_not_there(person: As) -> None:
