@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch_worker.errors import ArchiveUnavailableError, SettingsError
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_database(settings: Settings, *, create: bool = False) -> Database:
-    """The database of the settings; only with `create` is a SQLite file made.
+    """The database of the settings; only with `create` is a SQLite file made, for this user alone.
 
     Raises ArchiveUnavailableError, SettingsError. SQLAlchemy is imported here, and not before.
     """
@@ -24,6 +27,15 @@ def open_database(settings: Settings, *, create: bool = False) -> Database:
             "pip install 'launch_worker[server]'"
         ) from None
     database = Database(settings.archive_url)
+    if create and database.file is not None:
+        _make_private(database.file)
     if not create and database.file is not None and not database.file.exists():
         raise ArchiveUnavailableError(f"there is no archive at {database.shown}; start: launch-worker archive run")
     return database
+
+
+def _make_private(file: Path) -> None:
+    """Make an empty file that nobody else can read: it will have others' values, and hashes of passwords."""
+    with contextlib.suppress(OSError):  # the first use of the database says what is wrong
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))

@@ -363,7 +363,7 @@ class Registry:
         """The tokens of a user, or of all."""
         query = select(tokens).order_by(tokens.c.user_name, tokens.c.created_at, tokens.c.id)
         if user is not None:
-            query = query.where(tokens.c.user_name == user)
+            query = query.where(tokens.c.user_name == check_name(_USER, user))
         with self._database.reading() as connection:
             return [
                 Token(
@@ -395,7 +395,7 @@ class Registry:
         """The sessions of a user, or of all, that are not over."""
         query = select(sessions).where(sessions.c.expires_at > _now()).order_by(sessions.c.user_name, sessions.c.id)
         if user is not None:
-            query = query.where(sessions.c.user_name == user)
+            query = query.where(sessions.c.user_name == check_name(_USER, user))
         with self._database.reading() as connection:
             return [
                 Session(
@@ -413,6 +413,7 @@ class Registry:
 
     def revoke_sessions(self, user: str, *, session: str | None = None) -> int:
         """End a session of a user, or all. Returns how many were ended."""
+        user = check_name(_USER, user)
         if session is not None and not is_id(session):
             return 0
         with self._changing() as connection:
