@@ -11,6 +11,7 @@ from launch_worker.api.redis_queues import RedisQueues
 from launch_worker.api.redis_runs import RedisRuns
 from launch_worker.api.redis_sweeps import RedisSweeps
 from launch_worker.errors import InputError, NotFoundError
+from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
 from launch_worker.model.worker import WorkerOrder
 
@@ -20,6 +21,12 @@ class RedisTransport(RedisRuns, RedisQueues, RedisSweeps):
 
     def queue_names(self) -> list[str]:
         return self.store.queue_names()
+
+    def allowances(self) -> list[Allowance]:
+        return self.store.allowances()
+
+    def allow(self, name: str, *, waiting: int | None, running: int | None, gpus: int | None) -> bool:
+        return self.store.allow(name, waiting=waiting, running=running, gpus=gpus, actor=self.actor)
 
     def workers(self) -> list[dict[str, Any]]:
         return self.store.workers_now()

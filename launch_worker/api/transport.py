@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from launch_worker.api.filters import Filter, Order
 from launch_worker.errors import InputError
+from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
 from launch_worker.model.log_pieces import Joiner, Log, Piece
 from launch_worker.model.run import Record, Transition
@@ -272,6 +273,12 @@ class Transport(Submits, Protocol):
 
     def drop(self, kind: Kind, name: str) -> None:
         """Delete it. Raises RefusedError for one that is in use."""
+
+    def allowances(self) -> list[Allowance]:
+        """What users, groups and projects may have at once, and have now, by name."""
+
+    def allow(self, name: str, *, waiting: int | None, running: int | None, gpus: int | None) -> bool:
+        """Set an allowance; without any number it is removed. Returns whether it is new. Raises InputError."""
 
     # -- workers, sweeps, schedules, the whole ---------------------------------------------------------------------
 

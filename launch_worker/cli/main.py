@@ -10,6 +10,7 @@ from launch_worker.cli.errors import run_command
 
 #: Each command and the module that has it, as `<name>_command`.
 COMMANDS = {
+    "allowances": "launch_worker.cli.allowances",
     "archive": "launch_worker.cli.archive",
     "audit": "launch_worker.cli.audit",
     "cancel": "launch_worker.cli.acts",

@@ -117,7 +117,7 @@ class Record:
     sweep: str = ""
     #: Name of the user who submitted it through a server, which has proven that; '' for a run that came through Redis.
     user: str = ""
-    #: Names of the allowances for which the run counts, with blanks between (`store/allowances.py`).
+    #: Names of the allowances for which the run counts, with blanks between (`model/allowance.py`).
     allowances: str = ""
     #: Whether the run makes other runs; a worker has separate places for such runs.
     is_scheduler: bool = False

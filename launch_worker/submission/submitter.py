@@ -224,7 +224,7 @@ class Submitter:
         """The allowances for which a run counts; none for a run of nobody who was proven."""
         if not self.user:
             return ()
-        from launch_worker.store.allowances import allowances_of
+        from launch_worker.model.allowance import allowances_of
 
         return allowances_of(self.user, self.groups, spec.project, self._known_allowances)
 

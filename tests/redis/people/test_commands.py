@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import pty
 import stat
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from launch_worker.errors import ArchiveUnavailableError, InputError, RefusedErr
 from launch_worker.people.directory import Directory
 from launch_worker.people.passwords import is_password
 from launch_worker.people.roles import Role
+from launch_worker.store.store import Store
 from tests.redis.people.conftest import GOOD
 
 Do = Callable[..., str]
@@ -199,3 +202,37 @@ def test_at_a_terminal_the_password_is_typed_twice_and_not_shown(database_url: s
     assert process.wait() == 0, seen
     assert GOOD.encode() not in seen
     assert b"user ada is added" in seen
+
+
+def test_allowances_are_set_in_parts_listed_and_removed(
+    redis_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAUNCH_REDIS_URL", redis_url)
+
+    def do(*words: str) -> str:
+        with warnings.catch_warnings():
+            # A command leaves its connection to the end of its process.
+            warnings.simplefilter("ignore", ResourceWarning)
+            result = CliRunner().invoke(group, ("allowances", *words), standalone_mode=False)
+            gc.collect()
+        if result.exception is not None:
+            raise result.exception
+        return result.stdout
+
+    assert do("set", "user:ada", "--running", "20") == "the allowance of user:ada is made\n"
+    assert do("set", "user:ada", "--gpus", "8") == "the allowance of user:ada is changed\n"
+    do("set", "project:lab/x", "--waiting", "0")
+    [project, ada] = objects(do("--json"))
+    assert (project["name"], project["most_waiting"]) == ("project:lab/x", 0)
+    assert (ada["most_waiting"], ada["most_running"], ada["most_gpus"]) == (None, 20, 8)
+    assert "0 of 20" in do("list")
+    assert do("set", "user:ada", "--running", "none", "--gpus", "none") == "the allowance of user:ada is removed\n"
+    do("delete", "project:lab/x")
+    assert do() == ""
+    for words, why in (
+        (("set", "ada", "--running", "1"), "user:NAME, group:NAME or project:NAME"),
+        (("set", "user:ada"), "nothing to change"),
+        (("delete", "user:ada"), "there is no allowance"),
+    ):
+        with pytest.raises(InputError, match=why):
+            do(*words)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import InputError
+from launch_worker.model.allowance import Allowance, allowances_of
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
-from launch_worker.store.allowances import Allowance, allowances_of
 from launch_worker.store.store import Store
 from launch_worker.store.submit import New
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,21 @@ IN_ANY_PROJECT = {Act.SEE_SELF, Act.SEE_SYSTEM, Act.UPLOAD}
 
 def test_each_act_has_a_rule_and_is_in_the_table() -> None:
     assert set(Act) == set(RULES) == set(LEAST)
+
+
+def test_the_table_in_the_docs_is_that_of_the_program() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "(`" in line[:120]]
+    told = {re.findall(r"\(`(\w+)`\)", row[0])[0]: row[1:] for row in rows if len(row) == 5}
+    assert told == {
+        act.value: [
+            rule.least.label,
+            "" if rule.own is None else rule.own.label,
+            rule.scope.value,
+            "all projects" if rule.whole else "",
+        ]
+        for act, rule in RULES.items()
+    }
 
 
 @pytest.mark.parametrize("act", Act)
