@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import total_ordering
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.redis_connection import RedisConnection
-from launch_worker.errors import ArchiveError, ForbiddenError, SettingsError
+from launch_worker.errors import ArchiveError, ForbiddenError, InputError, SettingsError
 from launch_worker.model.conditions import created_from, tests
 from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 
 if TYPE_CHECKING:
@@ -56,6 +57,27 @@ class Listing:
         if self._filter.is_decided and len(self._filter.narrow) <= 1:
             return self._api.store.count_runs(self._filter.narrow)
         return None
+
+    def counts(self, by: Sequence[str]) -> dict[tuple[str, ...], int]:
+        """How many have which values of these fields. Raises InputError where that needs an archive."""
+        past = self._past()
+        if past is None:
+            return self._counts_in_redis(by)
+        return past.counts(by, self.records)
+
+    def _counts_in_redis(self, by: Sequence[str]) -> dict[tuple[str, ...], int]:
+        """The same by the indexes of Redis, which has one for each value of one field."""
+        wanted = self._filter
+        if len(by) == 1 and by[0] in ("state", "queue") and wanted.is_decided and set(wanted.narrow) <= set(by):
+            values = [state.value for state in RunState] if by[0] == "state" else self._api.store.queue_names()
+            asked = wanted.narrow.get(by[0], frozenset(values))
+            counted = self._api.store.counts_by(by[0], sorted(asked))
+            return {(value,): number for value, number in counted.items() if number}
+        why = f": {self.notices[0]}" if self.notices else "; start one with: launch-worker archive run"
+        raise InputError(
+            "runs are counted by state or by queue, each alone and without another filter, where there is no archive; "
+            f"all else needs one{why}"
+        )
 
     def _past(self) -> _Past | None:
         """The archive; None where there is none, or it cannot be asked: a notice says why."""
@@ -139,6 +161,16 @@ class _Past:
             return None
         counted = self._query.count(self._database, self._question(_BY_AGE), without=sorted(self._newer))
         return None if counted is None else counted + len(self._fresh())
+
+    def counts(self, by: Sequence[str], every: Callable[[], Iterator[Record]]) -> dict[tuple[str, ...], int]:
+        found = None
+        if self._newer is not None:
+            found = self._query.counts(self._database, self._question(_BY_AGE), by, without=sorted(self._newer))
+        if found is None:
+            return self._query.tally(every(), by)
+        for values, number in self._query.tally(self._fresh(), by).items():
+            found[values] = found.get(values, 0) + number
+        return found
 
     def records(self, run_ids: Sequence[str]) -> dict[str, Record]:
         """These runs, as the archive has them."""

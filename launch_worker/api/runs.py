@@ -9,9 +9,12 @@ from typing import overload
 from launch_worker.api.connection import Connection
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.run import Run
+from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 
 MAX_PER_PAGE = 1000
+#: Fields by which runs are counted.
+COUNTED = ("state", "queue", "project", "author", "name", "tag")
 
 
 class Runs(Sequence[Run]):
@@ -69,6 +72,21 @@ class Runs(Sequence[Run]):
         if not -len(self._taken) <= index < len(self._taken):
             raise IndexError(f"there are only {len(self._taken)} such runs")
         return self._taken[index]
+
+    def counts(self, by: str | Sequence[str]) -> dict[tuple[str, ...], int]:
+        """How many runs have which values of one or more of `COUNTED`, the most frequent values first.
+
+        `counts(["state", "queue"])` is for instance `{("Finished", "gpu"): 7}`. With `tag` a run counts once for each
+        of its tags. Without an archive runs are counted by state or by queue alone; all else raises InputError.
+        """
+        fields = list(dict.fromkeys([by] if isinstance(by, str) else by))
+        for field in fields:
+            if field not in COUNTED:
+                raise InputError(f"runs are counted by {', '.join(COUNTED)}, and not by {field!r:.40}")
+        if not fields:
+            raise InputError(f"name what runs are counted by, one or more of: {', '.join(COUNTED)}")
+        counted = self._listing.counts(fields)
+        return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def notices(self) -> list[str]:

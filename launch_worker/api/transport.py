@@ -120,6 +120,9 @@ class RunList(Protocol):
     def count(self) -> int | None:
         """How many there are, where that is known without reading them."""
 
+    def counts(self, by: Sequence[str]) -> dict[tuple[str, ...], int]:
+        """How many have which values of these fields, of `runs.COUNTED`. Raises InputError without an archive."""
+
 
 class Submits(Protocol):
     """A way to a launch system for those who submit only."""

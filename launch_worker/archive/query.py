@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
 
 from launch_worker.archive.conditions import EVERY, Conditions, is_there, key_of
 from launch_worker.archive.rows import restored_record
-from launch_worker.archive.schema import position, runs
+from launch_worker.archive.schema import position, run_tags, runs
 from launch_worker.database.database import Database
 from launch_worker.database.version import check_version
 from launch_worker.model.conditions import Condition
@@ -27,8 +29,10 @@ _COLUMNS = (
 )
 #: The beginning of every list.
 _KEPT = select(*_COLUMNS).where(_c.deleted_at.is_(None))
-#: Fields whose values are counted, and fields that are columns of the index that counting reads alone.
-FACETS = ("queue", "state", "project", "author")
+#: Fields whose values are counted. All but tags are in one index, and counting reads nothing else.
+FACETS = ("state", "queue", "project", "author", "name", "tag")
+#: Fields by which the index for counts is sorted first.
+_COUNTED = ("queue", "state", "project", "author")
 #: Rows of one read where they are looked at one by one, or are sorted by what no column has.
 _SCAN_PAGE = 500
 
@@ -131,26 +135,61 @@ def count(database: Database, question: Question, *, without: Sequence[str] = ()
 
 
 def facets(database: Database, question: Question, fields: Sequence[str]) -> dict[tuple[str, ...], int]:
-    """How many of the runs that fit have which values of these fields (`FACETS`), the most frequent first.
+    """How many of the runs that fit have which values of these fields (`FACETS`), by what the archive has alone."""
+    found = counts(database, question, fields)
+    if found is not None:
+        return found
+    pages = listed(database, question, page=_SCAN_PAGE)
+    return tally((one.record for page in pages for one in page if question.fits(one.record)), fields)
 
-    Every filter is answered by the values that the archive has; what only a record has is read from the rows.
+
+def counts(
+    database: Database, question: Question, fields: Sequence[str], *, without: Sequence[str] = ()
+) -> dict[tuple[str, ...], int] | None:
+    """How many of the runs that fit have which values of these fields (`FACETS`); None where rows must be looked at.
+
+    `without` are not counted. A run counts once for each of its tags, and not at all where it has none.
     """
     if not fields or any(field not in FACETS for field in fields):
         raise ValueError(f"facets are of {FACETS}, not of {fields}")
-    found: dict[tuple[str, ...], int] = {}
+    # A filter's own part for tags is of the table by its name.
+    tags = run_tags.alias()
+    columns = [tags.c.tag if field == "tag" else _c[field] for field in fields]
     with database.reading() as connection:
-        bounds = Conditions(connection).of(question.tree)
-        if bounds.is_exact:
-            columns = [_c[field] for field in fields]
-            query = select(*columns, func.count()).where(_c.deleted_at.is_(None), bounds.upper)
-            for *values, number in connection.execute(query.group_by(*columns)):
-                found[tuple(values)] = number
-    if not bounds.is_exact:
-        for one in (one for page in listed(database, question, page=_SCAN_PAGE) for one in page):
-            if question.fits(one.record):
-                key = tuple(str(getattr(one.record, field)) for field in fields)
-                found[key] = found.get(key, 0) + 1
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        conditions = Conditions(connection)
+        bounds = conditions.of(question.tree)
+        if not bounds.is_exact:
+            return None
+        query, run_id = select(*columns, func.count()), _c.id
+        if list(fields) == ["tag"] and bounds.upper is EVERY:
+            # A deleted run has no tags.
+            query, run_id = query.select_from(tags), tags.c.run_id
+        else:
+            tables = runs.join(tags, tags.c.run_id == _c.id) if "tag" in fields else runs
+            query = query.select_from(tables).where(_c.deleted_at.is_(None), bounds.upper)
+        if without:
+            query = query.where(~conditions.one_of(run_id, without))
+        groups: list[ColumnElement[Any]] = list(columns)
+        first = _COUNTED[: len(fields)]
+        if set(fields) == set(first):
+            groups = [_c[field] for field in first]
+        elif database.is_sqlite and "tag" not in fields:
+            # Else it takes another index, which has the groups in order, and looks at each row besides.
+            groups = [column.concat("") for column in columns]
+        return {tuple(values): number for *values, number in connection.execute(query.group_by(*groups))}
+
+
+def tally(records: Iterable[Record], fields: Sequence[str]) -> dict[tuple[str, ...], int]:
+    """The same of these records."""
+    return dict(
+        Counter(
+            values
+            for record in records
+            for values in product(
+                *(record.tags if field == "tag" else [str(getattr(record, field))] for field in fields)
+            )
+        )
+    )
 
 
 #: Place of a run that no list has found.

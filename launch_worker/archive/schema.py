@@ -97,7 +97,7 @@ _is_cut = text("length(search) > 8000")
 Index("runs_cut", runs.c.number, sqlite_where=_is_cut, postgresql_where=_is_cut)
 # Counts of runs by these fields read nothing but this.
 _kept = runs.c.deleted_at.is_(None)
-_counted = (runs.c.queue, runs.c.state, runs.c.project, runs.c.author, runs.c.created_at)
+_counted = (runs.c.queue, runs.c.state, runs.c.project, runs.c.author, runs.c.created_at, runs.c.name)
 Index("runs_counted", *_counted, sqlite_where=_kept, postgresql_where=_kept)
 # The few rows that are looked at again: what Redis has yet, and what it may not forget yet.
 _in_redis = runs.c.forgotten_at.is_(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
 from launch_worker.api.filters import Filter, parse_filter
-from launch_worker.api.runs import MAX_PER_PAGE
+from launch_worker.api.runs import COUNTED, MAX_PER_PAGE
 from launch_worker.errors import BrokerUnavailableError, InputError
 from launch_worker.model.checks import PROJECT
 from launch_worker.model.states import RunState
@@ -55,6 +55,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 @click.option(
     "--sort", type=click.Choice(list(_SORTS)), help="Order of those shown (default: created, the newest first)."
 )
+@click.option(
+    "--count-by", metavar="FIELD,…", help=f"In place of runs their number for each value of: {', '.join(COUNTED)}."
+)
 @click.option("--watch", is_flag=True, help="Show them again and again, until Ctrl-C; in a pipe, after each change.")
 @_JSON
 @click.pass_obj
@@ -74,12 +77,15 @@ def runs_command(
     limit: int,
     pending: bool,
     sort: str | None,
+    count_by: str | None,
     watch: bool,
     as_json: bool,
 ) -> None:
     """List runs, the newest first: with an archive all that there were, else those that Redis has yet."""
     if pending and (sort or (state and RunState.parse(state) is not RunState.PENDING)):
         raise InputError("--pending has an order and a state of its own; leave out --sort and --state")
+    if count_by is not None and (pending or sort or watch):
+        raise InputError("--count-by lists no runs; leave out --pending, --sort and --watch")
     if project and not PROJECT.fullmatch(project):
         raise InputError(f"project {project[:60]!r} is not a project; write it as ENTITY/PROJECT")
     fields = {"state": state, "project": project, "queue": queue, "sweep": sweep, "name": name, "author": author}
@@ -95,16 +101,27 @@ def runs_command(
     fits = parse_filter(wanted)
     said: set[str] = set()
 
+    def say(notices: Iterable[str]) -> None:
+        for notice in notices:
+            # An archive that is behind says another time again and again.
+            if notice.partition(" is ")[0] not in said:
+                said.add(notice.partition(" is ")[0])
+                terminal.say(f"launch-worker: {notice}", err=True)
+
+    if count_by is not None:
+        runs = api.runs(filters=wanted)
+        names = [name.strip() for name in count_by.split(",")]
+        counted = runs.counts(names)
+        say(runs.notices)
+        _print_counts(names, counted, limit=limit, as_json=as_json)
+        return
+
     def rows() -> list[tuple[dict[str, Any], int | None]]:
         if pending:
             return _in_line(api, fits, queue=queue, limit=limit)
         runs = api.runs(filters=wanted, per_page=min(limit, MAX_PER_PAGE))
         found = [run.as_json() for run in runs[:limit]]
-        for notice in runs.notices:
-            # An archive that is behind says another time again and again.
-            if notice.partition(" is ")[0] not in said:
-                said.add(notice.partition(" is ")[0])
-                terminal.say(f"launch-worker: {notice}", err=True)
+        say(runs.notices)
         return [(run, None) for run in (sorted(found, key=_SORTS[sort]) if sort else found)]
 
     if watch:
@@ -140,6 +157,21 @@ def _print(rows: Sequence[tuple[dict[str, Any], int | None]], *, places: bool, a
         terminal.table(("PLACE", *_COLUMNS), [(place, *_row(run)) for run, place in rows])
     else:
         terminal.table(_COLUMNS, [_row(run) for run, _ in rows])
+
+
+def _print_counts(fields: Sequence[str], counted: dict[tuple[str, ...], int], *, limit: int, as_json: bool) -> None:
+    """Print the most frequent values, and how many others there are."""
+    fields = list(dict.fromkeys(fields))
+    shown = list(counted.items())[:limit]
+    if as_json:
+        for values, number in shown:
+            terminal.echo_json(dict(zip(fields, values, strict=True)) | {"runs": number})
+    elif shown:
+        terminal.table([*(field.upper() for field in fields), "RUNS"], [(*values, number) for values, number in shown])
+    else:
+        terminal.say("no runs", err=True)
+    if len(counted) > limit:
+        terminal.say(f"launch-worker: {len(counted) - limit} more are not shown; --limit shows more", err=True)
 
 
 def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, places: bool, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
 
 from launch_worker.model.run import Record
@@ -80,8 +80,13 @@ class Lists(Records):
 
     def counts(self) -> dict[RunState, int]:
         """How many runs are in each state."""
+        counted = self.counts_by("state", [state.value for state in RunState])
+        return {state: counted[state.value] for state in RunState}
+
+    def counts_by(self, kind: str, values: Sequence[str]) -> dict[str, int]:
+        """How many runs have each of these values of an index (`keys.runs_by`)."""
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
-            for state in RunState:
-                pipe.zcard(keys.runs_by("state", state.value))
-            return dict(zip(RunState, pipe.execute(), strict=True))
+            for value in values:
+                pipe.zcard(keys.runs_by(kind, value))
+            return dict(zip(values, pipe.execute(), strict=True))

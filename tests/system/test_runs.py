@@ -167,7 +167,15 @@ def test_the_command_line_lists_runs_by_filter_sweep_and_tag(cluster: Cluster) -
     assert listed(cluster, "--name", "swept", "--author", me(), "--since", "1h") == ["swept"]
     assert listed(cluster, "--name", "swept", "--author", "nobody@nowhere") == []
     assert listed(cluster, "--until", "1h") == listed(cluster, "--since", "9d", "--until", "1d") == []
-    for option, value, said in (("--since", "soon", "neither a duration"), ("--text", "x" * 201, "1 to 200")):
+    counted = cluster.run("launch-worker", "runs", "--count-by", "state", "--json")
+    assert [json.loads(line) for line in counted.out.splitlines()] == [{"state": "Pending", "runs": 4}]
+    assert cluster.run("launch-worker", "runs", "--count-by", "queue").out.split() == ["QUEUE", "RUNS", "nobody", "4"]
+    for option, value, said in (
+        ("--since", "soon", "neither a duration"),
+        ("--text", "x" * 201, "1 to 200"),
+        ("--count-by", "reason", "counted by state, queue"),
+        ("--count-by", "tag", "launch-worker archive run"),
+    ):
         result = cluster.run("launch-worker", "runs", option, value)
         assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1), result
         assert said in result.err

@@ -17,6 +17,7 @@ from launch_worker.api.client import Api
 from launch_worker.archive import schema
 from launch_worker.archive.past import LOST
 from launch_worker.database.database import Database
+from launch_worker.errors import InputError
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
@@ -197,3 +198,40 @@ def test_without_an_archive_sqlalchemy_is_not_imported(store: Store, tmp_path: P
     words = [sys.executable, "-c", program, store.url]
     result = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.split() == [run_id, "False"]
+
+
+def test_runs_are_counted_by_what_they_have_with_redis_newest(
+    api: Api, store: Store, follower: Make, redis_client: Any
+) -> None:
+    old = [ended(store, name="old", tags=("night", tag), queue="gpu") for tag in ("a", "b", "c")]
+    moved, gone = create(store, name="new"), create(store, name="new")
+    follower().catch_up()
+    forget(redis_client, *old)
+    store.finish(claim(store, moved), FAILED)
+    assert store.delete(gone, who="ada", keep_s=60)
+    create(store, name="old", tags=("a",))
+    assert api.runs().counts("state") == {("Finished",): 3, ("Failed",): 1, ("Pending",): 1}
+    assert api.runs().counts(["queue", "name"]) == {("gpu", "old"): 3, ("default", "new"): 1, ("default", "old"): 1}
+    assert api.runs().counts("tag") == {("night",): 3, ("a",): 2, ("b",): 1, ("c",): 1}
+    assert api.runs(filters={"tags": "a"}).counts(["state", "tag"])[("Pending", "a")] == 1
+    redis_client.hset(keys.run(moved), "summary", '{"loss": 0.5}')
+    assert api.runs(filters={"summary.loss": {"$lt": 1}}).counts("name") == {("new",): 1}
+    redis_client.xtrim(keys.CHANGES, maxlen=0)
+    assert api.runs().counts("state") == {("Finished",): 3, ("Failed",): 1, ("Pending",): 1}
+
+
+def test_without_an_archive_runs_are_counted_by_state_or_by_queue_alone(store: Store) -> None:
+    plain = Api(store.url)
+    for queue in ("gpu", "gpu", "default"):
+        ended(store, queue=queue)
+    create(store, queue="gpu")
+    assert plain.runs().counts("state") == {("Finished",): 3, ("Pending",): 1}
+    assert plain.runs().counts("queue") == {("gpu",): 3, ("default",): 1}
+    assert plain.runs(filters={"queue": "gpu"}).counts("queue") == {("gpu",): 3}
+    for by, wanted in (("name", {}), (["state", "queue"], {}), ("state", {"queue": "gpu"}), ("state", {"name": "x"})):
+        with pytest.raises(InputError, match="all else needs one"):
+            plain.runs(filters=wanted).counts(by)
+    unknowns: tuple[str | list[str], ...] = ("reason", "", [])
+    for unknown in unknowns:
+        with pytest.raises(InputError, match="by"):
+            plain.runs().counts(unknown)
