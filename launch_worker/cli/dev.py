@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 )
 @click.option("-q", "--queues", default="default,gpu", show_default=True, help="What the worker consumes.")
 @click.option("-c", "--slots", type=click.IntRange(min=1), default=4, show_default=True, help="Jobs at once.")
-@click.option("--no-web", is_flag=True, help="Leave the web page out.")
+@click.option("--no-web", is_flag=True, help="Leave the server and its page out.")
 @click.option("--temporary", is_flag=True, help="Start with no runs, on free ports, and delete all data at the end.")
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def dev_command(queues: str, slots: int, no_web: bool, temporary: bool, as_json: bool, command: tuple[str, ...]) -> int:
-    """Start a private Redis, a worker, beat and the web page on loopback; they end with this command.
+    """Start a private Redis, a worker, beat and the server with its page on loopback; they end with this command.
 
     Runs are kept in ~/.local/state/launch-worker/dev from one time to the next. Commands in other shells use it as long
     as it is up, unless LAUNCH_REDIS_URL says otherwise.
@@ -55,7 +55,7 @@ def dev_command(queues: str, slots: int, no_web: bool, temporary: bool, as_json:
     try:
         facts = keeper.start(tell=_say, on_end=interrupts.end_waiting if command else lambda: None)
         if not command:
-            _welcome(facts, folder, queues, as_json=as_json)
+            _welcome(facts, folder, queues, has_web=not no_web, as_json=as_json)
             keeper.wait()
         return _run(command, facts["redis_url"], queue=queues.split(",")[0], as_json=as_json)
     except _PartEndedError:
@@ -127,11 +127,11 @@ def _say(sentence: str) -> None:
         terminal.say(line, err=True)
 
 
-def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, as_json: bool) -> None:
-    redis_url, web_port = facts["redis_url"], facts["web_port"]
+def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, has_web: bool, as_json: bool) -> None:
+    redis_url, server_url = facts["redis_url"], facts["server_url"]
     if as_json:
         kept = None if folder.is_temporary else str(folder.path)
-        shown = {"redis_url": redis_url, "web_port": web_port or None, "queues": queues.split(","), "data": kept}
+        shown = {"redis_url": redis_url, "server_url": server_url or None, "queues": queues.split(","), "data": kept}
         terminal.echo_json(shown)
         return
     terminal.say("launch_worker is up. In another shell:")
@@ -144,8 +144,10 @@ def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, as_json:
     terminal.say("  launch-submit --follow -- python3 -c 'print(\"hello\")'")
     terminal.say()
     terminal.say(f"queues    {queues}")
-    if web_port:
-        terminal.say(f"web page  http://127.0.0.1:{web_port}")
+    if server_url:
+        terminal.say(f"web page  {server_url}")
+    elif has_web:
+        terminal.say("web page  needs: pip install 'launch_worker[server]'")
     if folder.is_temporary:
         terminal.say("data      is deleted at the end")
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
+from types import FrameType
 
 import click
 
@@ -32,7 +34,7 @@ def server_command(url: str | None, address: str | None, no_celery: bool) -> Non
     have_usual_signals(but_hang_up=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         # The server has its own handlers as long as it runs, and sends itself the signal again at its end.
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _end)
     handler = logging.StreamHandler()
     handler.addFilter(OneLine())
     logging.basicConfig(level=logging.WARNING, format=_FORMAT, handlers=[handler])
@@ -49,6 +51,10 @@ def server_command(url: str | None, address: str | None, no_celery: bool) -> Non
 
     where = Address.parse(address or settings.server_address)
     serve(settings, where, ready=_welcome, with_celery_page=not no_celery)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _welcome(url: str) -> None:

@@ -66,12 +66,12 @@ class DataFolder:
             time.sleep(0.05)
         self.withdraw()
 
-    def publish(self, *, pid: int, redis_url: str, web_port: int) -> None:
+    def publish(self, *, pid: int, redis_url: str, server_url: str) -> None:
         """Let other programs of this user find the Redis."""
         written = self.path / f".{ADDRESS}"
         written.unlink(missing_ok=True)
         with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump({"pid": pid, "redis_url": redis_url, "web_port": web_port or None}, file)
+            json.dump({"pid": pid, "redis_url": redis_url, "server_url": server_url or None}, file)
         written.rename(self.path / ADDRESS)
 
     def withdraw(self) -> None:
@@ -102,7 +102,7 @@ class DataFolder:
     def _refusal(self, other: dict[str, object] | None) -> str:
         if other is None:
             return f"another launch-worker dev has the data folder {self.path}, and is starting or stopping; try again"
-        page = f", its web page at http://127.0.0.1:{other['web_port']}" if other.get("web_port") else ""
+        page = f", its web page at {other['server_url']}" if other.get("server_url") else ""
         return (
             f"launch-worker dev is up already (process {other.get('pid')}): its Redis is at "
             f"{mask_url(str(other.get('redis_url')))}{page}; submit to it with launch-submit, or use --temporary"

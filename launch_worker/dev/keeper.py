@@ -47,7 +47,7 @@ class Keeper:
         self._is_stopping = False
 
     def start(self, *, tell: Callable[[str], None], on_end: Callable[[], None]) -> dict[str, Any]:
-        """Start everything; returns `redis_url`, `web_port`, and the `counts` of runs by state, those of before.
+        """Start everything; returns `redis_url`, `server_url` ('' for none), and `counts`: runs of before, by state.
 
         `tell` gets sentences for people. `on_end` is called, in another thread, when a part ends by itself from then
         on, and `wait` raises why. Raises LaunchError when it cannot be started.
@@ -192,8 +192,8 @@ def _keep(orders: _Orders, folder: DataFolder, options: dict[str, Any]) -> None:
     stack = Stack(folder.path, is_kept=not folder.is_temporary, **options)
     try:
         stack.start(go_on=orders.go_on)
-        folder.publish(pid=os.getpid(), redis_url=stack.redis.url, web_port=stack.web_port)
-        orders.tell(redis_url=stack.redis.url, web_port=stack.web_port, counts=stack.counts())
+        folder.publish(pid=os.getpid(), redis_url=stack.redis.url, server_url=stack.server_url)
+        orders.tell(redis_url=stack.redis.url, server_url=stack.server_url, counts=stack.counts())
         while orders.go_on():
             stack.check()
             orders.look(_TURN_S)

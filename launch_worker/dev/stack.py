@@ -1,12 +1,11 @@
-"""Starts and ends the parts of a launch system on one machine: Redis, a worker, beat, the web page, the archive."""
+"""Starts and ends the parts of a launch system on one machine: Redis, a worker, beat, the server with its archive."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.util
 import os
-import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -19,18 +18,19 @@ from launch_worker.errors import LaunchError
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.runners.process.own_process import tie_to
+from launch_worker.server.loopback import loopback_key, with_key
 from launch_worker.store.store import Store
 
-#: Ports of the web page and the probes where they are free. (7600 is the server's.)
-WEB_PORT = 7601
+#: Ports where they are free.
+SERVER_PORT = 7600
 REDIS_PORT = 7602
 _START_S = 30.0
 #: Seconds for a worker's last steps, beside the grace of its jobs.
 _STOP_S = 15.0
 #: Seconds for them once its jobs are killed.
 _KILL_S = 5.0
-#: The program `launch-worker archive run`.
-_ARCHIVE = "import sys; sys.argv[1:] = ['archive', 'run']; from launch_worker.cli.programs import worker; worker()"
+#: The program `launch-worker`.
+_LAUNCH_WORKER = "from launch_worker.cli.programs import worker; worker()"
 
 
 class StoppedError(LaunchError):
@@ -47,13 +47,13 @@ class Stack:
     def __init__(self, folder: Path, *, is_kept: bool, queues: str, slots: int, web: bool, waits: bool) -> None:
         """`is_kept`: the data stays, and the ports are the same each time, if they are free.
 
-        `web`: with the web page; `waits`: `start` waits until that answers.
+        `web`: with the server, where what it needs is installed; `waits`: `start` waits until it answers.
         """
         self._folder = folder
         self._is_kept = is_kept
         self._queues = queues
         self._slots = slots
-        self._web = web
+        self._web = web and _has("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "httpx", "jinja2")
         self._waits = waits
         self._tie = tie_to(os.getpid())
         self.redis = RedisServer(
@@ -62,7 +62,7 @@ class Stack:
             port=REDIS_PORT if is_kept else 0,
             before_exec=self._tie,
         )
-        self.web_port = 0
+        self.server_port = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._store: Store | None = None
 
@@ -75,21 +75,21 @@ class Stack:
         arguments = ("-Q", self._queues, "-c", str(self._slots), "--loglevel", "INFO")
         self._spawn("worker", "worker", *arguments)
         self._spawn("beat", "beat", "--loglevel", "INFO")
-        if self._waits and _has_archive():
-            self._execute("archive", "-c", _ARCHIVE)
         if self._web:
-            is_fixed = self._is_kept and self._waits and is_free(WEB_PORT)
-            self._start_web(WEB_PORT if is_fixed else free_port())
+            is_fixed = self._is_kept and self._waits and is_free(SERVER_PORT)
+            self._start_server(SERVER_PORT if is_fixed else free_port())
+        elif self._waits and _has("sqlalchemy", "alembic"):
+            self._execute("archive", "-c", _LAUNCH_WORKER, "archive", "run")
         store = self._store = Store(self.redis.url)
         deadline = time.monotonic() + _START_S
         pid = self.processes["worker"].pid
         while not any(worker["pid"] == pid for worker in store.workers()):
             self._wait_a_moment("worker", deadline, go_on)
-        while self._web and self._waits and not _answers(self.web_port):
-            if self.processes["web"].poll() is not None and not is_free(self.web_port):
+        while self._web and self._waits and not _is_ready(self.server_port):
+            if self.processes["server"].poll() is not None and not is_free(self.server_port):
                 # Another program took the port in between.
-                self._start_web(free_port())
-            self._wait_a_moment("web", deadline, go_on)
+                self._start_server(free_port())
+            self._wait_a_moment("server", deadline, go_on)
 
     def _wait_a_moment(self, name: str, deadline: float, go_on: Callable[[], bool]) -> None:
         self.check()
@@ -156,9 +156,20 @@ class Stack:
                 assert self._store is not None
                 self._store.cancel(run_id, reason=reason, grace_s=0)
 
-    def _start_web(self, port: int) -> None:
-        self.web_port = port
-        self._spawn("web", "flower", "--address=127.0.0.1", f"--port={port}")
+    @property
+    def server_url(self) -> str:
+        """The server's address, which lets its reader in; '' without a server."""
+        if not self.server_port:
+            return ""
+        return with_key(f"http://127.0.0.1:{self.server_port}", loopback_key(self._work_folder))
+
+    @property
+    def _work_folder(self) -> Path:
+        return self._folder / "work"
+
+    def _start_server(self, port: int) -> None:
+        self.server_port = port
+        self._execute("server", "-c", _LAUNCH_WORKER, "server", "--address", f"127.0.0.1:{port}")
 
     def _spawn(self, name: str, *arguments: str) -> None:
         """Start a program of Celery."""
@@ -167,10 +178,9 @@ class Stack:
     def _execute(self, name: str, *arguments: str) -> None:
         """Start a program of Python."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("CELERY_", "FLOWER_"))}
-        env |= {"LAUNCH_REDIS_URL": self.redis.url, "LAUNCH_WORK_DIR": str(self._folder / "work")}
+        env |= {"LAUNCH_REDIS_URL": self.redis.url, "LAUNCH_WORK_DIR": str(self._work_folder)}
         env["LAUNCH_DATABASE_URL"] = env.get("LAUNCH_DATABASE_URL") or archive_url_of(self._folder)
         env["LAUNCH_LOG_URL"] = env.get("LAUNCH_LOG_URL") or log_url_of(self._folder)
-        env["FLOWER_COOKIE_SECRET"] = secrets.token_urlsafe(16)
         with (self._folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 # -P and cwd: no module of the current folder is imported, and no celeryconfig.py is read.
@@ -189,9 +199,9 @@ class Stack:
         return "\n" + "\n".join(text.strip().splitlines()[-15:])
 
 
-def _has_archive() -> bool:
-    """Whether what the archive needs is installed."""
-    return all(importlib.util.find_spec(name) for name in ("sqlalchemy", "alembic"))
+def _has(*modules: str) -> bool:
+    """Whether these modules are installed."""
+    return all(importlib.util.find_spec(name) for name in modules)
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
@@ -199,9 +209,12 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
         process.terminate()
 
 
-def _answers(port: int) -> bool:
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
-    return True
+    finally:
+        connection.close()

@@ -27,8 +27,9 @@ PREFIX = "celery"
 _PAUSE_S = 1.0
 _PAUSE_CAP_S = 60.0
 _GOOD_LIFE_S = 60.0
-#: Seconds to end by itself, and to answer.
+#: Seconds to end by itself, to listen after a start, and to answer.
 _END_S = 3.0
+_START_S = 10.0
 _ANSWER_S = 60.0
 _LINE_BYTES = 1 << 16
 
@@ -61,6 +62,12 @@ class CeleryPage:
 
     def start(self) -> None:
         self._keeping = asyncio.create_task(self._keep(), name="celery-page")
+
+    async def wait_until_up(self) -> None:
+        """Wait until it listens. Raises TimeoutError when that takes longer than a person waits."""
+        async with asyncio.timeout(_START_S):
+            while not self._socket.exists():
+                await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
         if self._keeping is not None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -15,12 +12,12 @@ from fastapi import FastAPI
 from launch_worker.errors import ArchiveError, SettingsError
 from launch_worker.server.address import Address
 from launch_worker.server.application import make_application, prepare
+from launch_worker.server.loopback import loopback_key, with_key
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
 
 #: Seconds for what is being answered when the server is asked to stop.
 _STOP_S = 10
-_KEY_FILE = "server-key"
 
 
 def serve(settings: Settings, address: Address, *, ready: Callable[[str], None], with_celery_page: bool) -> None:
@@ -35,7 +32,7 @@ def serve(settings: Settings, address: Address, *, ready: Callable[[str], None],
         prepare(shared)
         if not address.is_loopback:
             _check_login(shared)
-        url = f"{address.url}/?token={key}" if key else address.url
+        url = with_key(address.url, key) if key else address.url
         HttpServer(application, ready=lambda: ready(url)).run([listening])
 
 
@@ -51,29 +48,6 @@ def _check_login(shared: Shared) -> None:
             f"the server does not listen at {shared.address.host} before there is an admin who can log in; add one "
             "with: launch-worker users add NAME --admin; or let it listen on loopback: --address 127.0.0.1:7600"
         )
-
-
-def loopback_key(folder: Path) -> str:
-    """The key of the printed address, the same each time. Raises SettingsError."""
-    path = folder / _KEY_FILE
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "r+") as file:
-            said = os.fstat(descriptor)
-            key = file.read()
-            if said.st_uid != os.geteuid() or said.st_mode & 0o077:
-                raise SettingsError(f"{path} must be yours alone; delete it, and the server makes another one")
-            if len(key) < 32:
-                key = secrets.token_urlsafe(32)
-                file.seek(0)
-                file.truncate()
-                file.write(key)
-    except OSError as error:
-        raise SettingsError(
-            f"the server's key cannot be kept in {path} ({error.strerror}); set LAUNCH_WORK_DIR to a folder of yours"
-        ) from None
-    return key
 
 
 class HttpServer(uvicorn.Server):

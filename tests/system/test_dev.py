@@ -164,6 +164,7 @@ def test_a_second_dev_is_refused_with_the_address_of_the_first_and_a_temporary_o
 
 
 def test_the_web_page_answers_once_its_address_is_told(user: User) -> None:
+    import urllib.error
     import urllib.request
 
     dev = user.dev()
@@ -172,8 +173,13 @@ def test_the_web_page_answers_once_its_address_is_told(user: User) -> None:
     while "Ctrl-C" not in said:
         said += dev.stdout.readline()
     address = next(line.split()[-1] for line in said.splitlines() if line.startswith("web page"))
-    with urllib.request.urlopen(address, timeout=10) as page:
+    # The key in the address becomes a cookie.
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with browser.open(address, timeout=30) as page:
         assert page.status == 200
+        assert b"Flower" in page.read()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{address.partition('?')[0]}celery/", timeout=10)
     assert f"{user.data}, with no runs yet" in said
 
 

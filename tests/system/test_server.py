@@ -71,6 +71,13 @@ def test_a_signal_stops_it_cleanly(start: Starter, number: int) -> None:
     assert "Traceback" not in part.log
 
 
+def test_a_signal_that_comes_early_ends_it_too(start: Starter) -> None:
+    part = start("--address", "127.0.0.1:0")
+    part.signal(signal.SIGTERM)
+    # SIGTERM's own death where Python had not begun.
+    assert part.wait() in (0, -signal.SIGTERM)
+
+
 def test_a_browsers_login_outlasts_a_restart(start: Starter) -> None:
     address = f"127.0.0.1:{own_port()}"
     first = start("--address", address)

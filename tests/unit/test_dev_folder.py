@@ -25,7 +25,7 @@ def folder(env: dict[str, str]) -> Iterator[DataFolder]:
     """Of a `dev` that is up."""
     made = DataFolder.of_user(env)
     made.take(waits=lambda: None, go_on=lambda: False)
-    made.publish(pid=1, redis_url=URL, web_port=7601)
+    made.publish(pid=1, redis_url=URL, server_url="http://127.0.0.1:7600/?token=k")
     yield made
     made.leave()
 

@@ -126,8 +126,9 @@ async def _pass_on(request: Request, shared: Shared) -> Response:
     url = httpx.URL(path=request.url.path, query=request.url.query.encode())
     asked = page.client.build_request(request.method, url, headers=headers, content=await request.body())
     try:
+        await page.wait_until_up()
         answer = await page.client.send(asked, stream=True)
-    except (httpx.ConnectError, httpx.ConnectTimeout):
+    except (httpx.ConnectError, httpx.ConnectTimeout, TimeoutError):
         raise ServerUnavailableError("Celery's page is starting; try again in some seconds") from None
     except httpx.TransportError:
         raise ServerUnavailableError("Celery's page does not answer; the rest of the server does") from None

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from launch_worker.server.asker import for_everybody, is_loopback_key, set_cookie
 from launch_worker.server.caching import tagged_bytes
+from launch_worker.server.celery_page import PREFIX
 from launch_worker.server.shared import SharedHere
 
 router = APIRouter(dependencies=[for_everybody], include_in_schema=False)
@@ -27,7 +28,8 @@ _KEY_S = 365 * 86400
 @router.get("/")
 def entrance(request: Request, shared: SharedHere, token: str = "") -> Response:
     """Let in who has the printed address, and take the key out of the address line."""
-    answer = RedirectResponse("/api", 303, headers={"Cache-Control": "no-store"})
+    page = f"/{PREFIX}/" if shared.celery_page is not None else "/api"
+    answer = RedirectResponse(page, 303, headers={"Cache-Control": "no-store"})
     if is_loopback_key(shared, token):
         set_cookie(request, answer, token, max_age_s=_KEY_S)
     return answer
