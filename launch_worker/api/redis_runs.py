@@ -12,9 +12,17 @@ from launch_worker.api.listing import Listing
 from launch_worker.api.redis_connection import TURN_S, RedisConnection
 from launch_worker.api.shown import attempt_of, run_as_json
 from launch_worker.api.transport import LogPart, Place, Seen, check_part
-from launch_worker.errors import ArchiveError, DeletedRunError, LaunchError, RefusedError, UnknownRunError
+from launch_worker.errors import (
+    ArchiveError,
+    DeletedRunError,
+    LaunchError,
+    RefusedError,
+    SettingsError,
+    UnknownRunError,
+)
 from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.log_pieces import Log, Piece
+from launch_worker.model.needs import NOTHING, parse_needs
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record, Transition
@@ -137,6 +145,21 @@ class RedisRuns(RedisConnection):
             kept = self.store.ask_usage(record, timeout_s=timeout_s)
             return record, Measured.of(number, kept, is_running=True)
         return record, Measured.of(number, self.store.usage_of(record, number), is_running=False)
+
+    def advice_by_earlier(self, record: Record) -> list[str]:
+        asked = parse_needs(record.needs)
+        if asked == NOTHING:
+            return []
+        try:
+            database = self.archive()
+            if database is None:
+                return []
+            from launch_worker.archive.earlier import advice
+
+            whose = {"name": record.name, "project": record.project, "author": record.author}
+            return advice(database, **whose, asked=asked, before=record.created_at)
+        except (ArchiveError, SettingsError):
+            return []
 
     def read_file(self, run_id: str, name: str) -> bytes | None:
         return self.store.read_file(run_id, name)

@@ -196,6 +196,9 @@ class Transport(Submits, Protocol):
         The worker of a running one is asked, for so many seconds at most.
         """
 
+    def advice_by_earlier(self, record: Record) -> list[str]:
+        """Sentences, where the run asks for far more or less than earlier ones of its name used; none if not known."""
+
     def read_file(self, run_id: str, name: str) -> bytes | None:
         """The content of a file that is kept with the run; None for none of that name."""
 

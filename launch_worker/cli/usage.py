@@ -68,10 +68,15 @@ def metrics_command(url: str | None, run_id: str, attempt: int | None, as_json: 
 @_JSON
 @click.pass_obj
 def report_command(url: str | None, run_id: str, attempt: int | None, as_json: bool) -> None:
-    """Show what a run asked for beside what it used, with advice for the next one."""
-    record, measured, _ = _found(url, run_id, attempt)
+    """Show what a run asked for beside what it used, with advice for the next one.
+
+    Where there is an archive, it also says what the last 20 runs of the same name, project and author used.
+    """
+    api = Api(url)
+    record, measured = api.measured(run_id, attempt=attempt)
     usage, needs = measured.usage, parse_needs(record.needs)
     advice = [] if measured.is_running else advise(usage, measured.samples, needs)
+    earlier = api.transport.advice_by_earlier(record)
     if as_json:
         asked = {"gpus": needs.gpus, "cpus": needs.millicores / 1000, "memory": needs.memory}
         terminal.echo_json(
@@ -81,19 +86,22 @@ def report_command(url: str | None, run_id: str, attempt: int | None, as_json: b
                 "asked": {name: value or None for name, value in asked.items()},
                 "usage": usage.as_json() or None,
                 "advice": advice,
+                "advice_by_earlier": earlier,
             }
         )
         return
     if not usage:
         terminal.say(_why_nothing(record, measured), err=True)
+        for sentence in earlier:
+            terminal.say(f"- {sentence}")
         return
     so_far = " so far" if measured.is_running else ""
     terminal.say(f"run {record.id} {record.name}, attempt {measured.attempt}{so_far}")
     terminal.table(("", "ASKED", "USED"), _rows_of_usage(usage, needs))
     _say_since(usage)
-    for sentence in advice:
+    for sentence in [*advice, *earlier]:
         terminal.say(f"- {sentence}")
-    if not advice and not measured.is_running and (needs.memory or needs.millicores or needs.gpus):
+    if not (advice or earlier or measured.is_running) and (needs.memory or needs.millicores or needs.gpus):
         terminal.say("- it asked for about what it used")
 
 

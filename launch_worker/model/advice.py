@@ -11,6 +11,8 @@ from launch_worker.model.usage import Samples, Usage
 
 #: Seconds of an attempt below which nothing follows from what it used.
 _BRIEF_S = 30.0
+#: Earlier runs of which the figures are known, at least, for advice by them.
+_FEWEST = 3
 #: Parts of what was asked for: less than the first is far less, and more than the second is close to it.
 _FAR_LESS, _CLOSE = 0.5, 0.9
 #: What is advised, as a multiple of what was used.
@@ -26,6 +28,36 @@ def advise(usage: Usage, samples: Samples | None, needs: Needs) -> list[str]:
     if usage.wall_s < _BRIEF_S:
         return [f"it ran for {format_duration(usage.wall_s)} only: too briefly for advice"]
     return [*_of_memory(usage, needs), *_of_cores(usage, samples, needs), *_of_gpus(usage, needs)]
+
+
+def advise_by_earlier(name: str, earlier: Sequence[Usage], asked: Needs) -> list[str]:
+    """Sentences for whoever submits a run, where earlier ones of its name used far less, or more, than it asks for."""
+    known = [usage for usage in earlier if usage.wall_s is not None and usage.wall_s >= _BRIEF_S]
+    peaks = [usage.peak_memory for usage in known if usage.peak_memory]
+    cores = [usage.cores for usage in known if usage.cores is not None]
+    busy = [usage.gpu_s / usage.wall_s for usage in known if usage.gpu_s is not None and usage.wall_s]
+    said = []
+    if asked.memory and len(peaks) >= _FEWEST:
+        peak, wanted = max(peaks), enough_memory(max(peaks))
+        fewer = peak < _FAR_LESS * asked.memory and asked.memory - peak >= 256 * _MIB
+        if fewer or peak > asked.memory:
+            what = f"peaked at {format_size(peak)} of memory, and {format_size(asked.memory)} are asked for"
+            said.append(f"{_last(peaks, name)} {what}; --memory {wanted} {'would do' if fewer else 'is safer'}")
+    if asked.millicores and len(cores) >= _FEWEST:
+        cpus, wanted_cpus = asked.millicores / 1000, max(1, math.ceil(max(cores) * _ROOM))
+        if max(cores) < _FAR_LESS * cpus and wanted_cpus < cpus:
+            what = f"used {max(cores):.1f} cores at most on average, and {cpus:g} are asked for"
+            said.append(f"{_last(cores, name)} {what}; --cpus {wanted_cpus} may do")
+    if asked.gpus and len(busy) >= _FEWEST and max(busy) < _FAR_LESS * asked.gpus:
+        what = f"kept {max(busy):.1f} GPUs busy at most on average, and {asked.gpus} are asked for"
+        fewer_gpus = max(1, math.ceil(max(busy) * _ROOM))
+        advice = f"; --gpus {fewer_gpus} may do" if fewer_gpus < asked.gpus else ""
+        said.append(f"{_last(busy, name)} {what}{advice}")
+    return said
+
+
+def _last(found: Sequence[object], name: str) -> str:
+    return f"the last {len(found)} runs named {name}"
 
 
 def compare_memory(peak: int, asked: int) -> str:

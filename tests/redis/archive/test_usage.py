@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch_worker.archive import schema
+from launch_worker.archive.earlier import advice
 from launch_worker.archive.sums import By, Total, sums
 from launch_worker.database.database import Database
+from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.usage import KeptUsage, Usage
 from launch_worker.store import keys
 from launch_worker.store.store import Store
@@ -131,3 +137,25 @@ def test_an_attempt_with_several_gpus_counts_in_equal_parts(
     assert found.keys() == {("h:0",), ("h:GPU-7",), ("",)}
     assert [(one.gpu_s, one.held_gpu_s) for name, one in found.items() if name != ("",)] == [(2, 3)] * 2
     assert sum(one.cpu_s for one in found.values()) == 11
+
+
+def test_who_asks_for_far_more_than_earlier_runs_of_the_name_used_is_told(
+    store: Store, database: Database, database_url: str, follower: Make
+) -> None:
+    mine: dict[str, Any] = {"name": "train", "project": "ada/tries", "author": "ada@box"}
+    others = [mine | {"name": "eval"}, mine | {"author": "bob@box"}, mine | {"project": "ada/p"}]
+    for whose in (mine, mine, mine, *others):
+        peak = 11 * GIB if whose is mine else 60 * GIB
+        run(store, Usage(wall_s=100, peak_memory=peak), **whose)
+    next_one = create(store, memory=64 * GIB, **mine)
+    follower().catch_up()
+    asked = parse_needs(store.get(next_one).needs)
+    said = "the last 3 runs named train peaked at 11G of memory, and 64G are asked for; --memory 14G would do"
+    assert advice(database, **mine, asked=asked) == [said]
+    assert advice(database, **mine, asked=asked, before=1) == []
+    assert advice(database, **mine, asked=Needs()) == []
+    assert advice(database, **mine | {"name": "new"}, asked=asked) == []
+    words = [str(Path(sys.executable).with_name("launch-worker")), "report", next_one]
+    environment = os.environ | {"LAUNCH_DATABASE_URL": database_url, "LAUNCH_REDIS_URL": store.url}
+    shown = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout == f"- {said}\n"

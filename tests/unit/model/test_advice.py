@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch_worker.model.advice import advise, compare_memory, enough_memory
+from launch_worker.model.advice import advise, advise_by_earlier, compare_memory, enough_memory
 from launch_worker.model.needs import Needs
 from launch_worker.model.units import format_size, parse_size
 from launch_worker.model.usage import Samples, Usage
@@ -76,3 +76,29 @@ def test_a_size_is_shown_as_people_write_it(size: float, text: str) -> None:
 def test_a_size_that_is_nearly_whole_is_shown_as_whole() -> None:
     assert format_size(6.98 * GIB) == "7G"
     assert format_size(9.97 * GIB) == "10G"
+
+
+def used(**figures: float) -> list[Usage]:
+    return [Usage(wall_s=100, **figures) for _ in range(5)]  # type: ignore[arg-type]
+
+
+def test_earlier_runs_of_a_name_are_compared_with_what_the_next_one_asks_for() -> None:
+    asked = Needs(gpus=4, millicores=16_000, memory=64 * GIB)
+    earlier = [Usage(wall_s=100, peak_memory=peak * GIB) for peak in (9, 11, 10)]
+    [said] = advise_by_earlier("train", earlier, asked)
+    wanted = "the last 3 runs named train peaked at 11G of memory, and 64G are asked for; --memory 14G would do"
+    assert said == wanted
+    [said] = advise_by_earlier("train", earlier, Needs(memory=10 * GIB))
+    assert said.endswith("and 10G are asked for; --memory 14G is safer")
+    [said] = advise_by_earlier("train", used(cpu_s=150), asked)
+    assert said.endswith("used 1.5 cores at most on average, and 16 are asked for; --cpus 2 may do")
+    [said] = advise_by_earlier("train", used(gpu_s=90), asked)
+    assert said.endswith("kept 0.9 GPUs busy at most on average, and 4 are asked for; --gpus 2 may do")
+
+
+def test_nothing_is_said_by_too_few_or_brief_earlier_runs_or_where_it_fits() -> None:
+    asked = Needs(memory=64 * GIB)
+    assert advise_by_earlier("train", used(peak_memory=GIB)[:2], asked) == []
+    assert advise_by_earlier("train", [Usage(wall_s=2, peak_memory=GIB)] * 9, asked) == []
+    assert advise_by_earlier("train", used(peak_memory=40 * GIB), asked) == []
+    assert advise_by_earlier("train", used(peak_memory=GIB, cpu_s=1, gpu_s=1), Needs()) == []
