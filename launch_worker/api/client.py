@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.groups import GroupApi
 from launch_worker.api.queues import QueueApi
 from launch_worker.api.run import Run
 from launch_worker.api.runs import MAX_PER_PAGE, Runs
 from launch_worker.api.sweeps import SweepApi
-from launch_worker.errors import InputError, RefusedError, UnknownRunError
+from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.model.checks import PROJECT
 from launch_worker.model.finding import Finding
 from launch_worker.model.run import Record
@@ -30,7 +31,7 @@ __all__ = ["Api", "Run", "Runs", "current_folder", "submit", "submit_many"]
 logging.getLogger("launch_worker").addHandler(logging.NullHandler())
 
 
-class Api(QueueApi, SweepApi):
+class Api(GroupApi, QueueApi, SweepApi):
     """A connection to one launch system. `url` wins over LAUNCH_REDIS_URL."""
 
     def submit(
@@ -105,26 +106,6 @@ class Api(QueueApi, SweepApi):
         wanted, by = parse_filter(filters, path=path), parse_order(order)
         return Runs(self, wanted, by, per_page=per_page)
 
-    def is_array(self, array: str) -> bool:
-        """Whether this is the id of an array, which is that of its first run."""
-        return bool(self.array_runs(array, limit=1))
-
-    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
-        """The ids of an array's runs in their order, `limit` at most (0: all); none for no array."""
-        return self.transport.array_runs(array, limit=limit)
-
-    def cancel_array(self, array: str, *, reason: str = "", grace_s: float | None = None) -> tuple[int, int]:
-        """Ask for the end of all runs of an array. Returns how many are Killed, and how many Running ones were asked.
-
-        Raises RefusedError where all have ended, UnknownRunError where there is no such array.
-        """
-        if not self.is_array(array):
-            raise UnknownRunError(f"there is no array {array[:40]!r}; its id is that of its first run")
-        killed, asked = self.transport.cancel_array(array, reason=reason, grace_s=grace_s)
-        if not killed and not asked:
-            raise RefusedError(f"all runs of array {array} have ended; nothing was changed")
-        return killed, asked
-
     def status(self) -> dict[str, Any]:
         """The object of `status --json`: runs by state, queues, pools, workers, passes, problems."""
         return self.transport.status()
@@ -186,7 +167,7 @@ def submit(
     this machine) it starts in that code, in the folder `cwd` of it. With `image` it is a container, `command` the
     arguments of its entry point, and `container` what else it may have (docs/containers.md). `gpus` (whole devices),
     `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
-    for the job and for filters of runs. `after` are runs (`RUN`, `RUN:any`,
+    for the job and for filters of runs. `after` are runs or groups (`RUN`, `RUN:any`,
     `RUN:failed`) that must have ended so. It starts at `at` (a datetime, ISO text or seconds since 1970) or after
     `delay`, and within `expires`, or it is Killed.
 
@@ -205,8 +186,8 @@ def submit(
 def submit_many(items: Iterable[Mapping[str, Any]], *, api: Api | None = None, strict: bool = False) -> list[Run]:
     """Submit many runs, each a map of `submit`'s arguments and `array` (`0-99%8`: numbered runs, at most 8 at once).
 
-    All are checked before the first is sent, and sent many in a round trip. Raises as `submit`; runs that
-    were sent before an outage stay.
+    All are checked before the first is sent, and sent many in a round trip. Several runs are a group, and each array is
+    one: `api.group(run.group)`. Raises as `submit`; runs that were sent before an outage stay.
     """
     api = api or Api()
     folder = current_folder() or "/"

@@ -181,9 +181,6 @@ class RedisRuns(RedisConnection):
                     return found
         return found
 
-    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
-        return self.store.array_runs(array, limit=limit)
-
     def now_us(self) -> int:
         return self.store.now_us()
 
@@ -333,10 +330,6 @@ class RedisRuns(RedisConnection):
     def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> tuple[CancelWord, str]:
         reason = reason or f"cancelled by {self.actor}"
         return self.store.cancel(run_id, reason=reason, grace_s=grace_s, actor=self.actor)
-
-    def cancel_array(self, array: str, *, reason: str, grace_s: float | None) -> tuple[int, int]:
-        reason = reason or f"cancelled by {self.actor}"
-        return self.store.cancel_array(array, reason=reason, grace_s=grace_s, actor=self.actor)
 
     def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
         return self.store.preempt(run_id, reason=reason or f"preempted by {self.actor}", actor=self.actor)

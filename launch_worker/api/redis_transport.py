@@ -7,6 +7,7 @@ from typing import Any
 
 from launch_worker.api import doctor
 from launch_worker.api.overview import overview
+from launch_worker.api.redis_groups import RedisGroups
 from launch_worker.api.redis_queues import RedisQueues
 from launch_worker.api.redis_runs import RedisRuns
 from launch_worker.api.redis_sweeps import RedisSweeps
@@ -16,7 +17,7 @@ from launch_worker.model.finding import Finding
 from launch_worker.model.worker import WorkerOrder
 
 
-class RedisTransport(RedisRuns, RedisQueues, RedisSweeps):
+class RedisTransport(RedisRuns, RedisGroups, RedisQueues, RedisSweeps):
     """The transport through Redis, and through the archive's database where there is one. `Transport` documents it."""
 
     def queue_names(self) -> list[str]:

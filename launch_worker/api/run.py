@@ -134,6 +134,11 @@ class Run:
         return self.record.sweep
 
     @property
+    def group(self) -> str:
+        """The id of the array, bulk submission or sweep of which it is a run (`Api.group`); '' for a run of none."""
+        return self.record.group
+
+    @property
     def created_at(self) -> str:
         """ISO 8601 in UTC, by the server's clock."""
         return isoformat(self.record.created_at) or ""

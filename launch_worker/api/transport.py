@@ -13,6 +13,7 @@ from launch_worker.api.filters import Filter, Order
 from launch_worker.errors import InputError
 from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
+from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Joiner, Log, Piece
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.spec import RunSpec
@@ -228,9 +229,6 @@ class Transport(Submits, Protocol):
     def in_line(self, wanted: Filter, *, queue: str, limit: int) -> list[tuple[Record, int | None]]:
         """Pending runs that fit and their places, queue by queue; those that are not ready have none and are last."""
 
-    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
-        """The ids of an array's runs in their order, `limit` at most (0: all); none for no array."""
-
     def now_us(self) -> int:
         """The launch system's time, microseconds since 1970."""
 
@@ -238,9 +236,6 @@ class Transport(Submits, Protocol):
 
     def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> tuple[CancelWord, str]:
         """Ask for the run's end. Returns what was done, and the state. Without `reason` it names who acts."""
-
-    def cancel_array(self, array: str, *, reason: str, grace_s: float | None) -> tuple[int, int]:
-        """Ask for the end of all runs of an array. Returns how many are Killed, and how many are to stop."""
 
     def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
         """Ask for the job's end, so that the run goes back to its queue. Returns what was done, and the state."""
@@ -253,6 +248,29 @@ class Transport(Submits, Protocol):
 
     def delete(self, run_id: str) -> None:
         """Delete the run with all that is kept of it. Raises RefusedError while it runs."""
+
+    # -- groups ----------------------------------------------------------------------------------------------------
+
+    def group(self, group_id: str) -> GroupRecord | None:
+        """The group now, by its own id or that of an array's first run; None for none."""
+
+    def group_runs(self, group: GroupRecord, *, skip: int, limit: int) -> list[str]:
+        """The ids of its runs in the order of their submission, `limit` at most (0: all); some may be deleted."""
+
+    def follow_group(self, group_id: str, *, deadline: float | None) -> Iterator[GroupRecord]:
+        """Yield the group now, and again when something may be new, until it is over, deleted, or `deadline`."""
+
+    def cancel_group(self, group: GroupRecord, *, reason: str, grace_s: float | None) -> tuple[int, int]:
+        """Ask for the end of all runs of an array or a bulk submission, which gets no more.
+
+        Returns how many are Killed, and how many are to stop.
+        """
+
+    def retry_group(self, group: GroupRecord, *, only_failed: bool) -> int:
+        """Start a new attempt of the ended runs of an array or a bulk submission; returns how many.
+
+        `only_failed` leaves the Finished ones alone.
+        """
 
     # -- queues and pools ------------------------------------------------------------------------------------------
 

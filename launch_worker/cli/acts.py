@@ -6,8 +6,10 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
+from launch_worker.api.groups import Group
 from launch_worker.cli.errors import each
 from launch_worker.errors import InputError
+from launch_worker.ids import GROUP_ID
 from launch_worker.model.states import RunState
 from launch_worker.model.units import parse_duration
 
@@ -29,7 +31,7 @@ def cancel_command(
 ) -> int:
     """Stop runs: a Pending one is Killed at once, a Running one gets SIGTERM, then SIGKILL after its grace.
 
-    The id of an array, which is that of its first run, stands for all runs of the array.
+    A group's id stands for all its runs: an array's (also without its first letter), a bulk submission's or a sweep's.
     """
     api = Api(url)
     if bool(run_ids) == bool(queue) or (pending and not queue):
@@ -41,14 +43,14 @@ def cancel_command(
             terminal.say(f"no run of queue {queue} is left to cancel", err=True)
 
     def cancel(run_id: str) -> None:
-        if not (queue or alone) and api.is_array(run_id):
-            killed, asked = api.cancel_array(run_id, grace_s=0.0 if now else None)
+        group = None if queue or alone else api.find_group(run_id)
+        if group is not None:
+            killed, asked = group.cancel(grace_s=0.0 if now else None)
             if as_json:
-                terminal.echo_json({"id": run_id, "cancel": "array", "killed": killed, "requested": asked})
+                terminal.echo_json({"id": run_id, "cancel": group.kind, "killed": killed, "requested": asked})
             else:
-                terminal.say(
-                    f"array {run_id}: {killed} runs are Killed, which had not started; {asked} are being stopped"
-                )
+                what = f"{killed} runs are Killed, which had not started; {asked} are being stopped"
+                terminal.say(f"{group.kind_of()} {run_id}: {what}")
             return
         word = Run(api, run_id).cancel(grace_s=0.0 if now else None)
         if as_json:
@@ -97,12 +99,18 @@ def delete_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) -> 
     return each(run_ids, delete)
 
 
-@click.command(epilog="Example: launch-worker retry 1m83cyvtfq1tc69")
-@_RUN
+@click.command(epilog="Example: launch-worker retry 1m83cyvtfq1tc69; launch-worker retry b1m83cyvtfq1tc69 --failed")
+@click.argument("run_id", metavar="RUN|GROUP")
+@click.option("--failed", is_flag=True, help="With a GROUP: only its runs that did not finish.")
 @_JSON
 @click.pass_obj
-def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
-    """Start a new attempt of a run that has ended."""
+def retry_command(url: str | None, run_id: str, failed: bool, as_json: bool) -> None:
+    """Start a new attempt of a run that has ended, or of all such runs of a group."""
+    if GROUP_ID.fullmatch(run_id):
+        _retry_group(Api(url), run_id, only_failed=failed, as_json=as_json)
+        return
+    if failed:
+        raise InputError(f"--failed is for a group, whose id has 16 characters; {run_id[:40]} is none")
     run = Api(url).run(run_id)
     crashed = run.record.state is RunState.CRASHED
     run.retry()
@@ -117,6 +125,22 @@ def retry_command(url: str | None, run_id: str, as_json: bool) -> None:
         terminal.echo_json(run.as_json())
     else:
         terminal.say(f"run {run_id} is Pending again, in queue {run.record.queue}")
+
+
+def _retry_group(api: Api, group_id: str, *, only_failed: bool, as_json: bool) -> None:
+    group = api.group(group_id)
+    if group.record.counts["Crashed"]:
+        terminal.say(
+            "launch-worker: workers stopped reporting while they ran some of these; where one is cut off and not dead, "
+            "its job goes on until it learns of the new attempt",
+            err=True,
+        )
+    count = group.retry(only_failed=only_failed)
+    if as_json:
+        group.refresh()
+        terminal.echo_json(group.as_json() | {"retried": count})
+    else:
+        terminal.say(f"{group.kind_of()} {group_id}: {count} runs are Pending again")
 
 
 @click.command(epilog="Example: launch-worker confirm 1m83cyvtfq1tc69 ended")
@@ -147,26 +171,36 @@ def confirm_command(url: str | None, run_id: str, what: str, as_json: bool) -> N
 def wait_command(url: str | None, run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
     """Wait until runs have ended; exits with the first job's code that is not 0.
 
-    The id of an array, which is that of its first run, stands for all runs of the array.
+    A group's id stands for all its runs: that of an array, a bulk submission or a sweep. The id of an array's first run
+    stands for each run of the array, one by one.
     """
     api = Api(url)
-    run_ids = tuple(one for run_id in run_ids for one in api.array_runs(run_id) or [run_id])
     timeout_s = None if timeout is None else parse_duration(timeout, what="timeout")
     codes: list[int] = []
 
     def wait(run_id: str) -> None:
-        run = api.run(run_id)
+        group = api.find_group(run_id)
+        if group is not None and group.id == f"a{run_id}":
+            for run in group.runs():
+                wait_for(run)
+        else:
+            wait_for(group or api.run(run_id))
+
+    def wait_for(one: Run | Group) -> None:
         try:
-            run.wait(timeout_s)
+            one.wait(timeout_s)
         except TimeoutError as error:
             terminal.say(f"launch-worker: {error}", err=True)
             codes.append(1)
             return
-        codes.append(run.shell_exit_code())
+        codes.append(one.shell_exit_code())
         if as_json:
-            terminal.echo_json(run.as_json())
+            terminal.echo_json(one.as_json())
+        elif isinstance(one, Group):
+            counts = ", ".join(f"{count} {kind}" for kind, count in one.record.counts.items() if count)
+            terminal.say(f"{one.kind_of()} {one.id} is over: {counts or 'no runs'}")
         else:
-            terminal.say(f"run {run_id} ", terminal.state(run.record.state.value))
+            terminal.say(f"run {one.id} ", terminal.state(one.record.state.value))
 
     worst = each(run_ids, wait)
     return worst or next((code for code in codes if code), 0)

@@ -9,7 +9,9 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.errors import InputError
+from launch_worker.api.groups import Group
+from launch_worker.errors import InputError, UnknownRunError
+from launch_worker.ids import GROUP_ID
 from launch_worker.model.options import OPTIONS, SPEC
 
 _RUN = click.argument("run_id", metavar="RUN")
@@ -18,12 +20,23 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 
 
 @click.command(epilog="Example: launch-worker show 1m83cyvtfq1tc69 --json")
-@_RUN
+@click.argument("run_id", metavar="RUN|GROUP")
 @_JSON
 @click.pass_obj
 def show_command(url: str | None, run_id: str, as_json: bool) -> None:
-    """Show all that is known of a run, and its history."""
-    shown = Api(url).shown(run_id)
+    """Show all that is known of a run, and its history; or the counts of a group."""
+    api = Api(url)
+    if GROUP_ID.fullmatch(run_id):
+        _show_group(api.group(run_id), as_json=as_json)
+        return
+    try:
+        shown = api.shown(run_id)
+    except UnknownRunError:
+        # A sweep's id looks as a run's.
+        if (sweep := api.find_group(run_id)) is None:
+            raise
+        _show_group(sweep, as_json=as_json)
+        return
     if as_json:
         terminal.echo_json(shown)
         return
@@ -61,6 +74,19 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
         columns = ("attempt", "state", "started_at", "ended_at", "worker", "host", "exit_code", "signal", "message")
         rows = [tuple(attempt[name] for name in columns) for attempt in attempts]
         terminal.table([name.replace("_", " ").upper() for name in columns], rows)
+
+
+def _show_group(group: Group, *, as_json: bool) -> None:
+    shown = group.as_json()
+    if as_json:
+        terminal.echo_json(shown)
+        return
+    counts = shown.pop("counts")
+    for name, value in shown.items():
+        if value not in (None, "", 0, False):
+            terminal.say(f"{name.replace('_', ' '):<20} ", "yes" if value is True else str(value))
+    terminal.say()
+    terminal.table(("STATE", "RUNS"), [(kind, count) for kind, count in counts.items() if count])
 
 
 #: Fields of the spec that are not shown: the record has them too, or only the system needs them.

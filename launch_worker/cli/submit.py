@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -205,6 +206,9 @@ def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
                 terminal.say(f"launch-submit: the run waits: {why}", err=True)
         if shown and not call.as_json:
             out.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
+        if not (call.quiet or call.as_json):
+            for group, count in Counter(run.group for run in sent if run.group and run.is_new).items():
+                out.write(f"group {group}: {count} runs\n")
     finally:
         # Flushed once, and not for each line as click does.
         out.flush()

@@ -72,6 +72,7 @@ class GroupRecord:
             "counts": dict(self.counts),
             "missing": self.missing,
             "deleted": self.gone,
+            "is_open": self.is_open,
             "is_over": self.is_over,
             "end": self.end,
             "created_at": isoformat(self.created_at or None),

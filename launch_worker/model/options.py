@@ -252,7 +252,7 @@ TIMES = (
     Option(
         "after",
         read.texts,
-        "Start not before this run has ended so (default: ok, with exit code 0).",
+        "Start not before this run or group has ended so (default: ok, with exit code 0).",
         "RUN[:ok|any|failed]",
         check=check_after,
         places=AT_SUBMIT,

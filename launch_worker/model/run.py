@@ -12,7 +12,7 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.ids import GROUP_ID, RUN_ID
-from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PROJECT, QUEUE
+from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PROJECT, QUEUE, shown_group
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from launch_worker.model.usage import Usage
@@ -184,6 +184,11 @@ class Record:
         vars(record).update(values)
         return record
 
+    @property
+    def group(self) -> str:
+        """Id of the group of which it is a run, as people write it; '' for a run of none."""
+        return shown_group(self.array) or self.bulk or self.sweep
+
     def check(self) -> None:
         """Raise InputError, which names the field, for a record that a worker must not execute.
 
@@ -295,6 +300,7 @@ class Record:
             "pid": self.pid,
             "gpus": list(self.gpus),
             "sweep": self.sweep or None,
+            "group": self.group or None,
             "preemptions": self.preemptions,
             "after": [f"{run_id}:{wish}" for run_id, wish in self.waits_for.items()],
             "phases": [phase.as_json() for phase in self.phases],

@@ -71,33 +71,20 @@ class Groups(Client):
             killed, asked, at = killed + gone, asked + marked, at + _AT_ONCE
         return killed, asked
 
-    def array_runs(self, array: str, *, limit: int = 0) -> list[str]:
-        """The ids of an array's runs in the order of submission, `limit` at most (0: all); none for no array."""
-        group = self.group(array)
-        return self.group_runs(group, limit=limit) if group is not None and group.kind == "array" else []
-
-    def cancel_array(
-        self, array: str, *, reason: str, grace_s: float | None = None, actor: str = ""
-    ) -> tuple[int, int]:
-        """`cancel_group` of an array, by the id of its first run."""
-        group = self.group(array)
-        assert group is not None
-        return self.cancel_group(group, reason=reason, grace_s=grace_s, actor=actor)
-
-    def retry_group(self, group: GroupRecord, *, only_failed: bool, reason: str, actor: str = "") -> tuple[int, int]:
+    def retry_group(self, group: GroupRecord, *, only_failed: bool, reason: str, actor: str = "") -> int:
         """A final state -> Pending for all runs of a group that have ended; `only_failed`: those that are not Finished.
 
-        Returns how many are Pending again, and how many of them were Crashed.
+        Returns how many are Pending again.
         """
-        done = crashed = at = 0
+        done = at = 0
         before: str = ""
         more = 1
         asked_by = self.named(actor)
         while more:
             args = (group.key, before, int(only_failed), reason, at, _AT_ONCE, asked_by)
-            count, of_crashed, until, more = self._call("retry_group", *args)
-            done, crashed, at, before = done + count, crashed + of_crashed, at + _AT_ONCE, text(until)
-        return done, crashed
+            count, until, more = self._call("retry_group", *args)
+            done, at, before = done + count, at + _AT_ONCE, text(until)
+        return done
 
 
 def _submitted(key: str, fields: dict[str, str]) -> GroupRecord:

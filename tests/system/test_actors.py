@@ -51,8 +51,8 @@ def do(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Do:
 
 
 def last(store: Store) -> tuple[str, str, str]:
-    """Kind, what was done, and the actor, of the last change."""
-    change = store.changes()[-1]
+    """Kind, what was done, and the actor, of the last change but the end of a group, which follows from others."""
+    change = [change for change in store.changes() if change.kind != "group"][-1]
     return change.kind, change.fields.get("what") or change.fields.get("state", ""), change.fields.get("actor", "")
 
 

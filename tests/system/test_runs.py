@@ -271,7 +271,7 @@ def test_a_dry_run_of_many_prints_one_line_each_and_finds_what_is_wrong(cluster:
     jobs.write_text('{"command": ["a"]}\n{"command": ["b"], "after": ["1m83cyvtfq1tc69"]}\n')
     result = cluster.run("launch-submit", "--dry-run", "--from-file", "jobs.jsonl")
     assert (result.code, result.out) == (2, "")
-    assert "jobs.jsonl:2: there is no run 1m83cyvtfq1tc69" in result.err
+    assert "jobs.jsonl:2: there is no run or group 1m83cyvtfq1tc69" in result.err
     assert everything(cluster) == {}
     for other in ("--wait", "--follow", "--quiet"):
         assert cluster.run("launch-submit", "--dry-run", other, "--", "true").code == 2

@@ -328,7 +328,9 @@ def _cancel_array(store: Store) -> None:
     first = new_run_id()
     store.create(first, RunSpec(command=("true",), array=first))
     claim(store, first)
-    store.cancel_array(first, reason="r", actor=ME)
+    group = store.group(first)
+    assert group is not None
+    store.cancel_group(group, reason="r", actor=ME)
 
 
 def _delete_schedule(store: Store) -> None:

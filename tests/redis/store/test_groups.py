@@ -215,7 +215,7 @@ def test_an_array_of_an_earlier_release_goes_on(store: Store, api: Api, redis_cl
     assert store.cancel_group(known, reason="enough") == (3, 1)
     worker.end(array[1])
     assert worker.work() == [then]
-    assert store.retry_group(known, only_failed=True, reason="again") == (4, 0)
+    assert store.retry_group(known, only_failed=True, reason="again") == 4
     store.cancel_group(known, reason="enough")
     for run_id in array:
         redis_client.zadd("launch:ended", {run_id: 1}, xx=True)
@@ -529,15 +529,15 @@ def test_the_runs_of_a_group_that_did_not_finish_are_tried_again(store: Store) -
     worker.work()
     for run_id, step in zip(ids, (FINISHED, FAILED, FINISHED, FAILED), strict=False):
         worker.end(run_id, step)
-    assert store.retry_group(look(store, group), only_failed=True, reason="again") == (2, 0)
+    assert store.retry_group(look(store, group), only_failed=True, reason="again") == 2
     assert counts(store, group) == {"Finished": 2, "Pending": 2, "Running": 1}
     worker.end(ids[4])
     assert sorted(worker.work()) == sorted([ids[1], ids[3]])
     for run_id in (ids[1], ids[3]):
         worker.end(run_id)
     assert look(store, group).end == "Finished"
-    assert store.retry_group(look(store, group), only_failed=True, reason="again") == (0, 0)
-    assert store.retry_group(look(store, group), only_failed=False, reason="again") == (5, 0)
+    assert store.retry_group(look(store, group), only_failed=True, reason="again") == 0
+    assert store.retry_group(look(store, group), only_failed=False, reason="again") == 5
 
 
 def test_many_runs_are_tried_again_in_pages(store: Store) -> None:
@@ -545,7 +545,7 @@ def test_many_runs_are_tried_again_in_pages(store: Store) -> None:
     for start in range(0, 250, 50):
         group = submit(store, ids[start : start + 50], size=250, group=f"b{ids[0]}")
     store.cancel_group(look(store, group), reason="no")
-    assert store.retry_group(look(store, group), only_failed=True, reason="again") == (250, 0)
+    assert store.retry_group(look(store, group), only_failed=True, reason="again") == 250
     assert counts(store, group) == {"Pending": 250}
     assert [len(page) for page in store.group_pages(look(store, group), size=100)] == [100, 100, 50]
 

@@ -701,17 +701,16 @@ def test_all_runs_of_an_array_are_cancelled_together(store: Store, api: Api) -> 
     array = create_array(store, 250, array_limit=2)
     other = create(store)
     worker.work()
-    assert api.is_array(array[0])
-    assert not api.is_array(array[1])
-    assert not api.is_array(other)
-    assert api.cancel_array(array[0]) == (248, 2)
+    assert api.find_group(array[1]) is None
+    assert api.find_group(other) is None
+    assert api.group(array[0]).cancel() == (248, 2)
     assert {store.get(run_id).state for run_id in array[2:]} == {S.KILLED}
     assert all(store.get(run_id).cancel_at for run_id in array[:2])
     assert store.get(other).state is S.PENDING
     for run_id in array[:2]:
         worker.end(run_id, NextStep(Outcome(S.KILLED)))
     with pytest.raises(RefusedError, match="all runs of array"):
-        api.cancel_array(array[0])
+        api.group(array[0]).cancel()
 
 
 def test_an_array_whose_first_run_was_deleted_is_still_waited_for(store: Store) -> None:

@@ -24,7 +24,17 @@ MODULES = sorted(file for folder in ("api", "cli", "celery", "submission") for f
 
 def test_the_acts_are_known() -> None:
     assert {
-        *("cancel", "cancel_array", "preempt", "requeue", "delete", "release", "configure", "delete_queue"),
+        *(
+            "cancel",
+            "cancel_group",
+            "retry_group",
+            "preempt",
+            "requeue",
+            "delete",
+            "release",
+            "configure",
+            "delete_queue",
+        ),
         *("delete_pool", "keep_schedule", "delete_schedule", "create_sweep", "steer_sweep", "order"),
     } <= ACTS
 
