@@ -26,7 +26,18 @@ from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.fence import Fence
 from launch_worker.server.openapi import describe
 from launch_worker.server.problems import handle_errors
-from launch_worker.server.routes import account, celery, home, probes, queues, schedules, sweeps, system, workers
+from launch_worker.server.routes import (
+    account,
+    celery,
+    home,
+    login_page,
+    probes,
+    queues,
+    schedules,
+    sweeps,
+    system,
+    workers,
+)
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
 
@@ -35,7 +46,7 @@ log = logging.getLogger("launch_worker.server")
 API = "/api/v1"
 #: Routers of the API, and those of what is beside it.
 _API_ROUTERS = tuple(part.router for part in (account, queues, workers, schedules, sweeps, system))
-_OTHER_ROUTERS = (probes.router, home.router, celery.router)
+_OTHER_ROUTERS = (probes.router, home.router, login_page.router, celery.router)
 
 
 def make_application(

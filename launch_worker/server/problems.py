@@ -6,10 +6,11 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -83,11 +84,19 @@ def handle_errors(application: FastAPI) -> None:
     application.add_exception_handler(HTTPException, _of_http)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.LaunchError)
+    if isinstance(error, errors.LoginError) and _is_visit(request):
+        return RedirectResponse(f"/login?{urlencode({'next': request.url.path})}", 303)
     if status_of(error) == 500:
         log.error("server.failed route=%s %s: %s", request.method, request.url.path, error)
     return of_error(error)
+
+
+def _is_visit(request: Request) -> bool:
+    """Whether a person opens a page."""
+    is_page = request.method == "GET" and not request.url.path.startswith("/api/")
+    return is_page and "text/html" in request.headers.get("accept", "")
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

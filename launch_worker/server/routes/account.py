@@ -13,7 +13,7 @@ from launch_worker.people.directory import SESSION_S
 from launch_worker.people.names import folded_name
 from launch_worker.people.roles import Act, Person
 from launch_worker.server.asker import Asker, address_of, allowed, cookie_name, for_everybody, set_cookie
-from launch_worker.server.shared import SharedHere
+from launch_worker.server.shared import Shared, SharedHere
 
 router = APIRouter(tags=["account"])
 
@@ -51,13 +51,7 @@ async def login(who: Login, request: Request, response: Response, shared: Shared
 
     A program makes itself a token with it (`POST /api/v1/tokens`) and logs out.
     """
-    address = address_of(request)
-    # Who guesses waits; after too many failures of one address it is refused for a while, with status 429.
-    await asyncio.sleep(shared.directory.throttle.wait_s(folded_name(who.name), address))
-    agent = request.headers.get("user-agent", "")
-    person, secret = await run_in_threadpool(
-        shared.directory.login, who.name, who.password, address=address, agent=agent
-    )
+    person, secret = await start_session(request, shared, who.name, who.password)
     set_cookie(request, response, secret, max_age_s=int(SESSION_S))
     return _account(person)
 
@@ -77,7 +71,20 @@ def logout(
     request: Request, response: Response, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SELF)]
 ) -> None:
     """End the session of this browser; a token goes on."""
-    if asker.person.how == "session":
+    end_session(request, response, shared, asker.person)
+
+
+async def start_session(request: Request, shared: Shared, name: str, password: str) -> tuple[Person, str]:
+    """A new session and its secret. Who guesses waits, and is refused after too many failures. Raises LoginError."""
+    address = address_of(request)
+    await asyncio.sleep(shared.directory.throttle.wait_s(folded_name(name), address))
+    agent = request.headers.get("user-agent", "")
+    return await run_in_threadpool(shared.directory.login, name, password, address=address, agent=agent)
+
+
+def end_session(request: Request, response: Response, shared: Shared, person: Person) -> None:
+    """End the session of a browser, wherever its cookie was copied to."""
+    if person.how == "session":
         shared.directory.logout(request.cookies.get(cookie_name(request), ""))
     set_cookie(request, response, "", max_age_s=0)
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.responses import RedirectResponse, Response
 
 from launch_worker.server.asker import for_everybody, is_loopback_key, set_cookie
 from launch_worker.server.caching import tagged_bytes
 from launch_worker.server.celery_page import PREFIX
+from launch_worker.server.pages import page
 from launch_worker.server.shared import SharedHere
 
 router = APIRouter(dependencies=[for_everybody], include_in_schema=False)
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
-    autoescape=select_autoescape(),
-    undefined=StrictUndefined,
-)
 #: Seconds for which a browser keeps the key of loopback.
 _KEY_S = 365 * 86400
 
@@ -28,8 +22,8 @@ _KEY_S = 365 * 86400
 @router.get("/")
 def entrance(request: Request, shared: SharedHere, token: str = "") -> Response:
     """Let in who has the printed address, and take the key out of the address line."""
-    page = f"/{PREFIX}/" if shared.celery_page is not None else "/api"
-    answer = RedirectResponse(page, 303, headers={"Cache-Control": "no-store"})
+    inside = f"/{PREFIX}/" if shared.celery_page is not None else "/api"
+    answer = RedirectResponse(inside, 303, headers={"Cache-Control": "no-store"})
     if is_loopback_key(shared, token):
         set_cookie(request, answer, token, max_age_s=_KEY_S)
     return answer
@@ -45,7 +39,7 @@ def openapi_document(request: Request) -> Response:
 def reference(request: Request) -> Response:
     """The API for people."""
     document = request.app.openapi()
-    text = _templates.get_template("reference.html").render(document=document, groups=_groups(document))
+    text = page("reference", document=document, groups=_groups(document))
     return tagged_bytes(request, text.encode(), media_type="text/html")
 
 

@@ -83,6 +83,32 @@ def test_a_wrong_login_says_not_what_was_wrong(browser: httpx.Client, name: str,
     assert "set-cookie" not in answer.headers
 
 
+def test_a_browser_logs_in_by_a_form_and_comes_to_the_page_that_it_wanted(browser: httpx.Client) -> None:
+    html = {"Accept": "text/html,*/*"}
+    asked = browser.get("/celery/tasks", headers=html)
+    assert (asked.status_code, asked.headers["location"]) == (303, "/login?next=%2Fcelery%2Ftasks")
+    form = browser.get(asked.headers["location"], headers=html)
+    assert 'value="/celery/tasks"' in form.text
+    wrong = browser.post("/login", data={"name": '<b>"ada', "password": "x", "next": "/api"})
+    assert wrong.status_code == 401
+    assert "the name or the password is wrong" in wrong.text
+    assert "<b>" not in wrong.text
+    right = browser.post("/login", data={"name": "ada", "password": PASSWORD, "next": "/celery/tasks"})
+    assert (right.status_code, right.headers["location"]) == (303, "/celery/tasks")
+    assert browser.get("/api/v1/whoami", headers=html).json()["name"] == "ada"
+    assert browser.post("/logout").headers["location"] == "/login"
+    # A program that takes everything gets the problem, also where it says that it takes pages.
+    assert browser.get("/api/v1/whoami", headers=html).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "/a\nb"]
+)
+def test_the_form_leads_nowhere_else(browser: httpx.Client, elsewhere: str) -> None:
+    answer = browser.post("/login", data={"name": "ada", "password": PASSWORD, "next": elsewhere})
+    assert answer.headers["location"] == "/"
+
+
 def test_who_guesses_is_refused_for_a_while_and_others_are_not(peopled: TestServer, browser: httpx.Client) -> None:
     for _ in range(40):
         # Counted as if they had come from elsewhere: no test waits.
