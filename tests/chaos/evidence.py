@@ -108,10 +108,20 @@ class Cancel:
 
 
 @dataclass
+class Group:
+    """Runs that were submitted as one, and the run that waits for the end of all of them."""
+
+    id: str
+    runs: list[str]
+    then: str
+
+
+@dataclass
 class Journal:
     """What the producer wrote down."""
 
     acknowledged: dict[str, float] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
     cancels: dict[str, list[Cancel]] = field(default_factory=dict)
 
     @classmethod
@@ -121,6 +131,8 @@ class Journal:
             fact = json.loads(line)
             if "run" in fact:
                 journal.acknowledged[fact["run"]] = fact["at"]
+            elif "group" in fact:
+                journal.groups.append(Group(fact["group"], fact["runs"], fact["then"]))
             else:
                 asked = Cancel(fact["asked_at"], fact["at"], fact["answer"])
                 journal.cancels.setdefault(fact["cancel"], []).append(asked)

@@ -159,6 +159,39 @@ def plan_submissions(seed: int, duration_s: float, *, with_engine: bool = True) 
         at_s += rng.expovariate(1 / 5)
 
 
+@dataclass(frozen=True)
+class GroupSubmission:
+    """Runs that are submitted as one, and another one that waits for the end of all of them."""
+
+    at_s: float
+    runs: tuple[Submission, ...]
+
+
+def plan_groups(seed: int, duration_s: float) -> Iterator[GroupSubmission]:
+    """A group of brief runs every few seconds."""
+    rng = Random(f"groups {seed}")
+    at_s = 2.0
+    while at_s < duration_s - _QUIET_S:
+        yield GroupSubmission(at_s, tuple(_brief(rng, at_s) for _ in range(rng.randint(2, 6))))
+        at_s += rng.uniform(3, 9)
+
+
+def _brief(rng: Random, at_s: float) -> Submission:
+    """A run of a group: a plain process."""
+    return Submission(
+        at_s=at_s,
+        seconds=round(rng.uniform(0, 2), 3),
+        code=rng.choice((0, 0, 0, rng.randint(1, 5))),
+        flags=(),
+        queue=rng.choice(QUEUES),
+        priority=rng.choice(_PRIORITIES),
+        retries=rng.choice((0, 1, 2)),
+        retry_delay_s=rng.choice((0.0, rng.uniform(0.1, 1.5))),
+        grace_s=1.0,
+        cancel_after_s=None,
+    )
+
+
 def _submission(rng: Random, at_s: float) -> Submission:
     seconds, code, flags = rng.choices(
         (

@@ -2,7 +2,8 @@
 
     python -m tests.chaos.producer SEED DURATION_S STAMPS JOURNAL CODE_URL [IMAGE]
 
-The journal has a JSON line for each acknowledged run and each cancel. Times are seconds since boot.
+The journal has a JSON line for each acknowledged run, each group with the run that waits for it, and each cancel. Times
+are seconds since boot.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launch_worker import submit
+from launch_worker import submit, submit_many
 from launch_worker.api.client import Api
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
-from tests.chaos.plan import Submission, plan_submissions
+from launch_worker.ids import new_run_id
+from tests.chaos.plan import GroupSubmission, Submission, plan_groups, plan_submissions
 
 _AGAIN_S = 0.3
 #: How often it is looked whether a job has started.
@@ -74,6 +76,35 @@ class Producer:
         if planned.cancel_off_s is not None:
             self.at(boot_time_s() + _LOOK_S, lambda: self.cancel_at_end(run.id, planned, until=boot_time_s() + 20))
 
+    def submit_group(self, planned: GroupSubmission) -> None:
+        asked_at = boot_time_s()
+        runs = submit_many(
+            [
+                {
+                    "command": [sys.executable, "-I", "-S", JOB, str(self._stamps), str(run.seconds), str(run.code)],
+                    "queue": run.queue,
+                    "priority": run.priority,
+                    "retries": run.retries,
+                    "retry_delay": run.retry_delay_s,
+                    "grace": run.grace_s,
+                }
+                for run in planned.runs
+            ],
+            api=self._api,
+        )
+        for run in runs:
+            self._note(run=run.id, asked_at=asked_at, at=boot_time_s())
+        group, ids, then = runs[0].group, [run.id for run in runs], new_run_id()
+        self.at(boot_time_s(), lambda: self.wait_for_group(group, ids, then))
+
+    def wait_for_group(self, group: str, ids: list[str], then: str) -> None:
+        """Submit the run that waits for a group; a repeated call submits nothing more."""
+        command = [sys.executable, "-I", "-S", JOB, str(self._stamps), "0.1", "0"]
+        asked_at = boot_time_s()
+        submit(command, after=[f"{group}:any"], run_id=then, grace=2, api=self._api)
+        self._note(run=then, asked_at=asked_at, at=boot_time_s())
+        self._note(group=group, runs=ids, then=then)
+
     def cancel_at_end(self, run_id: str, planned: Submission, *, until: float) -> None:
         """Cancel it when its first attempt's job is about to end, or has just ended."""
         try:
@@ -105,6 +136,8 @@ def main() -> None:
     begun = boot_time_s()
     for planned in plan_submissions(int(seed), float(duration_s), with_engine=bool(image)):
         producer.at(begun + planned.at_s, lambda planned=planned: producer.submit(planned))  # type: ignore[misc]
+    for group in plan_groups(int(seed), float(duration_s)):
+        producer.at(begun + group.at_s, lambda group=group: producer.submit_group(group))  # type: ignore[misc]
     producer.run()
 
 

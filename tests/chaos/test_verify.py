@@ -13,7 +13,7 @@ from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.store.logs import LogChunk
-from tests.chaos.evidence import Cancel, Evidence, Journal, Life, Span, Stamps
+from tests.chaos.evidence import Cancel, Evidence, Group, Journal, Life, Span, Stamps
 from tests.chaos.leftovers import check_logs, damaged_runs
 from tests.chaos.verify import Findings, RunFacts, _attempts, check_runs
 from tests.chaos.vitals import Vitals
@@ -188,6 +188,31 @@ def test_a_device_and_a_key_that_two_jobs_had_at_once_are_found() -> None:
         "other.1: it had device 0 of w1 400",
         "other.1: it had key licence 400",
     ]
+
+
+def named(run_id: str, run: RunFacts) -> RunFacts:
+    return replace(run, record=replace(run.record, id=run_id))
+
+
+@pytest.mark.parametrize(
+    ("steps", "starts", "violation"),
+    [
+        ((("Running", 6, 1, ""), ("Finished", 7, 1, "")), 1, ""),
+        ((("Running", 4, 1, ""), ("Finished", 7, 1, "")), 1, "began while member was Running"),
+        ((("Running", 6, 1, ""), ("Finished", 7, 1, "")), 2, "was executed 2 times"),
+        ((("Killed", 6, 0, "group b1 has runs that failed"),), 0, "is Killed unexecuted"),
+    ],
+)
+def test_a_run_that_is_not_executed_once_after_its_group_is_found(
+    steps: tuple[tuple[str, float, int, str], ...], starts: int, violation: str
+) -> None:
+    member = named("member", facts(*ONE, ("Finished", 5, 1, ""), written={1: stamps(2.1, 4.9)}))
+    written = {1: stamps(6.1, 6.9, starts=starts)} if starts else {}
+    then = named("then", facts(("Pending", 1, 0, ""), *steps, written=written))
+    journal = Journal(groups=[Group("b1", ["member"], "then")])
+    found = check_runs([member, then], evidence(), journal, unknown=()).violations
+    found = [text for text in found if "it waited for group" in text]
+    assert [violation in text for text in found] == [True] * bool(violation)
 
 
 def test_what_a_silent_workers_job_holds_is_nobodys_fault() -> None:

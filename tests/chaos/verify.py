@@ -156,6 +156,7 @@ def check_runs(runs: list[RunFacts], evidence: Evidence, journal: Journal, *, un
                 findings.crashed += 1
                 findings.retried += after is not None and after.state is RunState.PENDING
     findings.violations += _shared(runs)
+    findings.violations += _groups(runs, journal)
     return findings
 
 
@@ -180,6 +181,27 @@ def _shared(runs: list[RunFacts]) -> Iterator[str]:
             was_silent = any(at <= first for at in before.crashed_at)
             if first < last and not was_silent:
                 yield f"{other}: it had {name} {1000 * (last - first):.0f} ms before {one} had let go of it"
+
+
+def _groups(runs: list[RunFacts], journal: Journal) -> Iterator[str]:
+    """Runs that waited for a group and were not executed once, or before all runs of the group had ended."""
+    known = {run.record.id: run for run in runs}
+    for group in journal.groups:
+        then, members = known.get(group.then), [known[run_id] for run_id in group.runs if run_id in known]
+        # Lost runs are found elsewhere, and of damaged ones nothing is known.
+        if then is None or len(members) < len(group.runs):
+            continue
+        claims = [step.at for step in then.history if step.state is RunState.RUNNING]
+        if not claims:
+            yield f"{group.then}: it waited for group {group.id}, which is over, and is {then.record.state} unexecuted"
+            continue
+        if (count := sum(len(stamps.starts) for stamps in then.stamps.values())) > 1 + then.record.preemptions:
+            yield f"{group.then}: it waited for group {group.id}, and was executed {count} times"
+        for member in members:
+            *_, last = [step for step in member.history if step.at <= min(claims)]
+            if not last.state.is_final:
+                early = f"began while {member.record.id} was {last.state}"
+                yield f"{group.then}: it waited for group {group.id}, and {early}"
 
 
 class _Check:
