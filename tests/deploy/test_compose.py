@@ -39,10 +39,10 @@ class Stack:
         # A file .env beside docker-compose.yml would be an operator's.
         self._env_file = env_file
         self.project = f"launch-test-{secrets.token_hex(4)}"
-        redis_port, self.flower_port = free_port(), free_port()
+        redis_port, self.server_port = free_port(), free_port()
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("LAUNCH_", "FLOWER_"))}
         self.env = kept | env | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"}
-        self.env |= {"LAUNCH_REDIS_PORT": str(redis_port), "LAUNCH_FLOWER_PORT": str(self.flower_port)}
+        self.env |= {"LAUNCH_REDIS_PORT": str(redis_port), "LAUNCH_SERVER_PORT": str(self.server_port)}
         # No buildx is needed.
         self.env |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
         self.url = f"redis://:trial@127.0.0.1:{redis_port}/0"
@@ -121,7 +121,7 @@ def kill_worker(stack: Stack, name: str) -> None:
 
 
 def every_service_gets_healthy(stack: Stack) -> None:
-    services = {"redis": 1, "worker-default": 1, "worker-gpu": 3, "beat": 1, "flower": 1, "archive": 1}
+    services = {"redis": 1, "worker-default": 1, "worker-gpu": 3, "beat": 1, "server": 1}
     for service, count in services.items():
         wait_until(
             lambda service=service, count=count: stack.health(service) == ["healthy"] * count,  # type: ignore[misc]
@@ -224,21 +224,24 @@ def all_runs_are_archived(stack: Stack) -> None:
     known = sum(stack.api.store.counts().values())
 
     def archived() -> int:
-        said = stack.compose("exec", "-T", "archive", "launch-worker", "archive", "status", "--json", check=False)
+        said = stack.compose("exec", "-T", "server", "launch-worker", "archive", "status", "--json", check=False)
         return sum(read_map(said).get("runs", {}).values())
 
     wait_until(lambda: archived() == known, timeout_s=60, what="the archive has all runs")
 
 
-def flower_needs_the_login(stack: Stack) -> None:
+def the_server_needs_the_login(stack: Stack) -> None:
     import requests
 
-    # Workers are there before Flower is.
-    wait_until(lambda: stack.health("flower") == ["healthy"], timeout_s=60, what="flower is healthy")
-    page = f"http://127.0.0.1:{stack.flower_port}"
-    assert requests.get(f"{page}/workers", timeout=10).status_code == 401
-    shown = requests.get(f"{page}/workers", auth=("me", "trial"), timeout=10)
-    assert shown.status_code == 200
+    # Workers are there before the server is.
+    wait_until(lambda: stack.health("server") == ["healthy"], timeout_s=60, what="the server is healthy")
+    page = f"http://127.0.0.1:{stack.server_port}"
+    assert requests.get(f"{page}/celery/workers", timeout=10).status_code == 401
+    browser = requests.Session()
+    login = browser.post(f"{page}/api/v1/login", json={"name": "me", "password": "trial"}, timeout=30)
+    assert login.json()["role"] == "admin"
+    assert browser.get(f"{page}/celery/workers", timeout=30).status_code == 200
+    assert len(browser.get(f"{page}/api/v1/workers", timeout=10).json()["workers"]) == 4
 
 
 @pytest.mark.timeout(300)
@@ -247,7 +250,7 @@ def test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it(
     wait_until(lambda: len(gpu_workers(stack)) == 3, timeout_s=60, what="three gpu workers are listed")
     redis_keeps_what_it_acknowledged_and_evicts_nothing(stack)
     a_large_output_is_whole_for_every_worker(stack)
-    flower_needs_the_login(stack)
+    the_server_needs_the_login(stack)
     all_of_20_runs_submitted_from_outside_end_true_though_a_worker_is_killed(stack)
     what_a_killed_worker_could_not_deliver_its_neighbour_does(stack)
     all_runs_are_archived(stack)
@@ -256,7 +259,7 @@ def test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it(
 
 
 def test_a_password_of_the_operator_is_used_everywhere(env_file: Path) -> None:
-    env = {"PATH": os.environ["PATH"], "LAUNCH_REDIS_PASSWORD": "of-mine", "FLOWER_BASIC_AUTH": "you:of-mine"}
+    env = {"PATH": os.environ["PATH"], "LAUNCH_REDIS_PASSWORD": "of-mine", "LAUNCH_USERS": "/etc/mine.toml"}
     shown = subprocess.run(
         [*compose_command(), "--env-file", env_file, "config"],
         cwd=ROOT,
@@ -266,5 +269,6 @@ def test_a_password_of_the_operator_is_used_everywhere(env_file: Path) -> None:
         check=True,
     ).stdout
     assert "trial" not in shown
-    assert shown.count("redis://:of-mine@redis:6379/0") == 5
-    assert "you:of-mine" in shown
+    assert shown.count("redis://:of-mine@redis:6379/0") == 4
+    assert "/etc/mine.toml" in shown
+    assert "deploy/users.toml" not in shown

@@ -217,9 +217,9 @@ def test_redis_keeps_what_it_acknowledged_and_listens_to_few() -> None:
     assert rule["ports"] == [{"port": "redis"}]
 
 
-def test_the_archive_is_one_pod_with_a_database_outside_of_it() -> None:
-    spec = of_kind("Deployment")["archive"]["spec"]
+def test_the_server_is_one_pod_with_a_database_outside_of_it() -> None:
+    spec = of_kind("Deployment")["server"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     assert spec["replicas"] == 1
-    assert (container["command"], container["args"]) == (["launch-worker"], ["archive", "run"])
+    assert (container["command"], container["args"][0]) == (["launch-worker"], "server")
     assert "LAUNCH_DATABASE_URL" in {variable["name"] for variable in container["env"]}

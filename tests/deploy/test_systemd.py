@@ -21,7 +21,7 @@ from tests.system.conftest import Cluster, wait_for_output, wait_for_pid, waits_
 from tests.system.conftest import cluster as cluster
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
-NAMES = ("launch-worker@.service", "launch-beat.service", "launch-flower.service", "launch-archive.service")
+NAMES = ("launch-worker@.service", "launch-beat.service", "launch-server.service")
 
 
 def settings(unit: str) -> dict[str, str]:
@@ -101,26 +101,25 @@ def test_systemd_waits_longer_for_a_worker_than_the_worker_for_its_jobs() -> Non
     assert int(wait[1]) > int(drain[1])
 
 
-def test_beat_and_flower_start_as_their_units_say(cluster: Cluster) -> None:
+def test_beat_starts_and_ends_as_its_unit_says(cluster: Cluster) -> None:
     beat = cluster.celery(*command("launch-beat.service", instance="", host="")[3:], name="beat")
     wait_until(lambda: cluster.api.store.pass_ages_s(), what="beat does the passes")
     beat.signal(signal.SIGTERM)
     assert beat.wait(20) == 0
-    assert command("launch-flower.service", instance="", host="")[1:4] == ["-A", "launch_worker", "flower"]
 
 
-def test_the_archive_starts_and_ends_as_its_unit_says(cluster: Cluster) -> None:
-    words = command("launch-archive.service", instance="", host="")
-    assert settings("launch-archive.service")["Restart"] == "always"
-    archive = cluster.open(*words)
+def test_the_server_starts_archives_and_ends_as_its_unit_says(cluster: Cluster) -> None:
+    words = command("launch-server.service", instance="", host="")
+    assert settings("launch-server.service")["Restart"] == "always"
+    server = cluster.open(*words, "--address", "127.0.0.1:0")
     try:
         wait_until(lambda: (cluster.folder / "work" / "archive.db").exists(), what="the archive is made")
         run = submit(["true"], api=cluster.api)
         look = ("launch-worker", "archive", "status", "--json")
         wait_until(lambda: read_map(cluster.run(*look).out).get("runs") == {"Pending": 1}, what="the run is archived")
         run.cancel()
-        archive.terminate()
-        assert archive.wait(20) == 0
+        server.terminate()
+        assert server.wait(30) == 0
     finally:
-        archive.kill()
-        archive.communicate()
+        server.kill()
+        server.communicate()
