@@ -23,6 +23,8 @@ _MANY = 500
 _THINGS = {"sweep": schema.sweeps, "schedule": schema.schedules}
 #: Kinds of changes that become lines of the audit.
 _AUDITED = ("act", "sweep", "schedule", "queue", "pool", "worker", "gone")
+#: Columns that the record says better than the feed: that another worker adopted the attempt is no arrow.
+AT_END = ("worker", "host", "exit_code", "signal", "phase", "message")
 #: Columns that a deleted run loses: all that its submitter wrote, but for the name.
 _EMPTIED = ("command", "image", "config", "spec", "reason", "message", "search", "record")
 
@@ -114,14 +116,16 @@ class Applier:
             fields = hashes.get(row.id)
             if fields is None:
                 # The next walk finds out what became of it.
-                sealed.append({"of": row.id, "record": "", "sealed": row.ended_at} | _unknown_end(row))
+                sealed.append(
+                    {"of": row.id, "record": "", "sealed": row.ended_at} | {name: row._mapping[name] for name in AT_END}
+                )
                 continue
             record = record_of(row.id, fields)
             now = rows.state_of(record)
             if (now["state"], now["attempt"], now["ended_at"]) != (row.state, row.attempt, row.ended_at):
                 doubts.add(row.id)
                 continue
-            kept = {name: now[name] for name in ("exit_code", "signal", "phase", "message")}
+            kept = {name: now[name] for name in AT_END}
             sealed.append({"of": row.id, "record": rows.record_text(fields), "sealed": row.ended_at} | kept)
             used += rows.usages(row.id, record.attempt, fields.get("usage", ""), usages.get(row.id, {}))
         if sealed:
@@ -388,10 +392,6 @@ def _submit_row(change: Change, run: Row | None) -> Row:
     author, user = run["author"] if run else "", change.fields.get("as", "")
     actor = rows.plain(change.fields.get("user", "")) or (f"{author} as {rows.plain(user)}" if user else author)
     return _audit_row(change) | {"what": "submit", "actor": actor}
-
-
-def _unknown_end(row: Any) -> Row:
-    return {"exit_code": row.exit_code, "signal": row.signal, "phase": row.phase, "message": row.message}
 
 
 def _chunks(values: Sequence[Any]) -> Iterable[list[Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select, update
 
-from launch_worker.archive.apply import Applier
+from launch_worker.archive.apply import AT_END, Applier
 from launch_worker.archive.leader import LEASE_S, Lease, LeaseLostError
 from launch_worker.archive.log_keeper import LogKeeper
 from launch_worker.archive.schema import position, runs
@@ -266,7 +266,7 @@ class Archive:
         """Keep the records of some runs that have ended, and let Redis forget them. Returns whether there were some."""
         before = self._store.now_us() - int(self._settle_s * 1e6)
         c = runs.c
-        columns = (c.id, c.state, c.attempt, c.ended_at, c.exit_code, c.signal, c.phase, c.message)
+        columns = (c.id, c.state, c.attempt, c.ended_at, *(c[name] for name in AT_END))
         query = select(*columns).where(c.sealed.is_(None), c.ended_at.is_not(None), c.ended_at < before).limit(_SEAL)
         with self._database.reading() as connection:
             sealable = connection.execute(query).all()

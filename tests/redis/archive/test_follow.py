@@ -20,7 +20,18 @@ from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.support.archives import Follower, everything, rows_of, run_of
-from tests.support.arrows import FAILED, FAILED_AGAIN, FINISHED, claim, crash, create, expire_lease, image_of, roll_back
+from tests.support.arrows import (
+    FAILED,
+    FAILED_AGAIN,
+    FINISHED,
+    adopt,
+    claim,
+    crash,
+    create,
+    expire_lease,
+    image_of,
+    roll_back,
+)
 
 Make = Callable[[], Follower]
 
@@ -148,6 +159,21 @@ def test_a_crashed_run_that_came_back_has_its_true_end(
     assert (row["state"], row["ended_at"]) == ("Finished", store.get(run_id).ended_at)
     [attempt] = rows_of(database, schema.attempts, run_id)
     assert attempt["state"] == "Finished"
+
+
+def test_a_run_whose_attempt_was_adopted_has_the_worker_that_ended_it(
+    store: Store, database: Database, follower: Make
+) -> None:
+    archive = follower()
+    run_id = create(store)
+    record = claim(store, run_id)
+    archive.catch_up()
+    adopted, why = adopt(store, record, previous_owner=record.owner)
+    assert adopted is not None, why
+    store.finish(adopted, FINISHED)
+    archive.catch_up()
+    row = run_of(database, run_id)
+    assert (row["worker"], row["host"]) == (adopted.worker, adopted.host) != (record.worker, record.host)
 
 
 def test_a_redis_that_was_rolled_back_is_believed(
