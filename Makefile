@@ -25,7 +25,7 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check hooks format maps clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check hooks format maps openapi clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -85,6 +85,9 @@ format: $(INSTALLED_DEV) ## mend what lint can mend by itself
 maps: ## draw the pictures and write the tree of docs/architecture.md anew
 	$(PYTHON) docs/pictures/draw.py
 	$(PYTHON) docs/package_tree.py
+
+openapi: $(INSTALLED_DEV) ## write the description of the server's API, docs/openapi.json, anew
+	$(BIN)/python docs/openapi.py
 
 clean: ## delete .venv and every cache
 	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist

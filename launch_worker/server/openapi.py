@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,11 @@ def describe(application: FastAPI, routers: Sequence[tuple[str, APIRouter]]) -> 
     application.openapi = openapi  # type: ignore[method-assign]
 
 
+def as_text(document: dict[str, Any]) -> str:
+    """The document as it is served, and kept in the repository."""
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
 def role_of(act: Act | None) -> str:
     """The least standing that may do this to anything at all, as people read it."""
     if act is None:
@@ -74,6 +80,8 @@ def _document(application: FastAPI, acts: dict[tuple[str, str], Act | None]) -> 
         for method, operation in operations.items():
             act = acts[path, method]
             operation["x-role"] = role_of(act)
+            if act is not None:
+                operation["x-act"] = act.value
             operation["security"] = _SECURITY if act else []
             _describe_errors(operation, needs_login=act is not None)
     return document

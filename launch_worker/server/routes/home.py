@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from launch_worker.server.asker import for_everybody, is_loopback_key, set_cookie
 from launch_worker.server.caching import tagged_bytes
 from launch_worker.server.celery_page import PREFIX
+from launch_worker.server.openapi import as_text
 from launch_worker.server.pages import page
 from launch_worker.server.shared import SharedHere
 
@@ -32,7 +32,7 @@ def entrance(request: Request, shared: SharedHere, token: str = "") -> Response:
 @router.get("/openapi.json")
 def openapi_document(request: Request) -> Response:
     """The API for programs."""
-    return tagged_bytes(request, openapi_text(request.app.openapi()).encode(), media_type="application/json")
+    return tagged_bytes(request, as_text(request.app.openapi()).encode(), media_type="application/json")
 
 
 @router.get("/api")
@@ -41,11 +41,6 @@ def reference(request: Request) -> Response:
     document = request.app.openapi()
     text = page("reference", document=document, groups=_groups(document))
     return tagged_bytes(request, text.encode(), media_type="text/html")
-
-
-def openapi_text(document: dict[str, Any]) -> str:
-    """The document as it is kept in the repository."""
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _groups(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
