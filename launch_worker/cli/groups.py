@@ -14,7 +14,6 @@ from launch_worker.cli.people import (
     YES,
     given_roles,
     registry_of,
-    roles_as_json,
     roles_as_text,
 )
 from launch_worker.errors import InputError
@@ -38,14 +37,7 @@ def list_command(url: str | None, as_json: bool) -> None:
     found = registry_of(url).groups()
     if as_json:
         for group in found:
-            terminal.echo_json(
-                {
-                    "name": group.name,
-                    "display": group.display or None,
-                    **roles_as_json(group.roles),
-                    "members": list(group.members),
-                }
-            )
+            terminal.echo_json(group.as_json())
         return
     if not found:
         terminal.say("no groups; make one with: launch-worker groups set NAME", err=True)
@@ -76,11 +68,8 @@ def set_command(
     both = set(joins) & set(leaves)
     if both:
         raise InputError(f"{min(both)} is to be added and removed; leave one of them out")
-    name = registry.set_group(name, display=display, given=given_roles(role, projects))
-    for user in joins:
-        registry.set_user(user, joins=[name])
-    for user in leaves:
-        registry.set_user(user, leaves=[name])
+    given = given_roles(role, projects)
+    name = registry.set_group(name, display=display, given=given, adds=joins, removes=leaves)
     terminal.say(f"group {name} is set")
 
 

@@ -92,14 +92,6 @@ def roles_as_text(given: Mapping[str, Role]) -> str:
     return ", ".join([*texts, *(f"{project}={role.label}" for project, role in sorted(given.items()) if project)])
 
 
-def roles_as_json(given: Mapping[str, Role]) -> dict[str, Any]:
-    """Roles as JSON: the system-wide one, and those in projects."""
-    return {
-        "role": given[""].label if "" in given else None,
-        "projects": {project: role.label for project, role in sorted(given.items()) if project},
-    }
-
-
 def time_of(us: int | None) -> str | None:
     """A time for a table and for JSON."""
     return None if us is None else isoformat(us)

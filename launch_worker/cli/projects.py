@@ -31,14 +31,7 @@ def list_command(url: str | None, as_json: bool) -> None:
     found = registry_of(url).projects()
     if as_json:
         for project in found:
-            terminal.echo_json(
-                {
-                    "name": project.name,
-                    "private": project.is_private,
-                    "users": _labels(project.users),
-                    "groups": _labels(project.groups),
-                }
-            )
+            terminal.echo_json(project.as_json())
         return
     if not found:
         terminal.say("nothing is set of any project; see: launch-worker projects set --help", err=True)
@@ -84,9 +77,5 @@ def delete_command(url: str | None, name: str, yes: bool) -> None:
     terminal.say(f"nothing is set of project {name} any more")
 
 
-def _labels(given: Mapping[str, Role]) -> dict[str, str]:
-    return {name: role.label for name, role in sorted(given.items())}
-
-
 def _text(given: Mapping[str, Role]) -> str:
-    return ", ".join(f"{name}={role}" for name, role in _labels(given).items())
+    return ", ".join(f"{name}={role.label}" for name, role in sorted(given.items()))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
 from launch_worker import terminal
 from launch_worker.cli.people import JSON, NAME, ROLES, registry_of, time_of
 from launch_worker.model.units import parse_duration
 from launch_worker.people.roles import Role
-
-if TYPE_CHECKING:
-    from launch_worker.people.registry import Token
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker tokens create laptop --user ada")
@@ -33,7 +28,7 @@ def list_command(url: str | None, user: str | None, as_json: bool) -> None:
     found = registry_of(url).tokens(user)
     if as_json:
         for token in found:
-            terminal.echo_json(_as_json(token))
+            terminal.echo_json(token.as_json())
         return
     if not found:
         terminal.say("no tokens; make one with: launch-worker tokens create NAME --user USER", err=True)
@@ -71,7 +66,7 @@ def create_command(url: str | None, name: str, user: str, role: str, expires: st
     lasts_s = None if expires == "never" else parse_duration(expires, what="--expires")
     text, token = registry_of(url).create_token(user, name, role=Role.parse(role), lasts_s=lasts_s)
     if as_json:
-        terminal.echo_json(_as_json(token) | {"token": text})
+        terminal.echo_json(token.as_json() | {"token": text})
         return
     until = f"until {time_of(token.expires_at)}" if token.expires_at is not None else "without an end"
     terminal.say(f"token {token.id} of {token.user}, {until}; it is not shown again:", err=True)
@@ -87,17 +82,3 @@ def revoke_command(url: str | None, token_ids: tuple[str, ...]) -> None:
     for token_id in token_ids:
         registry.revoke_token(token_id)
         terminal.say(f"token {token_id} is revoked")
-
-
-def _as_json(token: Token) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        "user": token.user,
-        "name": token.name,
-        "role": token.role.label,
-        "created_at": time_of(token.created_at),
-        "created_by": token.created_by,
-        "expires_at": time_of(token.expires_at),
-        "used_at": time_of(token.used_at),
-        "used_from": token.used_from or None,
-    }

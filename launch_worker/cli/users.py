@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
 from launch_worker import terminal
@@ -18,16 +16,13 @@ from launch_worker.cli.people import (
     given_roles,
     new_password,
     registry_of,
-    roles_as_json,
     roles_as_text,
     say,
     time_of,
 )
 from launch_worker.errors import InputError
+from launch_worker.people.described import roles_as_json
 from launch_worker.untrusted.text import clean
-
-if TYPE_CHECKING:
-    from launch_worker.people.registry import User
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker users add ada --admin")
@@ -47,7 +42,7 @@ def list_command(url: str | None, as_json: bool) -> None:
     found = registry_of(url).users()
     if as_json:
         for user in found:
-            terminal.echo_json(_as_json(user))
+            terminal.echo_json(user.as_json())
         return
     if not found:
         terminal.say("no users; add the first one with: launch-worker users add NAME --admin", err=True)
@@ -185,17 +180,3 @@ def hash_command() -> None:
     password = new_password()
     check_password(password)
     terminal.say(hash_password(password))
-
-
-def _as_json(user: User) -> dict[str, Any]:
-    return {
-        "name": user.name,
-        "display": user.display or None,
-        "ways": list(user.ways),
-        **roles_as_json(user.roles),
-        "groups": list(user.groups),
-        "source": user.source or None,
-        "created_at": time_of(user.created_at),
-        "login_at": time_of(user.login_at),
-        "disabled_at": time_of(user.disabled_at),
-    }

@@ -66,6 +66,8 @@ class Directory:
         self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
+        #: Time of the last change of people by this process: what was looked up before that is not fresh.
+        self._changed_at = 0.0
         self._first_secret: str | None = None
 
     # Who asks
@@ -81,7 +83,7 @@ class Directory:
     def by_claims(self, claims: Claims) -> Person:
         """The person whom a trusted proxy named in this request; a new one becomes a user. Raises LoginError."""
         key = hash_of(repr(claims))
-        known = self._known_login(key, FRESH_S)
+        known = self._fresh_login(key)
         if known is None:
             try:
                 person = replace(self._admit(claims), how="proxy")
@@ -91,6 +93,10 @@ class Directory:
                 if known is None:
                     raise
         return known.person
+
+    def changed(self) -> None:
+        """Look everybody up again: this process has changed people."""
+        self._changed_at = self._clock()
 
     # Logins
 
@@ -183,7 +189,7 @@ class Directory:
 
     def _by_secret(self, text: str, address: str, read: Callable[[Connection, str], _Known | None]) -> Person | None:
         key = hash_of(text)
-        known = self._known_login(key, FRESH_S)
+        known = self._fresh_login(key)
         if known is None:
             try:
                 with self.database.reading() as connection:
@@ -335,6 +341,10 @@ class Directory:
                 write_act(connection, actor=name, what="login", kind="user", target=name, address=address, result=why)
         except ArchiveError:
             return
+
+    def _fresh_login(self, key: str) -> _Known | None:
+        known = self._known_login(key, FRESH_S)
+        return known if known is not None and known.at > self._changed_at else None
 
     def _known_login(self, key: str, age_s: float) -> _Known | None:
         with self._lock:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from launch_worker.database.audit import DONE, write_act
 from launch_worker.database.database import Database
-from launch_worker.errors import InputError, RefusedError
+from launch_worker.errors import InputError, NotFoundError, RefusedError
+from launch_worker.people.described import Group, Project, Session, Token, User
 from launch_worker.people.directory import BY_FILE, BY_HAND, INVITED, has_admin
 from launch_worker.people.names import check_name, check_project, check_token_name
 from launch_worker.people.passwords import check_password, hash_password
@@ -24,72 +24,20 @@ from launch_worker.untrusted.text import clean
 _USER, _GROUP = "user", "group"
 
 
-@dataclass(frozen=True)
-class User:
-    """A user as admins see one. Times are microseconds since 1970."""
-
-    name: str
-    display: str
-    #: Ways in: password, oidc, invited; none for a service account, which has tokens only.
-    ways: tuple[str, ...]
-    source: str
-    created_at: int
-    login_at: int | None
-    disabled_at: int | None
-    groups: tuple[str, ...] = ()
-    #: Roles that were given to the user, not to groups; '' is the system-wide one.
-    roles: Mapping[str, Role] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Group:
-    name: str
-    display: str
-    members: tuple[str, ...] = ()
-    roles: Mapping[str, Role] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Project:
-    name: str
-    is_private: bool
-    #: Roles that users and groups have in it.
-    users: Mapping[str, Role] = field(default_factory=dict)
-    groups: Mapping[str, Role] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Token:
-    """An API token without its text, which nobody can read any more."""
-
-    id: str
-    user: str
-    name: str
-    role: Role
-    created_at: int
-    created_by: str
-    expires_at: int | None
-    used_at: int | None
-    used_from: str
-
-
-@dataclass(frozen=True)
-class Session:
-    id: str
-    user: str
-    how: str
-    created_at: int
-    expires_at: int
-    used_at: int | None
-    address: str
-    agent: str
-
-
 class Registry:
     """The people of one database, for admins. Methods raise InputError, RefusedError, ArchiveError."""
 
-    def __init__(self, database: Database, *, actor: str, address: str = "") -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        actor: str,
+        address: str = "",
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`changed` is called after each change."""
         self._database = database
+        self._changed = changed
         self._actor = actor
         self._address = address
 
@@ -191,11 +139,9 @@ class Registry:
             self._give(connection, _USER, name, given or {})
             self._join(connection, name, joins)
             for group in leaves:
-                group = check_name(_GROUP, group)
-                mine = (members.c.user_name == name, members.c.group_name == group, members.c.source == BY_HAND)
-                if not connection.execute(delete(members).where(*mine)).rowcount:
-                    raise InputError(f"{name} was not put into the group {group} by an admin")
-                detail.setdefault("leaves", []).append(group)
+                self._leave(connection, name, check_name(_GROUP, group))
+            if leaves:
+                detail["leaves"] = sorted(leaves)
             if joins:
                 detail["joins"] = sorted(joins)
             self._note(connection, "changed", _USER, name, detail)
@@ -230,13 +176,29 @@ class Registry:
                 for name in sorted({*shown, *members_of, *given})
             ]
 
-    def set_group(self, name: str, *, display: str | None = None, given: Mapping[str, Role] | None = None) -> str:
-        """Make a group, or change it. Returns the name's spelling."""
+    def set_group(
+        self,
+        name: str,
+        *,
+        display: str | None = None,
+        given: Mapping[str, Role] | None = None,
+        adds: Iterable[str] = (),
+        removes: Iterable[str] = (),
+    ) -> str:
+        """Make a group, or change it and its members. Returns the name's spelling."""
         name = check_name(_GROUP, name)
         with self._changing() as connection:
             is_new = _make_group(connection, name, display)
             self._give(connection, _GROUP, name, given or {})
+            for user in adds:
+                user = check_name(_USER, user)
+                if _user(connection, user) is None:
+                    raise _no_user(user)
+                self._join(connection, user, [name])
+            for user in removes:
+                self._leave(connection, check_name(_USER, user), name)
             detail = {**_labels(given or {}), **({} if display is None else {"display": display})}
+            detail |= {word: sorted(users) for word, users in (("added", adds), ("removed", removes)) if users}
             self._note(connection, "created" if is_new else "changed", _GROUP, name, detail)
         return name
 
@@ -252,7 +214,7 @@ class Registry:
             ):
                 found += connection.execute(query).rowcount
             if not found:
-                raise InputError(f"there is no group {name}; see: launch-worker groups")
+                raise NotFoundError(f"there is no group {name}; see: launch-worker groups")
             self._note(connection, "deleted", _GROUP, name)
 
     # Projects
@@ -311,7 +273,7 @@ class Registry:
             found = connection.execute(delete(projects).where(projects.c.name == name)).rowcount
             found += connection.execute(delete(roles).where(roles.c.project == name, roles.c.project != "")).rowcount
             if not found:
-                raise InputError(f"nothing is set of a project {name}; see: launch-worker projects")
+                raise NotFoundError(f"nothing is set of a project {name}; see: launch-worker projects")
             self._note(connection, "deleted", "project", name)
 
     # Tokens and sessions
@@ -387,7 +349,7 @@ class Registry:
             query = select(tokens.c.user_name, tokens.c.name).where(*mine)
             row = connection.execute(query).one_or_none() if is_id(token) else None
             if row is None:
-                raise InputError(f"there is no token {token[:40]}; see: launch-worker tokens")
+                raise NotFoundError(f"there is no token {token[:40]}; see: launch-worker tokens")
             connection.execute(delete(tokens).where(tokens.c.id == token))
             self._note(connection, "revoked", "token", token, {"user": row.user_name, "name": row.name})
 
@@ -433,6 +395,7 @@ class Registry:
             yield connection
             if had_admin and not has_admin(connection):
                 raise RefusedError("nobody would be an admin any more; make another user an admin first")
+        self._changed()
 
     def _give(self, connection: Connection, kind: str, name: str, given: Mapping[str, Role]) -> None:
         for project, role in given.items():
@@ -455,6 +418,12 @@ class Registry:
             mine = (members.c.user_name == name, members.c.group_name == group, members.c.source == BY_HAND)
             if not connection.execute(select(members.c.source).where(*mine)).first():
                 connection.execute(insert(members).values(group_name=group, user_name=name, source=BY_HAND))
+
+    @staticmethod
+    def _leave(connection: Connection, name: str, group: str) -> None:
+        mine = (members.c.user_name == name, members.c.group_name == group, members.c.source == BY_HAND)
+        if not connection.execute(delete(members).where(*mine)).rowcount:
+            raise InputError(f"{name} was not put into the group {group} by an admin")
 
     def _note(
         self, connection: Connection, what: str, kind: str, target: str, detail: Mapping[str, Any] | None = None
@@ -494,8 +463,8 @@ def _user(connection: Connection, name: str) -> Any:
     return connection.execute(select(users).where(users.c.name == name)).one_or_none()
 
 
-def _no_user(name: str) -> InputError:
-    return InputError(f"there is no user {name}; see: launch-worker users")
+def _no_user(name: str) -> NotFoundError:
+    return NotFoundError(f"there is no user {name}; see: launch-worker users")
 
 
 def _ways(row: Any) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from launch_worker.server.routes import (
     celery,
     home,
     login_page,
+    people,
     probes,
     queues,
     schedules,
@@ -45,7 +46,7 @@ log = logging.getLogger("launch_worker.server")
 
 API = "/api/v1"
 #: Routers of the API, and those of what is beside it.
-_API_ROUTERS = tuple(part.router for part in (account, queues, workers, schedules, sweeps, system))
+_API_ROUTERS = tuple(part.router for part in (account, people, queues, workers, schedules, sweeps, system))
 _OTHER_ROUTERS = (probes.router, home.router, login_page.router, celery.router)
 
 

@@ -376,6 +376,13 @@ def test_a_login_that_is_fresh_is_not_looked_up(
     registry.add_user("ada", given={"": Role.MEMBER})
     text, _ = registry.create_token("ada", "laptop")
     person = directory.by_token(text)
-    away()
     clock.now += 0.5
+    registry.set_user("ada", given={"": Role.VIEWER})
     assert directory.by_token(text) is person
+    directory.changed()
+    viewer = directory.by_token(text)
+    assert viewer is not None
+    assert viewer.role is Role.VIEWER, "this process made the change"
+    clock.now += 0.5
+    away()
+    assert directory.by_token(text) is viewer

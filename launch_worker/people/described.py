@@ -1,0 +1,150 @@
+"""Describes users, groups, projects, tokens and sessions as admins see them, and as JSON does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from launch_worker.model.units import isoformat
+from launch_worker.people.roles import Role
+
+
+@dataclass(frozen=True)
+class User:
+    """A user. Times are microseconds since 1970."""
+
+    name: str
+    display: str
+    #: Ways in: password, oidc, invited; none for a service account, which has tokens only.
+    ways: tuple[str, ...]
+    #: Kind of the place where the user is managed: file, login, or '' for commands.
+    source: str
+    created_at: int
+    login_at: int | None
+    disabled_at: int | None
+    groups: tuple[str, ...] = ()
+    #: Roles that were given to the user, not to groups; '' is the system-wide one.
+    roles: Mapping[str, Role] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "display": self.display or None,
+            "ways": list(self.ways),
+            **roles_as_json(self.roles),
+            "groups": list(self.groups),
+            "source": self.source or None,
+            "created_at": isoformat(self.created_at),
+            "login_at": _time(self.login_at),
+            "disabled_at": _time(self.disabled_at),
+        }
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of users, with the roles that its members have by it."""
+
+    name: str
+    display: str
+    members: tuple[str, ...] = ()
+    roles: Mapping[str, Role] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "display": self.display or None,
+            **roles_as_json(self.roles),
+            "members": list(self.members),
+        }
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project of which something is set."""
+
+    name: str
+    is_private: bool
+    #: Roles that users and groups have in it.
+    users: Mapping[str, Role] = field(default_factory=dict)
+    groups: Mapping[str, Role] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "private": self.is_private,
+            "users": _labels(self.users),
+            "groups": _labels(self.groups),
+        }
+
+
+@dataclass(frozen=True)
+class Token:
+    """An API token without its text, which nobody can read any more. Times are microseconds since 1970."""
+
+    id: str
+    user: str
+    name: str
+    #: Highest role that it has; never more than its user.
+    role: Role
+    created_at: int
+    created_by: str
+    expires_at: int | None
+    used_at: int | None
+    used_from: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "user": self.user,
+            "name": self.name,
+            "role": self.role.label,
+            "created_at": isoformat(self.created_at),
+            "created_by": self.created_by,
+            "expires_at": _time(self.expires_at),
+            "used_at": _time(self.used_at),
+            "used_from": self.used_from or None,
+        }
+
+
+@dataclass(frozen=True)
+class Session:
+    """A login that a browser holds. Times are microseconds since 1970."""
+
+    id: str
+    user: str
+    #: Kind of the login: password, oidc, link.
+    how: str
+    created_at: int
+    expires_at: int
+    used_at: int | None
+    address: str
+    agent: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "user": self.user,
+            "how": self.how,
+            "created_at": isoformat(self.created_at),
+            "expires_at": isoformat(self.expires_at),
+            "used_at": _time(self.used_at),
+            "address": self.address or None,
+            "agent": self.agent or None,
+        }
+
+
+def roles_as_json(given: Mapping[str, Role]) -> dict[str, Any]:
+    """Roles as JSON: the system-wide one, and those in projects."""
+    return {
+        "role": given[""].label if "" in given else None,
+        "projects": _labels({project: role for project, role in given.items() if project}),
+    }
+
+
+def _labels(given: Mapping[str, Role]) -> dict[str, str]:
+    return {name: role.label for name, role in sorted(given.items())}
+
+
+def _time(us: int | None) -> str | None:
+    return None if us is None else isoformat(us)
