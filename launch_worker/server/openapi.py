@@ -36,7 +36,7 @@ _LOGIN_ERRORS = {401: "The login is missing, wrong or expired.", 403: "The role 
 def describe(application: FastAPI, routers: Sequence[tuple[str, APIRouter]]) -> None:
     """Have the application describe the routes of these routers, each with its prefix."""
     acts = {
-        (f"{prefix}{route.path}", method.lower()): act
+        (f"{prefix}{route.path_format}", method.lower()): act
         for prefix, router in routers
         for route, act in declarations(router)
         for method in route.methods or ()
