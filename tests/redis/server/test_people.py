@@ -51,7 +51,7 @@ def test_a_user_lives(server: TestServer, person: As) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"name": "a b"}, {"name": "x", "role": "root"}, {"name": "x", "password": "short"}, {"nam": "x"}, {}]
+    "body", [{"name": "a b"}, {"name": "x", "role": "root"}, {"name": "x", "password": "short"}, {"called": "x"}, {}]
 )
 def test_what_is_no_user_gets_a_sentence(person: As, body: dict[str, Any]) -> None:
     refused = person("admin").post(f"{V1}/users", json=body)
