@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from launch_worker.archive.json_numbers import number_condition
 from launch_worker.archive.rows import MAX_INDEXED, MAX_SEARCH, plain, search_term
 from launch_worker.archive.schema import run_tags, runs
 from launch_worker.model.checks import PRIORITIES
@@ -151,6 +152,9 @@ class Conditions:
         """What a row has for certain whose config or summary passes."""
         if test.passes(None):
             return EVERY
+        compared = number_condition(test, is_sqlite=self._is_sqlite)
+        if compared is not None:
+            return compared
         head, _, rest = test.path.partition(".")
         if head != "config":
             # Of a run that is not sealed only Redis has the summary.

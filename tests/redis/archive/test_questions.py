@@ -138,7 +138,7 @@ tests = st.one_of(
     *(of(name, numbers) for name in ("attempt", "exit_code")),
     *(of(name, times) for name in ("created_at", "started_at", "ended_at")),
     *(of(name, values, is_ordered=False) for name in ("config.lr", "config.opt.name", "config.opt", "summary.loss")),
-    of("config.lr", st.sampled_from([0.1, 1, "0.1"])),
+    *(of(name, st.sampled_from([0.1, 1, "0.1", 2.5])) for name in ("config.lr", "config.opt.name", "summary.loss")),
     terms.map(lambda term: {"text": {"$contains": term}}),
     terms.map(lambda term: {"text": {"$not": {"$contains": term}}}),
     st.sampled_from(["tries", "other"]).map(lambda last: {"project": {"$last": last}}),
@@ -267,3 +267,23 @@ def test_a_value_of_a_config_is_found_by_the_index_of_texts(
         assert set(answer(database, {"config.opt.name": "Adam"})) == {"0", "1", "2", "3", "4", "6"}
         assert set(answer(database, {"config.seed": True})) == {"8"}
         assert not answer(database, {"config.opt.name": "ADAM"})
+
+
+def test_numbers_of_a_config_or_a_summary_are_compared_whatever_else_is_there(database: Database) -> None:
+    numbers = ["0.25", "3", "1e-3", "1e400", "NaN", "-Infinity", "9" * 40, '"5"', "true", "[5]", '{"a": 5}', "null"]
+    odd = ['"\\u0000"', '"\\ud800"', '"' + "x" * 9000 + '"']
+    texts = [f'{{"lr": {number}}}' for number in numbers]
+    texts += [f'{{"deep": {{"lr": {number}, "deep.lr": 7}}}}' for number in numbers[:3]]
+    texts += [f'{{"text": {text}, "lr": {number}}}' for number in numbers[:3] for text in odd]
+    records = [
+        Record.from_hash({"id": f"{number}", "spec": f'{{"config": {text}}}', "summary": text, "state": "Finished"})
+        for number, text in enumerate(texts)
+    ]
+    put(database, records)
+    for path in ("lr", "deep.lr", "deep.deep.lr", "lr.value"):
+        for head in ("config", "summary"):
+            for condition in ({"$gt": 0.2}, {"$gte": 3}, {"$lt": 3}, {"$lte": 0.001}, {"$lt": 1e308}, {"$gt": 1 << 70}):
+                wanted = {f"{head}.{path}": condition}
+                fits = parse_filter(wanted)
+                right = {record.id for record in records if fits.matches(record)}
+                assert set(answer(database, wanted)) == right, wanted
