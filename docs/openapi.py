@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from launch_worker.server.address import Address
 from launch_worker.server.application import make_application
@@ -14,7 +15,9 @@ KEPT = Path(__file__).parent / "openapi.json"
 
 def text() -> str:
     """The description of this tree's API. Nothing is connected to."""
-    return as_text(make_application(Settings(), address=Address("127.0.0.1", 7600)).openapi())
+    with TemporaryDirectory() as folder:
+        settings = Settings(work_dir=Path(folder))
+        return as_text(make_application(settings, address=Address("127.0.0.1", 7600)).openapi())
 
 
 def main() -> None:

@@ -111,8 +111,9 @@ class Root:
 
 def python_image(engine: Any) -> str:
     """A stand-in for `python:3.x-slim`: it has git, and what launch_worker and its build depend on."""
+    server = ("alembic", "argon2-cffi", "fastapi", "httpx", "jinja2", "sqlalchemy", "uvicorn")
     names = sorted(
-        _with_requirements("launch_worker", "sqlalchemy", "alembic", "psycopg", "psycopg-binary", "hatchling", "pip")
+        _with_requirements("launch_worker", *server, "psycopg", "psycopg-binary", "hatchling", "pip")
         - {"launch-worker"}
     )
     packages = [importlib.metadata.distribution(name) for name in names]
