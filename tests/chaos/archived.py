@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from sqlalchemy import select
+
+from launch_worker.archive import schema
 from launch_worker.database.database import Database
+from launch_worker.logs.manifest import Manifest
+from launch_worker.logs.reading import stored_output
+from launch_worker.logs.stored import StoredLogs
 from launch_worker.store.store import Store
 from tests.support.archives import everything
 
@@ -45,3 +51,32 @@ def _differences(
             yield f"the archive tells another history of {run_id}"
         if left := set(stamped.get(run_id, ())) - set(attempts.get(run_id, ())):
             yield f"the archive lacks attempts {sorted(left)} of {run_id}, whose jobs have left stamps"
+
+
+def packed_otherwise(url: str, log_url: str, store: Store, left_out: Collection[str]) -> list[str]:
+    """The outputs that are in packs otherwise than Redis has them, which keeps all runs for the time of a test."""
+    database = Database(url)
+    try:
+        return list(_packed_otherwise(database, StoredLogs(log_url), store, left_out))
+    finally:
+        database.close()
+
+
+def _packed_otherwise(database: Database, stored: StoredLogs, store: Store, left_out: Collection[str]) -> Iterator[str]:
+    with database.reading() as connection:
+        packed = select(schema.runs.c.id, schema.runs.c.attempt).where(schema.runs.c.packed == schema.runs.c.ended_at)
+        attempts = {row.id: row.attempt for row in connection.execute(packed) if row.id not in left_out}
+        manifests = {(row.run_id, row.attempt): row.manifest for row in connection.execute(select(schema.packed_logs))}
+    for run_id, latest in attempts.items():
+        for number in range(1, latest + 1):
+            chunks = store.log(run_id, number)
+            text = manifests.get((run_id, number))
+            if chunks and chunks[0].offset > 0:
+                continue  # a worker stores it
+            found = b""
+            if text is not None:
+                pieces = stored_output(Manifest.from_json(text.encode()), stored).all()
+                found = b"".join(piece.data for piece in pieces)
+            kept = b"".join(chunk.data for chunk in chunks)
+            if found != kept:
+                yield f"{run_id}: attempt {number}: a pack has {len(found)} bytes of its output, Redis {len(kept)}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.states import RunState
-from tests.chaos.archived import differences
+from tests.chaos.archived import differences, packed_otherwise
 from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
 from tests.chaos.faults import FAULTS
 from tests.chaos.leftovers import check_leftovers, damaged_runs, states_in
@@ -195,6 +195,9 @@ class _Harness:
             stamped = {run_id: set(attempts) for run_id, attempts in read_stamps(system.keep_stamps()).items()}
             wrong = differences(system.database_url, system.api.store, stamped, system.evidence.damaged)
         system.evidence.wrong += wrong
+        system.evidence.wrong += packed_otherwise(
+            system.database_url, system.log_url, system.api.store, system.evidence.damaged
+        )
 
     def _is_at_rest(self) -> bool:
         store = self.system.api.store

@@ -240,7 +240,8 @@ class System:
         if slot in self.watchers:
             return self._watch(slot.name, env)
         if slot in self.archives:
-            return self._launch_worker(slot.name, env, "archive", "run")
+            # It packs outputs soon; what deletes runs, beat and the workers, has the usual retention.
+            return self._launch_worker(slot.name, env | {"LAUNCH_RETENTION": "10s"}, "archive", "run")
         return self.cluster.worker(
             ",".join((*QUEUES, CONTAINER_QUEUE)),
             slots=self._slots,
