@@ -15,6 +15,8 @@ class RedisSweeps(RedisConnection):
     """The part of the transport for sweeps."""
 
     def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> None:
+        if self.user:
+            fields = {**fields, "user": self.user, "user_groups": " ".join(sorted(self.groups))}
         self.store.create_sweep(sweep_id, fields, actor=self.actor)
         advance(self.store, self.settings, sweep_id)
 

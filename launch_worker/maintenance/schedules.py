@@ -244,6 +244,7 @@ def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, a
             *(schedule.name, due, following, run_id, spec),
             **configs._asdict(),
             overlap=schedule.overlap,
+            user=schedule.user,
             scheduled_at=at,
         )
 

@@ -1,9 +1,8 @@
-"""Defines allowances: what a user, a group or a project may have at once, and which of them a run counts for."""
+"""Defines allowances: what the runs of a user, a group or a project may have at once."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,11 +41,3 @@ def check_allowance(name: str, *numbers: int | None) -> None:
 def kept_name(name: str) -> str:
     """The name as it is kept in Redis: a park group has no slash in its name."""
     return name.replace("/", ":")
-
-
-def allowances_of(user: str, groups: Iterable[str], project: str, known: frozenset[str]) -> tuple[str, ...]:
-    """The allowances for which a run counts, of those that are known: of the user, their groups, and the project."""
-    if not known:
-        return ()
-    wanted = [f"user:{user}", *(f"group:{group}" for group in sorted(groups)), f"project:{kept_name(project)}"]
-    return tuple(name for name in wanted if name in known)

@@ -6,7 +6,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.connection import clear_errors
-from launch_worker.store.submit import Created, created_of, expiry_of, fields_of
+from launch_worker.store.submit import Created, created_of, expiry_of, fields_of, proven_fields
 
 
 class Schedules(Client):
@@ -31,6 +31,7 @@ class Schedules(Client):
         queue_config: str,
         pool_config: str,
         overlap: str = "allow",
+        user: str = "",
         scheduled_at: int | None = None,
     ) -> Created | None:
         """Submit the run of a schedule whose time has come, and note its next time, in one step.
@@ -40,7 +41,7 @@ class Schedules(Client):
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
         planned = expected_us if scheduled_at is None else scheduled_at
-        fields = (*fields_of(spec), "scheduled_at", planned)
+        fields = (*fields_of(spec), *proven_fields(user), "scheduled_at", planned)
         answer = self._call("fire", *head, expiry_of(spec), overlap, *fields)
         if answer[0] == 2:
             return Created(is_new=False, consumers=0)

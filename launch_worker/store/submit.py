@@ -48,9 +48,9 @@ class New(NamedTuple):
     pool_config: str = ""
     delay_s: float = 0.0
     at_us: int | None = None
-    #: Name of the user, as a server has proven it, and the allowances for which the run counts.
+    #: Name of the user, as a server has proven it, and the groups of that user.
     user: str = ""
-    allowances: tuple[str, ...] = ()
+    user_groups: tuple[str, ...] = ()
     group: Announced | None = None
 
 
@@ -107,7 +107,7 @@ class Creator(Client):
         reason: str = "",
         if_queue_known: bool = False,
         user: str = "",
-        allowances: tuple[str, ...] = (),
+        user_groups: tuple[str, ...] = (),
         group: Announced | None = None,
     ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
@@ -116,7 +116,7 @@ class Creator(Client):
         has changed, InputError when the run waits for a run that is not there, and with `if_queue_known` when nobody
         knows its queue.
         """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, allowances, group)
+        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group)
         [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known, self.acl_user)))
         if isinstance(answer, Exception):
             raise answer
@@ -206,6 +206,13 @@ def fields_of(spec: RunSpec) -> list[str | int]:
     return fields
 
 
+def proven_fields(user: str, user_groups: Iterable[str] = ()) -> list[str | int]:
+    """The fields of a new record that say who submitted it; none for nobody who was proven."""
+    groups = " ".join(user_groups)
+    fields: list[str | int] = ["user", user] if user else []
+    return [*fields, "user_groups", groups] if user and groups else fields
+
+
 def expiry_of(spec: RunSpec) -> str | int:
     """A run's expiry in microseconds; '' for never."""
     return "" if spec.expires_s is None else round(spec.expires_s * 1e6)
@@ -217,7 +224,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str
     groups: dict[str, int] = {}
     batch: tuple[str, str, str, Announced | None] | None = None
     count_at = 0
-    for run_id, spec, queue_config, pool_config, delay_s, at_us, by, allowances, group in runs:
+    for run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group in runs:
         if batch != (spec.queue, queue_config, pool_config, group):
             batch = (spec.queue, queue_config, pool_config, group)
             if group is not None:
@@ -227,10 +234,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str
         args[count_at] += 1  # type: ignore[operator]
         due = f"at:{at_us}" if at_us is not None else f"in:{round(delay_s * 1e6)}" if delay_s else ""
         fields = fields_of(spec)
-        if by:
-            fields += ["user", by]
-        if allowances:
-            fields += ["allowances", " ".join(allowances)]
+        fields += proven_fields(user, user_groups)
         args += (run_id, due, expiry_of(spec), len(fields))
         args += fields
     announced = [word for known in groups.items() for word in known]

@@ -77,7 +77,7 @@ class Submitter:
                     at_us=at_us,
                     if_queue_known=strict,
                     user=self.user,
-                    allowances=self._allowances_of(spec),
+                    user_groups=tuple(sorted(self.groups)),
                     group=group,
                 )
             except ConfigChanged as changed:
@@ -174,7 +174,7 @@ class Submitter:
         bulk: Announced | None = None
         for item in items:
             ready = self._ready(item)
-            when = (*ready.configs, item.delay_s or 0.0, item.at_us, self.user, self._allowances_of(ready.spec))
+            when = (*ready.configs, item.delay_s or 0.0, item.at_us, self.user, tuple(sorted(self.groups)))
             if item.array is None:
                 run_id = item.run_id or self._id_of(item, ready)
                 if size > 1 and bulk is None:
@@ -219,22 +219,6 @@ class Submitter:
             run_id=new.run_id,
             group=new.group,
         )
-
-    def _allowances_of(self, spec: RunSpec) -> tuple[str, ...]:
-        """The allowances for which a run counts; none for a run of nobody who was proven."""
-        if not self.user:
-            return ()
-        from launch_worker.model.allowance import allowances_of
-
-        return allowances_of(self.user, self.groups, spec.project, self._known_allowances)
-
-    @cached_property
-    def _known_allowances(self) -> frozenset[str]:
-        """The names of all allowances, as of the first look at them."""
-        from launch_worker.store.store import Store
-
-        assert isinstance(self.store, Store)
-        return self.store.allowance_names()
 
     def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
         """The run that these arguments are, with the defaults of its queue. Raises InputError."""

@@ -8,7 +8,8 @@
 local sweep, index, trial, id, reason, queue, config, config_of_pool, expires_us = unpack(ARGV, 1, 9)
 local FIRST_FIELD = 10
 local key = sweep_key(sweep)
-local state, made, cap, workers = unpack(redis.call('HMGET', key, 'state', 'made', 'cap', 'workers'))
+local state, made, cap, workers, user, groups =
+  unpack(redis.call('HMGET', key, 'state', 'made', 'cap', 'workers', 'user', 'user_groups'))
 if not state then return {0, 'there is no such sweep'} end
 if redis.call('ZSCORE', key .. ':runs', id) == index then return {1, ''} end
 if state ~= 'RUNNING' then return {0, 'the sweep is ' .. state} end
@@ -26,7 +27,12 @@ redis.call('HINCRBY', key, 'Pending', 1)
 redis.call('HSET', key .. ':trials', index, trial)
 local created, why
 if is_new(id) then
-  created, why = create(id, now, reason, queue, nil, tonumber(expires_us), {unpack(ARGV, FIRST_FIELD)})
+  local fields = {unpack(ARGV, FIRST_FIELD)}
+  -- Its runs are those of the person who made it.
+  for name, value in pairs({user = user or nil, user_groups = groups or nil}) do
+    if value ~= '' then fields[#fields + 1], fields[#fields + 2] = name, value end
+  end
+  created, why = create(id, now, reason, queue, nil, tonumber(expires_us), fields)
   add_all()
 end
 if created == 1 then

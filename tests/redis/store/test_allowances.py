@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from launch_worker.errors import InputError
-from launch_worker.model.allowance import Allowance, allowances_of
+from launch_worker.model.allowance import Allowance
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
+from launch_worker.model.sweep import Trial
 from launch_worker.store.store import Store
 from launch_worker.store.submit import New
 
@@ -33,8 +34,9 @@ def allow(
     return store.allow(name, waiting=waiting, running=running, gpus=gpus)
 
 
-def submit(store: Store, run_id: str, *names: str, spec: RunSpec = SPEC) -> None:
-    store.create(run_id, spec, user="ada", allowances=names)
+def submit(store: Store, run_id: str, *, spec: RunSpec = SPEC) -> None:
+    """Submit a run of ada, who is in the groups ml and ops."""
+    store.create(run_id, spec, user="ada", user_groups=("ml", "ops"))
 
 
 def claim(store: Store, run_id: str, seq: int = 1, *, gpus: int = 0) -> Record | None:
@@ -53,11 +55,26 @@ def reason_of(store: Store, run_id: str) -> str:
     return store.get(run_id).reason
 
 
-def test_a_run_counts_for_its_user_their_groups_and_its_project() -> None:
-    known = frozenset({"user:ada", "group:ml", "group:ops", "project:me:iris"})
-    assert allowances_of("ada", {"ml", "all"}, "me/iris", known) == ("user:ada", "group:ml", "project:me:iris")
-    assert allowances_of("bob", (), "", known) == ()
-    assert allowances_of("ada", {"ml"}, "me/iris", frozenset()) == ()
+def test_a_run_counts_for_its_user_their_groups_and_its_project(store: Store) -> None:
+    for name in ("user:ada", "user:bob", "group:ml", "group:other", "project:me/iris", "project:me"):
+        allow(store, name, waiting=5)
+    submit(store, A, spec=replace(SPEC, project="me/iris"))
+    assert store.get(A).allowances == "user:ada project:me:iris group:ml"
+    store.create(B, replace(SPEC, project="me"), user="bob")
+    assert store.get(B).allowances == "user:bob project:me"
+    store.create(C, replace(SPEC, project="me"))
+    assert store.get(C).allowances == "", "nobody has proven whose it is"
+
+
+def test_runs_of_schedules_and_sweeps_are_their_makers(store: Store) -> None:
+    allow(store, "user:ada", waiting=9)
+    allow(store, "group:ml", waiting=9)
+    store.keep_schedule("nightly", "{}", 5)
+    assert store.fire("nightly", 5, 10, A, SPEC, queue_config="", pool_config="", user="ada")
+    assert (store.get(A).user, store.get(A).allowances) == ("ada", "user:ada")
+    store.create_sweep("s1", {"workers": 2, "name": "lr", "user": "ada", "user_groups": "ml"})
+    assert store.next_run("s1", Trial(0, B, {}, 0), SPEC, queue_config="", pool_config="") == ""
+    assert (store.get(B).user, store.get(B).allowances) == ("ada", "user:ada group:ml")
 
 
 def test_the_record_says_who_submitted(store: Store) -> None:
@@ -78,15 +95,15 @@ def test_the_feed_says_that_the_user_submitted(store: Store) -> None:
 
 def test_a_run_above_the_allowance_waits_until_another_has_ended(store: Store) -> None:
     allow(store, "user:ada", running=1)
-    submit(store, A, "user:ada")
-    submit(store, B, "user:ada")
+    submit(store, A)
+    submit(store, B)
     store.create(C, SPEC)
     first = claim(store, A)
     assert first is not None
     assert claim(store, C), "others are not held up"
     assert claim(store, B) is None
     assert reason_of(store, B) == "user ada may have 1 running runs"
-    submit(store, D, "user:ada")
+    submit(store, D)
     assert reason_of(store, D) == "user ada may have 1 running runs", "it has no item either"
     assert now(store, "user:ada") == (2, 1, 0)
     store.finish(first, FINISHED)
@@ -98,9 +115,8 @@ def test_a_run_above_the_allowance_waits_until_another_has_ended(store: Store) -
 @pytest.mark.parametrize("name", ["group:ml", "project:me/iris"])
 def test_groups_and_projects_have_allowances_too(store: Store, name: str) -> None:
     allow(store, name, running=1)
-    kept = name.replace("/", ":")
     for run_id in (A, B):
-        submit(store, run_id, kept)
+        submit(store, run_id, spec=replace(SPEC, project="me/iris"))
     assert claim(store, A)
     assert claim(store, B) is None
     assert reason_of(store, B) == f"{name.replace(':', ' ', 1)} may have 1 running runs"
@@ -110,7 +126,7 @@ def test_the_narrowest_of_several_allowances_counts(store: Store) -> None:
     allow(store, "user:ada", running=5)
     allow(store, "group:ml", running=1)
     for run_id in (A, B):
-        submit(store, run_id, "user:ada", "group:ml")
+        submit(store, run_id)
     first = claim(store, A)
     assert first is not None
     assert claim(store, B) is None
@@ -123,9 +139,9 @@ def test_the_narrowest_of_several_allowances_counts(store: Store) -> None:
 def test_gpus_are_counted_each(store: Store) -> None:
     allow(store, "user:ada", gpus=3)
     two = replace(SPEC, gpus=2)
-    submit(store, A, "user:ada", spec=two)
-    submit(store, B, "user:ada", spec=two)
-    submit(store, C, "user:ada")
+    submit(store, A, spec=two)
+    submit(store, B, spec=two)
+    submit(store, C)
     first = claim(store, A, gpus=2)
     assert first is not None
     assert claim(store, B, gpus=2) is None
@@ -139,21 +155,21 @@ def test_gpus_are_counted_each(store: Store) -> None:
 
 def test_more_runs_than_may_wait_are_refused(store: Store) -> None:
     allow(store, "user:ada", waiting=2)
-    submit(store, A, "user:ada")
-    submit(store, B, "user:ada", spec=replace(SPEC, after=(f"{A}:ok",)))
+    submit(store, A)
+    submit(store, B, spec=replace(SPEC, after=(f"{A}:ok",)))
     with pytest.raises(InputError, match="user ada may have 2 waiting runs, and has as many"):
-        submit(store, C, "user:ada")
+        submit(store, C)
     assert not store.exists(C)
-    submit(store, A, "user:ada")  # the same once more
+    submit(store, A)  # the same once more
     store.create(D, SPEC)
     assert claim(store, A)
-    submit(store, C, "user:ada")
+    submit(store, C)
     assert now(store, "user:ada") == (2, 1, 0)
 
 
 def test_many_at_once_are_refused_from_the_first_above_on(store: Store) -> None:
     allow(store, "user:ada", waiting=3)
-    runs = [New(f"{at:015}", SPEC, user="ada", allowances=("user:ada",)) for at in range(5)]
+    runs = [New(f"{at:015}", SPEC, user="ada") for at in range(5)]
     [answers] = store.create_batches([runs])
     assert [isinstance(answer, InputError) for answer in answers] == [False, False, False, True, True]
     assert now(store, "user:ada") == (3, 0, 0)
@@ -162,7 +178,7 @@ def test_many_at_once_are_refused_from_the_first_above_on(store: Store) -> None:
 def test_a_run_that_goes_back_or_ends_without_running_is_counted_so(store: Store) -> None:
     allow(store, "user:ada", waiting=2, running=2)
     for run_id in (A, B):
-        submit(store, run_id, "user:ada")
+        submit(store, run_id)
     store.cancel(B, reason="x")
     record = claim(store, A)
     assert record is not None
@@ -176,7 +192,7 @@ def test_a_run_that_goes_back_or_ends_without_running_is_counted_so(store: Store
 def test_a_larger_allowance_lets_waiting_runs_go(store: Store) -> None:
     allow(store, "user:ada", running=1)
     for run_id in (A, B, C):
-        submit(store, run_id, "user:ada")
+        submit(store, run_id)
     assert claim(store, A)
     for run_id in (B, C):
         assert claim(store, run_id) is None
@@ -196,7 +212,7 @@ def test_allowances_are_listed(store: Store, redis_client: Any) -> None:
     assert store.allowances() == [Allowance("project:me/iris", 0, None, 8), Allowance("user:ada", None, 3, None)]
     redis_client.delete("launch:allowance:user:ada")
     redis_client.set("launch:allowance:user:ada", "damaged")
-    submit(store, A, "user:ada")
+    submit(store, A)
     assert claim(store, A), "a damaged allowance holds up nobody"
 
 

@@ -74,7 +74,8 @@ class Lines(RuleBasedStateMachine):
         ),
         delay_s=st.sampled_from([0.0, 0.0, 60.0]),
         wish=st.sampled_from(["", "", "ok", "any", "failed"]),
-        allowances=st.sampled_from([(), (), ("user:ada",), ("user:ada", "project:me:iris")]),
+        user=st.sampled_from(["", "", "ada"]),
+        project=st.sampled_from(["", "me/iris"]),
         data=st.data(),
     )
     def create(
@@ -84,13 +85,14 @@ class Lines(RuleBasedStateMachine):
         options: dict[str, Any],
         delay_s: float,
         wish: str,
-        allowances: tuple[str, ...],
+        user: str,
+        project: str,
         data: Any,
     ) -> None:
         run_id = new_run_id()
         after = (f"{data.draw(st.sampled_from(self.runs))}:{wish}",) if wish and self.runs else ()
-        spec = RunSpec(command=("true",), queue=queue, priority=priority, after=after, **options)
-        self.store.create(run_id, spec, delay_s=delay_s, allowances=allowances)
+        spec = RunSpec(command=("true",), queue=queue, priority=priority, after=after, project=project, **options)
+        self.store.create(run_id, spec, delay_s=delay_s, user=user)
         self.runs.append(run_id)
 
     @rule(

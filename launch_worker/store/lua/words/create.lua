@@ -91,12 +91,16 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
       end
     end
   end
-  local full = no_room_to_wait(record.allowances)
-  if full then return -2, full end
   local function set(field, value)
     record[field] = value
     fields[#fields + 1] = field
     fields[#fields + 1] = value
+  end
+  if record.user then
+    local allowances = allowances_for(record.user, record.user_groups or '', record.project or '')
+    local full = no_room_to_wait(allowances)
+    if full then return -2, full end
+    if allowances ~= '' then set('allowances', allowances) end
   end
   set('state', 'Pending')
   set('created_at', at)

@@ -17,7 +17,8 @@ local NOT_WHEN_FULL = {
 
 -- Forgets what an earlier call has read, promised or gathered.
 local function start_call()
-  seen, known_settings, known_allowances, shown, promised, served, woken, moves = {}, {}, {}, {}, {}, {}, {}, 0
+  known_settings, known_allowances, known_of_users = {}, {}, {}
+  seen, shown, promised, served, woken, moves = {}, {}, {}, {}, {}, 0
   followed = nil
   emptied, announced = {}, {}
   to_add = {entries = {}, items = {}, queues = {}, members = {}}

@@ -28,6 +28,23 @@ local function allowance_of(name)
   return known
 end
 
+local known_of_users = {}
+-- The names of the allowances for which a user's new run counts, with blanks between: of the user, of their groups, and
+-- of the project.
+local function allowances_for(user, groups, project)
+  local asker = user .. '\n' .. groups .. '\n' .. project
+  if not known_of_users[asker] then
+    -- A park group has no slash in its name.
+    local wanted, found = {'user:' .. user, project ~= '' and 'project:' .. string.gsub(project, '/', ':') or nil}, {}
+    for group in string.gmatch(groups, '%S+') do wanted[#wanted + 1] = 'group:' .. group end
+    for _, name in ipairs(wanted) do
+      if redis.pcall('SISMEMBER', 'launch:allowances', name) == 1 then found[#found + 1] = name end
+    end
+    known_of_users[asker] = table.concat(found, ' ')
+  end
+  return known_of_users[asker]
+end
+
 -- The configuration of a queue, as JSON; '' for none.
 local function queue_config(queue) return settings_of('queue', queue, true).config end
 
