@@ -20,7 +20,7 @@ from launch_worker.store.records import record_of
 
 #: Values in one list of a query: older SQLite takes 32,766 in all.
 _MANY = 500
-_THINGS = {"sweep": schema.sweeps, "schedule": schema.schedules}
+_THINGS = {"sweep": schema.sweeps, "schedule": schema.schedules, "group": schema.run_groups}
 #: Kinds of changes that become lines of the audit.
 _AUDITED = ("act", "sweep", "schedule", "queue", "pool", "worker", "gone")
 #: Columns that the record says better than the feed: that another worker adopted the attempt is no arrow.

@@ -182,7 +182,7 @@ def _things(name: str) -> Table:
         name,
         metadata,
         _id("id", is_key=True),
-        #: Newest act: created, changed, paused, resumed, stopped, deleted …
+        #: Newest act: created, changed, paused, resumed, stopped, ended, deleted …
         _text("what"),
         _text("actor"),
         #: JSON that came with the newest act that had some.
@@ -195,6 +195,8 @@ def _things(name: str) -> Table:
 
 sweeps = _things("sweeps")
 schedules = _things("schedules")
+#: Arrays and bulk submissions: `groups` are people.
+run_groups = _things("run_groups")
 
 #: Runs whose logs are to be deleted. A row stays for a while after that: a worker that was cut off may write late.
 log_deletions = Table(

@@ -168,6 +168,14 @@ def test_a_system_works_with_a_user_for_each_of_its_parts(cluster: Cluster, guar
     ids.append(producer("launch-submit", "--quiet", "--concurrency-key", "k", "--cpus", "1", "--", "true").strip())
     for run_id in ids:
         assert cluster.api.run(run_id).wait(20) is RunState.FINISHED
+    (cluster.folder / "jobs.jsonl").write_text('{"command": ["true"]}\n' * 150)
+    first, *_ = producer("launch-submit", "--quiet", "--from-file", "jobs.jsonl", "-q", "gpu").split()
+    then = producer("launch-submit", "--quiet", "-q", "gpu", "--after", f"b{first}", "--", "true").strip()
+    for words in (("wait", f"b{first}", then), ("retry", f"b{first}"), ("wait", f"b{first}")):
+        producer("launch-worker", *words)
+    first, *_ = producer("launch-submit", "--quiet", "--from-file", "jobs.jsonl", "-q", "nobody").split()
+    producer("launch-worker", "cancel", f"b{first}")
+    producer("launch-worker", "delete", then)
     waiting = producer("launch-submit", "--quiet", "--gpus", "8", "--", "true").strip()
     wait_until(lambda: cluster.api.run(waiting).record.reason == "waiting for 8 GPUs", what="it waits for GPUs")
     producer("launch-worker", "delete", waiting)

@@ -12,7 +12,7 @@ if run[2] and run[2] ~= '' then redis.call('ZADD', 'launch:runs:project:' .. run
 local sweep = get(id, 'sweep')[1]
 if sweep and sweep ~= '' then
   redis.call('ZADD', 'launch:runs:sweep:' .. sweep, run[3], id)
-  if redis.pcall('HEXISTS', sweep_key(sweep), 'state') == 1 then redis.call('HINCRBY', sweep_key(sweep), 'Pending', 1) end
+  if redis.call('HGET', sweep_key(sweep), 'state') then redis.call('HINCRBY', sweep_key(sweep), 'Pending', 1) end
 end
 local array = get(id, 'array')[1]
 if array and array ~= '' then

@@ -16,9 +16,12 @@ from launch_worker.archive.follow import Archive
 from launch_worker.archive.leader import LeaseLostError
 from launch_worker.archive.query import where_it_is
 from launch_worker.database.database import Database
+from launch_worker.ids import new_run_id
+from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.store import Store
+from launch_worker.store.submit import Announced, New
 from tests.support.archives import Follower, everything, rows_of, run_of
 from tests.support.arrows import (
     FAILED,
@@ -28,6 +31,7 @@ from tests.support.arrows import (
     claim,
     crash,
     create,
+    create_many,
     expire_lease,
     image_of,
     roll_back,
@@ -63,6 +67,22 @@ def test_a_run_that_is_followed_has_its_row_attempt_and_transitions(
     [attempt] = rows_of(database, schema.attempts, run_id)
     assert (attempt["state"], attempt["exit_code"], attempt["ended_at"]) == ("Failed", 3, now.ended_at)
     assert [row["tag"] for row in rows_of(database, schema.run_tags, run_id)] == ["night"]
+
+
+def test_a_group_that_is_followed_has_its_row_with_its_counts(store: Store, database: Database, follower: Make) -> None:
+    archive = follower()
+    archive.catch_up()
+    ids = [new_run_id(), new_run_id()]
+    group = Announced(f"b{ids[0]}", f"b{ids[0]}", 2)
+    create_many(store, [New(run_id, RunSpec(command=("true",)), group=group) for run_id in ids])
+    for run_id, step in zip(ids, (FINISHED, FAILED), strict=True):
+        store.finish(claim(store, run_id), step)
+    archive.catch_up()
+    with database.reading() as connection:
+        row = connection.execute(select(schema.run_groups)).one()
+    assert (row.id, row.what, row.created_at < row.changed_at) == (group.id, "ended", True)
+    detail = json.loads(row.detail)
+    assert (detail["name"], detail["size"], detail["Failed"], detail["end"]) == ("true", 2, 1, "Failed")
 
 
 def test_what_is_followed_and_what_is_walked_are_equal(

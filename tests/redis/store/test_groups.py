@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_a_run_that_is_tried_again_ends_no_group(store: Store) -> None:
         assert counts(store, group) == {"Pending": 2}
         assert look(store, group).ended_at is None
     told = [change.fields["what"] for change in store.changes() if change.kind == "group"]
-    assert told == ["made"]
+    assert told == ["created"]
 
 
 def test_the_change_feed_tells_of_a_group_when_it_is_made_and_when_it_is_over(store: Store) -> None:
@@ -102,10 +103,11 @@ def test_the_change_feed_tells_of_a_group_when_it_is_made_and_when_it_is_over(st
     for run_id in ids:
         store.finish(claim(store, run_id), FINISHED)
     told = [change.fields for change in store.changes() if change.kind == "group"]
-    assert [(one["id"], one["what"], one["name"]) for one in told] == [
-        (group, "made", "true"),
-        (group, "ended", "true"),
-    ]
+    assert [(one["id"], one["what"]) for one in told] == [(group, "created"), (group, "ended")]
+    first, last = (json.loads(one["detail"]) for one in told)
+    assert first == {"size": 2, "name": "true", "queue": "default", "project": ""}
+    counted = {"Finished": 2, "Failed": 0, "Killed": 0, "Crashed": 0, "Never": 0}
+    assert last == first | counted | {"end": "Finished"}
 
 
 def test_runs_of_many_calls_are_one_group_which_is_not_over_before_the_last_one(store: Store) -> None:

@@ -30,7 +30,7 @@ local emptied = {}
 local function count_in_group(id, from, to)
   local group, key, is_sweep = group_of(id)
   -- A run may outlive its sweep, whose record must not come back.
-  if not group or is_sweep and redis.pcall('HEXISTS', key, 'state') ~= 1 then return end
+  if not group or is_sweep and type(redis.pcall('HGET', key, 'state')) ~= 'string' then return end
   local attempt = get(id, 'attempt')[1]
   local left = redis.pcall('HINCRBY', key, kind_of(from, attempt), -1)
   redis.pcall('HINCRBY', key, kind_of(to, attempt), 1)
@@ -82,7 +82,8 @@ local function note_announced(now)
         local author = string.match(spec or '', '"author":"([^"\\]*)"')
         redis.call('HSET', key, 'created_at', int(now), 'name', name or '', 'queue', queue or '',
           'project', project or '', 'author', author or '')
-        add_act('group', shown_group(group), 'made', '', now, {size = known.size}, name or '')
+        add_act('group', shown_group(group), 'created', '', now,
+          {size = known.size, name = name or '', queue = queue or '', project = project or ''})
       end
       if made > known.size then
         redis.call('HINCRBY', key, 'size', int(made - known.size))

@@ -78,10 +78,10 @@ local function judge_sweep(sweep, id, now, sweep_state, metric, value)
     if value then
       redis.call('HSET', key, 'has_value', 1)
       redis.call('HDEL', key, 'unmeasured')
-    elseif metric and metric ~= '' and redis.call('HEXISTS', key, 'has_value') == 0 then
+    elseif metric and metric ~= '' and not redis.call('HGET', key, 'has_value') then
       redis.call('HSET', key, 'unmeasured', id)
     end
-  elseif state ~= 'Killed' and redis.call('HEXISTS', key, 'has_finished') == 0 then
+  elseif state ~= 'Killed' and not redis.call('HGET', key, 'has_finished') then
     redis.call('HSET', key, 'failed', id, 'failed_why', reason or '')
     local failures = redis.call('HINCRBY', key, 'failures', 1)
     if failures >= FIRST_FAILURES and sweep_state == 'RUNNING' then

@@ -46,11 +46,15 @@ end
 -- Notes the end of an array or a bulk submission, if all its runs have ended, and tells clients that wait for it.
 local function end_group(group, now)
   local key = group_key(group)
-  local counts = redis.pcall('HMGET', key, 'size', 'Pending', 'Running', 'Finished', 'Never', 'name')
+  local counts = redis.pcall('HMGET', key, 'size', 'Pending', 'Running', 'Finished', 'Never', 'name', 'queue', 'project',
+    'Failed', 'Killed', 'Crashed')
   if counts.err or end_by(counts) == 'Running' then return end
+  local function count(at) return tonumber(counts[at] or '') or 0 end
   redis.call('HSET', key, 'ended_at', int(now))
   redis.call('PUBLISH', 'launch:news:' .. shown_group(group), 'ended')
-  add_act('group', shown_group(group), 'ended', '', now, {as = end_by(counts)}, counts[6] or '')
+  add_act('group', shown_group(group), 'ended', '', now,
+    {size = count(1), name = counts[6] or '', queue = counts[7] or '', project = counts[8] or '', ['end'] = end_by(counts),
+      Finished = count(4), Failed = count(9), Killed = count(10), Crashed = count(11), Never = count(5)})
 end
 
 -- Notes the end of a run for `settle`, which tells the runs that wait for it or for its group. Returns whether any
