@@ -6,18 +6,24 @@ import os
 import pwd
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch_worker.dev_folder import archive_url_of, dev_folder, living_redis_url, log_url_of
 from launch_worker.errors import InputError, SettingsError
 from launch_worker.model.units import format_duration, parse_duration, parse_size
 from launch_worker.redis_url import RedisUrl
 
+if TYPE_CHECKING:
+    from launch_worker.saved_login import SavedLogin
+
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 #: The word that names the launch Redis itself as the place of uploads.
 UPLOADS_IN_REDIS = "redis"
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://")
+#: URL of a server; compiled where there is one.
+_SERVER_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?"
 #: The work folder of a user who has no home: nothing can be there.
 NO_WORK_DIR = Path("/dev/null/launch-worker")
 
@@ -82,6 +88,9 @@ class Settings:
     proxy_user_header: str = "X-Forwarded-User"
     proxy_groups_header: str = "X-Forwarded-Groups"
     proxy_roles: str = ""
+    #: URL of the server that this process works through, and its token there; '' for one that works on Redis.
+    api_url: str = ""
+    api_token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         RedisUrl.parse(self.redis_url)
@@ -136,6 +145,23 @@ class Settings:
         At least as long as a heartbeat may wait to try again (`outage`), and the try itself.
         """
         return max(2 * self.heartbeat_s, 2.0)
+
+    @classmethod
+    def of_client(cls, env: Mapping[str, str] | None = None, *, url: str | None = None) -> Settings:
+        """As `from_env`, for clients: `url` (`--api`) is that of a server or of Redis.
+
+        It wins over LAUNCH_API_URL, that over LAUNCH_REDIS_URL, that over this user's `dev`, and that over a login that
+        was saved.
+        """
+        env = os.environ if env is None else env
+        url = url or env.get("LAUNCH_API_URL") or env.get("LAUNCH_REDIS_URL") or ""
+        login = _saved_login(env) if _is_server(url) or not (url or living_redis_url(env)) else None
+        url = url or (login.url if login is not None else "")
+        if not _is_server(url):
+            return cls.from_env(env, redis_url=url or None)
+        url = _server_url(url)
+        token = env.get("LAUNCH_API_TOKEN") or (login.token if login is not None and login.url == url else "")
+        return replace(cls.from_env(env, redis_url=DEFAULT_REDIS_URL), api_url=url, api_token=token)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, *, redis_url: str | None = None) -> Settings:
@@ -199,6 +225,27 @@ class Settings:
             proxy_roles=env.get("LAUNCH_PROXY_ROLES", ""),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
+
+
+def _saved_login(env: Mapping[str, str]) -> SavedLogin | None:
+    # Imported where it may be wanted: start-up time of `launch-submit`.
+    from launch_worker.saved_login import saved_login
+
+    return saved_login(env)
+
+
+def _is_server(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _server_url(url: str) -> str:
+    """The URL of a server without a slash at its end. Raises SettingsError, which repeats nothing of it."""
+    if not re.fullmatch(_SERVER_URL, url):
+        raise SettingsError(
+            "the URL of a server must be written as https://HOST[:PORT], without a login; set "
+            "LAUNCH_API_TOKEN, or log in with: launch-worker login URL"
+        )
+    return url.rstrip("/")
 
 
 def _switch(name: str, text: str) -> bool:

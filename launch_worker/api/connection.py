@@ -36,7 +36,7 @@ class Connection:
         from launch_worker.api.redis_transport import RedisTransport
 
         if not isinstance(self.transport, RedisTransport):
-            raise InputError("this works on Redis itself, and not through a server; give the URL of Redis")
+            raise InputError("this works on Redis itself, and not through a server; give the URL of Redis with --api")
         return self.transport
 
     @property
@@ -46,6 +46,11 @@ class Connection:
 
 
 def _transport(url: str | None, settings: Settings | None) -> Transport:
+    settings = settings or Settings.of_client(url=url)
+    if settings.api_url:
+        from launch_worker.api.http_transport import HttpTransport
+
+        return HttpTransport(settings)
     from launch_worker.api.redis_transport import RedisTransport
 
-    return RedisTransport(url, settings=settings)
+    return RedisTransport(settings=settings)

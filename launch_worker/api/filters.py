@@ -105,6 +105,12 @@ class Filter:
     #: Whether `narrow` says all that the filter says.
     is_decided: bool
     tree: Condition
+    #: Filter as it was given, from which `parse_filter` makes the same again.
+    given: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """The filter as it was given, as JSON."""
+        return json.dumps(self.given, ensure_ascii=False, default=_plain)
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,11 @@ class Order:
 
     path: str
     is_descending: bool
+
+    @property
+    def text(self) -> str:
+        """The order as `parse_order` reads it."""
+        return f"{'-' if self.is_descending else '+'}{self.path}"
 
     @property
     def is_by_creation(self) -> bool:
@@ -140,7 +151,7 @@ def parse_filter(filters: Mapping[str, Any] | None, *, path: str | None = None) 
             raise InputError(f"filters must be a map such as {{'state': 'running'}}, not {_shown(filters)}")
         parts.append(dict(filters))
     node = _Parser().group(parts, depth=0)
-    return Filter(node.matches, node.narrow, node.is_decided, node.tree)
+    return Filter(node.matches, node.narrow, node.is_decided, node.tree, {"$and": parts} if parts else {})
 
 
 def parse_order(text: str) -> Order:
@@ -420,6 +431,15 @@ def _below(values: Any, path: str) -> Any:
         # In W&B's filters a value of the config is `config.NAME.value`.
         return inner if rest == "value" and not isinstance(inner, Mapping) else _below(inner, rest)
     return None
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not have, as one that means the same in a filter."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise InputError(f"a filter must be of texts, numbers, lists and maps, not of {type(value).__name__}")
 
 
 def _shown(value: Any) -> str:

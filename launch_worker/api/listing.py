@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import heapq
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import total_ordering
@@ -11,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.redis_connection import RedisConnection
 from launch_worker.errors import ArchiveError, ForbiddenError, InputError, SettingsError
-from launch_worker.model.conditions import created_from, tests
+from launch_worker.model.conditions import created_from, created_until, tests
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
+from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:
     from launch_worker.archive.query import Found, Question
@@ -109,8 +112,12 @@ class Listing:
             return
         is_sparse = not self._filter.is_decided or order is not self._order
         page = max(self._per_page, _SCAN_PAGE) if is_sparse else self._per_page
-        since = created_from(self._filter.tree)
-        for record in self._api.store.runs(self._filter.narrow, newest_first=order.is_descending, page=page):
+        since, until = created_from(self._filter.tree), created_until(self._filter.tree)
+        begin_us = until if order.is_descending else since or None
+        found = self._api.store.runs(
+            self._filter.narrow, newest_first=order.is_descending, page=page, begin_us=begin_us
+        )
+        for record in found:
             if order.is_descending and record.created_at < since:
                 return
             if self._filter.matches(record):
@@ -244,6 +251,38 @@ def _newer(api: RedisConnection, database: Database) -> tuple[set[str] | None, s
     return {change.fields.get("id", "") for change in changes if change.kind in ("run", "gone")}, lag
 
 
+def bookmark(order: Order, record: Record) -> str:
+    """A text behind which a list goes on after this run, whatever came or went meanwhile."""
+    key = None if order.is_by_creation else order.key(record)
+    return base64.urlsafe_b64encode(json.dumps([key, record.created_at, record.id]).encode()).decode().rstrip("=")
+
+
+class Bookmark:
+    """The place in a list that `bookmark` names. Raises InputError for another text."""
+
+    def __init__(self, order: Order, text: str) -> None:
+        try:
+            key, created_at, run_id = read_json(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+            self._order, self._created_at = order, int(created_at)
+            self._place = _sort_key(order, None if key is None else (int(key[0]), key[1]), created_at, str(run_id))
+        except (ValueError, TypeError, IndexError):
+            raise InputError(f"{text[:60]!r} is not where a page of this list has ended; take `next` of one") from None
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """A filter that all runs behind the place fit, where the order gives one."""
+        if not self._order.is_by_creation:
+            return {}
+        return {"created_at": {"$lte" if self._order.is_descending else "$gte": self._created_at / 1e6}}
+
+    def is_behind(self, record: Record) -> bool:
+        """Whether a run comes after the place."""
+        try:
+            return bool(self._place < _key(self._order, record))
+        except TypeError:
+            raise InputError("this is not where a page of this list has ended; take `next` of one") from None
+
+
 _BY_AGE = Order("created_at", is_descending=True)
 
 
@@ -260,10 +299,13 @@ class _Down:
 
 def _key(order: Order, record: Record) -> tuple[Any, ...]:
     """The place of a record in an order; what has no value is last, and equal ones are sorted by age."""
-    age = _Down((record.created_at, record.id))
+    return _sort_key(order, None if order.is_by_creation else order.key(record), record.created_at, record.id)
+
+
+def _sort_key(order: Order, key: tuple[int, Any] | None, created_at: int, run_id: str) -> tuple[Any, ...]:
+    age = _Down((created_at, run_id))
     if order.is_by_creation:
-        return (age,) if order.is_descending else (record.created_at, record.id)
-    key = order.key(record)
+        return (age,) if order.is_descending else (created_at, run_id)
     if key is None:
         return True, age
     return False, _Down(key) if order.is_descending else key, age

@@ -41,12 +41,12 @@ T = TypeVar("T")
 
 #: Seconds for which a follower waits for output on its way to the store, while none comes; and between two looks.
 _STORE_S = 20.0
-_STORE_TURN_S = 0.3
+STORE_TURN_S = 0.3
 #: Runs of a queue's line that are searched for those that fit.
 _LINE_LIMIT = 1000
 
 
-class _Filler:
+class Filler:
     """Finds what a follower needs and Redis has dropped: it is in the store of logs, or will be there in a moment."""
 
     def __init__(self, url: str) -> None:
@@ -263,13 +263,13 @@ class RedisRuns(RedisConnection):
     ) -> Iterator[Seen]:
         if place is None or place.state is None:
             record = self.record(run_id)
-            place = replace(place or Place(attempt or record.attempt), state=record.state)
+            place = self.begin(record, place, attempt=attempt)
             yield Seen(place, record, record.state)
         turn_s = min(TURN_S, self.settings.pass_s)
-        filler = _Filler(self.settings.log_url)
+        filler = Filler(self.settings.log_url)
         with self.store.watch(run_id) as wait_for_news:
             while True:
-                for seen in self._news_of(run_id, place, filler, logs=logs, attempt=attempt):
+                for seen in self.news_of(run_id, place, filler, logs=logs, attempt=attempt):
                     place = seen.place
                     yield seen
                 if place.is_end:
@@ -277,13 +277,19 @@ class RedisRuns(RedisConnection):
                 if deadline is not None and (turn_s := min(turn_s, deadline - time.monotonic())) <= 0:
                     return
                 if filler.is_waiting:
-                    wait_for_news(min(turn_s, _STORE_TURN_S))
+                    wait_for_news(min(turn_s, STORE_TURN_S))
                 elif not wait_for_news(turn_s):
-                    catch_up(self.store, self.settings)
+                    self.catch_up()
 
-    def _news_of(
-        self, run_id: str, place: Place, filler: _Filler, *, logs: bool, attempt: int | None
-    ) -> Iterator[Seen]:
+    def catch_up(self) -> None:
+        """Do the passes that are late, where nobody else is left to do them."""
+        catch_up(self.store, self.settings)
+
+    def begin(self, record: Record, place: Place | None, *, attempt: int | None) -> Place:
+        """The place of a follower who knows the record, and perhaps some output."""
+        return replace(place or Place(attempt or record.attempt), state=record.state)
+
+    def news_of(self, run_id: str, place: Place, filler: Filler, *, logs: bool, attempt: int | None) -> Iterator[Seen]:
         """Yield what is new of a run now after a place; the last Seen of an ended run says that it is the end."""
         # In this order: a change between the two reads is seen twice rather than never.
         history = self.store.history(run_id)
@@ -306,7 +312,7 @@ class RedisRuns(RedisConnection):
         place = replace(place, seen=max(told, len(history)), state=record.state, is_end=is_end)
         yield Seen(place, record, None if is_told else record.state)
 
-    def _new_output(self, run_id: str, place: Place, attempt: int, filler: _Filler | None) -> Iterator[Seen]:
+    def _new_output(self, run_id: str, place: Place, attempt: int, filler: Filler | None) -> Iterator[Seen]:
         """Yield new output of the place's attempt and of later ones, up to `attempt`.
 
         Output that Redis has dropped comes from the store of logs, by the `filler`. It ends early where that waits.
@@ -327,12 +333,18 @@ class RedisRuns(RedisConnection):
 
     # -- steered ---------------------------------------------------------------------------------------------------
 
-    def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> tuple[CancelWord, str]:
+    def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> CancelWord:
         reason = reason or f"cancelled by {self.actor}"
-        return self.store.cancel(run_id, reason=reason, grace_s=grace_s, actor=self.actor)
+        word, state = self.store.cancel(run_id, reason=reason, grace_s=grace_s, actor=self.actor)
+        if word == "final":
+            raise RefusedError(f"run {run_id} is already {state}; nothing was changed")
+        return word
 
-    def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
-        return self.store.preempt(run_id, reason=reason or f"preempted by {self.actor}", actor=self.actor)
+    def preempt(self, run_id: str, *, reason: str) -> None:
+        reason = reason or f"preempted by {self.actor}"
+        word, state = self.store.preempt(run_id, reason=reason, actor=self.actor)
+        if word != "requested":
+            raise RefusedError(f"run {run_id} is {state}; only a Running run can be preempted")
 
     def retry(self, run_id: str) -> None:
         state = self.store.requeue(run_id, reason=f"retry asked for by {self.actor}", actor=self.actor)

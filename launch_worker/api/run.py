@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from launch_worker.api.connection import Connection
 from launch_worker.api.shown import attempt_of, run_as_json
 from launch_worker.api.transport import LogPart, Place, check_part
-from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
+from launch_worker.errors import BrokerUnavailableError, InputError, ServerUnavailableError
 from launch_worker.model.log_pieces import Log, Piece
 from launch_worker.model.outcome import shell_exit_code
 from launch_worker.model.run import Record, Transition
@@ -227,16 +227,11 @@ class Run:
 
         `grace_s` 0 is SIGKILL at once; None is the run's own grace.
         """
-        word, state = self._api.transport.cancel(self.id, reason=reason, grace_s=grace_s)
-        if word == "final":
-            raise RefusedError(f"run {self.id} is already {state}; nothing was changed")
-        return word
+        return self._api.transport.cancel(self.id, reason=reason, grace_s=grace_s)
 
     def preempt(self, *, reason: str = "") -> None:
         """Ask for the job's end, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
-        word, state = self._api.transport.preempt(self.id, reason=reason)
-        if word != "requested":
-            raise RefusedError(f"run {self.id} is {state}; only a Running run can be preempted")
+        self._api.transport.preempt(self.id, reason=reason)
 
     def retry(self) -> None:
         """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""
@@ -325,7 +320,7 @@ class Run:
                     if seen.state is not None or seen.record is None:
                         yield seen.state, seen.data
                 return
-            except BrokerUnavailableError:
+            except (BrokerUnavailableError, ServerUnavailableError):
                 away_since = away_since or time.monotonic()
                 is_over = deadline is not None and time.monotonic() > deadline
                 if not has_begun or is_over or time.monotonic() - away_since > _PATIENCE_S:

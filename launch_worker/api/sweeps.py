@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from launch_worker.api.connection import Connection
 from launch_worker.api.run import Run
-from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError, UnknownRunError
+from launch_worker.errors import (
+    BrokerUnavailableError,
+    InputError,
+    LaunchError,
+    RefusedError,
+    ServerUnavailableError,
+    UnknownRunError,
+)
 from launch_worker.ids import new_run_id
 from launch_worker.model.checks import KEY, MAX_LIMIT
 from launch_worker.model.states import RunState
@@ -147,7 +154,7 @@ class Sweep:
                 if self._has_ended(deadline):
                     return self.record.state
                 break
-            except BrokerUnavailableError:
+            except (BrokerUnavailableError, ServerUnavailableError):
                 now = time.monotonic()
                 away_since = away_since or now
                 if now - away_since > _PATIENCE_S or (deadline is not None and now > deadline):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
@@ -26,6 +27,8 @@ from launch_worker.settings import Settings
 from launch_worker.store.answers import CancelWord
 from launch_worker.submission.options import Item
 from launch_worker.submission.sent import Sent
+
+_PLACE = re.compile(r"(\d{1,9})\.(-|\d{1,18}-\d{1,18})\.(\d{1,18})\.([01])([01])\.(\d{0,9})\.([A-Za-z]*)")
 
 #: What an admin configures.
 Kind = Literal["queue", "pool"]
@@ -83,6 +86,23 @@ class Place:
     def after(cls, log: Log) -> Place:
         """The place behind an output that was read as a whole."""
         return cls(log.attempt, log.entry, log.end, is_at_line=log.data[-1:] in (b"", b"\n"))
+
+    def to_text(self) -> str:
+        """The place as an event's id, which `of_text` reads."""
+        seen, state = "" if self.seen is None else self.seen, "" if self.state is None else self.state.value
+        flags = f"{self.is_at_line:d}{self.is_end:d}"
+        return f"{self.attempt}.{self.entry}.{self.end}.{flags}.{seen}.{state}"
+
+    @classmethod
+    def of_text(cls, text: str) -> Place:
+        """Read an event's id. Raises InputError."""
+        match = _PLACE.fullmatch(text)
+        if match is None:
+            raise InputError(f"{text[:60]!r} is not the id of an event of this stream")
+        attempt, entry, end, is_at_line, is_end, seen, state = match.groups()
+        known = RunState.parse(state) if state else None
+        is_at, is_over = is_at_line == "1", is_end == "1"
+        return cls(int(attempt), entry, int(end), is_at, int(seen) if seen else None, known, is_over)
 
     def past(self, entry: str, offset: int, data: bytes) -> tuple[Place, bytes, int]:
         """The place behind the next entry; what is to be shown of it, and the number of bytes missing before that."""
@@ -234,11 +254,11 @@ class Transport(Submits, Protocol):
 
     # -- runs, steered ---------------------------------------------------------------------------------------------
 
-    def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> tuple[CancelWord, str]:
-        """Ask for the run's end. Returns what was done, and the state. Without `reason` it names who acts."""
+    def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> CancelWord:
+        """Ask for the run's end. Returns what was done. Without `reason` it names who acts. Raises RefusedError."""
 
-    def preempt(self, run_id: str, *, reason: str) -> tuple[str, str]:
-        """Ask for the job's end, so that the run goes back to its queue. Returns what was done, and the state."""
+    def preempt(self, run_id: str, *, reason: str) -> None:
+        """Ask for the job's end, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
 
     def retry(self, run_id: str) -> None:
         """Start a new attempt of an ended run. Raises RefusedError for one that has not ended."""

@@ -19,7 +19,7 @@ from launch_worker.model.checks import PROJECT
 from launch_worker.model.states import RunState
 from launch_worker.model.units import as_us, isoformat, parse_duration, parse_time
 from launch_worker.runners.process.own_process import have_usual_signals
-from launch_worker.submission.submitter import me
+from launch_worker.submission.sent import me
 from launch_worker.untrusted.log_line import OneLine
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")

@@ -13,7 +13,7 @@ from launch_worker.errors import InputError
 from launch_worker.model.units import isoformat
 from launch_worker.people.roles import Role
 from launch_worker.settings import Settings
-from launch_worker.submission.submitter import me
+from launch_worker.submission.sent import me
 
 if TYPE_CHECKING:
     from launch_worker.database.database import Database

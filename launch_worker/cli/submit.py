@@ -94,20 +94,31 @@ def submit_command(command: tuple[str, ...], api: str | None, **options: Any) ->
     items = _items(given, call.from_file)
     if call.follow and (call.from_file is not None or items[0].array is not None):
         raise InputError("--follow shows the log of one run; use --wait for several")
-    # Imported after all that needs no Redis.
-    from launch_worker.submission.submitter import Submitter
-
     if call.dry_run:
         from launch_worker.cli.sending import show_all
 
-        show_all(Submitter(api), items, strict=call.strict)
+        show_all(_submitter(api), items, strict=call.strict)
     elif call.cron is not None:
         _schedule(api, items[0], call)
     elif call.waits or call.as_json:
         return _submit_and_wait(api, items, call)
     else:
-        _submit(Submitter(api), items, call)
+        _submit(_submitter(api), items, call)
     return 0
+
+
+def _submitter(url: str | None) -> Submits:
+    """The way to Redis or to a server. Each is imported only where it is the way."""
+    from launch_worker.settings import Settings
+
+    settings = Settings.of_client(url=url)
+    if settings.api_url:
+        from launch_worker.api.http_submitter import HttpSubmitter
+
+        return HttpSubmitter(settings)
+    from launch_worker.submission.submitter import Submitter
+
+    return Submitter(settings=settings)
 
 
 def _items(given: Mapping[str, Any], from_file: str | None) -> list[Item]:

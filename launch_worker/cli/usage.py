@@ -45,11 +45,7 @@ def metrics_command(url: str | None, run_id: str, attempt: int | None, as_json: 
     """
     record, measured, told = _found(url, run_id, attempt)
     if as_json:
-        samples = None if measured.samples is None else measured.samples.as_json()
-        usage = measured.usage.as_json() or None
-        terminal.echo_json(
-            {"id": record.id, "attempt": measured.attempt, "usage": usage, "samples": samples, "metrics": told}
-        )
+        terminal.echo_json({"id": record.id} | measured.as_json() | {"metrics": told})
         return
     rows = _rows_of_samples(measured) + _rows_of_metrics(told)
     if rows:

@@ -55,6 +55,15 @@ def tests(condition: Condition) -> Iterator[Test]:
         yield from tests(part)
 
 
+def created_until(condition: Condition) -> int | None:
+    """A time after which no run that fits was created, in server microseconds; None for none."""
+    if isinstance(condition, All):
+        return min((at for part in condition.parts if (at := created_until(part)) is not None), default=None)
+    if isinstance(condition, Test) and condition.path == "created_at" and condition.word in ("$lt", "$lte"):
+        return int(condition.operands[0])
+    return None
+
+
 def created_from(condition: Condition) -> int:
     """A time before which no run that fits was created, in server microseconds; 0 for none."""
     if isinstance(condition, All):

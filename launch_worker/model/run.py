@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field
 from dataclasses import fields as fields_of
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.ids import GROUP_ID, RUN_ID
-from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PROJECT, QUEUE, shown_group
+from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PRIORITIES, PROJECT, QUEUE, group_key, shown_group
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from launch_worker.model.usage import Usage
@@ -50,6 +51,13 @@ class Transition:
             "reason": self.reason or None,
         }
 
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> Transition:
+        """Read what `as_json` wrote."""
+        worker, reason, actor = (str(shown.get(name) or "") for name in ("worker", "reason", "actor"))
+        state, at = _state(str(shown.get("state"))), _micros(shown.get("at")) or 0
+        return cls(state, at, _int(shown.get("attempt")), worker, reason, actor=actor)
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -63,6 +71,13 @@ class Phase:
 
     def as_json(self) -> dict[str, Any]:
         return {"name": self.name, "at": isoformat(self.at), "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> Phase:
+        """Read what `as_json` wrote."""
+        seconds = shown.get("seconds")
+        is_known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        return cls(str(shown.get("name")), _micros(shown.get("at")) or 0, seconds if is_known else None)
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,43 @@ class Record:
     def group(self) -> str:
         """Id of the group of which it is a run, as people write it; '' for a run of none."""
         return shown_group(self.array) or self.bulk or self.sweep
+
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> Record:
+        """Read the object of `runs --json` or `show --json`: `as_json` of the record is that object again.
+
+        What the object does not have is not known, as the lease; its times have milliseconds. What of it is of
+        another type than written by `as_json` has its default.
+        """
+        # Imported by those who read records from JSON only.
+        from launch_worker.model.spec import needs_of
+
+        spec = _map(shown.get("spec"))
+        values: dict[str, Any] = {name: shown[name] for name in _AS_SHOWN if isinstance(shown.get(name), str)}
+        values |= {name: number for name in _NUMBERS_SHOWN if (number := _whole(shown.get(name))) is not None}
+        values |= {name: at for name in _TIMES_SHOWN if (at := _micros(shown.get(name))) is not None}
+        values |= {name: tuple(map(str, _list(shown.get(name)))) for name in ("tags", "gpus")}
+        group = str(shown.get("group") or "")
+        files = {one["name"]: {"size": one.get("size"), "at": _micros(one.get("saved_at"))} for one in _named(shown)}
+        return cls(
+            state=_state(str(shown.get("state"))),
+            is_held=shown.get("held") is True,
+            cancel_at=_micros(shown.get("cancel_requested_at")),
+            version=_int(shown.get("item_version"), 1),
+            log_missing=_int(shown.get("log_missing_bytes")),
+            phases=tuple(map(Phase.from_json, filter(_map, _list(shown.get("phases"))))),
+            waits_for=dict(str(wish).rpartition(":")[::2] for wish in _list(shown.get("after"))),
+            spec=_text(spec),
+            summary=_text(_map(shown.get("summary"))),
+            usage=_text(_map(shown.get("usage"))),
+            files=_text(files),
+            needs=needs_of(*(_amount(spec.get(name)) for name in ("gpus", "cpus", "memory"))),
+            priority=PRIORITIES.get(str(spec.get("priority")), PRIORITIES["medium"]),
+            array=group_key(group) if group.startswith("a") else "",
+            bulk="" if group.startswith("a") or group == shown.get("sweep") else group,
+            concurrency_key=str(spec.get("concurrency_key") or ""),
+            **values,
+        )
 
     def check(self) -> None:
         """Raise InputError, which names the field, for a record that a worker must not execute.
@@ -357,6 +409,42 @@ def _map(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) if value else ""
+
+
+def _named(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The files of `show --json`."""
+    return [one for one in _list(shown.get("files")) if isinstance(_map(one).get("name"), str)]
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _int(value: Any, default: int = 0) -> int:
+    number = _whole(value)
+    return default if number is None else number
+
+
+def _amount(value: Any) -> Any:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1 << 62
+    return value if is_number else None
+
+
+def _micros(value: Any) -> int | None:
+    """The microseconds of a time that `isoformat` wrote."""
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return (moment - _BEGIN) // timedelta(microseconds=1) if moment.tzinfo else None
+
+
 def _phases(text: str) -> tuple[Phase, ...]:
     try:
         return tuple(
@@ -421,20 +509,18 @@ _READ_AS: dict[str, Callable[[str], Any]] = {
 _APART = {"bulk", "is_scheduler", "is_followed", "yields", "is_held"}
 _READERS = {of.name: _reader(of) for of in fields_of(Record) if of.name not in _APART}
 _DEFAULTS = dict(vars(Record()))
+_BEGIN = datetime.fromtimestamp(0, tz=UTC)
+#: Fields that `as_json` writes under their own names: texts, numbers and times.
+_AS_SHOWN = (
+    *("id", "name", "project", "user", "queue", "reason", "phase", "message", "signal", "worker", "host", "sweep"),
+    *("commit", "late_exit", "log_url"),
+)
+_NUMBERS_SHOWN = ("attempt", "exit_code", "pid", "preemptions", "log_missing_lines")
+_TIMES_SHOWN = ("created_at", "started_at", "ended_at", "due_at", "scheduled_at")
 #: Fields that `to_hash` writes.
 _RESTORED = (
     *("id", "name", "project", "queue", "priority", "tags", "state", "attempt", "first_attempt", "token", "worker"),
     *("host", "created_at", "spec", "commit", "needs", "concurrency_key", "limit_key", "array", "array_limit"),
-    *(
-        "sweep",
-        "user",
-        "allowances",
-        "version",
-        "preemptions",
-        "misstarts",
-        "gpus",
-        "started_at",
-        "start_at",
-        "scheduled_at",
-    ),
+    *("sweep", "user", "allowances", "version", "preemptions", "misstarts", "gpus", "started_at", "start_at"),
+    "scheduled_at",
 )

@@ -121,10 +121,7 @@ class RunSpec:
     @property
     def needs(self) -> str:
         """The needs as the store compares them: GPUS:MILLICORES:BYTES; '' for nothing."""
-        if not (self.gpus or self.cpus or self.memory):
-            return ""
-        cpus = 0 if self.cpus is None else math.ceil(1000 * self.cpus)
-        return f"{self.gpus}:{cpus}:{self.memory or 0}"
+        return needs_of(self.gpus, self.cpus, self.memory)
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""
@@ -162,6 +159,13 @@ def make_spec(given: Mapping[str, Any]) -> RunSpec:
     spec.__dict__.update(given)
     spec._check(given)
     return spec
+
+
+def needs_of(gpus: int | None, cpus: float | None, memory: int | None) -> str:
+    """The needs as the store compares them: GPUS:MILLICORES:BYTES; '' for nothing."""
+    if not (gpus or cpus or memory):
+        return ""
+    return f"{gpus or 0}:{0 if cpus is None else math.ceil(1000 * cpus)}:{memory or 0}"
 
 
 def parse_spec(text: str) -> RunSpec:

@@ -148,6 +148,21 @@ class Measured(NamedTuple):
     samples: Samples | None
     is_running: bool
 
+    def as_json(self) -> dict[str, Any]:
+        """The object of `metrics --json`, without the run and its metrics."""
+        samples = None if self.samples is None else self.samples.as_json()
+        return {"attempt": self.attempt, "usage": self.usage.as_json() or None, "samples": samples}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Measured:
+        """Read what `as_json` wrote, and `is_running` beside it."""
+        usage, samples = json.dumps(said.get("usage") or {}), said.get("samples")
+        shown = None
+        if isinstance(samples, dict):
+            series = {name: tuple(samples.get(name) or ()) for name in _UNITS}
+            shown = Samples(float(samples.get("every_s") or 1), **series)
+        return cls(int(said["attempt"]), Usage.of(usage), shown, bool(said.get("is_running")))
+
     @classmethod
     def of(cls, attempt: int, kept: str, *, is_running: bool) -> Measured:
         """Read what is kept of an attempt; '' is nothing."""

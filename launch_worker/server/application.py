@@ -24,17 +24,23 @@ from launch_worker.server.address import Address, Names
 from launch_worker.server.archiving import ArchiveInside
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.fence import Fence
+from launch_worker.server.news import News
 from launch_worker.server.openapi import describe
 from launch_worker.server.problems import handle_errors
 from launch_worker.server.routes import (
     account,
+    acts,
     celery,
+    groups,
     home,
     login_page,
     people,
     probes,
     queues,
+    runs,
     schedules,
+    streams,
+    submit,
     sweeps,
     system,
     workers,
@@ -46,7 +52,13 @@ log = logging.getLogger("launch_worker.server")
 
 API = "/api/v1"
 #: Routers of the API, and those of what is beside it.
-_API_ROUTERS = tuple(part.router for part in (account, people, queues, workers, schedules, sweeps, system))
+_API_ROUTERS = tuple(
+    part.router
+    for part in (
+        *(account, people, submit, runs, groups, streams, acts),
+        *(queues, workers, schedules, sweeps, system),
+    )
+)
 _OTHER_ROUTERS = (probes.router, home.router, login_page.router, celery.router)
 
 
@@ -66,6 +78,7 @@ def make_application(
         async with AsyncExitStack() as parts:
             parts.callback(shared.database.close)
             parts.callback(shared.connection.store.close)
+            parts.push_async_callback(run_in_threadpool, shared.news.stop)
             if with_archive:
                 archive = ArchiveInside(settings)
                 archive.start()
@@ -125,4 +138,5 @@ def _shared(settings: Settings, address: Address, loopback_key: str) -> Shared:
         groups_header=settings.proxy_groups_header,
         roles=parse_roles(settings.proxy_roles, what="LAUNCH_PROXY_ROLES"),
     )
-    return Shared(settings, address, loopback_key, connection, database, Directory(database), proxy_rules)
+    news = News(connection.store)
+    return Shared(settings, address, loopback_key, connection, database, Directory(database), proxy_rules, news)

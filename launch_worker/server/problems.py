@@ -59,6 +59,18 @@ def status_of(error: errors.LaunchError) -> int:
     return next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
 
 
+def document(error: errors.LaunchError) -> dict[str, Any]:
+    """An error of ours as the object of a problem document, for a stream that has begun."""
+    status = status_of(error)
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": str(error),
+        "code": type(error).__name__,
+    }
+
+
 def problem(status: int, detail: str, *, code: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A problem document."""
     title = HTTPStatus(status).phrase

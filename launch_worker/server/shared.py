@@ -14,6 +14,7 @@ from launch_worker.people.claims import ProxyRules
 from launch_worker.people.directory import Directory
 from launch_worker.server.address import Address
 from launch_worker.server.celery_page import CeleryPage
+from launch_worker.server.news import News
 from launch_worker.settings import Settings
 
 
@@ -30,6 +31,8 @@ class Shared:
     database: Database
     directory: Directory
     proxy_rules: ProxyRules
+    #: News of runs, for streams.
+    news: News
     #: Set when the server is asked to stop: streams end, and nothing that waits goes on.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     #: Celery's page; None for a server without.

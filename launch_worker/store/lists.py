@@ -26,15 +26,16 @@ class Lists(Records):
         """How many runs the smallest index has: exact for one kind, an upper bound for several kinds."""
         return self._smallest(narrow)[1]
 
-    def runs(self, narrow: Narrow = EVERY, *, newest_first: bool = True, page: int = 100) -> Iterator[Record]:
-        """Yield the runs that have, for each kind, one of the values, by creation time.
+    def runs(
+        self, narrow: Narrow = EVERY, *, newest_first: bool = True, page: int = 100, begin_us: int | None = None
+    ) -> Iterator[Record]:
+        """Yield the runs that have, for each kind, one of the values, by creation time, from `begin_us` on.
 
         `page` runs are read at a time, as they are taken. A run that comes or goes meanwhile is listed once or not.
         """
         indexes, _ = self._smallest(narrow)
-        ids = heapq.merge(
-            *(self._ids(index, newest_first=newest_first, page=page) for index in indexes), reverse=newest_first
-        )
+        found = (self._ids(index, newest_first=newest_first, page=page, begin_us=begin_us) for index in indexes)
+        ids = heapq.merge(*found, reverse=newest_first)
         seen: set[str] = set()
         while batch := [run_id for _, run_id in islice(ids, page)]:
             fresh = batch
@@ -59,9 +60,11 @@ class Lists(Records):
         least = min(totals)
         return choices[totals.index(least)], least
 
-    def _ids(self, index: str, *, newest_first: bool, page: int) -> Iterator[tuple[int, str]]:
+    def _ids(
+        self, index: str, *, newest_first: bool, page: int, begin_us: int | None = None
+    ) -> Iterator[tuple[int, str]]:
         """Yield (creation time, id). Pages begin at a score, not at a rank: runs that come or go shift ranks."""
-        edge, at_edge = ("+inf" if newest_first else "-inf"), set[str]()
+        edge, at_edge = ("+inf" if newest_first else "-inf") if begin_us is None else str(begin_us), set[str]()
         while True:
             # The runs at the edge's own instant come again.
             num = page + len(at_edge)

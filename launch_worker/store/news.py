@@ -11,6 +11,8 @@ from launch_worker.store.redis.connection import clear_errors
 
 #: Seconds for which the listener waits before it checks its connection.
 _LISTEN_TURN_S = 30.0
+#: Seconds after which a listener looks whether it is to stop.
+_TURN_S = 0.2
 #: Seconds to wait for the confirmation of a subscription.
 _SUBSCRIBE_S = 2.0
 
@@ -48,6 +50,16 @@ class News(Client):
                 return is_news
 
             yield wait
+
+    def listen_to_runs(self, *, on_news: Callable[[str], None], stopped: Callable[[], bool]) -> None:
+        """Call `on_news(run_id)` for the news of all runs until `stopped`; raises when Redis goes away."""
+        pattern = keys.news_channel("*")
+        with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.psubscribe(pattern)
+            while not stopped():
+                message = pubsub.get_message(timeout=_TURN_S)
+                if message is not None and message["type"] == "pmessage":
+                    on_news(text(message["channel"]).removeprefix(pattern[:-1]))
 
     def listen(
         self, channels: Sequence[str], *, on_message: Callable[[str, str], None], stopped: Callable[[], bool]

@@ -92,6 +92,32 @@ def read_options(options: Mapping[str, Any], *, folder: str = "", where: str = "
     return Item(given=given, where=where, **item)
 
 
+def as_options(item: Item) -> dict[str, Any]:
+    """The options that `read_options` reads as the item, with JSON's types; an upload is named by its hash.
+
+    A folder that the worker need not have is left out. Raises InputError for what no option says.
+    """
+    said: dict[str, Any] = {"upload": item.given["upload"]} if "upload" in item.given else {}
+    left = {name: value for name, value in item.given.items() if value is not None and name not in _SAID_APART}
+    if not item.given.get("cwd_required"):
+        left.pop("cwd", None)
+    for option in OPTIONS:
+        if option.owner == SPEC and LINE in option.places and option.field in left:
+            value = left.pop(option.field)
+            said[option.name] = list(value) if isinstance(value, tuple) else value
+    if left:
+        raise InputError(f"{min(left)!r} is not an option of a run")
+    if item.array is not None:
+        said["array"] = ",".join(map(str, item.array.indexes)) + (f"%{item.array.limit}" if item.array.limit else "")
+    times = {"at": None if item.at_us is None else item.at_us / 1e6, "delay": item.delay_s or None}
+    said |= {name: value for name, value in times.items() if value is not None}
+    return said | {name: value for name, value in (("id", item.run_id), ("unique", item.unique)) if value}
+
+
+#: Arguments of RunSpec that are no options of a line, or not as they are.
+_SAID_APART = frozenset({"upload", "author", "cwd_required"})
+
+
 def read_jobs(
     file: BinaryIO,
     *,
@@ -115,12 +141,13 @@ def read_jobs(
         if not line.strip():
             continue
         try:
-            yield read_options(_merged(known, _object(line)), folder=folder, where=where)
+            yield read_options(_merged(known, object_of(line)), folder=folder, where=where)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def object_of(line: bytes) -> dict[str, Any]:
+    """The options of a line of JSON. Raises InputError."""
     try:
         value = _JSON.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -59,6 +59,17 @@ def _pool(text: str) -> PoolConfig:
     return PoolConfig.from_json(text)
 
 
+def from_here(given: Mapping[str, Any], *, author: str, project: str) -> dict[str, Any]:
+    """The arguments, with what a process says of its submitter where they do not: author, project, folder."""
+    found = {"author": author} | dict(given)
+    if not found.get("project") and project:
+        found["project"] = project
+    if found.get("cwd") is None and not (found.get("uri") or found.get("upload")):
+        # A folder among the defaults of the queue or pool replaces it.
+        found["cwd"] = current_folder()
+    return found
+
+
 def current_folder() -> str | None:
     """This process's folder; None when it was deleted under it."""
     try:

@@ -1,7 +1,10 @@
-"""Defines what a submitter learns of a run that it has submitted."""
+"""Defines what a submitter learns of a run that it has submitted, and says who submits."""
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 from typing import NamedTuple
 
 
@@ -15,3 +18,11 @@ class Sent(NamedTuple):
     is_new: bool = True
     #: Id of its array or bulk submission, as people write it; '' for a run that was submitted alone.
     group: str = ""
+
+
+def me() -> str:
+    """USER@HOST of this process, for people."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}@{socket.gethostname()}"

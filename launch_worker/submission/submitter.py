@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
-import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,8 +19,8 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
 from launch_worker.store.submit import Announced, ConfigChanged, Configs, Created, Creator, New
 from launch_worker.submission.options import DEFAULT_QUEUE, Item, Ready
-from launch_worker.submission.resolve import current_folder, resolve
-from launch_worker.submission.sent import Sent
+from launch_worker.submission.resolve import from_here, resolve
+from launch_worker.submission.sent import Sent, me
 
 #: Runs in one round trip. Redis does nothing else for the few milliseconds that they take.
 _BATCH = 100
@@ -249,13 +247,12 @@ class Submitter:
 
     def _resolve(self, queue: str, given: Mapping[str, Any]) -> Ready:
         configs = self._configs.get(queue, Configs())
-        given = {"author": self.actor} | dict(given)
-        if not given.get("project") and self.settings.project:
-            given["project"] = self.settings.project
-        if given.get("cwd") is None and not (given.get("uri") or given.get("upload")):
-            # A folder among the defaults of the queue or pool replaces it.
-            given["cwd"] = current_folder()
+        given = self._completed(given)
         return Ready(resolve(given, **configs._asdict()), configs)
+
+    def _completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments, with what this process says of its submitter."""
+        return from_here(given, author=self.actor, project=self.settings.project)
 
     def send_folder(self, folder: str) -> str:
         """Send a folder of this machine, unless this connection has sent it. Returns its sha256. Raises InputError."""
@@ -272,11 +269,3 @@ class Submitter:
 def _sent(new: New, created: Created) -> Sent:
     group = new.group
     return Sent(new.run_id, created.consumers, created.is_new, "" if group is None else group.id)
-
-
-def me() -> str:
-    """USER@HOST of this process, for people."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}@{socket.gethostname()}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 from fastapi import FastAPI
@@ -47,10 +48,16 @@ class TestServer:
 
 @contextmanager
 def serving(
-    redis_url: str, folder: Path, *, with_archive: bool = False, with_celery_page: bool = False, **variables: str
+    redis_url: str,
+    folder: Path,
+    *,
+    with_archive: bool = False,
+    with_celery_page: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    **more: str,
 ) -> Iterator[TestServer]:
     """Run a server with these `LAUNCH_…` variables until the end of the block."""
-    settings = Settings.from_env({"LAUNCH_WORK_DIR": str(folder), **variables}, redis_url=redis_url)
+    settings = Settings.from_env({"LAUNCH_WORK_DIR": str(folder), **variables, **more}, redis_url=redis_url)
     listening = Address("127.0.0.1", 0).listen()
     address = Address("127.0.0.1", listening.getsockname()[1])
     application = make_application(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from launch_worker.api.client import Api, Run
 from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
+from tests.support.http_servers import KEY, serving
 
 #: Intervals in seconds: short enough that a test need not wait, long enough for a loaded machine.
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": "3", "LAUNCH_PASS_S": "0.5"}
+#: URL of no Redis.
+NOWHERE = "redis://127.0.0.1:1/0"
 
 
 class Part:
@@ -58,6 +62,8 @@ class Cluster:
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("LAUNCH_", "CELERY_"))}
         self.env |= TIMES | {"LAUNCH_REDIS_URL": redis_url, "LAUNCH_WORK_DIR": str(folder / "work")}
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
+        #: Variables of commands and no worker: a server's address, in place of Redis'.
+        self.door: dict[str, str] = {}
         self.api = Api(settings=Settings.from_env(self.env))
         self.parts: list[Part] = []
 
@@ -123,7 +129,7 @@ class Cluster:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.env | dict(env or {}),
+            env=self.env | self.door | dict(env or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,
@@ -136,7 +142,7 @@ class Cluster:
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self.env,
+            env=self.env | self.door,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -166,12 +172,27 @@ class Result:
         return f"exit {self.code}\n--- out\n{self.out}\n--- err\n{self.err}"
 
 
+#: Mark of tests whose commands go through Redis, and through a server too.
+through_both_doors = pytest.mark.parametrize("door", ["redis", "http"], indirect=True)
+
+
 @pytest.fixture
-def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
+def door(request: pytest.FixtureRequest) -> str:
+    """The way of commands to the launch system."""
+    return str(getattr(request, "param", "redis"))
+
+
+@pytest.fixture
+def cluster(redis_url: str, tmp_path: Path, door: str) -> Iterator[Cluster]:
     made = Cluster(redis_url, tmp_path)
-    yield made
-    ids = [record.id for record in made.api.store.runs()]
-    made.close()
+    with ExitStack() as parts:
+        if door == "http":
+            server = parts.enter_context(serving(redis_url, tmp_path / "server", variables=TIMES))
+            # Redis' own address is one where nobody listens.
+            made.door = {"LAUNCH_API_URL": server.url, "LAUNCH_API_TOKEN": KEY, "LAUNCH_REDIS_URL": NOWHERE}
+        yield made
+        ids = [record.id for record in made.api.store.runs()]
+        made.close()
     # Once all workers are gone no process of any job may be left, whatever the test did.
     wait_until(lambda: not any(job_processes(run_id) for run_id in ids), what="no job process is left")
 

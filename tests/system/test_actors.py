@@ -18,7 +18,7 @@ from launch_worker.cli.submit import submit_command
 from launch_worker.store import keys
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
-from launch_worker.submission.submitter import me
+from launch_worker.submission.sent import me
 from tests.support.arrows import FINISHED, create, running
 
 Do = Callable[..., str]

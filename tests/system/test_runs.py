@@ -15,10 +15,12 @@ from launch_worker.errors import UnknownRunError
 from launch_worker.model import item_schema
 from launch_worker.model.states import RunState
 from launch_worker.store.redis.client import text
-from launch_worker.submission.submitter import me
+from launch_worker.submission.sent import me
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, break_machine, states
+from tests.system.conftest import Cluster, break_machine, states, through_both_doors
+
+pytestmark = through_both_doors
 
 S = RunState
 #: The snippet of W&B's page "Run states". Only its import is another one.

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.model.run import MASK, Record, Transition, masked_spec
+from launch_worker.model.saved_files import saved_files
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 
@@ -136,3 +137,77 @@ def test_a_record_that_was_read_has_every_field(fields: dict[str, str]) -> None:
     record = Record.from_hash(fields)
     assert list(vars(record)) == [field.name for field in dataclasses.fields(Record)]
     assert Record(**vars(record)) == record
+
+
+_TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+_TIMES = st.integers(0, 4_000_000_000_000_000).map(str)
+_VALUES = st.recursive(st.none() | st.booleans() | st.integers() | _TEXTS, st.lists, max_leaves=5)
+_SPECS = st.fixed_dictionaries(
+    {"command": st.lists(_TEXTS, max_size=3)},
+    optional={
+        "env": st.dictionaries(_TEXTS, _TEXTS, max_size=3),
+        "config": st.dictionaries(_TEXTS, _VALUES, max_size=3),
+        "values": st.dictionaries(_TEXTS, _VALUES, max_size=3),
+        "gpus": st.integers(0, 8) | _TEXTS,
+        "priority": _TEXTS,
+    },
+)
+_HASHES = st.fixed_dictionaries(
+    {
+        "state": st.sampled_from([state.value for state in RunState]),
+        "created_at": _TIMES,
+        "spec": _SPECS.map(json.dumps),
+    },
+    optional={
+        **dict.fromkeys(("id", "name", "project", "queue", "reason", "message", "worker", "host", "late_exit"), _TEXTS),
+        **dict.fromkeys(("started_at", "ended_at", "due_at", "cancel_at", "scheduled_at"), _TIMES),
+        **dict.fromkeys(("attempt", "exit_code", "pid", "version", "preemptions"), st.integers(0, 10**9).map(str)),
+        **dict.fromkeys(("log_missing", "log_missing_lines"), st.integers(0, 10**12).map(str)),
+        **dict.fromkeys(("tags", "gpus"), st.lists(_TEXTS, max_size=3).map(json.dumps)),
+        "array": st.sampled_from(["", "1m83cyvtfq1tc69", "b1m83cyvtfq1tc69"]),
+        "token": st.just("7"),
+        "held": st.sampled_from(["", "7", "8"]),
+        "waits_for": st.dictionaries(st.from_regex("[0-9a-z]{15}", fullmatch=True), _TEXTS, max_size=2).map(json.dumps),
+        "summary": st.dictionaries(_TEXTS, _VALUES, max_size=3).map(json.dumps),
+        "usage": st.dictionaries(
+            st.sampled_from(["cpu_s", "wall_s", "peak_memory", "since_s"]), st.floats(0, 1e15)
+        ).map(json.dumps),
+        "phases": st.lists(
+            st.builds(
+                lambda name, at, us: {"name": name, "at": at, "us": us},
+                _TEXTS,
+                st.integers(0, 4_000_000_000_000_000),
+                st.none() | st.integers(0, 10**12),
+            ),
+            max_size=3,
+        ).map(json.dumps),
+    },
+)
+
+
+@given(_HASHES)
+def test_a_record_is_read_back_from_the_json_that_shows_it(fields: dict[str, str]) -> None:
+    shown = Record.from_hash(fields).as_json()
+    known = json.loads(json.dumps(shown))
+    assert Record.from_json(known).as_json() == shown == known
+
+
+@given(st.dictionaries(st.sampled_from([*Record().as_json(), "files"]), _VALUES | _SPECS))
+def test_json_that_shows_no_record_is_read_without_an_error(shown: dict[str, Any]) -> None:
+    Record.from_json(shown).as_json()
+
+
+def test_a_record_of_json_knows_the_needs_and_the_files_of_its_run() -> None:
+    spec = RunSpec(command=("a",), gpus=2, cpus=0.5, memory=1 << 30)
+    record = Record.from_hash(
+        FIELDS | {"spec": spec.to_json(), "files": '{"a.txt": {"size": 3, "at": 1700000000123000}}'}
+    )
+    files = [file.as_json() for file in saved_files(record)]
+    read = Record.from_json(record.as_json() | {"files": files})
+    assert read.needs == spec.needs
+    assert saved_files(read) == saved_files(record)
+
+
+def test_a_transition_is_read_back_from_its_json() -> None:
+    step = Transition(RunState.FAILED, 1700000000123000, 2, "w@h", "exit code 3")
+    assert Transition.from_json(step.as_json()) == step

@@ -1,0 +1,234 @@
+"""Speaks to a server over HTTP, by the standard library: connections that are used again, proxies, problems as errors.
+
+It imports no redis, and nothing that only Linux has: a person waits for `launch-submit`, on whatever machine.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from launch_worker import errors
+from launch_worker.errors import LaunchError, LoginError, ServerUnavailableError
+from launch_worker.untrusted.text import read_json
+
+#: Seconds for a connection to be made, and for the next bytes of an answer.
+_CONNECT_S = 5.0
+_ANSWER_S = 60.0
+#: Bytes of a piece of an answer that is read as it comes.
+_PIECE_BYTES = 64 << 10
+_API = "/api/v1"
+
+Body = bytes | Iterable[bytes] | None
+
+
+class HttpConnection:
+    """One server. Thread-safe: each request has a connection for itself, which another one uses again."""
+
+    def __init__(self, url: str, token: str) -> None:
+        parts = urlsplit(url)
+        self.url = url
+        self._is_secure = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._is_secure else 80)
+        self._path = f"{parts.path}{_API}"
+        self._headers = {"Accept-Encoding": "gzip", "User-Agent": "launch_worker"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        #: Connections that nobody uses now.
+        self._idle: list[http.client.HTTPConnection] = []
+        self._proxy = _proxy_of(parts.scheme, self._host)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The JSON of an answer; None for an empty one. Raises LaunchError for a problem."""
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        more = {"Content-Type": "application/json"} if data is not None else {}
+        with self.answer(method, path, query=query, body=data, headers={**more, **(headers or {})}) as response:
+            return _json(self._read(response))
+
+    def read(self, path: str, *, query: Mapping[str, Any] | None = None) -> bytes:
+        """The bytes of an answer. Raises LaunchError for a problem."""
+        with self.answer("GET", path, query=query) as response:
+            return self._read(response)
+
+    @contextmanager
+    def answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Body = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = _ANSWER_S,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request, and yield the answer to be read. Raises LaunchError for a problem.
+
+        ServerUnavailableError for no answer: it is not known then whether the server did what was asked.
+        """
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        target = self._path + path + (f"?{urlencode(given)}" if given else "")
+        with self._errors():
+            connection, response = self._send(method, target, body, {**self._headers, **(headers or {})}, timeout_s)
+        try:
+            if response.status >= 400:
+                raise _problem(response.status, self._read(response))
+            yield response
+            if response.isclosed() and not response.will_close:
+                self._idle.append(connection)
+                return
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._away(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+
+    def lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        """The lines of an answer as they come."""
+        inflate = _inflater(response)
+        rest = b""
+        with self._errors():
+            while data := response.read1(_PIECE_BYTES):
+                rest += inflate(data)
+                *lines, rest = rest.split(b"\n")
+                yield from lines
+        if rest:
+            yield rest
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        with self._errors():
+            data: bytes = _inflater(response)(response.read())
+        return data
+
+    def _send(
+        self, method: str, target: str, body: Body, headers: dict[str, str], timeout_s: float
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """Send on a connection that was used before, where there is one and it still lives, else on a new one."""
+        while True:
+            is_used = bool(self._idle)
+            connection = self._idle.pop() if is_used else self._connect()
+            try:
+                connection.sock.settimeout(timeout_s)
+                full = target if self._proxy is None or self._is_secure else f"http://{self._authority}{target}"
+                connection.request(method, full, body=body, headers=headers, encode_chunked=_is_stream(body))
+                return connection, connection.getresponse()
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                connection.close()
+                # The server ends connections that nobody uses: it has not begun with this request.
+                if not is_used or _is_stream(body):
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+
+    @property
+    def _authority(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._port}"
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port = (self._host, self._port) if self._proxy is None else self._proxy
+        connection: http.client.HTTPConnection
+        if self._is_secure:
+            # The usual places of certificates, or SSL_CERT_FILE and SSL_CERT_DIR.
+            connection = http.client.HTTPSConnection(host, port, timeout=_CONNECT_S)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=_CONNECT_S)
+        if self._proxy is not None and self._is_secure:
+            connection.set_tunnel(self._host, self._port)
+        connection.connect()
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            raise self._away(error) from error
+
+    def _away(self, error: Exception) -> ServerUnavailableError:
+        import ssl
+
+        why = str(getattr(error, "strerror", "") or error) or type(error).__name__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = f"its certificate is not trusted here ({error.verify_message}); name its authority by SSL_CERT_FILE"
+        elif isinstance(error, TimeoutError):
+            why = "it did not answer in time"
+        return ServerUnavailableError(f"the server {self.url} cannot be used: {why}")
+
+
+def part_of_path(text: str) -> str:
+    """A text as one part of a path."""
+    return quote(text, safe="")
+
+
+def _is_stream(body: Body) -> bool:
+    return body is not None and not isinstance(body, bytes)
+
+
+def _inflater(response: http.client.HTTPResponse) -> Any:
+    """A function that undoes the encoding of an answer, piece by piece."""
+    if response.headers.get("Content-Encoding") != "gzip":
+        return bytes
+    import zlib
+
+    return zlib.decompressobj(wbits=31).decompress
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return read_json(data) if data else None
+    except ValueError as error:
+        raise ServerUnavailableError(f"what answers there is no launch-worker server: {error}") from None
+
+
+def error_of(problem: Mapping[str, Any], status: int = 500) -> LaunchError:
+    """The error that a problem document tells of, of the same class as at the server."""
+    kind = getattr(errors, str(problem.get("code")), None)
+    if not (isinstance(kind, type) and issubclass(kind, LaunchError)):
+        kind = LoginError if status == 401 else LaunchError
+    return kind(str(problem.get("detail") or f"the server answered with status {status}"))
+
+
+def _problem(status: int, data: bytes) -> LaunchError:
+    try:
+        found = read_json(data)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and "code" in found:
+        return error_of(found, status)
+    return ServerUnavailableError(f"what answers there is no launch-worker server; its status is {status}")
+
+
+def _proxy_of(scheme: str, host: str) -> tuple[str, int] | None:
+    """Host and port of the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for this host; None for none."""
+    if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
+        return None
+    # Imported where there is one: a person waits.
+    from urllib.request import getproxies_environment, proxy_bypass
+
+    proxies = getproxies_environment()
+    url = proxies.get(scheme) or proxies.get("all")
+    if not url or proxy_bypass(host):
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    return (parts.hostname, parts.port or 80) if parts.hostname else None

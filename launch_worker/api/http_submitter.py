@@ -1,0 +1,127 @@
+"""Submits runs through a server. Imports stay minimal: start-up time of `launch-submit`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from launch_worker.api.http_connection import HttpConnection, error_of
+from launch_worker.errors import InputError, LaunchError
+from launch_worker.ids import new_run_id
+from launch_worker.settings import Settings
+from launch_worker.submission.options import Item, as_options
+from launch_worker.submission.resolve import current_folder, from_here
+from launch_worker.submission.sent import Sent, me
+from launch_worker.untrusted.text import read_json
+
+if TYPE_CHECKING:
+    from launch_worker.model.spec import RunSpec
+
+
+class HttpSubmitter:
+    """A connection to one launch system through its server, for submitting only. `Submits` documents it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.server = HttpConnection(settings.api_url, settings.api_token)
+        #: The sha256 of each folder that was sent, by its path.
+        self._sent: dict[str, str] = {}
+
+    @cached_property
+    def actor(self) -> str:
+        return me()
+
+    def send_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Sent, Item]]:
+        known = list(items)
+        if len(known) == 1 and known[0].array is None:
+            yield self._send_one(known[0], strict=strict), known[0]
+        elif known:
+            yield from self._send_many(known, strict=strict)
+
+    def _send_one(self, item: Item, *, strict: bool) -> Sent:
+        try:
+            said = self.server.ask("POST", "/runs", query=self._query(strict=strict), body=self._said(item))
+        except InputError as error:
+            raise item.error(error) from None
+        return Sent(str(said["id"]), int(said["queue_consumers"]), bool(said["is_new"]))
+
+    def _send_many(self, items: Sequence[Item], *, strict: bool) -> Iterator[tuple[Sent, Item]]:
+        for answer in self._bulk(items, strict=strict):
+            item = items[answer["item"]]
+            if "problem" in answer:
+                raise _placed(error_of(answer["problem"]), item)
+            yield Sent(answer["id"], answer["queue_consumers"], answer["is_new"], answer["group"]), item
+
+    def check_items(self, items: Sequence[Item], *, strict: bool) -> None:
+        for item in items:
+            if item.upload is not None and not os.path.isdir(item.upload):
+                raise item.error(f"upload {item.upload!r} is not a folder of this machine")
+        for answer in self._bulk(items, strict=strict, check=True):
+            if "problem" in answer:
+                raise _placed(error_of(answer["problem"]), items[answer["item"]])
+
+    def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
+        from launch_worker.model.spec import parse_spec
+
+        [answer] = self._bulk([Item(dict(given))], check=True)
+        if "problem" in answer:
+            raise error_of(answer["problem"])
+        return parse_spec(json.dumps(answer["spec"]))
+
+    def _bulk(self, items: Sequence[Item], *, strict: bool = False, check: bool = False) -> Iterator[dict[str, Any]]:
+        said = (json.dumps(self._said(item, check=check), ensure_ascii=False) for item in items)
+        with self.server.answer(
+            "POST",
+            "/runs/bulk",
+            query=self._query(strict=strict) | {"check": "true" if check else None},
+            body="\n".join(said).encode(),
+            headers={"Content-Type": "application/x-ndjson"},
+        ) as response:
+            for line in self.server.lines(response):
+                yield read_json(line)
+
+    def _query(self, *, strict: bool) -> dict[str, Any]:
+        """What is the same for all runs of a request: who submits them, and the folder in which that person is."""
+        return {"author": self.actor, "folder": current_folder(), "strict": "true" if strict else None}
+
+    def _said(self, item: Item, *, check: bool = False) -> dict[str, Any]:
+        given = from_here(item.given, author=self.actor, project=self.settings.project)
+        if item.upload is not None and not check:
+            given["upload"] = self.send_folder(item.upload)
+        item = replace(item, given=given)
+        if not (item.run_id or item.unique):
+            # The request can then be repeated.
+            item = replace(item, run_id=new_run_id()) if item.array is None else replace(item, unique=new_run_id())
+        return as_options(item)
+
+    def send_folder(self, folder: str) -> str:
+        # Imported for an upload only.
+        import tempfile
+        from pathlib import Path
+
+        from launch_worker.code.archive import make_archive
+
+        path = os.path.abspath(folder)
+        if path not in self._sent:
+            with tempfile.TemporaryFile() as archive:
+                sha256 = make_archive(Path(path), archive, limit_bytes=self.settings.upload_bytes)
+                if not self.server.ask("POST", f"/uploads/{sha256}/renew")["is_there"]:
+                    size = archive.tell()
+                    archive.seek(0)
+                    headers = {"Content-Type": "application/gzip", "Content-Length": str(size)}
+                    with self.server.answer("PUT", f"/uploads/{sha256}", body=archive, headers=headers) as response:
+                        response.read()
+            self._sent[path] = sha256
+        return self._sent[path]
+
+    def live_workers(self) -> list[dict[str, Any]]:
+        workers: list[dict[str, Any]] = self.server.ask("GET", "/workers")["workers"]
+        return workers
+
+
+def _placed(error: LaunchError, item: Item) -> LaunchError:
+    return item.error(error) if isinstance(error, InputError) else error

@@ -1,0 +1,362 @@
+"""The way to a launch system through its server."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from launch_worker.api.filters import Filter, Order
+from launch_worker.api.http_connection import error_of, part_of_path
+from launch_worker.api.http_submitter import HttpSubmitter
+from launch_worker.api.transport import Kind, LogPart, Place, RunList, Seen, check_part
+from launch_worker.errors import LaunchError, ServerUnavailableError, UnknownRunError
+from launch_worker.ids import check_run_id
+from launch_worker.model.allowance import Allowance
+from launch_worker.model.finding import Finding
+from launch_worker.model.group import GroupRecord
+from launch_worker.model.log_pieces import Gap, Log, Piece
+from launch_worker.model.run import Record, Transition
+from launch_worker.model.states import RunState
+from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
+from launch_worker.model.usage import Measured
+from launch_worker.model.worker import WorkerOrder
+from launch_worker.queues.described import Pool, Queue
+from launch_worker.store.answers import CancelWord
+from launch_worker.submission.options import Item
+from launch_worker.submission.sent import Sent
+from launch_worker.untrusted.text import read_json
+
+#: Runs of one page where all must be read before the first is known.
+_LARGE_PAGE = 1000
+#: Ids of one question.
+_IDS = 100
+#: Seconds of one wait at the server for the end of a group.
+_WAIT_S = 20.0
+#: Seconds without any byte of a stream, whose server says something every 15 s, after which it is gone.
+_SILENCE_S = 40.0
+
+
+class HttpTransport(HttpSubmitter):
+    """The transport through a server. `Transport` documents it."""
+
+    def send(
+        self,
+        given: Mapping[str, Any],
+        *,
+        delay_s: float = 0.0,
+        at_us: int | None = None,
+        strict: bool = False,
+        run_id: str = "",
+    ) -> Sent:
+        item = Item(dict(given), delay_s=delay_s, at_us=at_us, run_id=check_run_id(run_id) if run_id else "")
+        return self._send_one(item, strict=strict)
+
+    # -- runs, read ------------------------------------------------------------------------------------------------
+
+    def _run(self, run_id: str, rest: str = "") -> str:
+        return f"/runs/{part_of_path(run_id)}{rest}"
+
+    def find(self, run_id: str) -> Record:
+        return self.record(run_id)
+
+    def record(self, run_id: str) -> Record:
+        return Record.from_json(self.server.ask("GET", self._run(run_id), query={"live": "true"}))
+
+    def records(self, run_ids: Sequence[str]) -> list[Record]:
+        found: dict[str, Record] = {}
+        for start in range(0, len(run_ids), _IDS):
+            ids = ",".join(run_ids[start : start + _IDS])
+            for shown in self.server.ask("GET", "/runs", query={"ids": ids})["runs"]:
+                found[shown["id"]] = Record.from_json(shown)
+        return [found[run_id] for run_id in run_ids if run_id in found]
+
+    def shown(self, run_id: str) -> dict[str, Any]:
+        shown: dict[str, Any] = self.server.ask("GET", self._run(run_id))
+        return shown
+
+    def why_waiting(self, queue: str) -> str:
+        # The server has said it in the run's reason.
+        return ""
+
+    def transitions(self, run_id: str) -> list[Transition]:
+        return [Transition.from_json(step) for step in self.server.ask("GET", self._run(run_id, "/history"))]
+
+    def metrics(self, run_id: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.server.ask("GET", self._run(run_id, "/metrics"))
+        return rows
+
+    def measured(self, run_id: str, attempt: int | None, *, timeout_s: float) -> tuple[Record, Measured]:
+        query = {"attempt": attempt, "timeout": timeout_s}
+        said = self.server.ask("GET", self._run(run_id, "/usage"), query=query)
+        return Record.from_json(said["run"]), Measured.from_json(said)
+
+    def advice_by_earlier(self, record: Record) -> list[str]:
+        said: list[str] = self.server.ask("GET", self._run(record.id, "/advice"))
+        return said
+
+    def read_file(self, run_id: str, name: str) -> bytes | None:
+        return self.server.read(self._run(run_id, f"/files/{part_of_path(name)}"))
+
+    def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
+        check_part(part)
+        pieces = self._pieces(run_id, part)
+        # Errors are raised now, and not with the first piece that is taken.
+        first = next(pieces, None)
+        return iter(()) if first is None else _chained(first, pieces)
+
+    def _pieces(self, run_id: str, part: LogPart) -> Iterator[Piece]:
+        headers = {"Accept": "application/x-ndjson"}
+        with self.server.answer("GET", self._run(run_id, "/logs"), query=part, headers=headers) as response:
+            for line in self.server.lines(response):
+                said = read_json(line)
+                if "problem" in said:
+                    raise error_of(said["problem"])
+                gap = said.get("gap")
+                yield Piece(_data(said), said["line"], None if gap is None else Gap(**gap))
+
+    def newest_output(self, run_id: str, attempt: int) -> Log:
+        said = self.server.ask("GET", self._run(run_id, "/logs/newest"), query={"attempt": attempt})
+        return Log(_data(said), said["missing"], attempt=attempt, entry=said["entry"], end=said["end"])
+
+    def follow(
+        self,
+        run_id: str,
+        place: Place | None,
+        *,
+        logs: bool,
+        attempt: int | None,
+        deadline: float | None,
+    ) -> Iterator[Seen]:
+        query = {"logs": "true" if logs else "false", "attempt": attempt}
+        headers = {"Accept": "text/event-stream"} | ({} if place is None else {"Last-Event-ID": place.to_text()})
+        path = self._run(run_id, "/logs/tail")
+        silence_s = _SILENCE_S if deadline is None else min(_SILENCE_S, max(0.01, deadline - time.monotonic()))
+        try:
+            with self.server.answer("GET", path, query=query, headers=headers, timeout_s=silence_s) as response:
+                for kind, event_id, data in _events(self.server.lines(response)):
+                    if kind == "problem":
+                        raise error_of(data)
+                    place = Place.of_text(event_id)
+                    record = Record.from_json(data["run"]) if kind == "state" else None
+                    state = RunState.parse(data["state"]) if kind == "state" and data["state"] else None
+                    yield Seen(place, record, state, _data(data) if kind == "output" else b"", data.get("missing", 0))
+                    if place.is_end:
+                        return
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return
+            raise ServerUnavailableError(f"the server {self.server.url} ended the stream")
+        except ServerUnavailableError:
+            if deadline is None or time.monotonic() < deadline:
+                raise
+
+    def listing(self, wanted: Filter, order: Order, *, per_page: int) -> RunList:
+        return _HttpList(self, wanted, order, per_page=per_page)
+
+    def in_line(self, wanted: Filter, *, queue: str, limit: int) -> list[tuple[Record, int | None]]:
+        query = {"filter": wanted.to_json(), "queue": queue or None, "limit": limit}
+        said = self.server.ask("GET", "/runs/line", query=query)
+        return [(Record.from_json(one["run"]), one["place"]) for one in said]
+
+    def now_us(self) -> int:
+        now = datetime.fromisoformat(self.server.ask("GET", "/time")["now"])
+        return round(now.timestamp() * 1_000_000)
+
+    # -- runs, steered ---------------------------------------------------------------------------------------------
+
+    def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> CancelWord:
+        word: CancelWord = self._act(run_id, "cancel", {"reason": reason, "grace_s": grace_s})["cancel"]
+        return word
+
+    def preempt(self, run_id: str, *, reason: str) -> None:
+        self._act(run_id, "preempt", {"reason": reason})
+
+    def retry(self, run_id: str) -> None:
+        self._act(run_id, "retry", {})
+
+    def confirm_ended(self, run_id: str) -> Record:
+        return Record.from_json(self._act(run_id, "confirm", {}))
+
+    def delete(self, run_id: str) -> None:
+        self.server.ask("DELETE", self._run(run_id))
+
+    def _act(self, run_id: str, word: str, body: Mapping[str, Any]) -> Any:
+        return self.server.ask("POST", self._run(run_id, f"/{word}"), body=body)
+
+    # -- groups ----------------------------------------------------------------------------------------------------
+
+    def group(self, group_id: str) -> GroupRecord | None:
+        try:
+            said = self.server.ask("GET", _group(group_id))
+        except UnknownRunError:
+            return None
+        # A newer server may say more.
+        return GroupRecord(**{of.name: said[of.name] for of in fields(GroupRecord) if of.name in said})
+
+    def group_runs(self, group: GroupRecord, *, skip: int, limit: int) -> list[str]:
+        said = self.server.ask("GET", _group(group.id, "/runs"), query={"skip": skip, "limit": limit})
+        ids: list[str] = said["ids"]
+        return ids
+
+    def follow_group(self, group_id: str, *, deadline: float | None) -> Iterator[GroupRecord]:
+        while (record := self.group(group_id)) is not None:
+            yield record
+            if record.is_over or (deadline is not None and time.monotonic() >= deadline):
+                return
+            left_s = _WAIT_S if deadline is None else min(_WAIT_S, deadline - time.monotonic())
+            self.server.ask("GET", _group(group_id, "/wait"), query={"timeout": max(0.0, left_s)})
+
+    def cancel_group(self, group: GroupRecord, *, reason: str, grace_s: float | None) -> tuple[int, int]:
+        said = self.server.ask("POST", _group(group.id, "/cancel"), body={"reason": reason, "grace_s": grace_s})
+        return said["killed"], said["requested"]
+
+    def retry_group(self, group: GroupRecord, *, only_failed: bool) -> int:
+        retried: int = self.server.ask("POST", _group(group.id, "/retry"), body={"only_failed": only_failed})["retried"]
+        return retried
+
+    # -- queues and pools ------------------------------------------------------------------------------------------
+
+    def queue_names(self) -> list[str]:
+        return [queue.name for queue in self.queues()]
+
+    def queues(self) -> list[Queue]:
+        raise _not_yet("queues")
+
+    def queue(self, name: str) -> Queue:
+        raise _not_yet("queues")
+
+    def pools(self) -> list[Pool]:
+        raise _not_yet("pools")
+
+    def pool(self, name: str) -> Pool:
+        raise _not_yet("pools")
+
+    def configure(self, kind: Kind, name: str, settings: Mapping[str, Any], *, create: bool) -> None:
+        raise _not_yet(f"{kind}s")
+
+    def pause(self, kind: Kind, name: str, *, paused: bool) -> None:
+        raise _not_yet(f"{kind}s")
+
+    def drop(self, kind: Kind, name: str) -> None:
+        raise _not_yet(f"{kind}s")
+
+    # -- workers, sweeps, schedules, the whole ---------------------------------------------------------------------
+
+    def workers(self) -> list[dict[str, Any]]:
+        return self.live_workers()
+
+    def order(self, worker: str, word: WorkerOrder) -> int:
+        raise _not_yet("workers")
+
+    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> None:
+        raise _not_yet("sweeps")
+
+    def sweep(self, sweep_id: str) -> SweepRecord | None:
+        raise _not_yet("sweeps")
+
+    def sweeps(self) -> list[SweepRecord]:
+        raise _not_yet("sweeps")
+
+    def trials(self, sweep_id: str) -> list[Trial]:
+        raise _not_yet("sweeps")
+
+    def steer_sweep(self, sweep_id: str, word: SweepOrder, *, reason: str) -> tuple[bool, str]:
+        raise _not_yet("sweeps")
+
+    def follow_sweep(self, sweep_id: str, *, deadline: float | None) -> Iterator[SweepRecord]:
+        raise _not_yet("sweeps")
+
+    def schedules(self) -> list[tuple[str, str, int]]:
+        raise _not_yet("schedules")
+
+    def schedule(self, name: str) -> tuple[str, int] | None:
+        raise _not_yet("schedules")
+
+    def keep_schedule(self, name: str, text: str, next_us: int) -> None:
+        raise _not_yet("schedules")
+
+    def delete_schedule(self, name: str) -> bool:
+        raise _not_yet("schedules")
+
+    def allowances(self) -> list[Allowance]:
+        raise _not_yet("allowances")
+
+    def allow(self, name: str, *, waiting: int | None, running: int | None, gpus: int | None) -> bool:
+        raise _not_yet("allowances")
+
+    def status(self) -> dict[str, Any]:
+        raise _not_yet("status")
+
+    def findings(self) -> Iterator[Finding]:
+        raise _not_yet("doctor")
+
+
+class _HttpList:
+    """One list, read page by page."""
+
+    def __init__(self, transport: HttpTransport, wanted: Filter, order: Order, *, per_page: int) -> None:
+        self._transport = transport
+        self._query = {"filter": wanted.to_json(), "order": order.text}
+        # A server sorts by another order anew for each page.
+        self._per_page = per_page if order.is_by_creation else max(per_page, _LARGE_PAGE)
+        self.notices: list[str] = []
+
+    def records(self) -> Iterator[Record]:
+        after: str | None = None
+        while True:
+            query = self._query | {"limit": self._per_page, "after": after}
+            said = self._transport.server.ask("GET", "/runs", query=query)
+            self.notices += [notice for notice in said["notices"] if notice not in self.notices]
+            yield from map(Record.from_json, said["runs"])
+            after = said["next"]
+            if after is None:
+                return
+
+    def count(self) -> int | None:
+        said = self._transport.server.ask("GET", "/runs/count", query={"filter": self._query["filter"]})
+        self.notices += [notice for notice in said["notices"] if notice not in self.notices]
+        count: int | None = said["count"]
+        return count
+
+    def counts(self, by: Sequence[str]) -> dict[tuple[str, ...], int]:
+        query = {"filter": self._query["filter"], "by": ",".join(by)}
+        said = self._transport.server.ask("GET", "/runs/counts", query=query)
+        self.notices += [notice for notice in said["notices"] if notice not in self.notices]
+        return {tuple(one["values"]): one["count"] for one in said["counts"]}
+
+
+def _group(group_id: str, rest: str = "") -> str:
+    return f"/groups/{part_of_path(group_id)}{rest}"
+
+
+def _chained(first: Piece, rest: Iterator[Piece]) -> Iterator[Piece]:
+    yield first
+    yield from rest
+
+
+def _data(said: Mapping[str, Any]) -> bytes:
+    """The bytes of some output: as text where it is UTF-8, else as base64."""
+    if "base64" in said:
+        return base64.b64decode(said["base64"])
+    return str(said["text"]).encode()
+
+
+def _events(lines: Iterator[bytes]) -> Iterator[tuple[str, str, Any]]:
+    """Kind, id and data of each server-sent event."""
+    kind = event_id = ""
+    for line in lines:
+        name, _, value = line.decode("utf-8", "replace").partition(": ")
+        if name == "event":
+            kind = value
+        elif name == "id":
+            event_id = value
+        elif name == "data":
+            yield kind, event_id, read_json(value)
+            kind = ""
+
+
+def _not_yet(what: str) -> LaunchError:
+    return LaunchError(f"{what} cannot be used through a server yet; give the URL of Redis")

@@ -1,0 +1,85 @@
+"""Steers runs: cancels, preempts, retries, confirms and deletes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from launch_worker.api.shown import run_as_json
+from launch_worker.people.roles import Act
+from launch_worker.server.asker import Asker, acting
+from launch_worker.server.served import Served
+from launch_worker.server.shared import SharedHere
+
+router = APIRouter(tags=["runs"])
+Cancelling = Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="run")]
+Preempting = Annotated[Asker, acting(Act.ACT_ON_RUN, what="preempt", kind="run")]
+Retrying = Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="run")]
+Confirming = Annotated[Asker, acting(Act.CONFIRM_RUN, what="confirm", kind="run")]
+Deleting = Annotated[Asker, acting(Act.ACT_ON_RUN, what="delete", kind="run")]
+
+
+class Reason(BaseModel):
+    """Why something is asked for."""
+
+    reason: str = Field(default="", max_length=500, description="Added to the run's history, before who asked.")
+
+
+class Cancel(Reason):
+    """How a run is to end."""
+
+    grace_s: float | None = Field(default=None, ge=0, le=86400, description="Seconds from SIGTERM to SIGKILL.")
+
+
+class Done(BaseModel):
+    """What became of an act."""
+
+    id: str
+    done: str = Field(examples=["deleted"])
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel_run(
+    shared: SharedHere,
+    asker: Cancelling,
+    run_id: str,
+    body: Cancel,
+) -> dict[str, Any]:
+    """Ask for a run's end: a Pending one is `killed` at once, a Running one's is `requested`."""
+    served = Served(shared, asker)
+    return {"id": run_id, "cancel": served.cancel(run_id, reason=body.reason, grace_s=body.grace_s)}
+
+
+@router.post("/runs/{run_id}/preempt")
+def preempt_run(
+    shared: SharedHere,
+    asker: Preempting,
+    run_id: str,
+    body: Reason,
+) -> Done:
+    """Ask for the end of a Running run's job, so that the run goes back to its queue."""
+    Served(shared, asker).preempt(run_id, reason=body.reason)
+    return Done(id=run_id, done="requested")
+
+
+@router.post("/runs/{run_id}/retry")
+def retry_run(shared: SharedHere, asker: Retrying, run_id: str) -> Done:
+    """Start a new attempt of a run that has ended."""
+    Served(shared, asker).retry(run_id)
+    return Done(id=run_id, done="Pending")
+
+
+@router.post("/runs/{run_id}/confirm")
+def confirm_run(shared: SharedHere, asker: Confirming, run_id: str) -> dict[str, Any]:
+    """Say that nothing is left of the job of a held run; it is Crashed, or Pending again."""
+    served = Served(shared, asker)
+    return run_as_json(served, served.confirm_ended(run_id))
+
+
+@router.delete("/runs/{run_id}")
+def delete_run(shared: SharedHere, asker: Deleting, run_id: str) -> Done:
+    """Delete a run with all that is kept of it; one that runs is refused."""
+    Served(shared, asker).delete(run_id)
+    return Done(id=run_id, done="deleted")

@@ -1,0 +1,123 @@
+"""Shows groups (arrays, bulk submissions, sweeps), cancels them, tries their runs again, and waits for their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from launch_worker.api.groups import unknown_group
+from launch_worker.model.group import GroupRecord
+from launch_worker.people.roles import Act
+from launch_worker.server.asker import Asker, acting, allowed
+from launch_worker.server.routes.acts import Cancel
+from launch_worker.server.served import Served
+from launch_worker.server.shared import SharedHere
+
+router = APIRouter(tags=["groups"])
+Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
+#: Seconds after which a group is looked at without news.
+_TURN_S = 2.0
+
+
+class Retry(BaseModel):
+    """Which runs of a group are to be tried again."""
+
+    only_failed: bool = False
+
+
+class Cancelled(BaseModel):
+    """What became of the runs of a group."""
+
+    killed: int
+    requested: int
+
+
+class Retried(BaseModel):
+    """How many runs are tried again."""
+
+    retried: int
+
+
+class Members(BaseModel):
+    """Ids of runs, in the order of their submission."""
+
+    ids: list[str]
+
+
+def find_group(served: Served, group_id: str) -> GroupRecord:
+    """The group. Raises UnknownRunError."""
+    found = served.group(group_id)
+    if found is None:
+        raise unknown_group(group_id)
+    return found
+
+
+@router.get("/groups/{group_id}")
+def show_group(shared: SharedHere, asker: Seeing, group_id: str) -> dict[str, Any]:
+    """Show a group and how many of its runs are in which state."""
+    return asdict(find_group(Served(shared, asker), group_id))
+
+
+@router.get("/groups/{group_id}/runs")
+def list_group_runs(
+    shared: SharedHere,
+    asker: Seeing,
+    group_id: str,
+    skip: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+) -> Members:
+    """List the ids of a group's runs."""
+    served = Served(shared, asker)
+    return Members(ids=served.group_runs(find_group(served, group_id), skip=skip, limit=limit))
+
+
+@router.post("/groups/{group_id}/cancel")
+def cancel_group(
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="group")],
+    group_id: str,
+    body: Cancel,
+) -> Cancelled:
+    """Ask for the end of all runs of a group; it gets no more."""
+    served = Served(shared, asker)
+    group = find_group(served, group_id)
+    killed, requested = served.cancel_group(group, reason=body.reason, grace_s=body.grace_s)
+    return Cancelled(killed=killed, requested=requested)
+
+
+@router.post("/groups/{group_id}/retry")
+def retry_group(
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="group")],
+    group_id: str,
+    body: Retry,
+) -> Retried:
+    """Start a new attempt of all runs of a group that have ended, or of those that are not Finished."""
+    served = Served(shared, asker)
+    return Retried(retried=served.retry_group(find_group(served, group_id), only_failed=body.only_failed))
+
+
+@router.get("/groups/{group_id}/wait")
+async def wait_for_group(
+    shared: SharedHere, asker: Seeing, group_id: str, timeout: Annotated[float, Query(ge=0, le=3600)] = 20
+) -> dict[str, Any]:
+    """Answer when all runs of a group have ended, or after the timeout: the group as it is then."""
+    served = await run_in_threadpool(Served, shared, asker)
+    deadline = time.monotonic() + timeout
+    with shared.news.of_run(group_id) as woken:
+        while True:
+            woken.clear()
+            group = await run_in_threadpool(find_group, served, group_id)
+            left_s = deadline - time.monotonic()
+            if group.is_over or left_s <= 0 or shared.stopping.is_set():
+                return asdict(group)
+            try:
+                await asyncio.wait_for(woken.wait(), min(_TURN_S, left_s))
+            except TimeoutError:
+                await run_in_threadpool(served.catch_up)
