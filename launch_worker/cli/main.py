@@ -45,6 +45,10 @@ COMMANDS = {
 }
 
 
+#: Help of the option `--api`.
+API_HELP = "The Redis or server to use (default: LAUNCH_API_URL, LAUNCH_REDIS_URL, your dev, your login)."
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name only, until one is called or listed."""
 
@@ -80,7 +84,7 @@ def _api_option() -> click.Option:
         metavar="URL",
         expose_value=False,
         callback=remember,
-        help="The Redis to use (default: LAUNCH_REDIS_URL, else your launch-worker dev).",
+        help=API_HELP,
     )
 
 
@@ -89,7 +93,11 @@ def _api_option() -> click.Option:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: launch-worker runs --state running --queue gpu",
 )
-@click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL, else your launch-worker dev).")
+@click.option(
+    "--api",
+    metavar="URL",
+    help="The Redis or server to use (default: LAUNCH_API_URL, LAUNCH_REDIS_URL, your dev, your login).",
+)
 @click.version_option(package_name="launch_worker")
 @click.pass_context
 def group(ctx: click.Context, api: str | None) -> None:
@@ -97,7 +105,8 @@ def group(ctx: click.Context, api: str | None) -> None:
 
     Workers are started with: celery -A launch_worker worker -Q QUEUE
 
-    Exit codes: 0 done; 1 not possible in the run's state; 2 bad input; 69 Redis not reachable.
+    Exit codes: 0 done; 1 not possible in the run's state; 2 bad input; 69 Redis or server not reachable; 77 no login,
+    or a role that is not enough.
     """
     ctx.obj = api
 

@@ -78,14 +78,18 @@ class Call(NamedTuple):
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted, as JSON, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print only the run id.")
-@click.option("--api", metavar="URL", help="The Redis to use (default: LAUNCH_REDIS_URL, else your launch-worker dev).")
+@click.option(
+    "--api",
+    metavar="URL",
+    help="The Redis or server to use (default: LAUNCH_API_URL, LAUNCH_REDIS_URL, your dev, your login).",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def submit_command(command: tuple[str, ...], api: str | None, **options: Any) -> int:
     """Submit COMMAND to a queue and print its run.
 
-    Exit codes: 0 done; 2 bad input; 69 Redis not reachable. With --wait or --follow the job's own (128+n for signal
-    n), 143 when it was killed on request, 70 when its worker died, 130 when Ctrl-C detached. With several runs the
-    first that is not 0.
+    Exit codes: 0 done; 2 bad input; 69 Redis or server not reachable; 77 no login, or a role that is not enough. With
+    --wait or --follow the job's own (128+n for signal n), 143 when it was killed on request, 70 when its worker died,
+    130 when Ctrl-C detached. With several runs the first that is not 0.
     """
     call = Call(**{name: options.pop(name) for name in Call._fields})
     call.check()
