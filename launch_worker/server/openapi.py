@@ -83,11 +83,11 @@ def _document(application: FastAPI, acts: dict[tuple[str, str], Act | None]) -> 
             if act is not None:
                 operation["x-act"] = act.value
             operation["security"] = _SECURITY if act else []
-            _describe_errors(operation, needs_login=act is not None)
+            _describe_errors(operation, needs_login=act is not None, has_name="{" in path)
     return document
 
 
-def _describe_errors(operation: dict[str, Any], *, needs_login: bool) -> None:
+def _describe_errors(operation: dict[str, Any], *, needs_login: bool, has_name: bool) -> None:
     responses: dict[str, Any] = operation["responses"]
     takes_input = "parameters" in operation or "requestBody" in operation
     named = (
@@ -95,6 +95,8 @@ def _describe_errors(operation: dict[str, Any], *, needs_login: bool) -> None:
     )
     if "requestBody" in operation:
         named |= {400: "The body is not JSON."}
+    if has_name:
+        named |= {404: "There is nothing of this name, or it is not seen."}
     responses.pop("422", None)
     for status, meaning in named.items():
         responses.setdefault(str(status), {"description": meaning})

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from launch_worker import errors
 from launch_worker.people.throttle import TooManyLoginsError
@@ -128,6 +129,18 @@ async def _of_http(request: Request, error: Exception) -> JSONResponse:
     detail = error.detail
     if error.status_code == 404 and detail == "Not Found":
         detail = "there is nothing at this address; see /api"
-    elif error.status_code == 405:
+    headers = error.headers
+    if error.status_code == 405:
         detail = f"{request.method} is not possible here; see /api"
-    return problem(error.status_code, detail, code="InputError", headers=error.headers)
+        # The framework names the methods of one route of several.
+        headers = {"Allow": ", ".join(sorted(_methods_at(request)))}
+    return problem(error.status_code, detail, code="InputError", headers=headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    return {
+        method.upper()
+        for path, methods in request.app.openapi()["paths"].items()
+        if compile_path(path)[0].match(request.url.path)
+        for method in methods
+    } or {"GET"}

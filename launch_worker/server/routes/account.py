@@ -45,7 +45,14 @@ class FirstAdmin(Login):
     secret: str = Field(max_length=255)
 
 
-@router.post("/login", dependencies=[for_everybody], responses={401: {"description": "Name or password is wrong."}})
+@router.post(
+    "/login",
+    dependencies=[for_everybody],
+    responses={
+        401: {"description": "Name or password is wrong."},
+        429: {"description": "Too many logins from this address have failed; Retry-After says when to try again."},
+    },
+)
 async def login(who: Login, request: Request, response: Response, shared: SharedHere) -> Account:
     """Log in by name and password: the answer sets a cookie, which later requests bring.
 

@@ -22,7 +22,7 @@ Seeing = Annotated[Asker, allowed(Act.SEE_SYSTEM)]
 class PoolSettings(BaseModel):
     """The settings of a pool. null takes one away; one that is not there stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     limit: int | None = Field(None, description="Most runs at once of all its queues.", examples=[8])
     defaults: dict[str, Any] | None = Field(None, description="Defaults of runs: options of launch-submit by name.")
