@@ -84,14 +84,14 @@ def _questions(database: Database, size: int) -> list[tuple[str, str, Callable[[
         ("50 by end, the latest", "", first(50, order="-ended_at")),
         ("50 by exit code", "", first(50, order="exit_code")),
         ("deep page by place", "at most 15", first(50, after=place)),
-        ("config of one run", "", first(1, {"config.seed": size // 3})),
-        (
-            "count of state and queue",
-            "",
-            lambda: count(database, some),
-        ),
+        ("value of one run's config", "", first(1, {"config.seed": size // 3})),
+        ("comparison of a config that none passes", "", first(0, {"config.lr": {"$gt": 5}})),
+        ("count of state and queue", "", lambda: count(database, some)),
         ("count of all", "", lambda: count(database, every)),
         ("facets queue x state", "at most 120", lambda: facets(database, every, ["queue", "state"])),
+        ("facets name", "", lambda: facets(database, every, ["name"])),
+        ("facets tag", "", lambda: facets(database, every, ["tag"])),
+        ("facets state x tag", "", lambda: facets(database, every, ["state", "tag"])),
         ("facets of a text", "", lambda: facets(database, _question({"text": text}, "name"), ["queue", "state"])),
     ]
 
