@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from launch_worker.api.redis_connection import RedisConnection
 from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.model.checks import MAX_LIMIT, check_queue_name
+from launch_worker.queues.admits import admits_text, read_admits
 from launch_worker.queues.described import MAX_RANK, USUAL_RANK, Pool, Queue, read_pool, read_queue
 from launch_worker.untrusted.text import read_json
 
@@ -81,7 +82,7 @@ class RedisQueues(RedisConnection):
     def _queue_fields(self, before: dict[str, str] | None, settings: Mapping[str, Any]) -> dict[str, str | None]:
         given = dict(settings)
         kept = before or {}
-        fields = _numbers(given)
+        fields = _numbers(given) | _admitted(kept.get("admits", ""), given)
         if "pool" in given:
             pool = given.pop("pool")
             if pool:
@@ -104,7 +105,8 @@ class RedisQueues(RedisConnection):
 
     def _pool_fields(self, before: Pool | None, settings: Mapping[str, Any]) -> dict[str, str | None]:
         given = dict(settings)
-        fields = _numbers(given)
+        kept = self.store.settings_of("pool", before.name) if before else {}
+        fields = _numbers(given) | _admitted(kept.get("admits", ""), given)
         if not given:
             return fields
         config = _changed(read_pool(before.config_json if before else ""), given)
@@ -132,6 +134,7 @@ class RedisQueues(RedisConnection):
             workers=self.store.consumers(name),
             config_json=kept.get("config", ""),
             problem=problem,
+            admits=read_admits(kept.get("admits", "")),
             settings=settings,
         )
 
@@ -148,8 +151,18 @@ class RedisQueues(RedisConnection):
             running=self.store.running_in("pool", name),
             config_json=kept.get("config", ""),
             problem=problem,
+            admits=read_admits(kept.get("admits", "")),
             settings=settings,
         )
+
+
+def _admitted(before: str, given: dict[str, Any]) -> dict[str, str | None]:
+    """The store's field of the setting `admits`, which is taken out of what was given."""
+    if "admits" not in given:
+        return {}
+    wanted = given.pop("admits")
+    changed = {} if wanted is None else read_admits(before) | dict(wanted)
+    return {"admits": admits_text({group: priority for group, priority in changed.items() if priority}) or None}
 
 
 def _numbers(given: dict[str, Any]) -> dict[str, str | None]:

@@ -49,6 +49,14 @@ DEFAULT = click.option(
     metavar="OPTION=VALUE",
     help="For runs that do not say it, as launch-submit has it (timeout=2h); no value takes it away; may be repeated.",
 )
+ADMIT = click.option(
+    "--admit",
+    "admits",
+    multiple=True,
+    metavar="GROUP=PRIORITY",
+    help="Through a server only these user groups may submit, up to that priority; * is everybody; no value takes one "
+    "away; may be repeated.",
+)
 DESCRIPTION = click.option("--description", help="For people; '' takes it away.")
 
 
@@ -139,6 +147,8 @@ def common_settings(options: dict[str, Any]) -> dict[str, Any]:
             settings[name] = None if options[name] == "none" else options[name]
     if options["description"] is not None:
         settings["description"] = options["description"]
+    if options["admits"]:
+        settings["admits"] = {group: word or None for group, word in pairs("--admit", options["admits"]).items()}
     if options["defaults"]:
         settings["defaults"] = parse_defaults(pairs("--default", options["defaults"]))
     return settings

@@ -7,6 +7,7 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli.configuring import (
+    ADMIT,
     DEFAULT,
     DESCRIPTION,
     JSON,
@@ -70,6 +71,7 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
         return
     for key in ("name", "waiting", "running", "limit", "paused", "queues", "description"):
         setting(key, ", ".join(shown[key]) if key == "queues" else shown[key])
+    show_settings("admit", shown["admits"])
     show_settings("default", as_options(shown["defaults"]))
     if shown["problem"]:
         setting("problem", shown["problem"])
@@ -79,7 +81,7 @@ add_commands(
     pools_command,
     Kind(
         "pool",
-        (LIMIT, DEFAULT, DESCRIPTION),
+        (LIMIT, DEFAULT, ADMIT, DESCRIPTION),
         common_settings,
         {
             "create": ("Make a pool; refused where it is there already.", "lab --limit 16 --default retries=2"),

@@ -10,6 +10,7 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli.configuring import (
+    ADMIT,
     DEFAULT,
     DESCRIPTION,
     JSON,
@@ -63,6 +64,7 @@ _SETTINGS = (
         help="A variable of the worker's that macros may use; may be repeated, '' takes all away.",
     ),
     click.option("--priorities/--no-priorities", default=None, help="Whether its runs may have priorities."),
+    ADMIT,
     DESCRIPTION,
 )
 
@@ -173,6 +175,7 @@ def _show(queue: Queue, *, as_json: bool) -> None:
     ):
         setting(key, shown[key])
     setting("priorities", shown["priorities"])
+    show_settings("admit", shown["admits"])
     show_settings("container", shown["container"])
     show_settings("default", as_options(shown["defaults"]))
     for key in ("variables", "macro_env", "problem"):

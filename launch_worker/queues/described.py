@@ -36,6 +36,8 @@ class Queue:
     config_json: str = ""
     #: Reason why its configuration cannot be read; runs are refused meanwhile. '' for none.
     problem: str = ""
+    #: Highest priority of each user group that may submit through a server, `*` for everybody; empty: all may.
+    admits: Mapping[str, str] = field(default_factory=dict)
     #: Settings that an admin set, by name.
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -57,6 +59,7 @@ class Queue:
             "workers": self.workers,
             "resource": self.settings.get("resource"),
             "description": self.settings.get("description"),
+            "admits": dict(self.admits),
             "container": self.settings.get("container", {}),
             "defaults": self.settings.get("defaults", {}),
             "variables": self.settings.get("variables", {}),
@@ -79,6 +82,7 @@ class Pool:
     running: int
     config_json: str = ""
     problem: str = ""
+    admits: Mapping[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -95,19 +99,22 @@ class Pool:
             "paused": self.paused,
             "queues": list(self.queues),
             "description": self.settings.get("description"),
+            "admits": dict(self.admits),
             "defaults": self.settings.get("defaults", {}),
             "problem": self.problem or None,
         }
 
 
 class PoolSettings(TypedDict, total=False):
-    """The settings of a pool. None takes a setting away; those of `defaults` change one by one."""
+    """The settings of a pool. None takes a setting away; those of `defaults` and `admits` change one by one."""
 
     #: Most runs at once of all its queues.
     limit: int | None
     #: Defaults of runs, behind those of their queue: options of `launch-submit` by name.
     defaults: Mapping[str, Any] | None
     description: str | None
+    #: Highest priority of each user group that may submit through a server, `*` for everybody; None takes one away.
+    admits: Mapping[str, str | None] | None
 
 
 class QueueSettings(PoolSettings, total=False):

@@ -26,6 +26,9 @@ class PoolSettings(BaseModel):
 
     limit: int | None = Field(None, description="Most runs at once of all its queues.", examples=[8])
     defaults: dict[str, Any] | None = Field(None, description="Defaults of runs: options of launch-submit by name.")
+    admits: dict[str, str | None] | None = Field(
+        None, description="Highest priority of each user group that may submit.", examples=[{"ml": "high", "*": "low"}]
+    )
     description: str | None = None
 
 
@@ -63,6 +66,7 @@ class PoolShown(BaseModel):
     paused: bool
     queues: list[str] = Field(description="Its queues, in the order in which they are served.")
     description: str | None
+    admits: dict[str, str] = Field(description="User groups that may submit, * for everybody; empty: all may.")
     defaults: dict[str, Any]
     problem: str | None = Field(description="Why its settings cannot be read.")
 
@@ -81,6 +85,7 @@ class QueueShown(BaseModel):
     workers: int = Field(description="Live workers that consume it.")
     resource: str | None
     description: str | None
+    admits: dict[str, str] = Field(description="User groups that may submit, * for everybody; empty: all may.")
     container: dict[str, Any]
     defaults: dict[str, Any]
     variables: dict[str, Any]

@@ -204,20 +204,38 @@ def test_at_a_terminal_the_password_is_typed_twice_and_not_shown(database_url: s
     assert b"user ada is added" in seen
 
 
-def test_allowances_are_set_in_parts_listed_and_removed(
-    redis_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def on_redis(redis_url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> Do:
+    """Carries out a command that needs Redis and no database."""
     monkeypatch.setenv("LAUNCH_REDIS_URL", redis_url)
 
     def do(*words: str) -> str:
         with warnings.catch_warnings():
             # A command leaves its connection to the end of its process.
             warnings.simplefilter("ignore", ResourceWarning)
-            result = CliRunner().invoke(group, ("allowances", *words), standalone_mode=False)
+            result = CliRunner().invoke(group, words, standalone_mode=False)
             gc.collect()
         if result.exception is not None:
             raise result.exception
         return result.stdout
+
+    return do
+
+
+def test_a_queue_says_whom_it_admits(on_redis: Do) -> None:
+    on_redis("queues", "create", "gpu", "--admit", "ml=high", "--admit", "*=low")
+    assert "admit" in on_redis("queues", "show", "gpu")
+    on_redis("queues", "set", "gpu", "--admit", "ml=")
+    assert objects(on_redis("queues", "show", "gpu", "--json"))[0]["admits"] == {"*": "low"}
+    on_redis("pools", "create", "lab", "--admit", "ml=medium")
+    assert "ml=medium" in on_redis("pools", "show", "lab")
+    with pytest.raises(InputError, match="priority 'urgent' is unknown"):
+        on_redis("queues", "set", "gpu", "--admit", "ml=urgent")
+
+
+def test_allowances_are_set_in_parts_listed_and_removed(on_redis: Do) -> None:
+    def do(*words: str) -> str:
+        return on_redis("allowances", *words)
 
     assert do("set", "user:ada", "--running", "20") == "the allowance of user:ada is made\n"
     assert do("set", "user:ada", "--gpus", "8") == "the allowance of user:ada is changed\n"

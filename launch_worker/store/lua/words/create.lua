@@ -69,7 +69,7 @@ end
 
 -- (nothing) -> Pending, for a run that `is_new`. `fields` is a flat list of names and values, `user` the ACL user of a
 -- person who submits it. Returns 1, or -2 and the reason where the run waits for a run that does not exist, or its
--- submitter has too many runs that wait. The caller
+-- user may not submit it there, or has too many runs that wait. The caller
 -- calls `add_all` after this.
 -- The first line of the history is written only with a reason: else it says no more than `created_at`.
 local function create(id, now, reason, queue, due, expires_us, fields, user, group)
@@ -97,9 +97,13 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     fields[#fields + 1] = value
   end
   if record.user then
-    local allowances = allowances_for(record.user, record.user_groups or '', record.project or '')
-    local full = no_room_to_wait(allowances)
-    if full then return -2, full end
+    local groups, of_queue = record.user_groups or '', settings_of('queue', queue)
+    local priority, pool = tonumber(record.priority or DEFAULTS.priority), of_queue.pool
+    local allowances = allowances_for(record.user, groups, record.project or '')
+    local refusal = why_not_admitted('queue ' .. queue, of_queue.admits, groups, priority)
+      or pool and why_not_admitted('pool ' .. pool, settings_of('pool', pool).admits, groups, priority)
+      or no_room_to_wait(allowances)
+    if refusal then return -2, refusal end
     if allowances ~= '' then set('allowances', allowances) end
   end
   set('state', 'Pending')

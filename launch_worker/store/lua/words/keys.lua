@@ -52,8 +52,8 @@
 --   launch:hold               string  exists for a while after a restore from a snapshot: no run is claimed either
 --   launch:restored_at        string  when a restore from a snapshot was last noticed
 --   launch:queues             set     every queue that a run was submitted to
---   launch:queue:NAME         hash    settings of a queue by an admin: config (JSON, trusted by workers), limit, paused, pool, rank
---   launch:pools              set     every pool; launch:pool:NAME  hash  config, limit, paused of each
+--   launch:queue:NAME         hash    settings of a queue by an admin: config (JSON, trusted by workers), limit, paused, pool, rank, admits
+--   launch:pools              set     every pool; launch:pool:NAME  hash  config, limit, paused, admits of each
 --   launch:pool_queues:NAME   zset    its queues by rank
 --   launch:system             string  name of this system on container engines that other systems use too; is never deleted
 --   launch:worker:OWNER       string  a live worker's description (expires with its lease)

@@ -1,15 +1,15 @@
 -- What an admin configured of queues and pools.
 
 local known_settings = {}
--- The limit, paused, pool and rank of a queue or a pool; with `with_config` its configuration too.
+-- The limit, paused, pool, rank and admits of a queue or a pool; with `with_config` its configuration too.
 local function settings_of(kind, name, with_config)
   local key = 'launch:' .. kind .. ':' .. name
   local known = known_settings[key]
   if not known or (with_config and not known.config) then
-    local found = with_config and redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank', 'config')
-      or redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank')
+    local found = with_config and redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank', 'admits', 'config')
+      or redis.pcall('HMGET', key, 'limit', 'paused', 'pool', 'rank', 'admits')
     known = found.err and {config = ''} or {limit = tonumber(found[1] or ''), paused = found[2] == '1', pool = found[3],
-      rank = tonumber(found[4] or ''), config = with_config and (found[5] or '')}
+      rank = tonumber(found[4] or ''), admits = found[5], config = with_config and (found[6] or '')}
     known_settings[key] = known
   end
   return known
@@ -43,6 +43,26 @@ local function allowances_for(user, groups, project)
     known_of_users[asker] = table.concat(found, ' ')
   end
   return known_of_users[asker]
+end
+
+local PRIORITY_WORDS = {[0] = 'critical', [3] = 'high', [6] = 'medium', [9] = 'low'}
+-- Why a queue or a pool does not admit a user's new run, as words; nil where it does. `admits` has the user groups that
+-- may submit, `*` for everybody, each with its highest priority: ml=0 *=6.
+local function why_not_admitted(what, admits, groups, priority)
+  if not admits or admits == '' then return end
+  local is_member, highest, names = {['*'] = true}, nil, {}
+  for group in string.gmatch(groups, '%S+') do is_member[group] = true end
+  for group, level in string.gmatch(admits, '(%S+)=(%d)') do
+    level = tonumber(level)
+    if is_member[group] and (not highest or level < highest) then highest = level end
+    names[#names + 1] = group
+  end
+  if not highest then
+    return what .. ' takes runs of these groups only: ' .. table.concat(names, ', ') .. '; ask an admin'
+  end
+  if priority < highest then
+    return 'the highest priority that you may give in ' .. what .. ' is ' .. (PRIORITY_WORDS[highest] or int(highest))
+  end
 end
 
 -- The configuration of a queue, as JSON; '' for none.
