@@ -73,7 +73,10 @@ def _archive(store: Store, settings: Settings) -> Iterator[Finding]:
     database = open_database(settings)
     from launch_worker.archive.status import status
 
-    found = status(database, store)
+    try:
+        found = status(database, store)
+    finally:
+        database.close()
     where, start = f"the archive {found.database}", "start it: launch-worker archive run"
     if not found.leader:
         yield Finding("warning", "archive.alone", f"nobody writes {where}; it misses what happens now", start)

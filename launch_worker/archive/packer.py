@@ -27,8 +27,9 @@ log = logging.getLogger("launch_worker.archive")
 #: Runs of a pack, and bytes of output in it, from which on no run more is taken.
 _RUNS = 2000
 _BYTES = 64 << 20
-#: Runs whose outputs are read from Redis at once, and values in one list of a query.
-_AT_ONCE = 20
+#: Runs that are looked at together; attempts whose outputs are read from Redis at once; values in one list of a query.
+_PAGE = 100
+_AT_ONCE = 16
 _MANY = 500
 #: Seconds after which a pack that no process has come to the end of is deleted.
 _UNFINISHED_S = 86400.0
@@ -121,24 +122,25 @@ class Packer:
 
     def _small_logs(self, waiting: Sequence[tuple[str, int]], taken: _Taken) -> Iterator[SmallLog]:
         """The outputs that Redis alone has, some runs at a time, until there are enough."""
-        for start in range(0, len(waiting), _AT_ONCE):
-            page = waiting[start : start + _AT_ONCE]
+        for start in range(0, len(waiting), _PAGE):
+            page = waiting[start : start + _PAGE]
             c = attempts.c
             query = select(c.run_id, c.attempt).where(c.run_id.in_([run_id for run_id, _ in page]))
             with self._database.reading() as connection:
                 places = [(row.run_id, row.attempt) for row in connection.execute(query.order_by(c.run_id, c.attempt))]
-            found = self._store.logs_of(places)
             taken.runs |= dict(page)
-            for (run_id, attempt), chunks in zip(places, found, strict=True):
-                if chunks is None:
-                    taken.gone.add(run_id)
-                elif chunks:
-                    own = self._own_log(run_id, attempt, chunks)
-                    if own is None:
-                        taken.bytes += sum(len(chunk.data) for chunk in chunks)
-                        yield SmallLog(run_id, attempt, 0, chunks)
-                    else:
-                        taken.own.append(own)
+            for first in range(0, len(places), _AT_ONCE):
+                some = places[first : first + _AT_ONCE]
+                for (run_id, attempt), chunks in zip(some, self._store.logs_of(some), strict=True):
+                    if chunks is None:
+                        taken.gone.add(run_id)
+                    elif chunks:
+                        own = self._own_log(run_id, attempt, chunks)
+                        if own is None:
+                            taken.bytes += sum(len(chunk.data) for chunk in chunks)
+                            yield SmallLog(run_id, attempt, 0, chunks)
+                        else:
+                            taken.own.append(own)
             if taken.bytes >= _BYTES:
                 return
 

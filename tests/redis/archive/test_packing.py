@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from launch_worker.api import doctor
 from launch_worker.api.client import Api, Run
 from launch_worker.archive import packer, schema
 from launch_worker.archive.deletion import delete_runs
@@ -328,7 +329,7 @@ def test_packs_have_a_size(
     store: Store, database: Database, follower: Make, logs: StoredLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packer, "_BYTES", 100)
-    monkeypatch.setattr(packer, "_AT_ONCE", 2)
+    monkeypatch.setattr(packer, "_PAGE", 2)
     archive = follower(log_url=url_of(logs))
     for _ in range(8):
         printed(store, b"x" * 60)
@@ -336,3 +337,18 @@ def test_packs_have_a_size(
     archive.keep_logs()
     assert len(objects(logs)) == 4
     assert not store.unarchived()
+
+
+def test_doctor_says_when_outputs_cannot_be_stored(
+    store: Store, database_url: str, follower: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = follower(log_url="ftp://127.0.0.1:1/logs")
+    printed(store, b"x\n")
+    archive.catch_up()
+
+    def found() -> list[str]:
+        return [finding.name for finding in doctor.check(store, Settings(database_url=database_url))]
+
+    assert "logs.unpacked" not in found()
+    monkeypatch.setattr(doctor, "_PACK_LATE_S", 0.0)
+    assert "logs.unpacked" in found()
