@@ -19,7 +19,8 @@ local function due_at(due)
   return when and when > now and when or nil
 end
 
-for of_group = FIRST_GROUP, FIRST_BATCH - 1, 2 do announce(ARGV[of_group], tonumber(ARGV[of_group + 1])) end
+-- A damaged record of a group must not keep its runs from their queues.
+for of_group = FIRST_GROUP, FIRST_BATCH - 1, 2 do pcall(announce, ARGV[of_group], tonumber(ARGV[of_group + 1])) end
 while at <= #ARGV do
   local queue, config, config_of_pool, group, count = unpack(ARGV, at, at + 4)
   at = at + 5

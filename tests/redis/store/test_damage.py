@@ -26,6 +26,7 @@ from launch_worker.store import keys
 from launch_worker.store.attempts import NotConsumed
 from launch_worker.store.redis.client import text
 from launch_worker.store.store import Store
+from launch_worker.store.submit import Announced, Created, New
 from tests.conftest import wait_until
 from tests.support.arrows import (
     CRASHED_AGAIN,
@@ -34,6 +35,7 @@ from tests.support.arrows import (
     claim,
     claim_next,
     create,
+    create_many,
     enlist,
     expire_lease,
     items,
@@ -443,3 +445,16 @@ def test_a_list_of_outdated_items_is_thrown_away_in_bounded_steps(store: Store, 
     pipe.execute()
     assert store.take(keys.queue_lists("default"), before_us=1 << 53) == (wanted, 1)
     redis_client.flushdb()
+
+
+def test_runs_of_a_group_whose_record_is_damaged_run_all_the_same(store: Store, redis_client: Any) -> None:
+    ids = [new_run_id() for _ in range(2)]
+    group = Announced(f"b{ids[0]}", f"b{ids[0]}", 2)
+    redis_client.rpush(keys.group(group.key), "no hash")
+    answers = create_many(store, [New(run_id, RunSpec(command=("true",)), group=group) for run_id in ids])
+    assert [answer for answer in answers if not isinstance(answer, Created)] == []
+    for run_id in ids:
+        store.finish(claim(store, run_id), FINISHED)
+        store.delete(run_id, who="me", keep_s=60)
+    assert store.group(group.id) is None
+    assert not redis_client.keys("launch:array:*")

@@ -91,10 +91,12 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
       end
     end
   end
+  local count = #fields
   local function set(field, value)
     record[field] = value
-    fields[#fields + 1] = field
-    fields[#fields + 1] = value
+    fields[count + 1] = field
+    fields[count + 2] = value
+    count = count + 2
   end
   if record.user then
     local groups, of_queue = record.user_groups or '', settings_of('queue', queue)
@@ -124,7 +126,7 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     set('reason', reason)
   end
   write_new(id, fields)
-  count_waiting(id, 'SADD')
+  if record.allowances then count_waiting(id, 'SADD') end
   add('launch:runs', '', at, id)
   add('launch:runs:queue:', queue, at, id)
   add('launch:runs:state:Pending', '', at, id)

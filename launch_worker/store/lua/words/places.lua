@@ -1,7 +1,11 @@
 -- Places: the limits of queues, pools, keys, arrays and allowances, and the runs that count for them.
 
 -- The names of allowances in a record's text, as the server wrote it: user:ada, group:ml, project:me:iris.
-local function names_in(allowances) return string.gmatch(allowances or '', '%S+') end
+local function no_names() end
+local function names_in(allowances)
+  if not allowances or allowances == '' then return no_names end
+  return string.gmatch(allowances, '%S+')
+end
 
 -- The number of GPUs for which a run counts, and its allowances; 0 without an allowance.
 local function gpus_of(id)

@@ -52,7 +52,8 @@ end
 
 -- Whether no run has this id, and no deleted run had it. After that `seen` has all of the new record.
 local function is_new(id)
-  if redis.call('EXISTS', run_key(id), run_key(id) .. ':deleted') > 0 then return false end
+  local key = run_key(id)
+  if redis.call('EXISTS', key, key .. ':deleted') > 0 then return false end
   seen[id] = setmetatable({}, NEW)
   return true
 end
