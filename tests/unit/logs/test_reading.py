@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from launch_worker.errors import InputError
 from launch_worker.logs import zstd
 from launch_worker.logs.manifest import Block, Manifest, Segment
-from launch_worker.logs.reading import Output, first_lines, stored_parts, with_live_parts
+from launch_worker.logs.reading import Output, first_lines, read_stored, stored_parts, with_live_parts
 from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.log_pieces import Gap, Piece
+from launch_worker.model.run import Record
 from launch_worker.store.logs import LogChunk
 
 RUN = "1m83cyvtfq1tc69"
@@ -201,3 +202,26 @@ def test_blocks_that_moved_while_they_are_read_are_found_in_their_new_object() -
     first = next(pieces)
     kept.objects.delete(old.names - new.names)
     assert first.data + text_of(pieces) == data
+
+
+@given(TEXTS, st.lists(st.integers(0, 100), max_size=40), st.integers(0, 100), st.integers(0, 100))
+def test_a_range_of_a_stored_output_is_read_as_it_was_printed(data: bytes, places: list[int], a: int, b: int) -> None:
+    kept, segments = Kept(), []
+    pieces = cut(data, places)
+    for at in range(0, len(pieces), 20):
+        some = pieces[at : at + 20]
+        segments.append(kept.segment(some[0][0], 0, [block for _, block in some]))
+    kept.put_manifest(manifest_of(*segments))
+    record = Record(id=RUN, attempt=1, token=7)
+    start, end = min(a, b), max(a, b)
+    found = b""
+    for position, part in read_stored("memory://logs", record, 1, start, end):
+        assert position == start + len(found)
+        found += part
+    assert found == data[start:end]
+
+
+def test_a_range_of_what_another_run_of_the_same_id_has_stored_is_empty() -> None:
+    kept = Kept()
+    kept.put_manifest(manifest_of(kept.segment(0, 0, [b"another run\n"])))
+    assert not list(read_stored("memory://logs", Record(id=RUN, attempt=1, token=8), 1, 0, 100))

@@ -54,3 +54,11 @@ def test_a_piece_of_one_line_after_missing_output_is_shown() -> None:
     """What a job printed before is lost with Redis' newest writes; what it prints then is all that there is."""
     joiner = Joiner()
     assert joiner.add(6, b"ended\n") == (b"ended\n", 6)
+
+
+def test_what_was_shown_before_is_not_shown_again() -> None:
+    joiner = Joiner()
+    assert joiner.add(0, b"one\ntwo\n") == (b"one\ntwo\n", 0)
+    assert joiner.add(4, b"two\n") == (b"", 0)
+    assert joiner.add(4, b"two\nthree\n") == (b"three\n", 0)
+    assert joiner.end == 14
