@@ -282,10 +282,16 @@ class HttpTransport(HttpSubmitter):
         raise _not_yet("schedules")
 
     def allowances(self) -> list[Allowance]:
-        raise _not_yet("allowances")
+        return [Allowance(**one) for one in self.server.ask("GET", "/allowances")["allowances"]]
 
     def allow(self, name: str, *, waiting: int | None, running: int | None, gpus: int | None) -> bool:
-        raise _not_yet("allowances")
+        path = f"/allowances/{part_of_path(name)}"
+        if waiting is None and running is None and gpus is None:
+            self.server.ask("DELETE", path)
+            return False
+        is_new = not any(one.name == name for one in self.allowances())
+        self.server.ask("PUT", path, body={"waiting": waiting, "running": running, "gpus": gpus})
+        return is_new
 
     def status(self) -> dict[str, Any]:
         raise _not_yet("status")

@@ -16,6 +16,7 @@ from launch_worker.settings import Settings
 from launch_worker.submission.sent import me
 
 if TYPE_CHECKING:
+    from launch_worker.api.http_people import HttpPeople
     from launch_worker.database.database import Database
     from launch_worker.people.registry import Registry
 
@@ -33,13 +34,29 @@ PROJECT = click.option(
 DISPLAY = click.option("--display", metavar="TEXT", help="The name for people.")
 
 
-def database_of(url: str | None, *, create: bool = False) -> Database:
-    """The database with the people's tables; with `create` it is made where there is none."""
+def registry_of(url: str | None, *, create: bool = False) -> Registry | HttpPeople:
+    """The people: of the server, where the URL is one's, else of the database.
+
+    With `create` the database is made where there is none.
+    """
+    settings = Settings.of_client(url=url)
+    if settings.api_url:
+        from launch_worker.api.http_people import HttpPeople
+        from launch_worker.api.http_transport import HttpTransport
+
+        server = HttpTransport(settings).server
+        click.get_current_context().call_on_close(server.close)
+        return HttpPeople(server)
+    database = _database(settings, create=create)
+    from launch_worker.people.registry import Registry
+
+    return Registry(database, actor=me())
+
+
+def _database(settings: Settings, *, create: bool) -> Database:
     from launch_worker.database import open_database
 
-    if (url or "").startswith(("http://", "https://")):
-        raise InputError("this works on the database itself, and not through a server; run it where the database is")
-    database = open_database(Settings.from_env(redis_url=url), create=create)
+    database = open_database(settings, create=create)
     click.get_current_context().call_on_close(database.close)
     from launch_worker.database.migrate import has_tables, migrate
     from launch_worker.database.version import check_version
@@ -48,14 +65,6 @@ def database_of(url: str | None, *, create: bool = False) -> Database:
         migrate(database)
     check_version(database)
     return database
-
-
-def registry_of(url: str | None, *, create: bool = False) -> Registry:
-    """The people of the database, as changed by the user of this machine."""
-    database = database_of(url, create=create)
-    from launch_worker.people.registry import Registry
-
-    return Registry(database, actor=me())
 
 
 def given_roles(role: str | None, projects: tuple[str, ...]) -> dict[str, Role]:

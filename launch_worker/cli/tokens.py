@@ -50,7 +50,7 @@ def list_command(url: str | None, user: str | None, as_json: bool) -> None:
 
 @tokens_command.command("create", epilog="Example: launch-worker tokens create nightly --user ci-bot --expires 365d")
 @NAME
-@click.option("--user", metavar="USER", required=True, help="Whose token it is.")
+@click.option("--user", default="", metavar="USER", help="Whose token it is (through a server: yours).")
 @click.option(
     "--role",
     type=click.Choice(ROLES),

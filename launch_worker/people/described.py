@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from launch_worker.model.units import isoformat
@@ -26,6 +27,20 @@ class User:
     groups: tuple[str, ...] = ()
     #: Roles that were given to the user, not to groups; '' is the system-wide one.
     roles: Mapping[str, Role] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> User:
+        return cls(
+            name=shown["name"],
+            display=shown["display"] or "",
+            ways=tuple(shown["ways"]),
+            source=shown["source"] or "",
+            created_at=_us(shown["created_at"]) or 0,
+            login_at=_us(shown["login_at"]),
+            disabled_at=_us(shown["disabled_at"]),
+            groups=tuple(shown["groups"]),
+            roles=_roles(shown),
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +65,10 @@ class Group:
     members: tuple[str, ...] = ()
     roles: Mapping[str, Role] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> Group:
+        return cls(shown["name"], shown["display"] or "", tuple(shown["members"]), _roles(shown))
+
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -68,6 +87,10 @@ class Project:
     #: Roles that users and groups have in it.
     users: Mapping[str, Role] = field(default_factory=dict)
     groups: Mapping[str, Role] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> Project:
+        return cls(shown["name"], shown["private"], _parsed(shown["users"]), _parsed(shown["groups"]))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -92,6 +115,20 @@ class Token:
     expires_at: int | None
     used_at: int | None
     used_from: str
+
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> Token:
+        return cls(
+            id=shown["id"],
+            user=shown["user"],
+            name=shown["name"],
+            role=Role.parse(shown["role"]),
+            created_at=_us(shown["created_at"]) or 0,
+            created_by=shown["created_by"],
+            expires_at=_us(shown["expires_at"]),
+            used_at=_us(shown["used_at"]),
+            used_from=shown["used_from"] or "",
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -148,3 +185,15 @@ def _labels(given: Mapping[str, Role]) -> dict[str, str]:
 
 def _time(us: int | None) -> str | None:
     return None if us is None else isoformat(us)
+
+
+def _us(text: str | None) -> int | None:
+    return None if text is None else round(datetime.fromisoformat(text).timestamp() * 1e6)
+
+
+def _roles(shown: Mapping[str, Any]) -> dict[str, Role]:
+    return ({"": Role.parse(shown["role"])} if shown["role"] else {}) | _parsed(shown["projects"])
+
+
+def _parsed(labels: Mapping[str, str]) -> dict[str, Role]:
+    return {name: Role.parse(label) for name, label in labels.items()}

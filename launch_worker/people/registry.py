@@ -282,6 +282,8 @@ class Registry:
         self, user: str, name: str, *, role: Role = Role.ADMIN, lasts_s: float | None = None
     ) -> tuple[str, Token]:
         """A new token of a user; it never has more than its user has. Returns its text, which is kept nowhere."""
+        if not user:
+            raise InputError("say whose token it is, with --user USER")
         user, name = check_name(_USER, user), check_token_name(name)
         if role is Role.NONE:
             raise InputError("a token without a role could do nothing; give it viewer, member, operator or admin")

@@ -20,12 +20,13 @@ from click.testing import CliRunner
 
 from launch_worker.cli.main import group
 from launch_worker.database.database import Database
-from launch_worker.errors import ArchiveUnavailableError, InputError, RefusedError
+from launch_worker.errors import ArchiveUnavailableError, InputError, NotFoundError, RefusedError
 from launch_worker.people.directory import Directory
 from launch_worker.people.passwords import is_password
 from launch_worker.people.roles import Role
 from launch_worker.store.store import Store
 from tests.redis.people.conftest import GOOD
+from tests.support.http_servers import KEY, serving
 
 Do = Callable[..., str]
 
@@ -98,7 +99,7 @@ def test_what_makes_no_sense_is_refused(do: Do) -> None:
         (("users", "set", "ada", "--password", "--no-password"), "exclude each other"),
         (("groups", "set", "ml", "--add", "ada", "--remove", "ada"), "to be added and removed"),
         (("tokens", "create", "t", "--user", "ada", "--expires", "soon"), "--expires"),
-        (("--api", "https://launch.example", "users"), "not through a server"),
+        (("tokens", "create", "t"), "say whose token it is"),
     ):
         with pytest.raises(InputError, match=why):
             do(*words, given="")
@@ -202,6 +203,61 @@ def test_at_a_terminal_the_password_is_typed_twice_and_not_shown(database_url: s
     assert process.wait() == 0, seen
     assert GOOD.encode() not in seen
     assert b"user ada is added" in seen
+
+
+def test_through_a_server_the_commands_are_the_same(
+    redis_url: str, tmp_path: Path, do: Do, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is printed on the database is printed through its server as well."""
+    url = os.environ["LAUNCH_DATABASE_URL"]
+    with serving(redis_url, tmp_path, LAUNCH_DATABASE_URL=url) as server:
+        lists = ("users", "groups", "projects")
+
+        def on_server(*words: str, given: str | None = None) -> str:
+            with monkeypatch.context() as patch:
+                patch.setenv("LAUNCH_API_URL", server.url)
+                patch.setenv("LAUNCH_API_TOKEN", KEY)
+                patch.delenv("LAUNCH_DATABASE_URL")
+                with warnings.catch_warnings():
+                    # `allowances` leaves its connection to the end of its process.
+                    warnings.simplefilter("ignore", ResourceWarning)
+                    try:
+                        return do(*words, given=given)
+                    finally:
+                        gc.collect()
+
+        on_server("users", "add", "ada", "--admin", "--display", "Ada L.", given=GOOD)
+        on_server("users", "add", "ci", "--service", "--project", "lab/x=viewer", "--group", "bots")
+        on_server("users", "set", "ci", "--role", "operator", "--leave", "bots", "--join", "ops")
+        on_server("groups", "set", "ml", "--role", "member", "--add", "ada", "--display", "Learning")
+        on_server("projects", "set", "lab/secret", "--private", "--user", "ada=admin", "--group", "ml=viewer")
+        for name in lists:
+            assert on_server(name, "--json") == do(name, "--json") != ""
+            assert on_server(name) == do(name)
+        text = on_server("tokens", "create", "n", "--user", "ci", "--role", "viewer").strip()
+        person = server.shared.directory.by_token(text)
+        assert person is not None
+        assert (person.name, person.role) == ("ci", Role.VIEWER)
+        assert on_server("tokens", "list", "--user", "ci") == do("tokens", "list", "--user", "ci")
+        [token] = objects(on_server("tokens", "list", "--user", "*", "--json"))
+        on_server("tokens", "revoke", token["id"])
+        assert do("tokens") == ""
+        assert on_server("users", "logout", "ada") == "0 sessions of ada ended\n"
+        on_server("allowances", "set", "project:lab/x", "--running", "2")
+        assert "0 of 2" in on_server("allowances")
+        on_server("allowances", "delete", "project:lab/x")
+        for words, kind, why in (
+            (("users", "delete", "ada", "--yes"), RefusedError, "nobody would be an admin"),
+            (("users", "add", "ada", "--service"), InputError, "there is a user ada already"),
+            (("users", "set", "bob", "--disable"), NotFoundError, "no user bob"),
+            (("groups", "delete", "none", "--yes"), NotFoundError, "no group none"),
+        ):
+            with pytest.raises(kind, match=why):
+                on_server(*words)
+        on_server("users", "delete", "ci", "--yes")
+        on_server("groups", "delete", "ml", "--yes")
+        on_server("projects", "delete", "lab/secret", "--yes")
+        assert objects(do("users", "--json"))[0]["name"] == "ada"
 
 
 @pytest.fixture
