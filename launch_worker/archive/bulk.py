@@ -7,7 +7,7 @@ answers each.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
@@ -17,6 +17,8 @@ from sqlalchemy import Connection, Table
 
 #: Values of one statement in SQLite, of which older ones take 32,766. With more of them nothing is faster.
 _VALUES = 9000
+#: Characters of one statement's rows in PostgreSQL, which refuses a text of a gigabyte.
+_CHARACTERS = 8 << 20
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
@@ -33,7 +35,8 @@ def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]])
     once = list({key_of(row): row for row in rows}.values())
     if connection.dialect.name != "sqlite":
         # Its driver takes ten times as long for the same number of single values.
-        connection.exec_driver_sql(_insert(table.name, names, key, _FROM_JSON), (json.dumps(once),))
+        for list_text in _joined(map(json.dumps, once)):
+            connection.exec_driver_sql(_insert(table.name, names, key, _FROM_JSON), (list_text,))
         return
     values_of = itemgetter(*names)
     size = max(1, _VALUES // len(names))
@@ -44,6 +47,20 @@ def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]])
 
 
 _FROM_JSON = "SELECT {columns} FROM json_populate_recordset(NULL::{table}, %s::json)"
+
+
+def _joined(texts: Iterable[str]) -> Iterator[str]:
+    """Join JSON texts into lists, each of bounded length but for a single text that is longer."""
+    some: list[str] = []
+    length = 0
+    for text in texts:
+        if some and length + len(text) > _CHARACTERS:
+            yield f"[{','.join(some)}]"
+            some, length = [], 0
+        some.append(text)
+        length += len(text)
+    if some:
+        yield f"[{','.join(some)}]"
 
 
 def _rows(width: int, count: int) -> str:

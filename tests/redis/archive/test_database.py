@@ -9,8 +9,10 @@ from typing import Any, cast
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from launch_worker.archive import schema
+from launch_worker.archive.bulk import upsert
 from launch_worker.archive.follow import Archive
 from launch_worker.database.database import Database
 from launch_worker.database.migrate import has_tables, migrate
@@ -96,3 +98,23 @@ def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(ArchiveError, match="is damaged"):
         has_tables(Database(f"sqlite:///{path}"))
+
+
+def test_rows_are_written_in_statements_of_bounded_size_and_of_equal_keys_the_last_counts(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch_worker.archive.bulk._CHARACTERS", 100)
+    monkeypatch.setattr("launch_worker.archive.bulk._VALUES", 12)
+    texts = ["x", 'quo"ted \\ % %s ? ü \N{PARTY POPPER}', "y" * 500, "", *map(str, range(20))]
+    rows = [
+        {"id": f"{number}", "what": text, "created_at": (1 << 62) - number, "deleted_at": None if number % 2 else 7}
+        for number, text in enumerate(texts)
+    ]
+    with database.writing() as connection:
+        upsert(connection, schema.sweeps, [*rows, rows[0] | {"what": "later"}])
+        upsert(connection, schema.sweeps, [rows[1] | {"what": "again"}])
+        upsert(connection, schema.sweeps, [])
+        columns = [schema.sweeps.c[name] for name in rows[0]]
+        found = {row["id"]: dict(row) for row in connection.execute(select(*columns)).mappings()}
+    rows[0]["what"], rows[1]["what"] = "later", "again"
+    assert found == {row["id"]: row for row in rows}
