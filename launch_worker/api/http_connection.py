@@ -48,6 +48,11 @@ class HttpConnection:
         while self._idle:
             self._idle.pop().close()
 
+    def __del__(self) -> None:
+        # Nobody closes an `Api`, and a socket must not be left to the collector, which warns.
+        for connection in getattr(self, "_idle", ()):
+            connection.close()
+
     def ask(
         self,
         method: str,

@@ -335,7 +335,7 @@ class _HttpList:
 
 
 def _group(group_id: str, rest: str = "") -> str:
-    return f"/groups/{part_of_path(group_id)}{rest}"
+    return f"/run-groups/{part_of_path(group_id)}{rest}"
 
 
 def _chained(first: Piece, rest: Iterator[Piece]) -> Iterator[Piece]:

@@ -28,7 +28,7 @@ from launch_worker.store.answers import CancelWord
 from launch_worker.submission.options import Item
 from launch_worker.submission.sent import Sent
 
-_PLACE = re.compile(r"(\d{1,9})\.(-|\d{1,18}-\d{1,18})\.(\d{1,18})\.([01])([01])\.(\d{0,9})\.([A-Za-z]*)")
+_PLACE = re.compile(r"(\d{1,9})\.(-|\d{1,18}-\d{1,18})\.(\d{1,18})\.([01])([01])\.(\d{0,9})\.([A-Za-z]*)", re.ASCII)
 
 #: What an admin configures.
 Kind = Literal["queue", "pool"]

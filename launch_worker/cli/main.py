@@ -21,6 +21,8 @@ COMMANDS = {
     "files": "launch_worker.cli.show",
     "groups": "launch_worker.cli.groups",
     "health": "launch_worker.cli.health",
+    "login": "launch_worker.cli.login",
+    "logout": "launch_worker.cli.login",
     "logs": "launch_worker.cli.logs",
     "metrics": "launch_worker.cli.usage",
     "pools": "launch_worker.cli.pools",
@@ -41,6 +43,7 @@ COMMANDS = {
     "usage": "launch_worker.cli.usage",
     "users": "launch_worker.cli.users",
     "wait": "launch_worker.cli.acts",
+    "whoami": "launch_worker.cli.login",
     "workers": "launch_worker.cli.workers",
 }
 

@@ -125,6 +125,10 @@ def test_the_guard_needs_the_standard_library_only() -> None:
     assert not strays, "\n".join(strays)
 
 
+#: What the ways through a server do without: Redis, SQL, and all that only Linux has.
+NOT_THROUGH_A_SERVER = {"redis", "hiredis", "sqlalchemy", "inotify_simple", "resource", "pydantic"}
+
+
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
@@ -134,6 +138,14 @@ def test_the_guard_needs_the_standard_library_only() -> None:
         ("launch_worker.cli.programs", {"celery", "kombu", "redis", "pydantic", "click", "rich", "email"}),
         ("launch_worker.model.spec", {"celery", "kombu", "redis", "pydantic"}),
         ("launch_worker.cli.submit", {"celery", "kombu", "redis", "pydantic", "rich"}),
+        (
+            "launch_worker.api.http_submitter",
+            NOT_THROUGH_A_SERVER,
+        ),
+        (
+            "launch_worker.api.http_transport",
+            NOT_THROUGH_A_SERVER,
+        ),
         ("launch_worker.cli.health", {"celery", "kombu", "redis", "pydantic", "rich", "http"}),
         ("launch_worker.cli.main", {"celery", "kombu", "redis", "pydantic", "rich"}),
         ("launch_worker.runners.process.guard", {"celery", "kombu", "redis", "pydantic", "click"}),

@@ -58,13 +58,13 @@ def find_group(served: Served, group_id: str) -> GroupRecord:
     return found
 
 
-@router.get("/groups/{group_id}")
+@router.get("/run-groups/{group_id}")
 def show_group(shared: SharedHere, asker: Seeing, group_id: str) -> dict[str, Any]:
     """Show a group and how many of its runs are in which state."""
     return asdict(find_group(Served(shared, asker), group_id))
 
 
-@router.get("/groups/{group_id}/runs")
+@router.get("/run-groups/{group_id}/runs")
 def list_group_runs(
     shared: SharedHere,
     asker: Seeing,
@@ -77,7 +77,7 @@ def list_group_runs(
     return Members(ids=served.group_runs(find_group(served, group_id), skip=skip, limit=limit))
 
 
-@router.post("/groups/{group_id}/cancel")
+@router.post("/run-groups/{group_id}/cancel")
 def cancel_group(
     shared: SharedHere,
     asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="group")],
@@ -91,7 +91,7 @@ def cancel_group(
     return Cancelled(killed=killed, requested=requested)
 
 
-@router.post("/groups/{group_id}/retry")
+@router.post("/run-groups/{group_id}/retry")
 def retry_group(
     shared: SharedHere,
     asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="group")],
@@ -103,7 +103,7 @@ def retry_group(
     return Retried(retried=served.retry_group(find_group(served, group_id), only_failed=body.only_failed))
 
 
-@router.get("/groups/{group_id}/wait")
+@router.get("/run-groups/{group_id}/wait")
 async def wait_for_group(
     shared: SharedHere, asker: Seeing, group_id: str, timeout: Annotated[float, Query(ge=0, le=3600)] = 20
 ) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""Runs are submitted, listed, read and steered through a server as through Redis, as far as a person may."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from launch_worker.api.client import Api, submit, submit_many
+from launch_worker.errors import InputError, LoginError, NotAllowedError, ServerUnavailableError, UnknownRunError
+from launch_worker.ids import new_run_id, unique_run_id
+from launch_worker.model.states import RunState
+from launch_worker.settings import Settings
+from launch_worker.store.store import Store
+from tests.support.arrows import claim
+from tests.support.http_servers import KEY, TestServer
+from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
+
+
+def api_of(server: TestServer, token: str) -> Api:
+    return Api(settings=Settings(api_url=server.url, api_token=token))
+
+
+@pytest.fixture
+def api(server: TestServer) -> Api:
+    return api_of(server, KEY)
+
+
+@pytest.fixture
+def people(server: TestServer) -> dict[str, Api]:
+    return {name: api_of(server, token) for name, token in tokens_of_everybody(server).items()}
+
+
+def test_a_run_is_the_same_through_both_doors(api: Api, store: Store) -> None:
+    run = submit(["python", "-c", "1"], config={"lr": 0.1}, tags=["a"], gpus=1, env={"KEY": "x"}, api=api)
+    direct = Api(store.url).run(run.id)
+    # Times have milliseconds through a server.
+    assert run.as_json(history=True) == direct.as_json(history=True)
+    assert run.record.needs == direct.record.needs
+    assert run.state is RunState.PENDING
+
+
+def test_a_page_of_a_list_begins_where_the_last_one_ended(api: Api) -> None:
+    ids = [run.id for run in submit_many([{"command": ["true"], "name": f"n{at % 3}"} for at in range(7)], api=api)]
+    assert [run.id for run in api.runs(order="+created_at", per_page=2)] == ids
+    assert [run.id for run in api.runs(per_page=3)] == ids[::-1]
+    assert len(api.runs(filters={"state": "pending"})) == 7
+    assert [run.name for run in api.runs(order="+name", per_page=2)] == ["n0"] * 3 + ["n1"] * 2 + ["n2"] * 2
+
+
+@pytest.mark.parametrize("order", ["-created_at", "+created_at", "+name", "-name"])
+def test_each_run_is_on_one_page(client: httpx.Client, api: Api, order: str) -> None:
+    ids = {run.id for run in submit_many([{"command": ["true"], "name": f"n{at % 2}"} for at in range(5)], api=api)}
+    seen: list[str] = []
+    after = None
+    while True:
+        query: dict[str, str | int] = {"order": order, "limit": 2}
+        if after:
+            query["after"] = after
+        page = client.get("/api/v1/runs", params=query).json()
+        seen += [run["id"] for run in page["runs"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert len(seen) == len(set(seen)) == 5
+    assert set(seen) == ids
+
+
+def test_a_bookmark_of_nowhere_is_refused(client: httpx.Client) -> None:
+    for text in ("x", "W10", "!!", "WzEsMiwzXQ"):
+        assert client.get("/api/v1/runs", params={"after": text, "order": "+name"}).status_code == 422
+
+
+def test_a_key_names_one_run_of_a_person(client: httpx.Client, people: dict[str, Api], server: TestServer) -> None:
+    first, again = (
+        client.post("/api/v1/runs", json={"command": ["true"]}, headers={"Idempotency-Key": "k"}).json()
+        for _ in range(2)
+    )
+    assert (first["is_new"], again["is_new"]) == (True, False)
+    assert first["id"] == again["id"]
+    with server.client(people["member"].settings.api_token) as member:
+        other = member.post("/api/v1/runs", json={"command": ["true"]}, headers={"Idempotency-Key": "k"}).json()
+    assert other["id"] == unique_run_id("k", user="member") != first["id"]
+
+
+def test_a_wrong_line_of_many_is_named_and_those_before_it_are_told(client: httpx.Client) -> None:
+    lines = b'{"command": ["true"]}\n{"command": "true"}\n{"command": ["true"]}\n'
+    answer = client.post("/api/v1/runs/bulk", content=lines)
+    told = [json.loads(line) for line in answer.text.splitlines()]
+    assert told[-1]["item"] == 1
+    assert "must be a list" in told[-1]["problem"]["detail"]
+    assert [line["item"] for line in told[:-1]] in ([], [0])
+
+
+def test_an_error_through_a_server_is_the_same_error(api: Api) -> None:
+    with pytest.raises(UnknownRunError, match="there is no run"):
+        api.run(new_run_id())
+    with pytest.raises(InputError, match="retries"):
+        submit(["true"], retries=-1, api=api)
+
+
+def test_a_server_that_is_away_and_a_login_that_is_wrong_say_so(server: TestServer) -> None:
+    with pytest.raises(ServerUnavailableError, match="cannot be used") as away:
+        Api(settings=Settings(api_url="http://127.0.0.1:1")).run(new_run_id())
+    assert away.value.exit_code == 69
+    with pytest.raises(LoginError) as wrong:
+        api_of(server, "wrong").run(new_run_id())
+    assert wrong.value.exit_code == 77
+
+
+def test_a_member_acts_on_own_runs_and_an_operator_on_all(people: dict[str, Api]) -> None:
+    own = submit(["true"], project=OPEN, api=people["member"])
+    other = submit(["true"], project=OPEN, api=people["insider"])
+    assert own.record.user == "member"
+    assert own.cancel() == "killed"
+    assert own.transitions[-1].reason == "cancelled by member"
+    with pytest.raises(NotAllowedError) as refused:
+        people["member"].run(other.id).cancel()
+    assert refused.value.exit_code == 77
+    assert people["operator"].run(other.id).cancel() == "killed"
+    with pytest.raises(NotAllowedError):
+        submit(["true"], project=OPEN, api=people["viewer"])
+
+
+def test_a_run_of_a_private_project_is_not_there_for_others(people: dict[str, Api]) -> None:
+    hidden = submit(["true"], project=PRIVATE, api=people["insider"])
+    seen = submit(["true"], project=OPEN, api=people["insider"])
+    assert {run.id for run in people["insider"].runs()} == {hidden.id, seen.id}
+    member = people["member"]
+    assert {run.id for run in member.runs()} == {seen.id}
+    assert len(member.runs(filters={"state": "pending"})) == 1
+    transport = member.transport
+    for look in (
+        lambda: member.run(hidden.id),
+        lambda: member.shown(hidden.id),
+        lambda: transport.transitions(hidden.id),
+        lambda: transport.metrics(hidden.id),
+        lambda: transport.measured(hidden.id, None, timeout_s=0),
+        lambda: transport.read_file(hidden.id, "a"),
+        lambda: transport.output(hidden.id, {}),
+        lambda: transport.newest_output(hidden.id, 1),
+        lambda: list(transport.follow(hidden.id, None, logs=True, attempt=None, deadline=None)),
+        lambda: transport.cancel(hidden.id, reason="", grace_s=None),
+        lambda: transport.delete(hidden.id),
+    ):
+        with pytest.raises(UnknownRunError, match="there is no run"):
+            look()
+    assert transport.records([hidden.id]) == []
+
+
+def test_a_group_with_a_run_that_is_not_seen_is_not_seen(people: dict[str, Api]) -> None:
+    items = [{"command": ["true"], "project": project} for project in (OPEN, PRIVATE)]
+    runs = submit_many(items, api=people["insider"])
+    group = people["insider"].transport.group(f"b{runs[0].id}")
+    assert group is not None
+    assert group.size == 2
+    assert people["member"].transport.group(f"b{runs[0].id}") is None
+    assert people["insider"].transport.cancel_group(group, reason="", grace_s=None) == (2, 0)
+
+
+def test_output_that_is_no_text_comes_byte_by_byte(api: Api, store: Store) -> None:
+    run = submit(["true"], api=api)
+    record = claim(store, run.id)
+    data = b"\xff\x00a\n" + "ä".encode() + b"\n"
+    store.append_log(record.id, 1, data, offset=0)
+    assert run.logs() == data
+    assert run.output().data == data
+    assert run.logs(tail=1) == "ä\n".encode()
