@@ -23,6 +23,7 @@ from launch_worker.people.names import check_name, check_project
 from launch_worker.people.passwords import is_hash
 from launch_worker.people.roles import Role
 from launch_worker.people.schema import groups, members, projects, roles, sessions, users
+from launch_worker.untrusted.ownership import read_ours
 
 _MOST_BYTES = 4 << 20
 
@@ -50,10 +51,12 @@ class UsersFile:
 def read_users_file(path: Path) -> UsersFile:
     """Read and check a file. Raises SettingsError with a sentence that names the place."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
+        raw, why_foreign = read_ours(path)
     except OSError as error:
         raise SettingsError(f"the users file {path} cannot be read: {error.strerror}") from None
+    if why_foreign:
+        # Whoever can write it can become an admin.
+        raise SettingsError(f"the users file is not read: {why_foreign}")
     if len(raw) > _MOST_BYTES:
         raise SettingsError(f"the users file {path} has more than {_MOST_BYTES >> 20} MiB")
     try:

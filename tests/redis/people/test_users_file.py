@@ -130,3 +130,13 @@ def test_a_file_that_cannot_be_one_is_refused_with_the_place(tmp_path: Path, tex
 def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read: No such file"):
         read_users_file(tmp_path / "users.toml")
+
+
+def test_a_file_that_others_may_write_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "users.toml"
+    path.write_text("[users.eve]\nrole = 'admin'")
+    path.chmod(0o666)
+    with pytest.raises(SettingsError, match="can be written to by everybody"):
+        read_users_file(path)
+    path.chmod(0o644)
+    assert "eve" in read_users_file(path).users
