@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.http_connection import error_of, part_of_path
 from launch_worker.api.http_submitter import HttpSubmitter
 from launch_worker.api.transport import Kind, LogPart, Place, RunList, Seen, check_part
-from launch_worker.errors import LaunchError, ServerUnavailableError, UnknownRunError
+from launch_worker.errors import NotFoundError, ServerUnavailableError, UnknownRunError
 from launch_worker.ids import check_run_id
 from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
@@ -28,7 +29,7 @@ from launch_worker.queues.described import Pool, Queue
 from launch_worker.store.answers import CancelWord
 from launch_worker.submission.options import Item
 from launch_worker.submission.sent import Sent
-from launch_worker.untrusted.text import read_json
+from launch_worker.untrusted.text import read_json, read_map
 
 #: Runs of one page where all must be read before the first is known.
 _LARGE_PAGE = 1000
@@ -38,6 +39,10 @@ _IDS = 100
 _WAIT_S = 20.0
 #: Seconds without any byte of a stream, whose server says something every 15 s, after which it is gone.
 _SILENCE_S = 40.0
+#: Seconds between two looks at a sweep that is waited for.
+_LOOK_AGAIN_S = 1.0
+
+T = TypeVar("T")
 
 
 class HttpTransport(HttpSubmitter):
@@ -223,25 +228,28 @@ class HttpTransport(HttpSubmitter):
         return [queue.name for queue in self.queues()]
 
     def queues(self) -> list[Queue]:
-        raise _not_yet("queues")
+        return [_queue(said) for said in self.server.ask("GET", "/queues")["queues"]]
 
     def queue(self, name: str) -> Queue:
-        raise _not_yet("queues")
+        return _queue(self.server.ask("GET", _path("queues", name)))
 
     def pools(self) -> list[Pool]:
-        raise _not_yet("pools")
+        return [_pool(said) for said in self.server.ask("GET", "/pools")["pools"]]
 
     def pool(self, name: str) -> Pool:
-        raise _not_yet("pools")
+        return _pool(self.server.ask("GET", _path("pools", name)))
 
     def configure(self, kind: Kind, name: str, settings: Mapping[str, Any], *, create: bool) -> None:
-        raise _not_yet(f"{kind}s")
+        if create:
+            self.server.ask("POST", f"/{kind}s", body={"name": name, **settings})
+        else:
+            self.server.ask("PATCH", _path(f"{kind}s", name), body=dict(settings))
 
     def pause(self, kind: Kind, name: str, *, paused: bool) -> None:
-        raise _not_yet(f"{kind}s")
+        self.server.ask("POST", _path(f"{kind}s", name, "pause" if paused else "resume"))
 
     def drop(self, kind: Kind, name: str) -> None:
-        raise _not_yet(f"{kind}s")
+        self.server.ask("DELETE", _path(f"{kind}s", name))
 
     # -- workers, sweeps, schedules, the whole ---------------------------------------------------------------------
 
@@ -249,37 +257,68 @@ class HttpTransport(HttpSubmitter):
         return self.live_workers()
 
     def order(self, worker: str, word: WorkerOrder) -> int:
-        raise _not_yet("workers")
+        told: int = self.server.ask("POST", _path("workers", worker, word))["told"]
+        return told
 
     def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> None:
-        raise _not_yet("sweeps")
+        body = {name: fields[name] for name in ("name", "workers", "seed")} | {
+            "id": sweep_id,
+            "cap": fields["cap"] or None,
+            "config": read_map(str(fields["config"])),
+            "given": read_map(str(fields["given"])),
+        }
+        self.server.ask("POST", "/sweeps", body=body)
 
     def sweep(self, sweep_id: str) -> SweepRecord | None:
-        raise _not_yet("sweeps")
+        try:
+            return _sweep(self.server.ask("GET", _path("sweeps", sweep_id)))
+        except NotFoundError:
+            return None
 
     def sweeps(self) -> list[SweepRecord]:
-        raise _not_yet("sweeps")
+        return [_sweep(said) for said in self.server.ask("GET", "/sweeps")["sweeps"]]
 
     def trials(self, sweep_id: str) -> list[Trial]:
-        raise _not_yet("sweeps")
+        return [
+            _known(Trial, said | {"curve": tuple((step, value) for step, value in said["curve"])})
+            for said in self.server.ask("GET", _path("sweeps", sweep_id, "trials"))["trials"]
+        ]
 
     def steer_sweep(self, sweep_id: str, word: SweepOrder, *, reason: str) -> tuple[bool, str]:
-        raise _not_yet("sweeps")
+        # The server says who it was.
+        said = self.server.ask("POST", _path("sweeps", sweep_id, word))
+        return said["done"], said["state"]
 
     def follow_sweep(self, sweep_id: str, *, deadline: float | None) -> Iterator[SweepRecord]:
-        raise _not_yet("sweeps")
+        while (record := self.sweep(sweep_id)) is not None:
+            yield record
+            left_s = _LOOK_AGAIN_S if deadline is None else min(_LOOK_AGAIN_S, deadline - time.monotonic())
+            if record.is_over or left_s <= 0:
+                return
+            time.sleep(left_s)
 
     def schedules(self) -> list[tuple[str, str, int]]:
-        raise _not_yet("schedules")
+        found = self.server.ask("GET", "/schedules")["schedules"]
+        return [(said["name"], json.dumps(said["schedule"]), said["next_us"]) for said in found]
 
     def schedule(self, name: str) -> tuple[str, int] | None:
-        raise _not_yet("schedules")
+        try:
+            said = self.server.ask("GET", _path("schedules", name))
+        except NotFoundError:
+            return None
+        return json.dumps(said["schedule"]), said["next_us"]
 
     def keep_schedule(self, name: str, text: str, next_us: int) -> None:
-        raise _not_yet("schedules")
+        # The server knows the user, and says the next time itself.
+        kept = {key: value for key, value in read_map(text).items() if key != "user"}
+        self.server.ask("PUT", _path("schedules", name), body=kept)
 
     def delete_schedule(self, name: str) -> bool:
-        raise _not_yet("schedules")
+        try:
+            self.server.ask("DELETE", _path("schedules", name))
+        except NotFoundError:
+            return False
+        return True
 
     def allowances(self) -> list[Allowance]:
         return [Allowance(**one) for one in self.server.ask("GET", "/allowances")["allowances"]]
@@ -294,10 +333,12 @@ class HttpTransport(HttpSubmitter):
         return is_new
 
     def status(self) -> dict[str, Any]:
-        raise _not_yet("status")
+        status: dict[str, Any] = self.server.ask("GET", "/status")
+        return status
 
     def findings(self) -> Iterator[Finding]:
-        raise _not_yet("doctor")
+        for said in self.server.ask("GET", "/problems")["findings"]:
+            yield Finding(said["level"], said["name"], said["cause"], said["advice"] or "")
 
 
 class _HttpList:
@@ -364,5 +405,36 @@ def _events(lines: Iterator[bytes]) -> Iterator[tuple[str, str, Any]]:
             kind = ""
 
 
-def _not_yet(what: str) -> LaunchError:
-    return LaunchError(f"{what} cannot be used through a server yet; give the URL of Redis")
+def _path(*parts: str) -> str:
+    return "".join(f"/{part_of_path(part)}" for part in parts)
+
+
+def _known(kind: type[T], said: Mapping[str, Any]) -> T:
+    """The value of what a server says, which may say more when it is newer."""
+    names = {of.name for of in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in said.items() if name in names})
+
+
+def _sweep(said: Mapping[str, Any]) -> SweepRecord:
+    texts = {name: json.dumps(said[name]) for name in ("config", "given")}
+    return _known(SweepRecord, {**said, **texts})
+
+
+def _queue(said: Mapping[str, Any]) -> Queue:
+    settings = _settings(said, {name: said[name] for name in ("resource", "container", "variables", "macro_env")})
+    if not said["priorities"]:
+        settings["priorities"] = False
+    texts = {"pool": said["pool"] or "", "problem": said["problem"] or "", "config_json": json.dumps(settings)}
+    return _known(Queue, {**said, **texts, "settings": settings})
+
+
+def _pool(said: Mapping[str, Any]) -> Pool:
+    settings = _settings(said, {})
+    texts = {"problem": said["problem"] or "", "config_json": json.dumps(settings)}
+    return _known(Pool, {**said, **texts, "queues": tuple(said["queues"]), "settings": settings})
+
+
+def _settings(said: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that an admin has set, of which one that is empty is none."""
+    shown = {"description": said["description"], "defaults": said["defaults"], **more}
+    return {name: value for name, value in shown.items() if value not in (None, {}, [])}

@@ -18,6 +18,7 @@ from launch_worker.errors import InputError, NotAllowedError, ServerUnavailableE
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.celery_page import PREFIX
+from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
 
 router = APIRouter(include_in_schema=False)
@@ -108,9 +109,8 @@ async def celery_button(
 
 def _cancel(shared: Shared, run_id: str, asker: Asker) -> bool:
     """Whether it is a run, which is cancelled then."""
-    name = asker.person.name
     try:
-        shared.transport(name).cancel(run_id, reason=f"cancelled by {name} on Celery's page", grace_s=None)
+        Served(shared, asker).cancel(run_id, reason="cancelled on Celery's page", grace_s=None)
     except InputError:
         return False
     return True

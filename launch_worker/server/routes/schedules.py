@@ -15,6 +15,7 @@ from launch_worker.model.run import masked_spec
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import tagged
+from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
 from launch_worker.server.sight import Seen
 from launch_worker.untrusted.text import read_map
@@ -32,7 +33,7 @@ class ScheduleWanted(BaseModel):
     timezone: str = Field("UTC", examples=["Europe/Berlin"])
     missed: Literal["skip", "once"] = "skip"
     overlap: Literal["allow", "skip", "queue-one"] = "allow"
-    made_at: int = Field(0, description="The server says it.")
+    made_at: int = Field(0, description="Left out: the server says it.")
     given: dict[str, Any] = Field(
         description="The run: options of launch-submit by name.", examples=[{"command": ["python", "train.py"]}]
     )
@@ -79,7 +80,7 @@ def keep_schedule(
     asker: Annotated[Asker, acting(Act.SUBMIT, what="create", kind="schedule")],
 ) -> ScheduleShown:
     """Keep a recurring submission; refused where one of that name is there."""
-    transport = shared.transport(asker.person.name)
+    transport = Served(shared, asker)
     if transport.schedule(name) is not None:
         raise InputError(f"there is a schedule {name[:60]!r} already; delete it, or name this one otherwise")
     asker.check(Act.SUBMIT, project=str(wanted.given.get("project") or ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -9,14 +10,21 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from launch_worker.model.checks import KEY
+from launch_worker.api.sweeps import MAX_WORKERS
+from launch_worker.errors import InputError
+from launch_worker.ids import check_run_id
+from launch_worker.model.checks import KEY, MAX_LIMIT
 from launch_worker.model.run import masked_spec
 from launch_worker.model.sweep import SweepOrder, SweepRecord, unknown_sweep
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import tagged
+from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.sight import Seen
+from launch_worker.sweeps.config import parse_config
+from launch_worker.sweeps.search import check_engines, suggest
+from launch_worker.sweeps.trial import spec_of
 from launch_worker.untrusted.text import read_map
 
 router = APIRouter(tags=["sweeps"])
@@ -130,6 +138,64 @@ def cancel_sweep(
 ) -> Steered:
     """Kill its running and pending runs, and be CANCELED when they are."""
     return _steer(shared, asker, sweep_id, "cancel", why)
+
+
+class NewSweep(BaseModel):
+    """A sweep to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(description="A run's id is one; a repeated request makes no second sweep.")
+    name: str = Field("", max_length=255)
+    config: dict[str, Any] = Field(
+        description="The configuration, as a file of `launch-worker sweep create` has it.",
+        examples=[{"method": "grid", "parameters": {"lr": {"values": [0.1, 0.2]}}, "command": ["python", "train.py"]}],
+    )
+    given: dict[str, Any] = Field(default={}, description="Options of its runs.", examples=[{"queue": "gpu"}])
+    workers: int = Field(1, ge=1, le=MAX_WORKERS)
+    cap: int | None = Field(None, ge=1, le=MAX_LIMIT)
+    seed: int = Field(0, ge=0, lt=1 << 32)
+
+
+@router.post("/sweeps", status_code=201)
+def create_sweep(
+    new: NewSweep,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SUBMIT, what="create", kind="sweep")],
+) -> SweepShown:
+    """Start a sweep; its first runs are made at once."""
+    sweep_id = check_run_id(new.id)
+    asker.note(sweep_id)
+    served = Served(shared, asker)
+    config = parse_config(new.config, where="the sweep's configuration", has_image=new.given.get("image") is not None)
+    check_engines(config, where="the sweep's configuration")
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in new.given.items()}
+    if config.project:
+        given.setdefault("project", config.project)
+    try:
+        # A run of it is tried first: mistakes, and what the person may not do, are told before there is a sweep.
+        first = suggest(config, (), seed=new.seed, ended=(), study=sweep_id)
+        sample = spec_of(given, config, first, sweep_id=sweep_id, index=0)
+    except TypeError as error:
+        raise InputError(f"the options of the sweep's runs cannot be used: {error}") from None
+    served.complete(given | {"command": sample.command}, fresh=True)
+    found = shared.connection.sweep(sweep_id)
+    if found is not None and found.user != asker.person.name:
+        raise InputError(f"there is a sweep {sweep_id} already")
+    fields: dict[str, str | int] = {
+        "name": new.name or config.name or sample.name.rpartition("-")[0],
+        "config": config.to_json(),
+        "given": json.dumps({"author": asker.person.name} | given),
+        "workers": new.workers,
+        "cap": min((cap for cap in (config.cap, new.cap) if cap is not None), default=""),
+        "seed": new.seed,
+        "metric": config.metric,
+        "goal": ("maximize" if config.maximize else "minimize") if config.metric else "",
+        "target": "" if config.target is None else repr(config.target),
+        "watched": int(config.watches_metric),
+    }
+    served.create_sweep(sweep_id, fields)
+    return SweepShown(**_shown(_record(shared, asker, sweep_id)))
 
 
 #: What the reason of a run says that was Killed by each order.

@@ -1,0 +1,121 @@
+"""Queues, pools, workers, sweeps, schedules, allowances and status: through a server the same as through Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from launch_worker.api.client import Api
+from launch_worker.api.http_transport import HttpTransport
+from launch_worker.errors import InputError, NotFoundError, RefusedError
+from launch_worker.maintenance.schedules import Schedule
+from launch_worker.model.states import RunState
+from launch_worker.settings import Settings
+from launch_worker.store.store import Store
+from tests.support.arrows import create
+from tests.support.http_servers import KEY, TestServer
+from tests.support.workers import Worker
+
+
+@pytest.fixture(params=["redis", "http"])
+def through(request: pytest.FixtureRequest, server: TestServer, api: Api) -> Iterator[Api]:
+    """An Api by each way."""
+    if request.param == "redis":
+        yield api
+        return
+    made = Api(settings=Settings.of_client({"LAUNCH_API_TOKEN": KEY}, url=server.url))
+    yield made
+    assert isinstance(made.transport, HttpTransport)
+    made.transport.server.close()
+
+
+def test_a_queue_and_its_pool(through: Api) -> None:
+    through.create_pool("lab", limit=3, defaults={"retries": 2})
+    made = through.create_queue(
+        "gpu", limit=2, pool="lab", rank=1, resource="container", description="fast", defaults={"priority": "high"}
+    )
+    assert (made.limit, made.pool, made.rank, made.settings["description"]) == (
+        *(2, "lab", 1),
+        "fast",
+    )
+    assert made.config.defaults == {"priority": "high"}
+    assert through.set_queue("gpu", limit=None, description=None).as_json()["description"] is None
+    through.pause_queue("gpu")
+    assert through.queue("gpu").paused
+    through.resume_queue("gpu")
+    assert [queue.name for queue in through.queues()] == ["gpu"]
+    pool = through.pool("lab")
+    assert (pool.queues, pool.limit, pool.config.defaults) == (("gpu",), 3, {"retries": 2})
+    with pytest.raises(RefusedError, match="queues set QUEUE --pool"):
+        through.delete_pool("lab")
+    through.delete_queue("gpu")
+    through.delete_pool("lab")
+    with pytest.raises(NotFoundError, match="launch-worker queues"):
+        through.queue("gpu")
+    with pytest.raises(InputError, match="limit must be a whole number"):
+        through.create_queue("x", limit=-1)
+
+
+def test_the_whole_is_told_alike(through: Api, store: Store, api: Api) -> None:
+    create(store)
+    Worker(store, "default")
+    assert through.transport.status().keys() == api.transport.status().keys()
+    assert through.transport.status()["queues"] == api.transport.status()["queues"]
+    assert through.transport.workers() == api.transport.workers()
+    assert {finding.name for finding in through.transport.findings()} >= {"redis.version"}
+    with pytest.raises(NotFoundError, match="no live worker"):
+        through.transport.order("nobody", "drain")
+
+
+def test_a_sweep(through: Api, store: Store) -> None:
+    config = {"method": "grid", "parameters": {"x": {"values": [1, 2]}}, "command": ["true"], "name": "tries"}
+    sweep = through.create_sweep(config, queue="nobodys", workers=2)
+    assert (sweep.name, sweep.state, len(sweep.runs)) == ("tries", "RUNNING", 2)
+    assert [one.id for one in through.sweeps()] == [sweep.id]
+    assert sweep.pause() == "PAUSED"
+    assert sweep.resume() == "RUNNING"
+    sweep.cancel()
+    assert sweep.wait(timeout=20) == "CANCELED"
+    assert {run.state for run in sweep.runs} == {RunState.KILLED}
+    shown = sweep.as_json(runs=True)
+    assert (shown["method"], shown["counts"]["Killed"], shown["queue"]) == ("grid", 2, "nobodys")
+    with pytest.raises(NotFoundError, match="launch-worker sweep list"):
+        through.sweep("1m83cyvtfq1tc69")
+
+
+@pytest.mark.parametrize("wrong", [{"method": "guess"}, {"parameters": {}}, {"command": []}])
+def test_a_wrong_sweep_is_refused_by_the_server_too(server: TestServer, wrong: dict[str, Any]) -> None:
+    config = {"method": "grid", "parameters": {"x": {"values": [1]}}, "command": ["true"]} | wrong
+    with server.client() as client:
+        answer = client.post("/api/v1/sweeps", json={"id": "1m83cyvtfq1tc69", "config": config})
+        assert answer.status_code == 422, answer.text
+        given = {"commnd": ["x"]}
+        fine = config | {"method": "grid", "parameters": {"x": {"values": [1]}}, "command": ["true"]}
+        answer = client.post("/api/v1/sweeps", json={"id": "1m83cyvtfq1tc69", "config": fine, "given": given})
+        assert answer.status_code == 422
+    assert server.shared.connection.sweeps() == []
+
+
+def test_a_schedule(through: Api) -> None:
+    schedule = Schedule(name="nightly", cron="0 3 * * *", given={"command": ("true",), "queue": "gpu"})
+    next_us = schedule.next_after(through.transport.now_us())
+    through.transport.keep_schedule("nightly", schedule.to_json(), next_us)
+    [(name, text, at)] = through.transport.schedules()
+    assert (name, at) == ("nightly", next_us)
+    assert Schedule.from_json(text).as_json(at)["run"]["command"] == ["true"]
+    assert through.transport.schedule("nightly") == (text, at)
+    assert through.transport.delete_schedule("nightly")
+    assert not through.transport.delete_schedule("nightly")
+    assert through.transport.schedule("nightly") is None
+
+
+def test_an_allowance(through: Api) -> None:
+    name = "project:team/open"
+    assert through.transport.allow(name, waiting=3, running=None, gpus=1)
+    assert not through.transport.allow(name, waiting=2, running=None, gpus=1)
+    [kept] = through.transport.allowances()
+    assert (kept.name, kept.most_waiting, kept.most_running, kept.most_gpus) == (name, 2, None, 1)
+    through.transport.allow(name, waiting=None, running=None, gpus=None)
+    assert through.transport.allowances() == []
