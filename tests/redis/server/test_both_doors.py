@@ -91,7 +91,7 @@ def test_a_wrong_sweep_is_refused_by_the_server_too(server: TestServer, wrong: d
     with server.client() as client:
         answer = client.post("/api/v1/sweeps", json={"id": "1m83cyvtfq1tc69", "config": config})
         assert answer.status_code == 422, answer.text
-        given = {"commnd": ["x"]}
+        given = {"kommando": ["x"]}
         fine = config | {"method": "grid", "parameters": {"x": {"values": [1]}}, "command": ["true"]}
         answer = client.post("/api/v1/sweeps", json={"id": "1m83cyvtfq1tc69", "config": fine, "given": given})
         assert answer.status_code == 422
