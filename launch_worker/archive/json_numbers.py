@@ -26,8 +26,10 @@ def number_condition(test: Test, *, is_sqlite: bool) -> ColumnElement[bool] | No
     Rows whose JSON the database cannot read meet it too.
     """
     sign = _SIGNS.get(test.word)
+    if sign is None:
+        return None
     edge = test.operands[0]
-    if sign is None or isinstance(edge, (bool, str)) or not isinstance(edge, (int, float)) or abs(edge) > 1e300:
+    if isinstance(edge, (bool, str)) or not isinstance(edge, (int, float)) or abs(edge) > 1e300:
         return None
     # One step wider: the database may round a number that is longer than its own.
     edge = math.nextafter(float(edge), -math.inf if sign[0] == ">" else math.inf)
