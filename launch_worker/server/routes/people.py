@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from launch_worker.errors import InputError, NotAllowedError, NotFoundError
 from launch_worker.model.units import parse_duration
+from launch_worker.people.directory import SESSION_S
 from launch_worker.people.registry import Registry
 from launch_worker.people.roles import Act, Role, may, visible
-from launch_worker.server.asker import Asker, acting, allowed
+from launch_worker.server.asker import Asker, acting, allowed, set_cookie
 from launch_worker.server.caching import tagged
 from launch_worker.server.shared import Shared, SharedHere
 
@@ -165,6 +168,13 @@ class Tokens(BaseModel):
     """Tokens, those of a user together."""
 
     tokens: list[TokenShown]
+
+
+class NewPassword(_Given):
+    """The password of who asks, and the one that it becomes."""
+
+    old: str = Field(max_length=1024)
+    new: str = Field(max_length=1024, description="10 characters or more.")
 
 
 class SessionShown(BaseModel):
@@ -356,6 +366,28 @@ def revoke_token(token_id: str, shared: SharedHere, asker: Own) -> None:
     """Revoke a token of who asks, or for an admin anybody's."""
     own_only = None if may(asker.person, Act.OWN_TOKENS) else asker.person.name
     _registry(shared, asker).revoke_token(token_id, user=own_only)
+
+
+@router.post("/password", status_code=204, responses={409: {"description": "The users file keeps it."}})
+async def change_password(
+    change: NewPassword,
+    request: Request,
+    response: Response,
+    shared: SharedHere,
+    asker: Annotated[Asker, allowed(Act.SEE_SELF)],
+) -> None:
+    """Change the own password. All sessions end; the answer sets the cookie of a new one."""
+    name = asker.person.name
+    # As guarded as a login: a stolen session must not be worth a password.
+    await asyncio.sleep(shared.directory.throttle.wait_s(name, asker.address))
+    agent = request.headers.get("user-agent", "")
+
+    def change_it() -> str:
+        shared.directory.login(name, change.old, address=asker.address, agent=agent)
+        _registry(shared, asker).set_user(name, password=change.new)
+        return shared.directory.login(name, change.new, address=asker.address, agent=agent)[1]
+
+    set_cookie(request, response, await run_in_threadpool(change_it), max_age_s=int(SESSION_S))
 
 
 @router.get("/sessions", response_model=Sessions)

@@ -141,6 +141,21 @@ def test_a_person_makes_lists_and_revokes_own_tokens_by_a_session(server: TestSe
     assert len(admin.get(f"{V1}/tokens", params={"user": "*"}).json()["tokens"]) >= 4
 
 
+def test_people_change_their_own_password_by_the_old_one(server: TestServer, person: As) -> None:
+    person("admin").patch(f"{V1}/users/member", json={"password": GOOD})
+    with server.client("") as browser, server.client("") as other:
+        for one in (browser, other):
+            one.post(f"{V1}/login", json={"name": "member", "password": GOOD})
+        assert browser.post(f"{V1}/password", json={"old": "wrong", "new": "another horse"}).status_code == 401
+        assert browser.post(f"{V1}/password", json={"old": GOOD, "new": "short"}).status_code == 422
+        assert browser.get(f"{V1}/whoami").status_code == 200
+        assert browser.post(f"{V1}/password", json={"old": GOOD, "new": "another horse"}).status_code == 204
+        assert browser.get(f"{V1}/whoami").json()["name"] == "member", "logged in by a new session"
+        assert other.get(f"{V1}/whoami").status_code == 401
+        assert other.post(f"{V1}/login", json={"name": "member", "password": GOOD}).status_code == 401
+        assert other.post(f"{V1}/login", json={"name": "member", "password": "another horse"}).status_code == 200
+
+
 def test_an_admin_makes_tokens_for_programs(person: As) -> None:
     admin = person("admin")
     admin.post(f"{V1}/users", json={"name": "ci", "role": "member"})
