@@ -153,6 +153,23 @@ def test_gpus_are_counted_each(store: Store) -> None:
     assert now(store, "user:ada") == (0, 2, 2)
 
 
+def test_a_run_that_could_never_start_is_refused_and_holds_up_no_other(store: Store) -> None:
+    allow(store, "user:ada", gpus=4)
+    submit(store, A, spec=replace(SPEC, gpus=4))
+    submit(store, B, spec=replace(SPEC, gpus=1))
+    with pytest.raises(InputError, match="user ada may hold 4 GPUs at once, and this run needs 5"):
+        submit(store, C, spec=replace(SPEC, gpus=5))
+    allow(store, "user:ada", gpus=0)
+    for run_id, gpus in ((A, 4), (B, 1)):
+        assert claim(store, run_id, gpus=gpus) is None
+    allow(store, "user:ada", gpus=3)
+    assert reason_of(store, A) == "user ada may hold 0 GPUs", "it waits on"
+    assert reason_of(store, B) == ""
+    assert claim(store, B, 2, gpus=1)
+    allow(store, "user:ada", gpus=5)
+    assert claim(store, A, 2, gpus=4)
+
+
 def test_more_runs_than_may_wait_are_refused(store: Store) -> None:
     allow(store, "user:ada", waiting=2)
     submit(store, A)

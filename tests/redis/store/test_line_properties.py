@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -14,6 +15,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from launch_worker.errors import InputError
 from launch_worker.ids import new_run_id
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
@@ -92,6 +94,12 @@ class Lines(RuleBasedStateMachine):
         run_id = new_run_id()
         after = (f"{data.draw(st.sampled_from(self.runs))}:{wish}",) if wish and self.runs else ()
         spec = RunSpec(command=("true",), queue=queue, priority=priority, after=after, project=project, **options)
+        mine = (f"user:{user}", f"project:{project}") if user else ()
+        most = [one.most_gpus for one in self.store.allowances() if one.name in mine]
+        if any(gpus is not None and options.get("gpus", 0) > gpus for gpus in most):
+            with pytest.raises(InputError, match="GPUs at once"):
+                self.store.create(run_id, spec, delay_s=delay_s, user=user)
+            return
         self.store.create(run_id, spec, delay_s=delay_s, user=user)
         self.runs.append(run_id)
 

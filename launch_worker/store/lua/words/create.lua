@@ -104,7 +104,7 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     local allowances = allowances_for(record.user, groups, record.project or '')
     local refusal = why_not_admitted('queue ' .. queue, of_queue.admits, groups, priority)
       or pool and why_not_admitted('pool ' .. pool, settings_of('pool', pool).admits, groups, priority)
-      or no_room_to_wait(allowances)
+      or no_room_to_wait(allowances, record.needs)
     if refusal then return -2, refusal end
     if allowances ~= '' then set('allowances', allowances) end
   end

@@ -45,12 +45,16 @@ local function count_waiting(id, command)
   for name in names_in(get(id, 'allowances')[1]) do redis.call(command, 'launch:places:waiting:' .. name, id) end
 end
 
--- The allowance of waiting runs that a new run would break, as words; nil for none.
-local function no_room_to_wait(allowances)
+-- Why a new run that would wait breaks an allowance, or would wait for ever, as words; nil for none.
+local function no_room_to_wait(allowances, needs)
   for name in names_in(allowances) do
-    local most = allowance_of(name).waiting
-    if most and redis.call('SCARD', 'launch:places:waiting:' .. name) >= most then
-      return words_for_allowance(name) .. ' may have ' .. int(most) .. ' waiting runs, and has as many; wait until some have started'
+    local most, gpus = allowance_of(name), tonumber(string.match(needs or '', '^%d+') or '0')
+    if most.waiting and redis.call('SCARD', 'launch:places:waiting:' .. name) >= most.waiting then
+      return words_for_allowance(name) .. ' may have ' .. int(most.waiting)
+        .. ' waiting runs, and has as many; wait until some have started'
+    end
+    if most.gpus and gpus > most.gpus then
+      return words_for_allowance(name) .. ' may hold ' .. int(most.gpus) .. ' GPUs at once, and this run needs ' .. int(gpus)
     end
   end
 end
@@ -108,7 +112,9 @@ local function no_room(id)
       return 'allowance:' .. name, queue, words_for_allowance(name) .. ' may have ' .. int(most.running) .. ' running runs'
     end
     if most.gpus and gpus > 0 and count_of('gpus:' .. name) + gpus > most.gpus then
-      return 'allowance:' .. name, queue, words_for_allowance(name) .. ' may hold ' .. int(most.gpus) .. ' GPUs'
+      -- A run that asks for more than that at once waits in a line of its own, so that it holds up no other.
+      return 'allowance:' .. name, gpus > most.gpus and queue .. '/' .. int(gpus) or queue,
+        words_for_allowance(name) .. ' may hold ' .. int(most.gpus) .. ' GPUs'
     end
   end
 end
