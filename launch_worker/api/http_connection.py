@@ -89,7 +89,7 @@ class HttpConnection:
         ServerUnavailableError for no answer: it is not known then whether the server did what was asked.
         """
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        target = self._path + path + (f"?{urlencode(given)}" if given else "")
+        target = self._path + path + (f"?{urlencode(given, doseq=True)}" if given else "")
         with self._errors():
             connection, response = self._send(method, target, body, {**self._headers, **(headers or {})}, timeout_s)
         try:

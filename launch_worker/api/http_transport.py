@@ -23,6 +23,8 @@ from launch_worker.model.log_pieces import Gap, Log, Piece
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
+from launch_worker.model.totals import By, Total
+from launch_worker.model.units import isoformat
 from launch_worker.model.usage import Measured
 from launch_worker.model.worker import WorkerOrder
 from launch_worker.queues.described import Pool, Queue
@@ -331,6 +333,18 @@ class HttpTransport(HttpSubmitter):
         is_new = not any(one.name == name for one in self.allowances())
         self.server.ask("PUT", path, body={"waiting": waiting, "running": running, "gpus": gpus})
         return is_new
+
+    def acts(self, *, who: str, what: str, target: str, since_us: int | None, limit: int) -> list[dict[str, Any]]:
+        query = {"who": who, "what": what, "target": target, "since": isoformat(since_us), "limit": limit}
+        acts: list[dict[str, Any]] = self.server.ask("GET", "/audit", query=query)["acts"]
+        return acts
+
+    def sums(
+        self, by: Sequence[By], *, since_us: int, until_us: int | None, project: str
+    ) -> list[tuple[tuple[str, ...], Total]]:
+        query = {"by": list(by), "since": isoformat(since_us), "until": isoformat(until_us), "project": project}
+        found = self.server.ask("GET", "/usage", query=query)["sums"]
+        return [(tuple(said[way] for way in by), _known(Total, said)) for said in found]
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.server.ask("GET", "/status")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from launch_worker.api import doctor
@@ -11,9 +11,11 @@ from launch_worker.api.redis_groups import RedisGroups
 from launch_worker.api.redis_queues import RedisQueues
 from launch_worker.api.redis_runs import RedisRuns
 from launch_worker.api.redis_sweeps import RedisSweeps
+from launch_worker.database import open_database
 from launch_worker.errors import InputError, NotFoundError
 from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
+from launch_worker.model.totals import By, Total
 from launch_worker.model.worker import WorkerOrder
 
 
@@ -52,6 +54,21 @@ class RedisTransport(RedisRuns, RedisGroups, RedisQueues, RedisSweeps):
 
     def delete_schedule(self, name: str) -> bool:
         return self.store.delete_schedule(name, actor=self.actor)
+
+    def acts(self, *, who: str, what: str, target: str, since_us: int | None, limit: int) -> list[dict[str, Any]]:
+        database = self._archive or open_database(self.settings)
+        # Imported with SQLAlchemy there for certain.
+        from launch_worker.archive.acts import Wanted, acts
+
+        return acts(database, Wanted(who=who, what=what, target=target, since=since_us, limit=limit))
+
+    def sums(
+        self, by: Sequence[By], *, since_us: int, until_us: int | None, project: str
+    ) -> list[tuple[tuple[str, ...], Total]]:
+        database = self._archive or open_database(self.settings)
+        from launch_worker.archive.sums import sums
+
+        return sums(database, by, since=since_us, until=until_us, project=project)
 
     def status(self) -> dict[str, Any]:
         seen = overview(self.store)

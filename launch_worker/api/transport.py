@@ -20,6 +20,7 @@ from launch_worker.model.run import Record, Transition
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
+from launch_worker.model.totals import By, Total
 from launch_worker.model.usage import Measured
 from launch_worker.model.worker import WorkerOrder
 from launch_worker.queues.described import Pool, Queue
@@ -361,6 +362,14 @@ class Transport(Submits, Protocol):
 
     def delete_schedule(self, name: str) -> bool:
         """Take a schedule away. False for none."""
+
+    def acts(self, *, who: str, what: str, target: str, since_us: int | None, limit: int) -> list[dict[str, Any]]:
+        """Lines of the audit, the newest first, of who has this text in their name; '' is anybody and anything."""
+
+    def sums(
+        self, by: Sequence[By], *, since_us: int, until_us: int | None, project: str
+    ) -> list[tuple[tuple[str, ...], Total]]:
+        """What attempts used that ended in this time, by groups, the largest first."""
 
     def status(self) -> dict[str, Any]:
         """The object of `status --json`: runs by state, queues, pools, workers, passes, problems."""

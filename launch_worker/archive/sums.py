@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import fields
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select
 
 from launch_worker.archive import schema
 from launch_worker.database.database import Database
 from launch_worker.database.version import check_version
+from launch_worker.model.totals import By, Total
 from launch_worker.untrusted.text import read_json
 
-By = Literal["user", "project", "queue", "worker", "gpu"]
-WAYS: tuple[By, ...] = get_args(By)
-
 _GB_HOUR = (1 << 30) * 3600.0
-
-
-@dataclass
-class Total:
-    """Sums over the attempts of one group."""
-
-    #: Number of attempts, and of those among them of which nothing is known; they add nothing to the sums.
-    attempts: int = 0
-    unknown: int = 0
-    #: Seconds from begin to end, of CPU, of cores that were asked for.
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    asked_cpu_s: float = 0.0
-    #: Resident memory, and memory that was asked for, over time: GiB times hours.
-    memory_gb_h: float = 0.0
-    asked_memory_gb_h: float = 0.0
-    #: Seconds of GPUs at work, and of GPUs that were held.
-    gpu_s: float = 0.0
-    held_gpu_s: float = 0.0
-
-    def add(self, other: Total, share: float = 1.0) -> None:
-        """Add another total; with a `share` below 1 that part of what is not a number of attempts."""
-        self.attempts += other.attempts
-        self.unknown += other.unknown
-        for name in _AMOUNTS:
-            setattr(self, name, getattr(self, name) + share * getattr(other, name))
-
-
-_AMOUNTS = tuple(field.name for field in fields(Total) if field.name not in ("attempts", "unknown"))
 
 
 def sums(

@@ -76,10 +76,12 @@ def run_command(url: str | None) -> None:
 def status_command(url: str | None, as_json: bool) -> None:
     """Say whether a process writes the archive, how far behind it is, and what it has."""
     api = Api(url)
+    # Where it is: for who manages it, not for people of a server.
+    store = api.store
     database = open_database(api.settings)
     from launch_worker.archive.status import status
 
-    found = status(database, api.store)
+    found = status(database, store)
     if as_json:
         terminal.echo_json(found.as_json())
         return
@@ -139,6 +141,8 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
     age_s = _age_s(older_than) if older_than else None
     given = _selection(state, project)
     api = Api(url)
+    # Where it is: for who manages it, not for people of a server.
+    store = api.store
     database = open_database(api.settings)
     from launch_worker.archive.deletion import delete_runs
     from launch_worker.archive.selection import Selection, preview
@@ -157,7 +161,7 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
     if not yes:
         click.confirm("Delete them for good?", abort=True, err=True)
     keep_s = api.settings.retention_s
-    deleted = sum(delete_runs(database, api.store, selection, who=me(), keep_s=keep_s))
+    deleted = sum(delete_runs(database, store, selection, who=me(), keep_s=keep_s))
     if as_json:
         terminal.echo_json({"deleted": deleted})
     else:
@@ -175,7 +179,7 @@ def export_command(url: str | None, form: str, since: str | None, until: str | N
     """Print runs one a line: as CSV, or as JSON with their attempts, transitions and usage."""
     given: dict[str, Any] = _selection(state, project)
     given |= {"created_from": moment(since, "--since"), "created_before": moment(until, "--until")}
-    database = open_database(Api(url).settings)
+    database = open_database(Api(url).direct.settings)
     from launch_worker.archive.export import csv_lines, objects
     from launch_worker.archive.selection import Selection
     from launch_worker.database.version import check_version

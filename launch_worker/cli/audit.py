@@ -9,7 +9,8 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli.archive import moment
-from launch_worker.database import open_database
+
+_COLUMNS = ("at", "actor", "address", "what", "kind", "target", "result")
 
 
 @click.command(epilog="Example: launch-worker audit --who ada --since 7d")
@@ -25,13 +26,11 @@ def audit_command(
 ) -> None:
     """Say who submitted, cancelled, paused, configured, deleted …, and which workers came and went; newest first.
 
-    Names are those that clients say. It is read from the archive.
+    Acts through a server have the address that they came from and their result, and the name is proven; other names are
+    those that clients say. It is read from the archive.
     """
     start = moment(since, "--since")
-    database = open_database(Api(url).settings)
-    from launch_worker.archive.acts import Wanted, acts
-
-    found = acts(database, Wanted(who=who, what=what, target=target, since=start, limit=limit))
+    found = Api(url).transport.acts(who=who, what=what, target=target, since_us=start, limit=limit)
     if as_json:
         for act in found:
             terminal.echo_json(act)
@@ -40,8 +39,8 @@ def audit_command(
         terminal.say("nothing of that is in the audit", err=True)
         return
     terminal.table(
-        ("AT", "WHO", "WHAT", "KIND", "TARGET", "DETAIL"),
-        [(act["at"], act["actor"], act["what"], act["kind"], act["target"], _short(act["detail"])) for act in found],
+        ("AT", "WHO", "FROM", "WHAT", "KIND", "TARGET", "RESULT", "DETAIL"),
+        [(*(act[name] for name in _COLUMNS), _short(act["detail"])) for act in found],
     )
 
 

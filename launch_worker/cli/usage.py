@@ -6,22 +6,19 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.database import open_database
 from launch_worker.errors import InputError
 from launch_worker.model.advice import advise
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.run import Record
+from launch_worker.model.totals import WAYS, Total
 from launch_worker.model.units import as_us, format_duration, format_size, parse_duration, parse_time
 from launch_worker.model.usage import Measured, Usage
-
-if TYPE_CHECKING:
-    from launch_worker.archive.sums import Total
 
 _RUN = click.argument("run_id", metavar="RUN")
 _ATTEMPT = click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="An earlier attempt.")
@@ -229,14 +226,10 @@ def usage_command(
     since_us, until_us = _moment(since, "--since", now_us), None
     if until is not None:
         until_us = _moment(until, "--until", now_us)
-    database = open_database(api.settings)
-    # Imported with SQLAlchemy there for certain.
-    from launch_worker.archive.sums import WAYS, sums
-
     ways = [way for word in dict.fromkeys(by.split(",")) for way in WAYS if way == word.strip()]
     if not ways or len(ways) != len(dict.fromkeys(by.split(","))):
         raise InputError(f"--by {by[:60]!r} is not a way to sum; write one or more of: {','.join(WAYS)}")
-    found = sums(database, ways, since=since_us, until=until_us, project=project)
+    found = api.transport.sums(ways, since_us=since_us, until_us=until_us, project=project)
     if as_json or as_csv:
         objects = [dict(zip(ways, group, strict=True)) | _rounded(total) for group, total in found]
         if as_json:
@@ -282,8 +275,6 @@ def _rounded(total: Total) -> dict[str, Any]:
 
 
 def _rounded_names() -> list[str]:
-    from launch_worker.archive.sums import Total
-
     return list(vars(Total()))
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from launch_worker.archive.acts import Wanted, acts
-from launch_worker.archive.sums import sums
 from launch_worker.errors import NotAllowedError
+from launch_worker.model.totals import By
 from launch_worker.model.units import since_ms
 from launch_worker.people.roles import Act, visible
 from launch_worker.server.asker import Asker, allowed
@@ -21,8 +20,6 @@ from launch_worker.server.shared import SharedHere
 from launch_worker.server.sight import Seen
 
 router = APIRouter(tags=["system"])
-
-Way = Literal["user", "project", "queue", "worker", "gpu"]
 
 
 class Status(BaseModel):
@@ -79,8 +76,8 @@ def list_audit(
 ) -> Response:
     """Who did what, from where, to what, and how it ended."""
     start = None if since is None else _moment(since, "since")
-    wanted = Wanted(who=who, what=what, target=target, since=start, limit=limit)
-    return tagged(request, {"acts": acts(shared.database, wanted)})
+    found = shared.connection.acts(who=who, what=what, target=target, since_us=start, limit=limit)
+    return tagged(request, {"acts": found})
 
 
 @router.get("/usage", response_model=Sums)
@@ -88,7 +85,7 @@ def sum_usage(
     request: Request,
     shared: SharedHere,
     asker: Annotated[Asker, allowed(Act.SEE_RUNS)],
-    by: Annotated[list[Way], Query(description="What the sums are of; several give one sum for each combination.")],
+    by: Annotated[list[By], Query(description="What the sums are of; several give one sum for each combination.")],
     since: Annotated[str, Query(description="A duration before now, or a time.", examples=["30d"])] = "30d",
     until: Annotated[str | None, Query(description="The same; now without it.")] = None,
     project: Annotated[str, Query(description="Only runs of this project.")] = "",
@@ -100,7 +97,7 @@ def sum_usage(
         raise NotAllowedError(f"{asker.person.name} does not see all projects; name one of yours with project=")
     start = _moment(since, "since")
     end = None if until is None else _moment(until, "until")
-    totals = sums(shared.database, by, since=start, until=end, project=project)
+    totals = shared.connection.sums(by, since_us=start, until_us=end, project=project)
     return tagged(request, {"sums": [dict(zip(by, names, strict=True)) | asdict(total) for names, total in totals]})
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from launch_worker.archive import schema
 from launch_worker.archive.earlier import advice
-from launch_worker.archive.sums import By, Total, sums
+from launch_worker.archive.sums import sums
 from launch_worker.database.database import Database
 from launch_worker.model.needs import Needs, parse_needs
+from launch_worker.model.totals import By, Total
 from launch_worker.model.usage import KeptUsage, Usage
 from launch_worker.store import keys
 from launch_worker.store.store import Store

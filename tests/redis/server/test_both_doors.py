@@ -9,11 +9,13 @@ import pytest
 
 from launch_worker.api.client import Api
 from launch_worker.api.http_transport import HttpTransport
+from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.maintenance.schedules import Schedule
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
+from tests.conftest import wait_until
 from tests.support.arrows import create
 from tests.support.http_servers import KEY, TestServer
 from tests.support.workers import Worker
@@ -119,3 +121,23 @@ def test_an_allowance(through: Api) -> None:
     assert (kept.name, kept.most_waiting, kept.most_running, kept.most_gpus) == (name, 2, None, 1)
     through.transport.allow(name, waiting=None, running=None, gpus=None)
     assert through.transport.allowances() == []
+
+
+def test_the_audit_and_the_usage(through: Api, server: TestServer, redis_url: str) -> None:
+    with server.client() as client:
+        client.post("/api/v1/queues", json={"name": "gpu"})
+    # An Api on Redis itself reads the same database, as it does where LAUNCH_DATABASE_URL names it.
+    if isinstance(through.transport, RedisTransport):
+        through = Api(transport=RedisTransport(settings=through.settings, archive=server.shared.database))
+
+    def line() -> dict[str, Any]:
+        [act] = through.transport.acts(who="", what="create", target="gpu", since_us=None, limit=5)
+        return act
+
+    assert line()["address"] == "127.0.0.1"
+    # The result is written when the answer has been sent.
+    assert wait_until(lambda: line()["result"]) == "done"
+    since_us = through.transport.now_us()
+    assert not through.transport.acts(who="", what="create", target="gpu", since_us=since_us, limit=5)
+    day_us = 86_400_000_000
+    assert through.transport.sums(["user", "queue"], since_us=since_us - day_us, until_us=since_us, project="") == []

@@ -16,6 +16,7 @@ from launch_worker.errors import RefusedError
 from launch_worker.people.registry import Registry
 from launch_worker.people.roles import Act, Role
 from launch_worker.server.asker import Asker, acting
+from tests.conftest import wait_until
 from tests.support.http_servers import KEY, TestServer, serving
 
 PASSWORD = "a long password"
@@ -195,6 +196,8 @@ def test_an_act_is_in_the_audit_with_its_end(peopled: TestServer, browser: httpx
     browser.post("/test/runs/breaks/cancel")
     browser.post("/test/queues/gpu/pause")
     browser.get("/api/v1/whoami")
+    # A result is written when the answer has been sent.
+    wait_until(lambda: all(line["result"] for line in audit(peopled)[-4:]))
     lines = audit(peopled)[-4:]
     assert {line["actor"] for line in lines} == {"otto"}
     assert {line["address"] for line in lines} == {"127.0.0.1"}

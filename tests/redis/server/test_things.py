@@ -220,7 +220,14 @@ def test_the_audit_is_for_admins_and_has_each_act_once(server: TestServer, perso
     # A change of the feed that comes later: the archive has read all before it.
     Store(server.shared.settings.redis_url).configure("queue", "last", {"limit": "1"}, actor="eve@host")
     wait_until(lambda: admin.get(f"{V1}/audit", params={"target": "last"}).json()["acts"])
-    acts = admin.get(f"{V1}/audit", params={"target": "gpu"}).json()["acts"]
+
+    def of_gpu() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = admin.get(f"{V1}/audit", params={"target": "gpu"}).json()["acts"]
+        return found
+
+    # A result is written when the answer has been sent.
+    wait_until(lambda: all(act["result"] for act in of_gpu()))
+    acts = of_gpu()
     assert [(act["actor"], act["what"], act["address"]) for act in acts] == [
         ("operator", "pause", "127.0.0.1"),
         ("admin", "pause", "127.0.0.1"),
