@@ -83,15 +83,20 @@ class HttpConnection:
         body: Body = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = _ANSWER_S,
+        is_repeatable: bool = True,
     ) -> Iterator[http.client.HTTPResponse]:
         """Send a request, and yield the answer to be read. Raises LaunchError for a problem.
+
+        One that is not repeatable is sent once, on a new connection.
 
         ServerUnavailableError for no answer: it is not known then whether the server did what was asked.
         """
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = self._path + path + (f"?{urlencode(given, doseq=True)}" if given else "")
         with self._errors():
-            connection, response = self._send(method, target, body, {**self._headers, **(headers or {})}, timeout_s)
+            connection, response = self._send(
+                method, target, body, {**self._headers, **(headers or {})}, timeout_s, is_repeatable
+            )
         try:
             if response.status >= 400:
                 raise _problem(response.status, self._read(response))
@@ -125,11 +130,11 @@ class HttpConnection:
         return data
 
     def _send(
-        self, method: str, target: str, body: Body, headers: dict[str, str], timeout_s: float
+        self, method: str, target: str, body: Body, headers: dict[str, str], timeout_s: float, is_repeatable: bool
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """Send on a connection that was used before, where there is one and it still lives, else on a new one."""
         while True:
-            is_used = bool(self._idle)
+            is_used = bool(self._idle) and is_repeatable
             connection = self._idle.pop() if is_used else self._connect()
             try:
                 connection.sock.settimeout(timeout_s)

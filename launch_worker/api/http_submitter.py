@@ -80,6 +80,7 @@ class HttpSubmitter:
             query=self._query(strict=strict) | {"check": "true" if check else None},
             body="\n".join(said).encode(),
             headers={"Content-Type": "application/x-ndjson"},
+            is_repeatable=check or all(item.array is None or item.unique for item in items),
         ) as response:
             for line in self.server.lines(response):
                 yield read_json(line)
@@ -93,9 +94,9 @@ class HttpSubmitter:
         if item.upload is not None and not check:
             given["upload"] = self.send_folder(item.upload)
         item = replace(item, given=given)
-        if not (item.run_id or item.unique):
-            # The request can then be repeated.
-            item = replace(item, run_id=new_run_id()) if item.array is None else replace(item, unique=new_run_id())
+        if not (item.run_id or item.unique) and item.array is None:
+            # The request can then be repeated. Ids of an array are the server's.
+            item = replace(item, run_id=new_run_id())
         return as_options(item)
 
     def send_folder(self, folder: str) -> str:

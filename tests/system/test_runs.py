@@ -153,7 +153,7 @@ def test_a_running_run_is_deleted_once_it_has_stopped(cluster: Cluster) -> None:
     assert list(cluster.api.runs()) == []
 
 
-def test_the_command_line_lists_runs_by_filter_sweep_and_tag(cluster: Cluster) -> None:
+def test_the_command_line_lists_runs_by_filter_sweep_and_tag(cluster: Cluster, door: str) -> None:
     for lr in (0.001, 0.01, 0.1):
         options = ("--config", f"lr={lr}", "--config", "model=tiny", "--tag", f"lr={lr}", "--tag", "all")
         result = cluster.run("launch-submit", "-q", "nobody", "--name", f"lr{lr}", *options, "--", "true")
@@ -176,7 +176,8 @@ def test_the_command_line_lists_runs_by_filter_sweep_and_tag(cluster: Cluster) -
         ("--since", "soon", "neither a duration"),
         ("--text", "x" * 201, "1 to 200"),
         ("--count-by", "reason", "counted by state, queue"),
-        ("--count-by", "tag", "launch-worker archive run"),
+        # A server has an archive, which counts by each field.
+        *((("--count-by", "tag", "launch-worker archive run"),) if door == "redis" else ()),
     ):
         result = cluster.run("launch-worker", "runs", option, value)
         assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1), result

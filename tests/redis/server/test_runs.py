@@ -93,6 +93,14 @@ def test_a_wrong_line_of_many_is_named_and_those_before_it_are_told(client: http
     assert [line["item"] for line in told[:-1]] in ([], [0])
 
 
+def test_ids_of_an_array_sort_by_time_as_all_do(api: Api) -> None:
+    before = new_run_id()
+    ids = [run.id for run in submit_many([{"command": ["true"], "array": "0-9"}], api=api)]
+    assert len(ids) == 10
+    assert before < min(ids) <= max(ids) < new_run_id()
+    assert ids == sorted(ids)
+
+
 def test_an_error_through_a_server_is_the_same_error(api: Api) -> None:
     with pytest.raises(UnknownRunError, match="there is no run"):
         api.run(new_run_id())
