@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -243,9 +244,9 @@ def test_the_database_sorts_by_every_field_but_tags_config_and_summary() -> None
     assert not any(has_key(name) for name in ("tags", "config.lr", "summary.loss"))
 
 
-def test_facets_are_of_known_fields() -> None:
+def test_facets_are_of_known_fields(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="facets are of"):
-        facets(Database("sqlite:////nowhere"), question({}), ["command"])
+        facets(Database(f"sqlite:///{tmp_path}/none"), question({}), ["command"])
 
 
 def test_a_value_of_a_config_is_found_by_the_index_of_texts(
