@@ -51,7 +51,8 @@ class Address:
             )[0]
         except OSError as error:
             raise SettingsError(f"the server cannot listen at {self.host}:{self.port}: {error.strerror}") from None
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends small answers at once (TCP_NODELAY) only over sockets that say that they are TCP's.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(place)

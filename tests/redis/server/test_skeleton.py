@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Request
 from launch_worker import errors
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.people.roles import Act
+from launch_worker.server.address import Address
 from launch_worker.server.asker import Asker, allowed, declarations, for_everybody
 from launch_worker.server.fence import BODY_BYTES
 from launch_worker.server.problems import STATUSES
@@ -274,3 +276,9 @@ def test_a_stream_ends_with_the_server(server: TestServer, tried: httpx.Client) 
         assert any(line == "id: 3" for line in lines)
         server.stop()
         assert 'data: {"text":"a\\nb","number":3}' in list(lines)
+
+
+def test_a_small_answer_does_not_wait_for_the_network() -> None:
+    """Without TCP_NODELAY each answer takes 40 ms: a header waits for its acknowledgement before the body is sent."""
+    with Address("127.0.0.1", 0).listen() as listening:
+        assert listening.proto == socket.IPPROTO_TCP
