@@ -91,6 +91,12 @@ def api(redis_url: str) -> Iterator[Api]:
     made.store.close()
 
 
+@pytest.fixture
+def door(request: pytest.FixtureRequest) -> str:
+    """The way of commands to the launch system, for `cluster`, which tests of several folders use."""
+    return str(getattr(request, "param", "redis"))
+
+
 def wait_until(condition: Callable[[], T | None], *, timeout_s: float = 20.0, what: str = "") -> T:
     """Poll until the condition's value is true, and return it; fails with `what` after the timeout."""
     deadline = time.monotonic() + timeout_s

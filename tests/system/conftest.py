@@ -177,12 +177,6 @@ through_both_doors = pytest.mark.parametrize("door", ["redis", "http"], indirect
 
 
 @pytest.fixture
-def door(request: pytest.FixtureRequest) -> str:
-    """The way of commands to the launch system."""
-    return str(getattr(request, "param", "redis"))
-
-
-@pytest.fixture
 def cluster(redis_url: str, tmp_path: Path, door: str) -> Iterator[Cluster]:
     made = Cluster(redis_url, tmp_path)
     with ExitStack() as parts:
