@@ -79,13 +79,7 @@ class Runs(Sequence[Run]):
         `counts(["state", "queue"])` is for instance `{("Finished", "gpu"): 7}`. With `tag` a run counts once for each
         of its tags. Without an archive runs are counted by state or by queue alone; all else raises InputError.
         """
-        fields = list(dict.fromkeys([by] if isinstance(by, str) else by))
-        for field in fields:
-            if field not in COUNTED:
-                raise InputError(f"runs are counted by {', '.join(COUNTED)}, and not by {field!r:.40}")
-        if not fields:
-            raise InputError(f"name what runs are counted by, one or more of: {', '.join(COUNTED)}")
-        counted = self._listing.counts(fields)
+        counted = self._listing.counts(check_counted([by] if isinstance(by, str) else by))
         return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
 
     @property
@@ -107,3 +101,14 @@ class Runs(Sequence[Run]):
         found = [Run(self._api, record.id, record=record, is_snapshot=True) for record in islice(self._more, missing)]
         self._taken += found
         self._is_complete = missing is None or len(found) < missing
+
+
+def check_counted(by: Sequence[str]) -> list[str]:
+    """The fields, each once. Raises InputError unless runs can be counted by them."""
+    fields = list(dict.fromkeys(by))
+    for field in fields:
+        if field not in COUNTED:
+            raise InputError(f"runs are counted by {', '.join(COUNTED)}, and not by {field!r:.40}")
+    if not fields:
+        raise InputError(f"name what runs are counted by, one or more of: {', '.join(COUNTED)}")
+    return fields

@@ -344,7 +344,7 @@ def list_tokens(
     return tagged(request, {"tokens": [token.as_json() for token in found]})
 
 
-@router.post("/tokens", status_code=201)
+@router.post("/tokens", status_code=201, responses={404: {"description": "There is no such user."}})
 def create_token(token: NewToken, shared: SharedHere, asker: Own) -> TokenMade:
     """Make a token. Its text is in this answer, and nobody can read it again."""
     user = token.user or asker.person.name
@@ -368,7 +368,14 @@ def revoke_token(token_id: str, shared: SharedHere, asker: Own) -> None:
     _registry(shared, asker).revoke_token(token_id, user=own_only)
 
 
-@router.post("/password", status_code=204, responses={409: {"description": "The users file keeps it."}})
+@router.post(
+    "/password",
+    status_code=204,
+    responses={
+        409: {"description": "The users file keeps it."},
+        429: {"description": "Too many logins from this address have failed; Retry-After says when to try again."},
+    },
+)
 async def change_password(
     change: NewPassword,
     request: Request,

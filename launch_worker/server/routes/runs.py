@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from launch_worker.api.filters import Filter, parse_filter, parse_order
 from launch_worker.api.listing import Bookmark, bookmark
+from launch_worker.api.runs import check_counted
 from launch_worker.api.shown import run_as_json
 from launch_worker.api.transport import LogPart, check_part
 from launch_worker.errors import InputError, LaunchError
@@ -152,8 +153,9 @@ def count_runs_by(
     filter: Annotated[str | None, _FILTER] = None,
 ) -> Counts:
     """Say how many of the runs that fit a filter have which values of some fields."""
+    fields = check_counted([word.strip() for word in by.split(",")])
     listing = Served(shared, asker).listing(read_filter(filter), parse_order("-created_at"), per_page=50)
-    found = listing.counts([word.strip() for word in by.split(",")])
+    found = listing.counts(fields)
     counts = [Group(values=list(values), count=count) for values, count in found.items()]
     return Counts(counts=counts, notices=listing.notices)
 

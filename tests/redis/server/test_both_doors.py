@@ -141,3 +141,11 @@ def test_the_audit_and_the_usage(through: Api, server: TestServer, redis_url: st
     assert not through.transport.acts(who="", what="create", target="gpu", since_us=since_us, limit=5)
     day_us = 86_400_000_000
     assert through.transport.sums(["user", "queue"], since_us=since_us - day_us, until_us=since_us, project="") == []
+
+
+@pytest.mark.parametrize("by", ["", "shoe", "state,shoe"])
+def test_runs_are_counted_by_known_fields_only(server: TestServer, by: str) -> None:
+    with server.client() as client:
+        answer = client.get("/api/v1/runs/counts", params={"by": by})
+    assert answer.status_code == 422
+    assert "runs are counted by state" in answer.json()["detail"]
