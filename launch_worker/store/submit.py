@@ -218,7 +218,7 @@ def expiry_of(spec: RunSpec) -> str | int:
     return "" if spec.expires_s is None else round(spec.expires_s * 1e6)
 
 
-def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str) -> list[str | int]:
+def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user: str) -> list[str | int]:
     """The arguments of the `create` script; consecutive runs of one queue are a batch."""
     args: list[str | int] = []
     groups: dict[str, int] = {}
@@ -238,7 +238,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, user: str
         args += (run_id, due, expiry_of(spec), len(fields))
         args += fields
     announced = [word for known in groups.items() for word in known]
-    return [int(if_queue_known), reason, user, len(groups), *announced, *args]
+    return [int(if_queue_known), reason, acl_user, len(groups), *announced, *args]
 
 
 def created_of(spec: RunSpec, reply: Sequence[Any]) -> Created:

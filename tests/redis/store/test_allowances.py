@@ -93,6 +93,15 @@ def test_the_feed_says_that_the_user_submitted(store: Store) -> None:
     assert [(one["actor"], one.get("user")) for one in created] == [("ada", "ada"), ("mallory@host", None)]
 
 
+def test_a_user_of_redis_is_told_apart_from_the_user_who_was_proven(store: Store) -> None:
+    store.want_changes()
+    store.acl_user = "producer"
+    store.create(A, replace(SPEC, author="mallory@host"))
+    store.create(B, replace(SPEC, author="mallory@host"), user="ada")
+    created = [change.fields for change in store.changes() if change.kind == "run"]
+    assert [one["actor"] for one in created] == ["mallory@host as producer", "ada"]
+
+
 def test_a_run_above_the_allowance_waits_until_another_has_ended(store: Store) -> None:
     allow(store, "user:ada", running=1)
     submit(store, A)
