@@ -63,7 +63,8 @@ class HttpConnection:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """The JSON of an answer; None for an empty one. Raises LaunchError for a problem."""
-        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        # What is no UTF-8 is escaped: the server says where it is.
+        data = None if body is None else json.dumps(body).encode()
         more = {"Content-Type": "application/json"} if data is not None else {}
         with self.answer(method, path, query=query, body=data, headers={**more, **(headers or {})}) as response:
             return _json(self._read(response))

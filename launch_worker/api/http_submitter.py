@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,15 @@ from launch_worker.errors import InputError, LaunchError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
 from launch_worker.submission.options import Item, as_options
-from launch_worker.submission.resolve import current_folder, from_here
+from launch_worker.submission.resolve import current_folder
 from launch_worker.submission.sent import Sent, me
 from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:
     from launch_worker.model.spec import RunSpec
+
+# What is no UTF-8 is escaped: the server says where it is.
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class HttpSubmitter:
@@ -61,24 +63,25 @@ class HttpSubmitter:
             if item.upload is not None and not os.path.isdir(item.upload):
                 raise item.error(f"upload {item.upload!r} is not a folder of this machine")
         for answer in self._bulk(items, strict=strict, check=True):
-            if "problem" in answer:
-                raise _placed(error_of(answer["problem"]), items[answer["item"]])
+            raise _placed(error_of(answer["problem"]), items[answer["item"]])
 
     def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
         from launch_worker.model.spec import parse_spec
 
-        [answer] = self._bulk([Item(dict(given))], check=True)
+        [answer] = self._bulk([Item(dict(given))], check=True, specs=True)
         if "problem" in answer:
             raise error_of(answer["problem"])
         return parse_spec(json.dumps(answer["spec"]))
 
-    def _bulk(self, items: Sequence[Item], *, strict: bool = False, check: bool = False) -> Iterator[dict[str, Any]]:
-        said = (json.dumps(self._said(item, check=check), ensure_ascii=False) for item in items)
+    def _bulk(
+        self, items: Sequence[Item], *, strict: bool = False, check: bool = False, specs: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        modes = {"check": "true" if check else None, "specs": "true" if specs else None}
         with self.server.answer(
             "POST",
             "/runs/bulk",
-            query=self._query(strict=strict) | {"check": "true" if check else None},
-            body="\n".join(said).encode(),
+            query=self._query(strict=strict) | modes,
+            body="\n".join(_ENCODE(self._said(item, check=check)) for item in items).encode(),
             headers={"Content-Type": "application/x-ndjson"},
             is_repeatable=check or all(item.array is None or item.unique for item in items),
         ) as response:
@@ -90,14 +93,15 @@ class HttpSubmitter:
         return {"author": self.actor, "folder": current_folder(), "strict": "true" if strict else None}
 
     def _said(self, item: Item, *, check: bool = False) -> dict[str, Any]:
-        given = from_here(item.given, author=self.actor, project=self.settings.project)
+        said = as_options(item)
+        if self.settings.project and not said.get("project"):
+            said["project"] = self.settings.project
         if item.upload is not None and not check:
-            given["upload"] = self.send_folder(item.upload)
-        item = replace(item, given=given)
+            said["upload"] = self.send_folder(item.upload)
         if not (item.run_id or item.unique) and item.array is None:
             # The request can then be repeated. Ids of an array are the server's.
-            item = replace(item, run_id=new_run_id())
-        return as_options(item)
+            said["id"] = new_run_id()
+        return said
 
     def send_folder(self, folder: str) -> str:
         # Imported for an upload only.

@@ -34,6 +34,11 @@ class Asker:
         if self.act is not None:
             self.act.note(target)
 
+    def fail(self, why: str) -> None:
+        """Say in the audit how it ended, for an error in an answer that has begun."""
+        if self.act is not None:
+            self.act.fail(why)
+
     def check(self, act: Act, *, project: str = "", owner: str = "") -> None:
         """Raises NotAllowedError when the person may not do this to a thing of this project and owner."""
         if not may(self.person, act, project=project, owner=owner):

@@ -25,6 +25,7 @@ class Act:
             "address": address,
         }
         self._line: int | None = None
+        self._result = DONE
 
     def begin(self) -> None:
         """Write the line; for before the act."""
@@ -44,8 +45,13 @@ class Act:
         """Write the line of an act that is not done."""
         self._write(why)
 
-    def end(self, result: str = DONE) -> None:
+    def fail(self, why: str) -> None:
+        """Say how it ended, where its answer has begun by then and no error can be raised any more."""
+        self._result = why
+
+    def end(self, result: str = "") -> None:
         """Write how the act ended."""
+        result = result or self._result
         if self._line is None:
             return
         try:

@@ -42,6 +42,8 @@ class Served(RedisTransport):
         self._sight = visible(asker.person)
         self._author = clean(author)[:_MOST_AUTHOR]
         self._folder = folder
+        #: Projects of which it was checked that the person may submit to them.
+        self._submits_to: set[str] = set()
         self.actor = asker.person.name
         self.user, self.groups = asker.person.name, asker.person.groups
 
@@ -55,7 +57,10 @@ class Served(RedisTransport):
 
     def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> Ready:
         ready = super().resolve(given, fresh=fresh)
-        self._asker.check(Act.SUBMIT, project=ready.spec.project)
+        project = ready.spec.project
+        if project not in self._submits_to:
+            self._asker.check(Act.SUBMIT, project=project)
+            self._submits_to.add(project)
         return ready
 
     # -- see -------------------------------------------------------------------------------------------------------

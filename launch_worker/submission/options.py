@@ -68,7 +68,16 @@ def read_options(options: Mapping[str, Any], *, folder: str = "", where: str = "
     `folder` is where relative `cwd` and `upload` start. Raises InputError for what is no option, or of a wrong type;
     what the values mean together is RunSpec's to check.
     """
-    found = _named(options)
+    return _item(_named(options), folder=folder, where=where)
+
+
+def read_line(line: bytes, *, defaults: Mapping[str, Any] | None = None, folder: str = "", where: str = "") -> Item:
+    """The item of a line: one JSON object. Its own options win over `defaults`. Raises InputError without the place."""
+    return _item(_merged(defaults or {}, object_of(line)), folder=folder, where=where)
+
+
+def _item(found: Mapping[str, Any], *, folder: str, where: str) -> Item:
+    """The item of options that have their own names."""
     if "id" in found and ("unique" in found or "array" in found):
         raise InputError("an id is of one run, and says all; leave out unique, and use unique for an array")
     if "delay" in found and "at" in found:
@@ -98,15 +107,16 @@ def as_options(item: Item) -> dict[str, Any]:
     A folder that the worker need not have is left out. Raises InputError for what no option says.
     """
     said: dict[str, Any] = {"upload": item.given["upload"]} if "upload" in item.given else {}
-    left = {name: value for name, value in item.given.items() if value is not None and name not in _SAID_APART}
-    if not item.given.get("cwd_required"):
-        left.pop("cwd", None)
-    for option in OPTIONS:
-        if option.owner == SPEC and LINE in option.places and option.field in left:
-            value = left.pop(option.field)
-            said[option.name] = list(value) if isinstance(value, tuple) else value
-    if left:
-        raise InputError(f"{min(left)!r} is not an option of a run")
+    unknown = []
+    for name, value in item.given.items():
+        if value is None or name in _SAID_APART or (name == "cwd" and not item.given.get("cwd_required")):
+            continue
+        if name in _SAID_AS:
+            said[_SAID_AS[name]] = list(value) if isinstance(value, tuple) else value
+        else:
+            unknown.append(name)
+    if unknown:
+        raise InputError(f"{min(unknown)!r} is not an option of a run")
     if item.array is not None:
         said["array"] = ",".join(map(str, item.array.indexes)) + (f"%{item.array.limit}" if item.array.limit else "")
     times = {"at": None if item.at_us is None else item.at_us / 1e6, "delay": item.delay_s or None}
@@ -116,6 +126,8 @@ def as_options(item: Item) -> dict[str, Any]:
 
 #: Arguments of RunSpec that are no options of a line, or not as they are.
 _SAID_APART = frozenset({"upload", "author", "cwd_required"})
+#: For each other argument of RunSpec that a line can say: the option that says it.
+_SAID_AS = {option.field: option.name for option in OPTIONS if option.owner == SPEC and LINE in option.places}
 
 
 def read_jobs(
@@ -141,7 +153,7 @@ def read_jobs(
         if not line.strip():
             continue
         try:
-            yield read_options(_merged(known, object_of(line)), folder=folder, where=where)
+            yield read_line(line, defaults=known, folder=folder, where=where)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 

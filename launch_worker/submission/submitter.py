@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -84,7 +84,7 @@ class Submitter:
             else:
                 return Sent(run_id, created.consumers, created.is_new, "" if group is None else group.id)
 
-    def check_items(self, items: Sequence[Item], *, strict: bool) -> None:
+    def check_items(self, items: Iterable[Item], *, strict: bool) -> None:
         """Check all items. Raises InputError, with its place in its file, for the first that could not be submitted."""
         known = {DEFAULT_QUEUE, *self.store.queue_names()} if strict else set()
         queues: set[str] = set()
@@ -106,13 +106,16 @@ class Submitter:
             except InputError as error:
                 raise item.error(error) from None
 
-    def send_items(self, items: Iterable[Item], *, strict: bool = False) -> Iterator[tuple[Sent, Item]]:
+    def send_items(
+        self, items: Iterable[Item], *, strict: bool = False, singles: int | None = None
+    ) -> Iterator[tuple[Sent, Item]]:
         """Submit runs and arrays of runs, in order, many in a round trip. Raises as `send`.
 
+        `singles` is the number of items that are no arrays, where it is known: items are then taken as they are sent.
         All that was submitted before an error is yielded before it is raised; when Redis went away, some of the last
         runs may have been submitted and not be yielded.
         """
-        made = self._runs_of(items)
+        made = self._runs_of(items, singles)
         sent: deque[list[tuple[New, Item]]] = deque()
         problem: LaunchError | None = None
         # Runs that each group has not got yet.
@@ -165,18 +168,20 @@ class Submitter:
         if problem is not None:
             raise problem
 
-    def _runs_of(self, items: Iterable[Item]) -> Iterator[tuple[New, Item]]:
+    def _runs_of(self, items: Iterable[Item], singles: int | None) -> Iterator[tuple[New, Item]]:
         """The runs of all items, in order: several runs that are in no array are a group, a bulk submission."""
-        items = list(items)
-        size = sum(item.array is None for item in items)
+        if singles is None:
+            items = list(items)
+            singles = sum(item.array is None for item in items)
         bulk: Announced | None = None
+        proven = (self.user, tuple(sorted(self.groups)))
         for item in items:
             ready = self._ready(item)
-            when = (*ready.configs, item.delay_s or 0.0, item.at_us, self.user, tuple(sorted(self.groups)))
+            when = (*ready.configs, item.delay_s or 0.0, item.at_us, *proven)
             if item.array is None:
                 run_id = item.run_id or self._id_of(item, ready)
-                if size > 1 and bulk is None:
-                    bulk = Announced(f"b{run_id}", f"b{run_id}", size)
+                if singles > 1 and bulk is None:
+                    bulk = Announced(f"b{run_id}", f"b{run_id}", singles)
                 yield New(run_id, ready.spec, *when, bulk), item
                 continue
             first, *others = item.array.indexes

@@ -7,12 +7,15 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
-from typing import Annotated, Any
+from itertools import count
+from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import APIRouter, Body, Header, Query, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from launch_worker.code.storage import storage_of
 from launch_worker.errors import InputError, LaunchError
@@ -22,19 +25,26 @@ from launch_worker.server.fence import allow_body
 from launch_worker.server.problems import document
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
-from launch_worker.submission.options import MAX_LINE_BYTES, Item, object_of, read_options
+from launch_worker.submission.options import MAX_LINE_BYTES, Item, object_of, read_line, read_options
 from launch_worker.untrusted.text import clean, read_json
 
 router = APIRouter(tags=["submit"])
 Submitting = Annotated[Asker, acting(Act.SUBMIT, what="submit", kind="run")]
 
 _MAX_BULK_BYTES = 256 << 20
+#: Bytes of a body that are kept in memory; a larger one is in a file.
+_BYTES_IN_MEMORY = 1 << 20
+#: Bytes of a piece of an answer: each is a change of thread.
+_PIECE_BYTES = 16 << 10
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NDJSON = "application/x-ndjson"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _AUTHOR = Query(max_length=200, description="Who submits, for people; the login is kept beside it.")
 _FOLDER = Query(max_length=4096, description="Folder of the submitter: the job starts there where the worker has it.")
 _STRICT = Query(description="Refuse an unknown queue.")
+_CHECK = Query(description="Only check all: the answer has a line for a problem, and no other.")
+_SPECS = Query(description="With `check`: answer with each run as it would be kept.")
 
 
 class Submitted(BaseModel):
@@ -46,14 +56,12 @@ class Submitted(BaseModel):
     group: str = Field(default="", description="Id of its array or bulk submission; empty for one alone.")
 
 
-def read_item(options: dict[str, Any], *, where: str = "") -> Item:
-    """An item of a request: options of `launch-submit`, but for an upload, which is named by its hash."""
-    sha256 = options.get("upload")
-    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-        raise InputError("upload must be the sha256 of an archive; send it first with: PUT /api/v1/uploads/SHA256")
-    item = read_options(options, where=where)
-    if sha256 is not None:
-        item.given["upload"], item.upload = sha256, None
+def named_by_hash(item: Item) -> Item:
+    """An item of a request, whose upload is named by its hash: no folder of this machine. Raises InputError."""
+    if item.upload is not None:
+        if not _SHA256.fullmatch(item.upload):
+            raise InputError("upload must be the sha256 of an archive; send it first with: PUT /api/v1/uploads/SHA256")
+        item.given["upload"], item.upload = item.upload, None
     return item
 
 
@@ -68,7 +76,7 @@ def submit_run(
     idempotency_key: Annotated[str | None, Header(description="A repeated request names the first one's run.")] = None,
 ) -> Submitted:
     """Submit one run: an object of the options of `launch-submit`, as a line of `--from-file`."""
-    item = read_item(options)
+    item = named_by_hash(read_options(options))
     if item.array is not None:
         raise InputError("an array is many runs; send it to /api/v1/runs/bulk")
     if idempotency_key is not None:
@@ -82,6 +90,13 @@ def submit_run(
     return Submitted(id=sent.id, is_new=sent.is_new, queue_consumers=sent.queue_consumers)
 
 
+class _ToItsEnd(StreamingResponse):
+    """An answer that is made to its end when its client goes away: all runs of a whole request are submitted."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
+
+
 @router.post("/runs/bulk", response_class=StreamingResponse)
 async def submit_runs(
     request: Request,
@@ -90,55 +105,102 @@ async def submit_runs(
     author: Annotated[str, _AUTHOR] = "",
     folder: Annotated[str, _FOLDER] = "",
     strict: Annotated[bool, _STRICT] = False,
-    check: Annotated[bool, Query(description="Only check all, and answer with each run as it would be kept.")] = False,
+    check: Annotated[
+        bool, Query(description="Only check all: the answer has a line for a problem, and no other.")
+    ] = False,
+    specs: Annotated[bool, Query(description="With `check`: answer with each run as it would be kept.")] = False,
 ) -> StreamingResponse:
     """Submit many runs, or arrays: one JSON object a line, as in `--from-file`. The answer has a line for each run.
 
     A line has `item` (the number of its line, from 0) and what `POST /runs` answers, or, as the last one, `problem`:
-    runs of lines before it were submitted.
+    runs of lines before it were submitted. Nothing is submitted before the whole request is there, and all of it then,
+    also when the client goes away.
     """
     allow_body(request, _MAX_BULK_BYTES)
-    lines = (await request.body()).split(b"\n")
     served = await run_in_threadpool(Served, shared, asker, author=author, folder=folder)
-    told = _checked(served, lines, strict=strict) if check else _sent(served, lines, strict=strict)
-    return StreamingResponse(_in_pieces(told), media_type=_NDJSON)
+    lines = await _body(request)
+    if check:
+        return _ToItsEnd(_in_pieces(_checked(served, lines, strict=strict, specs=specs)), media_type=_NDJSON)
+    return _ToItsEnd(_in_pieces(_sent(served, asker, lines, strict=strict)), media_type=_NDJSON)
 
 
-def _items(lines: list[bytes]) -> Iterator[Item]:
+async def _body(request: Request) -> BinaryIO:
+    """The body, beyond a size in a file. A slow client has no thread and no connection to Redis meanwhile."""
+    body = tempfile.SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY)  # noqa: SIM115 (closed once it is read)
+    try:
+        async for data in request.stream():
+            await run_in_threadpool(body.write, data)
+    except BaseException as error:
+        body.close()
+        if isinstance(error, ClientDisconnect):
+            raise InputError("the client went away in the middle of its request; nothing of it was submitted") from None
+        raise
+    return cast("BinaryIO", body)
+
+
+def _numbered(lines: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers. A line that is too long is cut."""
+    lines.seek(0)
+    for number in count():
+        line = lines.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            return
+        if line.strip():
+            yield number, line
+
+
+def _items(lines: BinaryIO) -> Iterator[Item]:
     """The items of the lines; the place of each is the number of its line."""
-    for number, line in enumerate(lines):
-        if not line.strip():
-            continue
+    for number, line in _numbered(lines):
+        where = str(number)
         try:
             if len(line) > MAX_LINE_BYTES:
                 raise InputError(f"the line has more than {MAX_LINE_BYTES:,} bytes")
-            yield read_item(object_of(line), where=str(number))
+            yield named_by_hash(read_line(line, where=where))
         except InputError as error:
-            raise Item({}, where=str(number)).error(error) from None
+            raise Item({}, where=where).error(error) from None
 
 
-def _sent(served: Served, lines: list[bytes], *, strict: bool) -> Iterator[dict[str, Any]]:
+def _singles(lines: BinaryIO) -> int:
+    """How many of the lines are no arrays. Only lines that may be one are read as JSON."""
+    return sum(not (b"array" in line or b"\\u" in line) or not _is_array(line) for _, line in _numbered(lines))
+
+
+def _is_array(line: bytes) -> bool:
     try:
-        for sent, item in served.send_items(_items(lines), strict=strict):
-            answer = {
-                "id": sent.id,
-                "is_new": sent.is_new,
-                "queue_consumers": sent.queue_consumers,
-                "group": sent.group,
+        return "array" in object_of(line)
+    except InputError:
+        return False
+
+
+def _sent(served: Served, asker: Asker, lines: BinaryIO, *, strict: bool) -> Iterator[dict[str, Any]]:
+    sent = 0
+    try:
+        for run, item in served.send_items(_items(lines), strict=strict, singles=_singles(lines)):
+            sent += 1
+            yield {
+                "item": int(item.where),
+                "id": run.id,
+                "is_new": run.is_new,
+                "queue_consumers": run.queue_consumers,
+                "group": run.group,
             }
-            yield {"item": int(item.where), **answer}
     except LaunchError as error:
+        asker.fail(f"{sent} runs were submitted, then line {error}")
         yield _problem(error)
+    finally:
+        lines.close()
 
 
-def _checked(served: Served, lines: list[bytes], *, strict: bool) -> Iterator[dict[str, Any]]:
+def _checked(served: Served, lines: BinaryIO, *, strict: bool, specs: bool) -> Iterator[dict[str, Any]]:
     try:
-        items = list(_items(lines))
-        served.check_items(items, strict=strict)
-        for item in items:
+        served.check_items(_items(lines), strict=strict)
+        for item in _items(lines) if specs else ():
             yield {"item": int(item.where), "spec": read_json(served.complete(item.given).to_json())}
     except LaunchError as error:
         yield _problem(error)
+    finally:
+        lines.close()
 
 
 def _problem(error: LaunchError) -> dict[str, Any]:
@@ -150,11 +212,11 @@ def _problem(error: LaunchError) -> dict[str, Any]:
 
 
 def _in_pieces(told: Iterator[dict[str, Any]]) -> Iterator[bytes]:
-    """Lines of JSON, many in a piece: each piece is a change of thread."""
+    """Lines of JSON, many in a piece."""
     piece = bytearray()
     for one in told:
-        piece += json.dumps(one, ensure_ascii=False).encode() + b"\n"
-        if len(piece) > 8192:
+        piece += _ENCODE(one).encode() + b"\n"
+        if len(piece) > _PIECE_BYTES:
             yield bytes(piece)
             piece.clear()
     if piece:
