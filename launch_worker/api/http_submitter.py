@@ -49,7 +49,8 @@ class HttpSubmitter:
             said = self.server.ask("POST", "/runs", query=self._query(strict=strict), body=self._said(item))
         except InputError as error:
             raise item.error(error) from None
-        return Sent(str(said["id"]), int(said["queue_consumers"]), bool(said["is_new"]))
+        advice = tuple(map(str, said.get("advice", ())))
+        return Sent(str(said["id"]), int(said["queue_consumers"]), bool(said["is_new"]), advice=advice)
 
     def _send_many(self, items: Sequence[Item], *, strict: bool) -> Iterator[tuple[Sent, Item]]:
         for answer in self._bulk(items, strict=strict):

@@ -219,6 +219,12 @@ def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
                 out.flush()
                 why = why_unserved(submitter.live_workers(), queue)
                 terminal.say(f"launch-submit: the run waits: {why}", err=True)
+            if run.advice and not call.quiet:
+                from launch_worker import terminal
+
+                out.flush()
+                for sentence in run.advice:
+                    terminal.say(f"launch-submit: {sentence}", err=True)
         if shown and not call.as_json:
             out.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
         if not (call.quiet or call.as_json):

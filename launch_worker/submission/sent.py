@@ -18,6 +18,8 @@ class Sent(NamedTuple):
     is_new: bool = True
     #: Id of its array or bulk submission, as people write it; '' for a run that was submitted alone.
     group: str = ""
+    #: Sentences on what earlier runs of its name used, where it asks for far more or less; from a server only.
+    advice: tuple[str, ...] = ()
 
 
 def me() -> str:

@@ -42,6 +42,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _AUTHOR = Query(max_length=200, description="Who submits, for people; the login is kept beside it.")
 _FOLDER = Query(max_length=4096, description="Folder of the submitter: the job starts there where the worker has it.")
+#: Options that ask for a part of a machine.
+_NEEDS = ("gpus", "cpus", "memory")
 _STRICT = Query(description="Refuse an unknown queue.")
 _CHECK = Query(description="Only check all: the answer has a line for a problem, and no other.")
 _SPECS = Query(description="With `check`: answer with each run as it would be kept.")
@@ -54,6 +56,9 @@ class Submitted(BaseModel):
     is_new: bool = Field(description="False for a run that was there already; nothing was changed.")
     queue_consumers: int = Field(description="Live workers that consume its queue.")
     group: str = Field(default="", description="Id of its array or bulk submission; empty for one alone.")
+    advice: list[str] = Field(
+        default=[], description="What earlier runs of its name used, where it asks for far more or less; for one alone."
+    )
 
 
 def named_by_hash(item: Item) -> Item:
@@ -87,7 +92,10 @@ def submit_run(
         item.unique = idempotency_key
     served = Served(shared, asker, author=author, folder=folder)
     [(sent, _)] = served.send_items([item], strict=strict)
-    return Submitted(id=sent.id, is_new=sent.is_new, queue_consumers=sent.queue_consumers)
+    # A run that asks for nothing pays nothing for the look.
+    asks = sent.is_new and any(item.given.get(name) for name in _NEEDS)
+    advice = served.advice_by_earlier(served.record(sent.id)) if asks else []
+    return Submitted(id=sent.id, is_new=sent.is_new, queue_consumers=sent.queue_consumers, advice=advice)
 
 
 class _ToItsEnd(StreamingResponse):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,10 +15,13 @@ from launch_worker.api.client import Api, submit, submit_many
 from launch_worker.errors import InputError, LoginError, NotAllowedError, ServerUnavailableError, UnknownRunError
 from launch_worker.ids import new_run_id, unique_run_id
 from launch_worker.model.states import RunState
+from launch_worker.model.usage import KeptUsage, Usage
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
-from tests.support.arrows import claim
-from tests.support.http_servers import KEY, TestServer
+from launch_worker.submission.sent import me
+from tests.conftest import wait_until
+from tests.support.arrows import FINISHED, claim, create
+from tests.support.http_servers import KEY, TestServer, serving
 from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
 
 
@@ -175,3 +182,23 @@ def test_output_that_is_no_text_comes_byte_by_byte(api: Api, store: Store) -> No
     assert run.logs() == data
     assert run.output().data == data
     assert run.logs(tail=1) == "ä\n".encode()
+
+
+def test_who_submits_is_told_what_earlier_runs_of_the_name_used(redis_url: str, store: Store, tmp_path: Path) -> None:
+    whose = {"name": "train", "project": "ada/tries"}
+    with serving(redis_url, tmp_path, with_archive=True) as server:
+        for _ in range(3):
+            record = claim(store, create(store, author=me(), **whose))
+            used = KeptUsage(Usage(wall_s=100, peak_memory=11 << 30).to_text(), "")
+            assert store.finish(record, FINISHED, used=used)
+        environment = os.environ | {"LAUNCH_API_URL": server.url, "LAUNCH_API_TOKEN": KEY}
+
+        def submit_by_command(*more: str) -> subprocess.CompletedProcess[str]:
+            words = [str(Path(sys.executable).with_name("launch-submit")), "--project", "ada/tries", *more, "--", "true"]
+            return subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60)
+
+        said = "launch-submit: the last 3 runs named train peaked at 11G of memory, and 64G are asked for; --memory 14G"
+        # The archive follows within moments.
+        wait_until(lambda: said in submit_by_command("--name", "train", "--memory", "64G").stderr, timeout_s=30)
+        assert "peaked" not in submit_by_command("--name", "train").stderr
+        assert "peaked" not in submit_by_command("--name", "train", "--memory", "64G", "--quiet").stderr
