@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from launch_worker.database.audit import audit_lines
 from launch_worker.store.store import Store
+from tests.conftest import wait_until
 from tests.support.http_servers import TestServer
 from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
 
@@ -191,10 +192,16 @@ def test_each_change_is_one_line_of_the_audit(server: TestServer, person: As) ->
         before = len(connection.execute(select(audit_lines.c.id)).all())
     admin.post(f"{V1}/users", json={"name": "new"})
     admin.put(f"{V1}/allowances/user:new", json={"running": 2})
-    with server.shared.database.reading() as connection:
+
+    def lines() -> list[tuple[str, ...]]:
         c = audit_lines.c
-        found = connection.execute(select(c.actor, c.what, c.kind, c.target, c.address, c.result).order_by(c.id)).all()
-    assert [tuple(row) for row in found[before:]] == [
+        query = select(c.actor, c.what, c.kind, c.target, c.address, c.result).order_by(c.id)
+        with server.shared.database.reading() as connection:
+            return [tuple(row) for row in connection.execute(query)][before:]
+
+    # The result is written after the answer was sent.
+    wait_until(lambda: all(result for *_, result in lines()))
+    assert lines() == [
         ("admin", "created", "user", "new", "127.0.0.1", "done"),
         ("admin", "set", "allowance", "user:new", "127.0.0.1", "done"),
     ]

@@ -194,7 +194,8 @@ def test_who_submits_is_told_what_earlier_runs_of_the_name_used(redis_url: str, 
         environment = os.environ | {"LAUNCH_API_URL": server.url, "LAUNCH_API_TOKEN": KEY}
 
         def submit_by_command(*more: str) -> subprocess.CompletedProcess[str]:
-            words = [str(Path(sys.executable).with_name("launch-submit")), "--project", "ada/tries", *more, "--", "true"]
+            command = str(Path(sys.executable).with_name("launch-submit"))
+            words = [command, "--project", "ada/tries", *more, "--", "true"]
             return subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60)
 
         said = "launch-submit: the last 3 runs named train peaked at 11G of memory, and 64G are asked for; --memory 14G"
