@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -185,7 +186,7 @@ def test_output_that_is_no_text_comes_byte_by_byte(api: Api, store: Store) -> No
 
 
 def test_who_submits_is_told_what_earlier_runs_of_the_name_used(redis_url: str, store: Store, tmp_path: Path) -> None:
-    whose = {"name": "train", "project": "ada/tries"}
+    whose: dict[str, Any] = {"name": "train", "project": "ada/tries"}
     with serving(redis_url, tmp_path, with_archive=True) as server:
         for _ in range(3):
             record = claim(store, create(store, author=me(), **whose))
