@@ -33,6 +33,8 @@ class Settings:
     """The settings of one process. Durations are seconds, sizes bytes."""
 
     redis_url: str = DEFAULT_REDIS_URL
+    #: URL of the same Redis with a user who may only read, by which the server reads; '' for `redis_url`.
+    redis_read_url: str = ""
     project: str = ""
     work_dir: Path = Path("launch-worker")
     #: Seconds between two renewals of a worker's leases.
@@ -138,6 +140,22 @@ class Settings:
         """Whether there is an archive, as far as can be told without a look into it."""
         return bool(self.database_url) or (self.work_dir / "archive.db").is_file()
 
+    def for_reading(self) -> Settings:
+        """The same settings by the Redis user who may only read, where there is one. Raises SettingsError."""
+        if not self.redis_read_url:
+            return self
+        acts = RedisUrl.parse(self.redis_url)
+        try:
+            reads = RedisUrl.parse(self.redis_read_url)
+        except SettingsError as error:
+            raise SettingsError(str(error).replace("LAUNCH_REDIS_URL", "LAUNCH_REDIS_READ_URL")) from None
+        if (reads.servers, reads.master, reads.db) != (acts.servers, acts.master, acts.db):
+            raise SettingsError(
+                "LAUNCH_REDIS_READ_URL must name the same Redis as LAUNCH_REDIS_URL, with another user only: what a "
+                "server reads must be what it has just written"
+            )
+        return replace(self, redis_url=self.redis_read_url)
+
     @property
     def settle_s(self) -> float:
         """Seconds for workers to report after an outage, before others decide about their runs.
@@ -193,6 +211,7 @@ class Settings:
         log_bytes = size("LAUNCH_LOG_BYTES", cls.log_bytes)
         return cls(
             redis_url=redis_url or DEFAULT_REDIS_URL,
+            redis_read_url=env.get("LAUNCH_REDIS_READ_URL") or cls.redis_read_url,
             project=env.get("LAUNCH_PROJECT", ""),
             work_dir=_work_dir(env),
             work_dir_trusted=_switch("LAUNCH_WORK_DIR_TRUSTED", env.get("LAUNCH_WORK_DIR_TRUSTED") or "0"),

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/architecture.md as SVG files beside this script: `make maps`.
+"""Draws the pictures of docs/architecture.md and docs/operations.md as SVG files beside this script: `make maps`.
 
 A text that does not fit its box, and a text or a box that lies on another one, is an error, so no picture is clipped.
 """
@@ -313,7 +313,52 @@ def journey() -> Picture:
     return picture
 
 
-PICTURES = {"parts.svg": parts, "journey.svg": journey}
+def reach() -> Picture:
+    """Who reaches whom where people use the server, and with which user of Redis."""
+    picture = Picture("Who reaches whom", 940, 450)
+    picture.group(Area(370, 20, 550, 410), "network of the launch system: Redis is reached from here only")
+    picture.box(
+        Area(20, 44, 230, 88),
+        "people and programs",
+        ["commands, Python,", "browsers: each with a", "login or token"],
+    )
+    picture.box(
+        Area(20, 200, 230, 88),
+        "direct producers",
+        ["trusted as the system is;", "locked out as shipped"],
+    )
+    picture.box(
+        Area(390, 44, 240, 88),
+        "server, one port",
+        ["proves who asks, decides", "by role, writes the audit,", "and then acts"],
+    )
+    picture.box(Area(700, 44, 200, 88), "database", ["people, tokens, audit,", "ended runs"], kind="kept")
+    picture.box(
+        Area(390, 208, 510, 72),
+        "Redis",
+        ["runs, queues, leases: what is alive;", "each user has rights of its own"],
+        kind="kept",
+    )
+    picture.box(Area(390, 334, 240, 54), "workers", ["run jobs"])
+    picture.box(Area(660, 334, 240, 54), "beat", ["passes over the records"])
+    picture.arrow((250, 88), (388, 88))
+    picture.label(262, 64, ["https"])
+    picture.arrow((630, 88), (698, 88))
+    picture.label(640, 64, ["SQL"])
+    picture.arrow((420, 132), (420, 206))
+    picture.label(430, 150, ["user server:", "acts"])
+    picture.arrow((560, 132), (560, 206))
+    picture.label(570, 150, ["user server-reader:", "looks, writes nothing"])
+    picture.arrow((450, 334), (450, 282))
+    picture.label(460, 298, ["user worker"])
+    picture.arrow((720, 334), (720, 282))
+    picture.label(730, 298, ["user worker"])
+    picture.arrow((250, 244), (388, 244))
+    picture.label(256, 216, ["user producer"])
+    return picture
+
+
+PICTURES = {"parts.svg": parts, "journey.svg": journey, "reach.svg": reach}
 
 
 def main() -> None:

@@ -142,9 +142,12 @@ class RedisRuns(RedisConnection):
             return record, measured
         number = attempt_of(record, attempt)
         if number == record.attempt and record.state is RunState.RUNNING:
-            kept = self.store.ask_usage(record, timeout_s=timeout_s)
+            kept = self._ask_usage(record, timeout_s=timeout_s)
             return record, Measured.of(number, kept, is_running=True)
         return record, Measured.of(number, self.store.usage_of(record, number), is_running=False)
+
+    def _ask_usage(self, record: Record, *, timeout_s: float) -> str:
+        return self.store.ask_usage(record, timeout_s=timeout_s)
 
     def advice_by_earlier(self, record: Record) -> list[str]:
         asked = parse_needs(record.needs)

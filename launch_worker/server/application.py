@@ -77,7 +77,8 @@ def make_application(
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:
             parts.callback(shared.database.close)
-            parts.callback(shared.connection.store.close)
+            for connection in (shared.connection, shared.acting):
+                parts.callback(connection.store.close)
             parts.push_async_callback(run_in_threadpool, shared.news.stop)
             if with_archive:
                 archive = ArchiveInside(settings)
@@ -129,9 +130,11 @@ def prepare(shared: Shared) -> None:
 
 def _shared(settings: Settings, address: Address, loopback_key: str) -> Shared:
     database = open_database(settings, create=True)
-    connection = RedisTransport(settings=settings, archive=database)
+    acting = RedisTransport(settings=settings, archive=database)
     # What the feed tells of this server's acts is told as its own: the audit has had them.
-    connection.store.acl_user = SERVER
+    acting.store.acl_user = SERVER
+    reading = settings.for_reading()
+    connection = acting if reading is settings else RedisTransport(settings=reading, archive=database)
     proxy_rules = ProxyRules(
         networks=parse_networks(settings.trusted_proxies, what="LAUNCH_TRUSTED_PROXIES"),
         user_header=settings.proxy_user_header,
@@ -139,4 +142,4 @@ def _shared(settings: Settings, address: Address, loopback_key: str) -> Shared:
         roles=parse_roles(settings.proxy_roles, what="LAUNCH_PROXY_ROLES"),
     )
     news = News(connection.store)
-    return Shared(settings, address, loopback_key, connection, database, Directory(database), proxy_rules, news)
+    return Shared(settings, address, loopback_key, connection, acting, database, Directory(database), proxy_rules, news)

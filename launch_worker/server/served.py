@@ -37,7 +37,9 @@ class Served(RedisTransport):
     def __init__(self, shared: Shared, asker: Asker, *, author: str = "", folder: str = "") -> None:
         # The server's own project and folder say nothing of the submitter's.
         super().__init__(settings=replace(shared.settings, project=""), archive=shared.database)
-        self._store = shared.connection.store
+        # The declaration of the route decides what Redis lets it do: only one by `acting` writes.
+        self._store = (shared.connection if asker.act is None else shared.acting).store
+        self._shared = shared
         self._asker = asker
         self._sight = visible(asker.person)
         self._author = clean(author)[:_MOST_AUTHOR]
@@ -97,6 +99,10 @@ class Served(RedisTransport):
     def measured(self, run_id: str, attempt: int | None, *, timeout_s: float) -> tuple[Record, Measured]:
         record, measured = super().measured(run_id, attempt, timeout_s=timeout_s)
         return self._seen(record), measured
+
+    def _ask_usage(self, record: Record, *, timeout_s: float) -> str:
+        # The question is published where orders are: whoever only reads may not publish there.
+        return self._shared.acting.store.ask_usage(record, timeout_s=timeout_s)
 
     def read_file(self, run_id: str, name: str) -> bytes | None:
         self.record(run_id)

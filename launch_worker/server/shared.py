@@ -26,8 +26,10 @@ class Shared:
     address: Address
     #: Key of the printed address, which lets its user in; '' where the server is not on loopback.
     loopback_key: str
-    #: Way to the launch system as nobody; `transport` is for who asks.
+    #: Way to the launch system for what only reads: where LAUNCH_REDIS_READ_URL is set, Redis lets it write nothing.
     connection: RedisTransport
+    #: Way to the launch system for what acts, as nobody; `transport` is for a person. The same one without the setting.
+    acting: RedisTransport
     database: Database
     directory: Directory
     proxy_rules: ProxyRules
@@ -39,8 +41,8 @@ class Shared:
     celery_page: CeleryPage | None = None
 
     def transport(self, actor: str) -> RedisTransport:
-        """The way to the launch system for a person."""
-        return self.connection.acting(actor)
+        """The way to the launch system for a person who acts."""
+        return self.acting.acting(actor)
 
 
 def shared_of(request: Request) -> Shared:

@@ -4,96 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 from launch_worker import submit
-from launch_worker.api.client import Api
 from launch_worker.archive.follow import Archive
 from launch_worker.archive.status import status
 from launch_worker.database.database import Database
-from launch_worker.errors import BrokerUnavailableError, ForbiddenError
+from launch_worker.errors import ForbiddenError
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
-from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import FINISHED, create
+from tests.support.guarded import CONFIG, USERS, Guarded
 from tests.support.ports import own_port
 from tests.support.servers import SERVER_IDS, SERVERS
 from tests.system.conftest import Cluster, Result, wait_for_output
-
-CONFIG = Path(__file__).parents[2] / "deploy" / "redis"
-USERS = ("admin", "producer", "viewer", "archive", "worker")
-
-
-class Guarded:
-    """A server with deploy/redis/redis.conf, and each user's view of it."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        self.port = own_port()
-        self.folder = folder
-        for name in ("redis.conf", "users.conf"):
-            shutil.copy(CONFIG / name, folder)
-        users = (folder / "users.conf").read_text()
-        for user in USERS:
-            # As the head of the file says to do it.
-            users, done = re.subn(rf"^user {user} on", rf"user {user} on >{user}-pw", users, flags=re.MULTILINE)
-            assert done == 1
-        (folder / "users.conf").write_text(users)
-        with (folder / "redis.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, "redis.conf", "--port", str(self.port)], cwd=folder, stdout=log, stderr=log
-            )
-        api = self.api("admin")
-        wait_until(lambda: self._answers(api), what="Redis answers")
-        #: For what has no command of ours.
-        self.admin = self.client("admin")
-        # As a worker that starts does.
-        self.api("worker").store.heal([])
-
-    def url(self, user: str) -> str:
-        return f"redis://{user}:{user}-pw@127.0.0.1:{self.port}/0"
-
-    def client(self, user: str) -> Any:
-        return redis.Redis.from_url(self.url(user))
-
-    def api(self, user: str) -> Api:
-        return Api(settings=Settings.from_env({}, redis_url=self.url(user)))
-
-    def refused(self) -> list[str]:
-        """What was refused since the last call, by whom."""
-        entries = self.admin.acl_log()
-        self.admin.acl_log_reset()
-        return [f"{entry['username']}: {entry['reason']} {entry['object']!r}" for entry in entries]
-
-    def close(self) -> None:
-        self.admin.close()
-        self._process.terminate()
-        self._process.wait(10)
-
-    def _answers(self, api: Api) -> bool:
-        assert self._process.poll() is None, (self.folder / "redis.log").read_text()
-        try:
-            api.store.ping()
-        except BrokerUnavailableError:
-            return False
-        return True
 
 
 # In Redis 7.0 a refusal reads differently than in newer servers.
 @pytest.fixture(params=SERVERS, ids=SERVER_IDS)
 def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
-    made = Guarded(request.param, tmp_path)
+    made = Guarded(request.param, tmp_path, is_direct=True)
     yield made
     made.close()
 
@@ -374,9 +312,9 @@ def test_nobody_can_look_without_a_login_and_no_user_has_a_password_as_shipped(g
     with pytest.raises(redis.exceptions.AuthenticationError):
         nobody.ping()
     nobody.close()
-    shipped = (CONFIG / "users.conf").read_text()
+    shipped = "".join((CONFIG / name).read_text() for name in USERS)
     rules = [line.split() for line in shipped.splitlines() if line.startswith("user ")]
-    assert [rule[1] for rule in rules] == ["default", *USERS]
+    assert [rule[1] for rule in rules] == ["default", *(user for users in USERS.values() for user in users)]
     assert not any(word.startswith((">", "#", "nopass")) for rule in rules for word in rule)
 
 

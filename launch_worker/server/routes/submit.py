@@ -240,7 +240,7 @@ class Upload(BaseModel):
 @router.post("/uploads/{sha256}/renew")
 def renew_upload(shared: SharedHere, asker: Annotated[Asker, allowed(Act.UPLOAD)], sha256: str) -> Upload:
     """Say whether an archive is there, and keep it from now on for as long as a new one."""
-    return Upload(is_there=storage_of(shared.settings, shared.connection.store).renew(_checked_hash(sha256)))
+    return Upload(is_there=storage_of(shared.settings, shared.acting.store).renew(_checked_hash(sha256)))
 
 
 @router.put("/uploads/{sha256}", status_code=201)
@@ -261,7 +261,7 @@ async def send_upload(
         if found.hexdigest() != sha256:
             raise InputError("the upload is refused: its content has another sha256; send it again")
         archive.seek(0)
-        storage = storage_of(shared.settings, shared.connection.store)
+        storage = storage_of(shared.settings, shared.acting.store)
         await run_in_threadpool(storage.put, sha256, archive)
     return JSONResponse({"is_there": True}, 201)
 
