@@ -33,8 +33,6 @@ class Settings:
     """The settings of one process. Durations are seconds, sizes bytes."""
 
     redis_url: str = DEFAULT_REDIS_URL
-    #: URL of the same Redis with a user who may only read, by which the server reads; '' for `redis_url`.
-    redis_read_url: str = ""
     project: str = ""
     work_dir: Path = Path("launch-worker")
     #: Seconds between two renewals of a worker's leases.
@@ -90,6 +88,8 @@ class Settings:
     proxy_user_header: str = "X-Forwarded-User"
     proxy_groups_header: str = "X-Forwarded-Groups"
     proxy_roles: str = ""
+    #: URL of the same Redis with a user who may only read, by which the server reads; '' for `redis_url`.
+    redis_read_url: str = ""
     #: URL of the server that this process works through, and its token there; '' for one that works on Redis.
     api_url: str = ""
     api_token: str = field(default="", repr=False)
