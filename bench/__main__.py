@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import archive, fleet, footprint, growth, parked, producing, questions, reaction, speed, whole_logs
+from bench import archive, fleet, footprint, growth, parked, producing, questions, reaction, server, speed, whole_logs
 from bench.measure import Results, facts
 from bench.systems import ALL, CELERY, LAUNCH, make
 
@@ -78,6 +78,10 @@ def _questions(results: Results, quick: bool) -> None:
     questions.measure(results, sizes=(10_000,) if quick else (100_000,), repeat=5 if quick else 15)
 
 
+def _server(results: Results, quick: bool) -> None:
+    server.bulk(results, rounds=3 if quick else 9, runs=10_000)
+
+
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "speed": _speed,
     "producing": _producing,
@@ -89,6 +93,7 @@ _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "archive": _archive,
     "logs": _logs,
     "questions": _questions,
+    "server": _server,
 }
 
 
