@@ -46,7 +46,7 @@ class ForbiddenError(BrokerUnavailableError):
 
 
 class ServerUnavailableError(LaunchError):
-    """The server of the API did not answer; whether it did what was asked is not known."""
+    """The server of the API, or the identity provider that it asked, did not answer; what was done is not known."""
 
     exit_code = 69
 

@@ -90,6 +90,20 @@ class Settings:
     proxy_roles: str = ""
     #: URL of the same Redis with a user who may only read, by which the server reads; '' for `redis_url`.
     redis_read_url: str = ""
+    #: URL (issuer) of the identity provider by which people log in; '' for none.
+    oidc_url: str = ""
+    #: Name of the server at the provider, and its secret there; '' for a client without one.
+    oidc_client_id: str = ""
+    oidc_client_secret: str = field(default="", repr=False)
+    oidc_client_secret_file: Path | None = None
+    #: Scopes that the server asks for, with spaces between.
+    oidc_scopes: str = "openid profile email"
+    #: Claims with a person's name, the first that is there, and with the groups; and GROUP=ROLE,….
+    oidc_name_claims: tuple[str, ...] = ("preferred_username", "email")
+    oidc_groups_claim: str = "groups"
+    oidc_roles: str = ""
+    #: Whether people may log in by a password.
+    takes_passwords: bool = True
     #: URL of the server that this process works through, and its token there; '' for one that works on Redis.
     api_url: str = ""
     api_token: str = field(default="", repr=False)
@@ -129,6 +143,10 @@ class Settings:
             raise SettingsError("LAUNCH_GPUS_SHARE must be at least 1")
         if self.upload_bytes < 1024:
             raise SettingsError("LAUNCH_UPLOAD_BYTES must be at least 1024")
+        if not (self.takes_passwords or self.oidc_url or self.trusted_proxies):
+            raise SettingsError(
+                "LAUNCH_PASSWORDS=0 leaves nobody a way to log in; set LAUNCH_OIDC_URL or LAUNCH_TRUSTED_PROXIES too"
+            )
 
     @property
     def archive_url(self) -> str:
@@ -234,14 +252,23 @@ class Settings:
             gpus_share=size("LAUNCH_GPUS_SHARE", cls.gpus_share),
             wandb_env=_switch("LAUNCH_WANDB_ENV", env.get("LAUNCH_WANDB_ENV") or "1"),
             health_address=_address(env.get("LAUNCH_HEALTH_ADDRESS", "")),
-            health_file=Path(env["LAUNCH_HEALTH_FILE"]).absolute() if env.get("LAUNCH_HEALTH_FILE") else None,
+            health_file=_file(env.get("LAUNCH_HEALTH_FILE")),
             server_address=env.get("LAUNCH_SERVER_ADDRESS") or cls.server_address,
             server_hosts=_words(env.get("LAUNCH_SERVER_HOSTS", "")),
-            users_file=Path(env["LAUNCH_USERS_FILE"]).absolute() if env.get("LAUNCH_USERS_FILE") else None,
+            users_file=_file(env.get("LAUNCH_USERS_FILE")),
             trusted_proxies=env.get("LAUNCH_TRUSTED_PROXIES", ""),
             proxy_user_header=env.get("LAUNCH_PROXY_USER_HEADER") or cls.proxy_user_header,
             proxy_groups_header=env.get("LAUNCH_PROXY_GROUPS_HEADER") or cls.proxy_groups_header,
             proxy_roles=env.get("LAUNCH_PROXY_ROLES", ""),
+            oidc_url=env.get("LAUNCH_OIDC_URL", ""),
+            oidc_client_id=env.get("LAUNCH_OIDC_CLIENT_ID", ""),
+            oidc_client_secret=env.get("LAUNCH_OIDC_CLIENT_SECRET", ""),
+            oidc_client_secret_file=_file(env.get("LAUNCH_OIDC_CLIENT_SECRET_FILE")),
+            oidc_scopes=env.get("LAUNCH_OIDC_SCOPES") or cls.oidc_scopes,
+            oidc_name_claims=_words(env.get("LAUNCH_OIDC_NAME_CLAIMS", "")) or cls.oidc_name_claims,
+            oidc_groups_claim=env.get("LAUNCH_OIDC_GROUPS_CLAIM") or cls.oidc_groups_claim,
+            oidc_roles=env.get("LAUNCH_OIDC_ROLES", ""),
+            takes_passwords=_switch("LAUNCH_PASSWORDS", env.get("LAUNCH_PASSWORDS") or "1"),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
 
@@ -271,6 +298,10 @@ def _switch(name: str, text: str) -> bool:
     if text not in ("0", "1"):
         raise SettingsError(f"{name} must be 0 or 1")
     return text == "1"
+
+
+def _file(text: str | None) -> Path | None:
+    return Path(text).absolute() if text else None
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -31,13 +31,24 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 def login_command(server: str, name: str | None, by_token: bool, expires: str, as_json: bool) -> None:
     """Log in to a server by password, which makes a token, or by a token that you have.
 
-    The token is kept in ~/.config/launch-worker/login.json, for you alone. Commands use the server then, where nothing
-    else says what to use.
+    Without a password, make a token with a browser at URL/token, and paste it. The token is kept in
+    ~/.config/launch-worker/login.json, for you alone. Commands use the server then, where nothing else says what to
+    use.
     """
     url = _settings(server).api_url
-    if by_token:
+    ways = {} if by_token else _connect(Settings(api_url=url)).ask("GET", "/login")
+    if by_token or not ways["passwords"]:
+        if sys.stdin.isatty():
+            terminal.say(f"make a token with a browser at {url}/token, and paste it here", err=True)
+        elif not by_token:
+            raise InputError(
+                f"{url} takes no passwords; make a token with a browser at {url}/token, and keep it with: "
+                f"launch-worker login {url} --token"
+            )
         token = _secret("token")
     else:
+        if ways["provider"] and sys.stdin.isatty():
+            terminal.say(f"without a password, make a token with a browser at {url}/token, and add --token", err=True)
         # In a terminal a person is asked; a program logs in by a token.
         who = name or (click.prompt("name", default=getpass.getuser(), err=True) if sys.stdin.isatty() else None)
         if who is None:

@@ -57,5 +57,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _welcome(url: str) -> None:
+def _welcome(url: str, first_admin: str) -> None:
     terminal.say(f"the server is up: {url}")
+    if first_admin:
+        terminal.say(f"nobody is an admin yet; whoever opens this link becomes the first one: {first_admin}")

@@ -25,6 +25,7 @@ from launch_worker.server.archiving import ArchiveInside
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.fence import Fence
 from launch_worker.server.news import News
+from launch_worker.server.oidc import Provider
 from launch_worker.server.openapi import describe
 from launch_worker.server.problems import handle_errors
 from launch_worker.server.routes import (
@@ -34,6 +35,7 @@ from launch_worker.server.routes import (
     groups,
     home,
     login_page,
+    oidc,
     people,
     probes,
     queues,
@@ -43,6 +45,7 @@ from launch_worker.server.routes import (
     submit,
     sweeps,
     system,
+    token_page,
     workers,
 )
 from launch_worker.server.shared import Shared
@@ -59,7 +62,7 @@ _API_ROUTERS = tuple(
         *(queues, workers, schedules, sweeps, system),
     )
 )
-_OTHER_ROUTERS = (probes.router, home.router, login_page.router, celery.router)
+_OTHER_ROUTERS = tuple(part.router for part in (probes, home, login_page, oidc, token_page, celery))
 
 
 def make_application(
@@ -129,6 +132,7 @@ def prepare(shared: Shared) -> None:
 
 
 def _shared(settings: Settings, address: Address, loopback_key: str) -> Shared:
+    provider = Provider(settings) if settings.oidc_url else None
     database = open_database(settings, create=True)
     acting = RedisTransport(settings=settings, archive=database)
     # What the feed tells of this server's acts is told as its own: the audit has had them.
@@ -142,4 +146,7 @@ def _shared(settings: Settings, address: Address, loopback_key: str) -> Shared:
         roles=parse_roles(settings.proxy_roles, what="LAUNCH_PROXY_ROLES"),
     )
     news = News(connection.store)
-    return Shared(settings, address, loopback_key, connection, acting, database, Directory(database), proxy_rules, news)
+    directory = Directory(database)
+    return Shared(
+        settings, address, loopback_key, connection, acting, database, directory, proxy_rules, news, provider=provider
+    )

@@ -143,21 +143,21 @@ def peer_of(request: Request) -> str:
     return peer
 
 
-def cookie_name(request: Request) -> str:
-    """The name of the session's cookie.
+def cookie_name(request: Request, kind: str = "") -> str:
+    """The name of the cookie of a kind, '' for the session's.
 
     Browsers keep a `__Host-` cookie from being set by others, and take it over https only. Cookies of one machine are
     the same for all its ports, so that the name without https has the port.
     """
     if request.url.scheme == "https":
-        return "__Host-launch_worker"
-    return f"launch_worker_{shared_of(request).address.port}"
+        return f"__Host-launch_worker{kind}"
+    return f"launch_worker{kind}_{shared_of(request).address.port}"
 
 
-def set_cookie(request: Request, response: Any, value: str, *, max_age_s: int) -> None:
-    """Have the browser keep a session."""
+def set_cookie(request: Request, response: Any, value: str, *, max_age_s: int, kind: str = "") -> None:
+    """Have the browser keep a cookie of this kind, '' for a session; for no time, forget it."""
     response.set_cookie(
-        cookie_name(request),
+        cookie_name(request, kind),
         value,
         max_age=max_age_s,
         path="/",

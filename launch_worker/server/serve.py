@@ -20,8 +20,11 @@ from launch_worker.settings import Settings
 _STOP_S = 10
 
 
-def serve(settings: Settings, address: Address, *, ready: Callable[[str], None], with_celery_page: bool) -> None:
-    """Serve at an address until SIGTERM or SIGINT; `ready` gets the URL for people. Raises SettingsError."""
+def serve(settings: Settings, address: Address, *, ready: Callable[[str, str], None], with_celery_page: bool) -> None:
+    """Serve at an address until SIGTERM or SIGINT. Raises SettingsError.
+
+    `ready` gets the URL for people, and the one that makes the first admin, '' where there is one.
+    """
     with address.listen() as listening:
         address = Address(address.host, listening.getsockname()[1])
         key = loopback_key(settings.work_dir) if address.is_loopback else ""
@@ -30,24 +33,25 @@ def serve(settings: Settings, address: Address, *, ready: Callable[[str], None],
         )
         shared: Shared = application.state.shared
         prepare(shared)
-        if not address.is_loopback:
-            _check_login(shared)
+        secret = _first_secret(shared)
+        if secret and not (address.is_loopback or shared.proxy_rules.networks or shared.provider):
+            raise SettingsError(
+                f"the server does not listen at {address.host} before there is an admin who can log in; add one "
+                "with: launch-worker users add NAME --admin; or let it listen on loopback: --address 127.0.0.1:7600"
+            )
         url = with_key(address.url, key) if key else address.url
-        HttpServer(application, ready=lambda: ready(url)).run([listening])
+        has_link = bool(secret) and settings.takes_passwords
+        first = f"{address.url}/first-admin?secret={secret}" if has_link else ""
+        HttpServer(application, ready=lambda: ready(url, first)).run([listening])
 
 
-def _check_login(shared: Shared) -> None:
-    """Raises SettingsError where nobody could log in as an admin: then the server has not been set up."""
+def _first_secret(shared: Shared) -> str:
+    """The secret that makes the first admin; '' where there is one, or where the database does not say."""
     try:
-        is_set_up = bool(shared.proxy_rules.networks) or shared.directory.first_secret() is None
+        return shared.directory.first_secret() or ""
     except ArchiveError:
         # Nobody comes in without the database, and it may be back soon.
-        return
-    if not is_set_up:
-        raise SettingsError(
-            f"the server does not listen at {shared.address.host} before there is an admin who can log in; add one "
-            "with: launch-worker users add NAME --admin; or let it listen on loopback: --address 127.0.0.1:7600"
-        )
+        return ""
 
 
 class HttpServer(uvicorn.Server):

@@ -15,6 +15,7 @@ from launch_worker.people.directory import Directory
 from launch_worker.server.address import Address
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.news import News
+from launch_worker.server.oidc import Provider
 from launch_worker.settings import Settings
 
 
@@ -35,6 +36,8 @@ class Shared:
     proxy_rules: ProxyRules
     #: News of runs, for streams.
     news: News
+    #: Identity provider by which people log in; None for a server without.
+    provider: Provider | None = None
     #: Set when the server is asked to stop: streams end, and nothing that waits goes on.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     #: Celery's page; None for a server without.

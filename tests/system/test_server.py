@@ -106,6 +106,27 @@ def test_off_loopback_without_a_login_it_does_not_start(start: Starter, address:
     assert part.log.count("\n") == 1
 
 
+def test_while_nobody_is_an_admin_it_prints_a_link_that_makes_the_first_one(start: Starter) -> None:
+    first = start("--address", "127.0.0.1:0")
+    link = wait_until(lambda: re.search(r"http://\S+/first-admin\?secret=\S+", first.log), what="it prints a link")[0]
+    url, _, secret = link.rpartition("/first-admin?secret=")
+    assert 'action="/first-admin"' in httpx.get(link, trust_env=False).text
+    form = {"secret": secret, "name": "ada", "password": "a long password", "again": "a long password"}
+    assert httpx.post(f"{url}/first-admin", data=form, trust_env=False).status_code == 303
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 0
+    # Off loopback there is an admin who can log in now.
+    second = start("--address", "0.0.0.0:0")
+    assert httpx.get(second.link, trust_env=False).status_code == 303
+    assert "first-admin" not in second.log
+
+
+def test_off_loopback_an_identity_provider_is_a_way_in(start: Starter, cluster: Cluster) -> None:
+    cluster.env |= {"LAUNCH_OIDC_URL": "https://login.example", "LAUNCH_OIDC_CLIENT_ID": "launch"}
+    part = start("--address", "0.0.0.0:0")
+    assert "Log in with login.example" in httpx.get(f"{part.link}/login", trust_env=False).text
+
+
 def test_off_loopback_it_starts_with_an_admin_and_has_no_key(start: Starter, cluster: Cluster) -> None:
     (cluster.folder / "work").mkdir(mode=0o700)
     database = open_database(Settings.from_env(cluster.env), create=True)

@@ -50,6 +50,20 @@ def test_a_login_is_kept_for_its_user_alone_and_forgotten(cluster: Cluster) -> N
         assert at_home(cluster, "launch-worker", "whoami").returncode == 2
 
 
+def test_where_no_passwords_are_taken_a_token_is_pasted(cluster: Cluster) -> None:
+    oidc = {"LAUNCH_PASSWORDS": "0", "LAUNCH_OIDC_URL": "https://login.example", "LAUNCH_OIDC_CLIENT_ID": "launch"}
+    with serving(cluster.redis_url, cluster.folder / "server", variables=TIMES | oidc) as server:
+        registry = Registry(server.shared.database, actor="test")
+        registry.add_user("ada", given={"": Role.MEMBER})
+        token, _ = registry.create_token("ada", "laptop")
+        refused = at_home(cluster, "launch-worker", "login", server.url, "--name", "ada", secret="correct horse\n")
+        assert refused.returncode == 2
+        assert f"make a token with a browser at {server.url}/token" in refused.stderr
+        kept = at_home(cluster, "launch-worker", "login", server.url, "--token", secret=f"{token}\n")
+        assert kept.returncode == 0, kept
+        assert json.loads(at_home(cluster, "launch-worker", "whoami", "--json").stdout)["name"] == "ada"
+
+
 def test_a_follower_goes_on_through_a_restart_of_the_server(cluster: Cluster) -> None:
     port, flags = own_port(), [cluster.folder / f"flag{at}" for at in range(2)]
     lines = "".join(f"{waits_for(flag)}; seq {100 * at + 1} {100 * at + 100}\n" for at, flag in enumerate(flags))

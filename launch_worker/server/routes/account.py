@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from launch_worker.errors import NotAllowedError
 from launch_worker.people.directory import SESSION_S
 from launch_worker.people.names import folded_name
 from launch_worker.people.roles import Act, Person
@@ -32,6 +33,16 @@ class Account(BaseModel):
     token: str | None = Field(description="Name of the token, where there is one.", examples=["laptop"])
 
 
+class WaysIn(BaseModel):
+    """The ways in which people log in here."""
+
+    passwords: bool = Field(description="Whether by name and password.")
+    provider: str | None = Field(
+        description="The identity provider to which `/login/oidc` leads a browser; null for none.",
+        examples=["login.example.org"],
+    )
+
+
 class Login(BaseModel):
     """What a person knows."""
 
@@ -45,11 +56,21 @@ class FirstAdmin(Login):
     secret: str = Field(max_length=255)
 
 
+@router.get("/login", dependencies=[for_everybody])
+def ways_in(shared: SharedHere) -> WaysIn:
+    """How people log in here. Whoever does so makes tokens for commands at the page `/token`."""
+    return WaysIn(
+        passwords=shared.settings.takes_passwords,
+        provider=shared.provider.name if shared.provider is not None else None,
+    )
+
+
 @router.post(
     "/login",
     dependencies=[for_everybody],
     responses={
         401: {"description": "Name or password is wrong."},
+        403: {"description": "This server takes no passwords."},
         429: {"description": "Too many logins from this address have failed; Retry-After says when to try again."},
     },
 )
@@ -63,9 +84,14 @@ async def login(who: Login, request: Request, response: Response, shared: Shared
     return _account(person)
 
 
-@router.post("/first-admin", dependencies=[for_everybody], responses={401: {"description": "The link is used up."}})
+@router.post(
+    "/first-admin",
+    dependencies=[for_everybody],
+    responses={401: {"description": "The link is used up."}, 403: {"description": "This server takes no passwords."}},
+)
 def make_first_admin(who: FirstAdmin, request: Request, response: Response, shared: SharedHere) -> Account:
     """Make the first admin, and log them in: once, and only where nobody is an admin yet."""
+    check_passwords(shared)
     person, secret = shared.directory.make_first_admin(
         who.secret, who.name, who.password, address=address_of(request), agent=request.headers.get("user-agent", "")
     )
@@ -81,8 +107,15 @@ def logout(
     end_session(request, response, shared, asker.person)
 
 
+def check_passwords(shared: Shared) -> None:
+    """Raises NotAllowedError where people log in by other ways only."""
+    if not shared.settings.takes_passwords:
+        raise NotAllowedError("this server takes no passwords; open its page, and for commands make a token at /token")
+
+
 async def start_session(request: Request, shared: Shared, name: str, password: str) -> tuple[Person, str]:
     """A new session and its secret. Who guesses waits, and is refused after too many failures. Raises LoginError."""
+    check_passwords(shared)
     address = address_of(request)
     await asyncio.sleep(shared.directory.throttle.wait_s(folded_name(name), address))
     agent = request.headers.get("user-agent", "")

@@ -353,7 +353,7 @@ def create_token(token: NewToken, shared: SharedHere, asker: Own) -> TokenMade:
     if not may(asker.person, Act.OWN_TOKENS):
         if asker.person.how == "token":
             # A stolen token would outlive its end by others.
-            raise NotAllowedError("a token makes no tokens; log in with a password, or ask an admin")
+            raise NotAllowedError("a token makes no tokens; log in with a browser and open /token, or ask an admin")
         if asker.person.highest is not Role.NONE:
             role = min(role, asker.person.highest)
     lasts_s = None if token.expires == "never" else parse_duration(token.expires, what="expires")

@@ -110,6 +110,28 @@ def test_the_form_leads_nowhere_else(browser: httpx.Client, elsewhere: str) -> N
     assert answer.headers["location"] == "/"
 
 
+def test_the_first_admin_is_made_by_a_form_once(server: TestServer) -> None:
+    secret = server.shared.directory.first_secret()
+    with server.client("") as browser:
+        form = browser.get("/first-admin", params={"secret": '"><b>' + str(secret)})
+        assert "&gt;&lt;b&gt;" in form.text
+        wanted = {"secret": secret, "name": "root", "password": PASSWORD, "again": PASSWORD}
+        for change, status, why in (
+            ({"secret": "x"}, 401, "used up or wrong"),
+            ({"again": "another"}, 422, "the two passwords differ"),
+            ({"password": "short", "again": "short"}, 422, "password"),
+            ({"name": "a b"}, 422, "name"),
+        ):
+            answer = browser.post("/first-admin", data=wanted | change)
+            assert (answer.status_code, why in answer.text) == (status, True), change
+        made = browser.post("/first-admin", data=wanted)
+        assert (made.status_code, made.headers["location"]) == (303, "/")
+        found = browser.get("/api/v1/whoami").json()
+        assert (found["name"], found["role"]) == ("root", "admin")
+        assert server.shared.directory.first_secret() is None
+        assert browser.post("/first-admin", data=wanted | {"name": "second"}).status_code == 401
+
+
 def test_who_guesses_is_refused_for_a_while_and_others_are_not(peopled: TestServer, browser: httpx.Client) -> None:
     for _ in range(40):
         # Counted as if they had come from elsewhere: no test waits.
