@@ -176,6 +176,13 @@ class Result:
 through_both_doors = pytest.mark.parametrize("door", ["redis", "http"], indirect=True)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Through a server a test is run once: not again on each further server and variant of Redis."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and callspec.params.get("door") == "http":
+        item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "main_path"]
+
+
 @pytest.fixture
 def cluster(redis_url: str, tmp_path: Path, door: str) -> Iterator[Cluster]:
     made = Cluster(redis_url, tmp_path)
