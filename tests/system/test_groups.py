@@ -24,7 +24,6 @@ def submit_lines(cluster: Cluster, *lines: Any, options: tuple[str, ...] = ()) -
     return result
 
 
-@pytest.mark.main_path
 def test_a_file_of_runs_is_one_group_for_every_command(cluster: Cluster) -> None:
     marker = cluster.folder / "mended"
     script = f"[ $N = 0 ] || [ -e {marker} ] || exit $N"
