@@ -196,8 +196,8 @@ class Provider:
             raise ServerUnavailableError(
                 f"{self.name}, which knows people here, does not answer as it should; try again later"
             ) from None
-        except (ValueError, TypeError, AttributeError) as error:
-            log.warning("oidc.unusable provider=%s error=%s", self.name, clean(error)[:300])
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            log.warning("oidc.unusable provider=%s error=%s", self.name, clean(repr(error))[:300])
             raise LoginError(
                 f"what {self.name} said cannot be believed; try again, or ask an admin: the server's log says why"
             ) from None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
 
-from launch_worker.errors import SettingsError
+from launch_worker.errors import LaunchError, LoginError, ServerUnavailableError, SettingsError
 from launch_worker.server.oidc import PendingLogin, Provider, verified
 from launch_worker.server.routes.login_page import local
 from launch_worker.settings import Settings
@@ -133,6 +138,92 @@ def settings(**variables: str) -> Settings:
 def test_a_setting_that_cannot_be_gets_a_sentence(variables: dict[str, str], why: str) -> None:
     with pytest.raises(SettingsError, match=why):
         Provider(settings(**variables))
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """A provider that says what a test has it say."""
+
+    answers: dict[str, Any]
+
+    def do_GET(self) -> None:
+        said = self.answers.get(self.path, 404)
+        body = said if isinstance(said, bytes) else json.dumps(said).encode()
+        self.send_response(said if isinstance(said, int) else 400 if b'"error"' in body else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def scripted() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The URL of a provider, and its answers, all of them good for LOGIN."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Scripted) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        metadata = {
+            "issuer": url,
+            "authorization_endpoint": f"{url}/authorize?tenant=x",
+            "token_endpoint": f"{url}/token",
+            "jwks_uri": f"{url}/keys",
+            "userinfo_endpoint": f"{url}/userinfo",
+        }
+        tokens = {"access_token": "a", "id_token": signed(iss=url, nonce=LOGIN.nonce)}
+        userinfo = {"sub": "1", "preferred_username": "ada", "groups": ["staff"]}
+        Scripted.answers = {METADATA: metadata, "/token": tokens, "/keys": PUBLISHED, "/userinfo": userinfo}
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield url, Scripted.answers
+        server.shutdown()
+        thread.join()
+
+
+LOGIN = PendingLogin.begin("/")
+METADATA = "/.well-known/openid-configuration"
+
+
+def claims_from(url: str) -> Any:
+    return asyncio.run(Provider(settings(LAUNCH_OIDC_URL=url)).claims(LOGIN, "code", callback="http://here"))
+
+
+def test_names_and_groups_that_are_not_in_the_token_are_asked_for(scripted: tuple[str, dict[str, Any]]) -> None:
+    found = claims_from(scripted[0])
+    assert (found.name, found.groups, found.subject) == ("ada", {"staff"}, f"{scripted[0]} 1")
+    there = asyncio.run(Provider(settings(LAUNCH_OIDC_URL=f"{scripted[0]}/")).begin(LOGIN, callback="http://here"))
+    assert there.startswith(f"{scripted[0]}/authorize?tenant=x&response_type=code&")
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "kind"),
+    [
+        (METADATA, {"issuer": "https://evil.example"}, LoginError),
+        (METADATA, [], LoginError),
+        (METADATA, b"<html>", LoginError),
+        (METADATA, 404, ServerUnavailableError),
+        (METADATA, 302, ServerUnavailableError),
+        ("/token", 503, ServerUnavailableError),
+        ("/token", {"error": "invalid_grant", "error_description": "no"}, LoginError),
+        ("/token", {"error": 5}, LoginError),
+        ("/token", {}, LoginError),
+        ("/token", {"id_token": 5}, LoginError),
+        ("/keys", {}, LoginError),
+        ("/keys", {"keys": [5]}, LoginError),
+        ("/keys", {"keys": [{"kty": "EC"}, {"kty": "RSA"}]}, LoginError),
+        ("/userinfo", {"sub": "2", "preferred_username": "root"}, LoginError),
+        ("/userinfo", b"a.signed.text", LoginError),
+    ],
+)
+def test_nonsense_of_a_provider_is_a_sentence(
+    scripted: tuple[str, dict[str, Any]], path: str, said: Any, kind: type[LaunchError]
+) -> None:
+    url, answers = scripted
+    answers[path] = said
+    with pytest.raises(kind, match=r"try again|refused"):
+        claims_from(url)
 
 
 def test_a_secret_in_a_file_is_read_and_is_shown_nowhere(tmp_path: Path) -> None:
