@@ -39,7 +39,7 @@ _ETC = {
     "etc/nsswitch.conf": "hosts: files dns\n",
 }
 _REDIS_CLI = """#!/bin/sh
-printf 'AUTH %s\\r\\nPING\\r\\n' "$REDISCLI_AUTH" | nc -w 1 127.0.0.1 6379 | tr -d '\\r+' | tail -n 1
+printf 'AUTH %s %s\\r\\nPING\\r\\n' "$2" "$REDISCLI_AUTH" | nc -w 1 127.0.0.1 6379 | tr -d '\\r+' | tail -n 1
 """
 
 
@@ -159,7 +159,7 @@ def redis_image(engine: Any) -> str:
         made.write("usr/bin/docker-entrypoint.sh", '#!/bin/sh\ncd /data && exec "$@"\n', mode=0o755)
         return made.tar()
 
-    return _image(engine, "launch-worker-tests/redis", [version, str(cli)], root, {"PATH": "/usr/bin:/bin"})
+    return _image(engine, "launch-worker-tests/redis", [version, str(cli), _REDIS_CLI], root, {"PATH": "/usr/bin:/bin"})
 
 
 def _image(engine: Any, name: str, made_from: Iterable[str], root: Any, env: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from launch_worker import Run, submit
 from launch_worker.api.client import Api
@@ -258,17 +259,32 @@ def test_docker_compose_up_is_a_whole_system_that_outlasts_what_is_killed_in_it(
     every_service_gets_healthy(stack)
 
 
-def test_a_password_of_the_operator_is_used_everywhere(env_file: Path) -> None:
-    env = {"PATH": os.environ["PATH"], "LAUNCH_REDIS_PASSWORD": "of-mine", "LAUNCH_USERS": "/etc/mine.toml"}
-    shown = subprocess.run(
-        [*compose_command(), "--env-file", env_file, "config"],
+def configured(env_file: Path, *files: str, **variables: str) -> str:
+    """The services as compose understands its files."""
+    return subprocess.run(
+        [*compose_command(), "--env-file", env_file, *files, "config"],
         cwd=ROOT,
-        env=env,
+        env={"PATH": os.environ["PATH"], **variables},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
+
+
+def test_a_password_of_the_operator_is_used_everywhere(env_file: Path) -> None:
+    shown = configured(env_file, LAUNCH_REDIS_PASSWORD="of-mine", LAUNCH_USERS="/etc/mine.toml")
     assert "trial" not in shown
-    assert shown.count("redis://:of-mine@redis:6379/0") == 4
+    for user, count in {"worker": 3, "server": 1, "server-reader": 1}.items():
+        assert shown.count(f"redis://{user}:of-mine@redis:6379/0") == count
     assert "/etc/mine.toml" in shown
     assert "deploy/users.toml" not in shown
+
+
+def test_without_the_override_redis_has_no_port_and_nobody_from_outside_can_log_in(env_file: Path) -> None:
+    def redis_of(*files: str) -> dict[str, Any]:
+        services: dict[str, dict[str, Any]] = yaml.safe_load(configured(env_file, *files))["services"]
+        return services["redis"]
+
+    open_one, closed = redis_of(), redis_of("-f", "docker-compose.yml")
+    assert ("ports" in open_one, "ports" in closed) == (True, False)
+    assert ("LAUNCH_DIRECT" in open_one["environment"], "LAUNCH_DIRECT" in closed["environment"]) == (True, False)

@@ -17,8 +17,12 @@ from launch_worker.store import keys
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+#: Files of the kustomization, which also names the folder of Redis' users.
+FILES = [name for name in KUSTOMIZATION["resources"] if name != "../redis"]
+#: What opens Redis to other namespaces, for those who take it in.
+DIRECT = "direct.yaml"
 MANIFESTS: list[dict[str, Any]] = [
-    manifest for name in KUSTOMIZATION["resources"] for manifest in yaml.safe_load_all((FOLDER / name).read_text())
+    manifest for name in (*FILES, DIRECT) for manifest in yaml.safe_load_all((FOLDER / name).read_text())
 ]
 QUEUES = ("default", "gpu")
 
@@ -60,7 +64,7 @@ def test_a_misspelt_field_would_be_found() -> None:
 
 def test_every_file_is_part_of_the_kustomization() -> None:
     files = {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
-    assert files == {*KUSTOMIZATION["resources"], *KUSTOMIZATION["configurations"]}
+    assert files == {*FILES, DIRECT, *KUSTOMIZATION["configurations"]}
 
 
 def test_kustomize_builds_it_and_leaves_selectors_alone(tmp_path: Path) -> None:
@@ -69,6 +73,7 @@ def test_kustomize_builds_it_and_leaves_selectors_alone(tmp_path: Path) -> None:
     if kubectl is None:
         pytest.skip("there is no kubectl here")
     shutil.copytree(FOLDER, tmp_path / "k")
+    shutil.copytree(FOLDER.parent / "redis", tmp_path / "redis")
     shutil.copy(FOLDER / "secrets.env.example", tmp_path / "k" / "secrets.env")
     built = subprocess.run([kubectl, "kustomize", tmp_path / "k"], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
@@ -82,9 +87,16 @@ def test_kustomize_builds_it_and_leaves_selectors_alone(tmp_path: Path) -> None:
     assert not re.search(r"name: launch-secrets$", built.stdout, flags=re.MULTILINE)
     pods = of_kind("Deployment", manifests=manifests)["worker-gpu"]["spec"]["template"]["metadata"]["labels"]
     assert pods["app.kubernetes.io/part-of"] == "launch-worker"
-    policy = of_kind("NetworkPolicy", manifests=manifests)["redis"]["spec"]
-    keda = policy["ingress"][0]["from"][2]
+    policies = of_kind("NetworkPolicy", manifests=manifests)
+    assert "redis-direct" not in policies
+    [ours, keda] = policies["redis"]["spec"]["ingress"][0]["from"]
+    assert ours == {"podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "launch-worker"}}}
     assert keda["podSelector"]["matchLabels"] == {"app": "keda-operator"}
+    # Redis is started anew when the users change.
+    (users,) = of_kind("ConfigMap", manifests=manifests)
+    (volume,) = of_kind("StatefulSet", manifests=manifests)["redis"]["spec"]["template"]["spec"]["volumes"]
+    assert users.startswith("launch-redis-users-")
+    assert volume["configMap"]["name"] == users
     assert of_kind("ScaledObject", manifests=manifests)["worker-gpu"]["spec"]["triggers"] == triggers("gpu")
 
 
@@ -138,7 +150,10 @@ def test_keda_logs_in_with_the_password_of_the_secret() -> None:
     (manifest,) = of_kind("TriggerAuthentication").values()
     assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
     assert manifest["spec"] == {
-        "secretTargetRef": [{"parameter": "password", "name": "launch-secrets", "key": "REDIS_PASSWORD"}]
+        "secretTargetRef": [
+            {"parameter": "username", "name": "launch-secrets", "key": "SCALER_USER"},
+            {"parameter": "password", "name": "launch-secrets", "key": "SCALER_PASSWORD"},
+        ]
     }
 
 
@@ -151,7 +166,7 @@ def test_every_secret_that_is_named_is_in_the_example() -> None:
     named = set(
         re.findall(
             r"key: ([A-Z_]+)$",
-            "".join((FOLDER / name).read_text() for name in KUSTOMIZATION["resources"]),
+            "".join((FOLDER / name).read_text() for name in FILES),
             re.MULTILINE,
         )
     )
@@ -210,7 +225,7 @@ def test_pods_are_unprivileged_and_know_nothing_of_the_cluster() -> None:
 
 def test_redis_keeps_what_it_acknowledged_and_listens_to_few() -> None:
     (redis,) = of_kind("StatefulSet")["redis"]["spec"]["template"]["spec"]["containers"]
-    for setting in ("appendonly yes", "maxmemory-policy noeviction", "requirepass"):
+    for setting in ("appendonly yes", "maxmemory-policy noeviction", "user default off"):
         assert setting in redis["args"][0]
     (rule,) = of_kind("NetworkPolicy")["redis"]["spec"]["ingress"]
     assert all(peer for peer in rule["from"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import redis
+import yaml
 
 from launch_worker import submit
 from launch_worker.api.client import Api
@@ -24,13 +27,17 @@ from launch_worker.server.application import make_application
 from launch_worker.server.asker import Asker
 from launch_worker.server.served import Served
 from launch_worker.settings import Settings
+from launch_worker.store import keys
+from launch_worker.store.redis.connection import connect
 from tests.conftest import wait_until
-from tests.support.guarded import Guarded
+from tests.support.guarded import CONFIG, USERS, Guarded
 from tests.support.http_servers import KEY, TestServer, serving
+from tests.support.ports import own_port
 from tests.support.servers import SERVER_IDS, SERVERS
 from tests.system.conftest import Cluster, wait_for_output
 
-ROUTES = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text(encoding="utf-8"))["paths"]
+ROOT = Path(__file__).parents[2]
+ROUTES = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))["paths"]
 BEGUN = ["sh", "-c", "echo begun; sleep 60"]
 
 
@@ -272,3 +279,97 @@ def test_a_reader_of_another_redis_is_refused_at_the_start(tmp_path: Path) -> No
         with pytest.raises(SettingsError, match=why) as refused:
             make_application(settings, address=Address("127.0.0.1", 7600))
         assert "secret" not in str(refused.value)
+
+
+def shell_of_compose() -> str:
+    """The command that starts Redis in docker-compose.yml, as the container's shell gets it."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return str(services["redis"]["command"][-1]).replace("$$", "$").replace("docker-entrypoint.sh ", "")
+
+
+def shell_of_kubernetes() -> str:
+    """The same of deploy/kubernetes/redis.yaml."""
+    manifests = yaml.safe_load_all((ROOT / "deploy/kubernetes/redis.yaml").read_text())
+    [redis_set] = [manifest for manifest in manifests if manifest["kind"] == "StatefulSet"]
+    return str(redis_set["spec"]["template"]["spec"]["containers"][0]["args"][-1])
+
+
+#: Passwords by the variables that the containers have.
+SECRETS = {"REDISCLI_AUTH": "a", "WORKER_PASSWORD": "w", "SERVER_PASSWORD": "s", "READER_PASSWORD": "r"}
+SECRETS |= {"SCALER_PASSWORD": "k"}
+#: Users of docker-compose.yml and their passwords.
+IN_COMPOSE = {"admin": "a", "worker": "a", "server": "a", "server-reader": "a"}
+
+
+@pytest.mark.parametrize(
+    ("shell", "variables", "admitted"),
+    [
+        (shell_of_compose, {}, IN_COMPOSE),
+        (shell_of_compose, {"LAUNCH_DIRECT": "yes"}, IN_COMPOSE | {"default": "a"}),
+        (
+            shell_of_kubernetes,
+            {},
+            {"admin": "a", "worker": "w", "server": "s", "server-reader": "r", "scaler": "k"},
+        ),
+    ],
+    ids=["compose", "compose-direct", "kubernetes"],
+)
+def test_a_container_of_redis_lets_in_the_systems_parts_alone(
+    shell: Callable[[], str], variables: dict[str, str], admitted: dict[str, str], tmp_path: Path
+) -> None:
+    port = own_port()
+    text = shell().replace("/etc/launch-redis", str(CONFIG)).replace("dir /data", "")
+    text = text.replace("appendonly yes", f"appendonly yes\nport {port}").replace("redis-server -", f"{SERVERS[0]} -")
+    process = subprocess.Popen(
+        ["sh", "-c", text],
+        cwd=tmp_path,
+        env=SECRETS | variables | {"PATH": os.environ["PATH"]},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: answers(port), what="Redis answers")
+        for user in ("default", *(user for users in USERS.values() for user in users)):
+            client = connect(f"redis://{user}:{admitted.get(user, 'a')}@127.0.0.1:{port}/0", name="test")
+            if user in admitted:
+                assert client.ping()
+            else:
+                with pytest.raises(redis.exceptions.AuthenticationError):
+                    client.ping()
+            client.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def answers(port: int) -> bool:
+    """Whether a Redis that wants a login listens there."""
+    client = connect(f"redis://127.0.0.1:{port}/0", name="test")
+    try:
+        return bool(client.ping())
+    except redis.exceptions.AuthenticationError:
+        return True
+    except redis.exceptions.ConnectionError:
+        return False
+    finally:
+        client.close()
+
+
+#: What KEDA's scaler asks (pkg/scalers/redis_scaler.go).
+COUNT = """
+local listName = KEYS[1]
+local listType = redis.call('type', listName).ok
+local cmd = {zset = 'zcard', set = 'scard', list = 'llen', hash = 'hlen', none = 'llen'}
+return redis.call(cmd[listType], listName)
+"""
+
+
+def test_a_scaler_counts_what_waits_and_reads_nothing(guarded: Guarded) -> None:
+    run = submit(["true"], queue="gpu", api=guarded.api("server"))
+    scaler = guarded.client("scaler")
+    assert [scaler.eval(COUNT, 1, waiting) for waiting in keys.queue_lists("gpu")].count(1) == 1
+    for command in (("lrange", "gpu", "0", "9"), ("rpop", "gpu"), ("hgetall", keys.run(run.id)), ("lpush", "gpu", "x")):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            scaler.execute_command(*command)
+    with pytest.raises(redis.exceptions.ResponseError):
+        scaler.eval("return redis.call('rpop', KEYS[1])", 1, "gpu")
+    scaler.close()

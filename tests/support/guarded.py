@@ -8,18 +8,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from launch_worker.api.client import Api
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.settings import Settings
+from launch_worker.store.redis.connection import connect
 from tests.conftest import wait_until
 from tests.support.ports import own_port
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "redis"
 #: Users of each file, in its order.
 USERS = {
-    "users.conf": ("admin", "archive", "worker", "server", "server-reader"),
+    "users.conf": ("admin", "archive", "worker", "server", "server-reader", "scaler"),
     "direct.conf": ("producer", "viewer"),
 }
 
@@ -56,7 +55,7 @@ class Guarded:
         return f"redis://{user}:{user}-pw@127.0.0.1:{self.port}/0"
 
     def client(self, user: str) -> Any:
-        return redis.Redis.from_url(self.url(user))
+        return connect(self.url(user), name="test")
 
     def api(self, user: str) -> Api:
         return Api(settings=Settings.from_env({}, redis_url=self.url(user)))
