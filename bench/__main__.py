@@ -11,7 +11,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import archive, fleet, footprint, growth, parked, producing, questions, reaction, server, speed, whole_logs
+from bench import (
+    archive,
+    fleet,
+    following,
+    footprint,
+    growth,
+    parked,
+    producing,
+    questions,
+    reaction,
+    server,
+    speed,
+    whole_logs,
+)
 from bench.measure import Results, facts
 from bench.systems import ALL, CELERY, LAUNCH, make
 
@@ -80,6 +93,9 @@ def _questions(results: Results, quick: bool) -> None:
 
 def _server(results: Results, quick: bool) -> None:
     server.bulk(results, rounds=3 if quick else 9, runs=10_000)
+    following.measure(
+        results, transitions=100 if quick else 300, clients=50 if quick else 200, rate=50, seconds=5 if quick else 20
+    )
 
 
 _GROUPS: dict[str, Callable[[Results, bool], None]] = {

@@ -21,7 +21,7 @@ def bulk(results: Results, *, rounds: int, runs: int) -> None:
     rate = results.metric("bulk submit through a server", "/s", baseline="over Redis", goal="5,000/s")
     checked = results.metric("submit_many through a server", "/s", baseline="over Redis")
     with Running(LAUNCH, start=False) as running:
-        url, key = start_server(running)
+        url, key, _ = start_server(running)
         ways = {
             "over Redis": Api(settings=Settings.from_env(running.env)),
             "through a server": Api(settings=Settings(api_url=url, api_token=key)),
@@ -35,14 +35,14 @@ def bulk(results: Results, *, rounds: int, runs: int) -> None:
                     checked.add(name, runs / checked_s)
 
 
-def start_server(running: Running) -> tuple[str, str]:
-    """Start a server beside a system; returns its URL and its key."""
-    running.start([f"{LAUNCH.bin}/launch-worker", "server", "--no-celery", "--address", "127.0.0.1:0"])
+def start_server(running: Running) -> tuple[str, str, int]:
+    """Start a server beside a system; returns its URL, its key and its process."""
+    pid = running.start([f"{LAUNCH.bin}/launch-worker", "server", "--no-celery", "--address", "127.0.0.1:0"])
     log = running.folder / "log"
     wait_until(lambda: _PRINTED.search(log.read_text()) is not None, timeout_s=30)
     found = _PRINTED.search(log.read_text())
     assert found is not None
-    return found[1], found[2]
+    return found[1], found[2], pid
 
 
 def _seconds(api: Api, runs: int, *, check: bool) -> float:

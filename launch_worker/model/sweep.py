@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from launch_worker.errors import NotFoundError
+from launch_worker.untrusted.text import read_map
 
 #: States of a sweep that is over.
 ENDED = ("FINISHED", "CANCELED")
@@ -80,6 +81,11 @@ class SweepRecord:
     unmeasured: str = ""
     #: Name of the person whom a server has proven to have made it; '' for one that was made on Redis itself.
     user: str = ""
+
+    @property
+    def project(self) -> str:
+        """The project of its runs; '' for none."""
+        return str(read_map(self.given).get("project") or "")
 
     @property
     def problem(self) -> str:

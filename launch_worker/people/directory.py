@@ -67,7 +67,7 @@ class Directory:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
         #: Time of the last change of people by this process: what was looked up before that is not fresh.
-        self._changed_at = 0.0
+        self.changed_at = 0.0
         self._first_secret: str | None = None
 
     # Who asks
@@ -96,7 +96,7 @@ class Directory:
 
     def changed(self) -> None:
         """Look everybody up again: this process has changed people."""
-        self._changed_at = self._clock()
+        self.changed_at = self._clock()
 
     # Logins
 
@@ -344,7 +344,7 @@ class Directory:
 
     def _fresh_login(self, key: str) -> _Known | None:
         known = self._known_login(key, FRESH_S)
-        return known if known is not None and known.at > self._changed_at else None
+        return known if known is not None and known.at > self.changed_at else None
 
     def _known_login(self, key: str, age_s: float) -> _Known | None:
         with self._lock:

@@ -23,6 +23,7 @@ from launch_worker.people.users_file import apply_users_file, read_users_file
 from launch_worker.server.address import Address, Names
 from launch_worker.server.archiving import ArchiveInside
 from launch_worker.server.celery_page import CeleryPage
+from launch_worker.server.events import Events
 from launch_worker.server.fence import Fence
 from launch_worker.server.news import News
 from launch_worker.server.oidc import Provider
@@ -32,6 +33,7 @@ from launch_worker.server.routes import (
     account,
     acts,
     celery,
+    events,
     groups,
     home,
     login_page,
@@ -59,7 +61,7 @@ _API_ROUTERS = tuple(
     part.router
     for part in (
         *(account, people, submit, runs, groups, streams, acts),
-        *(queues, workers, schedules, sweeps, system),
+        *(queues, workers, schedules, sweeps, system, events),
     )
 )
 _OTHER_ROUTERS = tuple(part.router for part in (probes, home, login_page, oidc, token_page, celery))
@@ -83,6 +85,7 @@ def make_application(
             for connection in (shared.connection, shared.acting):
                 parts.callback(connection.store.close)
             parts.push_async_callback(run_in_threadpool, shared.news.stop)
+            parts.push_async_callback(run_in_threadpool, shared.events.stop)
             if with_archive:
                 archive = ArchiveInside(settings)
                 archive.start()
@@ -145,8 +148,17 @@ def _shared(settings: Settings, address: Address, loopback_key: str) -> Shared:
         groups_header=settings.proxy_groups_header,
         roles=parse_roles(settings.proxy_roles, what="LAUNCH_PROXY_ROLES"),
     )
-    news = News(connection.store)
-    directory = Directory(database)
+    news, events = News(connection.store), Events(connection.store, acting.store)
     return Shared(
-        settings, address, loopback_key, connection, acting, database, directory, proxy_rules, news, provider=provider
+        settings,
+        address,
+        loopback_key,
+        connection,
+        acting,
+        database,
+        Directory(database),
+        proxy_rules,
+        news,
+        events,
+        provider=provider,
     )

@@ -14,6 +14,7 @@ from launch_worker.people.claims import ProxyRules
 from launch_worker.people.directory import Directory
 from launch_worker.server.address import Address
 from launch_worker.server.celery_page import CeleryPage
+from launch_worker.server.events import Events
 from launch_worker.server.news import News
 from launch_worker.server.oidc import Provider
 from launch_worker.settings import Settings
@@ -36,6 +37,8 @@ class Shared:
     proxy_rules: ProxyRules
     #: News of runs, for streams.
     news: News
+    #: All that changes, for streams of events.
+    events: Events
     #: Identity provider by which people log in; None for a server without.
     provider: Provider | None = None
     #: Set when the server is asked to stop: streams end, and nothing that waits goes on.

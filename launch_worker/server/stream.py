@@ -12,7 +12,8 @@ from starlette.responses import StreamingResponse
 from launch_worker.server.shared import Shared
 
 #: Seconds after which a stream that has nothing to say sends a comment: proxies end what is silent for long.
-_COMMENT_S = 15.0
+COMMENT_S = 15.0
+COMMENT = b":\n\n"
 
 
 class Event(NamedTuple):
@@ -33,11 +34,13 @@ class Event(NamedTuple):
 
 def event_stream(shared: Shared, events: AsyncIterator[Event]) -> StreamingResponse:
     """An answer that sends the events as they come, until they end or the server stops."""
-    return StreamingResponse(
-        _encoded(shared, events),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    return byte_stream(_encoded(shared, events))
+
+
+def byte_stream(chunks: AsyncIterator[bytes]) -> StreamingResponse:
+    """An answer that sends events which are encoded already; the chunks end with the server by themselves."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
 
 
 async def _encoded(shared: Shared, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
@@ -45,11 +48,11 @@ async def _encoded(shared: Shared, events: AsyncIterator[Event]) -> AsyncIterato
     upcoming = asyncio.ensure_future(anext(events))
     try:
         while True:
-            await asyncio.wait((stopping, upcoming), timeout=_COMMENT_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((stopping, upcoming), timeout=COMMENT_S, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 return
             if not upcoming.done():
-                yield b":\n\n"
+                yield COMMENT
                 continue
             try:
                 event = upcoming.result()

@@ -129,6 +129,25 @@ class Changes(Client):
         entries = [_change(place, fields) for place, fields in found]
         return entries[1:] if entries and entries[0].id == entry_id else None
 
+    def newest_change(self) -> str:
+        """The place of the newest change; '' for none: nobody has wanted changes of late."""
+        with clear_errors(self.url):
+            found = self._redis.xrevrange(keys.CHANGES, count=1)
+        return text(found[0][0]) if found else ""
+
+    def places_of_runs(self, run_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """The project and the queue of each of these runs that Redis has."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.hmget(keys.run(run_id), "project", "queue", "state")
+            answers = pipe.execute(raise_on_error=False) if run_ids else []
+        found = {}
+        for run_id, values in zip(run_ids, answers, strict=True):
+            if isinstance(values, list) and values[2]:
+                found[run_id] = (text(values[0] or b""), text(values[1] or b""))
+        return found
+
     def oldest_change(self) -> str:
         """The place of the oldest change that is kept; '' for none: nobody has wanted changes of late."""
         with clear_errors(self.url):

@@ -18,6 +18,7 @@ from launch_worker.server.caching import tagged
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
 from launch_worker.server.sight import Seen
+from launch_worker.server.told import project_of_schedule
 from launch_worker.untrusted.text import read_map
 
 router = APIRouter(tags=["schedules"])
@@ -60,7 +61,7 @@ def list_schedules(request: Request, shared: SharedHere, asker: Annotated[Asker,
     """Recurring submissions, the next one first."""
     seen = Seen(shared, asker.person)
     found = [_shown(*kept) for kept in shared.connection.schedules()]
-    return tagged(request, {"schedules": [one for one in found if seen.sees(_project(one["schedule"]))]})
+    return tagged(request, {"schedules": [one for one in found if seen.sees(project_of_schedule(one["schedule"]))]})
 
 
 @router.get("/schedules/{name}", response_model=ScheduleShown)
@@ -102,21 +103,16 @@ def delete_schedule(
     """Take a recurring submission away; runs that it submitted stay."""
     text, _ = _kept(shared, asker, name)
     kept = read_map(text)
-    asker.check(Act.SET_SCHEDULES, project=_project(kept), owner=str(kept.get("user") or ""))
+    asker.check(Act.SET_SCHEDULES, project=project_of_schedule(kept), owner=str(kept.get("user") or ""))
     shared.transport(asker.person.name).delete_schedule(name)
 
 
 def _kept(shared: SharedHere, asker: Asker, name: str) -> tuple[str, int]:
     """A schedule that is there and seen. Raises NotFoundError."""
     found = shared.connection.schedule(name)
-    if found is None or not Seen(shared, asker.person).sees(_project(read_map(found[0]))):
+    if found is None or not Seen(shared, asker.person).sees(project_of_schedule(read_map(found[0]))):
         raise unknown_schedule(name)
     return found
-
-
-def _project(schedule: dict[str, Any]) -> str:
-    given = schedule.get("given")
-    return str(given.get("project") or "") if isinstance(given, dict) else ""
 
 
 def _shown(name: str, text: str, next_us: int) -> dict[str, Any]:

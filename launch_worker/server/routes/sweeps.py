@@ -79,7 +79,7 @@ class Steered(BaseModel):
 def list_sweeps(request: Request, shared: SharedHere, asker: Seeing) -> Response:
     """All sweeps, the newest first."""
     seen = Seen(shared, asker.person)
-    found = [_shown(record) for record in shared.connection.sweeps() if seen.sees(_project(record))]
+    found = [_shown(record) for record in shared.connection.sweeps() if seen.sees(record.project)]
     return tagged(request, {"sweeps": found})
 
 
@@ -204,7 +204,7 @@ _STEERED: dict[SweepOrder, str] = {"stop": "stopped", "cancel": "cancelled", "pa
 
 def _steer(shared: Shared, asker: Asker, sweep_id: str, word: SweepOrder, why: Steering | None) -> Steered:
     record = _record(shared, asker, sweep_id)
-    asker.check(Act.SET_SWEEPS, project=_project(record), owner=record.user)
+    asker.check(Act.SET_SWEEPS, project=record.project, owner=record.user)
     # The reason names the person, whatever else it says.
     reason = f"sweep {sweep_id} was {_STEERED[word]} by {asker.person.name}"
     if why is not None and why.reason:
@@ -216,13 +216,9 @@ def _steer(shared: Shared, asker: Asker, sweep_id: str, word: SweepOrder, why: S
 def _record(shared: Shared, asker: Asker, sweep_id: str) -> SweepRecord:
     """A sweep that is there and seen. Raises NotFoundError."""
     record = shared.connection.sweep(sweep_id) if KEY.fullmatch(sweep_id) else None
-    if record is None or not Seen(shared, asker.person).sees(_project(record)):
+    if record is None or not Seen(shared, asker.person).sees(record.project):
         raise unknown_sweep(sweep_id)
     return record
-
-
-def _project(record: SweepRecord) -> str:
-    return str(read_map(record.given).get("project") or "")
 
 
 def _shown(record: SweepRecord) -> dict[str, Any]:

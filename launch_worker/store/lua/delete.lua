@@ -27,5 +27,5 @@ for at, kind in ipairs({'queue', 'project', 'state', 'sweep'}) do
 end
 forget(id)
 redis.call('PUBLISH', 'launch:news:' .. id, 'deleted')
-add_change({'kind', 'gone', 'id', id, 'at', int(now), 'actor', actor})
+add_change({'kind', 'gone', 'id', id, 'at', int(now), 'actor', actor, 'project', run[2] or '', 'queue', run[1] or ''})
 return 'deleted'

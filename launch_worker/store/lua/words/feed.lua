@@ -32,11 +32,11 @@ local function add_change(entry)
 end
 
 -- Tells what somebody did, or what became of a sweep, schedule, queue, pool or worker. `detail`: further facts, made
--- into JSON; nil for none.
-local function add_act(kind, id, what, actor, now, detail, name)
+-- into JSON; nil for none. `project`: that of a thing whose record may be gone before the entry is read.
+local function add_act(kind, id, what, actor, now, detail, name, project)
   if not is_followed() then return end
   add_change({'kind', kind, 'id', id, 'name', name or '', 'what', what, 'at', int(now), 'actor', actor,
-    'detail', detail and cjson.encode(detail) or ''})
+    'detail', detail and cjson.encode(detail) or '', 'project', project or ''})
 end
 
 -- What a worker does whose description names this state.
