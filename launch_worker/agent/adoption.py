@@ -14,7 +14,7 @@ from launch_worker.agent.leases import lease_of
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.attempt import Attempt
 from launch_worker.attempt.folder import AttemptFolder
-from launch_worker.attempt.supervise import Cancel
+from launch_worker.attempt.supervise import asked_of
 from launch_worker.attempt.talk import read_words
 from launch_worker.attempt.worker_folder import WorkerFolder
 from launch_worker.clock import boot_time_s
@@ -330,7 +330,6 @@ class Adopter:
         record = adopted.record
         log.warning("run.adopted run=%s attempt=%d", record.id, record.attempt)
         ran_s = max(0.0, (self._outage.repeat(self._store.now_us) - (record.running_since or 0)) / 1e6)
-        asked = record.reason.removeprefix("stopping: ")
         self._carry_on_attempt(
             Attempt(
                 record=record,
@@ -342,6 +341,6 @@ class Adopter:
                 ran_s=ran_s,
                 is_adopted=True,
                 finished=adopted.finished,
-                asked=None if record.cancel_at is None else Cancel(asked, preempt=record.preempting),
+                asked=asked_of(record),
             )
         )

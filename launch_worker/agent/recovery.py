@@ -13,6 +13,7 @@ from launch_worker.agent.guards import Guards
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.folder import AttemptFolder
+from launch_worker.attempt.supervise import asked_of, outcome_of_end
 from launch_worker.attempt.tail import Tail
 from launch_worker.attempt.talk import Talk
 from launch_worker.attempt.worker_folder import WorkerFolder
@@ -27,6 +28,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
+from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.takeover import take_over
 from launch_worker.settings import Settings
@@ -246,14 +248,19 @@ class Recovery:
         is_open = record.state in (RunState.RUNNING, RunState.CRASHED)
         if record.token != attempt.token or not (is_open or words.finish is not None):
             return
-        status = attempt.read_exit_status()
-        if status is None and record.state is RunState.CRASHED and words.finish is None:
+        status, exited = attempt.read_exit_status(), attempt.read_exit()
+        # A worker that left its jobs was ending this one, as a person had asked; its guard saw to the end.
+        is_asked = exited is not None and exited.stopped_by == "asked" and record.state is RunState.RUNNING
+        asked = asked_of(record) if is_asked else None
+        if status is None and asked is None and record.state is RunState.CRASHED and words.finish is None:
             return
         if talk is not None and record.sweep:
             talk.add_results(attempt.output)
             talk.ship(self._store)
         code = _preempt_exit_code(record)
-        if status is None:
+        if asked is not None and exited is not None:
+            outcome = outcome_of_end(asked, Exited(exited.status, exited.stopped_by), code)
+        elif status is None:
             why = f"worker {record.worker} died"
             if attempt.stopped_by() == "lease":
                 why = f"its lease ran out: worker {record.worker} left it or died, and no other took it over in time"

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from launch_worker.model.job_words import Finish, HeedsStop, Preempting, Word, Words, outcome_by_words
 from launch_worker.model.outcome import Outcome, outcome_of_exit, signal_name
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 from launch_worker.runners.job import Exited, Gone, Handle
@@ -23,6 +24,13 @@ class Cancel:
     reason: str
     grace_s: float | None = None
     preempt: bool = False
+
+
+def asked_of(record: Record) -> Cancel | None:
+    """What a person has asked of a running attempt, by its record; None for nothing."""
+    if record.cancel_at is None:
+        return None
+    return Cancel(record.reason.removeprefix("stopping: "), preempt=record.preempting)
 
 
 @dataclass(frozen=True)
@@ -257,7 +265,7 @@ class _Course:
         # A stop was announced, and the job ended before it was signalled.
         is_obeyed = self.words.heeds_stop and self._ends_at is not None and self.exited is not None
         asked = None if isinstance(self.asked, Superseded) else self.asked
-        ended = _outcome(asked, self.exited, self.limits.preempt_exit_code, is_obeyed=is_obeyed)
+        ended = outcome_of_end(asked, self.exited, self.limits.preempt_exit_code, is_obeyed=is_obeyed)
         status = None if self.exited is None else self.exited.status
         return outcome_by_words(ended, self.words, status=status, preempt_exit_code=self.limits.preempt_exit_code)
 
@@ -287,9 +295,10 @@ def _limit_reached(limits: Limits, begun: float, last_output: float) -> str | No
     return None
 
 
-def _outcome(
-    asked: Cancel | Shutdown | str | None, exited: Exited | None, preempt_exit_code: int, *, is_obeyed: bool
+def outcome_of_end(
+    asked: Cancel | Shutdown | str | None, exited: Exited | None, preempt_exit_code: int, *, is_obeyed: bool = False
 ) -> Outcome:
+    """The outcome of a job that is gone, by what was asked of it and how its main process ended."""
     stopped = exited is not None and (is_obeyed or exited.stopped_by == "asked")
     if exited is None or exited.status is None:
         if stopped and isinstance(asked, (Cancel, Shutdown)):

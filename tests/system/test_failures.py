@@ -428,3 +428,33 @@ def test_a_beat_started_with_signals_blocked_or_ignored_can_be_stopped(cluster: 
     wait_until(lambda: "beat: Starting" in beat.log, what="beat has started")
     beat.signal(signal.SIGTERM)
     assert beat.wait(30) == 0
+
+
+@pytest.mark.parametrize("preempts", [False, True], ids=["cancelled", "preempted"])
+def test_a_job_that_was_being_ended_when_its_worker_left_has_the_end_that_was_asked_for(
+    cluster: Cluster, tmp_path: Path, preempts: bool
+) -> None:
+    """Its guard saw to the end, with no worker there; a neighbour of another name finds what was kept."""
+    lease = {"LAUNCH_LEASE_S": "60"}
+    first = cluster.worker(name="a", env=lease)
+    script = f"trap 'echo asked' TERM; echo begun; {waits_for(tmp_path / 'end')}; exit 3"
+    run = submit(["sh", "-c", script], grace="50s", api=cluster.api)
+    wait_for_output(run, b"begun")
+    if preempts:
+        run.preempt()
+    else:
+        run.cancel()
+    wait_for_output(run, b"asked")
+    first.signal(signal.SIGUSR1)
+    assert first.wait(20) == 0, first.log
+    (tmp_path / "end").touch()
+    wait_until(lambda: not job_processes(run.id), what="the job has ended")
+    cluster.worker(name="b", env=lease)
+    wait_until(lambda: run.state is not RunState.RUNNING, timeout_s=20, what="its end is told")
+    if preempts:
+        # The next attempt ends at once.
+        wait_until(lambda: run.state is RunState.FAILED, timeout_s=20)
+        assert (run.record.attempt, run.record.preemptions) == (2, 1)
+    else:
+        assert run.state is RunState.KILLED
+        assert "cancelled by" in run.record.reason
