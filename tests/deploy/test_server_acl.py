@@ -162,7 +162,7 @@ def test_looking_goes_on_without_the_user_that_acts(
     names = {"run_id": ended.id, "name": "sim", "group_id": "nothing", "sweep_id": "nothing"}
     asked = 0
     for path, methods in ROUTES.items():
-        if "get" not in methods:
+        if "get" not in methods or path == "/ready":
             continue
         given = names | {"name": "lab" if "pools" in path else "nightly" if "schedules" in path else "sim"}
         wanted = {"by": "state" if path.endswith("counts") else "user", "timeout": "0", "attempt": "1"}
@@ -176,6 +176,8 @@ def test_looking_goes_on_without_the_user_that_acts(
     assert client.get(f"/api/v1/runs/{ended.id}/wait").json()["state"] == "Finished"
     with client.stream("GET", f"/api/v1/runs/{ended.id}/logs/tail") as tail:
         assert "hello" in tail.read().decode()
+    # Whoever watches over the server learns it.
+    assert client.get("/ready").status_code == 503
     refused = client.post(f"/api/v1/runs/{run.id}/cancel", json={})
     assert refused.status_code == 503, refused.text
     assert "server-pw" not in refused.text
@@ -269,6 +271,14 @@ def test_what_is_not_the_servers_work_is_refused(guarded: Guarded, user: str) ->
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.execute_command(*command)
     client.close()
+
+
+def test_a_wrong_login_of_the_reader_is_named(guarded: Guarded, tmp_path: Path) -> None:
+    reading = {"LAUNCH_REDIS_READ_URL": guarded.url("server-reader").replace("-pw", "-secret")}
+    with serving(guarded.url("server"), tmp_path / "server", variables=reading) as running, running.client() as client:
+        said = client.get("/ready").json()["reason"]
+    assert "wrong user name or password in LAUNCH_REDIS_READ_URL" in said
+    assert "secret" not in said
 
 
 def test_a_reader_of_another_redis_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -31,10 +31,13 @@ def ready(shared: SharedHere) -> JSONResponse:
     """Whether the server can be asked: Redis answers, and it is not stopping."""
     if shared.stopping.is_set():
         return _answer(False, "the server stops")
-    try:
-        shared.connection.store.ping()
-    except LaunchError as error:
-        return _answer(False, str(error))
+    # A wrong login of either shows at the start, and not first when somebody acts.
+    for setting, connection in (("LAUNCH_REDIS_READ_URL", shared.connection), ("LAUNCH_REDIS_URL", shared.acting)):
+        try:
+            connection.store.ping()
+        except LaunchError as error:
+            named = setting if shared.connection is not shared.acting else "LAUNCH_REDIS_URL"
+            return _answer(False, str(error).replace("LAUNCH_REDIS_URL", named))
     return _answer(True, "Redis answers")
 
 
