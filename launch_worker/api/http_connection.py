@@ -10,11 +10,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from launch_worker import errors
-from launch_worker.errors import LaunchError, LoginError, ServerUnavailableError
+from launch_worker.errors import InputError, LaunchError, LoginError, ServerUnavailableError
 from launch_worker.untrusted.text import read_json
 
 #: Seconds for a connection to be made, and for the next bytes of an answer.
@@ -42,7 +42,9 @@ class HttpConnection:
             self._headers["Authorization"] = f"Bearer {token}"
         #: Connections that nobody uses now.
         self._idle: list[http.client.HTTPConnection] = []
-        self._proxy = _proxy_of(parts.scheme, self._host)
+        self._proxy = _proxy_of(parts.scheme, self._authority)
+        if self._proxy is not None and not self._is_secure:
+            self._headers |= self._proxy.headers
 
     def close(self) -> None:
         while self._idle:
@@ -157,7 +159,7 @@ class HttpConnection:
         return f"{host}:{self._port}"
 
     def _connect(self) -> http.client.HTTPConnection:
-        host, port = (self._host, self._port) if self._proxy is None else self._proxy
+        host, port = (self._host, self._port) if self._proxy is None else self._proxy[:2]
         connection: http.client.HTTPConnection
         if self._is_secure:
             # The usual places of certificates, or SSL_CERT_FILE and SSL_CERT_DIR.
@@ -165,7 +167,7 @@ class HttpConnection:
         else:
             connection = http.client.HTTPConnection(host, port, timeout=_CONNECT_S)
         if self._proxy is not None and self._is_secure:
-            connection.set_tunnel(self._host, self._port)
+            connection.set_tunnel(self._host, self._port, headers=self._proxy.headers)
         connection.connect()
         return connection
 
@@ -230,16 +232,37 @@ def _problem(status: int, data: bytes) -> LaunchError:
     return ServerUnavailableError(f"what answers there is no launch-worker server; its status is {status}")
 
 
-def _proxy_of(scheme: str, host: str) -> tuple[str, int] | None:
-    """Host and port of the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for this host; None for none."""
+class _Proxy(NamedTuple):
+    """An HTTP proxy."""
+
+    host: str
+    port: int
+    #: Headers for the proxy alone: its login.
+    headers: dict[str, str]
+
+
+def _proxy_of(scheme: str, authority: str) -> _Proxy | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for this server; None for none."""
     if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
         return None
     # Imported where there is one: a person waits.
+    from base64 import b64encode
     from urllib.request import getproxies_environment, proxy_bypass
 
     proxies = getproxies_environment()
     url = proxies.get(scheme) or proxies.get("all")
-    if not url or proxy_bypass(host):
+    if not url or proxy_bypass(authority):
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    return (parts.hostname, parts.port or 80) if parts.hostname else None
+    try:
+        host, port = parts.hostname, parts.port or 80
+    except ValueError:
+        host = None
+    if parts.scheme != "http" or not host:
+        raise InputError(
+            f"the proxy for {scheme} cannot be used; write {scheme.upper()}_PROXY as http://HOST:PORT, or name "
+            "the server in NO_PROXY"
+        )
+    login = "" if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    headers = {"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else {}
+    return _Proxy(host, port, headers)

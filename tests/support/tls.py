@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -17,6 +18,17 @@ def make_certificate(folder: Path, *, name: str, san: str) -> tuple[Path, Path]:
     words += ["-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName={san}"]
     subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     return certificate, key
+
+
+def make_authority(folder: Path, *, san: str) -> tuple[Path, Path, Path]:
+    """Make an authority, and a server's certificate that it has signed; return the authority's path, and those two."""
+    authority, authority_key = make_certificate(folder, name="authority", san="DNS:authority")
+    certificate, key = folder / "server.pem", folder / "server.key"
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    words += ["-days", "2", "-subj", "/CN=server", "-addext", f"subjectAltName={san}"]
+    words += ["-addext", "basicConstraints=critical,CA:FALSE", "-CA", str(authority), "-CAkey", str(authority_key)]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return authority, certificate, key
 
 
 class TlsFront:
@@ -50,15 +62,20 @@ class TlsFront:
             self._context.wrap_socket(plain, server_side=True) as client,
             socket.create_connection(("127.0.0.1", self._target)) as server,
         ):
-            back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
-            back.start()
-            self._pump(client, server)
-            with contextlib.suppress(OSError):
-                server.shutdown(socket.SHUT_RDWR)
-            back.join()
+            pump(client, server)
 
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                target.sendall(data)
+
+def pump(client: socket.socket, server: socket.socket, change: Callable[[bytes], bytes] = lambda data: data) -> None:
+    """Forward bytes both ways until the client ends; `change` is applied to those of the client."""
+    back = threading.Thread(target=_copy, args=(server, client, lambda data: data), daemon=True)
+    back.start()
+    _copy(client, server, change)
+    with contextlib.suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)
+    back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket, change: Callable[[bytes], bytes]) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(change(data))
