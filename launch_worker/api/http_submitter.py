@@ -45,6 +45,9 @@ class HttpSubmitter:
             yield from self._send_many(known, strict=strict)
 
     def _send_one(self, item: Item, *, strict: bool) -> Sent:
+        if item.upload is not None:
+            # All other mistakes are found before the folder is read.
+            self.check_items([item], strict=strict)
         try:
             said = self.server.ask("POST", "/runs", query=self._query(strict=strict), body=self._said(item))
         except InputError as error:

@@ -310,10 +310,11 @@ class HttpTransport(HttpSubmitter):
             return None
         return json.dumps(said["schedule"]), said["next_us"]
 
-    def keep_schedule(self, name: str, text: str, next_us: int) -> None:
+    def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
         # The server knows the user, and says the next time itself.
         kept = {key: value for key, value in read_map(text).items() if key != "user"}
-        self.server.ask("PUT", _path("schedules", name), body=kept)
+        said = self.server.ask("PUT", _path("schedules", name), body=kept)
+        return json.dumps(said["schedule"]), said["next_us"]
 
     def delete_schedule(self, name: str) -> bool:
         try:
@@ -400,7 +401,7 @@ def _chained(first: Piece, rest: Iterator[Piece]) -> Iterator[Piece]:
 
 def _data(said: Mapping[str, Any]) -> bytes:
     """The bytes of some output: as text where it is UTF-8, else as base64."""
-    if "base64" in said:
+    if said.get("base64") is not None:
         return base64.b64decode(said["base64"])
     return str(said["text"]).encode()
 

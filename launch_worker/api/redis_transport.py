@@ -49,8 +49,9 @@ class RedisTransport(RedisRuns, RedisGroups, RedisQueues, RedisSweeps):
     def schedule(self, name: str) -> tuple[str, int] | None:
         return self.store.schedule(name)
 
-    def keep_schedule(self, name: str, text: str, next_us: int) -> None:
+    def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
         self.store.keep_schedule(name, text, next_us, actor=self.actor)
+        return text, next_us
 
     def delete_schedule(self, name: str) -> bool:
         return self.store.delete_schedule(name, actor=self.actor)

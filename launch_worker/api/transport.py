@@ -357,8 +357,8 @@ class Transport(Submits, Protocol):
     def schedule(self, name: str) -> tuple[str, int] | None:
         """JSON and next time of one; None for none."""
 
-    def keep_schedule(self, name: str, text: str, next_us: int) -> None:
-        """Keep a schedule that was checked."""
+    def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
+        """Keep a schedule that was checked. Returns its text and its next time, as they are kept."""
 
     def delete_schedule(self, name: str) -> bool:
         """Take a schedule away. False for none."""

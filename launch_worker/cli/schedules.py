@@ -175,8 +175,8 @@ def add_schedule(
             f"there is a schedule {schedule.name!r} already; delete it with: launch-worker schedules delete "
             f"{schedule.name}, or name this one otherwise"
         )
-    transport.keep_schedule(schedule.name, schedule.to_json(), next_us)
-    return Kept(schedule, next_us)
+    text, next_us = transport.keep_schedule(schedule.name, schedule.to_json(), next_us)
+    return Kept(Schedule.from_json(text), next_us)
 
 
 def show_added(kept: Kept, *, as_json: bool, quiet: bool) -> None:

@@ -15,7 +15,7 @@ from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.support.githost import GitHost, Repository
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, Part, job_processes, states
+from tests.system.conftest import Cluster, Part, job_processes, states, through_both_doors
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +185,7 @@ def test_a_job_runs_in_an_uploaded_folder(cluster: Cluster, project: Path, where
     assert cluster.run(*command).code == 0, "again, from what is kept"
 
 
+@through_both_doors
 def test_what_cannot_be_uploaded_is_refused_before_anything_is_written(cluster: Cluster, project: Path) -> None:
     (project / "big").write_bytes(os.urandom(5000))
     for options, said in (

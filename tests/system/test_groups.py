@@ -14,7 +14,7 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import RefusedError, UnknownRunError
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, Result, stamps, states, waits_for
+from tests.system.conftest import Cluster, Result, stamps, states, through_both_doors, waits_for
 
 
 def submit_lines(cluster: Cluster, *lines: Any, options: tuple[str, ...] = ()) -> Result:
@@ -24,6 +24,7 @@ def submit_lines(cluster: Cluster, *lines: Any, options: tuple[str, ...] = ()) -
     return result
 
 
+@through_both_doors
 def test_a_file_of_runs_is_one_group_for_every_command(cluster: Cluster) -> None:
     marker = cluster.folder / "mended"
     script = f"[ $N = 0 ] || [ -e {marker} ] || exit $N"
@@ -53,6 +54,7 @@ def test_a_file_of_runs_is_one_group_for_every_command(cluster: Cluster) -> None
     assert cluster.show(group[1:])["group"] == group
 
 
+@through_both_doors
 def test_a_group_is_cancelled_as_one(cluster: Cluster) -> None:
     ids = submit_lines(cluster, *[{"command": ["sleep", "60"]}] * 4, options=("--quiet",)).out.split()
     assert len(ids) == 4, "--quiet prints the ids alone"
@@ -65,6 +67,7 @@ def test_a_group_is_cancelled_as_one(cluster: Cluster) -> None:
     assert {cluster.api.run(run_id).state for run_id in ids} == {RunState.KILLED}
 
 
+@through_both_doors
 def test_what_is_no_group_is_told_in_one_sentence(cluster: Cluster) -> None:
     for words in (("cancel",), ("wait",), ("retry", "--failed"), ("show",)):
         result = cluster.run("launch-worker", *words, "b1m83cyvtfq1tc69")
@@ -77,6 +80,7 @@ def test_what_is_no_group_is_told_in_one_sentence(cluster: Cluster) -> None:
     assert "there is no run or group b1m83cyvtfq1tc69" in result.err
 
 
+@through_both_doors
 def test_a_sweep_is_a_group_for_every_command(cluster: Cluster) -> None:
     config = {"method": "grid", "command": ["true"], "parameters": {"x": {"values": [1, 2]}}}
     sweep = cluster.api.create_sweep(config)

@@ -19,9 +19,10 @@ from launch_worker.store import keys
 from tests.conftest import wait_until
 from tests.support.disks import Disk, fill
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, break_machine, wait_for_pid, waits_for
+from tests.system.conftest import Cluster, break_machine, through_both_doors, wait_for_pid, waits_for
 
 
+@through_both_doors
 def test_a_start_that_fails_through_the_machine_quarantines_the_worker_until_it_is_resumed(cluster: Cluster) -> None:
     """X10: and the run is not lost by it."""
     worker = cluster.worker()
@@ -103,6 +104,7 @@ def test_a_worker_that_is_started_on_a_full_disk_waits_for_room(cluster: Cluster
     assert worker.wait() == 0
 
 
+@through_both_doors
 def test_workers_drain_lets_a_worker_leave_when_its_job_has_ended(cluster: Cluster) -> None:
     worker = cluster.worker()
     run = submit(["sh", "-c", waits_for(cluster.folder / "end")], api=cluster.api)

@@ -14,7 +14,16 @@ from launch_worker import submit
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid, waits_for
+from tests.system.conftest import (
+    Cluster,
+    job_processes,
+    stamps,
+    states,
+    through_both_doors,
+    wait_for_output,
+    wait_for_pid,
+    waits_for,
+)
 
 PYTHON = "python3"
 
@@ -373,6 +382,7 @@ def test_a_slot_that_comes_free_is_used_at_once(cluster: Cluster) -> None:
     assert first_end <= spans[2][0] < max(spans[0][1], spans[1][1])
 
 
+@through_both_doors
 @pytest.mark.main_path
 def test_a_log_that_is_not_whole_says_so_and_begins_at_a_line(cluster: Cluster) -> None:
     cluster.worker(env={"LAUNCH_LOG_BYTES": "64K"})

@@ -13,7 +13,7 @@ from launch_worker.api.client import Run, submit
 from launch_worker.errors import InputError, RefusedError
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, states, wait_for_output, waits_for
+from tests.system.conftest import Cluster, states, through_both_doors, wait_for_output, waits_for
 
 SCHEMA = {"type": "object", "properties": {"lr": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.1}}}
 
@@ -132,6 +132,7 @@ def test_a_paused_pool_stops_its_queues_and_no_others(cluster: Cluster) -> None:
 # -- defaults ----------------------------------------------------------------------------------------------------------
 
 
+@through_both_doors
 def test_defaults_of_queue_and_pool_are_kept_with_the_run(cluster: Cluster) -> None:
     cluster.api.create_pool("lab", defaults={"env": {"A": "pool", "B": "pool"}, "retries": 3, "tags": ["lab"]})
     cluster.api.create_queue("gpu", pool="lab", defaults={"env": {"B": "queue", "C": "queue"}, "timeout": "1h"})
@@ -164,6 +165,7 @@ def test_a_queue_that_changes_between_two_submits_of_one_connection_is_seen(clus
     assert sh(cluster, "true", queue="gpu").record.as_json()["spec"].get("retries") is None
 
 
+@through_both_doors
 def test_what_a_queue_gives_is_known_before_a_run_is_refused(cluster: Cluster) -> None:
     """Without the queue's image a run without a command would make no sense."""
     cluster.api.create_queue("sim", defaults={"image": "sim:3"})
@@ -175,6 +177,7 @@ def test_what_a_queue_gives_is_known_before_a_run_is_refused(cluster: Cluster) -
 # -- template variables, priorities ------------------------------------------------------------------------------------
 
 
+@through_both_doors
 def test_values_are_refused_at_submit_with_the_reason_and_nothing_is_written(cluster: Cluster) -> None:
     cluster.api.create_queue("gpu", variables=SCHEMA)
     done = cluster.run("launch-submit", "-q", "gpu", "--set", "lr=2", "--", "true")
@@ -200,6 +203,7 @@ def test_values_are_checked_again_at_the_claim(cluster: Cluster) -> None:
     assert sh(cluster, "true", queue="gpu", values={"lr": 0.1}).wait(20) is RunState.FINISHED
 
 
+@through_both_doors
 def test_a_queue_without_priorities_refuses_them(cluster: Cluster) -> None:
     """W12."""
     cluster.api.create_queue("gpu", priorities=False)
@@ -266,6 +270,7 @@ def told(cluster: Cluster, *command: str) -> Any:
     return json.loads(done.out)
 
 
+@through_both_doors
 def test_a_queue_is_made_shown_changed_and_deleted_by_commands(cluster: Cluster, tmp_path: Path) -> None:
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(SCHEMA))
@@ -366,6 +371,7 @@ def test_python_makes_and_changes_queues_too(cluster: Cluster) -> None:
     assert (api.queues(), api.pools()) == ([], [])
 
 
+@through_both_doors
 def test_a_queue_with_a_damaged_configuration_is_listed_with_the_others(cluster: Cluster) -> None:
     cluster.api.create_queue("good")
     cluster.api.store.configure("queue", "bad", {"config": "{"})

@@ -14,7 +14,7 @@ from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster
+from tests.system.conftest import Cluster, through_both_doors
 
 
 def keep(cluster: Cluster, name: str = "nightly", *, cron: str = "0 3 1 1 *", arguments: tuple[str, ...] = ()) -> None:
@@ -36,6 +36,7 @@ def runs(cluster: Cluster) -> list[Record]:
     return list(cluster.api.store.runs())
 
 
+@through_both_doors
 def test_a_recurring_run_is_listed_shown_and_deleted(cluster: Cluster) -> None:
     created = cluster.run(
         *("launch-worker", "schedules", "create", "nightly", "--cron", "30 2 * * *", "--timezone", "Europe/Berlin"),
@@ -81,6 +82,7 @@ def test_what_makes_no_recurring_run_is_refused(cluster: Cluster, arguments: tup
     assert runs(cluster) == []
 
 
+@through_both_doors
 def test_a_name_is_taken_once(cluster: Cluster) -> None:
     keep(cluster)
     result = cluster.run("launch-submit", "--cron", "@daily", "--cron-name", "nightly", "--", "true")
@@ -169,6 +171,7 @@ def test_a_recurring_run_gets_the_defaults_that_its_queue_has_when_it_comes(clus
     assert json.loads(runs(cluster)[0].spec)["retries"] == 3
 
 
+@through_both_doors
 def test_the_folder_of_a_recurring_run_is_sent_with_the_schedule(cluster: Cluster) -> None:
     code = cluster.folder / "code"
     code.mkdir()

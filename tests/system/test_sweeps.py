@@ -23,7 +23,7 @@ from launch_worker.model.sweep import Trial
 from launch_worker.sweeps.config import parse_config, read_yaml
 from launch_worker.sweeps.search import suggest
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, job_processes, stamps
+from tests.system.conftest import Cluster, job_processes, stamps, through_both_doors
 
 EXAMPLES = Path(launch_worker.__file__).parent.parent / "examples"
 
@@ -184,6 +184,7 @@ def one_runs_one_waits(cluster: Cluster, sweep: Sweep) -> tuple[str, str]:
     return runs[0].id, runs[1].id
 
 
+@through_both_doors
 def test_a_paused_sweep_goes_on_when_it_is_resumed(cluster: Cluster) -> None:
     """W19, W18: the runs that it has go on, those that wait start too."""
     cluster.worker(slots=1)
@@ -345,6 +346,7 @@ def test_without_optuna_other_methods_than_grid_say_what_to_install(cluster: Clu
     assert cluster.run(*command).code == 0
 
 
+@through_both_doors
 @pytest.mark.parametrize("options", [(), ("--upload", "code")], ids=["folder", "upload"])
 def test_the_program_of_a_sweep_is_found_beside_its_file(cluster: Cluster, options: tuple[str, ...]) -> None:
     """And so is what lies there beside it."""
@@ -374,6 +376,7 @@ def test_a_program_that_is_nowhere_is_refused_when_the_sweep_is_created(cluster:
     assert cluster.run("launch-worker", "sweep", "create", "sweep.yaml", "--cwd", "/no/such/folder").code == 0
 
 
+@through_both_doors
 def test_the_status_of_a_sweep_whose_first_runs_all_fail_shows_what_they_printed(cluster: Cluster) -> None:
     (cluster.folder / "job.py").write_text("raise SystemExit('no such data set: iris')")
     write(

@@ -19,7 +19,7 @@ from launch_worker.store import keys
 from tests.conftest import wait_until
 from tests.support.archives import Follower
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, Part, wait_for_output, wait_for_pid
+from tests.system.conftest import Cluster, Part, through_both_doors, wait_for_output, wait_for_pid
 
 S = RunState
 MIB = 1 << 20
@@ -234,6 +234,7 @@ def test_a_worker_and_its_guard_that_are_killed_leave_the_figures_of_jobs_that_h
     assert (usage.wall_s or 0) > 0.4
 
 
+@through_both_doors
 def test_a_report_has_what_was_asked_beside_what_was_used(cluster: Cluster) -> None:
     worker(cluster, arguments=("--memory", "64G", "--cpus", "8"))
     run = make(cluster, BURN, "0.5", memory="64G", cpus=4)
@@ -251,6 +252,7 @@ def test_a_report_has_what_was_asked_beside_what_was_used(cluster: Cluster) -> N
     assert "has not started" in said.err
 
 
+@through_both_doors
 def test_metrics_of_the_job_are_shown_beside_what_was_measured(cluster: Cluster) -> None:
     worker(cluster)
     code = "import time, launch_worker\nrun = launch_worker.current_run()\n"
