@@ -89,7 +89,9 @@ def test_a_system_works_of_which_only_server_workers_and_beat_reach_redis(
     assert run.logs() == b"hello\n"
     run.retry()
     assert run.wait(20) is RunState.FINISHED
-    slow = submit(BEGUN, priority="high", api=api)
+    with client.stream("GET", "/api/v1/events") as events:
+        slow = submit(BEGUN, priority="high", api=api)
+        assert next(line for line in events.iter_lines() if slow.id in line)
     wait_for_output(slow, b"begun")
     wait_until(lambda: slow.measured().is_running and slow.measured().samples, what="its worker tells")
     slow.preempt()
