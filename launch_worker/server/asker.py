@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hmac
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 
 from launch_worker.errors import LaunchError, LoginError, NotAllowedError
 from launch_worker.people.claims import claims_of_proxy
@@ -18,6 +20,9 @@ from launch_worker.people.roles import Act, Person, Role, Scope, may, refusal
 from launch_worker.server import audit
 from launch_worker.server.fence import PEER
 from launch_worker.server.shared import Shared, shared_of
+
+#: Seconds after which it is looked at again who follows a stream. A change of people by this process counts at once.
+_ASK_AGAIN_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,23 @@ class Acting(Allowed):
             audited.end(str(error) if isinstance(error, LaunchError) else "failed")
             raise
         audited.end()
+
+
+class AskedAgain:
+    """Finds out anew who follows a stream: a login may end, and a project become private, while it goes on."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._directory = shared_of(request).directory
+        self._at, self._changed_at = time.monotonic(), 0.0
+
+    async def asker(self) -> Asker | None:
+        """Who follows, where that is to be looked at again; else None. Raises LoginError for a login that ended."""
+        now, changed_at = time.monotonic(), self._directory.changed_at
+        if now - self._at < _ASK_AGAIN_S and changed_at == self._changed_at:
+            return None
+        self._at, self._changed_at = now, changed_at
+        return await run_in_threadpool(asker_of, self._request)
 
 
 def allowed(act: Act) -> Any:

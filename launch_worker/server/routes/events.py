@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 
 from launch_worker.errors import InputError, LaunchError, RefusedError
 from launch_worker.people.roles import Act, visible
-from launch_worker.server.asker import Asker, allowed, asker_of
+from launch_worker.server.asker import AskedAgain, Asker, allowed
 from launch_worker.server.events import Reading
 from launch_worker.server.problems import document
 from launch_worker.server.shared import Shared, SharedHere
@@ -25,8 +25,6 @@ from launch_worker.server.told import GAP, Place, Sees, Told
 log = logging.getLogger("launch_worker.server")
 
 router = APIRouter(tags=["system"])
-#: Seconds after which a stream asks again who follows: a login may have ended, and a project have become private.
-_ASK_AGAIN_S = 15.0
 #: Bytes that are sent at once, about.
 _CHUNK = 64 << 10
 #: Events that are looked at before others have their turn.
@@ -85,11 +83,10 @@ class Follower:
         self, shared: Shared, request: Request, asker: Asker, wanted: Wanted, reading: Reading, after: Place | None
     ) -> None:
         self._shared = shared
-        self._request = request
         self._wanted = wanted
         self._reading = reading
         self._admit(asker)
-        self._asked_at, self._changed_at = time.monotonic(), 0.0
+        self._asked_again = AskedAgain(request)
         #: Place up to which it has seen events; None for one who begins now.
         self._place = after
         #: Who does not see all projects gets ids that count what they see within each millisecond: gaps in Redis' own
@@ -198,9 +195,7 @@ class Follower:
 
     async def _ask_again(self) -> None:
         """Find out anew, now and then, what the person may see. Raises LoginError for one whose login has ended."""
-        now, changed_at = time.monotonic(), self._shared.directory.changed_at
-        if now - self._asked_at >= _ASK_AGAIN_S or changed_at != self._changed_at:
-            self._asked_at, self._changed_at = now, changed_at
-            asker = await run_in_threadpool(asker_of, self._request)
+        asker = await self._asked_again.asker()
+        if asker is not None:
             asker.check(Act.SEE_SYSTEM)
             self._admit(asker)

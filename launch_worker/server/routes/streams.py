@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -17,7 +17,7 @@ from launch_worker.api.transport import Place, Seen
 from launch_worker.errors import LaunchError
 from launch_worker.model.run import Record
 from launch_worker.people.roles import Act
-from launch_worker.server.asker import Asker, allowed
+from launch_worker.server.asker import AskedAgain, Asker, allowed
 from launch_worker.server.problems import document
 from launch_worker.server.routes.runs import as_text
 from launch_worker.server.served import Served
@@ -32,6 +32,7 @@ _TURN_S = 2.0
 
 @router.get("/runs/{run_id}/logs/tail", response_class=StreamingResponse)
 async def tail_logs(
+    request: Request,
     shared: SharedHere,
     asker: Seeing,
     run_id: str,
@@ -46,14 +47,27 @@ async def tail_logs(
     place = Place.of_text(last_event_id) if last_event_id else None
     served = await run_in_threadpool(Served, shared, asker)
     first = await run_in_threadpool(served.record, run_id)
-    return event_stream(shared, _told(shared, served, first, place, logs=logs, attempt=attempt))
+    return event_stream(shared, _told(request, shared, served, first, place, logs=logs, attempt=attempt))
 
 
 async def _told(
-    shared: Shared, served: Served, first: Record, place: Place | None, *, logs: bool, attempt: int | None
+    request: Request,
+    shared: Shared,
+    served: Served,
+    first: Record,
+    place: Place | None,
+    *,
+    logs: bool,
+    attempt: int | None,
 ) -> AsyncIterator[Event]:
+    asked_again = AskedAgain(request)
     try:
         async for seen in _seen(shared, served, first, place, logs=logs, attempt=attempt):
+            asker = await asked_again.asker()
+            if asker is not None:
+                # The run must still be seen.
+                served = await run_in_threadpool(Served, shared, asker)
+                await run_in_threadpool(served.record, first.id)
             yield await run_in_threadpool(_event, served, seen)
     except LaunchError as error:
         yield Event(document(error), kind="problem")

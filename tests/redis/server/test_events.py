@@ -309,6 +309,23 @@ def test_a_login_that_ends_ends_its_stream(server: TestServer, follow: As, store
         stream.next()
 
 
+def test_a_project_that_becomes_private_ends_who_follows_a_run_of_it(server: TestServer, store: Store) -> None:
+    token = tokens_of_everybody(server)["viewer"]
+    run_id = create(store, project=OPEN)
+    with server.client(token) as client, client.stream("GET", f"/api/v1/runs/{run_id}/logs/tail") as answer:
+        tail = Stream(answer)
+        assert tail.next()[2]["state"] == "Pending"
+        registry = Registry(server.shared.database, actor="t", changed=server.shared.directory.changed)
+        registry.set_project(OPEN, is_private=True)
+        finish(store, run_id)
+        told = [tail.next()]
+        while told[-1][1] != "problem":
+            told.append(tail.next())
+    assert told[-1][2]["code"] == "UnknownRunError"
+    # What had been read before may have been on its way.
+    assert {data["run"]["state"] for _, _, data in told[:-1]} <= {"Pending"}
+
+
 @pytest.mark.parametrize("place", ["1-0", "0-0", "99999999999999-0"])
 def test_a_place_that_the_feed_has_no_more_is_a_gap(follow: As, store: Store, place: str) -> None:
     follow()
