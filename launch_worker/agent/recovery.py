@@ -262,7 +262,7 @@ class Recovery:
             outcome = outcome_of_end(asked, Exited(exited.status, exited.stopped_by), code)
         elif status is None:
             why = f"worker {record.worker} died"
-            if attempt.stopped_by() == "lease":
+            if exited is not None and exited.stopped_by == "lease":
                 why = f"its lease ran out: worker {record.worker} left it or died, and no other took it over in time"
             outcome = Outcome(RunState.CRASHED, reason=why)
         else:

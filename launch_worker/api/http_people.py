@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from launch_worker.api.http_connection import HttpConnection, part_of_path
-from launch_worker.people.described import Group, Project, Token, User
+from launch_worker.people.described import Group, Project, Token, User, labels_of, roles_as_json
 from launch_worker.people.roles import Role
 
 
@@ -30,7 +30,7 @@ class HttpPeople:
         in_groups: Iterable[str] = (),
     ) -> str:
         body: dict[str, Any] = {"name": name, "display": display, "password": password, "invited": is_invited}
-        body |= {"groups": list(in_groups), **_given(given)}
+        body |= {"groups": list(in_groups), **roles_as_json(given or {})}
         return str(self._server.ask("POST", "/users", body=body)["name"])
 
     def set_user(
@@ -46,7 +46,7 @@ class HttpPeople:
         joins: Iterable[str] = (),
         leaves: Iterable[str] = (),
     ) -> None:
-        body = {"display": display, "invited": is_invited, "disabled": is_disabled, **_given(given)}
+        body = {"display": display, "invited": is_invited, "disabled": is_disabled, **roles_as_json(given or {})}
         body |= {"join": list(joins), "leave": list(leaves)}
         if password is not None or has_no_password:
             body["password"] = password
@@ -70,7 +70,7 @@ class HttpPeople:
         adds: Iterable[str] = (),
         removes: Iterable[str] = (),
     ) -> str:
-        body = {"display": display, "add": list(adds), "remove": list(removes), **_given(given)}
+        body = {"display": display, "add": list(adds), "remove": list(removes), **roles_as_json(given or {})}
         return str(self._server.ask("PATCH", f"/groups/{part_of_path(name)}", body=body)["name"])
 
     def delete_group(self, name: str) -> None:
@@ -87,7 +87,7 @@ class HttpPeople:
         to_users: Mapping[str, Role] | None = None,
         to_groups: Mapping[str, Role] | None = None,
     ) -> None:
-        body = {"private": is_private, "users": _labels(to_users), "groups": _labels(to_groups)}
+        body = {"private": is_private, "users": labels_of(to_users or {}), "groups": labels_of(to_groups or {})}
         self._server.ask("PATCH", f"/projects/{part_of_path(name)}", body=body)
 
     def delete_project(self, name: str) -> None:
@@ -108,12 +108,3 @@ class HttpPeople:
 
     def revoke_token(self, token: str) -> None:
         self._server.ask("DELETE", f"/tokens/{part_of_path(token)}")
-
-
-def _given(given: Mapping[str, Role] | None) -> dict[str, Any]:
-    roles = _labels(given)
-    return {"role": roles.pop("", None), "projects": roles}
-
-
-def _labels(given: Mapping[str, Role] | None) -> dict[str, str]:
-    return {name: role.label for name, role in (given or {}).items()}

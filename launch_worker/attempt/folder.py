@@ -33,7 +33,6 @@ from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder
 from launch_worker.runners.process.exits import Exit, read_exits
-from launch_worker.runners.stop_reason import StopReason
 from launch_worker.runners.talk_folder import TALK
 from launch_worker.untrusted.removal import remove_tree
 from launch_worker.untrusted.text import read_json
@@ -264,11 +263,6 @@ class AttemptFolder:
             return int((self.path / "exit-status").read_text())
         except (OSError, ValueError):
             return None
-
-    def stopped_by(self) -> StopReason:
-        """Why the guard ended the job; '' when it did not."""
-        kept = self.read_exit()
-        return "" if kept is None else kept.stopped_by
 
     def exit_status_age_s(self) -> float | None:
         """Seconds since the exit status was kept; None when that is not known."""

@@ -10,7 +10,6 @@ import click
 
 from launch_worker import terminal
 from launch_worker.errors import InputError
-from launch_worker.model.units import isoformat
 from launch_worker.people.roles import Role
 from launch_worker.settings import Settings
 from launch_worker.submission.sent import me
@@ -99,11 +98,6 @@ def roles_as_text(given: Mapping[str, Role]) -> str:
     """Roles for a table: the system-wide one first."""
     texts = [given[""].label] if "" in given else []
     return ", ".join([*texts, *(f"{project}={role.label}" for project, role in sorted(given.items()) if project)])
-
-
-def time_of(us: int | None) -> str | None:
-    """A time for a table and for JSON."""
-    return None if us is None else isoformat(us)
 
 
 def say(sentence: str, shown: Mapping[str, Any], *, as_json: bool) -> None:

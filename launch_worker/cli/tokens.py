@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from launch_worker import terminal
-from launch_worker.cli.people import JSON, NAME, ROLES, registry_of, time_of
-from launch_worker.model.units import parse_duration
+from launch_worker.cli.people import JSON, NAME, ROLES, registry_of
+from launch_worker.model.units import isoformat, parse_duration
 from launch_worker.people.roles import Role
 
 
@@ -39,8 +39,8 @@ def list_command(url: str | None, user: str | None, as_json: bool) -> None:
             token.user,
             token.name,
             token.role.label,
-            time_of(token.expires_at) or "never",
-            time_of(token.used_at) or "never",
+            isoformat(token.expires_at) or "never",
+            isoformat(token.used_at) or "never",
             token.used_from,
         )
         for token in found
@@ -68,7 +68,7 @@ def create_command(url: str | None, name: str, user: str, role: str, expires: st
     if as_json:
         terminal.echo_json(token.as_json() | {"token": text})
         return
-    until = f"until {time_of(token.expires_at)}" if token.expires_at is not None else "without an end"
+    until = f"until {isoformat(token.expires_at)}" if token.expires_at is not None else "without an end"
     terminal.say(f"token {token.id} of {token.user}, {until}; it is not shown again:", err=True)
     terminal.say(text)
 

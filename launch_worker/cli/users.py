@@ -18,9 +18,9 @@ from launch_worker.cli.people import (
     registry_of,
     roles_as_text,
     say,
-    time_of,
 )
 from launch_worker.errors import InputError
+from launch_worker.model.units import isoformat
 from launch_worker.people.described import roles_as_json
 from launch_worker.untrusted.text import clean
 
@@ -54,7 +54,7 @@ def list_command(url: str | None, as_json: bool) -> None:
             "disabled" if user.disabled_at is not None else ", ".join(user.ways) or "tokens",
             roles_as_text(user.roles),
             ", ".join(user.groups),
-            time_of(user.login_at),
+            isoformat(user.login_at),
         )
         for user in found
     ]

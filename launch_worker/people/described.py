@@ -51,8 +51,8 @@ class User:
             "groups": list(self.groups),
             "source": self.source or None,
             "created_at": isoformat(self.created_at),
-            "login_at": _time(self.login_at),
-            "disabled_at": _time(self.disabled_at),
+            "login_at": isoformat(self.login_at),
+            "disabled_at": isoformat(self.disabled_at),
         }
 
 
@@ -96,8 +96,8 @@ class Project:
         return {
             "name": self.name,
             "private": self.is_private,
-            "users": _labels(self.users),
-            "groups": _labels(self.groups),
+            "users": labels_of(self.users),
+            "groups": labels_of(self.groups),
         }
 
 
@@ -138,8 +138,8 @@ class Token:
             "role": self.role.label,
             "created_at": isoformat(self.created_at),
             "created_by": self.created_by,
-            "expires_at": _time(self.expires_at),
-            "used_at": _time(self.used_at),
+            "expires_at": isoformat(self.expires_at),
+            "used_at": isoformat(self.used_at),
             "used_from": self.used_from or None,
         }
 
@@ -165,7 +165,7 @@ class Session:
             "how": self.how,
             "created_at": isoformat(self.created_at),
             "expires_at": isoformat(self.expires_at),
-            "used_at": _time(self.used_at),
+            "used_at": isoformat(self.used_at),
             "address": self.address or None,
             "agent": self.agent or None,
         }
@@ -175,16 +175,13 @@ def roles_as_json(given: Mapping[str, Role]) -> dict[str, Any]:
     """Roles as JSON: the system-wide one, and those in projects."""
     return {
         "role": given[""].label if "" in given else None,
-        "projects": _labels({project: role for project, role in given.items() if project}),
+        "projects": labels_of({project: role for project, role in given.items() if project}),
     }
 
 
-def _labels(given: Mapping[str, Role]) -> dict[str, str]:
+def labels_of(given: Mapping[str, Role]) -> dict[str, str]:
+    """The names of roles, by what they are of."""
     return {name: role.label for name, role in sorted(given.items())}
-
-
-def _time(us: int | None) -> str | None:
-    return None if us is None else isoformat(us)
 
 
 def _us(text: str | None) -> int | None:

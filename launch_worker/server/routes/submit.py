@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from launch_worker.code.storage import storage_of
 from launch_worker.errors import InputError, LaunchError
+from launch_worker.model.spec import SHA256
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.fence import allow_body
@@ -38,7 +39,6 @@ _BYTES_IN_MEMORY = 1 << 20
 _PIECE_BYTES = 16 << 10
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NDJSON = "application/x-ndjson"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _AUTHOR = Query(max_length=200, description="Who submits, for people; the login is kept beside it.")
 _FOLDER = Query(max_length=4096, description="Folder of the submitter: the job starts there where the worker has it.")
@@ -64,7 +64,7 @@ class Submitted(BaseModel):
 def named_by_hash(item: Item) -> Item:
     """An item of a request, whose upload is named by its hash: no folder of this machine. Raises InputError."""
     if item.upload is not None:
-        if not _SHA256.fullmatch(item.upload):
+        if not SHA256.fullmatch(item.upload):
             raise InputError("upload must be the sha256 of an archive; send it first with: PUT /api/v1/uploads/SHA256")
         item.given["upload"], item.upload = item.upload, None
     return item
@@ -267,6 +267,6 @@ async def send_upload(
 
 
 def _checked_hash(sha256: str) -> str:
-    if not _SHA256.fullmatch(sha256):
+    if not SHA256.fullmatch(sha256):
         raise InputError(f"{clean(sha256)[:80]!r} is no sha256")
     return sha256
