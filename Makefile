@@ -25,7 +25,7 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check hooks format maps openapi clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check hooks format maps openapi assets clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -88,6 +88,9 @@ maps: ## draw the pictures and write the tree of docs/architecture.md anew
 
 openapi: $(INSTALLED_DEV) ## write the description of the server's API, docs/openapi.json, anew
 	$(BIN)/python docs/openapi.py
+
+assets: $(INSTALLED) ## fetch the scripts of others that browsers get, by npm, into launch_worker/server/static/vendor
+	$(BIN)/python tools/assets.py
 
 clean: ## delete .venv and every cache
 	rm -rf $(VENV) bench/.peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist

@@ -17,6 +17,7 @@ FOLDERS = {
     "lua": "One script for each arrow or question.",
     "static": "What browsers get as it is.",
     "templates": "The pages, filled by Jinja.",
+    "vendor": "Scripts of others, fetched by `make assets`; their versions, hashes and licences.",
     "words": "What the scripts share, a file for each subject.",
 }
 

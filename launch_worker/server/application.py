@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.staticfiles import StaticFiles
 
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.database import open_database
@@ -22,6 +20,7 @@ from launch_worker.people.directory import Directory
 from launch_worker.people.users_file import apply_users_file, read_users_file
 from launch_worker.server.address import Address, Names
 from launch_worker.server.archiving import ArchiveInside
+from launch_worker.server.assets import MOUNT, Assets
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.events import Events
 from launch_worker.server.fence import Fence
@@ -112,7 +111,7 @@ def make_application(
     routers += [("", router) for router in _OTHER_ROUTERS]
     for prefix, router in routers:
         application.include_router(router, prefix=prefix)
-    application.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    application.mount(MOUNT, Assets())
     describe(application, routers)
     application.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     application.add_middleware(Fence, names=Names(settings.server_hosts), proxies=shared.proxy_rules)

@@ -7,11 +7,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from launch_worker.server.assets import asset
+
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=select_autoescape(),
     undefined=StrictUndefined,
 )
+_templates.globals["asset"] = asset
 
 
 def page(template: str, /, **values: Any) -> str:
