@@ -14,6 +14,7 @@ BEGIN, END = "<!-- the tree: make maps -->", "<!-- end of the tree -->"
 
 #: Folders without Python.
 FOLDERS = {
+    "js": "Our own scripts, as browsers load them.",
     "lua": "One script for each arrow or question.",
     "static": "What browsers get as it is.",
     "templates": "The pages, filled by Jinja.",

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from launch_worker import errors
 from launch_worker.people.throttle import TooManyLoginsError
+from launch_worker.server.templating import page
 from launch_worker.untrusted.text import clean
 
 log = logging.getLogger("launch_worker.server")
@@ -99,17 +100,27 @@ def handle_errors(application: FastAPI) -> None:
 
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.LaunchError)
-    if isinstance(error, errors.LoginError) and _is_visit(request):
-        return RedirectResponse(f"/login?{urlencode({'next': request.url.path})}", 303)
+    if isinstance(error, errors.LoginError) and request.method == "GET" and _is_visit(request):
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?{urlencode({'next': path})}", 303)
     if status_of(error) == 500:
         log.error("server.failed route=%s %s: %s", request.method, request.url.path, error)
-    return of_error(error)
+    return _as_page(request, of_error(error), str(error)) if _is_visit(request) else of_error(error)
 
 
 def _is_visit(request: Request) -> bool:
-    """Whether a person opens a page."""
-    is_page = request.method == "GET" and not request.url.path.startswith("/api/")
-    return is_page and "text/html" in request.headers.get("accept", "")
+    """Whether a person opens a page, or presses a button of one."""
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def _as_page(request: Request, answer: JSONResponse, sentence: str) -> Response:
+    """The answer as a page, with the same status."""
+    phrase = HTTPStatus(answer.status_code).phrase
+    back = urlsplit(request.headers.get("referer", ""))
+    # Only the path: the header may name another site.
+    path = back.path if request.method != "GET" and back.path.startswith("/") and back.path[1:2] not in "/\\" else ""
+    text = page("problem", title=phrase, problem=sentence, back=path)
+    return HTMLResponse(text, answer.status_code, headers={"Cache-Control": "no-store"})
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -124,7 +135,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return problem(422, f"{named} cannot be used: {clean(first['msg'])[:300].lower()}", code="InputError")
 
 
-async def _of_http(request: Request, error: Exception) -> JSONResponse:
+async def _of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = error.detail
     if error.status_code == 404 and detail == "Not Found":
@@ -134,7 +145,8 @@ async def _of_http(request: Request, error: Exception) -> JSONResponse:
         detail = f"{request.method} is not possible here; see /api"
         # The framework names the methods of one route of several.
         headers = {"Allow": ", ".join(sorted(_methods_at(request)))}
-    return problem(error.status_code, detail, code="InputError", headers=headers)
+    answer = problem(error.status_code, detail, code="InputError", headers=headers)
+    return _as_page(request, answer, detail) if _is_visit(request) else answer
 
 
 def _methods_at(request: Request) -> set[str]:

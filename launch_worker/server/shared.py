@@ -15,6 +15,7 @@ from launch_worker.people.directory import Directory
 from launch_worker.server.address import Address
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.events import Events
+from launch_worker.server.kept import Kept
 from launch_worker.server.news import News
 from launch_worker.server.oidc import Provider
 from launch_worker.settings import Settings
@@ -43,6 +44,8 @@ class Shared:
     provider: Provider | None = None
     #: Set when the server is asked to stop: streams end, and nothing that waits goes on.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    #: What all open pages need, for a second.
+    kept: Kept = field(default_factory=Kept)
     #: Celery's page; None for a server without.
     celery_page: CeleryPage | None = None
 

@@ -1,32 +1,18 @@
-"""Serves the entrance, with the key of loopback, and the description of the API for programs and for people."""
+"""Serves the description of the API for programs and for people."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
-from launch_worker.server.asker import for_everybody, is_loopback_key, set_cookie
+from launch_worker.server.asker import for_everybody
 from launch_worker.server.caching import tagged_bytes
-from launch_worker.server.celery_page import PREFIX
 from launch_worker.server.openapi import as_text
-from launch_worker.server.pages import page
-from launch_worker.server.shared import SharedHere
+from launch_worker.server.templating import page
 
 router = APIRouter(dependencies=[for_everybody], include_in_schema=False)
-#: Seconds for which a browser keeps the key of loopback.
-_KEY_S = 365 * 86400
-
-
-@router.get("/")
-def entrance(request: Request, shared: SharedHere, token: str = "") -> Response:
-    """Let in who has the printed address, and take the key out of the address line."""
-    inside = f"/{PREFIX}/" if shared.celery_page is not None else "/api"
-    answer = RedirectResponse(inside, 303, headers={"Cache-Control": "no-store"})
-    if is_loopback_key(shared, token):
-        set_cookie(request, answer, token, max_age_s=_KEY_S)
-    return answer
 
 
 @router.get("/openapi.json")

@@ -13,10 +13,10 @@ from launch_worker.errors import InputError, LaunchError
 from launch_worker.people.directory import SESSION_S
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, address_of, allowed, for_everybody, set_cookie
-from launch_worker.server.pages import page
 from launch_worker.server.problems import status_of
 from launch_worker.server.routes.account import check_passwords, end_session, start_session
 from launch_worker.server.shared import Shared, SharedHere
+from launch_worker.server.templating import page
 
 router = APIRouter(include_in_schema=False)
 

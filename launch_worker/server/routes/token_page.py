@@ -7,11 +7,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, Response
 
 from launch_worker.errors import LaunchError
-from launch_worker.server.pages import page
 from launch_worker.server.problems import status_of
 from launch_worker.server.routes.login_page import fields
 from launch_worker.server.routes.people import NewToken, Own, create_token
 from launch_worker.server.shared import SharedHere
+from launch_worker.server.templating import page
 
 router = APIRouter(include_in_schema=False)
 

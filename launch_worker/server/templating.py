@@ -1,0 +1,71 @@
+"""Fills the templates of the pages."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from launch_worker import humane
+from launch_worker.server.assets import asset
+
+HERE = Path(__file__).parent
+
+
+def page(template: str, /, **values: Any) -> str:
+    """The HTML of a page."""
+    return _templates.get_template(f"{template}.html").render(values)
+
+
+def when(isotime: str | None, *, is_short: bool = False) -> Markup:
+    """A `<time>` with its age, and the exact time on hover; `short` leaves "ago" out."""
+    if not isotime:
+        return Markup("")
+    moment = datetime.fromisoformat(isotime)
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    text = humane.span(seconds) if is_short else humane.ago(seconds)
+    exact = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(isotime, exact, text)
+
+
+def seconds_between(start: str | None, end: str | None) -> float | None:
+    """The seconds from one time to another, now for none; None where it has not begun."""
+    if not start:
+        return None
+    last = datetime.fromisoformat(end) if end else datetime.now(UTC)
+    return (last - datetime.fromisoformat(start)).total_seconds()
+
+
+def took(start: str | None, end: str | None) -> str:
+    """The duration from one time to another, until now for none; '' where it has not begun."""
+    seconds = seconds_between(start, end)
+    return "" if seconds is None else humane.duration(seconds)
+
+
+def as_data(value: Any) -> Markup:
+    """JSON for `<script type="application/json">`: no text in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+_templates = Environment(
+    loader=FileSystemLoader(HERE / "templates"),
+    autoescape=select_autoescape(),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters |= {
+    "duration": humane.duration,
+    "span": humane.span,
+    "size": humane.size,
+    "count": humane.count,
+    "figure": humane.figure,
+    "when": when,
+    "as_data": as_data,
+}
+_templates.globals |= {"asset": asset, "plural": humane.plural, "took": took, "seconds_between": seconds_between}
