@@ -19,7 +19,8 @@ from launch_worker.archive.schema import position, runs
 from launch_worker.archive.trouble import Trouble
 from launch_worker.archive.walk import Walk, read_whole
 from launch_worker.database.database import Database
-from launch_worker.database.migrate import has_tables, migrate
+from launch_worker.database.migrate import migrate
+from launch_worker.database.version import has_tables
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError, BrokerUnavailableError, LaunchError
 from launch_worker.redis_url import mask_url
 from launch_worker.store.changes import FIRST, Change

@@ -19,6 +19,8 @@ from launch_worker.model.checks import PROJECT
 from launch_worker.model.states import RunState
 from launch_worker.model.units import as_us, isoformat, parse_duration, parse_time
 from launch_worker.runners.process.own_process import have_usual_signals
+from launch_worker.settings import Settings
+from launch_worker.store.store import Store
 from launch_worker.submission.sent import me
 from launch_worker.untrusted.log_line import OneLine
 
@@ -54,14 +56,13 @@ def run_command(url: str | None) -> None:
     logging.basicConfig(level=logging.INFO, format=_FORMAT, handlers=[handler])
     # Alembic and others say little that a person needs.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    api = Api(url)
-    database = open_database(api.settings, create=True)
+    settings = Settings.from_env(redis_url=url)
+    database = open_database(settings, create=True)
     # Imported with SQLAlchemy there for certain.
     from launch_worker.archive.follow import Archive
 
-    settings = api.settings
     Archive(
-        api.store,
+        Store(settings.redis_url, settle_s=settings.settle_s),
         database,
         stopping=stopping,
         health_file=settings.health_file,

@@ -57,8 +57,8 @@ def _database(settings: Settings, *, create: bool) -> Database:
 
     database = open_database(settings, create=create)
     click.get_current_context().call_on_close(database.close)
-    from launch_worker.database.migrate import has_tables, migrate
-    from launch_worker.database.version import check_version
+    from launch_worker.database.migrate import migrate
+    from launch_worker.database.version import check_version, has_tables
 
     if create and not has_tables(database):
         migrate(database)

@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from launch_worker.database.database import Database
-from launch_worker.database.version import refuse_newer
+from launch_worker.database.version import newest, version_in, version_of
 
 #: Key of the lock under which PostgreSQL's tables are changed: two programs may start at once.
 _LOCK = 0x6C61756E6368
@@ -23,50 +19,34 @@ def migrate(database: Database) -> bool:
 
     The caller holds the archive's lease, if there are tables yet.
     """
-    scripts = _scripts()
+    if version_of(database) == newest():
+        return False
     with database.writing() as connection:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        before = _version(connection)
-        if before is not None:
-            refuse_newer(before, database)
-        if before == scripts.get_current_head():
+        if version_in(connection, database) == newest():
             return False
-        _upgrade(connection, scripts)
+        _upgrade(connection)
     return True
 
 
-def has_tables(database: Database) -> bool:
-    """Whether the tables were made. Raises ArchiveError for those that a newer program made."""
-    with database.reading() as connection:
-        version = _version(connection)
-    if version is not None:
-        refuse_newer(version, database)
-    return version is not None
+def _upgrade(connection: Connection) -> None:
+    # Alembic takes 11 MiB, which a process that finds the tables as they should be does not need.
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
 
-
-def _version(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _upgrade(connection: Connection, scripts: ScriptDirectory) -> None:
-    def steps(revision: Any, _: MigrationContext) -> Any:
-        return scripts._upgrade_revs("head", revision)
-
-    with EnvironmentContext(_config(), scripts, fn=steps) as environment:
-        environment.configure(connection=connection)
-        environment.run_migrations()
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
-
-
-def _config() -> Config:
     folder = str(Path(__file__).parent / "migrations")
     config = Config()
     # A per cent sign in the path would begin an interpolation.
     for name in ("script_location", "version_locations"):
         config.set_main_option(name, folder.replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
-    return config
+    scripts = ScriptDirectory.from_config(config)
+
+    def steps(revision: Any, _: Any) -> Any:
+        return scripts._upgrade_revs("head", revision)
+
+    with EnvironmentContext(config, scripts, fn=steps) as environment:
+        environment.configure(connection=connection)
+        environment.run_migrations()

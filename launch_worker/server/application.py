@@ -13,13 +13,14 @@ from starlette.middleware.gzip import GZipMiddleware
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.database import open_database
 from launch_worker.database.audit import SERVER
-from launch_worker.database.migrate import has_tables, migrate
+from launch_worker.database.migrate import migrate
+from launch_worker.database.version import has_tables
 from launch_worker.errors import ArchiveError
 from launch_worker.people.claims import ProxyRules, parse_networks, parse_roles
 from launch_worker.people.directory import Directory
 from launch_worker.people.users_file import apply_users_file, read_users_file
 from launch_worker.server.address import Address, Names
-from launch_worker.server.archiving import ArchiveInside
+from launch_worker.server.archiving import archive_inside
 from launch_worker.server.assets import MOUNT, Assets
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.events import Events
@@ -89,9 +90,9 @@ def make_application(
             parts.push_async_callback(run_in_threadpool, shared.news.stop)
             parts.push_async_callback(run_in_threadpool, shared.events.stop)
             if with_archive:
-                archive = ArchiveInside(settings)
+                archive = archive_inside(settings)
                 archive.start()
-                parts.push_async_callback(run_in_threadpool, archive.stop)
+                parts.push_async_callback(archive.stop)
             if with_celery_page:
                 shared.celery_page = CeleryPage(settings)
                 shared.celery_page.start()

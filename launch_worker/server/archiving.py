@@ -1,61 +1,31 @@
-"""Keeps the archive in a thread of the server, as `launch-worker archive run` does in a process of its own."""
+"""Keeps the archive as a child process: `launch-worker archive run`, with the server's settings."""
 
 from __future__ import annotations
 
-import logging
-import threading
+import os
 
-from launch_worker.archive.follow import Archive
-from launch_worker.database import open_database
-from launch_worker.errors import LaunchError
+from launch_worker.server.child import Child
 from launch_worker.settings import Settings
-from launch_worker.store.store import Store
 
-log = logging.getLogger("launch_worker.server")
-
-#: Seconds until the next try after a failure that a person must mend.
-_PAUSE_S = 30.0
+_RUN = "from launch_worker.cli.programs import worker; worker()"
+#: Seconds for the piece of work that the archive does, at its end.
+_END_S = 10.0
 
 
-class ArchiveInside:
-    """The thread. Another process may write the same archive: one of them leads, and the others wait."""
+def archive_inside(settings: Settings) -> Child:
+    """The child process. Another one may write the same archive: one of them leads, and the others wait.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="launch-archive", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask the thread to end, and wait for it: the next process may write at once then."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._follow()
-            except LaunchError as error:
-                log.error("archive.failed again_in_s=%.0f: %s", _PAUSE_S, error)
-            except Exception:
-                # Runs go on without the archive, and so does the server.
-                log.exception("archive.failed again_in_s=%.0f", _PAUSE_S)
-            self._stopping.wait(_PAUSE_S)
-
-    def _follow(self) -> None:
-        # The archive waits in Redis for changes: the connection is its own.
-        store = Store(self._settings.redis_url, settle_s=self._settings.settle_s)
-        database = open_database(self._settings, create=True)
-        try:
-            Archive(
-                store,
-                database,
-                stopping=self._stopping,
-                log_url=self._settings.log_url,
-                retention_s=self._settings.retention_s,
-            ).run()
-        finally:
-            database.close()
-            store.close()
+    It is no thread of the server: in one process its work for each run would keep back all requests.
+    """
+    env = os.environ | {
+        # Settings may have come by options.
+        "LAUNCH_REDIS_URL": settings.redis_url,
+        "LAUNCH_DATABASE_URL": settings.archive_url,
+        "LAUNCH_LOG_URL": settings.log_url,
+        "LAUNCH_WORK_DIR": str(settings.work_dir),
+        "LAUNCH_RETENTION": f"{settings.retention_s:f}s",
+        # The server's own.
+        "LAUNCH_API_URL": "",
+        "LAUNCH_HEALTH_FILE": "",
+    }
+    return Child("archive", ["-c", _RUN, "archive", "run"], env, end_s=_END_S, has_own_log=True)

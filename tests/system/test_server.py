@@ -71,6 +71,16 @@ def test_a_signal_stops_it_cleanly(start: Starter, number: int) -> None:
     assert "Traceback" not in part.log
 
 
+def test_nothing_of_it_outlives_a_kill(start: Starter) -> None:
+    part = start("--address", "127.0.0.1:0")
+    server = psutil.Process(part.process.pid)
+    # Celery's page and the archive.
+    children = wait_until(lambda: found if len(found := server.children()) == 2 else [], what="both children are there")
+    server.kill()
+    part.wait()
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
 def test_a_signal_that_comes_early_ends_it_too(start: Starter) -> None:
     part = start("--address", "127.0.0.1:0")
     part.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What a server keeps beside its routes: the archive in a thread, and Celery's own page as a child process."""
+"""What a server keeps beside its routes: the archive and Celery's own page, child processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from launch_worker.archive import schema
+from launch_worker.archive.leader import LEASE_S
 from launch_worker.database import open_database
-from launch_worker.database.migrate import has_tables
+from launch_worker.database.version import has_tables
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
@@ -41,7 +42,7 @@ def test_the_server_archives(redis_url: str, tmp_path: Path) -> None:
     # It has let go: the next one need not wait for the end of a lease.
     with serving(redis_url, tmp_path, with_archive=True) as server:
         run_id = create(server.shared.connection.store)
-        wait_until(lambda: run_id in archived(), timeout_s=10)
+        wait_until(lambda: run_id in archived(), timeout_s=LEASE_S - 5)
 
 
 @pytest.fixture(scope="module")

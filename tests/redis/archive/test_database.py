@@ -15,8 +15,8 @@ from launch_worker.archive import schema
 from launch_worker.archive.bulk import upsert
 from launch_worker.archive.follow import Archive
 from launch_worker.database.database import Database
-from launch_worker.database.migrate import has_tables, migrate
-from launch_worker.database.version import check_version
+from launch_worker.database.migrate import migrate
+from launch_worker.database.version import check_version, has_tables
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError, SettingsError
 from launch_worker.store.store import Store
 from tests.support.archives import TABLES

@@ -23,10 +23,13 @@ V1 = "/api/v1"
 As = Callable[[str], httpx.Client]
 
 
+#: Mark of a test whose server has its archive, which counts for people who do not see everything.
+with_archive = pytest.mark.parametrize("server", [True], indirect=True, ids=["archive"])
+
+
 @pytest.fixture
-def server(redis_url: str, tmp_path: Path) -> Iterator[TestServer]:
-    """A server with its archive, which counts for people who do not see everything."""
-    with serving(redis_url, tmp_path, with_archive=True) as running:
+def server(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[TestServer]:
+    with serving(redis_url, tmp_path, with_archive=getattr(request, "param", False)) as running:
         yield running
 
 
@@ -118,6 +121,7 @@ def run(store: Store, project: str, **more: Any) -> str:
     return create(store, project=project, **more)
 
 
+@with_archive
 def test_who_does_not_see_a_project_does_not_count_its_runs(server: TestServer, person: As, store: Store) -> None:
     for number in range(3):
         run(store, PRIVATE, name=f"secret-{number}")
@@ -211,6 +215,7 @@ def test_status_and_problems_are_those_of_the_command_line(person: As, api: Api)
     assert person("operator").get(f"{V1}/problems").status_code == 403
 
 
+@with_archive
 def test_the_audit_is_for_admins_and_has_each_act_once(server: TestServer, person: As) -> None:
     admin = person("admin")
     admin.post(f"{V1}/queues", json={"name": "gpu"})
