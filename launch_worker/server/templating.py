@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from launch_worker import humane
 from launch_worker.server.assets import asset
+from launch_worker.server.charts import in_unit
 
 HERE = Path(__file__).parent
 
@@ -67,5 +68,6 @@ _templates.filters |= {
     "figure": humane.figure,
     "when": when,
     "as_data": as_data,
+    "in_unit": in_unit,
 }
 _templates.globals |= {"asset": asset, "plural": humane.plural, "took": took, "seconds_between": seconds_between}
