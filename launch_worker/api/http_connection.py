@@ -8,9 +8,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from launch_worker import errors
@@ -23,8 +23,17 @@ _ANSWER_S = 60.0
 #: Bytes of a piece of an answer that is read as it comes.
 _PIECE_BYTES = 64 << 10
 _API = "/api/v1"
+#: Methods of which a repeated request changes nothing more.
+_REPEATABLE = frozenset({"GET", "PUT", "PATCH"})
+#: What is raised for a connection that the other side has ended.
+_CUT = (ConnectionError, http.client.IncompleteRead)
 
 Body = bytes | Iterable[bytes] | None
+T = TypeVar("T")
+
+
+class LostAnswerError(ServerUnavailableError):
+    """The connection was cut after the request, and before the whole answer."""
 
 
 class HttpConnection:
@@ -63,18 +72,42 @@ class HttpConnection:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        is_repeatable: bool | None = None,
     ) -> Any:
-        """The JSON of an answer; None for an empty one. Raises LaunchError for a problem."""
+        """The JSON of an answer; None for an empty one. Raises LaunchError for a problem. For the rest see `answer`."""
         # What is no UTF-8 is escaped: the server says where it is.
         data = None if body is None else json.dumps(body).encode()
         more = {"Content-Type": "application/json"} if data is not None else {}
-        with self.answer(method, path, query=query, body=data, headers={**more, **(headers or {})}) as response:
-            return _json(self._read(response))
+        if is_repeatable is None:
+            is_repeatable = method in _REPEATABLE
+
+        def once() -> Any:
+            with self.answer(
+                method, path, query=query, body=data, headers={**more, **(headers or {})}, is_repeatable=is_repeatable
+            ) as response:
+                return _json(_inflated(response))
+
+        return self.repeated(once) if is_repeatable else once()
+
+    def repeated(self, request: Callable[[], T]) -> T:
+        """What a request gives that may be repeated: it is made once more where its answer was lost."""
+        try:
+            return request()
+        except LostAnswerError as lost:
+            try:
+                return request()
+            except ServerUnavailableError:
+                # The first request may have been carried out.
+                raise lost from None
 
     def read(self, path: str, *, query: Mapping[str, Any] | None = None) -> bytes:
         """The bytes of an answer. Raises LaunchError for a problem."""
-        with self.answer("GET", path, query=query) as response:
-            return self._read(response)
+
+        def once() -> bytes:
+            with self.answer("GET", path, query=query) as response:
+                return _inflated(response)
+
+        return self.repeated(once)
 
     @contextmanager
     def answer(
@@ -86,51 +119,42 @@ class HttpConnection:
         body: Body = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = _ANSWER_S,
-        is_repeatable: bool = True,
+        is_repeatable: bool | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """Send a request, and yield the answer to be read. Raises LaunchError for a problem.
 
-        One that is not repeatable is sent once, on a new connection.
-
-        ServerUnavailableError for no answer: it is not known then whether the server did what was asked.
+        One that is not repeatable (None: as its method says) is sent on a new connection, so that no connection that
+        the server is about to end makes its effect unknown. Raises ServerUnavailableError where nobody answers, as
+        LostAnswerError where the connection was cut meanwhile.
         """
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = self._path + path + (f"?{urlencode(given, doseq=True)}" if given else "")
-        with self._errors():
-            connection, response = self._send(
-                method, target, body, {**self._headers, **(headers or {})}, timeout_s, is_repeatable
-            )
-        try:
-            if response.status >= 400:
-                raise _problem(response.status, self._read(response))
-            yield response
-            if response.isclosed() and not response.will_close:
-                self._idle.append(connection)
-                return
-        except (OSError, http.client.HTTPException) as error:
+        is_repeatable = method in _REPEATABLE if is_repeatable is None else is_repeatable
+        all_headers = {**self._headers, **(headers or {})}
+        with self._errors(method):
+            connection, response = self._send(method, target, body, all_headers, timeout_s, is_repeatable)
+            try:
+                if response.status >= 400:
+                    raise _problem(response.status, _inflated(response))
+                yield response
+            except BaseException:
+                connection.close()
+                raise
+        if response.isclosed() and not response.will_close:
+            self._idle.append(connection)
+        else:
             connection.close()
-            raise self._away(error) from error
-        except BaseException:
-            connection.close()
-            raise
-        connection.close()
 
     def lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        """The lines of an answer as they come."""
+        """The lines of an answer as they come, to be taken while the answer is open."""
         inflate = _inflater(response)
         rest = b""
-        with self._errors():
-            while data := response.read1(_PIECE_BYTES):
-                rest += inflate(data)
-                *lines, rest = rest.split(b"\n")
-                yield from lines
+        while data := response.read1(_PIECE_BYTES):
+            rest += inflate(data)
+            *lines, rest = rest.split(b"\n")
+            yield from lines
         if rest:
             yield rest
-
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
-        with self._errors():
-            data: bytes = _inflater(response)(response.read())
-        return data
 
     def _send(
         self, method: str, target: str, body: Body, headers: dict[str, str], timeout_s: float, is_repeatable: bool
@@ -144,9 +168,9 @@ class HttpConnection:
                 full = target if self._proxy is None or self._is_secure else f"http://{self._authority}{target}"
                 connection.request(method, full, body=body, headers=headers, encode_chunked=_is_stream(body))
                 return connection, connection.getresponse()
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            except _CUT:
                 connection.close()
-                # The server ends connections that nobody uses: it has not begun with this request.
+                # The server ends connections that nobody uses.
                 if not is_used or _is_stream(body):
                     raise
             except BaseException:
@@ -168,24 +192,30 @@ class HttpConnection:
             connection = http.client.HTTPConnection(host, port, timeout=_CONNECT_S)
         if self._proxy is not None and self._is_secure:
             connection.set_tunnel(self._host, self._port, headers=self._proxy.headers)
-        connection.connect()
+        # Until there is a connection nothing was asked.
+        with self._errors():
+            connection.connect()
         return connection
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, asked: str = "") -> Iterator[None]:
+        """Turn what is raised into ServerUnavailableError; `asked` is the method of a request that was sent."""
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
-            raise self._away(error) from error
+            raise self._away(error, asked) from error
 
-    def _away(self, error: Exception) -> ServerUnavailableError:
+    def _away(self, error: Exception, asked: str) -> ServerUnavailableError:
         import ssl
 
+        unknown = "" if asked in ("", "GET") else "; whether it did what was asked is not known"
+        if asked and isinstance(error, (*_CUT, ssl.SSLEOFError)):
+            return LostAnswerError(f"the server {self.url} ended the connection before it had answered{unknown}")
         why = str(getattr(error, "strerror", "") or error) or type(error).__name__
         if isinstance(error, ssl.SSLCertVerificationError):
             why = f"its certificate is not trusted here ({error.verify_message}); name its authority by SSL_CERT_FILE"
         elif isinstance(error, TimeoutError):
-            why = "it did not answer in time"
+            why = f"it did not answer in time{unknown}"
         return ServerUnavailableError(f"the server {self.url} cannot be used: {why}")
 
 
@@ -196,6 +226,11 @@ def part_of_path(text: str) -> str:
 
 def _is_stream(body: Body) -> bool:
     return body is not None and not isinstance(body, bytes)
+
+
+def _inflated(response: http.client.HTTPResponse) -> bytes:
+    data: bytes = _inflater(response)(response.read())
+    return data
 
 
 def _inflater(response: http.client.HTTPResponse) -> Any:

@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from launch_worker.api.http_connection import HttpConnection, error_of
+from launch_worker.api.http_connection import HttpConnection, LostAnswerError, error_of
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.ids import new_run_id
 from launch_worker.settings import Settings
@@ -48,46 +48,61 @@ class HttpSubmitter:
         if item.upload is not None:
             # All other mistakes are found before the folder is read.
             self.check_items([item], strict=strict)
+        body = self._said(item)
         try:
-            said = self.server.ask("POST", "/runs", query=self._query(strict=strict), body=self._said(item))
+            said = self.server.ask("POST", "/runs", query=self._query(strict=strict), body=body, is_repeatable=True)
         except InputError as error:
             raise item.error(error) from None
-        advice = tuple(map(str, said.get("advice", ())))
-        return Sent(str(said["id"]), int(said["queue_consumers"]), bool(said["is_new"]), advice=advice)
+        return _sent(said, item)
 
     def _send_many(self, items: Sequence[Item], *, strict: bool) -> Iterator[tuple[Sent, Item]]:
-        for answer in self._bulk(items, strict=strict):
-            item = items[answer["item"]]
-            if "problem" in answer:
-                raise _placed(error_of(answer["problem"]), item)
-            yield Sent(answer["id"], answer["queue_consumers"], answer["is_new"], answer["group"]), item
+        body, told = self._lines(items), 0
+        for is_last in (False, True):
+            try:
+                for number, answer in enumerate(self._bulk(body, strict=strict)):
+                    item = items[answer["item"]]
+                    if "problem" in answer:
+                        raise _placed(error_of(answer["problem"]), item)
+                    # A repeated request is answered by the same runs in the same order.
+                    if number == told:
+                        told += 1
+                        yield _sent(answer, item), item
+                return
+            except LostAnswerError:
+                if is_last:
+                    raise
 
     def check_items(self, items: Sequence[Item], *, strict: bool) -> None:
         for item in items:
             if item.upload is not None and not os.path.isdir(item.upload):
                 raise item.error(f"upload {item.upload!r} is not a folder of this machine")
-        for answer in self._bulk(items, strict=strict, check=True):
+        body = self._lines(items, check=True)
+        for answer in self.server.repeated(lambda: list(self._bulk(body, strict=strict, check=True))):
             raise _placed(error_of(answer["problem"]), items[answer["item"]])
 
     def complete(self, given: Mapping[str, Any], *, fresh: bool = False) -> RunSpec:
         from launch_worker.model.spec import parse_spec
 
-        [answer] = self._bulk([Item(dict(given))], check=True, specs=True)
+        body = self._lines([Item(dict(given))], check=True)
+        [answer] = self.server.repeated(lambda: list(self._bulk(body, check=True, specs=True)))
         if "problem" in answer:
             raise error_of(answer["problem"])
         return parse_spec(json.dumps(answer["spec"]))
 
+    def _lines(self, items: Sequence[Item], *, check: bool = False) -> bytes:
+        return "\n".join(_ENCODE(self._said(item, check=check)) for item in items).encode()
+
     def _bulk(
-        self, items: Sequence[Item], *, strict: bool = False, check: bool = False, specs: bool = False
+        self, body: bytes, *, strict: bool = False, check: bool = False, specs: bool = False
     ) -> Iterator[dict[str, Any]]:
         modes = {"check": "true" if check else None, "specs": "true" if specs else None}
         with self.server.answer(
             "POST",
             "/runs/bulk",
             query=self._query(strict=strict) | modes,
-            body="\n".join(_ENCODE(self._said(item, check=check)) for item in items).encode(),
+            body=body,
             headers={"Content-Type": "application/x-ndjson"},
-            is_repeatable=check or all(item.array is None or item.unique for item in items),
+            is_repeatable=True,
         ) as response:
             for line in self.server.lines(response):
                 yield read_json(line)
@@ -102,9 +117,9 @@ class HttpSubmitter:
             said["project"] = self.settings.project
         if item.upload is not None and not check:
             said["upload"] = self.send_folder(item.upload)
-        if not (item.run_id or item.unique) and item.array is None:
-            # The request can then be repeated. Ids of an array are the server's.
-            said["id"] = new_run_id()
+        if not (item.run_id or item.unique):
+            # The request can then be repeated.
+            said["id"] = new_run_id(room=1 if item.array is None else len(item.array.indexes))
         return said
 
     def send_folder(self, folder: str) -> str:
@@ -118,18 +133,27 @@ class HttpSubmitter:
         if path not in self._sent:
             with tempfile.TemporaryFile() as archive:
                 sha256 = make_archive(Path(path), archive, limit_bytes=self.settings.upload_bytes)
-                if not self.server.ask("POST", f"/uploads/{sha256}/renew")["is_there"]:
-                    size = archive.tell()
-                    archive.seek(0)
-                    headers = {"Content-Type": "application/gzip", "Content-Length": str(size)}
-                    with self.server.answer("PUT", f"/uploads/{sha256}", body=archive, headers=headers) as response:
-                        response.read()
+                if not self.server.ask("POST", f"/uploads/{sha256}/renew", is_repeatable=True)["is_there"]:
+                    self.server.repeated(lambda: self._send_archive(sha256, archive))
             self._sent[path] = sha256
         return self._sent[path]
+
+    def _send_archive(self, sha256: str, archive: BinaryIO) -> None:
+        headers = {"Content-Type": "application/gzip", "Content-Length": str(archive.seek(0, os.SEEK_END))}
+        archive.seek(0)
+        with self.server.answer("PUT", f"/uploads/{sha256}", body=archive, headers=headers) as response:
+            response.read()
 
     def live_workers(self) -> list[dict[str, Any]]:
         workers: list[dict[str, Any]] = self.server.ask("GET", "/workers")["workers"]
         return workers
+
+
+def _sent(said: Mapping[str, Any], item: Item) -> Sent:
+    # A run whose id was made for this request is new, also where a repeated request finds it.
+    is_new = bool(said["is_new"]) or not (item.run_id or item.unique)
+    advice = tuple(map(str, said.get("advice", ())))
+    return Sent(str(said["id"]), int(said["queue_consumers"]), is_new, str(said.get("group", "")), advice)
 
 
 def _placed(error: LaunchError, item: Item) -> LaunchError:

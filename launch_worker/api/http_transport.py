@@ -269,7 +269,7 @@ class HttpTransport(HttpSubmitter):
             "config": read_map(str(fields["config"])),
             "given": read_map(str(fields["given"])),
         }
-        self.server.ask("POST", "/sweeps", body=body)
+        self.server.ask("POST", "/sweeps", body=body, is_repeatable=True)
 
     def sweep(self, sweep_id: str) -> SweepRecord | None:
         try:

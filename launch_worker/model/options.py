@@ -295,7 +295,7 @@ ONCE = (
     _once(
         "id",
         read.run_id,
-        "The run's id, for the same: 15 characters, as all ids.",
+        "The run's id (of an array, the first one's), for the same: 15 characters, as all ids.",
         "ID",
         kept_as="run_id",
         aliases=("run_id",),

@@ -44,7 +44,8 @@ class Item:
     array: Array | None = None
     #: A folder of this machine; `given` has UNSENT in its place.
     upload: str | None = None
-    #: Id of its run, or the key of which there is one run. A run that is there already is left as it is.
+    #: Id of its run (of an array, the first one's), or the key of which there is one run. A run that is there already
+    #: is left as it is.
     run_id: str = ""
     unique: str = ""
     #: Place in a file, FILE:LINE; '' for a command line.
@@ -78,8 +79,8 @@ def read_line(line: bytes, *, defaults: Mapping[str, Any] | None = None, folder:
 
 def _item(found: Mapping[str, Any], *, folder: str, where: str) -> Item:
     """The item of options that have their own names."""
-    if "id" in found and ("unique" in found or "array" in found):
-        raise InputError("an id is of one run, and says all; leave out unique, and use unique for an array")
+    if "id" in found and "unique" in found:
+        raise InputError("id and unique both say once only; leave out one of them")
     if "delay" in found and "at" in found:
         raise InputError("a run starts at a time or after a delay, not both; leave out one of at and delay")
     read: dict[str, dict[str, Any]] = {SPEC: {}, CONTAINER: {}, ITEM: {}}

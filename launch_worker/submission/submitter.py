@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
-from launch_worker.ids import check_run_id, new_run_id, unique_run_id
+from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
 from launch_worker.model.checks import check_queue_name, parse_after
 from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
@@ -179,22 +179,24 @@ class Submitter:
             ready = self._ready(item)
             when = (*ready.configs, item.delay_s or 0.0, item.at_us, *proven)
             if item.array is None:
-                run_id = item.run_id or self._id_of(item, ready)
+                run_id = self._id_of(item, ready)
                 if singles > 1 and bulk is None:
                     bulk = Announced(f"b{run_id}", f"b{run_id}", singles)
                 yield New(run_id, ready.spec, *when, bulk), item
                 continue
-            first, *others = item.array.indexes
-            first_id = self._id_of(item, ready, first)
-            array = Announced(first_id, f"a{first_id}", len(item.array.indexes))
-            for index in (first, *others):
+            indexes = item.array.indexes
+            first_id = self._id_of(item, ready, indexes[0], room=len(indexes))
+            array = Announced(first_id, f"a{first_id}", len(indexes))
+            for place, index in enumerate(indexes):
                 spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
-                yield New(first_id if index == first else self._id_of(item, ready, index), spec, *when, array), item
+                run_id = self._id_of(item, ready, index) if item.unique else later_run_id(first_id, place)
+                yield New(run_id, spec, *when, array), item
 
-    def _id_of(self, item: Item, ready: Ready, index: int | None = None) -> str:
-        if not item.unique:
-            return new_run_id()
-        return unique_run_id(item.unique, user=self.user or ready.spec.author, index=index)
+    def _id_of(self, item: Item, ready: Ready, index: int | None = None, *, room: int = 1) -> str:
+        """The id of an item's run, or of the run of its array that has an index. `room`: the number of ids needed."""
+        if item.unique:
+            return unique_run_id(item.unique, user=self.user or ready.spec.author, index=index)
+        return item.run_id or new_run_id(room=room)
 
     def _ready(self, item: Item) -> Ready:
         """The run that an item is, its folder sent. Raises InputError, with the item's place in a file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launch_worker.errors import InputError
-from launch_worker.ids import RUN_ID, check_run_id, check_unique, new_run_id, unique_run_id
+from launch_worker.ids import RUN_ID, check_run_id, check_unique, later_run_id, new_run_id, unique_run_id
 
 
 def test_an_id_is_fifteen_characters_without_ambiguous_letters() -> None:
@@ -25,6 +25,14 @@ def test_ids_sort_by_time() -> None:
 def test_ten_thousand_ids_of_one_millisecond_differ() -> None:
     # 30 random bits: the chance of one collision among so many is 5 %, of more than three about 1 in a million.
     assert len({new_run_id(1.7e9) for _ in range(10_000)}) > 9_996
+
+
+def test_the_ids_of_an_array_rise_and_leave_room_for_those_after_it() -> None:
+    first, count = new_run_id(1.7e9, room=100_000), 100_000
+    ids = [first, *(later_run_id(first, place) for place in range(1, count)), new_run_id(1.7e9)]
+    assert all(RUN_ID.fullmatch(run_id) for run_id in ids)
+    assert ids == sorted(set(ids))
+    assert later_run_id("0" * 9 + "z" * 6, 1) == "0" * 15
 
 
 def test_an_id_is_no_path_option_or_key_separator() -> None:

@@ -419,7 +419,15 @@ def test_an_array_is_unique_by_its_key(api: Api) -> None:
     assert {run.record.array for run in first} == {first[0].id}
 
 
-def test_an_id_goes_with_no_array_and_no_key(api: Api) -> None:
-    for more in ({"array": "0-1"}, {"unique": "k"}):
-        with pytest.raises(InputError, match="leave out unique"):
-            submit_many([{"command": ["true"], "id": new_run_id(), **more}], api=api)
+def test_the_id_of_an_array_is_that_of_its_first_run(api: Api) -> None:
+    item = {"command": ["true"], "array": "1-9:2", "id": new_run_id()}
+    first, again = submit_many([item], api=api), submit_many([item], api=api)
+    assert first[0].id == item["id"]
+    assert [run.id for run in first] == [run.id for run in again] == sorted({run.id for run in first})
+    assert ([run.is_new for run in first], [run.is_new for run in again]) == ([True] * 5, [False] * 5)
+    assert api.group(f"a{item['id']}").record.counts["Pending"] == 5
+
+
+def test_an_id_goes_with_no_key(api: Api) -> None:
+    with pytest.raises(InputError, match="leave out one of them"):
+        submit_many([{"command": ["true"], "id": new_run_id(), "unique": "k"}], api=api)

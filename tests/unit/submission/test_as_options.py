@@ -62,7 +62,7 @@ SAID: dict[str, Any] = {
     "container": {"pull": "never"},
 }
 #: Options that exclude each other.
-APART = ({"at", "delay"}, {"id", "unique"}, {"id", "array"})
+APART = ({"at", "delay"}, {"id", "unique"})
 
 
 def test_every_option_of_a_line_is_tried() -> None:
