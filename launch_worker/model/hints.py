@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal as signals
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -209,7 +208,6 @@ _SIGNALS = {
     "SIGXCPU": ("It used up its CPU time", "A limit of its machine (ulimit -t) ended it."),
     "SIGXFSZ": ("It wrote too large a file", "A limit of its machine (ulimit -f) ended it."),
 }
-assert all(hasattr(signals, name) for name in _SIGNALS)
 
 
 # -- why a run waits ---------------------------------------------------------------------------------------------------
