@@ -16,7 +16,7 @@ from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import tagged
 from launch_worker.server.served import Served
-from launch_worker.server.shared import SharedHere
+from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.sight import Seen
 from launch_worker.server.told import project_of_schedule
 from launch_worker.untrusted.text import read_map
@@ -59,9 +59,7 @@ class Schedules(BaseModel):
 @router.get("/schedules", response_model=Schedules)
 def list_schedules(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]) -> Response:
     """Recurring submissions, the next one first."""
-    seen = Seen(shared, asker.person)
-    found = [_shown(*kept) for kept in shared.connection.schedules()]
-    return tagged(request, {"schedules": [one for one in found if seen.sees(project_of_schedule(one["schedule"]))]})
+    return tagged(request, {"schedules": shown_schedules(shared, asker)})
 
 
 @router.get("/schedules/{name}", response_model=ScheduleShown)
@@ -69,7 +67,7 @@ def show_schedule(
     name: str, request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]
 ) -> Response:
     """One recurring submission."""
-    text, next_us = _kept(shared, asker, name)
+    text, next_us = kept_schedule(shared, asker, name)
     return tagged(request, _shown(name, text, next_us))
 
 
@@ -101,13 +99,25 @@ def delete_schedule(
     asker: Annotated[Asker, acting(Act.SET_SCHEDULES, what="delete", kind="schedule")],
 ) -> None:
     """Take a recurring submission away; runs that it submitted stay."""
-    text, _ = _kept(shared, asker, name)
+    remove_schedule(shared, asker, name)
+
+
+def shown_schedules(shared: Shared, asker: Asker) -> list[dict[str, Any]]:
+    """The schedules that a person sees, the next one first."""
+    seen = Seen(shared, asker.person)
+    found = [_shown(*kept) for kept in shared.connection.schedules()]
+    return [one for one in found if seen.sees(project_of_schedule(one["schedule"]))]
+
+
+def remove_schedule(shared: Shared, asker: Asker, name: str) -> None:
+    """Take a schedule away. Raises NotFoundError, NotAllowedError."""
+    text, _ = kept_schedule(shared, asker, name)
     kept = read_map(text)
     asker.check(Act.SET_SCHEDULES, project=project_of_schedule(kept), owner=str(kept.get("user") or ""))
     shared.transport(asker.person.name).delete_schedule(name)
 
 
-def _kept(shared: SharedHere, asker: Asker, name: str) -> tuple[str, int]:
+def kept_schedule(shared: Shared, asker: Asker, name: str) -> tuple[str, int]:
     """A schedule that is there and seen. Raises NotFoundError."""
     found = shared.connection.schedule(name)
     if found is None or not Seen(shared, asker.person).sees(project_of_schedule(read_map(found[0]))):
