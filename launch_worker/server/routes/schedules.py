@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from launch_worker.errors import InputError
-from launch_worker.maintenance.schedules import Schedule, unknown_schedule
 from launch_worker.model.run import masked_spec
+from launch_worker.model.schedule import Schedule, unknown_schedule
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import tagged
