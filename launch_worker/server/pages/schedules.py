@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from launch_worker.maintenance.schedules import Schedule
+from launch_worker.model.schedule import Schedule
 from launch_worker.model.units import isoformat
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
