@@ -294,7 +294,7 @@ ONCE = (
     _once(
         "unique",
         read.unique,
-        "Once only: if you have submitted a run with this key, that one is named and nothing is changed.",
+        "Once only: a run that you have submitted to its project with this key is named, and nothing is changed.",
         "KEY",
     ),
     _once(

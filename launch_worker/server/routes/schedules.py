@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from launch_worker.errors import InputError
+from launch_worker.ids import unique_run_id
 from launch_worker.model.run import masked_spec
 from launch_worker.model.schedule import Schedule, unknown_schedule
-from launch_worker.people.roles import Act
+from launch_worker.people.roles import Act, Person, visible
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import tagged
 from launch_worker.server.served import Served
@@ -80,13 +81,15 @@ def keep_schedule(
 ) -> ScheduleShown:
     """Keep a recurring submission; refused where one of that name is there."""
     transport = Served(shared, asker)
+    project = str(wanted.given.get("project") or "")
+    asker.check(Act.SUBMIT, project=project)
+    _check_name(asker.person, name, project)
     if transport.schedule(name) is not None:
         raise InputError(f"there is a schedule {name[:60]!r} already; delete it, or name this one otherwise")
-    asker.check(Act.SUBMIT, project=str(wanted.given.get("project") or ""))
     now = transport.now_us()
     kept = wanted.model_dump() | {"name": name, "made_at": now, "user": asker.person.name}
     schedule = Schedule.from_json(json.dumps(kept))
-    transport.complete(schedule.given)
+    transport.check_waits(transport.complete(schedule.given))
     next_us = schedule.next_after(now)
     transport.keep_schedule(name, schedule.to_json(), next_us)
     return ScheduleShown(**_shown(name, schedule.to_json(), next_us))
@@ -115,6 +118,16 @@ def remove_schedule(shared: Shared, asker: Asker, name: str) -> None:
     kept = read_map(text)
     asker.check(Act.SET_SCHEDULES, project=project_of_schedule(kept), owner=str(kept.get("user") or ""))
     shared.transport(asker.person.name).delete_schedule(name)
+
+
+def _check_name(person: Person, name: str, project: str) -> None:
+    """Raises InputError for a name that could be taken by a schedule which the person may not see."""
+    ending = f".{unique_run_id('schedule', user=person.name, project=project)[:10]}"
+    if not visible(person).is_everything and not name.endswith(ending):
+        raise InputError(
+            f"{person.name} does not see all projects, and so gives schedules names that only they can have; "
+            f"name it {name[:60] + ending!r}"
+        )
 
 
 def kept_schedule(shared: Shared, asker: Asker, name: str) -> tuple[str, int]:
