@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -105,12 +105,13 @@ class Submitter:
             except InputError as error:
                 raise item.error(error) from None
 
-    def check_waits(self, spec: RunSpec, known: Set[str] = frozenset()) -> None:
-        """Raises InputError where a run would wait for one that is not there; those of `known` will be."""
-        unseen = self._unseen(spec)
+    def check_waits(self, spec: RunSpec, known: set[str] | None = None) -> None:
+        """Raises InputError where a run would wait for one that is not there. Those of `known` are, or will be."""
+        known, unseen = set() if known is None else known, self._unseen(spec)
         for other, _ in map(parse_after, spec.after):
             if other not in known and (other in unseen or not self.store.exists(other)):
                 raise no_run_to_wait_for(other)
+            known.add(other)
 
     def _unseen(self, spec: RunSpec) -> frozenset[str]:
         """The runs and groups for which a run would wait and of which its submitter may not know; none over Redis."""
