@@ -25,7 +25,7 @@ PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check hooks format maps openapi assets clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check types-js hooks format maps openapi assets clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -71,9 +71,13 @@ lint: $(INSTALLED_DEV) ## check style, formatting and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
-check: lint ## lint, check the types, and who imports whom
+check: lint types-js ## lint, check the types, and who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+types-js: ## check the types of the pages' scripts; it needs npm, and without it does nothing
+	@if command -v npx >/dev/null; then npx --yes --package=typescript@7.0.2 tsc --project tsconfig.json; \
+	else echo 'npm is not here: the types of the scripts are not checked'; fi
 
 hooks: $(INSTALLED_DEV) ## let git check what is committed, by the tools of `make check`
 	$(BIN)/pre-commit install

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.listing import Listing
@@ -43,7 +43,18 @@ T = TypeVar("T")
 _STORE_S = 20.0
 STORE_TURN_S = 0.3
 #: Runs of a queue's line that are searched for those that fit.
-LINE_LIMIT = 1000
+_LINE_LIMIT = 1000
+
+
+class Opened(NamedTuple):
+    """One attempt's output, to be read."""
+
+    output: Output
+    #: Number of the attempt, and that of the run's latest one.
+    attempt: int
+    latest: int
+    #: Whether more of it may come.
+    is_growing: bool = False
 
 
 class Filler:
@@ -177,7 +188,7 @@ class RedisRuns(RedisConnection):
         found: list[tuple[Record, int | None]] = []
         for name in [queue] if queue else sorted(self.store.queues()):
             # Runs that do not match the filter are left out, but counted in the places of the others.
-            for record in self.store.line(name, limit=limit if takes_all else LINE_LIMIT):
+            for record in self.store.line(name, limit=limit if takes_all else _LINE_LIMIT):
                 if record.state is RunState.PENDING and wanted.matches(record):
                     found.append((record, self.store.place_in_line(record)))
                 if len(found) == limit:
@@ -193,7 +204,7 @@ class RedisRuns(RedisConnection):
         check_part(part)
         from launch_worker.logs.reading import first_lines
 
-        output = self._open_output(run_id, part.get("attempt"))
+        output = self.open_output(run_id, part.get("attempt")).output
         if (tail := part.get("tail")) is not None:
             return output.tail(tail)
         if (since := part.get("since")) is not None:
@@ -204,7 +215,8 @@ class RedisRuns(RedisConnection):
             pieces = output.grep(pattern, pieces)
         return first_lines(pieces, part.get("lines"))
 
-    def _open_output(self, run_id: str, attempt: int | None) -> Output:
+    def open_output(self, run_id: str, attempt: int | None) -> Opened:
+        """The output of an attempt (None: the latest), of a run that Redis has no more too. Raises LaunchError."""
         from launch_worker.logs.reading import open_output
 
         try:
@@ -214,9 +226,10 @@ class RedisRuns(RedisConnection):
         except UnknownRunError as unknown:
             return self._open_past_output(run_id, attempt, unknown)
         number = attempt_of(record, attempt)
-        return open_output(self.store, run_id, number, url=self.settings.log_url, record=record)
+        output = open_output(self.store, run_id, number, url=self.settings.log_url, record=record)
+        return Opened(output, number, record.attempt, is_growing=number == record.attempt and not record.state.is_final)
 
-    def _open_past_output(self, run_id: str, attempt: int | None, unknown: UnknownRunError) -> Output:
+    def _open_past_output(self, run_id: str, attempt: int | None, unknown: UnknownRunError) -> Opened:
         """The output of a run that Redis has forgotten: where it is the archive knows, or the store of logs itself."""
         from launch_worker.logs.reading import latest_stored, open_output, open_past_output
 
@@ -237,8 +250,8 @@ class RedisRuns(RedisConnection):
         except UnknownRunError:
             if not url or not (number := latest_stored(url, run_id, attempt)):
                 raise
-            return open_output(self.store, run_id, number, url=url, record=None)
-        return open_past_output(
+            return Opened(open_output(self.store, run_id, number, url=url, record=None), number, number)
+        output = open_past_output(
             run_id,
             found.attempt,
             url=url,
@@ -247,6 +260,7 @@ class RedisRuns(RedisConnection):
             kept_at=found.record.log_url,
             find_again=lambda: find(found.attempt).packed,
         )
+        return Opened(output, found.attempt, found.record.attempt)
 
     def newest_output(self, run_id: str, attempt: int) -> Log:
         place, data, missing = Place(attempt), bytearray(), 0

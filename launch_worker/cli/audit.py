@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.model.units import since_ms
+from launch_worker.cli.archive import moment
 
 _COLUMNS = ("at", "actor", "address", "what", "kind", "target", "result")
 
@@ -30,7 +29,7 @@ def audit_command(
     Acts through a server have the address that they came from and their result, and the name is proven; other names are
     those that clients say. It is read from the archive.
     """
-    start = None if since is None else since_ms(since, time.time_ns() // 1_000_000, what="--since") * 1000
+    start = moment(since, "--since")
     found = Api(url).transport.acts(who=who, what=what, target=target, since_us=start, limit=limit)
     if as_json:
         for act in found:

@@ -106,7 +106,7 @@ def first_lines(pieces: Iterator[Piece], count: int | None) -> Iterator[Piece]:
             left -= breaks
             yield piece
         else:
-            yield piece._replace(data=piece.data[: _after_breaks(piece.data, left)])
+            yield piece._replace(data=piece.data[: after_breaks(piece.data, left)])
             return
 
 
@@ -128,11 +128,13 @@ class Output:
         `why_missing` says where output is that comes after all that is stored, and is not in Redis. `read_again` gives
         the parts as they are now, where an object has gone because its output is in another one by now.
         """
-        self._parts = parts
+        #: What is kept, in order.
+        self.parts = parts
         self._stored = stored
         self._end = max(end, parts[-1].end if parts else 0)
         self._end_ms = end_ms
-        self._why_missing = why_missing
+        #: Says where output is that comes after all that is stored.
+        self.why_missing = why_missing
         self._read_again = read_again
 
     @property
@@ -143,15 +145,15 @@ class Output:
     @property
     def lines(self) -> int:
         """The number of lines that are known of, an unfinished last one included."""
-        if not self._parts:
+        if not self.parts:
             return 0
-        last = self._parts[-1]
-        return last.end_line + (0 if self._read_one(last).endswith(b"\n") else 1)
+        last = self.parts[-1]
+        return last.end_line + (0 if self.read_one(last).endswith(b"\n") else 1)
 
     @property
     def missing(self) -> int:
         """The number of bytes that are not there to be read."""
-        return self._end - sum(part.length for part in self._parts)
+        return self._end - sum(part.length for part in self.parts)
 
     def all(self) -> Iterator[Piece]:
         """All that is kept."""
@@ -163,25 +165,25 @@ class Output:
         if breaks == 0:
             return self.all()
         # The part that has the line break before the line, or the first one after a gap in which it is.
-        at = bisect.bisect_left(self._parts, breaks, key=lambda part: part.end_line)
-        if at == len(self._parts):
+        at = bisect.bisect_left(self.parts, breaks, key=lambda part: part.end_line)
+        if at == len(self.parts):
             return iter(())
-        part = self._parts[at]
+        part = self.parts[at]
         if part.line >= breaks:
             return self._pieces(at, 0, part.line)
-        place = _after_breaks(self._read_one(part), breaks - part.line)
+        place = after_breaks(self.read_one(part), breaks - part.line)
         return self._pieces(at, place, breaks, skips_gap=True)
 
     def tail(self, count: int) -> Iterator[Piece]:
         """The last lines. Output that is missing before them is not mentioned."""
-        if count <= 0 or not self._parts:
+        if count <= 0 or not self.parts:
             return iter(())
         # The last line break begins no line.
-        breaks = -1 if self._read_one(self._parts[-1]).endswith(b"\n") else 0
-        for at in range(len(self._parts) - 1, -1, -1):
-            part = self._parts[at]
+        breaks = -1 if self.read_one(self.parts[-1]).endswith(b"\n") else 0
+        for at in range(len(self.parts) - 1, -1, -1):
+            part = self.parts[at]
             if breaks + part.lines >= count:
-                data = self._read_one(part)
+                data = self.read_one(part)
                 place = len(data)
                 for _ in range(count - breaks):
                     place = max(0, data.rfind(b"\n", 0, place))
@@ -193,14 +195,14 @@ class Output:
         """The output from a time on, from the beginning of a line; stored output has the times of its blocks."""
         if self._end_ms is not None and at_ms > self._end_ms:
             return iter(())
-        at = bisect.bisect_left(self._parts, at_ms, key=lambda part: part.at_ms)
-        if at and self._parts[at - 1].block is not None:
+        at = bisect.bisect_left(self.parts, at_ms, key=lambda part: part.at_ms)
+        if at and self.parts[at - 1].block is not None:
             at -= 1  # a block has the time of its first output, and may have later one
-        if at == len(self._parts):
+        if at == len(self.parts):
             return iter(())
-        part = self._parts[at]
-        is_torn = at > 0 and self._parts[at - 1].end == part.offset
-        if is_torn and not self._read_one(self._parts[at - 1]).endswith(b"\n"):
+        part = self.parts[at]
+        is_torn = at > 0 and self.parts[at - 1].end == part.offset
+        if is_torn and not self.read_one(self.parts[at - 1]).endswith(b"\n"):
             return self.from_line(part.line + 1)
         return self._pieces(at, 0, part.line, skips_gap=True)
 
@@ -213,13 +215,13 @@ class Output:
 
     def _pieces(self, first: int, place: int, line: int, *, skips_gap: bool = False) -> Iterator[Piece]:
         """The output from a place in a part on; output that is missing before that is left out with `skips_gap`."""
-        before = self._parts[first - 1] if first else None
+        before = self.parts[first - 1] if first else None
         end, end_line, is_at_line = (0, 0, True) if before is None else (before.end, before.end_line, True)
         is_torn, damage = False, ""
         if skips_gap:
-            is_torn = place == 0 and self._parts[first].offset > end
-            end, end_line = self._parts[first].offset, line
-        for part, data in self._read(first):
+            is_torn = place == 0 and self.parts[first].offset > end
+            end, end_line = self.parts[first].offset, line
+        for part, data in self.read(first):
             if isinstance(data, str):
                 damage = data
                 continue
@@ -233,20 +235,20 @@ class Output:
                 if part.offset > end:
                     known = part.line + lines - end_line if part.is_line_sure else None
                     is_late = part.block is None and (before is None or before.block is not None)
-                    gap = Gap(part.offset + dropped - end, known, damage or (self._why_missing() if is_late else LOST))
+                    gap = Gap(part.offset + dropped - end, known, damage or (self.why_missing() if is_late else LOST))
             yield Piece(shown, number, gap)
             before, place, is_torn, damage = part, 0, False, ""
             end, end_line = part.end, part.end_line
             is_at_line = shown.endswith(b"\n") if shown else is_at_line
         if self._end > end:
-            yield Piece(b"", end_line + 1, Gap(self._end - end, None, damage or self._why_missing()))
+            yield Piece(b"", end_line + 1, Gap(self._end - end, None, damage or self.why_missing()))
 
-    def _read(self, first: int) -> Iterator[tuple[Part, bytes | str]]:
+    def read(self, first: int) -> Iterator[tuple[Part, bytes | str]]:
         """The parts from one on, each with its bytes, or with a phrase that says why it cannot be read.
 
         Blocks that follow each other are read together, but for the first one, which may be all that is wanted.
         """
-        parts, at, together, has_read_again = self._parts, first, 1, False
+        parts, at, together, has_read_again = self.parts, first, 1, False
         while at < len(parts):
             part = parts[at]
             if part.block is None:
@@ -282,11 +284,11 @@ class Output:
 
     def _rest_of(self, part: Part, wanted: Part) -> tuple[Part, bytes]:
         """The part from the place of a wanted one on."""
-        data = self._read_one(part)[wanted.offset - part.offset :]
+        data = self.read_one(part)[wanted.offset - part.offset :]
         rest = replace(part, offset=wanted.offset, length=len(data), line=wanted.line, lines=data.count(b"\n"))
         return rest, data
 
-    def _read_one(self, part: Part) -> bytes:
+    def read_one(self, part: Part) -> bytes:
         """The bytes of one part; none where it is damaged."""
         if part.block is None:
             return part.data
@@ -521,7 +523,7 @@ def _torn(data: bytes, *, is_at_line: bool) -> int:
     return next((at for at, byte in enumerate(data[:4]) if not 0x80 <= byte < 0xC0), 0)
 
 
-def _after_breaks(data: bytes, count: int) -> int:
+def after_breaks(data: bytes, count: int) -> int:
     """The place after this number of line breaks; the end where there are fewer."""
     place = 0
     for _ in range(count):

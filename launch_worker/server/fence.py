@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from launch_worker.people.claims import ProxyRules
 from launch_worker.server.address import Names
-from launch_worker.server.problems import for_who_asks, problem
+from launch_worker.server.problems import problem
 
 log = logging.getLogger("launch_worker.server")
 
@@ -78,8 +78,7 @@ class Fence:
             if has_begun:
                 # The connection is cut: the client sees that the answer has no end.
                 raise
-            said = "the server failed here; its log says why"
-            answer = for_who_asks(Request(scope), problem(500, said, code="LaunchError"), said)
+            answer = problem(500, "the server failed here; its log says why", code="LaunchError")
             await answer(scope, receive, sending)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from launch_worker import humane
 from launch_worker.server.assets import asset
 from launch_worker.server.charts import in_unit
+from launch_worker.untrusted.text import plain_line
 
 HERE = Path(__file__).parent
 
@@ -47,12 +48,6 @@ def took(start: str | None, end: str | None) -> str:
     return "" if seconds is None else humane.duration(seconds)
 
 
-def who(run: dict[str, Any]) -> str:
-    """Whose run it is: the person whom a login proved, else the author that the submitter named; '' for nobody."""
-    spec = run.get("spec")
-    return str(run.get("user") or (spec.get("author") if isinstance(spec, dict) else "") or "")
-
-
 def as_data(value: Any) -> Markup:
     """JSON for `<script type="application/json">`: no text in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -75,11 +70,6 @@ _templates.filters |= {
     "when": when,
     "as_data": as_data,
     "in_unit": in_unit,
+    "plain_line": plain_line,
 }
-_templates.globals |= {
-    "asset": asset,
-    "plural": humane.plural,
-    "took": took,
-    "who": who,
-    "seconds_between": seconds_between,
-}
+_templates.globals |= {"asset": asset, "plural": humane.plural, "took": took, "seconds_between": seconds_between}

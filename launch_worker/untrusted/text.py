@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,11 @@ from typing import Any
 MAX_CHARS = 16 << 20
 #: Levels of nesting; deeper values exhaust the stack of a copy, a comparison or an encoder.
 MAX_DEPTH = 100
+
+#: Escape sequences, whole ones: CSI; OSC and other strings; short ones. static/js/log-text.js has the same.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]")
+#: Control characters but the tab, and what changes the direction of text or ends a line elsewhere.
+_CONTROLS = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff]")
 
 
 class TooDeepError(ValueError):
@@ -64,3 +70,15 @@ def clean(value: Any) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def plain_line(line: str) -> str:
+    """A line of output as text: escape sequences are left out, other control characters are shown."""
+    return _CONTROLS.sub(_shown, _ESCAPES.sub("", line))
+
+
+def _shown(control: re.Match[str]) -> str:
+    code = ord(control[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"⟨U+{code:04X}⟩"

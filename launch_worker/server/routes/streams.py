@@ -28,6 +28,8 @@ router = APIRouter(tags=["runs"])
 Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
 #: Seconds after which a run is looked at without news: what is published while Redis is away reaches nobody.
 _TURN_S = 2.0
+#: Bytes of output from which on an event gets no more.
+_EVENT_BYTES = 64 << 10
 
 
 @router.get("/runs/{run_id}/logs/tail", response_class=StreamingResponse)
@@ -39,12 +41,14 @@ async def tail_logs(
     last_event_id: Annotated[str | None, Header()] = None,
     logs: Annotated[bool, Query(description="Output too, and not the states alone.")] = True,
     attempt: Annotated[int | None, Query(ge=1, description="One attempt, to its end.")] = None,
+    after: Annotated[str | None, Query(description="`place` of `/logs/lines`, as if it were `Last-Event-ID`.")] = None,
 ) -> StreamingResponse:
     """Follow a run to its end by server-sent events: `state`, `output`, `problem`.
 
     The id of an event, sent as `Last-Event-ID`, is where the stream goes on: nothing is lost or doubled.
     """
-    place = Place.of_text(last_event_id) if last_event_id else None
+    given = last_event_id or after
+    place = Place.of_text(given) if given else None
     served = await run_in_threadpool(Served, shared, asker)
     first = await run_in_threadpool(served.record, run_id)
     return event_stream(shared, _told(request, shared, served, first, place, logs=logs, attempt=attempt))
@@ -104,7 +108,25 @@ async def _seen(
 
 
 def _look(served: Served, run_id: str, place: Place, filler: Filler, *, logs: bool, attempt: int | None) -> list[Seen]:
-    return list(served.news_of(run_id, place, filler, logs=logs, attempt=attempt))
+    """What is new, output that follows output as one: a job may have written it in a thousand pieces."""
+    found: list[Seen] = []
+    joined = bytearray()
+    for seen in served.news_of(run_id, place, filler, logs=logs, attempt=attempt):
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and last.record is None
+            and seen.record is None
+            and not seen.missing
+            and last.place.attempt == seen.place.attempt
+            and len(joined) < _EVENT_BYTES
+        ):
+            joined += seen.data
+            found[-1] = Seen(seen.place, data=bytes(joined), missing=last.missing)
+        else:
+            joined = bytearray(seen.data)
+            found.append(seen)
+    return [seen for seen in found if seen.record is not None or seen.data or seen.missing]
 
 
 @router.get("/runs/{run_id}/wait")
