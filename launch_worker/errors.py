@@ -30,6 +30,9 @@ class UnknownRunError(NotFoundError):
 class DeletedRunError(UnknownRunError):
     """A person has deleted the run."""
 
+    #: Project of the run, '' for none; None where it is not known any more.
+    project: str | None = None
+
 
 class BrokerUnavailableError(LaunchError):
     """Redis did not answer; nothing is known to have been written."""

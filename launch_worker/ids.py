@@ -75,11 +75,14 @@ def check_unique(key: str) -> str:
     return key
 
 
-def unique_run_id(key: str, *, user: str, index: int | None = None) -> str:
-    """The id of the one run that a user submits with a key, on whichever machine; `index`: of its array."""
+def unique_run_id(key: str, *, user: str, project: str, index: int | None = None) -> str:
+    """The id of the one run that a user submits to a project with a key; `index`: of its array.
+
+    The project is a part of it: who submits there sees the run, so that no answer tells of a run that is not seen.
+    """
     # Imported by those who need it: a person waits for `launch-submit`.
     import hashlib
 
-    text = f"{user.partition('@')[0]}\0{key}" + ("" if index is None else f"\0{index}")
+    text = f"{user}\0{key}\0{'' if index is None else index}\0{project}"
     bits = int.from_bytes(hashlib.sha256(text.encode()).digest()[:10], "big")
     return "".join(_ALPHABET[bits >> 5 * at & 31] for at in range(_TIME_CHARS + _RANDOM_CHARS))

@@ -15,10 +15,9 @@ from launch_worker.api.overview import overview
 from launch_worker.attempt.folder import undeleted_folder
 from launch_worker.errors import LaunchError
 from launch_worker.model.finding import Finding
-from launch_worker.model.needs import parse_needs
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
-from launch_worker.model.worker import why_unserved
+from launch_worker.model.worker import why_never, why_unserved
 from launch_worker.redis_url import RedisUrl
 from launch_worker.settings import Settings
 from launch_worker.store.redis.connection import OLDEST_SERVERS
@@ -290,7 +289,7 @@ def _too_big(store: Store, workers: list[dict[str, Any]]) -> Iterator[Finding]:
         consumers = [worker for worker in workers if record.queue in worker["queues"]]
         if not record.needs or not consumers or record.queue in found:
             continue
-        why = _why_never(record.needs, consumers)
+        why = why_never(record.needs, consumers)
         if why:
             found.add(record.queue)
             yield Finding(
@@ -299,22 +298,6 @@ def _too_big(store: Store, workers: list[dict[str, Any]]) -> Iterator[Finding]:
                 f"run {record.id} in queue {record.queue} wants {why}",
                 f"start a larger worker, or cancel it: launch-worker cancel {record.id}",
             )
-
-
-def _why_never(needs: str, workers: list[dict[str, Any]]) -> str:
-    """The need that none of these workers meets; '' where one does, or an older one does not report what it has."""
-    if any("devices" not in worker for worker in workers):
-        return ""
-    wanted = parse_needs(needs)
-    offers = [(len(worker["devices"]), worker["cpus"]["total"], worker["memory"]["total"] / _GIB) for worker in workers]
-    wants = (wanted.gpus, wanted.millicores / 1000, wanted.memory / _GIB)
-    if any(all(want <= has for want, has in zip(wants, offer, strict=True)) for offer in offers):
-        return ""
-    most = [max(column) for column in zip(*offers, strict=True)]
-    for want, has, what in zip(wants, most, ("GPUs", "cores", "GiB of memory"), strict=True):
-        if want > has:
-            return f"{want:.4g} {what}, and its workers have at most {has:.4g}"
-    return "more GPUs, cores and memory together than any one of its workers has"
 
 
 def _held(store: Store) -> Iterator[Finding]:

@@ -262,14 +262,14 @@ class HttpTransport(HttpSubmitter):
         told: int = self.server.ask("POST", _path("workers", worker, word))["told"]
         return told
 
-    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> None:
+    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> str:
         body = {name: fields[name] for name in ("name", "workers", "seed")} | {
             "id": sweep_id,
             "cap": fields["cap"] or None,
             "config": read_map(str(fields["config"])),
             "given": read_map(str(fields["given"])),
         }
-        self.server.ask("POST", "/sweeps", body=body, is_repeatable=True)
+        return str(self.server.ask("POST", "/sweeps", body=body, is_repeatable=True)["id"])
 
     def sweep(self, sweep_id: str) -> SweepRecord | None:
         try:

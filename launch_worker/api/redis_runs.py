@@ -43,7 +43,7 @@ T = TypeVar("T")
 _STORE_S = 20.0
 STORE_TURN_S = 0.3
 #: Runs of a queue's line that are searched for those that fit.
-_LINE_LIMIT = 1000
+LINE_LIMIT = 1000
 
 
 class Opened(NamedTuple):
@@ -188,7 +188,7 @@ class RedisRuns(RedisConnection):
         found: list[tuple[Record, int | None]] = []
         for name in [queue] if queue else sorted(self.store.queues()):
             # Runs that do not match the filter are left out, but counted in the places of the others.
-            for record in self.store.line(name, limit=limit if takes_all else _LINE_LIMIT):
+            for record in self.store.line(name, limit=limit if takes_all else LINE_LIMIT):
                 if record.state is RunState.PENDING and wanted.matches(record):
                     found.append((record, self.store.place_in_line(record)))
                 if len(found) == limit:

@@ -14,11 +14,12 @@ from launch_worker.sweeps.drive import advance
 class RedisSweeps(RedisConnection):
     """The part of the transport for sweeps."""
 
-    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> None:
+    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> str:
         if self.user:
             fields = {**fields, "user": self.user, "user_groups": " ".join(sorted(self.groups))}
         self.store.create_sweep(sweep_id, fields, actor=self.actor)
         advance(self.store, self.settings, sweep_id)
+        return sweep_id
 
     def sweep(self, sweep_id: str) -> SweepRecord | None:
         return self.store.sweep(sweep_id)

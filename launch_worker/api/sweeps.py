@@ -302,8 +302,7 @@ class SweepApi(Connection):
             "target": "" if parsed.target is None else repr(parsed.target),
             "watched": int(parsed.watches_metric),
         }
-        self.transport.create_sweep(sweep_id, fields)
-        return Sweep(api, sweep_id)
+        return Sweep(api, self.transport.create_sweep(sweep_id, fields))
 
     def sweep(self, path: str) -> Sweep:
         """The sweep with this id, or `entity/project/id`. Raises InputError for an unknown one."""

@@ -333,8 +333,8 @@ class Transport(Submits, Protocol):
     def order(self, worker: str, word: WorkerOrder) -> int:
         """Order the workers of this name to do something; returns how many were told. Raises InputError for none."""
 
-    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> None:
-        """Keep a sweep that was checked, and make its first runs."""
+    def create_sweep(self, sweep_id: str, fields: Mapping[str, str | int]) -> str:
+        """Keep a sweep that was checked, and make its first runs. Returns its id, this one or one made of it."""
 
     def sweep(self, sweep_id: str) -> SweepRecord | None:
         """The sweep now; None for none."""

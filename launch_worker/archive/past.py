@@ -52,7 +52,9 @@ def find(database: Database, run_id: str) -> PastRun | None:
             return None
         if row["deleted_at"] is not None:
             by = row["deleted_by"] or "somebody"
-            raise DeletedRunError(f"run {run_id} was deleted by {by} at {isoformat(row['deleted_at'])}")
+            error = DeletedRunError(f"run {run_id} was deleted by {by} at {isoformat(row['deleted_at'])}")
+            error.project = row["project"] or ""
+            raise error
         return PastRun(
             record=restored_record(dict(row), record_of),
             transitions=transitions_of(connection, [run_id]).get(run_id, []),

@@ -179,7 +179,7 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
 def export_command(url: str | None, form: str, since: str | None, until: str | None, state: str, project: str) -> None:
     """Print runs one a line: as CSV, or as JSON with their attempts, transitions and usage."""
     given: dict[str, Any] = _selection(state, project)
-    given |= {"created_from": moment(since, "--since"), "created_before": moment(until, "--until")}
+    given |= {"created_from": _moment(since, "--since"), "created_before": _moment(until, "--until")}
     database = open_database(Api(url).direct.settings)
     from launch_worker.archive.export import csv_lines, objects
     from launch_worker.archive.selection import Selection
@@ -212,7 +212,7 @@ def _selection(state: str, project: str) -> dict[str, Any]:
     return {"state": RunState.parse(state) if state else None, "project": project}
 
 
-def moment(text: str | None, what: str) -> int | None:
+def _moment(text: str | None, what: str) -> int | None:
     """Microseconds of a time, or of a duration before now."""
     if text is None:
         return None

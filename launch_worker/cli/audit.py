@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
-from launch_worker.cli.archive import moment
+from launch_worker.model.units import since_ms
 
 _COLUMNS = ("at", "actor", "address", "what", "kind", "target", "result")
 
@@ -29,7 +30,7 @@ def audit_command(
     Acts through a server have the address that they came from and their result, and the name is proven; other names are
     those that clients say. It is read from the archive.
     """
-    start = moment(since, "--since")
+    start = None if since is None else since_ms(since, time.time_ns() // 1_000_000, what="--since") * 1000
     found = Api(url).transport.acts(who=who, what=what, target=target, since_us=start, limit=limit)
     if as_json:
         for act in found:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 import click
 
 from launch_worker.cli.errors import run_command
+from launch_worker.errors import InputError
 
 #: Each command and the module that has it, as `<name>_command`.
 COMMANDS = {
@@ -48,6 +50,9 @@ COMMANDS = {
 }
 
 
+#: Commands whose processes need Linux.
+_ON_LINUX = frozenset({"dev", "server", "start"})
+
 #: Help of the option `--api`.
 API_HELP = "The Redis or server to use (default: LAUNCH_API_URL, LAUNCH_REDIS_URL, your dev, your login)."
 
@@ -72,6 +77,10 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"there is no command {args[0]!r}; use one of: {', '.join(sorted(COMMANDS))}")
+        if args and args[0] in _ON_LINUX and sys.platform != "linux":
+            raise InputError(
+                f"{args[0]} works on Linux only; here use a server by: launch-worker login URL, or LAUNCH_API_URL"
+            )
         return super().resolve_command(ctx, args)
 
 

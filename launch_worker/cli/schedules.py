@@ -11,7 +11,7 @@ from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli.submit_options import RECURRENCE, SCHEDULE_OPTIONS, STRICT, given_options, with_options
 from launch_worker.errors import InputError
-from launch_worker.maintenance.schedules import Schedule, unknown_schedule
+from launch_worker.model.schedule import Schedule, unknown_schedule
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder
 

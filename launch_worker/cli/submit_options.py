@@ -16,10 +16,6 @@ from launch_worker.model.options import CODE, CONTAINERS, LABELS, LIMITS, MANY, 
 from launch_worker.submission.array import parse_env, parse_values
 
 
-def _words(option: Option) -> tuple[str, ...]:
-    return option.words or (f"--{option.name.replace('_', '-')}",)
-
-
 def _as_click(option: Option) -> Callable[[Any], Any]:
     """A row of the table as an option of a command."""
     kind: Any = None
@@ -32,7 +28,7 @@ def _as_click(option: Option) -> Callable[[Any], Any]:
     elif option.reader is readers.number:
         kind = float
     return click.option(
-        *_words(option),
+        *option.spellings,
         option.name,
         type=kind,
         is_flag=option.reader in (readers.truth, readers.negation) or None,
@@ -103,5 +99,5 @@ def given_options(command: tuple[str, ...], options: Mapping[str, Any]) -> dict[
         if option.name in given and option.reader is readers.env:
             given[option.name] = parse_env(given[option.name])
         elif option.name in given and option.reader is readers.mapping:
-            given[option.name] = parse_values(given[option.name], option=_words(option)[-1])
+            given[option.name] = parse_values(given[option.name], option=option.spellings[-1])
     return given

@@ -108,6 +108,11 @@ def parse_after(text: str) -> tuple[str, str]:
     return group_key(run_id), wish
 
 
+def no_run_to_wait_for(other: str) -> InputError:
+    """The error that the `create` script has as well."""
+    return InputError(f"there is no run or group {other} to wait for; list the known runs with: launch-worker runs")
+
+
 def shown_group(key: str) -> str:
     """The id of a group as people write it, for its id in names of Redis; '' for none."""
     return f"a{key}" if RUN_ID.fullmatch(key) else key

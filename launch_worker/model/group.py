@@ -35,7 +35,9 @@ class GroupRecord:
     gone: int = 0
     name: str = ""
     queue: str = ""
+    #: Project of its runs; of the first one's, where they are of several.
     project: str = ""
+    is_mixed: bool = False
     author: str = ""
     created_at: int = 0
     ended_at: int | None = None

@@ -81,6 +81,11 @@ class Option(NamedTuple):
         return self.kept_as or (f"{self.name}_s" if self.reader is read.duration else self.name)
 
     @property
+    def spellings(self) -> tuple[str, ...]:
+        """Its words on the command line."""
+        return self.words or (f"--{self.name.replace('_', '-')}",)
+
+    @property
     def is_repeated(self) -> bool:
         """Whether the command line may have it several times, one entry of its value each time."""
         return self.reader in _OF_ENTRIES
@@ -289,7 +294,7 @@ ONCE = (
     _once(
         "unique",
         read.unique,
-        "Once only: if you have submitted a run with this key, that one is named and nothing is changed.",
+        "Once only: a run that you have submitted to its project with this key is named, and nothing is changed.",
         "KEY",
     ),
     _once(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from launch_worker.errors import InputError
+from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PRIORITIES, PROJECT, QUEUE, group_key, shown_group
 from launch_worker.model.states import RunState
@@ -373,6 +373,11 @@ class Record:
             "item_version": self.version,
             "spec": masked_spec(self.spec),
         }
+
+
+def unknown_run(run_id: str) -> UnknownRunError:
+    shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
+    return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
 
 def masked_spec(text: str) -> dict[str, Any]:

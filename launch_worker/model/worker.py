@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
 from launch_worker.model import item_schema
+from launch_worker.model.needs import parse_needs
 from launch_worker.model.units import as_us
 
+_GIB = 1 << 30
 #: What a person may order a live worker to do.
 WorkerOrder = Literal["drain", "upgrade", "resume"]
 
@@ -25,6 +27,22 @@ def why_unserved(workers: Iterable[Mapping[str, Any]], queue: str) -> str:
                 f"launch-worker workers resume {worker['worker']}"
             )
     return f"no worker consumes queue {queue}; start one with: celery -A launch_worker worker -Q {queue}"
+
+
+def why_never(needs: str, workers: Sequence[Mapping[str, Any]]) -> str:
+    """The need that none of these workers meets; '' where one does, there are none, or one does not say what it has."""
+    if not workers or any("devices" not in worker for worker in workers):
+        return ""
+    wanted = parse_needs(needs)
+    offers = [(len(worker["devices"]), worker["cpus"]["total"], worker["memory"]["total"] / _GIB) for worker in workers]
+    wants = (wanted.gpus, wanted.millicores / 1000, wanted.memory / _GIB)
+    if any(all(want <= has for want, has in zip(wants, offer, strict=True)) for offer in offers):
+        return ""
+    most = [max(column) for column in zip(*offers, strict=True)]
+    for want, has, what in zip(wants, most, ("GPUs", "cores", "GiB of memory"), strict=True):
+        if want > has:
+            return f"{want:.4g} {what}, and its workers have at most {has:.4g}"
+    return "more GPUs, cores and memory together than any one of its workers has"
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ from launch_worker.server.fence import Fence
 from launch_worker.server.news import News
 from launch_worker.server.oidc import Provider
 from launch_worker.server.openapi import describe
-from launch_worker.server.pages import design, overview, ring, theme
-from launch_worker.server.pages import log as log_page
+from launch_worker.server.pages.routers import PAGES
 from launch_worker.server.problems import handle_errors
 from launch_worker.server.routes import (
     account,
@@ -67,8 +66,6 @@ _API_ROUTERS = tuple(
         *(queues, workers, schedules, sweeps, system, events),
     )
 )
-#: Routers of the pages for people.
-PAGES = tuple(part.router for part in (overview, log_page, ring, theme, design))
 _OTHER_ROUTERS = (*(part.router for part in (probes, home, login_page, oidc, token_page)), *PAGES, celery.router)
 
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from launch_worker.people.claims import ProxyRules
 from launch_worker.server.address import Names
-from launch_worker.server.problems import problem
+from launch_worker.server.problems import for_who_asks, problem
 
 log = logging.getLogger("launch_worker.server")
 
@@ -78,7 +78,8 @@ class Fence:
             if has_begun:
                 # The connection is cut: the client sees that the answer has no end.
                 raise
-            answer = problem(500, "the server failed here; its log says why", code="LaunchError")
+            said = "the server failed here; its log says why"
+            answer = for_who_asks(Request(scope), problem(500, said, code="LaunchError"), said)
             await answer(scope, receive, sending)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:

@@ -105,7 +105,7 @@ async def _ours(request: Request, error: Exception) -> Response:
         return RedirectResponse(f"/login?{urlencode({'next': path})}", 303)
     if status_of(error) == 500:
         log.error("server.failed route=%s %s: %s", request.method, request.url.path, error)
-    return _as_page(request, of_error(error), str(error)) if _is_visit(request) else of_error(error)
+    return for_who_asks(request, of_error(error), str(error))
 
 
 def _is_visit(request: Request) -> bool:
@@ -113,8 +113,10 @@ def _is_visit(request: Request) -> bool:
     return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
 
 
-def _as_page(request: Request, answer: JSONResponse, sentence: str) -> Response:
-    """The answer as a page, with the same status."""
+def for_who_asks(request: Request, answer: JSONResponse, sentence: str) -> Response:
+    """The problem document, or for a person with a browser a page with its sentence and status."""
+    if not _is_visit(request):
+        return answer
     phrase = HTTPStatus(answer.status_code).phrase
     back = urlsplit(request.headers.get("referer", ""))
     # Only the path: the header may name another site.
@@ -146,7 +148,7 @@ async def _of_http(request: Request, error: Exception) -> Response:
         # The framework names the methods of one route of several.
         headers = {"Allow": ", ".join(sorted(_methods_at(request)))}
     answer = problem(error.status_code, detail, code="InputError", headers=headers)
-    return _as_page(request, answer, detail) if _is_visit(request) else answer
+    return for_who_asks(request, answer, detail)
 
 
 def _methods_at(request: Request) -> set[str]:

@@ -6,29 +6,43 @@ Every route that touches runs goes through here, so that the checks are made onc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from launch_worker.api.filters import Filter, Order, parse_filter
 from launch_worker.api.listing import Listing
-from launch_worker.api.redis_runs import Opened
+from launch_worker.api.redis_runs import LINE_LIMIT, Opened
 from launch_worker.api.redis_transport import RedisTransport
-from launch_worker.errors import DeletedRunError, UnknownRunError
+from launch_worker.code.storage import storage_of
+from launch_worker.errors import DeletedRunError, InputError, UnknownRunError
+from launch_worker.ids import RUN_ID, unique_run_id
+from launch_worker.model.checks import parse_after
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Log
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.run import Record, Transition, unknown_run
+from launch_worker.model.spec import RunSpec
+from launch_worker.model.states import RunState
 from launch_worker.model.usage import Measured
 from launch_worker.people.roles import Act, visible
 from launch_worker.server.asker import Asker
 from launch_worker.server.shared import Shared
 from launch_worker.store.answers import CancelWord
-from launch_worker.submission.options import Ready
+from launch_worker.submission.options import UNSENT, Item, Ready
 from launch_worker.untrusted.text import clean
 
 #: Runs of a group that are read at once.
 _PAGE = 500
 #: Characters of what a client says of its person.
 _MOST_AUTHOR = 200
+
+
+def chosen(run_id: str) -> str:
+    """The key in place of an id that a client chose, no key of a person: another's run could have that id.
+
+    Who does not see all projects gets an id made of it, so that no answer tells whether it is taken.
+    """
+    return f"\0{run_id}"
 
 
 class Served(RedisTransport):
@@ -46,6 +60,8 @@ class Served(RedisTransport):
         self._folder = folder
         #: Projects of which it was checked that the person may submit to them.
         self._submits_to: set[str] = set()
+        #: Whether each run or group for which runs of the request wait is seen.
+        self._waits: dict[str, bool] = {}
         self.actor = asker.person.name
         self.user, self.groups = asker.person.name, asker.person.groups
 
@@ -63,29 +79,93 @@ class Served(RedisTransport):
         if project not in self._submits_to:
             self._asker.check(Act.SUBMIT, project=project)
             self._submits_to.add(project)
+        upload = ready.spec.upload
+        if upload not in ("", UNSENT) and not self._sight.is_everything and not self._has_sent(upload):
+            # The job would read what others have sent.
+            raise InputError(
+                f"upload {upload[:12]} was not sent by {self.actor}; send it first with: PUT /api/v1/uploads/SHA256"
+            )
         return ready
+
+    def renew_upload(self, sha256: str) -> bool:
+        """Keep an upload from now on for as long as a new one. Whether it is there, as far as the person may know."""
+        if not (self._sight.is_everything or self._has_sent(sha256)):
+            return False
+        is_there = storage_of(self.settings, self._shared.acting.store).renew(sha256)
+        if is_there:
+            self._note_sender(sha256)
+        return is_there
+
+    def keep_upload(self, sha256: str, archive: BinaryIO) -> None:
+        """Keep an upload that the person sends."""
+        storage_of(self.settings, self._shared.acting.store).put(sha256, archive)
+        self._note_sender(sha256)
+
+    def _note_sender(self, sha256: str) -> None:
+        self._shared.acting.store.note_sender(sha256, self.actor, keep_s=self.settings.retention_s)
+
+    def _has_sent(self, sha256: str) -> bool:
+        return self.store.has_sent(sha256, self.actor)
+
+    def _id_of(self, item: Item, ready: Ready, index: int | None = None, *, room: int = 1) -> str:
+        if item.run_id and not self._sight.is_everything:
+            return self._id_by(chosen(item.run_id), ready)
+        return super()._id_of(item, ready, index, room=room)
+
+    def sweep_id(self, wanted: str, project: str) -> str:
+        """The id of a sweep for which a client wants this one."""
+        if self._sight.is_everything:
+            return wanted
+        return unique_run_id(chosen(wanted), user=self.user, project=project)
+
+    def _unseen(self, spec: RunSpec) -> frozenset[str]:
+        if not spec.after or self._sight.is_everything:
+            return frozenset()
+        return frozenset(other for other, _ in map(parse_after, spec.after) if not self._may_wait_for(other))
+
+    def _may_wait_for(self, other: str) -> bool:
+        """Whether a run or group is seen, or not there at all."""
+        if other not in self._waits:
+            record = self.store.peek(other) if RUN_ID.fullmatch(other) else None
+            is_seen = record is None or self._sight.sees(record.project)
+            self._waits[other] = is_seen and (self.store.group(other) is None or self.group(other) is not None)
+        return self._waits[other]
 
     # -- see -------------------------------------------------------------------------------------------------------
 
     def _seen(self, record: Record) -> Record:
-        """The record. Raises UnknownRunError, as if it were not there, for one that the person may not see."""
+        """The record. Raises UnknownRunError, as if it had never been there, for one that the person may not see."""
         if not self._sight.sees(record.project):
-            raise self.store.unknown(record.id)
+            raise unknown_run(record.id)
         return record
 
+    @contextmanager
+    def _looking_for(self, run_id: str) -> Iterator[None]:
+        """Within it a deleted run that the person might not see raises the error of one that was never there."""
+        try:
+            yield
+        except DeletedRunError as deleted:
+            is_seen = self._sight.is_everything or (deleted.project is not None and self._sight.sees(deleted.project))
+            if not is_seen:
+                raise unknown_run(run_id) from None
+            raise
+
     def find(self, run_id: str) -> Record:
-        return self._seen(super().find(run_id))
+        with self._looking_for(run_id):
+            return self._seen(super().find(run_id))
 
     def record(self, run_id: str) -> Record:
-        return self._seen(super().record(run_id))
+        with self._looking_for(run_id):
+            return self._seen(super().record(run_id))
 
     def records(self, run_ids: Sequence[str]) -> list[Record]:
         return [record for record in super().records(run_ids) if self._sight.sees(record.project)]
 
     def shown(self, run_id: str) -> dict[str, Any]:
-        shown = super().shown(run_id)
+        with self._looking_for(run_id):
+            shown = super().shown(run_id)
         if not self._sight.sees(shown["project"] or ""):
-            raise self.store.unknown(run_id)
+            raise unknown_run(run_id)
         return shown
 
     def transitions(self, run_id: str) -> list[Transition]:
@@ -97,8 +177,8 @@ class Served(RedisTransport):
         return super().metrics(run_id)
 
     def measured(self, run_id: str, attempt: int | None, *, timeout_s: float) -> tuple[Record, Measured]:
-        record, measured = super().measured(run_id, attempt, timeout_s=timeout_s)
-        return self._seen(record), measured
+        self._check_sight(run_id)
+        return super().measured(run_id, attempt, timeout_s=timeout_s)
 
     def _ask_usage(self, record: Record, *, timeout_s: float) -> str:
         # The question is published where orders are: whoever only reads may not publish there.
@@ -120,7 +200,20 @@ class Served(RedisTransport):
         return super().listing(self._visible(wanted), order, per_page=per_page)
 
     def in_line(self, wanted: Filter, *, queue: str, limit: int) -> list[tuple[Record, int | None]]:
-        return super().in_line(self._visible(wanted), queue=queue, limit=limit)
+        if self._sight.is_everything:
+            return super().in_line(wanted, queue=queue, limit=limit)
+        # Places count the runs that are seen: Redis' own would tell how many others there are.
+        found: list[tuple[Record, int | None]] = []
+        for name in [queue] if queue else sorted(self.store.queues()):
+            place = 0
+            for record in self.store.line(name, limit=LINE_LIMIT):
+                if record.state is RunState.PENDING and self._sight.sees(record.project):
+                    place += 1
+                    if wanted.matches(record):
+                        found.append((record, place if self.store.place_in_line(record) else None))
+                if len(found) == limit:
+                    return found
+        return found
 
     def _visible(self, wanted: Filter) -> Filter:
         sight = self._sight.as_filter()
@@ -163,8 +256,12 @@ class Served(RedisTransport):
         found = super().group(group_id)
         if found is None or self._sight.is_everything:
             return found
-        # Its counts would tell of runs that the person may not see.
-        return found if all(self._sight.sees(record.project) for record in self._members(found)) else None
+        if not self._sight.sees(found.project):
+            return None
+        # Its counts would tell of runs that the person may not see; those that are gone may have been such.
+        if found.is_mixed and (found.gone or not all(self._sight.sees(one.project) for one in self._members(found))):
+            return None
+        return found
 
     def cancel_group(self, group: GroupRecord, *, reason: str, grace_s: float | None) -> tuple[int, int]:
         self._check_group(group)

@@ -48,6 +48,12 @@ def took(start: str | None, end: str | None) -> str:
     return "" if seconds is None else humane.duration(seconds)
 
 
+def who(run: dict[str, Any]) -> str:
+    """Whose run it is: the person whom a login proved, else the author that the submitter named; '' for nobody."""
+    spec = run.get("spec")
+    return str(run.get("user") or (spec.get("author") if isinstance(spec, dict) else "") or "")
+
+
 def as_data(value: Any) -> Markup:
     """JSON for `<script type="application/json">`: no text in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -72,4 +78,10 @@ _templates.filters |= {
     "in_unit": in_unit,
     "plain_line": plain_line,
 }
-_templates.globals |= {"asset": asset, "plural": humane.plural, "took": took, "seconds_between": seconds_between}
+_templates.globals |= {
+    "asset": asset,
+    "plural": humane.plural,
+    "took": took,
+    "who": who,
+    "seconds_between": seconds_between,
+}

@@ -11,6 +11,7 @@ from launch_worker.model.units import as_us
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, pairs, text
 from launch_worker.store.redis.connection import clear_errors
+from launch_worker.untrusted.text import read_map
 
 #: Runs of a group at which one call looks: Redis does nothing else during a call.
 _AT_ONCE = 100
@@ -100,6 +101,7 @@ def _submitted(key: str, fields: dict[str, str]) -> GroupRecord:
         name=fields.get("name", ""),
         queue=fields.get("queue", ""),
         project=fields.get("project", ""),
+        is_mixed="is_mixed" in fields,
         author=fields.get("author", ""),
         created_at=_number(fields, "created_at"),
         ended_at=_number(fields, "ended_at") or None,
@@ -115,6 +117,7 @@ def _sweep(sweep_id: str, fields: dict[str, str]) -> GroupRecord:
         size=_number(fields, "made"),
         counts=_counts(fields),
         name=fields.get("name", ""),
+        project=str(read_map(fields.get("given", "")).get("project") or ""),
         created_at=_number(fields, "created_at"),
         ended_at=_number(fields, "ended_at") or None,
         is_open=fields["state"] not in _ENDED_SWEEP,

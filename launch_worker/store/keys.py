@@ -79,6 +79,11 @@ def upload(sha256: str) -> str:
     return f"launch:upload:{sha256}"
 
 
+def upload_sender(sha256: str, user: str) -> str:
+    """That a user has sent an upload through a server."""
+    return f"launch:upload:{sha256}:of:{user}"
+
+
 def upload_chunk(sha256: str, number: int) -> str:
     return f"launch:upload:{sha256}:{number}"
 

@@ -8,7 +8,7 @@ from typing import Any
 from launch_worker.errors import DeletedRunError, UnknownRunError
 from launch_worker.ids import ID_RULE, RUN_ID
 from launch_worker.model.checks import PRIORITIES
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.run import Record, Transition, unknown_run
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from launch_worker.store import keys
@@ -70,13 +70,14 @@ class Records(Client):
         """The error for a run that is not there; a deleted run is named as such while its deletion is remembered."""
         with clear_errors(self.url):
             mark = self._redis.get(keys.deleted(run_id))
-        shown = run_id if len(run_id) <= 40 and run_id.isprintable() else repr(run_id[:40])
-        if mark:
-            deleted = read_map(mark)
-            at = str(deleted.get("at", ""))
-            when = f" at {isoformat(int(at))}" if at.isdecimal() else ""
-            return DeletedRunError(f"run {shown} was deleted by {deleted.get('by') or 'somebody'}{when}")
-        return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
+        if not mark:
+            return unknown_run(run_id)
+        deleted = read_map(mark)
+        at = str(deleted.get("at", ""))
+        when = f" at {isoformat(int(at))}" if at.isdecimal() else ""
+        error = DeletedRunError(f"run {run_id} was deleted by {deleted.get('by') or 'somebody'}{when}")
+        error.project = deleted.get("project")
+        return error
 
     def history(self, run_id: str) -> list[Transition]:
         """Every transition of a run, the oldest first."""

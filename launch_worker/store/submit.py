@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from launch_worker.errors import InputError, LaunchError
@@ -52,6 +52,8 @@ class New(NamedTuple):
     user: str = ""
     user_groups: tuple[str, ...] = ()
     group: Announced | None = None
+    #: Runs and groups of `after` of which the user may not know: it is refused as if they were not there.
+    unseen: frozenset[str] = frozenset()
 
 
 class Configs(NamedTuple):
@@ -109,6 +111,7 @@ class Creator(Client):
         user: str = "",
         user_groups: tuple[str, ...] = (),
         group: Announced | None = None,
+        unseen: frozenset[str] = frozenset(),
     ) -> Created:
         """(nothing) -> Pending, with the item in its queue. Idempotent by id.
 
@@ -116,7 +119,7 @@ class Creator(Client):
         has changed, InputError when the run waits for a run that is not there, and with `if_queue_known` when nobody
         knows its queue.
         """
-        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group)
+        new = New(run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, unseen)
         [answer] = self._created([new], self._call("create", *_creations([new], reason, if_queue_known, self.acl_user)))
         if isinstance(answer, Exception):
             raise answer
@@ -180,7 +183,7 @@ class Creator(Client):
         _refuse(spec, answer)
 
 
-def fields_of(spec: RunSpec) -> list[str | int]:
+def fields_of(spec: RunSpec, unseen: Container[str] = ()) -> list[str | int]:
     """The fields of a new record; a field is left out where its absence means the same."""
     fields: list[str | int] = ["name", spec.name, "spec", spec.to_json()]
     if spec.priority != "medium":
@@ -202,7 +205,8 @@ def fields_of(spec: RunSpec) -> list[str | int]:
     if spec.scheduler:
         fields += ["scheduler", "1"]
     if spec.after:
-        fields += ["waits_for", json.dumps(dict(map(parse_after, spec.after)))]
+        waits = dict(map(parse_after, spec.after))
+        fields += ["waits_for", json.dumps({other: "unseen" if other in unseen else waits[other] for other in waits})]
     return fields
 
 
@@ -224,7 +228,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user:
     groups: dict[str, int] = {}
     batch: tuple[str, str, str, Announced | None] | None = None
     count_at = 0
-    for run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group in runs:
+    for run_id, spec, queue_config, pool_config, delay_s, at_us, user, user_groups, group, unseen in runs:
         if batch != (spec.queue, queue_config, pool_config, group):
             batch = (spec.queue, queue_config, pool_config, group)
             if group is not None:
@@ -233,7 +237,7 @@ def _creations(runs: Iterable[New], reason: str, if_queue_known: bool, acl_user:
             args += (spec.queue, queue_config, pool_config, "" if group is None else group.key, 0)
         args[count_at] += 1  # type: ignore[operator]
         due = f"at:{at_us}" if at_us is not None else f"in:{round(delay_s * 1e6)}" if delay_s else ""
-        fields = fields_of(spec)
+        fields = fields_of(spec, unseen)
         fields += proven_fields(user, user_groups)
         args += (run_id, due, expiry_of(spec), len(fields))
         args += fields

@@ -27,6 +27,16 @@ class Uploads(Client):
         """Keep a complete upload for `keep_s` from now. Returns its number of chunks; 0 when it is not there."""
         return int(self._call("renew_upload", sha256, as_us(keep_s)))
 
+    def note_sender(self, sha256: str, user: str, *, keep_s: float) -> None:
+        """Note for `keep_s` that a user has sent an upload."""
+        with clear_errors(self.url):
+            self._redis.set(keys.upload_sender(sha256, user), 1, px=max(1, round(keep_s * 1000)))
+
+    def has_sent(self, sha256: str, user: str) -> bool:
+        """Whether a user has sent an upload, as far as that is remembered."""
+        with clear_errors(self.url):
+            return bool(self._redis.exists(keys.upload_sender(sha256, user)))
+
     def upload_chunk(self, sha256: str, number: int) -> bytes | None:
         """One chunk of an upload; None when the chunk is gone."""
         with clear_errors(self.url):

@@ -14,7 +14,7 @@ from typing import Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
-from launch_worker.model.checks import check_queue_name, parse_after
+from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, parse_after
 from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
 from launch_worker.store.submit import Announced, ConfigChanged, Configs, Created, Creator, New
@@ -77,6 +77,7 @@ class Submitter:
                     user=self.user,
                     user_groups=tuple(sorted(self.groups)),
                     group=group,
+                    unseen=self._unseen(spec),
                 )
             except ConfigChanged as changed:
                 # Not read before: most queues have no configuration.
@@ -98,13 +99,23 @@ class Submitter:
                     raise InputError(f"there is no queue {item.queue!r}; known are: {', '.join(sorted(known))}")
                 if item.upload is not None and not os.path.isdir(item.upload):
                     raise InputError(f"upload {item.upload!r} is not a folder of this machine")
-                for other in (parse_after(text)[0] for text in item.given.get("after", ())):
-                    if other not in runs and not self.store.exists(other):
-                        raise InputError(f"there is no run or group {other} to wait for; list: launch-worker runs")
-                    runs.add(other)
-                runs.add(item.run_id)
+                self.check_waits(ready.spec, runs)
+                if item.run_id:
+                    runs.add(self._id_of(item, ready))
             except InputError as error:
                 raise item.error(error) from None
+
+    def check_waits(self, spec: RunSpec, known: set[str] | None = None) -> None:
+        """Raises InputError where a run would wait for one that is not there. Those of `known` are, or will be."""
+        known, unseen = set() if known is None else known, self._unseen(spec)
+        for other, _ in map(parse_after, spec.after):
+            if other not in known and (other in unseen or not self.store.exists(other)):
+                raise no_run_to_wait_for(other)
+            known.add(other)
+
+    def _unseen(self, spec: RunSpec) -> frozenset[str]:
+        """The runs and groups for which a run would wait and of which its submitter may not know; none over Redis."""
+        return frozenset()
 
     def send_items(
         self, items: Iterable[Item], *, strict: bool = False, singles: int | None = None
@@ -178,11 +189,12 @@ class Submitter:
         for item in items:
             ready = self._ready(item)
             when = (*ready.configs, item.delay_s or 0.0, item.at_us, *proven)
+            unseen = self._unseen(ready.spec)
             if item.array is None:
                 run_id = self._id_of(item, ready)
                 if singles > 1 and bulk is None:
                     bulk = Announced(f"b{run_id}", f"b{run_id}", singles)
-                yield New(run_id, ready.spec, *when, bulk), item
+                yield New(run_id, ready.spec, *when, bulk, unseen), item
                 continue
             indexes = item.array.indexes
             first_id = self._id_of(item, ready, indexes[0], room=len(indexes))
@@ -190,13 +202,18 @@ class Submitter:
             for place, index in enumerate(indexes):
                 spec = replace(ready.spec, array=first_id, array_index=index, array_limit=item.array.limit)
                 run_id = self._id_of(item, ready, index) if item.unique else later_run_id(first_id, place)
-                yield New(run_id, spec, *when, array), item
+                yield New(run_id, spec, *when, array, unseen), item
 
     def _id_of(self, item: Item, ready: Ready, index: int | None = None, *, room: int = 1) -> str:
         """The id of an item's run, or of the run of its array that has an index. `room`: the number of ids needed."""
         if item.unique:
-            return unique_run_id(item.unique, user=self.user or ready.spec.author, index=index)
+            return self._id_by(item.unique, ready, index)
         return item.run_id or new_run_id(room=room)
+
+    def _id_by(self, key: str, ready: Ready, index: int | None = None) -> str:
+        # An author is USER@HOST, whichever machine it is.
+        user = self.user or ready.spec.author.partition("@")[0]
+        return unique_run_id(key, user=user, project=ready.spec.project, index=index)
 
     def _ready(self, item: Item) -> Ready:
         """The run that an item is, its folder sent. Raises InputError, with the item's place in a file."""

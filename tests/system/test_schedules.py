@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from launch_worker.maintenance.passes import PASSES
-from launch_worker.maintenance.schedules import Schedule, fire_due
+from launch_worker.maintenance.schedules import fire_due
 from launch_worker.model.run import Record
+from launch_worker.model.schedule import Schedule
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from tests.conftest import wait_until

@@ -54,14 +54,17 @@ def test_what_is_no_key_is_refused(text: str) -> None:
         check_unique(text)
 
 
-def test_a_key_is_the_same_id_for_its_user_on_every_machine_and_another_for_others() -> None:
-    mine = unique_run_id("nightly 2026-01-01", user="alice@one")
+def test_a_key_is_the_same_id_for_its_user_and_project_and_another_for_others() -> None:
+    mine = unique_run_id("nightly", user="alice", project="lab/x")
     assert RUN_ID.fullmatch(mine)
-    assert check_run_id(mine) == mine
-    assert unique_run_id("nightly 2026-01-01", user="alice@two") == mine
+    assert check_run_id(mine) == mine == unique_run_id("nightly", user="alice", project="lab/x")
     others = {
-        unique_run_id("nightly 2026-01-02", user="alice@one"),
-        unique_run_id("nightly 2026-01-01", user="bob@one"),
-        *(unique_run_id("nightly 2026-01-01", user="alice@one", index=index) for index in range(3)),
+        unique_run_id("nightly 2026-01-02", user="alice", project="lab/x"),
+        unique_run_id("nightly", user="bob", project="lab/x"),
+        # Who is proven may have such names; they are two people.
+        unique_run_id("nightly", user="alice@one", project="lab/x"),
+        unique_run_id("nightly", user="alice@two", project="lab/x"),
+        unique_run_id("nightly", user="alice", project=""),
+        *(unique_run_id("nightly", user="alice", project="lab/x", index=index) for index in range(3)),
     }
-    assert len(others | {mine}) == 6
+    assert len(others | {mine}) == 9

@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from launch_worker.errors import InputError
-from launch_worker.maintenance.schedules import Schedule, unknown_schedule
+from launch_worker.ids import unique_run_id
 from launch_worker.model.run import masked_spec
-from launch_worker.people.roles import Act
+from launch_worker.model.schedule import Schedule, unknown_schedule
+from launch_worker.people.roles import Act, Person, visible
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import tagged
 from launch_worker.server.served import Served
-from launch_worker.server.shared import SharedHere
+from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.sight import Seen
 from launch_worker.server.told import project_of_schedule
 from launch_worker.untrusted.text import read_map
@@ -59,9 +60,7 @@ class Schedules(BaseModel):
 @router.get("/schedules", response_model=Schedules)
 def list_schedules(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]) -> Response:
     """Recurring submissions, the next one first."""
-    seen = Seen(shared, asker.person)
-    found = [_shown(*kept) for kept in shared.connection.schedules()]
-    return tagged(request, {"schedules": [one for one in found if seen.sees(project_of_schedule(one["schedule"]))]})
+    return tagged(request, {"schedules": shown_schedules(shared, asker)})
 
 
 @router.get("/schedules/{name}", response_model=ScheduleShown)
@@ -69,7 +68,7 @@ def show_schedule(
     name: str, request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]
 ) -> Response:
     """One recurring submission."""
-    text, next_us = _kept(shared, asker, name)
+    text, next_us = kept_schedule(shared, asker, name)
     return tagged(request, _shown(name, text, next_us))
 
 
@@ -82,13 +81,15 @@ def keep_schedule(
 ) -> ScheduleShown:
     """Keep a recurring submission; refused where one of that name is there."""
     transport = Served(shared, asker)
+    project = str(wanted.given.get("project") or "")
+    asker.check(Act.SUBMIT, project=project)
+    _check_name(asker.person, name, project)
     if transport.schedule(name) is not None:
         raise InputError(f"there is a schedule {name[:60]!r} already; delete it, or name this one otherwise")
-    asker.check(Act.SUBMIT, project=str(wanted.given.get("project") or ""))
     now = transport.now_us()
     kept = wanted.model_dump() | {"name": name, "made_at": now, "user": asker.person.name}
     schedule = Schedule.from_json(json.dumps(kept))
-    transport.complete(schedule.given)
+    transport.check_waits(transport.complete(schedule.given))
     next_us = schedule.next_after(now)
     transport.keep_schedule(name, schedule.to_json(), next_us)
     return ScheduleShown(**_shown(name, schedule.to_json(), next_us))
@@ -101,13 +102,35 @@ def delete_schedule(
     asker: Annotated[Asker, acting(Act.SET_SCHEDULES, what="delete", kind="schedule")],
 ) -> None:
     """Take a recurring submission away; runs that it submitted stay."""
-    text, _ = _kept(shared, asker, name)
+    remove_schedule(shared, asker, name)
+
+
+def shown_schedules(shared: Shared, asker: Asker) -> list[dict[str, Any]]:
+    """The schedules that a person sees, the next one first."""
+    seen = Seen(shared, asker.person)
+    found = [_shown(*kept) for kept in shared.connection.schedules()]
+    return [one for one in found if seen.sees(project_of_schedule(one["schedule"]))]
+
+
+def remove_schedule(shared: Shared, asker: Asker, name: str) -> None:
+    """Take a schedule away. Raises NotFoundError, NotAllowedError."""
+    text, _ = kept_schedule(shared, asker, name)
     kept = read_map(text)
     asker.check(Act.SET_SCHEDULES, project=project_of_schedule(kept), owner=str(kept.get("user") or ""))
     shared.transport(asker.person.name).delete_schedule(name)
 
 
-def _kept(shared: SharedHere, asker: Asker, name: str) -> tuple[str, int]:
+def _check_name(person: Person, name: str, project: str) -> None:
+    """Raises InputError for a name that could be taken by a schedule which the person may not see."""
+    ending = f".{unique_run_id('schedule', user=person.name, project=project)[:10]}"
+    if not visible(person).is_everything and not name.endswith(ending):
+        raise InputError(
+            f"{person.name} does not see all projects, and so gives schedules names that only they can have; "
+            f"name it {name[:60] + ending!r}"
+        )
+
+
+def kept_schedule(shared: Shared, asker: Asker, name: str) -> tuple[str, int]:
     """A schedule that is there and seen. Raises NotFoundError."""
     found = shared.connection.schedule(name)
     if found is None or not Seen(shared, asker.person).sees(project_of_schedule(read_map(found[0]))):

@@ -17,7 +17,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from launch_worker.code.storage import storage_of
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.model.spec import SHA256
 from launch_worker.people.roles import Act
@@ -239,8 +238,11 @@ class Upload(BaseModel):
 
 @router.post("/uploads/{sha256}/renew")
 def renew_upload(shared: SharedHere, asker: Annotated[Asker, allowed(Act.UPLOAD)], sha256: str) -> Upload:
-    """Say whether an archive is there, and keep it from now on for as long as a new one."""
-    return Upload(is_there=storage_of(shared.settings, shared.acting.store).renew(_checked_hash(sha256)))
+    """Say whether an archive is there, and keep it from now on for as long as a new one.
+
+    Who does not see all projects is told of archives that they have sent themselves.
+    """
+    return Upload(is_there=Served(shared, asker).renew_upload(_checked_hash(sha256)))
 
 
 @router.put("/uploads/{sha256}", status_code=201)
@@ -261,8 +263,8 @@ async def send_upload(
         if found.hexdigest() != sha256:
             raise InputError("the upload is refused: its content has another sha256; send it again")
         archive.seek(0)
-        storage = storage_of(shared.settings, shared.acting.store)
-        await run_in_threadpool(storage.put, sha256, archive)
+        served = await run_in_threadpool(Served, shared, asker)
+        await run_in_threadpool(served.keep_upload, sha256, archive)
     return JSONResponse({"is_there": True}, 201)
 
 

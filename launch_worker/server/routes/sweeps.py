@@ -145,7 +145,11 @@ class NewSweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: str = Field(description="A run's id is one; a repeated request makes no second sweep.")
+    id: str = Field(
+        description="A run's id is one; a repeated request makes no second sweep. Who does not see all projects gets "
+        "an id made of it.",
+        examples=["1m83cyvtfq1tc69"],
+    )
     name: str = Field("", max_length=255)
     config: dict[str, Any] = Field(
         description="The configuration, as a file of `launch-worker sweep create` has it.",
@@ -164,21 +168,21 @@ def create_sweep(
     asker: Annotated[Asker, acting(Act.SUBMIT, what="create", kind="sweep")],
 ) -> SweepShown:
     """Start a sweep; its first runs are made at once."""
-    sweep_id = check_run_id(new.id)
-    asker.note(sweep_id)
     served = Served(shared, asker)
     config = parse_config(new.config, where="the sweep's configuration", has_image=new.given.get("image") is not None)
     check_engines(config, where="the sweep's configuration")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in new.given.items()}
     if config.project:
         given.setdefault("project", config.project)
+    sweep_id = served.sweep_id(check_run_id(new.id), str(given.get("project") or ""))
+    asker.note(sweep_id)
     try:
         # A run of it is tried first: mistakes, and what the person may not do, are told before there is a sweep.
         first = suggest(config, (), seed=new.seed, ended=(), study=sweep_id)
         sample = spec_of(given, config, first, sweep_id=sweep_id, index=0)
     except TypeError as error:
         raise InputError(f"the options of the sweep's runs cannot be used: {error}") from None
-    served.complete(given | {"command": sample.command}, fresh=True)
+    served.check_waits(served.complete(given | {"command": sample.command}, fresh=True))
     found = shared.connection.sweep(sweep_id)
     if found is not None and found.user != asker.person.name:
         raise InputError(f"there is a sweep {sweep_id} already")

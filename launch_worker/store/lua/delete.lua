@@ -18,8 +18,9 @@ end
 settle(now, 200)
 if redis.call('SISMEMBER', 'launch:settle', id) == 1 then return 'again' end
 -- The mark comes first: a worker that was silent must not bring the record back.
-redis.call('SET', mark, cjson.encode({at = int(now), by = who}), 'PX', int(math.max(1, math.floor(tonumber(keep_us) / 1000))))
 local run = get(id, 'queue', 'project', 'state', 'sweep', 'array', 'attempt')
+redis.call('SET', mark, cjson.encode({at = int(now), by = who, project = run[2] or ''}), 'PX',
+  int(math.max(1, math.floor(tonumber(keep_us) / 1000))))
 unlist_ended(id)
 redis.call('ZREM', 'launch:runs', id)
 for at, kind in ipairs({'queue', 'project', 'state', 'sweep'}) do

@@ -11,7 +11,7 @@ from launch_worker.api.client import Api
 from launch_worker.api.http_transport import HttpTransport
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.errors import InputError, NotFoundError, RefusedError
-from launch_worker.maintenance.schedules import Schedule
+from launch_worker.model.schedule import Schedule
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from launch_worker.server.application import PAGES
 from launch_worker.server.asker import declarations
+from launch_worker.server.pages.routers import PAGES
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.http_servers import TestServer

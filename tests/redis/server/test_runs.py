@@ -89,7 +89,7 @@ def test_a_key_names_one_run_of_a_person(client: httpx.Client, people: dict[str,
     assert first["id"] == again["id"]
     with server.client(people["member"].settings.api_token) as member:
         other = member.post("/api/v1/runs", json={"command": ["true"]}, headers={"Idempotency-Key": "k"}).json()
-    assert other["id"] == unique_run_id("k", user="member") != first["id"]
+    assert other["id"] == unique_run_id("k", user="member", project="") != first["id"]
 
 
 def test_a_wrong_line_of_many_is_named_and_those_before_it_are_told(client: httpx.Client) -> None:

@@ -155,20 +155,20 @@ def test_who_does_not_see_a_project_does_not_count_its_runs(server: TestServer, 
 
 def test_schedules_are_their_owners(person: As, api: Api) -> None:
     wanted = {"cron": "0 3 * * *", "given": {"command": ["true"], "project": OPEN, "env": {"API_TOKEN": "hush"}}}
-    member = person("member")
-    kept = member.put(f"{V1}/schedules/nightly", json=wanted)
+    insider = person("insider")
+    kept = insider.put(f"{V1}/schedules/nightly", json=wanted)
     assert kept.status_code == 200, kept.text
     assert "hush" not in kept.text
     assert kept.json()["next_us"] > 0
-    assert member.put(f"{V1}/schedules/nightly", json=wanted).status_code == 422
-    assert person("insider").delete(f"{V1}/schedules/nightly").status_code == 403
+    assert insider.put(f"{V1}/schedules/nightly", json=wanted).status_code == 422
+    assert person("member").delete(f"{V1}/schedules/nightly").status_code == 403
     assert person("viewer").get(f"{V1}/schedules").json()["schedules"][0]["name"] == "nightly"
     assert "hush" not in person("viewer").get(f"{V1}/schedules").text
-    assert member.delete(f"{V1}/schedules/nightly").status_code == 204
-    assert member.get(f"{V1}/schedules/nightly").status_code == 404
+    assert insider.delete(f"{V1}/schedules/nightly").status_code == 204
+    assert insider.get(f"{V1}/schedules/nightly").status_code == 404
     for wrong in ({"cron": "* * *"}, {"cron": "@daily", "timezone": "../../etc/passwd"}):
-        assert member.put(f"{V1}/schedules/x", json=wanted | wrong).status_code == 422
-    assert member.put(f"{V1}/schedules/x", json={"cron": "@daily", "given": {"kommando": ["x"]}}).status_code == 422
+        assert insider.put(f"{V1}/schedules/x", json=wanted | wrong).status_code == 422
+    assert insider.put(f"{V1}/schedules/x", json={"cron": "@daily", "given": {"kommando": ["x"]}}).status_code == 422
 
 
 def test_a_schedule_of_a_hidden_project_is_not_there(person: As) -> None:

@@ -12,9 +12,9 @@ from launch_worker.api.client import Api
 from launch_worker.errors import RedisFullError
 from launch_worker.ids import new_run_id
 from launch_worker.maintenance.passes import PASSES
-from launch_worker.maintenance.schedules import Schedule
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
+from launch_worker.model.schedule import Schedule
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.store import keys

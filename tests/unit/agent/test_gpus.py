@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from launch_worker.api.doctor import _why_never
 from launch_worker.cli import devices
+from launch_worker.model.worker import why_never
 
 G = 1 << 30
 
@@ -74,5 +74,5 @@ def test_a_worker_of_an_older_version_is_shown_without() -> None:
 )
 def test_what_no_worker_is_large_enough_for_is_said(needs: str, why: str) -> None:
     workers = [worker(gpus=2, cpus=1), worker(gpus=0, cpus=8)]
-    assert _why_never(needs, workers) == why
-    assert _why_never(needs, [*workers, {"worker": "celery@old"}]) == ""
+    assert why_never(needs, workers) == why
+    assert why_never(needs, [*workers, {"worker": "celery@old"}]) == ""

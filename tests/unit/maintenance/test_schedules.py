@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch_worker.errors import InputError
-from launch_worker.maintenance.schedules import Schedule, check_cron, occurrence
+from launch_worker.maintenance.schedules import occurrence
+from launch_worker.model.schedule import Schedule, check_cron
 from launch_worker.model.units import parse_time
 
 BERLIN = "Europe/Berlin"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 
 from launch_worker.cli.submit import submit_command
-from launch_worker.maintenance.schedules import MISSED, OVERLAPS
 from launch_worker.model.container_options import PULLS
 from launch_worker.model.options import CHECKS, COMMAND_LINE, CONTAINER, ITEM, LINE, OPTIONS, PYTHON, SPEC
+from launch_worker.model.schedule import MISSED, OVERLAPS
 from launch_worker.model.spec import RunSpec
 from launch_worker.submission.options import Item
 from tests.support import option_table

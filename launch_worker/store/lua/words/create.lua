@@ -68,9 +68,9 @@ local function create_for_later(id, now, queue, due, expires_us, waits, states)
 end
 
 -- (nothing) -> Pending, for a run that `is_new`. `fields` is a flat list of names and values, `user` the ACL user of a
--- person who submits it. Returns 1, or -2 and the reason where the run waits for a run that does not exist, or its
--- user may not submit it there, or has too many runs that wait. The caller
--- calls `add_all` after this.
+-- person who submits it. Returns 1, or -2 and the reason where the run waits for a run that does not exist (or, with
+-- the wish `unseen`, of which its user may not know), or its user may not submit it there, or has too many runs that
+-- wait. The caller calls `add_all` after this.
 -- The first line of the history is written only with a reason: else it says no more than `created_at`.
 local function create(id, now, reason, queue, due, expires_us, fields, user, group)
   local record, at = {}, int(now)
@@ -83,10 +83,10 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
   end
   if record.waits_for then
     waits, states = cjson.decode(record.waits_for), {}
-    for other in pairs(waits) do
+    for other, wish in pairs(waits) do
       local state, kind = end_of(other)
       states[other] = {state, kind}
-      if not state then
+      if not state or wish == 'unseen' then
         return -2, 'there is no run or group ' .. other .. ' to wait for; list the known runs with: launch-worker runs'
       end
     end
@@ -138,6 +138,9 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     if known and known.is_open then
       known.count = known.count + 1
       known.first = known.first or id
+      local project = record.project or ''
+      known.project = known.project or project
+      known.is_mixed = known.is_mixed or known.project ~= project
     else
       pcall(join_group, group)
     end

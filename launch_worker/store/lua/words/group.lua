@@ -46,9 +46,10 @@ local announced = {}
 -- Notes an announced group: `size` is the number of its runs.
 local function announce(group, size)
   local key = group_key(group)
-  local kept, made, sealed = unpack(redis.call('HMGET', key, 'size', 'made', 'sealed'))
+  local kept, made, sealed, project = unpack(redis.call('HMGET', key, 'size', 'made', 'sealed', 'project'))
   if not kept then redis.call('HSET', key, 'size', int(size), 'Pending', int(size)) end
   announced[group] = {size = tonumber(kept or '') or size, made = tonumber(made or '') or 0, count = 0, is_new = not kept,
+    project = project or nil,
     -- The record of an array of an earlier release does not say how many are made.
     is_open = not kept or (made and not sealed), is_cancelled = sealed == 'cancelled'}
 end
@@ -85,6 +86,7 @@ local function note_announced(now)
         add_act('group', shown_group(group), 'created', '', now,
           {size = known.size, name = name or '', queue = queue or '', project = project or ''})
       end
+      if known.is_mixed then redis.call('HSET', key, 'is_mixed', '1') end
       if made > known.size then
         redis.call('HINCRBY', key, 'size', int(made - known.size))
         redis.call('HINCRBY', key, 'Pending', int(made - known.size))

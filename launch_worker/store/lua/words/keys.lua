@@ -7,7 +7,7 @@
 --   launch:run:ID:usage       hash    attempt to what it used, with samples over time, as JSON; not of a brief only attempt (finish)
 --   launch:run:ID:usage:now   string  the same of a running attempt, for whoever asked its worker; expires soon
 --   launch:run:ID:files       hash    files that were kept with the run (save_file)
---   launch:run:ID:deleted     string  when and by whom the run was deleted; expires (delete)
+--   launch:run:ID:deleted     string  when and by whom the run was deleted, and its project; expires (delete)
 --   launch:runs[:project:P | :queue:Q | :state:S | :sweep:S]   zset by created_at: the listings
 --   launch:array:G            hash    record of a group: how many runs an array or a bulk submission has (size), and how many
 --                                     of them are in each state; Never: ended without an attempt. G is the id of an
@@ -64,6 +64,7 @@
 --   launch:passes, launch:counters    hashes  time of each beat pass; numbers of refused reports and of other events
 --   launch:upload:SHA256      string  number of chunks of a complete upload (keep_upload; expires, as its chunks do)
 --   launch:upload:SHA256:N    string  chunk N of an upload; expires soon unless the upload is completed
+--   launch:upload:SHA256:of:U string  1 for an upload that user U has sent through a server; expires as uploads do
 --   launch:refused            list    newest malformed items and damaged keys, for reading
 -- Channels: launch:news:ID (a transition, or more output; of a group: its end), launch:orders:OWNER (a cancel, a question for usage), launch:admin:OWNER (drain,
 -- upgrade, resume), launch:due, launch:queues (a queue is new, configured or gone), launch:sweeps (a sweep is to be looked at).
