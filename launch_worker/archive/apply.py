@@ -46,7 +46,9 @@ class Applier:
             if change.kind == "run":
                 batch.run(change)
                 if change.fields.get("created_at"):
-                    audit.append(_submit_row(change, batch.new.get(change.fields.get("id", ""))))
+                    # A run without an actor was made by a schedule or a sweep.
+                    if not change.fields.get("actor") or change.fields.get("as") != SERVER:
+                        audit.append(_submit_row(change, batch.new.get(change.fields.get("id", ""))))
                     continue
             elif change.kind == "gone":
                 gone[change.fields.get("id", "")] = (_at(change), change.fields.get("actor", ""))

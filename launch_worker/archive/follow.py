@@ -31,6 +31,8 @@ log = logging.getLogger("launch_worker.archive")
 #: Entries of the feed in one transaction, and seconds to wait for the first.
 _BATCH = 2000
 _WAIT_S = 1.0
+#: Seconds from a few changes to the next: each transaction keeps other writers of the database waiting.
+_TURN_S = 0.1
 #: Seconds between two looks of a process that waits whether the lease is free.
 _LEASE_LOOK_S = 1.0
 #: Seconds between two renewals of the feed, and between two walks without a reason.
@@ -86,6 +88,8 @@ class Archive:
         #: Monotonic time at which the lease was last renewed.
         self._renewed_s = 0.0
         self._feed_id = FIRST
+        #: Monotonic time from which on a few changes are worth a transaction.
+        self._turn_at = 0.0
 
     def run(self) -> None:
         """Keep the archive until it is asked to stop. Raises ArchiveError for what only a person can mend."""
@@ -165,9 +169,13 @@ class Archive:
 
     def follow(self, *, wait_s: float = 0.0) -> bool:
         """Apply the next entries of the feed. Returns whether there were some."""
+        if wait_s:
+            self._stopping.wait(max(0.0, self._turn_at - time.monotonic()))
         changes = self._store.changes(self._feed_id, count=_BATCH, block_s=wait_s)
         if len(changes) == _BATCH:
             self._check_for_gap()
+        elif changes:
+            self._turn_at = time.monotonic() + _TURN_S
         self.apply(changes)
         return bool(changes)
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, String, Table, Text, insert, update
+
+from launch_worker.database.database import Database
+from launch_worker.errors import ArchiveError
 
 metadata = MetaData()
 
@@ -76,14 +82,60 @@ def write_act(
     return int(connection.execute(insert(audit_lines).values(values).returning(audit_lines.c.id)).scalar_one())
 
 
-def write_result(connection: Connection, line: int, result: str) -> None:
-    """Say how the act of this line ended: DONE, or the sentence of its refusal."""
-    connection.execute(update(audit_lines).where(audit_lines.c.id == line).values(result=_plain(result)))
+class Audit:
+    """The audit, into which many threads write: those that wait for each other share one transaction.
+
+    A line that is written outlives this process. The disk is not waited for: after a loss of power the last lines may
+    be missing.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._turn = threading.Lock()
+        self._waiting: deque[_Piece] = deque()
+
+    def write_act(self, **fields: Any) -> int:
+        """`write_act` in a transaction that is committed. Raises ArchiveError."""
+        return self._write(lambda connection: write_act(connection, **fields))
+
+    def write_result(self, line: int, result: str) -> None:
+        """Say how the act of this line ended, DONE or the sentence of its refusal. Raises ArchiveError."""
+        statement = update(audit_lines).where(audit_lines.c.id == line).values(result=_plain(result))
+        self._write(lambda connection: connection.execute(statement).rowcount)
+
+    def _write(self, write: Callable[[Connection], int]) -> int:
+        piece = _Piece(write)
+        self._waiting.append(piece)
+        with self._turn:
+            # The thread that had its turn before has written this piece too, unless it came late for that.
+            if not piece.is_over:
+                self._write_waiting()
+        if piece.error is not None:
+            raise piece.error
+        return piece.answer
+
+    def _write_waiting(self) -> None:
+        pieces = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            with self._database.writing(is_synced=False) as connection:
+                for piece in pieces:
+                    piece.answer = piece.write(connection)
+        except ArchiveError as error:
+            for piece in pieces:
+                piece.error = error
+        finally:
+            for piece in pieces:
+                piece.is_over = True
 
 
-def write_target(connection: Connection, line: int, target: str) -> None:
-    """Say to what the act of this line is done."""
-    connection.execute(update(audit_lines).where(audit_lines.c.id == line).values(target=_plain(target)))
+@dataclass
+class _Piece:
+    """What one thread writes."""
+
+    write: Callable[[Connection], int]
+    answer: int = 0
+    error: ArchiveError | None = None
+    is_over: bool = False
 
 
 def _plain(text: str) -> str:

@@ -44,13 +44,14 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, is_synced: bool = True) -> Iterator[Connection]:
         """A connection whose transaction is committed at the end, and of which nothing stays after an error.
 
-        With SQLite it waits for the other writers at its beginning.
+        With SQLite it waits for the other writers at its beginning. Without `is_synced` it does not wait for the disk:
+        what it wrote outlives the end of this process, and the end of the machine only once a later one was synced.
         """
         with self.clear_errors(), self.engine.connect() as plain:
-            connection = plain.execution_options(launch_writes=True)
+            connection = plain.execution_options(launch_writes="FULL" if is_synced else "NORMAL")
             with connection.begin():
                 yield connection
 
@@ -133,8 +134,11 @@ def _prepare_sqlite(raw: Any, _: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later could fail in between, because of another writer.
-    is_writer = connection.get_execution_options().get("launch_writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
+    synchronous = connection.get_execution_options().get("launch_writes")
+    if synchronous and connection.info.get("synchronous") != synchronous:
+        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+        connection.info["synchronous"] = synchronous
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if synchronous else "BEGIN")
 
 
 def _first_line(error: object) -> str:

@@ -12,7 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.database import open_database
-from launch_worker.database.audit import SERVER
+from launch_worker.database.audit import SERVER, Audit
 from launch_worker.database.migrate import migrate
 from launch_worker.database.version import has_tables
 from launch_worker.errors import ArchiveError
@@ -158,6 +158,7 @@ def _shared(settings: Settings, address: Address, loopback_key: str) -> Shared:
         connection,
         acting,
         database,
+        Audit(database),
         Directory(database),
         proxy_rules,
         news,

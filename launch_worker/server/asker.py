@@ -34,10 +34,10 @@ class Asker:
     #: The line of the audit, for a route that does something.
     act: audit.Act | None = None
 
-    def note(self, target: str) -> None:
-        """Say in the audit to what it is done, where the path does not say that."""
+    def begin(self, target: str = "", **detail: Any) -> None:
+        """Say in the audit to what it is done, for a route that declares `is_named_late`: call it before the act."""
         if self.act is not None:
-            self.act.note(target)
+            self.act.begin(target, **detail)
 
     def fail(self, why: str) -> None:
         """Say in the audit how it ended, for an error in an answer that has begun."""
@@ -74,15 +74,16 @@ class Allowed:
 class Acting(Allowed):
     """The declaration of a route that changes something: the audit has it before it is done, and then how it ended."""
 
-    def __init__(self, act: Act, what: str, kind: str) -> None:
+    def __init__(self, act: Act, what: str, kind: str, *, is_named_late: bool) -> None:
         super().__init__(act)
         self._what = what
         self._kind = kind
+        self._is_named_late = is_named_late
 
     def __call__(self, request: Request) -> Iterator[Asker]:  # type: ignore[override]
         asker = asker_of(request)
         audited = audit.Act(
-            shared_of(request).database,
+            shared_of(request).audit,
             actor=asker.person.name,
             address=asker.address,
             what=self._what,
@@ -92,9 +93,10 @@ class Acting(Allowed):
         try:
             self._check(request, asker)
         except LaunchError as error:
-            audited.refuse(str(error))
+            audited.end(str(error))
             raise
-        audited.begin()
+        if not self._is_named_late:
+            audited.begin()
         try:
             yield replace(asker, act=audited)
         except BaseException as error:
@@ -125,12 +127,13 @@ def allowed(act: Act) -> Any:
     return Depends(Allowed(act))
 
 
-def acting(act: Act, *, what: str, kind: str) -> Any:
+def acting(act: Act, *, what: str, kind: str, is_named_late: bool = False) -> Any:
     """The same for a route that does something to a thing, which its path names.
 
-    It is the line of the audit: `acting(Act.ACT_ON_RUN, what="cancel", kind="run")`.
+    It is the line of the audit: `acting(Act.ACT_ON_RUN, what="cancel", kind="run")`. Where the body names the thing
+    (`is_named_late`), the route calls `asker.begin`; a `Served` does for what it submits.
     """
-    return Depends(Acting(act, what, kind))
+    return Depends(Acting(act, what, kind, is_named_late=is_named_late))
 
 
 #: The declaration of a route that anybody may call, without a login: `dependencies=[for_everybody]`.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from launch_worker.database.audit import DONE, write_act, write_result, write_target
-from launch_worker.database.database import Database
+from launch_worker.database.audit import DONE, Audit
 from launch_worker.errors import ArchiveError
 
 log = logging.getLogger("launch_worker.server")
@@ -15,8 +14,8 @@ log = logging.getLogger("launch_worker.server")
 class Act:
     """One act of a person. While the database is away the server's log has what the audit cannot take."""
 
-    def __init__(self, database: Database, *, actor: str, address: str, what: str, kind: str, target: str) -> None:
-        self._database = database
+    def __init__(self, audit: Audit, *, actor: str, address: str, what: str, kind: str, target: str) -> None:
+        self._audit = audit
         self._fields: dict[str, Any] = {
             "actor": actor,
             "what": what,
@@ -25,45 +24,45 @@ class Act:
             "address": address,
         }
         self._line: int | None = None
+        self._has_begun = False
         self._result = DONE
 
-    def begin(self) -> None:
-        """Write the line; for before the act."""
+    def begin(self, target: str = "", **detail: Any) -> None:
+        """Write the line, for before the act: to what it is done, where the path does not say that, and more.
+
+        A line that is written already stays as it is.
+        """
+        if self._has_begun:
+            return
+        self._has_begun = True
+        if target:
+            self._fields["target"] = target
+        if detail:
+            self._fields["detail"] = detail
         self._write("")
-
-    def note(self, target: str) -> None:
-        """Say to what it is done; before it is done."""
-        self._fields["target"] = target
-        if self._line is not None:
-            try:
-                with self._database.writing() as connection:
-                    write_target(connection, self._line, target)
-            except ArchiveError as error:
-                log.warning("audit.target_unwritten line=%d target=%s: %s", self._line, target, error)
-
-    def refuse(self, why: str) -> None:
-        """Write the line of an act that is not done."""
-        self._write(why)
 
     def fail(self, why: str) -> None:
         """Say how it ended, where its answer has begun by then and no error can be raised any more."""
         self._result = why
 
     def end(self, result: str = "") -> None:
-        """Write how the act ended."""
-        result = result or self._result
-        if self._line is None:
+        """Write how the act ended, or the whole line of one that was refused before it began.
+
+        Nothing where nothing was done: of what was only checked.
+        """
+        line, result = self._line, result or self._result
+        if line is None:
+            if self._has_begun or result != DONE:
+                self._write(result)
             return
         try:
-            with self._database.writing() as connection:
-                write_result(connection, self._line, result)
+            self._audit.write_result(line, result)
         except ArchiveError as error:
-            log.warning("audit.result_unwritten line=%d result=%s: %s", self._line, result, error)
+            log.warning("audit.result_unwritten line=%d result=%s: %s", line, result, error)
 
     def _write(self, result: str) -> None:
         try:
-            with self._database.writing() as connection:
-                self._line = write_act(connection, **self._fields, result=result)
+            self._line = self._audit.write_act(**self._fields, result=result)
         except ArchiveError as error:
             said = " ".join(f"{name}={value}" for name, value in self._fields.items())
             log.warning("audit.unwritten %s result=%s: %s", said, result, error)

@@ -5,7 +5,7 @@ Every route that touches runs goes through here, so that the checks are made onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -28,6 +28,7 @@ from launch_worker.people.roles import Act, visible
 from launch_worker.server.asker import Asker
 from launch_worker.server.shared import Shared
 from launch_worker.store.answers import CancelWord
+from launch_worker.store.submit import New
 from launch_worker.submission.options import UNSENT, Item, Ready
 from launch_worker.untrusted.text import clean
 
@@ -72,6 +73,18 @@ class Served(RedisTransport):
         if self._folder and found.get("cwd") is None and not (found.get("uri") or found.get("upload")):
             found["cwd"] = self._folder
         return found
+
+    def _runs_of(self, items: Iterable[Item], singles: int | None) -> Iterator[tuple[New, Item]]:
+        runs = super()._runs_of(items, singles)
+        for first in runs:
+            # The audit has the run, or the group, before anything is sent.
+            group = first[0].group
+            if group is None:
+                self._asker.begin(first[0].run_id)
+            else:
+                self._asker.begin(group.id, runs=group.size)
+            yield first
+            yield from runs
 
     def resolve(self, given: Mapping[str, Any], *, fresh: bool = False) -> Ready:
         ready = super().resolve(given, fresh=fresh)

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from launch_worker.api.redis_transport import RedisTransport
+from launch_worker.database.audit import Audit
 from launch_worker.database.database import Database
 from launch_worker.people.claims import ProxyRules
 from launch_worker.people.directory import Directory
@@ -34,6 +35,7 @@ class Shared:
     #: Way to the launch system for what acts, as nobody; `transport` is for a person. The same one without the setting.
     acting: RedisTransport
     database: Database
+    audit: Audit
     directory: Directory
     proxy_rules: ProxyRules
     #: News of runs, for streams.

@@ -180,7 +180,7 @@ def _created(said: dict[str, str]) -> dict[str, str]:
     spec = _texts(read_map(said.get("spec", "")), ("queue", "project", "priority", "array", "sweep", "author"))
     priority = PRIORITIES.get(spec.pop("priority", "medium"), PRIORITIES["medium"])
     facts = {"id": said.pop("new"), "state": RunState.PENDING.value, "created_at": said.get("at", "")}
-    author, user = said.pop("author", "") or spec.pop("author", ""), said.pop("as", "")
+    author, user = said.pop("author", "") or spec.pop("author", ""), said.get("as", "")
     # Schedules and sweeps, which make runs by themselves, give a reason.
     if not said.get("reason") and (said.get("user") or author):
         facts["actor"] = said.get("user") or named(author, user)

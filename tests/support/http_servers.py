@@ -18,6 +18,7 @@ from launch_worker.server.application import make_application, prepare
 from launch_worker.server.serve import HttpServer
 from launch_worker.server.shared import Shared
 from launch_worker.settings import Settings
+from tests.conftest import wait_until
 
 #: Key of loopback of the servers of tests.
 KEY = "k" * 43
@@ -74,6 +75,9 @@ def serving(
             loop.call_soon_threadsafe(running.handle_exit, signal.SIGTERM, None)
 
     try:
+        if with_archive:
+            # What happens from now on is in the change feed.
+            wait_until(application.state.shared.acting.store.has_archive, what="the archive follows")
         yield TestServer(application, address, stop)
     finally:
         stop()

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from launch_worker.archive.acts import Wanted, acts
 from launch_worker.database import open_database
 from launch_worker.database.migrate import migrate
 from launch_worker.people.registry import Registry
@@ -71,14 +72,20 @@ def test_a_signal_stops_it_cleanly(start: Starter, number: int) -> None:
     assert "Traceback" not in part.log
 
 
-def test_nothing_of_it_outlives_a_kill(start: Starter) -> None:
+def test_a_kill_leaves_no_child_and_takes_no_line_of_the_audit(start: Starter, cluster: Cluster) -> None:
     part = start("--address", "127.0.0.1:0")
-    server = psutil.Process(part.process.pid)
+    server = psutil.Process(part.pid)
+    url, _, key = part.link.partition("/?token=")
+    headers = {"Authorization": f"Bearer {key}"}
+    run = httpx.post(f"{url}/api/v1/runs", json={"command": ["true"]}, headers=headers, trust_env=False).json()
     # Celery's page and the archive.
     children = wait_until(lambda: found if len(found := server.children()) == 2 else [], what="both children are there")
     server.kill()
     part.wait()
     assert psutil.wait_procs(children, timeout=10)[1] == []
+    database = open_database(Settings.from_env(cluster.env))
+    assert [act["what"] for act in acts(database, Wanted(target=run["id"]))] == ["submit"]
+    database.close()
 
 
 def test_a_signal_that_comes_early_ends_it_too(start: Starter) -> None:

@@ -100,7 +100,9 @@ def _pool(request: Request, shared: Shared, asker: Asker, name: str, problem: La
 
 @router.post("/queues")
 def create_queue(
-    form: FormHere, shared: SharedHere, asker: Annotated[Asker, acting(Act.SET_QUEUES, what="create", kind="queue")]
+    form: FormHere,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_QUEUES, what="create", kind="queue", is_named_late=True)],
 ) -> Response:
     """Make a queue."""
     return _create("queue", form, shared, asker)
@@ -108,7 +110,9 @@ def create_queue(
 
 @router.post("/pools")
 def create_pool(
-    form: FormHere, shared: SharedHere, asker: Annotated[Asker, acting(Act.SET_POOLS, what="create", kind="pool")]
+    form: FormHere,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_POOLS, what="create", kind="pool", is_named_late=True)],
 ) -> Response:
     """Make a pool."""
     return _create("pool", form, shared, asker)
@@ -202,7 +206,7 @@ def delete_pool(
 
 def _create(kind: Kind, form: Form, shared: Shared, asker: Asker) -> Response:
     name = form.text("name")
-    asker.note(name)
+    asker.begin(name)
     shared.transport(asker.person.name).configure(kind, name, {}, create=True)
     return _to(kind, name)
 

@@ -122,12 +122,14 @@ def show_queue(name: str, request: Request, shared: SharedHere, asker: Seeing) -
 
 @router.post("/queues", status_code=201)
 def create_queue(
-    queue: NewQueue, shared: SharedHere, asker: Annotated[Asker, acting(Act.SET_QUEUES, what="create", kind="queue")]
+    queue: NewQueue,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_QUEUES, what="create", kind="queue", is_named_late=True)],
 ) -> QueueShown:
     """Make a queue; refused where it is there already."""
     settings = queue.model_dump(exclude_unset=True)
     name = settings.pop("name")
-    asker.note(name)
+    asker.begin(name)
     transport = shared.transport(asker.person.name)
     transport.configure("queue", name, settings, create=True)
     return QueueShown(**transport.queue(name).as_json())
@@ -190,12 +192,14 @@ def show_pool(name: str, request: Request, shared: SharedHere, asker: Seeing) ->
 
 @router.post("/pools", status_code=201)
 def create_pool(
-    pool: NewPool, shared: SharedHere, asker: Annotated[Asker, acting(Act.SET_POOLS, what="create", kind="pool")]
+    pool: NewPool,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_POOLS, what="create", kind="pool", is_named_late=True)],
 ) -> PoolShown:
     """Make a pool; refused where it is there already."""
     settings = pool.model_dump(exclude_unset=True)
     name = settings.pop("name")
-    asker.note(name)
+    asker.begin(name)
     transport = shared.transport(asker.person.name)
     transport.configure("pool", name, settings, create=True)
     return PoolShown(**transport.pool(name).as_json())

@@ -29,7 +29,7 @@ from launch_worker.submission.options import MAX_LINE_BYTES, Item, object_of, re
 from launch_worker.untrusted.text import clean, read_json
 
 router = APIRouter(tags=["submit"])
-Submitting = Annotated[Asker, acting(Act.SUBMIT, what="submit", kind="run")]
+Submitting = Annotated[Asker, acting(Act.SUBMIT, what="submit", kind="run", is_named_late=True)]
 
 _MAX_BULK_BYTES = 256 << 20
 #: Bytes of a body that are kept in memory; a larger one is in a file.

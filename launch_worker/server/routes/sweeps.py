@@ -165,7 +165,7 @@ class NewSweep(BaseModel):
 def create_sweep(
     new: NewSweep,
     shared: SharedHere,
-    asker: Annotated[Asker, acting(Act.SUBMIT, what="create", kind="sweep")],
+    asker: Annotated[Asker, acting(Act.SUBMIT, what="create", kind="sweep", is_named_late=True)],
 ) -> SweepShown:
     """Start a sweep; its first runs are made at once."""
     served = Served(shared, asker)
@@ -175,7 +175,7 @@ def create_sweep(
     if config.project:
         given.setdefault("project", config.project)
     sweep_id = served.sweep_id(check_run_id(new.id), str(given.get("project") or ""))
-    asker.note(sweep_id)
+    asker.begin(sweep_id)
     try:
         # A run of it is tried first: mistakes, and what the person may not do, are told before there is a sweep.
         first = suggest(config, (), seed=new.seed, ended=(), study=sweep_id)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import Connection, event, select, text, update
 
 from launch_worker.archive import schema
 from launch_worker.archive.bulk import upsert
 from launch_worker.archive.follow import Archive
+from launch_worker.database.audit import Audit, audit_lines
 from launch_worker.database.database import Database
 from launch_worker.database.migrate import migrate
 from launch_worker.database.version import check_version, has_tables
 from launch_worker.errors import ArchiveError, ArchiveUnavailableError, SettingsError
 from launch_worker.store.store import Store
+from tests.conftest import wait_until
 from tests.support.archives import TABLES
 
 
@@ -98,6 +101,34 @@ def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(ArchiveError, match="is damaged"):
         has_tables(Database(f"sqlite:///{path}"))
+
+
+def test_acts_that_wait_for_each_other_are_written_in_one_transaction(database: Database) -> None:
+    audit, commits = Audit(database), 0
+
+    def count(_: Connection) -> None:
+        nonlocal commits
+        commits += 1
+
+    def act(number: int) -> None:
+        audit.write_act(actor="ada", what="pause", kind="queue", target=f"q{number}")
+
+    with ThreadPoolExecutor(30) as threads:
+        with database.writing() as connection:
+            # The first writer waits here, and all others for that one.
+            connection.execute(update(audit_lines).values(what="held"))
+            if not database.is_sqlite:
+                connection.execute(text("LOCK TABLE audit"))
+            acts = [threads.submit(act, number) for number in range(30)]
+            wait_until(lambda: len(audit._waiting) == 29, what="the others wait")
+            event.listen(database.engine, "commit", count)
+        for one in acts:
+            one.result()
+    with database.reading() as connection:
+        targets = connection.execute(select(audit_lines.c.target)).scalars().all()
+    assert sorted(targets) == sorted(f"q{number}" for number in range(30))
+    # The holder's, the first writer's, and one for the lines of all others.
+    assert commits == 3
 
 
 def test_rows_are_written_in_statements_of_bounded_size_and_of_equal_keys_the_last_counts(

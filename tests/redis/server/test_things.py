@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -240,6 +241,34 @@ def test_the_audit_is_for_admins_and_has_each_act_once(server: TestServer, perso
     ]
     assert [act["result"] for act in acts][1:] == ["done", "done"]
     assert "role operator" in acts[0]["result"]
+
+
+@with_archive
+def test_a_submission_is_one_line_of_the_audit(server: TestServer, person: As, api: Api) -> None:
+    run = {"command": ["true"], "project": OPEN}
+    lines = f"{json.dumps(run)}\n" * 3
+    admin, member = person("admin"), person("member")
+    alone = member.post(f"{V1}/runs", json=run).json()["id"]
+    assert member.post(f"{V1}/runs/bulk", content=lines, params={"check": "true"}).text == ""
+    group = json.loads(member.post(f"{V1}/runs/bulk", content=lines).text.splitlines()[0])["group"]
+    assert member.post(f"{V1}/runs", json={"kommando": 1}).status_code == 422
+    # The archive has read all before it.
+    direct = api.submit({"command": ["true"], "author": "eve@host"}).id
+    wait_until(lambda: direct in {act["target"] for act in submissions(admin)})
+    wait_until(lambda: len([act for act in submissions(admin) if act["result"]]) == 3)
+    assert sorted((act["actor"], act["target"], act["detail"], act["result"]) for act in submissions(admin)) == sorted(
+        [
+            ("member", alone, {}, "done"),
+            ("member", group, {"runs": 3}, "done"),
+            ("member", "", {}, "'kommando' is not an option of a run; do you mean 'command'?"),
+            ("eve@host", direct, {}, None),
+        ]
+    )
+
+
+def submissions(admin: httpx.Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = admin.get(f"{V1}/audit", params={"what": "submit"}).json()["acts"]
+    return found
 
 
 def test_usage_is_summed_for_projects_that_are_seen(person: As) -> None:
