@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from launch_worker import humane
+from launch_worker.model.units import isoformat
 from launch_worker.server.assets import asset
 from launch_worker.server.charts import in_unit
 from launch_worker.untrusted.text import plain_line
@@ -77,6 +78,7 @@ _templates.filters |= {
     "as_data": as_data,
     "in_unit": in_unit,
     "plain_line": plain_line,
+    "isotime": isoformat,
 }
 _templates.globals |= {
     "asset": asset,

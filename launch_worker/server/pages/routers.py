@@ -10,6 +10,7 @@ from launch_worker.server.pages import (
     queues,
     ring,
     schedules,
+    sweeps,
     theme,
     workers,
 )
@@ -22,6 +23,7 @@ PAGES = tuple(
         queues,
         workers,
         schedules,
+        sweeps,
         problems,
         theme,
         ring,

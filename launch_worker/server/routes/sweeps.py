@@ -86,13 +86,13 @@ def list_sweeps(request: Request, shared: SharedHere, asker: Seeing) -> Response
 @router.get("/sweeps/{sweep_id}", response_model=SweepShown)
 def show_sweep(sweep_id: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
     """One sweep."""
-    return tagged(request, _shown(_record(shared, asker, sweep_id)))
+    return tagged(request, _shown(sweep_of(shared, asker, sweep_id)))
 
 
 @router.get("/sweeps/{sweep_id}/trials", response_model=Trials)
 def list_trials(sweep_id: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
     """The runs of a sweep, with their parameters and results."""
-    _record(shared, asker, sweep_id)
+    sweep_of(shared, asker, sweep_id)
     return tagged(request, {"trials": [asdict(trial) for trial in shared.connection.trials(sweep_id)]})
 
 
@@ -104,7 +104,7 @@ def pause_sweep(
     why: Steering | None = None,
 ) -> Steered:
     """Make no more runs until it is resumed."""
-    return _steer(shared, asker, sweep_id, "pause", why)
+    return steer(shared, asker, sweep_id, "pause", why)
 
 
 @router.post("/sweeps/{sweep_id}/resume")
@@ -115,7 +115,7 @@ def resume_sweep(
     why: Steering | None = None,
 ) -> Steered:
     """Go on after a pause."""
-    return _steer(shared, asker, sweep_id, "resume", why)
+    return steer(shared, asker, sweep_id, "resume", why)
 
 
 @router.post("/sweeps/{sweep_id}/stop")
@@ -126,7 +126,7 @@ def stop_sweep(
     why: Steering | None = None,
 ) -> Steered:
     """Make no more runs, and be FINISHED when the running ones have ended."""
-    return _steer(shared, asker, sweep_id, "stop", why)
+    return steer(shared, asker, sweep_id, "stop", why)
 
 
 @router.post("/sweeps/{sweep_id}/cancel")
@@ -137,7 +137,7 @@ def cancel_sweep(
     why: Steering | None = None,
 ) -> Steered:
     """Kill its running and pending runs, and be CANCELED when they are."""
-    return _steer(shared, asker, sweep_id, "cancel", why)
+    return steer(shared, asker, sweep_id, "cancel", why)
 
 
 class NewSweep(BaseModel):
@@ -199,15 +199,16 @@ def create_sweep(
         "watched": int(config.watches_metric),
     }
     served.create_sweep(sweep_id, fields)
-    return SweepShown(**_shown(_record(shared, asker, sweep_id)))
+    return SweepShown(**_shown(sweep_of(shared, asker, sweep_id)))
 
 
 #: What the reason of a run says that was Killed by each order.
 _STEERED: dict[SweepOrder, str] = {"stop": "stopped", "cancel": "cancelled", "pause": "paused", "resume": "resumed"}
 
 
-def _steer(shared: Shared, asker: Asker, sweep_id: str, word: SweepOrder, why: Steering | None) -> Steered:
-    record = _record(shared, asker, sweep_id)
+def steer(shared: Shared, asker: Asker, sweep_id: str, word: SweepOrder, why: Steering | None = None) -> Steered:
+    """Carry out an order of a person. Raises NotFoundError and NotAllowedError."""
+    record = sweep_of(shared, asker, sweep_id)
     asker.check(Act.SET_SWEEPS, project=record.project, owner=record.user)
     # The reason names the person, whatever else it says.
     reason = f"sweep {sweep_id} was {_STEERED[word]} by {asker.person.name}"
@@ -217,7 +218,7 @@ def _steer(shared: Shared, asker: Asker, sweep_id: str, word: SweepOrder, why: S
     return Steered(done=done, state=state)
 
 
-def _record(shared: Shared, asker: Asker, sweep_id: str) -> SweepRecord:
+def sweep_of(shared: Shared, asker: Asker, sweep_id: str) -> SweepRecord:
     """A sweep that is there and seen. Raises NotFoundError."""
     record = shared.connection.sweep(sweep_id) if KEY.fullmatch(sweep_id) else None
     if record is None or not Seen(shared, asker.person).sees(record.project):

@@ -32,6 +32,12 @@ export class Colours {
     return found;
   }
 
+  /** @param {string} name @returns {[number, number, number]} */
+  rgb(name) {
+    const [red = 0, green = 0, blue = 0] = (this.get(name).match(/[\d.]+/g) ?? []).map(Number);
+    return [red, green, blue];
+  }
+
   stop() {
     this.#dark.removeEventListener("change", this.onChange);
     this.#probe.remove();
