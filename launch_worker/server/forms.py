@@ -27,7 +27,11 @@ class Form:
 
     def text(self, name: str) -> str:
         """The field without the blanks around it; '' for one that is not there."""
-        return self._said.get(name, [""])[0].strip()
+        return self.raw(name).strip()
+
+    def raw(self, name: str) -> str:
+        """The field with its blanks, for passwords."""
+        return self._said.get(name, [""])[0]
 
     def texts(self, name: str) -> list[str]:
         """All values of a field that is there several times."""

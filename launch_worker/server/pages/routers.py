@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from launch_worker.server.pages import (
+    account,
+    audit,
     design,
     log,
     overview,
+    people,
     problems,
     queues,
     ring,
@@ -25,6 +28,9 @@ PAGES = tuple(
         schedules,
         sweeps,
         problems,
+        account,
+        people,
+        audit,
         theme,
         ring,
         design,

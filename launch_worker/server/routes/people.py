@@ -15,7 +15,7 @@ from launch_worker.errors import InputError, NotAllowedError, NotFoundError
 from launch_worker.model.units import parse_duration
 from launch_worker.people.directory import SESSION_S
 from launch_worker.people.registry import Registry
-from launch_worker.people.roles import Act, Role, may, visible
+from launch_worker.people.roles import Act, Person, Role, may, visible
 from launch_worker.server.asker import Asker, acting, allowed, set_cookie
 from launch_worker.server.caching import tagged
 from launch_worker.server.shared import Shared, SharedHere
@@ -25,7 +25,7 @@ router = APIRouter(tags=["people"])
 Setting = Annotated[Asker, allowed(Act.SET_PEOPLE)]
 Own = Annotated[Asker, allowed(Act.OWN_TOKENS)]
 
-_ROLE = Field(None, description="none (takes it away), viewer, member, operator or admin.", examples=["member"])
+_ROLE = Field(default=None, description="none (takes it away), viewer, member, operator or admin.", examples=["member"])
 _PROJECTS: Any = Field(
     default={}, description="Roles in projects; none takes one away.", examples=[{"lab/x": "operator"}]
 )
@@ -50,21 +50,23 @@ class NewUser(RolesGiven):
     """A user to be added. Without a password and an invitation it is a service account, with tokens only."""
 
     name: str = Field(examples=["ada"])
-    display: str = Field("", examples=["Ada Lovelace"])
-    password: str | None = Field(None, max_length=1024)
-    invited: bool = Field(False, description="The first login by OIDC with this name is theirs.")
-    groups: list[str] = Field([], examples=[["ml"]])
+    display: str = Field(default="", examples=["Ada Lovelace"])
+    password: str | None = Field(default=None, max_length=1024)
+    invited: bool = Field(default=False, description="The first login by OIDC with this name is theirs.")
+    groups: list[str] = Field(default=[], examples=[["ml"]])
 
 
 class UserChange(RolesGiven):
     """Changes of a user. What is not there stays."""
 
     display: str | None = None
-    password: str | None = Field(None, max_length=1024, description="A new one; null takes it away. Ends the sessions.")
+    password: str | None = Field(
+        default=None, max_length=1024, description="A new one; null takes it away. Ends the sessions."
+    )
     invited: bool = False
     disabled: bool | None = None
-    join: list[str] = Field([], description="Groups into which the user is put.")
-    leave: list[str] = Field([], description="Groups out of which the user is taken.")
+    join: list[str] = Field(default=[], description="Groups into which the user is put.")
+    leave: list[str] = Field(default=[], description="Groups out of which the user is taken.")
 
 
 class UserShown(BaseModel):
@@ -92,8 +94,8 @@ class GroupChange(RolesGiven):
     """Changes of a group; the group is made where there is none."""
 
     display: str | None = None
-    add: list[str] = Field([], description="Users who are put into it.")
-    remove: list[str] = Field([], description="Users who are taken out of it.")
+    add: list[str] = Field(default=[], description="Users who are put into it.")
+    remove: list[str] = Field(default=[], description="Users who are taken out of it.")
 
 
 class GroupShown(BaseModel):
@@ -116,8 +118,10 @@ class ProjectChange(_Given):
     """Changes of a project. What is not there stays."""
 
     private: bool | None = None
-    users: dict[str, str] = Field({}, description="Roles of users; none takes one away.", examples=[{"ada": "admin"}])
-    groups: dict[str, str] = Field({}, description="Roles of groups.", examples=[{"ml": "member"}])
+    users: dict[str, str] = Field(
+        default={}, description="Roles of users; none takes one away.", examples=[{"ada": "admin"}]
+    )
+    groups: dict[str, str] = Field(default={}, description="Roles of groups.", examples=[{"ml": "member"}])
 
 
 class ProjectShown(BaseModel):
@@ -139,9 +143,9 @@ class NewToken(_Given):
     """A token to be made."""
 
     name: str = Field(examples=["laptop"])
-    user: str | None = Field(None, description="Whose token it is; for admins. Without it, of who asks.")
-    role: str = Field("admin", description="The most that it may do, and never more than its user.")
-    expires: str = Field("90d", description="How long it lasts, or never.", examples=["365d"])
+    user: str | None = Field(default=None, description="Whose token it is; for admins. Without it, of who asks.")
+    role: str = Field(default="admin", description="The most that it may do, and never more than its user.")
+    expires: str = Field(default="90d", description="How long it lasts, or never.", examples=["365d"])
 
 
 class TokenShown(BaseModel):
@@ -205,9 +209,9 @@ class SessionsEnded(BaseModel):
 class Limits(_Given):
     """What the runs of an allowance may have at once; null: no such limit."""
 
-    waiting: int | None = Field(None, ge=0, le=1_000_000)
-    running: int | None = Field(None, ge=0, le=1_000_000, examples=[20])
-    gpus: int | None = Field(None, ge=0, le=1_000_000, examples=[8])
+    waiting: int | None = Field(default=None, ge=0, le=1_000_000)
+    running: int | None = Field(default=None, ge=0, le=1_000_000, examples=[20])
+    gpus: int | None = Field(default=None, ge=0, le=1_000_000, examples=[8])
 
 
 class AllowanceShown(BaseModel):
@@ -423,7 +427,11 @@ def revoke_session(session_id: str, shared: SharedHere, asker: Own) -> None:
 @router.get("/allowances", response_model=Allowances)
 def list_allowances(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
     """The allowances for which the runs of who asks count; for admins all."""
-    person = asker.person
+    return tagged(request, {"allowances": seen_allowances(shared, asker.person)})
+
+
+def seen_allowances(shared: Shared, person: Person) -> list[dict[str, Any]]:
+    """The allowances that a person sees, by name."""
     sight = visible(person)
     mine = {f"user:{person.name}"}
     if sight.is_everything:
@@ -434,8 +442,7 @@ def list_allowances(request: Request, shared: SharedHere, asker: Annotated[Asker
         kind, _, of = name.partition(":")
         return may(person, Act.SET_PEOPLE) or name in mine or (kind == "project" and sight.sees(of))
 
-    found = [one.as_json() for one in shared.connection.allowances() if is_seen(one.name)]
-    return tagged(request, {"allowances": found})
+    return [one.as_json() for one in shared.connection.allowances() if is_seen(one.name)]
 
 
 @router.put("/allowances/{name:path}")
