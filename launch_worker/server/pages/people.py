@@ -20,7 +20,7 @@ from launch_worker.server.routes.people import Setting
 from launch_worker.server.shared import Shared, SharedHere
 
 router = APIRouter(include_in_schema=False)
-Allowing = Annotated[Asker, acting(Act.SET_PEOPLE, what="set", kind="allowance")]
+Allowing = Annotated[Asker, acting(Act.SET_PEOPLE, what="set", kind="allowance", is_named_late=True)]
 
 _ROLES = tuple(role.label for role in Role)
 
@@ -194,8 +194,8 @@ def forget_project(name: str, shared: SharedHere, asker: Setting) -> Response:
 def allow(form: FormHere, shared: SharedHere, asker: Allowing) -> Response:
     """Set what a user, group or project may have at once; without any number nothing is limited."""
     name = form.text("name")
-    asker.note(name)
     numbers = {limit: _number(limit, form.text(limit)) for limit in ("waiting", "running", "gpus")}
+    asker.begin(name)
     shared.transport(asker.person.name).allow(name, **numbers)
     return RedirectResponse("/people#allowances", 303)
 
