@@ -17,6 +17,7 @@ from bench import (
     following,
     footprint,
     growth,
+    log_page,
     parked,
     producing,
     questions,
@@ -83,6 +84,10 @@ def _logs(results: Results, quick: bool) -> None:
     whole_logs.measure(results, rounds=1 if quick else 5, repeat=5 if quick else 30)
 
 
+def _page(results: Results, quick: bool) -> None:
+    log_page.measure(results, opens=3 if quick else 10, jumps=20 if quick else 100, seconds=10 if quick else 60)
+
+
 def _archive(results: Results, quick: bool) -> None:
     archive.measure(results, runs=5_000 if quick else 100_000, transitions=3_000 if quick else 30_000)
 
@@ -108,6 +113,7 @@ _GROUPS: dict[str, Callable[[Results, bool], None]] = {
     "parked": _parked,
     "archive": _archive,
     "logs": _logs,
+    "page": _page,
     "questions": _questions,
     "server": _server,
 }

@@ -45,17 +45,17 @@ def measure(results: Results, *, rounds: int, repeat: int) -> None:
         apis = {_WITHOUT: _api(plain, ""), _WITH: _api(whole, url)}
         for name, running in ((_WITHOUT, plain), (_WITH, whole)):
             running.stamp()
-            _execute(apis[name])  # the libraries are loaded
-        run = _execute(apis[_WITH])
-        _wait_until_stored(url, run)
+            execute(apis[name])  # the libraries are loaded
+        run = execute(apis[_WITH])
+        wait_until_stored(url, run)
         for _ in range(rounds):
             for name, running in ((_WITHOUT, plain), (_WITH, whole)):
                 before = cpu_s(running.worker_pid)
                 with _peak(running.worker_pid) as peak:
-                    run = _execute(apis[name])
+                    run = execute(apis[name])
                     ended = time.monotonic()
                     if name == _WITH:
-                        _wait_until_stored(url, run)
+                        wait_until_stored(url, run)
                         stored_in.add(name, time.monotonic() - ended)
                 record = run.refresh()
                 assert record.ended_at is not None
@@ -96,14 +96,14 @@ def _api(running: Running, log_url: str) -> Api:
     return Api(settings=Settings.from_env({"LAUNCH_LOG_URL": log_url}, redis_url=running.url))
 
 
-def _execute(api: Api) -> Run:
+def execute(api: Api) -> Run:
     run = submit([sys.executable, "-c", _JOB], api=api)
     if run.wait(120) is not RunState.FINISHED:
         raise BenchError(f"run {run.id} is {run.state}: {run.refresh().reason}")
     return run
 
 
-def _wait_until_stored(url: str, run: Run) -> None:
+def wait_until_stored(url: str, run: Run) -> None:
     stored = StoredLogs(url)
 
     def is_stored() -> bool:

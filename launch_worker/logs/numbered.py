@@ -65,18 +65,14 @@ class Numbered:
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        #: Whether the last line has no end yet.
+        self.is_open = False
         self.stretches = self._find_stretches()
 
     @property
     def count(self) -> int:
         """The number of the last line."""
         return max((one.first + one.lines - 1 for one in self.stretches), default=0)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the last line has no end yet."""
-        parts = self._output.parts
-        return bool(parts) and not self._output.read_one(parts[-1]).endswith(b"\n")
 
     def lines(self, first: int, count: int) -> list[Line]:
         """The lines with these numbers that are there to be read."""
@@ -114,6 +110,7 @@ class Numbered:
             begin = at
             if part is not None:
                 end, end_line = part.end, part.end_line
+        self.is_open = not is_at_line
         if output.end > end:
             stretches.append(Stretch(end_line + 1, 0, Gap(output.end - end, None, output.why_missing())))
         return stretches

@@ -525,9 +525,5 @@ def _torn(data: bytes, *, is_at_line: bool) -> int:
 
 def after_breaks(data: bytes, count: int) -> int:
     """The place after this number of line breaks; the end where there are fewer."""
-    place = 0
-    for _ in range(count):
-        place = data.find(b"\n", place) + 1
-        if not place:
-            return len(data)
-    return place
+    lines = data.split(b"\n", count)
+    return len(data) - (len(lines[-1]) if len(lines) > count else 0)

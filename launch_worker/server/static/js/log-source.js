@@ -14,8 +14,8 @@ import { LINE_CHARS, lastWritten } from "./log-text.js";
  * @typedef {{lines: Map<number, Line>, upTo: number, chars: number}} Page
  */
 
-const PAGE_LINES = 256;
-const KEPT_PAGES = 64;
+const PAGE_LINES = 128;
+const KEPT_PAGES = 100;
 const KEPT_CHARS = 2_000_000;
 /** Milliseconds before what failed is tried again. */
 const AGAIN_MS = 2000;
@@ -150,13 +150,24 @@ export class LogSource extends EventTarget {
       if (this.line(number) === null) wanted.add(page);
       else this._use(page);
     }
+    /** @type {Set<AbortController>} */
+    const needed = new Set();
+    for (const page of wanted) {
+      const asked = this._asked.get(page);
+      if (asked) needed.add(asked);
+    }
     for (const [page, asked] of this._asked) {
-      if (!wanted.has(page)) {
+      if (!needed.has(asked)) {
         asked.abort();
         this._asked.delete(page);
       }
     }
-    for (const page of wanted) if (!this._asked.has(page)) this._askPage(page);
+    const missing = [...wanted].filter((page) => !this._asked.has(page)).sort((a, b) => a - b);
+    // Pages that follow each other are asked for at once.
+    for (let at = 0, count = 1; at < missing.length; at += count, count = 1) {
+      while (missing[at + count] === missing[at] + count) count += 1;
+      this._askPages(missing[at], count);
+    }
   }
 
   /**
@@ -194,23 +205,30 @@ export class LogSource extends EventTarget {
     return said;
   }
 
-  /** @param {number} page */
-  async _askPage(page) {
+  /**
+   * @param {number} page
+   * @param {number} count
+   */
+  async _askPages(page, count) {
     const asked = new AbortController();
-    this._asked.set(page, asked);
+    const forget = () => {
+      for (const [one, by] of this._asked) if (by === asked) this._asked.delete(one);
+    };
+    for (let one = page; one < page + count; one++) this._asked.set(one, asked);
     const first = page * PAGE_LINES + 1;
+    const lines = count * PAGE_LINES;
     try {
       /** @type {Answer} */
-      const answer = await this._ask(`/lines?${this._attemptIn()}&first=${first}&count=${PAGE_LINES}`, asked.signal);
-      this._fill(answer, first, first + PAGE_LINES - 1);
-      if (this._asked.get(page) === asked) this._asked.delete(page);
+      const answer = await this._ask(`/lines?${this._attemptIn()}&first=${first}&count=${lines}`, asked.signal);
+      forget();
+      this._fill(answer, first, first + lines - 1);
       this.problem = "";
-      this._changed();
+      this.dispatchEvent(new Event("filled"));
     } catch (error) {
       if (asked.signal.aborted) return;
-      // It stays among those that were asked for: nobody asks again before its time.
+      // They stay among those that were asked for: nobody asks again before the time.
       this._fails(error, () => {
-        this._asked.delete(page);
+        forget();
         this._changed();
       });
     }

@@ -203,7 +203,10 @@ export class LogView extends HTMLElement {
   _open(attempt, around) {
     this.source.close();
     this.source = new LogSource(`/api/v1/runs/${encodeURIComponent(this.getAttribute("run") ?? "")}/logs`, attempt);
-    this.source.addEventListener("change", () => this._due());
+    const { source } = this;
+    source.addEventListener("change", () => this._due());
+    // Somebody waits for these lines; the next frame would be late.
+    source.addEventListener("filled", () => source === this.source && this._changed());
     this._follow(!around);
     this.goal = around;
     this.widest = 0;
