@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from launch_worker.api.connection import Connection
+from launch_worker.api.patience import AWAY, Patience
 from launch_worker.api.run import Run
-from launch_worker.errors import BrokerUnavailableError, RefusedError, UnknownRunError
+from launch_worker.errors import RefusedError, UnknownRunError
 from launch_worker.ids import GROUP_ID
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
 
-#: Seconds of an outage that a wait outlasts, and between two tries.
-_PATIENCE_S = 600.0
-_PAUSE_S = 1.0
 #: Runs that are read in one round trip.
 _PAGE = 500
 #: Exit codes where no run is left that could give one: as of a run that was Killed, and of one that Failed.
@@ -82,28 +80,19 @@ class Group:
         Outlasts an outage of Redis of up to ten minutes.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        away_since: float | None = None
+        patience = Patience(deadline)
         while deadline is None or time.monotonic() < deadline:
             try:
-                if self._has_ended(deadline):
-                    return self.record.end
-                away_since = None
-            except BrokerUnavailableError:
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > _PATIENCE_S:
-                    raise
-                time.sleep(_PAUSE_S)
+                for record in self._api.transport.follow_group(self.id, deadline=deadline):
+                    patience.has_answer()
+                    self.record = record
+                    if record.is_over:
+                        return record.end
+                if deadline is None or time.monotonic() < deadline:
+                    raise unknown_group(self.id)
+            except AWAY as error:
+                patience.outlast(error)
         raise TimeoutError(f"group {self.id} is not over after {format_duration(timeout or 0)}")
-
-    def _has_ended(self, deadline: float | None) -> bool:
-        """Wait for the end; False after `deadline` (monotonic seconds)."""
-        for record in self._api.transport.follow_group(self.id, deadline=deadline):
-            self.record = record
-            if record.is_over:
-                return True
-        if deadline is None or time.monotonic() < deadline:
-            raise unknown_group(self.id)
-        return False
 
     def cancel(self, *, reason: str = "", grace_s: float | None = None) -> tuple[int, int]:
         """Ask for the end of all its runs; it gets no more. Returns how many are Killed, and how many were asked.

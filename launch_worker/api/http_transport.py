@@ -37,12 +37,10 @@ from launch_worker.untrusted.text import read_json, read_map
 _LARGE_PAGE = 1000
 #: Ids of one question.
 _IDS = 100
-#: Seconds of one wait at the server for the end of a group.
+#: Seconds of one wait at the server for news of a group or sweep.
 _WAIT_S = 20.0
 #: Seconds without any byte of a stream, whose server says something every 15 s, after which it is gone.
 _SILENCE_S = 40.0
-#: Seconds between two looks at a sweep that is waited for.
-_LOOK_AGAIN_S = 1.0
 
 T = TypeVar("T")
 
@@ -292,12 +290,17 @@ class HttpTransport(HttpSubmitter):
         return said["done"], said["state"]
 
     def follow_sweep(self, sweep_id: str, *, deadline: float | None) -> Iterator[SweepRecord]:
-        while (record := self.sweep(sweep_id)) is not None:
+        record = self.sweep(sweep_id)
+        while record is not None:
             yield record
-            left_s = _LOOK_AGAIN_S if deadline is None else min(_LOOK_AGAIN_S, deadline - time.monotonic())
+            left_s = _WAIT_S if deadline is None else min(_WAIT_S, deadline - time.monotonic())
             if record.is_over or left_s <= 0:
                 return
-            time.sleep(left_s)
+            query = {"state": record.state, "timeout": left_s}
+            try:
+                record = _sweep(self.server.ask("GET", _path("sweeps", sweep_id, "wait"), query=query))
+            except NotFoundError:
+                return
 
     def schedules(self) -> list[tuple[str, str, int]]:
         found = self.server.ask("GET", "/schedules")["schedules"]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from launch_worker.api.connection import Connection
+from launch_worker.api.patience import AWAY, Patience
 from launch_worker.api.shown import attempt_of, run_as_json
 from launch_worker.api.transport import LogPart, Place, check_part
-from launch_worker.errors import BrokerUnavailableError, InputError, ServerUnavailableError
+from launch_worker.errors import InputError
 from launch_worker.model.log_pieces import Log, Piece
 from launch_worker.model.outcome import shell_exit_code
 from launch_worker.model.run import Record, Transition
@@ -20,10 +21,6 @@ from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
 from launch_worker.model.usage import Measured, Usage
 from launch_worker.store.answers import CancelWord
-
-#: Seconds of an outage that a follower outlasts, and between two tries.
-_PATIENCE_S = 600.0
-_PAUSE_S = 1.0
 
 
 class Run:
@@ -308,24 +305,23 @@ class Run:
         ten minutes, then raises BrokerUnavailableError.
         """
         place = None if after is None else Place.after(after)
-        has_begun, away_since = False, None
+        has_begun, patience = False, Patience(deadline)
         while True:
             try:
                 told = self._api.transport.follow(self.id, place, logs=logs, attempt=attempt, deadline=deadline)
                 for seen in told:
-                    has_begun, away_since, place = True, None, seen.place
+                    has_begun, place = True, seen.place
+                    patience.has_answer()
                     self._record = seen.record or self._record
                     if seen.missing:
                         on_missing(seen.missing)
                     if seen.state is not None or seen.record is None:
                         yield seen.state, seen.data
                 return
-            except (BrokerUnavailableError, ServerUnavailableError):
-                away_since = away_since or time.monotonic()
-                is_over = deadline is not None and time.monotonic() > deadline
-                if not has_begun or is_over or time.monotonic() - away_since > _PATIENCE_S:
+            except AWAY as error:
+                if not has_begun:
                     raise
-                time.sleep(_PAUSE_S)
+                patience.outlast(error)
 
     def shell_exit_code(self) -> int:
         """The exit code of `launch-submit --wait` once the run has ended."""

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch_worker.api.connection import Connection
+from launch_worker.api.patience import AWAY, Patience
 from launch_worker.api.run import Run
 from launch_worker.errors import (
-    BrokerUnavailableError,
     InputError,
     LaunchError,
     RefusedError,
-    ServerUnavailableError,
     UnknownRunError,
 )
 from launch_worker.ids import new_run_id
@@ -40,9 +39,6 @@ MAX_FILE_BYTES = 4 << 20
 MAX_WORKERS = 1000
 #: Lines of a failed run's output in the status of a sweep whose first runs all failed.
 _LAST_LINES = 3
-#: Seconds of an outage that a wait outlasts, and between two tries.
-_PATIENCE_S = 600.0
-_PAUSE_S = 1.0
 #: Words of `Sweep.steer`, and what the reason of a run that was Killed by each says.
 _STEERED: dict[SweepOrder, str] = {"stop": "stopped", "cancel": "cancelled", "pause": "paused", "resume": "resumed"}
 
@@ -148,27 +144,20 @@ class Sweep:
         minutes.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        away_since: float | None = None
+        patience = Patience(deadline)
         while True:
             try:
-                if self._has_ended(deadline):
+                for record in self._api.transport.follow_sweep(self.id, deadline=deadline):
+                    patience.has_answer()
+                    self._record = record
+                    if record.state == "PAUSED" and record.failures:
+                        raise LaunchError(f"sweep {self.id} is PAUSED: {record.problem}")
+                if self.refresh().is_over:
                     return self.record.state
                 break
-            except (BrokerUnavailableError, ServerUnavailableError):
-                now = time.monotonic()
-                away_since = away_since or now
-                if now - away_since > _PATIENCE_S or (deadline is not None and now > deadline):
-                    raise
-                time.sleep(_PAUSE_S)
+            except AWAY as error:
+                patience.outlast(error)
         raise TimeoutError(f"sweep {self.id} is still {self.record.state} after {timeout:g} s")
-
-    def _has_ended(self, deadline: float | None) -> bool:
-        """Wait for the end; False after `deadline` (monotonic seconds)."""
-        for record in self._api.transport.follow_sweep(self.id, deadline=deadline):
-            self._record = record
-            if record.state == "PAUSED" and record.failures:
-                raise LaunchError(f"sweep {self.id} is PAUSED: {record.problem}")
-        return self.refresh().is_over
 
     def as_json(self, *, runs: bool = False) -> dict[str, Any]:
         """The object of `sweep list --json`; with `runs` that of `sweep status --json`."""

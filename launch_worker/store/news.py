@@ -51,15 +51,21 @@ class News(Client):
 
             yield wait
 
-    def listen_to_runs(self, *, on_news: Callable[[str], None], stopped: Callable[[], bool]) -> None:
-        """Call `on_news(run_id)` for the news of all runs until `stopped`; raises when Redis goes away."""
+    def listen_to_all(self, *, on_news: Callable[[str], None], stopped: Callable[[], bool]) -> None:
+        """Call `on_news` with the id of each run, group or sweep that has news, until `stopped`.
+
+        Raises when Redis goes away.
+        """
         pattern = keys.news_channel("*")
         with clear_errors(self.url), self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             pubsub.psubscribe(pattern)
+            pubsub.subscribe(keys.SWEEP_NEWS)
             while not stopped():
                 message = pubsub.get_message(timeout=_TURN_S)
                 if message is not None and message["type"] == "pmessage":
                     on_news(text(message["channel"]).removeprefix(pattern[:-1]))
+                elif message is not None and message["type"] == "message":
+                    on_news(text(message["data"]))
 
     def listen(
         self, channels: Sequence[str], *, on_message: Callable[[str, str], None], stopped: Callable[[], bool]

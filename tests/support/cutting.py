@@ -14,15 +14,16 @@ class Cutter:
     def __init__(self, target: int) -> None:
         self._target = target
         #: What the first lines of requests whose answers are cut have in them, how many are, and after how many bytes.
-        self._cut, self._count, self._after = re.compile(""), 0, 0
+        self._cut, self._count = re.compile(""), 0
+        self._after: int | None = 0
         #: First lines of all requests.
         self.asked: list[str] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self, pattern: str, *, count: int = 1, after: int = 0) -> None:
-        """Cut the next answers to requests such as `POST .*/runs`, each after some bytes."""
+    def cut(self, pattern: str, *, count: int = 1, after: int | None = 0) -> None:
+        """Cut the next answers to requests such as `POST .*/runs`, each after some bytes; None: at once."""
         self._cut, self._count, self._after = re.compile(pattern), count, after
 
     def close(self) -> None:
@@ -45,6 +46,9 @@ class Cutter:
                     self.asked.append(data.partition(b" HTTP/")[0].decode())
                     if self._count and self._cut.match(self.asked[-1]):
                         self._count -= 1
+                        if self._after is None:
+                            server.sendall(data)
+                            return
                         passing[0] = self._after
                 server.sendall(data)
 

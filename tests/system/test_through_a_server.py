@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from pathlib import Path
 
-from launch_worker.api.client import submit
 from launch_worker.people.registry import Registry
 from launch_worker.people.roles import Role
 from tests.conftest import wait_until
 from tests.support.http_servers import serving
 from tests.support.ports import own_port
-from tests.system.conftest import NOWHERE, TIMES, Cluster, waits_for
+from tests.system.conftest import NOWHERE, TIMES, Cluster
 
 
 def at_home(cluster: Cluster, *command: str, secret: str = "") -> subprocess.CompletedProcess[str]:
@@ -64,39 +64,56 @@ def test_where_no_passwords_are_taken_a_token_is_pasted(cluster: Cluster) -> Non
         assert json.loads(at_home(cluster, "launch-worker", "whoami", "--json").stdout)["name"] == "ada"
 
 
-def test_a_follower_goes_on_through_a_restart_of_the_server(cluster: Cluster) -> None:
-    port, flags = own_port(), [cluster.folder / f"flag{at}" for at in range(2)]
-    lines = "".join(f"{waits_for(flag)}; seq {100 * at + 1} {100 * at + 100}\n" for at, flag in enumerate(flags))
-    cluster.worker()
-    run = submit(["sh", "-c", f"echo begins\n{lines}echo ends"], api=cluster.api)
+def test_followers_go_on_through_restarts_of_the_server(cluster: Cluster) -> None:
+    port, is_enough = own_port(), cluster.folder / "enough"
+    # Lines without a pause would be more than Redis keeps.
+    script = f"i=0; until [ -e {is_enough} ]; do seq $((i + 1)) $((i + 100)); i=$((i + 100)); sleep 0.05; done"
+    cluster.worker(env={"LAUNCH_LOG_BYTES": "64M"})
+    servers: list[subprocess.Popen[bytes]] = []
 
-    def server() -> tuple[subprocess.Popen[bytes], str]:
-        """A server, and the key that it prints, which is the same each time."""
-        started = cluster.open("launch-worker", "server", "--no-celery", "--address", f"127.0.0.1:{port}")
-        assert started.stdout is not None
-        return started, started.stdout.readline().decode().strip().rpartition("token=")[2]
+    def start_server() -> str:
+        """Start a server; the key that it prints is the same each time."""
+        servers.append(cluster.open("launch-worker", "server", "--no-celery", "--address", f"127.0.0.1:{port}"))
+        out = servers[-1].stdout
+        assert out is not None
+        return out.readline().decode().strip().rpartition("token=")[2]
 
-    first, key = server()
-    out = cluster.folder / "followed"
-    env = cluster.env | {"LAUNCH_API_URL": f"http://127.0.0.1:{port}", "LAUNCH_API_TOKEN": key}
-    with out.open("wb") as file:
-        follower = subprocess.Popen(
-            ["launch-worker", "logs", "-f", run.id], env=env | {"LAUNCH_REDIS_URL": NOWHERE}, stdout=file
-        )
+    env = cluster.env | {"LAUNCH_API_URL": f"http://127.0.0.1:{port}", "LAUNCH_REDIS_URL": NOWHERE}
+    env |= {"LAUNCH_API_TOKEN": start_server()}
+    followers: list[tuple[subprocess.Popen[bytes], Path]] = []
+
+    def follow(*words: str) -> None:
+        path = cluster.folder / f"followed{len(followers)}"
+        with path.open("wb") as file:
+            followers.append((subprocess.Popen(words, cwd=cluster.folder, env=env, stdout=file), path))
+
+    def see_more() -> None:
+        """Wait until each follower has printed more than it has now."""
+        sizes = [path.stat().st_size for _, path in followers]
+
+        def grew() -> bool:
+            return all(path.stat().st_size > size for (_, path), size in zip(followers, sizes, strict=True))
+
+        wait_until(grew, what="all followers print more", timeout_s=60)
+
     try:
-        wait_until(lambda: b"begins" in out.read_bytes(), what="the follower sees the beginning")
-        flags[0].touch()
-        wait_until(lambda: b"\n50\n" in out.read_bytes(), what="the follower is in the middle")
-        first.send_signal(signal.SIGKILL)
-        first.communicate()
-        flags[1].touch()
-        wait_until(lambda: cluster.api.run(run.id).state.is_final, what="the run ends meanwhile")
-        second, _ = server()
-        assert follower.wait(60) == 0
-        second.send_signal(signal.SIGTERM)
-        second.communicate(timeout=30)
+        follow("launch-submit", "--follow", "--", "sh", "-c", script)
+        [run] = wait_until(cluster.runs, what="the run is there")
+        follow("launch-worker", "logs", "-f", run.id)
+        for ends_it in (signal.SIGKILL, signal.SIGTERM):
+            see_more()
+            servers[-1].send_signal(ends_it)
+            servers[-1].communicate(timeout=30)
+            start_server()
+        see_more()
+        is_enough.touch()
+        assert [follower.wait(60) for follower, _ in followers] == [0, 0]
     finally:
-        follower.kill()
-        follower.wait()
-    numbers = "".join(f"{number}\n" for number in range(1, 201))
-    assert out.read_text() == f"begins\n{numbers}ends\n"
+        for process in (*servers, *(follower for follower, _ in followers)):
+            process.kill()
+            process.communicate()
+    printed = run.logs()
+    numbers = printed.splitlines()
+    assert numbers == [b"%d" % number for number in range(1, len(numbers) + 1)]
+    for _, path in followers:
+        assert path.read_bytes() == printed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -18,11 +16,10 @@ from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.routes.acts import Cancel
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
+from launch_worker.server.waiting import wait_for
 
 router = APIRouter(tags=["groups"])
 Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
-#: Seconds after which a group is looked at without news.
-_TURN_S = 2.0
 
 
 class Retry(BaseModel):
@@ -109,15 +106,9 @@ async def wait_for_group(
 ) -> dict[str, Any]:
     """Answer when all runs of a group have ended, or after the timeout: the group as it is then."""
     served = await run_in_threadpool(Served, shared, asker)
-    deadline = time.monotonic() + timeout
-    with shared.news.of_run(group_id) as woken:
-        while True:
-            woken.clear()
-            group = await run_in_threadpool(find_group, served, group_id)
-            left_s = deadline - time.monotonic()
-            if group.is_over or left_s <= 0 or shared.stopping.is_set():
-                return asdict(group)
-            try:
-                await asyncio.wait_for(woken.wait(), min(_TURN_S, left_s))
-            except TimeoutError:
-                await run_in_threadpool(served.catch_up)
+
+    def look() -> GroupRecord:
+        return find_group(served, group_id)
+
+    found = await wait_for(shared, served, group_id, look, lambda group: group.is_over, timeout_s=timeout)
+    return asdict(found)

@@ -93,7 +93,7 @@ async def _seen(
         place = served.begin(first, place, attempt=attempt)
         yield Seen(place, first, first.state)
     filler = Filler(served.settings.log_url)
-    with shared.news.of_run(first.id) as woken:
+    with shared.news.of(first.id) as woken:
         while not place.is_end:
             woken.clear()
             for seen in await run_in_threadpool(_look, served, first.id, place, filler, logs=logs, attempt=attempt):

@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from launch_worker.api.sweeps import MAX_WORKERS
@@ -22,6 +23,7 @@ from launch_worker.server.caching import tagged
 from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.sight import Seen
+from launch_worker.server.waiting import wait_for
 from launch_worker.sweeps.config import parse_config
 from launch_worker.sweeps.search import check_engines, suggest
 from launch_worker.sweeps.trial import spec_of
@@ -94,6 +96,27 @@ def list_trials(sweep_id: str, request: Request, shared: SharedHere, asker: Seei
     """The runs of a sweep, with their parameters and results."""
     sweep_of(shared, asker, sweep_id)
     return tagged(request, {"trials": [asdict(trial) for trial in shared.connection.trials(sweep_id)]})
+
+
+@router.get("/sweeps/{sweep_id}/wait")
+async def wait_for_sweep(
+    sweep_id: str,
+    shared: SharedHere,
+    asker: Seeing,
+    state: Annotated[str, Query(max_length=20, description="The state that is known.")] = "RUNNING",
+    timeout: Annotated[float, Query(ge=0, le=3600, description="Seconds at most.")] = 20,
+) -> SweepShown:
+    """Answer when a sweep's state is another one, or it is over, or after the timeout: the sweep as it is then."""
+    served = await run_in_threadpool(Served, shared, asker)
+
+    def look() -> SweepRecord:
+        return sweep_of(shared, asker, sweep_id)
+
+    def is_new(record: SweepRecord) -> bool:
+        return record.is_over or record.state != state
+
+    found = await wait_for(shared, served, sweep_id, look, is_new, timeout_s=timeout)
+    return SweepShown(**_shown(found))
 
 
 @router.post("/sweeps/{sweep_id}/pause")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from launch_worker.errors import ServerUnavailableError
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
+from tests.conftest import wait_until
 from tests.support.arrows import FINISHED, claim
 from tests.support.cutting import Cutter
 from tests.support.http_servers import KEY, TestServer
@@ -96,6 +98,23 @@ def test_a_retry_is_done_once_and_not_known_to_be(through: Api, cutter: Cutter, 
         Run(through, run.id).retry()
     assert run.state is RunState.PENDING
     assert sum(line.endswith("/retry") for line in cutter.asked) == 1
+
+
+def test_who_waits_for_a_group_or_a_sweep_is_woken_by_its_news_and_outlasts_cuts(
+    through: Api, cutter: Cutter, api: Api
+) -> None:
+    config = {"method": "grid", "parameters": {"x": {"values": [1, 2]}}, "command": ["true"]}
+    sweep = through.create_sweep(config, queue="nobodys")
+    group = through.group(submit_many([{"command": ["true"], "array": "0-1"}], api=through)[0].group)
+    cutter.cut("GET .*/wait", count=3, after=None)
+    with ThreadPoolExecutor() as pool:
+        ends = [pool.submit(group.wait, 60), pool.submit(sweep.wait, 60)]
+        wait_until(lambda: sum("/wait" in line for line in cutter.asked) == 5, what="both wait after the cuts")
+        api.group(group.id).cancel()
+        api.sweep(sweep.id).cancel()
+        assert [end.result() for end in ends] == ["Never", "CANCELED"]
+    # A wait at the server is over at once where there is news, and none is asked for before.
+    assert sum("/wait" in line for line in cutter.asked) <= 6
 
 
 def test_commands_say_what_was_done(cutter: Cutter, api: Api) -> None:
