@@ -319,6 +319,13 @@ class HttpTransport(HttpSubmitter):
         said = self.server.ask("PUT", _path("schedules", name), body=kept)
         return json.dumps(said["schedule"]), said["next_us"]
 
+    def pause_schedule(self, name: str, *, paused: bool) -> bool:
+        try:
+            self.server.ask("POST", _path("schedules", name, "pause" if paused else "resume"))
+        except NotFoundError:
+            return False
+        return True
+
     def delete_schedule(self, name: str) -> bool:
         try:
             self.server.ask("DELETE", _path("schedules", name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from launch_worker.api import doctor
@@ -15,6 +16,7 @@ from launch_worker.database import open_database
 from launch_worker.errors import InputError, NotFoundError
 from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
+from launch_worker.model.schedule import Schedule
 from launch_worker.model.totals import By, Total
 from launch_worker.model.worker import WorkerOrder
 
@@ -52,6 +54,15 @@ class RedisTransport(RedisRuns, RedisGroups, RedisQueues, RedisSweeps):
     def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
         self.store.keep_schedule(name, text, next_us, actor=self.actor)
         return text, next_us
+
+    def pause_schedule(self, name: str, *, paused: bool) -> bool:
+        found = self.store.schedule(name)
+        if found is None:
+            return False
+        schedule = replace(Schedule.from_json(found[0]), paused=paused)
+        # A time that came while it was paused is not made up for.
+        next_us = schedule.next_after(self.store.now_us())
+        return self.store.change_schedule(name, schedule.to_json(), next_us, actor=self.actor)
 
     def delete_schedule(self, name: str) -> bool:
         return self.store.delete_schedule(name, actor=self.actor)

@@ -360,6 +360,9 @@ class Transport(Submits, Protocol):
     def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
         """Keep a schedule that was checked. Returns its text and its next time, as they are kept."""
 
+    def pause_schedule(self, name: str, *, paused: bool) -> bool:
+        """Let its times come and go without a run, or with runs again. False for none. Raises InputError."""
+
     def delete_schedule(self, name: str) -> bool:
         """Take a schedule away. False for none."""
 

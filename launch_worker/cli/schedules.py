@@ -57,7 +57,9 @@ def list_command(url: str | None, as_json: bool) -> None:
     if not rows:
         terminal.say("no schedules", err=True)
         return
-    columns = ("name", "cron", "timezone", "next_at", "queue", "problem")
+    for row in rows:
+        row["when"] = "paused" if row.get("paused") else row.get("next_at")
+    columns = ("name", "cron", "timezone", "when", "queue", "problem")
     terminal.table(
         ("NAME", "CRON", "TIMEZONE", "NEXT", "QUEUE", "PROBLEM"), [[row.get(name) for name in columns] for row in rows]
     )
@@ -120,6 +122,33 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
     for key, value in (shown | {f"run {key}": value for key, value in run.items() if key != "queue"}).items():
         if value not in (None, "", [], {}):
             terminal.say(f"{key.replace('_', ' '):<20} {value}")
+
+
+@schedules_command.command("pause", epilog="Example: launch-worker schedules pause nightly")
+@_NAME
+@_JSON
+@click.pass_obj
+def pause_command(url: str | None, name: str, as_json: bool) -> None:
+    """Let the times of a recurring submission come and go without a run."""
+    _pause(url, name, paused=True, as_json=as_json)
+
+
+@schedules_command.command("resume", epilog="Example: launch-worker schedules resume nightly")
+@_NAME
+@_JSON
+@click.pass_obj
+def resume_command(url: str | None, name: str, as_json: bool) -> None:
+    """Have the times of a paused one make runs again, from the next on."""
+    _pause(url, name, paused=False, as_json=as_json)
+
+
+def _pause(url: str | None, name: str, *, paused: bool, as_json: bool) -> None:
+    if not Api(url).transport.pause_schedule(name, paused=paused):
+        raise unknown_schedule(name)
+    if as_json:
+        terminal.echo_json({"name": name, "paused": paused})
+    else:
+        terminal.say(f"schedule {name} is paused" if paused else f"schedule {name} goes on")
 
 
 @schedules_command.command("delete", epilog="Example: launch-worker schedules delete nightly")

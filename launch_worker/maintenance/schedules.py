@@ -48,6 +48,9 @@ def _fire(store: Store, settings: Settings, name: str, text: str, due: int, now:
         if store.skip_schedule(name, due, now + _DAMAGED_US):
             log.error("schedule.damaged name=%s: %s", name, error)
         return 0
+    if schedule.paused:
+        store.skip_schedule(name, due, schedule.next_after(now))
+        return 0
     at, following = occurrence(schedule, due, now)
     if at is None:
         if store.skip_schedule(name, due, following):

@@ -44,6 +44,8 @@ class Schedule:
     made_at: int = field(default=0, compare=False)
     #: Name of the person whom a server has proven to have made it; '' for one that was made on Redis itself.
     user: str = ""
+    #: Whether its times come and go without a run.
+    paused: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -55,6 +57,8 @@ class Schedule:
             raise InputError(f"missed {self.missed!r} is unknown; use one of: {', '.join(MISSED)}")
         if self.overlap not in OVERLAPS:
             raise InputError(f"overlap {self.overlap!r} is unknown; use one of: {', '.join(OVERLAPS)}")
+        if not isinstance(self.paused, bool):
+            raise InputError("paused must be true or false")
         if not isinstance(self.given, Mapping):
             raise InputError("the run of a schedule must be a map")
         _zone(self.timezone)
@@ -109,7 +113,8 @@ class Schedule:
             "user": self.user,
             "given": self.given,
         }
-        return json.dumps(kept)
+        # Left out where it is not so: an older beat does not know it.
+        return json.dumps(kept | ({"paused": True} if self.paused else {}))
 
     @classmethod
     def from_json(cls, text: str) -> Schedule:
@@ -131,6 +136,7 @@ class Schedule:
             "timezone": self.timezone,
             "missed": self.missed,
             "overlap": self.overlap,
+            "paused": self.paused,
             "next_at": isoformat(next_us),
             "created_at": isoformat(self.made_at),
             "queue": self.given.get("queue", "default"),

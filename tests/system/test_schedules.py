@@ -51,6 +51,9 @@ def test_a_recurring_run_is_listed_shown_and_deleted(cluster: Cluster) -> None:
     assert "s3cr3t" not in cluster.run("launch-worker", "schedules", "show", "nightly").out
     listed = cluster.run("launch-worker", "schedules", "--json")
     assert [json.loads(line)["name"] for line in listed.out.splitlines()] == ["nightly"]
+    assert cluster.run("launch-worker", "schedules", "pause", "nightly").out == "schedule nightly is paused\n"
+    assert "paused" in cluster.run("launch-worker", "schedules").out
+    assert cluster.run("launch-worker", "schedules", "resume", "nightly").out == "schedule nightly goes on\n"
     assert cluster.run("launch-worker", "schedules", "delete", "nightly").code == 0
     gone = cluster.run("launch-worker", "schedules", "delete", "nightly")
     assert (gone.code, gone.err) == (
@@ -162,6 +165,17 @@ def test_times_that_were_missed_make_one_run_or_none(cluster: Cluster, missed: s
     found = cluster.api.store.schedule("nightly")
     assert found is not None
     assert found[1] > cluster.api.store.now_us()
+
+
+def test_a_paused_one_makes_no_run_and_goes_on_from_the_next_time_on(cluster: Cluster) -> None:
+    keep(cluster, cron="0 0 1 1 *", arguments=("--missed", "once"))
+    assert cluster.api.transport.pause_schedule("nightly", paused=True)
+    make_due(cluster, in_s=-1)
+    assert fire_due(cluster.api.store, cluster.api.settings) == 0
+    assert cluster.api.transport.pause_schedule("nightly", paused=False)
+    assert fire_due(cluster.api.store, cluster.api.settings) == 0
+    make_due(cluster, in_s=-1)
+    assert fire_due(cluster.api.store, cluster.api.settings) == 1
 
 
 def test_a_recurring_run_gets_the_defaults_that_its_queue_has_when_it_comes(cluster: Cluster) -> None:

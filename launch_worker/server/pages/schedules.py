@@ -1,4 +1,4 @@
-"""Shows recurring submissions, and lets who may run one now, or delete it."""
+"""Shows recurring submissions, and lets who may run one now, pause or delete it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launch_worker.model.units import isoformat
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.pages.shown import show
-from launch_worker.server.routes.schedules import kept_schedule, remove_schedule, shown_schedules
+from launch_worker.server.routes.schedules import kept_schedule, remove_schedule, set_paused, shown_schedules
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
 
@@ -34,6 +34,28 @@ def run_schedule(
     text, _ = kept_schedule(shared, asker, name)
     sent = Served(shared, asker).send(Schedule.from_json(text).given)
     return RedirectResponse(f"/runs/{sent.id}", 303)
+
+
+@router.post("/schedules/{name}/pause")
+def pause_schedule(
+    name: str,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_SCHEDULES, what="pause", kind="schedule")],
+) -> Response:
+    """Let its times come and go without a run."""
+    set_paused(shared, asker, name, paused=True)
+    return RedirectResponse("/schedules", 303)
+
+
+@router.post("/schedules/{name}/resume")
+def resume_schedule(
+    name: str,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_SCHEDULES, what="resume", kind="schedule")],
+) -> Response:
+    """Have its times make runs again."""
+    set_paused(shared, asker, name, paused=False)
+    return RedirectResponse("/schedules", 303)
 
 
 @router.post("/schedules/{name}/delete")
@@ -63,5 +85,6 @@ def _row(shown: dict[str, Any]) -> dict[str, Any]:
         "queue": str(given.get("queue") or "default"),
         "project": str(given.get("project") or ""),
         "command": " ".join(map(str, command)) if isinstance(command, list) else str(command or given.get("image", "")),
+        "paused": schedule.get("paused") is True,
         "problem": shown["problem"] or "",
     }

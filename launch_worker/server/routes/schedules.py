@@ -95,6 +95,26 @@ def keep_schedule(
     return ScheduleShown(**_shown(name, schedule.to_json(), next_us))
 
 
+@router.post("/schedules/{name}/pause")
+def pause_schedule(
+    name: str,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_SCHEDULES, what="pause", kind="schedule")],
+) -> ScheduleShown:
+    """Let its times come and go without a run."""
+    return set_paused(shared, asker, name, paused=True)
+
+
+@router.post("/schedules/{name}/resume")
+def resume_schedule(
+    name: str,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.SET_SCHEDULES, what="resume", kind="schedule")],
+) -> ScheduleShown:
+    """Have its times make runs again, from the next one on."""
+    return set_paused(shared, asker, name, paused=False)
+
+
 @router.delete("/schedules/{name}", status_code=204)
 def delete_schedule(
     name: str,
@@ -114,10 +134,20 @@ def shown_schedules(shared: Shared, asker: Asker) -> list[dict[str, Any]]:
 
 def remove_schedule(shared: Shared, asker: Asker, name: str) -> None:
     """Take a schedule away. Raises NotFoundError, NotAllowedError."""
-    text, _ = kept_schedule(shared, asker, name)
-    kept = read_map(text)
-    asker.check(Act.SET_SCHEDULES, project=project_of_schedule(kept), owner=str(kept.get("user") or ""))
+    _check_own(shared, asker, name)
     shared.transport(asker.person.name).delete_schedule(name)
+
+
+def set_paused(shared: Shared, asker: Asker, name: str, *, paused: bool) -> ScheduleShown:
+    """Pause a schedule, or let it go on. Raises NotFoundError, NotAllowedError, InputError for a damaged one."""
+    _check_own(shared, asker, name)
+    shared.transport(asker.person.name).pause_schedule(name, paused=paused)
+    return ScheduleShown(**_shown(name, *kept_schedule(shared, asker, name)))
+
+
+def _check_own(shared: Shared, asker: Asker, name: str) -> None:
+    kept = read_map(kept_schedule(shared, asker, name)[0])
+    asker.check(Act.SET_SCHEDULES, project=project_of_schedule(kept), owner=str(kept.get("user") or ""))
 
 
 def _check_name(person: Person, name: str, project: str) -> None:

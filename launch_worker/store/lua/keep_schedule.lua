@@ -1,7 +1,7 @@
--- Sets a schedule (a recurring submission).  ARGV: name, the schedule (JSON), its next time (us), actor; '' for
--- schedule and time deletes it.
--- Returns 1, or 0 where there was none to delete.
-local name, text, next_us, actor = unpack(ARGV)
+-- Sets a schedule (a recurring submission).  ARGV: name, the schedule (JSON), its next time (us), actor, '1' for one
+-- that must be there; '' for schedule and time deletes it.
+-- Returns 1, or 0 where there was none to delete or to change.
+local name, text, next_us, actor, must_be_there = unpack(ARGV)
 local now = now_us()
 -- The project of a schedule's runs, for the feed.
 local function project_of(schedule)
@@ -16,6 +16,7 @@ if text == '' then
   if was_there == 1 then add_act('schedule', name, 'deleted', actor, now, nil, nil, project) end
   return was_there
 end
+if must_be_there == '1' and not redis.call('ZSCORE', 'launch:schedules', name) then return 0 end
 redis.call('SET', 'launch:schedule:' .. name, text)
 local is_added = redis.call('ZADD', 'launch:schedules', next_us, name) == 1
 redis.call('PUBLISH', 'launch:due', next_us)

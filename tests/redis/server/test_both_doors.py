@@ -108,6 +108,12 @@ def test_a_schedule(through: Api) -> None:
     assert (name, at) == ("nightly", next_us)
     assert Schedule.from_json(text).as_json(at)["run"]["command"] == ["true"]
     assert through.transport.schedule("nightly") == (text, at)
+    assert through.transport.pause_schedule("nightly", paused=True)
+    [(_, text, at)] = through.transport.schedules()
+    assert (Schedule.from_json(text).paused, at) == (True, next_us)
+    assert through.transport.pause_schedule("nightly", paused=False)
+    assert not Schedule.from_json(through.transport.schedules()[0][1]).paused
+    assert not through.transport.pause_schedule("nothing", paused=True)
     assert through.transport.delete_schedule("nightly")
     assert not through.transport.delete_schedule("nightly")
     assert through.transport.schedule("nightly") is None

@@ -109,6 +109,11 @@ def test_a_schedule_is_run_now_and_deleted_by_who_may(server: TestServer) -> Non
         assert answer.status_code == 303
         run = insider.get(f"/api/v1{answer.headers['location']}").json()
         assert (run["user"], run["project"]) == ("insider", PRIVATE)
+        assert member.post("/schedules/nightly/pause").status_code == 404
+        assert insider.post("/schedules/nightly/pause").status_code == 303
+        assert "Paused" in text_of(insider.get("/schedules").text)
+        assert insider.post("/schedules/nightly/resume").status_code == 303
+        assert "Paused" not in text_of(insider.get("/schedules").text)
         assert insider.post("/schedules/nightly/delete").status_code == 303
         assert "No schedule yet" in insider.get("/schedules").text
 
