@@ -53,6 +53,7 @@ _FIELDS: dict[str, _Field] = {
     "sweep": _Field("text", lambda record: record.sweep),
     "array": _Field("text", lambda record: record.array),
     "author": _Field("text", lambda record: record.author),
+    "user": _Field("text", lambda record: record.user),
     "priority": _Field("text", lambda record: _LEVELS.get(record.priority, "")),
     "reason": _Field("text", lambda record: record.reason),
     "worker": _Field("text", lambda record: record.worker),
@@ -78,7 +79,6 @@ _ALIASES = {
     "createdAt": "created_at",
     "summary_metrics": "summary",
     "summaryMetrics": "summary",
-    "user": "author",
     "username": "author",
 }
 

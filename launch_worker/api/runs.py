@@ -14,7 +14,7 @@ from launch_worker.model.run import Record
 
 MAX_PER_PAGE = 1000
 #: Fields by which runs are counted.
-COUNTED = ("state", "queue", "project", "author", "name", "tag")
+COUNTED = ("state", "queue", "project", "author", "user", "name", "tag")
 
 
 class Runs(Sequence[Run]):

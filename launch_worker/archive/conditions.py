@@ -58,7 +58,7 @@ _c = runs.c
 _is_cut = func.length(_c.search) > literal_column(str(MAX_SEARCH))
 #: SQLite's index of texts.
 _search = table("runs_search", column("rowid"), column("runs_search"))
-_TEXTS = ("id", "name", "project", "queue", "sweep", "array", "author", "reason", "worker", "host")
+_TEXTS = ("id", "name", "project", "queue", "sweep", "array", "author", "user", "reason", "worker", "host")
 _NUMBERS = ("attempt", "exit_code", "created_at", "started_at", "ended_at")
 #: Fields with few values: for each column, what a record says for each value of it.
 _CHOICES: dict[str, dict[Any, str]] = {

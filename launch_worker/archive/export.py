@@ -22,8 +22,8 @@ from launch_worker.untrusted.text import clean
 _PAGE = 500
 _TIMES = ("created_at", "started_at", "ended_at")
 _COLUMNS = (
-    *("id", "name", "project", "queue", "author", "tags", "state", "reason", "attempt", "worker", "host", "exit_code"),
-    *("signal", "phase", "message", *_TIMES, "array", "sweep", "command", "image"),
+    *("id", "name", "project", "queue", "author", "user", "tags", "state", "reason", "attempt", "worker", "host"),
+    *("exit_code", "signal", "phase", "message", *_TIMES, "array", "sweep", "command", "image"),
 )
 _USAGE = ("cpu_s", "gpu_s", "wall_s", "peak_memory", "memory_gb_h", "peak_gpu_memory")
 

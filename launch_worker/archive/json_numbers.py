@@ -57,6 +57,8 @@ def _in_postgresql(head: str, keys: list[str], sign: str, edge: float) -> Column
     is_key = " || ".join(f"@.key == $key{at}" for at in range(len(keys)))
     path = f'$.** ? (@.type() == "object").keyvalue() ? ({is_key}).value ? (@ {sign} $edge)'
     values = json.dumps({f"key{at}": key for at, key in enumerate(keys)} | {"edge": edge})
-    found = func.jsonb_path_exists(cast(text, JSONB), cast(literal(path), JSONPATH), cast(literal(values), JSONB), True)
+    # A record may have an empty summary.
+    read = cast(func.nullif(text, ""), JSONB)
+    found = func.jsonb_path_exists(read, cast(literal(path), JSONPATH), cast(literal(values), JSONB), True)
     is_odd = or_(column.op("~", is_comparison=True)(_ODD), func.length(column) > _LONGEST)
     return case((is_odd, true()), else_=func.coalesce(found, false()))

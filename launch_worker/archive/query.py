@@ -25,14 +25,14 @@ _c = runs.c
 _COLUMNS = (
     *(_c.id, _c.name, _c.project, _c.queue, _c.priority, _c.created_at, _c.array, _c.sweep, _c.state, _c.reason),
     *(_c.attempt, _c.worker, _c.host, _c.exit_code, _c.signal, _c.phase, _c.message, _c.started_at, _c.ended_at),
-    *(_c.spec, _c.record, _c.sealed, _c.forgotten_at),
+    *(_c.user, _c.spec, _c.record, _c.sealed, _c.forgotten_at),
 )
 #: The beginning of every list.
 _KEPT = select(*_COLUMNS).where(_c.deleted_at.is_(None))
 #: Fields whose values are counted. All but tags are in one index, and counting reads nothing else.
-FACETS = ("state", "queue", "project", "author", "name", "tag")
+FACETS = ("state", "queue", "project", "author", "user", "name", "tag")
 #: Fields by which the index for counts is sorted first.
-_COUNTED = ("queue", "state", "project", "author")
+_COUNTED = ("queue", "state", "project", "author", "user")
 #: Rows of one read where they are looked at one by one, or are sorted by what no column has.
 _SCAN_PAGE = 500
 

@@ -78,6 +78,7 @@ def created(fields: Mapping[str, str]) -> tuple[Row, list[str]]:
         sweep=fields.get("sweep", ""),
         reason=fields.get("reason", ""),
         spec=fields.get("spec", ""),
+        user=fields.get("user", ""),
     )
 
 
@@ -94,6 +95,7 @@ def whole(record: Record, seq: int) -> tuple[Row, list[str]]:
         sweep=record.sweep,
         reason=record.reason,
         spec=record.spec,
+        user=record.user,
     )
     return row | state_of(record) | {"seq": seq}, tags
 
@@ -124,7 +126,7 @@ def restored_record(row: Mapping[str, Any], read: Any) -> Record:
     """The record of an archived run; `read` makes a record of an id and the fields of a hash."""
     fields: dict[str, str] = read_map(row["record"])
     if not fields:
-        described = ("name", "project", "queue", "priority", "created_at", "array", "sweep")
+        described = ("name", "project", "queue", "priority", "created_at", "array", "sweep", "user")
         moved = ("state", "reason", "attempt", "worker", "host", "exit_code", "signal", "phase", "message")
         names = (*described, *moved, "started_at", "ended_at")
         fields = {name: str(row[name]) for name in names if row[name] is not None}
@@ -248,6 +250,7 @@ def _described(
     sweep: str,
     reason: str,
     spec: str,
+    user: str,
 ) -> tuple[Row, list[str]]:
     given = read_map(spec)
     command = given.get("command")
@@ -263,6 +266,7 @@ def _described(
         "project": plain(project, MAX_INDEXED),
         "queue": plain(queue, MAX_INDEXED),
         "author": plain(str(given.get("author", "")), MAX_INDEXED),
+        "user": plain(user, MAX_INDEXED),
         "priority": priority,
         "command": plain(line, MAX_COMMAND),
         "image": plain(str(given.get("image", ""))),

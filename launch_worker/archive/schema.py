@@ -41,7 +41,9 @@ runs = Table(
     _ordered("name"),
     _ordered("project"),
     _ordered("queue"),
+    #: Submitter as they said, USER@HOST, and the name of the user whom a server has proven, '' for none.
     _ordered("author"),
+    _ordered("user"),
     _number("priority"),
     #: Command as one line, and bounded; the whole of it is in the spec.
     _text("command"),
@@ -85,7 +87,7 @@ runs = Table(
 
 Index("runs_id", runs.c.id, unique=True)
 Index("runs_created", runs.c.created_at, runs.c.id)
-for _name in ("state", "queue", "project", "author", "name"):
+for _name in ("state", "queue", "project", "author", "user", "name"):
     Index(f"runs_{_name}", runs.c[_name], runs.c.created_at, runs.c.id)
 for _name in ("array", "sweep"):
     _there = runs.c[_name] != ""
@@ -97,7 +99,7 @@ _is_cut = text("length(search) > 8000")
 Index("runs_cut", runs.c.number, sqlite_where=_is_cut, postgresql_where=_is_cut)
 # Counts of runs by these fields read nothing but this.
 _kept = runs.c.deleted_at.is_(None)
-_counted = (runs.c.queue, runs.c.state, runs.c.project, runs.c.author, runs.c.created_at, runs.c.name)
+_counted = (runs.c.queue, runs.c.state, runs.c.project, runs.c.author, runs.c.user, runs.c.created_at, runs.c.name)
 Index("runs_counted", *_counted, sqlite_where=_kept, postgresql_where=_kept)
 # The few rows that are looked at again: what Redis has yet, and what it may not forget yet.
 _in_redis = runs.c.forgotten_at.is_(None)

@@ -38,7 +38,7 @@ def sums(
 def _query(by: Sequence[By], since: int, until: int | None, project: str) -> Any:
     runs, attempts, used = schema.runs.c, schema.attempts.c, schema.usage.c
     columns: dict[By, list[ColumnElement[Any]]] = {
-        "user": [runs.author],
+        "user": [runs.user, runs.author],
         "project": [runs.project],
         "queue": [runs.queue],
         "worker": [attempts.worker],
@@ -78,8 +78,8 @@ def _name(way: By, row: Any, device: str) -> str:
     if way == "gpu":
         return f"{row['host']}:{device}" if device else ""
     if way == "user":
-        # The author is USER@HOST, and a person may have several machines.
-        return str(row["author"]).rpartition("@")[0] or str(row["author"])
+        # The author is USER@HOST, and a person may have several machines; whom a server has proven has one name.
+        return str(row["user"]) or str(row["author"]).rpartition("@")[0] or str(row["author"])
     return str(row[way])
 
 

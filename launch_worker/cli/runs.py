@@ -44,7 +44,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
     help="""Only runs that fit, as in W&B: '{"config.lr": {"$gt": 0.01}}' (docs/python.md).""",
 )
 @click.option("--name", default="", help="Only runs with this name.")
-@click.option("--author", default="", metavar="USER@HOST", help="Only runs that this person submitted.")
+@click.option("--author", default="", metavar="USER@HOST", help="Only runs whose submitter said this.")
+@click.option("--user", default="", help="Only runs that this user submitted through a server, which has proven it.")
 @click.option(
     "--text", "texts", multiple=True, help="Only runs with this in their name, command, tags, config or reason."
 )
@@ -71,6 +72,7 @@ def runs_command(
     filters: str | None,
     name: str,
     author: str,
+    user: str,
     texts: tuple[str, ...],
     since: str | None,
     until: str | None,
@@ -88,7 +90,8 @@ def runs_command(
         raise InputError("--count-by lists no runs; leave out --pending, --sort and --watch")
     if project and not PROJECT.fullmatch(project):
         raise InputError(f"project {project[:60]!r} is not a project; write it as ENTITY/PROJECT")
-    fields = {"state": state, "project": project, "queue": queue, "sweep": sweep, "name": name, "author": author}
+    fields = {"state": state, "project": project, "queue": queue, "sweep": sweep, "name": name}
+    fields |= {"author": author, "user": user}
     given: list[Any] = [{field: value} for field, value in fields.items() if value]
     given += [{"tags": tag} for tag in tags] + [{"text": {"$contains": text}} for text in texts]
     given.append(_read_filter(filters))

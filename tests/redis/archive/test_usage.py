@@ -16,7 +16,9 @@ from launch_worker.archive import schema
 from launch_worker.archive.earlier import advice
 from launch_worker.archive.sums import sums
 from launch_worker.database.database import Database
+from launch_worker.ids import new_run_id
 from launch_worker.model.needs import Needs, parse_needs
+from launch_worker.model.spec import RunSpec
 from launch_worker.model.totals import By, Total
 from launch_worker.model.usage import KeptUsage, Usage
 from launch_worker.store import keys
@@ -35,9 +37,10 @@ def kept(usage: Usage, *, with_samples: bool = False) -> KeptUsage:
     return KeptUsage(usage.to_text(), text)
 
 
-def run(store: Store, *usages: Usage, gpus: str = "", **options: Any) -> str:
+def run(store: Store, *usages: Usage, user: str = "", **options: Any) -> str:
     """A run with these attempts, the last of which finished."""
-    run_id = create(store, **options)
+    run_id = new_run_id()
+    store.create(run_id, RunSpec(command=("true",), **options), user=user)
     for number, usage in enumerate(usages, 1):
         record = claim(store, run_id)
         step = FINISHED if number == len(usages) else FAILED_AGAIN
@@ -92,7 +95,9 @@ def test_sums_agree_with_the_records(store: Store, database: Database, follower:
         run(store, usage, usage, author="ada@one", queue="gpu", project="lab/a"),
         run(store, usage, author="ada@two", queue="gpu", project="lab/b"),
         run(store, Usage(cpu_s=0.125, wall_s=0.25), author="bob@one", project="lab/a"),
-        run(store, Usage(), author="bob@one"),
+        # Who was proven counts under that name, whatever they said.
+        run(store, Usage(), author="mallory@one", user="bob"),
+        run(store, Usage(), author="bob@one", user="bob@lab"),
     ]
     follower().catch_up()
     records = [Usage.of(store.get(run_id).usage) for run_id in ids]
@@ -104,7 +109,7 @@ def test_sums_agree_with_the_records(store: Store, database: Database, follower:
         return dict(sums(database, by, **{"since": 0} | options))
 
     by_user = total("user")
-    assert by_user.keys() == {("ada",), ("bob",)}
+    assert by_user.keys() == {("ada",), ("bob",), ("bob@lab",)}
     assert sum(one.cpu_s for one in by_user.values()) == pytest.approx(cpu_s, abs=1e-6)
     ada, bob = by_user[("ada",)], by_user[("bob",)]
     assert (ada.attempts, ada.unknown, ada.cpu_s, ada.wall_s) == (3, 0, 30, 60)
@@ -119,7 +124,7 @@ def test_sums_agree_with_the_records(store: Store, database: Database, follower:
         ("", "default"),
     }
     assert total("user", project="lab/b").keys() == {("ada",)}
-    assert total("worker")[("w@owner1",)].attempts == 5
+    assert total("worker")[("w@owner1",)].attempts == 6
     newest = max(store.get(run_id).ended_at or 0 for run_id in ids)
     assert total("user", since=newest + 1) == {}
     assert total("user", until=newest + 1).keys() == by_user.keys()

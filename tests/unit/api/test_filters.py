@@ -83,6 +83,8 @@ EMPTY = record()
         {"text": {"$contains": '"lr": 0.1'}},
         {"text": {"$not": {"$contains": "lost"}}},
         {"author": {"$regex": "^ada@"}},
+        {"username": "ada@box"},
+        {"user": None},
         {"exit_code": 0},
         {"attempt": {"$gt": 1}},
         {"sweep": None},
