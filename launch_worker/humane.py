@@ -64,3 +64,11 @@ def figure(value: float) -> str:
     if isinstance(value, int) or value == int(value):
         return count(int(value)) if abs(value) < 1e15 else f"{value:.3e}"
     return f"{value:.4g}"
+
+
+def sentence(text: str) -> str:
+    """A phrase as a sentence: `Exit code 3.`"""
+    text = text.strip()
+    if not text:
+        return ""
+    return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

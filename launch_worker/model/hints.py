@@ -51,14 +51,14 @@ def hint_of_end(record: Record, output: str = "") -> Hint | None:
     if record.state is RunState.CRASHED:
         return Hint(
             "Its worker was lost.",
-            f"{_sentence(record.reason)} Nobody knows how its job would have ended. With --retries it is tried again.",
+            f"{humane.sentence(record.reason)} How its job would have ended is not known. --retries has it run again.",
             ask={"retries": "2"},
         )
     if record.state is RunState.KILLED:
         text = ""
         if "--expires" in record.reason:
             text = "Give it longer to start, or a queue that is served sooner."
-        return Hint(_sentence(record.reason) or "It was cancelled.", text)
+        return Hint(humane.sentence(record.reason) or "It was cancelled.", text)
     return None
 
 
@@ -80,22 +80,22 @@ def _of_failure(record: Record, output: str) -> Hint:
     if "out of memory" in reason:
         return _of_memory(record)
     if record.phase in _PHASES:
-        return Hint(_sentence(reason) or "It did not start.", _PHASES[record.phase] or _start(reason))
+        return Hint(humane.sentence(reason) or "It did not start.", _PHASES[record.phase] or _start(reason))
     if reason.startswith("time limit of"):
         return _of_time(record)
     if reason.startswith("no output for"):
         text = (
             "It was silent for longer than --stall-timeout allows. See where it hangs, or have it print now and then."
         )
-        return Hint(_sentence(reason), text)
+        return Hint(humane.sentence(reason), text)
     by_code = _by_code(record)
     exception = last_exception(output)
     if exception and not (by_code and by_code.ask):
-        return Hint(exception, _sentence(reason if reason else "the job failed"))
+        return Hint(exception, humane.sentence(reason if reason else "the job failed"))
     if by_code is not None:
         return by_code
     text = "The program chose this code; the last lines of its output say more." if record.exit_code else ""
-    return Hint(_sentence(reason) or "It failed.", text)
+    return Hint(humane.sentence(reason) or "It failed.", text)
 
 
 #: Advice for the phases before the program runs.
@@ -138,7 +138,7 @@ def _of_time(record: Record) -> Hint:
     if isinstance(limit_s, (int, float)) and 0 < limit_s <= MAX_DURATION_S / 2:
         ask = {"timeout": format_duration(2 * limit_s).replace(" ", "")}
     text = "Ask for more with --timeout, or have it save its work when SIGTERM comes, and go on from there next time."
-    return Hint(_sentence(record.reason), text, ask)
+    return Hint(humane.sentence(record.reason), text, ask)
 
 
 def _by_code(record: Record) -> Hint | None:
@@ -215,7 +215,7 @@ _SIGNALS = {
 
 def hint_of_wait(record: Record, why: str, workers: Sequence[Mapping[str, Any]]) -> Hint:
     """The hint for a Pending run. `why`: the reason that is shown of it; `workers`: descriptions of the live ones."""
-    what = _sentence(why) or "It is about to start."
+    what = humane.sentence(why) or "It is about to start."
     queue = record.queue
     if record.waits_for:
         return Hint(what, "It starts by itself when they have ended so; when they cannot any more, it is Killed.")
@@ -245,16 +245,8 @@ def hint_of_wait(record: Record, why: str, workers: Sequence[Mapping[str, Any]])
     if why.startswith(("no worker consumes", "worker ")):
         _, _, advice = why_unserved(workers, queue).partition("; ")
         said, _, command = advice.partition(": ")
-        return Hint(what, _sentence(said), command=command)
+        return Hint(what, humane.sentence(said), command=command)
     if why.startswith("all slots"):
         text = "It starts when one of their runs has ended; another worker or a higher priority would be sooner."
         return Hint(what, text, command=f"celery -A launch_worker worker -Q {queue}")
     return Hint(what, "" if why else "It is ready, and there is room.")
-
-
-def _sentence(text: str) -> str:
-    """The phrase as a sentence."""
-    text = text.strip()
-    if not text:
-        return ""
-    return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

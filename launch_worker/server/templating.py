@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,15 @@ def as_data(value: Any) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
+def as_text(value: Any) -> str:
+    """A value of a config or a summary, as people read it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return humane.figure(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
 _templates = Environment(
     loader=FileSystemLoader(HERE / "templates"),
     autoescape=select_autoescape(),
@@ -76,6 +86,8 @@ _templates.filters |= {
     "figure": humane.figure,
     "when": when,
     "as_data": as_data,
+    "as_text": as_text,
+    "sentence": humane.sentence,
     "in_unit": in_unit,
     "plain_line": plain_line,
     "isotime": isoformat,

@@ -10,14 +10,18 @@ document.addEventListener("click", async (event) => {
   const button = /** @type {HTMLElement | null} */ (
     event.target instanceof Element ? event.target.closest("[data-copy]") : null
   );
-  if (!button) return;
+  if (!button || button.dataset.jsSays) return;
+  button.dataset.jsSays = button.textContent ?? "";
   try {
     await navigator.clipboard.writeText(button.dataset.copy ?? "");
     button.textContent = "copied";
   } catch {
     button.textContent = "not allowed here";
   }
-  setTimeout(() => (button.textContent = "copy"), 2000);
+  setTimeout(() => {
+    button.textContent = button.dataset.jsSays ?? "";
+    delete button.dataset.jsSays;
+  }, 2000);
 });
 
 /** Show what works with a script only. @param {ParentNode} part */

@@ -1,0 +1,407 @@
+"""Shows one run: first why it waits or how it failed, then its output, its times, figures, details and files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import APIRouter, Request
+from starlette.responses import RedirectResponse, Response
+
+from launch_worker import humane
+from launch_worker.errors import InputError, LaunchError, NotFoundError
+from launch_worker.model.advice import advise
+from launch_worker.model.hints import Hint, hint_of_end, hint_of_wait
+from launch_worker.model.needs import Needs, parse_needs
+from launch_worker.model.run import MASK, Record, Transition
+from launch_worker.model.states import RunState
+from launch_worker.model.usage import Measured, Usage
+from launch_worker.people.roles import Act
+from launch_worker.server.asker import Asker, acting, allowed
+from launch_worker.server.caching import tagged_bytes
+from launch_worker.server.charts import series_of_metrics, series_of_samples, spark, timeline
+from launch_worker.server.forms import FormHere
+from launch_worker.server.pages.shown import show, status_of
+from launch_worker.server.served import Served
+from launch_worker.server.shared import Shared, SharedHere
+from launch_worker.server.templating import page
+from launch_worker.submission.command_line import command_line, options_of_spec
+from launch_worker.untrusted.output import without_escapes
+
+router = APIRouter(include_in_schema=False)
+Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
+
+#: Parts of a run's page: the last part of the path, and the word for it.
+TABS = {
+    "": "Log",
+    "timeline": "Timeline",
+    "metrics": "Metrics",
+    "resources": "Resources",
+    "details": "Details",
+    "files": "Files",
+}
+#: Lines of the output that stand beside a failure, and those in which the exception is looked for.
+_LAST_LINES, _SOUGHT_LINES = 20, 200
+#: Bytes of these, and characters of a line, at most.
+_SOUGHT_BYTES, _LINE_CHARS = 64 << 10, 500
+#: Seconds that a page waits for the worker of a running attempt to say what that uses.
+_USAGE_S = 1.0
+
+
+class Figure(NamedTuple):
+    """What was used of something, beside what was asked for; '' for what is not known."""
+
+    name: str
+    used: str
+    asked: str = ""
+    #: The same as numbers.
+    whole: float = 0
+    part: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """The used part of what was asked for; None where one of them is not known."""
+        return self.part / self.whole if self.part is not None and self.whole else None
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.used} of {self.asked}" if self.asked else self.used
+
+
+class One:
+    """One run as a person sees it, and what the parts of its page need."""
+
+    def __init__(self, shared: Shared, asker: Asker, run_id: str) -> None:
+        self.served = Served(shared, asker)
+        #: The object of `show --json`.
+        self.run = self.served.shown(run_id)
+        self.record = Record.from_json(self.run)
+        self._shared, self._asker = shared, asker
+
+    @property
+    def is_past(self) -> bool:
+        """Whether only the archive has it."""
+        return "attempts" in self.run
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        spec: dict[str, Any] = self.run["spec"]
+        return spec
+
+    def values(self) -> dict[str, Any]:
+        """What every part of the page shows."""
+        record, run = self.record, self.run
+        tail = self.tail if record.state.is_final and record.state is not RunState.FINISHED else ""
+        attempts = self.timeline()
+        return {
+            "run": run,
+            "spec": self.spec,
+            "is_past": self.is_past,
+            "is_final": record.state.is_final,
+            "owner": record.user,
+            "attempt_of": _attempt_of(record, self.spec),
+            "limit_s": _number(self.spec.get("timeout_s")),
+            "hint": self.hint(tail),
+            "place": self.served.store.place_in_line(record) if record.state is RunState.PENDING else None,
+            "earlier": self.served.advice_by_earlier(record) if record.state is not RunState.RUNNING else [],
+            "tail": _last_lines(tail, _LAST_LINES),
+            "command": shlex.join(map(str, self.spec.get("command") or ())),
+            "submit_command": self.command(),
+            "grace": humane.duration(_number(self.spec.get("grace_s"), 10.0) or 0.0),
+            "attempts": attempts,
+            "waited": next((bar.stretches[0].seconds for bar in attempts if bar.stretches), None),
+            "source": _source(self.spec, run["commit"]),
+        }
+
+    def hint(self, tail: str) -> Hint | None:
+        """What one should know of the run first."""
+        record = self.record
+        if record.state is RunState.PENDING:
+            workers = status_of(self._shared, self._asker)["workers"]
+            return hint_of_wait(record, self.run["reason"] or "", workers)
+        return hint_of_end(record, tail)
+
+    @cached_property
+    def tail(self) -> str:
+        """The last lines of its output, without what steers a terminal; '' where they cannot be read."""
+        try:
+            data = self.served.newest_output(self.record.id, self.record.attempt).data if not self.is_past else b""
+            if not data and self.record.attempt:
+                data = b"".join(piece.data for piece in self.served.output(self.record.id, {"tail": _SOUGHT_LINES}))
+        except LaunchError:
+            return ""
+        text = without_escapes(data[-_SOUGHT_BYTES:].decode("utf-8", "replace"))
+        return _last_lines(text, _SOUGHT_LINES)
+
+    def command(self) -> str:
+        """The command that submits it once more; '' for a spec that nobody can read."""
+        env = self.spec.get("env")
+        secrets = {name for name, value in env.items() if value == MASK} if isinstance(env, dict) else set()
+        try:
+            return command_line(options_of_spec(self.record.spec), secrets=secrets)
+        except InputError:
+            return ""
+
+    def timeline(self) -> list[Any]:
+        """Its attempts as bars."""
+        steps = [Transition.from_json(step) for step in self.run["history"]]
+        return timeline(steps, self.record.phases, now_us=self.served.now_us(), asked_us=self.record.cancel_at)
+
+    def measured(self, timeout_s: float = 0.0) -> Measured:
+        """What its latest attempt used; the worker of a running one is asked."""
+        record = self.record
+        if not self.is_past and record.state is not RunState.RUNNING:
+            kept = self.served.store.usage_of(record, record.attempt)
+            return Measured.of(record.attempt, kept, is_running=False)
+        return self.served.measured(record.id, None, timeout_s=timeout_s)[1]
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+@router.get("/runs/{run_id}")
+def run_page(run_id: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
+    """The run with its output."""
+    one = One(shared, asker, run_id)
+    return _show(one, request, shared, asker, "", lines=one.tail)
+
+
+@router.get("/runs/{run_id}/used")
+def used_part(run_id: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
+    """What a running attempt uses now, for the page that shows it beside the output."""
+    one = One(shared, asker, run_id)
+    text = page("run-used", run=one.run, figures=_figures_of(one.measured(_USAGE_S), one.record))
+    return tagged_bytes(request, text.encode(), media_type="text/html")
+
+
+@router.get("/runs/{run_id}/{tab}")
+def run_tab(run_id: str, tab: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
+    """Another part of the same page."""
+    if not tab or tab not in TABS:
+        raise NotFoundError("there is nothing at this address; see /api")
+    one = One(shared, asker, run_id)
+    more: dict[str, Any] = {}
+    if tab == "metrics":
+        told = one.served.metrics(run_id)
+        more = {"series": series_of_metrics(told), "told": len(told)}
+    elif tab == "resources":
+        measured = one.measured(_USAGE_S)
+        more = _resources(measured, one.record)
+    elif tab == "details":
+        more = {"options": _options(one.spec), "names": _names_of_env(one.spec)}
+    return _show(one, request, shared, asker, tab, **more)
+
+
+def _show(one: One, request: Request, shared: Shared, asker: Asker, tab: str, **more: Any) -> Response:
+    here = f"/runs/{one.record.id}"
+    files = len(one.run["files"])
+    labels = {name: f"{word} {files}" if name == "files" and files else word for name, word in TABS.items()}
+    tabs = [(f"{here}/{name}" if name else here, label, name == tab) for name, label in labels.items()]
+    template = f"run-{tab}" if tab else "run"
+    more |= {"is_live": tab in ("timeline", "details", "files"), "used": _side_figures(one)}
+    return show(request, shared, asker, template, tabs=tabs, root=here, **one.values(), **more)
+
+
+# -- acts --------------------------------------------------------------------------------------------------------------
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel_by_form(
+    run_id: str,
+    form: FormHere,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="run")],
+) -> Response:
+    """Ask for its end; with `now` without grace."""
+    grace_s = 0.0 if "now" in form else None
+    Served(shared, asker).cancel(run_id, reason=form.text("reason")[:500], grace_s=grace_s)
+    return _back(run_id)
+
+
+@router.post("/runs/{run_id}/preempt")
+def preempt_by_form(
+    run_id: str,
+    form: FormHere,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="preempt", kind="run")],
+) -> Response:
+    """Ask for the end of its job, so that it goes back to its queue."""
+    Served(shared, asker).preempt(run_id, reason=form.text("reason")[:500])
+    return _back(run_id)
+
+
+@router.post("/runs/{run_id}/retry")
+def retry_by_form(
+    run_id: str, shared: SharedHere, asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="run")]
+) -> Response:
+    """Start a new attempt."""
+    Served(shared, asker).retry(run_id)
+    return _back(run_id)
+
+
+@router.post("/runs/{run_id}/confirm")
+def confirm_by_form(
+    run_id: str, shared: SharedHere, asker: Annotated[Asker, acting(Act.CONFIRM_RUN, what="confirm", kind="run")]
+) -> Response:
+    """Say that nothing is left of the job of a held run."""
+    Served(shared, asker).confirm_ended(run_id)
+    return _back(run_id)
+
+
+@router.post("/runs/{run_id}/delete")
+def delete_by_form(
+    run_id: str,
+    form: FormHere,
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="delete", kind="run")],
+) -> Response:
+    """Delete it with all that is kept of it, once that was said twice."""
+    if "sure" not in form:
+        raise InputError("a deleted run does not come back; tick the box beside the button")
+    Served(shared, asker).delete(run_id)
+    return RedirectResponse("/runs", 303)
+
+
+def _back(run_id: str) -> Response:
+    return RedirectResponse(f"/runs/{run_id}", 303)
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def _side_figures(one: One) -> dict[str, Any] | None:
+    """What an ended attempt used, for beside its output; None where that is asked for later, or there is nothing."""
+    if not one.record.state.is_final or not one.record.attempt:
+        return None
+    return _figures_of(one.measured(), one.record)
+
+
+def _figures_of(measured: Measured, record: Record) -> dict[str, Any]:
+    memory = () if measured.samples is None else measured.samples.memory
+    is_seen = any(value is not None for value in memory)
+    picture = spark(memory, width=270, height=48, show=humane.size) if is_seen else None
+    return {"figures": _figures(measured, parse_needs(record.needs)), "picture": picture}
+
+
+def _figures(measured: Measured, needs: Needs) -> list[Figure]:
+    """What was used beside what was asked for, the most important first."""
+    usage, cores = measured.usage, needs.millicores / 1000
+    found = []
+    if usage.peak_memory is not None:
+        asked = humane.size(needs.memory) if needs.memory else ""
+        found.append(Figure("Memory", f"peak {humane.size(usage.peak_memory)}", asked, needs.memory, usage.peak_memory))
+    if usage.cores is not None:
+        used = f"{usage.cores:.2g}" if cores else f"{usage.cores:.2g} cores"
+        found.append(Figure("CPU", used, f"{cores:g} cores" if cores else "", cores, usage.cores))
+    busy = _busy(usage)
+    if needs.gpus or busy is not None:
+        used = "not known" if busy is None else f"{busy:.2g} busy"
+        found.append(Figure("GPUs", used, str(needs.gpus or ""), needs.gpus, busy))
+    if usage.peak_gpu_memory:
+        found.append(Figure("GPU memory", f"peak {humane.size(usage.peak_gpu_memory)}"))
+    if usage.disk_bytes is not None:
+        found.append(Figure("Disk", f"peak {humane.size(usage.disk_bytes)}"))
+    return found
+
+
+def _resources(measured: Measured, record: Record) -> dict[str, Any]:
+    usage, needs = measured.usage, parse_needs(record.needs)
+    rows = [
+        ("Time", "", usage.wall_s, humane.duration),
+        ("Cores, average", f"{needs.millicores / 1000:g}" if needs.millicores else "", usage.cores, "{:.2f}".format),
+        ("CPU time", "", usage.cpu_s, humane.duration),
+        ("Memory, peak", humane.size(needs.memory) if needs.memory else "", usage.peak_memory, humane.size),
+        ("Memory, average", "", usage.mean_memory, humane.size),
+        ("Memory over time", "", usage.memory_gb_h, "{:.3g} GiB h".format),
+        ("GPUs busy, average", str(needs.gpus or ""), _busy(usage), "{:.2f}".format),
+        ("GPU time", "", usage.gpu_s, humane.duration),
+        ("GPU memory, peak", "", usage.peak_gpu_memory, humane.size),
+        ("Disk of its folder", "", usage.disk_bytes, humane.size),
+    ]
+    return {
+        "series": series_of_samples(measured),
+        "figures": _figures(measured, needs),
+        "rows": [(name, asked, show_it(value)) for name, asked, value, show_it in rows if value is not None],
+        "since": None if usage.since_s is None else humane.duration(usage.since_s),
+        "advice": [] if measured.is_running or not usage else advise(usage, measured.samples, needs),
+        "why_nothing": _why_nothing(record, measured),
+    }
+
+
+def _busy(usage: Usage) -> float | None:
+    return usage.gpu_s / usage.wall_s if usage.gpu_s is not None and usage.wall_s else None
+
+
+def _why_nothing(record: Record, measured: Measured) -> str:
+    """Why there are no figures."""
+    if not measured.attempt:
+        return "It has not started, so nothing was measured."
+    if measured.is_running:
+        return "Nothing was measured yet, or its worker does not answer."
+    return f"Nothing is known of what attempt {measured.attempt} used."
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def _attempt_of(record: Record, spec: Mapping[str, Any]) -> str:
+    """Which attempt it is, and of how many; '' where that says nothing."""
+    most = 1 + int(_number(spec.get("retries")) or 0)
+    if record.attempt > most:
+        # Preemptions, and attempts that a person asked for, are not counted.
+        return f"attempt {record.attempt}"
+    return f"attempt {record.attempt} of {most}" if most > 1 and record.attempt else ""
+
+
+def _last_lines(text: str, count: int) -> str:
+    lines = text.rstrip("\n").split("\n")[-count:]
+    return "\n".join(line if len(line) <= _LINE_CHARS else f"{line[:_LINE_CHARS]}…" for line in lines)
+
+
+def _source(spec: Mapping[str, Any], commit: str | None) -> str:
+    """Where its code is from; '' where the submitter said nothing of that."""
+    if spec.get("upload"):
+        return f"upload {str(spec['upload'])[:12]}"
+    return f"{spec['uri']}{f' at {commit[:12]}' if commit else ''}" if spec.get("uri") else ""
+
+
+#: Fields of a spec that have a place of their own on the page.
+_OWN_PLACE = frozenset(
+    {"command", "name", "queue", "project", "tags", "env", "env_from", "config", "author", "sweep", "after"}
+)
+
+
+def _options(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The other fields of the spec, as people read them."""
+    found = []
+    for name, value in spec.items():
+        if name in _OWN_PLACE or value in (None, "", [], {}):
+            continue
+        label = name.removesuffix("_s") if name.endswith("_s") else name
+        text = str(value)
+        if name.endswith("_s") and _number(value) is not None:
+            text = humane.duration(float(value))
+        elif name == "memory" and _number(value) is not None:
+            text = humane.size(float(value))
+        elif isinstance(value, Mapping):
+            text = ", ".join(f"{key}={entry}" for key, entry in value.items())
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            text = ", ".join(map(str, value))
+        found.append((label.replace("_", " ").capitalize(), text))
+    return found
+
+
+def _names_of_env(spec: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """The names of its variables, and whether the worker supplies the value."""
+    env, env_from = spec.get("env"), spec.get("env_from")
+    own = sorted(env) if isinstance(env, dict) else []
+    return [(name, False) for name in own] + [
+        (str(name), True) for name in (env_from if isinstance(env_from, list) else [])
+    ]
+
+
+def _number(value: Any, default: float | None = None) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number else default
