@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 
-from launch_worker.untrusted.output import with_colours
 from launch_worker.untrusted.text import clean
 
 COLOURS = {
@@ -84,10 +83,12 @@ def state(word: str) -> Styled:
     return styled(word, colour=COLOURS.get(word))
 
 
+#: Sequences of a job that reach a terminal: colours, and a line's end as on Windows.
+_ALLOWED = re.compile(r"\x1b\[[0-9;:]{0,60}m|\r\n|[^\n\t\x20-\x7e]")
 #: Beginning of an escape that could be a colour, or of a line's end.
 _UNFINISHED = re.compile(r"(\x1b(\[[0-9;:]{0,60})?|\r)$")
-#: A colour.
-_COLOUR = re.compile(r"\x1b\[[0-9;:]{0,60}m")
+#: Characters that pass: blanks, and joiners within letters and emoji.
+_HARMLESS = "\xa0\u200c\u200d\u202f\u3000"
 
 
 class JobOutput:
@@ -126,8 +127,22 @@ class JobOutput:
             self._has_colour = False
 
     def _shown(self, text: str) -> bytes:
-        self._has_colour = self._has_colour or _COLOUR.search(text) is not None
-        return with_colours(text).encode("utf-8", "backslashreplace")
+        return _ALLOWED.sub(self._one, text).encode("utf-8", "backslashreplace")
+
+    def _one(self, match: re.Match[str]) -> str:
+        found = match[0]
+        if found == "\r\n":
+            return "\n"
+        if len(found) > 1:
+            self._has_colour = True
+            return found
+        if found.isprintable() or found in _HARMLESS:
+            return found
+        if found == "\r":
+            return "^M\n"
+        if found < " " or found == "\x7f":
+            return f"^{chr(ord(found) ^ 0x40)}"
+        return found.encode("unicode_escape").decode()
 
     @staticmethod
     def _put(data: bytes) -> None:

@@ -243,9 +243,8 @@ def hint_of_wait(record: Record, why: str, workers: Sequence[Mapping[str, Any]])
     if match := re.fullmatch(r"(user|group|project) (\S+) may (?:have|hold) .*", why):
         return Hint(what, f"It starts when another run of this {match[1]} has ended; an admin sets what each may have.")
     if why.startswith(("no worker consumes", "worker ")):
-        _, _, advice = why_unserved(workers, queue).partition("; ")
-        said, _, command = advice.partition(": ")
-        return Hint(what, humane.sentence(said), command=command)
+        command = why_unserved(workers, queue).rpartition(": ")[2]
+        return Hint(what, "It starts as soon as one does.", command=command)
     if why.startswith("all slots"):
         text = "It starts when one of their runs has ended; another worker or a higher priority would be sooner."
         return Hint(what, text, command=f"celery -A launch_worker worker -Q {queue}")

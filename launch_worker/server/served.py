@@ -228,6 +228,18 @@ class Served(RedisTransport):
                     return found
         return found
 
+    def place_in_line(self, record: Record) -> int | None:
+        """The place of a Pending run among those that are seen; None for one that is not ready, or far behind."""
+        place = self.store.place_in_line(record)
+        if place is None or self._sight.is_everything:
+            return place
+        before = 0
+        for other in self.store.line(record.queue, limit=LINE_LIMIT):
+            before += other.state is RunState.PENDING and self._sight.sees(other.project)
+            if other.id == record.id:
+                return before
+        return None
+
     def _visible(self, wanted: Filter) -> Filter:
         sight = self._sight.as_filter()
         return parse_filter({"$and": [wanted.given, sight]}) if sight else wanted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
@@ -23,12 +23,14 @@ from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import tagged_bytes
 from launch_worker.server.charts import series_of_metrics, series_of_samples, spark, timeline
 from launch_worker.server.forms import FormHere
-from launch_worker.server.pages.shown import show, status_of
+from launch_worker.server.pages.log import PLAIN_LINES
+from launch_worker.server.pages.shown import is_fragment, show, status_of
+from launch_worker.server.routes.lines import View, read_lines
 from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.templating import page
 from launch_worker.submission.command_line import command_line, options_of_spec
-from launch_worker.untrusted.output import without_escapes
+from launch_worker.untrusted.text import plain_line
 
 router = APIRouter(include_in_schema=False)
 Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
@@ -42,10 +44,10 @@ TABS = {
     "details": "Details",
     "files": "Files",
 }
-#: Lines of the output that stand beside a failure, and those in which the exception is looked for.
-_LAST_LINES, _SOUGHT_LINES = 20, 200
-#: Bytes of these, and characters of a line, at most.
-_SOUGHT_BYTES, _LINE_CHARS = 64 << 10, 500
+#: Lines of the output that stand beside a failure, and characters of each.
+_LAST_LINES, _LINE_CHARS = 20, 500
+#: Samples of which a picture is worth making, at least.
+_FEWEST_POINTS = 4
 #: Seconds that a page waits for the worker of a running attempt to say what that uses.
 _USAGE_S = 1.0
 
@@ -56,18 +58,30 @@ class Figure(NamedTuple):
     name: str
     used: str
     asked: str = ""
-    #: The same as numbers.
-    whole: float = 0
-    part: float | None = None
-
-    @property
-    def share(self) -> float | None:
-        """The used part of what was asked for; None where one of them is not known."""
-        return self.part / self.whole if self.part is not None and self.whole else None
 
     @property
     def sentence(self) -> str:
         return f"{self.used} of {self.asked}" if self.asked else self.used
+
+
+class Row(NamedTuple):
+    """A line of the table of what was used."""
+
+    name: str
+    value: float | None
+    show: Callable[[Any], str]
+    #: What was asked for, as a number and as text; 0 for nothing.
+    asked: float = 0
+    asked_text: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.show(self.value)
+
+    @property
+    def share(self) -> float | None:
+        """The used part of what was asked for."""
+        return self.value / self.asked if self.value is not None and self.asked else None
 
 
 class One:
@@ -93,7 +107,9 @@ class One:
     def values(self) -> dict[str, Any]:
         """What every part of the page shows."""
         record, run = self.record, self.run
-        tail = self.tail if record.state.is_final and record.state is not RunState.FINISHED else ""
+        tail: list[str] = []
+        if record.state.is_final and record.state is not RunState.FINISHED and self.view is not None:
+            tail = [plain_line(line.text)[:_LINE_CHARS] for line in self.view.lines]
         attempts = self.timeline()
         return {
             "run": run,
@@ -103,10 +119,10 @@ class One:
             "owner": record.user,
             "attempt_of": _attempt_of(record, self.spec),
             "limit_s": _number(self.spec.get("timeout_s")),
-            "hint": self.hint(tail),
-            "place": self.served.store.place_in_line(record) if record.state is RunState.PENDING else None,
+            "hint": self.hint("\n".join(tail)),
+            "place": self.served.place_in_line(record) if record.state is RunState.PENDING else None,
             "earlier": self.served.advice_by_earlier(record) if record.state is not RunState.RUNNING else [],
-            "tail": _last_lines(tail, _LAST_LINES),
+            "tail": "\n".join(tail[-_LAST_LINES:]),
             "command": shlex.join(map(str, self.spec.get("command") or ())),
             "submit_command": self.command(),
             "grace": humane.duration(_number(self.spec.get("grace_s"), 10.0) or 0.0),
@@ -124,16 +140,12 @@ class One:
         return hint_of_end(record, tail)
 
     @cached_property
-    def tail(self) -> str:
-        """The last lines of its output, without what steers a terminal; '' where they cannot be read."""
+    def view(self) -> View | None:
+        """The last lines of its output; None where they cannot be read."""
         try:
-            data = self.served.newest_output(self.record.id, self.record.attempt).data if not self.is_past else b""
-            if not data and self.record.attempt:
-                data = b"".join(piece.data for piece in self.served.output(self.record.id, {"tail": _SOUGHT_LINES}))
+            return read_lines(self.served, self.record.id, None, first=None, count=PLAIN_LINES)
         except LaunchError:
-            return ""
-        text = without_escapes(data[-_SOUGHT_BYTES:].decode("utf-8", "replace"))
-        return _last_lines(text, _SOUGHT_LINES)
+            return None
 
     def command(self) -> str:
         """The command that submits it once more; '' for a spec that nobody can read."""
@@ -165,7 +177,9 @@ class One:
 def run_page(run_id: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
     """The run with its output."""
     one = One(shared, asker, run_id)
-    return _show(one, request, shared, asker, "", lines=one.tail)
+    # An open page has the viewer already.
+    view = None if is_fragment(request) else one.view
+    return _show(one, request, shared, asker, "", view=view)
 
 
 @router.get("/runs/{run_id}/used")
@@ -280,7 +294,7 @@ def _side_figures(one: One) -> dict[str, Any] | None:
 
 def _figures_of(measured: Measured, record: Record) -> dict[str, Any]:
     memory = () if measured.samples is None else measured.samples.memory
-    is_seen = any(value is not None for value in memory)
+    is_seen = sum(value is not None for value in memory) >= _FEWEST_POINTS
     picture = spark(memory, width=270, height=48, show=humane.size) if is_seen else None
     return {"figures": _figures(measured, parse_needs(record.needs)), "picture": picture}
 
@@ -291,14 +305,15 @@ def _figures(measured: Measured, needs: Needs) -> list[Figure]:
     found = []
     if usage.peak_memory is not None:
         asked = humane.size(needs.memory) if needs.memory else ""
-        found.append(Figure("Memory", f"peak {humane.size(usage.peak_memory)}", asked, needs.memory, usage.peak_memory))
+        found.append(Figure("Memory", f"peak {humane.size(usage.peak_memory)}", asked))
     if usage.cores is not None:
-        used = f"{usage.cores:.2g}" if cores else f"{usage.cores:.2g} cores"
-        found.append(Figure("CPU", used, f"{cores:g} cores" if cores else "", cores, usage.cores))
+        used = f"{usage.cores:.2f}" if cores else f"{usage.cores:.2f} cores"
+        asked = f"{cores:g} {'core' if cores == 1 else 'cores'}" if cores else ""
+        found.append(Figure("CPU", used, asked))
     busy = _busy(usage)
     if needs.gpus or busy is not None:
         used = "not known" if busy is None else f"{busy:.2g} busy"
-        found.append(Figure("GPUs", used, str(needs.gpus or ""), needs.gpus, busy))
+        found.append(Figure("GPUs", used, str(needs.gpus or "")))
     if usage.peak_gpu_memory:
         found.append(Figure("GPU memory", f"peak {humane.size(usage.peak_gpu_memory)}"))
     if usage.disk_bytes is not None:
@@ -308,22 +323,22 @@ def _figures(measured: Measured, needs: Needs) -> list[Figure]:
 
 def _resources(measured: Measured, record: Record) -> dict[str, Any]:
     usage, needs = measured.usage, parse_needs(record.needs)
+    cores, memory = needs.millicores / 1000, needs.memory
     rows = [
-        ("Time", "", usage.wall_s, humane.duration),
-        ("Cores, average", f"{needs.millicores / 1000:g}" if needs.millicores else "", usage.cores, "{:.2f}".format),
-        ("CPU time", "", usage.cpu_s, humane.duration),
-        ("Memory, peak", humane.size(needs.memory) if needs.memory else "", usage.peak_memory, humane.size),
-        ("Memory, average", "", usage.mean_memory, humane.size),
-        ("Memory over time", "", usage.memory_gb_h, "{:.3g} GiB h".format),
-        ("GPUs busy, average", str(needs.gpus or ""), _busy(usage), "{:.2f}".format),
-        ("GPU time", "", usage.gpu_s, humane.duration),
-        ("GPU memory, peak", "", usage.peak_gpu_memory, humane.size),
-        ("Disk of its folder", "", usage.disk_bytes, humane.size),
+        Row("Time", usage.wall_s, humane.duration),
+        Row("Cores, average", usage.cores, "{:.2f}".format, cores, f"{cores:g}"),
+        Row("CPU time", usage.cpu_s, humane.duration),
+        Row("Memory, peak", usage.peak_memory, humane.size, memory, humane.size(memory)),
+        Row("Memory, average", usage.mean_memory, humane.size, memory, humane.size(memory)),
+        Row("Memory over time", usage.memory_gb_h, "{:.3g} GiB h".format),
+        Row("GPUs busy, average", _busy(usage), "{:.2f}".format, needs.gpus, str(needs.gpus)),
+        Row("GPU time", usage.gpu_s, humane.duration),
+        Row("GPU memory, peak", usage.peak_gpu_memory, humane.size),
+        Row("Disk of its folder", usage.disk_bytes, humane.size),
     ]
     return {
         "series": series_of_samples(measured),
-        "figures": _figures(measured, needs),
-        "rows": [(name, asked, show_it(value)) for name, asked, value, show_it in rows if value is not None],
+        "rows": [row for row in rows if row.value is not None],
         "since": None if usage.since_s is None else humane.duration(usage.since_s),
         "advice": [] if measured.is_running or not usage else advise(usage, measured.samples, needs),
         "why_nothing": _why_nothing(record, measured),
@@ -353,11 +368,6 @@ def _attempt_of(record: Record, spec: Mapping[str, Any]) -> str:
         # Preemptions, and attempts that a person asked for, are not counted.
         return f"attempt {record.attempt}"
     return f"attempt {record.attempt} of {most}" if most > 1 and record.attempt else ""
-
-
-def _last_lines(text: str, count: int) -> str:
-    lines = text.rstrip("\n").split("\n")[-count:]
-    return "\n".join(line if len(line) <= _LINE_CHARS else f"{line[:_LINE_CHARS]}…" for line in lines)
 
 
 def _source(spec: Mapping[str, Any], commit: str | None) -> str:
