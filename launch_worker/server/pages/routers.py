@@ -16,6 +16,7 @@ from launch_worker.server.pages import (
     schedules,
     sweeps,
     theme,
+    usage,
     workers,
 )
 
@@ -33,6 +34,7 @@ PAGES = tuple(
         people,
         audit,
         run,
+        usage,
         theme,
         ring,
         design,

@@ -72,7 +72,7 @@ class Plot {
     this.keys.className = "keys";
     this.log = document.createElement("button");
     Object.assign(this.log, { type: "button", className: "plain", textContent: "log" });
-    this.log.setAttribute("aria-label", `Logarithmic scale of ${figure.dataset.plot}`);
+    this.log.setAttribute("aria-label", `log scale of ${figure.dataset.plot}`);
     this.log.setAttribute("aria-pressed", "false");
     this.log.addEventListener("click", () => {
       this.#isLog = !this.#isLog;
