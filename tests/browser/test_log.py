@@ -172,6 +172,28 @@ def test_each_attempt_has_its_log(page: Page, store: Store) -> None:
     wait_for_rows(page, last="this is attempt 1")
 
 
+def test_who_follows_sees_the_run_begin_and_its_next_attempts(page: Page, store: Store) -> None:
+    run_id = create(store)
+    page.goto(f"/runs/{run_id}/log")
+    expect(page.locator(".log-said")).to_have_text("Nothing was printed yet.")
+    record = claim(store, run_id)
+    says(store, record, b"this is attempt 1\n", 0, 0)
+    wait_for_rows(page, last="this is attempt 1")
+    expect(page.locator(".log-said")).to_have_text("")
+    assert store.finish(record, FAILED_AGAIN)
+    record = claim(store, run_id)
+    says(store, record, b"this is attempt 2\n", 0, 0)
+    wait_for_rows(page, last="this is attempt 2")
+    assert store.finish(record, FINISHED)
+    expect(page.locator("log-view")).not_to_have_attribute("live", "")
+    # A person has it tried again, of which the page's ring tells.
+    assert not store.requeue(run_id, reason="again")
+    says(store, claim(store, run_id), b"this is attempt 3\n", 0, 0)
+    page.evaluate("document.body.dispatchEvent(new CustomEvent('ring'))")
+    wait_for_rows(page, last="this is attempt 3")
+    expect(page.get_by_label("Attempt", exact=True)).to_have_value("3")
+
+
 def test_what_is_missing_is_said_where_it_is_missing(page: Page, store: Store) -> None:
     record = claim(store, create(store))
     data = numbered(50)

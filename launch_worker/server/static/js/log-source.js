@@ -126,6 +126,28 @@ export class LogSource extends EventTarget {
     };
   }
 
+  /** Ask whether there is more of a log that had ended: its run may have been tried again. */
+  async look() {
+    if (!this.isReady || this.isGrowing || this._isClosed) return;
+    try {
+      /** @type {Answer} */
+      const answer = await this._ask(`/lines?${this._attemptIn()}&count=0`);
+      this._hasAttempts(answer.attempts);
+    } catch {
+      // The page says that the server is away; it asks again by itself.
+    }
+  }
+
+  /** @param {number} attempts */
+  _hasAttempts(attempts) {
+    const isNew = attempts > this.attempts;
+    this.attempts = Math.max(this.attempts, attempts);
+    if (isNew) {
+      this._changed();
+      this.dispatchEvent(new Event("attempt"));
+    }
+  }
+
   /**
    * A line: null while it is not here, undefined where it cannot be read.
    * @param {number} number
@@ -302,15 +324,14 @@ export class LogSource extends EventTarget {
   _takeOutput(event) {
     const { text, base64, missing } = JSON.parse(event.data);
     const attempt = Number(event.lastEventId.split(".")[0]);
-    this.attempts = Math.max(this.attempts, attempt);
     // A run that waits has no attempt yet.
     this.attempt ||= attempt;
     if (attempt > this.attempt) {
       this.isGrowing = false;
       this.pause();
-      this._changed();
-      return;
     }
+    this._hasAttempts(attempt);
+    if (!this.isGrowing) return;
     if (missing) {
       this._reload();
       return;
@@ -335,11 +356,11 @@ export class LogSource extends EventTarget {
     const { run } = JSON.parse(event.data);
     this._place = event.lastEventId;
     const isEnd = event.lastEventId.split(".")[3]?.[1] === "1";
-    this.attempts = Math.max(this.attempts, run.attempt ?? 0);
     if (isEnd) {
       this.isGrowing = false;
       this.pause();
     }
+    this._hasAttempts(run.attempt ?? 0);
     this._changed();
   }
 

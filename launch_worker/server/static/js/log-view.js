@@ -155,6 +155,9 @@ export class LogView extends HTMLElement {
       () => (document.hidden ? this.source.pause() : this.source.resume()),
       { signal },
     );
+    document.body.addEventListener("ring", () => this.source.look(), { signal });
+    addEventListener("pagehide", () => this.source.pause(), { signal });
+    addEventListener("pageshow", () => this.source.resume(), { signal });
     const resized = new ResizeObserver(() => this._resized());
     resized.observe(this.view);
     signal.addEventListener("abort", () => resized.disconnect());
@@ -206,6 +209,10 @@ export class LogView extends HTMLElement {
     const { source } = this;
     source.addEventListener("change", () => this._due());
     // Somebody waits for these lines; the next frame would be late.
+    source.addEventListener("attempt", () => {
+      const isHeld = source !== this.source || !this.isFollowing || source.isGrowing;
+      if (source.attempts > source.attempt && source.attempt && !isHeld) this._open(source.attempts, 0);
+    });
     source.addEventListener("filled", () => source === this.source && this._changed());
     this._follow(!around);
     this.goal = around;
