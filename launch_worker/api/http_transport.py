@@ -315,7 +315,7 @@ class HttpTransport(HttpSubmitter):
 
     def keep_schedule(self, name: str, text: str, next_us: int) -> tuple[str, int]:
         # The server knows the user, and says the next time itself.
-        kept = {key: value for key, value in read_map(text).items() if key != "user"}
+        kept = {key: value for key, value in read_map(text).items() if key not in ("user", "user_groups")}
         said = self.server.ask("PUT", _path("schedules", name), body=kept)
         return json.dumps(said["schedule"]), said["next_us"]
 

@@ -92,6 +92,7 @@ def _submit(store: Store, settings: Settings, schedule: Schedule, *, due: int, a
             **configs._asdict(),
             overlap=schedule.overlap,
             user=schedule.user,
+            user_groups=schedule.user_groups,
             scheduled_at=at,
         )
 

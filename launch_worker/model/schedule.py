@@ -44,6 +44,8 @@ class Schedule:
     made_at: int = field(default=0, compare=False)
     #: Name of the person whom a server has proven to have made it; '' for one that was made on Redis itself.
     user: str = ""
+    #: Groups of that person at the time of the making; its runs count for them, and are admitted by them.
+    user_groups: tuple[str, ...] = ()
     #: Whether its times come and go without a run.
     paused: bool = False
 
@@ -113,8 +115,9 @@ class Schedule:
             "user": self.user,
             "given": self.given,
         }
-        # Left out where it is not so: an older beat does not know it.
-        return json.dumps(kept | ({"paused": True} if self.paused else {}))
+        # Left out where they say nothing: an older beat does not know them.
+        more = {"paused": self.paused, "user_groups": self.user_groups}
+        return json.dumps(kept | {name: value for name, value in more.items() if value})
 
     @classmethod
     def from_json(cls, text: str) -> Schedule:
@@ -124,7 +127,7 @@ class Schedule:
             given = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in kept.pop("given").items()
             }
-            return cls(given=given, **kept)
+            return cls(given=given, user_groups=tuple(map(str, kept.pop("user_groups", ()))), **kept)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"the schedule is damaged: {type(error).__name__}: {error}") from None
 

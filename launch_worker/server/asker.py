@@ -39,6 +39,11 @@ class Asker:
         if self.act is not None:
             self.act.begin(target, **detail)
 
+    def about(self, target: str) -> None:
+        """Say of what a refusal would tell in the audit, where the path does not say that."""
+        if self.act is not None:
+            self.act.about(target)
+
     def fail(self, why: str) -> None:
         """Say in the audit how it ended, for an error in an answer that has begun."""
         if self.act is not None:

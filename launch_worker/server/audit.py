@@ -41,6 +41,10 @@ class Act:
             self._fields["detail"] = detail
         self._write("")
 
+    def about(self, target: str) -> None:
+        """Say to what it would be done, where nothing else writes of that before it ends."""
+        self._fields["target"] = target
+
     def fail(self, why: str) -> None:
         """Say how it ended, where its answer has begun by then and no error can be raised any more."""
         self._result = why

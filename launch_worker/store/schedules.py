@@ -36,6 +36,7 @@ class Schedules(Client):
         pool_config: str,
         overlap: str = "allow",
         user: str = "",
+        user_groups: tuple[str, ...] = (),
         scheduled_at: int | None = None,
     ) -> Created | None:
         """Submit the run of a schedule whose time has come, and note its next time, in one step.
@@ -45,7 +46,7 @@ class Schedules(Client):
         """
         head = (name, expected_us, next_us, run_id, f"schedule {name}", spec.queue, queue_config, pool_config)
         planned = expected_us if scheduled_at is None else scheduled_at
-        fields = (*fields_of(spec), *proven_fields(user), "scheduled_at", planned)
+        fields = (*fields_of(spec), *proven_fields(user, user_groups), "scheduled_at", planned)
         answer = self._call("fire", *head, expiry_of(spec), overlap, *fields)
         if answer[0] == 2:
             return Created(is_new=False, consumers=0)

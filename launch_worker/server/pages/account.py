@@ -17,7 +17,7 @@ from launch_worker.server.pages.shown import show
 from launch_worker.server.problems import status_of
 from launch_worker.server.routes import people
 from launch_worker.server.routes.login_page import local
-from launch_worker.server.routes.people import Own
+from launch_worker.server.routes.people import EndingSession, RevokingToken
 from launch_worker.server.shared import Shared, SharedHere
 
 router = APIRouter(include_in_schema=False)
@@ -31,14 +31,14 @@ def account_page(request: Request, shared: SharedHere, asker: Self) -> Response:
 
 
 @router.post("/account/tokens/{token_id}/revoke")
-def revoke_token(token_id: str, form: FormHere, shared: SharedHere, asker: Own) -> Response:
+def revoke_token(token_id: str, form: FormHere, shared: SharedHere, asker: RevokingToken) -> Response:
     """Revoke an own token, or for an admin anybody's."""
     people.revoke_token(token_id, shared, asker)
     return RedirectResponse(local(form.text("next")), 303)
 
 
 @router.post("/account/sessions/{session_id}/end")
-def end_session(session_id: str, form: FormHere, shared: SharedHere, asker: Own) -> Response:
+def end_session(session_id: str, form: FormHere, shared: SharedHere, asker: EndingSession) -> Response:
     """Log an own browser out, or for an admin anybody's."""
     people.revoke_session(session_id, shared, asker)
     return RedirectResponse(local(form.text("next")), 303)

@@ -16,10 +16,21 @@ from launch_worker.server.asker import Asker, acting
 from launch_worker.server.forms import Form, FormHere
 from launch_worker.server.pages.shown import show
 from launch_worker.server.routes import people
-from launch_worker.server.routes.people import Setting
+from launch_worker.server.routes.people import (
+    AddingUser,
+    ChangingGroup,
+    ChangingUser,
+    DeletingGroup,
+    DeletingUser,
+    EndingLogins,
+    Setting,
+    changing,
+)
 from launch_worker.server.shared import Shared, SharedHere
 
 router = APIRouter(include_in_schema=False)
+ChangingProject = Annotated[Asker, changing(Act.SET_PEOPLE, "changed", "project")]
+DeletingProject = Annotated[Asker, changing(Act.SET_PEOPLE, "deleted", "project")]
 Allowing = Annotated[Asker, acting(Act.SET_PEOPLE, what="set", kind="allowance", is_named_late=True)]
 
 _ROLES = tuple(role.label for role in Role)
@@ -74,7 +85,7 @@ def project_page(name: str, request: Request, shared: SharedHere, asker: Setting
 
 
 @router.post("/people/users")
-def add_user(form: FormHere, shared: SharedHere, asker: Setting) -> Response:
+def add_user(form: FormHere, shared: SharedHere, asker: AddingUser) -> Response:
     """Add a user."""
     way = form.text("way")
     wanted = people.NewUser(
@@ -89,7 +100,7 @@ def add_user(form: FormHere, shared: SharedHere, asker: Setting) -> Response:
 
 
 @router.post("/people/users/{name}")
-def set_user(name: str, form: FormHere, shared: SharedHere, asker: Setting) -> Response:
+def set_user(name: str, form: FormHere, shared: SharedHere, asker: ChangingUser) -> Response:
     """Change a user as the form says."""
     user = _one(_registry(shared, asker).users(), name, "user")
     wanted = set(_words(form.text("groups")))
@@ -107,41 +118,41 @@ def set_user(name: str, form: FormHere, shared: SharedHere, asker: Setting) -> R
 
 
 @router.post("/people/users/{name}/disable")
-def disable_user(name: str, shared: SharedHere, asker: Setting) -> Response:
+def disable_user(name: str, shared: SharedHere, asker: ChangingUser) -> Response:
     """Let nobody in by this user."""
     people.set_user(name, people.UserChange(disabled=True), shared, asker)
     return _to("users", name)
 
 
 @router.post("/people/users/{name}/enable")
-def enable_user(name: str, shared: SharedHere, asker: Setting) -> Response:
+def enable_user(name: str, shared: SharedHere, asker: ChangingUser) -> Response:
     """Let the user in again."""
     people.set_user(name, people.UserChange(disabled=False), shared, asker)
     return _to("users", name)
 
 
 @router.post("/people/users/{name}/logout")
-def log_user_out(name: str, shared: SharedHere, asker: Setting) -> Response:
+def log_user_out(name: str, shared: SharedHere, asker: EndingLogins) -> Response:
     """End all sessions of a user."""
     people.log_user_out(name, shared, asker)
     return _to("users", name)
 
 
 @router.post("/people/users/{name}/delete")
-def delete_user(name: str, shared: SharedHere, asker: Setting) -> Response:
+def delete_user(name: str, shared: SharedHere, asker: DeletingUser) -> Response:
     """Delete a user with tokens, sessions and roles."""
     people.delete_user(name, shared, asker)
     return RedirectResponse("/people", 303)
 
 
 @router.post("/people/groups")
-def add_group(form: FormHere, shared: SharedHere, asker: Setting) -> Response:
+def add_group(form: FormHere, shared: SharedHere, asker: ChangingGroup) -> Response:
     """Make a group of users."""
     return _to("groups", people.set_user_group(form.text("name"), people.GroupChange(), shared, asker).name)
 
 
 @router.post("/people/groups/{name}")
-def set_group(name: str, form: FormHere, shared: SharedHere, asker: Setting) -> Response:
+def set_group(name: str, form: FormHere, shared: SharedHere, asker: ChangingGroup) -> Response:
     """Change a group as the form says."""
     group = _one(_registry(shared, asker).groups(), name, "group")
     wanted = set(_words(form.text("members")))
@@ -157,21 +168,21 @@ def set_group(name: str, form: FormHere, shared: SharedHere, asker: Setting) -> 
 
 
 @router.post("/people/groups/{name}/delete")
-def delete_group(name: str, shared: SharedHere, asker: Setting) -> Response:
+def delete_group(name: str, shared: SharedHere, asker: DeletingGroup) -> Response:
     """Delete a group with its roles."""
     people.delete_user_group(name, shared, asker)
     return RedirectResponse("/people", 303)
 
 
 @router.post("/people/projects")
-def add_project(form: FormHere, shared: SharedHere, asker: Setting) -> Response:
+def add_project(form: FormHere, shared: SharedHere, asker: ChangingProject) -> Response:
     """Make a project private."""
     made = people.set_project(form.text("name"), people.ProjectChange(private=True), shared, asker)
     return _to("projects", made.name)
 
 
 @router.post("/people/project-settings/{name:path}")
-def set_project(name: str, form: FormHere, shared: SharedHere, asker: Setting) -> Response:
+def set_project(name: str, form: FormHere, shared: SharedHere, asker: ChangingProject) -> Response:
     """Change a project as the form says."""
     project = _one(_registry(shared, asker).projects(), name, "project")
     change = people.ProjectChange(
@@ -184,7 +195,7 @@ def set_project(name: str, form: FormHere, shared: SharedHere, asker: Setting) -
 
 
 @router.post("/people/forget-project/{name:path}")
-def forget_project(name: str, shared: SharedHere, asker: Setting) -> Response:
+def forget_project(name: str, shared: SharedHere, asker: DeletingProject) -> Response:
     """Forget what is set of a project."""
     people.delete_project(name, shared, asker)
     return RedirectResponse("/people", 303)

@@ -22,8 +22,25 @@ from launch_worker.server.shared import Shared, SharedHere
 
 router = APIRouter(tags=["people"])
 
+
+def changing(act: Act, what: str, kind: str) -> Any:
+    """What a route declares that changes people: the registry audits what is done, and this only what is refused."""
+    return acting(act, what=what, kind=kind, is_named_late=True)
+
+
 Setting = Annotated[Asker, allowed(Act.SET_PEOPLE)]
+AddingUser = Annotated[Asker, changing(Act.SET_PEOPLE, "created", "user")]
+ChangingUser = Annotated[Asker, changing(Act.SET_PEOPLE, "changed", "user")]
+DeletingUser = Annotated[Asker, changing(Act.SET_PEOPLE, "deleted", "user")]
+EndingLogins = Annotated[Asker, changing(Act.SET_PEOPLE, "logged out", "user")]
+ChangingGroup = Annotated[Asker, changing(Act.SET_PEOPLE, "changed", "group")]
+DeletingGroup = Annotated[Asker, changing(Act.SET_PEOPLE, "deleted", "group")]
+ChangingProject = Annotated[Asker, changing(Act.SET_PROJECT, "changed", "project")]
+DeletingProject = Annotated[Asker, changing(Act.SET_PROJECT, "deleted", "project")]
 Own = Annotated[Asker, allowed(Act.OWN_TOKENS)]
+MakingToken = Annotated[Asker, changing(Act.OWN_TOKENS, "created", "token")]
+RevokingToken = Annotated[Asker, changing(Act.OWN_TOKENS, "revoked", "token")]
+EndingSession = Annotated[Asker, changing(Act.OWN_TOKENS, "logged out", "session")]
 
 _ROLE = Field(default=None, description="none (takes it away), viewer, member, operator or admin.", examples=["member"])
 _PROJECTS: Any = Field(
@@ -239,8 +256,9 @@ def list_users(request: Request, shared: SharedHere, asker: Setting) -> Response
 
 
 @router.post("/users", status_code=201)
-def add_user(user: NewUser, shared: SharedHere, asker: Setting) -> UserShown:
+def add_user(user: NewUser, shared: SharedHere, asker: AddingUser) -> UserShown:
     """Add a user; refused where there is one of that name."""
+    asker.about(user.name)
     registry = _registry(shared, asker)
     name = registry.add_user(
         user.name,
@@ -254,7 +272,7 @@ def add_user(user: NewUser, shared: SharedHere, asker: Setting) -> UserShown:
 
 
 @router.patch("/users/{name}")
-def set_user(name: str, change: UserChange, shared: SharedHere, asker: Setting) -> UserShown:
+def set_user(name: str, change: UserChange, shared: SharedHere, asker: ChangingUser) -> UserShown:
     """Change a user: roles, groups, ways in."""
     registry = _registry(shared, asker)
     registry.set_user(
@@ -272,13 +290,13 @@ def set_user(name: str, change: UserChange, shared: SharedHere, asker: Setting) 
 
 
 @router.delete("/users/{name}", status_code=204, responses={409: {"description": "It is the last admin."}})
-def delete_user(name: str, shared: SharedHere, asker: Setting) -> None:
+def delete_user(name: str, shared: SharedHere, asker: DeletingUser) -> None:
     """Delete a user with tokens, sessions and roles; their runs stay."""
     _registry(shared, asker).delete_user(name)
 
 
 @router.post("/users/{name}/logout")
-def log_user_out(name: str, shared: SharedHere, asker: Setting) -> SessionsEnded:
+def log_user_out(name: str, shared: SharedHere, asker: EndingLogins) -> SessionsEnded:
     """End all sessions of a user; tokens stay."""
     return SessionsEnded(ended=_registry(shared, asker).revoke_sessions(name))
 
@@ -290,7 +308,7 @@ def list_user_groups(request: Request, shared: SharedHere, asker: Setting) -> Re
 
 
 @router.patch("/groups/{name}")
-def set_user_group(name: str, change: GroupChange, shared: SharedHere, asker: Setting) -> GroupShown:
+def set_user_group(name: str, change: GroupChange, shared: SharedHere, asker: ChangingGroup) -> GroupShown:
     """Make a group of users, or change it."""
     registry = _registry(shared, asker)
     name = registry.set_group(
@@ -300,7 +318,7 @@ def set_user_group(name: str, change: GroupChange, shared: SharedHere, asker: Se
 
 
 @router.delete("/groups/{name}", status_code=204, responses={409: {"description": "Nobody would be an admin."}})
-def delete_user_group(name: str, shared: SharedHere, asker: Setting) -> None:
+def delete_user_group(name: str, shared: SharedHere, asker: DeletingGroup) -> None:
     """Delete a group with its roles; its members stay users."""
     _registry(shared, asker).delete_group(name)
 
@@ -317,9 +335,7 @@ def list_projects(request: Request, shared: SharedHere, asker: Annotated[Asker, 
 
 
 @router.patch("/projects/{name:path}")
-def set_project(
-    name: str, change: ProjectChange, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SET_PROJECT)]
-) -> ProjectShown:
+def set_project(name: str, change: ProjectChange, shared: SharedHere, asker: ChangingProject) -> ProjectShown:
     """Make a project private or public, and give roles in it."""
     _check_project(asker, name)
     registry = _registry(shared, asker)
@@ -330,7 +346,7 @@ def set_project(
 
 
 @router.delete("/projects/{name:path}", status_code=204)
-def delete_project(name: str, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SET_PROJECT)]) -> None:
+def delete_project(name: str, shared: SharedHere, asker: DeletingProject) -> None:
     """Forget what is set of a project, roles included; its runs stay, and are private no more."""
     _check_project(asker, name)
     _registry(shared, asker).delete_project(name)
@@ -349,9 +365,10 @@ def list_tokens(
 
 
 @router.post("/tokens", status_code=201, responses={404: {"description": "There is no such user."}})
-def create_token(token: NewToken, shared: SharedHere, asker: Own) -> TokenMade:
+def create_token(token: NewToken, shared: SharedHere, asker: MakingToken) -> TokenMade:
     """Make a token. Its text is in this answer, and nobody can read it again."""
     user = token.user or asker.person.name
+    asker.about(f"{user}: {token.name}")
     asker.check(Act.OWN_TOKENS, owner=user)
     role = Role.parse(token.role)
     if not may(asker.person, Act.OWN_TOKENS):
@@ -366,7 +383,7 @@ def create_token(token: NewToken, shared: SharedHere, asker: Own) -> TokenMade:
 
 
 @router.delete("/tokens/{token_id}", status_code=204)
-def revoke_token(token_id: str, shared: SharedHere, asker: Own) -> None:
+def revoke_token(token_id: str, shared: SharedHere, asker: RevokingToken) -> None:
     """Revoke a token of who asks, or for an admin anybody's."""
     own_only = None if may(asker.person, Act.OWN_TOKENS) else asker.person.name
     _registry(shared, asker).revoke_token(token_id, user=own_only)
@@ -414,7 +431,7 @@ def list_sessions(
 
 
 @router.delete("/sessions/{session_id}", status_code=204)
-def revoke_session(session_id: str, shared: SharedHere, asker: Own) -> None:
+def revoke_session(session_id: str, shared: SharedHere, asker: EndingSession) -> None:
     """End a session of who asks, or for an admin anybody's."""
     registry = _registry(shared, asker)
     mine = None if may(asker.person, Act.OWN_TOKENS) else asker.person.name

@@ -87,7 +87,8 @@ def keep_schedule(
     if transport.schedule(name) is not None:
         raise InputError(f"there is a schedule {name[:60]!r} already; delete it, or name this one otherwise")
     now = transport.now_us()
-    kept = wanted.model_dump() | {"name": name, "made_at": now, "user": asker.person.name}
+    whose = {"user": asker.person.name, "user_groups": sorted(asker.person.groups)}
+    kept = wanted.model_dump() | {"name": name, "made_at": now, **whose}
     schedule = Schedule.from_json(json.dumps(kept))
     transport.check_waits(transport.complete(schedule.given))
     next_us = schedule.next_after(now)
@@ -170,6 +171,8 @@ def kept_schedule(shared: Shared, asker: Asker, name: str) -> tuple[str, int]:
 
 def _shown(name: str, text: str, next_us: int) -> dict[str, Any]:
     schedule, problem = read_map(text), None
+    # Who is in which group is admins' matter.
+    schedule.pop("user_groups", None)
     try:
         Schedule.from_json(text)
     except InputError as error:

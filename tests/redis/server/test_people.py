@@ -192,6 +192,11 @@ def test_each_change_is_one_line_of_the_audit(server: TestServer, person: As) ->
         before = len(connection.execute(select(audit_lines.c.id)).all())
     admin.post(f"{V1}/users", json={"name": "new"})
     admin.put(f"{V1}/allowances/user:new", json={"running": 2})
+    # What is refused is a line as well: for want of a role, and for a reason.
+    person("operator").delete(f"{V1}/users/new")
+    admin.post(f"{V1}/users", json={"name": "new"})
+    admin.patch(f"{V1}/users/admin", json={"role": "viewer"})
+    person("member").post(f"{V1}/tokens", json={"name": "mine", "user": "admin"})
 
     def lines() -> list[tuple[str, ...]]:
         c = audit_lines.c
@@ -200,8 +205,17 @@ def test_each_change_is_one_line_of_the_audit(server: TestServer, person: As) ->
             return [tuple(row) for row in connection.execute(query)][before:]
 
     # The result is written after the answer was sent.
-    wait_until(lambda: all(result for *_, result in lines()))
-    assert lines() == [
+    wait_until(lambda: len(lines()) == 6 and all(result for *_, result in lines()))
+    found = lines()
+    assert found[:2] == [
         ("admin", "created", "user", "new", "127.0.0.1", "done"),
         ("admin", "set", "allowance", "user:new", "127.0.0.1", "done"),
     ]
+    assert [line[:4] for line in found[2:]] == [
+        ("operator", "deleted", "user", "new"),
+        ("admin", "created", "user", "new"),
+        ("admin", "changed", "user", "admin"),
+        ("member", "created", "token", "admin: mine"),
+    ]
+    words = ("this takes admin", "there is a user", "nobody", "this takes admin")
+    assert all(word in line[-1] for word, line in zip(words, found[2:], strict=True)), found

@@ -12,12 +12,16 @@ import httpx
 import pytest
 
 from launch_worker.api.client import Api
+from launch_worker.maintenance.schedules import fire_due
 from launch_worker.model.run import Record
+from launch_worker.people.registry import Registry
+from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import create
 from tests.support.http_servers import TestServer, serving
 from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
+from tests.support.redis_client import redis_of
 from tests.support.workers import Worker
 
 V1 = "/api/v1"
@@ -170,6 +174,22 @@ def test_schedules_are_their_owners(person: As, api: Api) -> None:
     for wrong in ({"cron": "* * *"}, {"cron": "@daily", "timezone": "../../etc/passwd"}):
         assert insider.put(f"{V1}/schedules/x", json=wanted | wrong).status_code == 422
     assert insider.put(f"{V1}/schedules/x", json={"cron": "@daily", "given": {"kommando": ["x"]}}).status_code == 422
+
+
+def test_runs_of_a_schedule_have_their_makers_groups(server: TestServer, person: As, store: Store) -> None:
+    Registry(server.shared.database, actor="test").set_user("insider", joins=["ml"])
+    server.shared.directory.changed()
+    given = {"command": ["true"], "queue": "gpu"}
+    assert person("admin").post(f"{V1}/queues", json={"name": "gpu", "admits": {"ml": "high"}}).status_code == 201
+    kept = person("insider").put(f"{V1}/schedules/nightly", json={"cron": "@daily", "given": given})
+    assert kept.status_code == 200, kept.text
+    assert "ml" not in kept.text
+    [(name, text, _)] = store.schedules()
+    assert store.change_schedule(name, text, store.now_us() - 1)
+    assert fire_due(store, server.shared.settings) == 1
+    [made] = store.runs()
+    assert made.user == "insider"
+    assert redis_of(store.url).hget(keys.run(made.id), "user_groups") == b"ml"
 
 
 def test_a_schedule_of_a_hidden_project_is_not_there(person: As) -> None:
