@@ -53,7 +53,8 @@ class Stack:
         self._is_kept = is_kept
         self._queues = queues
         self._slots = slots
-        self._web = web and _has("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "httpx", "jinja2")
+        needs = ("fastapi", "uvicorn", "starlette_compress", "sqlalchemy", "alembic", "argon2", "httpx", "jinja2")
+        self._web = web and _has(*needs)
         self._waits = waits
         self._tie = tie_to(os.getpid())
         self.redis = RedisServer(

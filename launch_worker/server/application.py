@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.gzip import GZipMiddleware
+from starlette_compress import CompressMiddleware, add_compress_type, remove_compress_type
 
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.database import open_database
@@ -22,6 +22,7 @@ from launch_worker.people.users_file import apply_users_file, read_users_file
 from launch_worker.server.address import Address, Names
 from launch_worker.server.archiving import archive_inside
 from launch_worker.server.assets import MOUNT, Assets
+from launch_worker.server.caching import Conditional
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.events import Events
 from launch_worker.server.fence import Fence
@@ -116,9 +117,18 @@ def make_application(
         application.include_router(router, prefix=prefix)
     application.mount(MOUNT, Assets())
     describe(application, routers)
-    application.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
+    application.add_middleware(Conditional)
+    _compress(application)
     application.add_middleware(Fence, names=Names(settings.server_hosts), proxies=shared.proxy_rules)
     return application
+
+
+def _compress(application: FastAPI) -> None:
+    """Have long answers compressed as the client asks for it: texts, but no streams of events, and no files."""
+    for kind in ("application/problem+json", "application/x-ndjson"):
+        add_compress_type(kind)
+    remove_compress_type("text/event-stream")
+    application.add_middleware(CompressMiddleware, minimum_size=1000, brotli=False)
 
 
 def prepare(shared: Shared) -> None:

@@ -83,6 +83,8 @@ def _document(application: FastAPI, acts: dict[tuple[str, str], Act | None]) -> 
             if act is not None:
                 operation["x-act"] = act.value
             operation["security"] = _SECURITY if act else []
+            if method == "get" and "application/json" in operation["responses"]["200"].get("content", {}):
+                operation["responses"]["304"] = {"description": "It has the ETag of `If-None-Match` still."}
             _describe_errors(operation, needs_login=act is not None, has_name="{" in path)
     return document
 

@@ -20,7 +20,6 @@ from launch_worker.model.states import RunState
 from launch_worker.model.usage import Measured, Usage
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
-from launch_worker.server.caching import tagged_bytes
 from launch_worker.server.charts import series_of_metrics, series_of_samples, spark, timeline
 from launch_worker.server.forms import FormHere
 from launch_worker.server.pages.log import PLAIN_LINES
@@ -187,7 +186,7 @@ def used_part(run_id: str, request: Request, shared: SharedHere, asker: Seeing) 
     """What a running attempt uses now, for the page that shows it beside the output."""
     one = One(shared, asker, run_id)
     text = page("run-used", run=one.run, figures=_figures_of(one.measured(_USAGE_S), one.record))
-    return tagged_bytes(request, text.encode(), media_type="text/html")
+    return Response(text.encode(), media_type="text/html")
 
 
 @router.get("/runs/{run_id}/{tab}")

@@ -11,7 +11,6 @@ from launch_worker.errors import LaunchError
 from launch_worker.model.states import RunState
 from launch_worker.people.roles import Act, may, visible
 from launch_worker.server.asker import Asker
-from launch_worker.server.caching import tagged_bytes
 from launch_worker.server.shared import Shared
 from launch_worker.server.sight import Seen
 from launch_worker.server.templating import page
@@ -117,7 +116,7 @@ def show(
         theme=theme_of(request),
         **values,
     )
-    return tagged_bytes(request, text.encode(), media_type="text/html", status=code)
+    return Response(text.encode(), media_type="text/html", status_code=code)
 
 
 def theme_of(request: Request) -> str:

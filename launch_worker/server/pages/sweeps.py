@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
@@ -15,7 +14,7 @@ from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
-from launch_worker.server.caching import tagged_bytes
+from launch_worker.server.caching import as_json
 from launch_worker.server.forms import FormHere
 from launch_worker.server.pages.shown import show
 from launch_worker.server.routes.sweeps import steer, sweep_of
@@ -113,12 +112,11 @@ def sweep_page(
 
 
 @router.get("/sweeps/{sweep_id}/points")
-def sweep_points(sweep_id: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
+def sweep_points(sweep_id: str, shared: SharedHere, asker: Seeing) -> Response:
     """The values of all runs, for the pictures."""
     record = sweep_of(shared, asker, sweep_id)
     points = _trials(shared, record, _config(record)).points()
-    body = json.dumps(points, ensure_ascii=False, separators=(",", ":")).encode()
-    return tagged_bytes(request, body, media_type="application/json")
+    return as_json(points)
 
 
 @router.post("/sweeps/{sweep_id}/pause")

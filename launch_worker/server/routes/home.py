@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from launch_worker.server.asker import for_everybody
-from launch_worker.server.caching import tagged_bytes
 from launch_worker.server.openapi import as_text
 from launch_worker.server.templating import page
 
@@ -18,7 +17,7 @@ router = APIRouter(dependencies=[for_everybody], include_in_schema=False)
 @router.get("/openapi.json")
 def openapi_document(request: Request) -> Response:
     """The API for programs."""
-    return tagged_bytes(request, as_text(request.app.openapi()).encode(), media_type="application/json")
+    return Response(as_text(request.app.openapi()).encode(), media_type="application/json")
 
 
 @router.get("/api")
@@ -26,7 +25,7 @@ def reference(request: Request) -> Response:
     """The API for people."""
     document = request.app.openapi()
     text = page("reference", document=document, groups=_groups(document))
-    return tagged_bytes(request, text.encode(), media_type="text/html")
+    return Response(text.encode(), media_type="text/html")
 
 
 def _groups(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -13,7 +13,7 @@ from launch_worker.errors import InputError
 from launch_worker.logs.numbered import Line, Numbered
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, allowed
-from launch_worker.server.caching import tagged
+from launch_worker.server.caching import as_json
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
 
@@ -96,7 +96,6 @@ def read_lines(served: Served, run_id: str, attempt: int | None, *, first: int |
 
 @router.get("/runs/{run_id}/logs/lines", response_model=Lines)
 def show_lines(
-    request: Request,
     shared: SharedHere,
     asker: Seeing,
     run_id: str,
@@ -108,7 +107,7 @@ def show_lines(
 ) -> Response:
     """Lines of a run's output by their numbers, and which lines there are."""
     view = read_lines(Served(shared, asker), run_id, attempt, first=first, count=count)
-    return tagged(request, view.told | {"lines": [_told(line) for line in view.lines]})
+    return as_json(view.told | {"lines": [_told(line) for line in view.lines]})
 
 
 @router.get("/runs/{run_id}/logs/search")

@@ -17,7 +17,7 @@ from launch_worker.people.directory import SESSION_S
 from launch_worker.people.registry import Registry
 from launch_worker.people.roles import Act, Person, Role, may, visible
 from launch_worker.server.asker import Asker, acting, allowed, set_cookie
-from launch_worker.server.caching import tagged
+from launch_worker.server.caching import as_json
 from launch_worker.server.shared import Shared, SharedHere
 
 router = APIRouter(tags=["people"])
@@ -250,9 +250,9 @@ class Allowances(BaseModel):
 
 
 @router.get("/users", response_model=Users)
-def list_users(request: Request, shared: SharedHere, asker: Setting) -> Response:
+def list_users(shared: SharedHere, asker: Setting) -> Response:
     """Every user, with the roles that were given to them."""
-    return tagged(request, {"users": [user.as_json() for user in _registry(shared, asker).users()]})
+    return as_json({"users": [user.as_json() for user in _registry(shared, asker).users()]})
 
 
 @router.post("/users", status_code=201)
@@ -302,9 +302,9 @@ def log_user_out(name: str, shared: SharedHere, asker: EndingLogins) -> Sessions
 
 
 @router.get("/groups", response_model=Groups)
-def list_user_groups(request: Request, shared: SharedHere, asker: Setting) -> Response:
+def list_user_groups(shared: SharedHere, asker: Setting) -> Response:
     """Every group of users, also those that only an identity provider names."""
-    return tagged(request, {"groups": [group.as_json() for group in _registry(shared, asker).groups()]})
+    return as_json({"groups": [group.as_json() for group in _registry(shared, asker).groups()]})
 
 
 @router.patch("/groups/{name}")
@@ -324,14 +324,14 @@ def delete_user_group(name: str, shared: SharedHere, asker: DeletingGroup) -> No
 
 
 @router.get("/projects", response_model=Projects)
-def list_projects(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SET_PROJECT)]) -> Response:
+def list_projects(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SET_PROJECT)]) -> Response:
     """The projects of which something is set, and in which who asks is an admin."""
     found = [
         project.as_json()
         for project in _registry(shared, asker).projects()
         if may(asker.person, Act.SET_PROJECT, project=project.name)
     ]
-    return tagged(request, {"projects": found})
+    return as_json({"projects": found})
 
 
 @router.patch("/projects/{name:path}")
@@ -354,14 +354,13 @@ def delete_project(name: str, shared: SharedHere, asker: DeletingProject) -> Non
 
 @router.get("/tokens", response_model=Tokens)
 def list_tokens(
-    request: Request,
     shared: SharedHere,
     asker: Own,
     user: Annotated[str | None, Query(description="Whose tokens, for admins; * for everybody's.")] = None,
 ) -> Response:
     """The tokens of who asks, or of another user."""
     found = _registry(shared, asker).tokens(_whose(asker, user))
-    return tagged(request, {"tokens": [token.as_json() for token in found]})
+    return as_json({"tokens": [token.as_json() for token in found]})
 
 
 @router.post("/tokens", status_code=201, responses={404: {"description": "There is no such user."}})
@@ -420,14 +419,13 @@ async def change_password(
 
 @router.get("/sessions", response_model=Sessions)
 def list_sessions(
-    request: Request,
     shared: SharedHere,
     asker: Own,
     user: Annotated[str | None, Query(description="Whose sessions, for admins; * for everybody's.")] = None,
 ) -> Response:
     """The browsers in which who asks, or another user, is logged in."""
     found = _registry(shared, asker).sessions(_whose(asker, user))
-    return tagged(request, {"sessions": [session.as_json() for session in found]})
+    return as_json({"sessions": [session.as_json() for session in found]})
 
 
 @router.delete("/sessions/{session_id}", status_code=204)
@@ -442,9 +440,9 @@ def revoke_session(session_id: str, shared: SharedHere, asker: EndingSession) ->
 
 
 @router.get("/allowances", response_model=Allowances)
-def list_allowances(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
+def list_allowances(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
     """The allowances for which the runs of who asks count; for admins all."""
-    return tagged(request, {"allowances": seen_allowances(shared, asker.person)})
+    return as_json({"allowances": seen_allowances(shared, asker.person)})
 
 
 def seen_allowances(shared: Shared, person: Person) -> list[dict[str, Any]]:

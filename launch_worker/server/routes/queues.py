@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
-from launch_worker.server.caching import tagged
+from launch_worker.server.caching import as_json
 from launch_worker.server.shared import SharedHere
 from launch_worker.server.sight import Seen
 
@@ -107,17 +107,17 @@ class Pools(BaseModel):
 
 
 @router.get("/queues", response_model=Queues)
-def list_queues(request: Request, shared: SharedHere, asker: Seeing) -> Response:
+def list_queues(shared: SharedHere, asker: Seeing) -> Response:
     """Every queue, by name."""
     queues = [queue.as_json() for queue in shared.connection.queues()]
-    return tagged(request, {"queues": Seen(shared, asker.person).queues(queues)})
+    return as_json({"queues": Seen(shared, asker.person).queues(queues)})
 
 
 @router.get("/queues/{name}", response_model=QueueShown)
-def show_queue(name: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
+def show_queue(name: str, shared: SharedHere, asker: Seeing) -> Response:
     """One queue."""
     [queue] = Seen(shared, asker.person).queues([shared.connection.queue(name).as_json()])
-    return tagged(request, queue)
+    return as_json(queue)
 
 
 @router.post("/queues", status_code=201)
@@ -177,17 +177,17 @@ def delete_queue(
 
 
 @router.get("/pools", response_model=Pools)
-def list_pools(request: Request, shared: SharedHere, asker: Seeing) -> Response:
+def list_pools(shared: SharedHere, asker: Seeing) -> Response:
     """Every pool, by name."""
     pools = [pool.as_json() for pool in shared.connection.pools()]
-    return tagged(request, {"pools": Seen(shared, asker.person).pools(pools)})
+    return as_json({"pools": Seen(shared, asker.person).pools(pools)})
 
 
 @router.get("/pools/{name}", response_model=PoolShown)
-def show_pool(name: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
+def show_pool(name: str, shared: SharedHere, asker: Seeing) -> Response:
     """One pool."""
     [pool] = Seen(shared, asker.person).pools([shared.connection.pool(name).as_json()])
-    return tagged(request, pool)
+    return as_json(pool)
 
 
 @router.post("/pools", status_code=201)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import dropwhile, islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
@@ -22,7 +22,7 @@ from launch_worker.errors import InputError, LaunchError
 from launch_worker.model.log_pieces import Piece
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, allowed
-from launch_worker.server.caching import tagged
+from launch_worker.server.caching import as_json
 from launch_worker.server.problems import document
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
@@ -109,7 +109,6 @@ def show_time(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SELF)]
 
 @router.get("/runs", response_model=Page)
 def list_runs(
-    request: Request,
     shared: SharedHere,
     asker: Seeing,
     filter: Annotated[str | None, _FILTER] = None,
@@ -122,7 +121,7 @@ def list_runs(
     served = Served(shared, asker)
     if ids is not None:
         found = served.records(ids.split(",")[:100])
-        return tagged(request, {"runs": [run_as_json(served, one) for one in found], "next": None, "notices": []})
+        return as_json({"runs": [run_as_json(served, one) for one in found], "next": None, "notices": []})
     wanted, by = read_filter(filter), parse_order(order)
     place = None if after is None else Bookmark(by, after)
     if place is not None and place.condition:
@@ -134,7 +133,7 @@ def list_runs(
     found = list(islice(records, limit))
     last = bookmark(by, found[-1]) if len(found) == limit else None
     page = {"runs": [run_as_json(served, one) for one in found], "next": last, "notices": listing.notices}
-    return tagged(request, page)
+    return as_json(page)
 
 
 @router.get("/runs/count")
@@ -176,7 +175,6 @@ def list_waiting_runs(
 
 @router.get("/runs/{run_id}", response_model=RunObject)
 def show_run(
-    request: Request,
     shared: SharedHere,
     asker: Seeing,
     run_id: str,
@@ -186,20 +184,20 @@ def show_run(
     served = Served(shared, asker)
     if live:
         record = served.find(run_id)
-        return tagged(request, run_as_json(served, record, history=True))
-    return tagged(request, served.shown(run_id))
+        return as_json(run_as_json(served, record, history=True))
+    return as_json(served.shown(run_id))
 
 
 @router.get("/runs/{run_id}/history", response_model=list[dict[str, Any]])
-def show_history(request: Request, shared: SharedHere, asker: Seeing, run_id: str) -> Response:
+def show_history(shared: SharedHere, asker: Seeing, run_id: str) -> Response:
     """List every change of a run's state, the oldest first."""
-    return tagged(request, [step.as_json() for step in Served(shared, asker).transitions(run_id)])
+    return as_json([step.as_json() for step in Served(shared, asker).transitions(run_id)])
 
 
 @router.get("/runs/{run_id}/metrics", response_model=list[dict[str, Any]])
-def show_metrics(request: Request, shared: SharedHere, asker: Seeing, run_id: str) -> Response:
+def show_metrics(shared: SharedHere, asker: Seeing, run_id: str) -> Response:
     """List the rows of metrics that a run's job reported, the oldest first; the newest 1000 are kept."""
-    return tagged(request, Served(shared, asker).metrics(run_id))
+    return as_json(Served(shared, asker).metrics(run_id))
 
 
 @router.get("/runs/{run_id}/usage")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -15,7 +15,7 @@ from launch_worker.model.run import masked_spec
 from launch_worker.model.schedule import Schedule, unknown_schedule
 from launch_worker.people.roles import Act, Person, visible
 from launch_worker.server.asker import Asker, acting, allowed
-from launch_worker.server.caching import tagged
+from launch_worker.server.caching import as_json
 from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.sight import Seen
@@ -58,18 +58,16 @@ class Schedules(BaseModel):
 
 
 @router.get("/schedules", response_model=Schedules)
-def list_schedules(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]) -> Response:
+def list_schedules(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]) -> Response:
     """Recurring submissions, the next one first."""
-    return tagged(request, {"schedules": shown_schedules(shared, asker)})
+    return as_json({"schedules": shown_schedules(shared, asker)})
 
 
 @router.get("/schedules/{name}", response_model=ScheduleShown)
-def show_schedule(
-    name: str, request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]
-) -> Response:
+def show_schedule(name: str, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)]) -> Response:
     """One recurring submission."""
     text, next_us = kept_schedule(shared, asker, name)
-    return tagged(request, _shown(name, text, next_us))
+    return as_json(_shown(name, text, next_us))
 
 
 @router.put("/schedules/{name}")

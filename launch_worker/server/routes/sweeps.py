@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -19,7 +19,7 @@ from launch_worker.model.run import masked_spec
 from launch_worker.model.sweep import SweepOrder, SweepRecord, unknown_sweep
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
-from launch_worker.server.caching import tagged
+from launch_worker.server.caching import as_json
 from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.sight import Seen
@@ -78,24 +78,24 @@ class Steered(BaseModel):
 
 
 @router.get("/sweeps", response_model=Sweeps)
-def list_sweeps(request: Request, shared: SharedHere, asker: Seeing) -> Response:
+def list_sweeps(shared: SharedHere, asker: Seeing) -> Response:
     """All sweeps, the newest first."""
     seen = Seen(shared, asker.person)
     found = [_shown(record) for record in shared.connection.sweeps() if seen.sees(record.project)]
-    return tagged(request, {"sweeps": found})
+    return as_json({"sweeps": found})
 
 
 @router.get("/sweeps/{sweep_id}", response_model=SweepShown)
-def show_sweep(sweep_id: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
+def show_sweep(sweep_id: str, shared: SharedHere, asker: Seeing) -> Response:
     """One sweep."""
-    return tagged(request, _shown(sweep_of(shared, asker, sweep_id)))
+    return as_json(_shown(sweep_of(shared, asker, sweep_id)))
 
 
 @router.get("/sweeps/{sweep_id}/trials", response_model=Trials)
-def list_trials(sweep_id: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
+def list_trials(sweep_id: str, shared: SharedHere, asker: Seeing) -> Response:
     """The runs of a sweep, with their parameters and results."""
     sweep_of(shared, asker, sweep_id)
-    return tagged(request, {"trials": [asdict(trial) for trial in shared.connection.trials(sweep_id)]})
+    return as_json({"trials": [asdict(trial) for trial in shared.connection.trials(sweep_id)]})
 
 
 @router.get("/sweeps/{sweep_id}/wait")

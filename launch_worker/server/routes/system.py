@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -15,7 +15,7 @@ from launch_worker.model.totals import By
 from launch_worker.model.units import since_ms
 from launch_worker.people.roles import Act, visible
 from launch_worker.server.asker import Asker, allowed
-from launch_worker.server.caching import tagged
+from launch_worker.server.caching import as_json
 from launch_worker.server.shared import SharedHere
 from launch_worker.server.sight import Seen
 
@@ -52,20 +52,19 @@ class Sums(BaseModel):
 
 
 @router.get("/status", response_model=Status)
-def show_status(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
+def show_status(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
     """Runs by state, queues, pools, workers, and what is wrong."""
-    return tagged(request, Seen(shared, asker.person).status(shared.connection.status()))
+    return as_json(Seen(shared, asker.person).status(shared.connection.status()))
 
 
 @router.get("/problems", response_model=Findings)
-def list_problems(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_PROBLEMS)]) -> Response:
+def list_problems(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_PROBLEMS)]) -> Response:
     """Every check of the installation, as `launch-worker doctor` makes them."""
-    return tagged(request, {"findings": [finding.as_json() for finding in shared.connection.findings()]})
+    return as_json({"findings": [finding.as_json() for finding in shared.connection.findings()]})
 
 
 @router.get("/audit", response_model=Acts)
 def list_audit(
-    request: Request,
     shared: SharedHere,
     asker: Annotated[Asker, allowed(Act.SEE_AUDIT)],
     who: Annotated[str, Query(description="Part of the actor's name.")] = "",
@@ -77,12 +76,11 @@ def list_audit(
     """Who did what, from where, to what, and how it ended."""
     start = None if since is None else _moment(since, "since")
     found = shared.connection.acts(who=who, what=what, target=target, since_us=start, limit=limit)
-    return tagged(request, {"acts": found})
+    return as_json({"acts": found})
 
 
 @router.get("/usage", response_model=Sums)
 def sum_usage(
-    request: Request,
     shared: SharedHere,
     asker: Annotated[Asker, allowed(Act.SEE_RUNS)],
     by: Annotated[list[By], Query(description="What the sums are of; several give one sum for each combination.")],
@@ -98,7 +96,7 @@ def sum_usage(
     start = _moment(since, "since")
     end = None if until is None else _moment(until, "until")
     totals = shared.connection.sums(by, since_us=start, until_us=end, project=project)
-    return tagged(request, {"sums": [dict(zip(by, names, strict=True)) | asdict(total) for names, total in totals]})
+    return as_json({"sums": [dict(zip(by, names, strict=True)) | asdict(total) for names, total in totals]})
 
 
 def _moment(text: str, what: str) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from launch_worker.model.worker import WorkerOrder
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
-from launch_worker.server.caching import tagged
+from launch_worker.server.caching import as_json
 from launch_worker.server.shared import Shared, SharedHere
 from launch_worker.server.sight import Seen
 
@@ -48,9 +48,9 @@ class Ordered(BaseModel):
 
 
 @router.get("/workers", response_model=Workers)
-def list_workers(request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
+def list_workers(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
     """The live workers."""
-    return tagged(request, {"workers": Seen(shared, asker.person).workers(shared.connection.workers())})
+    return as_json({"workers": Seen(shared, asker.person).workers(shared.connection.workers())})
 
 
 @router.post("/workers/{worker}/drain")

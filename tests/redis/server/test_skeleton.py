@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from fastapi import APIRouter, Request
 
 from launch_worker import errors
+from launch_worker.api.client import Api, submit_many
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.people.roles import Act
 from launch_worker.server.address import Address
@@ -147,11 +149,46 @@ def test_what_a_client_has_already_is_not_sent_again(client: httpx.Client) -> No
     first = client.get("/openapi.json")
     again = client.get("/openapi.json", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+    assert "content-encoding" not in again.headers
     assert client.get("/openapi.json", headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_a_long_answer_is_compressed(client: httpx.Client) -> None:
-    assert client.get("/api").headers["content-encoding"] == "gzip"
+def test_each_answer_of_json_has_a_tag_by_which_it_is_not_sent_again(client: httpx.Client, api: Api) -> None:
+    api.create_pool("thing")
+    api.create_queue("thing", pool="thing")
+    sweep = {"method": "grid", "parameters": {"x": {"values": [1]}}, "command": ["true"]}
+    ids = {"sweep_id": api.create_sweep(sweep, queue="nobodys").id}
+    schedule = {"cron": "@daily", "given": {"command": ["true"]}}
+    assert client.put("/api/v1/schedules/thing", json=schedule).status_code == 200
+    [first, _] = submit_many([{"command": ["true"], "queue": "thing"}] * 2, api=api)
+    ids |= {"run_id": first.id, "group_id": first.refresh().group}
+    first.cancel()
+    asked = {"runs/counts": {"by": "state"}, "v1/usage": {"by": "user"}, "logs/newest": {"attempt": "1"}}
+    documented = client.get("/openapi.json").json()["paths"]
+    routes = [path for path, methods in documented.items() if "304" in methods.get("get", {}).get("responses", {})]
+    assert len(routes) > 30
+    for route in routes:
+        path = re.sub(r"{(\w+)}", lambda found: ids.get(found[1], "thing"), route)
+        params = asked.get("/".join(route.split("/")[-2:]), {}) | {"q": "x", "timeout": "0"}
+        first_answer = client.get(path, params=params)
+        assert first_answer.status_code == 200, (path, first_answer.text)
+        again = client.get(path, params=params, headers={"If-None-Match": first_answer.headers["etag"]})
+        # What tells the time is another answer each time.
+        assert again.status_code == 304 or again.content != first_answer.content, path
+        assert (again.status_code == 304) == (again.content == b""), path
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_long_answer_is_compressed_as_the_client_asks_for_it(client: httpx.Client, encoding: str) -> None:
+    plain = client.get("/openapi.json", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    answer = client.get("/openapi.json", headers={"Accept-Encoding": encoding})
+    assert answer.headers["content-encoding"] == encoding
+    assert "Accept-Encoding" in answer.headers["vary"]
+    assert answer.headers["etag"] == plain.headers["etag"]
+    assert answer.content == plain.content
+    with client.stream("GET", "/api/v1/events", headers={"Accept-Encoding": encoding}) as events:
+        assert "content-encoding" not in events.headers
 
 
 def test_every_error_of_ours_has_a_status() -> None:
