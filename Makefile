@@ -19,9 +19,10 @@ BIN = $(VENV)/bin
 MADE = $(VENV)/.made
 INSTALLED = $(VENV)/.installed
 INSTALLED_DEV = $(VENV)/.installed-dev
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
-# A machine may forbid bytecode, and every command would then compile its imports anew.
-PIP = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --quiet --disable-pip-version-check
+# A machine may forbid bytecode: every command would then compile its imports anew, and every test process all tests.
+WITH_BYTECODE = env -u PYTHONDONTWRITEBYTECODE
+PYTEST = $(WITH_BYTECODE) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+PIP = $(WITH_BYTECODE) $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -61,10 +62,10 @@ chaos: $(INSTALLED_DEV) ## kill, freeze, cut and fill at random for 10 minutes; 
 	$(BIN)/python -m tests.chaos --seed $(SEED) --duration $(DURATION)
 
 bench: $(INSTALLED_DEV) ## measure beside Celery, RQ, huey, dramatiq and the machine's limit, under 10 minutes
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m bench $(GROUPS)
+	$(WITH_BYTECODE) $(BIN)/python -m bench $(GROUPS)
 
 bench-quick: $(INSTALLED_DEV) ## the same with fewer systems and smaller numbers, under 2 minutes
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m bench --quick $(GROUPS)
+	$(WITH_BYTECODE) $(BIN)/python -m bench --quick $(GROUPS)
 
 lint: $(INSTALLED_DEV) ## check style, formatting and spelling
 	$(BIN)/ruff check .
@@ -114,7 +115,7 @@ $(MADE):
 $(INSTALLED): pyproject.toml | $(MADE)
 	@echo 'installing launch_worker into $(VENV)'
 	@$(PIP) install --compile --editable .
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q launch_worker
+	@$(WITH_BYTECODE) $(BIN)/python -m compileall -q launch_worker
 	@touch $@
 
 $(INSTALLED_DEV): pyproject.toml $(INSTALLED)

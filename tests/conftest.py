@@ -42,6 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = sum(item.get_closest_marker("main_path") is not None for item in items)
     if marked > MAIN_PATH_TESTS:
         raise pytest.UsageError(f"{marked} tests are marked main_path, and may be {MAIN_PATH_TESTS}; take some off")
+    # The longest tests begin first: one that began last would leave the other test processes with nothing to do.
+    items.sort(key=_timeout_s, reverse=True)
+
+
+def _timeout_s(item: pytest.Item) -> float:
+    """The timeout that a test has of its own, in seconds; 0 for the usual one."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark is not None else 0.0
 
 
 @pytest.fixture(scope="session", autouse=True)

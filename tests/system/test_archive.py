@@ -21,13 +21,13 @@ from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.redis.archive.stores import s3
-from tests.support.archives import database, database_url, empty_file, everything, postgres
+from tests.support.archives import database, database_url, everything, postgres
 from tests.support.arrows import CRASHED_AGAIN, FAILED, FAILED_AGAIN, FINISHED, claim, crash, create
 from tests.support.redis_client import redis_of
 from tests.support.s3 import S3Server
 from tests.system.conftest import Cluster, Part
 
-__all__ = ["database", "database_url", "empty_file", "postgres", "s3"]
+__all__ = ["database", "database_url", "postgres", "s3"]
 
 
 @pytest.fixture(autouse=True)

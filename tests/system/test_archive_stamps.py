@@ -24,10 +24,10 @@ from launch_worker.logs.manifest import Manifest
 from launch_worker.logs.reading import stored_output
 from launch_worker.logs.stored import StoredLogs
 from tests.conftest import wait_until
-from tests.support.archives import database, database_url, empty_file, everything, postgres
+from tests.support.archives import database, database_url, everything, postgres
 from tests.system.conftest import Cluster, Part
 
-__all__ = ["database", "database_url", "empty_file", "postgres"]
+__all__ = ["database", "database_url", "postgres"]
 
 #: Number of runs, and of those that are submitted between two kills.
 RUNS = int(os.environ.get("LAUNCH_TEST_RUNS", "200"))

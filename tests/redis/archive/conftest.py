@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.archives import database, database_url, empty_file, follower, postgres
+from tests.support.archives import database, database_url, follower, postgres
 
-__all__ = ["database", "database_url", "empty_file", "follower", "postgres"]
+__all__ = ["database", "database_url", "follower", "postgres"]

@@ -9,9 +9,9 @@ from launch_worker.database.database import Database
 from launch_worker.people import passwords
 from launch_worker.people.directory import Directory
 from launch_worker.people.registry import Registry
-from tests.support.archives import database, database_url, empty_file, postgres
+from tests.support.archives import database, database_url, postgres
 
-__all__ = ["database", "database_url", "empty_file", "postgres"]
+__all__ = ["database", "database_url", "postgres"]
 
 #: A password that may be one.
 GOOD = "correct horse"
