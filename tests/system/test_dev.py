@@ -177,7 +177,7 @@ def test_the_web_page_answers_once_its_address_is_told(user: User) -> None:
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     with browser.open(address, timeout=30) as page:
         assert page.status == 200
-        assert b"Flower" in page.read()
+        assert b"Overview" in page.read()
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{address.partition('?')[0]}celery/", timeout=10)
     assert f"{user.data}, with no runs yet" in said
