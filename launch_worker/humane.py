@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _UNITS = ((_DAY, "d", _HOUR, "h"), (_HOUR, "h", _MINUTE, "min"), (_MINUTE, "min", 1, "s"))
 
@@ -61,8 +63,10 @@ def plural(number: int, one: str, many: str = "") -> str:
 
 def figure(value: float) -> str:
     """A measured number with four digits: `0.9333`, `12.5`, `1.2e-05`; whole numbers whole."""
-    if isinstance(value, int) or value == int(value):
-        return count(int(value)) if abs(value) < 1e15 else f"{value:.3e}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) or value.is_integer():
+        return count(int(value)) if abs(value) < 10**15 else _large(value)
     return f"{value:.4g}"
 
 
@@ -72,3 +76,10 @@ def sentence(text: str) -> str:
     if not text:
         return ""
     return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _large(value: float) -> str:
+    """A number in powers of ten; JSON has whole ones that no float can be."""
+    exponent = math.log10(abs(value))
+    power = int(exponent)
+    return f"{'-' if value < 0 else ''}{10 ** (exponent - power):.3f}e+{power}"

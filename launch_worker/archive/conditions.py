@@ -37,7 +37,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from launch_worker.archive.json_numbers import number_condition
 from launch_worker.archive.rows import MAX_INDEXED, MAX_SEARCH, plain, search_term
 from launch_worker.archive.schema import run_tags, runs
-from launch_worker.model.checks import PRIORITIES
+from launch_worker.ids import GROUP_ID, RUN_ID
+from launch_worker.model.checks import PRIORITIES, group_key
 from launch_worker.model.conditions import All, Condition, Not, Test
 from launch_worker.model.states import RunState
 
@@ -59,6 +60,7 @@ _is_cut = func.length(_c.search) > literal_column(str(MAX_SEARCH))
 #: SQLite's index of texts.
 _search = table("runs_search", column("rowid"), column("runs_search"))
 _TEXTS = ("id", "name", "project", "queue", "sweep", "array", "author", "user", "reason", "worker", "host")
+_ORDERED = ("$gt", "$gte", "$lt", "$lte")
 _NUMBERS = ("attempt", "exit_code", "created_at", "started_at", "ended_at")
 #: Fields with few values: for each column, what a record says for each value of it.
 _CHOICES: dict[str, dict[Any, str]] = {
@@ -124,6 +126,8 @@ class Conditions:
             return Bounds(true(), false())
         if test.path in _TEXTS:
             return _exactly(_text(test))
+        if test.path == "group":
+            return Bounds(true(), false()) if test.word in _ORDERED else _exactly(_group(test))
         if test.path == "tags":
             return _exactly(self._tag(test))
         return Bounds(self._may_have(test), false())
@@ -240,6 +244,24 @@ def _text(test: Test) -> ColumnElement[bool]:
         return or_(column == value, func.substr(column, func.length(column) - len(value)) == f"/{value}")
     compared = {"$gt": column > value, "$gte": column >= value, "$lt": column < value, "$lte": column <= value}
     return and_(column != "", compared[test.word])
+
+
+def _group(test: Test) -> ColumnElement[bool]:
+    """Whether the run is in one of these groups: in an array or a bulk submission, else in a sweep."""
+    is_alone = and_(_c.array == "", _c.sweep == "")
+    if test.word == "$exists":
+        return not_(is_alone) if test.operands[0] else is_alone
+    wanted = [value for value in test.operands if value]
+    # An array's id is that of its first run, with a letter that the column does not have.
+    keys = {group_key(value) for value in wanted if GROUP_ID.fullmatch(value)}
+    keys |= {value for value in wanted if not RUN_ID.fullmatch(value)}
+    found: list[ColumnElement[bool]] = [is_alone] if len(wanted) < len(test.operands) else []
+    if keys:
+        found.append(_c.array.in_(sorted(keys)))
+    if wanted:
+        found.append(and_(_c.array == "", _c.sweep.in_(wanted)))
+    has = or_(false(), *found)
+    return has if test.word in ("$eq", "$in") else not_(has)
 
 
 def _written(path: str, test: Test) -> list[str]:

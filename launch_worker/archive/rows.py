@@ -91,7 +91,7 @@ def whole(record: Record, seq: int) -> tuple[Row, list[str]]:
         queue=record.queue,
         priority=record.priority,
         created_at=record.created_at,
-        array=record.array,
+        array=record.array or record.bulk,
         sweep=record.sweep,
         reason=record.reason,
         spec=record.spec,

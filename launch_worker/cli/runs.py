@@ -36,6 +36,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 @click.option("--project", default="", metavar="ENTITY/PROJECT", help="Only runs of this project.")
 @click.option("--queue", default="", help="Only runs of this queue.")
 @click.option("--sweep", default="", metavar="ID", help="Only runs of this sweep.")
+@click.option("--group", default="", metavar="ID", help="Only runs of this array, bulk submission or sweep.")
 @click.option("--tag", "tags", multiple=True, help="Only runs with this tag; may be repeated.")
 @click.option(
     "--filter",
@@ -68,6 +69,7 @@ def runs_command(
     project: str,
     queue: str,
     sweep: str,
+    group: str,
     tags: tuple[str, ...],
     filters: str | None,
     name: str,
@@ -90,8 +92,8 @@ def runs_command(
         raise InputError("--count-by lists no runs; leave out --pending, --sort and --watch")
     if project and not PROJECT.fullmatch(project):
         raise InputError(f"project {project[:60]!r} is not a project; write it as ENTITY/PROJECT")
-    fields = {"state": state, "project": project, "queue": queue, "sweep": sweep, "name": name}
-    fields |= {"author": author, "user": user}
+    fields = {"state": state, "project": project, "queue": queue, "sweep": sweep, "group": group}
+    fields |= {"name": name, "author": author, "user": user}
     given: list[Any] = [{field: value} for field, value in fields.items() if value]
     given += [{"tags": tag} for tag in tags] + [{"text": {"$contains": text}} for text in texts]
     given.append(_read_filter(filters))

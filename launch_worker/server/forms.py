@@ -33,6 +33,10 @@ class Form:
         """The field with its blanks, for passwords."""
         return self._said.get(name, [""])[0]
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """All fields, in their order."""
+        return [(name, value) for name, values in self._said.items() for value in values]
+
     def texts(self, name: str) -> list[str]:
         """All values of a field that is there several times."""
         return self._said.get(name, [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.checks import group_key, shown_group
@@ -24,18 +24,29 @@ class Groups(Client):
 
     def group(self, group_id: str) -> GroupRecord | None:
         """The group's record now, by its id as people write it, or that of an array's first run; None for none."""
-        if not (GROUP_ID.fullmatch(group_id) or RUN_ID.fullmatch(group_id)):
-            return None
-        key = group_key(group_id)
+        return self.groups([group_id]).get(group_id)
+
+    def groups(self, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
+        """The records of these groups now, by the ids as they were given, without those that are not there."""
+        ids = [one for one in group_ids if GROUP_ID.fullmatch(one) or RUN_ID.fullmatch(one)]
+        if not ids:
+            return {}
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
-            pipe.hgetall(keys.group(key))
-            pipe.hgetall(keys.sweep(group_id))
-            answers = pipe.execute(raise_on_error=False)
-        of_group, of_sweep = (pairs(found) if isinstance(found, dict | list) else {} for found in answers)
-        if _number(of_group, "size"):
-            return _submitted(key, of_group)
-        return _sweep(group_id, of_sweep) if of_sweep.get("state") else None
+            for group_id in ids:
+                pipe.hgetall(keys.group(group_key(group_id)))
+                pipe.hgetall(keys.sweep(group_id))
+            answers = iter(pipe.execute(raise_on_error=False))
+        found = {}
+        for group_id in ids:
+            of_group, of_sweep = (
+                pairs(said) if isinstance(said, dict | list) else {} for said in (next(answers), next(answers))
+            )
+            if _number(of_group, "size"):
+                found[group_id] = _submitted(group_key(group_id), of_group)
+            elif of_sweep.get("state"):
+                found[group_id] = _sweep(group_id, of_sweep)
+        return found
 
     def group_runs(self, group: GroupRecord, *, skip: int = 0, limit: int = 0) -> list[str]:
         """The ids of a group's runs in the order of their submission, `limit` at most (0: all); some may be deleted."""

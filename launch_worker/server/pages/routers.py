@@ -5,6 +5,7 @@ from __future__ import annotations
 from launch_worker.server.pages import (
     account,
     audit,
+    compare,
     design,
     log,
     overview,
@@ -13,6 +14,8 @@ from launch_worker.server.pages import (
     queues,
     ring,
     run,
+    runs,
+    runs_acts,
     schedules,
     sweeps,
     theme,
@@ -24,6 +27,10 @@ PAGES = tuple(
     part.router
     for part in (
         overview,
+        # Before the page of one run: their paths look like ids.
+        runs,
+        runs_acts,
+        compare,
         log,
         queues,
         workers,

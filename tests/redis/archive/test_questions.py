@@ -25,6 +25,8 @@ TAGS = ("night", "seed=1", "Night", "a_b", "%", "ü")
 PROJECTS = ("", "ada/tries", "ADA/Tries", "bob/tries", "tries", "bob/other")
 WORDS = ("adam", "Adam W", "sgd\nx", "%", "_", "\\", '"')
 COUNT = 70
+#: Id of the first run of an array, and of a bulk submission.
+FIRST = "100000000000000"
 
 
 def record_at(number: int) -> Record:
@@ -53,7 +55,7 @@ def record_at(number: int) -> Record:
         "project": pick(PROJECTS),
         "queue": pick(["default", "gpu"]),
         "sweep": pick(["", "s1"]),
-        "array": pick(["", "", "a1"]),
+        "array": pick(["", "", "a1", FIRST, f"b{FIRST}"]),
         "user": pick(["", "ada", "ada@lab"]),
         "worker": pick(["", "w1", "W2"]),
         "host": pick(["", "h"]),
@@ -98,7 +100,8 @@ texts = {
     "project": [*PROJECTS, "%/tries"],
     "queue": ["gpu", "GPU"],
     "sweep": ["s1", ""],
-    "array": ["a1", ""],
+    "array": ["a1", "", FIRST],
+    "group": ["s1", "a1", FIRST, f"a{FIRST}", f"b{FIRST}", ""],
     "author": ["ada@box", "ada"],
     "user": ["ada", "ada@lab", ""],
     "worker": ["w1", "W2", ""],
@@ -153,7 +156,14 @@ filters = st.recursive(
     ),
     max_leaves=5,
 )
-columns = (*(name for name in texts if name != "tags"), "attempt", "exit_code", "created_at", "started_at", "ended_at")
+columns = (
+    *(name for name in texts if name not in ("tags", "group")),
+    "attempt",
+    "exit_code",
+    "created_at",
+    "started_at",
+    "ended_at",
+)
 orders = st.tuples(st.sampled_from(["-", "+"]), st.sampled_from(columns)).map("".join)
 
 
@@ -241,9 +251,9 @@ def test_deleted_runs_are_in_no_answer(database: Database) -> None:
     assert facets(database, question({}), FACETS) == {}
 
 
-def test_the_database_sorts_by_every_field_but_tags_config_and_summary() -> None:
+def test_the_database_sorts_by_every_field_but_tags_groups_config_and_summary() -> None:
     assert all(has_key(name) for name in columns)
-    assert not any(has_key(name) for name in ("tags", "config.lr", "summary.loss"))
+    assert not any(has_key(name) for name in ("tags", "group", "config.lr", "summary.loss"))
 
 
 def test_facets_are_of_known_fields(tmp_path: Path) -> None:
