@@ -24,6 +24,7 @@ from bench import (
     reaction,
     server,
     speed,
+    sweep_page,
     whole_logs,
 )
 from bench.measure import Results, facts
@@ -86,6 +87,7 @@ def _logs(results: Results, quick: bool) -> None:
 
 def _page(results: Results, quick: bool) -> None:
     log_page.measure(results, opens=3 if quick else 10, jumps=20 if quick else 100, seconds=10 if quick else 60)
+    sweep_page.measure(results, runs=10_000, drags=1 if quick else 5)
 
 
 def _archive(results: Results, quick: bool) -> None:

@@ -85,7 +85,7 @@ def measure(results: Results, *, opens: int, jumps: int, seconds: float) -> None
         address, key, server = start_server(running)
         run = execute(api)
         wait_until_stored(url, run)
-        with _tab(f"{address}/?token={key}") as page:
+        with tab(f"{address}/?token={key}", script=_WATCH) as page:
             _at_rest(results, page, f"{address}/runs/{run.id}/log", opens=opens, jumps=jumps)
             printer = submit([sys.executable, "-c", _PRINTER, "1000", str(seconds)], api=api)
             _growing(results, page, f"{address}/runs/{printer.id}/log", printer, server, seconds=seconds)
@@ -95,7 +95,7 @@ def _at_rest(results: Results, page: Page, address: str, *, opens: int, jumps: i
     opened = results.metric("open a log of a million lines at its end, in a browser", "ms", goal="at most 200")
     for _ in range(opens):
         page.goto(address)
-        opened.add("from the navigation", _until(page, "window.opened"))
+        opened.add("from the navigation", until(page, "window.opened"))
     if page.locator(".log-count").inner_text() != f"{LINES:,} lines":
         raise BenchError("the log is not whole")
     took = sorted(float(page.evaluate(_JUMP)) for _ in range(jumps))
@@ -135,7 +135,8 @@ def _growing(results: Results, page: Page, address: str, run: Run, server: int, 
 
 
 @contextmanager
-def _tab(entrance: str) -> Iterator[Page]:
+def tab(entrance: str, *, script: str = "") -> Iterator[Page]:
+    """A tab that was let in; `script` runs first on each of its pages."""
     chromium = shutil.which("chromium")
     if chromium is None:
         raise BenchError("there is no chromium on PATH")
@@ -143,12 +144,13 @@ def _tab(entrance: str) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1280, "height": 740})
         page.goto(entrance)
-        page.add_init_script(_WATCH)
+        page.add_init_script(script)
         yield page
         browser.close()
 
 
-def _until(page: Page, expression: str) -> float:
+def until(page: Page, expression: str) -> float:
+    """The number that an expression is, once it is one."""
     deadline = time.monotonic() + 20
     while (value := page.evaluate(expression)) is None:
         if time.monotonic() > deadline:

@@ -136,8 +136,6 @@ class SweepPictures extends HTMLElement {
   #frame;
   /** @type {{ axis: number, from: number } | null} */
   #drag = null;
-  /** Milliseconds of the longest frame of the last drawing, for measuring. */
-  longest = 0;
   /** @type {Board | undefined} */
   board;
   /** What lies over the lines: the axes, what is picked, and the run of a row. @type {Board | undefined} */
@@ -364,7 +362,6 @@ class SweepPictures extends HTMLElement {
     over.clear(box, least);
     this.#drawAxes(over);
     this.#say();
-    this.longest = 0;
     const picked = this.#order.filter((run) => this.#isPicked[run]);
     if (this.#drag) {
       // A part of them, in their order, until the pointer rests.
@@ -384,6 +381,8 @@ class SweepPictures extends HTMLElement {
 
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #rest;
+  /** @type {Raster | undefined} */
+  #raster;
   /** All runs as they are behind those that are picked, and for what it was drawn. @type {{ raster: Raster, of: string } | undefined} */
   #behind;
 
@@ -399,7 +398,8 @@ class SweepPictures extends HTMLElement {
     const ratio = devicePixelRatio || 1;
     const [width, height] = [Math.round(Math.max(least, box.clientWidth) * ratio), Math.round(box.clientHeight * ratio)];
     const panel = this.colours?.rgb("ramp-panel") ?? [255, 255, 255];
-    const raster = new Raster(width, height);
+    if (this.#raster?.width !== width || this.#raster.height !== height) this.#raster = new Raster(width, height);
+    const raster = this.#raster;
     const xs = this.#scales.map((_, axis) => this.#x(axis) * ratio);
     const hasPicks = this.#picks.size > 0;
     const of = `${width} ${height} ${panel} ${this.said.length}`;
@@ -412,11 +412,8 @@ class SweepPictures extends HTMLElement {
     const before = isBehindNew ? this.#order.length : 0;
     const alpha = Math.min(0.85, Math.max(0.08, 8 / Math.sqrt(runs.length + 1)));
     let place = 0;
-    let last = performance.now();
     const step = () => {
       const began = performance.now();
-      if (place) this.longest = Math.max(this.longest, began - last);
-      last = began;
       for (; place < before + runs.length; place++) {
         if (place % STRIDE === 0 && place && performance.now() - began > FRAME_MS) {
           this.#frame = requestAnimationFrame(step);
@@ -437,7 +434,7 @@ class SweepPictures extends HTMLElement {
       if (behind && hasPicks) this.#behind = { raster: behind, of };
       board.clear(box, least);
       board.context.putImageData(raster.image, 0, 0);
-      this.dispatchEvent(new Event("drawn"));
+      this.dispatchEvent(new Event("drawn", { bubbles: true }));
     };
     this.#frame = requestAnimationFrame(step);
   }
