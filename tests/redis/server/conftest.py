@@ -8,7 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.http_servers import TestServer, serving
+from launch_worker.dev.redis_server import RedisServer
+from launch_worker.store.store import Store
+from tests.support.http_servers import KEY, TestServer, serving
+from tests.support.people import tokens_of_everybody
+from tests.support.redis_client import redis_of
 
 
 @pytest.fixture
@@ -28,4 +32,30 @@ def client(server: TestServer) -> Iterator[httpx.Client]:
 def stranger(server: TestServer) -> Iterator[httpx.Client]:
     """One without a login."""
     with server.client("") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shown(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
+    """One server for all tests of a file, which count no runs."""
+    redis_of(redis_server.url).flushall()
+    with serving(redis_server.url, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kept(shown: TestServer) -> Store:
+    return shown.shared.acting.store
+
+
+@pytest.fixture(scope="module")
+def tokens(shown: TestServer) -> dict[str, str]:
+    return tokens_of_everybody(shown)
+
+
+@pytest.fixture
+def person(shown: TestServer) -> Iterator[httpx.Client]:
+    """A browser with the key of loopback."""
+    with shown.client(KEY) as made:
+        made.headers["Accept"] = "text/html"
         yield made

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html import unescape
 from typing import Any
 
 import httpx
 import pytest
 
-from launch_worker.dev.redis_server import RedisServer
 from launch_worker.model.needs import Needs
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
@@ -18,9 +16,8 @@ from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
 from launch_worker.store.store import Store
 from tests.support.arrows import claim, create
-from tests.support.http_servers import KEY, TestServer, serving
-from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
-from tests.support.redis_client import redis_of
+from tests.support.http_servers import TestServer
+from tests.support.people import OPEN, PRIVATE
 
 HTML = {"Accept": "text/html"}
 TRACE = b"""epoch 1
@@ -30,31 +27,6 @@ Traceback (most recent call last):
 KeyError: 'label'
 """
 TABS = ("", "/timeline", "/metrics", "/resources", "/details", "/files")
-
-
-@pytest.fixture(scope="module")
-def shown(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
-    """One server for all tests here: none of them counts runs."""
-    redis_of(redis_server.url).flushall()
-    with serving(redis_server.url, tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def kept(shown: TestServer) -> Store:
-    return shown.shared.acting.store
-
-
-@pytest.fixture(scope="module")
-def tokens(shown: TestServer) -> dict[str, str]:
-    return tokens_of_everybody(shown)
-
-
-@pytest.fixture
-def person(shown: TestServer) -> Iterator[httpx.Client]:
-    with shown.client(KEY) as made:
-        made.headers.update(HTML)
-        yield made
 
 
 def text_of(page: str) -> str:
