@@ -100,7 +100,9 @@ def handle_errors(application: FastAPI) -> None:
 
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.LaunchError)
-    if isinstance(error, errors.LoginError) and request.method == "GET" and _is_visit(request):
+    # A part of an open page would show the login inside of it: its script leads there.
+    is_part = request.headers.get("hx-request") == "true"
+    if isinstance(error, errors.LoginError) and request.method == "GET" and _is_visit(request) and not is_part:
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"/login?{urlencode({'next': path})}", 303)
     if status_of(error) == 500:

@@ -375,10 +375,17 @@ _LABELS = {
 }
 
 
+#: Hints that are not the option's help: what holds for a command line alone.
+_HINTS = {
+    "command": "Words as in a shell, quotes too; without pipes and variables, for which it is bash -c '…'.",
+    "project": "The run's project.",
+    "cwd": "The job's folder on the worker, or in its code.",
+    "image": "Run in a container of this image; the command's words are its arguments.",
+}
+
+
 def _hint(option: Option) -> str:
-    if option.name == "command":
-        return "Words as in a shell, quotes too; without pipes and variables, for which it is bash -c '…'."
-    said = option.help
+    said = _HINTS.get(option.name, option.help)
     if option.name in _ON_A_LINE:
         return f"{said} Several with commas between them."
     if option.is_repeated:

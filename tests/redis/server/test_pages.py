@@ -48,6 +48,11 @@ def test_a_part_of_a_page_comes_without_what_is_around_it(client: httpx.Client) 
     assert 'id="now"' in part
 
 
+def test_a_part_of_a_page_whose_login_has_ended_is_refused_and_not_led_to_the_login(stranger: httpx.Client) -> None:
+    answer = stranger.get("/", headers=HTML | {"HX-Request": "true"})
+    assert answer.status_code == 401
+
+
 def test_a_theme_is_kept_by_the_browser(client: httpx.Client) -> None:
     assert "data-theme" not in client.get("/", headers=HTML).text
     answer = client.post("/theme", data={"theme": "dark", "next": "/queues?a=b"})

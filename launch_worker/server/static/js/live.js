@@ -7,6 +7,23 @@
 /** Milliseconds after which a lost connection is said. */
 const PATIENCE_MS = 3000;
 
+/**
+ * Say, or do, what follows when a part of the page cannot be fetched: what it shows stays.
+ * @param {number} status
+ */
+function tell(status) {
+  const lost = document.getElementById("lost");
+  if (status === 401) {
+    location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  } else if (lost && (status === 404 || status === 410)) {
+    lost.textContent = "This is not there any more: what is shown is how it was.";
+    lost.hidden = false;
+  }
+}
+document.addEventListener("htmx:response:error", (event) => {
+  tell(/** @type {CustomEvent} */ (event).detail?.ctx?.response?.status ?? 0);
+});
+
 /** Follow what `<body data-kinds data-runs data-every>` names. */
 export function followRings() {
   const { kinds = "", runs = "", every = "30" } = document.body.dataset;
