@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -66,10 +66,10 @@ class Hits(BaseModel):
 
 
 class View(NamedTuple):
-    """What is shown of an output, and how it is told."""
+    """What is shown of an output: some lines, and the object of the API that tells of them."""
 
     lines: list[Line]
-    told: dict[str, object]
+    told: dict[str, Any]
 
 
 def read_lines(served: Served, run_id: str, attempt: int | None, *, first: int | None, count: int) -> View:
@@ -90,6 +90,7 @@ def read_lines(served: Served, run_id: str, attempt: int | None, *, first: int |
         "place": Place(opened.attempt, end=opened.output.end, is_at_line=not is_open).to_text()
         if opened.is_growing
         else None,
+        "lines": [_told(line) for line in found],
     }
     return View(found, told)
 
@@ -106,8 +107,7 @@ def show_lines(
     count: Annotated[int, Query(ge=0, le=_MOST_LINES, description="Number of lines.")] = 200,
 ) -> Response:
     """Lines of a run's output by their numbers, and which lines there are."""
-    view = read_lines(Served(shared, asker), run_id, attempt, first=first, count=count)
-    return as_json(view.told | {"lines": [_told(line) for line in view.lines]})
+    return as_json(read_lines(Served(shared, asker), run_id, attempt, first=first, count=count).told)
 
 
 @router.get("/runs/{run_id}/logs/search")

@@ -68,23 +68,29 @@ export class LogSource extends EventTarget {
   async open(around = 0) {
     const first = around ? pageOf(around) * PAGE_LINES + 1 : 0;
     const wanted = first ? `&first=${first}&count=${PAGE_LINES}` : `&count=${2 * PAGE_LINES}`;
-    /** @type {Answer} */
-    let answer;
     try {
-      answer = await this._ask(`/lines?${this._attemptIn()}${wanted}`);
+      /** @type {Answer} */
+      const answer = await this._ask(`/lines?${this._attemptIn()}${wanted}`);
+      if (!this._isClosed) this.take(answer, first, first ? first + PAGE_LINES - 1 : answer.count);
     } catch (error) {
       this._fails(error, () => this.open(around));
-      return;
     }
-    if (this._isClosed) return;
+  }
+
+  /**
+   * Begin with what there is, and with lines from one number to another.
+   * @param {Answer} answer
+   * @param {number} first 0 for those that the answer has.
+   * @param {number} last
+   */
+  take(answer, first = 0, last = answer.count) {
     this.problem = "";
     this._pages.clear();
     this._chars = 0;
     this._takeOutline(answer);
-    const from = first || Math.max(1, answer.count - 2 * PAGE_LINES + 1);
-    this._fill(answer, from, first ? first + PAGE_LINES - 1 : answer.count);
-    const last = answer.lines.at(-1);
-    this._written = answer.open && last?.number === answer.count ? last.text : "";
+    this._fill(answer, first || (answer.lines[0]?.number ?? 1), last);
+    const line = answer.lines.at(-1);
+    this._written = answer.open && line?.number === answer.count ? line.text : "";
     this.isReady = true;
     this._changed();
     this.resume();

@@ -142,6 +142,7 @@ export class LogView extends HTMLElement {
     if (this.leaving) return;
     this.leaving = new AbortController();
     const { signal } = this.leaving;
+    const told = this.querySelector("script")?.textContent;
     this._build();
     const saved = readSaved();
     this._set("isWrapped", saved.isWrapped);
@@ -163,7 +164,8 @@ export class LogView extends HTMLElement {
     signal.addEventListener("abort", () => resized.disconnect());
     this.viewHeight = this.view.clientHeight;
     this.marked = lineOfAddress();
-    this._open(Number(this.getAttribute("attempt")) || 0, this.marked);
+    const attempt = Number(this.getAttribute("attempt")) || 0;
+    this._open(attempt, this.marked, this.marked ? null : told && JSON.parse(told));
   }
 
   disconnectedCallback() {
@@ -202,8 +204,9 @@ export class LogView extends HTMLElement {
   /**
    * @param {number} attempt
    * @param {number} around
+   * @param {import("./log-source.js").Answer | null} [told] What the page has brought.
    */
-  _open(attempt, around) {
+  _open(attempt, around, told) {
     this.source.close();
     this.source = new LogSource(`/api/v1/runs/${encodeURIComponent(this.getAttribute("run") ?? "")}/logs`, attempt);
     const { source } = this;
@@ -219,7 +222,10 @@ export class LogView extends HTMLElement {
     this.widest = 0;
     this.filled = new WeakMap();
     this._forgetHits();
-    this.source.open(around);
+    if (told) {
+      source.take(told);
+      this._changed();
+    } else source.open(around);
   }
 
   _due() {
