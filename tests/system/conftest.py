@@ -9,17 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch_worker.api.client import Api, Run
+from launch_worker.dev.redis_server import RedisServer
 from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
 from tests.conftest import wait_until
-from tests.support.http_servers import KEY, serving
+from tests.support.http_servers import KEY, TestServer, serving
 
 #: Intervals in seconds: short enough that a test need not wait, long enough for a loaded machine.
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": "3", "LAUNCH_PASS_S": "0.5"}
@@ -183,17 +183,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "main_path"]
 
 
+@pytest.fixture(scope="session")
+def server_for_all(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
+    """One server for all tests of a process, on the Redis that is emptied before each."""
+    with serving(redis_server.url, tmp_path_factory.mktemp("server"), variables=TIMES) as server:
+        yield server
+
+
 @pytest.fixture
-def cluster(redis_url: str, tmp_path: Path, door: str) -> Iterator[Cluster]:
+def cluster(redis_url: str, tmp_path: Path, door: str, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     made = Cluster(redis_url, tmp_path)
-    with ExitStack() as parts:
-        if door == "http":
-            server = parts.enter_context(serving(redis_url, tmp_path / "server", variables=TIMES))
-            # Redis' own address is one where nobody listens.
-            made.door = {"LAUNCH_API_URL": server.url, "LAUNCH_API_TOKEN": KEY, "LAUNCH_REDIS_URL": NOWHERE}
-        yield made
-        ids = [record.id for record in made.api.store.runs()]
-        made.close()
+    if door == "http":
+        server = request.getfixturevalue("server_for_all")
+        # Redis' own address is one where nobody listens.
+        made.door = {"LAUNCH_API_URL": server.url, "LAUNCH_API_TOKEN": KEY, "LAUNCH_REDIS_URL": NOWHERE}
+    yield made
+    ids = [record.id for record in made.api.store.runs()]
+    made.close()
     # Once all workers are gone no process of any job may be left, whatever the test did.
     wait_until(lambda: not any(job_processes(run_id) for run_id in ids), what="no job process is left")
 

@@ -12,7 +12,7 @@ import pytest
 
 from launch_worker import Run
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, Result, wait_for_output
+from tests.system.conftest import Cluster, Result, through_both_doors, wait_for_output
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".yaml"))
@@ -44,6 +44,7 @@ def user(cluster: Cluster) -> Cluster:
     return cluster
 
 
+@through_both_doors
 def test_a_training_shows_its_epochs(user: Cluster) -> None:
     (command,) = commands_of("train_iris.py")
     lines = run(user, command, "--pause", "0").out.splitlines()
@@ -86,6 +87,7 @@ def test_an_array_does_its_parts(user: Cluster) -> None:
     assert all(abs(part["summary"]["pi"] - 3.1416) < 0.05 for part in found)
 
 
+@through_both_doors
 def test_many_runs_are_waited_for_and_compared(user: Cluster) -> None:
     (command,) = commands_of("many.py")
     lines = run(user, command).out.splitlines()

@@ -15,7 +15,7 @@ from launch_worker import submit
 from launch_worker.api.client import Run
 from launch_worker.model.states import RunState
 from tests.conftest import wait_until
-from tests.system.conftest import Cluster, Part
+from tests.system.conftest import Cluster, Part, through_both_doors
 
 #: Notes when it began and ended, and which devices it was given.
 _NOTING = """
@@ -331,6 +331,7 @@ def test_status_and_workers_show_each_device_and_who_holds_it(recorder: Recorder
     wait_until(lambda: not any(device["runs"] for device in worker()["devices"]), what="the device is free")
 
 
+@through_both_doors
 def test_status_says_at_once_which_queues_are_idle_paused_or_limited(recorder: Recorder) -> None:
     recorder.worker()
     store = recorder.cluster.api.store

@@ -54,6 +54,7 @@ def test_a_run_whose_queue_nobody_consumes_stays_pending_and_says_so(cluster: Cl
     assert shown["reason"] == "no worker consumes queue cpu"
 
 
+@through_both_doors
 @pytest.mark.main_path
 def test_follow_prints_the_output_and_exits_with_the_jobs_code(cluster: Cluster) -> None:
     cluster.worker()
@@ -237,6 +238,7 @@ def test_stall_limit_spares_a_job_that_prints_and_ends_a_silent_one(cluster: Clu
     assert talking.wait(20) is RunState.FINISHED
 
 
+@through_both_doors
 @pytest.mark.main_path
 def test_the_log_of_a_running_job_can_be_followed_live(cluster: Cluster) -> None:
     cluster.worker()
@@ -281,6 +283,7 @@ def test_a_failed_run_is_tried_again_with_its_logs_kept(cluster: Cluster, tmp_pa
     assert cluster.run("launch-worker", "logs", "--attempt", "1", run_id).out == "attempt 1\n"
 
 
+@through_both_doors
 def test_an_ended_run_can_be_retried_by_hand(cluster: Cluster) -> None:
     cluster.worker()
     run = submit(["sh", "-c", "[ $LAUNCH_ATTEMPT = 2 ]"], api=cluster.api)

@@ -440,7 +440,7 @@ def test_a_submission_with_a_key_is_made_once(cluster: Cluster) -> None:
     ("arguments", "problem"),
     [
         (("--id", "../../../x"), "an id has 15 characters"),
-        (("--id", "0" * 15, "--array", "0-1"), "leave out unique"),
+        (("--id", "0" * 15, "--unique", "k"), "leave out one of them"),
         (("--unique", ""), "unique '' is not allowed"),
         (("--unique", "k", "--cron", "@daily"), "--unique does not go with --cron"),
         (("--unique", "k", "--from-file", "jobs.jsonl"), "write unique into each line of jobs.jsonl"),

@@ -202,6 +202,7 @@ def test_a_paused_sweep_goes_on_when_it_is_resumed(cluster: Cluster) -> None:
     assert [run.state for run in sweep.runs] == [RunState.FINISHED] * 4
 
 
+@through_both_doors
 def test_a_stopped_sweep_finishes_with_its_running_run(cluster: Cluster) -> None:
     """W19: that is left alone."""
     cluster.worker(slots=1)
@@ -220,6 +221,7 @@ def test_a_stopped_sweep_finishes_with_its_running_run(cluster: Cluster) -> None
     assert "Traceback" not in refused.err
 
 
+@through_both_doors
 def test_a_cancelled_sweep_kills_its_runs(cluster: Cluster) -> None:
     """W19: running and pending ones; then it is CANCELED."""
     cluster.worker(slots=1)
@@ -318,6 +320,7 @@ def test_hyperband_ends_a_bad_job_early(cluster: Cluster) -> None:
     assert [trial.value for trial in sweep.trials] == [100.0, 1.0, 1.0, 1.0]
 
 
+@through_both_doors
 def test_every_error_of_a_file_is_named(cluster: Cluster) -> None:
     """W22: one by one, before anything starts."""
     write(cluster, method="grids", parameters={"lr": {"min": 2, "max": 1}, "n": {"valuse": [1]}}, run_cap=0)
@@ -364,6 +367,7 @@ def test_the_program_of_a_sweep_is_found_beside_its_file(cluster: Cluster, optio
     assert [trial.value for trial in sweep.trials] == [0.5], sweep.runs[0].logs()
 
 
+@through_both_doors
 def test_a_program_that_is_nowhere_is_refused_when_the_sweep_is_created(cluster: Cluster) -> None:
     write(cluster, method="grid", program="nosuch.py", parameters={"x": {"values": [1]}})
     (cluster.folder / "other").mkdir()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
 
+from launch_worker.model.states import RunState
 from launch_worker.people.registry import Registry
 from launch_worker.people.roles import Role
+from launch_worker.submission.sent import me
 from tests.conftest import wait_until
 from tests.support.http_servers import serving
+from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
 from tests.support.ports import own_port
-from tests.system.conftest import NOWHERE, TIMES, Cluster
+from tests.system.conftest import NOWHERE, TIMES, Cluster, Result
 
 
 def at_home(cluster: Cluster, *command: str, secret: str = "") -> subprocess.CompletedProcess[str]:
@@ -62,6 +66,90 @@ def test_where_no_passwords_are_taken_a_token_is_pasted(cluster: Cluster) -> Non
         kept = at_home(cluster, "launch-worker", "login", server.url, "--token", secret=f"{token}\n")
         assert kept.returncode == 0, kept
         assert json.loads(at_home(cluster, "launch-worker", "whoami", "--json").stdout)["name"] == "ada"
+
+
+def day_of_a_user(cluster: Cluster, door: dict[str, str], project: str) -> tuple[list[str], list[Result]]:
+    """The ids of the runs of one person, and what that person's commands said."""
+    said: list[Result] = []
+
+    def command(*words: str) -> str:
+        said.append(cluster.run(*words, env=door))
+        return said[-1].out.strip()
+
+    job = ("sh", "-c", "echo hello; exit 3")
+    command("launch-submit", "--follow", "--project", project, "--name", "first", "--tag", project, "--", *job)
+    second = command("launch-submit", "--quiet", "--project", project, "-q", "nobodys", "--", "true")
+    command("launch-submit", "--project", project, "-q", "nobodys", "--array", "0-1", "--", "true")
+    [first] = cluster.runs(display_name="first", tags=project)
+    ids = [first.id, second, *re.findall("run ([0-9a-z]{15}) ", said[-1].out)]
+    command("launch-worker", "logs", first.id)
+    command("launch-worker", "cancel", second)
+    command("launch-worker", "cancel", second)
+    command("launch-worker", "wait", second)
+    command("launch-worker", "retry", second)
+    command("launch-worker", "runs", "--project", project)
+    command("launch-worker", "runs", "--project", project, "--json")
+    command("launch-worker", "show", first.id)
+    command("launch-worker", "show", second, "--json")
+    command("launch-worker", "delete", second, "000000000000000")
+    command("launch-worker", "logs", second)
+    return ids, said
+
+
+def test_a_user_without_redis_is_told_what_redis_tells_and_sees_and_stops_no_more_than_allowed(
+    cluster: Cluster,
+) -> None:
+    cluster.worker()
+    with serving(cluster.redis_url, cluster.folder / "server", variables=TIMES) as server:
+        tokens = tokens_of_everybody(server)
+
+        def door(name: str) -> dict[str, str]:
+            return {"LAUNCH_API_URL": server.url, "LAUNCH_API_TOKEN": tokens[name], "LAUNCH_REDIS_URL": NOWHERE}
+
+        def plain(ids: list[str], result: Result) -> tuple[int, str, str]:
+            """The result without what differs between two days: ids, times, and the name that the server has proven."""
+            words = {run_id: f"ID{at}" for at, run_id in enumerate(ids)}
+            words |= {me(): "SOMEBODY", "member": "SOMEBODY", "team/direct": OPEN}
+            out, err = result.out, result.err
+            for word, instead in words.items():
+                out, err = out.replace(word, instead), err.replace(word, instead)
+            for pattern, instead in (
+                (r"\d{4}-\d\d-\d\dT[\d:.+]+|\b\d+(\.\d+)?s\b|_s\": [\d.]+|_s=[\d.]+", "TIME"),
+                (r'("user": )("SOMEBODY"|null)', r"\1USER"),
+                (r"user +SOMEBODY\n", ""),
+                (r'("pid":|pid) +\d+', "PID"),
+                (r" +", " "),
+            ):
+                out, err = re.sub(pattern, instead, out), re.sub(pattern, instead, err)
+            # This server has no archive.
+            err = err.replace("launch-worker: the archive is still empty; runs are read from Redis\n", "")
+            return result.code, out, err
+
+        ids, said = day_of_a_user(cluster, door("member"), OPEN)
+        direct_ids, direct = day_of_a_user(cluster, {}, "team/direct")
+        # Which states a follower sees of a brief run is by chance.
+        for result in (said[0], direct[0]):
+            result.err = result.err.splitlines()[-1]
+        for one, other in zip(said, direct, strict=True):
+            assert plain(ids, one) == plain(direct_ids, other)
+
+        secret = cluster.run("launch-submit", "--quiet", "--project", PRIVATE, "--", "true", env=door("insider"))
+        shared = cluster.run("launch-submit", "--quiet", "-q", "nobodys", "--", "true", env=door("insider"))
+        for words in (("show",), ("logs",), ("logs", "-f"), ("cancel",), ("wait",)):
+            hidden = cluster.run("launch-worker", *words, secret.out.strip(), env=door("member"))
+            unknown = cluster.run("launch-worker", *words, "000000000000000", env=door("member"))
+            assert (hidden.code, hidden.out, hidden.err.replace(secret.out.strip(), "0" * 15)) == (
+                *(unknown.code, unknown.out),
+                unknown.err,
+            )
+        listed = cluster.run("launch-worker", "runs", "--json", env=door("member"))
+        seen = {json.loads(line)["id"] for line in listed.out.splitlines()}
+        assert seen == {run.id for run in cluster.runs()} - {secret.out.strip()}
+        for word in ("cancel", "delete"):
+            refused = cluster.run("launch-worker", word, shared.out.strip(), env=door("member"))
+            assert (refused.code, refused.out, refused.err.count("\n")) == (77, "", 1), refused
+            assert "insider" in refused.err or "operator" in refused.err
+        assert cluster.api.run(shared.out.strip()).state is RunState.PENDING
 
 
 def test_followers_go_on_through_restarts_of_the_server(cluster: Cluster) -> None:

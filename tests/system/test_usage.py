@@ -93,6 +93,7 @@ def test_a_job_of_an_instant_is_known_from_its_end(cluster: Cluster) -> None:
     assert cluster.show(run.id)["usage"]["cpu_s"] == usage.cpu_s
 
 
+@through_both_doors
 def test_memory_over_time_and_live_figures(cluster: Cluster) -> None:
     worker(cluster)
     run = make(cluster, HOLD)
