@@ -100,6 +100,9 @@ def _questions(results: Results, quick: bool) -> None:
 
 def _server(results: Results, quick: bool) -> None:
     server.bulk(results, rounds=3 if quick else 9, runs=10_000)
+    server.bulk_cpu(results, rounds=3 if quick else 9, runs=10_000)
+    server.single(results, rounds=1 if quick else 5, repeat=100 if quick else 200)
+    server.command(results, rounds=3 if quick else 15)
     following.measure(
         results, transitions=100 if quick else 300, clients=50 if quick else 200, rate=50, seconds=5 if quick else 20
     )

@@ -173,12 +173,16 @@ def is_over(process: psutil.Process) -> bool:
 
 def cpu_s(pid: int) -> float:
     """CPU seconds so far of a worker, its guard or pool included; of threads that are there still."""
+    return sum(own_cpu_s(process.pid) for process in pythons(pid))
+
+
+def own_cpu_s(pid: int) -> float:
+    """The same of one process, without what it started."""
     total = 0
-    for process in pythons(pid):
-        for task in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
-            # To the nanosecond: the ticks of `times` miss what wakes for less than one.
-            with suppress(OSError):
-                total += int(task.read_text().split()[0])
+    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        # To the nanosecond: the ticks of `times` miss what wakes for less than one.
+        with suppress(OSError):
+            total += int(task.read_text().split()[0])
     return total / 1e9
 
 

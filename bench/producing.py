@@ -36,7 +36,7 @@ def bulk(results: Results, *, rounds: int, runs: int, systems: Sequence[System] 
         with Running(LAUNCH, start=False) as running:
             file = running.folder / "jobs.jsonl"
             file.write_text((json.dumps({"command": list(job)}) + "\n") * runs)
-            wall_s, _ = _process([str(LAUNCH.bin / "launch-submit"), "--quiet", "--from-file", str(file)], running.env)
+            wall_s, _ = process([str(LAUNCH.bin / "launch-submit"), "--quiet", "--from-file", str(file)], running.env)
             rate.add("launch-submit --from-file", runs / wall_s)
 
 
@@ -54,16 +54,16 @@ def command(results: Results, *, rounds: int, repeat: int) -> None:
         commands = {"import redis": [python, "-c", "import redis"], "launch-submit": submit}
         commands |= {"python -c pass": [python, "-c", "pass"]}
         for argv in commands.values():
-            _process(argv, running.env)
+            process(argv, running.env)
         for _ in range(rounds):
             for name, argv in commands.items():
-                measured = sorted(_process(argv, running.env) for _ in range(repeat))
+                measured = sorted(process(argv, running.env) for _ in range(repeat))
                 wall_s, cpu_s = measured[repeat // 2]
                 wall.add(name, wall_s * 1000)
                 cpu.add(name, cpu_s * 1000)
 
 
-def _process(argv: Sequence[str], env: dict[str, str]) -> tuple[float, float]:
+def process(argv: Sequence[str], env: dict[str, str]) -> tuple[float, float]:
     """Wall and CPU seconds of a process."""
     began = time.perf_counter()
     process = subprocess.Popen(

@@ -11,7 +11,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, String, Table, Text, insert, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    insert,
+    update,
+)
 
 from launch_worker.database.database import Database
 from launch_worker.errors import ArchiveError
@@ -51,6 +64,10 @@ audit_lines = Table(
     Index("audit_target", "kind", "target", "id"),
 )
 
+# Made once: making them takes as long as the database does.
+_INSERT = insert(audit_lines).returning(audit_lines.c.id)
+_UPDATE = update(audit_lines).where(audit_lines.c.id == bindparam("line")).values(result=bindparam("end"))
+
 DONE = "done"
 #: User of Redis as which the feed tells of the server's acts, of which the audit has lines already.
 SERVER = "server"
@@ -79,7 +96,7 @@ def write_act(
         "detail": _plain(json.dumps(detail, ensure_ascii=False)) if detail else "",
         "result": _plain(result),
     }
-    return int(connection.execute(insert(audit_lines).values(values).returning(audit_lines.c.id)).scalar_one())
+    return int(connection.execute(_INSERT, values).scalar_one())
 
 
 class Audit:
@@ -100,8 +117,8 @@ class Audit:
 
     def write_result(self, line: int, result: str) -> None:
         """Say how the act of this line ended, DONE or the sentence of its refusal. Raises ArchiveError."""
-        statement = update(audit_lines).where(audit_lines.c.id == line).values(result=_plain(result))
-        self._write(lambda connection: connection.execute(statement).rowcount)
+        values = {"line": line, "end": _plain(result)}
+        self._write(lambda connection: connection.execute(_UPDATE, values).rowcount)
 
     def _write(self, write: Callable[[Connection], int]) -> int:
         piece = _Piece(write)
