@@ -206,6 +206,12 @@ def test_what_is_missing_is_said_where_it_is_missing(page: Page, store: Store) -
     assert len(shown) == 2
     assert "(91 lines) of output before this are kept nowhere" in shown[0]
     expect(page.locator(".log-row a")).to_have_text("92")
+    # More is lost while somebody follows.
+    end = lost + 1000 + len(b"torn\nkept\n")
+    store.append_log(record.id, 1, b"torn\nafter it\n", offset=end + 500, line=120, missing=lost + 1500)
+    wait_for_rows(page, last="after it")
+    assert [row for row in rows(page) if "before this" not in row] == ["kept", "after it"]
+    assert page.locator(".log-row a").all_inner_texts() == ["92", "122"]
 
 
 HOSTILE = (
@@ -270,6 +276,8 @@ def test_long_lines_wrap_where_one_wants_it_and_the_choice_is_kept(page: Page, s
     view = page.locator(".log-lines")
     is_wide = "(view) => view.scrollWidth > view.clientWidth + 5"
     assert view.evaluate(is_wide)
+    page.set_viewport_size({"width": 400, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.keyboard.press("w")
     expect(page.get_by_role("button", name="Wrap")).to_have_attribute("aria-pressed", "true")
     wait_until(lambda: not view.evaluate(is_wide))
