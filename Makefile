@@ -26,7 +26,7 @@ PIP = $(WITH_BYTECODE) $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check types-js hooks format maps openapi assets clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check types-js hooks format maps pictures openapi assets clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -90,6 +90,9 @@ format: $(INSTALLED_DEV) ## mend what lint can mend by itself
 maps: ## draw the pictures and write the tree of docs/architecture.md anew
 	$(PYTHON) docs/pictures/draw.py
 	$(PYTHON) docs/package_tree.py
+
+pictures: $(INSTALLED_DEV) ## photograph every page for the docs, in both themes
+	$(BIN)/python docs/pictures/pages.py
 
 openapi: $(INSTALLED_DEV) ## write the description of the server's API, docs/openapi.json, anew
 	$(BIN)/python docs/openapi.py
