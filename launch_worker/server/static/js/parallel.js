@@ -42,7 +42,8 @@ class Scale {
     this.low = isWord ? -0.5 : known.reduce((least, value) => Math.min(least, value), Infinity);
     this.high = isWord ? axis.words.length - 0.5 : known.reduce((most, value) => Math.max(most, value), -Infinity);
     this.isLog = axis.kind === "log" && this.low > 0;
-    if (!known.length && !isWord) [this.low, this.high] = [0, 1];
+    this.isEmpty = !known.length;
+    if (this.isEmpty && !isWord) [this.low, this.high] = [0, 1];
     this.shares = Float32Array.from(values, (value) => (value === null ? -1 : this.share(value)));
   }
 
@@ -69,7 +70,7 @@ class Scale {
       const every = Math.ceil(this.axis.words.length / most);
       return this.axis.words.map((word, place) => ({ share: this.share(place), word })).filter((_, place) => place % every === 0);
     }
-    return this.#round(Math.min(most, 6)).map((value) => ({ share: this.share(value), word: text(value) }));
+    return this.isEmpty ? [] : this.#round(Math.min(most, 6)).map((value) => ({ share: this.share(value), word: text(value) }));
   }
 
   /** Round numbers between both ends. @param {number} most */
@@ -339,19 +340,19 @@ class SweepPictures extends HTMLElement {
 
   /** @param {number} axis */
   #x(axis) {
-    const width = (this.board?.width ?? 0) - LEFT - RIGHT;
+    const width = (this.over?.width ?? 0) - LEFT - RIGHT;
     return LEFT + (this.#scales.length < 2 ? 0 : (width * axis) / (this.#scales.length - 1));
   }
 
   /** @param {number} share */
   #y(share) {
-    const height = this.board?.height ?? 0;
+    const height = this.over?.height ?? 0;
     return 24 + (1 - share) * (height - 36);
   }
 
   /** @param {number} y */
   #shareAt(y) {
-    return Math.min(1, Math.max(0, 1 - (y - 24) / ((this.board?.height ?? 0) - 36)));
+    return Math.min(1, Math.max(0, 1 - (y - 24) / ((this.over?.height ?? 0) - 36)));
   }
 
   /** Draw all anew: the axes at once, the runs in parts. */
@@ -511,7 +512,7 @@ class SweepPictures extends HTMLElement {
     const along = this.#scales[this.choice?.selectedIndex ?? 0];
     const up = this.#scales[this.#scales.length - 1];
     const { context, width, height } = board;
-    if (!along || !up) return;
+    if (!along || !up || up.isEmpty) return;
     const x = (/** @type {number} */ share) => 60 + share * (width - 90);
     const y = (/** @type {number} */ share) => 10 + (1 - share) * (height - 36);
     context.font = FONT;
