@@ -512,7 +512,13 @@ class SweepPictures extends HTMLElement {
     const along = this.#scales[this.choice?.selectedIndex ?? 0];
     const up = this.#scales[this.#scales.length - 1];
     const { context, width, height } = board;
-    if (!along || !up || up.isEmpty) return;
+    if (!along || !up) return;
+    if (up.isEmpty) {
+      context.font = FONT;
+      context.fillStyle = this.colours?.get("axis") ?? "";
+      context.fillText("No run has a value yet.", 60, height / 2);
+      return;
+    }
     const x = (/** @type {number} */ share) => 60 + share * (width - 90);
     const y = (/** @type {number} */ share) => 10 + (1 - share) * (height - 36);
     context.font = FONT;
