@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from launch_worker.dev.redis_server import RedisServer
 from tests.support.http_servers import KEY, TestServer, serving
@@ -28,6 +28,7 @@ def started_browser() -> Iterator[tuple[Browser, AbstractEventLoop]]:
             pytest.fail("there is no Chromium on PATH; apt-get install chromium")
         pytest.skip("there is no Chromium on PATH (apt-get install chromium)")
     playwright = sync_playwright().start()
+    expect.set_options(timeout=PATIENCE_MS)
     # As root, and in containers, its own sandbox does not start.
     started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
     loop = asyncio.get_running_loop()

@@ -18,12 +18,14 @@ from launch_worker.ids import new_run_id, unique_run_id
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import KeptUsage, Usage
 from launch_worker.settings import Settings
+from launch_worker.store import keys
 from launch_worker.store.store import Store
 from launch_worker.submission.sent import me
 from tests.conftest import wait_until
-from tests.support.arrows import FINISHED, claim, create
+from tests.support.arrows import FAILED, FINISHED, claim, create
 from tests.support.http_servers import KEY, TestServer, serving
 from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
+from tests.support.redis_client import redis_of
 
 
 def api_of(server: TestServer, token: str) -> Api:
@@ -183,6 +185,28 @@ def test_output_that_is_no_text_comes_byte_by_byte(api: Api, store: Store) -> No
     assert run.logs() == data
     assert run.output().data == data
     assert run.logs(tail=1) == "ä\n".encode()
+
+
+#: Counts by state where one run has failed.
+FAILED_ONCE = {"values": ["Failed"], "count": 1}
+
+
+def test_the_page_of_a_run_that_only_the_archive_has(redis_url: str, store: Store, tmp_path: Path) -> None:
+    with serving(redis_url, tmp_path, with_archive=True) as server, server.client() as client:
+        record = claim(store, create(store, name="long ago", config={"lr": 0.1}))
+        assert store.finish(record, FAILED)
+        client.headers["Accept"] = "text/html"
+        # The archive follows within moments.
+        wait_until(lambda: client.get("/api/v1/runs/counts?by=state").json()["counts"] == [FAILED_ONCE], timeout_s=30)
+        redis_of(store.url).delete(keys.run(record.id))
+        for tab in ("", "/timeline", "/metrics", "/resources", "/details", "/files"):
+            page = client.get(f"/runs/{record.id}{tab}")
+            assert page.status_code == 200, page.text
+            assert "Exit code 3." in page.text
+            # What acts on Redis' record is not there.
+            assert "/retry" not in page.text
+        assert f'href="/submit?from={record.id}"' in page.text
+        assert client.get("/submit", params={"from": record.id}).status_code == 200
 
 
 def test_who_submits_is_told_what_earlier_runs_of_the_name_used(redis_url: str, store: Store, tmp_path: Path) -> None:
