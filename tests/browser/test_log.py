@@ -170,6 +170,11 @@ def test_each_attempt_has_its_log(page: Page, store: Store) -> None:
     assert page.url.endswith("?attempt=1#L1")
     page.reload()
     wait_for_rows(page, last="this is attempt 1")
+    # On the page of the run the address means the same.
+    page.goto(f"/runs/{run_id}?attempt=1#L1")
+    expect(page.locator(".log-marked")).to_contain_text("this is attempt 1")
+    page.goto(f"/runs/{run_id}")
+    wait_for_rows(page, last="this is attempt 2")
 
 
 def test_who_follows_sees_the_run_begin_and_its_next_attempts(page: Page, store: Store) -> None:

@@ -164,8 +164,9 @@ export class LogView extends HTMLElement {
     signal.addEventListener("abort", () => resized.disconnect());
     this.viewHeight = this.view.clientHeight;
     this.marked = lineOfAddress();
-    const attempt = Number(this.getAttribute("attempt")) || 0;
-    this._open(attempt, this.marked, this.marked ? null : told && JSON.parse(told));
+    const given = Number(this.getAttribute("attempt")) || 0;
+    const attempt = Number(new URLSearchParams(location.search).get("attempt")) || given;
+    this._open(attempt, this.marked, told && attempt === given && !this.marked ? JSON.parse(told) : null);
   }
 
   disconnectedCallback() {
@@ -517,7 +518,7 @@ export class LogView extends HTMLElement {
     if (text.length > this.widest) {
       // The width only grows, so that nothing jumps while lines pass.
       this.widest = text.length;
-      this.rows.style.minWidth = `calc(${this.widest}ch + 16ch)`;
+      this.rows.style.minWidth = `max(100%, ${this.widest + 16}ch)`;
     }
   }
 
