@@ -135,7 +135,15 @@ def _server(store: Store) -> Iterator[Finding]:
             f"Redis is a replica of {server['master']}: nothing can be submitted, claimed or reported there",
             "set LAUNCH_REDIS_URL to the master, or make this one the master: redis-cli REPLICAOF NO ONE",
         )
-    if server["aof_enabled"]:
+    if server["aof_enabled"] and store.forgets_at_restart():
+        yield Finding(
+            "error",
+            "redis.aof",
+            "Redis would lose at its next restart what functions wrote: it reads its append-only file as the user "
+            "default, who may not do all",
+            "before any restart: redis-cli ACL SETUSER default '~*' '&*' +@all (it stays off), and so in its file",
+        )
+    elif server["aof_enabled"]:
         yield Finding(
             "ok", "redis.aof", "Redis keeps an append-only file: a restart loses nothing that was acknowledged"
         )

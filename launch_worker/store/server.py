@@ -63,6 +63,20 @@ class Server(Client):
         finally:
             client.close()
 
+    def forgets_at_restart(self) -> bool:
+        """Whether the server would leave out of its append-only file what functions wrote.
+
+        It reads the file as the user `default`, and refuses transactions that this user may not do. Only the shipped
+        files' admin is told, for others may not read the rules, and each try is a line of Redis' ACL LOG.
+        """
+        if self.acl_user != "admin":
+            return False
+        try:
+            rules = [text(line).split() for line in self._redis.acl_list()]
+        except (RedisError, OSError):
+            return False
+        return any(rule[1] == "default" and not {"~*", "+@all"} <= set(rule) for rule in rules)
+
     def listens_beyond_loopback(self) -> bool:
         """Whether the server's own settings say so; False where they may not be read."""
         try:

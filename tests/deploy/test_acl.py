@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from launch_worker.archive.follow import Archive
 from launch_worker.archive.status import status
 from launch_worker.database.database import Database
 from launch_worker.errors import ForbiddenError
+from launch_worker.model.finding import Finding
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.store import keys
@@ -316,6 +318,27 @@ def test_nobody_can_look_without_a_login_and_no_user_has_a_password_as_shipped(g
     rules = [line.split() for line in shipped.splitlines() if line.startswith("user ")]
     assert [rule[1] for rule in rules] == ["default", *(user for users in USERS.values() for user in users)]
     assert not any(word.startswith((">", "#", "nopass")) for rule in rules for word in rule)
+
+
+def test_a_restart_keeps_what_was_acknowledged(guarded: Guarded) -> None:
+    """Redis reads its append-only file as the default user, who must be allowed what functions do."""
+    runs = [submit(["true"], api=guarded.api("producer")).id for _ in range(3)]
+    claim(guarded.api("worker").store, runs[0])
+    before = {record.id: record for record in guarded.api("admin").store.runs()}
+    guarded.restart()
+    assert {record.id: record for record in guarded.api("admin").store.runs()} == before
+    assert before.keys() == set(runs)
+
+    def said() -> Finding:
+        return next(finding for finding in guarded.api("admin").findings() if finding.name == "redis.aof")
+
+    assert said().level == "ok"
+    guarded.admin.execute_command("ACL", "SETUSER", "default", "resetkeys", "-@all")
+    assert (said().level, "lose at its next restart" in said().cause) == ("error", True)
+    # So it is wherever a launch system is shipped with users of Redis.
+    [rights] = re.findall(r"^user default (.*)", (CONFIG / "users.conf").read_text(), flags=re.MULTILINE)
+    for name, line in (("docker-compose.yml", f'direct="{rights}"'), ("deploy/kubernetes/redis.yaml", rights)):
+        assert line in (CONFIG.parents[1] / name).read_text()
 
 
 def test_every_queue_name_is_the_producers(guarded: Guarded) -> None:

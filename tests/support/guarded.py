@@ -40,12 +40,8 @@ class Guarded:
                 replace(folder / name, rf"^user {user} on", rf"user {user} on >{user}-pw")
         if is_direct:
             replace(folder / "redis.conf", r"^#include direct.conf", "include direct.conf")
-        with (folder / "redis.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, "redis.conf", "--port", str(self.port)], cwd=folder, stdout=log, stderr=log
-            )
-        api = self.api("admin")
-        wait_until(lambda: self._answers(api), what="Redis answers")
+        self._program = program
+        self._start()
         #: For what has no command of ours.
         self.admin = self.client("admin")
         # As a worker that starts does.
@@ -65,6 +61,19 @@ class Guarded:
         entries = self.admin.acl_log()
         self.admin.acl_log_reset()
         return [f"{entry['username']}: {entry['reason']} {entry['object']!r}" for entry in entries]
+
+    def restart(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        self._start()
+
+    def _start(self) -> None:
+        with (self.folder / "redis.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._program, "redis.conf", "--port", str(self.port)], cwd=self.folder, stdout=log, stderr=log
+            )
+        api = self.api("admin")
+        wait_until(lambda: self._answers(api), what="Redis answers")
 
     def close(self) -> None:
         self.admin.close()
