@@ -325,7 +325,8 @@ class Run:
 
     def shell_exit_code(self) -> int:
         """The exit code of `launch-submit --wait` once the run has ended."""
-        record = self.refresh()
+        # Who has waited for the end has it: no outage right after it hides the job's exit code.
+        record = self.record if self.record.state.is_final else self.refresh()
         return shell_exit_code(record.state, record.exit_code, record.signal)
 
 

@@ -12,8 +12,9 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
 from launch_worker.api.filters import Filter, parse_filter
+from launch_worker.api.patience import AWAY
 from launch_worker.api.runs import COUNTED, MAX_PER_PAGE
-from launch_worker.errors import BrokerUnavailableError, InputError
+from launch_worker.errors import InputError, ServerUnavailableError
 from launch_worker.model.checks import PROJECT
 from launch_worker.model.states import RunState
 from launch_worker.model.units import since_ms
@@ -181,22 +182,24 @@ def _print_counts(fields: Sequence[str], counted: dict[tuple[str, ...], int], *,
 
 def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, places: bool, as_json: bool) -> None:
     on_terminal = sys.stdout.isatty() and not as_json
-    shown, is_away = None, False
+    shown: list[tuple[dict[str, Any], int | None]] | None = None
+    away: Exception | None = None
     while True:
         try:
             found = rows()
-        except BrokerUnavailableError as error:
+        except AWAY as error:
             if shown is None:
                 raise
-            # A screen that is watched for days outlives a restart of Redis.
-            if not is_away:
+            # A screen that is watched for days outlives a restart of Redis, or of the server.
+            if away is None:
                 terminal.say(f"launch-worker: {error}; it is tried again until Ctrl-C", err=True)
-            is_away = True
+            away = error
             time.sleep(_WATCH_TURN_S)
             continue
-        if is_away:
-            terminal.say("launch-worker: Redis answers again", err=True)
-        is_away = False
+        if away is not None:
+            who = "the server" if isinstance(away, ServerUnavailableError) else "Redis"
+            terminal.say(f"launch-worker: {who} answers again", err=True)
+        away = None
         if on_terminal:
             click.clear()
         if on_terminal or found != shown:

@@ -133,3 +133,22 @@ def test_commands_say_what_was_done(cutter: Cutter, api: Api) -> None:
     assert (lost.returncode, lost.stdout, lost.stderr.count("\n")) == (69, "", 1), lost
     assert UNKNOWN in lost.stderr
     assert api.run(run.id).state is RunState.KILLED
+
+
+def test_a_list_that_is_watched_outlasts_the_servers_absence(cutter: Cutter, api: Api, tmp_path: Path) -> None:
+    env = {"LAUNCH_API_URL": cutter.url, "LAUNCH_API_TOKEN": KEY, "LAUNCH_REDIS_URL": "redis://127.0.0.1:1/0"}
+    out, err = tmp_path / "out", tmp_path / "err"
+    submit(["true"], api=api)
+    with out.open("wb") as to_out, err.open("wb") as to_err:
+        program = Path(sys.executable).parent / "launch-worker"
+        watching = subprocess.Popen([program, "runs", "--watch", "--json"], env=env, stdout=to_out, stderr=to_err)
+    try:
+        wait_until(lambda: out.read_text().count("\n") == 1)
+        cutter.cut("GET .*/runs", count=4, after=None)
+        wait_until(lambda: "the server answers again" in err.read_text())
+        assert err.read_text().count("it is tried again until Ctrl-C") == 1
+        submit(["true"], api=api)
+        wait_until(lambda: out.read_text().count("\n") == 3, what="both are shown")
+    finally:
+        watching.kill()
+        watching.wait()
