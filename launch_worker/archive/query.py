@@ -179,6 +179,20 @@ def counts(
         return {tuple(values): number for *values, number in connection.execute(query.group_by(*groups))}
 
 
+def ended(database: Database, question: Question, *, since: int, span_us: int) -> dict[tuple[int, str], int]:
+    """How many of the runs that fit ended in which span of time after `since`, and in which state.
+
+    The question must be one that the database decides.
+    """
+    with database.reading() as connection:
+        bounds = Conditions(connection).of(question.tree)
+        assert bounds.is_exact
+        span = (_c.ended_at - since) // span_us
+        query = select(span.label("span"), _c.state, func.count()).where(_c.ended_at >= since, bounds.upper)
+        query = query.where(_c.deleted_at.is_(None)).group_by("span", _c.state)
+        return {(int(at), state): number for at, state, number in connection.execute(query)}
+
+
 def tally(records: Iterable[Record], fields: Sequence[str]) -> dict[tuple[str, ...], int]:
     """The same of these records."""
     return dict(
