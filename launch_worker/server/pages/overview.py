@@ -28,7 +28,7 @@ router = APIRouter(include_in_schema=False)
 #: Seconds for which a browser keeps the key of loopback.
 _KEY_S = 365 * 86400
 #: Rows of what runs and of what waits, and runs that are looked at for them: those of one group are one row.
-_ROWS, _LOOKED_AT = 6, 60
+_ROWS, _LOOKED_AT = 6, 30
 #: The picture of what ended: spans of time, the length of each, and seconds for which it is kept.
 _SPANS, _SPAN_US, _PICTURE_S = 12, 5 * 60 * 1_000_000, 10.0
 #: Height of the picture, and distance and width of its bars.
@@ -104,10 +104,18 @@ def _text(shared: Shared, asker: Asker) -> Markup:
 
 def _rows(served: Served, state: str, order: str, now_us: int) -> list[Row]:
     """The runs in this state with the earliest time, a group in one row; those that are planned for later wait not."""
-    listing = served.listing(parse_filter({"state": state}), parse_order(order), per_page=_LOOKED_AT)
-    records = [record for record in islice(listing.records(), _LOOKED_AT) if not _is_later(record, now_us)]
-    found = [(record, key if key != record.id else "") for key, record in folded(records).items()]
-    return make_rows(served, found[:_ROWS], now_us, lambda _group: {state: 1})
+    shown: dict[str, Record] = {}
+    while True:
+        # A long array must not hide what came after it.
+        groups = [key for key, record in shown.items() if key != record.id]
+        wanted = parse_filter({"state": state, "group": {"$nin": groups}} if groups else {"state": state})
+        records = list(islice(served.listing(wanted, parse_order(order), per_page=_LOOKED_AT).records(), _LOOKED_AT))
+        before = len(groups)
+        shown = folded([*shown.values(), *(record for record in records if not _is_later(record, now_us))])
+        found = [(record, key if key != record.id else "") for key, record in shown.items()]
+        has_more = len(records) == _LOOKED_AT and sum(bool(group) for _, group in found) > before
+        if len(found) >= _ROWS or not has_more:
+            return make_rows(served, found[:_ROWS], now_us, lambda _group: {state: 1})
 
 
 def _is_later(record: Record, now_us: int) -> bool:

@@ -49,6 +49,8 @@ async def _rings(
 
     yield COMMENT
     number, sent_at = reading.end, time.monotonic()
+    # What a page fetches is up to a second old (`Shared.kept`): after the last of some changes it is rung once more.
+    is_owed = False
     with reading.followed():
         while not reading.is_over:
             try:
@@ -67,7 +69,8 @@ async def _rings(
                     has_news = True
                     break
             number = reading.end
-            if has_news:
+            if has_news or is_owed:
+                is_owed = has_news
                 yield Event({}, kind="ring").encode()
                 sent_at = time.monotonic()
                 await asyncio.sleep(RING_S)

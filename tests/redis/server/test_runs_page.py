@@ -341,3 +341,27 @@ def test_runs_are_compared_by_what_differs(world: World) -> None:
     many = "&".join(f"id={new_run_id()}" for _ in range(21))
     assert get(world, f"/runs/compare?{many}").status_code == 422
     assert get(world, "/runs/compare").status_code == 200
+
+
+def test_the_overview_says_what_runs_what_waits_longest_and_what_ended(world: World) -> None:
+    text = get(world, "/").text
+    assert text.index("no worker consumes queue nobody") < text.index("Runs by state")
+    assert f'href="/runs/{world.ids["running"]}"' in text
+    waits = text[text.index("Waits, the longest first") :]
+    assert waits.index(world.ids["members"]) < waits.index(world.array) < waits.index(world.ids["pending"])
+    assert "secret-run" in waits
+    assert "secret-run" not in get(world, "/", "member").text
+
+    def ended() -> bool:
+        return "5 runs, 3 of them not Finished" in get(world, "/").text
+
+    # The picture is kept for some seconds.
+    wait_until(ended)
+    assert '<svg class="ended"' in get(world, "/").text
+
+
+def test_an_empty_system_says_what_to_type(server: TestServer) -> None:
+    with server.client() as client:
+        for path in ("/", "/runs"):
+            assert "launch-submit --name first -- echo hello" in client.get(path, headers=HTML).text
+        assert "No run fits these choices" in client.get("/runs?q=x", headers=HTML).text

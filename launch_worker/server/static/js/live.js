@@ -6,6 +6,8 @@
 
 /** Milliseconds after which a lost connection is said. */
 const PATIENCE_MS = 3000;
+/** Milliseconds after which the server makes anew what many pages show. */
+const SETTLE_MS = 1000;
 
 /**
  * Say, or do, what follows when a part of the page cannot be fetched: what it shows stays.
@@ -54,8 +56,9 @@ export function followRings() {
     stream.addEventListener("open", () => {
       clearTimeout(patience);
       patience = undefined;
-      // What happened meanwhile was not told.
+      // What happened meanwhile was not told; nor what happened while the page was on its way.
       if (isLost) ring();
+      else setTimeout(ring, SETTLE_MS);
       say(false);
     });
     stream.addEventListener("ring", ring);
