@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from launch_worker.api.client import Api
 from launch_worker.store import keys
@@ -27,9 +27,15 @@ def sweep(api: Api, store: Store) -> str:
 
 
 def test_dragging_along_an_axis_picks_rows_and_escape_shows_all(page: Page, sweep: str) -> None:
+    # The values come when all else has its size.
+    held: list[Route] = []
+    page.route("**/points", lambda route: held.append(route))
     page.goto(f"/sweeps/{sweep}")
     rows = page.locator("#trials tbody tr")
     expect(rows).to_have_count(40)
+    expect(page.get_by_role("slider")).to_be_visible()
+    held.pop().continue_()
+    page.unroute("**/points")
     lines = page.locator(".lines .canvas")
     expect(lines).to_have_attribute("aria-label", "Parallel axes: 40 runs by x, loss. The table of runs says the same.")
     box = lines.bounding_box()
