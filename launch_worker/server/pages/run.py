@@ -195,11 +195,12 @@ def run_tab(run_id: str, tab: str, request: Request, shared: SharedHere, asker: 
     if not tab or tab not in TABS:
         raise NotFoundError("there is nothing at this address; see /api")
     one = One(shared, asker, run_id)
-    more: dict[str, Any] = {}
-    if tab == "metrics":
-        told = one.served.metrics(run_id)
-        more = {"series": series_of_metrics(told), "told": len(told)}
-    elif tab == "resources":
+    more: dict[str, Any] = {"series": None}
+    # The head of an open page, which makes itself new: the pictures below follow their own table.
+    is_head = is_fragment(request) and request.headers.get("hx-target", "").endswith("#top")
+    if tab == "metrics" and not is_head:
+        more = {"series": series_of_metrics(one.served.metrics(run_id))}
+    elif tab == "resources" and not is_head:
         measured = one.measured(_USAGE_S)
         more = _resources(measured, one.record)
     elif tab == "details":

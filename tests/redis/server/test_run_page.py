@@ -151,6 +151,8 @@ def test_all_that_others_wrote_is_text(person: httpx.Client, kept: Store) -> Non
     for tab in TABS:
         page = person.get(f"/runs/{run}{tab}").text
         assert "<script>alert" not in page
+        # What the viewer reads by itself, as text.
+        page = re.sub(r'<script type="application/json">.*?</script>', "", page)
         assert "\x1b" not in page
         assert "pwned" not in page
     assert "red <script>alert(1)</script>" in text_of(person.get(f"/runs/{run}").text)
@@ -201,6 +203,16 @@ def test_a_live_part_gets_the_rest_of_what_is_live_with_it(person: httpx.Client,
     assert re.search(r'id="side" hx-swap-oob="outerMorph"', part)
     assert "<log-view" not in part
     assert "<log-view" in person.get(f"/runs/{run}").text
+
+
+@pytest.mark.parametrize("tab", ["/metrics", "/resources"])
+def test_the_head_of_an_open_page_comes_without_the_pictures(person: httpx.Client, kept: Store, tab: str) -> None:
+    record = claim(kept, create(kept))
+    kept.tell(record.id, record.token, None, ['{"_step": 0, "loss": 2.5}'], "", end=1)
+    head = person.get(f"/runs/{record.id}{tab}", headers={"HX-Request": "true", "HX-Target": "div#top"}).text
+    assert 'id="top"' in head
+    assert "<table class" not in head.replace('<table class="bars">', "")
+    assert "<time-series" not in head
 
 
 def test_there_are_no_other_parts(person: httpx.Client, kept: Store) -> None:
