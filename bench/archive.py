@@ -11,7 +11,7 @@ from bench.growth import RUNS_MIX, fill, template
 from bench.measure import Results
 from bench.systems import LAUNCH, Running
 from launch_worker.archive.follow import Archive
-from launch_worker.database.database import Database
+from launch_worker.database.database import WRITER_CACHE_BYTES, Database
 from launch_worker.ids import new_run_id
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
@@ -29,7 +29,7 @@ def measure(results: Results, *, runs: int, transitions: int) -> None:
         store = Store(Settings.from_env({}, redis_url=running.url).redis_url)
         templates = [template(store, state) for state in RUNS_MIX]
         fill(running.redis, templates, first=len(templates), count=runs - len(templates))
-        database = Database(f"sqlite:///{Path(folder) / 'archive.db'}")
+        database = Database(f"sqlite:///{Path(folder) / 'archive.db'}", cache_bytes=WRITER_CACHE_BYTES)
         archive = Archive(store, database, stopping=threading.Event(), settle_s=0.0)
         archive.lead()
         built = results.metric(f"archive of {runs:,} runs that Redis has, with text index", "s", goal="20")

@@ -57,7 +57,7 @@ def run_command(url: str | None) -> None:
     # Alembic and others say little that a person needs.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = Settings.from_env(redis_url=url)
-    database = open_database(settings, create=True)
+    database = open_database(settings, create=True, writes_archive=True)
     # Imported with SQLAlchemy there for certain.
     from launch_worker.archive.follow import Archive
 

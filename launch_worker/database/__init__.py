@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from launch_worker.database.database import Database
 
 
-def open_database(settings: Settings, *, create: bool = False) -> Database:
+def open_database(settings: Settings, *, create: bool = False, writes_archive: bool = False) -> Database:
     """The database of the settings; only with `create` is a SQLite file made, for this user alone.
+
+    `writes_archive`: for the one process that follows all changes.
 
     Raises ArchiveUnavailableError, SettingsError. SQLAlchemy is imported here, and not before.
     """
     try:
-        from launch_worker.database.database import Database
+        from launch_worker.database.database import CACHE_BYTES, WRITER_CACHE_BYTES, Database
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"the archive needs {error.name}, which is not installed; install it with: "
             "pip install 'launch_worker[server]'"
         ) from None
-    database = Database(settings.archive_url)
+    database = Database(settings.archive_url, cache_bytes=WRITER_CACHE_BYTES if writes_archive else CACHE_BYTES)
     if create and database.file is not None:
         _make_private(database.file)
     if not create and database.file is not None and not database.file.exists():

@@ -17,12 +17,18 @@ from launch_worker.errors import ArchiveError, ArchiveUnavailableError, Settings
 #: Seconds to wait for another process that writes, and for a connection.
 _BUSY_S = 5
 _CONNECT_S = 5
+#: Bytes of pages that a connection keeps: little for the server's fifteen, since the system keeps the file's pages too;
+#: more for the one that writes the archive, whose indexes are changed all over.
+CACHE_BYTES = 2 << 20
+WRITER_CACHE_BYTES = 64 << 20
 
 
 class Database:
     """One database. Thread-safe. Every method raises ArchiveError with a sentence."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, cache_bytes: int = CACHE_BYTES) -> None:
+        """`cache_bytes`: bytes of SQLite's pages that each connection keeps."""
+        self._cache_bytes = cache_bytes
         self.url = _checked(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = self._engine()
@@ -106,9 +112,16 @@ class Database:
                 f"LAUNCH_DATABASE_URL names PostgreSQL, and {error.name} is not installed; "
                 "install it with: pip install 'launch_worker[postgres]'"
             ) from None
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", self._prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+    def _prepare_sqlite(self, raw: Any, _: Any) -> None:
+        # The driver begins transactions when it sees fit; here `_begin_sqlite` does.
+        raw.isolation_level = None
+        pragmas = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_S * 1000}")
+        for pragma in (*pragmas, f"cache_size=-{self._cache_bytes // 1024}"):
+            raw.execute(f"PRAGMA {pragma}").close()
 
 
 def _checked(text: str) -> URL:
@@ -123,13 +136,6 @@ def _checked(text: str) -> URL:
     if url.drivername == "sqlite" and url.database and url.database != ":memory:":
         return url.set(database=os.path.abspath(os.path.expanduser(url.database)))
     raise SettingsError(rule)
-
-
-def _prepare_sqlite(raw: Any, _: Any) -> None:
-    # The driver begins transactions when it sees fit; here `_begin_sqlite` does.
-    raw.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_S * 1000}", "cache_size=-65536"):
-        raw.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
