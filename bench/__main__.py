@@ -17,6 +17,7 @@ from bench import (
     following,
     footprint,
     growth,
+    list_page,
     log_page,
     parked,
     producing,
@@ -88,6 +89,8 @@ def _logs(results: Results, quick: bool) -> None:
 def _page(results: Results, quick: bool) -> None:
     log_page.measure(results, opens=3 if quick else 10, jumps=20 if quick else 100, seconds=10 if quick else 60)
     sweep_page.measure(results, runs=10_000, drags=1 if quick else 5)
+    size = 10_000 if quick else 100_000
+    list_page.measure(results, runs=size, repeat=3 if quick else 15, pages=100, rate=50, seconds=5 if quick else 20)
 
 
 def _archive(results: Results, quick: bool) -> None:

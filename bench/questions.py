@@ -36,7 +36,7 @@ def measure(results: Results, *, sizes: tuple[int, ...], repeat: int) -> None:
         for size in sizes:
             database = Database(f"sqlite:///{folder}/{size}.db")
             began = time.monotonic()
-            _fill(database, size)
+            fill(database, size)
             name = f"{size:,} runs"
             results.metric("fill", "s").add(name, time.monotonic() - began)
             results.metric("bytes a run", "B").add(name, Path(database.url.database or "").stat().st_size / size)
@@ -101,7 +101,8 @@ def _question(wanted: Any, order: str) -> Question:
     return Question(fits.tree, fits.matches, by.path, by.is_descending)
 
 
-def _fill(database: Database, size: int) -> None:
+def fill(database: Database, size: int) -> None:
+    """Have the archive hold so many runs that have ended and that Redis has forgotten."""
     migrate(database)
     dice = random.Random(15)
     for start in range(0, size, _BATCH):

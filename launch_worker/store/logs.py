@@ -27,6 +27,10 @@ class LogChunk:
         return int(self.entry.partition("-")[0])
 
 
+#: Pieces of an output that are its end.
+_END = 2
+
+
 class Logs(Client):
     """The part of `Store` that keeps output."""
 
@@ -61,6 +65,12 @@ class Logs(Client):
         with clear_errors(self.url):
             entries = self._redis.xrange(keys.log(run_id, attempt), min=start)
         return [_chunk(entry, fields) for entry, fields in entries]
+
+    def log_end(self, run_id: str, attempt: int) -> bytes:
+        """The last pieces of an attempt's kept output."""
+        with clear_errors(self.url):
+            entries = self._redis.xrevrange(keys.log(run_id, attempt), count=_END)
+        return b"".join(_chunk(entry, fields).data for entry, fields in reversed(entries))
 
     def logs_of(self, attempts: Sequence[tuple[str, int]]) -> list[list[LogChunk] | None]:
         """The kept output of each of these attempts (run and number); None where the run is not there any more."""

@@ -136,6 +136,8 @@ def why_of(served: Served, record: Record) -> tuple[str, str]:
         return " · ".join(said), attempt
     if record.state is RunState.FINISHED:
         return summary_of(record), attempt
+    if exception := served.exception_of(record):
+        return exception, " · ".join(part for part in (reason, attempt) if part)
     if record.message and record.message != reason:
         return record.message, " · ".join(part for part in (reason, attempt) if part)
     return reason, attempt

@@ -24,6 +24,7 @@ from tests.support.redis_client import redis_of
 
 HTML = {"Accept": "text/html"}
 PART = HTML | {"HX-Request": "true"}
+TRACEBACK = b"Traceback (most recent call last):\n  File \"a.py\", line 1\nKeyError: '<i>label</i>'\n"
 HOSTILE = '<b>bold</b> & "name" <script>alert(1)</script>'
 
 
@@ -54,7 +55,7 @@ def world(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
         first = submit_many([{"command": ["true"], "name": "part", "array": "0-59"}], api=Api(redis_server.url))[0].id
         ids["finished"] = end_by(store, FINISHED, name="iris", author="ada@box", config={"lr": 0.1, "opt": "adam"})
         ids["other"] = end_by(store, FINISHED, name="iris", author="ada@box", config={"lr": 0.2, "opt": "adam"})
-        ids["failed"] = end_by(store, FAILED, name=HOSTILE, queue="gpu")
+        ids["failed"] = end_by(store, FAILED, TRACEBACK, name=HOSTILE, queue="gpu")
         ids["private"] = create(store, name="secret-run", project=PRIVATE)
         ids["running"] = claim(store, create(store, name="busy", queue="gpu", timeout_s=3600.0), lease_s=600.0).id
         ids["pending"] = create(store, name="waits", queue="nobody")
@@ -68,8 +69,10 @@ def world(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     store.close()
 
 
-def end_by(store: Store, step: Any, **options: Any) -> str:
+def end_by(store: Store, step: Any, output: bytes = b"", **options: Any) -> str:
     record = claim(store, create(store, **options))
+    if output:
+        store.append_log(record.id, 1, output, offset=0, line=0)
     store.finish(record, step)
     return record.id
 
@@ -141,7 +144,8 @@ def test_a_row_says_why_it_waits_or_failed_and_how_far_it_is(world: World) -> No
     answer = get(world, "/runs")
     found = rows(answer)
     assert "no worker consumes queue nobody" in found[world.ids["pending"]]
-    assert found[world.ids["failed"]].count("exit code 3") == 1
+    assert "KeyError: '<i>label</i>' exit code 3" in found[world.ids["failed"]]
+    assert "<i>label" not in answer.text
     assert "on h" in found[world.ids["running"]]
     assert "% of its time limit of 1 h" in answer.text
     for run_id in world.ids.values():
