@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from launch_worker.api.filters import Filter, Order
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from launch_worker.archive.past import PastLog
     from launch_worker.database.database import Database
     from launch_worker.logs.reading import Output
+    from launch_worker.store.logs import LogChunk
 
 T = TypeVar("T")
 
@@ -215,8 +217,13 @@ class RedisRuns(RedisConnection):
             pieces = output.grep(pattern, pieces)
         return first_lines(pieces, part.get("lines"))
 
-    def open_output(self, run_id: str, attempt: int | None) -> Opened:
-        """The output of an attempt (None: the latest), of a run that Redis has no more too. Raises LaunchError."""
+    def open_output(
+        self, run_id: str, attempt: int | None, *, read_live: Callable[[Record, int], Sequence[LogChunk]] | None = None
+    ) -> Opened:
+        """The output of an attempt (None: the latest), of a run that Redis has no more too. Raises LaunchError.
+
+        `read_live` reads what Redis has of it, as `logs.reading.open_output` says.
+        """
         from launch_worker.logs.reading import open_output
 
         try:
@@ -226,7 +233,8 @@ class RedisRuns(RedisConnection):
         except UnknownRunError as unknown:
             return self._open_past_output(run_id, attempt, unknown)
         number = attempt_of(record, attempt)
-        output = open_output(self.store, run_id, number, url=self.settings.log_url, record=record)
+        live = None if read_live is None else partial(read_live, record, number)
+        output = open_output(self.store, run_id, number, url=self.settings.log_url, record=record, read_live=live)
         return Opened(output, number, record.attempt, is_growing=number == record.attempt and not record.state.is_final)
 
     def _open_past_output(self, run_id: str, attempt: int | None, unknown: UnknownRunError) -> Opened:

@@ -163,13 +163,13 @@ class Numbered:
                 place = stretch.torn if part.offset == parts[stretch.begin].offset else 0
                 place, breaks = max(place, after_breaks(data, breaks)), 0
                 while number < end and (newline := data.find(b"\n", place)) >= 0:
-                    growing.add(data[place:newline], part, is_first=place == 0)
+                    growing.add(data[place:newline], part, place)
                     found += growing.line(number)
                     growing, place, number = _Growing(), newline + 1, number + 1
                 if number >= end:
                     return found
                 if place < len(data):
-                    growing.add(data[place:], part, is_first=place == 0)
+                    growing.add(data[place:], part, place)
                 if growing.is_long:
                     at = self._next_break(part.end, stretch)
                     growing.over += (parts[at].offset if at < stretch.end else stop) - part.end
@@ -243,9 +243,10 @@ class _Growing:
     def is_long(self) -> bool:
         return self._size >= _LINE_BYTES
 
-    def add(self, data: bytes, part: Part, *, is_first: bool) -> None:
+    def add(self, data: bytes, part: Part, place: int) -> None:
         if self._at_ms < 0:
-            self._at_ms, self._is_later = part.at_ms, part.block is not None and not is_first
+            self._at_ms = part.times.at(part.offset + place) if part.times else part.at_ms
+            self._is_later = part.block is not None and place > 0
         if self.is_long:
             self.over += len(data)
         else:

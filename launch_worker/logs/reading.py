@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.logs.manifest import Manifest, Segment
@@ -15,7 +16,7 @@ from launch_worker.logs.stored import StoredLogs
 from launch_worker.model.log_pieces import LOST, Gap, Piece, lines_of
 from launch_worker.model.run import Record
 from launch_worker.redis_url import mask_url
-from launch_worker.store.logs import LogChunk
+from launch_worker.store.logs import LogChunk, Times
 from launch_worker.store.store import Store
 from launch_worker.untrusted.patterns import PatternError, searcher
 
@@ -47,6 +48,8 @@ class Part:
     #: Segment and number of the block, or the bytes themselves.
     block: tuple[Segment, int] | None = None
     data: bytes = b""
+    #: Times of what it was joined of.
+    times: Times | None = None
 
     @property
     def end(self) -> int:
@@ -87,6 +90,7 @@ def with_live_parts(parts: list[Part], chunks: Sequence[LogChunk]) -> list[Part]
                 chunk.at_ms,
                 line is not None or chunk.offset + known == end,
                 data=data,
+                times=chunk.times,
             )
         )
     return joined
@@ -300,11 +304,22 @@ class Output:
             return b""
 
 
-def open_output(store: Store, run_id: str, attempt: int, *, url: str, record: Record | None) -> Output:
+def open_output(
+    store: Store,
+    run_id: str,
+    attempt: int,
+    *,
+    url: str,
+    record: Record | None,
+    read_live: Callable[[], Sequence[LogChunk]] | None = None,
+) -> Output:
     """The output of an attempt. `url` is LAUNCH_LOG_URL; `record` is None where Redis has the run no more.
 
-    Raises LaunchError for a store that does not answer, if nothing at all can be read.
+    `read_live` reads what Redis has of it; joined chunks do not go with `Output.since`. Raises LaunchError for a store
+    that does not answer, if nothing at all can be read.
     """
+    if read_live is None:
+        read_live = partial(store.log, run_id, attempt)
     stored: StoredLogs | None = None
     problem = ""
     try:
@@ -316,7 +331,7 @@ def open_output(store: Store, run_id: str, attempt: int, *, url: str, record: Re
         manifest, problem = None, str(error)
     if manifest is not None and manifest.is_complete:
         return stored_output(manifest, stored)
-    chunks = store.log(run_id, attempt)
+    chunks = read_live()
     if (
         stored is not None
         and not problem
@@ -341,7 +356,7 @@ def open_output(store: Store, run_id: str, attempt: int, *, url: str, record: Re
 
     def parts() -> list[Part]:
         known = _manifest(stored, run_id, attempt, record)
-        return with_live_parts([] if known is None else stored_parts(known), store.log(run_id, attempt))
+        return with_live_parts([] if known is None else stored_parts(known), read_live())
 
     return Output(
         with_live_parts([] if manifest is None else stored_parts(manifest), chunks),

@@ -5,7 +5,7 @@ Every route that touches runs goes through here, so that the checks are made onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -29,6 +29,7 @@ from launch_worker.people.roles import Act, visible
 from launch_worker.server.asker import Asker
 from launch_worker.server.shared import Shared
 from launch_worker.store.answers import CancelWord
+from launch_worker.store.logs import LogChunk
 from launch_worker.store.submit import New
 from launch_worker.submission.options import UNSENT, Item, Ready
 from launch_worker.untrusted.text import clean
@@ -204,9 +205,23 @@ class Served(RedisTransport):
         self.record(run_id)
         return super().read_file(run_id, name)
 
-    def open_output(self, run_id: str, attempt: int | None) -> Opened:
+    def open_output(
+        self, run_id: str, attempt: int | None, *, read_live: Callable[[Record, int], Sequence[LogChunk]] | None = None
+    ) -> Opened:
         self._check_sight(run_id)
-        return super().open_output(run_id, attempt)
+        return super().open_output(run_id, attempt, read_live=read_live)
+
+    def open_lines(self, run_id: str, attempt: int | None) -> tuple[Opened, str]:
+        """The output of an attempt for a look at its lines, and the last entry of Redis that is in it."""
+        entry = "-"
+
+        def read(record: Record, number: int) -> Sequence[LogChunk]:
+            nonlocal entry
+            known = self._shared.live_logs.read(self.store, record, number)
+            entry = known.entry
+            return known.chunks
+
+        return self.open_output(run_id, attempt, read_live=read), entry
 
     def newest_output(self, run_id: str, attempt: int) -> Log:
         self.record(run_id)

@@ -17,6 +17,7 @@ from launch_worker.server.address import Address
 from launch_worker.server.celery_page import CeleryPage
 from launch_worker.server.events import Events
 from launch_worker.server.kept import Kept
+from launch_worker.server.live_logs import LiveLogs
 from launch_worker.server.news import News
 from launch_worker.server.oidc import Provider
 from launch_worker.settings import Settings
@@ -42,6 +43,8 @@ class Shared:
     news: News
     #: All that changes, for streams of events.
     events: Events
+    #: Newest output of the attempts at whose lines somebody looks.
+    live_logs: LiveLogs = field(default_factory=LiveLogs)
     #: Identity provider by which people log in; None for a server without.
     provider: Provider | None = None
     #: Set when the server is asked to stop: streams end, and nothing that waits goes on.

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from launch_worker.errors import UnknownRunError
 from launch_worker.store import keys
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.connection import clear_errors
+
+
+class Times(NamedTuple):
+    """When the parts of some output came."""
+
+    #: Number of the first byte of each in the attempt's output, and milliseconds since 1970.
+    offsets: Sequence[int]
+    at_ms: Sequence[int]
+
+    def at(self, offset: int) -> int:
+        """The time of a byte."""
+        return self.at_ms[max(0, bisect.bisect_right(self.offsets, offset) - 1)]
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,8 @@ class LogChunk:
     data: bytes
     #: Number of line breaks before it; None where its worker did not know.
     line: int | None = None
+    #: Times of its parts, where it was joined of several.
+    times: Times | None = None
 
     @property
     def at_ms(self) -> int:

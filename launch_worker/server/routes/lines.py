@@ -74,7 +74,7 @@ class View(NamedTuple):
 
 def read_lines(served: Served, run_id: str, attempt: int | None, *, first: int | None, count: int) -> View:
     """Some lines of an attempt's output: from the first one on, or the last ones. Raises LaunchError."""
-    opened = served.open_output(run_id, attempt)
+    opened, entry = served.open_lines(run_id, attempt)
     numbered = Numbered(opened.output)
     last, is_open = numbered.count, numbered.is_open
     found = numbered.lines(max(1, last - count + 1) if first is None else first, count)
@@ -87,7 +87,7 @@ def read_lines(served: Served, run_id: str, attempt: int | None, *, first: int |
             {"first": one.first, "lines": one.lines, "missing": "" if one.gap is None else str(one.gap)}
             for one in numbered.stretches
         ],
-        "place": Place(opened.attempt, end=opened.output.end, is_at_line=not is_open).to_text()
+        "place": Place(opened.attempt, entry, opened.output.end, is_at_line=not is_open).to_text()
         if opened.is_growing
         else None,
         "lines": [_told(line) for line in found],
@@ -122,7 +122,7 @@ def search_lines(
     """Say how many lines of a run's output have a text in them, and which. Colours in the text do not matter."""
     if "\n" in q:
         raise InputError("a line is searched, and has no line break; search for a part of it")
-    hits = Numbered(Served(shared, asker).open_output(run_id, attempt).output).search(q, near)
+    hits = Numbered(Served(shared, asker).open_lines(run_id, attempt)[0].output).search(q, near)
     return Hits(count=hits.count, before=hits.before, lines=list(hits.lines))
 
 
