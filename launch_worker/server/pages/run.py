@@ -47,6 +47,8 @@ TABS = {
 _LAST_LINES, _LINE_CHARS = 20, 500
 #: Samples of which a picture is worth making, at least.
 _FEWEST_POINTS = 4
+#: Numbers of a record from here on are damaged.
+_TOO_MUCH = 1 << 62
 #: Seconds that a page waits for the worker of a running attempt to say what that uses.
 _USAGE_S = 1.0
 
@@ -122,7 +124,7 @@ class One:
             "place": self.served.place_in_line(record) if record.state is RunState.PENDING else None,
             "earlier": self.served.advice_by_earlier(record) if record.state is not RunState.RUNNING else [],
             "tail": "\n".join(tail[-_LAST_LINES:]),
-            "command": shlex.join(map(str, self.spec.get("command") or ())),
+            "command": shlex.join(map(str, command)) if isinstance(command := self.spec.get("command"), list) else "",
             "submit_command": self.command(),
             "grace": humane.duration(_number(self.spec.get("grace_s"), 10.0) or 0.0),
             "attempts": attempts,
@@ -414,4 +416,4 @@ def _names_of_env(spec: Mapping[str, Any]) -> list[tuple[str, bool]]:
 
 def _number(value: Any, default: float | None = None) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number else default
+    return value if is_number and abs(value) < _TOO_MUCH else default

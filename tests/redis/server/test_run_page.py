@@ -14,10 +14,12 @@ from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
+from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.support.arrows import claim, create
 from tests.support.http_servers import TestServer
 from tests.support.people import OPEN, PRIVATE
+from tests.support.redis_client import redis_of
 
 HTML = {"Accept": "text/html"}
 TRACE = b"""epoch 1
@@ -211,6 +213,29 @@ def test_the_head_of_an_open_page_comes_without_the_pictures(person: httpx.Clien
     assert 'id="top"' in head
     assert "<table class" not in head.replace('<table class="bars">', "")
     assert "<time-series" not in head
+
+
+DAMAGED = {
+    "spec": '{"command": 7, "retries": 1e400, "timeout_s": "x", "grace_s": [], "env": [1], "env_from": 5, "config": 3}',
+    "summary": "[1",
+    "files": '{"a": 5}',
+    "usage": '{"peak_memory": "x"}',
+    "waits_for": '{"x:y": "a:b"}',
+    "phases": '[{"name": 1, "at": "x"}]',
+    "gpus": "[[1]]",
+    "tags": '[{"a": 1}]',
+    "exit_code": "many",
+    "created_at": "9" * 18,
+}
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+def test_a_damaged_record_is_shown_as_far_as_it_is_sound(person: httpx.Client, kept: Store, is_ended: bool) -> None:
+    run = ended(kept) if is_ended else create(kept)
+    redis_of(kept.url).hset(keys.run(run), mapping=DAMAGED)
+    for tab in TABS:
+        assert person.get(f"/runs/{run}{tab}").status_code == 200, tab
+    assert person.get("/submit", params={"from": run}).status_code == 422
 
 
 def test_there_are_no_other_parts(person: httpx.Client, kept: Store) -> None:

@@ -159,3 +159,30 @@ def test_what_was_typed_is_text(person: httpx.Client) -> None:
     bad = "<script>alert(1)</script>\"'"
     answer = person.post("/submit", data={"command": bad, "name": bad, "queue": bad, "env": bad, "config": bad})
     assert "<script>alert" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("command", "a\0b"),
+        ("cpus", "1e999"),
+        ("cpus", "nan"),
+        ("gpus", "9" * 5000),
+        ("memory", "9" * 400 + "T"),
+        ("timeout", "1" * 400),
+        ("at", "9999-99-99"),
+        ("config", "a=" + "[" * 5000),
+        ("values", "=x"),
+        ("array", "5-1"),
+        ("id", "../x"),
+        ("unique", "\x1b"),
+        ("uri", "javascript:x"),
+        ("mount", "/:/"),
+        ("priority", "highest"),
+        ("from", "../../x"),
+    ],
+)
+def test_no_text_in_a_field_is_more_than_a_sentence(person: httpx.Client, field: str, text: str) -> None:
+    answer = person.post("/submit", data={"command": "true", field: text})
+    assert answer.status_code in (404, 422), answer.text
+    assert answer.headers["content-type"].startswith("text/html")
