@@ -30,6 +30,24 @@ _ERRORS = {
     421: "The server is not called by this name.",
     503: "Redis or the archive is away.",
 }
+#: Examples of the parts of paths; of `name`, for each part before it.
+_EXAMPLES = {
+    "run_id": "1m83cyvtfq1tc69",
+    "group_id": "a1m83cyvtfq1tc69",
+    "sweep_id": "1m83cyvtfq1tc69",
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "token_id": "3f2a9c04d1e7",
+    "session_id": "3f2a9c04d1e7",
+    "worker": "celery@gpu1",
+    "files": "model.pt",
+    "queues": "gpu",
+    "pools": "gpus",
+    "schedules": "nightly",
+    "users": "ada",
+    "groups": "ml",
+    "projects": "lab/vision",
+    "allowances": "user:ada",
+}
 _LOGIN_ERRORS = {401: "The login is missing, wrong or expired.", 403: "The role is not enough, or another site asks."}
 
 
@@ -85,11 +103,19 @@ def _document(application: FastAPI, acts: dict[tuple[str, str], Act | None]) -> 
             operation["security"] = _SECURITY if act else []
             if method == "get" and "application/json" in operation["responses"]["200"].get("content", {}):
                 operation["responses"]["304"] = {"description": "It has the ETag of `If-None-Match` still."}
-            _describe_errors(operation, needs_login=act is not None, has_name="{" in path)
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["example"] = _example(parameter["name"], path)
+            _describe_errors(operation, needs_login=act is not None, path=path, is_look=method == "get")
     return document
 
 
-def _describe_errors(operation: dict[str, Any], *, needs_login: bool, has_name: bool) -> None:
+def _example(name: str, path: str) -> str:
+    """An example for a part of a path; what `name` names, the part before it says."""
+    return _EXAMPLES[name if name != "name" else path.split("/{name}")[0].rpartition("/")[2]]
+
+
+def _describe_errors(operation: dict[str, Any], *, needs_login: bool, path: str, is_look: bool) -> None:
     responses: dict[str, Any] = operation["responses"]
     takes_input = "parameters" in operation or "requestBody" in operation
     named = (
@@ -97,8 +123,12 @@ def _describe_errors(operation: dict[str, Any], *, needs_login: bool, has_name: 
     )
     if "requestBody" in operation:
         named |= {400: "The body is not JSON."}
-    if has_name:
+    if "{" in path:
         named |= {404: "There is nothing of this name, or it is not seen."}
+    if "{run_id}" in path:
+        named |= {410: "The run was deleted."}
+    if needs_login and not is_look:
+        named |= {507: "Redis is full."} | ({409: "As it is now, that is not possible."} if "{" in path else {})
     responses.pop("422", None)
     for status, meaning in named.items():
         responses.setdefault(str(status), {"description": meaning})

@@ -24,7 +24,12 @@ Deleting = Annotated[Asker, acting(Act.ACT_ON_RUN, what="delete", kind="run")]
 class Reason(BaseModel):
     """Why something is asked for."""
 
-    reason: str = Field(default="", max_length=500, description="Added to the run's history, before who asked.")
+    reason: str = Field(
+        default="",
+        max_length=500,
+        description="Added to the run's history, before who asked.",
+        examples=["its loss does not fall"],
+    )
 
 
 class Cancel(Reason):

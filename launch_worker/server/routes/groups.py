@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from launch_worker.api.groups import unknown_group
@@ -25,7 +25,7 @@ Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
 class Retry(BaseModel):
     """Which runs of a group are to be tried again."""
 
-    only_failed: bool = False
+    only_failed: bool = Field(default=False, description="Only those that are not Finished.", examples=[True])
 
 
 class Cancelled(BaseModel):

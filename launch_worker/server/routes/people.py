@@ -194,8 +194,8 @@ class Tokens(BaseModel):
 class NewPassword(_Given):
     """The password of who asks, and the one that it becomes."""
 
-    old: str = Field(max_length=1024)
-    new: str = Field(max_length=1024, description="10 characters or more.")
+    old: str = Field(max_length=1024, examples=["correct horse battery"])
+    new: str = Field(max_length=1024, description="10 characters or more.", examples=["staple of a horse"])
 
 
 class SessionShown(BaseModel):

@@ -67,7 +67,7 @@ class Trials(BaseModel):
 class Steering(BaseModel):
     """Why a sweep is steered."""
 
-    reason: str = Field("", max_length=1000)
+    reason: str = Field("", max_length=1000, examples=["it is too slow"])
 
 
 class Steered(BaseModel):

@@ -118,6 +118,39 @@ def test_the_kept_description_is_that_of_this_tree() -> None:
     assert json.loads(module.text()) == OPENAPI, "write it anew with: make openapi"
 
 
+def has_example(schema: Any) -> bool:
+    """Whether a schema, or one that it names, says by an example what it looks like."""
+    if isinstance(schema, list):
+        return any(has_example(part) for part in schema)
+    if not isinstance(schema, dict):
+        return False
+    if "examples" in schema or "example" in schema:
+        return True
+    named = schema.get("$ref", "").rpartition("/")[2]
+    return has_example(OPENAPI["components"]["schemas"][named]) if named else has_example(list(schema.values()))
+
+
+def test_each_operation_says_who_may_call_it_what_it_takes_and_how_it_fails() -> None:
+    for method, path, operation in OPERATIONS:
+        where, found = f"{method} {path}", set(operation["responses"])
+        assert operation["x-role"], where
+        assert ("x-act" in operation) == bool(operation["security"]), where
+        wanted = {"503"}
+        if "x-act" in operation:
+            wanted |= {"401", "403"} | ({"507"} if method != "GET" else set())
+        if "{" in path:
+            wanted |= {"404", "422"} | ({"409"} if method != "GET" else set())
+        if operation.get("parameters") or "requestBody" in operation:
+            wanted |= {"422"}
+        if "{run_id}" in path:
+            wanted |= {"410"}
+        assert wanted <= found, (where, wanted - found)
+        for parameter in operation.get("parameters", ()):
+            assert parameter["in"] != "path" or "example" in parameter, (where, parameter["name"])
+        for kind, body in operation.get("requestBody", {}).get("content", {}).items():
+            assert kind != "application/json" or has_example(body), where
+
+
 def test_each_operation_has_an_id_of_its_own_a_sentence_and_its_errors() -> None:
     ids = [operation["operationId"] for _, _, operation in OPERATIONS]
     assert len(ids) == len(set(ids))
