@@ -324,6 +324,7 @@ def _show(request: Request, shared: Shared, asker: Asker, said: Said, *, code: i
         more=more,
         is_more_open=any(one.text or one.problem for _, group in more for one in group),
         problems=said.problems,
+        wrong=[one for one in fields.values() if one.problem],
         command=command_parts(shown, secrets=unsaid),
         origin=None if origin is None else {"id": origin.record.id, "name": origin.record.name},
         hidden=hidden,
