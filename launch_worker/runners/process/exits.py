@@ -48,6 +48,7 @@ class ExitFile:
         self._path = f"{folder}/{EXITS}"
         self._fd = _open(self._path)
         self._size = os.fstat(self._fd).st_size
+        #: End of the reserved room, in bytes from the file's beginning.
         self._room_to = 0
         #: Bytes at which the lines of attempts that were reported meanwhile are left out.
         self._shorten_at = 2 * _ROOM_BYTES
@@ -67,10 +68,11 @@ class ExitFile:
         os.close(self._fd)
 
     def _reserve(self) -> None:
-        self._room_to = self._size + _ROOM_BYTES
+        """Reserve room for lines to come. Where there is none, the next line has it tried again."""
         # A file system that cannot reserve room takes the line, or does not, when there is one.
         with contextlib.suppress(AttributeError):
-            _libc().fallocate(self._fd, _FALLOC_KEEP_SIZE, self._size, _ROOM_BYTES)
+            if _libc().fallocate(self._fd, _FALLOC_KEEP_SIZE, self._size, _ROOM_BYTES) == 0:
+                self._room_to = self._size + _ROOM_BYTES
 
     def _shorten(self) -> None:
         """Leave out the attempts that were reported: they have no folder any more. A full disk keeps the file long."""
@@ -96,7 +98,7 @@ class ExitFile:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             return
         os.close(self._fd)
-        self._fd, self._size = fd, len(text)
+        self._fd, self._size, self._room_to = fd, len(text), 0
         self._shorten_at = max(2 * _ROOM_BYTES, 2 * self._size)
         self._reserve()
 

@@ -74,12 +74,27 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(path)], check=True)
 
 
+def fill(disk: Path) -> None:
+    command = ["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k", "count=1000"]
+    assert b"No space" in subprocess.run(command, capture_output=True, check=False).stderr
+
+
 def test_a_full_disk_loses_none(disk: Path) -> None:
     file = ExitFile(str(disk))
-    fill = ["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k", "count=1000"]
-    assert b"No space" in subprocess.run(fill, capture_output=True, check=False).stderr
+    fill(disk)
     (disk / "runs").mkdir()
     for number in range(300):
         assert file.keep(f"r.{number}.1", Exit(1, ""))
     file.close()
     assert len(read_exits(str(disk))) == 300
+
+
+def test_room_is_reserved_as_soon_as_a_full_disk_has_some_again(disk: Path) -> None:
+    fill(disk)
+    file = ExitFile(str(disk))
+    assert not file.keep("r.0.1", Exit(1, ""))
+    (disk / "filler").unlink()
+    assert file.keep("r.1.1", Exit(1, ""))
+    fill(disk)
+    assert all(file.keep(f"r.{number}.1", Exit(1, "")) for number in range(2, 300))
+    file.close()
