@@ -130,7 +130,7 @@ class LaunchSteps(bootsteps.StartStopStep):  # type: ignore[misc]
             self.agent,
             selection,
             excluded=start.excluded,
-            on_change=lambda: launch.turn_intake(LaunchAgent.current().takes_runs),
+            on_change=launch.turn_intake,
         )
         if launch.slots and not start.run_once:
             launch.queue_watch.start()
@@ -170,7 +170,7 @@ def _hooks(launch: LaunchWorker, worker: Any) -> Hooks:
 
     return Hooks(
         on_queues=lambda _: launch.look_for_queues(),
-        on_intake=launch.turn_intake,
+        on_intake=lambda _: launch.turn_intake(),
         on_drain=lambda: os.kill(os.getpid(), signal.SIGTERM),
         on_upgrade=lambda: os.kill(os.getpid(), signal.SIGUSR1),
         on_adopt=lambda record: AdoptedRequest(record, worker, launch).end,
@@ -196,7 +196,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]
         EVENTS.open(parent)
         # Celery cancels the timer with the connection, and this starts anew with the next one.
         parent.timer.call_repeatedly(_NOTE_LOOP_EVERY_S, LaunchAgent.current().note_loop)
-        launch.turn_intake(LaunchAgent.current().takes_runs)
+        launch.turn_intake()
         launch.look_for_queues()
         launch.pass_once()
 

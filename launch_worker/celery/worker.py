@@ -52,21 +52,22 @@ class LaunchWorker:
 
     # -- what is taken ---------------------------------------------------------------------------------------------
 
-    def turn_intake(self, on: bool) -> None:
-        """Consume the worker's queues, or leave them alone; from any thread.
+    def turn_intake(self) -> None:
+        """Consume the worker's queues, or leave them alone, as the agent says when the loop comes to it; any thread.
 
         With no consumer (Redis is away) nothing is done: the next one begins with what the agent says.
         """
         if self.consumer is not None:
-            self.consumer.hub.call_soon(self._turn_intake, on)
+            # The hub keeps what it was asked in no order.
+            self.consumer.hub.call_soon(self._turn_intake)
 
-    def _turn_intake(self, on: bool) -> None:
-        # The hub may have been asked before a drain began, or while a worker stops.
+    def _turn_intake(self) -> None:
+        # The hub may have been asked while a worker stops.
         if not LaunchAgent.initialized():
             return
         agent = LaunchAgent.current()
         wanted = []
-        if on and agent.takes_runs and not self.is_leaving:
+        if agent.takes_runs and not self.is_leaving:
             by_celery = [agent.direct_queue, *agent.queues] if self.start.consumes_runs else []
             wanted = [MAINTENANCE_QUEUE, *by_celery]
         consumed = list(app.amqp.queues.consume_from)
@@ -152,7 +153,7 @@ class LaunchWorker:
 
     def _detach(self) -> None:
         log.warning("worker.detaching: no new runs are taken; those that run are left to the next worker of this name")
-        self.turn_intake(False)
+        self.turn_intake()
         if LaunchAgent.initialized():
             LaunchAgent.current().detach()
         _stop_now()
@@ -160,7 +161,7 @@ class LaunchWorker:
     def _drain(self) -> None:
         how = f" {self.reason}" if self.reason else ""
         log.warning("worker.draining%s: no new runs are taken; a second signal ends the jobs", how)
-        self.turn_intake(False)
+        self.turn_intake()
         if LaunchAgent.initialized() and not LaunchAgent.current().drain(timeout_s=self.start.config.drain_timeout):
             log.warning("worker.drain_timeout: what still runs is ended")
         _stop_now()
