@@ -44,6 +44,8 @@ T = TypeVar("T")
 #: Seconds for which a follower waits for output on its way to the store, while none comes; and between two looks.
 _STORE_S = 20.0
 STORE_TURN_S = 0.3
+#: Readings of a run, at most, until its history and its record are of one moment.
+_READS = 5
 #: Runs of a queue's line that are searched for those that fit.
 LINE_LIMIT = 1000
 
@@ -316,9 +318,7 @@ class RedisRuns(RedisConnection):
 
     def news_of(self, run_id: str, place: Place, filler: Filler, *, logs: bool, attempt: int | None) -> Iterator[Seen]:
         """Yield what is new of a run now after a place; the last Seen of an ended run says that it is the end."""
-        # In this order: a change between the two reads is seen twice rather than never.
-        history = self.store.history(run_id)
-        record = self.record(run_id)
+        history, record = self._history_and_record(run_id)
         if logs:
             filler.record = record
             for seen in self._new_output(run_id, place, record.attempt if attempt is None else attempt, filler):
@@ -336,6 +336,14 @@ class RedisRuns(RedisConnection):
         is_told = record.state is place.state or not (is_end or place.seen is None)
         place = replace(place, seen=max(told, len(history)), state=record.state, is_end=is_end)
         yield Seen(place, record, None if is_told else record.state)
+
+    def _history_and_record(self, run_id: str) -> tuple[list[Transition], Record]:
+        """Read both of one moment: after a change between the two reads it would be told as another transition."""
+        for _ in range(_READS):
+            history, record = self.store.history(run_id), self.record(run_id)
+            if not history or history[-1].state is record.state:
+                break
+        return history, record
 
     def _new_output(self, run_id: str, place: Place, attempt: int, filler: Filler | None) -> Iterator[Seen]:
         """Yield new output of the place's attempt and of later ones, up to `attempt`.
