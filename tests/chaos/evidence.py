@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from launch_worker.clock import boot_time_s
 
@@ -118,25 +119,41 @@ class Group:
 
 @dataclass
 class Journal:
-    """What the producer wrote down."""
+    """What the producer and the people wrote down."""
 
     acknowledged: dict[str, float] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     cancels: dict[str, list[Cancel]] = field(default_factory=dict)
+    #: Runs of people by the marks in their commands.
+    submitted: dict[str, str] = field(default_factory=dict)
+    #: Number of answers by person, what was asked for, run or group, and whether it was done.
+    acts: Counter[tuple[str, str, str, bool]] = field(default_factory=Counter)
+    #: Answers that must not be.
+    wrong: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path) -> Journal:
+    def read(cls, *paths: Path) -> Journal:
         journal = cls()
-        for line in path.read_text().splitlines():
-            fact = json.loads(line)
-            if "run" in fact:
-                journal.acknowledged[fact["run"]] = fact["at"]
-            elif "group" in fact:
-                journal.groups.append(Group(fact["group"], fact["runs"], fact["then"]))
-            else:
-                asked = Cancel(fact["asked_at"], fact["at"], fact["answer"])
-                journal.cancels.setdefault(fact["cancel"], []).append(asked)
+        for path in paths:
+            for line in path.read_text().splitlines():
+                journal._add(json.loads(line))
         return journal
+
+    def _add(self, fact: dict[str, Any]) -> None:
+        if "person" in fact and fact["at"] is not None:
+            what = next(word for word in ("submit", "cancel", "retry") if word in fact)
+            self.acts[fact["person"], what, fact[what], not fact["answer"].startswith("refused")] += 1
+        if "run" in fact:
+            self.acknowledged[fact["run"]] = fact["at"]
+            if "mark" in fact:
+                self.submitted[fact["mark"]] = fact["run"]
+        elif "group" in fact:
+            self.groups.append(Group(fact["group"], fact["runs"], fact["then"]))
+        elif "cancel" in fact:
+            asked = Cancel(fact["asked_at"], fact["at"], fact["answer"])
+            self.cancels.setdefault(fact["cancel"], []).append(asked)
+        elif "wrong" in fact:
+            self.wrong.append(fact["wrong"])
 
 
 @dataclass

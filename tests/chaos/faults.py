@@ -154,8 +154,20 @@ def kill_archive(system: System, fault: Fault) -> bool:
     return _kill(system, system.archives, fault)
 
 
+def kill_server(system: System, fault: Fault) -> bool:
+    return _kill(system, system.servers, fault)
+
+
 def term_beat(system: System, fault: Fault) -> bool:
-    slot = _pick(system.beats, fault)
+    return _term(system.beats, fault)
+
+
+def term_server(system: System, fault: Fault) -> bool:
+    return _term([slot for slot in system.servers if slot.life is not None and not slot.life.is_leaving], fault)
+
+
+def _term(slots: list[Slot], fault: Fault) -> bool:
+    slot = _pick(slots, fault)
     if slot is None or slot.part is None or slot.life is None or not slot.is_ready:
         return False
     slot.restart_s = fault.restart_s
@@ -200,7 +212,15 @@ def restart_redis(system: System, fault: Fault) -> bool:
 
 
 def cut_network(system: System, fault: Fault) -> bool:
-    slot = _pick([slot for slot in system.workers if not slot.proxy.how], fault)
+    return _cut(system, system.workers, fault)
+
+
+def cut_server(system: System, fault: Fault) -> bool:
+    return _cut(system, system.servers, fault)
+
+
+def _cut(system: System, slots: list[Slot], fault: Fault) -> bool:
+    slot = _pick([slot for slot in slots if not slot.proxy.how], fault)
     if slot is None:
         return False
     span = Span(boot_time_s())
@@ -212,6 +232,15 @@ def cut_network(system: System, fault: Fault) -> bool:
         span.until = boot_time_s()
 
     system.timeline.later(fault.lasts_s, heal)
+    return True
+
+
+def cut_people(system: System, fault: Fault) -> bool:
+    """The way of all people to the servers. Deaf in one direction, what they ask is done and its answer is lost."""
+    if system.front.how:
+        return False
+    system.front.cut(fault.variant)
+    system.timeline.later(fault.lasts_s, system.front.heal)
     return True
 
 
@@ -427,4 +456,8 @@ FAULTS: dict[str, Callable[[System, Fault], bool]] = {
     "freeze engine": freeze_engine,
     "mute engine": mute_engine,
     "kill engine": kill_engine,
+    "kill server": kill_server,
+    "term server": term_server,
+    "cut server": cut_server,
+    "cut people": cut_people,
 }

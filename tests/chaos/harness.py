@@ -19,6 +19,7 @@ from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
 from tests.chaos.faults import FAULTS
 from tests.chaos.leftovers import check_leftovers, damaged_runs, states_in
 from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, Fault, plan_faults
+from tests.chaos.served import check_served
 from tests.chaos.system import System
 from tests.chaos.verify import Findings, check_runs, read_runs
 from tests.chaos.vitals import EVERY_S, Vitals
@@ -93,11 +94,11 @@ class _Harness:
         if system.engine is None:
             skip |= ENGINE_FAULTS
             evidence.notes.append("no containers: they were not asked for, or take root, dockerd and busybox")
-        self._wait_for_workers()
+        self._wait_for_all()
         self.begun = boot_time_s()
         for fault in plan_faults(self.seed, self.duration_s, skip=skip):
             self._schedule(fault)
-        system.start_producer(self.seed, self.duration_s)
+        system.start_producers(self.seed, self.duration_s)
         said_at = self.begun
         while boot_time_s() < self.begun + self.duration_s or len(system.timeline) or self._is_producing():
             self._tick()
@@ -109,9 +110,10 @@ class _Harness:
                 break
         self._drain()
         self._wait_for_archive()
+        self._stop_listeners()
         offset_s = server_to_boot_s()
         self._stop_workers()
-        journal = Journal.read(system.journal)
+        journal = Journal.read(system.journal, system.said / "answers")
         stamps = read_stamps(system.keep_stamps())
         if lost := system.lost_stamps():
             evidence.wrong.append(f"{len(lost)} files with stamps were deleted, {lost[0]} among them")
@@ -123,17 +125,20 @@ class _Harness:
         findings.violations += damaged_runs(evidence, states_in(redis_of(system.api.store.url)), set(stamps))
         findings.violations += check_leftovers(system)
         findings.violations += check_whole_logs(system.log_url, runs)
+        findings.violations += check_served(system.said, journal, runs, damaged, system.database_url)
         findings.violations += self.vitals.wrong
         findings.violations += evidence.wrong
         findings.vitals = self.vitals.line()
         return findings
 
-    def _wait_for_workers(self) -> None:
+    def _wait_for_all(self) -> None:
+        system = self.system
+        system.start_listeners()
         deadline = boot_time_s() + 60
-        while len(self.system.api.store.workers()) < len(self.system.workers):
+        while len(system.api.store.workers()) < len(system.workers) or not system.are_listening:
             self._tick()
             if boot_time_s() > deadline:
-                raise RuntimeError(f"the workers did not start; see {self.system.folder}")
+                raise RuntimeError(f"workers or servers did not start; see {system.folder}")
 
     def _tick(self) -> None:
         self.system.timeline.do_due()
@@ -159,13 +164,12 @@ class _Harness:
         self.system.timeline.at(due, do)
 
     def _is_producing(self) -> bool:
-        producer = self.system.producer
-        if producer is None or producer.process.poll() is None:
-            return producer is not None
-        if producer.process.returncode:
-            self.system.evidence.wrong.append(f"the producer died: {producer.log[-2000:]}")
-            self.system.producer = None
-        return False
+        for part in self.system.producers:
+            if part.process.poll():
+                self.system.evidence.wrong.append(f"{part.log_path.name} died: {part.log[-2000:]}")
+                self.system.producers.remove(part)
+                break
+        return any(part.process.poll() is None for part in self.system.producers)
 
     def _drain(self) -> None:
         """Everything works again: wait until nothing is left to do."""
@@ -198,6 +202,17 @@ class _Harness:
         system.evidence.wrong += packed_otherwise(
             system.database_url, system.log_url, system.api.store, system.evidence.damaged
         )
+
+    def _stop_listeners(self) -> None:
+        """They end when they have been told all."""
+        listeners = self.system.listeners
+        assert listeners is not None
+        listeners.signal(signal.SIGTERM)
+        deadline = boot_time_s() + _STOP_S
+        while listeners.process.poll() is None and boot_time_s() < deadline:
+            self._tick()
+        if listeners.process.poll() != 0:
+            self.system.evidence.wrong.append(f"the listeners did not end well: {listeners.log[-2000:]}")
 
     def _is_at_rest(self) -> bool:
         store = self.system.api.store

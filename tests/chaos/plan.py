@@ -36,6 +36,10 @@ FAULTS = {
     "freeze engine": 16,
     "mute engine": 16,
     "kill engine": 6,
+    "kill server": 20,
+    "term server": 10,
+    "cut server": 14,
+    "cut people": 14,
 }
 #: What needs a container engine.
 ENGINE_FAULTS = frozenset({"freeze engine", "mute engine", "kill engine"})
@@ -58,6 +62,13 @@ CONTAINER_QUEUE = "box"
 #: GPUs of each worker, which only have numbers.
 DEVICES = 2
 _PRIORITIES = ("critical", "high", "medium", "medium", "low")
+
+#: People who go through the servers, and the projects to which they submit. Only the first one sees the hidden project.
+PEOPLE = ("ada", "bob")
+OPEN, HIDDEN = "chaos/open", "ada/hidden"
+#: Ways to submit so that a repeated request submits nothing more: by `Idempotency-Key`, by an id that the client has
+#: chosen, by `launch-submit --unique`, and as several runs in one request.
+MANNERS = ("key", "key", "id", "id", "command", "bulk")
 
 
 @dataclass(frozen=True)
@@ -124,12 +135,19 @@ def plan_faults(seed: int, duration_s: float, *, skip: frozenset[str] = frozense
     return sorted(faults, key=lambda fault: fault.at_s)
 
 
+def _cut(rng: Random, most_s: float) -> tuple[float, str]:
+    return rng.uniform(0.3, most_s), rng.choice(("refuse", "hang", "lose", "mute"))
+
+
 _DETAILS: dict[str, Callable[[Random], tuple[float, str]]] = {
     "stop worker": lambda rng: (rng.uniform(LEASE_S + 0.6, LEASE_S + 4), ""),
     "cut network": lambda rng: (
         rng.choice((rng.uniform(0.3, 3), rng.uniform(LEASE_S + 1, LEASE_S + 5))),
         rng.choice(("refuse", "hang", "lose")),
     ),
+    "cut server": lambda rng: _cut(rng, LEASE_S + 3),
+    # One in which nothing is answered for long would only have people wait.
+    "cut people": lambda rng: _cut(rng, 3),
     "restart redis": lambda rng: (
         rng.uniform(0, 1) if rng.random() < 0.65 else rng.uniform(LEASE_S, LEASE_S + 3),
         rng.choice(("kill", "shutdown")),
@@ -176,8 +194,51 @@ def plan_groups(seed: int, duration_s: float) -> Iterator[GroupSubmission]:
         at_s += rng.uniform(3, 9)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a person submits through a server, and does with it afterwards."""
+
+    at_s: float
+    person: str
+    manner: str
+    project: str
+    #: One run; in bulk several.
+    runs: tuple[Submission, ...]
+    #: Its states and its output are followed until its end.
+    is_followed: bool = False
+    #: Asked for again once it has ended.
+    is_retried: bool = False
+
+
+def plan_requests(seed: int, duration_s: float, person: str) -> Iterator[Request]:
+    """What one person asks for, about every two seconds."""
+    rng = Random(f"requests {seed} {person}")
+    at_s = 0.5
+    while at_s < duration_s - _QUIET_S:
+        manner = rng.choice(MANNERS)
+        runs = tuple(_by_person(rng, at_s) for _ in range(rng.randint(2, 6) if manner == "bulk" else 1))
+        is_one = manner != "bulk"
+        yield Request(
+            at_s=at_s,
+            person=person,
+            manner=manner,
+            project=HIDDEN if person == PEOPLE[0] and rng.random() < 0.4 else OPEN,
+            runs=runs,
+            is_followed=is_one and rng.random() < 0.5,
+            is_retried=is_one and runs[0].cancel_after_s is None and rng.random() < 0.3,
+        )
+        at_s += rng.expovariate(0.5)
+
+
+def _by_person(rng: Random, at_s: float) -> Submission:
+    """A run of a person: a process on any worker, which often prints."""
+    flags = rng.choices(((), (f"print={rng.randint(1, 3000)}",), (f"flood={rng.randint(1, 3)}",)), (5, 6, 1))[0]
+    cancel_after_s = rng.uniform(0, 3) if rng.random() < 0.2 else None
+    return replace(_brief(rng, at_s), flags=flags, cancel_after_s=cancel_after_s)
+
+
 def _brief(rng: Random, at_s: float) -> Submission:
-    """A run of a group: a plain process."""
+    """A plain process."""
     return Submission(
         at_s=at_s,
         seconds=round(rng.uniform(0, 2), 3),

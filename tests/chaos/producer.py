@@ -8,50 +8,32 @@ are seconds since boot.
 
 from __future__ import annotations
 
-import heapq
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from launch_worker import submit, submit_many
 from launch_worker.api.client import Api
 from launch_worker.clock import boot_time_s
-from launch_worker.errors import BrokerUnavailableError
 from launch_worker.ids import new_run_id
+from tests.chaos.agenda import Agenda
 from tests.chaos.plan import GroupSubmission, Submission, plan_groups, plan_submissions
 
-_AGAIN_S = 0.3
 #: How often it is looked whether a job has started.
 _LOOK_S = 0.02
 
 
-class Producer:
-    """Does what is due, in order; what Redis did not take is tried again until it does."""
+class Producer(Agenda):
+    """Submits through Redis."""
 
     def __init__(self, api: Api, stamps: Path, journal: Path, code_url: str, image: str) -> None:
+        super().__init__()
         self._api = api
         self._stamps = stamps
         self._boxed = stamps.with_name("boxed")
         self._code_url = code_url
         self._image = image
         self._journal = journal.open("a", buffering=1)
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
-
-    def at(self, when: float, action: Callable[[], None]) -> None:
-        self._count += 1
-        heapq.heappush(self._due, (when, self._count, action))
-
-    def run(self) -> None:
-        while self._due:
-            when, _, action = heapq.heappop(self._due)
-            time.sleep(max(0.0, when - boot_time_s()))
-            try:
-                action()
-            except BrokerUnavailableError:
-                self.at(boot_time_s() + _AGAIN_S, action)
 
     def submit(self, planned: Submission) -> None:
         asked_at = boot_time_s()

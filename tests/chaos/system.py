@@ -1,10 +1,12 @@
-"""The system under test: a real Redis and container engine, workers behind a network of their own each, beats, a
-producer, a git host, people who watch, a small disk."""
+"""The system under test: a real Redis and container engine, workers behind a network of their own each, beats, servers,
+a producer, a git host, people who go through the servers, people who watch, a small disk."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -17,14 +19,18 @@ from random import Random
 import launch_worker
 from launch_worker.api.client import Api
 from launch_worker.clock import boot_time_s
+from launch_worker.database.database import Database
+from launch_worker.database.migrate import migrate
 from launch_worker.dev.redis_server import RedisServer
+from launch_worker.people.registry import Registry
+from launch_worker.people.roles import Role
 from launch_worker.runners.process import tree
 from launch_worker.runners.process.tree import ProcessId
 from launch_worker.settings import Settings
 from launch_worker.store import keys
 from tests.chaos.engine import IMAGE, OwnEngine, mounts
 from tests.chaos.evidence import Evidence, Life, Span
-from tests.chaos.plan import CONTAINER_QUEUE, DEVICES, LEASE_S, QUEUES
+from tests.chaos.plan import CONTAINER_QUEUE, DEVICES, HIDDEN, LEASE_S, PEOPLE, QUEUES
 from tests.chaos.proxy import Network, Proxy
 from tests.chaos.timeline import Timeline
 from tests.support.githost import GitHost
@@ -41,6 +47,10 @@ _PREFETCH_S = "2"
 #: How often a worker or beat is started by something that blocks or ignores signals, as some supervisors do.
 _ODD_START = 0.3
 _ODD_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+#: Of archives, which pack outputs soon; what deletes runs, beat and the workers, has the usual retention.
+_PACKS_SOON = {"LAUNCH_RETENTION": "10s"}
+#: What the logs of worker, beat and server say when the start is over.
+_READY = (" ready.", "beat: Starting", "the server is up")
 #: As a program names them that only looks.
 _WATCHERS = ("flower", "events", "runs")
 
@@ -55,7 +65,7 @@ class RunningJob:
 
 
 class Slot:
-    """A place for one worker or beat process, which is started again when it ended, as a supervisor does."""
+    """A place for one worker, beat or server process, which is started again when it ended, as a supervisor does."""
 
     def __init__(self, name: str, proxy: Proxy, engine: Proxy | None = None) -> None:
         self.name = name
@@ -79,7 +89,7 @@ class Slot:
         """Whether its start is over: before, its signals are whoever's who started it."""
         if not self.is_ready_known and self.is_up and self.part is not None:
             text = self.part.log
-            self.is_ready_known = " ready." in text or "beat: Starting" in text
+            self.is_ready_known = any(word in text for word in _READY)
         return self.is_ready_known
 
     @property
@@ -142,14 +152,24 @@ class System:
             self.engine = self._start_engine()
         self.workers = [Slot(f"w{n + 1}", self._to_redis(), self._to_engine(n)) for n in range(workers)]
         self.beats = [Slot(f"beat{n + 1}", self._to_redis()) for n in range(beats)]
-        #: Two, of which one leads.
-        self.archives = [Slot(f"archive{n + 1}", self._to_redis()) for n in range(2)]
+        self.servers = [Slot(f"server{n + 1}", self._to_redis()) for n in range(2)]
+        self._ports = [own_port() for _ in self.servers]
+        #: One beside those in the servers; one of them all leads.
+        self.archives = [Slot("archive1", self._to_redis())]
+        ports = itertools.cycle(self._ports)
+        #: The way of people to the servers: each new connection is to the next one, be it up or not.
+        self.front = self.network.open(lambda: next(ports))
+        self._tokens = _make_people(self.database_url)
         self.watchers = [Slot(name, self._to_redis()) for name in _WATCHERS]
-        self.producer: Part | None = None
+        #: What people were answered and told.
+        self.said = folder / "said"
+        self.said.mkdir()
+        self.producers: list[Part] = []
+        self.listeners: Part | None = None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (*self.workers, *self.beats, *self.archives, *self.watchers)
+        return (*self.workers, *self.beats, *self.servers, *self.archives, *self.watchers)
 
     def _to_redis(self) -> Proxy:
         return self.network.open(lambda: self.redis.port)
@@ -240,8 +260,10 @@ class System:
         if slot in self.watchers:
             return self._watch(slot.name, env)
         if slot in self.archives:
-            # It packs outputs soon; what deletes runs, beat and the workers, has the usual retention.
-            return self._launch_worker(slot.name, env | {"LAUNCH_RETENTION": "10s"}, "archive", "run")
+            return self._launch_worker(slot.name, env | _PACKS_SOON, "archive", "run")
+        if slot in self.servers:
+            address = f"127.0.0.1:{self._ports[self.servers.index(slot)]}"
+            return self._launch_worker(slot.name, env | _PACKS_SOON, "server", "--no-celery", "--address", address)
         return self.cluster.worker(
             ",".join((*QUEUES, CONTAINER_QUEUE)),
             slots=self._slots,
@@ -266,8 +288,8 @@ class System:
                 cwd=self.folder,
                 env=self.cluster.env | env,
                 stdin=subprocess.DEVNULL,
-                # Of a watcher all that there is of runs, again and again.
-                stdout=subprocess.DEVNULL,
+                # A watcher prints all that there is of runs, again and again.
+                stdout=subprocess.DEVNULL if name in _WATCHERS else log,
                 stderr=log,
                 start_new_session=True,
             )
@@ -290,22 +312,44 @@ class System:
         slot.life.until = at
         slot.part.signal(signal.SIGKILL)
 
-    def start_producer(self, seed: int, duration_s: float) -> None:
-        log_path = self.folder / "producer.log"
+    def start_producers(self, seed: int, duration_s: float) -> None:
+        """Start who submits through Redis, and the people who go through the servers."""
         self.journal.touch()
+        image = [IMAGE] if self.engine is not None else []
+        plan = (str(seed), str(duration_s))
+        self.producers = [
+            self._program("producer", *plan, str(self.stamps), str(self.journal), self.code_url, *image),
+            self._program("people", *plan, self._front_url, str(self.stamps), str(self.said)),
+        ]
+
+    def start_listeners(self) -> None:
+        self.listeners = self._program("listeners", self._front_url, str(self.said))
+
+    @property
+    def are_listening(self) -> bool:
+        """Whether the events of each person are followed."""
+        return all((self.said / f"{name}.events").exists() for name in PEOPLE)
+
+    @property
+    def _front_url(self) -> str:
+        return f"http://127.0.0.1:{self.front.port}"
+
+    def _program(self, name: str, *arguments: str) -> Part:
+        """Start a program of this package."""
+        log_path = self.folder / f"{name}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.producer", str(seed), str(duration_s), self.stamps, self.journal,
-                 self.code_url, *([IMAGE] if self.engine is not None else [])],
+                [sys.executable, "-m", f"tests.chaos.{name}", *arguments],
                 cwd=Path(__file__).parent.parent.parent,
-                env=self.cluster.env,
+                env=self.cluster.env | {"LAUNCH_TOKENS": json.dumps(self._tokens)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
-        self.producer = Part(process, log_path)
-        self.cluster.parts.append(self.producer)
+            )
+        part = Part(process, log_path)
+        self.cluster.parts.append(part)
+        return part
 
     def keep_stamps(self) -> Path:
         """Have links to all stamps that there are; returns their folder."""
@@ -323,9 +367,9 @@ class System:
         return sorted({entry.name for entry in os.scandir(self._kept)} - there)
 
     def tidy_processes(self) -> dict[int, str]:
-        """Workers, beats and guards that could do what they should just now, with names."""
+        """Workers, beats, servers and guards that could do what they should just now, with names."""
         found = {}
-        for slot in (*self.workers, *self.beats):
+        for slot in (*self.workers, *self.beats, *self.servers):
             if slot.part is None or not slot.is_up or slot.is_frozen:
                 continue
             found[slot.part.pid] = f"{slot.name.rstrip('0123456789')} {slot.part.pid}"
@@ -424,6 +468,20 @@ class System:
         self.redis.stop()
         if self.has_small_disk:
             subprocess.run(["umount", "-l", str(self.spool)], capture_output=True, check=False)
+
+
+def _make_people(url: str) -> dict[str, str]:
+    """Make the tables and the people; returns a token of each person, of whom the first one sees the hidden project."""
+    database = Database(url)
+    migrate(database)
+    registry = Registry(database, actor="chaos")
+    registry.set_project(HIDDEN, is_private=True)
+    tokens = {}
+    for name in PEOPLE:
+        registry.add_user(name, given={"": Role.MEMBER} | ({HIDDEN: Role.MEMBER} if name == PEOPLE[0] else {}))
+        tokens[name], _ = registry.create_token(name, "chaos")
+    database.close()
+    return tokens
 
 
 def _environ(pid: int) -> dict[str, str]:

@@ -61,6 +61,13 @@ class RunFacts:
     last_line: bytes = b""
     logs: dict[int, bytes] = field(default_factory=dict)
     is_container: bool = False
+    #: Name by which a person knows it again; '' for one of the producer.
+    mark: str = ""
+
+    @property
+    def flood_bytes(self) -> int:
+        """Bytes that a flood prints, in lines of 64."""
+        return (int(self.last_line) + 1) * 64
 
 
 @dataclass
@@ -106,6 +113,7 @@ def read_runs(
         run.lines = int(flags.get("print", 0))
         if "flood" in flags:
             run.last_line = b"%d" % ((int(flags["flood"]) << 14) - 1)
+        run.mark = flags.get("mark", "")
         for number, seen in written.items() if run.lines or run.last_line else ():
             if seen.code == 0 and not seen.unprinted:
                 run.logs[number] = b"".join(chunk.data for chunk in store.log(record.id, number))
@@ -239,10 +247,15 @@ class _Check:
         record = self.run.record
         if not record.state.is_final:
             self.wrong.append(f"it is still {record.state}: {record.reason}")
+        # A person who asks for a new attempt has all retries again.
+        asked = [step.attempt for step in self.run.history if step.reason.startswith("retry asked for by")]
+        before = max(asked, default=0)
+        counted = [attempt for attempt in self.run.attempts if attempt.number > before]
+        back = [step for step in self.run.history if step.state is RunState.PENDING and "had not begun" in step.reason]
         # What had not begun when its worker stopped goes back, and counts as nothing.
-        unbegun = sum(step.state is RunState.PENDING and "had not begun" in step.reason for step in self.run.history)
+        unbegun = sum(step.attempt > before for step in back)
         # A start that failed through its worker uses no retry up.
-        tries = len(self.run.attempts) - record.preemptions - record.misstarts - unbegun
+        tries = len(counted) - record.preemptions - record.misstarts - unbegun
         if tries > 1 + self.run.retries:
             self.wrong.append(f"it was attempted {len(self.run.attempts)} times with {self.run.retries} retries")
         if not self.cancels and tries <= self.run.retries and record.state is not RunState.FINISHED:

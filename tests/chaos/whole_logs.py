@@ -27,7 +27,7 @@ def check_whole_logs(url: str, runs: Sequence[RunFacts]) -> Iterator[str]:
     for run in runs:
         if not run.last_line or "disk was full" in run.record.message:
             continue  # output that was dropped before the file had it is counted by nobody
-        size = (int(run.last_line) + 1) * _LINE
+        size = run.flood_bytes
         for attempt in run.attempts:
             if attempt.state is RunState.FINISHED and attempt.number in run.logs and size > _IN_REDIS:
                 problem = _problem(stored, run.record.id, attempt.number, size)
@@ -44,14 +44,15 @@ def _problem(stored: StoredLogs, run_id: str, attempt: int, size: int) -> str:
         for piece in stored_output(manifest, stored).all():
             begin = end + (piece.gap.bytes if piece.gap else 0)
             end = begin + len(piece.data)
-            if piece.data != _printed(begin, end):
+            if piece.data != printed(begin, end):
                 return f"is not as it was printed, from byte {begin} to {end}"
     except (LaunchError, ValueError) as error:
         return f"cannot be read: {error}"
     return "" if end == size else f"has {end} bytes, kept or counted, of {size}"
 
 
-def _printed(begin: int, end: int) -> bytes:
+def printed(begin: int, end: int) -> bytes:
+    """Bytes of a flood."""
     first = begin // _LINE
     lines = b"".join(b"%-63d\n" % number for number in range(first, -(-end // _LINE)))
     return lines[begin - first * _LINE : end - first * _LINE]
