@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field
 from dataclasses import fields as fields_of
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +14,7 @@ from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PRIORITIES, PROJECT, QUEUE, group_key, shown_group
 from launch_worker.model.states import RunState
-from launch_worker.model.units import isoformat
+from launch_worker.model.units import isoformat, micros_of
 from launch_worker.model.usage import Usage
 from launch_worker.untrusted.text import read_json, read_map
 
@@ -55,7 +54,7 @@ class Transition:
     def from_json(cls, shown: Mapping[str, Any]) -> Transition:
         """Read what `as_json` wrote."""
         worker, reason, actor = (str(shown.get(name) or "") for name in ("worker", "reason", "actor"))
-        state, at = _state(str(shown.get("state"))), _micros(shown.get("at")) or 0
+        state, at = _state(str(shown.get("state"))), micros_of(shown.get("at")) or 0
         return cls(state, at, _int(shown.get("attempt")), worker, reason, actor=actor)
 
 
@@ -77,7 +76,7 @@ class Phase:
         """Read what `as_json` wrote."""
         seconds = shown.get("seconds")
         is_known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        return cls(str(shown.get("name")), _micros(shown.get("at")) or 0, seconds if is_known else None)
+        return cls(str(shown.get("name")), micros_of(shown.get("at")) or 0, seconds if is_known else None)
 
 
 @dataclass(frozen=True)
@@ -217,14 +216,14 @@ class Record:
         spec = _map(shown.get("spec"))
         values: dict[str, Any] = {name: shown[name] for name in _AS_SHOWN if isinstance(shown.get(name), str)}
         values |= {name: number for name in _NUMBERS_SHOWN if (number := _whole(shown.get(name))) is not None}
-        values |= {name: at for name in _TIMES_SHOWN if (at := _micros(shown.get(name))) is not None}
+        values |= {name: at for name in _TIMES_SHOWN if (at := micros_of(shown.get(name))) is not None}
         values |= {name: tuple(map(str, _list(shown.get(name)))) for name in ("tags", "gpus")}
         group = str(shown.get("group") or "")
-        files = {one["name"]: {"size": one.get("size"), "at": _micros(one.get("saved_at"))} for one in _named(shown)}
+        files = {one["name"]: {"size": one.get("size"), "at": micros_of(one.get("saved_at"))} for one in _named(shown)}
         return cls(
             state=_state(str(shown.get("state"))),
             is_held=shown.get("held") is True,
-            cancel_at=_micros(shown.get("cancel_requested_at")),
+            cancel_at=micros_of(shown.get("cancel_requested_at")),
             version=_int(shown.get("item_version"), 1),
             log_missing=_int(shown.get("log_missing_bytes")),
             phases=tuple(map(Phase.from_json, filter(_map, _list(shown.get("phases"))))),
@@ -441,15 +440,6 @@ def _amount(value: Any) -> Any:
     return value if is_number else None
 
 
-def _micros(value: Any) -> int | None:
-    """The microseconds of a time that `isoformat` wrote."""
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return (moment - _BEGIN) // timedelta(microseconds=1) if moment.tzinfo else None
-
-
 def _phases(text: str) -> tuple[Phase, ...]:
     try:
         return tuple(
@@ -514,7 +504,6 @@ _READ_AS: dict[str, Callable[[str], Any]] = {
 _APART = {"bulk", "is_scheduler", "is_followed", "yields", "is_held"}
 _READERS = {of.name: _reader(of) for of in fields_of(Record) if of.name not in _APART}
 _DEFAULTS = dict(vars(Record()))
-_BEGIN = datetime.fromtimestamp(0, tz=UTC)
 #: Fields that `as_json` writes under their own names: texts, numbers and times.
 _AS_SHOWN = (
     *("id", "name", "project", "user", "queue", "reason", "phase", "message", "signal", "worker", "host", "sweep"),

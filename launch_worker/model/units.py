@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from launch_worker.errors import InputError
 
@@ -109,6 +110,15 @@ def isoformat(micros: int | None) -> str | None:
         return datetime.fromtimestamp(micros / 1e6, tz=UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def micros_of(value: Any) -> int | None:
+    """The microseconds of a time that `isoformat` wrote; None for no time."""
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return (moment - _BEGIN) // timedelta(microseconds=1) if moment.tzinfo else None
 
 
 def format_size(size: float) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from launch_worker.model.units import isoformat
+from launch_worker.model.units import isoformat, micros_of
 from launch_worker.people.roles import Role
 
 
@@ -35,9 +34,9 @@ class User:
             display=shown["display"] or "",
             ways=tuple(shown["ways"]),
             source=shown["source"] or "",
-            created_at=_us(shown["created_at"]) or 0,
-            login_at=_us(shown["login_at"]),
-            disabled_at=_us(shown["disabled_at"]),
+            created_at=micros_of(shown["created_at"]) or 0,
+            login_at=micros_of(shown["login_at"]),
+            disabled_at=micros_of(shown["disabled_at"]),
             groups=tuple(shown["groups"]),
             roles=_roles(shown),
         )
@@ -123,10 +122,10 @@ class Token:
             user=shown["user"],
             name=shown["name"],
             role=Role.parse(shown["role"]),
-            created_at=_us(shown["created_at"]) or 0,
+            created_at=micros_of(shown["created_at"]) or 0,
             created_by=shown["created_by"],
-            expires_at=_us(shown["expires_at"]),
-            used_at=_us(shown["used_at"]),
+            expires_at=micros_of(shown["expires_at"]),
+            used_at=micros_of(shown["used_at"]),
             used_from=shown["used_from"] or "",
         )
 
@@ -182,10 +181,6 @@ def roles_as_json(given: Mapping[str, Role]) -> dict[str, Any]:
 def labels_of(given: Mapping[str, Role]) -> dict[str, str]:
     """The names of roles, by what they are of."""
     return {name: role.label for name, role in sorted(given.items())}
-
-
-def _us(text: str | None) -> int | None:
-    return None if text is None else round(datetime.fromisoformat(text).timestamp() * 1e6)
 
 
 def _roles(shown: Mapping[str, Any]) -> dict[str, Role]:
