@@ -63,7 +63,10 @@ def fill(server: TestServer, store: Store) -> dict[str, list[str]]:
 
 def config(found: dict[str, list[str]]) -> str:
     """Schemathesis' configuration: what it puts into paths."""
-    lines = ["[parameters]", *(f'"path.{name}" = {json.dumps(values)}' for name, values in found.items())]
+    lines: list[str] = []
+    for name, values in found.items():
+        lines += [f"[dictionaries.{name}]", f"values = {json.dumps(values)}"]
+    lines += ["[parameters]", *(f'"path.{name}" = {{ dictionary = "{name}" }}' for name in found)]
     for place, name in _NAMED.items():
         place_of = f'include-path-regex = "^/api/v1/{place}/"'
         lines += ["[[operations]]", place_of, f'parameters = {{ "path.name" = "{name}" }}']
@@ -96,7 +99,7 @@ def ask(server: TestServer, written: Path, more: list[str]) -> int:
     command = [
         *(str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(written), "run"),
         *(f"{server.url}/openapi.json", "--header", f"Authorization: Bearer {KEY}", "--checks", _CHECKS),
-        *("--exclude-path-regex", _LEFT_OUT, "--workers", "2", "--request-timeout", "30", *more),
+        *("--exclude-path-regex", _LEFT_OUT, "--request-timeout", "30", *more),
     ]
     environment = os.environ | {"NO_PROXY": "127.0.0.1"}
     return subprocess.run(command, cwd=written.parent, env=environment, check=False).returncode
