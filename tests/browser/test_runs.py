@@ -14,22 +14,29 @@ from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import FAILED, claim, create
 from tests.support.http_servers import KEY, TestServer, serving
-from tests.support.redis_client import redis_of
 
 HOSTILE = '<img src=x onerror="document.title=1">'
 
 
 @pytest.fixture(scope="module")
-def server(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
+def own_redis() -> Iterator[RedisServer]:
+    """Of its own: other tests, which may come between these, empty the one that all share."""
+    made = RedisServer()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def server(own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
     """A server for the tests of this file, each of which has a queue of its own: the feed of changes goes on."""
-    redis_of(redis_server.url).flushall()
-    with serving(redis_server.url, tmp_path_factory.mktemp("server"), with_archive=True) as running:
+    with serving(own_redis.url, tmp_path_factory.mktemp("server"), with_archive=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def store(redis_server: RedisServer) -> Iterator[Store]:
-    made = Store(redis_server.url)
+def store(own_redis: RedisServer) -> Iterator[Store]:
+    made = Store(own_redis.url)
     yield made
     made.close()
 

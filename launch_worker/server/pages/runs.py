@@ -37,10 +37,10 @@ _MOST_READINGS, _NEXT_READING = 25, 20
 _MOST_PAST = 50
 #: Values of a choice that are shown, the most frequent ones.
 _MOST_VALUES = 12
-#: Seconds for which counts of all runs, of their tags, and of a group that Redis has forgotten are kept.
-_COUNTS_S, _TAGS_S, _PAST_GROUP_S = 1.0, 10.0, 60.0
-#: Choices that are counted together.
-_TOGETHER = ("queue", "state", "project", "author")
+#: Seconds for which counts by state and queue, by the other fields, and of a group that Redis has forgotten are kept.
+_COUNTS_S, _OTHERS_S, _PAST_GROUP_S = 1.0, 10.0, 60.0
+#: Choices that are counted together: with others there would be too many pairs.
+_TOGETHER = ("queue", "state")
 _TITLES = {"state": "State", "queue": "Queue", "project": "Project", "tag": "Tag", "author": "Author"}
 #: Columns by which one can sort: the field of each.
 _SORTS = {"State": "state", "Name": "name", "Queue": "queue", "By": "author"}
@@ -188,7 +188,7 @@ class Lister:
     def facets(self) -> tuple[dict[str, list[Choice]], int | None, int | None]:
         """The choices with their counts, how many runs fit, and how many there are; None for not known."""
         given = self.view.given
-        counted = self._counts(without=_TOGETHER, by=_TOGETHER, most_s=_COUNTS_S)
+        counted = self._counts(by=_TOGETHER, most_s=_COUNTS_S)
         if counted is None:
             return self._facets_of_redis(), None, None
         by_field: dict[str, Counter[str]] = {name: Counter() for name in _TOGETHER}
@@ -199,24 +199,22 @@ class Lister:
             missed = [name for name, value in pairs if name in chosen and value not in chosen[name]]
             if not missed:
                 matching += number
-                for name, value in pairs:
+            # A facet counts what would fit if nothing were chosen in it.
+            for name, value in pairs:
+                if set(missed) <= {name}:
                     by_field[name][value] += number
-            elif len(missed) == 1:
-                # A facet counts what would fit if nothing were chosen in it.
-                by_field[missed[0]][values[_TOGETHER.index(missed[0])]] += number
-        tags = self._counts(without=("tag",), by=("tag",), most_s=_TAGS_S) or {}
-        by_field["tag"] = Counter({values[0]: number for values, number in tags.items()})
+        for name in CHOICES.keys() - set(_TOGETHER):
+            found = self._counts(by=(name,), most_s=_OTHERS_S) or {}
+            by_field[name] = Counter({values[0]: number for values, number in found.items()})
         if self.view.is_filtered:
             every = self._shared.kept.get(("total", self._sight), self._total, most_s=_COUNTS_S)
         else:
             every = matching
         return {name: self._choices(name, by_field[name]) for name in CHOICES}, matching, every
 
-    def _counts(
-        self, *, without: Sequence[str], by: Sequence[str], most_s: float
-    ) -> Mapping[tuple[str, ...], int] | None:
-        """How many runs have these values, whatever is chosen of the fields `without`; None where nobody counts."""
-        rest = View({name: values for name, values in self.view.given.items() if name not in without})
+    def _counts(self, *, by: Sequence[str], most_s: float) -> Mapping[tuple[str, ...], int] | None:
+        """How many runs have these values, whatever is chosen of these fields; None where nobody counts."""
+        rest = View({name: values for name, values in self.view.given.items() if name not in by})
         given = rest.wanted(self._person, self.now_us // 1000)
         if rest.one("since"):
             # Its instant is another one each time.

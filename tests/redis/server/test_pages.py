@@ -112,3 +112,9 @@ def test_every_page_declares_who_may_open_it() -> None:
     paths = {route.path for router in PAGES for route, _ in declarations(router)}
     assert "/" in paths
     assert "/ring" in paths
+
+
+def test_an_empty_system_says_what_to_type(client: httpx.Client) -> None:
+    for path in ("/", "/runs"):
+        assert "launch-submit --name first -- echo hello" in client.get(path, headers=HTML).text
+    assert "No run fits these choices" in client.get("/runs?q=x", headers=HTML).text
