@@ -14,7 +14,7 @@ from sqlalchemy import insert, update
 
 from launch_worker.api.filters import parse_filter, parse_order
 from launch_worker.archive import rows, schema
-from launch_worker.archive.query import FACETS, Question, count, facets, has_key, listed, tally
+from launch_worker.archive.query import FACETS, Question, count, ended, facets, has_key, listed, tally
 from launch_worker.database.database import Database
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
@@ -300,3 +300,13 @@ def test_numbers_of_a_config_or_a_summary_are_compared_whatever_else_is_there(da
                 fits = parse_filter(wanted)
                 right = {record.id for record in records if fits.matches(record)}
                 assert set(answer(database, wanted)) == right, wanted
+
+
+def test_ends_are_counted_by_spans_of_time(database: Database) -> None:
+    put(database, RECORDS)
+    right: dict[tuple[int, str], int] = {}
+    for record in RECORDS:
+        if record.state.is_final and record.ended_at is not None and record.ended_at >= AT + 10:
+            key = ((record.ended_at - AT - 10) // 7, record.state.value)
+            right[key] = right.get(key, 0) + 1
+    assert ended(database, question({}), since=AT + 10, span_us=7) == right
