@@ -121,9 +121,9 @@ class Numbered:
         number, torn, gap = first.line + 1, 0, None
         missing = first.offset - (last.end if last is not None else 0)
         if missing > 0:
-            data = self._output.read_one(first)
+            data = self._output.read_one(first)[: first.first_piece]
             newline = data.find(b"\n", 0, -1)
-            # A part that is one line was mostly printed at once: it is shown though its beginning is not known.
+            # One line that came at once was mostly printed at once: it is shown though its beginning is not known.
             if newline >= 0:
                 number, torn = number + 1, newline + 1
             known = number - 1 - (last.end_line if last is not None else 0) if first.is_line_sure else None

@@ -59,6 +59,14 @@ class Part:
     def end_line(self) -> int:
         return self.line + self.lines
 
+    @property
+    def first_piece(self) -> int:
+        """Bytes of it that came first; all, where it was joined of nothing."""
+        later = bisect.bisect_right(self.times.offsets, self.offset) if self.times is not None else 0
+        return (
+            self.times.offsets[later] - self.offset if self.times and later < len(self.times.offsets) else self.length
+        )
+
 
 def stored_parts(manifest: Manifest) -> list[Part]:
     """What is stored, in order."""

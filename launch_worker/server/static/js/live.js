@@ -40,7 +40,7 @@ export function followRings() {
   /** @type {number | undefined} */ let again;
   let isLost = false;
 
-  const ring = () => document.body.dispatchEvent(new CustomEvent("ring"));
+  const ring = () => document.hidden || document.body.dispatchEvent(new CustomEvent("ring"));
 
   /** @param {boolean} now */
   function say(now) {
@@ -97,7 +97,7 @@ export function followRings() {
     }
   });
   setInterval(() => {
-    if (!document.hidden && !isLost) ring();
+    if (!isLost) ring();
   }, 1000 * Number(every));
   if (!document.hidden) open();
 }
