@@ -94,13 +94,15 @@ def fill(folder: Path, env: dict[str, str]) -> dict[str, str]:
     run("launch-worker", "users", "add", "lin", "--role", "operator", text="correct horse battery\n")
     run("launch-worker", "groups", "set", "ml", "--add", "ada")
     run("launch-worker", "allowances", "set", "user:ada", "--running", "4", "--gpus", "8")
-    metrics = str(ROOT / "examples" / "metrics.py")
+    shutil.copy(ROOT / "examples" / "metrics.py", folder)
     ids = {
         "failed": submit(
             *("--name", "etl-clean", "--project", "team/etl", "--", "python3", "-c"),
             "for step in range(30): print('row', step)\nraise KeyError('label')",
         ),
-        "finished": submit("--name", "metrics", "--project", "team/vision", "--tag", "demo", "--", "python3", metrics),
+        "finished": submit(
+            "--name", "metrics", "--project", "team/vision", "--tag", "demo", "--", "python3", "metrics.py"
+        ),
         "running": submit(
             *("--name", "resnet50-lr3e4", "--project", "team/vision", "--timeout", "2h", "--", "bash", "-c"),
             'for i in $(seq 1 7200); do echo "epoch $((i / 60 + 1)) loss 0.$((RANDOM % 900 + 100))"; sleep 1; done',
