@@ -17,6 +17,7 @@ from launch_worker.model.states import RunState
 from launch_worker.store.changes import Change
 from launch_worker.store.outlines import WholeRun
 from launch_worker.store.records import record_of
+from launch_worker.untrusted.text import read_map
 
 #: Values in one list of a query: older SQLite takes 32,766 in all.
 _MANY = 500
@@ -375,6 +376,9 @@ def _audit_row(change: Change) -> Row:
     detail = fields.get("detail", "")
     if change.kind == "run" and fields.get("reason"):
         detail = json.dumps({"reason": fields["reason"]})
+    if change.kind == "worker" and fields.get("name"):
+        # Its id is one life's; people know it by its name.
+        detail = json.dumps({"worker": fields["name"]} | read_map(detail))
     return {
         "change_id": change.id,
         "at": _at(change),

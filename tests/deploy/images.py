@@ -111,7 +111,8 @@ class Root:
 
 def python_image(engine: Any) -> str:
     """A stand-in for `python:3.x-slim`: it has git, and what launch_worker and its build depend on."""
-    server = ("alembic", "argon2-cffi", "fastapi", "httpx", "jinja2", "sqlalchemy", "uvicorn")
+    web = ("fastapi", "httpx", "jinja2", "starlette-compress", "uvicorn")
+    server = ("alembic", "argon2-cffi", *web, "sqlalchemy")
     names = sorted(
         _with_requirements("launch_worker", *server, "psycopg", "psycopg-binary", "hatchling", "pip")
         - {"launch-worker"}

@@ -19,9 +19,9 @@ from tests.conftest import wait_until
 from tests.system.conftest import Cluster
 
 
-def with_files(soft: int, hard: int, *words: str) -> tuple[str, ...]:
+def with_files(soft: int, hard: int, *words: str) -> list[str]:
     """The command under these limits of open files."""
-    return ("sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh", *words)
+    return ["sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh", *words]
 
 
 def test_a_worker_that_may_not_open_enough_files_for_its_slots_says_how_many_fit(cluster: Cluster) -> None:
@@ -35,12 +35,8 @@ def test_a_worker_that_may_not_open_enough_files_for_its_slots_says_how_many_fit
 
 
 def test_a_worker_raises_its_limit_of_open_files_to_what_its_slots_need(cluster: Cluster) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
-    try:
-        worker = cluster.worker(slots=30)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    worker = cluster.worker(slots=30, by=lambda *command: with_files(100, hard, *command))
     assert resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)[0] == 64 + 8 * 31
     runs = [submit(["sleep", "1"], api=cluster.api) for _ in range(30)]
     assert {run.wait(60) for run in runs} == {RunState.FINISHED}

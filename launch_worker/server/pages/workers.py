@@ -33,7 +33,7 @@ _MOST_RUNS = 50
 @router.get("/workers")
 def workers_page(request: Request, shared: SharedHere, asker: Seeing) -> Response:
     """The workers, and those that are gone since an hour."""
-    workers = status_of(shared, asker)["workers"]
+    workers = _workers(shared, asker)
     gone = shared.kept.get(("gone",), lambda: _gone(shared), most_s=5.0) if Seen(shared, asker.person).is_all else []
     names = {worker["worker"] for worker in workers}
     return show(
@@ -49,7 +49,7 @@ def workers_page(request: Request, shared: SharedHere, asker: Seeing) -> Respons
 @router.get("/workers/{name}")
 def worker_page(name: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
     """One worker with its devices and its runs."""
-    found = [worker for worker in status_of(shared, asker)["workers"] if worker["worker"] == name]
+    found = [worker for worker in _workers(shared, asker) if worker["worker"] == name]
     if not found:
         raise NotFoundError(f"there is no worker {name[:100]!r} now; list them with: launch-worker workers")
     served = Served(shared, asker)
@@ -86,6 +86,13 @@ def resume_worker(
 def _order(shared: Shared, asker: Asker, name: str, word: WorkerOrder) -> Response:
     shared.transport(asker.person.name).order(name, word)
     return RedirectResponse(f"/workers/{quote(name, safe='@')}", 303)
+
+
+def _workers(shared: Shared, asker: Asker) -> list[dict[str, Any]]:
+    """The live workers. One of another release may not say all that is shown."""
+    unknown = {"total": None, "free": None}
+    usual: dict[str, Any] = {"devices": [], "cpus": unknown, "memory": unknown, "pid": None, "problem": ""}
+    return [usual | worker for worker in status_of(shared, asker)["workers"]]
 
 
 def _gone(shared: Shared) -> list[dict[str, Any]]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.http_servers import TestServer
+from launch_worker.store.store import Store
+from tests.conftest import wait_until
+from tests.support.http_servers import TestServer, serving
 from tests.support.people import PRIVATE, tokens_of_everybody
 
 HTML = {"Accept": "text/html"}
@@ -116,6 +120,24 @@ def test_a_schedule_is_run_now_and_deleted_by_who_may(server: TestServer) -> Non
         assert "Paused" not in text_of(insider.get("/schedules").text)
         assert insider.post("/schedules/nightly/delete").status_code == 303
         assert "No schedule yet" in insider.get("/schedules").text
+
+
+def test_a_worker_that_is_gone_is_shown_for_an_hour(redis_url: str, store: Store, tmp_path: Path) -> None:
+    with serving(redis_url, tmp_path, with_archive=True) as server, server.client() as client:
+        client.headers.update(HTML)
+        described: dict[str, Any] = {"worker": "w@lab3", "owner": "lab3.7.ab", "host": "lab3", "pid": 7}
+        described |= {"queues": ["gpu"], "slots": 2, "running": 0, "state": "running", "problem": ""}
+        store.heartbeat(
+            [], owner="lab3.7.ab", worker="w@lab3", lease_s=30, gone_s=60, description=described, queues=["gpu"]
+        )
+        wait_until(lambda: "w@lab3" in client.get("/workers").text)
+        assert "running" in text_of(client.get("/workers/w@lab3").text)
+        store.goodbye("lab3.7.ab", queues=["gpu"])
+
+        def gone() -> str:
+            return text_of(client.get("/workers").text).partition("Gone in the last hour")[2]
+
+        wait_until(lambda: "left w@lab3 lab3 gpu" in gone(), timeout_s=30)
 
 
 def test_a_worker_is_not_there_before_it_is(browser: httpx.Client) -> None:
