@@ -15,6 +15,8 @@ EVERY_S = 5.0
 _ZOMBIE_LOOKS = 3
 #: Far above what a worker of a few slots needs (about 40), far below what a leak would come to.
 _MAX_FILES = 150
+#: A server has up to 40 threads, each with its connections, and one for each of the people and followers.
+_MAX_SERVER_FILES = 500
 #: Its jobs' and Celery's own; a worker needs about 65 MiB, with Docker's client 80.
 _MAX_RSS_MIB = 250
 _MAX_THREADS = 80
@@ -63,7 +65,7 @@ class Vitals:
         most.files, most.rss_mib = max(most.files, files), max(most.rss_mib, rss_mib)
         most.threads = max(most.threads, threads)
         for what, found, bound in (
-            ("open files", files, _MAX_FILES),
+            ("open files", files, _MAX_SERVER_FILES if name.startswith("server") else _MAX_FILES),
             ("MiB of memory", rss_mib, _MAX_RSS_MIB),
             ("threads", threads, _MAX_THREADS),
         ):
