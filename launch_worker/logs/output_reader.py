@@ -29,7 +29,8 @@ class OutputReader:
         at = max(position, self.base) - self.base
         data = self.file.read(at, length)
         kept = self.file.first_kept(at)
-        if kept > at and not data[: kept - at].strip(b"\0"):
+        # What was freed before the read, or in the middle of it, has come as zeros; what was freed after it is whole.
+        if kept > at and b"\0" in data[: kept - at]:
             at, data = kept, data[kept - at :]
         return at + self.base, data
 
