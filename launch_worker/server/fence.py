@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from urllib.parse import urlsplit
 
@@ -73,6 +74,13 @@ class Fence:
 
         try:
             await self._app(scope, _bounded(scope, receive), noting)
+        except asyncio.CancelledError:
+            # The server stops, and has waited long enough for this answer.
+            log.warning("server.cut route=%s %s", scope["method"], scope["path"])
+            if not has_begun:
+                said = "the server stops; try again when it is back"
+                answer = for_who_asks(Request(scope), problem(503, said, code="ServerUnavailableError"), said)
+                await answer(scope, receive, sending)
         except Exception:
             log.exception("server.failed route=%s %s", scope["method"], scope["path"])
             if has_begun:
