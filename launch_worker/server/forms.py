@@ -37,6 +37,15 @@ class Form:
         """All fields, in their order."""
         return [(name, value) for name, values in self._said.items() for value in values]
 
+    def number(self, name: str, *, most_digits: int = 9) -> int | None:
+        """The field as a whole number; None for an empty one. Raises InputError."""
+        text = self.text(name)
+        if not text:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= most_digits):
+            raise InputError(f"{name} must be a whole number, or empty for none, not {text!r:.40}")
+        return int(text)
+
     def texts(self, name: str) -> list[str]:
         """All values of a field that is there several times."""
         return self._said.get(name, [])

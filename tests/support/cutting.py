@@ -7,8 +7,10 @@ import re
 import socket
 import threading
 
+from tests.support.acceptor import Acceptor
 
-class Cutter:
+
+class Cutter(Acceptor):
     """A proxy on a port of its own, before a server of HTTP."""
 
     def __init__(self, target: int) -> None:
@@ -18,23 +20,12 @@ class Cutter:
         self._after: int | None = 0
         #: First lines of all requests.
         self.asked: list[str] = []
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def cut(self, pattern: str, *, count: int = 1, after: int | None = 0) -> None:
         """Cut the next answers to requests such as `POST .*/runs`, each after some bytes; None: at once."""
         self._cut, self._count, self._after = re.compile(pattern), count, after
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client, socket.create_connection(("127.0.0.1", self._target)) as server:

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from urllib.parse import urlsplit
 
+from tests.support.acceptor import Acceptor
 from tests.support.tls import pump
 
 
-class HttpProxy:
+class HttpProxy(Acceptor):
     """A proxy on a port of its own. For whatever host it is asked, it speaks to this machine."""
 
     def __init__(self) -> None:
         #: First line and headers of each connection's first request.
         self.heads: list[list[str]] = []
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._socket.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
+        super().__init__()
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client:

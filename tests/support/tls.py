@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.acceptor import Acceptor
+
 
 def make_certificate(folder: Path, *, name: str, san: str) -> tuple[Path, Path]:
     """Make a self-signed certificate for the names in `san`; return its path and the key's."""
@@ -31,7 +33,7 @@ def make_authority(folder: Path, *, san: str) -> tuple[Path, Path, Path]:
     return authority, certificate, key
 
 
-class TlsFront:
+class TlsFront(Acceptor):
     """A proxy that accepts TLS on a port of its own and forwards the plain bytes to another port, and back."""
 
     def __init__(self, target_port: int, certificate: Path, key: Path, *, asks_clients: Path | None = None) -> None:
@@ -41,19 +43,7 @@ class TlsFront:
         if asks_clients is not None:
             self._context.verify_mode = ssl.CERT_REQUIRED
             self._context.load_verify_locations(asks_clients)
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._socket.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
+        super().__init__()
 
     def _serve(self, plain: socket.socket) -> None:
         with (

@@ -205,7 +205,7 @@ def forget_project(name: str, shared: SharedHere, asker: DeletingProject) -> Res
 def allow(form: FormHere, shared: SharedHere, asker: Allowing) -> Response:
     """Set what a user, group or project may have at once; without any number nothing is limited."""
     name = form.text("name")
-    numbers = {limit: _number(limit, form.text(limit)) for limit in ("waiting", "running", "gpus")}
+    numbers = {limit: form.number(limit, most_digits=7) for limit in ("waiting", "running", "gpus")}
     asker.begin(name)
     shared.transport(asker.person.name).allow(name, **numbers)
     return RedirectResponse("/people#allowances", 303)
@@ -242,11 +242,3 @@ def _changes(before: dict[str, str], form: Form, field: str = "projects") -> dic
             raise InputError(f"write a role as NAME ROLE, one a line, not {line.strip()[:60]!r}")
         wanted[name.strip()] = role
     return dict.fromkeys(before, "none") | wanted
-
-
-def _number(name: str, text: str) -> int | None:
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 8):
-        raise InputError(f"{name} must be a whole number, or empty for no limit, not {text!r:.40}")
-    return int(text)

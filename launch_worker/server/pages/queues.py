@@ -232,7 +232,7 @@ def _settings(form: Form, before: Mapping[str, Any], kind: Kind) -> dict[str, An
             continue
         text, was = form.text(name), before[name]
         if name in _NUMBERS:
-            found[name] = _number(name, text)
+            found[name] = form.number(name)
         elif name in _TEXTS:
             found[name] = text or None
         elif name in ("defaults", "container", "admits"):
@@ -250,14 +250,6 @@ def _settings(form: Form, before: Mapping[str, Any], kind: Kind) -> dict[str, An
 def _is_nothing(value: Any) -> bool:
     # 0 is a limit.
     return value is None or value in ("", {}, [])
-
-
-def _number(name: str, text: str) -> int | None:
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise InputError(f"{name} must be a whole number, or empty for none, not {text!r:.40}")
-    return int(text)
 
 
 def _object(name: str, text: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
@@ -13,6 +12,7 @@ from launch_worker.errors import InputError, LaunchError
 from launch_worker.people.directory import SESSION_S
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, address_of, allowed, for_everybody, set_cookie
+from launch_worker.server.forms import form_of
 from launch_worker.server.problems import status_of
 from launch_worker.server.routes.account import check_passwords, end_session, start_session
 from launch_worker.server.shared import Shared, SharedHere
@@ -89,8 +89,8 @@ async def make_first_admin_by_form(request: Request, shared: SharedHere) -> Resp
 
 async def fields(request: Request, *names: str) -> list[str]:
     """The fields of a form, '' for one that is not there."""
-    said = parse_qs((await request.body()).decode(errors="replace"))
-    return [said.get(name, [""])[0] for name in names]
+    form = await form_of(request)
+    return [form.raw(name) for name in names]
 
 
 def local(path: str) -> str:

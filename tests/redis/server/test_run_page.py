@@ -17,6 +17,7 @@ from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.support.arrows import claim, create
+from tests.support.html import text_of
 from tests.support.http_servers import TestServer
 from tests.support.people import OPEN, PRIVATE
 from tests.support.redis_client import redis_of
@@ -29,12 +30,6 @@ Traceback (most recent call last):
 KeyError: 'label'
 """
 TABS = ("", "/timeline", "/metrics", "/resources", "/details", "/files")
-
-
-def text_of(page: str) -> str:
-    """What a reader of the page's main part reads, blanks as one."""
-    main = page.partition("<main")[2]
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", main)).split())
 
 
 def ended(store: Store, output: bytes = b"", *, used: KeptUsage = NO_USAGE, options: Any = (), **outcome: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,11 @@ import pytest
 
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
+from tests.support.html import text_of
 from tests.support.http_servers import TestServer, serving
 from tests.support.people import PRIVATE, tokens_of_everybody
 
 HTML = {"Accept": "text/html"}
-
-
-def text_of(html: str) -> str:
-    """What a person reads of a page."""
-    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
 
 
 @pytest.fixture
