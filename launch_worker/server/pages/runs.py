@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from markupsafe import Markup
 from starlette.responses import Response
 
-from launch_worker.api.filters import parse_filter
+from launch_worker.api.filters import parse_filter, parse_order
 from launch_worker.api.listing import Bookmark, bookmark
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
@@ -39,6 +39,8 @@ _MOST_PAST = 50
 _MOST_VALUES = 12
 #: Seconds for which counts by state and queue, by the other fields, and of a group that Redis has forgotten are kept.
 _COUNTS_S, _OTHERS_S, _PAST_GROUP_S = 1.0, 10.0, 60.0
+#: For counts, which are the same in each order: one that nobody has written wrongly, as they are kept for everybody.
+_ANY_ORDER = parse_order(NEWEST_FIRST)
 #: Choices that are counted together: with others there would be too many pairs.
 _TOGETHER = ("queue", "state")
 _TITLES = {"state": "State", "queue": "Queue", "project": "Project", "tag": "Tag", "author": "Author"}
@@ -174,7 +176,7 @@ class Lister:
         """The runs of a group by state, as far as the person sees them."""
 
         def count() -> Mapping[str, int]:
-            listing = self.served.listing(parse_filter({"group": group}), self.view.order, per_page=_ROWS)
+            listing = self.served.listing(parse_filter({"group": group}), _ANY_ORDER, per_page=_ROWS)
             try:
                 return {values[0]: number for values, number in listing.counts(["state"]).items()}
             except InputError:
@@ -224,7 +226,7 @@ class Lister:
 
         def count() -> Mapping[tuple[str, ...], int] | None:
             try:
-                listing = self.served.listing(parse_filter(given), self.view.order, per_page=_ROWS)
+                listing = self.served.listing(parse_filter(given), _ANY_ORDER, per_page=_ROWS)
                 return listing.counts(list(by))
             except InputError:
                 return None
@@ -232,14 +234,14 @@ class Lister:
         return self._shared.kept.get(("counts", self._sight, tuple(by), key), count, most_s=most_s)
 
     def _total(self) -> int | None:
-        return self.served.listing(parse_filter({}), self.view.order, per_page=_ROWS).count()
+        return self.served.listing(parse_filter({}), _ANY_ORDER, per_page=_ROWS).count()
 
     def _facets_of_redis(self) -> dict[str, list[Choice]]:
         """Without an archive Redis counts by state and by queue."""
         found: dict[str, list[Choice]] = {}
         for name in ("state", "queue"):
             try:
-                counted = self.served.listing(parse_filter({}), self.view.order, per_page=_ROWS).counts([name])
+                counted = self.served.listing(parse_filter({}), _ANY_ORDER, per_page=_ROWS).counts([name])
             except InputError:
                 counted = {}
             found[name] = self._choices(name, {values[0]: number for values, number in counted.items()})
