@@ -39,6 +39,8 @@ _MOST_PAST = 50
 _MOST_VALUES = 12
 #: Seconds for which counts by state and queue, by the other fields, and of a group that Redis has forgotten are kept.
 _COUNTS_S, _OTHERS_S, _PAST_GROUP_S = 1.0, 10.0, 60.0
+#: Seconds for which nobody waits for counts by the other fields, while they are made anew.
+_LATE_S = 60.0
 #: For counts, which are the same in each order: one that nobody has written wrongly, as they are kept for everybody.
 _ANY_ORDER = parse_order(NEWEST_FIRST)
 #: Choices that are counted together: with others there would be too many pairs.
@@ -190,7 +192,7 @@ class Lister:
     def facets(self) -> tuple[dict[str, list[Choice]], int | None, int | None]:
         """The choices with their counts, how many runs fit, and how many there are; None for not known."""
         given = self.view.given
-        counted = self._counts(by=_TOGETHER, most_s=_COUNTS_S)
+        counted = self._counts(self.view, _TOGETHER)
         if counted is None:
             return self._facets_of_redis(), None, None
         by_field: dict[str, Counter[str]] = {name: Counter() for name in _TOGETHER}
@@ -206,17 +208,17 @@ class Lister:
                 if set(missed) <= {name}:
                     by_field[name][value] += number
         for name in CHOICES.keys() - set(_TOGETHER):
-            found = self._counts(by=(name,), most_s=_OTHERS_S) or {}
+            found = self._counts(self.view, (name,), most_s=_OTHERS_S, late_s=_LATE_S) or {}
             by_field[name] = Counter({values[0]: number for values, number in found.items()})
-        if self.view.is_filtered:
-            every = self._shared.kept.get(("total", self._sight), self._total, most_s=_COUNTS_S)
-        else:
-            every = matching
-        return {name: self._choices(name, by_field[name]) for name in CHOICES}, matching, every
+        every = self._counts(View({}), _TOGETHER) if self.view.is_filtered else counted
+        total = None if every is None else sum(every.values())
+        return {name: self._choices(name, by_field[name]) for name in CHOICES}, matching, total
 
-    def _counts(self, *, by: Sequence[str], most_s: float) -> Mapping[tuple[str, ...], int] | None:
+    def _counts(
+        self, view: View, by: Sequence[str], *, most_s: float = _COUNTS_S, late_s: float = 0.0
+    ) -> Mapping[tuple[str, ...], int] | None:
         """How many runs have these values, whatever is chosen of these fields; None where nobody counts."""
-        rest = View({name: values for name, values in self.view.given.items() if name not in by})
+        rest = View({name: values for name, values in view.given.items() if name not in by})
         given = rest.wanted(self._person, self.now_us // 1000)
         if rest.one("since"):
             # Its instant is another one each time.
@@ -231,10 +233,7 @@ class Lister:
             except InputError:
                 return None
 
-        return self._shared.kept.get(("counts", self._sight, tuple(by), key), count, most_s=most_s)
-
-    def _total(self) -> int | None:
-        return self.served.listing(parse_filter({}), _ANY_ORDER, per_page=_ROWS).count()
+        return self._shared.kept.get(("counts", self._sight, tuple(by), key), count, most_s=most_s, late_s=late_s)
 
     def _facets_of_redis(self) -> dict[str, list[Choice]]:
         """Without an archive Redis counts by state and by queue."""
