@@ -18,12 +18,13 @@ from launch_worker.archive.follow import Archive
 from launch_worker.database import audit
 from launch_worker.database.database import Database
 from launch_worker.database.migrate import migrate
+from launch_worker.notifications import schema as notifications_schema
 from launch_worker.people import schema as people_schema
 from launch_worker.store.store import Store
 from tests.support.postgres import Postgres, programs
 
 #: All tables of a database.
-TABLES = (schema.metadata, audit.metadata, people_schema.metadata)
+TABLES = (schema.metadata, audit.metadata, people_schema.metadata, notifications_schema.metadata)
 
 
 @pytest.fixture(scope="session")
