@@ -39,7 +39,7 @@ _MOST_PAST = 50
 _MOST_VALUES = 12
 #: Seconds for which counts by state and queue, by the other fields, and of a group that Redis has forgotten are kept.
 _COUNTS_S, _OTHERS_S, _PAST_GROUP_S = 1.0, 10.0, 60.0
-#: Seconds for which nobody waits for counts by the other fields, while they are made anew.
+#: Seconds for which nobody waits for counts by the other fields, and for the number of all, while they are made anew.
 _LATE_S = 60.0
 #: For counts, which are the same in each order: one that nobody has written wrongly, as they are kept for everybody.
 _ANY_ORDER = parse_order(NEWEST_FIRST)
@@ -210,7 +210,7 @@ class Lister:
         for name in CHOICES.keys() - set(_TOGETHER):
             found = self._counts(self.view, (name,), most_s=_OTHERS_S, late_s=_LATE_S) or {}
             by_field[name] = Counter({values[0]: number for values, number in found.items()})
-        every = self._counts(View({}), _TOGETHER) if self.view.is_filtered else counted
+        every = self._counts(View({}), _TOGETHER, late_s=_LATE_S) if self.view.is_filtered else counted
         total = None if every is None else sum(every.values())
         return {name: self._choices(name, by_field[name]) for name in CHOICES}, matching, total
 

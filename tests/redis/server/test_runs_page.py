@@ -167,7 +167,7 @@ def test_choices_count_what_would_fit_and_narrow_the_list(world: World) -> None:
     # A choice is counted as if nothing were chosen in its own facet.
     assert facet(chosen.text, "Running") == 1
     assert facet(chosen.text, "default") == 2
-    assert "1 match · 67 in all" in text_of(chosen.text)
+    wait_until(lambda: "1 match · 67 in all" in text_of(get(world, "/runs", state="Failed", queue="gpu").text))
 
 
 @pytest.mark.parametrize(
