@@ -68,7 +68,8 @@ def show_command(url: str | None, run_id: str, as_json: bool) -> None:
         terminal.say(f"{'env':<20} ", f"{name}={value}")
     terminal.say()
     rows = [(step["at"], step["state"], step["attempt"], step["worker"], step["reason"]) for step in history]
-    terminal.table(("AT", "STATE", "ATTEMPT", "WORKER", "REASON"), rows)
+    reason = terminal.Column("REASON", 9, 24, falls=True)
+    terminal.table(("AT", "STATE", "ATTEMPT", "WORKER", reason), rows)
     if attempts:
         terminal.say()
         columns = ("attempt", "state", "started_at", "ended_at", "worker", "host", "exit_code", "signal", "message")

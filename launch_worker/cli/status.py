@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from launch_worker import terminal
+from launch_worker import humane, terminal
 from launch_worker.api.client import Api
 from launch_worker.cli import devices
 
@@ -25,7 +25,7 @@ def status_command(url: str | None, as_json: bool) -> None:
         counts += ["  " if counts else "", terminal.state(name), f" {count}"]
     terminal.say("runs      ", *counts)
     ages = status["passes"].values()
-    terminal.say(f"passes    last {terminal.span(max(ages))} ago" if ages else "passes    never ran")
+    terminal.say(f"passes    last {humane.ago(max(ages))}" if ages else "passes    never ran")
     terminal.say()
     tables = (
         (("QUEUE", "STATE", "WAITING", "LATER", "RUNNING", "POOL", "WORKERS"), map(_queue_row, status["queues"])),

@@ -1,0 +1,31 @@
+"""Prints for all commands: texts of others made harmless, tables as wide as the terminal, JSON for machines."""
+
+from launch_worker.terminal.job_output import JobOutput
+from launch_worker.terminal.say import Styled, echo_json, has_colours, joined, put, say, styled
+from launch_worker.terminal.screen import Screen
+from launch_worker.terminal.states import counted, state, state_cell
+from launch_worker.terminal.tables import Column, Table, Tailed
+from launch_worker.terminal.tables import print_table as table
+from launch_worker.terminal.times import age, ago, run_time
+
+__all__ = [
+    "Column",
+    "JobOutput",
+    "Screen",
+    "Styled",
+    "Table",
+    "Tailed",
+    "age",
+    "ago",
+    "counted",
+    "echo_json",
+    "has_colours",
+    "joined",
+    "put",
+    "run_time",
+    "say",
+    "state",
+    "state_cell",
+    "styled",
+    "table",
+]
