@@ -14,7 +14,7 @@ from launch_worker.agent.identity import Identity
 from launch_worker.agent.outage import Outage
 from launch_worker.attempt.folder import AttemptFolder
 from launch_worker.attempt.supervise import asked_of, outcome_of_end
-from launch_worker.attempt.tail import Tail
+from launch_worker.attempt.tail import Tail, explained
 from launch_worker.attempt.talk import Talk
 from launch_worker.attempt.worker_folder import WorkerFolder
 from launch_worker.errors import BrokerUnavailableError, DamagedError, InputError, UnknownRunError
@@ -25,7 +25,7 @@ from launch_worker.model.needs import parse_needs
 from launch_worker.model.outcome import Outcome, outcome_of_exit
 from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
-from launch_worker.model.spec import parse_spec
+from launch_worker.model.spec import RunSpec, parse_spec
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
 from launch_worker.runners.job import Exited
@@ -56,11 +56,12 @@ def end_leftovers(attempts: list[AttemptFolder]) -> bool:
     return ended
 
 
-def _preempt_exit_code(record: Record) -> int:
+def _spec(record: Record) -> RunSpec | None:
+    """None for a damaged one."""
     try:
-        return parse_spec(record.spec).preempt_exit_code
+        return parse_spec(record.spec)
     except InputError:
-        return 85
+        return None
 
 
 class Recovery:
@@ -257,7 +258,8 @@ class Recovery:
         if talk is not None and record.sweep:
             talk.add_results(attempt.output)
             talk.ship(self._store)
-        code = _preempt_exit_code(record)
+        spec = _spec(record)
+        code = 85 if spec is None else spec.preempt_exit_code
         if asked is not None and exited is not None:
             outcome = outcome_of_end(asked, Exited(exited.status, exited.stopped_by), code)
         elif status is None:
@@ -266,7 +268,7 @@ class Recovery:
                 why = f"its lease ran out: worker {record.worker} left it or died, and no other took it over in time"
             outcome = Outcome(RunState.CRASHED, reason=why)
         else:
-            outcome = outcome_of_exit(status, preempt_exit_code=code)
+            outcome = explained(outcome_of_exit(status, preempt_exit_code=code), attempt.output, spec)
         outcome = outcome_by_words(outcome, words, status=status, preempt_exit_code=code)
         ended_ago_s = attempt.exit_status_age_s()
         used = self._usage_of(attempt, record, ended_ago_s)

@@ -19,7 +19,7 @@ from launch_worker.attempt.tail import Growing
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError, DamagedError, UnknownRunError
 from launch_worker.model.job_words import Preempting, Word
-from launch_worker.model.outcome import Outcome, outcome_of_exit
+from launch_worker.model.outcome import Outcome, exception_of, outcome_of_exit, with_exception
 from launch_worker.model.retry import NextStep, next_step
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
@@ -224,4 +224,6 @@ def _is_kept_by_guard(attempt: Attempt, outcome: Outcome) -> bool:
     exited = None if attempt.job is None else attempt.job.exited
     if exited is None or not exited.is_kept or exited.status is None:
         return False
-    return outcome == outcome_of_exit(exited.status, preempt_exit_code=attempt.spec.preempt_exit_code)
+    known = outcome_of_exit(exited.status, preempt_exit_code=attempt.spec.preempt_exit_code)
+    # Recovery reads the exception out of the output again.
+    return outcome == known or outcome == with_exception(known, exception_of(outcome.reason))

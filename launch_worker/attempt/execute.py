@@ -13,6 +13,7 @@ from launch_worker.attempt.attempt import Attempt, Enter, WorkerContext
 from launch_worker.attempt.prepare import fetch, prepare
 from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.attempt.supervise import AttemptDetached, AttemptSuperseded, Limits, never_started, supervise
+from launch_worker.attempt.tail import explained
 from launch_worker.attempt.talk import Talk
 from launch_worker.clock import boot_time_s
 from launch_worker.code.patience import Patience
@@ -139,9 +140,9 @@ def _supervise(
 
 
 def _explain(attempt: Attempt, outcome: Outcome) -> Outcome:
-    """Add what the runner knows of the end, and that the job ran in another folder than its submitter's."""
+    """Add the job's exception, what the runner knows of the end, and that the job ran in another folder."""
     assert attempt.job is not None
-    outcome = attempt.job.explain(outcome)
+    outcome = attempt.job.explain(explained(outcome, attempt.folder.output, attempt.spec))
     if not attempt.missing_cwd:
         return outcome
     text = (

@@ -14,7 +14,11 @@ from launch_worker.errors import UnknownRunError
 from launch_worker.logs.output_reader import OutputReader
 from launch_worker.logs.recorder import Recorder
 from launch_worker.logs.whole import Mark
-from launch_worker.runners.output import OutputWriter
+from launch_worker.model.last_exception import last_exception
+from launch_worker.model.outcome import Outcome, wants_exception, with_exception
+from launch_worker.model.run import secrets_in
+from launch_worker.model.spec import RunSpec
+from launch_worker.runners.output import OutputFile, OutputWriter
 from launch_worker.store.store import Store
 
 _CHUNK = 64 * 1024
@@ -22,6 +26,8 @@ _CHUNK = 64 * 1024
 _COUNTED = 256 * 1024
 #: Number of marks kept; bytes, and milliseconds, from one to the next.
 _MARKS, _MARK_BYTES, _MARK_MS = 1024, 256 * 1024, 1000
+#: Bytes of an output's end in which the exception of its program is looked for.
+_END_BYTES = 16 * 1024
 
 
 class Growing(Protocol):
@@ -248,3 +254,26 @@ class Tail:
             for file in (self._reader, self._bound):
                 if file is not None:
                     file.close()
+
+
+def explained(outcome: Outcome, output: Path, spec: RunSpec | None) -> Outcome:
+    """The outcome of a job that failed with the exception that its output ends with, if that is all that is known.
+
+    What the submitter or the worker gave it as a secret is not repeated; without a spec that is not known.
+    """
+    if not wants_exception(outcome):
+        return outcome
+    try:
+        file = OutputFile(output, make=False)
+    except OSError:
+        return outcome
+    try:
+        text = file.read(max(0, file.size() - _END_BYTES), _END_BYTES).decode(errors="replace")
+    except OSError:
+        return outcome
+    finally:
+        file.close()
+    given = {} if spec is None else spec.env
+    names = () if spec is None else spec.env_from
+    secrets = [*secrets_in(given), *(os.environ.get(name, "") for name in names)]
+    return with_exception(outcome, last_exception(text, secrets=secrets))

@@ -9,8 +9,9 @@ from typing import Any
 
 from launch_worker import humane
 from launch_worker.model.advice import enough_memory
+from launch_worker.model.last_exception import last_exception
 from launch_worker.model.needs import parse_needs
-from launch_worker.model.outcome import signal_name
+from launch_worker.model.outcome import exception_of, signal_name
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import MAX_DURATION_S, format_duration
@@ -20,11 +21,8 @@ from launch_worker.untrusted.text import read_map
 
 #: Exit codes of shells from here on stand for a signal: 128 and its number.
 _SHELL_SIGNAL = 128
-_IN_TRACE = re.compile(r"Traceback \(most recent call last\):|  File \".*\", line \d+")
-#: The last line of a traceback: the exception, and its text.
-_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?::.*)?")
-#: Characters of an exception's line that are shown.
-_MOST_REASON = 300
+#: Words of the reason of a job that the kernel or its engine has ended for lack of memory.
+_OUT_OF_MEMORY = ": out of memory (the "
 
 
 @dataclass(frozen=True)
@@ -62,22 +60,10 @@ def hint_of_end(record: Record, output: str = "") -> Hint | None:
     return None
 
 
-def last_exception(output: str) -> str:
-    """The exception in the last traceback of Python in an output; '' for none."""
-    found, is_inside = "", False
-    for line in output.splitlines():
-        if _IN_TRACE.match(line):
-            is_inside = True
-        elif is_inside and line.strip() and not line.startswith((" ", "\t")):
-            is_inside = False
-            if _EXCEPTION.fullmatch(line):
-                found = line[:_MOST_REASON]
-    return found
-
-
 def _of_failure(record: Record, output: str) -> Hint:
     reason = record.reason
-    if "out of memory" in reason:
+    exception = exception_of(reason)
+    if _OUT_OF_MEMORY in reason and not exception:
         return _of_memory(record)
     if record.phase in _PHASES:
         return Hint(humane.sentence(reason) or "It did not start.", _PHASES[record.phase] or _start(reason))
@@ -89,14 +75,38 @@ def _of_failure(record: Record, output: str) -> Hint:
         )
         return Hint(humane.sentence(reason), text)
     by_code = _by_code(record)
-    exception = last_exception(output)
+    exception = exception or last_exception(output)
     if exception and not (by_code and by_code.ask):
-        return Hint(exception, humane.sentence(reason if reason else "the job failed"))
+        code = f"Exit code {record.exit_code}." if record.exit_code else humane.sentence(reason or "the job failed")
+        return Hint(exception, " ".join(filter(None, [code, _of_exception(exception)])))
     if by_code is not None:
         return by_code
     text = "The program chose this code; the last lines of its output say more." if record.exit_code else ""
     return Hint(humane.sentence(reason) or "It failed.", text)
 
+
+def _of_exception(exception: str) -> str:
+    """What to do about it; '' where only the program's author can know."""
+    return next((text for pattern, text in _EXCEPTIONS if re.search(pattern, exception)), "")
+
+
+#: Exceptions of which more is known than their text says.
+_EXCEPTIONS = (
+    (
+        r"^(torch\.\S*)?OutOfMemoryError|CUDA (error: )?out of memory",
+        "The GPU had no memory left: a smaller batch, or a GPU with more.",
+    ),
+    (r"^(\w+\.)*_?(Array)?MemoryError", "Its machine gave it no more memory: ask for more with --memory."),
+    (
+        r"^(ModuleNotFoundError|ImportError)",
+        "The Python of the worker lacks it: start the job by the interpreter of an environment that has it, or take "
+        "an --image.",
+    ),
+    (
+        r"^FileNotFoundError",
+        "Paths count on the worker's machine: send the file along with --upload, or put it where all machines see it.",
+    ),
+)
 
 #: Advice for the phases before the program runs.
 _PHASES = {

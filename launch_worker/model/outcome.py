@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal as signals
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launch_worker.model.states import RunState
 
+_WITH_EXCEPTION = re.compile(r"(?!preempted )([A-Za-z_][\w.]*(?::.*)?) \(exit code \d+\)(?:;|$)")
 #: Parts of an attempt in which it can fail.
 PHASES = ("agent", "build", "start", "run")
 
@@ -52,6 +54,24 @@ def outcome_of_exit(status: int, *, preempt_exit_code: int = 85) -> Outcome:
         return Outcome(RunState.FAILED, reason=f"exit code {status}", phase="run", exit_code=status)
     name = signal_name(-status)
     return Outcome(RunState.FAILED, reason=f"ended by {name}", phase="run", message=f"ended by {name}", signal=name)
+
+
+def wants_exception(outcome: Outcome) -> bool:
+    """Whether nothing is known of the end but the exit code that the program chose."""
+    return outcome.state is RunState.FAILED and outcome.reason == f"exit code {outcome.exit_code}"
+
+
+def with_exception(outcome: Outcome, exception: str) -> Outcome:
+    """The same end with the exception that the program printed last as its reason; '' changes nothing."""
+    if not exception or not wants_exception(outcome):
+        return outcome
+    return replace(outcome, reason=f"{exception} ({outcome.reason})")
+
+
+def exception_of(reason: str) -> str:
+    """The exception of a reason that `with_exception` made; '' for another reason."""
+    match = _WITH_EXCEPTION.match(reason)
+    return match[1] if match else ""
 
 
 def signal_name(number: int) -> str:

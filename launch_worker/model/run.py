@@ -393,6 +393,11 @@ def mask_env(env: Mapping[str, Any]) -> dict[str, Any]:
     return {name: MASK if _SECRET_NAME.search(name) else value for name, value in env.items()}
 
 
+def secrets_in(env: Mapping[str, Any]) -> list[str]:
+    """The values of an environment that are not shown."""
+    return [str(value) for name, value in env.items() if _SECRET_NAME.search(name)]
+
+
 def _gpus_of(needs: str) -> int:
     """How many devices are asked for; more than there can be for what nobody can read."""
     if not needs:

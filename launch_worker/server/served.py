@@ -19,7 +19,6 @@ from launch_worker.errors import DeletedRunError, InputError, UnknownRunError
 from launch_worker.ids import RUN_ID, unique_run_id
 from launch_worker.model.checks import parse_after
 from launch_worker.model.group import GroupRecord
-from launch_worker.model.hints import last_exception
 from launch_worker.model.log_pieces import Log
 from launch_worker.model.run import Record, Transition, unknown_run
 from launch_worker.model.spec import RunSpec
@@ -38,8 +37,6 @@ from launch_worker.untrusted.text import clean
 _PAGE = 500
 #: Characters of what a client says of its person.
 _MOST_AUTHOR = 200
-#: Bytes of an output's end in which an exception is looked for, and seconds for which it is kept: it stays the same.
-_MOST_OUTPUT, _EXCEPTION_S = 16384, 3600.0
 
 
 def chosen(run_id: str) -> str:
@@ -226,17 +223,6 @@ class Served(RedisTransport):
     def newest_output(self, run_id: str, attempt: int) -> Log:
         self.record(run_id)
         return super().newest_output(run_id, attempt)
-
-    def exception_of(self, record: Record) -> str:
-        """The exception that ends the output of a Failed run of Python, as far as Redis has it; '' for none."""
-        if record.state is not RunState.FAILED or record.phase != "run":
-            return ""
-
-        def look() -> str:
-            output = self.store.log_end(record.id, record.attempt)[-_MOST_OUTPUT:]
-            return last_exception(output.decode(errors="replace"))
-
-        return self._shared.kept.get(("exception", record.id, record.attempt), look, most_s=_EXCEPTION_S)
 
     def listing(self, wanted: Filter, order: Order, *, per_page: int) -> Listing:
         return super().listing(self._visible(wanted), order, per_page=per_page)

@@ -23,6 +23,8 @@ from tests.support.http_servers import KEY, TestServer, serving
 
 #: Intervals in seconds: short enough that a test need not wait, long enough for a loaded machine.
 TIMES = {"LAUNCH_HEARTBEAT_S": "0.5", "LAUNCH_LEASE_S": "3", "LAUNCH_PASS_S": "0.5"}
+#: What a job prints as its last words, with escapes of printf.
+TRACEBACK = "Traceback (most recent call last):\\nKeyError: 3\\n"
 #: URL of no Redis.
 NOWHERE = "redis://127.0.0.1:1/0"
 

@@ -22,7 +22,7 @@ from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
 from tests.support.registry import Registry
-from tests.system.conftest import Cluster, Part, states, wait_for_output, wait_for_pid
+from tests.system.conftest import TRACEBACK, Cluster, Part, states, wait_for_output, wait_for_pid
 
 #: A lease that outlasts the start of a worker on a loaded machine.
 SLOW = {"LAUNCH_LEASE_S": "30"}
@@ -129,15 +129,16 @@ def test_what_a_container_used_is_what_its_engine_says(containers: Containers, h
 def test_follow_prints_the_id_exits_with_the_code_and_leaves_nothing(containers: Containers) -> None:
     cluster = containers.cluster
     cluster.worker()
-    done = cluster.run(
-        "launch-submit", "--image", containers.image, "--follow", "--", "sh", "-c", "echo $LAUNCH_RUN_ID; exit 4"
-    )
+    script = f"echo $LAUNCH_RUN_ID; printf '{TRACEBACK}'; exit 4"
+    done = cluster.run("launch-submit", "--image", containers.image, "--follow", "--", "sh", "-c", script)
     run_id = re.search(r"run (\w+) submitted", done.err)
     assert run_id is not None, done
-    assert (done.code, done.out) == (4, f"{run_id[1]}\n")
+    assert done.code == 4
+    assert done.out.startswith(f"{run_id[1]}\n")
     assert containers.left() == []
     shown = cluster.show(run_id[1])
     assert (shown["state"], shown["exit_code"], shown["phase"]) == ("Failed", 4, "run")
+    assert shown["reason"] == "KeyError: 3 (exit code 4)"
     assert [phase["name"] for phase in shown["phases"]] == ["start"]
     assert shown["phases"][0]["seconds"] > 0
 

@@ -21,7 +21,16 @@ from launch_worker.runners.process import tree
 from tests.chaos.proxy import Network
 from tests.conftest import wait_until
 from tests.support.redis_client import redis_of
-from tests.system.conftest import Cluster, job_processes, stamps, states, wait_for_output, wait_for_pid, waits_for
+from tests.system.conftest import (
+    TRACEBACK,
+    Cluster,
+    job_processes,
+    stamps,
+    states,
+    wait_for_output,
+    wait_for_pid,
+    waits_for,
+)
 from tests.system.test_failures import guard_of
 from tests.system.test_start import start
 
@@ -281,7 +290,8 @@ def test_no_process_of_ours_outlives_its_worker(cluster: Cluster) -> None:
 def test_a_job_that_ends_while_its_worker_is_dead_gets_its_true_end(cluster: Cluster) -> None:
     """The guard keeps the exit status; the next worker on the machine delivers it."""
     worker = cluster.worker(name="a")
-    run = submit(["sh", "-c", "trap 'exit 7' USR1; while :; do sleep 0.02; done"], api=cluster.api)
+    trap = f"trap 'printf \"{TRACEBACK}\"; exit 7' USR1"
+    run = submit(["sh", "-c", f"{trap}; while :; do sleep 0.02; done"], api=cluster.api)
     job = wait_for_pid(run)
     worker.signal(signal.SIGSTOP)
     os.kill(job, signal.SIGUSR1)
@@ -289,7 +299,7 @@ def test_a_job_that_ends_while_its_worker_is_dead_gets_its_true_end(cluster: Clu
     worker.kill()
     cluster.worker(name="b")
     wait_until(lambda: run.state is RunState.FAILED)
-    assert run.exit_code == 7
+    assert (run.exit_code, run.record.reason) == (7, "KeyError: 3 (exit code 7)")
 
 
 @pytest.mark.main_path

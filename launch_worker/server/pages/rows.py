@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from launch_worker import humane
 from launch_worker.api.shown import run_as_json
 from launch_worker.model.group import GroupRecord
+from launch_worker.model.outcome import exception_of
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.server.served import Served
@@ -136,8 +137,9 @@ def why_of(served: Served, record: Record) -> tuple[str, str]:
         return " · ".join(said), attempt
     if record.state is RunState.FINISHED:
         return summary_of(record), attempt
-    if exception := served.exception_of(record):
-        return exception, " · ".join(part for part in (reason, attempt) if part)
+    if exception := exception_of(record.reason):
+        rest = reason.removeprefix(exception).strip()
+        return exception, " · ".join(part for part in (rest, attempt) if part)
     if record.message and record.message != reason:
         return record.message, " · ".join(part for part in (reason, attempt) if part)
     return reason, attempt

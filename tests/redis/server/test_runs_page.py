@@ -15,6 +15,8 @@ import pytest
 from launch_worker.api.client import Api, submit_many
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.ids import new_run_id
+from launch_worker.model.outcome import with_exception
+from launch_worker.model.retry import NextStep
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import FAILED, FINISHED, claim, create
@@ -26,7 +28,7 @@ HTML = {"Accept": "text/html"}
 #: How many of the runs are in each state.
 STATES = {"Pending": 58 + 3, "Running": 1, "Finished": 2, "Failed": 3}
 PART = HTML | {"HX-Request": "true"}
-TRACEBACK = b"Traceback (most recent call last):\n  File \"a.py\", line 1\nKeyError: '<i>label</i>'\n"
+BROKEN = NextStep(with_exception(FAILED.outcome, "KeyError: '<i>label</i>'"))
 HOSTILE = '<b>bold</b> & "name" <script>alert(1)</script>'
 
 
@@ -59,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         first = submit_many([{"command": ["true"], "name": "part", "array": "0-59"}], api=Api(redis_server.url))[0].id
         ids["finished"] = end_by(store, FINISHED, name="iris", author="ada@box", config={"lr": 0.1, "opt": "adam"})
         ids["other"] = end_by(store, FINISHED, name="iris", author="ada@box", config={"lr": 0.2, "opt": "adam"})
-        ids["failed"] = end_by(store, FAILED, TRACEBACK, name=HOSTILE, queue="gpu")
+        ids["failed"] = end_by(store, BROKEN, name=HOSTILE, queue="gpu")
         ids["private"] = create(store, name="secret-run", project=PRIVATE)
         ids["running"] = claim(store, create(store, name="busy", queue="gpu", timeout_s=3600.0), lease_s=600.0).id
         ids["pending"] = create(store, name="waits", queue="nobody")
@@ -74,10 +76,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     redis_server.stop()
 
 
-def end_by(store: Store, step: Any, output: bytes = b"", **options: Any) -> str:
+def end_by(store: Store, step: Any, **options: Any) -> str:
     record = claim(store, create(store, **options))
-    if output:
-        store.append_log(record.id, 1, output, offset=0, line=0)
     store.finish(record, step)
     return record.id
 
@@ -149,7 +149,7 @@ def test_a_row_says_why_it_waits_or_failed_and_how_far_it_is(world: World) -> No
     answer = get(world, "/runs")
     found = rows(answer)
     assert "no worker consumes queue nobody" in found[world.ids["pending"]]
-    assert "KeyError: '<i>label</i>' exit code 3" in found[world.ids["failed"]]
+    assert "KeyError: '<i>label</i>' (exit code 3)" in found[world.ids["failed"]]
     assert "<i>label" not in answer.text
     assert "on h" in found[world.ids["running"]]
     assert "% of its time limit of 1 h" in answer.text

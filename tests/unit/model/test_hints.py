@@ -7,24 +7,11 @@ from typing import Any
 
 import pytest
 
-from launch_worker.model.hints import hint_of_end, hint_of_wait, last_exception
+from launch_worker.model.hints import hint_of_end, hint_of_wait
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 
 GIB = 1 << 30
-TRACE = """Traceback (most recent call last):
-  File "train.py", line 88, in <module>
-    loader = make_loader(cache=True)
-KeyError: 'label'
-
-During handling of the above exception, another exception occurred:
-
-Traceback (most recent call last):
-  File "train.py", line 90, in <module>
-    raise RuntimeError("no data: see above")
-torch.Broken: no data: see above
-done
-"""
 
 
 def failed(**values: Any) -> Record:
@@ -79,14 +66,31 @@ def test_a_time_limit_is_doubled_in_what_to_ask_for() -> None:
     assert hint.ask == {"timeout": "3h"}
 
 
-def test_the_last_exception_of_a_traceback_is_the_reason() -> None:
-    assert last_exception(TRACE) == "torch.Broken: no data: see above"
-    assert last_exception("Traceback is a word\nKeyError: 1") == ""
-    # A traceback whose first line was before the last lines of an output.
-    assert last_exception('  File "x", line 3, in f\n    f()\nKeyboardInterrupt\n') == "KeyboardInterrupt"
-    hint = hint_of_end(failed(exit_code=1, reason="exit code 1"), TRACE)
+@pytest.mark.parametrize(
+    "reason", ["exit code 1", "KeyError: 'label' (exit code 1)", "KeyError: 'label' (exit code 1); it ran in …"]
+)
+def test_an_exception_is_what_happened_be_it_in_the_record_or_in_the_output(reason: str) -> None:
+    hint = hint_of_end(failed(exit_code=1, reason=reason), "Traceback (most recent call last):\nKeyError: 'label'")
     assert hint is not None
-    assert (hint.what, hint.text) == ("torch.Broken: no data: see above", "Exit code 1.")
+    assert (hint.what, hint.text) == ("KeyError: 'label'", "Exit code 1.")
+
+
+@pytest.mark.parametrize(
+    ("exception", "text"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "GPU"),
+        ("RuntimeError: CUDA error: out of memory (the GPU)", ""),
+        ("MemoryError", "--memory"),
+        ("numpy.core._exceptions._ArrayMemoryError: Unable to allocate 3 GiB", "--memory"),
+        ("ModuleNotFoundError: No module named 'torch'", "--image"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'a.csv'", "--upload"),
+    ],
+)
+def test_some_exceptions_say_what_to_do(exception: str, text: str) -> None:
+    hint = hint_of_end(failed(exit_code=1, reason=f"{exception} (exit code 1)"))
+    assert hint is not None
+    assert hint.what == exception
+    assert text in hint.text
 
 
 WORKER: dict[str, Any] = {
