@@ -24,6 +24,7 @@ UPLOADS_IN_REDIS = "redis"
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://")
 #: URL of a server; compiled where there is one.
 _SERVER_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?"
+_MAILBOX = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}"
 #: The work folder of a user who has no home: nothing can be there.
 NO_WORK_DIR = Path("/dev/null/launch-worker")
 
@@ -104,6 +105,11 @@ class Settings:
     oidc_roles: str = ""
     #: Whether people may log in by a password.
     takes_passwords: bool = True
+    #: URL under which people reach the server, for links in notices; '' for none.
+    server_url: str = ""
+    #: URL of the SMTP server that sends notices by mail, and the address from which they come; '' for none.
+    smtp_url: str = field(default="", repr=False)
+    mail_from: str = ""
     #: URL of the server that this process works through, and its token there; '' for one that works on Redis.
     api_url: str = ""
     api_token: str = field(default="", repr=False)
@@ -143,6 +149,12 @@ class Settings:
             raise SettingsError("LAUNCH_GPUS_SHARE must be at least 1")
         if self.upload_bytes < 1024:
             raise SettingsError("LAUNCH_UPLOAD_BYTES must be at least 1024")
+        if self.server_url and not re.fullmatch(_SERVER_URL, self.server_url):
+            raise SettingsError("LAUNCH_SERVER_URL must be written as https://HOST[:PORT], without a login")
+        if self.smtp_url:
+            _check_smtp_url(self.smtp_url)
+        if self.mail_from and not re.fullmatch(_MAILBOX, self.mail_from):
+            raise SettingsError("LAUNCH_MAIL_FROM must be an address of mail: launch@example.org")
         if not (self.takes_passwords or self.oidc_url or self.trusted_proxies):
             raise SettingsError(
                 "LAUNCH_PASSWORDS=0 leaves nobody a way to log in; set LAUNCH_OIDC_URL or LAUNCH_TRUSTED_PROXIES too"
@@ -268,6 +280,9 @@ class Settings:
             oidc_name_claims=_words(env.get("LAUNCH_OIDC_NAME_CLAIMS", "")) or cls.oidc_name_claims,
             oidc_groups_claim=env.get("LAUNCH_OIDC_GROUPS_CLAIM") or cls.oidc_groups_claim,
             oidc_roles=env.get("LAUNCH_OIDC_ROLES", ""),
+            server_url=env.get("LAUNCH_SERVER_URL", "").rstrip("/"),
+            smtp_url=env.get("LAUNCH_SMTP_URL", ""),
+            mail_from=env.get("LAUNCH_MAIL_FROM", ""),
             takes_passwords=_switch("LAUNCH_PASSWORDS", env.get("LAUNCH_PASSWORDS") or "1"),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )
@@ -292,6 +307,19 @@ def _server_url(url: str) -> str:
             "LAUNCH_API_TOKEN, or log in with: launch-worker login URL"
         )
     return url.rstrip("/")
+
+
+def _check_smtp_url(url: str) -> None:
+    """Raises SettingsError, which repeats nothing of a URL that is none: it may have a password."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        is_sound = parts.scheme in ("smtp", "smtps") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        raise SettingsError("LAUNCH_SMTP_URL must be written as smtp://[USER:PASSWORD@]HOST[:PORT], or smtps://…")
 
 
 def _switch(name: str, text: str) -> bool:

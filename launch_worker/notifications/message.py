@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
+from launch_worker.untrusted.text import read_map
 
 #: Types of messages that tell of no run.
 GROUP_ENDED = "group.ended"
@@ -54,6 +56,26 @@ class Alarm:
     project: str = ""
     #: Values by name, for programs.
     values: Mapping[str, str] = field(default_factory=dict)
+
+    def as_text(self) -> str:
+        """The alarm as JSON, from which `of_text` makes it again."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of_text(cls, text: str) -> Alarm:
+        """Read what `as_text` wrote; what of it is damaged is empty."""
+        found = read_map(text)
+        words = {name: found[name] for name in _WORDS if isinstance(found.get(name), str)}
+        since, values = found.get("since"), found.get("values")
+        return cls(
+            **{"rule": "", "kind": "", "subject": "", "sentence": "", **words},
+            since=since if isinstance(since, int) else 0,
+            values={name: str(value) for name, value in values.items()} if isinstance(values, dict) else {},
+        )
+
+
+#: Fields of an alarm that are texts.
+_WORDS = ("rule", "kind", "subject", "sentence", "command", "queue", "project")
 
 
 @dataclass(frozen=True)

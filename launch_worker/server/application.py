@@ -97,7 +97,7 @@ def make_application(
             parts.push_async_callback(run_in_threadpool, shared.news.stop)
             parts.push_async_callback(run_in_threadpool, shared.events.stop)
             if with_archive:
-                archive = archive_inside(settings)
+                archive = archive_inside(settings, address)
                 archive.start()
                 parts.push_async_callback(archive.stop)
             if with_celery_page:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+from dataclasses import replace
 
+from launch_worker.server.address import Address
 from launch_worker.server.child import Child
 from launch_worker.settings import Settings
 
@@ -12,7 +15,7 @@ _RUN = "from launch_worker.cli.programs import worker; worker()"
 _END_S = 10.0
 
 
-def archive_inside(settings: Settings) -> Child:
+def archive_inside(settings: Settings, address: Address) -> Child:
     """The child process. Another one may write the same archive: one of them leads, and the others wait.
 
     It is no thread of the server: in one process its work for each run would keep back all requests.
@@ -23,9 +26,18 @@ def archive_inside(settings: Settings) -> Child:
         "LAUNCH_DATABASE_URL": settings.archive_url,
         "LAUNCH_LOG_URL": settings.log_url,
         "LAUNCH_WORK_DIR": str(settings.work_dir),
+        "LAUNCH_SERVER_URL": settings.server_url or _own_url(settings, address),
         "LAUNCH_RETENTION": f"{settings.retention_s:f}s",
         # The server's own.
         "LAUNCH_API_URL": "",
         "LAUNCH_HEALTH_FILE": "",
     }
     return Child("archive", ["-c", _RUN, "archive", "run"], env, end_s=_END_S, has_own_log=True)
+
+
+def _own_url(settings: Settings, address: Address) -> str:
+    """The address in links of notices, as far as the server knows it: others may reach it under another one."""
+    if address.is_loopback:
+        return address.url
+    names = settings.server_hosts or (socket.gethostname(),)
+    return replace(address, host=names[0]).url
