@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -360,6 +360,19 @@ class HttpTransport(HttpSubmitter):
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.server.ask("GET", "/status")
         return status
+
+    def listen(self, *, on_news: Callable[[], None], stopped: Callable[[], bool]) -> None:
+        headers = {"Accept": "text/event-stream"}
+        with self.server.answer("GET", "/events", headers=headers, timeout_s=_SILENCE_S) as response:
+            on_news()
+            for line in self.server.lines(response):
+                if stopped():
+                    return
+                if line.startswith(b"event: problem"):
+                    break
+                if line.startswith(b"event: "):
+                    on_news()
+        raise ServerUnavailableError(f"the server {self.server.url} ended the stream")
 
     def findings(self) -> Iterator[Finding]:
         for said in self.server.ask("GET", "/problems")["findings"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +85,9 @@ class RedisTransport(RedisRuns, RedisGroups, RedisQueues, RedisSweeps):
     def status(self) -> dict[str, Any]:
         seen = overview(self.store)
         return seen | {"problems": [one.as_json() for one in doctor.problems(self.store, self.settings, seen)]}
+
+    def listen(self, *, on_news: Callable[[], None], stopped: Callable[[], bool]) -> None:
+        self.store.listen_to_states(on_news=on_news, stopped=stopped)
 
     def findings(self) -> Iterator[Finding]:
         return doctor.check(self.store, self.settings)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
@@ -376,6 +376,12 @@ class Transport(Submits, Protocol):
 
     def status(self) -> dict[str, Any]:
         """The object of `status --json`: runs by state, queues, pools, workers, passes, problems."""
+
+    def listen(self, *, on_news: Callable[[], None], stopped: Callable[[], bool]) -> None:
+        """Call `on_news` when it listens, and after each change of a run, until `stopped`; there may be more calls.
+
+        What changes of queues and workers need not be news.
+        """
 
     def findings(self) -> Iterator[Finding]:
         """Every check of the installation, the most basic first."""

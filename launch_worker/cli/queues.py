@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from launch_worker.cli.configuring import (
     setting,
     show_settings,
 )
+from launch_worker.cli.watching import WATCH, printed, show_or_watch
 from launch_worker.errors import InputError
 from launch_worker.queues.defaults import as_options
 from launch_worker.queues.described import MAX_RANK, Queue
@@ -70,20 +72,33 @@ _SETTINGS = (
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker queues set gpu --limit 4")
+@WATCH
 @JSON
 @click.pass_context
-def queues_command(ctx: click.Context, as_json: bool) -> None:
+def queues_command(ctx: click.Context, watch: bool, as_json: bool) -> None:
     """List the queues, configure, pause and delete them. A queue needs none of this: its first run makes it."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_command, as_json=as_json)
+        ctx.invoke(list_command, watch=watch, as_json=as_json)
 
 
 @queues_command.command("list", epilog="Example: launch-worker queues list --json")
+@WATCH
 @JSON
 @click.pass_obj
-def list_command(url: str | None, as_json: bool) -> None:
+def list_command(url: str | None, watch: bool, as_json: bool) -> None:
     """List the queues."""
-    queues = Api(url).queues()
+    transport = Api(url).transport
+    show_or_watch(
+        transport,
+        transport.queues,
+        draw=lambda queues, _: printed(lambda: _print(queues, as_json=False)),
+        show=lambda queues: _print(queues, as_json=as_json),
+        watch=watch,
+        as_json=as_json,
+    )
+
+
+def _print(queues: Sequence[Queue], *, as_json: bool) -> None:
     if as_json:
         for queue in queues:
             terminal.echo_json(queue.as_json())

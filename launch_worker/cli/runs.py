@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,16 +10,15 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
 from launch_worker.api.filters import Filter, parse_filter
-from launch_worker.api.patience import AWAY
 from launch_worker.api.runs import COUNTED, MAX_PER_PAGE
-from launch_worker.errors import InputError, ServerUnavailableError
+from launch_worker.cli.watching import WATCH, printed, show_or_watch
+from launch_worker.errors import InputError
 from launch_worker.model.checks import PROJECT
 from launch_worker.model.states import RunState
 from launch_worker.model.units import since_ms
 from launch_worker.untrusted.text import read_json
 
 _COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "PROJECT", "AGE", "TIME", "REASON")
-_WATCH_TURN_S = 2.0
 _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "created": lambda run: run["created_at"] or "",
     "name": lambda run: run["name"],
@@ -61,7 +58,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 @click.option(
     "--count-by", metavar="FIELD,…", help=f"In place of runs their number for each value of: {', '.join(COUNTED)}."
 )
-@click.option("--watch", is_flag=True, help="Show them again and again, until Ctrl-C; in a pipe, after each change.")
+@WATCH
 @_JSON
 @click.pass_obj
 def runs_command(
@@ -130,10 +127,14 @@ def runs_command(
         say(runs.notices)
         return [(run, None) for run in (sorted(found, key=_SORTS[sort]) if sort else found)]
 
-    if watch:
-        _watch(rows, places=pending, as_json=as_json)
-    else:
-        _print(rows(), places=pending, as_json=as_json)
+    show_or_watch(
+        api.transport,
+        rows,
+        draw=lambda found, _: printed(lambda: _print(found, places=pending, as_json=False)),
+        show=lambda found: _print(found, places=pending, as_json=as_json),
+        watch=watch,
+        as_json=as_json,
+    )
 
 
 def _read_filter(text: str | None) -> Any:
@@ -178,35 +179,6 @@ def _print_counts(fields: Sequence[str], counted: dict[tuple[str, ...], int], *,
         terminal.say("no runs", err=True)
     if len(counted) > limit:
         terminal.say(f"launch-worker: {len(counted) - limit} more are not shown; --limit shows more", err=True)
-
-
-def _watch(rows: Callable[[], list[tuple[dict[str, Any], int | None]]], *, places: bool, as_json: bool) -> None:
-    on_terminal = sys.stdout.isatty() and not as_json
-    shown: list[tuple[dict[str, Any], int | None]] | None = None
-    away: Exception | None = None
-    while True:
-        try:
-            found = rows()
-        except AWAY as error:
-            if shown is None:
-                raise
-            # A screen that is watched for days outlives a restart of Redis, or of the server.
-            if away is None:
-                terminal.say(f"launch-worker: {error}; it is tried again until Ctrl-C", err=True)
-            away = error
-            time.sleep(_WATCH_TURN_S)
-            continue
-        if away is not None:
-            who = "the server" if isinstance(away, ServerUnavailableError) else "Redis"
-            terminal.say(f"launch-worker: {who} answers again", err=True)
-        away = None
-        if on_terminal:
-            click.clear()
-        if on_terminal or found != shown:
-            _print(found, places=places, as_json=as_json)
-            sys.stdout.flush()
-        shown = found
-        time.sleep(_WATCH_TURN_S)
 
 
 def _row(run: dict[str, Any]) -> tuple[Any, ...]:

@@ -9,17 +9,27 @@ import click
 from launch_worker import humane, terminal
 from launch_worker.api.client import Api
 from launch_worker.cli import devices
+from launch_worker.cli.watching import WATCH, printed, show_or_watch
 
 
 @click.command(epilog="Example: launch-worker status --json")
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
+@WATCH
 @click.pass_obj
-def status_command(url: str | None, as_json: bool) -> None:
+def status_command(url: str | None, as_json: bool, watch: bool) -> None:
     """Show queues, pools, workers, their GPUs, running runs and problems."""
-    status = Api(url).status()
-    if as_json:
-        terminal.echo_json(status)
-        return
+    transport = Api(url).transport
+    show_or_watch(
+        transport,
+        transport.status,
+        draw=lambda status, _: printed(lambda: _print(status)),
+        show=lambda status: terminal.echo_json(status) if as_json else _print(status),
+        watch=watch,
+        as_json=as_json,
+    )
+
+
+def _print(status: dict[str, Any]) -> None:
     counts: list[str] = []
     for name, count in status["runs"].items():
         counts += ["  " if counts else "", terminal.state(name), f" {count}"]

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli import devices
+from launch_worker.cli.watching import WATCH, printed, show_or_watch
 from launch_worker.model.worker import WorkerOrder
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker workers drain celery@gpu1")
+@WATCH
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_context
-def workers_command(ctx: click.Context, as_json: bool) -> None:
+def workers_command(ctx: click.Context, watch: bool, as_json: bool) -> None:
     """List the live workers; drain, replace or resume one."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_command, as_json=as_json)
+        ctx.invoke(list_command, watch=watch, as_json=as_json)
 
 
 @workers_command.command("list", epilog="Example: launch-worker workers list --json")
+@WATCH
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
-def list_command(url: str | None, as_json: bool) -> None:
+def list_command(url: str | None, watch: bool, as_json: bool) -> None:
     """List the live workers, what runs hold of them, and their GPUs."""
-    workers = Api(url).transport.workers()
+    transport = Api(url).transport
+    show_or_watch(
+        transport,
+        transport.workers,
+        draw=lambda workers, _: printed(lambda: _print(workers, as_json=False)),
+        show=lambda workers: _print(workers, as_json=as_json),
+        watch=watch,
+        as_json=as_json,
+    )
+
+
+def _print(workers: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         for worker in workers:
             terminal.echo_json(worker)

@@ -13,6 +13,8 @@ from launch_worker.store.redis.connection import clear_errors
 _LISTEN_TURN_S = 30.0
 #: Seconds after which a listener looks whether it is to stop.
 _TURN_S = 0.2
+#: Publication of a run that says no more than that its job has printed.
+_OUTPUT = b"output"
 #: Seconds to wait for the confirmation of a subscription.
 _SUBSCRIBE_S = 2.0
 
@@ -66,6 +68,21 @@ class News(Client):
                     on_news(text(message["channel"]).removeprefix(pattern[:-1]))
                 elif message is not None and message["type"] == "message":
                     on_news(text(message["data"]))
+
+    def listen_to_states(self, *, on_news: Callable[[], None], stopped: Callable[[], bool]) -> None:
+        """Call `on_news` when it listens, and after each change of a run, group or sweep, until `stopped`.
+
+        Output of jobs is no news. Raises when Redis goes away.
+        """
+        with clear_errors(self.url), self._redis.pubsub() as pubsub:
+            pubsub.psubscribe(keys.news_channel("*"))
+            pubsub.subscribe(keys.SWEEP_NEWS)
+            while not stopped():
+                message = pubsub.get_message(timeout=_LISTEN_TURN_S)
+                if message is None:
+                    pubsub.ping()
+                elif message["type"] != "pong" and message["data"] != _OUTPUT:
+                    on_news()
 
     def listen(
         self, channels: Sequence[str], *, on_message: Callable[[str, str], None], stopped: Callable[[], bool]
