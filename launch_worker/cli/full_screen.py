@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, NoReturn, Self
 
 from launch_worker.humane import count
+from launch_worker.terminal import Screen
 
 #: Enters the terminal's other screen, hides the cursor, and cuts lines at the window's edge.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"
@@ -60,12 +61,12 @@ class FullScreen:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
-    @property
-    def width(self) -> int:
-        return os.get_terminal_size(self._out).columns
+    def kind(self) -> Screen:
+        """What lines are made for now; the window may be of another size the next time."""
+        return Screen(os.get_terminal_size(self._out).columns, True, sys.stdout.encoding or "ascii")
 
     def draw(self, lines: Sequence[str], *, foot: str = "") -> None:
-        """Show these lines from the top, none wider than `width`; what does not fit is counted in the last row.
+        """Show these lines from the top, none wider than `kind().width`; what does not fit is counted in the last row.
 
         `foot` stands below them in any case.
         """

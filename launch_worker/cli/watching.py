@@ -22,6 +22,7 @@ from launch_worker.api.patience import AWAY
 from launch_worker.api.transport import Transport
 from launch_worker.cli.full_screen import FullScreen
 from launch_worker.errors import LaunchError, ServerUnavailableError
+from launch_worker.terminal import Screen, Styled
 
 #: Seconds between two frames at least, between two frames for the ages alone, and between two tries in an outage.
 _FRAME_S = 0.25
@@ -51,14 +52,14 @@ def show_or_watch(
     transport: Transport,
     read: Callable[[], T],
     *,
-    draw: Callable[[T, int], Sequence[str]],
+    draw: Callable[[T, Screen], Sequence[Styled]],
     show: Callable[[T], None],
     watch: bool,
     as_json: bool,
 ) -> None:
     """Print what `read` gives by `show`; with `watch` again after each change, until Ctrl-C.
 
-    On a terminal that is watched these are the lines of `draw(found, width)`. An outage of Redis or the server is
+    On a terminal that is watched these are the lines of `draw(found, screen)`. An outage of Redis or the server is
     outlasted, unless it is there from the beginning.
     """
     if not watch:
@@ -70,7 +71,7 @@ def show_or_watch(
             _print_changes(looks, bell, show)
         with FullScreen() as screen:
             while True:
-                screen.draw(draw(looks.found, screen.width), foot=looks.trouble())
+                screen.draw(draw(looks.found, screen.kind()), foot=looks.trouble())
                 looks.go_on(bell, most_s=_AGES_S)
 
 
@@ -209,12 +210,17 @@ def _print_changes(looks: _Looks[T], bell: _Bell, show: Callable[[T], None]) -> 
 
 
 class _Captured(StringIO):
+    """What is printed for a terminal."""
+
+    encoding = sys.stdout.encoding
+
     def isatty(self) -> bool:
         return True
 
 
-def printed(show: Callable[[], None]) -> list[str]:
-    """The lines that a function prints, as for a terminal."""
-    with contextlib.redirect_stdout(_Captured()) as out:
+def printed(show: Callable[[], None]) -> list[Styled]:
+    """The lines that a function prints for a terminal."""
+    out = _Captured()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         show()
-    return out.getvalue().rstrip("\n").split("\n")
+    return [Styled(line) for line in out.getvalue().rstrip("\n").split("\n")]
