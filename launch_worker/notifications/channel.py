@@ -58,7 +58,7 @@ class QuietHours:
         try:
             ZoneInfo(zone)
             begin, end = time(first, first_minute), time(last, last_minute)
-        except (ValueError, OSError):
+        except (KeyError, ValueError, OSError):
             raise InputError(rule) from None
         if begin == end:
             raise InputError("quiet hours must end at another time than they begin")
@@ -148,7 +148,7 @@ def read_projects(texts: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
         if states == "none":
             found[name] = None
             continue
-        words = tuple(dict.fromkeys(word.strip() for word in states.split(",") if word.strip()))
+        words = tuple(dict.fromkeys(word.strip() for word in re.split(r"[+,]", states) if word.strip()))
         for word in words:
             if word not in _STATES:
                 raise InputError(f"the runs of a project tell of {', '.join(_STATES)}, not {word[:40]!r}")

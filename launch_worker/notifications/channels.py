@@ -23,7 +23,8 @@ from launch_worker.notifications.channel import (
     new_secret,
     read_projects,
 )
-from launch_worker.notifications.schema import channels, rules
+from launch_worker.notifications.rule import CONDITIONS, Condition, Rule
+from launch_worker.notifications.schema import alarms, channels, rules
 from launch_worker.untrusted.text import read_map
 
 
@@ -144,6 +145,46 @@ class Channels:
         with self._database.writing() as connection:
             self._note(connection, "tested", name, result=result)
 
+    # Rules
+
+    def rules(self) -> list[Rule]:
+        """All rules, by name; those of a newer release are left out."""
+        with self._database.reading() as connection:
+            query = select(rules).where(rules.c.condition.in_(CONDITIONS)).order_by(rules.c.name)
+            return [_rule(row) for row in connection.execute(query)]
+
+    def add_rule(
+        self,
+        name: str,
+        condition: str,
+        channel: str,
+        *,
+        seconds: float | None = None,
+        queue: str = "",
+        project: str = "",
+    ) -> Rule:
+        """Make a rule. `seconds`: for how long it must be so; None for the condition's default."""
+        rule = Rule.checked(name, condition, channel, seconds=seconds, queue=queue, project=project)
+        rule = replace(rule, created_at=time.time_ns() // 1000, created_by=self._actor)
+        with self._database.writing() as connection:
+            _row(connection, channel)
+            if connection.execute(select(rules.c.name).where(rules.c.name == name)).first() is not None:
+                raise InputError(f"there is a rule {name} already; delete it first: launch-worker rules delete {name}")
+            values = {
+                column.name: getattr(rule, column.name) for column in rules.c if column.name != rules.c.condition.name
+            }
+            connection.execute(insert(rules).values(condition=rule.condition.value, **values))
+            self._note(connection, "created", name, {"when": rule.says(), "channel": channel}, kind="rule")
+        return rule
+
+    def delete_rule(self, name: str) -> None:
+        """Delete a rule, and what it remembers. Raises NotFoundError."""
+        with self._database.writing() as connection:
+            if not connection.execute(delete(rules).where(rules.c.name == name)).rowcount:
+                raise NotFoundError(f"there is no rule {name[:100]}; see: launch-worker rules")
+            connection.execute(delete(alarms).where(alarms.c.rule == name))
+            self._note(connection, "deleted", name, kind="rule")
+
     def _note(
         self,
         connection: Connection,
@@ -151,13 +192,14 @@ class Channels:
         target: str,
         detail: Mapping[str, Any] | None = None,
         *,
+        kind: str = "channel",
         result: str = DONE,
     ) -> None:
         write_act(
             connection,
             actor=self._actor,
             what=what,
-            kind="channel",
+            kind=kind,
             target=target,
             address=self._address,
             detail=detail,
@@ -186,3 +228,8 @@ def _channel(row: Row[Any]) -> Channel:
         created_at=row.created_at,
         created_by=row.created_by,
     )
+
+
+def _rule(row: Row[Any]) -> Rule:
+    names = ("name", "seconds", "channel", "queue", "project", "created_at", "created_by")
+    return Rule(condition=Condition(row.condition), **{name: getattr(row, name) for name in names})

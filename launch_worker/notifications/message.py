@@ -98,8 +98,9 @@ class Message:
 
 
 def of_run(message_id: str, at: int, run: Record, state: RunState, *, output: str = "") -> Message:
-    """The message that a run has come into a state; the record may be a later one."""
-    return Message(message_id, f"run.{state.value.lower()}", at, run=replace(run, state=state), output=output)
+    """The message that a run has come into a state, Pending by a retry; the record may be a later one."""
+    word = "retry" if state is RunState.PENDING else state.value.lower()
+    return Message(message_id, f"run.{word}", at, run=replace(run, state=state), output=output)
 
 
 def of_group(

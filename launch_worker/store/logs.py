@@ -88,6 +88,15 @@ class Logs(Client):
             entries = self._redis.xrevrange(keys.log(run_id, attempt), count=_END)
         return b"".join(_chunk(entry, fields).data for entry, fields in reversed(entries))
 
+    def heard_at(self, attempts: Sequence[tuple[str, int]]) -> list[int]:
+        """When each of these attempts (run and number) last had output, in microseconds since 1970; 0 for never."""
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id, attempt in attempts:
+                pipe.xrevrange(keys.log(run_id, attempt), count=1)
+            answers = pipe.execute(raise_on_error=False) if attempts else []
+        return [_chunk(*found[0]).at_ms * 1000 if isinstance(found, list) and found else 0 for found in answers]
+
     def logs_of(self, attempts: Sequence[tuple[str, int]]) -> list[list[LogChunk] | None]:
         """The kept output of each of these attempts (run and number); None where the run is not there any more."""
         with clear_errors(self.url):

@@ -91,6 +91,19 @@ class Queues(Records, Server):
             heads = [int(score) % keys.LEVEL for head in pipe.execute() for _, score in head]
         return max(0.0, (now - min(heads)) / 1e6) if heads else None
 
+    def waiting_before(self, queue: str, before_us: int, *, most: int) -> tuple[int, list[tuple[str, int]]]:
+        """How many runs of a queue are ready since before this time, and the first of them with those times."""
+        levels = [level * keys.LEVEL for level in range(len(keys.PRIORITY_STEPS))]
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for first in levels:
+                span = (keys.line(queue), first, f"({min(first + before_us, keys.LATER)}")
+                pipe.zcount(*span)
+                pipe.zrangebyscore(*span, start=0, num=most, withscores=True)
+            found = pipe.execute()
+        waiting = [(text(run_id), int(score) % keys.LEVEL) for ids in found[1::2] for run_id, score in ids]
+        return sum(found[::2]), sorted(waiting, key=lambda run: run[1])[:most]
+
     def pools(self) -> list[str]:
         """Every pool that was configured, or that a queue names."""
         with clear_errors(self.url):
