@@ -198,8 +198,13 @@ class HttpTransport(HttpSubmitter):
             said = self.server.ask("GET", _group(group_id))
         except UnknownRunError:
             return None
-        # A newer server may say more.
-        return GroupRecord(**{of.name: said[of.name] for of in fields(GroupRecord) if of.name in said})
+        return _known(GroupRecord, said)
+
+    def known_groups(self, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
+        if not group_ids:
+            return {}
+        said = self.server.ask("GET", "/run-groups", query={"ids": ",".join(group_ids)})["groups"]
+        return {group_id: _known(GroupRecord, one) for group_id, one in said.items()}
 
     def group_runs(self, group: GroupRecord, *, skip: int, limit: int) -> list[str]:
         said = self.server.ask("GET", _group(group.id, "/runs"), query={"skip": skip, "limit": limit})

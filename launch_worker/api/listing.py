@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import heapq
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import total_ordering
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from launch_worker.api.bookmarks import sort_key
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.redis_connection import RedisConnection
 from launch_worker.errors import ArchiveError, ForbiddenError, InputError, SettingsError
@@ -17,7 +15,6 @@ from launch_worker.model.conditions import created_from, created_until, tests
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
-from launch_worker.untrusted.text import read_json
 
 if TYPE_CHECKING:
     from launch_worker.archive.query import Found, Question
@@ -29,6 +26,7 @@ _SCAN_PAGE = 500
 _MOST_NEWER = 5000
 #: Seconds by which an archive is behind before it is worth a word.
 _LAG_S = 10.0
+_BY_AGE = Order("created_at", is_descending=True)
 
 
 class Listing:
@@ -125,7 +123,7 @@ class Listing:
 
     def _sorted(self, found: Iterable[Record], past: _Past | None) -> Iterator[Record]:
         """Sort by any value. Only values and ids are held; records are read again."""
-        ids = [run_id for _, run_id in sorted((_key(self._order, record), record.id) for record in found)]
+        ids = [run_id for _, run_id in sorted((sort_key(self._order, record), record.id) for record in found)]
         for start in range(0, len(ids), self._per_page):
             batch = ids[start : start + self._per_page]
             known = {record.id: record for record in self._api.store.records(batch)}
@@ -160,8 +158,8 @@ class _Past:
         if self._newer is None:
             newer = of_redis(order)
         else:
-            newer = sorted(self._fresh(), key=lambda record: _key(order, record))
-        yield from heapq.merge(newer, self._older(order), key=lambda record: _key(order, record))
+            newer = sorted(self._fresh(), key=lambda record: sort_key(order, record))
+        yield from heapq.merge(newer, self._older(order), key=lambda record: sort_key(order, record))
 
     def count(self) -> int | None:
         if self._newer is None:
@@ -249,63 +247,3 @@ def _newer(api: RedisConnection, database: Database) -> tuple[set[str] | None, s
     if changes is None or len(changes) > _MOST_NEWER:
         return None, lag
     return {change.fields.get("id", "") for change in changes if change.kind in ("run", "gone")}, lag
-
-
-def bookmark(order: Order, record: Record) -> str:
-    """A text behind which a list goes on after this run, whatever came or went meanwhile."""
-    key = None if order.is_by_creation else order.key(record)
-    return base64.urlsafe_b64encode(json.dumps([key, record.created_at, record.id]).encode()).decode().rstrip("=")
-
-
-class Bookmark:
-    """The place in a list that `bookmark` names. Raises InputError for another text."""
-
-    def __init__(self, order: Order, text: str) -> None:
-        try:
-            key, created_at, run_id = read_json(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-            self._order, self._created_at = order, int(created_at)
-            self._place = _sort_key(order, None if key is None else (int(key[0]), key[1]), created_at, str(run_id))
-        except (ValueError, TypeError, IndexError):
-            raise InputError(f"{text[:60]!r} is not where a page of this list has ended; take `next` of one") from None
-
-    @property
-    def condition(self) -> dict[str, Any]:
-        """A filter that all runs behind the place fit, where the order gives one."""
-        if not self._order.is_by_creation:
-            return {}
-        return {"created_at": {"$lte" if self._order.is_descending else "$gte": self._created_at / 1e6}}
-
-    def is_behind(self, record: Record) -> bool:
-        """Whether a run comes after the place."""
-        try:
-            return bool(self._place < _key(self._order, record))
-        except TypeError:
-            raise InputError("this is not where a page of this list has ended; take `next` of one") from None
-
-
-_BY_AGE = Order("created_at", is_descending=True)
-
-
-@total_ordering
-@dataclass(frozen=True)
-class _Down:
-    """A value that is sorted the other way round."""
-
-    value: Any
-
-    def __lt__(self, other: _Down) -> bool:
-        return bool(other.value < self.value)
-
-
-def _key(order: Order, record: Record) -> tuple[Any, ...]:
-    """The place of a record in an order; what has no value is last, and equal ones are sorted by age."""
-    return _sort_key(order, None if order.is_by_creation else order.key(record), record.created_at, record.id)
-
-
-def _sort_key(order: Order, key: tuple[int, Any] | None, created_at: int, run_id: str) -> tuple[Any, ...]:
-    age = _Down((created_at, run_id))
-    if order.is_by_creation:
-        return (age,) if order.is_descending else (created_at, run_id)
-    if key is None:
-        return True, age
-    return False, _Down(key) if order.is_descending else key, age

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from launch_worker.api.redis_connection import TURN_S, RedisConnection
 from launch_worker.maintenance.passes import catch_up
@@ -15,6 +15,9 @@ class RedisGroups(RedisConnection):
 
     def group(self, group_id: str) -> GroupRecord | None:
         return self.store.group(group_id)
+
+    def known_groups(self, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
+        return self.store.groups(group_ids)
 
     def group_runs(self, group: GroupRecord, *, skip: int, limit: int) -> list[str]:
         return self.store.group_runs(group, skip=skip, limit=limit)

@@ -275,6 +275,9 @@ class Transport(Submits, Protocol):
     def group(self, group_id: str) -> GroupRecord | None:
         """The group now, by its own id or that of an array's first run; None for none."""
 
+    def known_groups(self, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
+        """The groups now, by these ids, without those that are not there or whose counts the person may not see."""
+
     def group_runs(self, group: GroupRecord, *, skip: int, limit: int) -> list[str]:
         """The ids of its runs in the order of their submission, `limit` at most (0: all); some may be deleted."""
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
 from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.folding import folded
 from launch_worker.archive.query import Question, ended
 from launch_worker.errors import ArchiveError
 from launch_worker.model.run import Record
@@ -18,7 +19,7 @@ from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
 from launch_worker.people.roles import Act, visible
 from launch_worker.server.asker import Asker, asker_of, for_everybody, is_loopback_key, set_cookie
-from launch_worker.server.pages.rows import Row, folded, make_rows
+from launch_worker.server.pages.rows import Row, make_rows
 from launch_worker.server.pages.shown import show, status_of
 from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere

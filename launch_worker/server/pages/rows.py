@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from launch_worker import humane
+from launch_worker.api.folding import loudest
 from launch_worker.api.shown import run_as_json
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.outcome import exception_of
@@ -25,8 +26,6 @@ _SAID = {
     RunState.RUNNING: "running",
     RunState.PENDING: "waiting",
 }
-#: Order in which a state speaks for its group.
-_LOUDEST = (RunState.RUNNING, RunState.PENDING, RunState.FAILED, RunState.CRASHED, RunState.KILLED, RunState.FINISHED)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def run_row(served: Served, record: Record, now_us: int) -> Row:
 def group_row(record: Record, group_id: str, counts: Mapping[str, int], now_us: int, of: GroupRecord | None) -> Row:
     """The row of a group, described by one of its runs."""
     there = {state: counts.get(state.value, 0) for state in RunState}
-    state = next((one for one in _LOUDEST if there[one]), record.state)
+    state = loudest(counts) or record.state
     said = [f"{humane.count(there[one])} {word}" for one, word in _SAID.items() if there[one]]
     limit = f" · limit {record.array_limit} of the array" if record.array_limit and there[RunState.PENDING] else ""
     began = (of.created_at if of is not None else 0) or record.created_at
@@ -172,14 +171,6 @@ def make_rows(
         of = groups.get(group)
         rows.append(group_row(record, group, of.counts if of is not None else counted(group), now_us, of))
     return rows
-
-
-def folded(records: Iterable[Record]) -> dict[str, Record]:
-    """The first run of each group, and each run of none, by the id of the group or of the run."""
-    found: dict[str, Record] = {}
-    for record in records:
-        found.setdefault(record.group or record.id, record)
-    return found
 
 
 def parse_marks(text: str, most: int) -> list[tuple[str, str]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import dropwhile, islice
+from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Request
@@ -13,13 +13,13 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from launch_worker.api.filters import parse_filter, parse_order
-from launch_worker.api.listing import Bookmark, bookmark
+from launch_worker.api.folding import folded, read_page
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.people.roles import Act, Role, visible
 from launch_worker.server.asker import Asker, allowed
-from launch_worker.server.pages.rows import Row, folded, make_rows, parse_marks
+from launch_worker.server.pages.rows import Row, make_rows, parse_marks
 from launch_worker.server.pages.runs_view import CHOICES, NEWEST_FIRST, View
 from launch_worker.server.pages.shown import show
 from launch_worker.server.served import Served
@@ -31,8 +31,6 @@ router = APIRouter(include_in_schema=False)
 Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
 #: Rows of a page, and newer rows that are counted.
 _ROWS, _MOST_NEWER = 50, 100
-#: Readings of one page at most, each of which passes over the groups that are there; and the runs of a later one.
-_MOST_READINGS, _NEXT_READING = 25, 20
 #: Groups of the pages before that are passed over.
 _MOST_PAST = 50
 #: Values of a choice that are shown, the most frequent ones.
@@ -106,47 +104,15 @@ class Lister:
 
     def page(self, after: str, past: Sequence[str]) -> Found:
         """The rows behind a place, without these groups of the pages before."""
-        found, shown, passed = Found(), dict[str, Record](), list(past)
-        place, size, is_end = after, _ROWS + 1, False
-        for _ in range(_MOST_READINGS if self.view.is_folded else 1):
-            records = self._records(place, passed, size, found)
-            if not self.view.is_folded:
-                is_end = len(records) < size
-                shown = {record.id: record for record in records[:_ROWS]}
-                place = bookmark(self.view.order, records[_ROWS - 1]) if not is_end else ""
-                break
-            for record in records:
-                if len(shown) == _ROWS:
-                    break
-                shown.setdefault(record.group or record.id, record)
-                place = bookmark(self.view.order, record)
-            else:
-                is_end = len(records) < size
-            if is_end or len(shown) == _ROWS:
-                break
-            passed = [*past, *(key for key, record in shown.items() if record.group)]
-            size = min(_ROWS + 1 - len(shown), _NEXT_READING)
-        found.rows = self._rows([(record, key if key != record.id else "") for key, record in shown.items()])
-        if not is_end:
+        view = self.view
+        read = read_page(
+            self.served, self.filter, view.order, most=_ROWS, after=after, past=past, is_folded=view.is_folded
+        )
+        found = Found(self._rows(read.rows), notices=read.notices)
+        if read.next:
             groups = [*past, *(row.group for row in found.rows if row.group)][-_MOST_PAST:]
-            found.next_url = self.view.url(after=place, past=",".join(groups))
+            found.next_url = view.url(after=read.next, past=",".join(groups))
         return found
-
-    def _records(self, after: str, passed: Sequence[str], size: int, found: Found) -> list[Record]:
-        parts: list[Mapping[str, Any]] = [self.filter.given]
-        place = Bookmark(self.view.order, after) if after else None
-        if place is not None and place.condition:
-            parts.append(place.condition)
-        if passed:
-            parts.append({"group": {"$nin": list(passed)}})
-        wanted = parse_filter({"$and": parts}) if len(parts) > 1 else self.filter
-        listing = self.served.listing(wanted, self.view.order, per_page=size)
-        records: Iterator[Record] = listing.records()
-        if place is not None:
-            records = dropwhile(lambda record: not place.is_behind(record), records)
-        taken = list(islice(records, size))
-        found.notices += [notice for notice in listing.notices if notice not in found.notices]
-        return taken
 
     def same(self, marks: Sequence[tuple[str, str]]) -> Found:
         """The rows that are in view already, as they are now."""

@@ -20,6 +20,8 @@ from launch_worker.server.waiting import wait_for
 
 router = APIRouter(tags=["groups"])
 Seeing = Annotated[Asker, allowed(Act.SEE_RUNS)]
+#: Groups of one answer at most.
+_MOST_GROUPS = 1000
 
 
 class Retry(BaseModel):
@@ -47,12 +49,29 @@ class Members(BaseModel):
     ids: list[str]
 
 
+class RunGroups(BaseModel):
+    """Groups by id."""
+
+    groups: dict[str, dict[str, Any]]
+
+
 def find_group(served: Served, group_id: str) -> GroupRecord:
     """The group. Raises UnknownRunError."""
     found = served.group(group_id)
     if found is None:
         raise unknown_group(group_id)
     return found
+
+
+@router.get("/run-groups")
+def show_groups(
+    shared: SharedHere,
+    asker: Seeing,
+    ids: Annotated[str, Query(max_length=20_000, description="Ids with commas between them, 1000 at most.")],
+) -> RunGroups:
+    """Show groups and how many of their runs are in which state, without those whose counts you may not see."""
+    found = Served(shared, asker).known_groups(ids.split(",")[:_MOST_GROUPS])
+    return RunGroups(groups={group_id: asdict(one) for group_id, one in found.items()})
 
 
 @router.get("/run-groups/{group_id}")

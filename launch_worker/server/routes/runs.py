@@ -13,8 +13,8 @@ from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
+from launch_worker.api.bookmarks import Bookmark, bookmark
 from launch_worker.api.filters import Filter, parse_filter, parse_order
-from launch_worker.api.listing import Bookmark, bookmark
 from launch_worker.api.runs import check_counted
 from launch_worker.api.shown import run_as_json
 from launch_worker.api.transport import LogPart, check_part

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from launch_worker.api.bookmarks import bookmark
 from launch_worker.api.filters import parse_order
-from launch_worker.api.listing import bookmark
 from launch_worker.ids import new_run_id
 from launch_worker.store.store import Store
 from tests.support.http_servers import TestServer
