@@ -165,6 +165,11 @@ def parse_order(text: str) -> Order:
     return Order(path, text.startswith("-"))
 
 
+def value_of(record: Record, path: str) -> Any:
+    """The value of a field, `config.lr` or `summary.loss` of a run; None for none."""
+    return _reader(path)(record)
+
+
 @dataclass(frozen=True)
 class _Node:
     matches: Callable[[Record], bool]

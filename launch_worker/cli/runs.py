@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import click
 
-from launch_worker import terminal
+from launch_worker import humane, terminal
 from launch_worker.api.client import Api, Run
-from launch_worker.api.filters import Filter, parse_filter
+from launch_worker.api.filters import Filter, parse_filter, parse_order
+from launch_worker.api.folding import read_page
 from launch_worker.api.runs import COUNTED, MAX_PER_PAGE
-from launch_worker.cli.watching import WATCH, printed, show_or_watch
+from launch_worker.cli.runs_table import Row, lines, parse_columns, sort_path, usual_columns
+from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.errors import InputError
 from launch_worker.model.checks import PROJECT
+from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import since_ms
+from launch_worker.terminal import Screen, Styled
 from launch_worker.untrusted.text import read_json
 
-_COLUMNS = ("ID", "NAME", "STATE", "QUEUE", "PROJECT", "AGE", "TIME", "REASON")
-_SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "created": lambda run: run["created_at"] or "",
-    "name": lambda run: run["name"],
-    "state": lambda run: (list(RunState).index(RunState.parse(run["state"])), run["created_at"] or ""),
-    "queue": lambda run: (run["queue"], run["created_at"] or ""),
-}
+_NEWEST_FIRST = "-created_at"
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 
@@ -53,7 +52,18 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most runs shown.")
 @click.option("--pending", is_flag=True, help="Those that wait, queue by queue in the order in which they start.")
 @click.option(
-    "--sort", type=click.Choice(list(_SORTS)), help="Order of those shown (default: created, the newest first)."
+    "--sort",
+    metavar="[-]FIELD",
+    help="Order of all that fit, with - the largest first: created, name, summary.loss … (default: -created).",
+)
+@click.option(
+    "-o", "chosen", metavar="COLUMN,…", help="The columns: name,state,config.lr,summary.loss … (any other lists them)."
+)
+@click.option("--wide", is_flag=True, help="All columns, and lines longer than the terminal.")
+@click.option(
+    "--each/--folded",
+    default=None,
+    help="Each run, or an array, bulk submission or sweep as one row (default: folded on a terminal, each in a pipe).",
 )
 @click.option(
     "--count-by", metavar="FIELD,…", help=f"In place of runs their number for each value of: {', '.join(COUNTED)}."
@@ -79,6 +89,9 @@ def runs_command(
     limit: int,
     pending: bool,
     sort: str | None,
+    chosen: str | None,
+    wide: bool,
+    each: bool | None,
     count_by: str | None,
     watch: bool,
     as_json: bool,
@@ -86,8 +99,12 @@ def runs_command(
     """List runs, the newest first: with an archive all that there were, else those that Redis has yet."""
     if pending and (sort or (state and RunState.parse(state) is not RunState.PENDING)):
         raise InputError("--pending has an order and a state of its own; leave out --sort and --state")
-    if count_by is not None and (pending or sort or watch):
-        raise InputError("--count-by lists no runs; leave out --pending, --sort and --watch")
+    if count_by is not None and (pending or sort or watch or chosen):
+        raise InputError("--count-by lists no runs; leave out --pending, --sort, -o and --watch")
+    if chosen and as_json:
+        raise InputError("-o chooses the columns of a table, and --json has all fields; leave one of them out")
+    order = parse_order(sort_path(sort)) if sort else parse_order(_NEWEST_FIRST)
+    columns = parse_columns(chosen) if chosen else usual_columns(places=pending)
     if project and not PROJECT.fullmatch(project):
         raise InputError(f"project {project[:60]!r} is not a project; write it as ENTITY/PROJECT")
     fields = {"state": state, "project": project, "queue": queue, "sweep": sweep, "group": group}
@@ -119,22 +136,95 @@ def runs_command(
         _print_counts(names, counted, limit=limit, as_json=as_json)
         return
 
-    def rows() -> list[tuple[dict[str, Any], int | None]]:
-        if pending:
-            return _in_line(api, fits, queue=queue, limit=limit)
-        runs = api.runs(filters=wanted, per_page=min(limit, MAX_PER_PAGE))
-        found = [run.as_json() for run in runs[:limit]]
-        say(runs.notices)
-        return [(run, None) for run in (sorted(found, key=_SORTS[sort]) if sort else found)]
+    can_fold = columns.fit_groups and order.text == _NEWEST_FIRST and not (pending or as_json or group or sweep)
+    if each is False and not can_fold:
+        raise InputError(
+            "--folded is for the newest first; leave out --json, --pending, --sort, --group, --sweep "
+            "and columns of config"
+        )
+    on_terminal = sys.stdout.isatty() and not as_json
+    is_folded = can_fold and (on_terminal if each is None else not each)
 
-    show_or_watch(
-        api.transport,
-        rows,
-        draw=lambda found, _: printed(lambda: _print(found, places=pending, as_json=False)),
-        show=lambda found: _print(found, places=pending, as_json=as_json),
-        watch=watch,
-        as_json=as_json,
-    )
+    def read() -> _Found:
+        if pending:
+            rows = _in_line(api, fits, queue=queue, limit=limit + 1)
+            found = _Found(rows[:limit], has_more=len(rows) > limit)
+        elif is_folded:
+            page = read_page(api.transport, fits, order, most=limit)
+            say(page.notices)
+            found = _Found(_rows_of_page(api, page.rows), has_more=bool(page.next))
+        else:
+            runs = api.runs(filters=wanted, order=order.text, per_page=min(limit + 1, MAX_PER_PAGE))
+            rows = [Row(run.record, run.as_json()) for run in runs[: limit + 1]]
+            say(runs.notices)
+            found = _Found(rows[:limit], has_more=len(rows) > limit)
+        if not found.has_more or not on_terminal or pending:
+            return found
+        return found._replace(number=api.transport.listing(fits, order, per_page=1).count())
+
+    def draw(found: _Found, screen: Screen) -> list[Styled]:
+        foot = _foot(found, limit=limit, is_filtered=len(given) > 1 or filters is not None)
+        return lines(found.rows, columns, screen, foot) if found.rows else [terminal.styled("no runs")]
+
+    def show(found: _Found) -> None:
+        screen = Screen.of(is_wide=wide)
+        if as_json:
+            for row in found.rows:
+                terminal.echo_json({**row.run, "place": row.place} if pending else row.run)
+        elif not found.rows:
+            terminal.say("no runs", err=True)
+        elif on_terminal:
+            terminal.put(draw(found, screen))
+        else:
+            terminal.put(lines(found.rows, columns, screen))
+
+    show_or_watch(api.transport, read, draw=draw, show=show, watch=watch, as_json=as_json)
+
+
+class _Found(NamedTuple):
+    """What one reading of a list gave."""
+
+    rows: list[Row]
+    #: Whether more runs fit than were asked for, and how many fit in all; None for not known.
+    has_more: bool
+    number: int | None = None
+
+
+def _foot(found: _Found, *, limit: int, is_filtered: bool) -> str:
+    """The sentence below a list on a terminal: how much there is beside it, and how to see that."""
+    has_groups = any(row.group for row in found.rows)
+    said = []
+    if found.has_more:
+        of = ", and there are more" if found.number is None else f" of {humane.count(found.number)}"
+        if has_groups:
+            of = "" if found.number is None else f", {humane.plural(found.number, 'run')} in all"
+        said.append(f"{len(found.rows)}{' rows' if has_groups else ''}{of}")
+        said.append(f"more: --limit {limit * 5}" + ("" if is_filtered else ", filters: --state failed"))
+    if has_groups:
+        said.append("each run of a group: --each")
+    return "; ".join(said)
+
+
+def _rows_of_page(api: Api, found: Sequence[tuple[Record, str]]) -> list[Row]:
+    """The rows of runs and, with its id, of groups."""
+    groups = api.transport.known_groups([group for _, group in found if group])
+    rows = []
+    for record, group in found:
+        row = Row(record, record.as_json() if group else Run(api, record.id, record=record, is_snapshot=True).as_json())
+        if group and (known := groups.get(group)) is not None:
+            row = Row.of_group(row, group, known.counts, known.created_at, known.ended_at)
+        elif group:
+            row = Row.of_group(row, group, _counted(api, group), 0, record.ended_at)
+        rows.append(row)
+    return rows
+
+
+def _counted(api: Api, group: str) -> dict[str, int]:
+    """The runs by state of a group that Redis has forgotten, or of which not all may be seen; none for not known."""
+    try:
+        return {values[0]: number for values, number in api.runs(filters={"group": group}).counts("state").items()}
+    except InputError:
+        return {}
 
 
 def _read_filter(text: str | None) -> Any:
@@ -146,24 +236,10 @@ def _read_filter(text: str | None) -> Any:
         ) from None
 
 
-def _in_line(api: Api, fits: Filter, *, queue: str, limit: int) -> list[tuple[dict[str, Any], int | None]]:
+def _in_line(api: Api, fits: Filter, *, queue: str, limit: int) -> list[Row]:
     """Pending runs and their places, queue by queue. Runs that are not ready have no place and come last."""
     found = api.transport.in_line(fits, queue=queue, limit=limit)
-    return [(Run(api, record.id, record=record).as_json(), place) for record, place in found]
-
-
-def _print(rows: Sequence[tuple[dict[str, Any], int | None]], *, places: bool, as_json: bool) -> None:
-    if as_json:
-        for run, place in rows:
-            terminal.echo_json(run | {"place": place} if places else run)
-        return
-    if not rows:
-        terminal.say("no runs", err=True)
-        return
-    if places:
-        terminal.table(("PLACE", *_COLUMNS), [(place, *_row(run)) for run, place in rows])
-    else:
-        terminal.table(_COLUMNS, [_row(run) for run, _ in rows])
+    return [Row(record, Run(api, record.id, record=record).as_json(), place) for record, place in found]
 
 
 def _print_counts(fields: Sequence[str], counted: dict[tuple[str, ...], int], *, limit: int, as_json: bool) -> None:
@@ -179,16 +255,3 @@ def _print_counts(fields: Sequence[str], counted: dict[tuple[str, ...], int], *,
         terminal.say("no runs", err=True)
     if len(counted) > limit:
         terminal.say(f"launch-worker: {len(counted) - limit} more are not shown; --limit shows more", err=True)
-
-
-def _row(run: dict[str, Any]) -> tuple[Any, ...]:
-    return (
-        run["id"],
-        run["name"] if (index := run["spec"].get("array_index")) is None else f"{run['name']}[{index}]",
-        run["state"],
-        run["queue"],
-        run["project"],
-        terminal.ago(run["created_at"]),
-        terminal.run_time(run),
-        run["reason"],
-    )

@@ -1,5 +1,6 @@
 """Prints for all commands: texts of others made harmless, tables as wide as the terminal, JSON for machines."""
 
+from launch_worker.terminal.cells import cut
 from launch_worker.terminal.job_output import JobOutput
 from launch_worker.terminal.say import Styled, echo_json, has_colours, joined, put, say, styled
 from launch_worker.terminal.screen import Screen
@@ -18,6 +19,7 @@ __all__ = [
     "age",
     "ago",
     "counted",
+    "cut",
     "echo_json",
     "has_colours",
     "joined",

@@ -5,9 +5,11 @@ Texts that people wrote may be cut, and end in `…` then; ids, states, numbers 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from launch_worker import humane
 from launch_worker.terminal.cells import cut, padded, unstyled, width_of
 from launch_worker.terminal.say import Styled, joined, put, styled
 from launch_worker.terminal.screen import Screen
@@ -125,8 +127,10 @@ class _Layout:
     def _text(self, cell: Cell) -> str:
         if isinstance(cell, Styled):
             return Styled(self._screen.writable(cell))
-        if isinstance(cell, int) and not isinstance(cell, bool) and self._screen.is_terminal:
-            return f"{cell:,}"
+        if isinstance(cell, (bool, dict, list)):
+            cell = json.dumps(cell, ensure_ascii=False)
+        elif isinstance(cell, (int, float)) and self._screen.is_terminal:
+            cell = humane.figure(cell)
         return self._screen.writable(clean(cell))
 
     @staticmethod
