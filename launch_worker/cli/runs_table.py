@@ -62,6 +62,14 @@ def _time(row: Row) -> str:
     return "" if is_waiting else terminal.run_time(times)
 
 
+def _reason(row: Row) -> Any:
+    reason = row.run["reason"]
+    if row.group or not (reason or "").startswith("scheduled for ") or not row.run["due_at"]:
+        return None if row.group else reason
+    # A person gets no time of seconds' fractions in another zone; a pipe does.
+    return lambda screen: f"starts {terminal.ago(row.run['due_at'])}" if screen.is_terminal else reason
+
+
 def _of_run(read: Callable[[Row], Any]) -> Callable[[Row], Any]:
     """What a single run has; a group has nothing there."""
     return lambda row: None if row.group else read(row)
@@ -89,7 +97,7 @@ _COLUMNS: dict[str, tuple[Column, Callable[[Row], Any]]] = {
     "age": (Column("AGE", 3, right=True), lambda row: terminal.age(row.created_at or row.run["created_at"])),
     "time": (Column("TIME", 4, right=True), _time),
     "id": (Column("ID"), lambda row: row.group or row.run["id"]),
-    "reason": (Column("REASON", 5, least=40, falls=True), _field("reason")),
+    "reason": (Column("REASON", 5, least=40, falls=True), _reason),
     "author": (Column("AUTHOR", 7, least=12), lambda row: row.record.author),
     "user": (Column("USER", 7, least=8), lambda row: row.run["user"]),
     "worker": (Column("WORKER", 7, least=12), _field("worker")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from pathlib import Path
@@ -165,6 +166,13 @@ def test_the_command_line_lists_runs_by_filter_sweep_and_tag(cluster: Cluster, d
     assert listed(cluster, "--tag", "all", "--tag", "lr=0.01") == ["lr0.01"]
     assert listed(cluster, "--pending", "--tag", "all") == ["lr0.001", "lr0.01", "lr0.1"]
     assert listed(cluster, "--queue", "nobody", "--sort", "name") == ["lr0.001", "lr0.01", "lr0.1", "swept"]
+    assert listed(cluster, "--sort", "-config.lr", "--limit", "2") == ["lr0.1", "lr0.01"]
+    chosen = cluster.run("launch-worker", "runs", "-o", "name,config.lr", "--sort", "config.lr", "--limit", "2")
+    assert [line.split() for line in chosen.out.splitlines()] == [
+        ["NAME", "config.lr"],
+        ["lr0.001", "0.001"],
+        ["lr0.01", "0.01"],
+    ]
     assert listed(cluster, "--text", "TINY", "--text", "0.01") == ["lr0.01"]
     assert listed(cluster, "--name", "swept", "--author", me(), "--since", "1h") == ["swept"]
     assert listed(cluster, "--name", "swept", "--author", "nobody@nowhere") == []
@@ -176,6 +184,8 @@ def test_the_command_line_lists_runs_by_filter_sweep_and_tag(cluster: Cluster, d
         ("--since", "soon", "neither a duration"),
         ("--text", "x" * 201, "1 to 200"),
         ("--count-by", "reason", "counted by state, queue"),
+        ("-o", "colour", "'colour' is not a column; there are place, state, name"),
+        ("--sort", "colour", "runs have no 'colour'"),
         # A server has an archive, which counts by each field.
         *((("--count-by", "tag", "launch-worker archive run"),) if door == "redis" else ()),
     ):
@@ -190,6 +200,27 @@ def test_the_command_line_lists_runs_by_filter_sweep_and_tag(cluster: Cluster, d
         result = cluster.run("launch-worker", "runs", "--filter", given)
         assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1), result
         assert said in result.err
+
+
+def test_a_group_is_one_row_with_its_counts_and_each_of_its_runs_when_asked(cluster: Cluster) -> None:
+    cluster.api.submit({"command": ("true",), "queue": "nobody", "name": "older"})
+    for name, indexes in (("part", "0-24"), ("some", "3,7")):
+        assert cluster.run("launch-submit", "-q", "nobody", "--name", name, "--array", indexes, "--", "true").code == 0
+
+    def rows(*options: str) -> list[str]:
+        result = cluster.run("launch-worker", "runs", "-o", "name,id", *options)
+        assert result.code == 0, result
+        return result.out.splitlines()[1:]
+
+    some, part, older = rows("--folded", "--limit", "3")
+    assert re.fullmatch(r"some \[2 runs\] ◌2  +a[0-9a-z]{15}", some)
+    assert re.fullmatch(r"part \[0-24\] ◌25  +a[0-9a-z]{15}", part)
+    assert re.fullmatch(r"older  +[0-9a-z]{15}", older)
+    group = part.split()[-1]
+    assert [line.split()[0] for line in rows("--group", group, "--limit", "2")] == ["part[24]", "part[23]"]
+    assert len(rows("--each", "--limit", "9")) == len(rows("--limit", "9")) == 9
+    refused = cluster.run("launch-worker", "runs", "--folded", "--sort", "name")
+    assert (refused.code, refused.out) == (2, "")
 
 
 def test_hyperparameters_reach_the_job_and_are_shown(cluster: Cluster) -> None:
