@@ -17,6 +17,7 @@ from launch_worker.api.transport import Kind, LogPart, Place, RunList, Seen, che
 from launch_worker.errors import NotFoundError, ServerUnavailableError, UnknownRunError
 from launch_worker.ids import check_run_id
 from launch_worker.model.allowance import Allowance
+from launch_worker.model.explanation import Explanation
 from launch_worker.model.finding import Finding
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Gap, Log, Piece
@@ -82,6 +83,9 @@ class HttpTransport(HttpSubmitter):
     def shown(self, run_id: str) -> dict[str, Any]:
         shown: dict[str, Any] = self.server.ask("GET", self._run(run_id))
         return shown
+
+    def explain(self, run_id: str) -> Explanation:
+        return Explanation.from_json(self.server.ask("GET", self._run(run_id, "/explain")))
 
     def why_waiting(self, queue: str) -> str:
         # The server has said it in the run's reason.

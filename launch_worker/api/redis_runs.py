@@ -21,7 +21,9 @@ from launch_worker.errors import (
     SettingsError,
     UnknownRunError,
 )
+from launch_worker.ids import RUN_ID
 from launch_worker.maintenance.passes import catch_up
+from launch_worker.model.explanation import Explanation, Surroundings, explain
 from launch_worker.model.log_pieces import Log, Piece
 from launch_worker.model.needs import NOTHING, parse_needs
 from launch_worker.model.outcome import Outcome
@@ -124,6 +126,36 @@ class RedisRuns(RedisConnection):
 
             return self._past(unknown, look)
         return run_as_json(self, record, history=True)
+
+    def explain(self, run_id: str) -> Explanation:
+        shown = self.shown(run_id)
+        record = Record.from_json(shown)
+        around = Surroundings() if record.state is not RunState.PENDING else self._around(record)
+        return explain(record, shown["reason"] or "", around, now_us=self.store.now_us())
+
+    def _around(self, record: Record) -> Surroundings:
+        queue = self.store.settings_of("queue", record.queue)
+        pool = queue.get("pool", "")
+        return Surroundings(
+            workers=self.workers_around(),
+            is_queue_paused=bool(queue.get("paused")),
+            pool=pool,
+            is_pool_paused=bool(pool and self.store.settings_of("pool", pool).get("paused")),
+            place=self.place_in_line(record),
+            others=self._states_of(list(record.waits_for)),
+        )
+
+    def workers_around(self) -> list[dict[str, Any]]:
+        """The live workers with their room, as `Store.workers_with_room` has them."""
+        return self.store.workers_with_room()
+
+    def place_in_line(self, record: Record) -> int | None:
+        """The place of a Pending run in its queue, 1 for the next run; None for a run that is not ready."""
+        return self.store.place_in_line(record)
+
+    def _states_of(self, ids: Sequence[str]) -> dict[str, str]:
+        """The state of each of these runs that is there."""
+        return {one.id: one.state.value for one in self.records([one for one in ids if RUN_ID.fullmatch(one)])}
 
     def _past(self, unknown: UnknownRunError, look: Callable[[Database], T | None]) -> T:
         """What the archive has of a run that Redis does not have. Raises the error, where that is nothing."""

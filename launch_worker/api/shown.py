@@ -1,13 +1,18 @@
-"""Shows a run as the object of `runs --json` and `show --json`."""
+"""Shows a run as the object of `runs --json` and `show --json`, and its spec for people."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+from launch_worker import humane
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.saved_files import saved_files
 from launch_worker.model.states import RunState
+
+#: Numbers of a spec from here on are damaged.
+_TOO_MUCH = 1 << 62
 
 
 class Explains(Protocol):
@@ -34,3 +39,34 @@ def attempt_of(record: Record, attempt: int | None) -> int:
     if attempt is not None and attempt > record.attempt:
         raise InputError(f"run {record.id} has had {record.attempt} attempts; there is no attempt {attempt} yet")
     return record.attempt if attempt is None else attempt
+
+
+def source_of(spec: Mapping[str, Any], commit: str | None) -> str:
+    """Where a run's code is from; '' where the submitter said nothing of that."""
+    if spec.get("upload"):
+        return f"upload {str(spec['upload'])[:12]}"
+    return f"{spec['uri']}{f' at {commit[:12]}' if commit else ''}" if spec.get("uri") else ""
+
+
+def options_of(spec: Mapping[str, Any], *, without: Collection[str]) -> list[tuple[str, str]]:
+    """The fields of a spec but some, with what they say for people: `Retry delay`, `2 s`."""
+    found = []
+    for name, value in spec.items():
+        if name in without or value in (None, "", [], {}):
+            continue
+        label = name.removesuffix("_s") if name.endswith("_s") else name
+        text = str(value)
+        if name.endswith("_s") and _is_number(value):
+            text = humane.duration(float(value))
+        elif name == "memory" and _is_number(value):
+            text = humane.size(float(value))
+        elif isinstance(value, Mapping):
+            text = ", ".join(f"{key}={entry}" for key, entry in value.items())
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            text = ", ".join(map(str, value))
+        found.append((label.replace("_", " ").capitalize(), text))
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_MUCH

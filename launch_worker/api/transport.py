@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 from launch_worker.api.filters import Filter, Order
 from launch_worker.errors import InputError
 from launch_worker.model.allowance import Allowance
+from launch_worker.model.explanation import Explanation
 from launch_worker.model.finding import Finding
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Joiner, Log, Piece
@@ -202,6 +203,9 @@ class Transport(Submits, Protocol):
 
     def shown(self, run_id: str) -> dict[str, Any]:
         """The object of `show --json`, of a run that only the archive has too. Raises UnknownRunError."""
+
+    def explain(self, run_id: str) -> Explanation:
+        """Why a run waits, of one that does not what it does, of the archive's too. Raises UnknownRunError."""
 
     def why_waiting(self, queue: str) -> str:
         """Why a ready run of a queue that breaks no limit has not been taken; '' where it will be, or not known."""

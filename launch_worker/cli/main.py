@@ -20,6 +20,7 @@ COMMANDS = {
     "delete": "launch_worker.cli.acts",
     "dev": "launch_worker.cli.dev",
     "doctor": "launch_worker.cli.doctor",
+    "explain": "launch_worker.cli.explain",
     "files": "launch_worker.cli.show",
     "groups": "launch_worker.cli.groups",
     "health": "launch_worker.cli.health",

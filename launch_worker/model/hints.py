@@ -60,6 +60,24 @@ def hint_of_end(record: Record, output: str = "") -> Hint | None:
     return None
 
 
+def meaning_of(record: Record) -> str:
+    """What a Failed run's exit code or signal means, in a few words, where its reason names nothing else; else ''."""
+    if record.reason not in (f"exit code {record.exit_code}", f"ended by {record.signal}"):
+        return ""
+    code = record.exit_code or 0
+    name = _signal_of(record)
+    what = _CODES[code][0] if code in _CODES else _SIGNALS[name][0] if name in _SIGNALS else ""
+    if not what and name and code:
+        what = f"It was ended by {name}"
+    return f"{what[0].lower()}{what[1:]}" if what else ""
+
+
+def _signal_of(record: Record) -> str:
+    """The signal that ended the job, also where a shell has made an exit code of it; '' for none."""
+    code = record.exit_code or 0
+    return record.signal or (signal_name(code - _SHELL_SIGNAL) if _SHELL_SIGNAL < code <= _SHELL_SIGNAL + 64 else "")
+
+
 def _of_failure(record: Record, output: str) -> Hint:
     reason = record.reason
     exception = exception_of(reason)
@@ -156,7 +174,7 @@ def _by_code(record: Record) -> Hint | None:
     if code in _CODES:
         what, text = _CODES[code]
         return Hint(f"{what} (exit code {code}).", text)
-    name = record.signal or (signal_name(code - _SHELL_SIGNAL) if _SHELL_SIGNAL < code <= _SHELL_SIGNAL + 64 else "")
+    name = _signal_of(record)
     if name == "SIGKILL":
         return _of_kill(record)
     if name not in _SIGNALS:

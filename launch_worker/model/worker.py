@@ -41,7 +41,8 @@ def why_never(needs: str, workers: Sequence[Mapping[str, Any]]) -> str:
     most = [max(column) for column in zip(*offers, strict=True)]
     for want, has, what in zip(wants, most, ("GPUs", "cores", "GiB of memory"), strict=True):
         if want > has:
-            return f"{want:.4g} {what}, and its workers have at most {has:.4g}"
+            wants_it = f"{want:.4g} {what if want != 1 else what.removesuffix('s')}"
+            return f"{wants_it}, and " + (f"its workers have at most {has:.4g}" if has else "its workers have none")
     return "more GPUs, cores and memory together than any one of its workers has"
 
 

@@ -27,6 +27,7 @@ from launch_worker.model.usage import Measured
 from launch_worker.people.roles import Act, visible
 from launch_worker.server.asker import Asker
 from launch_worker.server.shared import Shared
+from launch_worker.server.sight import Seen
 from launch_worker.store.answers import CancelWord
 from launch_worker.store.logs import LogChunk
 from launch_worker.store.submit import New
@@ -243,9 +244,12 @@ class Served(RedisTransport):
                     return found
         return found
 
+    def workers_around(self) -> list[dict[str, Any]]:
+        return Seen(self._shared, self._asker.person).workers(super().workers_around())
+
     def place_in_line(self, record: Record) -> int | None:
         """The place of a Pending run among those that are seen; None for one that is not ready, or far behind."""
-        place = self.store.place_in_line(record)
+        place = super().place_in_line(record)
         if place is None or self._sight.is_everything:
             return place
         before = 0

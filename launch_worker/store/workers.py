@@ -113,6 +113,25 @@ class Workers(Server):
                 said["running"] = max(0, said["slots"] - free)
         return found
 
+    def workers_with_room(self) -> list[dict[str, Any]]:
+        """The same with `room`, what the scripts know to be free now: `gpus`, and whether it `takes_new` runs.
+
+        None for a worker that takes nothing now.
+        """
+        found = self.workers()
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for said in found:
+                pipe.hmget(keys.free(said["owner"]), "slots", "gpus", "by_hand")
+            rooms = pipe.execute(raise_on_error=False) if found else []
+        for said, room in zip(found, rooms, strict=True):
+            slots, gpus, by_hand = room if isinstance(room, list) else (None, None, None)
+            if slots is None or not slots.isdigit():
+                continue
+            said["running"] = max(0, said["slots"] - int(slots))
+            said["room"] = {"gpus": int(gpus) if gpus and gpus.isdigit() else None, "takes_new": by_hand is None}
+        return found
+
     def _free_slots(self, owners: Sequence[str]) -> list[int | None]:
         """Each owner's free slots, as the scripts count them; None for a worker that takes nothing now."""
         with clear_errors(self.url):

@@ -2,6 +2,7 @@
 
 from launch_worker.terminal.cells import cut
 from launch_worker.terminal.job_output import JobOutput
+from launch_worker.terminal.paragraphs import commands, facts, paragraph
 from launch_worker.terminal.say import Styled, echo_json, has_colours, joined, put, say, styled
 from launch_worker.terminal.screen import Screen
 from launch_worker.terminal.states import counted, state, state_cell
@@ -18,11 +19,14 @@ __all__ = [
     "Tailed",
     "age",
     "ago",
+    "commands",
     "counted",
     "cut",
     "echo_json",
+    "facts",
     "has_colours",
     "joined",
+    "paragraph",
     "put",
     "run_time",
     "say",

@@ -131,7 +131,7 @@ def test_a_system_works_with_a_user_for_each_of_its_parts(cluster: Cluster, guar
     wait_until(lambda: cluster.api.sweep(json.loads(sweep)["id"]).state == "FINISHED", what="the sweep is over")
 
     looks: list[tuple[str, ...]] = [("runs", "--state", "finished", "--queue", "gpu")]
-    looks += [(look, run) for look in ("show", "wait", "logs", "report")]
+    looks += [(look, run) for look in ("show", "explain", "wait", "logs", "report")]
     for command in looks:
         producer("launch-worker", *command)
     for command in (*looks, ("status",), ("workers",), ("doctor",), ("queues",), ("pools",), ("sweep", "list")):

@@ -78,7 +78,7 @@ def test_a_job_runs_in_the_code_of_its_repository(cluster: Cluster, host: GitHos
     assert printed[1].endswith("/code/pkg")
     assert printed[2] == commit
     assert not [line for line in printed if "GIT_" in line], "git's environment is not the job's"
-    assert commit in cluster.run("launch-worker", "show", shown["id"]).out
+    assert commit in cluster.run("launch-worker", "show", "--all", shown["id"]).out
     wait_until(lambda: not Path(printed[1]).exists(), what="the code is deleted with the attempt")
 
 

@@ -246,7 +246,7 @@ def test_the_workers_are_told_in_python(cluster: Cluster) -> None:
 def test_files_of_a_run_are_listed_and_printed(cluster: Cluster) -> None:
     run = make(cluster, "true", queue="nobody")
     result = cluster.run("launch-worker", "files", run.id)
-    assert (result.code, result.out, result.err) == (0, "", "no files\n")
+    assert (result.code, result.out, result.err) == (0, "", f"no files are kept with run {run.id}\n")
     cluster.api.store.save_file(run.id, "build.log", b"line one\nline two")
     assert cluster.run("launch-worker", "files", run.id, "build.log").out == "line one\nline two"
     assert json.loads(cluster.run("launch-worker", "files", run.id, "--json").out) | {"saved_at": 0} == {
@@ -254,7 +254,7 @@ def test_files_of_a_run_are_listed_and_printed(cluster: Cluster) -> None:
         "size": 17,
         "saved_at": 0,
     }
-    assert "build.log (17 bytes)" in cluster.run("launch-worker", "show", run.id).out
+    assert "build.log (17 B)" in cluster.run("launch-worker", "show", run.id).out
     missing = cluster.run("launch-worker", "files", run.id, "other")
     assert (missing.code, "there are: build.log" in missing.err) == (2, True)
 

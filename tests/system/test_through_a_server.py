@@ -83,6 +83,9 @@ def day_of_a_user(cluster: Cluster, door: dict[str, str], project: str) -> tuple
     [first] = cluster.runs(display_name="first", tags=project)
     ids = [first.id, second, *re.findall("run ([0-9a-z]{15}) ", said[-1].out)]
     command("launch-worker", "logs", first.id)
+    command("launch-worker", "explain", second)
+    command("launch-worker", "explain", second, "--json")
+    command("launch-worker", "show", second)
     command("launch-worker", "cancel", second)
     command("launch-worker", "cancel", second)
     command("launch-worker", "wait", second)
@@ -114,7 +117,11 @@ def test_a_user_without_redis_is_told_what_redis_tells_and_sees_and_stops_no_mor
             for word, instead in words.items():
                 out, err = out.replace(word, instead), err.replace(word, instead)
             for pattern, instead in (
-                (r"\d{4}-\d\d-\d\dT[\d:.+]+|\b\d+(\.\d+)?s\b|_s\": [\d.]+|_s=[\d.]+", "TIME"),
+                (r"It is (next|number \d+) in|\"place\": \d+", "PLACE"),
+                (
+                    r"\d+(\.\d+)? m?s( ago)?\b|\d{4}-\d\d-\d\dT[\d:.+]+|\b\d+(\.\d+)?s\b|_s\": [\d.]+|_s=[\d.]+",
+                    "TIME",
+                ),
                 (r'("user": )("SOMEBODY"|null)', r"\1USER"),
                 (r"user +SOMEBODY\n", ""),
                 (r'("pid":|pid) +\d+', "PID"),
@@ -135,7 +142,7 @@ def test_a_user_without_redis_is_told_what_redis_tells_and_sees_and_stops_no_mor
 
         secret = cluster.run("launch-submit", "--quiet", "--project", PRIVATE, "--", "true", env=door("insider"))
         shared = cluster.run("launch-submit", "--quiet", "-q", "nobodys", "--", "true", env=door("insider"))
-        for words in (("show",), ("logs",), ("logs", "-f"), ("cancel",), ("wait",)):
+        for words in (("show",), ("explain",), ("logs",), ("logs", "-f"), ("cancel",), ("wait",)):
             hidden = cluster.run("launch-worker", *words, secret.out.strip(), env=door("member"))
             unknown = cluster.run("launch-worker", *words, "000000000000000", env=door("member"))
             assert (hidden.code, hidden.out, hidden.err.replace(secret.out.strip(), "0" * 15)) == (

@@ -64,6 +64,7 @@ LINES = (
     Line("launch-worker health"),
     Line("launch-worker runs --state running", ("Running",)),
     Line(r"launch-worker show \$RUN", ("begun; sleep 300", "Running")),
+    Line(r"launch-worker explain \$RUN", ("Running for",)),
     Line(r"launch-worker logs \$RUN", ("begun",)),
     Line(r"launch-worker cancel \$RUN"),
     Line(r"launch-worker wait \$RUN", ("Killed",), code=143),

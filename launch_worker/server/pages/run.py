@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
@@ -11,11 +11,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from launch_worker import humane
+from launch_worker.api.shown import options_of, source_of
 from launch_worker.errors import InputError, LaunchError, NotFoundError
 from launch_worker.model.advice import advise
 from launch_worker.model.hints import Hint, hint_of_end, hint_of_wait
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.run import MASK, Record, Transition
+from launch_worker.model.sentences import attempt_of_most
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Measured, Usage
 from launch_worker.people.roles import Act
@@ -118,7 +120,7 @@ class One:
             "is_past": self.is_past,
             "is_final": record.state.is_final,
             "owner": record.user,
-            "attempt_of": _attempt_of(record, self.spec),
+            "attempt_of": attempt_of_most(record, self.spec),
             "limit_s": _number(self.spec.get("timeout_s")),
             "hint": self.hint("\n".join(tail)),
             "place": self.served.place_in_line(record) if record.state is RunState.PENDING else None,
@@ -129,7 +131,7 @@ class One:
             "grace": humane.duration(_number(self.spec.get("grace_s"), 10.0) or 0.0),
             "attempts": attempts,
             "waited": next((bar.stretches[0].seconds for bar in attempts if bar.stretches), None),
-            "source": _source(self.spec, run["commit"]),
+            "source": source_of(self.spec, run["commit"]),
         }
 
     def hint(self, tail: str) -> Hint | None:
@@ -206,7 +208,7 @@ def run_tab(run_id: str, tab: str, request: Request, shared: SharedHere, asker: 
         measured = one.measured(_USAGE_S)
         more = _resources(measured, one.record)
     elif tab == "details":
-        more = {"options": _options(one.spec), "names": _names_of_env(one.spec)}
+        more = {"options": options_of(one.spec, without=_OWN_PLACE), "names": _names_of_env(one.spec)}
     return _show(one, request, shared, asker, tab, **more)
 
 
@@ -363,46 +365,10 @@ def _why_nothing(record: Record, measured: Measured) -> str:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _attempt_of(record: Record, spec: Mapping[str, Any]) -> str:
-    """Which attempt it is, and of how many; '' where that says nothing."""
-    most = 1 + int(_number(spec.get("retries")) or 0)
-    if record.attempt > most:
-        # Preemptions, and attempts that a person asked for, are not counted.
-        return f"attempt {record.attempt}"
-    return f"attempt {record.attempt} of {most}" if most > 1 and record.attempt else ""
-
-
-def _source(spec: Mapping[str, Any], commit: str | None) -> str:
-    """Where its code is from; '' where the submitter said nothing of that."""
-    if spec.get("upload"):
-        return f"upload {str(spec['upload'])[:12]}"
-    return f"{spec['uri']}{f' at {commit[:12]}' if commit else ''}" if spec.get("uri") else ""
-
-
 #: Fields of a spec that have a place of their own on the page.
 _OWN_PLACE = frozenset(
     {"command", "name", "queue", "project", "tags", "env", "env_from", "config", "author", "sweep", "after"}
 )
-
-
-def _options(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The other fields of the spec, as people read them."""
-    found = []
-    for name, value in spec.items():
-        if name in _OWN_PLACE or value in (None, "", [], {}):
-            continue
-        label = name.removesuffix("_s") if name.endswith("_s") else name
-        text = str(value)
-        if name.endswith("_s") and _number(value) is not None:
-            text = humane.duration(float(value))
-        elif name == "memory" and _number(value) is not None:
-            text = humane.size(float(value))
-        elif isinstance(value, Mapping):
-            text = ", ".join(f"{key}={entry}" for key, entry in value.items())
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            text = ", ".join(map(str, value))
-        found.append((label.replace("_", " ").capitalize(), text))
-    return found
 
 
 def _names_of_env(spec: Mapping[str, Any]) -> list[tuple[str, bool]]:

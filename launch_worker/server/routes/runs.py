@@ -92,6 +92,31 @@ class Time(BaseModel):
     now: str = Field(examples=["2030-01-31T14:30:00.000000+00:00"])
 
 
+class Answer(BaseModel):
+    """What one live worker says to a run that waits."""
+
+    worker: str
+    host: str
+    is_consumer: bool = Field(description="Whether it takes runs of the queue at all.")
+    why_not: list[str] = Field(description="Why it does not take the run now; empty: it has room for it.")
+
+
+class Explained(BaseModel):
+    """Why a run waits; of one that runs or has ended its sentence alone."""
+
+    id: str
+    name: str
+    queue: str
+    state: str
+    sentence: str = Field(description="What the run does, or how it ended.")
+    priority: str
+    place: int | None = Field(description="Place in its queue's line, 1 the next; null for a run that is not ready.")
+    held_up_by: list[str] = Field(description="What holds it up whatever the workers have.")
+    workers: list[Answer]
+    advice: str = Field(description="What would help.")
+    command: str = Field(description="A command that would help; empty for none.")
+
+
 def read_filter(text: str | None) -> Filter:
     """A filter of a query. Raises InputError."""
     try:
@@ -186,6 +211,12 @@ def show_run(
         record = served.find(run_id)
         return as_json(run_as_json(served, record, history=True))
     return as_json(served.shown(run_id))
+
+
+@router.get("/runs/{run_id}/explain")
+def explain_run(shared: SharedHere, asker: Seeing, run_id: str) -> Explained:
+    """Say why a run waits: what holds it up, why each worker does not take it, and what would help."""
+    return Explained(**Served(shared, asker).explain(run_id).as_json())
 
 
 @router.get("/runs/{run_id}/history", response_model=list[dict[str, Any]])
