@@ -23,6 +23,17 @@ class NotFoundError(InputError):
     """Nothing of that kind has this name."""
 
 
+class AmbiguousNameError(InputError):
+    """Several runs or groups have this name, or ids that begin so; nothing was changed."""
+
+    #: Each of them (the newest ones), its state and its age, as lines for people.
+    things: tuple[str, ...] = ()
+
+    def __init__(self, sentence: str, things: tuple[str, ...] = ()) -> None:
+        super().__init__("\n".join((sentence, *things)))
+        self.things = things
+
+
 class UnknownRunError(NotFoundError):
     """No run has this id (never submitted, or older than the retention)."""
 

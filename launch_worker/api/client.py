@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from launch_worker.api.filters import parse_filter, parse_order
-from launch_worker.api.groups import GroupApi
+from launch_worker.api.groups import Group, GroupApi
+from launch_worker.api.naming import chosen, is_exact
 from launch_worker.api.queues import QueueApi
 from launch_worker.api.run import Run
 from launch_worker.api.runs import MAX_PER_PAGE, Runs
@@ -67,6 +68,19 @@ class Api(GroupApi, QueueApi, SweepApi):
         record = self.transport.find(run_id)
         _check_project(project, run_id, record.project)
         return Run(self, run_id, record=record)
+
+    def find(self, word: str, *, newest: bool = False) -> Run | Group:
+        """The run or group that a person means by a word, as the commands find it.
+
+        The word is an id, the beginning of one (4 characters or more), a name, or `@` for the last that this user
+        submitted. All runs of an array, a bulk submission or a sweep together are the group. Names are looked for in
+        the archive, where there is one, and among the newest 10,000 runs of Redis. Raises AmbiguousNameError where
+        several have the name, unless `newest` says which one is meant, and UnknownRunError for none.
+        """
+        if is_exact(word):
+            return self.find_group(word) or self.run(word)
+        found, _ = chosen(self.transport, word, takes_newest=newest)
+        return self.run(found.id) if found.kind == "run" else self.group(found.id)
 
     def shown(self, path: str) -> dict[str, Any]:
         """The object of `show --json`, also of a run that only the archive has; `path` and errors as for `run`."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.http_connection import error_of, part_of_path
 from launch_worker.api.http_submitter import HttpSubmitter
+from launch_worker.api.naming import Meant
 from launch_worker.api.transport import Kind, LogPart, Place, RunList, Seen, check_part
 from launch_worker.errors import NotFoundError, ServerUnavailableError, UnknownRunError
 from launch_worker.ids import check_run_id
@@ -71,6 +72,9 @@ class HttpTransport(HttpSubmitter):
 
     def record(self, run_id: str) -> Record:
         return Record.from_json(self.server.ask("GET", self._run(run_id), query={"live": "true"}))
+
+    def meant_by(self, word: str) -> Meant:
+        return Meant.from_json(self.server.ask("GET", "/runs/named", query={"word": word}))
 
     def records(self, run_ids: Sequence[str]) -> list[Record]:
         found: dict[str, Record] = {}

@@ -9,6 +9,7 @@ from typing import Any
 from launch_worker.api import doctor
 from launch_worker.api.overview import overview
 from launch_worker.api.redis_groups import RedisGroups
+from launch_worker.api.redis_names import RedisNames
 from launch_worker.api.redis_queues import RedisQueues
 from launch_worker.api.redis_runs import RedisRuns
 from launch_worker.api.redis_sweeps import RedisSweeps
@@ -21,7 +22,7 @@ from launch_worker.model.totals import By, Total
 from launch_worker.model.worker import WorkerOrder
 
 
-class RedisTransport(RedisRuns, RedisGroups, RedisQueues, RedisSweeps):
+class RedisTransport(RedisRuns, RedisNames, RedisGroups, RedisQueues, RedisSweeps):
     """The transport through Redis, and through the archive's database where there is one. `Transport` documents it."""
 
     def queue_names(self) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from launch_worker.api.filters import Filter, Order
+from launch_worker.api.naming import Meant
 from launch_worker.errors import InputError
 from launch_worker.model.allowance import Allowance
 from launch_worker.model.explanation import Explanation
@@ -197,6 +198,9 @@ class Transport(Submits, Protocol):
 
     def record(self, run_id: str) -> Record:
         """The run now. Raises UnknownRunError, which says so where the run was deleted."""
+
+    def meant_by(self, word: str) -> Meant:
+        """All runs and groups that a word of a person may mean: a name, the beginning of an id, `@`."""
 
     def records(self, run_ids: Sequence[str]) -> list[Record]:
         """These runs in this order; those that are gone are left out."""

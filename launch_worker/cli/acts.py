@@ -8,6 +8,7 @@ from launch_worker import terminal
 from launch_worker.api.client import Api, Run
 from launch_worker.api.groups import Group
 from launch_worker.cli.errors import each
+from launch_worker.cli.words import id_of, ids_of, run_id_of
 from launch_worker.errors import InputError
 from launch_worker.ids import GROUP_ID
 from launch_worker.model.states import RunState
@@ -42,6 +43,9 @@ def cancel_command(
         if not run_ids:
             terminal.say(f"no run of queue {queue} is left to cancel", err=True)
 
+    else:
+        run_ids = ids_of(api, run_ids)
+
     def cancel(run_id: str) -> None:
         group = None if queue or alone else api.find_group(run_id)
         if group is not None:
@@ -71,6 +75,8 @@ def preempt_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) ->
     """Make room: a Running run gets SIGTERM, then SIGKILL after its grace, and goes back to its queue, to run again."""
     api = Api(url)
 
+    run_ids = tuple(dict.fromkeys(run_id_of(api, word) for word in run_ids))
+
     def preempt(run_id: str) -> None:
         Run(api, run_id).preempt()
         if as_json:
@@ -89,6 +95,8 @@ def delete_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) -> 
     """Delete runs with all that is kept of them; one that waits is never executed, one that runs is refused."""
     api = Api(url)
 
+    run_ids = ids_of(api, run_ids)
+
     def delete(run_id: str) -> None:
         Run(api, run_id).delete()
         if as_json:
@@ -106,12 +114,14 @@ def delete_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) -> 
 @click.pass_obj
 def retry_command(url: str | None, run_id: str, failed: bool, as_json: bool) -> None:
     """Start a new attempt of a run that has ended, or of all such runs of a group."""
+    api = Api(url)
+    run_id = id_of(api, run_id)
     if GROUP_ID.fullmatch(run_id):
-        _retry_group(Api(url), run_id, only_failed=failed, as_json=as_json)
+        _retry_group(api, run_id, only_failed=failed, as_json=as_json)
         return
     if failed:
         raise InputError(f"--failed is for a group, whose id has 16 characters; {run_id[:40]} is none")
-    run = Api(url).run(run_id)
+    run = api.run(run_id)
     crashed = run.record.state is RunState.CRASHED
     run.retry()
     if crashed:
@@ -155,12 +165,13 @@ def confirm_command(url: str | None, run_id: str, what: str, as_json: bool) -> N
     machine until a worker of its host has looked, or this was said. Look first, with `docker ps` there: what lives on
     runs beside the next attempt.
     """
-    run = Api(url).run(run_id)
+    api = Api(url)
+    run = api.run(run_id_of(api, run_id))
     state = run.confirm_ended()
     if as_json:
-        terminal.echo_json({"id": run_id, "confirm": what, "state": state.value})
+        terminal.echo_json({"id": run.id, "confirm": what, "state": state.value})
     else:
-        terminal.say(f"run {run_id} is ", terminal.state(state.value))
+        terminal.say(f"run {run.id} is ", terminal.state(state.value))
 
 
 @click.command(epilog="Example: launch-worker wait 1m83cyvtfq1tc69")
@@ -202,5 +213,5 @@ def wait_command(url: str | None, run_ids: tuple[str, ...], timeout: str | None,
         else:
             terminal.say(f"run {one.id} ", terminal.state(one.record.state.value))
 
-    worst = each(run_ids, wait)
+    worst = each(ids_of(api, run_ids, takes_newest=True), wait)
     return worst or next((code for code in codes if code), 0)

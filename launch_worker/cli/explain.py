@@ -6,6 +6,7 @@ import click
 
 from launch_worker import humane, terminal
 from launch_worker.api.client import Api
+from launch_worker.cli.words import run_id_of
 from launch_worker.model.explanation import Explanation, WorkerAnswer
 
 #: Workers that are named one by one, and those of other queues.
@@ -18,7 +19,8 @@ _MOST_WORKERS, _MOST_OTHERS = 20, 3
 @click.pass_obj
 def explain_command(url: str | None, run_id: str, as_json: bool) -> None:
     """Say why a run waits: what holds it up, why each worker does not take it, and what would help."""
-    found = Api(url).transport.explain(run_id)
+    api = Api(url)
+    found = api.transport.explain(run_id_of(api, run_id, takes_newest=True))
     if as_json:
         terminal.echo_json(found.as_json())
         return

@@ -11,6 +11,7 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
 from launch_worker.cli import following
+from launch_worker.cli.words import run_id_of
 from launch_worker.errors import DeletedRunError, InputError, UnknownRunError
 from launch_worker.ids import RUN_ID
 from launch_worker.model.log_pieces import Piece, lines_of
@@ -53,7 +54,7 @@ def logs_command(
     pass, and other control characters are shown as what they are, such as ^G.
     """
     api = Api(url)
-    run, is_over = _run_of_log(api, run_id)
+    run, is_over = _run_of_log(api, run_id_of(api, run_id, takes_newest=True))
     if follow and (as_json or download or line_numbers or any(value is not None for value in wanted.values())):
         raise InputError("--follow goes with --tail, --attempt and --raw only; leave it out, or the others")
     if download and as_json:

@@ -16,6 +16,7 @@ from launch_worker.api.client import Api
 from launch_worker.api.groups import Group
 from launch_worker.api.run import Run
 from launch_worker.api.shown import options_of, source_of
+from launch_worker.cli.words import id_of, run_id_of
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import GROUP_ID
 from launch_worker.model.hints import Hint, hint_of_end
@@ -44,6 +45,7 @@ _MOST_VALUES, _MOST_RUNS = 8, 1000
 def show_command(url: str | None, run_id: str, is_all: bool, as_json: bool) -> None:
     """Say what a run does or how it ended, why, and what to do next; or how the runs of a group are."""
     api = Api(url)
+    run_id = id_of(api, run_id, takes_newest=True)
     if GROUP_ID.fullmatch(run_id):
         _show_group(api.group(run_id), is_all=is_all, as_json=as_json)
         return
@@ -386,7 +388,8 @@ def _failed_runs(group: Group) -> list[Record]:
 @click.pass_obj
 def files_command(url: str | None, run_id: str, name: str | None, raw: bool, as_json: bool) -> None:
     """List the files that are kept with a run; with NAME print that one, in a pipe its bytes and nothing else."""
-    run = Api(url).run(run_id)
+    api = Api(url)
+    run = api.run(run_id_of(api, run_id, takes_newest=True))
     if name is not None:
         if as_json:
             raise InputError("--json is for the list of files; leave out it or the name")

@@ -12,6 +12,7 @@ import click
 from launch_worker.cli.errors import run_command
 from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, with_options
 from launch_worker.errors import InputError
+from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.options import OPTIONS
 from launch_worker.submission.options import Item, read_jobs, read_options
 from launch_worker.submission.resolve import current_folder
@@ -95,6 +96,11 @@ def submit_command(command: tuple[str, ...], api: str | None, **options: Any) ->
     call.check()
     given = given_options(command, options)
     call.check_beside(given)
+    if not all(map(_names_an_id, given.get("after", ()))):
+        # Only a name is looked up, and only for one this is imported.
+        from launch_worker.cli.words import after_of
+
+        given["after"] = after_of(api, given["after"])
     items = _items(given, call.from_file)
     if call.follow and (call.from_file is not None or items[0].array is not None):
         raise InputError("--follow shows the log of one run; use --wait for several")
@@ -109,6 +115,11 @@ def submit_command(command: tuple[str, ...], api: str | None, **options: Any) ->
     else:
         _submit(_submitter(api), items, call)
     return 0
+
+
+def _names_an_id(after: str) -> bool:
+    named = after.partition(":")[0]
+    return bool(RUN_ID.fullmatch(named) or GROUP_ID.fullmatch(named))
 
 
 def _submitter(url: str | None) -> Submits:

@@ -11,10 +11,13 @@ from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.sweeps import MAX_WORKERS, Sweep
 from launch_worker.cli.submit_options import RUN_OPTIONS, given_options, with_options
+from launch_worker.cli.words import after_of, sweep_id_of
+from launch_worker.humane import plural
 from launch_worker.model.sweep import SweepOrder
+from launch_worker.model.units import parse_duration
 from launch_worker.sweeps.space import flat
 
-_ID = click.argument("sweep_id", metavar="ID")
+_ID = click.argument("sweep_id", metavar="SWEEP")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 #: Characters of the parameters that fit into a table's row.
 _MAX_PARAMETERS = 100
@@ -56,7 +59,10 @@ def create_command(
     **options: Any,
 ) -> None:
     """Start the sweep that SWEEP.yaml describes, as W&B has it. The other options are for each of its runs."""
-    sweep = Api(url).create_sweep(file, workers=workers, count=count, strict=strict, **given_options((), options))
+    given = given_options((), options)
+    if "after" in given:
+        given["after"] = after_of(url, given["after"])
+    sweep = Api(url).create_sweep(file, workers=workers, count=count, strict=strict, **given)
     sweep.refresh()
     if as_json:
         terminal.echo_json(sweep.as_json())
@@ -108,7 +114,8 @@ def list_command(url: str | None, as_json: bool) -> None:
 @click.pass_obj
 def status_command(url: str | None, sweep_id: str, as_json: bool) -> None:
     """Show how far a sweep is: its best run, how many are in which state, and each of them."""
-    shown = Api(url).sweep(sweep_id).as_json(runs=True)
+    api = Api(url)
+    shown = api.sweep(sweep_id_of(api, sweep_id)).as_json(runs=True)
     if as_json:
         terminal.echo_json(shown)
         return
@@ -150,6 +157,33 @@ def status_command(url: str | None, sweep_id: str, as_json: bool) -> None:
         )
 
 
+@sweep_command.command("wait", epilog="Example: launch-worker sweep wait @")
+@_ID
+@click.option("--timeout", metavar="DUR", help="Give up after this time (exit code 1).")
+@_JSON
+@click.pass_obj
+def wait_command(url: str | None, sweep_id: str, timeout: str | None, as_json: bool) -> int:
+    """Wait until a sweep is over and its runs have ended; exits as `launch-worker wait`, and says which run is best."""
+    api = Api(url)
+    sweep = api.sweep(sweep_id_of(api, sweep_id))
+    timeout_s = None if timeout is None else parse_duration(timeout, what="timeout")
+    group = api.group(sweep.id)
+    try:
+        group.wait(timeout_s)
+    except TimeoutError as error:
+        terminal.say(f"launch-worker: {error}", err=True)
+        return 1
+    sweep.refresh()
+    shown = sweep.as_json()
+    if as_json:
+        terminal.echo_json(shown)
+    else:
+        best = shown.get("best")
+        how = f"; the best is {_value(best['value'])} of run {best['run']}" if best else ""
+        terminal.say(f"sweep {sweep.id} is {_state(shown)}, with {plural(shown['made'], 'run')}{how}")
+    return group.shell_exit_code()
+
+
 @sweep_command.command("pause", epilog="Example: launch-worker sweep pause 01hzy6k3v9c2m4q")
 @_ID
 @_JSON
@@ -187,7 +221,8 @@ def cancel_command(url: str | None, sweep_id: str, as_json: bool) -> None:
 
 
 def _steer(url: str | None, sweep_id: str, word: SweepOrder, *, as_json: bool) -> None:
-    sweep: Sweep = Api(url).sweep(sweep_id)
+    api = Api(url)
+    sweep: Sweep = api.sweep(sweep_id_of(api, sweep_id))
     if word == "resume":
         sweep.resume()
     else:
@@ -199,7 +234,7 @@ def _steer(url: str | None, sweep_id: str, word: SweepOrder, *, as_json: bool) -
         return
     live = sweep.record.live
     rest = f", {live} of its runs are live" if live else ""
-    terminal.say(f"sweep {sweep_id} is {_state(shown)}{rest}")
+    terminal.say(f"sweep {sweep.id} is {_state(shown)}{rest}")
 
 
 def _state(shown: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
+from launch_worker.cli.words import run_id_of
 from launch_worker.errors import InputError
 from launch_worker.model.advice import advise
 from launch_worker.model.needs import Needs, parse_needs
@@ -66,7 +67,7 @@ def report_command(url: str | None, run_id: str, attempt: int | None, as_json: b
     Where there is an archive, it also says what the last 20 runs of the same name, project and author used.
     """
     api = Api(url)
-    record, measured = api.measured(run_id, attempt=attempt)
+    record, measured = api.measured(run_id_of(api, run_id, takes_newest=True), attempt=attempt)
     usage, needs = measured.usage, parse_needs(record.needs)
     advice = [] if measured.is_running else advise(usage, measured.samples, needs)
     earlier = api.transport.advice_by_earlier(record)
@@ -104,7 +105,7 @@ def _found(url: str | None, run_id: str, attempt: int | None) -> tuple[Record, M
     The archive has no metrics. Raises UnknownRunError.
     """
     api = Api(url)
-    record, measured = api.measured(run_id, attempt=attempt)
+    record, measured = api.measured(run_id_of(api, run_id, takes_newest=True), attempt=attempt)
     return record, measured, api.transport.metrics(record.id)
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from launch_worker.api.filters import Filter, Order, parse_filter
 from launch_worker.api.listing import Listing
+from launch_worker.api.naming import Meant
 from launch_worker.api.redis_runs import LINE_LIMIT, Opened
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.code.storage import storage_of
@@ -226,7 +227,7 @@ class Served(RedisTransport):
         return super().newest_output(run_id, attempt)
 
     def listing(self, wanted: Filter, order: Order, *, per_page: int) -> Listing:
-        return super().listing(self._visible(wanted), order, per_page=per_page)
+        return super().listing(self.visible(wanted), order, per_page=per_page)
 
     def in_line(self, wanted: Filter, *, queue: str, limit: int) -> list[tuple[Record, int | None]]:
         if self._sight.is_everything:
@@ -259,7 +260,20 @@ class Served(RedisTransport):
                 return before
         return None
 
-    def _visible(self, wanted: Filter) -> Filter:
+    def meant_by(self, word: str) -> Meant:
+        meant = super().meant_by(word)
+        # Whether there are so many runs is told to those only who see all of them.
+        return meant if self._sight.is_everything else replace(meant, is_cut=True)
+
+    def may_see(self, project: str) -> bool:
+        return self._sight.sees(project)
+
+    def seen_groups(self, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
+        if self._sight.is_everything:
+            return super().seen_groups(group_ids)
+        return {group_id: found for group_id in group_ids if (found := self.group(group_id)) is not None}
+
+    def visible(self, wanted: Filter) -> Filter:
         sight = self._sight.as_filter()
         return parse_filter({"$and": [wanted.given, sight]}) if sight else wanted
 

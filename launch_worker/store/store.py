@@ -9,6 +9,7 @@ from launch_worker.store.files import Files
 from launch_worker.store.groups import Groups
 from launch_worker.store.health import Health
 from launch_worker.store.logs import Logs
+from launch_worker.store.names import Names
 from launch_worker.store.outlines import Outlines
 from launch_worker.store.passes import Passes
 from launch_worker.store.queues import Queues
@@ -31,6 +32,7 @@ class Store(
     Groups,
     Health,
     Logs,
+    Names,
     Outlines,
     Passes,
     Queues,

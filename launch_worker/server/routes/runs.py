@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from launch_worker.api.bookmarks import Bookmark, bookmark
 from launch_worker.api.filters import Filter, parse_filter, parse_order
+from launch_worker.api.naming import MOST_WORD
 from launch_worker.api.runs import check_counted
 from launch_worker.api.shown import run_as_json
 from launch_worker.api.transport import LogPart, check_part
@@ -84,6 +85,24 @@ class Output(BaseModel):
     missing: int = Field(description="Bytes that are missing before it.")
     entry: str
     end: int
+
+
+class NamedThing(BaseModel):
+    """A run or a group, as people tell it from others."""
+
+    id: str
+    kind: str = Field(description="One of run, array, bulk, sweep.", examples=["run"])
+    name: str
+    state: str = Field(description="State of a run or a sweep; of a group, how many runs are in which state.")
+    created_at: int = Field(description="Microseconds since 1970.")
+
+
+class NamedThings(BaseModel):
+    """All that a word may mean."""
+
+    things: list[NamedThing] = Field(description="The newest first, 100 at most.")
+    number: int = Field(description="Number of them all.")
+    is_cut: bool = Field(description="Whether older runs were not looked at: only the newest 10,000 were.")
 
 
 class Time(BaseModel):
@@ -182,6 +201,16 @@ def count_runs_by(
     found = listing.counts(fields)
     counts = [Group(values=list(values), count=count) for values, count in found.items()]
     return Counts(counts=counts, notices=listing.notices)
+
+
+@router.get("/runs/named")
+def find_by_name(
+    shared: SharedHere,
+    asker: Seeing,
+    word: Annotated[str, Query(min_length=1, max_length=MOST_WORD, examples=["resnet"])],
+) -> NamedThings:
+    """Find the runs and groups that a word may mean: their name, the beginning of their id, or `@` for your last."""
+    return NamedThings.model_validate(Served(shared, asker).meant_by(word).as_json())
 
 
 @router.get("/runs/line")

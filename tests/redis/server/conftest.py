@@ -8,7 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from launch_worker.api.client import Api
+from launch_worker.api.http_transport import HttpTransport
 from launch_worker.dev.redis_server import RedisServer
+from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from tests.support.http_servers import KEY, TestServer, serving
 from tests.support.people import tokens_of_everybody
@@ -59,3 +62,15 @@ def person(shown: TestServer) -> Iterator[httpx.Client]:
     with shown.client(KEY) as made:
         made.headers["Accept"] = "text/html"
         yield made
+
+
+@pytest.fixture(params=["redis", "http"])
+def through(request: pytest.FixtureRequest, server: TestServer, api: Api) -> Iterator[Api]:
+    """An Api by each way."""
+    if request.param == "redis":
+        yield api
+        return
+    made = Api(settings=Settings.of_client({"LAUNCH_API_TOKEN": KEY}, url=server.url))
+    yield made
+    assert isinstance(made.transport, HttpTransport)
+    made.transport.server.close()

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from launch_worker.api.client import Api
-from launch_worker.api.http_transport import HttpTransport
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.model.schedule import Schedule
 from launch_worker.model.states import RunState
-from launch_worker.settings import Settings
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import create
-from tests.support.http_servers import KEY, TestServer
+from tests.support.http_servers import TestServer
 from tests.support.workers import Worker
-
-
-@pytest.fixture(params=["redis", "http"])
-def through(request: pytest.FixtureRequest, server: TestServer, api: Api) -> Iterator[Api]:
-    """An Api by each way."""
-    if request.param == "redis":
-        yield api
-        return
-    made = Api(settings=Settings.of_client({"LAUNCH_API_TOKEN": KEY}, url=server.url))
-    yield made
-    assert isinstance(made.transport, HttpTransport)
-    made.transport.server.close()
 
 
 def test_a_queue_and_its_pool(through: Api) -> None:

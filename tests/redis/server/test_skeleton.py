@@ -164,6 +164,7 @@ def test_each_answer_of_json_has_a_tag_by_which_it_is_not_sent_again(client: htt
     ids |= {"run_id": first.id, "group_id": first.refresh().group}
     first.cancel()
     asked = {"runs/counts": {"by": "state"}, "v1/usage": {"by": "user"}, "logs/newest": {"attempt": "1"}}
+    asked |= {"runs/named": {"word": "x"}, "v1/run-groups": {"ids": ids["group_id"]}}
     documented = client.get("/openapi.json").json()["paths"]
     routes = [path for path, methods in documented.items() if "304" in methods.get("get", {}).get("responses", {})]
     assert len(routes) > 30
