@@ -16,6 +16,8 @@ LIVE_SWEEPS = "launch:sweeps:live"
 PASSES = "launch:passes"
 COUNTERS = "launch:counters"
 REFUSED = "launch:refused"
+#: Queues that have counters of their own.
+COUNTED = "launch:counted"
 DUE = "launch:due"
 HOLD = "launch:hold"
 RESTORED = "launch:restored_at"
@@ -86,6 +88,11 @@ def upload_sender(sha256: str, user: str) -> str:
 
 def upload_chunk(sha256: str, number: int) -> str:
     return f"launch:upload:{sha256}:{number}"
+
+
+def counts(queue: str) -> str:
+    """Counters of a queue for metrics; `_other` for all queues without any, `_deleted` for deleted ones."""
+    return f"launch:counts:{queue}"
 
 
 def runs_by(kind: str, value: str) -> str:

@@ -18,7 +18,7 @@ _LOOKS_FOR_LOST = 100
 #: Fields that are read of a stale run: those that decide what comes next.
 _OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
 #: Bytes of an ended run in Redis, about, without its output.
-_RECORD_BYTES = 2048
+RECORD_BYTES = 2048
 #: Gaps of passes that have none.
 _NO_GAPS: Mapping[str, float] = {}
 
@@ -83,5 +83,5 @@ class Passes(Server):
         While an archive is registered, runs that it has not confirmed are kept longer, as many as fit into
         `unarchived_bytes`, about; the oldest that are more are deleted too.
         """
-        most = unarchived_bytes // _RECORD_BYTES
+        most = unarchived_bytes // RECORD_BYTES
         return int(self._call("retire", as_us(retention_s), limit, most))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from launch_worker.store.allowances import Allowances
 from launch_worker.store.attempts import Attempts
 from launch_worker.store.changes import Changes
+from launch_worker.store.figures import FiguresOfAll
 from launch_worker.store.files import Files
 from launch_worker.store.groups import Groups
 from launch_worker.store.health import Health
@@ -29,6 +30,7 @@ class Store(
     Changes,
     Creator,
     Files,
+    FiguresOfAll,
     Groups,
     Health,
     Logs,

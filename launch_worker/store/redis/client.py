@@ -66,7 +66,7 @@ class Client:
         """The descriptions of the live workers, without values that no worker can have written."""
         owners = self._command("ZRANGE", keys.WORKERS, 0, -1)
         found = self._command("MGET", *(keys.worker(text(owner)) for owner in owners)) if owners else []
-        return [said for description in found if (said := _described(read_map(description or b"")))]
+        return [said for description in found if (said := described(read_map(description or b"")))]
 
     def queue_names(self) -> list[str]:
         """Every queue that a run was submitted to, or that was configured."""
@@ -120,7 +120,7 @@ _SAID: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _described(said: dict[str, Any]) -> dict[str, Any]:
+def described(said: dict[str, Any]) -> dict[str, Any]:
     """A worker's description, checked; empty for JSON that is no description."""
     if not all(isinstance(said.get(name), kind) for name, kind in _SAID.items()):
         return {}

@@ -9,7 +9,20 @@ from typing import NamedTuple
 
 #: The files of `lua/words`, by subject. A word may use the words of its own file above it and those of earlier files.
 SUBJECTS = (
-    *("text", "keys", "states", "record", "feed", "group", "retention", "damage", "settings", "uploads", "sweep"),
+    *(
+        "text",
+        "keys",
+        "states",
+        "record",
+        "feed",
+        "group",
+        "retention",
+        "damage",
+        "counts",
+        "settings",
+        "uploads",
+        "sweep",
+    ),
     *("places", "arrow", "phases", "stop", "item", "line", "capacity", "park", "wake", "offer", "waiting", "attempt"),
     *("due", "create", "server", "functions"),
 )

@@ -40,7 +40,7 @@ ROUND_TRIPS_IN_TURN = 3
 #: More for a run that lasts: started.
 OF_LASTING = 1
 #: Commands that the scripts give for one run, by what they are for.
-IN_SCRIPTS = {"submit": 13, "claim": 18, "started": 2, "finish": 19, "heartbeat": 12}
+IN_SCRIPTS = {"submit": 14, "claim": 20, "started": 2, "finish": 20, "heartbeat": 12}
 #: More while somebody reads the change feed: one command for each arrow, and for a heartbeat.
 OF_FOLLOWED = {"submit": 1, "claim": 1, "started": 0, "finish": 1, "heartbeat": 1}
 #: More for a run of a group: two counts at a claim and an end each, and a look at all counts where no other run is
@@ -73,8 +73,8 @@ QUEUED = Kept(keys=1, entries=13, payload=1090, memory=1700)
 #: The same with a spec of more than 64 bytes; and where Redis keeps such a record as a table, as it does by default.
 QUEUED_LONG = Kept(keys=1, entries=13, payload=1150, memory=1760)
 QUEUED_LONG_BY_DEFAULT = QUEUED_LONG._replace(memory=2150)
-#: All of a run that has finished.
-ENDED = Kept(keys=2.1, entries=30, payload=750, memory=1530)
+#: All of a run that has finished, with its share of the counters of its queue.
+ENDED = Kept(keys=2.1, entries=30.1, payload=750, memory=1530)
 
 FREE = FreeCapacity(
     "w", ("default",), slots=8, gpus=0, cpus=8000, memory=1 << 34, total=(0, 8000, 1 << 34), backfill_s=300

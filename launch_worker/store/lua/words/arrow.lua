@@ -51,7 +51,7 @@ end
 -- The facts of an arrow that has no others.
 local NO_MORE = {}
 
--- Writes a state: index, record, history, the counts of groups and places, and the feed. Only `arrow`, `regain` and
+-- Writes a state: index, record, history, the counts of groups, places and metrics, and the feed. Only `arrow`, `regain` and
 -- `restore` call this. `more`: what is known of a reported end (ended_at, exit_code, signal, phase, message, usage), who asked
 -- for the arrow (actor), and restored = '1' for a run that Redis had lost.
 local function enter(id, from, to, now, attempt, worker, reason, more)
@@ -86,6 +86,8 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
     rejoin_sweep(id)
   end
   if from == 'Pending' and to == 'Running' then forget_curve(id) end
+  if FINAL[from] then counts.add(get(id, 'queue')[1], 'left:' .. from, '1') end
+  if FINAL[to] then counts.add_end(id, from, to, tonumber(ended_at)) end
 end
 
 -- Makes one arrow. The caller has checked who may make it.

@@ -1,7 +1,7 @@
 -- New runs.
 
--- Additions of new runs to sorted sets, lists, the set of queues and the lists of groups, gathered for one command a key.
-local to_add = {entries = {}, items = {}, queues = {}, members = {}}
+-- Additions of new runs to sorted sets, lists, the set of queues, the lists of groups and counters, gathered for one command a key.
+local to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
 -- The key comes in two parts: to join them takes as long as the addition itself.
 local function add(kind, name, score, id)
   local entries = to_add.entries[kind]
@@ -41,7 +41,8 @@ local function add_all()
     if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
   end
   for group, ids in pairs(to_add.members) do redis.pcall('RPUSH', members_key(group), unpack(ids)) end
-  to_add = {entries = {}, items = {}, queues = {}, members = {}}
+  for queue, runs in pairs(to_add.counts) do counts.add(queue, 'submitted', int(runs)) end
+  to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
 end
 
 -- Puts a new run where it waits for its time, or for other runs, some of which may have ended.
@@ -105,7 +106,10 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     local refusal = why_not_admitted('queue ' .. queue, of_queue.admits, groups, priority)
       or pool and why_not_admitted('pool ' .. pool, settings_of('pool', pool).admits, groups, priority)
       or no_room_to_wait(allowances, record.needs)
-    if refusal then return -2, refusal end
+    if refusal then
+      counts.add(counts.OTHER, 'refused', '1')
+      return -2, refusal
+    end
     if allowances ~= '' then set('allowances', allowances) end
   end
   set('state', 'Pending')
@@ -126,6 +130,7 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     set('reason', reason)
   end
   write_new(id, fields)
+  to_add.counts[queue] = (to_add.counts[queue] or 0) + 1
   if record.allowances then count_waiting(id, 'SADD') end
   add('launch:runs', '', at, id)
   add('launch:runs:queue:', queue, at, id)

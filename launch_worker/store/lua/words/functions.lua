@@ -21,7 +21,7 @@ local function start_call()
   seen, shown, promised, served, woken, moves = {}, {}, {}, {}, {}, 0
   followed = nil
   emptied, announced = {}, {}
-  to_add = {entries = {}, items = {}, queues = {}, members = {}}
+  to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
 end
 
 -- Makes a function of a script: `script` gets the arguments of a call.

@@ -62,6 +62,8 @@
 --   launch:workers            zset    live workers by the time at which they count as gone
 --   launch:consumers:QUEUE    zset    live workers that consume QUEUE, by the same time
 --   launch:passes, launch:counters    hashes  time of each beat pass; numbers of refused reports and of other events
+--   launch:counted            set     queues that have counters of their own; launch:counts:QUEUE  hash  those, for metrics (words/counts.lua);
+--                                     _other those of all other queues, _deleted those of deleted queues
 --   launch:upload:SHA256      string  number of chunks of a complete upload (keep_upload; expires, as its chunks do)
 --   launch:upload:SHA256:N    string  chunk N of an upload; expires soon unless the upload is completed
 --   launch:upload:SHA256:of:U string  1 for an upload that user U has sent through a server; expires as uploads do
