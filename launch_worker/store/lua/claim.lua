@@ -152,7 +152,7 @@ local function claim(id, seq)
   redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
   arrow(id, 'Pending', 'Running', now, attempt, worker, '')
   -- A run that is prepared ahead of its time has not waited yet.
-  if not due then counts.add_wait(run[7], lined_at, now) end
+  if not due then COUNTS.add_wait(run[7], lined_at, now) end
   if plain then
     -- By one, as other claims of this worker may be on their way.
     redis.call('HINCRBY', 'launch:free:' .. owner, 'slots', -1)

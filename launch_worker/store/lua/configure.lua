@@ -20,7 +20,7 @@ for at = FIRST_FIELD, #ARGV, 2 do
   end
 end
 redis.call('SADD', kept, name)
-if kind == 'queue' then counts.begin(name) end
+if kind == 'queue' then COUNTS.begin(name) end
 local what = was_there and 'changed' or 'created'
 if was_there and #ARGV == FIRST_FIELD + 1 and set.paused then what = set.paused == '1' and 'paused' or 'resumed' end
 add_act(kind, name, what, actor, now_us(), next(set) and set)

@@ -6,7 +6,7 @@ if waiting > 0 then return waiting end
 local pool = settings_of('queue', queue).pool
 if pool then redis.call('ZREM', 'launch:pool_queues:' .. pool, queue) end
 redis.call('DEL', 'launch:queue:' .. queue)
-counts.forget(queue)
+COUNTS.forget(queue)
 if pool then wake_once('pool:' .. pool, now_us(), 20) end
 local was_there = redis.call('SREM', 'launch:queues', queue) == 1
 if was_there then add_act('queue', queue, 'deleted', actor, now_us()) end

@@ -170,10 +170,12 @@ def test_a_run_takes_few_round_trips_and_scripts(
 def test_a_script_gives_few_commands(store: Store, counter: Counter, followed: bool) -> None:
     """One more for each arrow while somebody follows the change feed: Redis' time a run grows by 6 %."""
     found: dict[str, dict[str, int]] = {}
+    least: dict[str, dict[str, int]] = {}
     enlist(store, "w", "default")
     if followed:
         store.want_changes()
-    for run_id in (new_run_id(), new_run_id()):  # the first one loads the library
+    # The first one loads the library, and the first in a bucket of a histogram begins a counter.
+    for run_id in (new_run_id() for _ in range(6)):
         counter.restart()
         store.create(run_id, SPEC)
         found["submit"] = counter.by_name()
@@ -190,6 +192,8 @@ def test_a_script_gives_few_commands(store: Store, counter: Counter, followed: b
         counter.restart()
         store.heartbeat([], owner="w", worker="w", lease_s=30, gone_s=30, description={}, queues=["default"], free=FREE)
         found["heartbeat"] = counter.by_name()
+        least = {step: min(by, least.get(step, by), key=lambda by: sum(by.values())) for step, by in found.items()}
+    found = least
     counts = {step: sum(count for name, count in by.items() if name != "fcall") for step, by in found.items()}
     limits = {step: IN_SCRIPTS[step] + (OF_FOLLOWED[step] if followed else 0) for step in IN_SCRIPTS}
     too_many = {step: found[step] for step, count in counts.items() if count > limits[step]}

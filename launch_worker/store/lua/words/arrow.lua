@@ -86,8 +86,8 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
     rejoin_sweep(id)
   end
   if from == 'Pending' and to == 'Running' then forget_curve(id) end
-  if FINAL[from] then counts.add(get(id, 'queue')[1], 'left:' .. from, '1') end
-  if FINAL[to] then counts.add_end(id, from, to, tonumber(ended_at)) end
+  if FINAL[from] then COUNTS.add(get(id, 'queue')[1], 'left:' .. from, '1') end
+  if FINAL[to] then COUNTS.add_end(id, from, to, tonumber(ended_at)) end
 end
 
 -- Makes one arrow. The caller has checked who may make it.

@@ -26,7 +26,7 @@ end
 -- for it, nil for the retry policy.
 local function again(id, from, now, attempt, worker, reason, delay_us, actor)
   arrow(id, from, 'Pending', now, attempt, worker, reason, {actor = actor})
-  if not actor then counts.add(get(id, 'queue')[1], 'retry:' .. from, '1') end
+  if not actor then COUNTS.add(get(id, 'queue')[1], 'retry:' .. from, '1') end
   drop(id, 'lined_at')
   release(id, now)
   if delay_us > 0 then return schedule(id, now + delay_us) end

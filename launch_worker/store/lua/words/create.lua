@@ -41,7 +41,7 @@ local function add_all()
     if redis.call('SADD', 'launch:queues', queue) == 1 then redis.call('PUBLISH', 'launch:queues', queue) end
   end
   for group, ids in pairs(to_add.members) do redis.pcall('RPUSH', members_key(group), unpack(ids)) end
-  for queue, runs in pairs(to_add.counts) do counts.add(queue, 'submitted', int(runs)) end
+  for queue, runs in pairs(to_add.counts) do COUNTS.add(queue, 'submitted', int(runs)) end
   to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
 end
 
@@ -107,7 +107,7 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
       or pool and why_not_admitted('pool ' .. pool, settings_of('pool', pool).admits, groups, priority)
       or no_room_to_wait(allowances, record.needs)
     if refusal then
-      counts.add(counts.OTHER, 'refused', '1')
+      COUNTS.add(COUNTS.OTHER, 'refused', '1')
       return -2, refusal
     end
     if allowances ~= '' then set('allowances', allowances) end
