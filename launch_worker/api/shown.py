@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from launch_worker import humane
-from launch_worker.errors import InputError
-from launch_worker.model.run import Record, Transition
+from launch_worker.model.run import Record, Transition, no_such_attempt
 from launch_worker.model.saved_files import saved_files
 from launch_worker.model.states import RunState
 
@@ -37,7 +36,7 @@ def run_as_json(transport: Explains, record: Record, *, history: bool = False) -
 def attempt_of(record: Record, attempt: int | None) -> int:
     """The attempt, the latest for None. Raises InputError for one that the run has not had."""
     if attempt is not None and attempt > record.attempt:
-        raise InputError(f"run {record.id} has had {record.attempt} attempts; there is no attempt {attempt} yet")
+        raise no_such_attempt(record.id, record.attempt, attempt)
     return record.attempt if attempt is None else attempt
 
 

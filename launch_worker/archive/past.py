@@ -12,9 +12,9 @@ from launch_worker.archive import schema
 from launch_worker.archive.rows import restored_record
 from launch_worker.database.database import Database
 from launch_worker.database.version import check_version
-from launch_worker.errors import DamagedError, DeletedRunError, InputError
+from launch_worker.errors import DamagedError, DeletedRunError
 from launch_worker.logs.manifest import Manifest
-from launch_worker.model.run import Record
+from launch_worker.model.run import Record, no_such_attempt
 from launch_worker.model.saved_files import saved_files
 from launch_worker.model.units import isoformat
 from launch_worker.model.usage import Measured
@@ -104,7 +104,7 @@ def find_log(database: Database, run_id: str, attempt: int | None) -> PastLog | 
         return None
     number, latest = attempt or found.record.attempt, found.record.attempt
     if number > latest:
-        raise InputError(f"run {run_id} has had {latest} attempts; there is no attempt {number}")
+        raise no_such_attempt(run_id, latest, number)
     c = schema.packed_logs.c
     with database.reading() as connection:
         text = connection.execute(select(c.manifest).where(c.run_id == run_id, c.attempt == number)).scalar()

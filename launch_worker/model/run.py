@@ -379,6 +379,14 @@ def unknown_run(run_id: str) -> UnknownRunError:
     return UnknownRunError(f"there is no run {shown}; list the known ones with: launch-worker runs")
 
 
+def no_such_attempt(run_id: str, had: int, attempt: int) -> InputError:
+    """The error for an attempt that a run has not had."""
+    if not had:
+        return InputError(f"run {run_id} has not started: there is no attempt {attempt} yet")
+    attempts = "1 attempt" if had == 1 else f"{had} attempts"
+    return InputError(f"run {run_id} has had {attempts}; there is no attempt {attempt}")
+
+
 def masked_spec(text: str) -> dict[str, Any]:
     """The spec for showing: environment values under secret-looking names are masked."""
     spec = read_map(text)
