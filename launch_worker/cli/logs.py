@@ -119,7 +119,9 @@ def _run_of_array(api: Api, group_id: str, index: int) -> Run:
     for run in group.runs():
         if read_map(run.record.spec).get("array_index") == index:
             return run
-    raise InputError(f"array {group_id} has no run with index {index}; list them: launch-worker runs --group {group_id}")
+    raise InputError(
+        f"array {group_id} has no run with index {index}; list them: launch-worker runs --group {group_id}"
+    )
 
 
 def _say_why_nothing(api: Api, run_id: str, attempt: int | None, *, is_part: bool) -> None:
