@@ -10,6 +10,7 @@ from io import TextIOWrapper
 import click
 
 from launch_worker import terminal
+from launch_worker.cli.helping import Formatter, say_usage
 from launch_worker.errors import LaunchError
 from launch_worker.untrusted.text import clean
 
@@ -21,13 +22,18 @@ def run_command(command: click.Command, *, program: str) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         # A letter that the terminal's encoding lacks is shown as a number.
         sys.stdout.reconfigure(errors="backslashreplace")
+    click.Context.formatter_class = Formatter
     try:
         code = command.main(prog_name=program, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
         # click's message may repeat an argument, and has line breaks of its own.
         vars(error)["message"] = "\n".join(map(clean, error.message.split("\n")))
-        error.show()
+        if isinstance(error, click.UsageError) and not error.message.startswith("Usage:"):
+            say_usage(error, program)
+        else:
+            # The help, for a call without any word; or a file that cannot be read.
+            error.show()
         code = 2
     except LaunchError as error:
         first, *more = str(error).split("\n")

@@ -8,6 +8,7 @@ import sys
 import click
 
 from launch_worker.cli.errors import run_command
+from launch_worker.cli.helping import near, with_whole_sentences, write_commands
 from launch_worker.errors import InputError
 
 #: Each command and the module that has it, as `<name>_command`.
@@ -51,15 +52,91 @@ COMMANDS = {
 }
 
 
+#: Commands by groups, each with some words, as `--help` shows them; the whole is 80 cells wide.
+GROUPS = {
+    "Runs": {
+        "runs": "list, filter, watch",
+        "show": "all of one, or why it waits",
+        "logs": "what it printed",
+        "explain": "why each worker leaves it",
+        "files": "what it has kept",
+        "metrics": "what was measured of it",
+        "report": "asked beside used, advice",
+        "wait": "until it ends, for its code",
+        "cancel": "stop, or never start",
+        "retry": "a new attempt of ended ones",
+        "preempt": "stop, to run again later",
+        "delete": "with all that is kept",
+        "confirm": "that nothing of one is left",
+        "sweep": "try parameters, as W&B",
+        "schedules": "submit again and again",
+        "usage": "what who used, in sums",
+    },
+    "Queues and workers": {
+        "queues": "list, configure, pause",
+        "pools": "queues with a common limit",
+        "allowances": "limits of people, projects",
+        "start": "a worker",
+        "workers": "list, drain, upgrade",
+        "health": "of the worker on this host",
+    },
+    "People": {
+        "login": "to a server; logout, whoami",
+        "users": "of the server",
+        "groups": "of users",
+        "projects": "who has a role in one",
+        "tokens": "for programs",
+        "audit": "who did what",
+    },
+    "System": {
+        "status": "one screen of the whole",
+        "doctor": "what is wrong, what helps",
+        "config": "what holds, and from where",
+        "dev": "a whole system, here",
+        "server": "API and pages",
+        "archive": "keep what Redis forgets",
+        "schema": "of a submission, as JSON",
+        "completion": "of words, for your shell",
+    },
+}
+#: Commands that are named beside another one.
+_BESIDE = frozenset({"logout", "whoami"})
+
+#: Habits of others: words that stand for a command of ours.
+ALIASES = {
+    "ls": "runs",
+    "list": "runs",
+    "ps": "runs",
+    "log": "logs",
+    "queue": "queues",
+    "pool": "pools",
+    "worker": "workers",
+    "sweeps": "sweep",
+    "schedule": "schedules",
+}
+#: Habits of others that would change something, or ask for something else: sentences that say our way.
+HINTS = {
+    **dict.fromkeys(("kill", "stop", "scancel", "rm"), "runs are stopped by: launch-worker cancel RUN"),
+    **dict.fromkeys(("submit", "sbatch", "srun", "launch"), "runs are submitted by: launch-submit -- COMMAND"),
+    **dict.fromkeys(("top", "watch"), "a screen that keeps itself new: launch-worker status --watch"),
+    "run": "runs are listed by: launch-worker runs; submitted by: launch-submit -- COMMAND",
+    "squeue": "who waits and who runs: launch-worker runs --pending, launch-worker runs --state running",
+    "sinfo": "queues, workers and GPUs: launch-worker status",
+    "scontrol": "all of a run: launch-worker show RUN; settings of a queue: launch-worker queues show QUEUE",
+    "info": "all of a run: launch-worker show RUN; of the system: launch-worker status",
+    "agent": "a worker is started by: launch-worker start -q QUEUE",
+    "help": "the commands are listed by: launch-worker --help",
+}
+
 #: Commands whose processes need Linux.
 _ON_LINUX = frozenset({"dev", "server", "start"})
 
 #: Help of the option `--api`.
-API_HELP = "The Redis or server to use (default: LAUNCH_API_URL, LAUNCH_REDIS_URL, your dev, your login)."
+API_HELP = "Redis or server to use, in place of LAUNCH_API_URL and the like."
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name only, until one is called or listed."""
+    """A group that knows its commands by name only, until one is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -71,18 +148,39 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         if not any(option.name == "api" for option in command.params):
             command.params.append(_api_option())
+        with_whole_sentences(command)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args:
+            args = [ALIASES.get(args[0], args[0]), *args[1:]]
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"there is no command {args[0]!r}; use one of: {', '.join(sorted(COMMANDS))}")
+            raise click.UsageError(f"there is no command {args[0]!r}{_meant(args[0])}", ctx)
         if args and args[0] in _ON_LINUX and sys.platform != "linux":
             raise InputError(
                 f"{args[0]} works on Linux only; here use a server by: launch-worker login URL, or LAUNCH_API_URL"
             )
         return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all in one screen of a terminal, or nearly."""
+        formatter.write_usage(ctx.command_path, "[--api URL] [--version] COMMAND [ARGS]...")
+        self.format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        self.format_commands(ctx, formatter)
+        self.format_epilog(ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_commands(formatter, GROUPS, [name for name in self.list_commands(ctx) if name not in _BESIDE])
+
+
+def _meant(word: str) -> str:
+    """What somebody meant who typed this word: the end of a sentence."""
+    if word in HINTS:
+        return f"; {HINTS[word]}"
+    return near(word, COMMANDS)
 
 
 def _api_option() -> click.Option:
@@ -104,22 +202,15 @@ def _api_option() -> click.Option:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: launch-worker runs --state running --queue gpu",
+    epilog="Example: launch-worker runs --state running --queue gpu\nlaunch-worker COMMAND --help",
 )
-@click.option(
-    "--api",
-    metavar="URL",
-    help="The Redis or server to use (default: LAUNCH_API_URL, LAUNCH_REDIS_URL, your dev, your login).",
-)
-@click.version_option(package_name="launch_worker")
+@click.option("--api", metavar="URL", help=API_HELP)
+@click.version_option(package_name="launch_worker", help="Show the version.")
 @click.pass_context
 def group(ctx: click.Context, api: str | None) -> None:
-    """Look at runs, stop them, try them again.
+    """Look at runs, which launch-submit submits, and steer them.
 
-    Workers are started with: celery -A launch_worker worker -Q QUEUE
-
-    Exit codes: 0 done; 1 not possible in the run's state; 2 bad input; 69 Redis or server not reachable; 77 no login,
-    or a role that is not enough.
+    Exit codes: 0 done; 1 not possible now; 2 bad input; 69 Redis or server not reachable; 77 no login, or no right.
     """
     ctx.obj = api
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from launch_worker.cli.errors import run_command
-from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, with_options
+from launch_worker.cli.helping import GroupedCommand
+from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, grouped, with_options
 from launch_worker.errors import InputError
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.options import OPTIONS
@@ -70,27 +71,23 @@ class Call(NamedTuple):
 
 
 @click.command(
+    cls=GroupedCommand,
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
-    epilog="Example: launch-submit -q gpu --name resnet --retries 2 --follow -- python train.py --lr 0.1",
+    epilog="Example: launch-submit -q gpu --gpus 1 --retries 2 --follow -- python train.py --lr 0.1",
 )
 @with_options(*SUBMIT_OPTIONS)
-@click.option("--wait", is_flag=True, help="Wait for the end and exit with the job's code.")
-@click.option("--follow", is_flag=True, help="Wait, and show the log as it comes.")
-@click.option("--dry-run", is_flag=True, help="Print what would be submitted, as JSON, and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the run as one JSON object.")
-@click.option("--quiet", is_flag=True, help="Print only the run id.")
-@click.option(
-    "--api",
-    metavar="URL",
-    help="The Redis or server to use (default: LAUNCH_API_URL, LAUNCH_REDIS_URL, your dev, your login).",
-)
+@grouped("--wait", is_flag=True, help="Wait for the end, and exit with the job's code.")
+@grouped("--follow", is_flag=True, help="Wait, and show the log as it comes.")
+@grouped("--dry-run", is_flag=True, help="Print what would be submitted, as JSON, and write nothing.")
+@grouped("--json", dest="as_json", is_flag=True, help="Print the run as one JSON object.")
+@grouped("--quiet", is_flag=True, help="Print only the run id.")
+@grouped("--api", metavar="URL", help="Redis or server to use, in place of LAUNCH_API_URL and the like.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def submit_command(command: tuple[str, ...], api: str | None, **options: Any) -> int:
     """Submit COMMAND to a queue and print its run.
 
-    Exit codes: 0 done; 2 bad input; 69 Redis or server not reachable; 77 no login, or a role that is not enough. With
-    --wait or --follow the job's own (128+n for signal n), 143 when it was killed on request, 70 when its worker died,
-    130 when Ctrl-C detached. With several runs the first that is not 0.
+    Exit codes: 0 done; 2 bad input; 69 Redis or server not reachable; 77 no login, or no right. With --wait or --follow
+    the job's (128+n for signal n), 143 Killed, 70 Crashed, 130 Ctrl-C; of several the first that is not 0.
     """
     call = Call(**{name: options.pop(name) for name in Call._fields})
     call.check()

@@ -5,15 +5,41 @@ None, or nothing, is "not given": then the queue's defaults apply, then RunSpec'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
+from launch_worker.cli.helping import GroupedOption
 from launch_worker.model import readers
 from launch_worker.model.checks import Whole
 from launch_worker.model.options import CODE, CONTAINERS, LABELS, LIMITS, MANY, NEEDS, ONCE, TIMES, Option
 from launch_worker.submission.array import parse_env, parse_values
+
+#: Groups of `launch-submit --help` in their order, with the names of their options.
+_GROUPS = {
+    "Where, and as what": "queue name project tags priority array from_file strict",
+    "What the job gets": "env env_from values config",
+    "Its code": "cwd uri upload",
+    "Its container": "image entrypoint pull mount tmpfs network user read_only pids_limit shm_size no_init",
+    "Resources": "gpus memory cpus",
+    "Limits": "timeout start_timeout stall_timeout grace expires concurrency_key limit_key",
+    "Retries": "retries retry_delay retry_on max_preemptions preempt_exit_code",
+    "When": "at delay after cron cron_name timezone missed overlap",
+    "Once only": "unique id",
+    "Output": "wait follow notify dry_run json quiet api",
+}
+GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names.split()}
+
+
+def grouped(*spellings: str, name: str = "", **more: Any) -> Callable[[Any], Any]:
+    """An option in its group of `--help`, which shows it as `--name NAME` unless it says another word."""
+    name = name or spellings[-1].removeprefix("--").replace("-", "_")
+    if not more.get("is_flag"):
+        more["metavar"] = more.get("metavar") or spellings[-1].removeprefix("--").replace("-", "_").upper()
+    if more.get("multiple"):
+        more["metavar"] += "…"
+    return click.option(*spellings, more.pop("dest", name), cls=GroupedOption, group=GROUP_OF[name], **more)
 
 
 def _as_click(option: Option) -> Callable[[Any], Any]:
@@ -27,43 +53,47 @@ def _as_click(option: Option) -> Callable[[Any], Any]:
         kind = int
     elif option.reader is readers.number:
         kind = float
-    return click.option(
+    return grouped(
         *option.spellings,
-        option.name,
+        name=option.name,
         type=kind,
         is_flag=option.reader in (readers.truth, readers.negation) or None,
         multiple=option.is_repeated,
         metavar=option.unit or None,
-        show_default=option.usual or None,
-        help=option.explanation,
+        help=_with_values(option.help, option.choices, option.usual),
     )
 
 
-_FROM_FILE = click.option(
-    "--from-file",
-    metavar="FILE",
-    help="Runs from a file, a JSON object a line with keys as these options; - is standard input.",
-)
+def _with_values(text: str, choices: Sequence[str], usual: str) -> str:
+    """The text with the values that there are, the usual one in brackets."""
+    if choices:
+        text = f"{text.rstrip('.')}: {' '.join(f'({one})' if one == usual else one for one in choices)}."
+    elif usual:
+        text = f"{text[:-1]} (default: {usual})."
+    return text
+
+
+_FROM_FILE = grouped("--from-file", metavar="FILE", help="Runs from a file of JSON lines, - standard input.")
 #: Options of a recurring submission beside its `--cron`.
 RECURRENCE = (
-    click.option("--timezone", metavar="ZONE", help="The zone of --cron, as Europe/Berlin (default: this machine's)."),
-    click.option(
+    grouped("--timezone", metavar="ZONE", help="The zone of --cron (default: this machine's)."),
+    grouped(
         "--missed",
         type=click.Choice(["skip", "once"]),
-        show_default="skip",
-        help="Runs for times that passed with no beat there: none, or one for all.",
+        metavar="WHICH",
+        help=_with_values("Times that passed without beat", ("skip", "once"), "skip"),
     ),
-    click.option(
+    grouped(
         "--overlap",
         type=click.Choice(["allow", "skip", "queue-one"]),
-        show_default="allow",
-        help="Times that come before the last run has ended: run beside it, leave them out, or run one after it.",
+        metavar="HOW",
+        help=_with_values("Times before the last run's end", ("allow", "skip", "queue-one"), "allow"),
     ),
 )
-STRICT = click.option("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
+STRICT = grouped("--strict", is_flag=True, help="Refuse a queue that is not known yet.")
 _CRON = (
-    click.option("--cron", metavar="CRON", help="Again and again: 'MINUTE HOUR DAY MONTH WEEKDAY', or @daily."),
-    click.option("--cron-name", metavar="NAME", help="The schedule's name (default: the run's)."),
+    grouped("--cron", metavar="CRON", help="Again and again, as @daily or '30 2 * * 1-5'."),
+    grouped("--cron-name", metavar="NAME", help="The schedule's name (default: the run's)."),
     *RECURRENCE,
 )
 
@@ -71,7 +101,7 @@ _RUN = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS)
 #: Options of a run that every command with runs has, in the order of --help.
 RUN_OPTIONS = tuple(map(_as_click, _RUN))
 #: Options of `launch-submit` beside its own.
-SUBMIT_OPTIONS = (*map(_as_click, (*_RUN, *TIMES, *MANY)), _FROM_FILE, STRICT, *map(_as_click, ONCE), *_CRON)
+SUBMIT_OPTIONS = (*map(_as_click, (*_RUN, *TIMES, *MANY, *ONCE)), _FROM_FILE, STRICT, *_CRON)
 #: Options of `launch-worker schedules create` beside its own.
 SCHEDULE_OPTIONS = (*RUN_OPTIONS, *(_as_click(option) for option in TIMES if option.is_recurring))
 

@@ -132,7 +132,7 @@ LABELS = (
     Option(
         "priority",
         read.text,
-        "Its place in the queue: critical runs start first.",
+        "Its place in the queue.",
         usual="medium",
         choices=tuple(PRIORITIES),
         check=check_priority,
@@ -140,11 +140,11 @@ LABELS = (
 )
 CODE = (
     Option("env", read.env, "An environment variable.", "K=V", words=("-e", "--env")),
-    Option("env_from", read.texts, "A variable whose value the worker supplies (for secrets).", "NAME"),
+    Option("env_from", read.texts, "A variable of the worker's own, for secrets.", "NAME"),
     Option(
         "values",
         read.mapping,
-        "A value for the queue's template variables and for ${K}, V as JSON or text.",
+        "A value for the queue's templates and ${K}, JSON or text.",
         "K=V",
         check=check_values,
         words=("--set",),
@@ -153,27 +153,25 @@ CODE = (
     Option(
         "config",
         read.mapping,
-        "A hyperparameter, for the job and for lists of runs, V as JSON or text.",
+        "A hyperparameter of the job, JSON or text.",
         "K=V",
         check=check_config,
         places=AT_SUBMIT,
     ),
-    Option(
-        "cwd", read.path, "The job's folder on the worker (default: this one, where it exists), or in its code.", "DIR"
-    ),
-    Option("uri", read.text, "Run in this code: a branch, tag or commit of git.", "GIT_URL[@REF]", places=AT_SUBMIT),
+    Option("cwd", read.path, "Its folder there, or in its code (default: this one).", "DIR"),
+    Option("uri", read.text, "Run in this code: a branch, tag or commit.", "GIT_URL[@REF]", places=AT_SUBMIT),
     Option(
         "upload",
         read.text,
-        "Run in this code: a folder of this machine, sent to the worker.",
+        "Run in this code: a folder of this machine.",
         "DIR",
         owner=ITEM,
         places=AT_SUBMIT,
     ),
 )
 CONTAINERS = (
-    Option("image", read.text, "Run in a container of this image; COMMAND are its arguments.", "IMG"),
-    _setting("entrypoint", read.text, "Program to start instead of the image's own entry point.", "PROGRAM"),
+    Option("image", read.text, "Run in a container of this image.", "IMG"),
+    _setting("entrypoint", read.text, "Program in place of the image's entry point.", "PROGRAM"),
     _setting("pull", read.text, "When to pull the image.", choices=("missing", "always", "never")),
     _setting(
         "mount",
@@ -183,19 +181,17 @@ CONTAINERS = (
         kept_as="mounts",
         aliases=("mounts",),
     ),
-    _setting("tmpfs", read.text_list, "A folder of the container that is kept in memory.", "DST"),
-    _setting("network", read.text, "The container's network: bridge (the default) or none.", "NET"),
+    _setting("tmpfs", read.text_list, "A folder of the container that is in memory.", "DST"),
+    _setting("network", read.text, "Its network: bridge (the default) or none.", "NET"),
     _setting("user", read.text, "The user in the container (default: the image's).", "USER[:GROUP]"),
-    _setting("read_only", read.truth, "The container's root file system cannot be written to."),
+    _setting("read_only", read.truth, "Its root file system cannot be written to."),
     _setting("pids_limit", read.whole, "Most processes in the container.", "N"),
     _setting("shm_size", read.text, "Size of /dev/shm in the container.", "SIZE"),
-    _setting(
-        "no_init", read.negation, "No init process in the container: the program itself is process 1.", kept_as="init"
-    ),
+    _setting("no_init", read.negation, "No init process: the program is process 1.", kept_as="init"),
 )
 NEEDS = (
     Option("gpus", read.whole, "Whole GPUs, for it alone.", "N", check=Whole("gpus", 0, MAX_GPUS)),
-    Option("memory", read.size, "Memory that it needs, and a container's limit: 512M, 2G.", "SIZE"),
+    Option("memory", read.size, "Memory that it needs, a container's limit: 512M, 2G.", "SIZE"),
     Option("cpus", read.number, "Cores that it needs, and a container may use.", "X"),
 )
 LIMITS = (
@@ -204,7 +200,7 @@ LIMITS = (
     Option(
         "stall_timeout",
         read.duration,
-        "Limit without any sign of life: output, or a word to the worker.",
+        "Limit without output, or a word to the worker.",
         "DUR",
         check=Seconds("stall timeout"),
     ),
@@ -215,7 +211,7 @@ LIMITS = (
     Option(
         "retry_delay",
         read.duration,
-        "Time before each new attempt (no back-off).",
+        "Time before each new attempt.",
         "DUR",
         "0",
         check=Seconds("retry delay", may_be_0=True),
@@ -232,7 +228,7 @@ LIMITS = (
     Option(
         "preempt_exit_code",
         read.whole,
-        "Exit code by which the job says that it was preempted, and is to run again.",
+        "Exit code that asks to run again.",
         "N",
         "85",
         check=Whole("the exit code of a preempted job", 1, 255),
@@ -242,7 +238,7 @@ TIMES = (
     _once(
         "at",
         read.time,
-        "Start not before: 2030-01-31T14:30, with Z or +02:00, or 14:30 for the next.",
+        "Start not before 14:30, or 2030-01-31T14:30+02:00.",
         "TIME",
         kept_as="at_us",
     ),
@@ -250,15 +246,15 @@ TIMES = (
     Option(
         "expires",
         read.duration,
-        "Killed if it has not started this long after its submission, or its --at or --delay.",
+        "Killed if it has not started within this time.",
         "DUR",
         check=Seconds("expiry"),
     ),
     Option(
         "after",
         read.texts,
-        "Start not before this run or group has ended so (default: ok, with exit code 0).",
-        "RUN[:ok|any|failed]",
+        "Start once this run or group has ended so: (ok) any failed.",
+        "RUN[:HOW]",
         check=check_after,
         places=AT_SUBMIT,
         is_recurring=False,
@@ -266,14 +262,14 @@ TIMES = (
     Option(
         "concurrency_key",
         read.text,
-        "Of the runs with the same key only some run at once.",
+        "Of the runs with this key only some run at once.",
         "KEY",
         check=Label("concurrency key", KEY, KEY_RULE),
     ),
     Option(
         "limit_key",
         read.whole,
-        "Most runs at once with the same --concurrency-key.",
+        "Most runs at once with that key.",
         "N",
         "1",
         check=Whole("the limit of a concurrency key", 1, MAX_LIMIT),
@@ -283,7 +279,7 @@ MANY = (
     Option(
         "array",
         read.text,
-        "A run for each index (LAUNCH_ARRAY_INDEX): 0-99, 1,3,5-7, 0-10:2, N at once.",
+        "A run for each: 0-99, 1,3-7, 0-9:2; N at once.",
         "LIST[%N]",
         owner=ITEM,
         places=ONE_BY_ONE,
@@ -294,13 +290,13 @@ ONCE = (
     _once(
         "unique",
         read.unique,
-        "Once only: a run that you have submitted to its project with this key is named, and nothing is changed.",
+        "Once only: name the run that you have submitted with this key.",
         "KEY",
     ),
     _once(
         "id",
         read.run_id,
-        "The run's id (of an array, the first one's), for the same: 15 characters, as all ids.",
+        "Once only, by the run's id: 15 characters, as all ids.",
         "ID",
         kept_as="run_id",
         aliases=("run_id",),
