@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from typing import NamedTuple, TextIO
 
@@ -27,6 +26,9 @@ class Screen(NamedTuple):
         encoding = stream.encoding or "ascii"
         if not stream.isatty():
             return cls(encoding=encoding)
+        # Not at the top: `launch-submit` does without what it imports.
+        import shutil
+
         columns = shutil.get_terminal_size((_USUAL_WIDTH, 24)).columns
         return cls(None if is_wide else max(_LEAST_WIDTH, columns), True, encoding)
 
