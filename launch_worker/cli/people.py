@@ -15,6 +15,7 @@ from launch_worker.settings import Settings
 from launch_worker.submission.sent import me
 
 if TYPE_CHECKING:
+    from launch_worker.api.http_connection import HttpConnection
     from launch_worker.api.http_people import HttpPeople
     from launch_worker.database.database import Database
     from launch_worker.people.registry import Registry
@@ -41,18 +42,25 @@ def registry_of(url: str | None, *, create: bool = False) -> Registry | HttpPeop
     settings = Settings.of_client(url=url)
     if settings.api_url:
         from launch_worker.api.http_people import HttpPeople
-        from launch_worker.api.http_transport import HttpTransport
 
-        server = HttpTransport(settings).server
-        click.get_current_context().call_on_close(server.close)
-        return HttpPeople(server)
-    database = _database(settings, create=create)
+        return HttpPeople(server_of(settings))
+    database = database_of(settings, create=create)
     from launch_worker.people.registry import Registry
 
     return Registry(database, actor=me())
 
 
-def _database(settings: Settings, *, create: bool) -> Database:
+def server_of(settings: Settings) -> HttpConnection:
+    """The connection to the server of the settings, until the end of the command."""
+    from launch_worker.api.http_transport import HttpTransport
+
+    server = HttpTransport(settings).server
+    click.get_current_context().call_on_close(server.close)
+    return server
+
+
+def database_of(settings: Settings, *, create: bool) -> Database:
+    """The database of the settings, until the end of the command; with `create` it is made where there is none."""
     from launch_worker.database import open_database
 
     database = open_database(settings, create=create)

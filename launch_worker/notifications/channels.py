@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ from launch_worker.database.audit import DONE, write_act
 from launch_worker.database.database import Database
 from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.notifications.channel import (
+    APPRISE,
     WEBHOOK,
     Channel,
     QuietHours,
@@ -23,17 +25,24 @@ from launch_worker.notifications.channel import (
     new_secret,
     read_projects,
 )
+from launch_worker.notifications.message import of_test
 from launch_worker.notifications.rule import CONDITIONS, Condition, Rule
 from launch_worker.notifications.schema import alarms, channels, rules
+from launch_worker.notifications.senders.by_apprise import check_with_apprise
+from launch_worker.notifications.senders.error import SendError
+from launch_worker.notifications.senders.senders import Senders
 from launch_worker.untrusted.text import read_map
 
 
 class Channels:
     """The channels of one database. Methods raise InputError, RefusedError, ArchiveError."""
 
-    def __init__(self, database: Database, *, actor: str = "", address: str = "") -> None:
-        """`actor`: person who makes changes, and `address`: where that person asks from."""
+    def __init__(
+        self, database: Database, *, actor: str = "", address: str = "", senders: Senders | None = None
+    ) -> None:
+        """`actor`: person who makes changes, and `address`: where that person asks from; `senders` send tests."""
         self._database = database
+        self._senders = senders
         self._actor = actor
         self._address = address
 
@@ -64,6 +73,8 @@ class Channels:
         """Make a channel. Returns it as people may see it, and a webhook's secret, which is shown this once."""
         name, address = check_channel_name(name), check_address(kind, address)
         hours = QuietHours.parse(quiet)
+        if kind == APPRISE:
+            check_with_apprise(address)
         given = {one: states for one, states in read_projects(projects).items() if states is not None}
         secret = new_secret() if kind == WEBHOOK else ""
         with self._database.writing() as connection:
@@ -107,6 +118,8 @@ class Channels:
             secret = ""
             if address is not None:
                 values["address"] = check_address(before.kind, address)
+                if before.kind == APPRISE:
+                    check_with_apprise(address)
                 detail["address"] = "changed"
             if has_output is not None:
                 values["has_output"] = detail["output"] = has_output
@@ -140,10 +153,16 @@ class Channels:
             connection.execute(delete(channels).where(channels.c.name == name))
             self._note(connection, "deleted", name)
 
-    def note_test(self, name: str, result: str = DONE) -> None:
-        """Note in the audit that a test was sent, and how that ended."""
+    def test(self, name: str) -> None:
+        """Send a test to a channel now, from here. Raises RefusedError that says why it was not sent."""
+        channel = self.get(name)
+        try:
+            if self._senders is not None:
+                self._senders.send(channel, of_test(f"test-{secrets.token_hex(8)}", time.time_ns() // 1000))
+        except SendError as error:
+            raise RefusedError(f"the test was not sent: {error}") from None
         with self._database.writing() as connection:
-            self._note(connection, "tested", name, result=result)
+            self._note(connection, "tested", name)
 
     # Rules
 
@@ -193,7 +212,6 @@ class Channels:
         detail: Mapping[str, Any] | None = None,
         *,
         kind: str = "channel",
-        result: str = DONE,
     ) -> None:
         write_act(
             connection,
@@ -203,7 +221,7 @@ class Channels:
             target=target,
             address=self._address,
             detail=detail,
-            result=result,
+            result=DONE,
         )
 
 

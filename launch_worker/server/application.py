@@ -37,6 +37,7 @@ from launch_worker.server.routes import (
     account,
     acts,
     celery,
+    channels,
     events,
     groups,
     home,
@@ -66,7 +67,7 @@ _API_ROUTERS = tuple(
     part.router
     for part in (
         *(account, people, submit, runs, lines, groups, streams, acts),
-        *(queues, workers, schedules, sweeps, system, events),
+        *(queues, workers, schedules, sweeps, system, events, channels),
     )
 )
 _OTHER_ROUTERS = (*(part.router for part in (probes, home, login_page, oidc, token_page)), *PAGES, celery.router)

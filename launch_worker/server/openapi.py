@@ -38,6 +38,8 @@ _EXAMPLES = {
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "token_id": "3f2a9c04d1e7",
     "session_id": "3f2a9c04d1e7",
+    "channels": "ops",
+    "rules": "slow",
     "worker": "celery@gpu1",
     "files": "model.pt",
     "queues": "gpu",

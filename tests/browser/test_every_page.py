@@ -50,6 +50,9 @@ def filled(api: Api, store: Store, server: TestServer) -> Filled:
         client.post("/api/v1/pools", json={"name": "big", "limit": 4})
         client.post("/api/v1/queues", json={"name": "gpu", "pool": "big", "description": HOSTILE})
         client.put("/api/v1/allowances/user:ada", json={"running": 3})
+        channel = {"kind": "webhook", "address": "https://hooks.example/x", "projects": ["team/open:failed"]}
+        client.post("/api/v1/channels", json={"name": "ops", **channel})
+        client.post("/api/v1/rules", json={"name": "slow", "when": "waiting", "duration": "2h", "channel": "ops"})
     registry = Registry(server.shared.database, actor="test")
     if not registry.users():
         registry.add_user("ada", display=HOSTILE, given={"": Role.MEMBER, "team/x": Role.OPERATOR}, in_groups=["ml"])
@@ -74,6 +77,7 @@ def addresses(filled: Filled) -> dict[str, list[str]]:
         "/workers/{name}": [],
         "/sweeps/{sweep_id}": [f"/sweeps/{filled.sweep}"],
         "/people/users/{name}": ["/people/users/ada"],
+        "/channels/{name}": ["/channels/ops"],
         "/people/groups/{name}": ["/people/groups/ml"],
         "/people/projects/{name:path}": ["/people/projects/team/secret"],
     }

@@ -7,7 +7,7 @@ import logging
 import re
 from typing import Any
 
-from launch_worker.errors import SettingsError
+from launch_worker.errors import InputError
 from launch_worker.notifications.channel import Channel
 from launch_worker.notifications.message import Message
 from launch_worker.notifications.senders.error import SendError
@@ -42,11 +42,11 @@ def send_by_apprise(channel: Channel, message: Message, *, server_url: str, time
 
 
 def check_with_apprise(address: str) -> None:
-    """Raises SettingsError where Apprise is not here, and SendError for an address that it does not know."""
+    """Raises InputError where Apprise is not here, or for an address that it does not know."""
     if not importlib.util.find_spec("apprise"):
-        raise SettingsError(_MISSING)
+        raise InputError(_MISSING)
     if not _apprise().Apprise().add(address):
-        raise SendError("Apprise does not know this address; its documentation lists all kinds", is_final=True)
+        raise InputError("Apprise does not know this address; its documentation lists all kinds")
 
 
 def _apprise() -> Any:

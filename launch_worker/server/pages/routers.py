@@ -5,6 +5,7 @@ from __future__ import annotations
 from launch_worker.server.pages import (
     account,
     audit,
+    channels,
     compare,
     design,
     log,
@@ -40,6 +41,7 @@ PAGES = tuple(
         problems,
         account,
         people,
+        channels,
         audit,
         run,
         usage,

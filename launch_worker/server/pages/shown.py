@@ -44,6 +44,7 @@ BAR = (
 MENU = (
     Link("/account", "Account and tokens", "g a", Act.SEE_SELF),
     Link("/people", "People", "g e", Act.SET_PEOPLE),
+    Link("/channels", "Channels", "g n", Act.SET_CHANNELS),
     Link("/audit", "Audit", "g t", Act.SEE_AUDIT),
     Link("/celery/", "Celery", "g c", Act.SEE_CELERY),
     Link("/api", "API", "", Act.SEE_SELF),

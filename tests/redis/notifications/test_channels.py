@@ -63,7 +63,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(channels: Channels) ->
 def test_the_audit_has_each_act_and_no_address(channels: Channels, database: Database) -> None:
     _, secret = channels.add("ops", "webhook", ADDRESS)
     _, other = channels.set("ops", address=ADDRESS + "/more", has_new_secret=True)
-    channels.note_test("ops")
+    channels.test("ops")
     channels.delete("ops")
     with database.reading() as connection:
         lines = connection.execute(select(audit_lines).order_by(audit_lines.c.id)).all()

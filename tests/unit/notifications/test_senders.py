@@ -313,7 +313,7 @@ def test_apprise_sends_what_we_say_and_calls_nobody_by_a_name(receiver: Receiver
 @with_apprise
 def test_an_address_that_apprise_does_not_know_is_refused() -> None:
     check_with_apprise("json://localhost")
-    with pytest.raises(SendError, match="does not know"):
+    with pytest.raises(InputError, match="does not know"):
         check_with_apprise("nothing-of-apprise://x")
 
 

@@ -33,6 +33,7 @@ LEAST = {
     Act.SET_POOLS: (ADMIN, ADMIN),
     Act.SET_WORKERS: (ADMIN, ADMIN),
     Act.SET_PEOPLE: (ADMIN, ADMIN),
+    Act.SET_CHANNELS: (ADMIN, ADMIN),
     Act.SEE_AUDIT: (ADMIN, ADMIN),
 }
 #: The acts for which a role in one project is enough, in that project; and those for which one in any project is.
