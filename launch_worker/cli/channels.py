@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from launch_worker.notifications.channels import Channels
 
 _MOST_ADDRESS = 8192
+_COLUMNS = (
+    terminal.Column("CHANNEL"),
+    terminal.Column("KIND"),
+    terminal.Column("TO", rank=1, least=12),
+    terminal.Column("OUTPUT", rank=4),
+    terminal.Column("QUIET HOURS", rank=3),
+    terminal.Column("PROJECTS", rank=2, least=16),
+)
 _ADDRESS = click.option(
     "--address", metavar="URL|MAIL,…", help="Where it goes. Without this it is asked for: others may see your commands."
 )
@@ -84,7 +92,7 @@ def list_command(url: str | None, as_json: bool) -> None:
         )
         for channel in found
     ]
-    terminal.table(("CHANNEL", "KIND", "TO", "OUTPUT", "QUIET HOURS", "PROJECTS"), rows)
+    terminal.table(_COLUMNS, rows)
 
 
 @channels_command.command("add", epilog="Example: launch-worker channels add team mail --address a@example.org")

@@ -38,7 +38,8 @@ def list_command(url: str | None, as_json: bool) -> None:
             "no rules; make one with: launch-worker rules add NAME --when waiting --for 2h --channel C", err=True
         )
         return
-    terminal.table(("RULE", "WATCHES", "CHANNEL"), [(rule.name, rule.says(), rule.channel) for rule in found])
+    columns = (terminal.Column("RULE"), terminal.Column("WATCHES", least=20), terminal.Column("CHANNEL", rank=1))
+    terminal.table(columns, [(rule.name, rule.says(), rule.channel) for rule in found])
 
 
 @rules_command.command("add", epilog="Example: launch-worker rules add idle --when gpu-idle --for 30m --channel ops")
