@@ -166,6 +166,7 @@ def submit(
     expires: str | float | None = None,
     max_preemptions: int | None = None,
     preempt_exit_code: int | None = None,
+    notify: Sequence[str] | None = None,
     delay: str | float | None = None,
     at: str | float | datetime | None = None,
     run_id: str | None = None,
@@ -181,7 +182,8 @@ def submit(
     this machine) it starts in that code, in the folder `cwd` of it. With `image` it is a container, `command` the
     arguments of its entry point, and `container` what else it may have (docs/containers.md). `gpus` (whole devices),
     `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
-    for the job and for filters of runs. `after` are runs or groups (`RUN`, `RUN:any`,
+    for the job and for filters of runs. `notify` are channels that are told of its end (`ops`, `ops:failed+crashed`;
+    docs/notifications.md). `after` are runs or groups (`RUN`, `RUN:any`,
     `RUN:failed`) that must have ended so. It starts at `at` (a datetime, ISO text or seconds since 1970) or after
     `delay`, and within `expires`, or it is Killed.
 

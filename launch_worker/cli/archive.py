@@ -60,15 +60,23 @@ def run_command(url: str | None) -> None:
     database = open_database(settings, create=True, writes_archive=True)
     # Imported with SQLAlchemy there for certain.
     from launch_worker.archive.follow import Archive
+    from launch_worker.notifications.deliver import deliverer_of
 
-    Archive(
-        Store(settings.redis_url, settle_s=settings.settle_s),
-        database,
-        stopping=stopping,
-        health_file=settings.health_file,
-        log_url=settings.log_url,
-        retention_s=settings.retention_s,
-    ).run()
+    store = Store(settings.redis_url, settle_s=settings.settle_s)
+    # One that waits to take over sends notices too: a channel is lent to one sender at a time.
+    deliverer = deliverer_of(store, database, settings)
+    deliverer.start()
+    try:
+        Archive(
+            store,
+            database,
+            stopping=stopping,
+            health_file=settings.health_file,
+            log_url=settings.log_url,
+            retention_s=settings.retention_s,
+        ).run()
+    finally:
+        deliverer.stop()
 
 
 @archive_command.command("status", epilog="Example: launch-worker archive status --json")

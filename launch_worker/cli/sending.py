@@ -24,11 +24,12 @@ def show_all(submitter: Submits, items: Sequence[Item], *, strict: bool) -> None
 
     submitter.check_items(items, strict=strict)
     for item in items:
-        spec = asdict(submitter.complete(item.given))
+        completed = submitter.complete(item.given)
+        version, spec = item_schema.version_of(completed), asdict(completed)
         spec["env"] = mask_env(spec["env"])
         if item.upload is not None:
             spec["upload"] = f"(the folder {item.upload})"
-        shown = {"version": item_schema.VERSION, "item": spec, "delay_s": item.delay_s, "at": isoformat(item.at_us)}
+        shown = {"version": version, "item": spec, "delay_s": item.delay_s, "at": isoformat(item.at_us)}
         if item.array is not None:
             shown["array"] = {"indexes": list(item.array.indexes), "limit": item.array.limit}
         terminal.echo_json(shown)

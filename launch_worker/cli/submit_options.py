@@ -13,7 +13,7 @@ import click
 from launch_worker.cli.helping import GroupedOption
 from launch_worker.model import readers
 from launch_worker.model.checks import Whole
-from launch_worker.model.options import CODE, CONTAINERS, LABELS, LIMITS, MANY, NEEDS, ONCE, TIMES, Option
+from launch_worker.model.options import CODE, CONTAINERS, LABELS, LIMITS, MANY, NEEDS, ONCE, TIMES, TOLD, Option
 from launch_worker.submission.array import parse_env, parse_values
 
 #: Groups of `launch-submit --help` in their order, with the names of their options.
@@ -97,7 +97,7 @@ _CRON = (
     *RECURRENCE,
 )
 
-_RUN = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS)
+_RUN = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TOLD)
 #: Options of a run that every command with runs has, in the order of --help.
 RUN_OPTIONS = tuple(map(_as_click, _RUN))
 #: Options of `launch-submit` beside its own.

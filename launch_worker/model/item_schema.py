@@ -6,10 +6,20 @@ So workers are upgraded before submitters.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from launch_worker.model.spec import RunSpec
 
 #: Version of the format; one more for each field or value of RunSpec that older workers must not ignore.
-VERSION = 1
+VERSION = 2
+#: Fields that came later, and the version by which a worker knows each. An item has the least version that it can have.
+SINCE = {"notify": 2}
+
+
+def version_of(spec: RunSpec) -> int:
+    """The version of the item that this spec is."""
+    return max([version for name, version in SINCE.items() if getattr(spec, name)], default=1)
 
 
 def item_schema() -> dict[str, Any]:

@@ -36,6 +36,7 @@ from launch_worker.model.checks import (
     check_tags,
     check_values,
 )
+from launch_worker.model.notify import check_notify
 
 #: Places where an option may be said: a line of a file of runs, `api.submit`, `launch-submit`, a queue's defaults.
 LINE, PYTHON, COMMAND_LINE, DEFAULT = "line", "Python", "command line", "default"
@@ -234,6 +235,15 @@ LIMITS = (
         check=Whole("the exit code of a preempted job", 1, 255),
     ),
 )
+TOLD = (
+    Option(
+        "notify",
+        read.texts,
+        "Tell this channel of its end, or of failed, running and others joined with +.",
+        "CHANNEL[:STATES]",
+        check=check_notify,
+    ),
+)
 TIMES = (
     _once(
         "at",
@@ -309,7 +319,7 @@ OTHERS = (
     Option("cwd_required", read.truth, "Whether the worker must have the folder `cwd`.", places=frozenset({DEFAULT})),
 )
 
-OPTIONS = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TIMES, *MANY, *ONCE, *OTHERS)
+OPTIONS = (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TOLD, *TIMES, *MANY, *ONCE, *OTHERS)
 
 #: Checks of a RunSpec's fields, each of one value by itself: of its options, and of what the system says of a run.
 CHECKS: dict[str, Callable[[Any], None]] = {

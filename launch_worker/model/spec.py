@@ -91,6 +91,8 @@ class RunSpec:
     #: Exit code by which the job says that it was preempted, and the number of times that it may be.
     preempt_exit_code: int = 85
     max_preemptions: int = 5
+    #: Channels that are told of its end or of other states: CHANNEL or CHANNEL:STATES.
+    notify: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check(_changed(self))

@@ -7,6 +7,7 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.model import options, readers
+from launch_worker.model.notify import joined
 from launch_worker.model.options import Option
 from launch_worker.model.readers import Reader
 from launch_worker.model.spec import RunSpec
@@ -109,6 +110,9 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
             if name == "cwd":
                 if not has_code and "cwd" not in merged:
                     merged |= {"cwd": value, "cwd_required": True}
+            elif name == "notify":
+                # What an admin wants to be told is not up to the submitter.
+                merged[name] = joined(merged.get(name, ()), value)
             elif _BY_FIELD[name].reader in (readers.mapping, readers.env):
                 merged[name] = {**value, **merged.get(name, {})}
             else:

@@ -28,6 +28,10 @@ CHANGES = "launch:changes"
 ENDED = "launch:ended"
 #: Name of the archive that is registered.
 ARCHIVE = "launch:archive"
+#: Names of the channels that notices may go to; it expires unless a process that sends notices renews it.
+NOTICE_SENDER = "launch:notify:sender"
+#: Set of the channels that have notices; and the Redis channel on which a new notice is published.
+OUTBOX = "launch:outbox"
 #: Channel for queues that are new, configured or gone.
 QUEUE_NEWS = "launch:queues"
 #: Channel for sweeps of which a run ended or reported its metric, or that somebody steered.
@@ -177,6 +181,11 @@ def direct_queue(owner: str) -> str:
 
 def consumers(queue: str) -> str:
     return f"launch:consumers:{queue}"
+
+
+def outbox(channel: str, part: str = "") -> str:
+    """The notices of a channel, by the time of the next try; `part` is notices, tries or state."""
+    return f"launch:outbox:{channel}:{part}" if part else f"launch:outbox:{channel}"
 
 
 def news_channel(run_id: str) -> str:

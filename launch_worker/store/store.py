@@ -11,6 +11,7 @@ from launch_worker.store.groups import Groups
 from launch_worker.store.health import Health
 from launch_worker.store.logs import Logs
 from launch_worker.store.names import Names
+from launch_worker.store.notices import Notices
 from launch_worker.store.outlines import Outlines
 from launch_worker.store.passes import Passes
 from launch_worker.store.queues import Queues
@@ -35,6 +36,7 @@ class Store(
     Health,
     Logs,
     Names,
+    Notices,
     Outlines,
     Passes,
     Queues,

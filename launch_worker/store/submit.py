@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.model import item_schema
 from launch_worker.model.checks import PRIORITIES, parse_after
+from launch_worker.model.notify import field_of
 from launch_worker.model.spec import RunSpec
 from launch_worker.store.redis.client import Client, text
 from launch_worker.store.redis.library import function_of
@@ -192,8 +193,10 @@ def fields_of(spec: RunSpec, unseen: Container[str] = ()) -> list[str | int]:
         fields += ["project", spec.project]
     if spec.tags:
         fields += ["tags", json.dumps(spec.tags)]
-    if item_schema.VERSION > 1:
-        fields += ["version", item_schema.VERSION]
+    if (version := item_schema.version_of(spec)) > 1:
+        fields += ["version", version]
+    if spec.notify:
+        fields += ["notify", field_of(spec.notify)]
     if spec.needs:
         fields += ["needs", spec.needs]
     if spec.concurrency_key:

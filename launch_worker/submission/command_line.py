@@ -20,6 +20,7 @@ from launch_worker.model.options import (
     NEEDS,
     ONCE,
     TIMES,
+    TOLD,
     Option,
 )
 from launch_worker.model.spec import parse_spec
@@ -30,7 +31,7 @@ from launch_worker.untrusted.text import read_map
 #: Options of the command line, in the order in which they are written.
 TYPED = tuple(
     option
-    for option in (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TIMES, *MANY, *ONCE)
+    for option in (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TOLD, *TIMES, *MANY, *ONCE)
     if COMMAND_LINE in option.places
 )
 #: Fields of a spec that no option says as they are.

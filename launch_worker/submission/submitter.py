@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import Any
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
 from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, parse_after
+from launch_worker.model.notify import why_not_told
 from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
 from launch_worker.store.submit import Announced, ConfigChanged, Configs, Created, Creator, New
@@ -24,6 +26,8 @@ from launch_worker.submission.sent import Sent, me
 
 #: Runs in one round trip. Redis does nothing else for the few milliseconds that they take.
 _BATCH = 100
+#: Seconds for which the names of channels are not asked for again.
+_CHANNELS_S = 2.0
 
 
 class Submitter:
@@ -39,6 +43,9 @@ class Submitter:
         self._configs: dict[str, Configs] = {}
         #: The sha256 of each folder that was sent, by its path.
         self._sent: dict[str, str] = {}
+        #: Names of channels, None while no process sends notices, and the monotonic time until which they are taken.
+        self._channels: tuple[str, ...] | None = None
+        self._channels_until = 0.0
 
     @cached_property
     def actor(self) -> str:
@@ -272,7 +279,21 @@ class Submitter:
     def _resolve(self, queue: str, given: Mapping[str, Any]) -> Ready:
         configs = self._configs.get(queue, Configs())
         given = self._completed(given)
+        if given.get("notify"):
+            self._check_told(given["notify"])
         return Ready(resolve(given, **configs._asdict()), configs)
+
+    def _check_told(self, notify: Sequence[str]) -> None:
+        """Raises InputError where nobody would tell a channel that the submitter names, or there is no such channel.
+
+        A channel among the defaults of a queue is not checked: its runs go on, and what they tell is kept.
+        """
+        if time.monotonic() >= self._channels_until:
+            self._channels = self.store.notice_channels()
+            self._channels_until = time.monotonic() + _CHANNELS_S
+        refusal = why_not_told(notify, self._channels)
+        if refusal is not None:
+            raise refusal
 
     def _completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments, with what this process says of its submitter."""

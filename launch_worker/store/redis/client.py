@@ -68,6 +68,11 @@ class Client:
         found = self._command("MGET", *(keys.worker(text(owner)) for owner in owners)) if owners else []
         return [said for description in found if (said := described(read_map(description or b"")))]
 
+    def notice_channels(self) -> tuple[str, ...] | None:
+        """The names of the channels that notices may go to; None while no process sends notices."""
+        found = self._command("GET", keys.NOTICE_SENDER)
+        return None if found is None else tuple(text(found).split())
+
     def queue_names(self) -> list[str]:
         """Every queue that a run was submitted to, or that was configured."""
         return sorted(text(name) for name in self._command("SMEMBERS", keys.QUEUES))

@@ -15,6 +15,7 @@ SUBJECTS = (
         "states",
         "record",
         "feed",
+        "notice",
         "group",
         "retention",
         "damage",

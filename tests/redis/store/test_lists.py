@@ -39,13 +39,16 @@ from tests.support.redis_client import redis_of
 from tests.support.workers import Worker
 
 S = RunState
+#: Version of an item that only newer workers read, and the reason of a run with one.
+NEXT = item_schema.VERSION + 1
+WAITING = f"waiting for a worker that reads items of version {NEXT}"
 
 
 class Newer(Worker):
-    """A worker whose code reads items of version 2."""
+    """A worker whose code reads items of the next version."""
 
     def free(self, slots: int) -> Any:
-        return replace(super().free(slots), version=2)
+        return replace(super().free(slots), version=NEXT)
 
     def take(self) -> Any:
         found = self.store.take(self.lists, before_us=self.store.now_us() + 10**9)
@@ -58,7 +61,7 @@ class Newer(Worker):
             host="h",
             lease_s=30.0,
             free=self.free(self.slots - len(self.jobs) - 1),
-            version=2,
+            version=NEXT,
         )
         if record is not None:
             self.jobs[record.id] = record
@@ -66,9 +69,9 @@ class Newer(Worker):
 
 
 def newer_run(store: Store, monkeypatch: pytest.MonkeyPatch, **options: Any) -> str:
-    """A run that a producer of version 2 submits."""
+    """A run that a producer of the next version submits."""
     with monkeypatch.context() as patch:
-        patch.setattr(item_schema, "VERSION", 2)
+        patch.setattr(item_schema, "version_of", lambda _: NEXT)
         return create(store, **options)
 
 
@@ -421,9 +424,9 @@ def test_a_worker_that_was_silent_does_not_bring_a_deleted_run_back(store: Store
 
 
 def test_a_record_carries_the_version_of_its_item(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.get(create(store)).version == item_schema.VERSION
+    assert store.get(create(store)).version == 1
     record = store.get(newer_run(store, monkeypatch))
-    assert (record.version, record.as_json()["item_version"]) == (2, 2)
+    assert (record.version, record.as_json()["item_version"]) == (NEXT, NEXT)
 
 
 def test_an_older_worker_leaves_a_newer_item_pending_with_the_reason(
@@ -432,10 +435,10 @@ def test_an_older_worker_leaves_a_newer_item_pending_with_the_reason(
     run_id = newer_run(store, monkeypatch)
     behind = create(store)
     older = Worker(store)
-    assert older.take() == "waiting for a worker that reads items of version 2; this one reads them up to version 1"
+    assert older.take() == f"{WAITING}; this one reads them up to version {item_schema.VERSION}"
     record = store.get(run_id)
     assert (record.state, record.attempt) == (S.PENDING, 0)
-    assert record.reason == "waiting for a worker that reads items of version 2"
+    assert record.reason == WAITING
     assert states(store, run_id) == [S.PENDING]
     assert older.work() == [behind]
 
@@ -498,7 +501,7 @@ def test_a_newer_item_that_needs_gpus_waits_for_a_newer_worker_that_has_them(
     for _ in range(3):
         older.beat()
         assert older.work() == []
-    assert store.get(run_id).reason == "waiting for a worker that reads items of version 2"
+    assert store.get(run_id).reason == WAITING
     able = Newer(store, owner="w3", gpus=1)
     assert items(store, keys.direct_queue("w3")) == [(run_id, seq_of(store, run_id))]
     assert able.queues == ("default",)
@@ -523,14 +526,14 @@ def test_an_older_worker_does_not_prepare_a_newer_item_ahead_of_its_time(
 ) -> None:
     older = Worker(store, prefetch_s=120.0)
     with monkeypatch.context() as patch:
-        patch.setattr(item_schema, "VERSION", 2)
+        patch.setattr(item_schema, "version_of", lambda _: NEXT)
         run_id = create(store, delay_s=60.0)
     assert store.publish_due(free=older.free(4))[0] == 0
     assert older.work() == []
     make_due(store, run_id)
     store.publish_due()
     assert older.work() == []
-    assert store.get(run_id).reason == "waiting for a worker that reads items of version 2"
+    assert store.get(run_id).reason == WAITING
 
 
 def test_a_newer_item_that_is_left_can_be_cancelled_and_deleted(
@@ -540,7 +543,7 @@ def test_a_newer_item_that_is_left_can_be_cancelled_and_deleted(
     Worker(store).work()
     assert store.cancel(cancelled, reason="no")[0] == "killed"
     Run(api, deleted).delete()
-    assert not redis_client.exists("launch:parked:version:2")
+    assert not redis_client.exists(f"launch:parked:version:{NEXT}")
     assert items(store, DEFAULT_LIST) == []
 
 

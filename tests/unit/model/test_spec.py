@@ -333,6 +333,7 @@ FULL = {
     "expires_s": 60.0,
     "preempt_exit_code": 99,
     "max_preemptions": 1,
+    "notify": ("ops", "ml:failed+crashed"),
 }
 
 

@@ -57,6 +57,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "limit_key": 2,
         "values": {"x": 1},
         "cwd_required": True,
+        "notify": "ops,ml:failed+crashed",
     }
     config = QueueConfig(defaults=given)
     assert config.defaults == {
@@ -83,6 +84,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "limit_key": 2,
         "values": {"x": 1},
         "cwd_required": True,
+        "notify": ("ops", "ml:failed+crashed"),
     }
     assert set(given) | {"image", "container"} == {option.name for option in OPTIONS if DEFAULT in option.places}
 

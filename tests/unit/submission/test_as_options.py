@@ -50,6 +50,7 @@ SAID: dict[str, Any] = {
     "retry_on": "failed",
     "max_preemptions": 1,
     "preempt_exit_code": 7,
+    "notify": ["ops", "ml:failed"],
     "at": "2030-01-31T14:30:00.000001Z",
     "delay": "90s",
     "expires": "1d",

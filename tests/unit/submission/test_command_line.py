@@ -37,6 +37,7 @@ SAID: dict[str, dict[str, Any]] = {
         "retry_on": ["crashed"],
         "max_preemptions": 1,
         "preempt_exit_code": 99,
+        "notify": ["ops:failed+crashed", "ml"],
         "expires": 86400,
     },
     "container": {

@@ -116,6 +116,7 @@ def test_every_option_reaches_its_argument_of_a_run() -> None:
             "expires": "1d",
             "max_preemptions": 3,
             "preempt_exit_code": 7,
+            "notify": "ops",
             "entrypoint": "sh",
             "mount": ["data:/v"],
             "no_init": True,
@@ -153,6 +154,7 @@ def test_every_option_reaches_its_argument_of_a_run() -> None:
         "expires_s": 86400.0,
         "max_preemptions": 3,
         "preempt_exit_code": 7,
+        "notify": ("ops",),
         "container": {"user": "u", "entrypoint": "sh", "mounts": ["data:/v"], "init": False, "read_only": False},
     }
     assert RunSpec(**item.given).needs == "1:2000:2147483648"

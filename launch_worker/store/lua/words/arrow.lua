@@ -71,6 +71,8 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
   local lines, line = note(id, to, at, attempt, worker, reason, more)
   add_arrow(id, lines, line, to, at, ended_at, more)
   count_in_group(id, from, to)
+  local notify = get(id, 'notify')[1]
+  if notify and notify ~= '' and not group_of(id) then NOTICES.tell_arrow(id, notify, from, to, now, reason, more) end
   if from == 'Running' or to == 'Running' then count_places(id, to == 'Running' and 'SADD' or 'SREM') end
   if from == 'Pending' or to == 'Pending' then count_waiting(id, to == 'Pending' and 'SADD' or 'SREM') end
   if FINAL[to] then

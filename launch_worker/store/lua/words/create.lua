@@ -112,6 +112,8 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
     end
     if allowances ~= '' then set('allowances', allowances) end
   end
+  local of_project = record.project and record.project ~= '' and NOTICES.of_project(record.project)
+  if of_project then set('notify', NOTICES.join(record.notify, of_project)) end
   set('state', 'Pending')
   set('created_at', at)
   if group and not record.array then set('array', group) end
@@ -137,6 +139,11 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
   add('launch:runs:state:Pending', '', at, id)
   if record.project ~= '' then add('launch:runs:project:', record.project, at, id) end
   if record.sweep and record.sweep ~= '' then add('launch:runs:sweep:', record.sweep, at, id) end
+  if record.notify and record.sweep and record.sweep ~= '' then
+    if not redis.call('HGET', sweep_key(record.sweep), 'notify') then
+      redis.call('HSET', sweep_key(record.sweep), 'notify', record.notify)
+    end
+  end
   if group then
     local members = to_add.members[group]
     if members then members[#members + 1] = id else to_add.members[group] = {id} end
@@ -146,6 +153,10 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
       local project = record.project or ''
       known.project = known.project or project
       known.is_mixed = known.is_mixed or known.project ~= project
+      if record.notify then
+        local joined = NOTICES.join(known.notify, record.notify)
+        known.tells, known.notify = known.tells or joined ~= known.notify, joined
+      end
     else
       pcall(join_group, group)
     end

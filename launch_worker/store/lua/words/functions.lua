@@ -20,7 +20,7 @@ local function start_call()
   known_settings, known_allowances, known_of_users = {}, {}, {}
   seen, shown, promised, served, woken, moves = {}, {}, {}, {}, {}, 0
   followed = nil
-  emptied, announced = {}, {}
+  emptied, announced, telling = {}, {}, {ends = {}, projects = {}}
   to_add = {entries = {}, items = {}, queues = {}, members = {}, counts = {}}
 end
 

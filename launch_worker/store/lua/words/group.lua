@@ -16,7 +16,7 @@ end
 
 -- The group of a run, the key of that group's record, and whether it is a sweep; nil for a run of no group.
 local function group_of(id)
-  local array, sweep = unpack(get(id, 'array', 'sweep', 'attempt'))
+  local array, sweep = unpack(get(id, 'array', 'sweep', 'attempt', 'notify'))
   if array and array ~= '' then return array, group_key(array), false end
   if sweep and sweep ~= '' then return sweep, sweep_key(sweep), true end
 end
@@ -46,10 +46,10 @@ local announced = {}
 -- Notes an announced group: `size` is the number of its runs.
 local function announce(group, size)
   local key = group_key(group)
-  local kept, made, sealed, project = unpack(redis.call('HMGET', key, 'size', 'made', 'sealed', 'project'))
+  local kept, made, sealed, project, notify = unpack(redis.call('HMGET', key, 'size', 'made', 'sealed', 'project', 'notify'))
   if not kept then redis.call('HSET', key, 'size', int(size), 'Pending', int(size)) end
   announced[group] = {size = tonumber(kept or '') or size, made = tonumber(made or '') or 0, count = 0, is_new = not kept,
-    project = project or nil,
+    project = project or nil, notify = notify or nil,
     -- The record of an array of an earlier release does not say how many are made.
     is_open = not kept or (made and not sealed), is_cancelled = sealed == 'cancelled'}
 end
@@ -86,6 +86,7 @@ local function note_announced(now)
         add_act('group', shown_group(group), 'created', '', now,
           {size = known.size, name = name or '', queue = queue or '', project = project or ''})
       end
+      if known.tells then redis.call('HSET', key, 'notify', known.notify) end
       if known.is_mixed then redis.call('HSET', key, 'is_mixed', '1') end
       if made > known.size then
         redis.call('HINCRBY', key, 'size', int(made - known.size))

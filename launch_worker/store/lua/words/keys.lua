@@ -48,6 +48,13 @@
 --   launch:archive            string  name of the archive that is registered, and the URL below which it deletes logs; expires
 --   launch:changes            stream  what happened, newest entries, for readers that keep their own copy (feed). It exists
 --                                     only while a reader wants it (follow), and expires a day after its last renewal
+--   launch:outbox             set     channels that have notices; also the Redis channel on which each new notice is published
+--   launch:outbox:C           zset    notices of channel C by the time of their next try (put_notice); :notices  hash  the facts
+--                                     of each, as JSON; :tries  hash  failed tries and marks; :state  hash  bytes, holder and its
+--                                     lease, how sending goes, and counts (settle_notices). All but the counts go with the last notice
+--   launch:notify:sender      string  names of the channels, while a process sends notices; expires (keep_channels)
+--   launch:notify:projects    hash    what an admin wants to be told of the runs of a project, as in a record's `notify`
+--   launch:notify:told:ID     string  a rule's notice that was made; expires when the rule no longer finds it (notify)
 --   launch:settling           string  exists for a while after an outage: no run becomes Crashed before its worker could report
 --   launch:hold               string  exists for a while after a restore from a snapshot: no run is claimed either
 --   launch:restored_at        string  when a restore from a snapshot was last noticed

@@ -28,6 +28,17 @@ local function recount_sweep(sweep)
   for kind, count in pairs(counts) do redis.call('HSET', key, kind, int(count)) end
 end
 
+-- Tells of the end of a sweep.
+function NOTICES.tell_sweep_end(sweep, notify, state, now)
+  local names = {'name', 'project', 'author', 'created_at', 'made', 'ends', 'Finished', 'Failed', 'Killed', 'Crashed', 'Never'}
+  local values = redis.call('HMGET', sweep_key(sweep), unpack(names))
+  local facts = {group = sweep, kind = 'sweep', ended_at = int(now)}
+  for at, name in ipairs(names) do facts[name] = values[at] or '' end
+  facts.size, facts.sweep_state = facts.made, state
+  facts['end'] = facts.Finished == facts.made and 'Finished' or 'Failed'
+  NOTICES.tell_group(notify, 'group.ended', facts.ends, facts, now)
+end
+
 -- RUNNING | PAUSED -> FINISHED once all its runs were made, STOPPED -> FINISHED | CANCELED: when its last live run
 -- ends.
 local function close_sweep(sweep, now)
@@ -47,6 +58,11 @@ local function close_sweep(sweep, now)
   local counts, ended = redis.call('HMGET', key, 'Finished', 'Failed', 'Killed', 'Crashed', 'Never'), 0
   for at = 1, 5 do ended = ended + (tonumber(counts[at] or '') or 0) end
   if ended ~= tonumber(made) then recount_sweep(sweep) end
+  local notify, number = unpack(redis.call('HMGET', key, 'notify', 'ends'))
+  if notify then
+    redis.call('HSET', key, 'ends', int((tonumber(number or '') or 0) + 1))
+    NOTICES.tell_sweep_end(sweep, notify, to, now)
+  end
   redis.call('PUBLISH', 'launch:news:' .. sweep, to)
   if redis.call('EXISTS', 'launch:waiters:' .. sweep) == 1 then
     redis.call('SADD', 'launch:settle', sweep)

@@ -47,7 +47,7 @@ end
 local function end_group(group, now)
   local key = group_key(group)
   local counts = redis.pcall('HMGET', key, 'size', 'Pending', 'Running', 'Finished', 'Never', 'name', 'queue', 'project',
-    'Failed', 'Killed', 'Crashed')
+    'Failed', 'Killed', 'Crashed', 'notify', 'author', 'created_at')
   if counts.err or end_by(counts) == 'Running' then return end
   local function count(at) return tonumber(counts[at] or '') or 0 end
   redis.call('HSET', key, 'ended_at', int(now))
@@ -55,12 +55,37 @@ local function end_group(group, now)
   add_act('group', shown_group(group), 'ended', '', now,
     {size = count(1), name = counts[6] or '', queue = counts[7] or '', project = counts[8] or '', ['end'] = end_by(counts),
       Finished = count(4), Failed = count(9), Killed = count(10), Crashed = count(11), Never = count(5)})
+  if counts[12] then
+    NOTICES.tell_group(counts[12], 'group.ended', int(redis.call('HINCRBY', key, 'ends', 1)), {
+      group = shown_group(group), kind = #group == 16 and 'bulk' or 'array', name = counts[6] or '',
+      queue = counts[7] or '', project = counts[8] or '', author = counts[13] or '', created_at = counts[14] or '',
+      size = int(count(1)), ['end'] = end_by(counts), Finished = int(count(4)), Failed = int(count(9)),
+      Killed = int(count(10)), Crashed = int(count(11)), Never = int(count(5)), ended_at = int(now)}, now)
+  end
+end
+
+-- Tells of the first run of a group that has failed for good, where that was asked for.
+function NOTICES.tell_failure(id, group, now)
+  local notify, state = unpack(get(id, 'notify', 'state'))
+  if not notify or state ~= 'Failed' and state ~= 'Crashed' then return end
+  local _, key, is_sweep = group_of(id)
+  local is_told
+  notify, is_told = unpack(redis.call('HMGET', key, 'notify', 'is_failing'))
+  if not notify or is_told or #NOTICES.channels_for(notify, 'first-failure') == 0 then return end
+  redis.call('HSET', key, 'is_failing', id)
+  local name, queue, project, author, size, made, created =
+    unpack(redis.call('HMGET', key, 'name', 'queue', 'project', 'author', 'size', 'made', 'created_at'))
+  NOTICES.tell_group(notify, 'group.failing', '1', {
+    group = shown_group(group), kind = is_sweep and 'sweep' or #group == 16 and 'bulk' or 'array', name = name or '',
+    queue = queue or '', project = project or '', author = author or '', size = size or made or '0',
+    created_at = created or '', run = id}, now)
 end
 
 -- Notes the end of a run for `settle`, which tells the runs that wait for it or for its group. Returns whether any
 -- does.
 local function note_end(id, now)
   local group, _, is_sweep = group_of(id)
+  if group then pcall(NOTICES.tell_failure, id, group, now) end
   if group and emptied[group] and not is_sweep then end_group(group, now) end
   local ended = {'launch:waiters:' .. id}
   if group and group ~= id then ended[2] = 'launch:waiters:' .. group end

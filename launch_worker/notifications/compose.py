@@ -1,0 +1,100 @@
+"""Makes a message of a notice: its facts are as they were at the arrow, and the record says what stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from launch_worker.model.checks import group_key
+from launch_worker.model.group import KINDS, GroupRecord
+from launch_worker.model.run import Record
+from launch_worker.model.states import RunState
+from launch_worker.notifications import message as messages
+from launch_worker.notifications.message import Alarm, Message
+from launch_worker.store.notices import Notice
+from launch_worker.store.store import Store
+
+#: Type of the message that a first run of a group has failed.
+GROUP_FAILING = "group.failing"
+#: Fields of a record that its notice has, as they were at the arrow. The user is among them: a record may be gone.
+_OF_ARROW = (
+    *("name", "queue", "project", "user", "state", "reason", "attempt", "worker", "host", "created_at", "started_at"),
+    *("ended_at", "exit_code", "signal", "phase", "message"),
+)
+#: Fields of a record that say something of its latest attempt only.
+_OF_ATTEMPT = (*_OF_ARROW, "usage", "late_exit", "pid", "gpus", "summary", "phases", "log_missing", "log_missing_lines")
+#: Characters of a failed run's output in a message.
+_OUTPUT = 4000
+#: Runs of a group that are looked at for those that failed, and failed ones that are told.
+_LOOKED = 500
+_FAILED = 5
+
+
+class Composer:
+    """Makes messages of notices, with what the store knows besides."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def message(self, notice: Notice, *, has_output: bool) -> Message:
+        """The message of one notice. `has_output`: whether the end of a failed run's output may be in it."""
+        facts = notice.facts
+        at, type_ = _number(facts, "at"), str(facts.get("type"))
+        if type_ == "run":
+            return self._of_run(notice.id, at, facts, has_output=has_output)
+        if type_.startswith("group."):
+            return self._of_group(notice.id, at, facts, type_)
+        return messages.of_alarm(notice.id, at, Alarm.of_text(str(facts.get("alarm"))))
+
+    def _of_run(self, notice_id: str, at: int, facts: Mapping[str, Any], *, has_output: bool) -> Message:
+        run_id = str(facts.get("run"))
+        state = str(facts.get("state"))
+        now = (self._store.hashes([run_id]) or {}).get(run_id, {})
+        is_same = now.get("attempt", "0") == str(facts.get("attempt", "0")) and now.get("state") == state
+        known = now if is_same else {name: value for name, value in now.items() if name not in _OF_ATTEMPT}
+        said = {name: str(facts[name]) for name in _OF_ARROW if facts.get(name)}
+        record = Record.from_hash({**known, **said, "id": run_id})
+        output = ""
+        ended_as = str(facts.get("ended_as") or state)
+        if has_output and ended_as in ("Failed", "Crashed") and record.attempt:
+            output = self._store.log_end(run_id, record.attempt).decode(errors="replace")[-_OUTPUT:]
+        return messages.of_run(notice_id, at, record, RunState(state), output=output)
+
+    def _of_group(self, notice_id: str, at: int, facts: Mapping[str, Any], type_: str) -> Message:
+        group_id = str(facts.get("group"))
+        known = self._store.group(group_id)
+        counts = {kind: _number(facts, kind) for kind in KINDS}
+        if type_ == GROUP_FAILING and known is not None:
+            counts = dict(known.counts)
+        record = GroupRecord(
+            id=group_id,
+            kind=str(facts.get("kind")),
+            key=group_key(group_id),
+            size=_number(facts, "size"),
+            counts=counts,
+            name=str(facts.get("name") or ""),
+            queue=str(facts.get("queue") or ""),
+            project=str(facts.get("project") or ""),
+            author=str(facts.get("author") or ""),
+            created_at=_number(facts, "created_at"),
+            ended_at=_number(facts, "ended_at") or None,
+            missing=known.missing if known else 0,
+            gone=known.gone if known else 0,
+            is_mixed=known.is_mixed if known else False,
+        )
+        if type_ == GROUP_FAILING:
+            failed = self._store.records([str(facts.get("run"))])
+        else:
+            failed = self._failed(record) if record.end != "Finished" else []
+        return replace(messages.of_group(notice_id, at, record, failed=failed), type=type_)
+
+    def _failed(self, group: GroupRecord) -> list[Record]:
+        """The first runs of a group that are not Finished, of those that are looked at."""
+        records = self._store.records(self._store.group_runs(group, limit=_LOOKED))
+        return [record for record in records if record.state is not RunState.FINISHED][:_FAILED]
+
+
+def _number(facts: Mapping[str, Any], name: str) -> int:
+    found = str(facts.get(name) or "0")
+    return int(found) if found.isdecimal() else 0

@@ -1,0 +1,194 @@
+"""Reads and empties the outbox: notices of runs, groups and rules that wait for a sender."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from launch_worker.model.units import as_us
+from launch_worker.store import keys
+from launch_worker.store.news import News
+from launch_worker.store.redis.client import pairs, text
+from launch_worker.store.redis.connection import clear_errors
+from launch_worker.untrusted.text import read_map
+
+#: Seconds for which the names of channels are known without a sender's word.
+SENDER_LIFE_S = 30.0
+#: Notices that a sender gets at once.
+AT_ONCE = 100
+#: Seconds after which a rule's notice may be made again, once the rule does not find its cause any more.
+_TOLD_LIFE_S = 3600.0
+
+#: What became of notices: told, refused for good, given up after days, of a channel that is not there; or not yet.
+Fate = Literal["sent", "refused", "given_up", "unknown", "later", "put_off"]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One entry of the outbox."""
+
+    #: Stable name of what is told, for one channel: a repeat has it too.
+    id: str
+    #: Server time in microseconds of this try.
+    due_at: int
+    #: Number of failed tries.
+    tries: int
+    #: Digest of which it is a part; '' for none.
+    mark: str
+    #: Facts as they were when it was made: type, at, and those of its run, group or rule.
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Lent:
+    """The answer to a sender that asks for a channel's notices."""
+
+    notices: tuple[Notice, ...]
+    #: Why there are none: `held` by another sender, `paused` after a failure, or nothing `due`.
+    why: str
+    #: Server time in microseconds at which to ask again; 0 for never before news.
+    until: int
+    #: Failed tries in a row.
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """How the sending to one channel goes. Times are server microseconds."""
+
+    waiting: int
+    bytes: int
+    #: Time since which each try has failed; 0 for a channel whose last try was taken.
+    failing_since: int
+    #: The receiver's last refusal, as a sentence; '' for none.
+    error: str
+    #: Time before which it is not tried again; 0 for at once.
+    next_at: int
+    sent_at: int
+    sent: int
+    #: Notices that the receiver refused for good, that were given up after days, and that found no room.
+    refused: int
+    given_up: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class OutboxState:
+    """What waits to be told, and how it goes."""
+
+    #: Names of the channels; None while no process sends.
+    known: tuple[str, ...] | None
+    #: State of each channel that is known or has notices.
+    channels: Mapping[str, ChannelState]
+    #: Notices ever that found no room, whose channel was not there, that were refused, and that were given up.
+    dropped: int
+    unknown: int
+    refused: int
+    given_up: int
+
+    @property
+    def waiting(self) -> int:
+        """The number of notices that wait."""
+        return sum(channel.waiting for channel in self.channels.values())
+
+
+class Notices(News):
+    """The part of `Store` for the outbox."""
+
+    def notify(self, channel: str, notice_id: str, facts: Mapping[str, Any], *, life_s: float = _TOLD_LIFE_S) -> bool:
+        """Put a rule's notice into the outbox; False where the id was put within `life_s`, which begins anew."""
+        return bool(self._call("notify", channel, notice_id, json.dumps(facts), as_us(life_s)))
+
+    def keep_channels(
+        self, names: Sequence[str], projects: Mapping[str, str] | None = None, *, life_s: float = SENDER_LIFE_S
+    ) -> None:
+        """Note that this process sends notices to these channels.
+
+        `projects`: what the runs of each tell, as in a record's field `notify`.
+        """
+        told = [word for pair in (projects or {}).items() for word in pair]
+        self._call("keep_channels", as_us(life_s), " ".join(names), *told)
+
+    def channels_with_notices(self) -> list[str]:
+        """The names of the channels that have notices; anybody may have written them."""
+        with clear_errors(self.url):
+            return sorted(text(name) for name in self._redis.smembers(keys.OUTBOX))
+
+    def lend_notices(self, channel: str, holder: str, *, lease_s: float, count: int = AT_ONCE) -> Lent:
+        """Lend this sender the notices of a channel that are due, the oldest first."""
+        answer = self._call("lend_notices", channel, holder, as_us(lease_s), count)
+        why, until = text(answer[0]), text(answer[1])
+        if why != "due" or len(answer) == 2:
+            return Lent((), why, int(until or 0))
+        found = [
+            Notice(text(notice_id), int(due_at), int(tries), text(mark), read_map(facts))
+            for notice_id, due_at, tries, mark, facts in zip(*[iter(answer[3:])] * 5, strict=True)
+        ]
+        return Lent(tuple(found), why, int(until), int(answer[2]))
+
+    def return_channel(self, channel: str, holder: str) -> None:
+        """Let another sender have a channel at once."""
+        self._call("lend_notices", channel, holder, 0, 0)
+
+    def settle_notices(
+        self,
+        channel: str,
+        holder: str,
+        notice_ids: Sequence[str],
+        fate: Fate,
+        *,
+        lease_s: float,
+        next_at: int = 0,
+        pause_until: int = 0,
+        words: str = "",
+        mark: str = "",
+    ) -> bool:
+        """Note what became of notices. False where another sender has the channel by now."""
+        args = (channel, holder, as_us(lease_s), fate, next_at, pause_until, words[:300], mark, *notice_ids)
+        return bool(self._call("settle_notices", *args))
+
+    @contextmanager
+    def watch_outbox(self) -> Iterator[Callable[[float], bool]]:
+        """Yield a function that waits until there is a new notice; False after its timeout in seconds."""
+        with self._watch(keys.OUTBOX) as wait:
+            yield wait
+
+    def outbox_state(self) -> OutboxState:
+        """What waits to be told, and how it goes."""
+        known = self.notice_channels()
+        names = sorted({*self.channels_with_notices(), *(known or ())})
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hmget(keys.COUNTERS, "notices_dropped", "notices_unknown", "notices_refused", "notices_given_up")
+            for name in names:
+                pipe.hgetall(keys.outbox(name, "state"))
+                pipe.zcard(keys.outbox(name))
+            counters, *found = pipe.execute()
+        channels = {
+            name: _channel(pairs(state), waiting)
+            for name, state, waiting in zip(names, found[::2], found[1::2], strict=True)
+        }
+        dropped, unknown, refused, given_up = (int(count or 0) for count in counters)
+        return OutboxState(known, channels, dropped, unknown, refused, given_up)
+
+
+def _channel(state: Mapping[str, str], waiting: int) -> ChannelState:
+    def number(name: str) -> int:
+        found = state.get(name, "")
+        return int(found) if found.isdecimal() else 0
+
+    return ChannelState(
+        waiting=waiting,
+        bytes=number("bytes"),
+        failing_since=number("failing_since"),
+        error=state.get("error", ""),
+        next_at=number("paused_until"),
+        sent_at=number("sent_at"),
+        sent=number("sent"),
+        refused=number("refused"),
+        given_up=number("given_up"),
+        dropped=number("dropped"),
+    )
