@@ -68,6 +68,8 @@ class ChannelState:
     #: Time before which it is not tried again; 0 for at once.
     next_at: int
     sent_at: int
+    #: Time at which the notice that is tried next was made; 0 for none.
+    oldest_at: int
     sent: int
     #: Notices that the receiver refused for good, that were given up after days, and that found no room.
     refused: int
@@ -166,10 +168,16 @@ class Notices(News):
             for name in names:
                 pipe.hgetall(keys.outbox(name, "state"))
                 pipe.zcard(keys.outbox(name))
+                pipe.zrange(keys.outbox(name), 0, 0)
             counters, *found = pipe.execute()
+            states, counts, firsts = found[::3], found[1::3], found[2::3]
+            pipe = self._redis.pipeline(transaction=False)
+            for name, first in zip(names, firsts, strict=True):
+                pipe.hget(keys.outbox(name, "notices"), first[0] if first else "")
+            made = [str(read_map(facts or b"").get("at") or 0) for facts in (pipe.execute() if names else ())]
         channels = {
-            name: _channel(pairs(state), waiting)
-            for name, state, waiting in zip(names, found[::2], found[1::2], strict=True)
+            name: _channel(pairs(state) | {"oldest_at": oldest_at}, waiting)
+            for name, state, waiting, oldest_at in zip(names, states, counts, made, strict=True)
         }
         dropped, unknown, refused, given_up = (int(count or 0) for count in counters)
         return OutboxState(known, channels, dropped, unknown, refused, given_up)
@@ -187,6 +195,7 @@ def _channel(state: Mapping[str, str], waiting: int) -> ChannelState:
         error=state.get("error", ""),
         next_at=number("paused_until"),
         sent_at=number("sent_at"),
+        oldest_at=number("oldest_at"),
         sent=number("sent"),
         refused=number("refused"),
         given_up=number("given_up"),

@@ -249,7 +249,7 @@ def test_notify_is_refused_where_nobody_sends_or_no_channel_is_meant(store: Stor
 
     assert "no process sends notices now; start launch-worker server" in refusal("ops")
     store.keep_channels(["ops", "ml-team"])
-    assert refusal("opps") == "there is no channel 'opps'; did you mean 'ops'?"
+    assert refusal("opsx") == "there is no channel 'opsx'; did you mean 'ops'?"
     assert refusal("xyz") == "there is no channel 'xyz'; there are: ml-team, ops"
     assert "'dead' is no state; join some of these with +: end, finished" in refusal("ops:dead")
     assert "named twice" in refusal("ops", "ops:failed")
