@@ -367,6 +367,8 @@ OPTIONS = (
     Option("verbosity", "Print the status when it changes (1), internal messages too (2).", "0|1|2", _verbosity),
 )
 _KEYS = {option.name: option for option in OPTIONS if option.check is not None}
+#: Names of what LAUNCH_AGENT_<NAME> sets, the file of the others included.
+NAMES = frozenset({*_KEYS, FILE_VARIABLE.removeprefix(PREFIX).lower()})
 
 
 def keys_of(options: Mapping[str, Any]) -> dict[str, Any]:

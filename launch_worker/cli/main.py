@@ -18,6 +18,7 @@ COMMANDS = {
     "audit": "launch_worker.cli.audit",
     "cancel": "launch_worker.cli.acts",
     "channels": "launch_worker.cli.channels",
+    "config": "launch_worker.cli.config",
     "confirm": "launch_worker.cli.acts",
     "delete": "launch_worker.cli.acts",
     "dev": "launch_worker.cli.dev",
