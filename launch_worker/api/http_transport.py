@@ -22,6 +22,7 @@ from launch_worker.model.explanation import Explanation
 from launch_worker.model.finding import Finding
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Gap, Log, Piece
+from launch_worker.model.many import Done, ManyAct
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
@@ -195,6 +196,16 @@ class HttpTransport(HttpSubmitter):
 
     def delete(self, run_id: str) -> None:
         self.server.ask("DELETE", self._run(run_id))
+
+    def act_on_many(
+        self, act: ManyAct, run_ids: Sequence[str], *, reason: str, grace_s: float | None
+    ) -> Iterator[Done]:
+        more = {"reason": reason, "grace_s": grace_s} if act == "cancel" else {}
+        for start in range(0, len(run_ids), _IDS):
+            body = {"ids": list(run_ids[start : start + _IDS]), **more}
+            for one in self.server.ask("POST", f"/runs/acts/{act}", body=body)["runs"]:
+                problem = one["problem"]
+                yield Done(one["id"], one["done"], None if problem is None else error_of(problem))
 
     def _act(self, run_id: str, word: str, body: Mapping[str, Any]) -> Any:
         return self.server.ask("POST", self._run(run_id, f"/{word}"), body=body)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.listing import Listing
-from launch_worker.api.redis_connection import TURN_S, RedisConnection
+from launch_worker.api.redis_acts import RedisActs
+from launch_worker.api.redis_connection import TURN_S
 from launch_worker.api.shown import attempt_of, run_as_json
 from launch_worker.api.transport import LogPart, Place, Seen, check_part
 from launch_worker.errors import (
     ArchiveError,
     DeletedRunError,
-    LaunchError,
-    RefusedError,
     SettingsError,
     UnknownRunError,
 )
@@ -26,14 +25,11 @@ from launch_worker.maintenance.passes import catch_up
 from launch_worker.model.explanation import Explanation, Surroundings, explain
 from launch_worker.model.log_pieces import Log, Piece
 from launch_worker.model.needs import NOTHING, parse_needs
-from launch_worker.model.outcome import Outcome
-from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.states import RunState
 from launch_worker.model.units import since_ms
 from launch_worker.model.usage import Measured
 from launch_worker.redis_url import mask_url
-from launch_worker.store.answers import CancelWord
 
 if TYPE_CHECKING:
     from launch_worker.archive.past import PastLog
@@ -97,7 +93,7 @@ class Filler:
         return until > place.end and bool(self._url) and self.record is not None and self.record.log_url == self._shown
 
 
-class RedisRuns(RedisConnection):
+class RedisRuns(RedisActs):
     """The part of the transport for runs."""
 
     # -- read ------------------------------------------------------------------------------------------------------
@@ -395,40 +391,3 @@ class RedisRuns(RedisConnection):
             if place.attempt >= attempt:
                 return
             place = place.in_attempt(place.attempt + 1)
-
-    # -- steered ---------------------------------------------------------------------------------------------------
-
-    def cancel(self, run_id: str, *, reason: str, grace_s: float | None) -> CancelWord:
-        reason = reason or f"cancelled by {self.actor}"
-        word, state = self.store.cancel(run_id, reason=reason, grace_s=grace_s, actor=self.actor)
-        if word == "final":
-            raise RefusedError(f"run {run_id} is already {state}; nothing was changed")
-        return word
-
-    def preempt(self, run_id: str, *, reason: str) -> None:
-        reason = reason or f"preempted by {self.actor}"
-        word, state = self.store.preempt(run_id, reason=reason, actor=self.actor)
-        if word != "requested":
-            raise RefusedError(f"run {run_id} is {state}; only a Running run can be preempted")
-
-    def retry(self, run_id: str) -> None:
-        state = self.store.requeue(run_id, reason=f"retry asked for by {self.actor}", actor=self.actor)
-        if state:
-            record = self.record(run_id)
-            held = record.why_held() if record.is_held else ""
-            raise RefusedError(f"run {run_id} is {state}; {held or 'only an ended run can be retried'}")
-
-    def confirm_ended(self, run_id: str) -> Record:
-        record = self.record(run_id)
-        if not (record.is_held and self.store.release(run_id, record.token, actor=self.actor)):
-            why = f"worker {record.worker} reports on it" if record.state is RunState.RUNNING else "it does not run"
-            raise RefusedError(f"run {run_id} is {record.state}, and {why}; there is nothing to confirm")
-        outcome = Outcome(RunState.CRASHED, reason=f"{self.actor} confirmed that its job on {record.host} has ended")
-        [answer] = self.store.crash_many([(run_id, record.token, next_step_of(record, outcome))])
-        if isinstance(answer, LaunchError):
-            raise answer
-        return self.record(run_id)
-
-    def delete(self, run_id: str) -> None:
-        if not self.store.delete(run_id, who=self.actor, keep_s=self.settings.retention_s):
-            raise RefusedError(f"run {run_id} is Running; stop it first with: launch-worker cancel {run_id}")

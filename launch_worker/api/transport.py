@@ -18,6 +18,7 @@ from launch_worker.model.explanation import Explanation
 from launch_worker.model.finding import Finding
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Joiner, Log, Piece
+from launch_worker.model.many import Done, ManyAct
 from launch_worker.model.run import Record, Transition
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
@@ -277,6 +278,15 @@ class Transport(Submits, Protocol):
 
     def delete(self, run_id: str) -> None:
         """Delete the run with all that is kept of it. Raises RefusedError while it runs."""
+
+    def act_on_many(
+        self, act: ManyAct, run_ids: Sequence[str], *, reason: str, grace_s: float | None
+    ) -> Iterator[Done]:
+        """Do this to each of the runs, many in a round trip; yields what became of each, in order.
+
+        `reason` and `grace_s` are for a cancel. Raises BrokerUnavailableError where Redis, or ServerUnavailableError
+        where the server goes away: those that were yielded are done.
+        """
 
     # -- groups ----------------------------------------------------------------------------------------------------
 

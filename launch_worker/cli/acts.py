@@ -2,61 +2,73 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
 from launch_worker.api.groups import Group
 from launch_worker.cli.errors import each
-from launch_worker.cli.words import id_of, ids_of, run_id_of
-from launch_worker.errors import InputError
-from launch_worker.ids import GROUP_ID
+from launch_worker.cli.many import Brake, act_on_all, act_on_chosen, check_ways, with_brake
+from launch_worker.cli.selection import selecting
+from launch_worker.cli.words import ids_of, run_id_of
+from launch_worker.errors import DeletedRunError, InputError, UnknownRunError
+from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.states import RunState
 from launch_worker.model.units import parse_duration
 
 _RUN = click.argument("run_id", metavar="RUN")
 _RUNS = click.argument("run_ids", metavar="RUN…", nargs=-1, required=True)
+_WORDS = click.argument("words", metavar="[RUN…]", nargs=-1)
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 
 
-@click.command(epilog="Example: launch-worker cancel 1m83cyvtfq1tc69; launch-worker cancel --queue gpu --pending")
-@click.argument("run_ids", metavar="[RUN…]", nargs=-1)
-@click.option("--queue", default="", help="All runs of this queue that have not ended.")
-@click.option("--pending", is_flag=True, help="With --queue: only those that have not started.")
+@click.command(epilog="Example: launch-worker cancel @; launch-worker cancel --queue gpu --pending")
+@_WORDS
+@selecting
+@click.option("--pending", is_flag=True, help="The same as --state pending.")
 @click.option("--now", is_flag=True, help="SIGKILL at once, without the run's grace.")
 @click.option("--alone", is_flag=True, help="Only the first run of an array, which has the array's id.")
+@with_brake
 @_JSON
 @click.pass_obj
 def cancel_command(
-    url: str | None, run_ids: tuple[str, ...], queue: str, pending: bool, now: bool, alone: bool, as_json: bool
+    url: str | None,
+    /,
+    words: tuple[str, ...],
+    pending: bool,
+    now: bool,
+    alone: bool,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    **selection: Any,
 ) -> int:
     """Stop runs: a Pending one is Killed at once, a Running one gets SIGTERM, then SIGKILL after its grace.
 
     A group's id stands for all its runs: an array's (also without its first letter), a bulk submission's or a sweep's.
+    Options choose many runs: what would happen is shown first.
     """
-    api = Api(url)
-    if bool(run_ids) == bool(queue) or (pending and not queue):
-        raise InputError("name the runs to cancel, or their queue with --queue (and --pending for those that wait)")
-    if queue:
-        states = ["pending"] if pending else ["pending", "running"]
-        run_ids = tuple(run.id for run in api.runs(filters={"queue": queue, "state": {"$in": states}}))
-        if not run_ids:
-            terminal.say(f"no run of queue {queue} is left to cancel", err=True)
-
-    else:
-        run_ids = ids_of(api, run_ids)
+    if pending and selection["state"]:
+        raise InputError("--pending is --state pending; leave one of them out")
+    selection["state"] = "pending" if pending else selection["state"]
+    api, grace_s = Api(url), 0.0 if now else None
+    brake = Brake(yes, dry_run)
+    if check_ways(words, selection, brake, "cancel"):
+        return act_on_chosen(api, "cancel", selection, brake, as_json=as_json, grace_s=grace_s)
 
     def cancel(run_id: str) -> None:
-        group = None if queue or alone else api.find_group(run_id)
+        group = None if alone else api.find_group(run_id)
         if group is not None:
-            killed, asked = group.cancel(grace_s=0.0 if now else None)
+            killed, asked = group.cancel(grace_s=grace_s)
             if as_json:
                 terminal.echo_json({"id": run_id, "cancel": group.kind, "killed": killed, "requested": asked})
             else:
                 what = f"{killed} runs are Killed, which had not started; {asked} are being stopped"
                 terminal.say(f"{group.kind_of()} {run_id}: {what}")
             return
-        word = Run(api, run_id).cancel(grace_s=0.0 if now else None)
+        word = Run(api, run_id).cancel(grace_s=grace_s)
         if as_json:
             terminal.echo_json({"id": run_id, "cancel": word})
         else:
@@ -64,7 +76,7 @@ def cancel_command(
                 f"run {run_id} " + ("is Killed; it had not started" if word == "killed" else "is being stopped")
             )
 
-    return each(run_ids, cancel)
+    return each(ids_of(api, words, all_by="launch-worker cancel --name NAME"), cancel)
 
 
 @click.command(epilog="Example: launch-worker preempt 1m83cyvtfq1tc69")
@@ -87,41 +99,96 @@ def preempt_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) ->
     return each(run_ids, preempt)
 
 
-@click.command(epilog="Example: launch-worker delete 1m83cyvtfq1tc69")
-@_RUNS
+@click.command(epilog="Example: launch-worker delete @; launch-worker delete --state failed --until 30d")
+@_WORDS
+@selecting
+@with_brake
 @_JSON
 @click.pass_obj
-def delete_command(url: str | None, run_ids: tuple[str, ...], as_json: bool) -> int:
-    """Delete runs with all that is kept of them; one that waits is never executed, one that runs is refused."""
-    api = Api(url)
+def delete_command(
+    url: str | None, /, words: tuple[str, ...], yes: bool, dry_run: bool, as_json: bool, **selection: Any
+) -> int:
+    """Delete runs with all that is kept of them; one that waits is never executed, one that runs is refused.
 
-    run_ids = ids_of(api, run_ids)
+    A group's id stands for all its runs. Options choose many runs: what would happen is shown first.
+    """
+    api, brake = Api(url), Brake(yes, dry_run)
+    if check_ways(words, selection, brake, "delete"):
+        return act_on_chosen(api, "delete", selection, brake, as_json=as_json)
+    codes: list[int] = []
 
     def delete(run_id: str) -> None:
-        Run(api, run_id).delete()
-        if as_json:
+        group = api.group(run_id) if GROUP_ID.fullmatch(run_id) else None
+        if group is None:
+            try:
+                Run(api, run_id).delete()
+            except DeletedRunError:
+                raise
+            except UnknownRunError:
+                group = _sweep(api, run_id)
+                if group is None:
+                    raise
+        if group is not None:
+            what = f"{group.kind_of()} {group.id}: "
+            codes.append(act_on_all(api, "delete", [run.id for run in group.runs()], what=what, as_json=as_json))
+        elif as_json:
             terminal.echo_json({"id": run_id, "delete": "deleted"})
         else:
             terminal.say(f"run {run_id} is deleted")
 
-    return each(run_ids, delete)
+    worst = each(ids_of(api, words, all_by="launch-worker delete --name NAME"), delete)
+    return max([worst, *codes])
 
 
-@click.command(epilog="Example: launch-worker retry 1m83cyvtfq1tc69; launch-worker retry b1m83cyvtfq1tc69 --failed")
-@click.argument("run_id", metavar="RUN|GROUP")
-@click.option("--failed", is_flag=True, help="With a GROUP: only its runs that did not finish.")
+def _sweep(api: Api, run_id: str) -> Group | None:
+    """The sweep of this id, which looks as a run's; None for none, and for the array of that first run."""
+    found = api.find_group(run_id)
+    return found if found is not None and found.kind == "sweep" else None
+
+
+@click.command(epilog="Example: launch-worker retry @; launch-worker retry b1m83cyvtfq1tc69 --failed")
+@_WORDS
+@selecting
+@click.option("--failed", is_flag=True, help="Of a group: only its runs that did not finish.")
+@with_brake
 @_JSON
 @click.pass_obj
-def retry_command(url: str | None, run_id: str, failed: bool, as_json: bool) -> None:
-    """Start a new attempt of a run that has ended, or of all such runs of a group."""
-    api = Api(url)
-    run_id = id_of(api, run_id)
-    if GROUP_ID.fullmatch(run_id):
-        _retry_group(api, run_id, only_failed=failed, as_json=as_json)
+def retry_command(
+    url: str | None, /, words: tuple[str, ...], failed: bool, yes: bool, dry_run: bool, as_json: bool, **selection: Any
+) -> int:
+    """Start a new attempt of runs that have ended, or of all such runs of a group.
+
+    Options choose many runs: what would happen is shown first.
+    """
+    api, brake = Api(url), Brake(yes, dry_run)
+    if check_ways(words, selection, brake, "retry"):
+        if failed:
+            raise InputError("--failed is for a group that is named; choose by: --state failed")
+        return act_on_chosen(api, "retry", selection, brake, as_json=as_json)
+
+    def retry(run_id: str) -> None:
+        if GROUP_ID.fullmatch(run_id):
+            _retry_group(api.group(run_id), only_failed=failed, as_json=as_json)
+        elif failed:
+            group = api.find_group(run_id)
+            if group is None:
+                raise InputError(f"--failed is for a group, and run {run_id[:40]} is none")
+            _retry_group(group, only_failed=True, as_json=as_json)
+        else:
+            _retry_run(api, run_id, as_json=as_json)
+
+    return each(ids_of(api, words, all_by="launch-worker retry --name NAME"), retry)
+
+
+def _retry_run(api: Api, run_id: str, *, as_json: bool) -> None:
+    try:
+        run = api.run(run_id)
+    except UnknownRunError:
+        group = _sweep(api, run_id) if RUN_ID.fullmatch(run_id) else None
+        if group is None:
+            raise
+        group.retry()
         return
-    if failed:
-        raise InputError(f"--failed is for a group, whose id has 16 characters; {run_id[:40]} is none")
-    run = api.run(run_id)
     crashed = run.record.state is RunState.CRASHED
     run.retry()
     if crashed:
@@ -134,11 +201,10 @@ def retry_command(url: str | None, run_id: str, failed: bool, as_json: bool) -> 
         run.refresh()
         terminal.echo_json(run.as_json())
     else:
-        terminal.say(f"run {run_id} is Pending again, in queue {run.record.queue}")
+        terminal.say(f"run {run.id} is Pending again, in queue {run.record.queue}")
 
 
-def _retry_group(api: Api, group_id: str, *, only_failed: bool, as_json: bool) -> None:
-    group = api.group(group_id)
+def _retry_group(group: Group, *, only_failed: bool, as_json: bool) -> None:
     if group.record.counts["Crashed"]:
         terminal.say(
             "launch-worker: workers stopped reporting while they ran some of these; where one is cut off and not dead, "
@@ -150,7 +216,7 @@ def _retry_group(api: Api, group_id: str, *, only_failed: bool, as_json: bool) -
         group.refresh()
         terminal.echo_json(group.as_json() | {"retried": count})
     else:
-        terminal.say(f"{group.kind_of()} {group_id}: {count} runs are Pending again")
+        terminal.say(f"{group.kind_of()} {group.id}: {count} runs are Pending again")
 
 
 @click.command(epilog="Example: launch-worker confirm 1m83cyvtfq1tc69 ended")

@@ -14,14 +14,12 @@ from launch_worker.api.filters import Filter, parse_filter, parse_order
 from launch_worker.api.folding import read_page
 from launch_worker.api.runs import COUNTED, MAX_PER_PAGE
 from launch_worker.cli.runs_table import Row, lines, parse_columns, sort_path, usual_columns
+from launch_worker.cli.selection import conditions_of, selecting
 from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.errors import InputError
-from launch_worker.model.checks import PROJECT
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
-from launch_worker.model.units import since_ms
 from launch_worker.terminal import Screen, Styled
-from launch_worker.untrusted.text import read_json
 
 _NEWEST_FIRST = "-created_at"
 
@@ -29,26 +27,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 
 
 @click.command(epilog="Example: launch-worker runs --state running --queue gpu --limit 20")
-@click.option("--state", default="", help="Only runs in this state, in any letter case.")
-@click.option("--project", default="", metavar="ENTITY/PROJECT", help="Only runs of this project.")
-@click.option("--queue", default="", help="Only runs of this queue.")
-@click.option("--sweep", default="", metavar="ID", help="Only runs of this sweep.")
-@click.option("--group", default="", metavar="ID", help="Only runs of this array, bulk submission or sweep.")
-@click.option("--tag", "tags", multiple=True, help="Only runs with this tag; may be repeated.")
-@click.option(
-    "--filter",
-    "filters",
-    metavar="JSON",
-    help="""Only runs that fit, as in W&B: '{"config.lr": {"$gt": 0.01}}' (docs/python.md).""",
-)
-@click.option("--name", default="", help="Only runs with this name.")
-@click.option("--author", default="", metavar="USER@HOST", help="Only runs whose submitter said this.")
-@click.option("--user", default="", help="Only runs that this user submitted through a server, which has proven it.")
-@click.option(
-    "--text", "texts", multiple=True, help="Only runs with this in their name, command, tags, config or reason."
-)
-@click.option("--since", metavar="WHEN", help="Only runs created since then: 30d, 2h, 14:30, 2030-01-31.")
-@click.option("--until", metavar="WHEN", help="Only runs created before then.")
+@selecting
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most runs shown.")
 @click.option("--pending", is_flag=True, help="Those that wait, queue by queue in the order in which they start.")
 @click.option(
@@ -73,19 +52,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 @click.pass_obj
 def runs_command(
     url: str | None,
-    state: str,
-    project: str,
-    queue: str,
-    sweep: str,
-    group: str,
-    tags: tuple[str, ...],
-    filters: str | None,
-    name: str,
-    author: str,
-    user: str,
-    texts: tuple[str, ...],
-    since: str | None,
-    until: str | None,
+    /,
     limit: int,
     pending: bool,
     sort: str | None,
@@ -95,9 +62,10 @@ def runs_command(
     count_by: str | None,
     watch: bool,
     as_json: bool,
+    **selection: Any,
 ) -> None:
     """List runs, the newest first: with an archive all that there were, else those that Redis has yet."""
-    if pending and (sort or (state and RunState.parse(state) is not RunState.PENDING)):
+    if pending and (sort or (selection["state"] and RunState.parse(selection["state"]) is not RunState.PENDING)):
         raise InputError("--pending has an order and a state of its own; leave out --sort and --state")
     if count_by is not None and (pending or sort or watch or chosen):
         raise InputError("--count-by lists no runs; leave out --pending, --sort, -o and --watch")
@@ -105,19 +73,9 @@ def runs_command(
         raise InputError("-o chooses the columns of a table, and --json has all fields; leave one of them out")
     order = parse_order(sort_path(sort)) if sort else parse_order(_NEWEST_FIRST)
     columns = parse_columns(chosen) if chosen else usual_columns(places=pending)
-    if project and not PROJECT.fullmatch(project):
-        raise InputError(f"project {project[:60]!r} is not a project; write it as ENTITY/PROJECT")
-    fields = {"state": state, "project": project, "queue": queue, "sweep": sweep, "group": group}
-    fields |= {"name": name, "author": author, "user": user}
-    given: list[Any] = [{field: value} for field, value in fields.items() if value]
-    given += [{"tags": tag} for tag in tags] + [{"text": {"$contains": text}} for text in texts]
-    given.append(_read_filter(filters))
     api = Api(url)
-    if since or until:
-        now_ms = api.transport.now_us() // 1000
-        for what, word, at in (("--since", "$gte", since), ("--until", "$lt", until)):
-            given += [{"created_at": {word: since_ms(at, now_ms, what=what) / 1000}}] if at else []
-    wanted: dict[str, Any] = {"$and": given}
+    given = conditions_of(api, selection)
+    wanted: dict[str, Any] = {"$and": given} if given else {}
     fits = parse_filter(wanted)
     said: set[str] = set()
 
@@ -136,7 +94,11 @@ def runs_command(
         _print_counts(names, counted, limit=limit, as_json=as_json)
         return
 
-    can_fold = columns.fit_groups and order.text == _NEWEST_FIRST and not (pending or as_json or group or sweep)
+    can_fold = (
+        columns.fit_groups
+        and order.text == _NEWEST_FIRST
+        and not (pending or as_json or selection["group"] or selection["sweep"])
+    )
     if each is False and not can_fold:
         raise InputError(
             "--folded is for the newest first; leave out --json, --pending, --sort, --group, --sweep "
@@ -147,7 +109,7 @@ def runs_command(
 
     def read() -> _Found:
         if pending:
-            rows = _in_line(api, fits, queue=queue, limit=limit + 1)
+            rows = _in_line(api, fits, queue=selection["queue"], limit=limit + 1)
             found = _Found(rows[:limit], has_more=len(rows) > limit)
         elif is_folded:
             page = read_page(api.transport, fits, order, most=limit)
@@ -163,7 +125,7 @@ def runs_command(
         return found._replace(number=api.transport.listing(fits, order, per_page=1).count())
 
     def draw(found: _Found, screen: Screen) -> list[Styled]:
-        foot = _foot(found, limit=limit, is_filtered=len(given) > 1 or filters is not None)
+        foot = _foot(found, limit=limit, is_filtered=bool(given))
         return lines(found.rows, columns, screen, foot) if found.rows else [terminal.styled("no runs")]
 
     def show(found: _Found) -> None:
@@ -225,15 +187,6 @@ def _counted(api: Api, group: str) -> dict[str, int]:
         return {values[0]: number for values, number in api.runs(filters={"group": group}).counts("state").items()}
     except InputError:
         return {}
-
-
-def _read_filter(text: str | None) -> Any:
-    try:
-        return read_json(text) if text is not None else {}
-    except ValueError:
-        raise InputError(
-            f"""--filter {str(text)[:60]!r} is not JSON; write it as '{{"config.lr": {{"$gt": 0.01}}}}'"""
-        ) from None
 
 
 def _in_line(api: Api, fits: Filter, *, queue: str, limit: int) -> list[Row]:

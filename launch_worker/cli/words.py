@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from launch_worker import terminal
@@ -18,7 +19,7 @@ def id_of(api: Api, word: str, *, takes_newest: bool = False, all_by: str = "") 
     """The id of the run or group that a word means; an id stays as it is, and is not looked up.
 
     Of several the newest is taken with `takes_newest`, and a line on standard error says so; else AmbiguousNameError is
-    raised, which names `all_by`, a command for all of them.
+    raised, which names `all_by`, a command with NAME for all of them.
     """
     return word if is_exact(word) else _found(api, word, takes_newest=takes_newest, all_by=all_by).id
 
@@ -71,7 +72,8 @@ def _found(api: Api, word: str, *, takes_newest: bool, all_by: str = "") -> Name
     except AmbiguousNameError as error:
         if all_by and " name " in str(error).partition(";")[0]:
             first, *lines = str(error).split("\n")
-            raise AmbiguousNameError(f"{first}, or all with: {all_by}", tuple(lines)) from None
+            named = all_by.replace("NAME", shlex.quote(word))
+            raise AmbiguousNameError(f"{first}, or all with: {named}", tuple(lines)) from None
         raise
     if note:
         terminal.say(f"launch-worker: {note}", err=True)

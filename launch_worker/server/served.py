@@ -16,11 +16,12 @@ from launch_worker.api.naming import Meant
 from launch_worker.api.redis_runs import LINE_LIMIT, Opened
 from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.code.storage import storage_of
-from launch_worker.errors import DeletedRunError, InputError, UnknownRunError
+from launch_worker.errors import DeletedRunError, InputError, LaunchError, NotAllowedError, UnknownRunError
 from launch_worker.ids import RUN_ID, unique_run_id
 from launch_worker.model.checks import parse_after
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Log
+from launch_worker.model.many import Done, ManyAct
 from launch_worker.model.run import Record, Transition, unknown_run
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
@@ -309,6 +310,22 @@ class Served(RedisTransport):
     def delete(self, run_id: str) -> None:
         self._check_act(run_id, Act.ACT_ON_RUN)
         super().delete(run_id)
+
+    def act_on_many(
+        self, act: ManyAct, run_ids: Sequence[str], *, reason: str, grace_s: float | None
+    ) -> Iterator[Done]:
+        known = {record.id: record for record in self.records(run_ids)}
+        refusals: dict[str, LaunchError] = {}
+        for run_id in run_ids:
+            try:
+                # One that is not seen, or is not there, is looked up by itself: it may be deleted.
+                record = known.get(run_id) or self.record(run_id)
+                self._asker.check(Act.ACT_ON_RUN, project=record.project, owner=record.user)
+            except (UnknownRunError, NotAllowedError) as error:
+                refusals[run_id] = error
+        may = [run_id for run_id in run_ids if run_id not in refusals]
+        yield from (Done(run_id, "", error) for run_id, error in refusals.items())
+        yield from super().act_on_many(act, may, reason=self._named(reason), grace_s=grace_s)
 
     def group(self, group_id: str) -> GroupRecord | None:
         found = super().group(group_id)

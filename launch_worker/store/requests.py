@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
+from launch_worker.errors import LaunchError
 from launch_worker.model.units import as_us
 from launch_worker.store.answers import CancelWord, DeleteWord, PreemptWord
 from launch_worker.store.records import Records
@@ -57,3 +59,30 @@ class Requests(Records):
         if word == "unknown":
             raise self.unknown(run_id)
         return word == "deleted"
+
+    # -- the same for many runs, each in a step of its own ---------------------------------------------------------
+
+    def cancel_many(
+        self, run_ids: Sequence[str], *, reason: str, grace_s: float | None = None, actor: str = ""
+    ) -> list[tuple[str, str] | LaunchError]:
+        """As `cancel` for each; an unknown run's word is 'unknown'."""
+        grace_us = "" if grace_s is None else as_us(grace_s)
+        asked_by = self.named(actor)
+        replies = self._call_many("cancel", [(run_id, grace_us, reason, 0, asked_by) for run_id in run_ids])
+        return [one if isinstance(one, LaunchError) else (text(one[0]), text(one[1])) for one in replies]
+
+    def requeue_many(
+        self, run_ids: Sequence[str], *, reason: str, actor: str = ""
+    ) -> list[tuple[bool, str] | LaunchError]:
+        """As `requeue` for each: whether it was done, and the state that refused; '' for an unknown run."""
+        replies = self._call_many("requeue", [(run_id, reason, self.named(actor)) for run_id in run_ids])
+        return [one if isinstance(one, LaunchError) else (bool(one[0]), text(one[1])) for one in replies]
+
+    def delete_many(self, run_ids: Sequence[str], *, who: str, keep_s: float) -> list[DeleteWord | LaunchError]:
+        """As `delete` for each; 'again' where further runs are to be told: call it again."""
+        keep_us, asked_by = round(keep_s * 1e6), self.named(who)
+        calls = [(run_id, f"deleted by {who}", who, keep_us, asked_by) for run_id in run_ids]
+        return [
+            one if isinstance(one, LaunchError) else cast(DeleteWord, text(one))
+            for one in self._call_many("delete", calls)
+        ]

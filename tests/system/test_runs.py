@@ -345,18 +345,6 @@ def test_the_environment_names_the_system_that_an_api_looks_at(
     api.store.close()
 
 
-def test_all_runs_of_a_queue_are_cancelled_by_one_command(cluster: Cluster) -> None:
-    ids = {submit(["true"], queue="gpu", api=cluster.api).id for _ in range(3)}
-    other = submit(["true"], api=cluster.api)
-    both = cluster.run("launch-worker", "cancel", "--queue", "gpu", ids.pop())
-    assert (both.code, "--queue" in both.err) == (2, True)
-    done = cluster.run("launch-worker", "cancel", "--queue", "gpu", "--pending")
-    assert (done.code, done.out.count("is Killed")) == (0, 3), done
-    assert other.state is RunState.PENDING
-    again = cluster.run("launch-worker", "cancel", "--queue", "gpu")
-    assert (again.code, again.out) == (0, "")
-
-
 def test_a_run_that_a_quarantined_worker_leaves_alone_says_so(cluster: Cluster) -> None:
     cluster.worker()
     break_machine(cluster)

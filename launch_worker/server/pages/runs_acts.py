@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from launch_worker.api.filters import parse_filter, parse_order
-from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, RefusedError
+from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
 from launch_worker.humane import count, plural
+from launch_worker.model.many import MEANINGS, MOST, UNTYPED, ManyAct, Meaning, Refusals
 from launch_worker.model.run import Record
-from launch_worker.model.states import RunState
 from launch_worker.people.roles import Act, may
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.forms import Form, FormHere
@@ -27,58 +27,9 @@ from launch_worker.server.shared import SharedHere
 from launch_worker.untrusted.text import clean
 
 router = APIRouter(include_in_schema=False)
-#: Runs at once at most, and those for which the number must be typed.
-MOST, UNTYPED = 10_000, 20
 #: Ids that are named one by one, and runs and groups that an address names.
 _MOST_NAMED, _MOST_IDS = 10, 200
 _PAGE = 500
-
-_FINAL = tuple(state.value for state in RunState if state.is_final)
-
-
-class Word(NamedTuple):
-    """An act on many runs."""
-
-    label: str
-    #: States in which a run can be acted on so.
-    states: tuple[str, ...]
-    #: What it means, and what becomes of the runs in other states.
-    meaning: str
-    others: str
-    done: str
-    #: What becomes of each, and whether it cannot be undone.
-    becomes: str
-    is_dangerous: bool = False
-
-
-WORDS = {
-    "retry": Word(
-        "Retry",
-        _FINAL,
-        "Each gets a new attempt and waits in its queue again.",
-        "has not ended yet",
-        "wait again",
-        "tried again",
-    ),
-    "cancel": Word(
-        "Cancel",
-        (RunState.PENDING.value, RunState.RUNNING.value),
-        "Those that wait are Killed at once; those that run are asked to stop, and get their grace.",
-        "has ended already",
-        "are cancelled",
-        "cancelled",
-        is_dangerous=True,
-    ),
-    "delete": Word(
-        "Delete",
-        (RunState.PENDING.value, *_FINAL),
-        "Their output, files and histories are deleted for good.",
-        "runs, and must be cancelled first",
-        "are deleted",
-        "deleted",
-        is_dangerous=True,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -149,7 +100,7 @@ class Chosen(NamedTuple):
     is_cut: bool
 
 
-def choose(served: Served, asker: Asker, word: Word, selection: Selection) -> Chosen:
+def choose(served: Served, asker: Asker, word: Meaning, selection: Selection) -> Chosen:
     """Look at the selected runs: to which it can be done, and to which not, and why."""
     now_ms = served.now_us() // 1000
     given = selection.wanted(asker.person.name, now_ms)
@@ -169,7 +120,7 @@ def choose(served: Served, asker: Asker, word: Word, selection: Selection) -> Ch
     return Chosen(ids, by_state, not_allowed, others, next(records, None) is not None)
 
 
-def _count_others(served: Served, given: Mapping[str, Any], word: Word) -> dict[str, int]:
+def _count_others(served: Served, given: Mapping[str, Any], word: Meaning) -> dict[str, int]:
     """The selected runs in other states, by state; empty where nobody counts them."""
     wanted = parse_filter({"$and": [given, {"state": {"$nin": list(word.states)}}]})
     listing = served.listing(wanted, parse_order(NEWEST_FIRST), per_page=_PAGE)
@@ -184,9 +135,9 @@ def confirm_page(
     request: Request, shared: SharedHere, asker: Annotated[Asker, allowed(Act.ACT_ON_RUN)], act: str = ""
 ) -> Response:
     """Say what an act would do, and ask for a word."""
-    word = WORDS.get(act)
+    word = MEANINGS.get(cast(ManyAct, act))
     if word is None:
-        raise InputError(f"what can be done to many runs is: {', '.join(WORDS)}")
+        raise InputError(f"what can be done to many runs is: {', '.join(MEANINGS)}")
     served = Served(shared, asker)
     selection = Selection.of(request.query_params.multi_items(), served.now_us() // 1000)
     chosen = choose(served, asker, word, selection)
@@ -238,28 +189,25 @@ def delete_many(
     return _act(request, shared, asker, "delete", form)
 
 
-def _act(request: Request, shared: SharedHere, asker: Asker, act: str, form: Form) -> Response:
-    word = WORDS[act]
+def _act(request: Request, shared: SharedHere, asker: Asker, act: ManyAct, form: Form) -> Response:
+    word = MEANINGS[act]
     served = Served(shared, asker)
     selection = Selection.of(form.pairs(), served.now_us() // 1000)
     chosen = choose(served, asker, word, selection)
     asker.begin(f"{plural(len(chosen.ids), 'run')}: {selection.said()}")
     if len(chosen.ids) > UNTYPED:
         _check_number(form.text("number"), form.text("count"), now=len(chosen.ids))
-    done = 0
-    refused: dict[str, list[str]] = {}
-    away = ""
-    for run_id in chosen.ids:
-        try:
-            _do(served, act, run_id)
-        except BrokerUnavailableError as error:
-            away = str(error)
-            break
-        except LaunchError as error:
-            # One reason for all of whom it is true.
-            refused.setdefault(str(error).replace(f"run {run_id}", "the run").replace(run_id, "RUN"), []).append(run_id)
-        else:
-            done += 1
+    done, away = 0, ""
+    refusals = Refusals()
+    try:
+        for one in served.act_on_many(act, chosen.ids, reason="", grace_s=None):
+            if one.refusal is None:
+                done += 1
+            else:
+                refusals.add(one.run_id, one.refusal)
+    except BrokerUnavailableError as error:
+        away = str(error)
+    refused = refusals.by_reason
     if away:
         asker.fail(f"stopped after {count(done)}: {away}")
     elif refused and not done:
@@ -278,15 +226,6 @@ def _act(request: Request, shared: SharedHere, asker: Asker, act: str, form: For
         most=MOST,
         back=selection.view.url(),
     )
-
-
-def _do(served: Served, act: str, run_id: str) -> None:
-    if act == "retry":
-        served.retry(run_id)
-    elif act == "cancel":
-        served.cancel(run_id, reason="", grace_s=None)
-    else:
-        served.delete(run_id)
 
 
 def _check_number(typed: str, shown: str, *, now: int) -> None:

@@ -8,12 +8,17 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from launch_worker.api.shown import run_as_json
+from launch_worker.humane import plural
+from launch_worker.model.many import ManyAct
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting
+from launch_worker.server.problems import document
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
 
 router = APIRouter(tags=["runs"])
+#: Runs of one request.
+_MOST_IDS = 200
 Cancelling = Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="run")]
 Preempting = Annotated[Asker, acting(Act.ACT_ON_RUN, what="preempt", kind="run")]
 Retrying = Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="run")]
@@ -43,6 +48,75 @@ class Done(BaseModel):
 
     id: str
     done: str = Field(examples=["deleted"])
+
+
+class Ids(BaseModel):
+    """The runs to which something is done."""
+
+    ids: list[str] = Field(min_length=1, max_length=_MOST_IDS, examples=[["1m83cyvtfq1tc69"]])
+
+
+class CancelMany(Cancel, Ids):
+    """Which runs are to end, and how."""
+
+
+class BecameOf(BaseModel):
+    """What became of one run."""
+
+    id: str
+    done: str = Field(description="killed, requested, Pending or deleted; empty where it was refused.")
+    problem: dict[str, Any] | None = Field(default=None, description="Problem document of a refusal.")
+
+
+class BecameOfThem(BaseModel):
+    """What became of each run."""
+
+    runs: list[BecameOf]
+
+
+def _each(shared: SharedHere, asker: Asker, act: ManyAct, body: Ids) -> BecameOfThem:
+    """Do it to each run, for which a run that is refused is no hindrance."""
+    ids = list(dict.fromkeys(body.ids))
+    asker.begin(plural(len(ids), "run"), ids=ids)
+    reason, grace_s = (body.reason, body.grace_s) if isinstance(body, CancelMany) else ("", None)
+    done = Served(shared, asker).act_on_many(act, ids, reason=reason, grace_s=grace_s)
+    runs = [
+        BecameOf(id=one.run_id, done=one.word, problem=None if one.refusal is None else document(one.refusal))
+        for one in done
+    ]
+    if not any(one.done for one in runs):
+        asker.fail(str(runs[0].problem and runs[0].problem["detail"]))
+    return BecameOfThem(runs=runs)
+
+
+@router.post("/runs/acts/cancel")
+def cancel_runs(
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="runs", is_named_late=True)],
+    body: CancelMany,
+) -> BecameOfThem:
+    """Ask for the end of each of these runs; says what became of each."""
+    return _each(shared, asker, "cancel", body)
+
+
+@router.post("/runs/acts/retry")
+def retry_runs(
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="runs", is_named_late=True)],
+    body: Ids,
+) -> BecameOfThem:
+    """Start a new attempt of each of these runs; says what became of each."""
+    return _each(shared, asker, "retry", body)
+
+
+@router.post("/runs/acts/delete")
+def delete_runs(
+    shared: SharedHere,
+    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="delete", kind="runs", is_named_late=True)],
+    body: Ids,
+) -> BecameOfThem:
+    """Delete each of these runs with all that is kept of it; says what became of each."""
+    return _each(shared, asker, "delete", body)
 
 
 @router.post("/runs/{run_id}/cancel")

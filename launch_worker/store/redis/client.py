@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,23 @@ class Client:
             return self._command(*call)
         except NotReady as refused:
             raise self._error(refused) from refused
+
+    def _call_many(self, script: str, calls: Sequence[Sequence[object]]) -> list[Any]:
+        """The replies of these calls of one script, in one round trip after the first; an error of one is its reply.
+
+        Each call is a step of its own. Raises BrokerUnavailableError, after which some may have been made.
+        """
+        from launch_worker.store.redis.connection import clear_errors
+
+        if not calls:
+            return []
+        replies = [self._call(script, *calls[0])]
+        with clear_errors(self.url):
+            pipe = self._redis.pipeline(transaction=False)
+            for args in calls[1:]:
+                pipe.execute_command("FCALL", function_of(script), 0, *args)
+            replies += pipe.execute(raise_on_error=False) if len(calls) > 1 else []
+        return [self._error(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     def _make_ready(self, script: str) -> None:
         """Give the server what it lacks for a call that it has refused: the library."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -10,6 +10,8 @@ import pytest
 
 from launch_worker.api.client import Api
 from launch_worker.api.http_transport import HttpTransport
+from launch_worker.cli.errors import run_command
+from launch_worker.cli.main import group
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -74,3 +76,23 @@ def through(request: pytest.FixtureRequest, server: TestServer, api: Api) -> Ite
     yield made
     assert isinstance(made.transport, HttpTransport)
     made.transport.server.close()
+
+
+#: Exit code of a command, and what it printed on standard output and on standard error.
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def call(through: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+    """Calls `launch-worker` in this process; returns the exit code, and what was printed."""
+    url = through.settings.api_url or through.settings.redis_url
+    monkeypatch.setenv("LAUNCH_API_TOKEN", KEY)
+
+    def called(*words: str) -> Said:
+        monkeypatch.setattr("sys.argv", ["launch-worker", "--api", url, *words])
+        with pytest.raises(SystemExit) as ended:
+            run_command(group, program="launch-worker")
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return called

@@ -83,6 +83,10 @@ def test_what_is_hidden_answers_as_what_never_was(clients: dict[str, httpx.Clien
         for act in ("cancel", "preempt", "retry", "confirm"):
             same("POST", f"runs/IT/{act}", run, absent, json={})
         same("DELETE", "runs/IT", run, absent)
+        for act in ("cancel", "retry", "delete"):
+            answers = [said(client.post(f"{V1}/runs/acts/{act}", json={"ids": [it]}), it) for it in (run, absent)]
+            assert answers[0] == answers[1]
+            assert "there is no run IT" in answers[0][1]
     for group, none in ((hidden.array, f"a{absent}"), (hidden.bulk, f"b{absent}"), (hidden.sweep, absent)):
         for path in ("", "/runs", "/wait?timeout=0"):
             same("GET", f"run-groups/IT{path}", group, none)

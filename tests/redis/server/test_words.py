@@ -4,33 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from launch_worker.api.client import Api, submit, submit_many
-from launch_worker.cli.errors import run_command
-from launch_worker.cli.main import group
 from launch_worker.cli.words import ids_of
 from launch_worker.model.states import RunState
 from launch_worker.store.store import Store
-from tests.support.http_servers import KEY
-
-Said = tuple[int, str, str]
-
-
-@pytest.fixture
-def call(through: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
-    """Calls `launch-worker` in this process; returns the exit code, and what was printed."""
-    url = through.settings.api_url or through.settings.redis_url
-    monkeypatch.setenv("LAUNCH_API_TOKEN", KEY)
-
-    def called(*words: str) -> Said:
-        monkeypatch.setattr("sys.argv", ["launch-worker", "--api", url, *words])
-        with pytest.raises(SystemExit) as ended:
-            run_command(group, program="launch-worker")
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return called
+from tests.redis.server.conftest import Said
 
 
 def test_an_id_is_not_looked_up(store: Store) -> None:
