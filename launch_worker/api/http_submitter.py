@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -32,6 +32,7 @@ class HttpSubmitter:
         self.server = HttpConnection(settings.api_url, settings.api_token)
         #: The sha256 of each folder that was sent, by its path.
         self._sent: dict[str, str] = {}
+        self.on_upload: Callable[[int, int], None] = lambda *_: None
 
     @cached_property
     def actor(self) -> str:
@@ -139,9 +140,11 @@ class HttpSubmitter:
         return self._sent[path]
 
     def _send_archive(self, sha256: str, archive: BinaryIO) -> None:
+        from launch_worker.code.archive import Counted
+
         headers = {"Content-Type": "application/gzip", "Content-Length": str(archive.seek(0, os.SEEK_END))}
-        archive.seek(0)
-        with self.server.answer("PUT", f"/uploads/{sha256}", body=archive, headers=headers) as response:
+        body = Counted(archive, self.on_upload)
+        with self.server.answer("PUT", f"/uploads/{sha256}", body=body, headers=headers) as response:
             response.read()
 
     def live_workers(self) -> list[dict[str, Any]]:

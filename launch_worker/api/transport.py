@@ -152,6 +152,9 @@ class RunList(Protocol):
 class Submits(Protocol):
     """A way to a launch system for those who submit only."""
 
+    #: Called while a folder is sent, with the bytes that are sent and all bytes.
+    on_upload: Callable[[int, int], None]
+
     @property
     def settings(self) -> Settings: ...
 

@@ -143,7 +143,7 @@ try:
 except SettingsError as error:
     # Inside the celery command an exception would be shown as a traceback.
     if click.get_current_context(silent=True) is not None:
-        raise SystemExit(f"launch_worker: {error}") from None
+        raise SystemExit(f"launch-worker: {error}") from None
     raise
 #: File that the operator's Celery settings come from; '' for none.
 settings_file = "" if _operator is None else str(_operator.__file__)

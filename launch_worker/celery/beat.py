@@ -36,7 +36,7 @@ class PassScheduler(Scheduler):  # type: ignore[misc]
         try:
             check_safe(settings)
         except LaunchError as error:
-            raise SystemExit(f"launch_worker: {error}") from None
+            raise SystemExit(f"launch-worker: {error}") from None
         self._api = Api(settings=settings)
         self._outage = Outage(threading.Event(), meanwhile="passes wait")
         #: Passes to be done at once, in their order: passes that Redis did not answer, and all at the start.

@@ -64,7 +64,7 @@ def read_options(instance: Any, options: dict[str, Any], **_: Any) -> None:
     ]
     if problems:
         for problem in problems[:-1]:
-            terminal.say(f"launch_worker: {problem}", err=True)
+            terminal.say(f"launch-worker: {problem}", err=True)
         give_up(problems[-1])
     try:
         check_safe(settings)
@@ -142,7 +142,7 @@ def _unknown(selection: Selection, store: Store) -> str | None:
         in_pool = [name for name, _ in store.pool_queues(selection.pool)] if selection.pool else []
         return selection.unknown(store.queue_names(), store.pools(), in_pool)
     except BrokerUnavailableError as error:
-        terminal.say(f"launch_worker: --strict waits to see the queues: {error}", err=True)
+        terminal.say(f"launch-worker: --strict waits to see the queues: {error}", err=True)
         return None
 
 
@@ -153,7 +153,7 @@ def announce(sentence: str) -> None:
 
 
 def give_up(sentence: str, code: int = 1) -> NoReturn:
-    terminal.say(f"launch_worker: {sentence}", err=True)
+    terminal.say(f"launch-worker: {sentence}", err=True)
     raise SystemExit(code)
 
 

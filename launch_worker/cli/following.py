@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from launch_worker import terminal
+from launch_worker import humane, terminal
 from launch_worker.api.client import Run
 from launch_worker.cli.errors import INTERRUPTED
+from launch_worker.cli.progress import Line
 from launch_worker.errors import LaunchError, RefusedError
 from launch_worker.model.log_pieces import Log
 from launch_worker.model.states import RunState
@@ -92,7 +93,7 @@ def wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
     interrupts = _Interrupts()
     try:
         if not quiet:
-            terminal.say(f"waiting for {len(runs)} runs", err=True)
+            terminal.say(f"waiting for {humane.plural(len(runs), 'run')}", err=True)
         return _wait_for_all(runs, quiet=quiet)
     except KeyboardInterrupt:
         pass
@@ -114,27 +115,34 @@ def wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
 
 def _wait_for_all(runs: Sequence[Run], *, quiet: bool) -> int:
     first = 0
-    for run in runs:
-        run.wait()
-        first = first or run.shell_exit_code()
-        if not quiet:
-            record = run.record
-            _say_state(run, record.state, f": {record.reason}" if record.reason else "")
+    with Line(is_wanted=not quiet) as line:
+        for done, run in enumerate(runs, 1):
+            run.wait()
+            first = first or run.shell_exit_code()
+            if not quiet:
+                record = run.record
+                with line.above():
+                    _say_state(run, record.state, f": {record.reason}" if record.reason else "")
+            line.count("waiting", done, len(runs))
     return first
 
 
 def _follow(run: Run, *, logs: bool, quiet: bool) -> int:
     last: RunState | None = None
-    with terminal.JobOutput() as shown:
+    with Line(is_wanted=not quiet) as line, terminal.JobOutput() as shown:
         missing = _Missing(run.id, quiet=quiet)
+        line.tick(_Waits(run))
         for state, data in run.follow(logs=logs, on_missing=missing.note):
-            shown.write(data)
+            if data:
+                with line.above(ends_line=data.endswith(b"\n")):
+                    shown.write(data)
             if state is not None and state is not last:
                 last = state
                 if not quiet and not state.is_final:
                     record = run.record
                     where = f" on {record.worker} (attempt {record.attempt})" if state is RunState.RUNNING else ""
-                    _say_state(run, state, where, f": {record.reason}" if record.reason else "")
+                    with line.above():
+                        _say_state(run, state, where, f": {record.reason}" if record.reason else "")
         missing.say()
     code = run.shell_exit_code()
     if not quiet:
@@ -180,6 +188,29 @@ class _Missing:
         count, self._count = self._count, 0
         if not self._quiet:
             say_missing(count, self._run_id)
+
+
+class _Waits:
+    """Says for what a run waits, or which part of its start goes on, and for how long; '' while its job runs."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        #: What goes on, and since when, monotonic seconds.
+        self._what: object = None
+        self._since = time.monotonic()
+
+    def __call__(self) -> str:
+        record = self._run.record
+        phase = record.phases[-1].name if record.phases and record.phases[-1].seconds is None else ""
+        reason = record.reason or ("waiting" if record.state is RunState.PENDING else "")
+        what = (record.state, record.attempt, phase)
+        if what != self._what:
+            self._what, self._since = what, time.monotonic()
+        is_job = record.state is RunState.RUNNING and phase in ("", "end")
+        seconds = int(time.monotonic() - self._since)
+        if record.state.is_final or is_job or not reason or not seconds:
+            return ""
+        return f"{reason} ({humane.duration(seconds)})"
 
 
 def _say_state(run: Run, state: RunState, *more: str) -> None:

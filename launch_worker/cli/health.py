@@ -91,4 +91,5 @@ def _look_up(settings: Settings, *, ready: bool) -> Verdict:
     if ready and idle:
         return Verdict(False, f"worker {idle[0]['worker']} is {idle[0]['state']}")
     names = ", ".join(worker["worker"] for worker in ours)
-    return Verdict(True, f"{names} {'takes runs' if ready else 'is alive'}")
+    one, many = ("takes runs", "take runs") if ready else ("is alive", "are alive")
+    return Verdict(True, f"{names} {one if len(ours) == 1 else many}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from launch_worker import humane
+from launch_worker.cli.progress import Line
 from launch_worker.errors import LaunchError
 from launch_worker.submission.options import Item
 from launch_worker.submission.sent import Sent
@@ -35,31 +37,21 @@ def show_all(submitter: Submits, items: Sequence[Item], *, strict: bool) -> None
         terminal.echo_json(shown)
 
 
-def send_all(submitter: Submits, items: Sequence[Item], *, strict: bool, shown: bool) -> Iterator[tuple[Sent, Item]]:
-    """Submit the items in order, many runs in a round trip; `shown` draws a progress bar.
+def send_all(submitter: Submits, items: Sequence[Item], *, strict: bool, line: Line) -> Iterator[tuple[Sent, Item]]:
+    """Submit the items in order, many runs in a round trip; `line` says how far that is.
 
     An error says how many were submitted before it, and the place in the file.
     """
     total = sum(1 if item.array is None else len(item.array.indexes) for item in items)
+    submitter.on_upload = lambda done, size: line.count("sending the folder", done, size, humane.size)
     sent = 0
     try:
-        submitted = submitter.send_items(items, strict=strict)
-        for one in _with_bar(submitted, total) if shown else submitted:
+        for one in submitter.send_items(items, strict=strict):
             sent += 1
+            if total > 1:
+                line.count("submitting", sent, total)
             yield one
     except LaunchError as error:
         if sent:
             error.args = (f"{sent} of {total} runs were submitted, then: {error}",)
         raise
-
-
-def _with_bar(sent: Iterator[tuple[Sent, Item]], total: int) -> Iterator[tuple[Sent, Item]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("submitting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("submitting", total=total)
-        for one in sent:
-            progress.advance(task)
-            yield one

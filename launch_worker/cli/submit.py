@@ -13,6 +13,7 @@ from launch_worker.cli.errors import run_command
 from launch_worker.cli.helping import GroupedCommand
 from launch_worker.cli.submit_options import SUBMIT_OPTIONS, given_options, grouped, with_options
 from launch_worker.errors import InputError
+from launch_worker.humane import plural
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.options import OPTIONS
 from launch_worker.submission.options import Item, read_jobs, read_options
@@ -201,6 +202,7 @@ def _submit_and_wait(url: str | None, items: list[Item], call: Call) -> int:
 
 def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
     """Check all, send all, and report each. A queue without workers is reported once."""
+    from launch_worker.cli.progress import Line
     from launch_worker.cli.sending import send_all
 
     many = call.from_file is not None or items[0].array is not None
@@ -208,11 +210,23 @@ def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
         submitter.check_items(items, strict=call.strict)
     idle: set[str] = set()
     sent = []
-    shown = many and not call.quiet and sys.stderr.isatty()
+    is_quiet = call.quiet or call.as_json
+    shown = many and not is_quiet and sys.stderr.isatty()
     out = sys.stderr if call.waits and not call.quiet else sys.stdout
+    line = Line(is_wanted=not is_quiet)
+
+    def say(sentence: str) -> None:
+        from launch_worker import terminal
+
+        out.flush()
+        with line.above():
+            terminal.say(f"launch-submit: {sentence}", err=True)
+
     try:
-        for run, item in send_all(submitter, items, strict=call.strict, shown=shown):
+        for run, item in send_all(submitter, items, strict=call.strict, line=line):
             sent.append(run)
+            if not many:
+                line.show("")
             if call.quiet:
                 out.write(f"{run.id}\n")
             elif not call.as_json and not shown:
@@ -221,24 +235,21 @@ def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
                 out.write(f"run {run.id} {how}\n")
             if run.queue_consumers == 0 and (queue := item.queue) not in idle:
                 idle.add(queue)
-                from launch_worker import terminal
                 from launch_worker.model.worker import why_unserved
 
-                out.flush()
-                why = why_unserved(submitter.live_workers(), queue)
-                terminal.say(f"launch-submit: the run waits: {why}", err=True)
+                what = "runs wait" if many else "the run waits"
+                say(f"{what}: {why_unserved(submitter.live_workers(), queue)}")
             if run.advice and not call.quiet:
-                from launch_worker import terminal
-
-                out.flush()
                 for sentence in run.advice:
-                    terminal.say(f"launch-submit: {sentence}", err=True)
-        if shown and not call.as_json:
-            out.write(f"{len(sent)} runs submitted, {sent[0].id} to {sent[-1].id}\n")
-        if not (call.quiet or call.as_json):
+                    say(sentence)
+        line.show("")
+        if shown:
+            out.write(f"{plural(len(sent), 'run')} submitted, {sent[0].id} to {sent[-1].id}\n")
+        if not is_quiet:
             for group, count in Counter(run.group for run in sent if run.group and run.is_new).items():
-                out.write(f"group {group}: {count} runs\n")
+                out.write(f"group {group}: {plural(count, 'run')}\n")
     finally:
+        line.show("")
         # Flushed once, and not for each line as click does.
         out.flush()
     return sent

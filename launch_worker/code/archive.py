@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import stat
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,3 +87,25 @@ def _too_large(folder: Path, limit_bytes: int, entries: list[Entry]) -> InputErr
         f"{folder} is too large to send: more than {limit_bytes:,} bytes compressed, or {UNPACKED_FACTOR} times that "
         f"uncompressed (LAUNCH_UPLOAD_BYTES); {exclude_advice(entries)}"
     )
+
+
+#: Bytes of a piece.
+_PIECE = 1 << 16
+
+
+class Counted:
+    """An archive that is read from its beginning, and tells how much of it has been: the bytes until now, and all."""
+
+    def __init__(self, archive: BinaryIO, on_read: Callable[[int, int], None]) -> None:
+        self._archive = archive
+        self._on_read = on_read
+        self._size = archive.seek(0, os.SEEK_END)
+        archive.seek(0)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.read(_PIECE), b"")
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._archive.read(size)
+        self._on_read(self._archive.tell(), self._size)
+        return data

@@ -15,13 +15,19 @@ from launch_worker.store.store import Store
 _CHUNK = 1 << 20
 
 
+class Readable(Protocol):
+    """A source of bytes, as a file."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Storage(Protocol):
     """Archives by the sha256 of their content."""
 
     def renew(self, sha256: str) -> bool:
         """Begin its time anew. Returns whether the archive is there, whole."""
 
-    def put(self, sha256: str, archive: BinaryIO) -> None:
+    def put(self, sha256: str, archive: Readable) -> None:
         """Keep the archive; it is not visible before it is whole."""
 
     def get(self, sha256: str, target: BinaryIO, *, limit_bytes: int) -> bool:
@@ -45,7 +51,7 @@ class RedisStorage:
     def renew(self, sha256: str) -> bool:
         return self.store.renew_upload(sha256, keep_s=self.keep_s) > 0
 
-    def put(self, sha256: str, archive: BinaryIO) -> None:
+    def put(self, sha256: str, archive: Readable) -> None:
         chunks = size = 0
         while data := archive.read(_CHUNK):
             self.store.put_upload_chunk(sha256, chunks, data)
@@ -85,7 +91,7 @@ class FolderStorage:
                 self._files.touch(path, truncate=False)
             return True
 
-    def put(self, sha256: str, archive: BinaryIO) -> None:
+    def put(self, sha256: str, archive: Readable) -> None:
         self._objects.put(_name(sha256), iter(lambda: archive.read(_CHUNK), b""))
 
     def get(self, sha256: str, target: BinaryIO, *, limit_bytes: int) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -46,6 +46,8 @@ class Submitter:
         #: Names of channels, None while no process sends notices, and the monotonic time until which they are taken.
         self._channels: tuple[str, ...] | None = None
         self._channels_until = 0.0
+        #: Called while a folder is sent, with the bytes that are sent and all bytes.
+        self.on_upload: Callable[[int, int], None] = lambda *_: None
 
     @cached_property
     def actor(self) -> str:
@@ -307,7 +309,7 @@ class Submitter:
         path = os.path.abspath(folder)
         if path not in self._sent:
             store = self.store if isinstance(self.store, Store) else Store(self.settings.redis_url)
-            self._sent[path] = send_folder(Path(path), settings=self.settings, store=store)
+            self._sent[path] = send_folder(Path(path), settings=self.settings, store=store, on_sent=self.on_upload)
         return self._sent[path]
 
 

@@ -111,14 +111,14 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.parametrize("option", REFUSED_OPTIONS)
 def test_an_option_that_means_nothing_here_is_refused_with_a_sentence(refused: list[str], option: str) -> None:
     (line,) = (line for line in refused if REFUSED_OPTIONS[option][1] in line)
-    assert line.startswith("launch_worker: ")
+    assert line.startswith("launch-worker: ")
     assert len(refused) == len(REFUSED_OPTIONS)
 
 
 @pytest.mark.parametrize("pool", ["solo", "processes"])
 def test_another_pool_is_refused(cluster: Cluster, pool: str) -> None:
     result = cluster.run(*CELERY, "worker", "-P", pool)
-    sentence = f"launch_worker: -P: a launch worker needs the threads pool, not {pool}; start it without -P\n"
+    sentence = f"launch-worker: -P: a launch worker needs the threads pool, not {pool}; start it without -P\n"
     assert (result.code, result.err) == (1, sentence)
 
 

@@ -31,6 +31,7 @@ from launch_worker.runners.container.config import Files, Labels, NewContainer, 
 from launch_worker.runners.container.engine import Engine, clear_errors
 from launch_worker.runners.container.forgotten import end_forgotten
 from launch_worker.runners.container.handle import ContainerHandle
+from launch_worker.runners.container.pulling import Pulling
 from launch_worker.runners.container.start import PATIENCE_S
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
@@ -262,7 +263,7 @@ class ContainerRunner:
             raise StartError(f"image {plan.image} is not on this worker, and shall not be pulled (pull: never)")
         enter("pull", f"pulling image {plan.image}")
         try:
-            self._await_pull(plan.image, events, deadline, timeout_s)
+            self._await_pull(plan.image, events, deadline, timeout_s, enter)
         except StartGivenUpError:
             raise
         except StartError as error:
@@ -274,8 +275,16 @@ class ContainerRunner:
             return f"warning: {why}; the image that was on the worker was used"
         return ""
 
-    def _await_pull(self, image: str, events: queue.SimpleQueue[Any], deadline: float, timeout_s: float) -> None:
+    def _await_pull(
+        self,
+        image: str,
+        events: queue.SimpleQueue[Any],
+        deadline: float,
+        timeout_s: float,
+        enter: Callable[[str, str], None],
+    ) -> None:
         """Pull the image; a registry may be silent for minutes, and cannot be hurried."""
+        pulling = Pulling(lambda text: enter("pull", f"pulling image {image}: {text}"))
 
         def pull() -> None:
             repository, tag = docker.utils.parse_repository_tag(image)
@@ -283,11 +292,15 @@ class ContainerRunner:
                 for step in self.engine.worker().pull(repository, tag=tag or "latest", stream=True, decode=True):
                     if "error" in step:
                         raise StartError(f"image {image} could not be pulled: {step['error']}")
+                    pulling.note(step)
 
         try:
             _ask(pull, events, deadline=deadline)
         except TimeoutError:
             raise StartError(f"image {image} could not be pulled within {format_duration(timeout_s)}") from None
+        finally:
+            # Whose pull is given up may hear of it for a while.
+            pulling.end()
 
     @cached_property
     def log_driver(self) -> str:
