@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from launch_worker import humane
 from launch_worker.model.group import NEVER, GroupRecord
-from launch_worker.model.hints import hint_of_end
+from launch_worker.model.hints import hint_of_end, meaning_of
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
@@ -128,6 +128,8 @@ def _of_run(message: Message, run: Record, server_url: str, has_output: bool) ->
         took = f" after {humane.duration((run.ended_at - run.started_at) / 1e6)}"
     where = f" on {_words(run.worker)}" if run.worker else ""
     reason = "" if run.state in (RunState.FINISHED, RunState.RUNNING) else _words(run.reason)
+    if run.state is RunState.FAILED and (meaning := meaning_of(run)):
+        reason += f", {meaning}"
     lines = []
     hint = hint_of_end(run, message.output) if is_over else None
     if hint is not None and hint.text:
