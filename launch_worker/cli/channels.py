@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launch_worker import terminal
+from launch_worker import humane, terminal
 from launch_worker.cli.people import JSON, NAME, YES, database_of, server_of
-from launch_worker.errors import InputError
-from launch_worker.notifications.channel import KINDS, MAIL, Channel
+from launch_worker.errors import BrokerUnavailableError, InputError
+from launch_worker.notifications.channel import KINDS, MAIL, Channel, with_sending
 from launch_worker.settings import Settings
 from launch_worker.submission.sent import me
 from launch_worker.untrusted.text import clean
@@ -24,6 +24,7 @@ _COLUMNS = (
     terminal.Column("CHANNEL"),
     terminal.Column("KIND"),
     terminal.Column("TO", rank=1, least=12),
+    terminal.Column("STATE", rank=1, least=12, falls=True),
     terminal.Column("OUTPUT", rank=4),
     terminal.Column("QUIET HOURS", rank=3),
     terminal.Column("PROJECTS", rank=2, least=16),
@@ -73,7 +74,7 @@ def channels_command(ctx: click.Context, as_json: bool) -> None:
 @click.pass_obj
 def list_command(url: str | None, as_json: bool) -> None:
     """List the channels: their kinds, what of their addresses is no secret, quiet hours, projects."""
-    found = channels_of(url).shown()
+    found = _with_sending(url, channels_of(url).shown())
     if as_json:
         for channel in found:
             terminal.echo_json(channel.as_json())
@@ -86,6 +87,7 @@ def list_command(url: str | None, as_json: bool) -> None:
             channel.name,
             channel.kind,
             channel.hint,
+            _state_of(channel),
             "yes" if channel.has_output else "no",
             str(channel.quiet or ""),
             ", ".join(projects_of(channel)),
@@ -93,6 +95,8 @@ def list_command(url: str | None, as_json: bool) -> None:
         for channel in found
     ]
     terminal.table(_COLUMNS, rows)
+    if found[0].sending is not None and not found[0].sending["has_sender"]:
+        terminal.say("nobody sends notices now; start: launch-worker server, or launch-worker archive run", err=True)
 
 
 @channels_command.command("add", epilog="Example: launch-worker channels add team mail --address a@example.org")
@@ -189,6 +193,33 @@ def delete_command(url: str | None, name: str, yes: bool) -> None:
         click.confirm(f"delete the channel {clean(name)}?", abort=True, err=True)
     channels.delete(name)
     terminal.say(f"channel {name} is deleted")
+
+
+def _with_sending(url: str | None, found: list[Channel]) -> list[Channel]:
+    """The channels with how the sending goes: a server says so by itself, and without one Redis does."""
+    settings = Settings.of_client(url=url)
+    if settings.api_url:
+        return found
+    from launch_worker.store.store import Store
+
+    store = Store(settings.redis_url)
+    click.get_current_context().call_on_close(store.close)
+    try:
+        return with_sending(found, store.outbox_state())
+    except BrokerUnavailableError:
+        return found
+
+
+def _state_of(channel: Channel) -> str:
+    """How the sending goes, in a few words."""
+    now = channel.sending
+    if now is None:
+        return ""
+    since = terminal.ago(now["failing_since"]) if now["failing_since"] else ""
+    words = [f"fails, first {since}: {now['error'] or ''}"] if since else []
+    words += [f"{humane.plural(now['waiting'], 'notice')} waiting"] if now["waiting"] else []
+    words += [f"{humane.plural(now['lost'], 'notice')} lost"] if now["lost"] else []
+    return "; ".join(words) or (f"last sent {terminal.ago(now['sent_at'])}" if now["sent_at"] else "nothing sent yet")
 
 
 def projects_of(channel: Channel) -> list[str]:

@@ -7,23 +7,24 @@ import binascii
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from email.utils import parseaddr
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from launch_worker.errors import InputError
 from launch_worker.model.checks import PROJECT, PROJECT_RULE, check_text, encodes
+from launch_worker.model.notify import CHANNEL_NAME, STATES
 from launch_worker.model.units import isoformat, micros_of
+
+if TYPE_CHECKING:
+    from launch_worker.store.notices import OutboxState
 
 WEBHOOK, SLACK, MAIL, APPRISE = "webhook", "slack", "mail", "apprise"
 KINDS = (WEBHOOK, SLACK, MAIL, APPRISE)
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-NAME_RULE = "small letters, digits, and . _ - after the first, at most 63"
-#: States of which a project's runs may tell.
-_STATES = ("end", "finished", "failed", "crashed", "killed", "running", "retry", "first-failure")
+_NAME_RULE = "small letters, digits, and . _ - after the first, at most 63"
 #: Beginning of a webhook's secret, and bytes of chance after it (Standard Webhooks).
 _SECRET_PREFIX = "whsec_"
 _SECRET_BYTES = 32
@@ -101,6 +102,8 @@ class Channel:
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     created_at: int = 0
     created_by: str = ""
+    #: What `sending_of` said of it; None for not known.
+    sending: Mapping[str, Any] | None = None
 
     def quiet_until(self, now_us: int) -> int | None:
         """The end of its quiet hours, in microseconds since 1970; None where it is not quiet now."""
@@ -117,6 +120,7 @@ class Channel:
             projects={name: tuple(states) for name, states in shown["projects"].items()},
             created_at=micros_of(shown["created_at"]) or 0,
             created_by=shown["created_by"] or "",
+            sending=shown.get("sending"),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -130,12 +134,31 @@ class Channel:
             "projects": {name: list(states) for name, states in sorted(self.projects.items())},
             "created_at": isoformat(self.created_at),
             "created_by": self.created_by or None,
+            "sending": dict(self.sending) if self.sending is not None else None,
         }
+
+
+def with_sending(channels: Iterable[Channel], outbox: OutboxState) -> list[Channel]:
+    """The channels with how the sending to each goes."""
+    return [replace(channel, sending=_sending(channel.name, outbox)) for channel in channels]
+
+
+def _sending(name: str, outbox: OutboxState) -> dict[str, Any]:
+    state = outbox.channels.get(name)
+    return {
+        "has_sender": outbox.known is not None,
+        "waiting": state.waiting if state else 0,
+        "sent": state.sent if state else 0,
+        "sent_at": isoformat(state.sent_at or None) if state else None,
+        "failing_since": isoformat(state.failing_since or None) if state else None,
+        "error": (state.error or None) if state else None,
+        "lost": state.refused + state.given_up + state.dropped if state else 0,
+    }
 
 
 def check_channel_name(name: str) -> str:
     """Return the name. Raises InputError."""
-    check_text("channel", name, NAME, NAME_RULE)
+    check_text("channel", name, CHANNEL_NAME, _NAME_RULE)
     return name
 
 
@@ -150,8 +173,8 @@ def read_projects(texts: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
             continue
         words = tuple(dict.fromkeys(word.strip() for word in re.split(r"[+,]", states) if word.strip()))
         for word in words:
-            if word not in _STATES:
-                raise InputError(f"the runs of a project tell of {', '.join(_STATES)}, not {word[:40]!r}")
+            if word not in STATES:
+                raise InputError(f"the runs of a project tell of {', '.join(STATES)}, not {word[:40]!r}")
         found[name] = words
     return found
 

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from launch_worker.errors import InputError
 from launch_worker.model.checks import group_key
 from launch_worker.model.group import KINDS, GroupRecord
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.notifications import message as messages
-from launch_worker.notifications.message import Alarm, Message
+from launch_worker.notifications.message import Alarm, Best, Message
 from launch_worker.store.notices import Notice
 from launch_worker.store.store import Store
+from launch_worker.sweeps.config import config_from_json
+from launch_worker.sweeps.search import best_of
 
 #: Type of the message that a first run of a group has failed.
 GROUP_FAILING = "group.failing"
@@ -87,7 +90,21 @@ class Composer:
             failed = self._store.records([str(facts.get("run"))])
         else:
             failed = self._failed(record) if record.end != "Finished" else []
-        return replace(messages.of_group(notice_id, at, record, failed=failed), type=type_)
+        best = self._best(group_id) if record.kind == "sweep" else None
+        return replace(messages.of_group(notice_id, at, record, failed=failed, best=best), type=type_)
+
+    def _best(self, sweep_id: str) -> Best | None:
+        """The best run of a sweep; None while none has a value."""
+        sweep = self._store.sweep(sweep_id)
+        try:
+            config = config_from_json(sweep.config) if sweep is not None else None
+        except InputError:
+            return None
+        if config is None or not config.metric:
+            return None
+        best = best_of(config, self._store.trials(sweep_id)[0])
+        found = self._store.records([best.run_id]) if best is not None else []
+        return Best(found[0], config.metric, best.value) if best and best.value is not None and found else None
 
     def _failed(self, group: GroupRecord) -> list[Record]:
         """The first runs of a group that are not Finished, of those that are looked at."""

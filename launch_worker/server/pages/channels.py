@@ -24,6 +24,7 @@ from launch_worker.server.routes.channels import (
     Setting,
     Testing,
     channels_of,
+    seen_channels,
 )
 from launch_worker.server.shared import Shared, SharedHere
 
@@ -142,7 +143,7 @@ def delete_rule(name: str, shared: SharedHere, asker: DeletingRule) -> Response:
 def _all(
     request: Request, shared: Shared, asker: Asker, *, problem: str = "", code: int = 200, given: Form | None = None
 ) -> Response:
-    kept = channels_of(shared, asker)
+    found = seen_channels(shared, asker)
     fields = ("name", "kind", "quiet", "projects", "rule", "when", "for", "channel", "queue", "project")
     return show(
         request,
@@ -152,8 +153,8 @@ def _all(
         code=code,
         problem=problem,
         given={name: given.text(name) if given is not None else "" for name in fields},
-        channels=[channel.as_json() for channel in kept.shown()],
-        rules=[rule.as_json() | {"says": rule.says()} for rule in kept.rules()],
+        channels=[channel.as_json() for channel in found],
+        rules=[rule.as_json() | {"says": rule.says()} for rule in channels_of(shared, asker).rules()],
         kinds=KINDS,
         conditions=CONDITIONS,
     )
@@ -170,7 +171,7 @@ def _one(
     secret: str = "",
     code: int = 200,
 ) -> Response:
-    found = [channel.as_json() for channel in channels_of(shared, asker).shown() if channel.name == name]
+    found = [channel.as_json() for channel in seen_channels(shared, asker) if channel.name == name]
     if not found:
         raise NotFoundError(f"there is no channel {name[:100]!r}")
     answer = show(

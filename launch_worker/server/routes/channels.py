@@ -8,8 +8,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.units import parse_duration
-from launch_worker.notifications.channel import KINDS
+from launch_worker.notifications.channel import KINDS, Channel, with_sending
 from launch_worker.notifications.channels import Channels
 from launch_worker.notifications.rule import CONDITIONS
 from launch_worker.notifications.senders.senders import Senders
@@ -62,6 +63,18 @@ class ChannelChange(_Given):
     new_secret: bool = Field(default=False, description="Make a new secret, for a webhook.")
 
 
+class Sending(BaseModel):
+    """How the sending to a channel goes."""
+
+    has_sender: bool = Field(description="Whether a process sends notices now.")
+    waiting: int = Field(description="Notices that wait.")
+    sent: int
+    sent_at: str | None = Field(description="When the last one was taken.")
+    failing_since: str | None = Field(description="Since when no try succeeds; null for a channel that works.")
+    error: str | None = Field(description="Why the last try failed.")
+    lost: int = Field(description="Notices that were refused, given up, or found no room.")
+
+
 class ChannelShown(BaseModel):
     """A channel, without its address and its secret."""
 
@@ -73,6 +86,7 @@ class ChannelShown(BaseModel):
     projects: dict[str, list[str]] = Field(description="States by project; none for every end.")
     created_at: str
     created_by: str | None
+    sending: Sending | None = Field(description="Null while Redis is away.")
 
 
 class ChannelSet(ChannelShown):
@@ -120,7 +134,7 @@ class RulesShown(BaseModel):
 @router.get("/channels", response_model=ChannelsShown)
 def list_channels(shared: SharedHere, asker: Setting) -> Response:
     """Every channel, without addresses and secrets."""
-    return as_json({"channels": [channel.as_json() for channel in channels_of(shared, asker).shown()]})
+    return as_json({"channels": [channel.as_json() for channel in seen_channels(shared, asker)]})
 
 
 @router.post("/channels", status_code=201)
@@ -185,6 +199,15 @@ def add_rule(rule: NewRule, shared: SharedHere, asker: AddingRule) -> RuleShown:
 def delete_rule(name: str, shared: SharedHere, asker: DeletingRule) -> None:
     """Delete a rule."""
     channels_of(shared, asker).delete_rule(name)
+
+
+def seen_channels(shared: Shared, asker: Asker) -> list[Channel]:
+    """All channels, with how the sending goes where Redis says."""
+    found = channels_of(shared, asker).shown()
+    try:
+        return with_sending(found, shared.connection.store.outbox_state())
+    except BrokerUnavailableError:
+        return found
 
 
 def channels_of(shared: Shared, asker: Asker) -> Channels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,11 +12,16 @@ from launch_worker.database.database import Database
 from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.model.run import Record
 from launch_worker.notifications.channels import Channels
+from launch_worker.notifications.deliver import Deliverer
 from launch_worker.notifications.message import Alarm
 from launch_worker.notifications.rules import Rules
+from launch_worker.notifications.senders.senders import Senders
+from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
+from tests.conftest import wait_until
 from tests.support.arrows import claim, create, running
+from tests.support.receivers import receiving
 
 #: What differs between the databases is tested with the channels.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -198,6 +204,36 @@ def test_a_worker_that_was_lost_is_told_until_it_is_back(store: Store, watch: Wa
     assert watch.look() == []
     beat_with(store, record, name="w@h")
     assert watch.look() == []
+
+
+def test_what_a_rule_finds_reaches_its_channel_once(store: Store, database: Database) -> None:
+    with receiving() as receiver:
+        channels = Channels(database)
+        channels.add("ops", "slack", receiver.url)
+        channels.add_rule("slow", "waiting", "ops", seconds=0.1)
+        rules = Rules(store, database, tell=lambda to, name, alarm: store.notify(to, name, {"alarm": alarm.as_text()}))
+        looks = 0
+
+        def look() -> None:
+            nonlocal looks
+            rules.look()
+            looks += 1
+
+        deliverer = Deliverer(store, channels.all, Senders(Settings()), look=look, look_s=0.1)
+        deliverer.start()
+        try:
+            create(store, name="<!channel>")
+            wait_until(lambda: receiver.got, what="a notice")
+            create(store)
+            before = looks
+            wait_until(lambda: looks > before + 3, what="more looks")
+        finally:
+            deliverer.stop()
+    [(_, _, body)] = receiver.got
+    text = json.loads(body)["text"]
+    assert text.startswith(
+        "*Alarm* `slow`\n```\nIn queue default, 1 run waits for more than 100 ms; &lt;!channel&gt; ("
+    )
 
 
 def test_rules_are_checked_and_hold_their_channel(watch: Watch) -> None:
