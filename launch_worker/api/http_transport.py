@@ -280,6 +280,14 @@ class HttpTransport(HttpSubmitter):
     def workers(self) -> list[dict[str, Any]]:
         return self.live_workers()
 
+    def gone_workers(self) -> list[dict[str, Any]]:
+        try:
+            gone: list[dict[str, Any]] = self.server.ask("GET", "/workers/gone")["workers"]
+        except NotFoundError:
+            # An older server.
+            return []
+        return gone
+
     def order(self, worker: str, word: WorkerOrder) -> int:
         told: int = self.server.ask("POST", _path("workers", worker, word))["told"]
         return told

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from launch_worker.api import doctor
+from launch_worker.api.gone_workers import gone_workers
 from launch_worker.api.overview import overview
 from launch_worker.api.redis_groups import RedisGroups
 from launch_worker.api.redis_names import RedisNames
@@ -14,7 +15,7 @@ from launch_worker.api.redis_queues import RedisQueues
 from launch_worker.api.redis_runs import RedisRuns
 from launch_worker.api.redis_sweeps import RedisSweeps
 from launch_worker.database import open_database
-from launch_worker.errors import InputError, NotFoundError
+from launch_worker.errors import InputError, LaunchError, NotFoundError
 from launch_worker.model.allowance import Allowance
 from launch_worker.model.finding import Finding
 from launch_worker.model.schedule import Schedule
@@ -36,6 +37,14 @@ class RedisTransport(RedisRuns, RedisNames, RedisGroups, RedisQueues, RedisSweep
 
     def workers(self) -> list[dict[str, Any]]:
         return self.store.workers_now()
+
+    def gone_workers(self) -> list[dict[str, Any]]:
+        if self._archive is None and not self.settings.has_archive:
+            return []
+        try:
+            return gone_workers(self.acts)
+        except LaunchError:
+            return []
 
     def order(self, worker: str, word: WorkerOrder) -> int:
         owners = [entry["owner"] for entry in self.store.workers() if worker in (entry["worker"], entry["owner"])]

@@ -354,6 +354,9 @@ class Transport(Submits, Protocol):
     def workers(self) -> list[dict[str, Any]]:
         """The descriptions of the live workers, with the number of runs as it is now."""
 
+    def gone_workers(self) -> list[dict[str, Any]]:
+        """The workers that were lost or left in the last hour; none where no archive tells of them."""
+
     def order(self, worker: str, word: WorkerOrder) -> int:
         """Order the workers of this name to do something; returns how many were told. Raises InputError for none."""
 

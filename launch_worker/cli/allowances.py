@@ -9,6 +9,7 @@ from launch_worker.api.client import Api
 from launch_worker.cli.configuring import JSON, or_none
 from launch_worker.errors import InputError
 from launch_worker.model.allowance import MOST
+from launch_worker.terminal import Column
 
 _NAME = click.argument("name", metavar="KIND:NAME")
 _LIMITS = ("waiting", "running", "gpus")
@@ -48,7 +49,15 @@ def list_command(url: str | None, as_json: bool) -> None:
         )
         for one in found
     ]
-    terminal.table(("OF", "WAITING", "RUNNING", "GPUS"), rows)
+    terminal.table(_COLUMNS, rows)
+
+
+_COLUMNS = (
+    Column("OF", least=16),
+    Column("WAITING", right=True),
+    Column("RUNNING", right=True),
+    Column("GPUS", right=True),
+)
 
 
 @allowances_command.command("set", epilog="Example: launch-worker allowances set project:lab/vision --waiting 10000")

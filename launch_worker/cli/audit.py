@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
+from launch_worker.cli.options import WIDE
 from launch_worker.model.units import since_ms
+from launch_worker.terminal import Column, Screen
 
-_COLUMNS = ("at", "actor", "address", "what", "kind", "target", "result")
+_FIELDS = ("actor", "address", "what", "kind", "target", "result")
+_COLUMNS = (
+    Column("AT"),
+    Column("WHO", least=12),
+    Column("FROM", 4, least=10),
+    Column("WHAT"),
+    Column("KIND", 2),
+    Column("TARGET", least=15),
+    Column("RESULT", 1, least=8),
+    Column("DETAIL", 3, least=20),
+)
 
 
 @click.command(epilog="Example: launch-worker audit --who ada --since 7d")
@@ -20,10 +33,11 @@ _COLUMNS = ("at", "actor", "address", "what", "kind", "target", "result")
 @click.option("--target", default="", metavar="ID", help="Only what was done to this run, queue, sweep, worker …")
 @click.option("--since", metavar="TIME", help="Only acts since: 7d ago, or a date.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most acts shown.")
+@WIDE
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
 def audit_command(
-    url: str | None, who: str, what: str, target: str, since: str | None, limit: int, as_json: bool
+    url: str | None, who: str, what: str, target: str, since: str | None, limit: int, wide: bool, as_json: bool
 ) -> None:
     """Say who submitted, cancelled, paused, configured, deleted …, and which workers came and went; newest first.
 
@@ -40,9 +54,15 @@ def audit_command(
         terminal.say("nothing of that is in the audit", err=True)
         return
     terminal.table(
-        ("AT", "WHO", "FROM", "WHAT", "KIND", "TARGET", "RESULT", "DETAIL"),
-        [(*(act[name] for name in _COLUMNS), _short(act["detail"])) for act in found],
+        _COLUMNS,
+        [(*_when(act["at"]), *(act[name] for name in _FIELDS), _short(act["detail"])) for act in found],
+        is_wide=wide,
     )
+
+
+def _when(at: str) -> tuple[Callable[[Screen], str]]:
+    """How long ago for people; a pipe gets the time itself."""
+    return (lambda screen: terminal.ago(at) if screen.is_terminal else at,)
 
 
 def _short(detail: dict[str, object]) -> str:

@@ -80,9 +80,12 @@ def _run(command: tuple[str, ...], redis_url: str, *, queue: str, as_json: bool)
     if as_json:
         terminal.echo_json(run.as_json(history=True))
     else:
-        rows = [(step.state.value, step.attempt or "", step.worker, step.reason) for step in run.transitions]
+        rows = [
+            (terminal.state_cell(step.state.value), step.attempt or "", step.worker, step.reason)
+            for step in run.transitions
+        ]
         sys.stdout.flush()
-        terminal.table(("STATE", "ATTEMPT", "WORKER", "REASON"), rows)
+        terminal.table((*("STATE", "ATTEMPT", "WORKER"), terminal.Column("REASON", 9, 24, falls=True)), rows)
     return code
 
 

@@ -2,50 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-COLUMNS = ("WORKER", "GPU", "MODEL")
+from launch_worker.terminal import Column, Styled, styled
+
+COLUMNS = (
+    Column("WORKER", least=12),
+    Column("GPU"),
+    Column("HELD BY"),
+    Column("BUSY", 1, right=True),
+    Column("MEMORY", 2, right=True),
+    Column("MODEL", 3, least=10),
+)
+#: Colours of the states of workers that take no runs.
+_COLOURS = {"draining": "yellow", "quarantined": "red", "stuck": "red", "lost": "bright_red"}
 
 
-def rows(workers: Iterable[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def rows(workers: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """A row for each device of each worker, under COLUMNS."""
-    return [
-        (worker["worker"], device_text(device), device.get("name") or "")
-        for worker in workers
-        for device in worker.get("devices") or ()
-    ]
+    return [(worker["worker"], *_cells(device)) for worker in workers for device in worker.get("devices") or ()]
 
 
-def device_text(device: dict[str, Any]) -> str:
-    """`0: RUN 45% 3.1/80G`: its id, who holds it, and its use by the driver's word."""
-    words = [f"{device['id']}:", ",".join(device.get("runs") or ()) or "idle"]
+def _cells(device: Mapping[str, Any]) -> tuple[Any, ...]:
     use = device.get("use") or {}
-    if use.get("percent") is not None:
-        words.append(f"{use['percent']}%")
+    busy = "" if use.get("percent") is None else f"{use['percent']} %"
+    memory = f"{_gib(device['memory'])} GiB" if device.get("memory") else ""
     if use.get("memory_used") is not None:
-        words.append(f"{_gib(use['memory_used'])}/{_gib(use['memory_total'])}G")
-    elif device.get("memory"):
-        words.append(f"{_gib(device['memory'])}G")
-    return " ".join(words)
+        memory = f"{_gib(use['memory_used'])}/{_gib(use['memory_total'])} GiB"
+    return device["id"], ",".join(device.get("runs") or ()) or "idle", busy, memory, device.get("name")
 
 
-def gpus_text(worker: dict[str, Any]) -> str:
-    """`1/2`: how many of its devices are held, of how many; '' for none."""
-    devices = worker.get("devices") or ()
-    return f"{sum(bool(device.get('runs')) for device in devices)}/{len(devices)}" if devices else ""
+def gpus_of(workers: Iterable[Mapping[str, Any]]) -> str:
+    """`3 of 8 held`, of all workers; `none` where no worker has any."""
+    there = [device for worker in workers for device in worker.get("devices") or ()]
+    return f"{sum(bool(device.get('runs')) for device in there)} of {len(there)} held" if there else "none"
 
 
-def cpus_text(worker: dict[str, Any]) -> str:
+def gpus_text(worker: Mapping[str, Any]) -> str:
+    """`1/2`: how many of its devices are held, of how many; `0` for none, '' for a worker that does not say."""
+    there = worker.get("devices")
+    if there is None:
+        return ""
+    return f"{sum(bool(device.get('runs')) for device in there)}/{len(there)}" if there else "0"
+
+
+def cpus_text(worker: Mapping[str, Any]) -> str:
     """`3.5/8`: cores that runs have asked for and hold, of all."""
     amount = worker.get("cpus")
     return f"{amount['total'] - amount['free']:.4g}/{amount['total']:.4g}" if amount else ""
 
 
-def memory_text(worker: dict[str, Any]) -> str:
-    """`12/64G`: memory that runs have asked for and hold, of all."""
+def memory_text(worker: Mapping[str, Any]) -> str:
+    """`12/64 GiB`: memory that runs have asked for and hold, of all."""
     amount = worker.get("memory")
-    return f"{_gib(amount['total'] - amount['free'])}/{_gib(amount['total'])}G" if amount else ""
+    return f"{_gib(amount['total'] - amount['free'])}/{_gib(amount['total'])} GiB" if amount else ""
+
+
+def state_text(state: str) -> Styled:
+    """The state of a worker, in a colour where it takes no runs."""
+    return styled(state, colour=_COLOURS.get(state))
 
 
 def _gib(size: float) -> str:

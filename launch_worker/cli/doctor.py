@@ -15,12 +15,13 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("ER
 @click.pass_obj
 def doctor_command(url: str | None, as_json: bool) -> int:
     """Check Redis, workers, passes, records and this machine; exits 1 when something must be mended."""
-    worst = 0
+    worst, screen = 0, terminal.Screen.of()
     for finding in Api(url).findings():
         worst = max(worst, int(finding.level == "error"))
         if as_json:
             terminal.echo_json(finding.as_json())
         else:
             word, colour = _MARKS[finding.level]
-            terminal.say(terminal.styled(f"{word:<8}", colour=colour), " ", finding.text)
+            head = terminal.joined(terminal.styled(f"{word:<8}", colour=colour), " ")
+            terminal.put(terminal.wrapped(finding.text, screen, head))
     return worst

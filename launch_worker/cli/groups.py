@@ -17,6 +17,7 @@ from launch_worker.cli.people import (
     roles_as_text,
 )
 from launch_worker.errors import InputError
+from launch_worker.terminal import Column
 from launch_worker.untrusted.text import clean
 
 
@@ -43,7 +44,15 @@ def list_command(url: str | None, as_json: bool) -> None:
         terminal.say("no groups; make one with: launch-worker groups set NAME", err=True)
         return
     rows = [(group.name, group.display, roles_as_text(group.roles), ", ".join(group.members)) for group in found]
-    terminal.table(("GROUP", "NAME", "ROLES", "MEMBERS"), rows)
+    terminal.table(_COLUMNS, rows)
+
+
+_COLUMNS = (
+    Column("GROUP", least=12),
+    Column("NAME", 2, least=12),
+    Column("ROLES", least=16),
+    Column("MEMBERS", 1, least=16),
+)
 
 
 @groups_command.command("set", epilog="Example: launch-worker groups set ml --role member --add ada --add bob")

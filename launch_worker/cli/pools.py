@@ -19,22 +19,26 @@ from launch_worker.cli.configuring import (
     setting,
     show_settings,
 )
+from launch_worker.cli.options import WIDE
 from launch_worker.queues.defaults import as_options
+from launch_worker.terminal import Column
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker pools create lab --limit 16")
+@WIDE
 @JSON
 @click.pass_context
-def pools_command(ctx: click.Context, as_json: bool) -> None:
+def pools_command(ctx: click.Context, wide: bool, as_json: bool) -> None:
     """List the pools, configure, pause and delete them. A queue is put into one with: queues set QUEUE --pool POOL"""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_command, as_json=as_json)
+        ctx.invoke(list_command, wide=wide, as_json=as_json)
 
 
 @pools_command.command("list", epilog="Example: launch-worker pools list --json")
+@WIDE
 @JSON
 @click.pass_obj
-def list_command(url: str | None, as_json: bool) -> None:
+def list_command(url: str | None, wide: bool, as_json: bool) -> None:
     """List the pools."""
     pools = Api(url).pools()
     if as_json:
@@ -49,14 +53,25 @@ def list_command(url: str | None, as_json: bool) -> None:
             pool.name,
             pool.waiting,
             pool.running,
-            "" if pool.limit is None else pool.limit,
-            "paused" if pool.paused else "",
+            pool.limit,
+            terminal.styled("paused", colour="yellow") if pool.paused else None,
             ",".join(pool.queues),
             pool.problem or pool.settings.get("description", ""),
         )
         for pool in pools
     ]
-    terminal.table(("POOL", "WAITING", "RUNNING", "LIMIT", "PAUSED", "QUEUES", "DESCRIPTION"), rows)
+    terminal.table(_COLUMNS, rows, is_wide=wide)
+
+
+_COLUMNS = (
+    Column("POOL", least=12),
+    Column("WAITING"),
+    Column("RUNNING"),
+    Column("LIMIT", 1),
+    Column("PAUSED"),
+    Column("QUEUES", 2, least=16),
+    Column("DESCRIPTION", 3, least=20, falls=True),
+)
 
 
 @pools_command.command("show", epilog="Example: launch-worker pools show lab --json")

@@ -9,6 +9,7 @@ import click
 from launch_worker import terminal
 from launch_worker.cli.people import JSON, YES, pairs, registry_of
 from launch_worker.people.roles import Role
+from launch_worker.terminal import Column
 from launch_worker.untrusted.text import clean
 
 _NAME = click.argument("name", metavar="ENTITY/PROJECT")
@@ -40,7 +41,15 @@ def list_command(url: str | None, as_json: bool) -> None:
         (project.name, "private" if project.is_private else "", _text(project.users), _text(project.groups))
         for project in found
     ]
-    terminal.table(("PROJECT", "PRIVATE", "USERS", "GROUPS"), rows)
+    terminal.table(_COLUMNS, rows)
+
+
+_COLUMNS = (
+    Column("PROJECT", least=16),
+    Column("PRIVATE"),
+    Column("USERS", least=16),
+    Column("GROUPS", 1, least=16),
+)
 
 
 @projects_command.command("set", epilog="Example: launch-worker projects set lab/secret --private --group ml=member")

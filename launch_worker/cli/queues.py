@@ -25,11 +25,13 @@ from launch_worker.cli.configuring import (
     setting,
     show_settings,
 )
-from launch_worker.cli.watching import WATCH, printed, show_or_watch
+from launch_worker.cli.options import WIDE
+from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.errors import InputError
 from launch_worker.queues.defaults import as_options
 from launch_worker.queues.described import MAX_RANK, Queue
 from launch_worker.queues.queue import RESOURCES, parse_settings
+from launch_worker.terminal import Column, Screen, Styled, Table
 from launch_worker.untrusted.text import read_json
 
 _MAX_FILE_BYTES = 1 << 20
@@ -73,57 +75,67 @@ _SETTINGS = (
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker queues set gpu --limit 4")
 @WATCH
+@WIDE
 @JSON
 @click.pass_context
-def queues_command(ctx: click.Context, watch: bool, as_json: bool) -> None:
+def queues_command(ctx: click.Context, watch: bool, wide: bool, as_json: bool) -> None:
     """List the queues, configure, pause and delete them. A queue needs none of this: its first run makes it."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_command, watch=watch, as_json=as_json)
+        ctx.invoke(list_command, watch=watch, wide=wide, as_json=as_json)
 
 
 @queues_command.command("list", epilog="Example: launch-worker queues list --json")
 @WATCH
+@WIDE
 @JSON
 @click.pass_obj
-def list_command(url: str | None, watch: bool, as_json: bool) -> None:
+def list_command(url: str | None, watch: bool, wide: bool, as_json: bool) -> None:
     """List the queues."""
     transport = Api(url).transport
-    show_or_watch(
-        transport,
-        transport.queues,
-        draw=lambda queues, _: printed(lambda: _print(queues, as_json=False)),
-        show=lambda queues: _print(queues, as_json=as_json),
-        watch=watch,
-        as_json=as_json,
-    )
+
+    def show(queues: Sequence[Queue]) -> None:
+        if as_json:
+            for queue in queues:
+                terminal.echo_json(queue.as_json())
+        elif queues:
+            terminal.put(_lines(queues, Screen.of(is_wide=wide)))
+        else:
+            terminal.say("no queues", err=True)
+
+    show_or_watch(transport, transport.queues, draw=_lines, show=show, watch=watch, as_json=as_json)
 
 
-def _print(queues: Sequence[Queue], *, as_json: bool) -> None:
-    if as_json:
-        for queue in queues:
-            terminal.echo_json(queue.as_json())
-        return
-    if not queues:
-        terminal.say("no queues", err=True)
-        return
+_COLUMNS = (
+    Column("QUEUE", least=12),
+    Column("WAITING"),
+    Column("RUNNING"),
+    Column("LIMIT", 1),
+    Column("PAUSED"),
+    Column("WORKERS", 2),
+    Column("LATER", 3),
+    Column("POOL", 4, least=8),
+    Column("RESOURCE", 5),
+    Column("DESCRIPTION", 6, least=20, falls=True),
+)
+
+
+def _lines(queues: Sequence[Queue], screen: Screen) -> list[Styled]:
     rows = [
         (
             queue.name,
             queue.waiting,
-            queue.later,
             queue.running,
-            "" if queue.limit is None else queue.limit,
-            "paused" if queue.paused else "",
-            queue.pool,
+            queue.limit,
+            terminal.styled("paused", colour="yellow") if queue.paused else None,
             queue.workers,
-            queue.settings.get("resource", ""),
-            queue.problem or queue.settings.get("description", ""),
+            queue.later or (None if screen.is_terminal else 0),
+            queue.pool,
+            queue.settings.get("resource"),
+            queue.problem or queue.settings.get("description"),
         )
         for queue in queues
     ]
-    terminal.table(
-        ("QUEUE", "WAITING", "LATER", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION"), rows
-    )
+    return Table(_COLUMNS, rows).lines(screen) if rows else [terminal.styled("no queues")]
 
 
 @queues_command.command("show", epilog="Example: launch-worker queues show gpu --json")

@@ -13,6 +13,7 @@ from launch_worker.api.client import Api, Run
 from launch_worker.api.filters import Filter, parse_filter, parse_order
 from launch_worker.api.folding import read_page
 from launch_worker.api.runs import COUNTED, MAX_PER_PAGE
+from launch_worker.cli.options import WIDE
 from launch_worker.cli.runs_table import Row, lines, parse_columns, sort_path, usual_columns
 from launch_worker.cli.selection import conditions_of, selecting
 from launch_worker.cli.watching import WATCH, show_or_watch
@@ -38,7 +39,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.
 @click.option(
     "-o", "chosen", metavar="COLUMN,…", help="The columns: name,state,config.lr,summary.loss … (any other lists them)."
 )
-@click.option("--wide", is_flag=True, help="All columns, and lines longer than the terminal.")
+@WIDE
 @click.option(
     "--each/--folded",
     default=None,
@@ -203,7 +204,8 @@ def _print_counts(fields: Sequence[str], counted: dict[tuple[str, ...], int], *,
         for values, number in shown:
             terminal.echo_json(dict(zip(fields, values, strict=True)) | {"runs": number})
     elif shown:
-        terminal.table([*(field.upper() for field in fields), "RUNS"], [(*values, number) for values, number in shown])
+        columns = [terminal.Column(field.upper(), least=12) for field in fields]
+        terminal.table([*columns, terminal.Column("RUNS")], [(*values, number) for values, number in shown])
     else:
         terminal.say("no runs", err=True)
     if len(counted) > limit:

@@ -9,11 +9,13 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
+from launch_worker.cli.options import WIDE
 from launch_worker.cli.submit_options import RECURRENCE, SCHEDULE_OPTIONS, STRICT, given_options, with_options
 from launch_worker.errors import InputError
 from launch_worker.model.schedule import Schedule, unknown_schedule
 from launch_worker.submission.options import Item, read_options
 from launch_worker.submission.resolve import current_folder
+from launch_worker.terminal import Column
 
 _NAME = click.argument("name")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
@@ -31,18 +33,20 @@ class Kept(NamedTuple):
     invoke_without_command=True,
     epilog="Example: launch-worker schedules create nightly --cron '0 3 * * *' -- python train.py",
 )
+@WIDE
 @_JSON
 @click.pass_context
-def schedules_command(ctx: click.Context, as_json: bool) -> None:
+def schedules_command(ctx: click.Context, wide: bool, as_json: bool) -> None:
     """List recurring submissions, and make them. Beat submits them, or a worker where there is no beat."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_command, as_json=as_json)
+        ctx.invoke(list_command, wide=wide, as_json=as_json)
 
 
 @schedules_command.command("list", epilog="Example: launch-worker schedules list --json")
+@WIDE
 @_JSON
 @click.pass_obj
-def list_command(url: str | None, as_json: bool) -> None:
+def list_command(url: str | None, wide: bool, as_json: bool) -> None:
     """List recurring submissions, the next one first."""
     rows = []
     for name, text, next_us in Api(url).transport.schedules():
@@ -57,12 +61,32 @@ def list_command(url: str | None, as_json: bool) -> None:
     if not rows:
         terminal.say("no schedules", err=True)
         return
-    for row in rows:
-        row["when"] = "paused" if row.get("paused") else row.get("next_at")
-    columns = ("name", "cron", "timezone", "when", "queue", "problem")
     terminal.table(
-        ("NAME", "CRON", "TIMEZONE", "NEXT", "QUEUE", "PROBLEM"), [[row.get(name) for name in columns] for row in rows]
+        _COLUMNS,
+        [
+            (
+                *(row["name"], _when(row), row.get("cron"), row.get("timezone"), row.get("queue")),
+                *(row.get("next_at"), row.get("problem")),
+            )
+            for row in rows
+        ],
+        is_wide=wide,
     )
+
+
+_COLUMNS = (
+    Column("NAME", least=16),
+    Column("NEXT"),
+    Column("CRON"),
+    Column("TIMEZONE", 2),
+    Column("QUEUE", 1, least=10),
+    Column("NEXT AT", 3),
+    Column("PROBLEM", 4, least=30, falls=True),
+)
+
+
+def _when(row: dict[str, Any]) -> str:
+    return terminal.styled("paused", colour="yellow") if row.get("paused") else terminal.ago(row.get("next_at"))
 
 
 @schedules_command.command(

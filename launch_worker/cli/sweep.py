@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from launch_worker import terminal
+from launch_worker import humane, terminal
 from launch_worker.api.client import Api
 from launch_worker.api.sweeps import MAX_WORKERS, Sweep
+from launch_worker.cli.options import WIDE
 from launch_worker.cli.submit_options import RUN_OPTIONS, given_options, with_options
 from launch_worker.cli.words import after_of, sweep_id_of
 from launch_worker.humane import plural
-from launch_worker.model.sweep import SweepOrder
+from launch_worker.model.sweep import STATE_WORDS, SweepOrder
 from launch_worker.model.units import parse_duration
 from launch_worker.sweeps.space import flat
+from launch_worker.terminal import Column, Screen, Styled, Table, state_cell, wrapped
 
 _ID = click.argument("sweep_id", metavar="SWEEP")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
-#: Characters of the parameters that fit into a table's row.
-_MAX_PARAMETERS = 100
 
 
 @click.group(epilog="Example: launch-worker sweep create sweep.yaml -q gpu --workers 8")
@@ -71,90 +72,106 @@ def create_command(
     else:
         cap = sweep.expected_run_count
         end = f"of at most {cap} runs" if cap is not None else "without an end: stop it with launch-worker sweep stop"
-        terminal.say(f"sweep {sweep.id} is {sweep.record.state}, {end}; see: launch-worker sweep status {sweep.id}")
+        terminal.say(
+            f"sweep {sweep.id} is {_state(sweep.as_json())}, {end}; see: launch-worker sweep status {sweep.id}"
+        )
         if sweep.record.problem:
             terminal.say(f"launch-worker: {sweep.record.problem}", err=True)
 
 
+_COLUMNS = (
+    Column("STATE"),
+    Column("NAME", least=16),
+    Column("RUNS", right=True),
+    Column("LIVE", 2),
+    Column("METHOD", 3),
+    Column("METRIC", 4, least=10),
+    Column("AGE", 1, right=True),
+    Column("ID"),
+    Column("PROBLEM", 5, least=30, falls=True),
+)
+
+
 @sweep_command.command("list", epilog="Example: launch-worker sweep list --json")
+@WIDE
 @_JSON
 @click.pass_obj
-def list_command(url: str | None, as_json: bool) -> None:
+def list_command(url: str | None, wide: bool, as_json: bool) -> None:
     """List the sweeps, the newest first."""
-    rows = [sweep.as_json() for sweep in Api(url).sweeps()]
+    found = [sweep.as_json() for sweep in Api(url).sweeps()]
     if as_json:
-        for row in rows:
+        for row in found:
             terminal.echo_json(row)
         return
-    if not rows:
+    if not found:
         terminal.say("no sweeps", err=True)
         return
-    terminal.table(
-        ("ID", "NAME", "STATE", "METHOD", "RUNS", "LIVE", "METRIC", "AGE", "PROBLEM"),
-        [
-            (
-                row["id"],
-                row["name"],
-                _state(row),
-                row.get("method"),
-                _made(row),
-                row["live"],
-                row.get("metric"),
-                terminal.ago(row["created_at"]),
-                row["problem"] or "",
-            )
-            for row in rows
-        ],
-    )
+    rows = [
+        (
+            *(_state_cell(row), row["name"], _made(row), row["live"], row.get("method"), row.get("metric")),
+            *(terminal.age(row["created_at"]), row["id"], row["problem"]),
+        )
+        for row in found
+    ]
+    terminal.table(_COLUMNS, rows, is_wide=wide)
 
 
 @sweep_command.command("status", epilog="Example: launch-worker sweep status 01hzy6k3v9c2m4q --json")
 @_ID
+@WIDE
 @_JSON
 @click.pass_obj
-def status_command(url: str | None, sweep_id: str, as_json: bool) -> None:
+def status_command(url: str | None, sweep_id: str, wide: bool, as_json: bool) -> None:
     """Show how far a sweep is: its best run, how many are in which state, and each of them."""
     api = Api(url)
     shown = api.sweep(sweep_id_of(api, sweep_id)).as_json(runs=True)
     if as_json:
         terminal.echo_json(shown)
         return
-    counts = ", ".join(f"{count} {state}" for state, count in shown.get("counts", {}).items() if count)
-    lines = {
+    terminal.put(_lines(shown, terminal.Screen.of(is_wide=wide)))
+
+
+def _lines(shown: dict[str, Any], screen: Screen) -> list[Styled]:
+    counts = {state: count for state, count in shown.get("counts", {}).items() if count}
+    by_state = ", ".join(f"{humane.count(count)} {state}" for state, count in counts.items())
+    said: dict[str, Any] = {
         "sweep": shown["id"],
         "name": shown["name"],
-        "state": _state(shown),
+        "state": _state_cell(shown)(screen),
         "reason": shown["reason"],
         "problem": shown["problem"],
         "method": shown.get("method"),
         "metric": f"{shown['goal']} {shown['metric']}" if shown.get("metric") else None,
         "queue": shown.get("queue"),
-        "runs": f"{_made(shown)}, {shown['live']} live" + (f": {counts}" if counts else ""),
+        "runs": f"{_made(shown)}, {shown['live']} live" + (f": {by_state}" if by_state else ""),
     }
     best = shown.get("best")
     if best:
-        lines["best"] = f"{_value(best['value'])}  run {best['run']}  {_parameters(best['config'])}"
-    for key, value in lines.items():
+        said["best"] = f"{_value(best['value'])}  run {best['run']}  {_parameters(best['config'])}"
+    lines = []
+    for key, value in said.items():
         if value not in (None, ""):
-            terminal.say(f"{key:<10} {value}")
+            lines += wrapped(value, screen, Styled(f"{key:<10} "))
     for line in (shown.get("failed_output") or "").splitlines():
-        terminal.say(f"{'':<10} | {line}")
-    if shown.get("runs"):
-        terminal.say()
-        terminal.table(
-            ("#", "RUN", "STATE", (shown.get("metric") or "VALUE").upper(), "PARAMETERS", ""),
-            [
-                (
-                    row["index"],
-                    row["run"],
-                    row["state"],
-                    _value(row["value"]),
-                    _parameters(row["config"])[:_MAX_PARAMETERS],
-                    "stopped early" if row["stopped"] else "",
-                )
-                for row in shown["runs"]
-            ],
+        lines += wrapped(line, screen, Styled(f"{'':<10} | "))
+    if not shown.get("runs"):
+        return lines
+    columns = (
+        Column("#", 3),
+        Column("STATE"),
+        Column((shown.get("metric") or "value").upper(), right=True),
+        Column("PARAMETERS", 1, least=16),
+        Column("", 2),
+        Column("RUN"),
+    )
+    rows = [
+        (
+            *(row["index"], state_cell(row["state"]), _value(row["value"]), _parameters(row["config"])),
+            *("stopped early" if row["stopped"] else None, row["run"]),
         )
+        for row in shown["runs"]
+    ]
+    return [*lines, Styled(""), *Table(columns, rows).lines(screen)]
 
 
 @sweep_command.command("wait", epilog="Example: launch-worker sweep wait @")
@@ -238,7 +255,14 @@ def _steer(url: str | None, sweep_id: str, word: SweepOrder, *, as_json: bool) -
 
 
 def _state(shown: dict[str, Any]) -> str:
-    return f"{shown['state']} (being cancelled)" if shown["cancelling"] else str(shown["state"])
+    word = STATE_WORDS.get(shown["state"], str(shown["state"]))
+    return f"{word} (being cancelled)" if shown["cancelling"] else word
+
+
+def _state_cell(shown: dict[str, Any]) -> Callable[[Screen], Styled]:
+    """The state with the sign and colour of the state of runs that it is like."""
+    like = {"PAUSED": "Pending", "STOPPED": "Running", "CANCELED": "Killed"}.get(shown["state"])
+    return state_cell(like or STATE_WORDS.get(shown["state"], ""), _state(shown))
 
 
 def _made(shown: dict[str, Any]) -> str:

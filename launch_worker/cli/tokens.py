@@ -8,6 +8,7 @@ from launch_worker import terminal
 from launch_worker.cli.people import JSON, NAME, ROLES, registry_of
 from launch_worker.model.units import isoformat, parse_duration
 from launch_worker.people.roles import Role
+from launch_worker.terminal import Column
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker tokens create laptop --user ada")
@@ -39,13 +40,24 @@ def list_command(url: str | None, user: str | None, as_json: bool) -> None:
             token.user,
             token.name,
             token.role.label,
-            isoformat(token.expires_at) or "never",
-            isoformat(token.used_at) or "never",
+            terminal.ago(isoformat(token.expires_at)) or "never",
+            terminal.ago(isoformat(token.used_at)) or "never",
             token.used_from,
         )
         for token in found
     ]
-    terminal.table(("ID", "USER", "NAME", "ROLE AT MOST", "EXPIRES", "LAST USED", "FROM"), rows)
+    terminal.table(_COLUMNS, rows)
+
+
+_COLUMNS = (
+    Column("ID"),
+    Column("USER", least=10),
+    Column("NAME", least=10),
+    Column("ROLE AT MOST", 3),
+    Column("EXPIRES", 1, right=True),
+    Column("LAST USED", 2, right=True),
+    Column("FROM", 4, least=10),
+)
 
 
 @tokens_command.command("create", epilog="Example: launch-worker tokens create nightly --user ci-bot --expires 365d")

@@ -12,6 +12,7 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
+from launch_worker.cli.options import WIDE
 from launch_worker.cli.words import run_id_of
 from launch_worker.errors import InputError
 from launch_worker.model.advice import advise
@@ -20,11 +21,19 @@ from launch_worker.model.run import Record
 from launch_worker.model.totals import WAYS, Total
 from launch_worker.model.units import as_us, format_duration, format_size, parse_duration, parse_time
 from launch_worker.model.usage import Measured, Usage
+from launch_worker.terminal import Column
 
 _RUN = click.argument("run_id", metavar="RUN")
 _ATTEMPT = click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="An earlier attempt.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 
+_OVER_TIME = (
+    Column("OF", least=12),
+    Column("OVER TIME", 3),
+    Column("LEAST", 2, right=True),
+    Column("MOST", 1, right=True),
+    Column("LAST", right=True),
+)
 _BARS = "▁▂▃▄▅▆▇█"
 #: Columns of a sparkline.
 _WIDTH = 60
@@ -47,7 +56,7 @@ def metrics_command(url: str | None, run_id: str, attempt: int | None, as_json: 
         return
     rows = _rows_of_samples(measured) + _rows_of_metrics(told)
     if rows:
-        terminal.table(("OF", "OVER TIME", "LEAST", "MOST", "LAST"), rows)
+        terminal.table(_OVER_TIME, rows)
     if measured.samples is not None:
         length_s = measured.samples.every_s * max(1, len(measured.samples.cpu), len(measured.samples.memory))
         terminal.say(f"one sample is {format_duration(measured.samples.every_s)}, all are {format_duration(length_s)}")
@@ -91,7 +100,7 @@ def report_command(url: str | None, run_id: str, attempt: int | None, as_json: b
         return
     so_far = " so far" if measured.is_running else ""
     terminal.say(f"run {record.id} {record.name}, attempt {measured.attempt}{so_far}")
-    terminal.table(("", "ASKED", "USED"), _rows_of_usage(usage, needs))
+    terminal.table(("", Column("ASKED", right=True), Column("USED", right=True)), _rows_of_usage(usage, needs))
     _say_since(usage)
     for sentence in [*advice, *earlier]:
         terminal.say(f"- {sentence}")
@@ -211,10 +220,11 @@ def sparkline(values: Sequence[float | None], *, width: int = _WIDTH) -> str:
 @click.option("--until", metavar="TIME", help="What ended before.")
 @click.option("--project", default="", metavar="ENTITY/PROJECT", help="Only runs of this project.")
 @click.option("--csv", "as_csv", is_flag=True, help="Lines of CSV, in seconds and GiB hours.")
+@WIDE
 @_JSON
 @click.pass_obj
 def usage_command(
-    url: str | None, by: str, since: str, until: str | None, project: str, as_csv: bool, as_json: bool
+    url: str | None, by: str, since: str, until: str | None, project: str, as_csv: bool, wide: bool, as_json: bool
 ) -> None:
     """Sum what runs used, from the archive: time, CPU, memory and GPUs, by user, project, queue, worker or GPU.
 
@@ -243,15 +253,24 @@ def usage_command(
         terminal.say("no attempt ended in this time", err=True)
         return
     rows = [(*(name or "-" for name in group), *_row_of_sums(total)) for group, total in found]
-    columns = (*(way.upper() for way in ways), *_SUMS)
-    terminal.table(columns, rows)
+    columns = [*(Column(way.upper(), least=12) for way in ways), *_SUMS]
+    terminal.table(columns, rows, is_wide=wide)
     unknown = sum(total.unknown for _, total in found)
     if unknown:
         terminal.say(f"of {unknown} attempts nothing is known: they add nothing to the sums", err=True)
 
 
 #: Columns of the sums for people: hours, but for the numbers of attempts.
-_SUMS = ("ATTEMPTS", "HOURS", "CPU H", "OF ASKED", "MEMORY GIB H", "OF ASKED", "GPU H HELD", "GPU H BUSY")
+_SUMS = (
+    Column("ATTEMPTS", 3, right=True),
+    Column("HOURS", right=True),
+    Column("CPU H", right=True),
+    Column("OF ASKED", 5, right=True),
+    Column("MEMORY GIB H", 4, right=True),
+    Column("OF ASKED", 6, right=True),
+    Column("GPU H HELD", 1, right=True),
+    Column("GPU H BUSY", 2, right=True),
+)
 
 
 def _row_of_sums(total: Total) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from launch_worker.cli.people import (
 from launch_worker.errors import InputError
 from launch_worker.model.units import isoformat
 from launch_worker.people.described import roles_as_json
+from launch_worker.terminal import Column
 from launch_worker.untrusted.text import clean
 
 
@@ -54,11 +55,21 @@ def list_command(url: str | None, as_json: bool) -> None:
             "disabled" if user.disabled_at is not None else ", ".join(user.ways) or "tokens",
             roles_as_text(user.roles),
             ", ".join(user.groups),
-            isoformat(user.login_at),
+            terminal.ago(isoformat(user.login_at)),
         )
         for user in found
     ]
-    terminal.table(("USER", "NAME", "WAYS IN", "ROLES", "GROUPS", "LAST LOGIN"), rows)
+    terminal.table(_COLUMNS, rows)
+
+
+_COLUMNS = (
+    Column("USER", least=12),
+    Column("NAME", 2, least=12),
+    Column("WAYS IN", least=10),
+    Column("ROLES", 1, least=16),
+    Column("GROUPS", 4, least=12),
+    Column("LAST LOGIN", 3, right=True),
+)
 
 
 @users_command.command("add", epilog="Example: launch-worker users add ada --role operator --group ml")

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from io import StringIO
 from types import FrameType
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
@@ -207,20 +206,3 @@ def _print_changes(looks: _Looks[T], bell: _Bell, show: Callable[[T], None]) -> 
             terminal.say(f"launch-worker: {who} answers again", err=True)
         away = looks.away
         looks.go_on(bell, most_s=_LOOK_S)
-
-
-class _Captured(StringIO):
-    """What is printed for a terminal."""
-
-    encoding = sys.stdout.encoding
-
-    def isatty(self) -> bool:
-        return True
-
-
-def printed(show: Callable[[], None]) -> list[Styled]:
-    """The lines that a function prints for a terminal."""
-    out = _Captured()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        show()
-    return [Styled(line) for line in out.getvalue().rstrip("\n").split("\n")]

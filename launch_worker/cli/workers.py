@@ -9,64 +9,94 @@ import click
 from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli import devices
-from launch_worker.cli.watching import WATCH, printed, show_or_watch
+from launch_worker.cli.options import WIDE
+from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.model.worker import WorkerOrder
+from launch_worker.terminal import Column, Screen, Styled, Table
 
 
 @click.group(invoke_without_command=True, epilog="Example: launch-worker workers drain celery@gpu1")
 @WATCH
+@WIDE
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_context
-def workers_command(ctx: click.Context, watch: bool, as_json: bool) -> None:
+def workers_command(ctx: click.Context, watch: bool, wide: bool, as_json: bool) -> None:
     """List the live workers; drain, replace or resume one."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_command, watch=watch, as_json=as_json)
+        ctx.invoke(list_command, watch=watch, wide=wide, as_json=as_json)
 
 
 @workers_command.command("list", epilog="Example: launch-worker workers list --json")
 @WATCH
+@WIDE
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 @click.pass_obj
-def list_command(url: str | None, watch: bool, as_json: bool) -> None:
-    """List the live workers, what runs hold of them, and their GPUs."""
+def list_command(url: str | None, watch: bool, wide: bool, as_json: bool) -> None:
+    """List the live workers, what runs hold of them, and their GPUs; and those that went in the last hour."""
     transport = Api(url).transport
-    show_or_watch(
-        transport,
-        transport.workers,
-        draw=lambda workers, _: printed(lambda: _print(workers, as_json=False)),
-        show=lambda workers: _print(workers, as_json=as_json),
-        watch=watch,
-        as_json=as_json,
-    )
+
+    def read() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        live = transport.workers()
+        names = {worker["worker"] for worker in live}
+        # Nobody of an archive's programs waits for one that has none.
+        gone = [] if as_json else transport.gone_workers()
+        return live, [one for one in gone if one["worker"] not in names]
+
+    def show(found: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
+        if as_json:
+            for worker in found[0]:
+                terminal.echo_json(worker)
+        elif any(found):
+            terminal.put(_lines(found, Screen.of(is_wide=wide)))
+        else:
+            terminal.say("no workers", err=True)
+
+    show_or_watch(transport, read, draw=_lines, show=show, watch=watch, as_json=as_json)
 
 
-def _print(workers: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        for worker in workers:
-            terminal.echo_json(worker)
-        return
-    if not workers:
-        terminal.say("no workers", err=True)
-        return
-    rows = [
+_COLUMNS = (
+    Column("WORKER", least=16),
+    Column("STATE"),
+    Column("RUNNING", right=True),
+    Column("GPUS", 1, right=True),
+    Column("CPUS", 2, right=True),
+    Column("MEMORY", 3, right=True),
+    Column("QUEUES", 4, least=10),
+    Column("HOST", 6, least=8),
+    Column("PID", 7),
+    Column("PROBLEM", 5, least=30, falls=True),
+)
+
+
+def _lines(found: tuple[list[dict[str, Any]], list[dict[str, Any]]], screen: Screen) -> list[Styled]:
+    live, gone = found
+    rows: list[tuple[Any, ...]] = [
         (
-            w["worker"],
-            w["host"],
-            w["pid"],
-            ",".join(w["queues"]),
-            f"{w['running']}/{w['slots']}",
-            devices.gpus_text(w),
-            devices.cpus_text(w),
-            devices.memory_text(w),
-            w["state"],
-            w["problem"],
+            worker["worker"],
+            devices.state_text(worker["state"]),
+            f"{worker['running']}/{worker['slots']}",
+            devices.gpus_text(worker),
+            devices.cpus_text(worker),
+            devices.memory_text(worker),
+            ",".join(worker["queues"]),
+            worker["host"],
+            str(worker["pid"]),
+            worker["problem"],
         )
-        for w in workers
+        for worker in live
     ]
-    terminal.table(("WORKER", "HOST", "PID", "QUEUES", "RUNNING", "GPUS", "CPUS", "MEMORY", "STATE", "PROBLEM"), rows)
-    if held := devices.rows(workers):
-        terminal.say()
-        terminal.table(devices.COLUMNS, held)
+    rows += [
+        (
+            *(worker["worker"], devices.state_text(worker["state"]), *[None] * 4, ",".join(worker["queues"])),
+            *(worker["host"], None, f"{worker['state']} {terminal.ago(worker['at'])}"),
+        )
+        for worker in gone
+    ]
+    if not rows:
+        return [terminal.styled("no workers")]
+    held = devices.rows(live)
+    more = [Styled(""), *Table(devices.COLUMNS, held).lines(screen)] if held else []
+    return Table(_COLUMNS, rows).lines(screen) + more
 
 
 @workers_command.command("drain", epilog="Example: launch-worker workers drain celery@gpu1")

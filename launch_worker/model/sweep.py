@@ -13,6 +13,14 @@ from launch_worker.untrusted.text import read_map
 
 #: States of a sweep that is over.
 ENDED = ("FINISHED", "CANCELED")
+#: Words of the states for people.
+STATE_WORDS = {
+    "RUNNING": "Running",
+    "PAUSED": "Paused",
+    "STOPPED": "Stopping",
+    "FINISHED": "Finished",
+    "CANCELED": "Cancelled",
+}
 #: What a person may order for a sweep.
 SweepOrder = Literal["pause", "resume", "stop", "cancel"]
 

@@ -1,6 +1,6 @@
 """Prints for all commands: texts of others made harmless, tables as wide as the terminal, JSON for machines."""
 
-from launch_worker.terminal.cells import cut
+from launch_worker.terminal.cells import cut, wrapped
 from launch_worker.terminal.job_output import JobOutput
 from launch_worker.terminal.paragraphs import commands, facts, paragraph
 from launch_worker.terminal.say import Styled, echo_json, has_colours, joined, put, say, styled
@@ -34,4 +34,5 @@ __all__ = [
     "state_cell",
     "styled",
     "table",
+    "wrapped",
 ]

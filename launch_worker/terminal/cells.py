@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 from launch_worker.terminal.say import Styled
+from launch_worker.terminal.screen import Screen
+from launch_worker.untrusted.text import clean
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
+_NOTHING = Styled("")
 #: Texts of which each character is one cell wide: Latin letters, and the signs that this package writes itself.
 _SINGLE = re.compile("[\\x20-\\x7e\\xa1-\\xac\\xae-\\u02ff\\u2010-\\u2027\\u25a0-\\u25cf\\u2713\\u2717\\u21af\\ufffd]*")
 
@@ -44,6 +48,37 @@ def cut(text: str, cells: int, ellipsis: str = "…") -> str:
             parts.append(part if there <= left else _beginning(part, left) + ellipsis)
             left -= there if there <= left else left + 1
     return Styled("".join(parts))
+
+
+def wrapped(text: str, screen: Screen, head: Styled = _NOTHING) -> list[Styled]:
+    """The cleaned text behind a head, in lines that end between two words; later ones are below its first word."""
+    text = screen.writable(text if isinstance(text, Styled) else clean(text))
+    indent = width_of(head)
+    if screen.width is None or indent + width_of(text) <= screen.width:
+        return [Styled(head + text)]
+    room = max(1, screen.width - indent)
+    rows = [""]
+    for word in _pieces(text.split(" "), room):
+        longer = f"{rows[-1]} {word}" if rows[-1] else word
+        if rows[-1] and _styled_width(longer) > room:
+            rows.append(word)
+        else:
+            rows[-1] = longer
+    return [Styled((" " * indent if at else head) + row) for at, row in enumerate(rows)]
+
+
+def _pieces(words: Iterable[str], room: int) -> Iterator[str]:
+    """The words, those that are longer than a line in pieces."""
+    for word in words:
+        while _styled_width(word) > room and not _STYLE.search(word):
+            piece = _beginning(word, room) or word[:1]
+            yield piece
+            word = word[len(piece) :]
+        yield word
+
+
+def _styled_width(text: str) -> int:
+    return width_of(Styled(text))
 
 
 def padded(text: str, cells: int, *, right: bool = False) -> str:

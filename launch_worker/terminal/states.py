@@ -22,12 +22,16 @@ def state(word: str) -> Styled:
     return styled(word, colour=COLOURS.get(word))
 
 
-def state_cell(word: str) -> Callable[[Screen], Styled]:
-    """A state for a table: with its sign and in its colour on a terminal, the word alone in a pipe."""
+def state_cell(word: str, said: str = "") -> Callable[[Screen], Styled]:
+    """A state for a table: with its sign and in its colour on a terminal, the word alone in a pipe.
+
+    `said` is said in place of the word, for what is like that state of a run.
+    """
+    text = said or word
 
     def cell(screen: Screen) -> Styled:
         sign = screen.sign(word) if screen.is_terminal else ""
-        return styled(f"{sign} {word}" if sign else word, colour=COLOURS.get(word))
+        return styled(f"{sign} {text}" if sign else text, colour=COLOURS.get(word))
 
     return cell
 

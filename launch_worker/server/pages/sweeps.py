@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from launch_worker.errors import InputError, RefusedError
 from launch_worker.model.states import RunState
-from launch_worker.model.sweep import SweepOrder, SweepRecord
+from launch_worker.model.sweep import STATE_WORDS, SweepOrder, SweepRecord
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.caching import as_json
@@ -35,13 +35,8 @@ UNTYPED = 20
 #: Runs from which on the runs of a sweep are read anew every few seconds only.
 _MANY = 1000
 #: State of a run whose sign and colour each state of a sweep has, and its word.
-STATES = {
-    "RUNNING": ("Running", "Running"),
-    "PAUSED": ("Paused", "Paused"),
-    "STOPPED": ("Running", "Stopping"),
-    "FINISHED": ("Finished", "Finished"),
-    "CANCELED": ("Killed", "Cancelled"),
-}
+_SIGNS = {"STOPPED": "Running", "CANCELED": "Killed"}
+STATES = {state: (_SIGNS.get(state, word), word) for state, word in STATE_WORDS.items()}
 
 
 class Row(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.gone_workers import gone_workers
 from launch_worker.api.shown import run_as_json
 from launch_worker.errors import LaunchError, NotFoundError
 from launch_worker.model.worker import WorkerOrder
@@ -23,10 +23,7 @@ from launch_worker.server.sight import Seen
 router = APIRouter(include_in_schema=False)
 Seeing = Annotated[Asker, allowed(Act.SEE_SYSTEM)]
 
-#: Seconds for which a worker that is gone is shown.
-_GONE_S = 3600
-#: Lines of the audit that are looked through for workers, and runs of a worker that are shown.
-_MOST_LINES = 200
+#: Runs of a worker that are shown.
 _MOST_RUNS = 50
 
 
@@ -96,33 +93,8 @@ def _workers(shared: Shared, asker: Asker) -> list[dict[str, Any]]:
 
 
 def _gone(shared: Shared) -> list[dict[str, Any]]:
-    """The workers that were lost or left in the last hour, the newest first, as the archive knows them."""
-    since_us = int((time.time() - _GONE_S) * 1e6)
     try:
-        lines = [
-            line
-            for what in ("lost", "left")
-            for line in shared.connection.acts(who="", what=what, target="", since_us=since_us, limit=_MOST_LINES)
-            if line["kind"] == "worker"
-        ]
-        found = []
-        for line in sorted(lines, key=lambda line: str(line["at"]), reverse=True):
-            owner = line["target"]
-            [came, *_] = shared.connection.acts(who="", what="appeared", target=owner, since_us=None, limit=1) or [
-                {"detail": {}}
-            ]
-            known = came["detail"]
-            host = str(known.get("host") or owner.split(".")[0])
-            found.append(
-                {
-                    "worker": str(known.get("worker") or f"?@{host}"),
-                    "host": host,
-                    "queues": known.get("queues") or [],
-                    "state": line["what"],
-                    "at": line["at"],
-                }
-            )
+        return gone_workers(shared.connection.acts)
     except LaunchError:
         # Without the archive nobody remembers them.
         return []
-    return found

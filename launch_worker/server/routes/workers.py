@@ -39,6 +39,22 @@ class Workers(BaseModel):
     workers: list[WorkerShown]
 
 
+class GoneWorker(BaseModel):
+    """A worker that is gone."""
+
+    worker: str = Field(description="Node name.", examples=["celery@gpu1"])
+    host: str
+    queues: list[str]
+    state: str = Field(description="lost, or left.", examples=["lost"])
+    at: str = Field(description="Time at which it was found to be gone.")
+
+
+class GoneWorkers(BaseModel):
+    """Workers that are gone, the newest first."""
+
+    workers: list[GoneWorker]
+
+
 class Ordered(BaseModel):
     """What became of an order."""
 
@@ -51,6 +67,13 @@ class Ordered(BaseModel):
 def list_workers(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
     """The live workers."""
     return as_json({"workers": Seen(shared, asker.person).workers(shared.connection.workers())})
+
+
+@router.get("/workers/gone", response_model=GoneWorkers)
+def list_gone_workers(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
+    """The workers that were lost or left in the last hour; only for those who see every project."""
+    gone = shared.connection.gone_workers() if Seen(shared, asker.person).is_all else []
+    return as_json({"workers": gone})
 
 
 @router.post("/workers/{worker}/drain")

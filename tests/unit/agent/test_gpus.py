@@ -22,11 +22,11 @@ def worker(gpus: int = 2, cpus: float = 8, memory: int = 64 * G) -> dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("device", "text"),
+    ("device", "cells"),
     [
-        ({"id": "0", "runs": [], "use": None, "memory": 0}, "0: idle"),
-        ({"id": "0", "runs": [], "use": None, "memory": 80 * G}, "0: idle 80G"),
-        ({"id": "3", "runs": ["1m83"], "use": None}, "3: 1m83"),
+        ({"id": "0", "runs": [], "use": None, "memory": 0}, ("0", "idle", "", "", "A")),
+        ({"id": "0", "runs": [], "use": None, "memory": 80 * G}, ("0", "idle", "", "80 GiB", "A")),
+        ({"id": "3", "runs": ["1m83"], "use": None}, ("3", "1m83", "", "", "A")),
         (
             {
                 "id": "0",
@@ -34,14 +34,20 @@ def worker(gpus: int = 2, cpus: float = 8, memory: int = 64 * G) -> dict[str, An
                 "memory": 80 * G,
                 "use": {"percent": 45, "memory_used": int(3.1 * G), "memory_total": 80 * G},
             },
-            "0: 1m83,1m84 45% 3.1/80G",
+            ("0", "1m83,1m84", "45 %", "3.1/80 GiB", "A"),
         ),
-        ({"id": "0", "runs": [], "use": {"percent": None, "memory_used": 0, "memory_total": 80 * G}}, "0: idle 0/80G"),
-        ({"id": "0", "runs": [], "use": {"percent": 0, "memory_used": None, "memory_total": None}}, "0: idle 0%"),
+        (
+            {"id": "0", "runs": [], "use": {"percent": None, "memory_used": 0, "memory_total": 80 * G}},
+            ("0", "idle", "", "0/80 GiB", "A"),
+        ),
+        (
+            {"id": "0", "runs": [], "use": {"percent": 0, "memory_used": None, "memory_total": None}},
+            ("0", "idle", "0 %", "", "A"),
+        ),
     ],
 )
-def test_a_device_is_shown_with_who_holds_it_and_its_use(device: dict[str, Any], text: str) -> None:
-    assert devices.device_text(device) == text
+def test_a_device_is_shown_with_who_holds_it_and_its_use(device: dict[str, Any], cells: tuple[str, ...]) -> None:
+    assert devices.rows([{"worker": "w@h", "devices": [device | {"name": "A"}]}]) == [("w@h", *cells)]
 
 
 def test_amounts_are_shown_as_held_of_all() -> None:
@@ -49,8 +55,10 @@ def test_amounts_are_shown_as_held_of_all() -> None:
     shown["devices"][1]["runs"] = ["1m83"]
     assert devices.gpus_text(shown) == "1/2"
     assert devices.cpus_text(shown) == "0.5/8"
-    assert devices.memory_text(shown) == "3/64G"
-    assert [row[1] for row in devices.rows([shown])] == ["0: idle", "1: 1m83"]
+    assert devices.memory_text(shown) == "3/64 GiB"
+    assert [row[1:3] for row in devices.rows([shown])] == [("0", "idle"), ("1", "1m83")]
+    assert devices.gpus_of([shown, worker(gpus=1)]) == "1 of 3 held"
+    assert devices.gpus_of([worker(gpus=0)]) == "none"
 
 
 def test_a_worker_of_an_older_version_is_shown_without() -> None:
