@@ -26,7 +26,7 @@ PIP = $(WITH_BYTECODE) $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check types-js hooks format maps pictures openapi assets clean
+.PHONY: help demo installed test coverage matrix matrix-full walk chaos bench bench-quick lint check types-js hooks format maps pictures captures openapi assets clean
 
 help: ## show this text
 	@echo 'usage: make TARGET'
@@ -93,6 +93,9 @@ maps: ## draw the pictures and write the tree of docs/architecture.md anew
 
 pictures: $(INSTALLED_DEV) ## photograph every page for the docs, in both themes
 	$(BIN)/python docs/pictures/pages.py
+
+captures: $(INSTALLED_DEV) ## keep what every command prints on terminals of 80 and 200 columns, for the docs
+	$(BIN)/python docs/pictures/commands.py
 
 openapi: $(INSTALLED_DEV) ## write the description of the server's API, docs/openapi.json, anew
 	$(BIN)/python docs/openapi.py
