@@ -36,6 +36,7 @@ ROWS = 50
 PICTURES = ("runs", "status", "show-failed", "sweep-status")
 #: Commands that print what a job printed, as it is.
 RAW = ("logs",)
+#: Colours of a light terminal: background, foreground, the eight colours, and the bright ones.
 LIGHT = TerminalTheme(
     (255, 255, 255),
     (36, 41, 47),
@@ -43,11 +44,11 @@ LIGHT = TerminalTheme(
         (36, 41, 47),
         (207, 34, 46),
         (17, 99, 41),
-        (77, 45, 0),
+        (125, 78, 0),
         (9, 105, 218),
         (130, 80, 223),
         (27, 124, 131),
-        (110, 119, 129),
+        (87, 96, 106),
     ],
     [
         (87, 96, 106),
@@ -57,7 +58,7 @@ LIGHT = TerminalTheme(
         (33, 139, 255),
         (164, 117, 249),
         (49, 146, 170),
-        (140, 149, 159),
+        (0, 0, 0),
     ],
 )
 
@@ -156,7 +157,8 @@ def main() -> None:
                 text, code = on_terminal([str(BIN / words[0]), *words[1:]], env, columns)
                 if name not in RAW:
                     wrong += [f"{command} at {columns}: {fault}" for fault in faults(text, columns)]
-                if "Traceback" in text or (code != 0) != (name in ("runs-wrong", "unknown")):
+                is_of_job = name.startswith(("show", "logs"))
+                if ("Traceback" in text and not is_of_job) or (code != 0) != (name in ("runs-wrong", "unknown")):
                     wrong.append(f"{command} ended with {code}: {text[-500:]}")
                 plain = unstyled(Styled(text)).replace(made, "~")
                 (FOLDER / f"{name}-{columns}.txt").write_text(f"$ {command}\n{plain}", encoding="utf-8")

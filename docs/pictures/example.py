@@ -103,10 +103,9 @@ def fill(folder: Path, env: dict[str, str]) -> dict[str, str]:
     task = "sleep 0.$((LAUNCH_ARRAY_INDEX % 7)); exit $((LAUNCH_ARRAY_INDEX % 13 == 7))"
     array = ("--name", "ablation", "--project", "team/vision", "--array", "0-39", "--", "bash", "-c", task)
     ids["array"] = read_json(run("launch-submit", "--json", *array).splitlines()[0])["id"]
-    wide = "日本語の名前の学習" + "-and-a-name-that-does-not-end" * 4
-    submit(
-        "--name", wide, "--project", "a-team-with-a-long-name/a-project-with-a-long-name", "--", "sh", "-c", "exit 3"
-    )
+    name = "日本語の名前の学習" + "-and-a-name-that-does-not-end" * 4
+    project = "a-team-with-a-long-name/a-project-with-a-long-name"
+    submit("--name", name, "--project", project, "--", "sh", "-c", "exit 3")
     run("launch-worker", "sweep", "create", "sweep.yaml", "-q", "default", "--workers", "3")
     for seed in range(3):
         run(

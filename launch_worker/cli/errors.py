@@ -37,7 +37,8 @@ def run_command(command: click.Command, *, program: str) -> None:
         code = 2
     except LaunchError as error:
         first, *more = str(error).split("\n")
-        terminal.say(f"{program}: {first}", err=True)
+        screen = terminal.Screen.of(sys.stderr)
+        terminal.put(terminal.wrapped(f"{program}: {first}", screen, indent=2), err=True)
         for line in more:
             # Indented, so that no text of others looks like a line of ours.
             terminal.say("  ", line.removeprefix("  "), err=True)

@@ -175,7 +175,7 @@ def _rows_of_page(api: Api, found: Sequence[tuple[Record, str]]) -> list[Row]:
     for record, group in found:
         row = Row(record, record.as_json() if group else Run(api, record.id, record=record, is_snapshot=True).as_json())
         if group and (known := groups.get(group)) is not None:
-            row = Row.of_group(row, group, known.counts, known.created_at, known.ended_at)
+            row = Row.of_group(row, known.id, known.counts, known.created_at, known.ended_at, name=known.name)
         elif group:
             row = Row.of_group(row, group, _counted(api, group), 0, record.ended_at)
         rows.append(row)

@@ -31,10 +31,13 @@ class Row(NamedTuple):
     ended_at: str | None = None
 
     @classmethod
-    def of_group(cls, row: Row, group: str, counts: Mapping[str, int], begun: int, ended: int | None) -> Row:
-        """The row of a group in place of that of one of its runs."""
+    def of_group(
+        cls, row: Row, group: str, counts: Mapping[str, int], begun: int, ended: int | None, *, name: str = ""
+    ) -> Row:
+        """The row of a group in place of that of one of its runs, whose name it has if it has none itself."""
         created_at = isoformat(begun) if begun else row.run["created_at"]
-        return row._replace(group=group, counts=counts, created_at=created_at, ended_at=isoformat(ended))
+        run = {**row.run, "name": name or row.run["name"]}
+        return row._replace(run=run, group=group, counts=counts, created_at=created_at, ended_at=isoformat(ended))
 
 
 def _state(row: Row) -> Any:

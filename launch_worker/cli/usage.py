@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from launch_worker import terminal
+from launch_worker import humane, terminal
 from launch_worker.api.client import Api
 from launch_worker.cli.options import WIDE
 from launch_worker.cli.words import run_id_of
@@ -19,7 +19,7 @@ from launch_worker.model.advice import advise
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.run import Record
 from launch_worker.model.totals import WAYS, Total
-from launch_worker.model.units import as_us, format_duration, format_size, parse_duration, parse_time
+from launch_worker.model.units import as_us, parse_duration, parse_time
 from launch_worker.model.usage import Measured, Usage
 from launch_worker.terminal import Column
 
@@ -59,7 +59,7 @@ def metrics_command(url: str | None, run_id: str, attempt: int | None, as_json: 
         terminal.table(_OVER_TIME, rows)
     if measured.samples is not None:
         length_s = measured.samples.every_s * max(1, len(measured.samples.cpu), len(measured.samples.memory))
-        terminal.say(f"one sample is {format_duration(measured.samples.every_s)}, all are {format_duration(length_s)}")
+        terminal.say(f"one sample is {humane.duration(measured.samples.every_s)}, all are {humane.duration(length_s)}")
     else:
         terminal.say(_why_nothing(record, measured), err=True)
     _say_since(measured.usage)
@@ -134,7 +134,7 @@ def _why_nothing(record: Record, measured: Measured) -> str:
 def _say_since(usage: Usage) -> None:
     if usage.since_s is not None:
         terminal.say(
-            f"memory, GPUs and disk are known since {format_duration(usage.since_s)} after its start: what an earlier "
+            f"memory, GPUs and disk are known since {humane.duration(usage.since_s)} after its start: what an earlier "
             "worker had measured is lost",
             err=True,
         )
@@ -142,22 +142,22 @@ def _say_since(usage: Usage) -> None:
 
 def _rows_of_usage(usage: Usage, needs: Needs) -> list[tuple[str, str, str]]:
     asked_cores = f"{needs.millicores / 1000:g}" if needs.millicores else "-"
-    asked_memory = format_size(needs.memory) if needs.memory else "-"
+    asked_memory = humane.size(needs.memory) if needs.memory else "-"
     rows = [
-        ("time", "-", _known(usage.wall_s, format_duration)),
+        ("time", "-", _known(usage.wall_s, humane.duration)),
         ("cores, average", asked_cores, _known(usage.cores, lambda cores: f"{cores:.2f}")),
-        ("CPU time", "-", _known(usage.cpu_s, format_duration)),
-        ("memory, peak", asked_memory, _known(usage.peak_memory, format_size)),
-        ("memory, average", asked_memory, _known(usage.mean_memory, format_size)),
+        ("CPU time", "-", _known(usage.cpu_s, humane.duration)),
+        ("memory, peak", asked_memory, _known(usage.peak_memory, humane.size)),
+        ("memory, average", asked_memory, _known(usage.mean_memory, humane.size)),
         ("memory over time", "-", _known(usage.memory_gb_h, lambda amount: f"{amount:.3g} GiB h")),
-        ("disk of its folder", "-", _known(usage.disk_bytes, format_size)),
+        ("disk of its folder", "-", _known(usage.disk_bytes, humane.size)),
     ]
     if needs.gpus or usage.gpu_s is not None:
         busy = None if usage.gpu_s is None or not usage.wall_s else usage.gpu_s / usage.wall_s
         rows += [
             ("GPUs busy, average", str(needs.gpus), _known(busy, lambda count: f"{count:.2f}")),
-            ("GPU time", "-", _known(usage.gpu_s, format_duration)),
-            ("GPU memory, peak", "-", _known(usage.peak_gpu_memory, format_size)),
+            ("GPU time", "-", _known(usage.gpu_s, humane.duration)),
+            ("GPU memory, peak", "-", _known(usage.peak_gpu_memory, humane.size)),
         ]
     return rows
 
@@ -172,9 +172,9 @@ def _rows_of_samples(measured: Measured) -> list[tuple[str, ...]]:
         return []
     series = (
         ("cores", samples.cpu, lambda value: f"{value:.2f}"),
-        ("memory", samples.memory, format_size),
+        ("memory", samples.memory, humane.size),
         ("GPUs busy", samples.gpu, lambda value: f"{value:.2f}"),
-        ("GPU memory", samples.gpu_memory, format_size),
+        ("GPU memory", samples.gpu_memory, humane.size),
     )
     return [row for name, values, show in series for row in _row(name, values, show)]
 
@@ -257,7 +257,7 @@ def usage_command(
     terminal.table(columns, rows, is_wide=wide)
     unknown = sum(total.unknown for _, total in found)
     if unknown:
-        terminal.say(f"of {unknown} attempts nothing is known: they add nothing to the sums", err=True)
+        terminal.say(f"of {humane.plural(unknown, 'attempt')} nothing is known: they add nothing to the sums", err=True)
 
 
 #: Columns of the sums for people: hours, but for the numbers of attempts.

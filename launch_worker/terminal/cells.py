@@ -50,18 +50,22 @@ def cut(text: str, cells: int, ellipsis: str = "…") -> str:
     return Styled("".join(parts))
 
 
-def wrapped(text: str, screen: Screen, head: Styled = _NOTHING) -> list[Styled]:
-    """The cleaned text behind a head, in lines that end between two words; later ones are below its first word."""
+def wrapped(text: str, screen: Screen, head: Styled = _NOTHING, *, indent: int | None = None) -> list[Styled]:
+    """The cleaned text behind a head, in lines that end between two words.
+
+    Later lines begin below the text, or with `indent` blanks.
+    """
     text = screen.writable(text if isinstance(text, Styled) else clean(text))
-    indent = width_of(head)
-    if screen.width is None or indent + width_of(text) <= screen.width:
+    before = width_of(head)
+    if screen.width is None or before + width_of(text) <= screen.width:
         return [Styled(head + text)]
-    room = max(1, screen.width - indent)
-    rows = [""]
-    for word in _pieces(text.split(" "), room):
+    indent = before if indent is None else indent
+    rows, room = [""], max(1, screen.width - before)
+    for word in _pieces(text.split(" "), max(1, screen.width - max(before, indent))):
         longer = f"{rows[-1]} {word}" if rows[-1] else word
         if rows[-1] and _styled_width(longer) > room:
             rows.append(word)
+            room = max(1, screen.width - indent)
         else:
             rows[-1] = longer
     return [Styled((" " * indent if at else head) + row) for at, row in enumerate(rows)]

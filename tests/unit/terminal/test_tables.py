@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.terminal import Column, Screen, Styled, Table, Tailed, counted, state_cell, styled
-from launch_worker.terminal.cells import cut, padded, unstyled, width_of
+from launch_worker.terminal.cells import cut, padded, unstyled, width_of, wrapped
 
 #: All kinds of letters: wide ones, ones without a width, escapes, changes of direction, halves of pairs.
 TEXTS = st.text(
@@ -63,6 +63,15 @@ def test_a_cut_text_has_the_cells_that_it_may(text: Styled, cells: int) -> None:
     assert width_of(cut(text, cells)) <= cells
     assert width_of(cut(unstyled(text), cells)) <= cells
     assert cut(text, width_of(text)) == text
+
+
+@given(TEXTS, st.integers(20, 60), st.one_of(st.none(), st.integers(0, 9)))
+def test_a_wrapped_text_loses_no_letter_and_breaks_between_words(text: str, width: int, indent: int | None) -> None:
+    screen = Screen(width, is_terminal=True)
+    lines = wrapped(text, screen, styled("problem: ", colour="red"), indent=indent)
+    assert max(map(width_of, lines)) <= width
+    words = [word for line in lines for word in unstyled(line).removeprefix("problem: ").split()]
+    assert "".join(words) == "".join(unstyled(styled(text)).split())
 
 
 RUNS = [
