@@ -288,9 +288,9 @@ def test_a_queue_is_made_shown_changed_and_deleted_by_commands(cluster: Cluster,
     assert cluster.run("launch-worker", "pools", "pause", "lab").code == 0
     listed = cluster.run("launch-worker", "queues", "list").out.splitlines()
     assert listed[0].split() == [
-        *("QUEUE", "WAITING", "LATER", "RUNNING", "LIMIT", "PAUSED", "POOL", "WORKERS", "RESOURCE", "DESCRIPTION")
+        *("QUEUE", "WAITING", "RUNNING", "LIMIT", "PAUSED", "WORKERS", "LATER", "POOL", "RESOURCE", "DESCRIPTION")
     ]
-    assert listed[1].split()[:6] == ["gpu", "1", "0", "0", "2", "lab"]
+    assert listed[1].split()[:8] == ["gpu", "1", "0", "2", "-", "0", "0", "lab"]
     cleared = told(
         cluster,
         *("queues", "set", "gpu", "--limit", "none", "--pool", "", "--default", "timeout=", "--variables", ""),

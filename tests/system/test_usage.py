@@ -242,7 +242,7 @@ def test_a_report_has_what_was_asked_beside_what_was_used(cluster: Cluster) -> N
     ended(run)
     said = cluster.run("launch-worker", "report", run.id)
     assert said.code == 0, said
-    assert "64G" in said.out
+    assert "64 GiB" in said.out
     assert "too briefly for advice" in said.out
     found = json.loads(cluster.run("launch-worker", "report", run.id, "--json").out)
     assert found["asked"] == {"gpus": None, "cpus": 4, "memory": 64 << 30}
