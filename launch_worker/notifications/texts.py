@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -17,6 +18,8 @@ from launch_worker.untrusted.text import clean, plain_line
 
 #: Characters of a line of output, and of a name or a reason in a sentence.
 _MOST_LINE, _MOST_WORDS = 400, 300
+#: Characters of a rule's sentence, in which names stand.
+_MOST_SENTENCE = 1000
 #: Lines of a failed run's output, runs of a group and messages of a digest that are told.
 OUTPUT_LINES = 20
 MOST_RUNS = 10
@@ -41,9 +44,6 @@ class Text:
     commands: tuple[str, ...] = ()
     #: Address of the page; '' where no server's address is known.
     url: str = ""
-    #: Texts of a digest, and how many more there are.
-    parts: tuple[Text, ...] = ()
-    left_out: int = 0
 
     @property
     def subject(self) -> str:
@@ -64,12 +64,6 @@ class Text:
         if self.commands:
             yield ""
             yield from self.commands
-        for part in self.parts:
-            yield ""
-            yield from part._body()
-        if self.left_out:
-            yield ""
-            yield f"… and {humane.plural(self.left_out, 'more notice')}."
 
 
 def text_of(message: Message, *, server_url: str = "", has_output: bool = True) -> Text:
@@ -113,7 +107,7 @@ _WORDS = {
     "run.finished": ("Finished", "finished"),
     "run.failed": ("Failed", "failed"),
     "run.killed": ("Killed", "was killed"),
-    "run.crashed": ("Crashed", "crashed: its worker was lost"),
+    "run.crashed": ("Crashed", "crashed"),
     "run.running": ("Running", "runs"),
     "run.retry": ("Tried again", "is tried again"),
 }
@@ -143,7 +137,7 @@ def _of_run(message: Message, run: Record, server_url: str, has_output: bool) ->
     return Text(
         what,
         name,
-        f"{name} {verb}{took}{where}" + (f": {reason}" if reason else "."),
+        _ended(f"{name} {verb}{took}{where}" + (f": {reason}" if reason else "")),
         tuple(lines),
         last_lines(message.output) if has_output and is_bad else (),
         tuple(commands),
@@ -188,6 +182,8 @@ def _of_group(message: Message, ended: Ended, server_url: str) -> Text:
     commands = [f"launch-worker {'sweep status' if group.kind == 'sweep' else 'show'} {group.id}"]
     if shown:
         commands.append(f"launch-worker logs {shown[0].id}")
+        if group.kind != "sweep" and group.is_over:
+            commands.append(f"launch-worker retry --failed {group.id}")
     return Text(what, name, sentence, tuple(lines), (), tuple(commands), page_of(message, server_url))
 
 
@@ -212,27 +208,34 @@ def _of_alarm(alarm: Alarm, server_url: str) -> Text:
         f"It is so since {isoformat(alarm.since)}; the rule {_words(alarm.rule)} tells it once, until it is over.",
     )
     message = Message("", "", 0, alarm=alarm)
-    sentence = _words(alarm.sentence)
+    sentence = _words(alarm.sentence, most=_MOST_SENTENCE)
     return Text("Alarm", _words(alarm.rule), sentence, lines, (), commands, page_of(message, server_url))
 
 
 def _of_digest(message: Message, server_url: str) -> Text:
-    shown = message.parts[:MOST_PARTS]
-    # Outputs of many runs would hide what happened.
-    parts = tuple(text_of(part, has_output=False) for part in shown)
+    texts = [text_of(part) for part in message.parts]
+    counts = Counter(text.what for text in texts)
+    by_kind = ", ".join(f"{humane.count(count)} {what.lower()}" for what, count in counts.most_common())
+    lines = [f"- {text.sentence}" for text in texts[:MOST_PARTS]]
+    if left_out := len(texts) - len(lines):
+        lines.append(f"… and {humane.plural(left_out, 'more notice')}.")
+    number = humane.plural(len(texts), "notice")
     return Text(
         "Digest",
-        humane.plural(len(message.parts), "notice"),
-        f"{humane.plural(len(message.parts), 'notice')} of the quiet hours:",
+        number,
+        f"{number} of the quiet hours: {by_kind}.",
+        tuple(lines),
         url=page_of(message, server_url),
-        parts=tuple(Text(part.what, part.name, part.sentence) for part in parts),
-        left_out=len(message.parts) - len(shown),
     )
 
 
-def _words(text: str) -> str:
+def _words(text: str, *, most: int = _MOST_WORDS) -> str:
     """Others' text as a part of a sentence."""
-    return _bounded(clean(" ".join(text.split())), _MOST_WORDS)
+    return _bounded(clean(" ".join(text.split())), most)
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def _sound(text: str) -> str:

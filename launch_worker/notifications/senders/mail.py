@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from launch_worker.notifications.channel import Channel
 from launch_worker.notifications.message import Message
 from launch_worker.notifications.senders.error import SendError
-from launch_worker.notifications.senders.post import connect, cut_at
+from launch_worker.notifications.senders.post import connect, cut_at, why_invalid
 from launch_worker.notifications.texts import text_of
 from launch_worker.settings import Settings
 
@@ -33,13 +33,15 @@ def send_mail(channel: Channel, message: Message, settings: Settings, *, server_
     parts = urlsplit(settings.smtp_url)
     host = parts.hostname or ""
     deadline = time.monotonic() + timeout_s
-    with _clear_errors(host, deadline):
+    with _clear_errors(deadline):
         sock = connect(host, parts.port or _PORTS[parts.scheme], timeout_s=timeout_s)
         with cut_at(sock, deadline), _Smtp(sock, host, is_secure=parts.scheme == "smtps", timeout_s=timeout_s) as smtp:
             smtp.begin()
             if parts.username:
                 if not smtp.is_secure and not _is_loopback(sock):
-                    raise SendError(f"{host} offers no encryption, and a password is not sent without; use smtps://")
+                    raise SendError(
+                        "the mail server offers no encryption, and a password is not sent without; use smtps://"
+                    )
                 smtp.login(unquote(parts.username), unquote(parts.password or ""))
             # Raises only where nobody is taken: then it was not sent to anybody.
             smtp.send_message(mail)
@@ -93,22 +95,22 @@ def _is_loopback(sock: socket.socket) -> bool:
 
 
 @contextmanager
-def _clear_errors(host: str, deadline: float) -> Iterator[None]:
+def _clear_errors(deadline: float) -> Iterator[None]:
     try:
         yield
     except smtplib.SMTPRecipientsRefused as error:
         codes = [code for code, _ in error.recipients.values()]
         is_final = bool(codes) and all(code >= 500 for code in codes)
-        raise SendError(f"{host} takes none of the addresses ({codes[0]})", is_final=is_final) from None
+        raise SendError(f"the mail server takes none of the addresses ({codes[0]})", is_final=is_final) from None
     except smtplib.SMTPAuthenticationError as error:
-        raise SendError(f"{host} refuses the login of LAUNCH_SMTP_URL ({error.smtp_code})") from None
+        raise SendError(f"the mail server refuses the login of LAUNCH_SMTP_URL ({error.smtp_code})") from None
     except smtplib.SMTPResponseException as error:
         # A server that refuses the sender or the text (5xx) will refuse it again.
         is_final = error.smtp_code >= 500 and not isinstance(error, smtplib.SMTPConnectError | smtplib.SMTPHeloError)
-        raise SendError(f"{host} refuses the mail ({error.smtp_code})", is_final=is_final) from None
+        raise SendError(f"the mail server refuses the mail ({error.smtp_code})", is_final=is_final) from None
     except ssl.SSLCertVerificationError as error:
-        raise SendError(f"the certificate of {host} is not valid: {error.verify_message}") from None
+        raise SendError(f"the mail server: {why_invalid(error)}") from None
     except (OSError, smtplib.SMTPException) as error:
         if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
-            raise SendError(f"{host} did not answer in time") from None
-        raise SendError(f"{host} cut the connection, or speaks no SMTP") from None
+            raise SendError("the mail server did not answer in time") from None
+        raise SendError("the mail server cut the connection, or speaks no SMTP") from None

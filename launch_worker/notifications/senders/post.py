@@ -25,7 +25,7 @@ _FINAL = frozenset({400, 410, 413, 415, 422})
 
 
 def post_json(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float) -> None:
-    """Post once. Raises SendError, which names the host and nothing else of the address.
+    """Post once. Raises SendError, in which nothing of the address is: it is kept in Redis, and logged.
 
     A redirect is not followed: it is an error, as any status other than 2xx.
     """
@@ -35,7 +35,7 @@ def post_json(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: f
     sock = connect(host, parts.port or (443 if is_secure else 80), timeout_s=timeout_s)
     try:
         # A receiver that sends a byte now and then keeps no wait from being over.
-        with cut_at(sock, deadline), _clear_errors(host, deadline):
+        with cut_at(sock, deadline), _clear_errors(deadline):
             if is_secure:
                 sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
             connection = http.client.HTTPConnection(parts.netloc, timeout=timeout_s)
@@ -51,9 +51,9 @@ def post_json(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: f
     if 200 <= status < 300:
         return
     if 300 <= status < 400:
-        raise SendError(f"{host} answered {status}, a redirect, which is not followed; set the address that it names")
+        raise SendError(f"it answered {status}, a redirect, which is not followed; set the address that it names")
     raise SendError(
-        f"{host} answered {status} {http.client.responses.get(status, '')}".rstrip(),
+        f"it answered {status} {http.client.responses.get(status, '')}".rstrip(),
         is_final=status in _FINAL,
         retry_after_s=seconds_of(retry_after),
     )
@@ -69,8 +69,8 @@ def connect(host: str, port: int, *, timeout_s: float) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise SendError(f"the name {host} has no address now") from None
-    why = "it has no address"
+        raise SendError("its name has no address now") from None
+    why = "its name has no address"
     for family, kind, protocol, _, place in found:
         if not is_allowed(str(place[0])):
             why = "its address is a link-local or special one, to which no notice is sent"
@@ -91,7 +91,7 @@ def connect(host: str, port: int, *, timeout_s: float) -> socket.socket:
             why = (error.strerror or "no reason").lower()
         else:
             return sock
-    raise SendError(f"{host} cannot be reached: {why}")
+    raise SendError(f"it cannot be reached: {why}")
 
 
 def is_allowed(address: str) -> bool:
@@ -138,14 +138,20 @@ def seconds_of(retry_after: str) -> float | None:
     return min(max(0.0, (at - datetime.now(UTC)).total_seconds()), _MOST_WAIT_S)
 
 
+def why_invalid(error: ssl.SSLCertVerificationError) -> str:
+    """What is wrong with a certificate, without the name that it is not for."""
+    return f"its certificate is not valid: {error.verify_message.partition(', certificate')[0].lower()}"
+
+
 @contextmanager
-def _clear_errors(host: str, deadline: float) -> Iterator[None]:
+def _clear_errors(deadline: float) -> Iterator[None]:
     try:
         yield
     except ssl.SSLCertVerificationError as error:
-        raise SendError(f"the certificate of {host} is not valid: {error.verify_message}") from None
+        raise SendError(why_invalid(error)) from None
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
-            raise SendError(f"{host} did not answer in time") from None
-        what = "no HTTP" if isinstance(error, http.client.HTTPException) else "cut the connection"
-        raise SendError(f"{host} {'answered with ' if 'HTTP' in what else ''}{what}") from None
+            raise SendError("it did not answer in time") from None
+        if isinstance(error, http.client.HTTPException):
+            raise SendError("what it answered is no HTTP") from None
+        raise SendError("it cut the connection") from None

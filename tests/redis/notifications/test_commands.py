@@ -87,7 +87,7 @@ def test_a_channel_by_both_doors(do: Do, receiver: Receiver) -> None:
     assert do("channels", "test", "ops") == "a test was sent to the channel ops\n"
     assert [path for path, _, _ in receiver.got] == ["/hush-hush"]
     receiver.status = 500
-    with pytest.raises(RefusedError, match=r"the test was not sent: 127\.0\.0\.1 answered 500") as caught:
+    with pytest.raises(RefusedError, match="the test was not sent: it answered 500") as caught:
         do("channels", "test", "ops")
     assert "hush" not in str(caught.value)
     [made] = objects(do("channels", "set", "ops", "--new-secret", "--json"))

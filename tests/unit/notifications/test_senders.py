@@ -85,7 +85,7 @@ def test_a_receiver_verifies_a_webhook_by_the_library_of_its_standard(receiver: 
     assert told["type"] == "run.failed"
     data = told["data"]
     assert (data["id"], data["state"], data["exit_code"], data["seconds"]) == (RUN.id, "Failed", 3, 123.0)
-    assert data["text"] == "train failed after 2 min 3 s on celery@vm: exit code 3"
+    assert data["text"] == "train failed after 2 min 3 s on celery@vm: exit code 3."
     assert data["url"] == f"https://launch.example/runs/{RUN.id}"
     assert data["output"] == ["one", "two", "KeyError: 'x'"]
 
@@ -121,7 +121,7 @@ def test_an_answer_says_whether_to_try_again(receiver: Receiver, status: int, is
         send(channel("webhook", receiver.url + "/hidden-path", secret=new_secret()))
     assert caught.value.is_final is is_final
     assert caught.value.retry_after_s == 7
-    assert "hidden-path" not in str(caught.value)
+    assert not {"hidden-path", "127.0.0.1"} & {*str(caught.value).replace("/", " ").split()}
 
 
 def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
@@ -222,7 +222,7 @@ def test_a_certificate_that_is_not_valid_is_refused(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=accept)
         thread.start()
-        with pytest.raises(SendError, match=r"the certificate of 127\.0\.0\.1 is not valid"):
+        with pytest.raises(SendError, match=r"^its certificate is not valid: self-signed certificate$"):
             send(channel("webhook", f"https://127.0.0.1:{listening.getsockname()[1]}", secret=new_secret()))
         thread.join()
 
@@ -304,6 +304,11 @@ def test_apprise_sends_what_we_say_and_calls_nobody_by_a_name(receiver: Receiver
     told = json.loads(body)
     assert told["title"] == "Failed: @\u200beveryone"
     assert "KeyError: 'x'" in told["message"]
+    with receiving() as other:
+        receiver.status, receiver.headers = 307, {"Location": other.url}
+        with pytest.raises(SendError):
+            send(channel("apprise", receiver.url.replace("http://", "json://") + "/x"))
+        assert not other.got, "a redirect is not followed"
     receiver.status = 500
     with pytest.raises(SendError, match=r"Apprise could not send to json://…$") as caught:
         send(channel("apprise", receiver.url.replace("http://", "json://") + "/x"))
