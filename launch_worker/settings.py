@@ -263,7 +263,7 @@ class Settings:
             backfill_s=seconds("LAUNCH_BACKFILL_S", cls.backfill_s),
             gpus_share=size("LAUNCH_GPUS_SHARE", cls.gpus_share),
             wandb_env=_switch("LAUNCH_WANDB_ENV", env.get("LAUNCH_WANDB_ENV") or "1"),
-            health_address=_address(env.get("LAUNCH_HEALTH_ADDRESS", "")),
+            health_address=parse_address(env.get("LAUNCH_HEALTH_ADDRESS", ""), what="LAUNCH_HEALTH_ADDRESS"),
             health_file=_file(env.get("LAUNCH_HEALTH_FILE")),
             server_address=env.get("LAUNCH_SERVER_ADDRESS") or cls.server_address,
             server_hosts=_words(env.get("LAUNCH_SERVER_HOSTS", "")),
@@ -336,13 +336,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _address(text: str) -> tuple[str, int] | None:
-    """Host and port of `8080` (on loopback), `0.0.0.0:8080` or `[::]:8080`."""
+def parse_address(text: str, *, what: str) -> tuple[str, int] | None:
+    """Host and port of `8080` (on loopback), `0.0.0.0:8080` or `[::]:8080`; None for none. Raises SettingsError."""
     if not text:
         return None
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise SettingsError("LAUNCH_HEALTH_ADDRESS must be written as PORT (on loopback) or ADDRESS:PORT")
+        raise SettingsError(f"{what} must be written as PORT (on loopback) or ADDRESS:PORT")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 

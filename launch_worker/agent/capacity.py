@@ -107,6 +107,12 @@ class Capacity:
         with self._lock:
             self._held.pop(key, None)
 
+    @property
+    def held_devices(self) -> frozenset[str]:
+        """The ids of the devices that at least one attempt holds."""
+        with self._lock:
+            return frozenset[str]().union(*(hold.devices for hold in self._held.values()))
+
     def describe(self) -> list[dict[str, Any]]:
         """The devices for people: which they are, the ids of the runs that hold each, and how busy each is."""
         with self._lock:

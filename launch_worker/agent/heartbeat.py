@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from launch_worker.agent.orders import OF_RUNS
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.probes import Vitals
+from launch_worker.agent.worker_metrics import WorkerMetrics
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.maintenance.passes import PASSES, OnEnd, begin_passes, do_pass
 from launch_worker.maintenance.schedules import fire_due
@@ -45,6 +46,7 @@ class Heartbeat:
         stopping: threading.Event,
         wake: threading.Event,
         vitals: Vitals,
+        metrics: WorkerMetrics,
         renew: Callable[[], Pulse],
         free_capacity: Callable[[], FreeCapacity | None],
         on_order: Callable[[dict[str, Any]], None],
@@ -59,6 +61,7 @@ class Heartbeat:
         self._stopping = stopping
         self._wake = wake
         self._vitals = vitals
+        self._metrics = metrics
         self._renew = renew
         self._free_capacity = free_capacity
         self._on_order = on_order
@@ -83,7 +86,7 @@ class Heartbeat:
             # Imported here: an HTTP server takes a while to import, and most workers have none.
             from launch_worker.agent.probe_server import ProbeServer
 
-            self._probes = ProbeServer(self._settings.health_address, self._vitals)
+            self._probes = ProbeServer(self._settings.health_address, self._vitals, self._metrics)
         self._heartbeat.start()
         self._listener.start()
 

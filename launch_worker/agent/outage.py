@@ -60,6 +60,9 @@ class Outage:
         self._over = threading.Event()
         self._over.set()
         self._probes = 0
+        #: Number of outages since the process began, and the seconds of those that are over.
+        self.count = 0
+        self._over_s = 0.0
         self._say_full = Seldom(log.warning)
         #: Callback at the begin of an outage, which has the heartbeat try at once.
         self.on_begin: Callable[[], None] = lambda: None
@@ -68,6 +71,12 @@ class Outage:
     def is_on(self) -> bool:
         """Whether Redis is away."""
         return self._since is not None
+
+    @property
+    def away_s(self) -> float:
+        """Seconds for which Redis was away since the process began."""
+        since = self._since
+        return self._over_s + (time.monotonic() - since if since is not None else 0.0)
 
     def note(self, error: BrokerUnavailableError) -> None:
         """Note that a call got no answer, or that Redis is full, which is no outage: it takes all but new runs."""
@@ -78,6 +87,7 @@ class Outage:
             now = time.monotonic()
             begins = self._since is None
             self._since = self._since or now
+            self.count += begins
             self._over.clear()
             if self._is_to_be_said(now, now - self._since):
                 if self._said_at is None:
@@ -101,6 +111,7 @@ class Outage:
             if self._since is not None:
                 if self._said_at is not None:
                     log.warning("redis.back after_s=%.0f", time.monotonic() - self._since)
+                self._over_s += time.monotonic() - self._since
                 self._since = self._said_at = None
                 self._probes = 0
                 self._over.set()

@@ -1,4 +1,4 @@
-"""Answers a worker's probes over HTTP: `/live`, `/health` and `/ready`, each with 200 or 503 and one JSON object."""
+"""Answers over HTTP a worker's probes, `/live`, `/health` and `/ready`, with 200 or 503 and JSON, and `/metrics`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 from launch_worker.agent.probes import Verdict, Vitals
+from launch_worker.agent.worker_metrics import WorkerMetrics
 from launch_worker.errors import LaunchError
+from launch_worker.prometheus.metrics import WORKER
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -23,19 +25,32 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         vitals = self.server.vitals
         probes = {"/live": vitals.live, "/health": vitals.healthy, "/ready": vitals.ready}
-        probe = probes.get(self.path.partition("?")[0])
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._tell_metrics()
+            return
+        probe = probes.get(path)
         if probe is None:
-            self._answer(404, Verdict(False, f"there is no such probe; use one of: {', '.join(probes)}"))
+            self._answer(404, Verdict(False, f"there is no such probe; use one of: {', '.join(probes)}, /metrics"))
             return
         verdict = probe()
         self._answer(200 if verdict.ok else 503, verdict)
 
     do_HEAD = do_GET
 
+    def _tell_metrics(self) -> None:
+        # Imported here: most workers are never asked.
+        from launch_worker.prometheus.text import CONTENT_TYPE, as_text
+
+        self._send(200, CONTENT_TYPE, as_text(WORKER, self.server.metrics.values()))
+
     def _answer(self, status: int, verdict: Verdict) -> None:
         body = json.dumps({"ok": verdict.ok, "reason": verdict.reason}).encode() + b"\n"
+        self._send(status, "application/json", body)
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
@@ -53,8 +68,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     # Like the handler's own: closing must not wait for a client.
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], vitals: Vitals) -> None:
+    def __init__(self, address: tuple[str, int], vitals: Vitals, metrics: WorkerMetrics) -> None:
         self.vitals = vitals
+        self.metrics = metrics
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
@@ -65,10 +81,10 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 class ProbeServer:
     """Answers from a thread of its own, so also while the worker waits for Redis."""
 
-    def __init__(self, address: tuple[str, int], vitals: Vitals) -> None:
+    def __init__(self, address: tuple[str, int], vitals: Vitals, metrics: WorkerMetrics) -> None:
         """Raises LaunchError when the address cannot be had."""
         try:
-            self._server = _Server(address, vitals)
+            self._server = _Server(address, vitals, metrics)
         except OSError as error:
             raise LaunchError(
                 f"the worker cannot listen on LAUNCH_HEALTH_ADDRESS {address[0]}:{address[1]}: {error}; give each "

@@ -57,6 +57,8 @@ class Vitals:
         self._clock = clock
         self._turned_at = self._reached_at = clock()
         self._has_reached = False
+        #: Number of heartbeats that came later than they should.
+        self.late = 0
         #: Time at which the loop that takes runs last turned, or could not as Redis was away; None without a loop.
         self._looped_at: float | None = None
 
@@ -66,7 +68,8 @@ class Vitals:
 
     def note_reached(self) -> None:
         """Note that a heartbeat has reached Redis."""
-        self._reached_at = self._clock()
+        before, self._reached_at = self._reached_at, self._clock()
+        self.late += self._has_reached and self._reached_at - before > 2 * self._heartbeat_s
         self._has_reached = True
         if self._looped_at is not None and self._is_away():
             # The loop connects anew next.
@@ -92,6 +95,11 @@ class Vitals:
         if self._file is not None:
             self._file.unlink(missing_ok=True)
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since a heartbeat has last reached Redis, and renewed the leases."""
+        return self._clock() - self._reached_at
+
     def live(self) -> Verdict:
         """Whether the worker itself works. An outage of Redis, which it survives, does not count."""
         silent_s = self._clock() - self._turned_at
@@ -103,7 +111,7 @@ class Vitals:
 
     def healthy(self) -> Verdict:
         """Whether heartbeats reach Redis: not so once they have not for 30 s."""
-        silent_s = self._clock() - self._reached_at
+        silent_s = self.silent_s
         if silent_s > patience_s(self._heartbeat_s):
             return Verdict(False, f"Redis has not been reached for {silent_s:.0f} s; jobs go on, their reports wait")
         if why := self.stuck():

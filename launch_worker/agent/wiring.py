@@ -32,6 +32,7 @@ from launch_worker.agent.run_queue_items import Agent as OverridableAgent
 from launch_worker.agent.run_queue_items import RunQueueItems
 from launch_worker.agent.shutdown import WorkerShutdown
 from launch_worker.agent.status import AgentStatus
+from launch_worker.agent.worker_metrics import WorkerMetrics
 from launch_worker.agent.workplace import Workplace
 from launch_worker.api.client import Api
 from launch_worker.maintenance.passes import OnEnd
@@ -137,7 +138,7 @@ def build(
         on_drain=hooks.on_drain or polling.stop,
         on_upgrade=hooks.on_upgrade or polling.stop,
     )
-    heartbeat = _heartbeat(shared, registration, orders)
+    heartbeat = _heartbeat(shared, attempts, registration, orders)
     recovery = _recovery(shared, workplace, attempts, items)
     return Parts(
         identity=shared.identity,
@@ -290,7 +291,7 @@ def _items(
     )
 
 
-def _heartbeat(shared: _Shared, registration: Registration, orders: Orders) -> Heartbeat:
+def _heartbeat(shared: _Shared, attempts: Attempts, registration: Registration, orders: Orders) -> Heartbeat:
     return Heartbeat(
         owner=shared.identity.owner,
         store=shared.store,
@@ -299,6 +300,14 @@ def _heartbeat(shared: _Shared, registration: Registration, orders: Orders) -> H
         stopping=shared.stopping,
         wake=shared.wake,
         vitals=shared.vitals,
+        metrics=WorkerMetrics(
+            settings=shared.settings,
+            slots=shared.slots,
+            vitals=shared.vitals,
+            outage=shared.outage,
+            attempts=attempts,
+            capacity=shared.capacity,
+        ),
         renew=registration.renew,
         free_capacity=registration.free_capacity,
         on_order=orders.obey,

@@ -83,6 +83,8 @@ class Act(StrEnum):
     CONFIRM_RUN = "confirm_run"
     #: Read what is wrong with the installation, as `launch-worker doctor` says it.
     SEE_PROBLEMS = "see_problems"
+    #: Read the metrics of the whole system, as Prometheus does.
+    SEE_METRICS = "see_metrics"
     #: Look at Flower's pages.
     SEE_CELERY = "see_celery"
     #: Use the buttons of Flower's pages.
@@ -124,8 +126,9 @@ RULES = {
     Act.SET_SCHEDULES: Rule(Role.OPERATOR, Scope.PROJECT, own=Role.MEMBER),
     # A wrong word would have the run executed twice at once, so it is not for members.
     Act.CONFIRM_RUN: Rule(Role.OPERATOR, Scope.PROJECT),
-    # Doctor and Flower know no projects.
+    # Doctor, metrics and Flower know no projects.
     Act.SEE_PROBLEMS: Rule(Role.OPERATOR, Scope.SYSTEM, whole=True),
+    Act.SEE_METRICS: Rule(Role.VIEWER, Scope.SYSTEM, whole=True),
     Act.SEE_CELERY: Rule(Role.VIEWER, Scope.SYSTEM, whole=True),
     Act.ACT_IN_CELERY: Rule(Role.OPERATOR, Scope.SYSTEM, whole=True),
     Act.SET_PROJECT: Rule(Role.ADMIN, Scope.PROJECT),

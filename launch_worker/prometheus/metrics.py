@@ -22,8 +22,16 @@ class Buckets(NamedTuple):
     sum: float
 
 
-#: Values of metrics: for each name its samples, each with the values of its labels.
-Values = Mapping[str, Sequence[tuple[tuple[str, ...], float | Buckets]]]
+#: A value of a metric, with the values of its labels.
+Sample = tuple[tuple[str, ...], float | Buckets]
+#: The samples of metrics, by name.
+Values = Mapping[str, Sequence[Sample]]
+
+
+def one(value: float) -> list[Sample]:
+    """The samples of a metric without labels."""
+    return [((), float(value))]
+
 
 #: Metrics of the whole system, from Redis.
 SYSTEM = (
@@ -34,7 +42,7 @@ SYSTEM = (
     Metric(
         "launch_runs_reopened_total",
         "counter",
-        "Ended runs that go on: a person had them tried again, or their worker proved alive. By the state that they left.",
+        "Ended runs that go on, as a person or their living worker has it, by the state that they left.",
         ("state",),
     ),
     Metric("launch_runs_held", "gauge", "Runs whose job may live where no worker is left to look."),
@@ -73,14 +81,14 @@ SYSTEM = (
     Metric("launch_gpus", "gauge", "GPUs of all live workers."),
     Metric("launch_gpus_held", "gauge", "GPUs that at least one run holds."),
     Metric("launch_pass_age_seconds", "gauge", "Time since a pass of beat last began.", ("pass",)),
-    Metric("launch_pass_interval_seconds", "gauge", "Time between two passes, LAUNCH_PASS_S of what tells this."),
+    Metric("launch_pass_interval_seconds", "gauge", "Time between two passes (LAUNCH_PASS_S)."),
     Metric("launch_feed_entries", "gauge", "Entries of the change feed; 0 while nobody reads it."),
     Metric("launch_archive_registered", "gauge", "Whether an archive keeps what Redis forgets."),
     Metric("launch_archive_unconfirmed_runs", "gauge", "Ended runs that the archive has not confirmed."),
     Metric(
         "launch_archive_unconfirmed_limit",
         "gauge",
-        "Ended runs beyond their retention that are kept for an archive at most, LAUNCH_UNARCHIVED_BYTES of what tells this.",
+        "Ended runs beyond their retention that Redis keeps for an archive at most (LAUNCH_UNARCHIVED_BYTES).",
     ),
     Metric("launch_archive_lag_seconds", "gauge", "Age of the oldest end that the archive has not confirmed."),
     Metric("launch_archive_missed_total", "counter", "Ended runs that were deleted before the archive had them."),

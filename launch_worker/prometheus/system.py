@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from launch_worker.errors import LaunchError
 from launch_worker.model.states import FINAL, RunState
-from launch_worker.prometheus.metrics import Buckets, Values
+from launch_worker.prometheus.metrics import Buckets, Sample, Values, one
 from launch_worker.settings import Settings
 from launch_worker.store.figures import Figures
 from launch_worker.store.passes import RECORD_BYTES
 from launch_worker.store.store import Store
 
+#: Final states, in their usual order.
+_FINAL = tuple(state for state in RunState if state in FINAL)
 #: States in which a worker may be; a worker of another release may say others, which count as the last one.
 _WORKER_STATES = ("running", "draining", "quarantined", "stuck", "other")
 #: Passes that are told at most: their names are in Redis.
@@ -28,12 +30,18 @@ class System:
         try:
             figures = self._store.figures()
         except LaunchError:
-            return {"launch_up": [((), 0)]}
+            return {"launch_up": one(0)}
         return values_of(figures, self._settings)
 
 
 def values_of(figures: Figures, settings: Settings) -> Values:
-    return {"launch_up": [((), 1)]} | _runs(figures) | _queues(figures) | _rest(figures, settings) | _redis(figures)
+    return {
+        "launch_up": one(1),
+        **_runs(figures),
+        **_queues(figures),
+        **_rest(figures, settings),
+        **_redis(figures),
+    }
 
 
 def _runs(figures: Figures) -> Values:
@@ -41,27 +49,27 @@ def _runs(figures: Figures) -> Values:
     return {
         "launch_runs": [((state.value,), figures.runs[state]) for state in RunState],
         "launch_runs_reopened_total": [((state.value,), counts.reopened(state)) for state in _FINAL],
-        "launch_runs_held": _one(figures.held),
-        "launch_runs_restored_total": _one(events.get("restored_runs", 0)),
-        "launch_submits_refused_total": _one(counts.refused()),
+        "launch_runs_held": one(figures.held),
+        "launch_runs_restored_total": one(events.get("restored_runs", 0)),
+        "launch_submits_refused_total": one(counts.refused()),
         "launch_attempts_ended_total": [((state.value,), sum(counts.attempts(state).values())) for state in _FINAL],
         "launch_attempts_retried_total": [((state.value,), counts.retried(state)) for state in _FINAL],
         "launch_attempt_seconds": [
             ((state.value,), Buckets(counts.attempts(state), counts.ran_s(state))) for state in _FINAL
         ],
         "launch_wait_seconds": [((), Buckets(counts.waits(), counts.waited_s()))],
-        "launch_leases_late": _one(figures.leases_late),
-        "launch_reports_superseded_total": _one(events.get("superseded_reports", 0)),
-        "launch_items_refused_total": _one(events.get("refused_items", 0)),
-        "launch_items_kept_aside": _one(figures.refused_kept),
-        "launch_items_republished_total": _one(events.get("published_again", 0)),
+        "launch_leases_late": one(figures.leases_late),
+        "launch_reports_superseded_total": one(events.get("superseded_reports", 0)),
+        "launch_items_refused_total": one(events.get("refused_items", 0)),
+        "launch_items_kept_aside": one(figures.refused_kept),
+        "launch_items_republished_total": one(events.get("published_again", 0)),
     }
 
 
 def _queues(figures: Figures) -> Values:
     queues, pools = figures.queues, figures.pools
     return {
-        "launch_queues": _one(figures.queue_count),
+        "launch_queues": one(figures.queue_count),
         "launch_runs_submitted_total": [((queue.name,), queue.counts.submitted()) for queue in queues],
         # A state in which no run of the queue has ended takes no line.
         "launch_runs_ended_total": [
@@ -85,24 +93,24 @@ def _rest(figures: Figures, settings: Settings) -> Values:
     for state, count in figures.workers.items():
         workers[state if state in workers else _WORKER_STATES[-1]] += count
     ages = sorted(figures.pass_ages_s.items())[:_MOST_PASSES]
-    values: dict[str, list[tuple[tuple[str, ...], float | Buckets]]] = {
+    values: dict[str, list[Sample]] = {
         "launch_workers": [((state,), count) for state, count in workers.items()],
-        "launch_slots": _one(figures.slots),
-        "launch_slots_busy": _one(figures.slots_busy),
-        "launch_gpus": _one(figures.gpus),
-        "launch_gpus_held": _one(figures.gpus_held),
+        "launch_slots": one(figures.slots),
+        "launch_slots_busy": one(figures.slots_busy),
+        "launch_gpus": one(figures.gpus),
+        "launch_gpus_held": one(figures.gpus_held),
         "launch_pass_age_seconds": [((name,), age_s) for name, age_s in ages],
-        "launch_pass_interval_seconds": _one(settings.pass_s),
-        "launch_archive_registered": _one(figures.has_archive),
-        "launch_archive_missed_total": _one(figures.events.get("unarchived_deleted", 0)),
+        "launch_pass_interval_seconds": one(settings.pass_s),
+        "launch_archive_registered": one(figures.has_archive),
+        "launch_archive_missed_total": one(figures.events.get("unarchived_deleted", 0)),
     }
     if figures.feed_length is not None:
-        values["launch_feed_entries"] = _one(figures.feed_length)
+        values["launch_feed_entries"] = one(figures.feed_length)
     if figures.has_archive:
         values |= {
-            "launch_archive_unconfirmed_runs": _one(figures.unarchived),
-            "launch_archive_unconfirmed_limit": _one(settings.unarchived_bytes // RECORD_BYTES),
-            "launch_archive_lag_seconds": _one(figures.unarchived_age_s),
+            "launch_archive_unconfirmed_runs": one(figures.unarchived),
+            "launch_archive_unconfirmed_limit": one(settings.unarchived_bytes // RECORD_BYTES),
+            "launch_archive_lag_seconds": one(figures.unarchived_age_s),
         }
     return values
 
@@ -123,13 +131,4 @@ def _redis(figures: Figures) -> Values:
         "launch_redis_evicts": info.get("maxmemory_policy", "noeviction") != "noeviction",
         "launch_redis_is_master": info.get("role") != "slave",
     }
-    return {name: _one(value) for name, value in found.items() if value is not None}
-
-
-#: Final states, in their usual order.
-_FINAL = tuple(state for state in RunState if state in FINAL)
-
-
-def _one(value: float) -> list[tuple[tuple[str, ...], float | Buckets]]:
-    """The samples of a metric without labels."""
-    return [((), float(value))]
+    return {name: one(value) for name, value in found.items() if value is not None}

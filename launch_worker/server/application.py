@@ -43,6 +43,7 @@ from launch_worker.server.routes import (
     home,
     lines,
     login_page,
+    metrics,
     oidc,
     people,
     probes,
@@ -70,7 +71,11 @@ _API_ROUTERS = tuple(
         *(queues, workers, schedules, sweeps, system, events, channels),
     )
 )
-_OTHER_ROUTERS = (*(part.router for part in (probes, home, login_page, oidc, token_page)), *PAGES, celery.router)
+_OTHER_ROUTERS = (
+    *(part.router for part in (probes, metrics, home, login_page, oidc, token_page)),
+    *PAGES,
+    celery.router,
+)
 #: All routers, each with its prefix.
 _ROUTERS: tuple[tuple[str, APIRouter], ...] = (
     *((API, router) for router in _API_ROUTERS),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from launch_worker.model.states import RunState
 
 #: Queues that have counters of their own without an admin's doing (MOST_COUNTED in lua/words/counts.lua).
-MOST_COUNTED = 80
+MOST_COUNTED = 70
 #: Name that stands for all queues without counters of their own. No queue can have it.
 OTHER_QUEUES = "_other"
 #: Name that stands for deleted queues.

@@ -26,6 +26,7 @@ LEAST = {
     Act.SET_SCHEDULES: (OPERATOR, MEMBER),
     Act.CONFIRM_RUN: (OPERATOR, OPERATOR),
     Act.SEE_PROBLEMS: (OPERATOR, OPERATOR),
+    Act.SEE_METRICS: (VIEWER, VIEWER),
     Act.SEE_CELERY: (VIEWER, VIEWER),
     Act.ACT_IN_CELERY: (OPERATOR, OPERATOR),
     Act.SET_PROJECT: (ADMIN, ADMIN),
@@ -106,7 +107,7 @@ def test_a_private_project_is_closed_to_all_system_wide_roles_but_admins(role: R
     assert visible(ada).sees("secret") == (role is ADMIN)
 
 
-@pytest.mark.parametrize("act", [Act.SEE_PROBLEMS, Act.SEE_CELERY, Act.ACT_IN_CELERY])
+@pytest.mark.parametrize("act", [Act.SEE_PROBLEMS, Act.SEE_METRICS, Act.SEE_CELERY, Act.ACT_IN_CELERY])
 def test_what_tells_of_all_projects_is_for_those_who_see_them_all(act: Act) -> None:
     operator = Person("ada", role=OPERATOR, private=frozenset({"secret"}))
     assert not may(operator, act)

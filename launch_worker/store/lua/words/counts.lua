@@ -18,7 +18,7 @@ local COUNTS = (function()
   made.OTHER = '_other'
   local DELETED = '_deleted'
   -- The number of queues that get counters of their own by a run; one that an admin configures gets them in any case.
-  local MOST_COUNTED = 80
+  local MOST_COUNTED = 70
   -- Upper bounds of the histograms' buckets: microseconds, and seconds as text. store/counts.py has the same; a test compares
   -- them. Written out, as a library cannot compute while it is loaded.
   local BOUNDS = {
