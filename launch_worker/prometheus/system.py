@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from launch_worker.errors import LaunchError
 from launch_worker.model.states import FINAL, RunState
 from launch_worker.prometheus.metrics import Buckets, Sample, Values, one
 from launch_worker.settings import Settings
 from launch_worker.store.figures import Figures
+from launch_worker.store.notices import OutboxState
 from launch_worker.store.passes import RECORD_BYTES
 from launch_worker.store.store import Store
 
@@ -14,6 +17,8 @@ from launch_worker.store.store import Store
 _FINAL = tuple(state for state in RunState if state in FINAL)
 #: States in which a worker may be; a worker of another release may say others, which count as the last one.
 _WORKER_STATES = ("running", "draining", "quarantined", "stuck", "other")
+#: Channels of notices that are told at most.
+_MOST_CHANNELS = 10
 #: Passes that are told at most: their names are in Redis.
 _MOST_PASSES = 10
 
@@ -28,13 +33,31 @@ class System:
     def values(self) -> Values:
         """All values of now. While Redis is away only `launch_up` is there, and is 0; that takes seconds at most."""
         try:
-            figures = self._store.figures()
+            figures, outbox, now = self._store.figures(), self._store.outbox_state(), self._store.now_us()
         except LaunchError:
             return {"launch_up": one(0)}
-        return values_of(figures, self._settings)
+        return values_of(figures, self._settings) | notices_of(outbox, now)
 
 
-def values_of(figures: Figures, settings: Settings) -> Values:
+def notices_of(outbox: OutboxState, now: int) -> dict[str, Sequence[Sample]]:
+    """The values of notices: `now` is the server's time in microseconds."""
+    channels = sorted(outbox.channels.items())[:_MOST_CHANNELS]
+    since = [state.oldest_at for state in outbox.channels.values() if state.oldest_at]
+    lost = {
+        "refused": outbox.refused,
+        "given_up": outbox.given_up,
+        "dropped": outbox.dropped,
+        "unknown": outbox.unknown,
+    }
+    return {
+        "launch_notices_waiting": one(outbox.waiting),
+        "launch_notices_oldest_seconds": one(max(0.0, (now - min(since)) / 1e6) if since else 0.0),
+        "launch_notices_sent_total": [((name,), state.sent) for name, state in channels],
+        "launch_notices_lost_total": [((outcome,), count) for outcome, count in lost.items()],
+    }
+
+
+def values_of(figures: Figures, settings: Settings) -> dict[str, Sequence[Sample]]:
     return {
         "launch_up": one(1),
         **_runs(figures),

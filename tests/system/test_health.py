@@ -15,6 +15,7 @@ import pytest
 from launch_worker import submit
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.model.states import RunState
+from launch_worker.prometheus.metrics import WORKER
 from tests.conftest import wait_until
 from tests.support.ports import own_port
 from tests.system.conftest import Cluster, break_machine, wait_for_output, waits_for
@@ -31,6 +32,17 @@ def probe(port: int, path: str) -> tuple[int, dict[str, Any]]:
         return 0, {}
     finally:
         connection.close()
+
+
+def metrics(port: int) -> dict[str, float]:
+    """The metrics of a worker by name."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    finally:
+        connection.close()
+    return {name: float(value) for name, value in (line.split() for line in lines if line[0] != "#")}
 
 
 @pytest.fixture
@@ -55,6 +67,11 @@ def test_a_worker_that_takes_runs_is_alive_healthy_and_ready(cluster: Cluster, p
         status, body = probe(port, path)
         assert (status, body["ok"]) == (200, True), body
     assert probe(port, "/else")[0] == 404
+    told = metrics(port)
+    assert {told[f"launch_worker_{name}"] for name in ("live", "healthy", "ready")} == {1.0}
+    assert (told["launch_worker_slots"], told["launch_worker_running"]) == (2.0, 0.0)
+    assert told["launch_worker_disk_free_bytes"] > 0
+    assert set(told) == {metric.name for metric in WORKER}
     for options in ([], ["--ready"], ["--live"]):
         assert cluster.run("launch-worker", "health", *options).code == 0
     asked = cluster.run("launch-worker", "health", "--ready", "--json")

@@ -6,9 +6,12 @@ import threading
 
 import pytest
 
+from launch_worker.agent.attempts import Attempts
+from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.heartbeat import Heartbeat
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.probes import Vitals
+from launch_worker.agent.worker_metrics import WorkerMetrics
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.settings import Settings
 from launch_worker.store import keys
@@ -39,14 +42,25 @@ def heartbeat(store: Store, worker: Idle) -> Heartbeat:
     """It asks every 10 seconds."""
     settings = Settings.from_env({"LAUNCH_HEARTBEAT_S": "10"}, redis_url=store.url)
     stopping = threading.Event()
+    outage = Outage(stopping)
+    vitals = Vitals(heartbeat_s=10, file=None, is_away=lambda: False, why_no_runs=lambda: "")
+    capacity = Capacity((), cpus=1, memory=1)
     return Heartbeat(
         owner="w",
         store=store,
         settings=settings,
-        outage=Outage(stopping),
+        outage=outage,
         stopping=stopping,
         wake=threading.Event(),
-        vitals=Vitals(heartbeat_s=10, file=None, is_away=lambda: False, why_no_runs=lambda: ""),
+        vitals=vitals,
+        metrics=WorkerMetrics(
+            settings=settings,
+            slots=1,
+            vitals=vitals,
+            outage=outage,
+            attempts=Attempts(slots=1, capacity=capacity, most_grace_s=1.0),
+            capacity=capacity,
+        ),
         renew=worker.renew,
         free_capacity=worker.free_capacity,
         on_order=lambda _: None,

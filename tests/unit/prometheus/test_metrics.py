@@ -12,16 +12,17 @@ import yaml
 
 from launch_worker.model.states import FINAL, RunState
 from launch_worker.prometheus.metrics import SYSTEM, WORKER, Metric
-from launch_worker.prometheus.system import values_of
+from launch_worker.prometheus.system import notices_of, values_of
 from launch_worker.prometheus.text import as_text
 from launch_worker.settings import Settings
 from launch_worker.store.counts import BOUNDS, MOST_COUNTED, NO_BOUND, OTHER_QUEUES, Counts
 from launch_worker.store.figures import Figures, PoolFigures, QueueFigures
+from launch_worker.store.notices import ChannelState, OutboxState
 from tests.support.promtool import DASHBOARD, DEPLOY, RULES, promtool
 
 DOCS = Path(__file__).parents[3] / "docs"
 #: Labels of our metrics; names, ids, projects and users of runs must never be one.
-LABELS = {"state", "queue", "pool", "pass"}
+LABELS = {"state", "queue", "pool", "pass", "channel", "outcome"}
 NAMES = {metric.name for metric in (*SYSTEM, *WORKER)}
 #: Labels that are no metrics, and words of PromQL.
 WORDS = LABELS | {
@@ -82,8 +83,13 @@ def full() -> Figures:
     )
 
 
+def many_channels() -> OutboxState:
+    state = ChannelState(1, 1, 0, "", 0, 1, oldest_at=10**6, sent=5, refused=1, given_up=0, dropped=0)
+    return OutboxState(None, {f"channel-{number}": state for number in range(64)}, 1, 1, 1, 1)
+
+
 def test_the_text_is_what_prometheus_takes_and_its_size_is_bounded() -> None:
-    text = as_text(SYSTEM, values_of(full(), Settings()))
+    text = as_text(SYSTEM, values_of(full(), Settings()) | notices_of(many_channels(), now=10**9))
     assert len(text.splitlines()) < 1000
     promtool("check", "metrics", text=text)
     promtool("check", "metrics", text=as_text(WORKER, {metric.name: [((), 1)] for metric in WORKER}))
@@ -173,6 +179,7 @@ SERIES: dict[str, dict[str, tuple[str, str]]] = {
     },
     "LaunchLeasesLate": {"launch_leases_late": ("0", "1")},
     "LaunchArchiveBehind": {"launch_archive_lag_seconds": ("1", "600")},
+    "LaunchNoticesLate": {"launch_notices_oldest_seconds": ("0", "1200")},
     "LaunchWorkerDiskFull": {"launch_worker_disk_free_bytes": ("1000000000", "1000000")},
 }
 
