@@ -32,7 +32,7 @@ def config_command(url: str | None, is_all: bool, as_json: bool) -> int:
     screen = terminal.Screen.of()
     what = "through the server" if found.is_server else "on"
     source = "by default" if found.works_on_source == "default" else f"by {found.works_on_source}"
-    terminal.put(terminal.paragraph(f"Commands here work {what} {found.works_on}, {source}.", screen))
+    terminal.put(terminal.wrapped(f"Commands here work {what} {found.works_on}, {source}.", screen))
     terminal.say()
     rows = [one for one in found.settings if is_all or not one.is_default]
     if rows:

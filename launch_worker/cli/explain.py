@@ -12,6 +12,8 @@ from launch_worker.model.explanation import Explanation, WorkerAnswer
 #: Workers that are named one by one, and those of other queues.
 _MOST_WORKERS, _MOST_OTHERS = 20, 3
 
+_INDENT = terminal.Styled("  ")
+
 
 @click.command(epilog="Example: launch-worker explain 1m83cyvtfq1tc69")
 @click.argument("run_id", metavar="RUN")
@@ -25,7 +27,7 @@ def explain_command(url: str | None, run_id: str, as_json: bool) -> None:
         terminal.echo_json(found.as_json())
         return
     screen = terminal.Screen.of()
-    lines: list[str] = [*terminal.paragraph(found.sentence, screen)]
+    lines: list[str] = [*terminal.wrapped(found.sentence, screen)]
     if found.state == "Pending":
         lines += _waiting(found, screen)
     else:
@@ -38,15 +40,15 @@ def _waiting(found: Explanation, screen: terminal.Screen) -> list[str]:
     if found.place is not None:
         where = "next" if found.place == 1 else f"number {humane.count(found.place)}"
         priority = f" (priority {found.priority})" if found.priority else ""
-        lines += terminal.paragraph(f"It is {where} in the line of queue {found.queue}{priority}.", screen)
+        lines += terminal.wrapped(f"It is {where} in the line of queue {found.queue}{priority}.", screen)
     if found.held_up_by:
         lines += ["", terminal.styled("What holds it up", bold=True)]
         for text in found.held_up_by:
-            lines += terminal.paragraph(text, screen, indent="  ")
+            lines += terminal.wrapped(text, screen, _INDENT)
     lines += ["", terminal.styled("Workers", bold=True), *_workers(found, screen)]
     if found.advice:
         lines += ["", terminal.styled("What would help", bold=True)]
-        lines += terminal.paragraph(found.advice, screen, indent="  ")
+        lines += terminal.wrapped(found.advice, screen, _INDENT)
     if found.command:
         lines += ["", *terminal.commands([(found.command, "")], screen)]
     return lines
@@ -62,13 +64,13 @@ def _workers(found: Explanation, screen: terminal.Screen) -> list[str]:
     rows = [(one.worker, "; ".join(one.why_not) or room) for one in own[:_MOST_WORKERS]]
     lines: list[str] = []
     for name, text in rows:
-        lines += terminal.paragraph(f"{name}: {text}", screen, indent="  ")
+        lines += terminal.wrapped(f"{name}: {text}", screen, _INDENT)
     if len(own) > _MOST_WORKERS:
         lines.append(f"  and {len(own) - _MOST_WORKERS:,} more of queue {found.queue}: --json lists them")
     if not own:
-        lines += terminal.paragraph(f"none consumes queue {found.queue}", screen, indent="  ")
+        lines += terminal.wrapped(f"none consumes queue {found.queue}", screen, _INDENT)
     if others:
-        lines += terminal.paragraph(_of_others(others, found.queue), screen, indent="  ")
+        lines += terminal.wrapped(_of_others(others, found.queue), screen, _INDENT)
     return lines
 
 

@@ -91,9 +91,9 @@ def logs_command(
                     terminal.say(str(piece.gap), err=True)
                 is_empty = is_empty and not piece.data and piece.gap is None
                 shown.write(piece.data)
-        if is_empty and tail != 0:
-            is_part = any(value is not None for value in wanted.values())
-            _say_why_nothing(api, run.id, attempt, is_part=is_part)
+        # Of a part of it nothing may be expected, as with `grep`.
+        if is_empty and tail != 0 and all(value is None for value in wanted.values()):
+            _say_why_nothing(api, run.id, attempt)
 
 
 def _run_of_log(api: Api, word: str, index: int | None) -> tuple[Run, bool]:
@@ -124,11 +124,8 @@ def _run_of_array(api: Api, group_id: str, index: int) -> Run:
     )
 
 
-def _say_why_nothing(api: Api, run_id: str, attempt: int | None, *, is_part: bool) -> None:
+def _say_why_nothing(api: Api, run_id: str, attempt: int | None) -> None:
     """Say why no output was printed."""
-    if is_part:
-        terminal.say(f"run {run_id}: nothing of its output fits", err=True)
-        return
     try:
         shown = api.shown(run_id)
     except LaunchError:
@@ -156,7 +153,7 @@ def _latest(api: Api, run: Run) -> int | None:
 def _follow_log(api: Api, run: Run, *, tail: int | None, attempt: int | None, raw: bool) -> None:
     number = run.attempt_number(attempt)
     if run.record.state is RunState.PENDING and attempt is None:
-        _say_why_nothing(api, run.id, None, is_part=False)
+        _say_why_nothing(api, run.id, None)
     with terminal.JobOutput(raw=raw) as shown:
         if tail is None:
             following.show_output(run, shown, attempt=attempt)

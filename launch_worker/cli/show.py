@@ -79,7 +79,7 @@ def show_command(url: str | None, run_id: str, is_all: bool, as_json: bool) -> N
 
 def _headline(sentence: str, state: str, screen: terminal.Screen) -> list[str]:
     """The sentence with its first word, a state, in colour."""
-    first, *more = terminal.paragraph(sentence, screen)
+    first, *more = terminal.wrapped(sentence, screen)
     rest = first.removeprefix(state)
     return [terminal.joined(terminal.state_cell(state)(screen), rest) if rest != first else first, *more]
 
@@ -134,7 +134,7 @@ def _next(
     # What the sentence has said already.
     for said in (shown["reason"], f"exit code {record.exit_code}"):
         text = text.removeprefix(humane.sentence(said or "")).strip()
-    lines = ["", *terminal.paragraph(text, screen)] if text else []
+    lines = ["", *terminal.wrapped(text, screen)] if text else []
     if hint.command:
         found.insert(0, (hint.command, ""))
     return [*lines, "", *terminal.commands(found, screen)] if found else lines
@@ -334,7 +334,7 @@ def _show_group(group: Group, *, is_all: bool, as_json: bool) -> None:
         terminal.echo_json(shown)
         return
     record, screen = group.record, terminal.Screen.of()
-    lines: list[str] = [*terminal.paragraph(sentence_of_group(record, now_us=_now_us()), screen)]
+    lines: list[str] = [*terminal.wrapped(sentence_of_group(record, now_us=_now_us()), screen)]
     commands = []
     bad = record.counts["Failed"] + record.counts["Crashed"]
     failed = _failed_runs(group) if bad else []
@@ -346,7 +346,7 @@ def _show_group(group: Group, *, is_all: bool, as_json: bool) -> None:
         else:
             text = f"The first that failed is {named}: {first.reason}."
             text += f" {count:,} of {len(failed):,} that failed say: {reason}." if count > 1 else ""
-        lines += ["", *terminal.paragraph(text, screen)]
+        lines += ["", *terminal.wrapped(text, screen)]
         commands += [(f"launch-worker logs {first.id}", "the output of the first that failed")]
     commands += [(f"launch-worker runs --group {group.id}", "each of its runs")]
     if record.kind != "sweep" and bad and record.is_over:

@@ -2,7 +2,7 @@
 
 from launch_worker.terminal.cells import cut, wrapped
 from launch_worker.terminal.job_output import JobOutput
-from launch_worker.terminal.paragraphs import commands, facts, paragraph
+from launch_worker.terminal.pairs import commands, facts
 from launch_worker.terminal.say import Styled, echo_json, has_colours, joined, put, say, styled
 from launch_worker.terminal.screen import Screen
 from launch_worker.terminal.states import counted, state, state_cell
@@ -26,7 +26,6 @@ __all__ = [
     "facts",
     "has_colours",
     "joined",
-    "paragraph",
     "put",
     "run_time",
     "say",

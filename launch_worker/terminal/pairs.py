@@ -1,4 +1,4 @@
-"""Prints sentences, and facts under each other, within the width of the terminal."""
+"""Makes the lines of facts under each other, and of commands to copy, for the width of the terminal."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from launch_worker.terminal.cells import cut, padded, width_of
 from launch_worker.terminal.say import Styled, joined, styled
 from launch_worker.terminal.screen import Screen
 from launch_worker.untrusted.text import clean
-
-
-def paragraph(text: str, screen: Screen, *, indent: str = "") -> list[Styled]:
-    """The text in lines that end between words; in a pipe it is one line. No word is cut."""
-    lines, width = [""], (screen.width or 1 << 30) - width_of(indent)
-    for word in clean(text).split(" "):
-        if not lines[-1]:
-            lines[-1] = word
-        elif width_of(lines[-1]) + 1 + width_of(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return [joined(indent, screen.writable(line)) for line in lines]
 
 
 def facts(rows: Iterable[tuple[str, str]], screen: Screen) -> list[Styled]:
