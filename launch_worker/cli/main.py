@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -18,6 +19,7 @@ COMMANDS = {
     "audit": "launch_worker.cli.audit",
     "cancel": "launch_worker.cli.acts",
     "channels": "launch_worker.cli.channels",
+    "completion": "launch_worker.cli.completion",
     "config": "launch_worker.cli.config",
     "confirm": "launch_worker.cli.acts",
     "delete": "launch_worker.cli.acts",
@@ -223,4 +225,8 @@ def group(ctx: click.Context, api: str | None) -> None:
 
 
 def main() -> None:
+    if "_LAUNCH_WORKER_COMPLETE" in os.environ:
+        from launch_worker.cli.completion import offer_words
+
+        offer_words(GROUPS)
     run_command(group, program="launch-worker")

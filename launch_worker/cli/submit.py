@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -256,4 +257,8 @@ def _submit(submitter: Submits, items: list[Item], call: Call) -> list[Sent]:
 
 
 def main() -> None:
+    if "_LAUNCH_SUBMIT_COMPLETE" in os.environ:
+        from launch_worker.cli.completion import offer_words
+
+        offer_words()
     run_command(submit_command, program="launch-submit")

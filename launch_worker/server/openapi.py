@@ -40,6 +40,7 @@ _EXAMPLES = {
     "session_id": "3f2a9c04d1e7",
     "channels": "ops",
     "rules": "slow",
+    "kind": "runs",
     "worker": "celery@gpu1",
     "files": "model.pt",
     "queues": "gpu",

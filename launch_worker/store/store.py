@@ -18,6 +18,7 @@ from launch_worker.store.queues import Queues
 from launch_worker.store.requests import Requests
 from launch_worker.store.schedules import Schedules
 from launch_worker.store.submit import Creator
+from launch_worker.store.suggestions import Suggestions
 from launch_worker.store.sweeps import Sweeps
 from launch_worker.store.talk import Talk
 from launch_worker.store.uploads import Uploads
@@ -42,6 +43,7 @@ class Store(
     Queues,
     Requests,
     Schedules,
+    Suggestions,
     Sweeps,
     Talk,
     Uploads,

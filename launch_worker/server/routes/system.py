@@ -6,11 +6,11 @@ import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from launch_worker.errors import NotAllowedError
+from launch_worker.errors import InputError, NotAllowedError
 from launch_worker.model.totals import By
 from launch_worker.model.units import since_ms
 from launch_worker.people.roles import Act, visible
@@ -18,6 +18,7 @@ from launch_worker.server.asker import Asker, allowed
 from launch_worker.server.caching import as_json
 from launch_worker.server.shared import SharedHere
 from launch_worker.server.sight import Seen
+from launch_worker.store.suggestions import KINDS
 
 router = APIRouter(tags=["system"])
 
@@ -39,6 +40,19 @@ class Findings(BaseModel):
     findings: list[dict[str, Any]]
 
 
+class Word(BaseModel):
+    """A word, and what it is."""
+
+    word: str
+    said: str
+
+
+class Words(BaseModel):
+    """Words that a shell may offer."""
+
+    words: list[Word]
+
+
 class Acts(BaseModel):
     """Lines of the audit, the newest first."""
 
@@ -55,6 +69,17 @@ class Sums(BaseModel):
 def show_status(shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_SYSTEM)]) -> Response:
     """Runs by state, queues, pools, workers, and what is wrong."""
     return as_json(Seen(shared, asker.person).status(shared.connection.status()))
+
+
+@router.get("/completion/{kind}")
+def suggest_words(
+    shared: SharedHere, asker: Annotated[Asker, allowed(Act.SEE_RUNS)], kind: Annotated[str, Path(examples=["runs"])]
+) -> Words:
+    """Words with which a person may go on to type: ids of the newest runs, queues, workers and the like."""
+    if kind not in KINDS:
+        raise InputError(f"words are offered of: {', '.join(KINDS)}; not of {kind[:40]!r}")
+    found = shared.connection.store.suggestions(kind, visible(asker.person).sees)
+    return Words(words=[Word(word=one.word, said=one.said) for one in found])
 
 
 @router.get("/problems", response_model=Findings)

@@ -161,7 +161,7 @@ def test_each_answer_of_json_has_a_tag_by_which_it_is_not_sent_again(client: htt
     schedule = {"cron": "@daily", "given": {"command": ["true"]}}
     assert client.put("/api/v1/schedules/thing", json=schedule).status_code == 200
     [first, _] = submit_many([{"command": ["true"], "queue": "thing"}] * 2, api=api)
-    ids |= {"run_id": first.id, "group_id": first.refresh().group}
+    ids |= {"kind": "runs", "run_id": first.id, "group_id": first.refresh().group}
     first.cancel()
     asked = {"runs/counts": {"by": "state"}, "v1/usage": {"by": "user"}, "logs/newest": {"attempt": "1"}}
     asked |= {"runs/named": {"word": "x"}, "v1/run-groups": {"ids": ids["group_id"]}}
