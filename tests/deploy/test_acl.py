@@ -359,6 +359,32 @@ def test_viewers_and_producers_can_look_while_no_worker_and_no_beat_is_alive(
         assert as_user(cluster, guarded, user, "launch-worker", "wait", "--timeout", "1", run.id).code == 1
 
 
+def test_metrics_are_whole_for_whoever_may_only_look_and_what_each_user_does_is_counted(
+    cluster: Cluster, guarded: Guarded
+) -> None:
+    worker = Store(guarded.url("worker"))
+    # The functions are loaded by who may.
+    worker.heal([])
+    producer = Store(guarded.url("producer"))
+    run_id = create(producer)
+    worker.finish(claim(worker, run_id), FINISHED)
+    for store in (worker, producer):
+        store.close()
+    for user in ("viewer", "server-reader", "archive"):
+        told = as_user(cluster, guarded, user, "launch-worker", "exporter", "--once")
+        assert told.code == 0, told
+        for line in (
+            'launch_runs_submitted_total{queue="default"} 1.0',
+            'launch_runs_ended_total{queue="default",state="Finished"} 1.0',
+            "launch_wait_seconds_count 1.0",
+            "launch_feed_entries 0.0",
+            "launch_redis_saved 1.0",
+            "launch_notices_waiting 0.0",
+        ):
+            assert line in told.out, user
+    assert guarded.refused() == []
+
+
 def test_the_server_keeps_what_a_launch_system_needs(guarded: Guarded) -> None:
     config = guarded.admin.config_get("*")
     assert (config["appendonly"], config["appendfsync"]) == ("yes", "everysec")

@@ -19,10 +19,10 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
 #: Files of the kustomization, which also names the folder of Redis' users.
 FILES = [name for name in KUSTOMIZATION["resources"] if name != "../redis"]
-#: What opens Redis to other namespaces, for those who take it in.
-DIRECT = "direct.yaml"
+#: Files for those who take them in: what opens Redis to other namespaces, and metrics.
+OPTIONAL = ("direct.yaml", "metrics.yaml")
 MANIFESTS: list[dict[str, Any]] = [
-    manifest for name in (*FILES, DIRECT) for manifest in yaml.safe_load_all((FOLDER / name).read_text())
+    manifest for name in (*FILES, *OPTIONAL) for manifest in yaml.safe_load_all((FOLDER / name).read_text())
 ]
 QUEUES = ("default", "gpu")
 
@@ -64,7 +64,7 @@ def test_a_misspelt_field_would_be_found() -> None:
 
 def test_every_file_is_part_of_the_kustomization() -> None:
     files = {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
-    assert files == {*FILES, DIRECT, *KUSTOMIZATION["configurations"]}
+    assert files == {*FILES, *OPTIONAL, *KUSTOMIZATION["configurations"]}
 
 
 def test_kustomize_builds_it_and_leaves_selectors_alone(tmp_path: Path) -> None:
