@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any, NoReturn, Self
 
 from launch_worker.humane import count
-from launch_worker.terminal import Screen
+from launch_worker.terminal import Screen, Styled, has_colours
+from launch_worker.terminal.cells import unstyled
 
 #: Enters the terminal's other screen, hides the cursor, and cuts lines at the window's edge.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"
@@ -56,7 +57,7 @@ class FullScreen:
             # A terminal that was hung up takes nothing more.
             with contextlib.suppress(OSError):
                 self._leave()
-                self._write("".join(f"{line}\x1b[0m\n" if "\x1b" in line else f"{line}\n" for line in self._last))
+                self._write("".join(f"{_ended(line)}\n" for line in self._last))
         finally:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
@@ -65,11 +66,13 @@ class FullScreen:
         """What lines are made for now; the window may be of another size the next time."""
         return Screen(os.get_terminal_size(self._out).columns, True, sys.stdout.encoding or "ascii")
 
-    def draw(self, lines: Sequence[str], *, foot: str = "") -> None:
+    def draw(self, lines: Sequence[Styled], *, foot: str = "") -> None:
         """Show these lines from the top, none wider than `kind().width`; what does not fit is counted in the last row.
 
         `foot` stands below them in any case.
         """
+        if not has_colours(sys.stdout):
+            lines = [Styled(unstyled(line)) for line in lines]
         self._last = [*lines, foot] if foot else lines
         size = os.get_terminal_size(self._out)
         if size != self._size:
@@ -79,7 +82,7 @@ class FullScreen:
         old = self._rows
         for at, row in enumerate(rows):
             if old is None or at >= len(old) or old[at] != row:
-                parts.append(f"\x1b[{at + 1};1H{row}\x1b[0m{_END_OF_LINE}")
+                parts.append(f"\x1b[{at + 1};1H{_ended(row)}{_END_OF_LINE}")
         if (old is None or len(old) > len(rows)) and len(rows) < size.lines:
             parts.append(f"\x1b[{len(rows) + 1};1H{_END_OF_SCREEN}")
         self._rows = rows
@@ -111,6 +114,11 @@ class FullScreen:
         os.kill(os.getpid(), signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, self._stop)
         self._begin()
+
+
+def _ended(line: str) -> str:
+    """The line with an end of its colours."""
+    return f"{line}\x1b[0m" if "\x1b" in line else line
 
 
 def _fitting(lines: Sequence[str], most: int) -> list[str]:

@@ -31,10 +31,9 @@ _AGAIN_S = 1.0
 _LOOK_S = 2.0
 #: Seconds after a look for news at which there is one more: what a server says may be a second old.
 _ONCE_MORE_S = 1.1
-#: Shares of the time that are spent reading: after news, and without. Seconds between two looks at most.
-_SHARE_AT_NEWS = 0.1
-_SHARE_IDLE = 0.02
-_MOST_S = 5.0
+#: Shares of the time that are spent reading: after news, and without; and seconds between two looks, at most.
+_SHARE_AT_NEWS, _MOST_AT_NEWS_S = 0.1, 5.0
+_SHARE_IDLE, _MOST_IDLE_S = 0.007, 12.0
 
 #: Byte by which the thread of news wakes the watch; signals do so by their numbers, from 1.
 _NEWS = 0
@@ -128,8 +127,10 @@ class _Looks(Generic[T]):
             self._soon = self._late = now + _AGAIN_S
             return
         taken_s = now - began
-        self._soon = now + min(_MOST_S, max(_FRAME_S, taken_s / _SHARE_AT_NEWS))
-        self._late = now + min(_MOST_S, max(_ONCE_MORE_S if is_of_news else _LOOK_S, taken_s / _SHARE_IDLE))
+        self._soon = now + min(_MOST_AT_NEWS_S, max(_FRAME_S, taken_s / _SHARE_AT_NEWS))
+        self._late = now + min(_MOST_IDLE_S, max(_LOOK_S, taken_s / _SHARE_IDLE))
+        if is_of_news:
+            self._late = min(self._late, now + max(_ONCE_MORE_S, taken_s / _SHARE_AT_NEWS))
 
 
 class _Bell:

@@ -6,6 +6,8 @@ import re
 import sys
 from codecs import getincrementaldecoder
 
+from launch_worker.terminal.say import has_colours
+
 #: Sequences of a job that reach a terminal: colours, and a line's end as on Windows.
 _ALLOWED = re.compile(r"\x1b\[[0-9;:]{0,60}m|\r\n|[^\n\t\x20-\x7e]")
 #: Beginning of an escape that could be a colour, or of a line's end.
@@ -17,8 +19,8 @@ _HARMLESS = "\xa0\u200c\u200d\u202f\u3000"
 class JobOutput:
     """A job's bytes on standard output: as they are in a pipe or with `raw`, harmless on a terminal.
 
-    On a terminal colours pass, and every other control character is shown as what it is: `^G`, `\\x9b`, `\\u202e`. A
-    carriage return is `^M` and a new line, so that no line is written over.
+    On a terminal colours pass where they are wanted, and every other control character is shown as what it is: `^G`,
+    `\\x9b`, `\\u202e`. A carriage return is `^M` and a new line, so that no line is written over.
     """
 
     def __init__(self, *, raw: bool = False) -> None:
@@ -26,6 +28,7 @@ class JobOutput:
         self._decoder = getincrementaldecoder("utf-8")("backslashreplace")
         self._rest = ""
         self._has_colour = False
+        self._takes_colours = has_colours(sys.stdout)
 
     def __enter__(self) -> JobOutput:
         return self
@@ -57,6 +60,8 @@ class JobOutput:
         if found == "\r\n":
             return "\n"
         if len(found) > 1:
+            if not self._takes_colours:
+                return ""
             self._has_colour = True
             return found
         if found.isprintable() or found in _HARMLESS:

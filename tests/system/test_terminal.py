@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,24 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def on_terminal(url: str, commands: Sequence[Sequence[str]], folder: Path, *, timeout_s: float = 60.0) -> bytes:
+def on_terminal(
+    url: str,
+    commands: Sequence[Sequence[str]],
+    folder: Path,
+    *,
+    timeout_s: float = 60.0,
+    env: Mapping[str, str] | None = None,
+) -> bytes:
     """What these commands write to a terminal that is their standard output and standard error."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("LAUNCH_")}
-    env |= {"LAUNCH_REDIS_URL": url, "LAUNCH_WORK_DIR": str(folder), "COLUMNS": "300", "TERM": "xterm-256color"}
+    all_env = {name: value for name, value in os.environ.items() if not name.startswith("LAUNCH_")}
+    all_env |= {"LAUNCH_REDIS_URL": url, "LAUNCH_WORK_DIR": str(folder), "COLUMNS": "300", "TERM": "xterm-256color"}
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, json.dumps(commands)], stdin=theirs, stdout=theirs, stderr=theirs, env=env
+        [sys.executable, "-c", PROGRAM, json.dumps(commands)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=all_env | dict(env or {}),
     )
     os.close(theirs)
     written, deadline = b"", time.monotonic() + timeout_s
@@ -146,8 +157,9 @@ def hostile(api: Api) -> dict[str, str]:
     return {"run": run.id, "waiting": waiting.id}
 
 
-def test_no_text_of_others_steers_a_terminal(hostile: dict[str, str], redis_url: str, tmp_path: Path) -> None:
-    looks: list[list[str]] = [
+def looks_at(hostile: dict[str, str]) -> list[list[str]]:
+    """The words of all commands that only look."""
+    return [
         *(["runs"], ["runs", "--pending"], ["runs", "--sort", "name"], ["show", hostile["run"]], ["queues"], ["pools"]),
         *(
             ["show", hostile["waiting"]],
@@ -166,6 +178,10 @@ def test_no_text_of_others_steers_a_terminal(hostile: dict[str, str], redis_url:
         *(["sweep", "list"], ["sweep", "status", "01sweep"], ["sweep", "status", "01deep"], ["files", hostile["run"]]),
         *(["wait", hostile["run"]], ["show", "gone"], ["health"]),
     ]
+
+
+def test_no_text_of_others_steers_a_terminal(hostile: dict[str, str], redis_url: str, tmp_path: Path) -> None:
+    looks = looks_at(hostile)
     acts: list[list[str]] = [
         *(["logs", hostile["run"]], ["logs", "--tail", "5", hostile["run"]], ["logs", "-f", hostile["run"]]),
         *(["files", hostile["run"], "kept"], ["files", hostile["run"], EVIL], ["show", EVIL], ["nothing" + EVIL]),
@@ -186,6 +202,24 @@ def test_no_text_of_others_steers_a_terminal(hostile: dict[str, str], redis_url:
     # A colour of theirs is none of ours, but in a log.
     seen = written.decode().split("=====")
     assert not [part for part in seen if "\x1b[31mRED" in part and '"logs"' not in part and '"files"' not in part]
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_a_terminal_on_which_no_colours_are_wanted_gets_no_escape_at_all(
+    hostile: dict[str, str], redis_url: str, tmp_path: Path, variable: dict[str, str]
+) -> None:
+    # The log of the run has colours of the job's.
+    commands = [["launch-worker", *words] for words in looks_at(hostile)]
+    commands += [
+        ["launch-worker", "logs", hostile["run"]],
+        ["launch-worker", "sweep", "--help"],
+        ["launch-worker", "x"],
+    ]
+    commands += [["launch-worker", "cancel", hostile["waiting"]], ["launch-submit", "-q", "waiting", "true"]]
+    written = on_terminal(redis_url, commands, tmp_path, env=variable)
+    assert written.count(b"exit code") == len(commands), written[-2000:]
+    assert b"Crashed" in written
+    assert b"\x1b" not in written
 
 
 def test_a_jobs_colours_reach_a_terminal_and_its_control_bytes_are_shown(
