@@ -38,6 +38,8 @@ _IDLE = 2
 _GONE_S = 3600
 _MOST_LINES = 200
 
+#: How many runs of each queue wait, and the first of them with the times since which they do.
+_Waiting = dict[str, tuple[int, list[tuple[str, int]]]]
 #: What tells a finding: the channel's name, an id that stays the same for it, and what it is.
 Tell = Callable[[str, str, Alarm], object]
 
@@ -130,6 +132,7 @@ class _Look:
         self._now = now
         self._busy = busy
         self._workers: list[dict[str, Any]] | None = None
+        self._ready: list[str] | None = None
         self._running: dict[tuple[str, str], list[Record]] = {}
 
     def findings(self, rule: Rule) -> Iterator[Alarm]:
@@ -146,22 +149,20 @@ class _Look:
             yield replace(alarm, rule=rule.name)
 
     def _queues(self, rule: Rule) -> list[str]:
-        known = self._store.queue_names()
-        return [name for name in known if not rule.queue or name == rule.queue]
+        """The queues in which runs are ready that the rule watches."""
+        if self._ready is None:
+            self._ready = [name for name, ready in self._store.queues().items() if ready]
+        return [name for name in self._ready if not rule.queue or name == rule.queue]
 
     def _waiting(self, rule: Rule, before: int) -> Iterator[Alarm]:
-        for queue in self._queues(rule):
-            count, first = self._store.waiting_before(queue, before, most=_MOST_WAITING if rule.project else 1)
-            if rule.project and first:
-                places = self._store.places_of_runs([run_id for run_id, _ in first])
-                first = [run for run in first if places.get(run[0], ("", ""))[0] == rule.project]
-                count = len(first)
-            if not first:
-                continue
+        waiting = self._store.waiting_before(self._queues(rule), before, most=_MOST_WAITING if rule.project else 1)
+        if rule.project:
+            waiting = self._of_project(waiting, rule.project)
+        oldest = [first[0][0] for _, first in waiting.values()]
+        records = {record.id: record for record in self._store.records(oldest)}
+        for queue, (count, first) in waiting.items():
             run_id, since = first[0]
-            record = self._store.records([run_id])
-            name = record[0].name if record else run_id
-            why = record[0].reason if record else ""
+            record = records.get(run_id, Record())
             of = f" of project {rule.project}" if rule.project else ""
             yield Alarm(
                 "",
@@ -169,18 +170,33 @@ class _Look:
                 queue,
                 since,
                 f"In queue {queue}, {humane.plural(count, 'run')}{of} {_verb(count, 'waits', 'wait')} for more than "
-                f"{humane.duration(rule.seconds)}; {name} ({run_id}) for {self._for(since)}"
-                + (f": {why}." if why else "."),
+                f"{humane.duration(rule.seconds)}; {record.name or 'the first'} ({run_id}) for {self._for(since)}"
+                + (f": {record.reason}." if record.reason else "."),
                 f"launch-worker queues show {queue}",
                 queue,
                 rule.project,
                 {"runs": str(count), "oldest_run": run_id},
             )
 
+    def _of_project(self, waiting: _Waiting, project: str) -> _Waiting:
+        """What of these runs is of a project."""
+        places = self._store.places_of_runs([run_id for _, first in waiting.values() for run_id, _ in first])
+        kept = {
+            queue: [run for run in first if places.get(run[0], ("", ""))[0] == project]
+            for queue, (_, first) in waiting.items()
+        }
+        return {queue: (len(first), first) for queue, first in kept.items() if first}
+
     def _unserved(self, rule: Rule, before: int) -> Iterator[Alarm]:
-        for queue in self._queues(rule):
-            count, first = self._store.waiting_before(queue, before, most=1)
-            if not first or self._store.consumers(queue) or self._store.settings_of("queue", queue).get("paused"):
+        served = {
+            str(queue)
+            for worker in self._live()
+            if worker.get("state") == "running"
+            for queue in worker.get("queues") or ()
+        }
+        unserved = [queue for queue in self._queues(rule) if queue not in served]
+        for queue, (count, first) in self._store.waiting_before(unserved, before, most=1).items():
+            if self._store.settings_of("queue", queue).get("paused"):
                 continue
             yield Alarm(
                 "",

@@ -91,18 +91,30 @@ class Queues(Records, Server):
             heads = [int(score) % keys.LEVEL for head in pipe.execute() for _, score in head]
         return max(0.0, (now - min(heads)) / 1e6) if heads else None
 
-    def waiting_before(self, queue: str, before_us: int, *, most: int) -> tuple[int, list[tuple[str, int]]]:
-        """How many runs of a queue are ready since before this time, and the first of them with those times."""
+    def waiting_before(
+        self, queues: Sequence[str], before_us: int, *, most: int
+    ) -> dict[str, tuple[int, list[tuple[str, int]]]]:
+        """The queues with runs that are ready since before this time: how many, and the first with those times."""
         levels = [level * keys.LEVEL for level in range(len(keys.PRIORITY_STEPS))]
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
-            for first in levels:
-                span = (keys.line(queue), first, f"({min(first + before_us, keys.LATER)}")
-                pipe.zcount(*span)
-                pipe.zrangebyscore(*span, start=0, num=most, withscores=True)
-            found = pipe.execute()
-        waiting = [(text(run_id), int(score) % keys.LEVEL) for ids in found[1::2] for run_id, score in ids]
-        return sum(found[::2]), sorted(waiting, key=lambda run: run[1])[:most]
+            for queue in queues:
+                for first in levels:
+                    span = (keys.line(queue), first, f"({min(first + before_us, keys.LATER)}")
+                    pipe.zcount(*span)
+                    pipe.zrangebyscore(*span, start=0, num=most, withscores=True)
+            answers = iter(pipe.execute(raise_on_error=False) if queues else ())
+        waiting = {}
+        for queue in queues:
+            count, found = 0, []
+            for _ in levels:
+                counted, ids = next(answers), next(answers)
+                if isinstance(counted, int) and isinstance(ids, list):
+                    count += counted
+                    found += [(text(run_id), int(score) % keys.LEVEL) for run_id, score in ids]
+            if found:
+                waiting[queue] = count, sorted(found, key=lambda run: run[1])[:most]
+        return waiting
 
     def pools(self) -> list[str]:
         """Every pool that was configured, or that a queue names."""
