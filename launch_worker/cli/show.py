@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -68,7 +68,7 @@ def show_command(url: str | None, run_id: str, is_all: bool, as_json: bool) -> N
         lines += ["", terminal.styled("  It printed nothing.", dim=True)]
     elif tail:
         gutter = terminal.styled("  │ " if screen.has_signs else "  | ", dim=True)
-        lines += ["", *(terminal.joined(gutter, screen.writable(line)) for line in tail)]
+        lines += ["", *(terminal.joined(gutter, part) for line in tail for part in _parts(line, screen))]
     lines += _next(api, record, shown, tail or [], screen)
     if is_all:
         terminal.put(map(terminal.joined, [*lines, ""]))
@@ -82,6 +82,15 @@ def _headline(sentence: str, state: str, screen: terminal.Screen) -> list[str]:
     first, *more = terminal.wrapped(sentence, screen)
     rest = first.removeprefix(state)
     return [terminal.joined(terminal.state_cell(state)(screen), rest) if rest != first else first, *more]
+
+
+def _parts(line: str, screen: terminal.Screen) -> Iterator[str]:
+    """A line of output in parts that fit beside the gutter."""
+    left = screen.writable(line)
+    while screen.width is not None and (part := terminal.cut(left, screen.width - 4, "")) != left:
+        yield part
+        left = left[len(part) :]
+    yield left
 
 
 def _now_us() -> int:
@@ -284,12 +293,13 @@ def _show_all(shown: Mapping[str, Any], record: Record) -> None:
     env = spec.get("env")
     rows += [("env", f"{name}={value}") for name, value in env.items()] if isinstance(env, dict) else []
     width = max(len(name) for name, text in rows if text)
-    last = ""
+    last, screen, lines = "", terminal.Screen.of(), []
     for name, text in rows:
         for line in text.split("\n") if text else ():
-            terminal.say(terminal.styled(("" if name == last else name).ljust(width), dim=True), "  ", line)
+            head = terminal.styled(("" if name == last else name).ljust(width) + "  ", dim=True)
+            lines += terminal.wrapped(line, screen, head)
             last = name
-    terminal.say()
+    terminal.put([*lines, terminal.Styled("")])
     steps = [(step["at"], step["state"], step["attempt"], step["worker"], step["reason"]) for step in shown["history"]]
     _table(("AT", "STATE", "ATTEMPT", "WORKER"), "REASON", steps)
     if "attempts" in shown:

@@ -43,5 +43,5 @@ def last_exception(output: str, *, secrets: Collection[str] = ()) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _LEAST_SECRET:
             found = found.replace(secret, _MASK)
-    found = clean(found)
+    found = clean(found).rstrip()
     return found if len(found) <= _MOST_CHARS else f"{found[: _MOST_CHARS - 1]}…"

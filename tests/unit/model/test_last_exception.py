@@ -31,6 +31,7 @@ def trace(line: str) -> str:
     ("output", "found"),
     [
         (TRACE, "torch.Broken: no data: see above"),
+        (trace("KeyError: 1  "), "KeyError: 1"),
         # A traceback whose first line was before the last lines of an output.
         ('  File "x", line 3, in f\n    f()\nKeyboardInterrupt\n', "KeyboardInterrupt"),
         (trace("KeyError: 1").replace("\n", "\r\n"), "KeyError: 1"),
