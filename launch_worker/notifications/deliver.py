@@ -26,7 +26,7 @@ from launch_worker.notifications.rules import Rules
 from launch_worker.notifications.senders.error import SendError
 from launch_worker.notifications.senders.senders import Senders
 from launch_worker.settings import Settings
-from launch_worker.store.notices import AT_ONCE, Fate, Lent, Notice
+from launch_worker.store.notices import AT_ONCE, SENDER_LIFE_S, Fate, Lent, Notice
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.notifications")
@@ -37,7 +37,7 @@ _LOOK_S = 5.0
 _TURN_S = 0.5
 #: Seconds of one try to send, and of a lease, which each try renews.
 TIMEOUT_S = 10.0
-_LEASE_S = 30.0
+_LEASE_S = 15.0
 #: Seconds until a notice is tried again: first, and at most.
 _AGAIN_S = 5.0
 _AGAIN_CAP_S = 7200.0
@@ -140,7 +140,7 @@ class Deliverer:
             for project, states in channel.projects.items():
                 projects.setdefault(project, []).append(f"{channel.name}:{'+'.join(states) or 'end'}")
         told = {project: field_of(asked) for project, asked in projects.items()}
-        self._store.keep_channels(sorted(channels), told, life_s=6 * self._look_s)
+        self._store.keep_channels(sorted(channels), told, life_s=SENDER_LIFE_S)
 
     def _watch_rules(self) -> None:
         while not self._stopping.wait(self._look_s):
@@ -218,6 +218,9 @@ class Deliverer:
         try:
             while not self._stopping.is_set():
                 lent = self._store.lend_notices(name, self._holder, lease_s=self._lease_s)
+                if lent.holder and self._is_dead(lent.holder):
+                    self._store.return_channel(name, lent.holder)
+                    continue
                 if not lent.notices:
                     # 0: nothing waits. The time is the server's; a short while at least passes until it asks again.
                     next_at, is_paused = lent.until or next_at, lent.why != "due"
@@ -235,6 +238,19 @@ class Deliverer:
                 self._active.pop(name, None)
                 self._next_at[name] = next_at
                 (self._paused.add if is_paused else self._paused.discard)(name)
+
+    def _is_dead(self, holder: str) -> bool:
+        """Whether a sender of this machine has ended without a word; its lease need not run out."""
+        machine, pid, _ = holder.rsplit(":", 2)
+        if machine != self._holder.rsplit(":", 2)[0]:
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def _channel(self, name: str) -> Channel | None:
         channel = (self._channels or {}).get(name)

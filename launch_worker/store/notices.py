@@ -16,7 +16,7 @@ from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
 
 #: Seconds for which the names of channels are known without a sender's word.
-SENDER_LIFE_S = 30.0
+SENDER_LIFE_S = 60.0
 #: Notices that a sender gets at once.
 AT_ONCE = 100
 #: Seconds after which a rule's notice may be made again, once the rule does not find its cause any more.
@@ -53,6 +53,8 @@ class Lent:
     until: int
     #: Failed tries in a row.
     failures: int = 0
+    #: Name of the sender that has the channel; '' for none.
+    holder: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Notices(News):
         answer = self._call("lend_notices", channel, holder, as_us(lease_s), count)
         why, until = text(answer[0]), text(answer[1])
         if why != "due" or len(answer) == 2:
-            return Lent((), why, int(until or 0))
+            return Lent((), why, int(until or 0), holder=text(answer[2]) if why == "held" else "")
         found = [
             Notice(text(notice_id), int(due_at), int(tries), text(mark), read_map(facts))
             for notice_id, due_at, tries, mark, facts in zip(*[iter(answer[3:])] * 5, strict=True)

@@ -15,6 +15,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same seed plans the same faults and runs")
     parser.add_argument("--duration", type=float, default=600.0, metavar="SECONDS")
     parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument(
+        "--notices",
+        type=int,
+        default=0,
+        metavar="RUNS",
+        help="so many runs that tell their ends, and only their way is disturbed: receiver, senders, servers, Redis",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs also without violations")
     parser.add_argument("--plan", action="store_true", help="only show the planned faults")
     options = parser.parse_args()
@@ -28,6 +35,7 @@ def main() -> int:
         duration_s=options.duration,
         workers=options.workers,
         keep=options.keep,
+        told=options.notices,
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     print(table(result.findings, seed=options.seed, duration_s=options.duration))

@@ -420,6 +420,22 @@ def _fill(system: System, fault: Fault, *, leave: int = 0) -> bool:
     return True
 
 
+def kill_receiver(system: System, fault: Fault) -> bool:
+    return _kill(system, system.receivers, fault)
+
+
+def spoil_receiver(system: System, fault: Fault) -> bool:
+    """The receiver of notices answers 500 or 429, hangs, or closes what it has heard, for a while."""
+    if system.spoiled.exists():
+        return False
+    # In one step: the receiver reads it at any time.
+    made = system.spoiled.with_suffix(".new")
+    made.write_text(fault.variant)
+    made.rename(system.spoiled)
+    system.timeline.later(fault.lasts_s, lambda: system.spoiled.unlink(missing_ok=True))
+    return True
+
+
 def _pick(slots: list[Slot], fault: Fault) -> Slot | None:
     up = [slot for slot in slots if slot.is_up]
     return up[int(fault.pick * len(up))] if up else None
@@ -460,4 +476,6 @@ FAULTS: dict[str, Callable[[System, Fault], bool]] = {
     "term server": term_server,
     "cut server": cut_server,
     "cut people": cut_people,
+    "kill receiver": kill_receiver,
+    "spoil receiver": spoil_receiver,
 }

@@ -18,7 +18,8 @@ from tests.chaos.archived import differences, packed_otherwise
 from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
 from tests.chaos.faults import FAULTS
 from tests.chaos.leftovers import check_leftovers, damaged_runs, states_in
-from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, Fault, plan_faults
+from tests.chaos.notices import delays, read_told, told_otherwise_of
+from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, NOTICE_FAULTS, Fault, plan_faults
 from tests.chaos.served import check_served
 from tests.chaos.system import System
 from tests.chaos.verify import Findings, check_runs, read_runs
@@ -49,15 +50,19 @@ def run_chaos(
     workers: int = 3,
     keep: bool = False,
     with_engine: bool = True,
+    told: int = 0,
     say: Callable[[str], None] = print,
 ) -> Result:
-    """One whole run. With violations, or `keep`, the folder with all logs stays."""
+    """One whole run. With violations, or `keep`, the folder with all logs stays.
+
+    `told`: the number of runs that tell their ends, for a run in which only the way of notices is disturbed.
+    """
     folder = Path(tempfile.mkdtemp(prefix="launch-chaos-"))
     try:
         with ExitStack() as stack:
             system = System(folder, seed=seed, workers=workers, with_engine=with_engine)
             stack.callback(system.close)
-            findings = _Harness(system, seed, duration_s, say).run()
+            findings = _Harness(system, seed, duration_s, say, told=told).run()
             keep = keep or bool(findings.violations)
             if keep:
                 # The small disk goes away with the system.
@@ -76,11 +81,14 @@ def run_chaos(
 
 
 class _Harness:
-    def __init__(self, system: System, seed: int, duration_s: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, system: System, seed: int, duration_s: float, say: Callable[[str], None], *, told: int = 0
+    ) -> None:
         self.system = system
         self.seed = seed
         self.duration_s = duration_s
         self.say = say
+        self.told = told
         self.begun = boot_time_s()
         self.vitals = Vitals()
         self._look_at = 0.0
@@ -96,9 +104,12 @@ class _Harness:
             evidence.notes.append("no containers: they were not asked for, or take root, dockerd and busybox")
         self._wait_for_all()
         self.begun = boot_time_s()
-        for fault in plan_faults(self.seed, self.duration_s, skip=skip):
+        if self.told:
+            skip |= FAULTS.keys() - NOTICE_FAULTS
+        # Where there are few kinds, each of them comes more often.
+        for fault in plan_faults(self.seed, self.duration_s, skip=skip, per_s=200.0 if self.told else 600.0):
             self._schedule(fault)
-        system.start_producers(self.seed, self.duration_s)
+        system.start_producers(self.seed, self.duration_s, told=self.told)
         said_at = self.begun
         while boot_time_s() < self.begun + self.duration_s or len(system.timeline) or self._is_producing():
             self._tick()
@@ -109,6 +120,7 @@ class _Harness:
                 evidence.wrong.append("the faults or the producer did not come to an end")
                 break
         self._drain()
+        self._wait_for_notices()
         self._wait_for_archive()
         self._stop_listeners()
         offset_s = server_to_boot_s()
@@ -126,6 +138,9 @@ class _Harness:
         findings.violations += check_leftovers(system)
         findings.violations += check_whole_logs(system.log_url, runs)
         findings.violations += check_served(system.said, journal, runs, damaged, system.database_url)
+        told = read_told(system.folder / "told")
+        findings.violations += told_otherwise_of(runs, journal.groups, told, damaged)
+        findings.told, findings.tries, findings.told_s = len({one["id"] for one in told}), len(told), delays(told)
         findings.violations += self.vitals.wrong
         findings.violations += evidence.wrong
         findings.vitals = self.vitals.line()
@@ -135,7 +150,8 @@ class _Harness:
         system = self.system
         system.start_listeners()
         deadline = boot_time_s() + 60
-        while len(system.api.store.workers()) < len(system.workers) or not system.are_listening:
+        store = system.api.store
+        while len(store.workers()) < len(system.workers) or not system.are_listening or not store.notice_channels():
             self._tick()
             if boot_time_s() > deadline:
                 raise RuntimeError(f"workers or servers did not start; see {system.folder}")
@@ -188,6 +204,19 @@ class _Harness:
             f"after {_DRAIN_S:g} s without faults {counts[RunState.PENDING]} runs are Pending and "
             f"{counts[RunState.RUNNING]} Running"
         )
+
+    def _wait_for_notices(self) -> None:
+        """All is told: a receiver that is well again is asked within a minute."""
+        store, deadline = self.system.api.store, boot_time_s() + _DRAIN_S
+        while waiting := store.outbox_state().waiting:
+            self._tick()
+            if boot_time_s() > deadline:
+                state = store.outbox_state().channels
+                self.system.evidence.wrong.append(f"after {_DRAIN_S:g} s {waiting} notices wait: {state}")
+                return
+        total = store.outbox_state()
+        if lost := total.dropped + total.unknown + total.refused + total.given_up:
+            self.system.evidence.wrong.append(f"{lost} notices were not told: {total}")
 
     def _wait_for_archive(self) -> None:
         """Both may have been killed at last: the next one leads when the lease is over."""

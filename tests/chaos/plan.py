@@ -40,12 +40,21 @@ FAULTS = {
     "term server": 10,
     "cut server": 14,
     "cut people": 14,
+    "kill receiver": 16,
+    "spoil receiver": 24,
 }
+#: What is done to receivers, senders and Redis: all that the way of a notice depends on.
+NOTICE_FAULTS = frozenset(
+    {"kill receiver", "spoil receiver", "kill archive", "kill server", "term server", "cut server", "restart redis"}
+)
 #: What needs a container engine.
 ENGINE_FAULTS = frozenset({"freeze engine", "mute engine", "kill engine"})
 #: What needs a small disk.
 DISK_FAULTS = frozenset({"fill disk", "squeeze disk"})
 _PER_S = 600.0
+#: Channel that runs tell, and what they ask for: an end, or more.
+CHANNEL = "chaos"
+_NOTIFY = ("", CHANNEL, f"{CHANNEL}:end+running+retry")
 #: What is back before the leases of its jobs run out, mostly.
 _SOON_BACK = ("kill worker and guard", "upgrade worker")
 
@@ -108,11 +117,16 @@ class Submission:
     #: Its code is fetched from a slow git host.
     has_code: bool = False
     is_container: bool = False
+    #: What it asks to be told, '' for nothing.
+    notify: str = ""
 
 
-def plan_faults(seed: int, duration_s: float, *, skip: frozenset[str] = frozenset()) -> list[Fault]:
+def plan_faults(
+    seed: int, duration_s: float, *, skip: frozenset[str] = frozenset(), per_s: float = _PER_S
+) -> list[Fault]:
     """The faults in the order of their times, each kind spread over the whole duration.
 
+    `per_s`: seconds in which there are as many of a kind as FAULTS says.
     Many follow upon another one and aim at the same worker: it is two at once that systems are bad at.
     """
     rng = Random(f"faults {seed}")
@@ -120,7 +134,7 @@ def plan_faults(seed: int, duration_s: float, *, skip: frozenset[str] = frozense
     for kind, count in FAULTS.items():
         if kind in skip:
             continue
-        number = max(1, round(count * duration_s / _PER_S))
+        number = max(1, round(count * duration_s / per_s))
         room_s = max(1.0, duration_s - 2 * _QUIET_S)
         for index in range(number):
             at_s = _QUIET_S + (index + rng.random()) / number * room_s
@@ -152,6 +166,7 @@ _DETAILS: dict[str, Callable[[Random], tuple[float, str]]] = {
         rng.uniform(0, 1) if rng.random() < 0.65 else rng.uniform(LEASE_S, LEASE_S + 3),
         rng.choice(("kill", "shutdown")),
     ),
+    "spoil receiver": lambda rng: (rng.uniform(0.5, 5), rng.choice(("500", "429", "hang", "close"))),
     "fill disk": lambda rng: (rng.uniform(1.5, 4), ""),
     "squeeze disk": lambda rng: (rng.uniform(2, 6), ""),
     "mute network": lambda rng: (rng.choice((rng.uniform(0.3, 3), rng.uniform(LEASE_S + 1, LEASE_S + 4))), ""),
@@ -175,6 +190,14 @@ def plan_submissions(seed: int, duration_s: float, *, with_engine: bool = True) 
                 planned = replace(planned, is_container=False, queue=QUEUES[0])
             yield planned
         at_s += rng.expovariate(1 / 5)
+
+
+def plan_told(seed: int, duration_s: float, count: int) -> Iterator[Submission]:
+    """So many plain runs, all of which tell their ends."""
+    rng = Random(f"told {seed}")
+    for number in range(count):
+        at_s = 0.5 + number / count * max(1.0, duration_s - 2 * _QUIET_S)
+        yield replace(_brief(rng, at_s), seconds=0.0, notify=rng.choice(_NOTIFY[1:]))
 
 
 @dataclass(frozen=True)
@@ -293,4 +316,5 @@ def _submission(rng: Random, at_s: float) -> Submission:
         delay_s=round(rng.uniform(1, 6), 2) if kind == "later" else 0.0,
         has_code=kind == "code",
         is_container=is_container,
+        notify=rng.choice(_NOTIFY),
     )

@@ -1,6 +1,8 @@
 """The producer, a process of its own: submits what is planned, cancels some of it, and writes down what it was told.
 
-    python -m tests.chaos.producer SEED DURATION_S STAMPS JOURNAL CODE_URL [IMAGE]
+    python -m tests.chaos.producer SEED DURATION_S TOLD STAMPS JOURNAL CODE_URL [IMAGE]
+
+TOLD is a number of plain runs that tell their ends, which it submits in place of runs of all kinds; 0 for those.
 
 The journal has a JSON line for each acknowledged run, each group with the run that waits for it, and each cancel. Times
 are seconds since boot.
@@ -17,7 +19,7 @@ from launch_worker.api.client import Api
 from launch_worker.clock import boot_time_s
 from launch_worker.ids import new_run_id
 from tests.chaos.agenda import Agenda
-from tests.chaos.plan import GroupSubmission, Submission, plan_groups, plan_submissions
+from tests.chaos.plan import CHANNEL, GroupSubmission, Submission, plan_groups, plan_submissions, plan_told
 
 #: How often it is looked whether a job has started.
 _LOOK_S = 0.02
@@ -50,6 +52,7 @@ class Producer(Agenda):
             delay=planned.delay_s or None,
             uri=self._code_url if planned.has_code else None,
             image=self._image if planned.is_container else None,
+            notify=[planned.notify] if planned.notify else None,
             api=self._api,
         )  # fmt: skip
         self._note(run=run.id, asked_at=asked_at, at=boot_time_s())
@@ -69,6 +72,7 @@ class Producer(Agenda):
                     "retries": run.retries,
                     "retry_delay": run.retry_delay_s,
                     "grace": run.grace_s,
+                    "notify": [f"{CHANNEL}:end+first-failure"],
                 }
                 for run in planned.runs
             ],
@@ -113,10 +117,11 @@ JOB = str(Path(__file__).with_name("job.py"))
 
 
 def main() -> None:
-    seed, duration_s, stamps, journal, code_url, *image = sys.argv[1:]
+    seed, duration_s, told, stamps, journal, code_url, *image = sys.argv[1:]
     producer = Producer(Api(), Path(stamps), Path(journal), code_url, "".join(image))
     begun = boot_time_s()
-    for planned in plan_submissions(int(seed), float(duration_s), with_engine=bool(image)):
+    planned_runs = plan_submissions(int(seed), float(duration_s), with_engine=bool(image))
+    for planned in plan_told(int(seed), float(duration_s), int(told)) if int(told) else planned_runs:
         producer.at(begun + planned.at_s, lambda planned=planned: producer.submit(planned))  # type: ignore[misc]
     for group in plan_groups(int(seed), float(duration_s)):
         producer.at(begun + group.at_s, lambda group=group: producer.submit_group(group))  # type: ignore[misc]

@@ -35,6 +35,11 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
             f"{findings.came_back} proved alive or reported late"
         ),
     )
+    late = findings.told_s
+    shares = [
+        f"{int(100 * share)} % after {late[int(share * (len(late) - 1))]:.2f} s" for share in (0.5, 0.95, 1) if late
+    ]
+    yield "notices", f"{findings.told:6}   in {findings.tries} tries that were heard; {', '.join(shares)}"
     if findings.vitals:
         yield "the most", findings.vitals
     yield "tolerated", f"{len(findings.tolerated):6}"

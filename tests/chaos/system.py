@@ -22,6 +22,7 @@ from launch_worker.clock import boot_time_s
 from launch_worker.database.database import Database
 from launch_worker.database.migrate import migrate
 from launch_worker.dev.redis_server import RedisServer
+from launch_worker.notifications.channels import Channels
 from launch_worker.people.registry import Registry
 from launch_worker.people.roles import Role
 from launch_worker.runners.process import tree
@@ -30,7 +31,7 @@ from launch_worker.settings import Settings
 from launch_worker.store import keys
 from tests.chaos.engine import IMAGE, OwnEngine, mounts
 from tests.chaos.evidence import Evidence, Life, Span
-from tests.chaos.plan import CONTAINER_QUEUE, DEVICES, HIDDEN, LEASE_S, PEOPLE, QUEUES
+from tests.chaos.plan import CHANNEL, CONTAINER_QUEUE, DEVICES, HIDDEN, LEASE_S, PEOPLE, QUEUES
 from tests.chaos.proxy import Network, Proxy
 from tests.chaos.timeline import Timeline
 from tests.support.githost import GitHost
@@ -160,6 +161,11 @@ class System:
         #: The way of people to the servers: each new connection is to the next one, be it up or not.
         self.front = self.network.open(lambda: next(ports))
         self._tokens = _make_people(self.database_url)
+        #: Who is told by webhook.
+        self.receivers = [Slot("receiver", self._to_redis())]
+        self._receiver_port = own_port()
+        self.spoiled = folder / "spoiled"
+        _make_channel(self.database_url, f"http://127.0.0.1:{self._receiver_port}/")
         self.watchers = [Slot(name, self._to_redis()) for name in _WATCHERS]
         #: What people were answered and told.
         self.said = folder / "said"
@@ -169,7 +175,7 @@ class System:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (*self.workers, *self.beats, *self.servers, *self.archives, *self.watchers)
+        return (*self.workers, *self.beats, *self.servers, *self.archives, *self.receivers, *self.watchers)
 
     def _to_redis(self) -> Proxy:
         return self.network.open(lambda: self.redis.port)
@@ -244,7 +250,8 @@ class System:
         if slot.engine is not None:
             env["DOCKER_HOST"] = f"unix://{self.folder / f'engine{self.workers.index(slot) + 1}.sock'}"
         # What blocks a signal hands that on to whom it starts.
-        is_odd = slot not in self.watchers and self._rng.random() < _ODD_START
+        is_ours = slot not in (*self.watchers, *self.receivers)
+        is_odd = is_ours and self._rng.random() < _ODD_START
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ODD_SIGNALS if is_odd else ())
         try:
             slot.part = self._spawn(slot, env)
@@ -259,6 +266,8 @@ class System:
             return self.cluster.celery("beat", "-s", str(schedule), name=slot.name, env=env)
         if slot in self.watchers:
             return self._watch(slot.name, env)
+        if slot in self.receivers:
+            return self._program("receiver", str(self._receiver_port), str(self.folder))
         if slot in self.archives:
             return self._launch_worker(slot.name, env | _PACKS_SOON, "archive", "run")
         if slot in self.servers:
@@ -312,13 +321,16 @@ class System:
         slot.life.until = at
         slot.part.signal(signal.SIGKILL)
 
-    def start_producers(self, seed: int, duration_s: float) -> None:
-        """Start who submits through Redis, and the people who go through the servers."""
+    def start_producers(self, seed: int, duration_s: float, *, told: int = 0) -> None:
+        """Start who submits through Redis, and the people who go through the servers.
+
+        `told`: number of runs that the first one submits, all of which tell their ends; 0 for runs of all kinds.
+        """
         self.journal.touch()
         image = [IMAGE] if self.engine is not None else []
         plan = (str(seed), str(duration_s))
         self.producers = [
-            self._program("producer", *plan, str(self.stamps), str(self.journal), self.code_url, *image),
+            self._program("producer", *plan, str(told), str(self.stamps), str(self.journal), self.code_url, *image),
             self._program("people", *plan, self._front_url, str(self.stamps), str(self.said)),
         ]
 
@@ -336,7 +348,7 @@ class System:
 
     def _program(self, name: str, *arguments: str) -> Part:
         """Start a program of this package."""
-        log_path = self.folder / f"{name}.log"
+        log_path = self.folder / f"{name}.{len(self.cluster.parts)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"tests.chaos.{name}", *arguments],
@@ -482,6 +494,13 @@ def _make_people(url: str) -> dict[str, str]:
         tokens[name], _ = registry.create_token(name, "chaos")
     database.close()
     return tokens
+
+
+def _make_channel(url: str, address: str) -> None:
+    """Make the channel that runs tell."""
+    database = Database(url)
+    Channels(database, actor="chaos").add(CHANNEL, "webhook", address)
+    database.close()
 
 
 def _environ(pid: int) -> dict[str, str]:

@@ -85,6 +85,11 @@ class Findings:
     tolerated: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    #: Notices that a receiver heard of, and the tries to tell them.
+    told: int = 0
+    tries: int = 0
+    #: Seconds from ends until they were told, the shortest first.
+    told_s: list[float] = field(default_factory=list)
     #: The most that workers and beats had of the machine.
     vitals: str = ""
 

@@ -1,14 +1,14 @@
 -- Lends the notices of a channel that are due to one sender, for a while.
 -- ARGV: channel, holder, lease_us (0: the holder gives the channel back), count
 -- While one sender holds a channel no other gets its notices; a sender that holds it may call again.
--- Returns {'held', until, …} for a channel that another sender holds, {'paused', until} while its receiver is not to be
+-- Returns {'held', until, holder} for a channel that another sender holds, {'paused', until} while its receiver is not to be
 -- asked, else {'due', the time of the next notice ('' for none), tries in a row that have failed, then for each notice:
 -- id, time of this try, number of tries, mark ('' for none), facts}.
 local channel, holder, lease_us, count = unpack(ARGV)
 local state, now = NOTICES.key(channel, 'state'), now_us()
 local by, till, paused, failures = unpack(redis.call('HMGET', state, 'holder', 'until', 'paused_until', 'failures'))
 till = tonumber(till or '') or 0
-if by and by ~= holder and till > now then return {'held', int(till)} end
+if by and by ~= holder and till > now then return {'held', int(till), by} end
 if lease_us == '0' then
   if by == holder then redis.call('HDEL', state, 'holder', 'until') end
   return {'due', ''}
