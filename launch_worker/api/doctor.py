@@ -32,6 +32,8 @@ _FIRST_RUNS = 200
 _GIB = 1 << 30
 #: Seconds between this clock and the server's from which there is a warning, and an error.
 _CLOCK_S, _WRONG_CLOCK_S = 2.0, 60.0
+#: Seconds for which a receiver may fail before there is a warning.
+_FAILING_S = 60.0
 #: Microseconds for which a loss of history is told.
 _RECENT_US = 7 * 86_400_000_000
 #: Share of its memory limit from which Redis is nearly full.
@@ -116,6 +118,7 @@ def _at_a_glance(store: Store, settings: Settings, seen: Mapping[str, Any]) -> I
     yield from _held(store)
     yield from _refused(store)
     yield from _unarchived(store)
+    yield from _notices(store)
 
 
 def _server(store: Store) -> Iterator[Finding]:
@@ -335,6 +338,47 @@ def _unarchived(store: Store) -> Iterator[Finding]:
             "than LAUNCH_UNARCHIVED_BYTES allows",
             "start the archive, or raise LAUNCH_UNARCHIVED_BYTES of workers and beat",
         )
+
+
+def _notices(store: Store) -> Iterator[Finding]:
+    """What runs were to tell, and did not, or not yet."""
+    state, now = store.outbox_state(), store.now_us()
+    if state.known is None and state.waiting:
+        yield Finding(
+            "warning",
+            "notices.alone",
+            f"{_counted(state.waiting, 'notice')} wait{'s' if state.waiting == 1 else ''}, and no process sends them",
+            "start launch-worker server, or launch-worker archive run",
+        )
+    for name, channel in state.channels.items():
+        if channel.failing_since and now - channel.failing_since > _FAILING_S * 1e6:
+            span = format_duration(round((now - channel.failing_since) / 1e6))
+            yield Finding(
+                "warning",
+                "notices.failing",
+                f"channel {name} has taken no notice for {span}, and {channel.waiting:,} wait: {channel.error}",
+                f"see to its receiver, or change the channel: launch-worker channels set {name}",
+            )
+    if state.lost_at and now - state.lost_at < _RECENT_US:
+        whys = {
+            "was refused": state.refused,
+            "was given up": state.given_up,
+            "found no room": state.dropped,
+            "had no channel": state.unknown,
+        }
+        told = ", ".join(
+            f"{count:,} {why.replace('was', 'were') if count > 1 else why}" for why, count in whys.items() if count
+        )
+        yield Finding(
+            "warning",
+            "notices.lost",
+            f"notices were not told, the last at {isoformat(state.lost_at)}; of all so far {told}",
+            "launch-worker channels says which channel, and what its receiver answered",
+        )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _records(store: Store, settings: Settings) -> Iterator[Finding]:

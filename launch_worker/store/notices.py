@@ -70,7 +70,7 @@ class ChannelState:
     #: Time before which it is not tried again; 0 for at once.
     next_at: int
     sent_at: int
-    #: Time at which the notice that is tried next was made; 0 for none.
+    #: Time at which the oldest notice was made, about: that of the next one, or the first failure; 0 for none.
     oldest_at: int
     sent: int
     #: Notices that the receiver refused for good, that were given up after days, and that found no room.
@@ -92,6 +92,8 @@ class OutboxState:
     unknown: int
     refused: int
     given_up: int
+    #: Server time in microseconds of the last of these; 0 for never.
+    lost_at: int = 0
 
     @property
     def waiting(self) -> int:
@@ -166,7 +168,7 @@ class Notices(News):
         names = sorted({*self.channels_with_notices(), *(known or ())})
         with clear_errors(self.url):
             pipe = self._redis.pipeline(transaction=False)
-            pipe.hmget(keys.COUNTERS, "notices_dropped", "notices_unknown", "notices_refused", "notices_given_up")
+            pipe.hmget(keys.COUNTERS, *(f"notices_{word}" for word in _LOST))
             for name in names:
                 pipe.hgetall(keys.outbox(name, "state"))
                 pipe.zcard(keys.outbox(name))
@@ -181,8 +183,12 @@ class Notices(News):
             name: _channel(pairs(state) | {"oldest_at": oldest_at}, waiting)
             for name, state, waiting, oldest_at in zip(names, states, counts, made, strict=True)
         }
-        dropped, unknown, refused, given_up = (int(count or 0) for count in counters)
-        return OutboxState(known, channels, dropped, unknown, refused, given_up)
+        lost = {word: int(count or 0) for word, count in zip(_LOST, counters, strict=True)}
+        return OutboxState(known, channels, **lost)
+
+
+#: Counters of notices that were not told, and the time of the last.
+_LOST = ("dropped", "unknown", "refused", "given_up", "lost_at")
 
 
 def _channel(state: Mapping[str, str], waiting: int) -> ChannelState:
@@ -190,6 +196,7 @@ def _channel(state: Mapping[str, str], waiting: int) -> ChannelState:
         found = state.get(name, "")
         return int(found) if found.isdecimal() else 0
 
+    times = [at for at in (number("oldest_at"), number("failing_since")) if at]
     return ChannelState(
         waiting=waiting,
         bytes=number("bytes"),
@@ -197,7 +204,7 @@ def _channel(state: Mapping[str, str], waiting: int) -> ChannelState:
         error=state.get("error", ""),
         next_at=number("paused_until"),
         sent_at=number("sent_at"),
-        oldest_at=number("oldest_at"),
+        oldest_at=min(times) if waiting and times else 0,
         sent=number("sent"),
         refused=number("refused"),
         given_up=number("given_up"),

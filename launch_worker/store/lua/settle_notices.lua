@@ -18,7 +18,10 @@ if what == 'later' or what == 'put_off' then
 else
   local gone = NOTICES.drop(channel, ids)
   redis.call('HINCRBY', state, what, gone)
-  if what ~= 'sent' then redis.call('HINCRBY', 'launch:counters', 'notices_' .. what, gone) end
+  if what ~= 'sent' then
+    redis.call('HINCRBY', 'launch:counters', 'notices_' .. what, gone)
+    redis.call('HSET', 'launch:counters', 'notices_lost_at', int(now))
+  end
 end
 if what == 'later' then
   if not redis.call('HGET', state, 'failing_since') then redis.call('HSET', state, 'failing_since', int(now)) end

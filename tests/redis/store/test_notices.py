@@ -395,3 +395,30 @@ def test_a_sender_that_falls_silent_is_forgotten(store: Store) -> None:
         pass
     store.keep_channels([])
     assert store.notice_channels() == ()
+
+
+# -- what doctor and status say ----------------------------------------------------------------------------------------
+
+
+def findings(api: Api) -> dict[str, str]:
+    return {finding.name: finding.cause for finding in api.findings() if finding.name.startswith("notices.")}
+
+
+def test_status_and_doctor_say_what_is_not_told(store: Store, api: Api) -> None:
+    assert findings(api) == {}
+    ended(store, 3)
+    assert findings(api) == {"notices.alone": "3 notices wait, and no process sends them"}
+    store.keep_channels(["ops"])
+    assert findings(api) == {}
+    notice = store.lend_notices("ops", "a", lease_s=30.0).notices[0]
+    now = store.now_us()
+    store.settle_notices(
+        "ops", "a", [notice.id], "later", lease_s=30.0, next_at=now, pause_until=now, words="HOST: 500"
+    )
+    assert findings(api) == {}, "it may be back soon"
+    redis_of(store.url).hset(keys.outbox("ops", "state"), "failing_since", now - 300_000_000)
+    assert findings(api) == {"notices.failing": "channel ops has taken no notice for 5m, and 3 wait: HOST: 500"}
+    store.settle_notices("ops", "a", [notice.id], "refused", lease_s=30.0, words="HOST: 410")
+    told = findings(api)["notices.lost"]
+    assert told.startswith("notices were not told, the last at 20")
+    assert told.endswith("; of all so far 1 was refused")

@@ -31,6 +31,7 @@ function NOTICES.put(channel, id, facts, now)
   local is_first = bytes == 0 and redis.call('SISMEMBER', NOTICES.OUTBOX, channel) == 0
   if bytes + #text > NOTICES.MOST_BYTES or is_first and redis.call('SCARD', NOTICES.OUTBOX) >= NOTICES.MOST_CHANNELS then
     redis.call('HINCRBY', 'launch:counters', 'notices_dropped', 1)
+    redis.call('HSET', 'launch:counters', 'notices_lost_at', int(now))
     if bytes > 0 then redis.call('HINCRBY', state, 'dropped', 1) end
     return false
   end
