@@ -417,7 +417,7 @@ def test_status_and_doctor_say_what_is_not_told(store: Store, api: Api) -> None:
     )
     assert findings(api) == {}, "it may be back soon"
     redis_of(store.url).hset(keys.outbox("ops", "state"), "failing_since", now - 300_000_000)
-    assert findings(api) == {"notices.failing": "channel ops has taken no notice for 5m, and 3 wait: HOST: 500"}
+    assert findings(api) == {"notices.failing": "channel ops has taken no notice for 5 m, and 3 wait: HOST: 500"}
     store.settle_notices("ops", "a", [notice.id], "refused", lease_s=30.0, words="HOST: 410")
     told = findings(api)["notices.lost"]
     assert told.startswith("notices were not told, the last at 20")
