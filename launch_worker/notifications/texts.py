@@ -126,9 +126,12 @@ def _of_run(message: Message, run: Record, server_url: str, has_output: bool) ->
         reason += f", {meaning}"
     lines = []
     hint = hint_of_end(run, message.output) if is_over else None
-    if hint is not None and hint.text:
-        said = [hint.what] if hint.what and hint.what.rstrip(".").lower() != reason.rstrip(".").lower() else []
-        lines.append(_words(" ".join((*said, hint.text))))
+    if hint is not None:
+        # What the reason says already is not said twice.
+        known = reason.lower()
+        headline = "" if meaning_of(run) else hint.what
+        said = [part for part in (headline, hint.text) if part and part.rstrip(".").lower() not in known]
+        lines += [_words(" ".join(said), most=_MOST_SENTENCE)] if hint.text in said else []
     lines.append(_facts(run))
     is_bad = run.state in (RunState.FAILED, RunState.CRASHED)
     commands = [f"launch-worker show {run.id}", f"launch-worker logs {run.id}"]
