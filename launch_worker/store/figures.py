@@ -11,7 +11,7 @@ from launch_worker.model.states import RunState
 from launch_worker.store import keys
 from launch_worker.store.counts import DELETED_QUEUES, MOST_COUNTED, OTHER_QUEUES, Counts
 from launch_worker.store.health import HELD_UNTIL
-from launch_worker.store.redis.client import Client, described, pairs, text
+from launch_worker.store.redis.client import described, pairs, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
 
@@ -76,149 +76,146 @@ class Figures:
     server: Mapping[str, Any]
 
 
-class FiguresOfAll(Client):
-    """The part of `Store` that reads figures for metrics."""
-
-    def figures(self) -> Figures:
-        """All figures of now, in three round trips. The work follows the numbers of queues and workers, not of runs."""
-        with clear_errors(self.url):
-            seen = self._overall()
-            names = _shown(seen.counted, seen.queues)
-            pools = sorted(seen.pools)[:_MOST_POOLS]
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.zcount(keys.LEASES, "-inf", seen.now)
-            pipe.mget([keys.worker(owner) for owner in ("", *seen.owners)])
-            for pool in pools:
-                pipe.hget(keys.pool(pool), "limit")
-            for name in names:
-                pipe.zcount(keys.line(name), "-inf", f"({keys.LATER}")
-                pipe.zcard(keys.line(name))
-                pipe.scard(keys.places("queue", name))
-                pipe.hget(keys.queue(name), "pool")
-                pipe.hgetall(keys.counts(name))
-            late, descriptions, *more = _sound(pipe.execute(raise_on_error=False))
-            of_queues = more[len(pools) :]
-            rows = [of_queues[at : at + _OF_QUEUE] for at in range(0, len(of_queues), _OF_QUEUE)]
-            oldest_s = self._oldest_s([name for name, row in zip(names, rows, strict=True) if row[0]], seen.now)
-        workers = [said for found in descriptions or () if (said := described(read_map(found or b"")))]
-        slots = _slots_by_queue(workers)
-        queues = [
+def read_figures(redis: Any, url: str) -> Figures:
+    """All figures of now, in three round trips. The work follows the numbers of queues and workers, not of runs."""
+    with clear_errors(url):
+        seen = _overall(redis)
+        names = _shown(seen.counted, seen.queues)
+        pools = sorted(seen.pools)[:_MOST_POOLS]
+        pipe = redis.pipeline(transaction=False)
+        pipe.zcount(keys.LEASES, "-inf", seen.now)
+        pipe.mget([keys.worker(owner) for owner in ("", *seen.owners)])
+        for pool in pools:
+            pipe.hget(keys.pool(pool), "limit")
+        for name in names:
+            pipe.zcount(keys.line(name), "-inf", f"({keys.LATER}")
+            pipe.zcard(keys.line(name))
+            pipe.scard(keys.places("queue", name))
+            pipe.hget(keys.queue(name), "pool")
+            pipe.hgetall(keys.counts(name))
+        late, descriptions, *more = _sound(pipe.execute(raise_on_error=False))
+        of_queues = more[len(pools) :]
+        rows = [of_queues[at : at + _OF_QUEUE] for at in range(0, len(of_queues), _OF_QUEUE)]
+        oldest_s = _oldest_of(redis, [name for name, row in zip(names, rows, strict=True) if row[0]], seen.now)
+    workers = [said for found in descriptions or () if (said := described(read_map(found or b"")))]
+    slots = _slots_by_queue(workers)
+    queues = [
+        QueueFigures(
+            name=name,
+            ready=int(ready or 0),
+            running=int(running or 0),
+            slots=slots[name],
+            oldest_s=oldest_s.get(name, 0.0),
+            pool=text(pool or b""),
+            counts=_counts(counts),
+        )
+        for name, (ready, _, running, pool, counts) in zip(names, rows, strict=True)
+    ]
+    every = Counts.sum_of((*(queue.counts for queue in queues), seen.other, seen.deleted))
+    if seen.queues - set(names) or seen.other.submitted():
+        lined = sum(int(row[1] or 0) for row in rows)
+        queues.append(
             QueueFigures(
-                name=name,
-                ready=int(ready or 0),
-                running=int(running or 0),
-                slots=slots[name],
-                oldest_s=oldest_s.get(name, 0.0),
-                pool=text(pool or b""),
-                counts=_counts(counts),
+                name=OTHER_QUEUES,
+                ready=max(0, seen.runs[RunState.PENDING] - lined),
+                running=max(0, seen.runs[RunState.RUNNING] - sum(queue.running for queue in queues)),
+                slots=sum(count for name, count in slots.items() if name not in names),
+                oldest_s=0.0,
+                pool="",
+                counts=seen.other,
             )
-            for name, (ready, _, running, pool, counts) in zip(names, rows, strict=True)
-        ]
-        every = Counts.sum_of((*(queue.counts for queue in queues), seen.other, seen.deleted))
-        if seen.queues - set(names) or seen.other.submitted():
-            lined = sum(int(row[1] or 0) for row in rows)
-            queues.append(
-                QueueFigures(
-                    name=OTHER_QUEUES,
-                    ready=max(0, seen.runs[RunState.PENDING] - lined),
-                    running=max(0, seen.runs[RunState.RUNNING] - sum(queue.running for queue in queues)),
-                    slots=sum(count for name, count in slots.items() if name not in names),
-                    oldest_s=0.0,
-                    pool="",
-                    counts=seen.other,
-                )
-            )
-        return Figures(
-            runs=seen.runs,
-            queue_count=len(seen.queues),
-            queues=queues,
-            pools=[_pool(name, limit, queues) for name, limit in zip(pools, more[: len(pools)], strict=True)],
-            counts=every,
-            workers=Counter(str(said["state"]) for said in workers),
-            slots=sum(int(said["slots"]) for said in workers),
-            slots_busy=sum(int(said["running"]) for said in workers),
-            gpus=sum(len(_devices(said)) for said in workers),
-            gpus_held=sum(bool(device.get("runs")) for said in workers for device in _devices(said)),
-            leases_late=int(late or 0),
-            held=seen.held,
-            pass_ages_s=seen.pass_ages_s,
-            events=seen.events,
-            refused_kept=seen.refused_kept,
-            feed_length=seen.feed_length,
-            has_archive=seen.has_archive,
-            unarchived=seen.unarchived,
-            unarchived_age_s=seen.unarchived_age_s,
-            server=seen.server,
         )
+    return Figures(
+        runs=seen.runs,
+        queue_count=len(seen.queues),
+        queues=queues,
+        pools=[_pool(name, limit, queues) for name, limit in zip(pools, more[: len(pools)], strict=True)],
+        counts=every,
+        workers=Counter(str(said["state"]) for said in workers),
+        slots=sum(int(said["slots"]) for said in workers),
+        slots_busy=sum(int(said["running"]) for said in workers),
+        gpus=sum(len(_devices(said)) for said in workers),
+        gpus_held=sum(bool(device.get("runs")) for said in workers for device in _devices(said)),
+        leases_late=int(late or 0),
+        held=seen.held,
+        pass_ages_s=seen.pass_ages_s,
+        events=seen.events,
+        refused_kept=seen.refused_kept,
+        feed_length=seen.feed_length,
+        has_archive=seen.has_archive,
+        unarchived=seen.unarchived,
+        unarchived_age_s=seen.unarchived_age_s,
+        server=seen.server,
+    )
 
-    def _overall(self) -> _Overall:
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.time()
-        pipe.info()
-        pipe.smembers(keys.COUNTED)
-        pipe.smembers(keys.QUEUES)
-        pipe.smembers(keys.POOLS)
-        pipe.zrange(keys.WORKERS, 0, _MOST_WORKERS - 1)
-        pipe.zcount(keys.LEASES, HELD_UNTIL, "+inf")
-        pipe.hgetall(keys.PASSES)
-        pipe.hgetall(keys.COUNTERS)
-        pipe.llen(keys.REFUSED)
-        pipe.xlen(keys.CHANGES)
-        pipe.exists(keys.ARCHIVE)
-        pipe.zcard(keys.ENDED)
-        pipe.zrange(keys.ENDED, 0, 0, withscores=True)
-        pipe.hgetall(keys.counts(OTHER_QUEUES))
-        pipe.hgetall(keys.counts(DELETED_QUEUES))
-        for state in RunState:
-            pipe.zcard(keys.runs_by("state", state.value))
-        answers = pipe.execute(raise_on_error=False)
-        # Without a time nothing is known: a server that refuses this user, or still loads.
-        if isinstance(answers[0], Exception):
-            raise answers[0]
-        seconds, micros = answers[0]
-        now = int(seconds) * 1_000_000 + int(micros)
-        found = _sound(answers[1:])
-        info, counted, queues, pools, owners, held, passes, events, refused, feed, archive, ended, oldest = found[:13]
-        other, deleted, *runs = found[13:]
-        return _Overall(
-            now=now,
-            server=info or {},
-            counted=_texts(counted),
-            queues=_texts(queues),
-            pools=_texts(pools),
-            owners=[text(owner) for owner in owners or ()],
-            held=int(held or 0),
-            pass_ages_s={name: max(0.0, (now - at) / 1e6) for name, at in _counts(passes).values.items()},
-            events=_counts(events).values,
-            refused_kept=int(refused or 0),
-            feed_length=None if feed is None else int(feed),
-            has_archive=bool(archive),
-            unarchived=int(ended or 0) if archive else 0,
-            unarchived_age_s=max(0.0, (now - int(oldest[0][1])) / 1e6) if archive and oldest else 0.0,
-            other=_counts(other),
-            deleted=_counts(deleted),
-            runs={state: int(count or 0) for state, count in zip(RunState, runs, strict=True)},
-        )
 
-    def _oldest_s(self, queues: Sequence[str], now: int) -> dict[str, float]:
-        """Seconds for which the ready run of each queue waits that has waited longest."""
-        if not queues:
-            return {}
-        pipe = self._redis.pipeline(transaction=False)
-        levels = len(keys.PRIORITY_STEPS)
-        for queue in queues:
-            for level in range(levels):
-                first, end = level * keys.LEVEL, min((level + 1) * keys.LEVEL, keys.LATER)
-                pipe.zrangebyscore(keys.line(queue), first, f"({end}", start=0, num=1, withscores=True)
-        heads = _sound(pipe.execute(raise_on_error=False))
-        found = {}
-        for at, queue in enumerate(queues):
-            since = [
-                int(score) % keys.LEVEL for head in heads[levels * at : levels * (at + 1)] for _, score in head or ()
-            ]
-            if since:
-                found[queue] = max(0.0, (now - min(since)) / 1e6)
-        return found
+def _overall(redis: Any) -> _Overall:
+    pipe = redis.pipeline(transaction=False)
+    pipe.time()
+    pipe.info()
+    pipe.smembers(keys.COUNTED)
+    pipe.smembers(keys.QUEUES)
+    pipe.smembers(keys.POOLS)
+    pipe.zrange(keys.WORKERS, 0, _MOST_WORKERS - 1)
+    pipe.zcount(keys.LEASES, HELD_UNTIL, "+inf")
+    pipe.hgetall(keys.PASSES)
+    pipe.hgetall(keys.COUNTERS)
+    pipe.llen(keys.REFUSED)
+    pipe.xlen(keys.CHANGES)
+    pipe.exists(keys.ARCHIVE)
+    pipe.zcard(keys.ENDED)
+    pipe.zrange(keys.ENDED, 0, 0, withscores=True)
+    pipe.hgetall(keys.counts(OTHER_QUEUES))
+    pipe.hgetall(keys.counts(DELETED_QUEUES))
+    for state in RunState:
+        pipe.zcard(keys.runs_by("state", state.value))
+    answers = pipe.execute(raise_on_error=False)
+    # Without a time nothing is known: a server that refuses this user, or still loads.
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    seconds, micros = answers[0]
+    now = int(seconds) * 1_000_000 + int(micros)
+    found = _sound(answers[1:])
+    info, counted, queues, pools, owners, held, passes, events, refused, feed, archive, ended, oldest = found[:13]
+    other, deleted, *runs = found[13:]
+    return _Overall(
+        now=now,
+        server=info or {},
+        counted=_texts(counted),
+        queues=_texts(queues),
+        pools=_texts(pools),
+        owners=[text(owner) for owner in owners or ()],
+        held=int(held or 0),
+        pass_ages_s={name: max(0.0, (now - at) / 1e6) for name, at in _counts(passes).values.items()},
+        events=_counts(events).values,
+        refused_kept=int(refused or 0),
+        feed_length=None if feed is None else int(feed),
+        has_archive=bool(archive),
+        unarchived=int(ended or 0) if archive else 0,
+        unarchived_age_s=max(0.0, (now - int(oldest[0][1])) / 1e6) if archive and oldest else 0.0,
+        other=_counts(other),
+        deleted=_counts(deleted),
+        runs={state: int(count or 0) for state, count in zip(RunState, runs, strict=True)},
+    )
+
+
+def _oldest_of(redis: Any, queues: Sequence[str], now: int) -> dict[str, float]:
+    """Seconds for which the ready run of each queue waits that has waited longest."""
+    if not queues:
+        return {}
+    pipe = redis.pipeline(transaction=False)
+    levels = len(keys.PRIORITY_STEPS)
+    for queue in queues:
+        for level in range(levels):
+            first, end = level * keys.LEVEL, min((level + 1) * keys.LEVEL, keys.LATER)
+            pipe.zrangebyscore(keys.line(queue), first, f"({end}", start=0, num=1, withscores=True)
+    heads = _sound(pipe.execute(raise_on_error=False))
+    found = {}
+    for at, queue in enumerate(queues):
+        since = [int(score) % keys.LEVEL for head in heads[levels * at : levels * (at + 1)] for _, score in head or ()]
+        if since:
+            found[queue] = max(0.0, (now - min(since)) / 1e6)
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from launch_worker.store.allowances import Allowances
 from launch_worker.store.attempts import Attempts
 from launch_worker.store.changes import Changes
-from launch_worker.store.figures import FiguresOfAll
 from launch_worker.store.files import Files
 from launch_worker.store.groups import Groups
 from launch_worker.store.health import Health
@@ -25,6 +26,9 @@ from launch_worker.store.uploads import Uploads
 from launch_worker.store.usage import Usages
 from launch_worker.store.workers import Workers
 
+if TYPE_CHECKING:
+    from launch_worker.store.figures import Figures
+
 
 class Store(
     Allowances,
@@ -32,7 +36,6 @@ class Store(
     Changes,
     Creator,
     Files,
-    FiguresOfAll,
     Groups,
     Health,
     Logs,
@@ -51,3 +54,10 @@ class Store(
     Workers,
 ):
     """All parts of the store over one connection. Thread-safe; every method raises BrokerUnavailableError."""
+
+    def figures(self) -> Figures:
+        """The figures of the whole system for metrics, in three round trips."""
+        # Imported here: only what tells metrics needs them.
+        from launch_worker.store.figures import read_figures
+
+        return read_figures(self._redis, self.url)
