@@ -15,6 +15,7 @@ from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.database import open_database
 from launch_worker.errors import InputError
+from launch_worker.humane import plural
 from launch_worker.model.checks import PROJECT
 from launch_worker.model.states import RunState
 from launch_worker.model.units import as_us, isoformat, parse_duration, parse_time
@@ -105,13 +106,13 @@ def status_command(url: str | None, as_json: bool) -> None:
     }
     shown |= {f"  {name}": f"{count:,}" for name, count in found.counts.items()}
     if found.undeleted_logs:
-        shown["logs to delete"] = f"of {found.undeleted_logs:,} deleted runs"
+        shown["logs to delete"] = f"of {plural(found.undeleted_logs, 'deleted run')}"
     for name, value in shown.items():
         terminal.say(f"{name:<20} ", value if value is not None else "never")
 
 
 def _walked(ended_at: int, mended: int) -> str | None:
-    return f"{isoformat(ended_at)}, {mended:,} runs were mended" if ended_at else None
+    return f"{isoformat(ended_at)}, {plural(mended, 'run was', 'runs were')} mended" if ended_at else None
 
 
 @archive_command.command("prune", epilog="Example: launch-worker archive prune --older-than 2y --yes")
@@ -164,7 +165,7 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
     if not as_json:
         states = ", ".join(f"{count:,} {name}" for name, count in found.by_state.items())
         between = f": {states}; created from {isoformat(found.oldest)} to {isoformat(found.newest)}"
-        terminal.say(f"{found.count:,} runs would be deleted", between if found.count else "", err=True)
+        terminal.say(f"{plural(found.count, 'run')} would be deleted", between if found.count else "", err=True)
     if not found.count and not as_json:
         return
     if not yes:
@@ -174,7 +175,7 @@ def _delete(url: str | None, *, older_than: str | None, state: str, project: str
     if as_json:
         terminal.echo_json({"deleted": deleted})
     else:
-        terminal.say(f"{deleted:,} runs are deleted")
+        terminal.say(f"{plural(deleted, 'run is', 'runs are')} deleted")
 
 
 @archive_command.command("export", epilog="Example: launch-worker archive export --format csv --since 30d > runs.csv")

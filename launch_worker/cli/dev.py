@@ -16,6 +16,7 @@ from launch_worker import terminal
 from launch_worker.cli.errors import INTERRUPTED
 from launch_worker.cli.following import follow_to_the_end
 from launch_worker.dev_folder import log_url_of
+from launch_worker.humane import plural
 
 if TYPE_CHECKING:
     from launch_worker.dev.folder import DataFolder
@@ -163,5 +164,4 @@ def _known(counts: dict[str, int]) -> str:
     total, waiting = sum(counts.values()), counts.get("Pending", 0)
     if not total:
         return "no runs yet"
-    runs = "1 run" if total == 1 else f"{total} runs"
-    return f"{runs} from before" + (f", {waiting} of them to be done" if waiting else "")
+    return f"{plural(total, 'run')} from before" + (f", {waiting} of them to be done" if waiting else "")

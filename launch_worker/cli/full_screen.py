@@ -136,13 +136,13 @@ class _QuietKeys:
         self._as_before: list[Any] | None = None
 
     def hide(self) -> None:
-        # A program in the background would be stopped for a change of the terminal's settings.
         with contextlib.suppress(OSError, termios.error):
-            if os.tcgetpgrp(0) == os.getpgrp():
-                self._as_before = termios.tcgetattr(0)
-                quiet = termios.tcgetattr(0)
-                quiet[3] &= ~(termios.ECHO | termios.ICANON)
-                termios.tcsetattr(0, termios.TCSADRAIN, quiet)
+            before = termios.tcgetattr(0)
+            quiet = termios.tcgetattr(0)
+            quiet[3] &= ~(termios.ECHO | termios.ICANON)
+            # A program in the background is stopped here, before it has drawn anything.
+            termios.tcsetattr(0, termios.TCSADRAIN, quiet)
+            self._as_before = before
 
     def show(self) -> None:
         if self._as_before is not None:

@@ -217,9 +217,8 @@ def _api_option() -> click.Option:
 @click.version_option(package_name="launch_worker", help="Show the version.")
 @click.pass_context
 def group(ctx: click.Context, api: str | None) -> None:
-    """Look at runs, which launch-submit submits, and steer them.
-
-    Exit codes: 0 done; 1 not possible now; 2 bad input; 69 Redis or server not reachable; 77 no login, or no right.
+    """Look at runs, and steer them. Exit codes: 0 done, 1 not possible now, 2 bad input, 69 Redis or server not
+    reachable, 77 no login or no right.
     """
     ctx.obj = api
 

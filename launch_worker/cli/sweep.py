@@ -13,6 +13,7 @@ from launch_worker.api.client import Api
 from launch_worker.api.sweeps import MAX_WORKERS, Sweep
 from launch_worker.cli.options import WIDE
 from launch_worker.cli.submit_options import RUN_OPTIONS, given_options, with_options
+from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.cli.words import after_of, sweep_id_of
 from launch_worker.humane import plural
 from launch_worker.model.sweep import STATE_WORDS, SweepOrder
@@ -118,17 +119,25 @@ def list_command(url: str | None, wide: bool, as_json: bool) -> None:
 
 @sweep_command.command("status", epilog="Example: launch-worker sweep status 01hzy6k3v9c2m4q --json")
 @_ID
+@WATCH
 @WIDE
 @_JSON
 @click.pass_obj
-def status_command(url: str | None, sweep_id: str, wide: bool, as_json: bool) -> None:
+def status_command(url: str | None, sweep_id: str, watch: bool, wide: bool, as_json: bool) -> None:
     """Show how far a sweep is: its best run, how many are in which state, and each of them."""
     api = Api(url)
-    shown = api.sweep(sweep_id_of(api, sweep_id)).as_json(runs=True)
-    if as_json:
-        terminal.echo_json(shown)
-        return
-    terminal.put(_lines(shown, terminal.Screen.of(is_wide=wide)))
+    sweep_id = sweep_id_of(api, sweep_id)
+
+    def show(shown: dict[str, Any]) -> None:
+        if as_json:
+            terminal.echo_json(shown)
+        else:
+            terminal.put(_lines(shown, terminal.Screen.of(is_wide=wide)))
+
+    def read() -> dict[str, Any]:
+        return api.sweep(sweep_id).as_json(runs=True)
+
+    show_or_watch(api.transport, read, draw=_lines, show=show, watch=watch, as_json=as_json)
 
 
 def _lines(shown: dict[str, Any], screen: Screen) -> list[Styled]:

@@ -128,9 +128,9 @@ def test_a_watched_screen_that_is_stopped_gives_the_terminal_back_and_goes_on(cl
         assert " echo " in " ".join(window.usual_screen())
 
 
-@pytest.mark.parametrize("command", ["runs", "status", "workers", "queues"])
+@pytest.mark.parametrize("command", ["runs", "status", "workers", "queues", "sweep status 1"])
 def test_what_was_never_reached_is_not_watched(cluster: Cluster, command: str) -> None:
-    with Window("launch-worker", "--api", NOWHERE, command, "--watch", env=cluster.env) as window:
+    with Window("launch-worker", "--api", NOWHERE, *command.split(), "--watch", env=cluster.env) as window:
         assert window.process.wait(20) == 69
         assert "is not reachable" in " ".join(window.shown())
         assert b"\x1b" not in window.written
