@@ -126,10 +126,11 @@ class RedisRuns(RedisActs):
     def explain(self, run_id: str) -> Explanation:
         shown = self.shown(run_id)
         record = Record.from_json(shown)
-        around = Surroundings() if record.state is not RunState.PENDING else self._around(record)
+        around = Surroundings() if record.state is not RunState.PENDING else self.around(record)
         return explain(record, shown["reason"] or "", around, now_us=self.store.now_us())
 
-    def _around(self, record: Record) -> Surroundings:
+    def around(self, record: Record) -> Surroundings:
+        """What is around a Pending run, for `explain`."""
         queue = self.store.settings_of("queue", record.queue)
         pool = queue.get("pool", "")
         return Surroundings(

@@ -128,7 +128,8 @@ class Workers(Server):
             slots, gpus, by_hand = room if isinstance(room, list) else (None, None, None)
             if slots is None or not slots.isdigit():
                 continue
-            said["running"] = max(0, said["slots"] - int(slots))
+            if "slots" in said:
+                said["running"] = max(0, said["slots"] - int(slots))
             said["room"] = {"gpus": int(gpus) if gpus and gpus.isdigit() else None, "takes_new": by_hand is None}
         return found
 

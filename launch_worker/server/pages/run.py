@@ -14,6 +14,7 @@ from launch_worker import humane
 from launch_worker.api.shown import options_of, source_of
 from launch_worker.errors import InputError, LaunchError, NotFoundError
 from launch_worker.model.advice import advise
+from launch_worker.model.explanation import Explanation, explain
 from launch_worker.model.hints import Hint, hint_of_end, hint_of_wait
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.run import MASK, Record, Transition
@@ -123,7 +124,7 @@ class One:
             "attempt_of": attempt_of_most(record, self.spec),
             "limit_s": _number(self.spec.get("timeout_s")),
             "hint": self.hint("\n".join(tail)),
-            "place": self.served.place_in_line(record) if record.state is RunState.PENDING else None,
+            "explained": self.explained(),
             "earlier": self.served.advice_by_earlier(record) if record.state is not RunState.RUNNING else [],
             "tail": "\n".join(tail[-_LAST_LINES:]),
             "command": shlex.join(map(str, command)) if isinstance(command := self.spec.get("command"), list) else "",
@@ -141,6 +142,13 @@ class One:
             workers = status_of(self._shared, self._asker)["workers"]
             return hint_of_wait(record, self.run["reason"] or "", workers)
         return hint_of_end(record, tail)
+
+    def explained(self) -> Explanation | None:
+        """Why it waits, worker by worker; None for a run that does not."""
+        if self.record.state is not RunState.PENDING:
+            return None
+        around = self.served.around(self.record)
+        return explain(self.record, self.run["reason"] or "", around, now_us=self.served.now_us())
 
     @cached_property
     def view(self) -> View | None:

@@ -72,6 +72,17 @@ def test_a_run_that_waits_says_why_and_what_would_help(person: httpx.Client, kep
     assert "in 9 h" in text_of(person.get(f"/runs/{later}").text)
 
 
+def test_each_worker_of_its_queue_says_why_it_does_not_take_it(person: httpx.Client, kept: Store) -> None:
+    described = {"worker": "w@lab3", "owner": "lab3.7.ab", "host": "lab3", "pid": 7, "queues": ["wide"], "devices": []}
+    described |= {"slots": 2, "running": 0, "state": "running"}
+    described |= {"cpus": {"total": 4.0, "free": 4.0}, "memory": {"total": 8, "free": 8}}
+    kept.heartbeat(
+        [], owner="lab3.7.ab", worker="w@lab3", lease_s=30, gone_s=60, description=described, queues=["wide"]
+    )
+    said = text_of(person.get(f"/runs/{create(kept, queue='wide', gpus=8)}").text)
+    assert "w@lab3: it has no GPU, and the run wants 8 GPUs" in said
+
+
 def test_acts_are_plain_forms_that_lead_back(person: httpx.Client, kept: Store) -> None:
     run = create(kept)
     assert "Cancel the run" in text_of(person.get(f"/runs/{run}").text)
