@@ -281,6 +281,22 @@ def test_a_mail_server_takes_a_login_and_a_wrong_one_is_a_sentence_without_it() 
         assert not caught.value.is_final
 
 
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_a_mail_goes_over_tls_to_who_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    authority, certificate, key = make_authority(tmp_path, san="DNS:localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    how = {"ssl_context": context} if scheme == "smtps" else {"tls_context": context, "require_starttls": True}
+    with mailbox(**how) as box:
+        with pytest.raises(SendError, match="the mail server: its certificate is not valid"):
+            send(channel("mail", "a@example.org"), smtp_url=f"{scheme}://localhost:{box.port}")
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        send(channel("mail", "a@example.org"), smtp_url=f"{scheme}://u:right@localhost:{box.port}")
+        with pytest.raises(SendError, match="certificate is not valid"):
+            send(channel("mail", "a@example.org"), smtp_url=f"{scheme}://127.0.0.1:{box.port}")
+    assert len(box.got) == 1
+
+
 def test_a_mail_server_that_refuses_says_whether_for_good() -> None:
     with mailbox() as box:
         for answer, is_final in (("550 no such user", True), ("451 later", False)):
