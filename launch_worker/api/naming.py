@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ from launch_worker.model.label import Label
 
 #: The word for the last run or group that its user submitted.
 LAST = "@"
+#: A run of an array as lists show it, `part[3]`.
+INDEXED = re.compile(r"(.+)\[(\d{1,9})\]", re.DOTALL)
 #: Characters of the beginning of an id, at least; and of a word, at most.
 LEAST_PREFIX, MOST_WORD = 4, 200
 #: The newest runs of Redis of which names are compared. There is no index of names.

@@ -7,13 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from launch_worker.api.filters import Filter, parse_filter, parse_order
-from launch_worker.api.naming import LAST, LEAST_PREFIX, MOST_LOOKED, MOST_TOLD, Meant, Named, fits, things_of
+from launch_worker.api.naming import INDEXED, LAST, LEAST_PREFIX, MOST_LOOKED, MOST_TOLD, Meant, Named, fits, things_of
 from launch_worker.api.redis_connection import RedisConnection
 from launch_worker.errors import ArchiveError, SettingsError
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.label import Label
 from launch_worker.model.run import Record
-from launch_worker.model.sweep import SweepRecord
+from launch_worker.model.sweep import STATE_WORDS, SweepRecord
 from launch_worker.untrusted.text import read_map
 
 if TYPE_CHECKING:
@@ -38,7 +38,21 @@ class RedisNames(RedisConnection):
         newest = sorted(labels.values(), key=lambda label: label.created_at, reverse=True)
         groups = list(dict.fromkeys(label.group for label in newest if label.group))[:_MOST_GROUPS]
         things = things_of(word, newest, self.seen_groups(groups) if groups else {}, self._sweeps_like(word))
+        if not things and (indexed := INDEXED.fullmatch(word)):
+            meant = self.meant_by(indexed[1])
+            things, is_cut = self._of_arrays(meant, int(indexed[2])), meant.is_cut
         return Meant(tuple(things[:MOST_TOLD]), len(things), is_cut)
+
+    def _of_arrays(self, meant: Meant, index: int) -> list[Named]:
+        """The runs of this index of the arrays that a word means."""
+        arrays = [one.id for one in meant.things if one.kind == "array"]
+        return [
+            Named(record.id, "run", f"{record.name}[{index}]", record.state.value, record.created_at)
+            for group in self.store.groups(arrays).values()
+            for page in self.store.group_pages(group)
+            for record in self.store.records(page)
+            if read_map(record.spec).get("array_index") == index
+        ]
 
     def _last(self) -> Meant:
         """The last run, array, bulk submission or sweep that this user submitted."""
@@ -115,4 +129,4 @@ def _label(record: Record) -> Label:
 
 
 def _of_sweep(sweep: SweepRecord) -> Named:
-    return Named(sweep.id, "sweep", sweep.name, sweep.state, sweep.created_at)
+    return Named(sweep.id, "sweep", sweep.name, STATE_WORDS.get(sweep.state, sweep.state), sweep.created_at)

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from launch_worker.api.client import Api
-from launch_worker.errors import InputError
+from launch_worker.cli.words import id_of, sweep_id_of
+from launch_worker.errors import InputError, NotFoundError
 from launch_worker.model.checks import PROJECT
 from launch_worker.model.units import since_ms
 from launch_worker.untrusted.text import read_json
@@ -17,8 +18,8 @@ _OPTIONS = (
     click.option("--state", default="", help="Only runs in this state, in any letter case."),
     click.option("--project", default="", metavar="ENTITY/PROJECT", help="Only runs of this project."),
     click.option("--queue", default="", help="Only runs of this queue."),
-    click.option("--sweep", default="", metavar="ID", help="Only runs of this sweep."),
-    click.option("--group", default="", metavar="ID", help="Only runs of this array, bulk submission or sweep."),
+    click.option("--sweep", default="", metavar="SWEEP", help="Only runs of this sweep."),
+    click.option("--group", default="", metavar="GROUP", help="Only runs of this array, bulk submission or sweep."),
     click.option("--tag", "tags", multiple=True, help="Only runs with this tag; may be repeated."),
     click.option(
         "--filter",
@@ -36,7 +37,7 @@ _OPTIONS = (
     click.option("--until", metavar="WHEN", help="Only runs created before then."),
 )
 Command = TypeVar("Command", bound=Callable[..., Any])
-_FIELDS = ("state", "project", "queue", "sweep", "group", "name", "author", "user")
+_FIELDS = ("state", "project", "queue", "name", "author", "user")
 
 
 def selecting(command: Command) -> Command:
@@ -52,6 +53,9 @@ def conditions_of(api: Api, selection: Mapping[str, Any]) -> list[dict[str, Any]
     if project and not PROJECT.fullmatch(project):
         raise InputError(f"project {project[:60]!r} is not a project; write it as ENTITY/PROJECT")
     given: list[dict[str, Any]] = [{field: selection[field]} for field in _FIELDS if selection[field]]
+    for field, find in (("group", id_of), ("sweep", sweep_id_of)):
+        if selection[field]:
+            given.append({field: _known(api, find, selection[field])})
     given += [{"tags": tag} for tag in selection["tags"]]
     given += [{"text": {"$contains": text}} for text in selection["texts"]]
     if selection["filters"] is not None:
@@ -62,6 +66,14 @@ def conditions_of(api: Api, selection: Mapping[str, Any]) -> list[dict[str, Any]
         for what, word, at in (("--since", "$gte", since), ("--until", "$lt", until)):
             given += [{"created_at": {word: since_ms(at, now_ms, what=what) / 1000}}] if at else []
     return given
+
+
+def _known(api: Api, find: Callable[[Api, str], str], word: str) -> str:
+    """The id of what the word means; the word itself where there is nothing, of which runs may be left."""
+    try:
+        return find(api, word)
+    except NotFoundError:
+        return word
 
 
 def _read_filter(text: str) -> Any:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from launch_worker.api.client import Api, submit, submit_many
 from launch_worker.api.groups import Group
 from launch_worker.api.naming import Meant
+from launch_worker.archive.query import records
 from launch_worker.errors import AmbiguousNameError, UnknownRunError
 from launch_worker.settings import Settings
+from launch_worker.store import keys
 from launch_worker.store.store import Store
-from tests.support.http_servers import TestServer
+from tests.conftest import wait_until
+from tests.support.arrows import FINISHED, claim
+from tests.support.http_servers import KEY, TestServer, serving
 from tests.support.people import OPEN, PRIVATE, tokens_of_everybody
+from tests.support.redis_client import redis_of
 
 #: Two ids of one moment, and a third one.
 FIRST, SECOND, OTHER = "1m83cyvtfq1tc60", "1m83cyvtfq1tc61", "2m83cyvtfq1tc60"
@@ -58,7 +65,9 @@ def test_all_runs_of_a_group_are_one_thing(through: Api) -> None:
     assert (group.id, group.kind) == (f"a{array[0].id}", "array")
     for word in (group.id, array[0].id, array[0].id[:9], group.id[:11]):
         assert through.find(word).id == group.id, word
-    assert through.find(array[2].id).id == array[2].id
+    assert through.find(array[2].id).id == through.find("part[2]").id == array[2].id
+    with pytest.raises(UnknownRunError):
+        through.find("part[4]")
     bulk = submit_many([{"command": ["true"], "name": name} for name in ("a", "a", "b")], api=through)
     assert through.find("b").id == bulk[2].id
     with pytest.raises(AmbiguousNameError, match="2 runs"):
@@ -124,3 +133,17 @@ def test_only_the_newest_runs_of_redis_are_looked_at(store: Store) -> None:
     assert ([label.id for label in labels], is_cut) == ([ids[3]], True)
     labels, is_cut = store.labels_by(lambda run_id, name: name in ("n0", "n3"), most=5)
     assert ([label.id for label in labels], is_cut) == ([ids[3], ids[0]], False)
+
+
+def test_what_redis_has_forgotten_is_found_in_the_archive(redis_url: str, tmp_path: Path) -> None:
+    with serving(redis_url, tmp_path, with_archive=True) as server:
+        api = Api(settings=Settings(api_url=server.url, api_token=KEY))
+        gone = run(api, "forgotten")
+        store = server.shared.acting.store
+        store.finish(claim(store, gone), FINISHED)
+        wait_until(lambda: gone in records(server.shared.database, [gone]), what="the archive has the run")
+        redis_of(redis_url).delete(keys.run(gone))
+        redis_of(redis_url).zrem(keys.RUNS, gone)
+        assert [one.id for one in api.transport.meant_by("forgotten").things] == [gone]
+        assert [one.id for one in api.transport.meant_by(gone[:12]).things] == [gone]
+        assert api.transport.meant_by("forgotte").things == ()

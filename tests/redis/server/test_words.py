@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from launch_worker.api.client import Api, submit, submit_many
@@ -52,14 +53,17 @@ def test_a_group_is_one_thing_for_acts_and_the_last_of_its_runs_for_looks(
         call("cancel", "part")[1] == f"array {array}: 3 runs are Killed, which had not started; 0 are being stopped\n"
     )
     assert call("wait", "@")[0] == 143
+    listed = call("runs", "--group", "part", "--json")[1].splitlines()
+    assert [json.loads(line)["id"] for line in listed] == [run.id for run in reversed(runs)]
+    assert call("runs", "--group", "nosuch", "--sweep", "nosuch")[:2] == (0, "")
     assert call("retry", "part")[1] == f"array {array}: 3 runs are Pending again\n"
 
 
 def test_a_sweep_is_found_by_its_name_and_waited_for(through: Api, call: Callable[..., Said]) -> None:
     given = {"method": "grid", "command": ["true"], "name": "lr", "parameters": {"x": {"values": [1]}}}
     sweep = through.create_sweep(given)
-    assert call("sweep", "cancel", "lr")[1] == f"sweep {sweep.id} is CANCELED\n"
+    assert call("sweep", "cancel", "lr")[1] == f"sweep {sweep.id} is Cancelled\n"
     code, out, _ = call("sweep", "wait", "@")
-    assert (code, out) == (143, f"sweep {sweep.id} is CANCELED, with 1 run\n")
+    assert (code, out) == (143, f"sweep {sweep.id} is Cancelled, with 1 run\n")
     submit(["true"], name="lr-x", api=through)
     assert call("sweep", "status", "lr-x")[2].startswith("launch-worker: there is no sweep lr-x")
