@@ -6,8 +6,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from launch_worker.errors import AmbiguousNameError, UnknownRunError
 from launch_worker.humane import ago, count
@@ -27,8 +26,7 @@ MOST_LOOKED = 10_000
 _MOST_LISTED, MOST_TOLD = 10, 100
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """A run or a group, as people tell it from others."""
 
     id: str
@@ -54,8 +52,7 @@ class Named:
         return cls(group.id, group.kind, group.name, counts or "no runs", group.created_at)
 
 
-@dataclass(frozen=True)
-class Meant:
+class Meant(NamedTuple):
     """All that a word may mean."""
 
     #: Runs and groups, the newest first, `MOST_TOLD` at most.
@@ -66,7 +63,7 @@ class Meant:
     is_cut: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        return {"things": [asdict(one) for one in self.things], "number": self.number, "is_cut": self.is_cut}
+        return {"things": [one._asdict() for one in self.things], "number": self.number, "is_cut": self.is_cut}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Meant:

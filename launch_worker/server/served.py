@@ -264,7 +264,7 @@ class Served(RedisTransport):
     def meant_by(self, word: str) -> Meant:
         meant = super().meant_by(word)
         # Whether there are so many runs is told to those only who see all of them.
-        return meant if self._sight.is_everything else replace(meant, is_cut=True)
+        return meant if self._sight.is_everything else meant._replace(is_cut=True)
 
     def may_see(self, project: str) -> bool:
         return self._sight.sees(project)
