@@ -25,6 +25,7 @@ from launch_worker.people.directory import Directory
 from launch_worker.people.passwords import is_password
 from launch_worker.people.roles import Role
 from launch_worker.store.store import Store
+from tests.conftest import wait_until
 from tests.redis.people.conftest import GOOD
 from tests.support.http_servers import KEY, serving
 
@@ -238,7 +239,8 @@ def test_through_a_server_the_commands_are_the_same(
         person = server.shared.directory.by_token(text)
         assert person is not None
         assert (person.name, person.role) == ("ci", Role.VIEWER)
-        assert on_server("tokens", "list", "--user", "ci") == do("tokens", "list", "--user", "ci")
+        # The ages that both print are of two moments.
+        wait_until(lambda: on_server("tokens", "list", "--user", "ci") == do("tokens", "list", "--user", "ci"))
         [token] = objects(on_server("tokens", "list", "--user", "*", "--json"))
         on_server("tokens", "revoke", token["id"])
         assert do("tokens") == ""
