@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.http_connection import error_of, part_of_path
@@ -18,7 +18,6 @@ from launch_worker.api.transport import Kind, LogPart, Place, RunList, Seen, che
 from launch_worker.errors import NotFoundError, ServerUnavailableError, UnknownRunError
 from launch_worker.ids import check_run_id
 from launch_worker.model.allowance import Allowance
-from launch_worker.model.explanation import Explanation
 from launch_worker.model.finding import Finding
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Gap, Log, Piece
@@ -35,6 +34,9 @@ from launch_worker.store.answers import CancelWord
 from launch_worker.submission.options import Item
 from launch_worker.submission.sent import Sent
 from launch_worker.untrusted.text import read_json, read_map
+
+if TYPE_CHECKING:
+    from launch_worker.model.explanation import Explanation
 
 #: Runs of one page where all must be read before the first is known.
 _LARGE_PAGE = 1000
@@ -90,6 +92,9 @@ class HttpTransport(HttpSubmitter):
         return shown
 
     def explain(self, run_id: str) -> Explanation:
+        # Few commands need it: start-up time.
+        from launch_worker.model.explanation import Explanation
+
         return Explanation.from_json(self.server.ask("GET", self._run(run_id, "/explain")))
 
     def why_waiting(self, queue: str) -> str:

@@ -22,7 +22,6 @@ from launch_worker.errors import (
 )
 from launch_worker.ids import RUN_ID
 from launch_worker.maintenance.passes import catch_up
-from launch_worker.model.explanation import Explanation, Surroundings, explain
 from launch_worker.model.log_pieces import Log, Piece
 from launch_worker.model.needs import NOTHING, parse_needs
 from launch_worker.model.run import Record, Transition
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from launch_worker.archive.past import PastLog
     from launch_worker.database.database import Database
     from launch_worker.logs.reading import Output
+    from launch_worker.model.explanation import Explanation, Surroundings
     from launch_worker.store.logs import LogChunk
 
 T = TypeVar("T")
@@ -124,6 +124,9 @@ class RedisRuns(RedisActs):
         return run_as_json(self, record, history=True)
 
     def explain(self, run_id: str) -> Explanation:
+        # Few commands need it: start-up time.
+        from launch_worker.model.explanation import Surroundings, explain
+
         shown = self.shown(run_id)
         record = Record.from_json(shown)
         around = Surroundings() if record.state is not RunState.PENDING else self.around(record)
@@ -131,6 +134,8 @@ class RedisRuns(RedisActs):
 
     def around(self, record: Record) -> Surroundings:
         """What is around a Pending run, for `explain`."""
+        from launch_worker.model.explanation import Surroundings
+
         queue = self.store.settings_of("queue", record.queue)
         pool = queue.get("pool", "")
         return Surroundings(

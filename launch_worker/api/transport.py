@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict
 
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.naming import Meant
 from launch_worker.errors import InputError
 from launch_worker.model.allowance import Allowance
-from launch_worker.model.explanation import Explanation
 from launch_worker.model.finding import Finding
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Joiner, Log, Piece
@@ -31,6 +30,9 @@ from launch_worker.settings import Settings
 from launch_worker.store.answers import CancelWord
 from launch_worker.submission.options import Item
 from launch_worker.submission.sent import Sent
+
+if TYPE_CHECKING:
+    from launch_worker.model.explanation import Explanation
 
 _PLACE = re.compile(r"(\d{1,9})\.(-|\d{1,18}-\d{1,18})\.(\d{1,18})\.([01])([01])\.(\d{0,9})\.([A-Za-z]*)", re.ASCII)
 
