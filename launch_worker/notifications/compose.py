@@ -20,7 +20,8 @@ from launch_worker.sweeps.search import best_of
 
 #: Type of the message that a first run of a group has failed.
 GROUP_FAILING = "group.failing"
-#: Fields of a record that its notice has, as they were at the arrow. The user is among them: a record may be gone.
+#: Fields of a record that its notice has, as they were at the arrow: each try says the same of them. The user is among
+#: them, as a record may be gone.
 _OF_ARROW = (
     *("name", "queue", "project", "user", "state", "reason", "attempt", "worker", "host", "created_at", "started_at"),
     *("ended_at", "exit_code", "signal", "phase", "message"),
@@ -55,7 +56,8 @@ class Composer:
         state = str(facts.get("state"))
         now = (self._store.hashes([run_id]) or {}).get(run_id, {})
         is_same = now.get("attempt", "0") == str(facts.get("attempt", "0")) and now.get("state") == state
-        known = now if is_same else {name: value for name, value in now.items() if name not in _OF_ATTEMPT}
+        others = _OF_ARROW if is_same else _OF_ATTEMPT
+        known = {name: value for name, value in now.items() if name not in others}
         said = {name: str(facts[name]) for name in _OF_ARROW if facts.get(name)}
         record = Record.from_hash({**known, **said, "id": run_id})
         output = ""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from launch_worker.model.units import as_us
 from launch_worker.store import keys
@@ -26,8 +25,7 @@ _TOLD_LIFE_S = 3600.0
 Fate = Literal["sent", "refused", "given_up", "unknown", "later", "put_off"]
 
 
-@dataclass(frozen=True)
-class Notice:
+class Notice(NamedTuple):
     """One entry of the outbox."""
 
     #: Stable name of what is told, for one channel: a repeat has it too.
@@ -42,8 +40,7 @@ class Notice:
     facts: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Lent:
+class Lent(NamedTuple):
     """The answer to a sender that asks for a channel's notices."""
 
     notices: tuple[Notice, ...]
@@ -57,8 +54,7 @@ class Lent:
     holder: str = ""
 
 
-@dataclass(frozen=True)
-class ChannelState:
+class ChannelState(NamedTuple):
     """How the sending to one channel goes. Times are server microseconds."""
 
     waiting: int
@@ -79,8 +75,7 @@ class ChannelState:
     dropped: int
 
 
-@dataclass(frozen=True)
-class OutboxState:
+class OutboxState(NamedTuple):
     """What waits to be told, and how it goes."""
 
     #: Names of the channels; None while no process sends.

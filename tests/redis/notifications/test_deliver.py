@@ -120,6 +120,18 @@ def test_what_is_told_is_the_state_at_the_arrow_though_the_run_goes_on(system: S
     assert (second["id"], second["state"], second["name"]) == (gone, "Failed", "gone")
 
 
+def test_each_try_says_the_same_though_the_run_goes_on(system: System, receiver: Receiver) -> None:
+    receiver.status = 500
+    record = running(system.store, notify=("ops:running",))
+    system.start()
+    until(lambda: receiver.got)
+    system.store.cancel(record.id, reason="no")
+    redis_of(system.store.url).hset(keys.run(record.id), "reason", "a later word")
+    seen = len(receiver.got)
+    until(lambda: len(receiver.got) > seen + 1)
+    assert {(body["data"]["state"], body["data"]["reason"]) for body in bodies(receiver)} == {("Running", None)}
+
+
 def test_a_channels_notices_come_in_their_order(system: System, receiver: Receiver) -> None:
     runs = [system.end() for _ in range(30)]
     system.start()
