@@ -20,7 +20,7 @@ from launch_worker.model.notify import CHANNEL_NAME, STATES
 from launch_worker.model.units import isoformat, micros_of
 
 if TYPE_CHECKING:
-    from launch_worker.store.notices import OutboxState
+    from launch_worker.model.notice import OutboxState
 
 WEBHOOK, SLACK, MAIL, APPRISE = "webhook", "slack", "mail", "apprise"
 KINDS = (WEBHOOK, SLACK, MAIL, APPRISE)

@@ -9,11 +9,11 @@ from typing import Any
 from launch_worker.errors import InputError
 from launch_worker.model.checks import group_key
 from launch_worker.model.group import KINDS, GroupRecord
+from launch_worker.model.notice import Notice
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.notifications import message as messages
 from launch_worker.notifications.message import Alarm, Best, Message
-from launch_worker.store.notices import Notice
 from launch_worker.store.store import Store
 from launch_worker.sweeps.config import config_from_json
 from launch_worker.sweeps.search import best_of

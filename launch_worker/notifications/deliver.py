@@ -16,6 +16,7 @@ from typing import Protocol
 
 from launch_worker.database.database import Database
 from launch_worker.errors import BrokerUnavailableError, LaunchError
+from launch_worker.model.notice import Lent, Notice
 from launch_worker.model.notify import CHANNEL_NAME, field_of
 from launch_worker.notifications import message as messages
 from launch_worker.notifications.channel import Channel
@@ -26,7 +27,7 @@ from launch_worker.notifications.rules import Rules
 from launch_worker.notifications.senders.error import SendError
 from launch_worker.notifications.senders.senders import Senders
 from launch_worker.settings import Settings
-from launch_worker.store.notices import AT_ONCE, SENDER_LIFE_S, Fate, Lent, Notice
+from launch_worker.store.notices import AT_ONCE, SENDER_LIFE_S, Fate
 from launch_worker.store.store import Store
 
 log = logging.getLogger("launch_worker.notifications")

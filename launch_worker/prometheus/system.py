@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launch_worker.errors import LaunchError
+from launch_worker.model.notice import OutboxState
 from launch_worker.model.states import FINAL, RunState
 from launch_worker.prometheus.metrics import Buckets, Sample, Values, one
 from launch_worker.settings import Settings
 from launch_worker.store.figures import Figures
-from launch_worker.store.notices import OutboxState
 from launch_worker.store.passes import RECORD_BYTES
 from launch_worker.store.store import Store
 

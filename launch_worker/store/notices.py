@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from launch_worker.model.units import as_us
 from launch_worker.store import keys
@@ -13,6 +13,9 @@ from launch_worker.store.news import News
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
 from launch_worker.untrusted.text import read_map
+
+if TYPE_CHECKING:
+    from launch_worker.model.notice import ChannelState, Lent, OutboxState
 
 #: Seconds for which the names of channels are known without a sender's word.
 SENDER_LIFE_S = 60.0
@@ -23,77 +26,6 @@ _TOLD_LIFE_S = 3600.0
 
 #: What became of notices: told, refused for good, given up after days, of a channel that is not there; or not yet.
 Fate = Literal["sent", "refused", "given_up", "unknown", "later", "put_off"]
-
-
-class Notice(NamedTuple):
-    """One entry of the outbox."""
-
-    #: Stable name of what is told, for one channel: a repeat has it too.
-    id: str
-    #: Server time in microseconds of this try.
-    due_at: int
-    #: Number of failed tries.
-    tries: int
-    #: Digest of which it is a part; '' for none.
-    mark: str
-    #: Facts as they were when it was made: type, at, and those of its run, group or rule.
-    facts: Mapping[str, Any]
-
-
-class Lent(NamedTuple):
-    """The answer to a sender that asks for a channel's notices."""
-
-    notices: tuple[Notice, ...]
-    #: Why there are none: `held` by another sender, `paused` after a failure, or nothing `due`.
-    why: str
-    #: Server time in microseconds at which to ask again; 0 for never before news.
-    until: int
-    #: Failed tries in a row.
-    failures: int = 0
-    #: Name of the sender that has the channel; '' for none.
-    holder: str = ""
-
-
-class ChannelState(NamedTuple):
-    """How the sending to one channel goes. Times are server microseconds."""
-
-    waiting: int
-    bytes: int
-    #: Time since which each try has failed; 0 for a channel whose last try was taken.
-    failing_since: int
-    #: The receiver's last refusal, as a sentence; '' for none.
-    error: str
-    #: Time before which it is not tried again; 0 for at once.
-    next_at: int
-    sent_at: int
-    #: Time at which the oldest notice was made, about: that of the next one, or the first failure; 0 for none.
-    oldest_at: int
-    sent: int
-    #: Notices that the receiver refused for good, that were given up after days, and that found no room.
-    refused: int
-    given_up: int
-    dropped: int
-
-
-class OutboxState(NamedTuple):
-    """What waits to be told, and how it goes."""
-
-    #: Names of the channels; None while no process sends.
-    known: tuple[str, ...] | None
-    #: State of each channel that is known or has notices.
-    channels: Mapping[str, ChannelState]
-    #: Notices ever that found no room, whose channel was not there, that were refused, and that were given up.
-    dropped: int
-    unknown: int
-    refused: int
-    given_up: int
-    #: Server time in microseconds of the last of these; 0 for never.
-    lost_at: int = 0
-
-    @property
-    def waiting(self) -> int:
-        """The number of notices that wait."""
-        return sum(channel.waiting for channel in self.channels.values())
 
 
 class Notices(News):
@@ -120,6 +52,9 @@ class Notices(News):
 
     def lend_notices(self, channel: str, holder: str, *, lease_s: float, count: int = AT_ONCE) -> Lent:
         """Lend this sender the notices of a channel that are due, the oldest first."""
+        # Imported on demand, here and below: commands that show no notices start the faster.
+        from launch_worker.model.notice import Lent, Notice
+
         answer = self._call("lend_notices", channel, holder, as_us(lease_s), count)
         why, until = text(answer[0]), text(answer[1])
         if why != "due" or len(answer) == 2:
@@ -159,6 +94,8 @@ class Notices(News):
 
     def outbox_state(self) -> OutboxState:
         """What waits to be told, and how it goes."""
+        from launch_worker.model.notice import OutboxState
+
         known = self.notice_channels()
         names = sorted({*self.channels_with_notices(), *(known or ())})
         with clear_errors(self.url):
@@ -187,6 +124,8 @@ _LOST = ("dropped", "unknown", "refused", "given_up", "lost_at")
 
 
 def _channel(state: Mapping[str, str], waiting: int) -> ChannelState:
+    from launch_worker.model.notice import ChannelState
+
     def number(name: str) -> int:
         found = state.get(name, "")
         return int(found) if found.isdecimal() else 0

@@ -9,9 +9,9 @@ import pytest
 from launch_worker.api.client import Api, submit, submit_many
 from launch_worker.errors import InputError
 from launch_worker.ids import new_run_id
+from launch_worker.model.notice import Notice
 from launch_worker.model.spec import RunSpec
 from launch_worker.store import keys
-from launch_worker.store.notices import Notice
 from launch_worker.store.store import Store
 from launch_worker.store.submit import Announced, New
 from launch_worker.sweeps.drive import advance

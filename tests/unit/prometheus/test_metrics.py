@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from launch_worker.model.notice import ChannelState, OutboxState
 from launch_worker.model.states import FINAL, RunState
 from launch_worker.prometheus.metrics import SYSTEM, WORKER, Metric
 from launch_worker.prometheus.system import notices_of, values_of
@@ -17,7 +18,6 @@ from launch_worker.prometheus.text import as_text
 from launch_worker.settings import Settings
 from launch_worker.store.counts import BOUNDS, MOST_COUNTED, NO_BOUND, OTHER_QUEUES, Counts
 from launch_worker.store.figures import Figures, PoolFigures, QueueFigures
-from launch_worker.store.notices import ChannelState, OutboxState
 from tests.support.promtool import DASHBOARD, DEPLOY, RULES, promtool
 
 DOCS = Path(__file__).parents[3] / "docs"
