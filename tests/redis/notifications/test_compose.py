@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from launch_worker.api.client import Api
+from launch_worker.model.notice import Notice
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.states import RunState
 from launch_worker.notifications.compose import Composer
-from launch_worker.store.notices import Notice
 from launch_worker.store.store import Store
 from tests.support.arrows import claim
 
