@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 from launch_worker.untrusted.text import clean, plain_line
 
-_IN_TRACE = re.compile(r"Traceback \(most recent call last\):|  File \".*\", line \d+")
+_BEGIN = "Traceback (most recent call last):"
+_IN_TRACE = re.compile(rf"{re.escape(_BEGIN)}|  File \".*\", line \d+")
 #: The last line of a traceback: the exception, and its text.
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?::.*)?")
 #: Words that launchers of several processes put before each line: `[rank0]: `.
@@ -27,8 +28,13 @@ def last_exception(output: str, *, secrets: Collection[str] = ()) -> str:
 
     Logins of URLs, and these `secrets`, are masked.
     """
+    begin = output.rfind(_BEGIN)
+    # The beginning of a long traceback may be before the last lines of an output.
+    begin = begin if begin >= 0 else output.find('  File "')
+    if begin < 0:
+        return ""
     found, is_inside, after = "", False, 0
-    for raw in output.splitlines():
+    for raw in output[output.rfind("\n", 0, begin) + 1 :].splitlines():
         line = plain_line(_RANK.sub("", raw, count=1))
         after += 1
         if _IN_TRACE.match(line):
