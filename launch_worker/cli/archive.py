@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from launch_worker import terminal
+from launch_worker import humane, terminal
 from launch_worker.api.client import Api
+from launch_worker.cli.configuring import setting
 from launch_worker.database import open_database
 from launch_worker.errors import InputError
 from launch_worker.humane import plural
@@ -97,9 +98,9 @@ def status_command(url: str | None, as_json: bool) -> None:
         return
     total = sum(count for name, count in found.counts.items() if name != "deleted")
     shown = {
-        "archive": f"{found.database} ({found.size_bytes / 1e6:,.1f} MB)",
+        "archive": f"{found.database} ({humane.size(found.size_bytes)})",
         "written by": found.leader.rpartition(":")[0] or "nobody; start: launch-worker archive run",
-        "behind": f"{found.lag_s:.1f} s" if found.lag_s else "no",
+        "behind": humane.duration(found.lag_s) if found.lag_s else "no",
         "newest change": isoformat(found.applied_at or None),
         "compared with Redis": _walked(found.walk_ended_at, found.walk_mended),
         "runs": f"{total:,}",
@@ -108,7 +109,7 @@ def status_command(url: str | None, as_json: bool) -> None:
     if found.undeleted_logs:
         shown["logs to delete"] = f"of {plural(found.undeleted_logs, 'deleted run')}"
     for name, value in shown.items():
-        terminal.say(f"{name:<20} ", value if value is not None else "never")
+        setting(name, value if value is not None else "never")
 
 
 def _walked(ended_at: int, mended: int) -> str | None:

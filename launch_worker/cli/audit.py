@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 
 import click
 
@@ -12,7 +11,7 @@ from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.cli.options import WIDE
 from launch_worker.model.units import since_ms
-from launch_worker.terminal import Column, Screen
+from launch_worker.terminal import Column
 
 _FIELDS = ("actor", "address", "what", "kind", "target", "result")
 _COLUMNS = (
@@ -55,14 +54,9 @@ def audit_command(
         return
     terminal.table(
         _COLUMNS,
-        [(*_when(act["at"]), *(act[name] for name in _FIELDS), _short(act["detail"])) for act in found],
+        [(terminal.when(act["at"]), *(act[name] for name in _FIELDS), _short(act["detail"])) for act in found],
         is_wide=wide,
     )
-
-
-def _when(at: str) -> tuple[Callable[[Screen], str]]:
-    """How long ago for people; a pipe gets the time itself."""
-    return (lambda screen: terminal.ago(at) if screen.is_terminal else at,)
 
 
 def _short(detail: dict[str, object]) -> str:

@@ -128,9 +128,14 @@ def _say(changed: Queue | Pool, sentence: str, *, as_json: bool) -> None:
 
 
 def setting(key: str, value: Any) -> None:
-    """Print one line of what `show` prints."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    terminal.say(f"{key:<20} {'' if value is None else text}".rstrip())
+    """Print one setting of what `show` prints; on a terminal none that is empty."""
+    screen = terminal.Screen.of()
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    else:
+        text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if text or not screen.is_terminal:
+        terminal.put(terminal.wrapped(text, screen, terminal.styled(f"{key:<20} ", dim=True)))
 
 
 def show_settings(key: str, settings: dict[str, Any]) -> None:

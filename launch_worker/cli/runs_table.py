@@ -86,8 +86,8 @@ def _joined(name: str) -> Callable[[Row], str]:
     return lambda row: ",".join(row.run[name])
 
 
-def _age(name: str) -> Callable[[Row], str]:
-    return _of_run(lambda row: terminal.ago(row.run[name]))
+def _age(name: str) -> Callable[[Row], Any]:
+    return _of_run(lambda row: terminal.when(row.run[name]))
 
 
 #: Each column that can be chosen, and what it shows of a row.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any, NamedTuple
 
 import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api
+from launch_worker.cli.configuring import setting
 from launch_worker.cli.options import WIDE
 from launch_worker.cli.submit_options import RECURRENCE, SCHEDULE_OPTIONS, STRICT, given_options, with_options
 from launch_worker.errors import InputError
@@ -143,9 +145,14 @@ def show_command(url: str | None, name: str, as_json: bool) -> None:
         terminal.echo_json(shown)
         return
     run = shown.pop("run")
+    if isinstance(command := run.get("command"), list):
+        run["command"] = shlex.join(map(str, command))
+    for name in ("next_at", "created_at"):
+        if shown.get(name):
+            shown[name] = f"{shown[name]} ({terminal.ago(shown[name])})"
     for key, value in (shown | {f"run {key}": value for key, value in run.items() if key != "queue"}).items():
         if value not in (None, "", [], {}):
-            terminal.say(f"{key.replace('_', ' '):<20} {value}")
+            setting(key.replace("_", " "), value)
 
 
 @schedules_command.command("pause", epilog="Example: launch-worker schedules pause nightly")

@@ -40,8 +40,8 @@ def list_command(url: str | None, user: str | None, as_json: bool) -> None:
             token.user,
             token.name,
             token.role.label,
-            terminal.ago(isoformat(token.expires_at)) or "never",
-            terminal.ago(isoformat(token.used_at)) or "never",
+            terminal.when(isoformat(token.expires_at), "never"),
+            terminal.when(isoformat(token.used_at), "never"),
             token.used_from,
         )
         for token in found

@@ -55,7 +55,7 @@ def list_command(url: str | None, as_json: bool) -> None:
             "disabled" if user.disabled_at is not None else ", ".join(user.ways) or "tokens",
             roles_as_text(user.roles),
             ", ".join(user.groups),
-            terminal.ago(isoformat(user.login_at)),
+            terminal.when(isoformat(user.login_at)),
         )
         for user in found
     ]

@@ -8,7 +8,7 @@ from launch_worker.terminal.screen import Screen
 from launch_worker.terminal.states import counted, state, state_cell
 from launch_worker.terminal.tables import Column, Table, Tailed
 from launch_worker.terminal.tables import print_table as table
-from launch_worker.terminal.times import age, ago, run_time
+from launch_worker.terminal.times import age, ago, run_time, when
 
 __all__ = [
     "Column",
@@ -33,5 +33,6 @@ __all__ = [
     "state_cell",
     "styled",
     "table",
+    "when",
     "wrapped",
 ]

@@ -20,6 +20,8 @@ from launch_worker import submit
 from launch_worker.api.client import Api
 from launch_worker.store import keys
 from launch_worker.sweeps.config import parse_config
+from launch_worker.terminal.cells import width_of
+from launch_worker.terminal.say import Styled
 from tests.support.redis_client import redis_of
 
 #: A title, a bell, colours, a cleared screen, C1, a turned direction, lines written over and forged, the end of a text.
@@ -52,7 +54,12 @@ def on_terminal(
 ) -> bytes:
     """What these commands write to a terminal that is their standard output and standard error."""
     all_env = {name: value for name, value in os.environ.items() if not name.startswith("LAUNCH_")}
-    all_env |= {"LAUNCH_REDIS_URL": url, "LAUNCH_WORK_DIR": str(folder), "COLUMNS": "300", "TERM": "xterm-256color"}
+    all_env |= {
+        "LAUNCH_REDIS_URL": url,
+        "LAUNCH_WORK_DIR": str(folder),
+        "COLUMNS": "300",
+        "TERM": "xterm-256color",
+    }
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, json.dumps(commands)],
@@ -220,6 +227,27 @@ def test_a_terminal_on_which_no_colours_are_wanted_gets_no_escape_at_all(
     assert written.count(b"exit code") == len(commands), written[-2000:]
     assert b"Crashed" in written
     assert b"\x1b" not in written
+
+
+#: Lists, and what is wrong: of everything that the hostile fixture has.
+LISTS = (
+    *(["runs"], ["runs", "--each"], ["runs", "--pending"], ["runs", "-o", "name,reason,tags,summary.list"]),
+    *(["runs", "--count-by", "queue"], ["status"], ["doctor"], ["queues"], ["pools"], ["workers"], ["schedules"]),
+    *(["sweep", "list"], ["sweep", "status", "01sweep"], ["schedules", "show", "nightly"], ["pools", "show", "lab"]),
+    ["runs", "--state", "no-state"],
+)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_no_line_of_a_list_is_longer_than_the_terminal(
+    hostile: dict[str, str], redis_url: str, tmp_path: Path, columns: int
+) -> None:
+    commands = [["launch-worker", *words] for words in LISTS]
+    written = on_terminal(redis_url, commands, tmp_path, env={"COLUMNS": str(columns)}).decode()
+    assert "Traceback" not in written
+    lines = [line for line in written.replace("\r\n", "\n").split("\n") if not line.startswith("=====")]
+    assert [line for line in lines if width_of(Styled(line)) > columns] == []
+    assert any(hostile["run"] in line for line in lines), "ids are whole"
 
 
 def test_a_jobs_colours_reach_a_terminal_and_its_control_bytes_are_shown(
