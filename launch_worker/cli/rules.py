@@ -7,8 +7,8 @@ import click
 from launch_worker import terminal
 from launch_worker.cli.channels import channels_of
 from launch_worker.cli.people import JSON, NAME
-from launch_worker.model.units import parse_duration
-from launch_worker.notifications.rule import CONDITIONS
+from launch_worker.model.units import isoformat, parse_duration
+from launch_worker.notifications.rule import CONDITIONS, Rule
 
 
 @click.group(
@@ -38,8 +38,20 @@ def list_command(url: str | None, as_json: bool) -> None:
             "no rules; make one with: launch-worker rules add NAME --when waiting --for 2h --channel C", err=True
         )
         return
-    columns = (terminal.Column("RULE"), terminal.Column("WATCHES", least=20), terminal.Column("CHANNEL", rank=1))
-    terminal.table(columns, [(rule.name, rule.says(), rule.channel) for rule in found])
+    columns = (
+        terminal.Column("RULE"),
+        terminal.Column("WATCHES", least=20),
+        terminal.Column("CHANNEL", rank=2),
+        terminal.Column("FINDS", rank=1),
+    )
+    terminal.table(columns, [(rule.name, rule.says(), rule.channel, _finds(rule)) for rule in found])
+
+
+def _finds(rule: Rule) -> str:
+    """What the rule finds now, in a few words."""
+    if not rule.findings:
+        return "nothing now"
+    return f"{rule.findings}, first {terminal.ago(isoformat(rule.since))}"
 
 
 @rules_command.command("add", epilog="Example: launch-worker rules add idle --when gpu-idle --for 30m --channel ops")

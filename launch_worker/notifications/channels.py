@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from launch_worker.database.audit import DONE, write_act
 from launch_worker.database.database import Database
@@ -167,10 +167,12 @@ class Channels:
     # Rules
 
     def rules(self) -> list[Rule]:
-        """All rules, by name; those of a newer release are left out."""
+        """All rules, by name, with what they find now; those of a newer release are left out."""
         with self._database.reading() as connection:
+            found = select(alarms.c.rule, func.count(), func.min(alarms.c.since)).group_by(alarms.c.rule)
+            now = {rule: (count, since) for rule, count, since in connection.execute(found)}
             query = select(rules).where(rules.c.condition.in_(CONDITIONS)).order_by(rules.c.name)
-            return [_rule(row) for row in connection.execute(query)]
+            return [_rule(row, *now.get(row.name, (0, None))) for row in connection.execute(query)]
 
     def add_rule(
         self,
@@ -248,6 +250,7 @@ def _channel(row: Row[Any]) -> Channel:
     )
 
 
-def _rule(row: Row[Any]) -> Rule:
+def _rule(row: Row[Any], findings: int, since: int | None) -> Rule:
     names = ("name", "seconds", "channel", "queue", "project", "created_at", "created_by")
-    return Rule(condition=Condition(row.condition), **{name: getattr(row, name) for name in names})
+    known = {name: getattr(row, name) for name in names}
+    return Rule(condition=Condition(row.condition), findings=findings, since=since, **known)

@@ -55,6 +55,9 @@ class Rule:
     project: str = ""
     created_at: int = 0
     created_by: str = ""
+    #: Number of findings that were told and are not over, and the time since which the first of them is so.
+    findings: int = 0
+    since: int | None = None
 
     @classmethod
     def checked(
@@ -98,6 +101,8 @@ class Rule:
             shown["project"] or "",
             micros_of(shown["created_at"]) or 0,
             shown["created_by"] or "",
+            int(shown["findings"]),
+            micros_of(shown["since"]),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -110,4 +115,6 @@ class Rule:
             "channel": self.channel,
             "created_at": isoformat(self.created_at or None),
             "created_by": self.created_by or None,
+            "findings": self.findings,
+            "since": isoformat(self.since),
         }

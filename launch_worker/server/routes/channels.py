@@ -123,6 +123,8 @@ class RuleShown(BaseModel):
     channel: str
     created_at: str | None
     created_by: str | None
+    findings: int = Field(description="What it has told and is not over: queues, runs or workers.")
+    since: str | None = Field(description="Since when the first of them is so.")
 
 
 class RulesShown(BaseModel):

@@ -168,6 +168,8 @@ def test_many_silent_runs_are_one_notice(store: Store, watch: Watch) -> None:
         running(store)
     [alarm] = watch.look(hours=1)
     assert alarm.values["others"] == "7"
+    [rule] = watch.channels.rules()
+    assert (rule.findings, rule.since) == (8, alarm.since)
     assert alarm.sentence.endswith("The same is so of 7 other runs.")
     assert watch.look() == []
 
