@@ -21,7 +21,7 @@ from tests.system.conftest import Cluster, wait_for_output, wait_for_pid, waits_
 from tests.system.conftest import cluster as cluster
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
-NAMES = ("launch-worker@.service", "launch-beat.service", "launch-server.service")
+NAMES = ("launch-worker@.service", "launch-beat.service", "launch-server.service", "launch-exporter.service")
 
 
 def settings(unit: str) -> dict[str, str]:
