@@ -37,8 +37,7 @@ def run_command(command: click.Command, *, program: str) -> None:
         code = 2
     except LaunchError as error:
         first, *more = str(error).split("\n")
-        screen = terminal.Screen.of(sys.stderr)
-        terminal.put(terminal.wrapped(f"{program}: {first}", screen, indent=2), err=True)
+        say_problem(first, program=program)
         for line in more:
             # Indented, so that no text of others looks like a line of ours.
             terminal.say("  ", line.removeprefix("  "), err=True)
@@ -56,6 +55,12 @@ def run_command(command: click.Command, *, program: str) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def say_problem(sentence: str, *, program: str = "launch-worker") -> None:
+    """Say a sentence on standard error, in lines as wide as the terminal."""
+    screen = terminal.Screen.of(sys.stderr)
+    terminal.put(terminal.wrapped(f"{program}: {sentence}", screen, indent=2), err=True)
+
+
 def each(run_ids: tuple[str, ...], act: Callable[[str], None], *, program: str = "launch-worker") -> int:
     """Do something for each run; report failures and go on. Returns the exit code."""
     worst = 0
@@ -63,7 +68,7 @@ def each(run_ids: tuple[str, ...], act: Callable[[str], None], *, program: str =
         try:
             act(run_id)
         except LaunchError as error:
-            terminal.say(f"{program}: {error}", err=True)
+            say_problem(str(error), program=program)
             worst = max(worst, error.exit_code)
             if error.exit_code == 69:
                 break

@@ -11,11 +11,13 @@ import click
 
 from launch_worker import terminal
 from launch_worker.api.client import Api, Run
+from launch_worker.cli.errors import say_problem
 from launch_worker.cli.selection import conditions_of
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError, ServerUnavailableError
 from launch_worker.humane import count, plural
 from launch_worker.model.many import MEANINGS, MOST, UNTYPED, Done, ManyAct, Refusals
 from launch_worker.model.states import RunState
+from launch_worker.terminal import Screen
 
 #: Runs that a preview shows, and ids that a refusal names.
 _SHOWN, _NAMED = 5, 5
@@ -73,7 +75,7 @@ def act_on_chosen(
     runs = found[: MOST + 1]
     is_cut, runs = len(runs) > MOST, runs[:MOST]
     for notice in found.notices:
-        terminal.say(f"launch-worker: {notice}", err=True)
+        say_problem(notice)
     if brake.dry_run and as_json:
         for run in runs:
             terminal.echo_json(run.as_json())
@@ -106,12 +108,10 @@ def act_on_all(
             if as_json:
                 _say_json(act, done)
     except _AWAY as error:
-        terminal.say(f"launch-worker: {error}", err=True)
+        say_problem(str(error))
         told = sum(became.values()) + sum(map(len, refusals.by_reason.values()))
         left = f"of {count(len(run_ids))} runs it is not known whether they are {MEANINGS[act].becomes}"
-        terminal.say(
-            f"launch-worker: {count(len(run_ids) - told)} {left}; the same command again does the rest", err=True
-        )
+        say_problem(f"{count(len(run_ids) - told)} {left}; the same command again does the rest")
         code = error.exit_code
     if not as_json:
         said = ", ".join(
@@ -122,7 +122,7 @@ def act_on_all(
     for reason, ids in refusals.by_reason.items():
         more = f" and {count(len(ids) - _NAMED)} more" if len(ids) > _NAMED else ""
         how_many = f"{plural(len(ids), 'run')} refused, {', '.join(ids[:_NAMED])}{more}: "
-        terminal.say(f"launch-worker: {how_many}{reason}", err=True)
+        say_problem(f"{how_many}{reason}")
     return code or refusals.exit_code
 
 
@@ -139,15 +139,20 @@ def _say_json(act: ManyAct, done: Done) -> None:
 
 def _say_preview(act: ManyAct, runs: Sequence[Run], *, is_cut: bool, err: bool) -> None:
     """Say how many they are, in which states, which the newest are, and what it means for them."""
-    meaning = MEANINGS[act]
-    terminal.say(f"{act} {plural(len(runs), 'run')}: {_by_state(run.record.state for run in runs)}", err=err)
-    for run in runs[:_SHOWN]:
-        terminal.say(f"  {run.id}  {run.record.state}, {terminal.ago(run.created_at)}: {run.name}", err=err)
+    # Imported by those who are asked: most name their runs.
+    from launch_worker.cli.runs_table import Row, lines, usual_columns
+
+    screen = Screen.of(sys.stderr if err else sys.stdout)
+    shown = [Row(run.record, run.as_json()) for run in runs[:_SHOWN]]
+    said = [
+        terminal.styled(f"{act} {plural(len(runs), 'run')}: {_by_state(run.record.state for run in runs)}", bold=True)
+    ]
+    said += lines(shown, usual_columns(places=False), screen)
     if len(runs) > _SHOWN:
-        terminal.say(f"  and {count(len(runs) - _SHOWN)} more", err=err)
+        said.append(terminal.styled(f"and {count(len(runs) - _SHOWN)} more", dim=True))
     if is_cut:
-        terminal.say(f"  These are the newest {count(MOST)}, and more fit: do it again for the rest.", err=err)
-    terminal.say(meaning.meaning, err=err)
+        said += terminal.wrapped(f"These are the newest {count(MOST)}, and more fit: do it again for the rest.", screen)
+    terminal.put([*said, *terminal.wrapped(MEANINGS[act].meaning, screen)], err=err)
 
 
 def _by_state(states: Iterable[RunState]) -> str:

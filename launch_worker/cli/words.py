@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from launch_worker import terminal
 from launch_worker.api.client import Api
 from launch_worker.api.naming import Named, chosen, is_exact
+from launch_worker.cli.errors import say_problem
 from launch_worker.errors import AmbiguousNameError, InputError, UnknownRunError
 from launch_worker.humane import plural
 from launch_worker.ids import GROUP_ID
@@ -42,7 +42,7 @@ def run_id_of(api: Api, word: str, *, takes_newest: bool = False) -> str:
     if not ids or not takes_newest:
         raise InputError(f"{what}; name one of them, as listed by: launch-worker runs --group {group.id}")
     if group.record.size > 1:
-        terminal.say(f"launch-worker: {what}; this is the last one, {ids[0]}", err=True)
+        say_problem(f"{what}; this is the last one, {ids[0]}")
     return ids[0]
 
 
@@ -76,5 +76,5 @@ def _found(api: Api, word: str, *, takes_newest: bool, all_by: str = "") -> Name
             raise AmbiguousNameError(f"{first}, or all with: {named}", tuple(lines)) from None
         raise
     if note:
-        terminal.say(f"launch-worker: {note}", err=True)
+        say_problem(note)
     return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from launch_worker.api.client import Api, submit, submit_many
-from launch_worker.errors import NotAllowedError, UnknownRunError
+from launch_worker.errors import BrokerUnavailableError, NotAllowedError, UnknownRunError
 from launch_worker.ids import new_run_id
 from launch_worker.model.states import RunState
 from launch_worker.settings import Settings
@@ -46,10 +47,10 @@ def test_many_are_shown_before_anything_is_done(through: Api, call: Call) -> Non
     make(through, 1)
     shown = call("cancel", "--queue", "gpu", "--dry-run")
     assert shown[0] == 0
-    first, *runs, more, meaning = shown[1].splitlines()
+    first, _, *runs, more, meaning = shown[1].splitlines()
     assert first == "cancel 7 runs: 7 Pending"
-    assert [line.split()[0] for line in runs] == ids[:1:-1]
-    assert (more, meaning.startswith("Those that wait are Killed")) == ("  and 2 more", True)
+    assert [run_id in line for run_id, line in zip(ids[:1:-1], runs, strict=True)] == [True] * 5
+    assert (more, meaning.startswith("Those that wait are Killed")) == ("and 2 more", True)
     lines = call("cancel", "--tag", "old", "--dry-run", "--json")[1].splitlines()
     assert [json.loads(line)["id"] for line in lines] == ids[::-1]
     code, out, err = call("cancel", "--name", "train")
@@ -105,6 +106,27 @@ def test_only_what_was_shown_is_acted_on(
     assert (code, out) == (1, "20 runs are deleted\n")
     assert f"launch-worker: 1 run refused, {many[3]}: the run is Running; stop it first" in err
     assert through.run(many[3]).state is RunState.RUNNING
+
+
+def test_an_outage_in_the_middle_is_said_with_what_was_done(
+    through: Api, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(through, 101, name="many")
+    done_by = Store.cancel_many
+
+    def once(store: Store, run_ids: list[str], **more: Any) -> Any:
+        monkeypatch.setattr(Store, "cancel_many", away)
+        return done_by(store, run_ids, **more)
+
+    def away(*_: object, **__: object) -> Any:
+        raise BrokerUnavailableError("Redis went away")
+
+    monkeypatch.setattr(Store, "cancel_many", once)
+    code, out, err = call("cancel", "--name", "many", "--yes")
+    assert (code, out) == (69, "100 runs are Killed, which had not started\n")
+    assert "launch-worker: 1 of 101 runs it is not known whether they are cancelled; the same command again" in err
+    monkeypatch.setattr(Store, "cancel_many", done_by)
+    assert call("cancel", "--name", "many", "--yes")[1] == "1 run is Killed, which had not started\n"
 
 
 def test_a_group_is_deleted_and_its_failed_runs_are_tried_again(through: Api, call: Call, store: Store) -> None:
