@@ -20,12 +20,17 @@ from launch_worker.errors import ForbiddenError
 from launch_worker.model.finding import Finding
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
+from launch_worker.notifications.channel import Channel, new_secret
+from launch_worker.notifications.deliver import Deliverer
+from launch_worker.notifications.senders.senders import Senders
+from launch_worker.settings import Settings
 from launch_worker.store import keys
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.support.arrows import FINISHED, create
 from tests.support.guarded import CONFIG, USERS, Guarded
 from tests.support.ports import own_port
+from tests.support.receivers import receiving
 from tests.support.servers import SERVER_IDS, SERVERS
 from tests.system.conftest import Cluster, Result, wait_for_output
 
@@ -406,4 +411,31 @@ def test_the_archives_process_does_all_its_work_as_its_user(guarded: Guarded, tm
     assert not store.unarchived()
     archive.release()
     database.close()
+    assert guarded.refused() == []
+
+
+def test_notices_go_from_the_users_of_submitters_and_workers_to_that_of_the_archive(
+    cluster: Cluster, guarded: Guarded
+) -> None:
+    """A run that fails, one that is cancelled, and a group, told by a sender with the archive's user."""
+    cluster.worker()
+    with receiving() as receiver:
+        channel = Channel("ops", "webhook", address=receiver.url, secret=new_secret())
+        store = Store(guarded.url("archive"))
+        deliverer = Deliverer(store, lambda: [channel], Senders(Settings.from_env({}, redis_url=store.url)))
+        deliverer.start()
+        wait_until(lambda: store.notice_channels() == ("ops",), what="it sends")
+        for words in (("-q", "nobody"), ("--retries", "1"), ("--array", "0-1")):
+            sent = as_user(
+                cluster, guarded, "producer", "launch-submit", "--quiet", *words, "--notify", "ops", "--", "false"
+            )
+            assert sent.code == 0, sent
+            if "nobody" in words:
+                assert as_user(cluster, guarded, "producer", "launch-worker", "cancel", sent.out.strip()).code == 0
+        wait_until(lambda: len(receiver.got) == 3, what="all is told")
+        wait_until(lambda: not store.outbox_state().waiting, what="nothing waits")
+        assert store.notify("ops", "rule.1", {"alarm": "{}"})
+        wait_until(lambda: len(receiver.got) == 4, what="the rule is told")
+        deliverer.stop()
+        store.close()
     assert guarded.refused() == []

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from launch_worker.errors import InputError, NotAllowedError
 from launch_worker.model import readers
-from launch_worker.model.options import CODE, CONTAINERS, LABELS, LIMITS, MANY, NEEDS, ONCE, OTHERS, TIMES, Option
+from launch_worker.model.options import CODE, CONTAINERS, LABELS, LIMITS, MANY, NEEDS, ONCE, OTHERS, TIMES, TOLD, Option
 from launch_worker.model.run import MASK, Record, mask_env
 from launch_worker.model.spec import make_spec
 from launch_worker.people.roles import Act
@@ -39,16 +39,18 @@ SECOND = ("priority", "env", "config")
 #: Fields that no form can have: a folder of the person's machine.
 _NOT_HERE = frozenset({"upload"})
 #: Options of many short words, which stand on one line with commas.
-_ON_A_LINE = frozenset({"tags", "env_from", "after"})
+_ON_A_LINE = frozenset({"tags", "env_from", "after", "notify"})
 #: Fields of the form that are no options.
 _FROM, _KEPT, _ONCE = "from", "keep_env", "form"
-_OPTIONS = {option.name: option for option in (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TIMES, *MANY, *ONCE)}
+_OPTIONS = {
+    option.name: option for option in (*LABELS, *CODE, *CONTAINERS, *NEEDS, *LIMITS, *TOLD, *TIMES, *MANY, *ONCE)
+}
 _COMMAND = next(option for option in OTHERS if option.name == "command")
 #: Groups of the fields that stand below.
 _GROUPS = (
     ("Labels and code", (*LABELS, *CODE)),
     ("Container", CONTAINERS),
-    ("Limits and retries", (*NEEDS, *LIMITS)),
+    ("Limits and retries", (*NEEDS, *LIMITS, *TOLD)),
     ("When it starts", (*TIMES, *MANY, *ONCE)),
 )
 
