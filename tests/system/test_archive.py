@@ -197,7 +197,7 @@ def test_a_run_that_redis_has_forgotten_is_shown_and_exported_and_deleted_by_com
     exported = cluster.run("launch-worker", "archive", "export", "--format", "csv", "--state", "failed")
     assert exported.out.splitlines()[1].startswith(f"{run_id},train,ada/tries,")
     asked = cluster.run("launch-worker", "archive", "delete", "--project", "ada/tries")
-    assert "1 runs would be deleted: 1 Failed" in asked.err
+    assert "1 run would be deleted: 1 Failed" in asked.err
     assert cluster.show(run_id)
     done = cluster.run("launch-worker", "archive", "delete", "--project", "ada/tries", "--yes", "--json")
     assert json.loads(done.out) == {"deleted": 1}
