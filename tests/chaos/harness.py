@@ -17,7 +17,7 @@ from launch_worker.model.states import RunState
 from tests.chaos.archived import differences, packed_otherwise
 from tests.chaos.evidence import Journal, read_stamps, server_to_boot_s
 from tests.chaos.faults import FAULTS
-from tests.chaos.leftovers import check_leftovers, damaged_runs, states_in
+from tests.chaos.leftovers import check_leftovers, counters_beside_records, damaged_runs, states_in
 from tests.chaos.notices import delays, read_told, told_otherwise_of
 from tests.chaos.plan import DISK_FAULTS, ENGINE_FAULTS, NOTICE_FAULTS, Fault, plan_faults
 from tests.chaos.served import check_served
@@ -136,6 +136,7 @@ class _Harness:
         )
         findings.violations += damaged_runs(evidence, states_in(redis_of(system.api.store.url)), set(stamps))
         findings.violations += check_leftovers(system)
+        findings.notes.append(counters_beside_records(system.api.store, damaged))
         findings.violations += check_whole_logs(system.log_url, runs)
         findings.violations += check_served(system.said, journal, runs, damaged, system.database_url)
         told = read_told(system.folder / "told")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
+from launch_worker.model.states import RunState
 from launch_worker.store import keys
+from launch_worker.store.store import Store
 from tests.chaos.evidence import Evidence, Life
 from tests.chaos.hostile import MARK
 from tests.chaos.system import System
@@ -52,6 +54,21 @@ def check_leftovers(system: System) -> list[str]:
     if system.engine is not None:
         wrong += [f"container {name} is left" for name in system.engine.containers()]
     return wrong
+
+
+def counters_beside_records(store: Store, damaged: Container[str]) -> str:
+    """What the counters of metrics say beside the records: the same, but for runs that were damaged or lost."""
+    figures = store.figures()
+    counts, final = figures.counts, [state for state in RunState if state.is_final]
+    unfinished = counts.submitted() + sum(counts.reopened(state) - counts.ended(state) for state in final)
+    are_unfinished = figures.runs[RunState.PENDING] + figures.runs[RunState.RUNNING]
+    crashes = sum(counts.attempts(RunState.CRASHED).values())
+    sound = [record.id for record in store.runs() if record.id not in damaged]
+    told = sum(step.state is RunState.CRASHED for run_id in sound for step in store.history(run_id))
+    return (
+        f"counters: {counts.submitted()} submitted, {unfinished} unfinished (records: {are_unfinished}), "
+        f"{crashes} attempts Crashed (histories: {told})"
+    )
 
 
 def check_refused(redis: object, evidence: Evidence) -> list[str]:
