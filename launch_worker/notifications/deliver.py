@@ -34,6 +34,8 @@ log = logging.getLogger("launch_worker.notifications")
 
 #: Seconds between two looks at the channels, and at what is due, where no news come.
 _LOOK_S = 5.0
+#: Seconds between two looks whether another sender still has a channel.
+_HELD_LOOK_S = 1.0
 #: Seconds after which a thread that waits looks whether it is to stop.
 _TURN_S = 0.5
 #: Seconds of one try to send, and of a lease, which each try renews.
@@ -93,6 +95,7 @@ class Deliverer:
         self._lock = threading.Lock()
         #: Channels by name; None until they were read once.
         self._channels: dict[str, Channel] | None = None
+        self._known = threading.Event()
         #: Threads that send, by channel; and the server time in microseconds before which a channel is not looked at.
         self._active: dict[str, threading.Thread] = {}
         self._next_at: dict[str, int] = {}
@@ -132,6 +135,7 @@ class Deliverer:
             self._register()
             raise
         self._channels = {channel.name: channel for channel in found}
+        self._known.set()
         self._register()
 
     def _register(self) -> None:
@@ -162,9 +166,15 @@ class Deliverer:
 
     def _run(self) -> None:
         """Look at what is due, and wait for news, again and again."""
+        while not self._known.wait(_TURN_S):
+            if self._stopping.is_set():
+                return
         while not self._stopping.is_set():
             try:
                 with self._store.watch_outbox() as wait:
+                    with self._lock:
+                        # News may have been missed.
+                        self._next_at.clear()
                     while not self._stopping.is_set():
                         self._dispatch()
                         self._await(wait)
@@ -205,7 +215,7 @@ class Deliverer:
             with self._lock:
                 is_busy = name in self._active
                 is_early = self._next_at.get(name, 0) > now
-                if is_busy or is_early or len(self._active) >= _MOST_THREADS or self._channels is None:
+                if is_busy or is_early or len(self._active) >= _MOST_THREADS:
                     continue
                 thread = threading.Thread(target=self._serve, args=(name,), name=f"launch-channel-{name}", daemon=True)
                 self._active[name] = thread
@@ -225,6 +235,9 @@ class Deliverer:
                 if not lent.notices:
                     # 0: nothing waits. The time is the server's; a short while at least passes until it asks again.
                     next_at, is_paused = lent.until or next_at, lent.why != "due"
+                    if lent.why == "held":
+                        # Who holds it may die before its lease is over.
+                        next_at = min(next_at, self._now_us() + int(_HELD_LOOK_S * 1e6))
                     break
                 if not self._send_all(name, lent):
                     break
@@ -288,6 +301,8 @@ class Deliverer:
             digest = _digest_id(name, mark, parts) if parts[0].mark else ""
             try:
                 self._senders.send(channel, self._message(channel, parts, digest), timeout_s=self._timeout_s)
+            except BrokerUnavailableError:
+                raise
             except SendError as error:
                 if error.is_final:
                     log.warning("notices.refused channel=%s notice=%s: %s", name, parts[0].id, error)

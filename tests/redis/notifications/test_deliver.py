@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +16,7 @@ from typing import Any
 import pytest
 
 from launch_worker.dev.redis_server import RedisServer
-from launch_worker.errors import ArchiveUnavailableError
+from launch_worker.errors import ArchiveUnavailableError, BrokerUnavailableError
 from launch_worker.notifications import deliver
 from launch_worker.notifications.channel import Channel, QuietHours, new_secret
 from launch_worker.notifications.deliver import Deliverer
@@ -230,6 +233,43 @@ def test_a_sender_that_dies_after_a_send_has_it_sent_again_with_the_same_id(syst
     system.start()
     until(lambda: receiver.got)
     assert ids(receiver) == [f"{run_id}.1.Finished.ops"]
+
+
+def test_a_channel_whose_sender_dies_on_this_machine_is_taken_before_its_lease_is_over(
+    system: System, receiver: Receiver
+) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        system.end()
+        name = f"{socket.gethostname()}:{holder.pid}:abcd"
+        assert system.store.lend_notices("ops", name, lease_s=600.0).notices
+        system.start()
+        until(lambda: system.store.notice_channels())
+        assert not receiver.got
+    finally:
+        holder.kill()
+        holder.communicate()
+    until(lambda: receiver.got)
+
+
+def test_an_outage_of_redis_is_no_failure_of_the_receiver(
+    system: System, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = [True]
+    log_end = system.store.log_end
+
+    def read(run_id: str, attempt: int) -> bytes:
+        if away:
+            away.clear()
+            raise BrokerUnavailableError("Redis is away")
+        return log_end(run_id, attempt)
+
+    monkeypatch.setattr(system.store, "log_end", read)
+    system.start()
+    system.end(step=FAILED)
+    until(lambda: receiver.got)
+    assert not [record for record in caplog.records if record.exc_info]
+    assert "notices.later" not in caplog.text
 
 
 def test_two_senders_send_nothing_twice(system: System, receiver: Receiver) -> None:
