@@ -9,7 +9,6 @@ from io import TextIOWrapper
 
 import click
 
-from launch_worker import terminal
 from launch_worker.cli.helping import Formatter, say_usage
 from launch_worker.errors import LaunchError
 from launch_worker.untrusted.text import clean
@@ -36,11 +35,7 @@ def run_command(command: click.Command, *, program: str) -> None:
             error.show()
         code = 2
     except LaunchError as error:
-        first, *more = str(error).split("\n")
-        say_problem(first, program=program)
-        for line in more:
-            # Indented, so that no text of others looks like a line of ours.
-            terminal.say("  ", line.removeprefix("  "), err=True)
+        say_problem(str(error), program=program)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
@@ -49,16 +44,23 @@ def run_command(command: click.Command, *, program: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        terminal.say(f"{program}: {error.strerror or error}", err=True)
+        say_problem(error.strerror or str(error), program=program)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def say_problem(sentence: str, *, program: str = "launch-worker") -> None:
-    """Say a sentence on standard error, in lines as wide as the terminal."""
+    """Say a sentence on standard error, in lines as wide as the terminal, and more lines as they are."""
+    # Not at the top: a `launch-submit` that is well has nothing to say.
+    from launch_worker import terminal
+
+    sentence, *more = sentence.split("\n")
     screen = terminal.Screen.of(sys.stderr)
     terminal.put(terminal.wrapped(f"{program}: {sentence}", screen, indent=2), err=True)
+    for line in more:
+        # Indented, so that no text of others looks like a line of ours.
+        terminal.say("  ", line.removeprefix("  "), err=True)
 
 
 def each(run_ids: tuple[str, ...], act: Callable[[str], None], *, program: str = "launch-worker") -> int:

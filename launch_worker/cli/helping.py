@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launch_worker import terminal
-
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra
 
@@ -109,6 +107,9 @@ def near(name: str, names: Iterable[str]) -> str:
 
 def say_usage(error: click.UsageError, program: str) -> None:
     """Say what is wrong with a call, and which help says more."""
+    # Not at the top: a `launch-submit` that is well has nothing to say.
+    from launch_worker import terminal
+
     message = error.format_message().rstrip(".")
     terminal.say(f"{program}: ", message[:1].lower() + message[1:], err=True)
     if error.ctx is not None:
