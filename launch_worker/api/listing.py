@@ -11,7 +11,7 @@ from launch_worker.api.bookmarks import sort_key
 from launch_worker.api.filters import Filter, Order
 from launch_worker.api.redis_connection import RedisConnection
 from launch_worker.errors import ArchiveError, ForbiddenError, InputError, SettingsError
-from launch_worker.model.conditions import created_from, created_until, tests
+from launch_worker.model.conditions import created_from, created_until, excluded, tests
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration
@@ -113,13 +113,18 @@ class Listing:
         since, until = created_from(self._filter.tree), created_until(self._filter.tree)
         begin_us = until if order.is_descending else since or None
         found = self._api.store.runs(
-            self._filter.narrow, newest_first=order.is_descending, page=page, begin_us=begin_us
+            self._filter.narrow, newest_first=order.is_descending, page=page, begin_us=begin_us, without=self._passed()
         )
         for record in found:
             if order.is_descending and record.created_at < since:
                 return
             if self._filter.matches(record):
                 yield record
+
+    def _passed(self) -> set[str]:
+        """The ids of the runs of groups that the filter leaves out: their records need not be read."""
+        groups = self._api.store.groups(sorted(filter(None, excluded(self._filter.tree, "group"))))
+        return {run_id for group in groups.values() for run_id in self._api.store.group_runs(group)}
 
     def _sorted(self, found: Iterable[Record], past: _Past | None) -> Iterator[Record]:
         """Sort by any value. Only values and ids are held; records are read again."""

@@ -45,8 +45,8 @@ def config_command(url: str | None, is_all: bool, as_json: bool) -> int:
         terminal.say(terminal.styled(f"{who} have their defaults: launch-worker config --all", dim=True))
     if found.celeryconfig:
         terminal.say()
-        terminal.say(f"A worker started here reads Celery's settings from {found.celeryconfig}:")
+        terminal.tell(f"A worker started here reads Celery's settings from {found.celeryconfig}:")
         terminal.put(terminal.facts(((f"  {name}", value) for name, value in found.celery.items()), screen))
     for trouble in found.troubles:
-        terminal.say(f"launch-worker: {trouble.cause}", err=True)
+        terminal.tell(f"launch-worker: {trouble.cause}", err=True)
     return code

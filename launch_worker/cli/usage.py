@@ -61,7 +61,7 @@ def metrics_command(url: str | None, run_id: str, attempt: int | None, as_json: 
         length_s = measured.samples.every_s * max(1, len(measured.samples.cpu), len(measured.samples.memory))
         terminal.say(f"one sample is {humane.duration(measured.samples.every_s)}, all are {humane.duration(length_s)}")
     else:
-        terminal.say(_why_nothing(record, measured), err=True)
+        terminal.tell(_why_nothing(record, measured), err=True)
     _say_since(measured.usage)
 
 
@@ -94,16 +94,16 @@ def report_command(url: str | None, run_id: str, attempt: int | None, as_json: b
         )
         return
     if not usage:
-        terminal.say(_why_nothing(record, measured), err=True)
+        terminal.tell(_why_nothing(record, measured), err=True)
         for sentence in earlier:
-            terminal.say(f"- {sentence}")
+            terminal.tell(f"- {sentence}")
         return
     so_far = " so far" if measured.is_running else ""
     terminal.say(f"run {record.id} {record.name}, attempt {measured.attempt}{so_far}")
     terminal.table(("", Column("ASKED", right=True), Column("USED", right=True)), _rows_of_usage(usage, needs))
     _say_since(usage)
     for sentence in [*advice, *earlier]:
-        terminal.say(f"- {sentence}")
+        terminal.tell(f"- {sentence}")
     if not (advice or earlier or measured.is_running) and (needs.memory or needs.millicores or needs.gpus):
         terminal.say("- it asked for about what it used")
 
@@ -133,7 +133,7 @@ def _why_nothing(record: Record, measured: Measured) -> str:
 
 def _say_since(usage: Usage) -> None:
     if usage.since_s is not None:
-        terminal.say(
+        terminal.tell(
             f"memory, GPUs and disk are known since {humane.duration(usage.since_s)} after its start: what an earlier "
             "worker had measured is lost",
             err=True,

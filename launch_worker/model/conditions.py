@@ -55,6 +55,14 @@ def tests(condition: Condition) -> Iterator[Test]:
         yield from tests(part)
 
 
+def excluded(condition: Condition, path: str) -> set[Any]:
+    """Values of a field that no run that fits has, as far as `$nin` says so."""
+    if isinstance(condition, All):
+        return set().union(*(excluded(part, path) for part in condition.parts))
+    is_such = isinstance(condition, Test) and condition.path == path and condition.word == "$nin"
+    return set(condition.operands) if is_such and isinstance(condition, Test) else set()
+
+
 def created_until(condition: Condition) -> int | None:
     """A time after which no run that fits was created, in server microseconds; None for none."""
     if isinstance(condition, All):

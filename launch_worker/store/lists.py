@@ -27,21 +27,28 @@ class Lists(Records):
         return self._smallest(narrow)[1]
 
     def runs(
-        self, narrow: Narrow = EVERY, *, newest_first: bool = True, page: int = 100, begin_us: int | None = None
+        self,
+        narrow: Narrow = EVERY,
+        *,
+        newest_first: bool = True,
+        page: int = 100,
+        begin_us: int | None = None,
+        without: Set[str] = frozenset(),
     ) -> Iterator[Record]:
         """Yield the runs that have, for each kind, one of the values, by creation time, from `begin_us` on.
 
-        `page` runs are read at a time, as they are taken. A run that comes or goes meanwhile is listed once or not.
+        `page` runs are read at a time, as they are taken; the records of those `without` are not read. A run that
+        comes or goes meanwhile is listed once or not.
         """
         indexes, _ = self._smallest(narrow)
         found = (self._ids(index, newest_first=newest_first, page=page, begin_us=begin_us) for index in indexes)
         ids = heapq.merge(*found, reverse=newest_first)
         seen: set[str] = set()
         while batch := [run_id for _, run_id in islice(ids, page)]:
-            fresh = batch
+            fresh = [run_id for run_id in batch if run_id not in without] if without else batch
             if len(indexes) > 1:
                 # A run that changes its state while the lists of several states are read is in two of them.
-                fresh = [run_id for run_id in batch if run_id not in seen]
+                fresh = [run_id for run_id in fresh if run_id not in seen]
                 seen.update(fresh)
             for record in self.records(fresh):
                 if all(getattr(record, kind) in values for kind, values in narrow.items()):

@@ -6,7 +6,7 @@ from launch_worker.terminal.pairs import commands, facts
 from launch_worker.terminal.say import Styled, echo_json, has_colours, joined, put, say, styled
 from launch_worker.terminal.screen import Screen
 from launch_worker.terminal.states import counted, state, state_cell
-from launch_worker.terminal.tables import Column, Table, Tailed
+from launch_worker.terminal.tables import Column, Table, Tailed, tell
 from launch_worker.terminal.tables import print_table as table
 from launch_worker.terminal.times import age, ago, run_time, when
 
@@ -33,6 +33,7 @@ __all__ = [
     "state_cell",
     "styled",
     "table",
+    "tell",
     "when",
     "wrapped",
 ]

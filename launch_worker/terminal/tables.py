@@ -6,11 +6,12 @@ Texts that people wrote may be cut, and end in `…` then; ids, states, numbers 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from launch_worker import humane
-from launch_worker.terminal.cells import cut, padded, unstyled, width_of
+from launch_worker.terminal.cells import cut, padded, unstyled, width_of, wrapped
 from launch_worker.terminal.say import Styled, joined, put, styled
 from launch_worker.terminal.screen import Screen
 from launch_worker.untrusted.text import clean
@@ -65,6 +66,11 @@ class Table(NamedTuple):
 def print_table(columns: Sequence[Column | str], rows: Sequence[Sequence[Cell]], *, is_wide: bool = False) -> None:
     """Print a table to standard output."""
     put(Table(columns, rows).lines(Screen.of(is_wide=is_wide)))
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Print a sentence, on a terminal in lines that end between two words."""
+    put(wrapped(text, Screen.of(sys.stderr if err else sys.stdout), indent=2), err=err)
 
 
 class _Field(NamedTuple):

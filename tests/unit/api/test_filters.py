@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from launch_worker.api.filters import MAX_CONDITIONS, MAX_DEPTH, parse_filter, parse_order
 from launch_worker.errors import InputError
+from launch_worker.model.conditions import excluded
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 
@@ -337,3 +338,12 @@ def test_states_are_sorted_by_their_place_in_a_life() -> None:
         "Running",
         "Failed",
     ]
+
+
+def test_only_what_no_fitting_run_has_is_excluded() -> None:
+    def groups(given: dict[str, Any]) -> set[str]:
+        return excluded(parse_filter(given).tree, "group")
+
+    passed = {"group": {"$nin": ["a1", "b2"]}}
+    assert groups({"$and": [{"state": "failed"}, passed, {"group": {"$nin": ["c3"]}}]}) == {"a1", "b2", "c3"}
+    assert groups({"$or": [passed, {"name": "x"}]}) == groups({"$nor": [passed]}) == groups({"group": "a1"}) == set()
