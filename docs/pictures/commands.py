@@ -21,7 +21,7 @@ import termios
 from collections.abc import Mapping
 from pathlib import Path
 
-from example import BIN, fill, system
+from example import BIN, ROOT, fill, system
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI, TerminalTheme
 from rich.text import Text
@@ -113,13 +113,18 @@ def commands(ids: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def on_terminal(words: list[str], env: Mapping[str, str], columns: int) -> tuple[str, int]:
+def on_terminal(words: list[str], env: Mapping[str, str], columns: int, folder: Path) -> tuple[str, int]:
     """What a command writes to a terminal of so many columns, and its exit code."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     plain = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=plain | {"TERM": "xterm-256color"}
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=plain | {"TERM": "xterm-256color"},
+        cwd=folder,
     )
     os.close(theirs)
     written = b""
@@ -143,7 +148,7 @@ def faults(text: str, columns: int) -> list[str]:
 def picture(command: str, text: str, columns: int, theme: TerminalTheme) -> str:
     """The capture as SVG, without a font of others."""
     console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True, legacy_windows=False)
-    console.print(Text.from_ansi(text), end="")
+    console.print(Text.from_ansi(text))
     svg = console.export_svg(title=command, theme=theme, unique_id="t")
     return re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL).replace("Fira Code", "ui-monospace")
 
@@ -156,13 +161,17 @@ def main() -> None:
         for name, command in commands(fill(Path(made), env)).items():
             for columns in WIDTHS:
                 words = shlex.split(command)
-                text, code = on_terminal([str(BIN / words[0]), *words[1:]], env, columns)
+                text, code = on_terminal([str(BIN / words[0]), *words[1:]], env, columns, Path(made))
                 if name not in RAW:
                     wrong += [f"{command} at {columns}: {fault}" for fault in faults(text, columns)]
                 is_of_job = name.startswith(("show", "logs"))
                 if ("Traceback" in text and not is_of_job) or (code != 0) != (name in ("runs-wrong", "unknown")):
                     wrong.append(f"{command} ended with {code}: {text[-500:]}")
-                plain = unstyled(Styled(text)).replace(made, "~")
+                # Paths of this machine say nothing.
+                for path in (made, str(ROOT), str(Path.home())):
+                    text = text.replace(path, "~")
+                text = re.sub(r"/tmp/launch-dev-\w+", "~", text)
+                plain = unstyled(Styled(text))
                 (FOLDER / f"{name}-{columns}.txt").write_text(f"$ {command}\n{plain}", encoding="utf-8")
                 if name in PICTURES and columns == min(WIDTHS):
                     for theme, colours in (("light", LIGHT), ("dark", DIMMED_MONOKAI)):

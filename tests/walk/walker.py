@@ -44,7 +44,7 @@ NO_HOST = "needs a repository on the internet"
 RUNNING = 'until launch-worker show $RUN --json | grep -q \'"state": *"Running"\'; do sleep 0.2; done'
 NEWEST = 'launch-worker runs --json | head -n 1 | sed \'s/.*"id": *"\\([^"]*\\)".*/\\1/\''
 LINES = (
-    Line("make demo", ("epoch 20/20", r"run \w+ Finished", r"Finished  1  ")),
+    Line("make demo", ("epoch 20/20", r"run \w+ Finished", r"Finished +1  ")),
     # The whole suite has its own place; this sees that it can be run.
     Line("make test", ("passed",), instead="make test TESTS=tests/unit/test_units.py JOBS=1"),
     Line("python3 -m venv "),
