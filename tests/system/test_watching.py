@@ -78,7 +78,7 @@ def test_a_list_that_is_watched_is_drawn_on_news_and_stays_when_it_ends(cluster:
         wait_until(has(window, "old0"), what="all runs are shown again")
         window.press(b"typed\n")
         window.press(b"\x03")
-        assert window.process.wait(10) == 130
+        assert window.process.wait(30) == 130
         wait_until(lambda: not window.is_on_other_screen())
         assert {f"old{number}" for number in range(4)} < {word for row in window.usual_screen() for word in row.split()}
         assert window.settings_now() == window.settings
@@ -101,7 +101,7 @@ def test_a_watched_screen_outlasts_an_outage_and_says_since_when(tmp_path: Path)
             submit(["true"], queue="later", api=cluster.api)
             wait_until(has(window, "later"), what="what came then is shown")
             window.process.send_signal(signal.SIGTERM)
-            assert window.process.wait(10) == 143
+            assert window.process.wait(30) == 143
             wait_until(lambda: not window.is_on_other_screen())
             assert window.settings_now() == window.settings
     finally:
@@ -124,7 +124,7 @@ def test_a_watched_screen_that_is_stopped_gives_the_terminal_back_and_goes_on(cl
         window.press(b"\x03")
         wait_until(lambda: not window.is_on_other_screen())
         window.press(b"stty -a; exit\n")
-        window.process.wait(10)
+        window.process.wait(30)
         assert " echo " in " ".join(window.usual_screen())
 
 
