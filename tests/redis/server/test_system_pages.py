@@ -133,6 +133,8 @@ def test_a_worker_that_is_gone_is_shown_for_an_hour(redis_url: str, store: Store
             return text_of(client.get("/workers").text).partition("Gone in the last hour")[2]
 
         wait_until(lambda: "left w@lab3 lab3 gpu" in gone(), timeout_s=30)
+        [told] = client.get("/api/v1/workers/gone").json()["workers"]
+        assert (told["worker"], told["state"], told["queues"]) == ("w@lab3", "left", ["gpu"])
 
 
 def test_a_worker_is_not_there_before_it_is(browser: httpx.Client) -> None:
