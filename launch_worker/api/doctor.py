@@ -14,6 +14,7 @@ from typing import Any
 from launch_worker.api.overview import overview
 from launch_worker.attempt.folder import undeleted_folder
 from launch_worker.errors import LaunchError
+from launch_worker.humane import plural
 from launch_worker.model.finding import Finding
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
@@ -290,7 +291,7 @@ def _queues(seen: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _runs(count: int) -> str:
-    return "1 run waits" if count == 1 else f"{count} runs wait"
+    return plural(count, "run waits", "runs wait")
 
 
 def _too_big(store: Store, workers: list[dict[str, Any]]) -> Iterator[Finding]:
