@@ -355,6 +355,6 @@ def test_status_says_at_once_which_queues_are_idle_paused_or_limited(recorder: R
     )
     text = recorder.cluster.run("launch-worker", "status").out
     assert [line.split() for line in text.splitlines() if line.startswith("gpu ")] == [
-        ["gpu", "Ready", "0", "0", "1/2", "lab", "1"]
+        ["gpu", "Ready", "0", "-", "1/2", "lab", "1"]
     ]
     run.cancel()
