@@ -93,7 +93,7 @@ def _sums(status: dict[str, Any], screen: Screen) -> list[Styled]:
         if count or not screen.is_terminal:
             counts += ["  " if counts else "", state_cell(name)(screen), f" {humane.count(count)}"]
     ages = status["passes"].values()
-    passes = f"last {humane.ago(max(ages))}" if ages else styled("never ran", colour="yellow")
+    passes = f"done {humane.ago(max(ages))}" if ages else styled("never ran", colour="yellow")
     held = devices.gpus_of(status["workers"])
     return [
         *wrapped(joined(*counts or ["none"]), screen, Styled("runs      ")),
