@@ -320,10 +320,10 @@ def test_status_and_workers_show_each_device_and_who_holds_it(recorder: Recorder
     for command in ("status", "workers"):
         shown = recorder.cluster.run("launch-worker", command)
         assert shown.code == 0, shown
-        assert f"{device}: {run.id}" in shown.out
-        assert f"{other}: idle" in shown.out
+        rows = [line.split() for line in shown.out.splitlines()]
+        assert {(row[1], row[2]) for row in rows if len(row) > 2} >= {(device, run.id), (other, "idle")}, shown.out
         assert "0.5/4 " in shown.out
-        assert "2/8G" in shown.out
+        assert "2/8 GiB" in shown.out
     listed = json.loads(recorder.cluster.run("launch-worker", "workers", "--json").out)
     assert listed["cpus"] == {"total": 4.0, "free": 3.5}
     assert listed["memory"] == {"total": 8 * G, "free": 6 * G}
