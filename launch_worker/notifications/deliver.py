@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
 from launch_worker.database.database import Database
@@ -88,7 +89,7 @@ class Deliverer:
         self._look_s = look_s
         self._lease_s = lease_s
         self._timeout_s = timeout_s
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._holder = f"{pid_space()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._composer = Composer(store)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -100,7 +101,7 @@ class Deliverer:
         self._active: dict[str, threading.Thread] = {}
         self._next_at: dict[str, int] = {}
         self._paused: set[str] = set()
-        #: Set when a thread has ended, or a channel is to be looked at again.
+        #: Word of the failure that was logged last, of a part that does its work again and again.
         self._said = ""
 
     def start(self) -> None:
@@ -254,12 +255,12 @@ class Deliverer:
                 (self._paused.add if is_paused else self._paused.discard)(name)
 
     def _is_dead(self, holder: str) -> bool:
-        """Whether a sender of this machine has ended without a word; its lease need not run out."""
-        machine, pid, _ = holder.rsplit(":", 2)
-        if machine != self._holder.rsplit(":", 2)[0]:
+        """Whether a sender that sees the same pids has ended without a word; its lease need not run out."""
+        space, _, rest = holder.partition(":")
+        if space != self._holder.partition(":")[0]:
             return False
         try:
-            os.kill(int(pid), 0)
+            os.kill(int(rest.partition(":")[0]), 0)
         except ProcessLookupError:
             return True
         except OSError:
@@ -364,6 +365,17 @@ def deliverer_of(store: Store, database: Database, settings: Settings) -> Delive
         store, database, tell=lambda channel, name, alarm: store.notify(channel, name, {"alarm": alarm.as_text()})
     )
     return Deliverer(store, Channels(database).all, Senders(settings), look=rules.look)
+
+
+def pid_space() -> str:
+    """Where a pid means one process: a machine since its start, and a namespace, which a container has for itself."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        # Nobody else is in it.
+        return f"{socket.gethostname()}.{secrets.token_hex(8)}"
+    return f"{socket.gethostname()}.{boot}.{namespace}"
 
 
 def _digest_id(channel: str, mark: str, parts: Sequence[Notice]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import ArchiveUnavailableError, BrokerUnavailableError
 from launch_worker.notifications import deliver
 from launch_worker.notifications.channel import Channel, QuietHours, new_secret
-from launch_worker.notifications.deliver import Deliverer
+from launch_worker.notifications.deliver import Deliverer, pid_space
 from launch_worker.notifications.senders.senders import Senders
 from launch_worker.settings import Settings
 from launch_worker.store import keys
@@ -241,7 +240,7 @@ def test_a_channel_whose_sender_dies_on_this_machine_is_taken_before_its_lease_i
     holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         system.end()
-        name = f"{socket.gethostname()}:{holder.pid}:abcd"
+        name = f"{pid_space()}:{holder.pid}:abcd"
         assert system.store.lend_notices("ops", name, lease_s=600.0).notices
         system.start()
         until(lambda: system.store.notice_channels())
