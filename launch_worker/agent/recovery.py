@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from launch_worker.agent.adoption import AbandonedFolder, Adopter
@@ -30,6 +31,7 @@ from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
 from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
+from launch_worker.runners.process.handle import DISK_WAS_FULL
 from launch_worker.runners.process.takeover import take_over
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -270,6 +272,8 @@ class Recovery:
         else:
             outcome = explained(outcome_of_exit(status, preempt_exit_code=code), attempt.output, spec)
         outcome = outcome_by_words(outcome, words, status=status, preempt_exit_code=code)
+        if exited is not None and exited.disk_was_full:
+            outcome = replace(outcome, message=f"{outcome.message}\n{DISK_WAS_FULL}".strip())
         ended_ago_s = attempt.exit_status_age_s()
         used = self._usage_of(attempt, record, ended_ago_s)
         step = next_step_of(record, outcome)

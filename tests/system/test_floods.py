@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -66,7 +68,9 @@ def test_a_job_that_floods_is_not_slowed(cluster: Cluster, tmp_path: Path) -> No
     )
 
 
-def test_disk_full_what_cannot_start_waits_and_jobs_and_worker_go_on(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path, cluster: Cluster) -> Iterator[Path]:
+    """A folder with room for 2 MiB."""
     work = tmp_path / "small"
     work.mkdir()
     if (
@@ -75,43 +79,73 @@ def test_disk_full_what_cannot_start_waits_and_jobs_and_worker_go_on(cluster: Cl
     ):
         pytest.skip("mounting a small tmpfs is not allowed here")
     try:
-        worker = cluster.worker(slots=4, env={"LAUNCH_WORK_DIR": str(work)})
-        end, hush, shout = (tmp_path / name for name in ("end", "hush", "shout"))
-        stays = submit(["sh", "-c", f"{waits_for(end)}; exit 3"], api=cluster.api)
-        wait_for_pid(stays)
-        talk = f"i=0; until [ -e {hush} ]; do i=$((i+1)); echo $i || exit 9; sleep 0.1; done"
-        talker = submit(["sh", "-c", talk], api=cluster.api)
-        # Not before `refused`: its output gives disk back once there is no room ahead of it.
-        noise = f"{waits_for(shout)}; for i in $(seq 80); do head -c 16k /dev/zero; sleep 0.05; done; touch {hush}"
-        loud = submit(["sh", "-c", noise], api=cluster.api)
-        wait_for_output(talker, b"3")
-        wait_for_pid(loud)
-        filler = work / "filler"
-        _fill(filler)
-        talks = wait_until(lambda: talker.logs().count(b"\n"))
-        assert wait_until(lambda: talker.logs().count(b"\n") > talks + 5), "the job goes on, and its output is seen"
-        refused = submit(["true"], api=cluster.api)
-        end.touch()
-        assert stays.wait(20) is RunState.FAILED
-        assert stays.exit_code == 3
-        shout.touch()
-        wait_until(hush.exists, what="the loud one has printed all, on a full disk")
-        filler.unlink()
-        assert refused.wait(60) is RunState.FINISHED, "it had gone back to its queue, or was never taken"
-        assert refused.record.first_attempt == refused.record.attempt, "no retry was used up"
-        assert talker.wait(20) is RunState.FINISHED
-        said = talker.logs().split()
-        assert said == [str(number).encode() for number in range(1, len(said) + 1)]
-        assert talker.record.message == ""
-        assert loud.wait(20).is_final
-        assert "disk was full" in loud.record.message
-        assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
-        assert worker.process.poll() is None
-        worker.process.terminate()
-        worker.wait()
+        yield work
     finally:
         cluster.close()
         subprocess.run(["umount", "-l", str(work)], check=False)
+
+
+def test_disk_full_what_cannot_start_waits_and_jobs_and_worker_go_on(
+    cluster: Cluster, tmp_path: Path, small_disk: Path
+) -> None:
+    work = small_disk
+    worker = cluster.worker(slots=4, env={"LAUNCH_WORK_DIR": str(work)})
+    end, hush, shout = (tmp_path / name for name in ("end", "hush", "shout"))
+    stays = submit(["sh", "-c", f"{waits_for(end)}; exit 3"], api=cluster.api)
+    wait_for_pid(stays)
+    talk = f"i=0; until [ -e {hush} ]; do i=$((i+1)); echo $i || exit 9; sleep 0.1; done"
+    talker = submit(["sh", "-c", talk], api=cluster.api)
+    # Not before `refused`: its output gives disk back once there is no room ahead of it.
+    noise = f"{waits_for(shout)}; for i in $(seq 80); do head -c 16k /dev/zero; sleep 0.05; done; touch {hush}"
+    loud = submit(["sh", "-c", noise], api=cluster.api)
+    wait_for_output(talker, b"3")
+    wait_for_pid(loud)
+    filler = work / "filler"
+    _fill(filler)
+    talks = wait_until(lambda: talker.logs().count(b"\n"))
+    assert wait_until(lambda: talker.logs().count(b"\n") > talks + 5), "the job goes on, and its output is seen"
+    refused = submit(["true"], api=cluster.api)
+    end.touch()
+    assert stays.wait(20) is RunState.FAILED
+    assert stays.exit_code == 3
+    shout.touch()
+    wait_until(hush.exists, what="the loud one has printed all, on a full disk")
+    filler.unlink()
+    assert refused.wait(60) is RunState.FINISHED, "it had gone back to its queue, or was never taken"
+    assert refused.record.first_attempt == refused.record.attempt, "no retry was used up"
+    assert talker.wait(20) is RunState.FINISHED
+    said = talker.logs().split()
+    assert said == [str(number).encode() for number in range(1, len(said) + 1)]
+    assert talker.record.message == ""
+    assert loud.wait(20).is_final
+    assert "disk was full" in loud.record.message
+    assert submit(["true"], api=cluster.api).wait(20) is RunState.FINISHED
+    assert worker.process.poll() is None
+    worker.process.terminate()
+    worker.wait()
+
+
+def test_who_reports_for_a_killed_worker_and_guard_says_that_the_disk_was_full(
+    cluster: Cluster, tmp_path: Path, small_disk: Path
+) -> None:
+    first = cluster.worker(slots=4, env={"LAUNCH_WORK_DIR": str(small_disk)})
+    shout = tmp_path / "shout"
+    noise = f"{waits_for(shout)}; for i in $(seq 80); do head -c 16k /dev/zero; sleep 0.02; done"
+    loud = submit(["sh", "-c", noise], api=cluster.api)
+    guard = psutil.Process(wait_for_pid(loud)).parent()
+    assert guard is not None
+    filler = small_disk / "filler"
+    _fill(filler)
+    first.signal(signal.SIGSTOP)
+    shout.touch()
+    exits = next((small_disk / "workers").glob("*/exits"))
+    wait_until(lambda: loud.id in exits.read_text(), what="the guard has kept its end")
+    guard.kill()
+    first.kill()
+    filler.unlink()
+    cluster.worker(slots=4, env={"LAUNCH_WORK_DIR": str(small_disk)})
+    assert loud.wait(60) is RunState.FINISHED
+    assert "disk was full" in loud.record.message
 
 
 def test_jobs_process_killed_oom_says_so_by_the_kernels_word(cluster: Cluster) -> None:

@@ -22,8 +22,9 @@ EXITS = "exits"
 _ROOM_BYTES = 32 << 10
 _FALLOC_KEEP_SIZE = 0x01
 _LINE = re.compile(r"(\S+) (-?\d+) (\S+) (\d+\.\d+)")
-#: A line of its own, which earlier releases pass over.
+#: Lines of their own, which earlier releases pass over.
 _USED_LINE = re.compile(r"(\S+) used (\d+\.\d+) (\d+)")
+_FULL_LINE = re.compile(r"(\S+) disk-full")
 
 
 class Exit(NamedTuple):
@@ -37,6 +38,8 @@ class Exit(NamedTuple):
     at: float = 0.0
     #: What the main process had used, and what its descendants had that it waited for; None where it is not known.
     used: Reaped | None = None
+    #: Whether output was given up by then, because the disk was full.
+    disk_was_full: bool = False
 
 
 class ExitFile:
@@ -133,9 +136,14 @@ def read_exits(folder: str) -> dict[str, Exit]:
         for match in map(_USED_LINE.fullmatch, lines)
         if match is not None
     }
+    full = {match[1] for match in map(_FULL_LINE.fullmatch, lines) if match is not None}
     return {
         match[1]: Exit(
-            int(match[2]), cast(StopReason, "" if match[3] == "-" else match[3]), float(match[4]), used.get(match[1])
+            int(match[2]),
+            cast(StopReason, "" if match[3] == "-" else match[3]),
+            float(match[4]),
+            used.get(match[1]),
+            match[1] in full,
         )
         for match in found
     }
@@ -147,7 +155,9 @@ def _open(path: str, more: int = 0) -> int:
 
 def _lines(attempt: str, exited: Exit) -> str:
     text = f"{attempt} {exited.status} {exited.stopped_by or '-'} {exited.at:.3f}\n"
-    return text if exited.used is None else f"{attempt} used {exited.used[0]:.6f} {exited.used[1]}\n{text}"
+    if exited.used is not None:
+        text = f"{attempt} used {exited.used[0]:.6f} {exited.used[1]}\n{text}"
+    return f"{attempt} disk-full\n{text}" if exited.disk_was_full else text
 
 
 def _append(fd: int, attempt: str, exited: Exit) -> int:

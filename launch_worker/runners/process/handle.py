@@ -29,7 +29,8 @@ log = logging.getLogger("launch_worker.runner")
 _CATCH_UP_S = 0.5
 #: Seconds between two looks at a pipe meanwhile.
 _LOOK_AGAIN_S = 0.001
-_DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
+#: What the message of a run says whose output was given up.
+DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 #: Exit code of a shell whose child died of SIGKILL.
 _SHELL_SIGKILL = 137
 
@@ -159,7 +160,7 @@ class JobHandle:
                 message=f"{outcome.message}\n{text}" if outcome.message else "",
             )
         if self.disk_was_full:
-            outcome = replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
+            outcome = replace(outcome, message=f"{outcome.message}\n{DISK_WAS_FULL}".strip())
         return outcome
 
     def _explain_kill(self, outcome: Outcome) -> Outcome:

@@ -121,7 +121,9 @@ class JobEnds:
         job.look_at = boot_time_s()
         self._poller.be_due(job.look_at)
         if status is not None and self._exits is not None:
-            job.is_kept = self._exits.keep(job.attempt, Exit(status, job.ended_by, job.look_at, job.used))
+            was_full = job.output is not None and job.output.disk_was_full
+            exited = Exit(status, job.ended_by, job.look_at, job.used, was_full)
+            job.is_kept = self._exits.keep(job.attempt, exited)
         if job.report_start_at is not None and not self._jobs.living_of(job):
             self._jobs.remove(job)
             self._reports.ended(job)

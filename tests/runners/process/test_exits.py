@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch_worker.runners.process.exits import EXITS, Exit, ExitFile, keep_exit, read_exits
+from launch_worker.runners.process.reaped import Reaped
 
 
 def test_what_is_kept_is_read_with_who_had_stopped_it(tmp_path: Path) -> None:
@@ -16,6 +17,7 @@ def test_what_is_kept_is_read_with_who_had_stopped_it(tmp_path: Path) -> None:
     file = ExitFile(str(tmp_path))
     assert file.keep("r.1.7", Exit(0, ""))
     assert file.keep("r.2.8", Exit(-9, "lease", 12.345))
+    assert file.keep("r.3.9", Exit(0, "", 3.25, Reaped(1.5, 4096), disk_was_full=True))
     assert keep_exit(str(tmp_path), "s.1.9", Exit(3, ""))
     file.close()
     again = ExitFile(str(tmp_path))
@@ -24,6 +26,7 @@ def test_what_is_kept_is_read_with_who_had_stopped_it(tmp_path: Path) -> None:
     assert read_exits(str(tmp_path)) == {
         "r.1.7": Exit(0, ""),
         "r.2.8": Exit(-9, "lease", 12.345),
+        "r.3.9": Exit(0, "", 3.25, Reaped(1.5, 4096), disk_was_full=True),
         "s.1.9": Exit(3, ""),
         "t.1.1": Exit(255, "asked"),
     }
