@@ -52,7 +52,7 @@ def test_status_says_first_what_is_wrong_and_always_how_many_gpus_are_held() -> 
         "",
         "runs      ◌ Pending 3,056  ▶ Running 1",
         "GPUs      1 of 1 held",
-        "passes    last 12 s ago",
+        "passes    done 12 s ago",
     ]
     assert "QUEUE  STATE  WAITING  RUNNING  WORKERS" in lines
     assert "gpu    Idle     3,056      0/4        0" in lines
