@@ -15,6 +15,18 @@ COLUMNS = (
     Column("MEMORY", 2, right=True),
     Column("MODEL", 3, least=10),
 )
+#: Columns of a worker itself.
+WORKER_COLUMNS = (
+    Column("WORKER", least=16),
+    Column("STATE"),
+    Column("RUNNING", right=True),
+    Column("GPUS", 1, right=True),
+    Column("CPUS", 2, right=True),
+    Column("MEMORY", 3, right=True),
+    Column("QUEUES", 4, least=10),
+    Column("HOST", 6, least=8),
+    Column("PID", 7),
+)
 #: Colours of the states of workers that take no runs.
 _COLOURS = {"draining": "yellow", "quarantined": "red", "stuck": "red", "lost": "bright_red"}
 
@@ -22,6 +34,15 @@ _COLOURS = {"draining": "yellow", "quarantined": "red", "stuck": "red", "lost": 
 def rows(workers: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """A row for each device of each worker, under COLUMNS."""
     return [(worker["worker"], *_cells(device)) for worker in workers for device in worker.get("devices") or ()]
+
+
+def worker_row(worker: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The row of a live worker, under WORKER_COLUMNS."""
+    return (
+        *(worker["worker"], state_text(worker["state"]), f"{worker['running']}/{worker['slots']}"),
+        *(gpus_text(worker), cpus_text(worker), memory_text(worker)),
+        *(",".join(worker["queues"]), worker["host"], str(worker["pid"])),
+    )
 
 
 def _cells(device: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -24,17 +24,6 @@ _QUEUES = (
     Column("WORKERS", 1),
 )
 _POOLS = (Column("POOL", least=12), Column("STATE"), Column("RUNNING", right=True), Column("QUEUES", 1, least=12))
-_WORKERS = (
-    Column("WORKER", least=16),
-    Column("STATE"),
-    Column("RUNNING", right=True),
-    Column("GPUS", 1, right=True),
-    Column("CPUS", 2, right=True),
-    Column("MEMORY", 3, right=True),
-    Column("QUEUES", 4, least=10),
-    Column("HOST", 5, least=8),
-    Column("PID", 6),
-)
 #: Colours of queues and pools from which nothing starts.
 _COLOURS = {"Paused": "yellow", "Idle": "yellow"}
 
@@ -63,7 +52,7 @@ def lines(status: dict[str, Any], screen: Screen) -> list[Styled]:
     tables = (
         (_QUEUES, map(_queue_row, status["queues"])),
         (_POOLS, map(_pool_row, status["pools"])),
-        (_WORKERS, map(_worker_row, status["workers"])),
+        (devices.WORKER_COLUMNS, map(devices.worker_row, status["workers"])),
         (devices.COLUMNS, devices.rows(status["workers"])),
     )
     blocks += [Table(columns, rows).lines(screen) for columns, found in tables if (rows := list(found))]
@@ -111,14 +100,6 @@ def _queue_row(queue: dict[str, Any]) -> tuple[Any, ...]:
 def _pool_row(pool: dict[str, Any]) -> tuple[Any, ...]:
     state = styled(pool["state"], colour=_COLOURS.get(pool["state"]))
     return pool["name"], state, _of(pool["running"], pool["limit"]), ",".join(pool["queues"])
-
-
-def _worker_row(worker: dict[str, Any]) -> tuple[Any, ...]:
-    return (
-        *(worker["worker"], devices.state_text(worker["state"]), _of(worker["running"], worker["slots"])),
-        *(devices.gpus_text(worker), devices.cpus_text(worker), devices.memory_text(worker)),
-        *(",".join(worker["queues"]), worker["host"], str(worker["pid"])),
-    )
 
 
 def _of(number: int, limit: int | None) -> str:

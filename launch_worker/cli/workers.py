@@ -54,37 +54,12 @@ def list_command(url: str | None, watch: bool, wide: bool, as_json: bool) -> Non
     show_or_watch(transport, read, draw=_lines, show=show, watch=watch, as_json=as_json)
 
 
-_COLUMNS = (
-    Column("WORKER", least=16),
-    Column("STATE"),
-    Column("RUNNING", right=True),
-    Column("GPUS", 1, right=True),
-    Column("CPUS", 2, right=True),
-    Column("MEMORY", 3, right=True),
-    Column("QUEUES", 4, least=10),
-    Column("HOST", 6, least=8),
-    Column("PID", 7),
-    Column("PROBLEM", 5, least=30, falls=True),
-)
+_COLUMNS = (*devices.WORKER_COLUMNS, Column("PROBLEM", 5, least=30, falls=True))
 
 
 def _lines(found: tuple[list[dict[str, Any]], list[dict[str, Any]]], screen: Screen) -> list[Styled]:
     live, gone = found
-    rows: list[tuple[Any, ...]] = [
-        (
-            worker["worker"],
-            devices.state_text(worker["state"]),
-            f"{worker['running']}/{worker['slots']}",
-            devices.gpus_text(worker),
-            devices.cpus_text(worker),
-            devices.memory_text(worker),
-            ",".join(worker["queues"]),
-            worker["host"],
-            str(worker["pid"]),
-            worker["problem"],
-        )
-        for worker in live
-    ]
+    rows: list[tuple[Any, ...]] = [(*devices.worker_row(worker), worker["problem"]) for worker in live]
     rows += [
         (
             *(worker["worker"], devices.state_text(worker["state"]), *[None] * 4, ",".join(worker["queues"])),
