@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from launch_worker.cli.main import group
 from launch_worker.errors import InputError, NotFoundError, RefusedError
 from launch_worker.notifications.channels import Channels
 from launch_worker.store.store import Store
 from tests.support.archives import empty_sqlite
+from tests.support.commands import objects, run_here
 from tests.support.http_servers import KEY, TestServer, serving
 from tests.support.receivers import Receiver, mailbox, receiving
 
@@ -44,18 +42,7 @@ def do(request: pytest.FixtureRequest, store: Store, tmp_path: Path, monkeypatch
         (tmp_path / "archive.db").write_bytes(empty_sqlite())
         monkeypatch.setenv("LAUNCH_DATABASE_URL", f"sqlite:///{tmp_path / 'archive.db'}")
         monkeypatch.setenv("LAUNCH_REDIS_URL", store.url)
-
-    def run(*words: str, given: str | None = None) -> str:
-        result = CliRunner().invoke(group, words, standalone_mode=False, input=given)
-        if result.exception is not None:
-            raise result.exception
-        return result.stdout
-
-    return run
-
-
-def objects(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
+    return run_here
 
 
 def test_a_channel_by_both_doors(do: Do, receiver: Receiver) -> None:

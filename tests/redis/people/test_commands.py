@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import pty
 import stat
@@ -13,12 +12,9 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from launch_worker.cli.main import group
 from launch_worker.database.database import Database
 from launch_worker.errors import ArchiveUnavailableError, InputError, NotFoundError, RefusedError
 from launch_worker.people.directory import Directory
@@ -27,6 +23,7 @@ from launch_worker.people.roles import Role
 from launch_worker.store.store import Store
 from tests.conftest import wait_until
 from tests.redis.people.conftest import GOOD
+from tests.support.commands import objects, run_here
 from tests.support.http_servers import KEY, serving
 
 Do = Callable[..., str]
@@ -36,18 +33,7 @@ Do = Callable[..., str]
 def do(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Do:
     """Carries out a command of `launch-worker` in this process, and returns what it prints."""
     monkeypatch.setenv("LAUNCH_DATABASE_URL", database_url)
-
-    def run(*words: str, given: str | None = None) -> str:
-        result = CliRunner().invoke(group, words, standalone_mode=False, input=given)
-        if result.exception is not None:
-            raise result.exception
-        return result.stdout
-
-    return run
-
-
-def objects(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
+    return run_here
 
 
 def test_a_first_admin_a_member_and_a_program_are_added(do: Do, directory: Directory) -> None:
@@ -271,11 +257,10 @@ def on_redis(redis_url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> D
         with warnings.catch_warnings():
             # A command leaves its connection to the end of its process.
             warnings.simplefilter("ignore", ResourceWarning)
-            result = CliRunner().invoke(group, words, standalone_mode=False)
-            gc.collect()
-        if result.exception is not None:
-            raise result.exception
-        return result.stdout
+            try:
+                return run_here(*words)
+            finally:
+                gc.collect()
 
     return do
 
