@@ -45,23 +45,11 @@ class PoolFigures:
     limit: int | None
 
 
-@dataclass(frozen=True)
-class Figures:
-    """All that is read for one scrape. A figure that this Redis user may not read is None, or not in its map."""
+@dataclass(frozen=True, kw_only=True)
+class SystemFigures:
+    """What is of no one queue, pool or worker. A figure that this user of Redis may not read is None, or not there."""
 
     runs: Mapping[RunState, int]
-    #: Number of queues, also of those that are not shown by name.
-    queue_count: int
-    queues: Sequence[QueueFigures]
-    pools: Sequence[PoolFigures]
-    #: The counters of all queues, also of deleted ones.
-    counts: Counts
-    workers: Mapping[str, int]
-    slots: int
-    slots_busy: int
-    gpus: int
-    gpus_held: int
-    leases_late: int
     held: int
     pass_ages_s: Mapping[str, float]
     #: Numbers of refused reports and other events.
@@ -74,6 +62,24 @@ class Figures:
     unarchived_age_s: float
     #: What Redis says of itself (INFO).
     server: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(SystemFigures):
+    """All that is read for one scrape."""
+
+    #: Number of queues, also of those that are not shown by name.
+    queue_count: int
+    queues: Sequence[QueueFigures]
+    pools: Sequence[PoolFigures]
+    #: The counters of all queues, also of deleted ones.
+    counts: Counts
+    workers: Mapping[str, int]
+    slots: int
+    slots_busy: int
+    gpus: int
+    gpus_held: int
+    leases_late: int
 
 
 def read_figures(redis: Any, url: str) -> Figures:
@@ -117,8 +123,8 @@ def read_figures(redis: Any, url: str) -> Figures:
         queues.append(
             QueueFigures(
                 name=OTHER_QUEUES,
-                ready=max(0, seen.runs[RunState.PENDING] - lined),
-                running=max(0, seen.runs[RunState.RUNNING] - sum(queue.running for queue in queues)),
+                ready=max(0, seen.system.runs[RunState.PENDING] - lined),
+                running=max(0, seen.system.runs[RunState.RUNNING] - sum(queue.running for queue in queues)),
                 slots=sum(count for name, count in slots.items() if name not in names),
                 oldest_s=0.0,
                 pool="",
@@ -126,7 +132,7 @@ def read_figures(redis: Any, url: str) -> Figures:
             )
         )
     return Figures(
-        runs=seen.runs,
+        **vars(seen.system),
         queue_count=len(seen.queues),
         queues=queues,
         pools=[_pool(name, limit, queues) for name, limit in zip(pools, more[: len(pools)], strict=True)],
@@ -137,15 +143,6 @@ def read_figures(redis: Any, url: str) -> Figures:
         gpus=sum(len(_devices(said)) for said in workers),
         gpus_held=sum(bool(device.get("runs")) for said in workers for device in _devices(said)),
         leases_late=int(late or 0),
-        held=seen.held,
-        pass_ages_s=seen.pass_ages_s,
-        events=seen.events,
-        refused_kept=seen.refused_kept,
-        feed_length=seen.feed_length,
-        has_archive=seen.has_archive,
-        unarchived=seen.unarchived,
-        unarchived_age_s=seen.unarchived_age_s,
-        server=seen.server,
     )
 
 
@@ -178,13 +175,8 @@ def _overall(redis: Any) -> _Overall:
     found = _sound(answers[1:])
     info, counted, queues, pools, owners, held, passes, events, refused, feed, archive, ended, oldest = found[:13]
     other, deleted, *runs = found[13:]
-    return _Overall(
-        now=now,
-        server=info or {},
-        counted=_texts(counted),
-        queues=_texts(queues),
-        pools=_texts(pools),
-        owners=[text(owner) for owner in owners or ()],
+    system = SystemFigures(
+        runs={state: int(count or 0) for state, count in zip(RunState, runs, strict=True)},
         held=int(held or 0),
         pass_ages_s={name: max(0.0, (now - at) / 1e6) for name, at in _counts(passes).values.items()},
         events=_counts(events).values,
@@ -193,9 +185,17 @@ def _overall(redis: Any) -> _Overall:
         has_archive=bool(archive),
         unarchived=int(ended or 0) if archive else 0,
         unarchived_age_s=max(0.0, (now - int(oldest[0][1])) / 1e6) if archive and oldest else 0.0,
+        server=info or {},
+    )
+    return _Overall(
+        now=now,
+        system=system,
+        counted=_texts(counted),
+        queues=_texts(queues),
+        pools=_texts(pools),
+        owners=[text(owner) for owner in owners or ()],
         other=_counts(other),
         deleted=_counts(deleted),
-        runs={state: int(count or 0) for state, count in zip(RunState, runs, strict=True)},
     )
 
 
@@ -220,25 +220,16 @@ def _oldest_of(redis: Any, queues: Sequence[str], now: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Overall:
-    """What is read first: all that is not of one queue, pool or worker. The names are those of `Figures`."""
+    """What is read first."""
 
     now: int
-    server: Mapping[str, Any]
+    system: SystemFigures
     counted: frozenset[str]
     queues: frozenset[str]
     pools: frozenset[str]
     owners: Sequence[str]
-    held: int
-    pass_ages_s: Mapping[str, float]
-    events: Mapping[str, int]
-    refused_kept: int
-    feed_length: int | None
-    has_archive: bool
-    unarchived: int
-    unarchived_age_s: float
     other: Counts
     deleted: Counts
-    runs: Mapping[RunState, int]
 
 
 def _shown(counted: frozenset[str], queues: frozenset[str]) -> list[str]:
