@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, parse_filter, parse_order
 from launch_worker.api.groups import Group, GroupApi
 from launch_worker.api.naming import chosen, is_exact
 from launch_worker.api.queues import QueueApi
@@ -100,7 +100,7 @@ class Api(GroupApi, QueueApi, SweepApi):
         self,
         path: str | None = None,
         filters: Mapping[str, Any] | None = None,
-        order: str = "-created_at",
+        order: str = NEWEST_FIRST,
         per_page: int = 50,
     ) -> Runs:
         """W&B's `Api.runs`: the runs of a project that fit a filter, in an order.

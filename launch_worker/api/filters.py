@@ -31,6 +31,8 @@ MAX_MATCHED = 4096
 
 #: Fields that the store has an index of; a run has at most one value of each.
 INDEXED = ("sweep", "project", "queue", "state")
+#: Order of lists where nobody asks for another one.
+NEWEST_FIRST = "-created_at"
 
 #: Field that is all texts of a run by which people look for it.
 _TEXT = "text"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from launch_worker.api.filters import Filter, parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, Filter, parse_filter, parse_order
 from launch_worker.api.naming import INDEXED, LAST, LEAST_PREFIX, MOST_LOOKED, MOST_TOLD, Meant, Named, fits, things_of
 from launch_worker.api.redis_connection import RedisConnection
 from launch_worker.errors import ArchiveError, SettingsError
@@ -81,7 +81,7 @@ class RedisNames(RedisConnection):
             database = self.archive()
             if database is None:
                 return None
-            labels = self._ask(database, {"name": word}, "-created_at")
+            labels = self._ask(database, {"name": word}, NEWEST_FIRST)
             if len(word) >= LEAST_PREFIX and word.isalnum() and word.isascii():
                 labels += self._ask(database, {"id": {"$gte": word, "$lt": f"{word}~"}}, "-id")
         except (ArchiveError, SettingsError):

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import click
 
 from launch_worker import humane, terminal
 from launch_worker.api.client import Api, Run
-from launch_worker.api.filters import Filter, parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, Filter, Order, parse_filter, parse_order
 from launch_worker.api.folding import read_page
-from launch_worker.api.runs import COUNTED, MAX_PER_PAGE
+from launch_worker.api.runs import COUNTED, MAX_PER_PAGE, Runs
 from launch_worker.cli.options import WIDE
-from launch_worker.cli.runs_table import Row, lines, parse_columns, sort_path, usual_columns
+from launch_worker.cli.runs_table import Columns, Row, lines, parse_columns, sort_path, usual_columns
 from launch_worker.cli.selection import conditions_of, selecting
 from launch_worker.cli.watching import WATCH, show_or_watch
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.terminal import Screen, Styled
-
-_NEWEST_FIRST = "-created_at"
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 
@@ -72,32 +71,17 @@ def runs_command(
         raise InputError("--count-by lists no runs; leave out --pending, --sort, -o and --watch")
     if chosen and as_json:
         raise InputError("-o chooses the columns of a table, and --json has all fields; leave one of them out")
-    order = parse_order(sort_path(sort)) if sort else parse_order(_NEWEST_FIRST)
+    order = parse_order(sort_path(sort) if sort else NEWEST_FIRST)
     columns = parse_columns(chosen) if chosen else usual_columns(places=pending)
     api = Api(url)
     given = conditions_of(api, selection)
     wanted: dict[str, Any] = {"$and": given} if given else {}
-    fits = parse_filter(wanted)
-    said: set[str] = set()
-
-    def say(notices: Iterable[str]) -> None:
-        for notice in notices:
-            # An archive that is behind says another time again and again.
-            if notice.partition(" is ")[0] not in said:
-                said.add(notice.partition(" is ")[0])
-                terminal.say(f"launch-worker: {notice}", err=True)
-
     if count_by is not None:
-        runs = api.runs(filters=wanted)
-        names = [name.strip() for name in count_by.split(",")]
-        counted = runs.counts(names)
-        say(runs.notices)
-        _print_counts(names, counted, limit=limit, as_json=as_json)
+        _print_counts(api.runs(filters=wanted), count_by, limit=limit, as_json=as_json)
         return
-
     can_fold = (
         columns.fit_groups
-        and order.text == _NEWEST_FIRST
+        and order.text == NEWEST_FIRST
         and not (pending or as_json or selection["group"] or selection["sweep"])
     )
     if each is False and not can_fold:
@@ -106,42 +90,20 @@ def runs_command(
             "and columns of config"
         )
     on_terminal = sys.stdout.isatty() and not as_json
-    is_folded = can_fold and (on_terminal if each is None else not each)
-
-    def read() -> _Found:
-        if pending:
-            rows = _in_line(api, fits, queue=selection["queue"], limit=limit + 1)
-            found = _Found(rows[:limit], has_more=len(rows) > limit)
-        elif is_folded:
-            page = read_page(api.transport, fits, order, most=limit)
-            say(page.notices)
-            found = _Found(_rows_of_page(api, page.rows), has_more=bool(page.next))
-        else:
-            runs = api.runs(filters=wanted, order=order.text, per_page=min(limit + 1, MAX_PER_PAGE))
-            rows = [Row(run.record, run.as_json()) for run in runs[: limit + 1]]
-            say(runs.notices)
-            found = _Found(rows[:limit], has_more=len(rows) > limit)
-        if not found.has_more or not on_terminal or pending:
-            return found
-        return found._replace(number=api.transport.listing(fits, order, per_page=1).count())
-
-    def draw(found: _Found, screen: Screen) -> list[Styled]:
-        foot = _foot(found, limit=limit, is_filtered=bool(given))
-        return lines(found.rows, columns, screen, foot) if found.rows else [terminal.styled("no runs")]
-
-    def show(found: _Found) -> None:
-        screen = Screen.of(is_wide=wide)
-        if as_json:
-            for row in found.rows:
-                terminal.echo_json({**row.run, "place": row.place} if pending else row.run)
-        elif not found.rows:
-            terminal.say("no runs", err=True)
-        elif on_terminal:
-            terminal.put(draw(found, screen))
-        else:
-            terminal.put(lines(found.rows, columns, screen))
-
-    show_or_watch(api.transport, read, draw=draw, show=show, watch=watch, as_json=as_json)
+    listed = _List(
+        api=api,
+        wanted=wanted,
+        fits=parse_filter(wanted),
+        order=order,
+        columns=columns,
+        limit=limit,
+        line_of=selection["queue"] if pending else None,
+        is_folded=can_fold and (on_terminal if each is None else not each),
+        is_wide=wide,
+        on_terminal=on_terminal,
+        as_json=as_json,
+    )
+    show_or_watch(api.transport, listed.read, draw=listed.draw, show=listed.show, watch=watch, as_json=as_json)
 
 
 class _Found(NamedTuple):
@@ -153,19 +115,84 @@ class _Found(NamedTuple):
     number: int | None = None
 
 
-def _foot(found: _Found, *, limit: int, is_filtered: bool) -> str:
-    """The sentence below a list on a terminal: how much there is beside it, and how to see that."""
-    has_groups = any(row.group for row in found.rows)
-    said = []
-    if found.has_more:
-        of = ", and there are more" if found.number is None else f" of {humane.count(found.number)}"
+@dataclass(frozen=True)
+class _List:
+    """One list, which may be read again and again."""
+
+    api: Api
+    #: The filter as it was given, and as it was read.
+    wanted: Mapping[str, Any]
+    fits: Filter
+    order: Order
+    columns: Columns
+    limit: int
+    #: The queue whose line is listed, '' for all queues; None for a list of another order.
+    line_of: str | None
+    is_folded: bool
+    is_wide: bool
+    on_terminal: bool
+    as_json: bool
+    #: Notices that were said, without what is another time in each.
+    _said: set[str] = field(default_factory=set)
+
+    def read(self) -> _Found:
+        """Read what is shown, and say what the archive has to say of it."""
+        most = self.limit + 1
+        if self.line_of is not None:
+            rows = _in_line(self.api, self.fits, queue=self.line_of, limit=most)
+            return _Found(rows[: self.limit], has_more=len(rows) > self.limit)
+        if self.is_folded:
+            page = read_page(self.api.transport, self.fits, self.order, most=self.limit)
+            self._say(page.notices)
+            found = _Found(_rows_of_page(self.api, page.rows), has_more=bool(page.next))
+        else:
+            runs = self.api.runs(filters=self.wanted, order=self.order.text, per_page=min(most, MAX_PER_PAGE))
+            rows = [Row(run.record, run.as_json()) for run in runs[:most]]
+            self._say(runs.notices)
+            found = _Found(rows[: self.limit], has_more=len(rows) > self.limit)
+        if not found.has_more or not self.on_terminal:
+            return found
+        return found._replace(number=self.api.transport.listing(self.fits, self.order, per_page=1).count())
+
+    def draw(self, found: _Found, screen: Screen) -> list[Styled]:
+        """The lines for a terminal."""
+        if not found.rows:
+            return [terminal.styled("no runs")]
+        return lines(found.rows, self.columns, screen, self._foot(found))
+
+    def show(self, found: _Found) -> None:
+        """Print it."""
+        screen = Screen.of(is_wide=self.is_wide)
+        if self.as_json:
+            for row in found.rows:
+                terminal.echo_json(row.run if self.line_of is None else {**row.run, "place": row.place})
+        elif not found.rows:
+            terminal.say("no runs", err=True)
+        elif self.on_terminal:
+            terminal.put(self.draw(found, screen))
+        else:
+            terminal.put(lines(found.rows, self.columns, screen))
+
+    def _say(self, notices: Iterable[str]) -> None:
+        """Print those that were not printed before: an archive that is behind says another time again and again."""
+        for notice in notices:
+            if (what := notice.partition(" is ")[0]) not in self._said:
+                self._said.add(what)
+                _say_notice(notice)
+
+    def _foot(self, found: _Found) -> str:
+        """The sentence below a list on a terminal: how much there is beside it, and how to see that."""
+        has_groups = any(row.group for row in found.rows)
+        said = []
+        if found.has_more:
+            of = ", and there are more" if found.number is None else f" of {humane.count(found.number)}"
+            if has_groups:
+                of = "" if found.number is None else f", {humane.plural(found.number, 'run')} in all"
+            said.append(f"{len(found.rows)}{' rows' if has_groups else ''}{of}")
+            said.append(f"more: --limit {self.limit * 5}" + ("" if self.wanted else ", filters: --state failed"))
         if has_groups:
-            of = "" if found.number is None else f", {humane.plural(found.number, 'run')} in all"
-        said.append(f"{len(found.rows)}{' rows' if has_groups else ''}{of}")
-        said.append(f"more: --limit {limit * 5}" + ("" if is_filtered else ", filters: --state failed"))
-    if has_groups:
-        said.append("each run of a group: --each")
-    return "; ".join(said)
+            said.append("each run of a group: --each")
+        return "; ".join(said)
 
 
 def _rows_of_page(api: Api, found: Sequence[tuple[Record, str]]) -> list[Row]:
@@ -196,17 +223,25 @@ def _in_line(api: Api, fits: Filter, *, queue: str, limit: int) -> list[Row]:
     return [Row(record, Run(api, record.id, record=record).as_json(), place) for record, place in found]
 
 
-def _print_counts(fields: Sequence[str], counted: dict[tuple[str, ...], int], *, limit: int, as_json: bool) -> None:
+def _print_counts(runs: Runs, count_by: str, *, limit: int, as_json: bool) -> None:
     """Print the most frequent values, and how many others there are."""
-    fields = list(dict.fromkeys(fields))
+    names = [name.strip() for name in count_by.split(",")]
+    counted = runs.counts(names)
+    for notice in runs.notices:
+        _say_notice(notice)
+    fields = list(dict.fromkeys(names))
     shown = list(counted.items())[:limit]
     if as_json:
         for values, number in shown:
             terminal.echo_json(dict(zip(fields, values, strict=True)) | {"runs": number})
     elif shown:
-        columns = [terminal.Column(field.upper(), least=12) for field in fields]
+        columns = [terminal.Column(name.upper(), least=12) for name in fields]
         terminal.table([*columns, terminal.Column("RUNS")], [(*values, number) for values, number in shown])
     else:
         terminal.say("no runs", err=True)
     if len(counted) > limit:
-        terminal.say(f"launch-worker: {len(counted) - limit} more are not shown; --limit shows more", err=True)
+        _say_notice(f"{len(counted) - limit} more are not shown; --limit shows more")
+
+
+def _say_notice(notice: str) -> None:
+    terminal.say(f"launch-worker: {notice}", err=True)

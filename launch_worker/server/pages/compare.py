@@ -11,13 +11,12 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from launch_worker import humane
-from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, parse_filter, parse_order
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, allowed
 from launch_worker.server.pages.rows import Row, run_row
-from launch_worker.server.pages.runs_view import NEWEST_FIRST
 from launch_worker.server.pages.shown import show
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from markupsafe import Markup
 from starlette.responses import Response
 
-from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, parse_filter, parse_order
 from launch_worker.api.folding import folded, read_page
 from launch_worker.errors import InputError
 from launch_worker.model.run import Record
@@ -20,7 +20,7 @@ from launch_worker.model.states import RunState
 from launch_worker.people.roles import Act, Role, visible
 from launch_worker.server.asker import Asker, allowed
 from launch_worker.server.pages.rows import Row, make_rows, parse_marks
-from launch_worker.server.pages.runs_view import CHOICES, NEWEST_FIRST, View
+from launch_worker.server.pages.runs_view import CHOICES, View
 from launch_worker.server.pages.shown import show
 from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere

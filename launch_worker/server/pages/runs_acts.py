@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, parse_filter, parse_order
 from launch_worker.errors import BrokerUnavailableError, InputError, RefusedError
 from launch_worker.humane import count, plural
 from launch_worker.model.many import MEANINGS, MOST, UNTYPED, ManyAct, Meaning, Refusals
@@ -20,7 +20,7 @@ from launch_worker.model.run import Record
 from launch_worker.people.roles import Act, may
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.forms import Form, FormHere
-from launch_worker.server.pages.runs_view import NEWEST_FIRST, View
+from launch_worker.server.pages.runs_view import View
 from launch_worker.server.pages.shown import show
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere

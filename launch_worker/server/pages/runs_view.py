@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from launch_worker.api.filters import Filter, Order, parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, Filter, Order, parse_filter, parse_order
 from launch_worker.errors import InputError
 from launch_worker.ids import GROUP_ID
 from launch_worker.model.states import RunState
@@ -20,7 +20,6 @@ CHOICES = {"state": "state", "queue": "queue", "project": "project", "tag": "tag
 _SINGLE = ("q", "group", "since", "mine", "each", "sort")
 #: Values of one parameter, characters of a value, and words of a search at most.
 _MOST_VALUES, _MOST_TEXT, _MOST_WORDS = 100, 300, 10
-NEWEST_FIRST = "-created_at"
 #: The beginning of an id, long enough that few words of other texts look like one.
 _ID_PART = re.compile(r"[0-9][0-9a-hjkmnp-tv-z]{5,14}")
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from launch_worker.api.filters import parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, parse_filter, parse_order
 from launch_worker.api.gone_workers import gone_workers
 from launch_worker.api.shown import run_as_json
 from launch_worker.errors import LaunchError, NotFoundError
@@ -51,7 +51,7 @@ def worker_page(name: str, request: Request, shared: SharedHere, asker: Seeing) 
         raise NotFoundError(f"there is no worker {name[:100]!r} now; list them with: launch-worker workers")
     served = Served(shared, asker)
     wanted = parse_filter({"$and": [{"state": "Running"}, {"worker": name}]})
-    listing = served.listing(wanted, parse_order("-created_at"), per_page=_MOST_RUNS)
+    listing = served.listing(wanted, parse_order(NEWEST_FIRST), per_page=_MOST_RUNS)
     runs = [run_as_json(served, record) for record, _ in zip(listing.records(), range(_MOST_RUNS), strict=False)]
     return show(request, shared, asker, "worker", lives=found, name=name, runs=runs)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 from launch_worker.api.bookmarks import Bookmark, bookmark
-from launch_worker.api.filters import Filter, parse_filter, parse_order
+from launch_worker.api.filters import NEWEST_FIRST, Filter, parse_filter, parse_order
 from launch_worker.api.naming import MOST_WORD
 from launch_worker.api.runs import check_counted
 from launch_worker.api.shown import run_as_json
@@ -156,7 +156,7 @@ def list_runs(
     shared: SharedHere,
     asker: Seeing,
     filter: Annotated[str | None, _FILTER] = None,
-    order: Annotated[str, Query(description="Field, with - for the largest first.")] = "-created_at",
+    order: Annotated[str, Query(description="Field, with - for the largest first.")] = NEWEST_FIRST,
     after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     ids: Annotated[str | None, Query(description="Instead: these runs, with commas between them, 100 at most.")] = None,
@@ -183,7 +183,7 @@ def list_runs(
 @router.get("/runs/count")
 def count_runs(shared: SharedHere, asker: Seeing, filter: Annotated[str | None, _FILTER] = None) -> Count:
     """Say how many runs fit a filter, where that is known without reading them all."""
-    listing = Served(shared, asker).listing(read_filter(filter), parse_order("-created_at"), per_page=50)
+    listing = Served(shared, asker).listing(read_filter(filter), parse_order(NEWEST_FIRST), per_page=50)
     count = listing.count()
     return Count(count=count, notices=listing.notices)
 
@@ -197,7 +197,7 @@ def count_runs_by(
 ) -> Counts:
     """Say how many of the runs that fit a filter have which values of some fields."""
     fields = check_counted([word.strip() for word in by.split(",")])
-    listing = Served(shared, asker).listing(read_filter(filter), parse_order("-created_at"), per_page=50)
+    listing = Served(shared, asker).listing(read_filter(filter), parse_order(NEWEST_FIRST), per_page=50)
     found = listing.counts(fields)
     counts = [Group(values=list(values), count=count) for values, count in found.items()]
     return Counts(counts=counts, notices=listing.notices)
