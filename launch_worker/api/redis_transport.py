@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from launch_worker.api import doctor
-from launch_worker.api.gone_workers import gone_workers
 from launch_worker.api.overview import overview
 from launch_worker.api.redis_groups import RedisGroups
 from launch_worker.api.redis_names import RedisNames
@@ -39,11 +38,15 @@ class RedisTransport(RedisRuns, RedisNames, RedisGroups, RedisQueues, RedisSweep
         return self.store.workers_now()
 
     def gone_workers(self) -> list[dict[str, Any]]:
-        if self._archive is None and not self.settings.has_archive:
-            return []
         try:
-            return gone_workers(self.acts)
+            database = self.archive()
+            if database is None:
+                return []
+            from launch_worker.archive.acts import gone_workers
+
+            return gone_workers(database)
         except LaunchError:
+            # Without the archive nobody remembers them.
             return []
 
     def order(self, worker: str, word: WorkerOrder) -> int:

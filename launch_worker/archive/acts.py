@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
 
+from launch_worker.database import audit
 from launch_worker.database.audit import audit_lines
 from launch_worker.database.database import Database
 from launch_worker.database.version import check_version
 from launch_worker.model.units import isoformat
 from launch_worker.untrusted.text import read_map
+
+#: Seconds for which a worker that is gone is shown, and such workers that are shown at most.
+_GONE_S, _MOST_GONE = 3600, 50
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,24 @@ def acts(database: Database, wanted: Wanted) -> list[dict[str, Any]]:
             }
             for row in connection.execute(query).mappings()
         ]
+
+
+def gone_workers(database: Database) -> list[dict[str, Any]]:
+    """The workers that were lost or left in the last hour, the newest first."""
+    check_version(database)
+    since = int((time.time() - _GONE_S) * 1e6)
+    with database.reading() as connection:
+        gone = audit.gone_workers(connection, ("lost", "left"), since=since, limit=_MOST_GONE)
+    found = []
+    for row, known in gone:
+        host = str(known.get("host") or row.target.split(".")[0])
+        found.append(
+            {
+                "worker": str(known.get("worker") or f"?@{host}"),
+                "host": host,
+                "queues": known.get("queues") or [],
+                "state": row.what,
+                "at": isoformat(row.at),
+            }
+        )
+    return found

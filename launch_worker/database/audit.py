@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,13 @@ from sqlalchemy import (
     Text,
     bindparam,
     insert,
+    select,
     update,
 )
 
 from launch_worker.database.database import Database
 from launch_worker.errors import ArchiveError
+from launch_worker.untrusted.text import read_map
 
 metadata = MetaData()
 
@@ -71,6 +73,23 @@ _UPDATE = update(audit_lines).where(audit_lines.c.id == bindparam("line")).value
 DONE = "done"
 #: User of Redis as which the feed tells of the server's acts, of which the audit has lines already.
 SERVER = "server"
+
+
+def gone_workers(
+    connection: Connection, words: Collection[str], *, since: int, limit: int
+) -> list[tuple[Any, dict[str, Any]]]:
+    """The newest lines of workers to which one of these words (lost, left) happened since then, the newest first.
+
+    Each has with it what the worker said of itself as it appeared; that is empty where no line is left of it.
+    """
+    c = audit_lines.c
+    gone = select(c.target, c.what, c.at).where(c.kind == "worker", c.what.in_(words), c.at >= since)
+    rows = connection.execute(gone.order_by(c.at.desc(), c.id.desc()).limit(limit)).all()
+    owners = {row.target for row in rows}
+    came = select(c.target, c.detail).where(c.kind == "worker", c.what == "appeared", c.target.in_(owners))
+    # The last line of an owner holds.
+    known = {row.target: read_map(row.detail) for row in connection.execute(came.order_by(c.at, c.id))} if rows else {}
+    return [(row, known.get(row.target, {})) for row in rows]
 
 
 def write_act(

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 
 from launch_worker import humane
-from launch_worker.database.audit import audit_lines
+from launch_worker.database.audit import gone_workers
 from launch_worker.database.database import Database
 from launch_worker.model.run import Record
 from launch_worker.notifications.channels import Channels
@@ -21,7 +21,6 @@ from launch_worker.notifications.message import Alarm
 from launch_worker.notifications.rule import Condition, Rule
 from launch_worker.notifications.schema import alarms
 from launch_worker.store.store import Store
-from launch_worker.untrusted.text import read_map
 
 log = logging.getLogger("launch_worker.notifications")
 
@@ -303,21 +302,12 @@ class _Look:
 
     def _gone(self) -> list[tuple[str, str, int]]:
         """The workers that were lost in the last hour: name, owner, and when; as the archive knows them."""
-        c = audit_lines.c
-        lost = (
-            select(c.target, c.at)
-            .where(c.kind == "worker", c.what == "lost", c.at >= self._now - _GONE_S * 1_000_000)
-            .order_by(c.at.desc(), c.id.desc())
-            .limit(_MOST_LINES)
-        )
+        since = self._now - _GONE_S * 1_000_000
         with self._database.reading() as connection:
-            rows = connection.execute(lost).all()
-            owners = [row.target for row in rows]
-            came = select(c.target, c.detail).where(c.kind == "worker", c.what == "appeared", c.target.in_(owners))
-            details = {row.target: read_map(row.detail) for row in connection.execute(came)} if owners else {}
+            lost = gone_workers(connection, ("lost",), since=since, limit=_MOST_LINES)
         found: dict[str, tuple[str, str, int]] = {}
-        for row in rows:
-            name = str(details.get(row.target, {}).get("worker") or row.target)
+        for row, known in lost:
+            name = str(known.get("worker") or row.target)
             found.setdefault(name, (name, row.target, row.at))
         return list(found.values())
 

@@ -9,9 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from launch_worker.api.filters import NEWEST_FIRST, parse_filter, parse_order
-from launch_worker.api.gone_workers import gone_workers
 from launch_worker.api.shown import run_as_json
-from launch_worker.errors import LaunchError, NotFoundError
+from launch_worker.errors import NotFoundError
 from launch_worker.model.worker import WorkerOrder
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
@@ -31,7 +30,11 @@ _MOST_RUNS = 50
 def workers_page(request: Request, shared: SharedHere, asker: Seeing) -> Response:
     """The workers, and those that are gone since an hour."""
     workers = _workers(shared, asker)
-    gone = shared.kept.get(("gone",), lambda: _gone(shared), most_s=5.0) if Seen(shared, asker.person).is_all else []
+    gone = (
+        shared.kept.get(("gone",), shared.connection.gone_workers, most_s=5.0)
+        if Seen(shared, asker.person).is_all
+        else []
+    )
     names = {worker["worker"] for worker in workers}
     return show(
         request,
@@ -90,11 +93,3 @@ def _workers(shared: Shared, asker: Asker) -> list[dict[str, Any]]:
     unknown = {"total": None, "free": None}
     usual: dict[str, Any] = {"devices": [], "cpus": unknown, "memory": unknown, "pid": None, "problem": ""}
     return [usual | worker for worker in status_of(shared, asker)["workers"]]
-
-
-def _gone(shared: Shared) -> list[dict[str, Any]]:
-    try:
-        return gone_workers(shared.connection.acts)
-    except LaunchError:
-        # Without the archive nobody remembers them.
-        return []
