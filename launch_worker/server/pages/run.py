@@ -14,19 +14,20 @@ from launch_worker import humane
 from launch_worker.api.shown import options_of, source_of
 from launch_worker.errors import InputError, LaunchError, NotFoundError
 from launch_worker.model.advice import advise
-from launch_worker.model.explanation import Explanation, explain
+from launch_worker.model.explanation import Explanation, Surroundings, explain
 from launch_worker.model.hints import Hint, hint_of_end, hint_of_wait
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.run import MASK, Record, Transition
 from launch_worker.model.sentences import attempt_of_most
 from launch_worker.model.states import RunState
-from launch_worker.model.usage import Measured, Usage
+from launch_worker.model.units import is_number
+from launch_worker.model.usage import Measured
 from launch_worker.people.roles import Act
 from launch_worker.server.asker import Asker, acting, allowed
 from launch_worker.server.charts import series_of_metrics, series_of_samples, spark, timeline
 from launch_worker.server.forms import FormHere
 from launch_worker.server.pages.log import PLAIN_LINES
-from launch_worker.server.pages.shown import is_fragment, show, status_of
+from launch_worker.server.pages.shown import is_fragment, show
 from launch_worker.server.routes.lines import View, read_lines
 from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
@@ -50,8 +51,6 @@ TABS = {
 _LAST_LINES, _LINE_CHARS = 20, 500
 #: Samples of which a picture is worth making, at least.
 _FEWEST_POINTS = 4
-#: Numbers of a record from here on are damaged.
-_TOO_MUCH = 1 << 62
 #: Seconds that a page waits for the worker of a running attempt to say what that uses.
 _USAGE_S = 1.0
 
@@ -96,7 +95,6 @@ class One:
         #: The object of `show --json`.
         self.run = self.served.shown(run_id)
         self.record = Record.from_json(self.run)
-        self._shared, self._asker = shared, asker
 
     @property
     def is_past(self) -> bool:
@@ -139,16 +137,19 @@ class One:
         """What one should know of the run first."""
         record = self.record
         if record.state is RunState.PENDING:
-            workers = status_of(self._shared, self._asker)["workers"]
-            return hint_of_wait(record, self.run["reason"] or "", workers)
+            return hint_of_wait(record, self.run["reason"] or "", self.around.workers)
         return hint_of_end(record, tail)
 
     def explained(self) -> Explanation | None:
         """Why it waits, worker by worker; None for a run that does not."""
         if self.record.state is not RunState.PENDING:
             return None
-        around = self.served.around(self.record)
-        return explain(self.record, self.run["reason"] or "", around, now_us=self.served.now_us())
+        return explain(self.record, self.run["reason"] or "", self.around, now_us=self.served.now_us())
+
+    @cached_property
+    def around(self) -> Surroundings:
+        """What is around a Pending run."""
+        return self.served.around(self.record)
 
     @cached_property
     def view(self) -> View | None:
@@ -322,7 +323,7 @@ def _figures(measured: Measured, needs: Needs) -> list[Figure]:
         used = f"{usage.cores:.2f}" if cores else f"{usage.cores:.2f} cores"
         asked = f"{cores:g} {'core' if cores == 1 else 'cores'}" if cores else ""
         found.append(Figure("CPU", used, asked))
-    busy = _busy(usage)
+    busy = usage.busy_gpus
     if needs.gpus or busy is not None:
         used = "not known" if busy is None else f"{busy:.2g} busy"
         found.append(Figure("GPUs", used, str(needs.gpus or "")))
@@ -343,7 +344,7 @@ def _resources(measured: Measured, record: Record) -> dict[str, Any]:
         Row("Memory, peak", usage.peak_memory, humane.size, memory, humane.size(memory)),
         Row("Memory, average", usage.mean_memory, humane.size, memory, humane.size(memory)),
         Row("Memory over time", usage.memory_gb_h, "{:.3g} GiB h".format),
-        Row("GPUs busy, average", _busy(usage), "{:.2f}".format, needs.gpus, str(needs.gpus)),
+        Row("GPUs busy, average", usage.busy_gpus, "{:.2f}".format, needs.gpus, str(needs.gpus)),
         Row("GPU time", usage.gpu_s, humane.duration),
         Row("GPU memory, peak", usage.peak_gpu_memory, humane.size),
         Row("Disk of its folder", usage.disk_bytes, humane.size),
@@ -355,10 +356,6 @@ def _resources(measured: Measured, record: Record) -> dict[str, Any]:
         "advice": [] if measured.is_running or not usage else advise(usage, measured.samples, needs),
         "why_nothing": _why_nothing(record, measured),
     }
-
-
-def _busy(usage: Usage) -> float | None:
-    return usage.gpu_s / usage.wall_s if usage.gpu_s is not None and usage.wall_s else None
 
 
 def _why_nothing(record: Record, measured: Measured) -> str:
@@ -389,5 +386,4 @@ def _names_of_env(spec: Mapping[str, Any]) -> list[tuple[str, bool]]:
 
 
 def _number(value: Any, default: float | None = None) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and abs(value) < _TOO_MUCH else default
+    return value if is_number(value) else default

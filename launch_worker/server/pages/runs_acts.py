@@ -18,10 +18,11 @@ from launch_worker.humane import count, plural
 from launch_worker.model.many import MEANINGS, MOST, UNTYPED, ManyAct, Meaning, Refusals
 from launch_worker.model.run import Record
 from launch_worker.people.roles import Act, may
-from launch_worker.server.asker import Asker, acting, allowed
+from launch_worker.server.asker import Asker, allowed
 from launch_worker.server.forms import Form, FormHere
 from launch_worker.server.pages.runs_view import View
 from launch_worker.server.pages.shown import show
+from launch_worker.server.routes.acts import CancellingMany, DeletingMany, RetryingMany
 from launch_worker.server.served import Served
 from launch_worker.server.shared import SharedHere
 from launch_worker.untrusted.text import clean
@@ -160,7 +161,7 @@ def confirm_page(
 def retry_many(
     request: Request,
     shared: SharedHere,
-    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="runs", is_named_late=True)],
+    asker: RetryingMany,
     form: FormHere,
 ) -> Response:
     """Start a new attempt of each."""
@@ -171,7 +172,7 @@ def retry_many(
 def cancel_many(
     request: Request,
     shared: SharedHere,
-    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="runs", is_named_late=True)],
+    asker: CancellingMany,
     form: FormHere,
 ) -> Response:
     """Ask for the end of each."""
@@ -182,7 +183,7 @@ def cancel_many(
 def delete_many(
     request: Request,
     shared: SharedHere,
-    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="delete", kind="runs", is_named_late=True)],
+    asker: DeletingMany,
     form: FormHere,
 ) -> Response:
     """Delete each with all that is kept of it."""

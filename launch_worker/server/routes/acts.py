@@ -22,6 +22,9 @@ _MOST_IDS = 200
 Cancelling = Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="run")]
 Preempting = Annotated[Asker, acting(Act.ACT_ON_RUN, what="preempt", kind="run")]
 Retrying = Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="run")]
+CancellingMany = Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="runs", is_named_late=True)]
+RetryingMany = Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="runs", is_named_late=True)]
+DeletingMany = Annotated[Asker, acting(Act.ACT_ON_RUN, what="delete", kind="runs", is_named_late=True)]
 Confirming = Annotated[Asker, acting(Act.CONFIRM_RUN, what="confirm", kind="run")]
 Deleting = Annotated[Asker, acting(Act.ACT_ON_RUN, what="delete", kind="run")]
 
@@ -92,7 +95,7 @@ def _each(shared: SharedHere, asker: Asker, act: ManyAct, body: Ids) -> BecameOf
 @router.post("/runs/acts/cancel")
 def cancel_runs(
     shared: SharedHere,
-    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="cancel", kind="runs", is_named_late=True)],
+    asker: CancellingMany,
     body: CancelMany,
 ) -> BecameOfThem:
     """Ask for the end of each of these runs; says what became of each."""
@@ -102,7 +105,7 @@ def cancel_runs(
 @router.post("/runs/acts/retry")
 def retry_runs(
     shared: SharedHere,
-    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="retry", kind="runs", is_named_late=True)],
+    asker: RetryingMany,
     body: Ids,
 ) -> BecameOfThem:
     """Start a new attempt of each of these runs; says what became of each."""
@@ -112,7 +115,7 @@ def retry_runs(
 @router.post("/runs/acts/delete")
 def delete_runs(
     shared: SharedHere,
-    asker: Annotated[Asker, acting(Act.ACT_ON_RUN, what="delete", kind="runs", is_named_late=True)],
+    asker: DeletingMany,
     body: Ids,
 ) -> BecameOfThem:
     """Delete each of these runs with all that is kept of it; says what became of each."""
