@@ -24,7 +24,8 @@ UPLOADS_IN_REDIS = "redis"
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://")
 #: URL of a server; compiled where there is one.
 _SERVER_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?"
-_MAILBOX = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}"
+#: Address of a mail: no blanks, and nothing that is more than an address in a header; compiled where there is one.
+MAILBOX = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}"
 #: The work folder of a user who has no home: nothing can be there.
 NO_WORK_DIR = Path("/dev/null/launch-worker")
 
@@ -153,7 +154,7 @@ class Settings:
             raise SettingsError("LAUNCH_SERVER_URL must be written as https://HOST[:PORT], without a login")
         if self.smtp_url:
             _check_smtp_url(self.smtp_url)
-        if self.mail_from and not re.fullmatch(_MAILBOX, self.mail_from):
+        if self.mail_from and not re.fullmatch(MAILBOX, self.mail_from):
             raise SettingsError("LAUNCH_MAIL_FROM must be an address of mail: launch@example.org")
         if not (self.takes_passwords or self.oidc_url or self.trusted_proxies):
             raise SettingsError(

@@ -16,21 +16,19 @@ from zoneinfo import ZoneInfo
 
 from launch_worker.errors import InputError
 from launch_worker.model.checks import PROJECT, PROJECT_RULE, check_text, encodes
-from launch_worker.model.notify import CHANNEL_NAME, STATES
+from launch_worker.model.notify import CHANNEL_NAME, CHANNEL_NAME_RULE, STATES
 from launch_worker.model.units import isoformat, micros_of
+from launch_worker.settings import MAILBOX
 
 if TYPE_CHECKING:
     from launch_worker.model.notice import OutboxState
 
 WEBHOOK, SLACK, MAIL, APPRISE = "webhook", "slack", "mail", "apprise"
 KINDS = (WEBHOOK, SLACK, MAIL, APPRISE)
-_NAME_RULE = "small letters, digits, and . _ - after the first, at most 63"
 #: Beginning of a webhook's secret, and bytes of chance after it (Standard Webhooks).
 _SECRET_PREFIX = "whsec_"
 _SECRET_BYTES = 32
 _MOST_ADDRESS = 4096
-#: Characters of a mail's address: no blanks, and nothing that is more than an address in a header.
-_MAILBOX = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
 _MOST_MAILBOXES = 50
 _QUIET = re.compile(r"(\d{1,2}):(\d\d)\s*-\s*(\d{1,2}):(\d\d)(?:\s+(\S{1,60}))?")
 
@@ -158,7 +156,7 @@ def _sending(name: str, outbox: OutboxState) -> dict[str, Any]:
 
 def check_channel_name(name: str) -> str:
     """Return the name. Raises InputError."""
-    check_text("channel", name, CHANNEL_NAME, _NAME_RULE)
+    check_text("channel", name, CHANNEL_NAME, CHANNEL_NAME_RULE)
     return name
 
 
@@ -240,7 +238,7 @@ _WANTED = {
 def _mailboxes(text: str) -> list[str]:
     found = [one.strip() for one in re.split(r"[,;\s]+", text) if one.strip()]
     for one in found:
-        if not _MAILBOX.fullmatch(one) or parseaddr(one)[1] != one:
+        if not re.fullmatch(MAILBOX, one) or parseaddr(one)[1] != one:
             raise InputError(f"an address of mail is written as {_WANTED[MAIL]}")
     if len(found) > _MOST_MAILBOXES:
         raise InputError(f"a channel of kind {MAIL} has at most {_MOST_MAILBOXES} addresses; use a mailing list")

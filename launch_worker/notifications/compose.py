@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from launch_worker.errors import InputError
@@ -13,13 +12,11 @@ from launch_worker.model.notice import Notice
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.notifications import message as messages
-from launch_worker.notifications.message import Alarm, Best, Message
+from launch_worker.notifications.message import GROUP_FAILING, Alarm, Best, Message
 from launch_worker.store.store import Store
 from launch_worker.sweeps.config import config_from_json
 from launch_worker.sweeps.search import best_of
 
-#: Type of the message that a first run of a group has failed.
-GROUP_FAILING = "group.failing"
 #: Fields of a record that its notice has, as they were at the arrow: each try says the same of them. The user is among
 #: them, as a record may be gone.
 _OF_ARROW = (
@@ -93,7 +90,7 @@ class Composer:
         else:
             failed = self._failed(record) if record.end != "Finished" else []
         best = self._best(group_id) if record.kind == "sweep" else None
-        return replace(messages.of_group(notice_id, at, record, failed=failed, best=best), type=type_)
+        return messages.of_group(notice_id, at, record, failed=failed, best=best, type_=type_)
 
     def _best(self, sweep_id: str) -> Best | None:
         """The best run of a sweep; None while none has a value."""

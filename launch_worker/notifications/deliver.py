@@ -26,7 +26,7 @@ from launch_worker.notifications.compose import Composer
 from launch_worker.notifications.message import Message
 from launch_worker.notifications.rules import Rules
 from launch_worker.notifications.senders.error import SendError
-from launch_worker.notifications.senders.senders import Senders
+from launch_worker.notifications.senders.senders import TIMEOUT_S, Senders
 from launch_worker.settings import Settings
 from launch_worker.store.notices import AT_ONCE, SENDER_LIFE_S, Fate
 from launch_worker.store.store import Store
@@ -39,8 +39,7 @@ _LOOK_S = 5.0
 _HELD_LOOK_S = 1.0
 #: Seconds after which a thread that waits looks whether it is to stop.
 _TURN_S = 0.5
-#: Seconds of one try to send, and of a lease, which each try renews.
-TIMEOUT_S = 10.0
+#: Seconds of a lease, which each try to send renews.
 _LEASE_S = 15.0
 #: Seconds until a notice is tried again: first, and at most.
 _AGAIN_S = 5.0

@@ -13,6 +13,8 @@ from launch_worker.untrusted.text import read_map
 
 #: Types of messages that tell of no run.
 GROUP_ENDED = "group.ended"
+#: A first run of a group has failed.
+GROUP_FAILING = "group.failing"
 RULE_FIRED = "rule.fired"
 DIGEST = "digest"
 TEST = "test"
@@ -104,10 +106,16 @@ def of_run(message_id: str, at: int, run: Record, state: RunState, *, output: st
 
 
 def of_group(
-    message_id: str, at: int, group: GroupRecord, *, failed: Iterable[Record] = (), best: Best | None = None
+    message_id: str,
+    at: int,
+    group: GroupRecord,
+    *,
+    failed: Iterable[Record] = (),
+    best: Best | None = None,
+    type_: str = GROUP_ENDED,
 ) -> Message:
-    """The message that all runs of a group have ended."""
-    return Message(message_id, GROUP_ENDED, at, ended=Ended(group, tuple(failed), best))
+    """The message that all runs of a group have ended, or of another type that a first one has failed."""
+    return Message(message_id, type_, at, ended=Ended(group, tuple(failed), best))
 
 
 def of_alarm(message_id: str, at: int, alarm: Alarm) -> Message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,10 +9,8 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.model.checks import PROJECT, PROJECT_RULE, check_queue_name, check_text
+from launch_worker.model.notify import CHANNEL_NAME, CHANNEL_NAME_RULE
 from launch_worker.model.units import format_duration, isoformat, micros_of
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_NAME_RULE = "small letters, digits, and . _ - after the first, at most 63"
 
 
 class Condition(StrEnum):
@@ -64,7 +61,7 @@ class Rule:
         cls, name: str, condition: str, channel: str, *, seconds: float | None, queue: str, project: str
     ) -> Rule:
         """The rule that an admin asks for. Raises InputError."""
-        check_text("rule", name, _NAME, _NAME_RULE)
+        check_text("rule", name, CHANNEL_NAME, CHANNEL_NAME_RULE)
         if condition not in CONDITIONS:
             raise InputError(f"a rule watches for {', '.join(CONDITIONS)}, not {condition[:40]!r}")
         wanted = Condition(condition)

@@ -13,7 +13,7 @@ from launch_worker.model.hints import hint_of_end, meaning_of
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
 from launch_worker.model.units import isoformat
-from launch_worker.notifications.message import DIGEST, TEST, Alarm, Ended, Message
+from launch_worker.notifications.message import DIGEST, GROUP_FAILING, TEST, Alarm, Ended, Message
 from launch_worker.untrusted.text import clean, plain_line
 
 #: Characters of a line of output, and of a name or a reason in a sentence.
@@ -73,7 +73,7 @@ def text_of(message: Message, *, server_url: str = "", has_output: bool = True) 
     if message.ended is not None:
         return _of_group(message, message.ended, server_url)
     if message.alarm is not None:
-        return _of_alarm(message.alarm, server_url)
+        return _of_alarm(message, message.alarm, server_url)
     if message.type == DIGEST:
         return _of_digest(message, server_url)
     what = "A test of this channel" if message.type == TEST else message.type
@@ -167,7 +167,7 @@ def _of_group(message: Message, ended: Ended, server_url: str) -> Text:
     group = ended.group
     name = _words(group.name) or group.id
     kind = {"bulk": "bulk submission"}.get(group.kind, group.kind)
-    if message.type == "group.failing":
+    if message.type == GROUP_FAILING:
         what, sentence = "Failing", f"The first run of the {kind} {name} has failed: {counted(group)}."
     else:
         what = "Finished" if group.end == "Finished" else "Ended"
@@ -205,12 +205,11 @@ def counted(group: GroupRecord) -> str:
     return ", ".join(said)
 
 
-def _of_alarm(alarm: Alarm, server_url: str) -> Text:
+def _of_alarm(message: Message, alarm: Alarm, server_url: str) -> Text:
     commands = (clean(alarm.command),) if alarm.command else ()
     lines = (
         f"It is so since {isoformat(alarm.since)}; the rule {_words(alarm.rule)} tells it once, until it is over.",
     )
-    message = Message("", "", 0, alarm=alarm)
     sentence = _words(alarm.sentence, most=_MOST_SENTENCE)
     return Text("Alarm", _words(alarm.rule), sentence, lines, (), commands, page_of(message, server_url))
 
