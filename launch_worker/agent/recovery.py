@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from launch_worker.agent.adoption import AbandonedFolder, Adopter
@@ -23,7 +22,7 @@ from launch_worker.logs.recorder import keep_large_output, recorder_of
 from launch_worker.maintenance.passes import OnEnd
 from launch_worker.model.job_words import Words, outcome_by_words
 from launch_worker.model.needs import parse_needs
-from launch_worker.model.outcome import Outcome, outcome_of_exit
+from launch_worker.model.outcome import Outcome, outcome_of_exit, with_full_disk
 from launch_worker.model.retry import next_step_of
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec, parse_spec
@@ -31,7 +30,6 @@ from launch_worker.model.states import RunState
 from launch_worker.model.usage import NO_USAGE, KeptUsage, Recorder, Used
 from launch_worker.runners.job import Exited
 from launch_worker.runners.process import tree
-from launch_worker.runners.process.handle import DISK_WAS_FULL
 from launch_worker.runners.process.takeover import take_over
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -273,7 +271,7 @@ class Recovery:
             outcome = explained(outcome_of_exit(status, preempt_exit_code=code), attempt.output, spec)
         outcome = outcome_by_words(outcome, words, status=status, preempt_exit_code=code)
         if exited is not None and exited.disk_was_full:
-            outcome = replace(outcome, message=f"{outcome.message}\n{DISK_WAS_FULL}".strip())
+            outcome = with_full_disk(outcome)
         ended_ago_s = attempt.exit_status_age_s()
         used = self._usage_of(attempt, record, ended_ago_s)
         step = next_step_of(record, outcome)

@@ -11,6 +11,7 @@ from launch_worker.model.states import RunState
 _WITH_EXCEPTION = re.compile(r"(?!preempted )([A-Za-z_][\w.]*(?::.*)?) \(exit code \d+\)(?:;|$)")
 #: Parts of an attempt in which it can fail.
 PHASES = ("agent", "build", "start", "run")
+_DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ def with_exception(outcome: Outcome, exception: str) -> Outcome:
     if not exception or not wants_exception(outcome):
         return outcome
     return replace(outcome, reason=f"{exception} ({outcome.reason})")
+
+
+def with_full_disk(outcome: Outcome) -> Outcome:
+    """The same end of a job whose output was given up, for its worker's disk was full."""
+    return replace(outcome, message=f"{outcome.message}\n{_DISK_WAS_FULL}".strip())
 
 
 def exception_of(reason: str) -> str:

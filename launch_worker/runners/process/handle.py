@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from launch_worker.model.outcome import Outcome
+from launch_worker.model.outcome import Outcome, with_full_disk
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Used
 from launch_worker.runners.job import Exited, Lease, Look
@@ -29,8 +29,6 @@ log = logging.getLogger("launch_worker.runner")
 _CATCH_UP_S = 0.5
 #: Seconds between two looks at a pipe meanwhile.
 _LOOK_AGAIN_S = 0.001
-#: What the message of a run says whose output was given up.
-DISK_WAS_FULL = "the worker's disk was full while it ran: output may be missing"
 #: Exit code of a shell whose child died of SIGKILL.
 _SHELL_SIGKILL = 137
 
@@ -160,7 +158,7 @@ class JobHandle:
                 message=f"{outcome.message}\n{text}" if outcome.message else "",
             )
         if self.disk_was_full:
-            outcome = replace(outcome, message=f"{outcome.message}\n{DISK_WAS_FULL}".strip())
+            outcome = with_full_disk(outcome)
         return outcome
 
     def _explain_kill(self, outcome: Outcome) -> Outcome:
