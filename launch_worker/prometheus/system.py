@@ -33,10 +33,10 @@ class System:
     def values(self) -> Values:
         """All values of now. While Redis is away only `launch_up` is there, and is 0; that takes seconds at most."""
         try:
-            figures, outbox, now = self._store.figures(), self._store.outbox_state(), self._store.now_us()
+            figures, outbox = self._store.figures(), self._store.outbox_state()
         except LaunchError:
             return {"launch_up": one(0)}
-        return values_of(figures, self._settings) | notices_of(outbox, now)
+        return values_of(figures, self._settings) | notices_of(outbox, figures.now)
 
 
 def notices_of(outbox: OutboxState, now: int) -> dict[str, Sequence[Sample]]:

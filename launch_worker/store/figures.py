@@ -49,6 +49,8 @@ class PoolFigures:
 class SystemFigures:
     """What is of no one queue, pool or worker. A figure that this user of Redis may not read is None, or not there."""
 
+    #: Time of the server, in microseconds.
+    now: int
     runs: Mapping[RunState, int]
     held: int
     pass_ages_s: Mapping[str, float]
@@ -89,7 +91,7 @@ def read_figures(redis: Any, url: str) -> Figures:
         names = _shown(seen.counted, seen.queues)
         pools = sorted(seen.pools)[:_MOST_POOLS]
         pipe = redis.pipeline(transaction=False)
-        pipe.zcount(keys.LEASES, "-inf", seen.now)
+        pipe.zcount(keys.LEASES, "-inf", seen.system.now)
         pipe.mget([keys.worker(owner) for owner in ("", *seen.owners)])
         for pool in pools:
             pipe.hget(keys.pool(pool), "limit")
@@ -102,7 +104,7 @@ def read_figures(redis: Any, url: str) -> Figures:
         late, descriptions, *more = _sound(pipe.execute(raise_on_error=False))
         of_queues = more[len(pools) :]
         rows = [of_queues[at : at + _OF_QUEUE] for at in range(0, len(of_queues), _OF_QUEUE)]
-        oldest_s = _oldest_of(redis, [name for name, row in zip(names, rows, strict=True) if row[0]], seen.now)
+        oldest_s = _oldest_of(redis, [name for name, row in zip(names, rows, strict=True) if row[0]], seen.system.now)
     workers = [said for found in descriptions or () if (said := described(read_map(found or b"")))]
     slots = _slots_by_queue(workers)
     queues = [
@@ -176,6 +178,7 @@ def _overall(redis: Any) -> _Overall:
     info, counted, queues, pools, owners, held, passes, events, refused, feed, archive, ended, oldest = found[:13]
     other, deleted, *runs = found[13:]
     system = SystemFigures(
+        now=now,
         runs={state: int(count or 0) for state, count in zip(RunState, runs, strict=True)},
         held=int(held or 0),
         pass_ages_s={name: max(0.0, (now - at) / 1e6) for name, at in _counts(passes).values.items()},
@@ -188,7 +191,6 @@ def _overall(redis: Any) -> _Overall:
         server=info or {},
     )
     return _Overall(
-        now=now,
         system=system,
         counted=_texts(counted),
         queues=_texts(queues),
@@ -222,7 +224,6 @@ def _oldest_of(redis: Any, queues: Sequence[str], now: int) -> dict[str, float]:
 class _Overall:
     """What is read first."""
 
-    now: int
     system: SystemFigures
     counted: frozenset[str]
     queues: frozenset[str]

@@ -38,7 +38,7 @@ elseif what == 'sent' then
     end
   end
 elseif words ~= '' then
-  redis.call('HSET', state, 'error', words, 'error_at', int(now))
+  redis.call('HSET', state, 'error', words)
 end
 if redis.call('HGET', state, 'holder') ~= holder then return 0 end
 redis.call('HSET', state, 'until', int(now + tonumber(lease_us)))

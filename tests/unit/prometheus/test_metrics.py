@@ -60,6 +60,7 @@ def full() -> Figures:
     counts = Counts({"submitted": 9} | {f"end:{state.value}:{bound}": 1 for state in FINAL for bound in BOUNDS})
     names = (*(f"queue-{number}" for number in range(MOST_COUNTED)), OTHER_QUEUES)
     return Figures(
+        now=10**9,
         runs=dict.fromkeys(RunState, 1),
         queue_count=5000,
         queues=[QueueFigures(name, 1, 1, 1, 1.5, "", counts) for name in names],

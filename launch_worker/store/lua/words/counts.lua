@@ -65,8 +65,8 @@ local COUNTS = (function()
 
   -- Counts an arrow into a final state.
   function made.add_end(id, from, to, ended_at)
+    if from == 'Pending' then return made.add(get(id, 'queue')[1], 'end:' .. to .. ':-', '1') end
     local queue, started_at = unpack(get(id, 'queue', 'started_at'))
-    if from == 'Pending' then return made.add(queue, 'end:' .. to .. ':-', '1') end
     local us = math.max(0, ended_at - (tonumber(started_at or '') or ended_at))
     made.add(queue, 'end:' .. to .. ':' .. bucket_of(us), '1')
     made.add(queue, 'ran:' .. to, int(us))
