@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -67,8 +68,7 @@ class Meant(NamedTuple):
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Meant:
-        names = ("id", "kind", "name", "state", "created_at")
-        things = tuple(Named(**{name: one[name] for name in names}) for one in said["things"])
+        things = tuple(Named(**{name: one[name] for name in Named._fields}) for one in said["things"])
         return cls(things, said["number"], said["is_cut"])
 
 
@@ -121,10 +121,11 @@ def things_of(
     return sorted(things.values(), key=lambda one: (one.created_at, one.id), reverse=True)
 
 
-def chosen(way: Means, word: str, *, takes_newest: bool = False, kind: str = "") -> tuple[Named, str]:
+def chosen(way: Means, word: str, *, takes_newest: bool = False, kind: str = "", all_by: str = "") -> tuple[Named, str]:
     """The one run or group (of this kind, if one is given) that a word means; and a sentence if of several, else ''.
 
-    With `takes_newest` the newest of several is chosen, else they raise AmbiguousNameError. None raise UnknownRunError.
+    With `takes_newest` the newest of several is chosen, else they raise AmbiguousNameError, which names `all_by`, a
+    command with NAME for all that have the word as their name. None raise UnknownRunError.
     """
     if not is_word(word):
         raise _unknown(word)
@@ -140,7 +141,9 @@ def chosen(way: Means, word: str, *, takes_newest: bool = False, kind: str = "")
     how = _how(meant, word)
     if takes_newest:
         return first, f"{count(meant.number)} {how}; this is the newest, {first.shown}"
-    raise AmbiguousNameError(f"{count(meant.number)} {how}; name one of them by its id", tuple(_lines(meant)))
+    by_name = all_by.replace("NAME", shlex.quote(word)) if any(one.name == word for one in meant.things) else ""
+    more = f", or all with: {by_name}" if by_name else ""
+    raise AmbiguousNameError(f"{count(meant.number)} {how}; name one of them by its id{more}", tuple(_lines(meant)))
 
 
 def _how(meant: Meant, word: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from launch_worker.api.client import Api
 from launch_worker.api.naming import Named, chosen, is_exact
 from launch_worker.cli.errors import say_problem
-from launch_worker.errors import AmbiguousNameError, InputError, UnknownRunError
+from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.humane import plural
 from launch_worker.ids import GROUP_ID
 from launch_worker.model.checks import WISHES
@@ -67,14 +66,7 @@ def after_of(url: str | None, after: Sequence[str]) -> list[str]:
 
 
 def _found(api: Api, word: str, *, takes_newest: bool, all_by: str = "") -> Named:
-    try:
-        found, note = chosen(api.transport, word, takes_newest=takes_newest)
-    except AmbiguousNameError as error:
-        if all_by and " name " in str(error).partition(";")[0]:
-            first, *lines = str(error).split("\n")
-            named = all_by.replace("NAME", shlex.quote(word))
-            raise AmbiguousNameError(f"{first}, or all with: {named}", tuple(lines)) from None
-        raise
+    found, note = chosen(api.transport, word, takes_newest=takes_newest, all_by=all_by)
     if note:
         say_problem(note)
     return found
