@@ -1,4 +1,4 @@
-"""Says durations, ages, sizes and numbers as people read them on pages."""
+"""Says durations, ages, sizes and numbers as people read them: the one place for terminal and page."""
 
 from __future__ import annotations
 

@@ -348,7 +348,7 @@ def _notices(store: Store) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "notices.alone",
-            f"{_counted(state.waiting, 'notice')} wait{'s' if state.waiting == 1 else ''}, and no process sends them",
+            f"{plural(state.waiting, 'notice waits', 'notices wait')}, and no process sends them",
             "start launch-worker server, or launch-worker archive run",
         )
     for name, channel in state.channels.items():
@@ -376,10 +376,6 @@ def _notices(store: Store) -> Iterator[Finding]:
             f"notices were not told, the last at {isoformat(state.lost_at)}; of all so far {told}",
             "launch-worker channels says which channel, and what its receiver answered",
         )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _records(store: Store, settings: Settings) -> Iterator[Finding]:

@@ -9,9 +9,7 @@ from launch_worker import humane
 from launch_worker.model.run import Record, Transition, no_such_attempt
 from launch_worker.model.saved_files import saved_files
 from launch_worker.model.states import RunState
-
-#: Numbers of a spec from here on are damaged.
-_TOO_MUCH = 1 << 62
+from launch_worker.model.units import is_number
 
 
 class Explains(Protocol):
@@ -55,9 +53,9 @@ def options_of(spec: Mapping[str, Any], *, without: Collection[str]) -> list[tup
             continue
         label = name.removesuffix("_s") if name.endswith("_s") else name
         text = str(value)
-        if name.endswith("_s") and _is_number(value):
+        if name.endswith("_s") and is_number(value):
             text = humane.duration(float(value))
-        elif name == "memory" and _is_number(value):
+        elif name == "memory" and is_number(value):
             text = humane.size(float(value))
         elif isinstance(value, Mapping):
             text = ", ".join(f"{key}={entry}" for key, entry in value.items())
@@ -65,7 +63,3 @@ def options_of(spec: Mapping[str, Any], *, without: Collection[str]) -> list[tup
             text = ", ".join(map(str, value))
         found.append((label.replace("_", " ").capitalize(), text))
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_MUCH

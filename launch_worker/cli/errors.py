@@ -56,8 +56,7 @@ def say_problem(sentence: str, *, program: str = "launch-worker") -> None:
     from launch_worker import terminal
 
     sentence, *more = sentence.split("\n")
-    screen = terminal.Screen.of(sys.stderr)
-    terminal.put(terminal.wrapped(f"{program}: {sentence}", screen, indent=2), err=True)
+    terminal.tell(f"{program}: {sentence}", err=True)
     for line in more:
         # Indented, so that no text of others looks like a line of ours.
         terminal.say("  ", line.removeprefix("  "), err=True)

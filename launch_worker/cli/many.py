@@ -114,20 +114,13 @@ def act_on_all(
         say_problem(f"{count(len(run_ids) - told)} {left}; the same command again does the rest")
         code = error.exit_code
     if not as_json:
-        said = ", ".join(
-            f"{plural(number, 'run')} {'is' if number == 1 else 'are'} {_BECAME[word]}"
-            for word, number in became.items()
-        )
+        said = ", ".join(f"{plural(number, 'run is', 'runs are')} {_BECAME[word]}" for word, number in became.items())
         terminal.say(what, said or f"no run is {MEANINGS[act].becomes}")
     for reason, ids in refusals.by_reason.items():
         more = f" and {count(len(ids) - _NAMED)} more" if len(ids) > _NAMED else ""
         how_many = f"{plural(len(ids), 'run')} refused, {', '.join(ids[:_NAMED])}{more}: "
         say_problem(f"{how_many}{reason}")
     return code or refusals.exit_code
-
-
-def _are(number: int) -> str:
-    return f"{plural(number, 'run')} {'is' if number == 1 else 'are'}"
 
 
 def _say_json(act: ManyAct, done: Done) -> None:

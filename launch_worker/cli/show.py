@@ -24,6 +24,7 @@ from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import MASK, Record
 from launch_worker.model.sentences import attempt_of_most, common_reason, sentence_of, sentence_of_group
 from launch_worker.model.states import RunState
+from launch_worker.model.units import is_number
 from launch_worker.model.usage import Usage
 from launch_worker.untrusted.text import plain_line
 
@@ -172,7 +173,7 @@ def _facts(shown: Mapping[str, Any], record: Record) -> list[tuple[str, str]]:
     by = record.user or record.author
     priority = spec.get("priority") or "medium"
     limit: Any = spec.get("timeout_s")
-    asked = [f"{humane.duration(limit)} at most"] if _is_number(limit) else []
+    asked = [f"{humane.duration(limit)} at most"] if is_number(limit) else []
     return [
         ("run", f"{record.id}  {record.name}"),
         ("project", record.project),
@@ -230,7 +231,7 @@ def _needs(record: Record) -> list[str]:
 
 def _used(record: Record) -> list[str]:
     usage = Usage.of(record.usage)
-    busy = usage.gpu_s / usage.wall_s if usage.gpu_s is not None and usage.wall_s else None
+    busy = usage.busy_gpus
     return [
         *([f"{humane.size(usage.peak_memory)} of memory at most"] if usage.peak_memory is not None else []),
         *([f"{humane.duration(usage.cpu_s)} of CPU"] if usage.cpu_s is not None else []),
@@ -240,7 +241,7 @@ def _used(record: Record) -> list[str]:
 
 def _values(found: Mapping[str, Any]) -> str:
     shown = [
-        f"{name}={humane.figure(value) if _is_number(value) else json.dumps(value, ensure_ascii=False)}"
+        f"{name}={humane.figure(value) if is_number(value) else json.dumps(value, ensure_ascii=False)}"
         for name, value in islice(found.items(), _MOST_VALUES)
     ]
     return " ".join(shown) + (" …" if len(found) > _MOST_VALUES else "")
@@ -253,10 +254,6 @@ def _output(shown: Mapping[str, Any]) -> str:
         return ""
     more = humane.size(missing) + (f" ({humane.plural(lines, 'line')})" if lines else "")
     return f"Redis has the newest; {more} before it are {'at ' + where if where else 'kept nowhere'}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1 << 62
 
 
 # -- all ---------------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def _rows_of_usage(usage: Usage, needs: Needs) -> list[tuple[str, str, str]]:
         ("disk of its folder", "-", _known(usage.disk_bytes, humane.size)),
     ]
     if needs.gpus or usage.gpu_s is not None:
-        busy = None if usage.gpu_s is None or not usage.wall_s else usage.gpu_s / usage.wall_s
+        busy = usage.busy_gpus
         rows += [
             ("GPUs busy, average", str(needs.gpus), _known(busy, lambda count: f"{count:.2f}")),
             ("GPU time", "-", _known(usage.gpu_s, humane.duration)),

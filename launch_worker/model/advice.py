@@ -35,7 +35,7 @@ def advise_by_earlier(name: str, earlier: Sequence[Usage], asked: Needs) -> list
     known = [usage for usage in earlier if usage.wall_s is not None and usage.wall_s >= _BRIEF_S]
     peaks = [usage.peak_memory for usage in known if usage.peak_memory]
     cores = [usage.cores for usage in known if usage.cores is not None]
-    busy = [usage.gpu_s / usage.wall_s for usage in known if usage.gpu_s is not None and usage.wall_s]
+    busy = [usage.busy_gpus for usage in known if usage.busy_gpus is not None]
     said = []
     if asked.memory and len(peaks) >= _FEWEST:
         peak, wanted = max(peaks), enough_memory(max(peaks))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from launch_worker import humane
@@ -89,8 +89,10 @@ def explain(record: Record, why: str, around: Surroundings, *, now_us: int) -> E
         return found
     hint = hint_of_wait(record, why, around.workers)
     level = next((name for name, number in PRIORITIES.items() if number == record.priority), "")
-    return Explanation(
-        *(record.id, record.name, record.queue, record.state.value, found.sentence, level, around.place),
+    return replace(
+        found,
+        priority=level,
+        place=around.place,
         held_up_by=tuple(_held_up_by(record, why, around, now_us)),
         workers=tuple(_answer(record, worker) for worker in around.workers),
         advice=hint.text if record.due_at is not None else _advice(hint, why),

@@ -14,7 +14,7 @@ from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PRIORITIES, PROJECT, QUEUE, group_key, shown_group
 from launch_worker.model.states import RunState
-from launch_worker.model.units import isoformat, micros_of
+from launch_worker.model.units import is_number, isoformat, micros_of
 from launch_worker.model.usage import Usage
 from launch_worker.untrusted.text import read_json, read_map
 
@@ -449,8 +449,7 @@ def _int(value: Any, default: int = 0) -> int:
 
 
 def _amount(value: Any) -> Any:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1 << 62
-    return value if is_number else None
+    return value if is_number(value) else None
 
 
 def _phases(text: str) -> tuple[Phase, ...]:

@@ -10,10 +10,8 @@ from launch_worker.model.group import NEVER, GroupRecord
 from launch_worker.model.hints import meaning_of
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
+from launch_worker.model.units import is_number
 from launch_worker.untrusted.text import read_map
-
-#: Numbers from here on are damaged.
-_TOO_MUCH = 1 << 62
 
 
 def sentence_of(record: Record, why: str, *, now_us: int) -> str:
@@ -112,5 +110,4 @@ def _joined(what: str, why: str) -> str:
 
 
 def _number(value: Any) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _TOO_MUCH
-    return value if is_number else 0.0
+    return value if is_number(value) and value >= 0 else 0.0

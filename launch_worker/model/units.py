@@ -26,6 +26,14 @@ _SIZE_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 #: Seconds of the longest duration: longer than any job, and its microseconds are exact in a double.
 MAX_DURATION_S = 10 * 365 * 86400.0
 
+#: Numbers from here on are damaged.
+_TOO_MUCH = 1 << 62
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value that others wrote is a number which is not absurdly large."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_MUCH
+
 
 def parse_duration(value: str | float, *, what: str = "duration") -> float:
     """Seconds of `90`, `90s`, `1.5m`, `2h`, `1h30m`, `3d`; refuses negatives, nan and more than ten years."""

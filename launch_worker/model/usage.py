@@ -95,6 +95,11 @@ class Usage:
         """The cores in use on average."""
         return self.cpu_s / self.wall_s if self.cpu_s is not None and self.wall_s else None
 
+    @property
+    def busy_gpus(self) -> float | None:
+        """The GPUs at work on average."""
+        return self.gpu_s / self.wall_s if self.gpu_s is not None and self.wall_s else None
+
 
 class KeptUsage(NamedTuple):
     """What is kept of an attempt: its figures as JSON, and the same with samples; '' for what is not known."""
