@@ -11,6 +11,7 @@ from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
@@ -35,12 +36,12 @@ def receiving() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.got.append((self.path, headers, body))
-            if receiver.answer is not None:
-                receiver.answer(self)
+            made.got.append((self.path, headers, body))
+            if made.answer is not None:
+                made.answer(self)
                 return
-            self.send_response(receiver.status)
-            for name, value in receiver.headers.items():
+            self.send_response(made.status)
+            for name, value in made.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -51,11 +52,11 @@ def receiving() -> Iterator[Receiver]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.block_on_close = False
-    receiver = Receiver(f"http://127.0.0.1:{server.server_port}")
+    made = Receiver(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield receiver
+        yield made
     finally:
         server.shutdown()
         thread.join()
@@ -111,3 +112,10 @@ def mailbox(**more: Any) -> Iterator[Mailbox]:
         yield box
     finally:
         controller.stop()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An HTTP receiver."""
+    with receiving() as made:
+        yield made

@@ -126,6 +126,21 @@ class Cluster:
     def beat(self) -> Part:
         return self.celery("beat", name="beat")
 
+    def archive(self) -> Part:
+        """Start an archive's process."""
+        log_path = self.folder / f"archive.{len(self.parts)}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                ["launch-worker", "archive", "run"],
+                cwd=self.folder,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.parts.append(Part(process, log_path))
+        return self.parts[-1]
+
     def run(self, *command: str, timeout_s: float = 60.0, env: Mapping[str, str] | None = None) -> Result:
         """Run a command to its end."""
         done = subprocess.run(

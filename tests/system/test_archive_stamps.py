@@ -6,7 +6,6 @@ With more runs, by hand: LAUNCH_TEST_RUNS=10000 pytest -s tests/system/test_arch
 from __future__ import annotations
 
 import os
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from launch_worker.logs.reading import stored_output
 from launch_worker.logs.stored import StoredLogs
 from tests.conftest import wait_until
 from tests.support.archives import database, database_url, everything, postgres
-from tests.system.conftest import Cluster, Part
+from tests.system.conftest import Cluster
 
 __all__ = ["database", "database_url", "postgres"]
 
@@ -118,7 +117,7 @@ def test_the_archive_has_each_run_as_its_jobs_wrote_it_though_everything_was_kil
         "LAUNCH_LOG_URL": f"file://{cluster.folder}/logs",
         "LAUNCH_RETENTION": "3s",
     }
-    archive = start_archive(cluster)
+    archive = cluster.archive()
     wait_until(lambda: "archive.leads" in archive.log, timeout_s=PATIENCE_S, what="nothing is forgotten unarchived")
     parts = {"archive": archive, "beat": cluster.beat()}
     for name in ("w1", "w2"):
@@ -140,7 +139,7 @@ def test_the_archive_has_each_run_as_its_jobs_wrote_it_though_everything_was_kil
             with database.writing() as connection:
                 # The lease of a dead process ends by itself, 15 s later.
                 connection.execute(schema.leader.update().values(until=0))
-            parts[victim] = start_archive(cluster)
+            parts[victim] = cluster.archive()
         elif victim == "beat":
             parts[victim] = cluster.beat()
         else:
@@ -162,21 +161,6 @@ def test_the_archive_has_each_run_as_its_jobs_wrote_it_though_everything_was_kil
     with database.reading() as connection:
         packs = connection.execute(select(func.count()).select_from(schema.packs)).scalar_one()
     print(f"{RUNS} runs, {sum(len(one.begun) for one in written.values())} attempts, {turn} kills, {packs} packs")
-
-
-def start_archive(cluster: Cluster) -> Part:
-    log_path = cluster.folder / f"archive.{len(cluster.parts)}.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            ["launch-worker", "archive", "run"],
-            cwd=cluster.folder,
-            env=cluster.env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    cluster.parts.append(Part(process, log_path))
-    return cluster.parts[-1]
 
 
 def submit_portion(cluster: Cluster, stamps: Path, count: int) -> list[Run]:

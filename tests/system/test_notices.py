@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -22,13 +21,7 @@ from tests.system.conftest import Cluster, Part, through_both_doors
 @contextmanager
 def sending(cluster: Cluster) -> Iterator[Part]:
     """An archive's process until the end of the block."""
-    log_path = cluster.folder / f"archive.{len(cluster.parts)}.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            ["launch-worker", "archive", "run"], cwd=cluster.folder, env=cluster.env, stdout=log, stderr=log
-        )
-    part = Part(process, log_path)
-    cluster.parts.append(part)
+    part = cluster.archive()
     wait_until(lambda: cluster.api.store.notice_channels() is not None, timeout_s=30, what="it sends")
     yield part
     part.kill()

@@ -15,15 +15,9 @@ from launch_worker.store.store import Store
 from tests.support.archives import empty_sqlite
 from tests.support.commands import objects, run_here
 from tests.support.http_servers import KEY, TestServer, serving
-from tests.support.receivers import Receiver, mailbox, receiving
+from tests.support.receivers import Receiver, mailbox
 
 Do = Callable[..., str]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
-        yield made
 
 
 @pytest.fixture

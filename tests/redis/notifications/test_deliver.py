@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -59,12 +59,6 @@ class System:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
-        yield made
-
-
-@pytest.fixture
 def system(store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
     # Quick pauses; that they grow is computed from the same numbers.
     monkeypatch.setattr(deliver, "_PAUSE_S", 0.05)
@@ -92,20 +86,16 @@ def bodies(receiver: Receiver) -> list[dict[str, Any]]:
     return [json.loads(body) for _, _, body in list(receiver.got)]
 
 
-def until(condition: Callable[[], object]) -> None:
-    wait_until(condition)
-
-
 def test_an_end_is_told_within_two_seconds_and_nothing_is_left(system: System, receiver: Receiver) -> None:
     system.start(look_s=60.0)
-    until(lambda: system.store.notice_channels() == ("ops",))
+    wait_until(lambda: system.store.notice_channels() == ("ops",))
     began = time.monotonic()
     run_id = system.end(step=FAILED, name="train")
-    until(lambda: receiver.got)
+    wait_until(lambda: receiver.got)
     assert time.monotonic() - began < 2.0, "by news: it looks by itself once a minute"
     assert told(receiver) == [("run.failed", run_id)]
     assert ids(receiver) == [f"{run_id}.1.Failed.ops"]
-    until(lambda: system.state().sent == 1)
+    wait_until(lambda: system.state().sent == 1)
     left = {key.decode() for key in redis_of(system.store.url).keys("launch:outbox*")}
     assert left == {"launch:outbox:ops:state"}
 
@@ -116,7 +106,7 @@ def test_what_is_told_is_the_state_at_the_arrow_though_the_run_goes_on(system: S
     gone = system.end(step=FAILED, name="gone")
     system.store.delete(gone, who="me", keep_s=60.0)
     system.start()
-    until(lambda: len(receiver.got) == 2)
+    wait_until(lambda: len(receiver.got) == 2)
     first, second = (body["data"] for body in bodies(receiver))
     assert (first["id"], first["state"], first["exit_code"], first["name"]) == (run_id, "Failed", 3, "train")
     assert (second["id"], second["state"], second["name"]) == (gone, "Failed", "gone")
@@ -126,11 +116,11 @@ def test_each_try_says_the_same_though_the_run_goes_on(system: System, receiver:
     receiver.status = 500
     record = running(system.store, notify=("ops:running",))
     system.start()
-    until(lambda: receiver.got)
+    wait_until(lambda: receiver.got)
     system.store.cancel(record.id, reason="no")
     redis_of(system.store.url).hset(keys.run(record.id), "reason", "a later word")
     seen = len(receiver.got)
-    until(lambda: len(receiver.got) > seen + 1)
+    wait_until(lambda: len(receiver.got) > seen + 1)
     assert {(body["data"]["state"], body["data"]["reason"]) for body in bodies(receiver)} == {("Running", None)}
 
 
@@ -138,7 +128,7 @@ def test_a_channels_notices_come_in_their_order(system: System, receiver: Receiv
     runs = [system.end() for _ in range(30)]
     system.start()
     system.start()
-    until(lambda: len(receiver.got) == 30)
+    wait_until(lambda: len(receiver.got) == 30)
     assert [run for _, run in told(receiver)] == runs
 
 
@@ -147,11 +137,11 @@ def test_a_receiver_that_fails_is_told_again_with_the_same_id(system: System, re
     receiver.status = status
     run_id = system.end()
     system.start()
-    until(lambda: len(receiver.got) >= 3)
+    wait_until(lambda: len(receiver.got) >= 3)
     assert str(status) in system.state().error
     assert system.state().failing_since > 0
     receiver.status = 204
-    until(lambda: system.state().sent == 1)
+    wait_until(lambda: system.state().sent == 1)
     assert set(ids(receiver)) == {f"{run_id}.1.Finished.ops"}
     assert (system.state().error, system.state().failing_since) == ("", 0)
 
@@ -166,9 +156,9 @@ def test_a_receiver_that_closes_or_is_not_there_is_told_later(system: System, re
     system.end()
     system.end("away")
     system.start()
-    until(lambda: len(receiver.got) >= 2 and system.state("away").error)
+    wait_until(lambda: len(receiver.got) >= 2 and system.state("away").error)
     receiver.answer = None
-    until(lambda: system.state().sent == 1)
+    wait_until(lambda: system.state().sent == 1)
     assert system.state("away").waiting == 1
 
 
@@ -185,7 +175,7 @@ def test_a_notice_that_is_refused_for_good_is_counted_and_the_next_one_goes(
     system.end()
     system.end()
     system.start()
-    until(lambda: system.state().sent == 1)
+    wait_until(lambda: system.state().sent == 1)
     assert (system.state().refused, len(receiver.got)) == (1, 2)
     assert system.store.outbox_state().refused == 1
 
@@ -194,7 +184,7 @@ def test_retry_after_is_obeyed(system: System, receiver: Receiver) -> None:
     receiver.status, receiver.headers = 429, {"Retry-After": "3600"}
     system.end()
     system.start()
-    until(lambda: system.state().next_at)
+    wait_until(lambda: system.state().next_at)
     assert system.state().next_at - system.store.now_us() > 3500 * 10**6
     system.end()
     time.sleep(0.5)
@@ -216,11 +206,11 @@ def test_a_receiver_that_hangs_holds_no_other_one_up(system: System, receiver: R
         for number in range(8):
             system.end(f"slow{number}")
         system.start()
-        until(lambda: all(each.got for each in slow))
+        wait_until(lambda: all(each.got for each in slow))
         began = time.monotonic()
         for _ in range(5):
             system.end()
-        until(lambda: len(ids(receiver)) == 5)
+        wait_until(lambda: len(ids(receiver)) == 5)
         assert time.monotonic() - began < 2.0
 
 
@@ -230,7 +220,7 @@ def test_a_sender_that_dies_after_a_send_has_it_sent_again_with_the_same_id(syst
     lent = system.store.lend_notices("ops", "dead", lease_s=0.5)
     assert len(lent.notices) == 1
     system.start()
-    until(lambda: receiver.got)
+    wait_until(lambda: receiver.got)
     assert ids(receiver) == [f"{run_id}.1.Finished.ops"]
 
 
@@ -243,12 +233,12 @@ def test_a_channel_whose_sender_dies_on_this_machine_is_taken_before_its_lease_i
         name = f"{pid_space()}:{holder.pid}:abcd"
         assert system.store.lend_notices("ops", name, lease_s=600.0).notices
         system.start()
-        until(lambda: system.store.notice_channels())
+        wait_until(lambda: system.store.notice_channels())
         assert not receiver.got
     finally:
         holder.kill()
         holder.communicate()
-    until(lambda: receiver.got)
+    wait_until(lambda: receiver.got)
 
 
 def test_an_outage_of_redis_is_no_failure_of_the_receiver(
@@ -266,7 +256,7 @@ def test_an_outage_of_redis_is_no_failure_of_the_receiver(
     monkeypatch.setattr(system.store, "log_end", read)
     system.start()
     system.end(step=FAILED)
-    until(lambda: receiver.got)
+    wait_until(lambda: receiver.got)
     assert not [record for record in caplog.records if record.exc_info]
     assert "notices.later" not in caplog.text
 
@@ -275,7 +265,7 @@ def test_two_senders_send_nothing_twice(system: System, receiver: Receiver) -> N
     for _ in range(2):
         system.start()
     runs = [system.end() for _ in range(40)]
-    until(lambda: system.state() and system.state().sent == 40)
+    wait_until(lambda: system.state() and system.state().sent == 40)
     assert sorted(ids(receiver)) == sorted(f"{run_id}.1.Finished.ops" for run_id in runs)
 
 
@@ -289,7 +279,7 @@ def test_a_fault_of_a_sender_holds_nothing_up(system: System, receiver: Receiver
     system.end(name="bad")
     good = system.end(name="good")
     system.start(senders=Faulty(Settings.from_env({}, redis_url=system.store.url)))
-    until(lambda: told(receiver) == [("run.finished", good)])
+    wait_until(lambda: told(receiver) == [("run.finished", good)])
     assert system.state().waiting == 1
 
 
@@ -298,7 +288,7 @@ def test_a_notice_is_given_up_in_the_end(system: System, receiver: Receiver, mon
     receiver.status = 500
     system.end()
     system.start()
-    until(lambda: system.store.outbox_state().given_up == 1)
+    wait_until(lambda: system.store.outbox_state().given_up == 1)
     assert system.state().waiting == 0
 
 
@@ -306,12 +296,12 @@ def test_a_channel_that_is_not_there_is_forgotten_and_a_new_one_is_found_at_once
     system: System, receiver: Receiver
 ) -> None:
     system.start(look_s=60.0)
-    until(lambda: system.store.notice_channels() == ("ops",))
+    wait_until(lambda: system.store.notice_channels() == ("ops",))
     system.end("gone")
-    until(lambda: system.store.outbox_state().unknown == 1)
+    wait_until(lambda: system.store.outbox_state().unknown == 1)
     system.channels.append(webhook("new", receiver))
     system.end("new")
-    until(lambda: ids(receiver, "new"))
+    wait_until(lambda: ids(receiver, "new"))
 
 
 def test_a_database_that_is_away_loses_nothing(system: System, receiver: Receiver) -> None:
@@ -329,10 +319,10 @@ def test_a_database_that_is_away_loses_nothing(system: System, receiver: Receive
     time.sleep(0.3)
     assert not receiver.got
     is_away = False
-    until(lambda: len(receiver.got) == 1)
+    wait_until(lambda: len(receiver.got) == 1)
     is_away = True
     system.end()
-    until(lambda: len(receiver.got) == 2)
+    wait_until(lambda: len(receiver.got) == 2)
     assert system.store.notice_channels() == ("ops",)
 
 
@@ -349,15 +339,15 @@ def test_a_night_is_one_digest_with_an_id_that_stays(system: System, receiver: R
     receiver.status = 500
     system.start()
     runs = [system.end(), system.end(step=FAILED)]
-    until(lambda: len(receiver.got) >= 2)
+    wait_until(lambda: len(receiver.got) >= 2)
     receiver.status = 204
-    until(lambda: system.state().sent == 2)
+    wait_until(lambda: system.state().sent == 2)
     assert len(set(ids(receiver))) == 1
     body = bodies(receiver)[-1]
     assert body["type"] == "digest"
     assert all(run_id in json.dumps(body) for run_id in runs)
     later = system.end()
-    until(lambda: told(receiver)[-1] == ("run.finished", later))
+    wait_until(lambda: told(receiver)[-1] == ("run.finished", later))
 
 
 def test_quiet_hours_put_off(system: System, receiver: Receiver) -> None:
@@ -368,7 +358,7 @@ def test_quiet_hours_put_off(system: System, receiver: Receiver) -> None:
     system.end()
     now = system.store.now_us()
     if always is not None and always.until(now) is not None:
-        until(lambda: redis_of(system.store.url).zcount(keys.outbox("ops"), now + 1, "+inf") == 1)
+        wait_until(lambda: redis_of(system.store.url).zcount(keys.outbox("ops"), now + 1, "+inf") == 1)
         assert not receiver.got
 
 
@@ -382,14 +372,14 @@ def test_redis_that_restarts_loses_no_notice(receiver: Receiver, monkeypatch: py
         receiver.status = 500
         run_id = system.end()
         system.start()
-        until(lambda: receiver.got)
+        wait_until(lambda: receiver.got)
         server.kill()
         receiver.status = 204
         server.start()
-        until(lambda: (state := system.state()) and state.sent == 1)
+        wait_until(lambda: (state := system.state()) and state.sent == 1)
         assert set(ids(receiver)) == {f"{run_id}.1.Finished.ops"}
         other = system.end()
-        until(lambda: told(receiver)[-1] == ("run.finished", other))
+        wait_until(lambda: told(receiver)[-1] == ("run.finished", other))
     finally:
         for sender in system.senders:
             sender.stop()

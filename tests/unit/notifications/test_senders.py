@@ -8,7 +8,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -60,12 +59,6 @@ FAILED = of_run("n1", RUN.ended_at or 0, RUN, RunState.FAILED, output="one\ntwo\
 
 def channel(kind: str, address: str, **more: Any) -> Channel:
     return Channel("ops", kind, check_address(kind, address), hint=hint_of(kind, address), **more)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
-        yield made
 
 
 def send(to: Channel, message: Message = FAILED, *, timeout_s: float = 10.0, **settings: Any) -> None:
