@@ -167,6 +167,7 @@ def submit(
     max_preemptions: int | None = None,
     preempt_exit_code: int | None = None,
     notify: Sequence[str] | None = None,
+    inputs: Sequence[str] | None = None,
     delay: str | float | None = None,
     at: str | float | datetime | None = None,
     run_id: str | None = None,
@@ -184,7 +185,8 @@ def submit(
     `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
     for the job and for filters of runs. `notify` are channels that are told of its end (`ops`, `ops:failed+crashed`;
     docs/notifications.md). `after` are runs or groups (`RUN`, `RUN:any`,
-    `RUN:failed`) that must have ended so. It starts at `at` (a datetime, ISO text or seconds since 1970) or after
+    `RUN:failed`) that must have ended so. `inputs` are files of
+    other runs' outputs (`RUN:PATH[:DEST]`, docs/outputs.md), which it waits for. It starts at `at` (a datetime, ISO text or seconds since 1970) or after
     `delay`, and within `expires`, or it is Killed.
 
     With `run_id` (as `launch_worker.ids.new_run_id` makes them) or `unique` (any text, for this user on whatever

@@ -100,6 +100,10 @@ def submit_command(command: tuple[str, ...], api: str | None, **options: Any) ->
         from launch_worker.cli.words import after_of
 
         given["after"] = after_of(api, given["after"])
+    if not all(map(_names_an_id, given.get("inputs", ()))):
+        from launch_worker.cli.words import inputs_of
+
+        given["inputs"] = inputs_of(api, given["inputs"])
     items = _items(given, call.from_file)
     if call.follow and (call.from_file is not None or items[0].array is not None):
         raise InputError("--follow shows the log of one run; use --wait for several")
@@ -116,8 +120,9 @@ def submit_command(command: tuple[str, ...], api: str | None, **options: Any) ->
     return 0
 
 
-def _names_an_id(after: str) -> bool:
-    named = after.partition(":")[0]
+def _names_an_id(text: str) -> bool:
+    """Whether a value of --after or --input has an id before its colon."""
+    named = text.partition(":")[0]
     return bool(RUN_ID.fullmatch(named) or GROUP_ID.fullmatch(named))
 
 

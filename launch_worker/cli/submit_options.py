@@ -19,7 +19,7 @@ from launch_worker.submission.array import parse_env, parse_values
 #: Groups of `launch-submit --help` in their order, with the names of their options.
 _GROUPS = {
     "Where, and as what": "queue name project tags priority array from_file strict",
-    "What the job gets": "env env_from values config",
+    "What the job gets": "env env_from values config inputs",
     "Its code": "cwd uri upload",
     "Its container": "image entrypoint pull mount tmpfs network user read_only pids_limit shm_size no_init",
     "Resources": "gpus memory cpus",
@@ -103,7 +103,7 @@ RUN_OPTIONS = tuple(map(_as_click, _RUN))
 #: Options of `launch-submit` beside its own.
 SUBMIT_OPTIONS = (*map(_as_click, (*_RUN, *TIMES, *MANY, *ONCE)), _FROM_FILE, STRICT, *_CRON)
 #: Options of `launch-worker schedules create` beside its own.
-SCHEDULE_OPTIONS = (*RUN_OPTIONS, *(_as_click(option) for option in TIMES if option.is_recurring))
+SCHEDULE_OPTIONS = tuple(_as_click(option) for option in (*_RUN, *TIMES) if option.is_recurring)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

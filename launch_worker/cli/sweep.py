@@ -14,7 +14,7 @@ from launch_worker.api.sweeps import MAX_WORKERS, Sweep
 from launch_worker.cli.options import WIDE
 from launch_worker.cli.submit_options import RUN_OPTIONS, given_options, with_options
 from launch_worker.cli.watching import WATCH, show_or_watch
-from launch_worker.cli.words import after_of, sweep_id_of
+from launch_worker.cli.words import after_of, inputs_of, sweep_id_of
 from launch_worker.humane import plural
 from launch_worker.model.sweep import STATE_WORDS, SweepOrder
 from launch_worker.model.units import parse_duration
@@ -64,6 +64,8 @@ def create_command(
     given = given_options((), options)
     if "after" in given:
         given["after"] = after_of(url, given["after"])
+    if "inputs" in given:
+        given["inputs"] = inputs_of(url, given["inputs"])
     sweep = Api(url).create_sweep(file, workers=workers, count=count, strict=strict, **given)
     sweep.refresh()
     if as_json:

@@ -11,6 +11,7 @@ from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.humane import plural
 from launch_worker.ids import GROUP_ID
 from launch_worker.model.checks import WISHES
+from launch_worker.model.inputs import split_input
 from launch_worker.model.sweep import unknown_sweep
 
 
@@ -62,6 +63,15 @@ def after_of(url: str | None, after: Sequence[str]) -> list[str]:
             # A name may have a colon.
             word, colon, wish = text, "", ""
         found.append(f"{id_of(api, word)}{colon}{wish}")
+    return found
+
+
+def inputs_of(url: str | None, inputs: Sequence[str]) -> list[str]:
+    """The values of `--input` with the ids of the runs that their words mean: `@:model.pt`, `train:.:data`."""
+    api, found = Api(url), []
+    for text in inputs:
+        word, *more = split_input(text)
+        found.append(":".join([run_id_of(api, word), *filter(None, more)]))
     return found
 
 

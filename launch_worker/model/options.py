@@ -36,6 +36,7 @@ from launch_worker.model.checks import (
     check_tags,
     check_values,
 )
+from launch_worker.model.inputs import check_inputs
 from launch_worker.model.notify import check_notify
 
 #: Places where an option may be said: a line of a file of runs, `api.submit`, `launch-submit`, a queue's defaults.
@@ -168,6 +169,17 @@ CODE = (
         "DIR",
         owner=ITEM,
         places=AT_SUBMIT,
+    ),
+    Option(
+        "inputs",
+        read.texts,
+        "Give it what another run has put out, in LAUNCH_INPUT_DIR, once that run has ended well.",
+        "RUN:PATH[:DEST]",
+        check=check_inputs,
+        words=("--input",),
+        aliases=("input",),
+        places=AT_SUBMIT,
+        is_recurring=False,
     ),
 )
 CONTAINERS = (

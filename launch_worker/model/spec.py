@@ -13,6 +13,7 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.model.checks import ENV_NAME, NAME, RETRYABLE, encodes
+from launch_worker.model.inputs import waits_of
 from launch_worker.model.macros import has_macros
 from launch_worker.model.options import CHECKS
 from launch_worker.untrusted.text import read_json
@@ -93,6 +94,8 @@ class RunSpec:
     max_preemptions: int = 5
     #: Channels that are told of its end or of other states: CHANNEL or CHANNEL:STATES.
     notify: tuple[str, ...] = ()
+    #: Outputs of other runs that the job finds below LAUNCH_INPUT_DIR: RUN:PATH or RUN:PATH:DEST.
+    inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check(_changed(self))
@@ -119,6 +122,11 @@ class RunSpec:
     def asks_for_container(self) -> bool:
         """Whether it has settings that only a container keeps."""
         return bool(self.container)
+
+    @property
+    def waits(self) -> Mapping[str, str]:
+        """The runs and groups that it waits for, and the wish for each one's end."""
+        return waits_of(self.after, self.inputs)
 
     @property
     def needs(self) -> str:

@@ -18,7 +18,6 @@ from launch_worker.api.redis_transport import RedisTransport
 from launch_worker.code.storage import storage_of
 from launch_worker.errors import DeletedRunError, InputError, LaunchError, NotAllowedError, UnknownRunError
 from launch_worker.ids import RUN_ID, unique_run_id
-from launch_worker.model.checks import parse_after
 from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Log
 from launch_worker.model.many import Done, ManyAct
@@ -136,9 +135,9 @@ class Served(RedisTransport):
         return unique_run_id(chosen(wanted), user=self.user, project=project)
 
     def _unseen(self, spec: RunSpec) -> frozenset[str]:
-        if not spec.after or self._sight.is_everything:
+        if not (spec.after or spec.inputs) or self._sight.is_everything:
             return frozenset()
-        return frozenset(other for other, _ in map(parse_after, spec.after) if not self._may_wait_for(other))
+        return frozenset(other for other in spec.waits if not self._may_wait_for(other))
 
     def _may_wait_for(self, other: str) -> bool:
         """Whether a run or group is seen, or not there at all."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from launch_worker.errors import InputError, LaunchError
 from launch_worker.model import item_schema
-from launch_worker.model.checks import PRIORITIES, parse_after
+from launch_worker.model.checks import PRIORITIES
 from launch_worker.model.notify import field_of
 from launch_worker.model.spec import RunSpec
 from launch_worker.store.redis.client import Client, text
@@ -207,8 +207,8 @@ def fields_of(spec: RunSpec, unseen: Container[str] = ()) -> list[str | int]:
         fields += ["sweep", spec.sweep]
     if spec.scheduler:
         fields += ["scheduler", "1"]
-    if spec.after:
-        waits = dict(map(parse_after, spec.after))
+    if spec.after or spec.inputs:
+        waits = spec.waits
         fields += ["waits_for", json.dumps({other: "unseen" if other in unseen else waits[other] for other in waits})]
     return fields
 

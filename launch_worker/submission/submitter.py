@@ -15,7 +15,7 @@ from typing import Any
 
 from launch_worker.errors import BrokerUnavailableError, InputError, LaunchError
 from launch_worker.ids import check_run_id, later_run_id, new_run_id, unique_run_id
-from launch_worker.model.checks import check_queue_name, no_run_to_wait_for, parse_after
+from launch_worker.model.checks import check_queue_name, no_run_to_wait_for
 from launch_worker.model.notify import why_not_told
 from launch_worker.model.spec import RunSpec
 from launch_worker.settings import Settings
@@ -117,7 +117,7 @@ class Submitter:
     def check_waits(self, spec: RunSpec, known: set[str] | None = None) -> None:
         """Raises InputError where a run would wait for one that is not there. Those of `known` are, or will be."""
         known, unseen = set() if known is None else known, self._unseen(spec)
-        for other, _ in map(parse_after, spec.after):
+        for other in spec.waits:
             if other not in known and (other in unseen or not self.store.exists(other)):
                 raise no_run_to_wait_for(other)
             known.add(other)

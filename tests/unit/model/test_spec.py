@@ -334,6 +334,7 @@ FULL = {
     "preempt_exit_code": 99,
     "max_preemptions": 1,
     "notify": ("ops", "ml:failed+crashed"),
+    "inputs": ("1m83cyvtfq1tc69:best/model.pt", "1m83cyvtfq1tc69:.:all"),
 }
 
 

@@ -51,6 +51,7 @@ SAID: dict[str, Any] = {
     "max_preemptions": 1,
     "preempt_exit_code": 7,
     "notify": ["ops", "ml:failed"],
+    "inputs": ["1m83cyvtfq1tc69:model.pt", "1m83cyvtfq1tc69:.:all"],
     "at": "2030-01-31T14:30:00.000001Z",
     "delay": "90s",
     "expires": "1d",

@@ -38,6 +38,7 @@ SAID: dict[str, dict[str, Any]] = {
         "max_preemptions": 1,
         "preempt_exit_code": 99,
         "notify": ["ops:failed+crashed", "ml"],
+        "inputs": ["1m83cyvtfq1tc69:it's.pt"],
         "expires": 86400,
     },
     "container": {

@@ -117,6 +117,7 @@ def test_every_option_reaches_its_argument_of_a_run() -> None:
             "max_preemptions": 3,
             "preempt_exit_code": 7,
             "notify": "ops",
+            "input": "1m83cyvtfq1tc69:model.pt",
             "entrypoint": "sh",
             "mount": ["data:/v"],
             "no_init": True,
@@ -155,6 +156,7 @@ def test_every_option_reaches_its_argument_of_a_run() -> None:
         "max_preemptions": 3,
         "preempt_exit_code": 7,
         "notify": ("ops",),
+        "inputs": ("1m83cyvtfq1tc69:model.pt",),
         "container": {"user": "u", "entrypoint": "sh", "mounts": ["data:/v"], "init": False, "read_only": False},
     }
     assert RunSpec(**item.given).needs == "1:2000:2147483648"
