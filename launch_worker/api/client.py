@@ -185,9 +185,9 @@ def submit(
     `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
     for the job and for filters of runs. `notify` are channels that are told of its end (`ops`, `ops:failed+crashed`;
     docs/notifications.md). `after` are runs or groups (`RUN`, `RUN:any`,
-    `RUN:failed`) that must have ended so. `inputs` are files of
-    other runs' outputs (`RUN:PATH[:DEST]`, docs/outputs.md), which it waits for. It starts at `at` (a datetime, ISO text or seconds since 1970) or after
-    `delay`, and within `expires`, or it is Killed.
+    `RUN:failed`) that must have ended so. `inputs` are outputs of other runs (`RUN:PATH[:DEST]`), for which it waits
+    too. It starts at `at` (a datetime, ISO text or seconds since 1970) or after `delay`, and within `expires`, or it is
+    Killed.
 
     With `run_id` (as `launch_worker.ids.new_run_id` makes them) or `unique` (any text, for this user on whatever
     machine) the call can be repeated: the run that the first one made is returned, unchanged, with `is_new` False, for

@@ -35,7 +35,7 @@ def test_an_input_names_a_run_a_path_and_a_destination(text: str, path: str, des
     ],
 )
 def test_what_is_no_input_or_leads_out_of_its_folder_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="input '|has a path that is no relative one"):
+    with pytest.raises(InputError, match=r"^input "):
         check_inputs((text,))
 
 
