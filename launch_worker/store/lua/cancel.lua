@@ -9,8 +9,8 @@ if not state then return {'unknown', ''} end
 local now = now_us()
 if state == 'Pending' then
   if preempt == '1' then return {'pending', state} end
-  kill_pending(id, now, reason, {actor = actor})
-  settle(now, 100)
+  WAITING.kill_pending(id, now, reason, {actor = actor})
+  WAITING.settle(now, 100)
   return {'killed', 'Killed'}
 end
 if state ~= 'Running' then return {'final', state} end

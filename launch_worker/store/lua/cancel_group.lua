@@ -5,19 +5,19 @@
 local group, grace_us, reason, from, limit, actor = unpack(ARGV)
 from, limit = tonumber(from), tonumber(limit)
 local now, killed, asked = now_us(), 0, 0
-if from == 0 then seal(group, 'cancelled', now) end
+if from == 0 then WAITING.seal(group, 'cancelled', now) end
 local ids = members_of(group, -from - limit, -from - 1)
 for at = #ids, 1, -1 do
   local id = ids[at]
   local run = get(id, 'state', 'cancel_at', 'preempting')
   if run[1] == 'Pending' then
     -- A damaged run must not keep the others going.
-    local fine, problem = pcall(kill_pending, id, now, reason, {actor = actor})
+    local fine, problem = pcall(WAITING.kill_pending, id, now, reason, {actor = actor})
     if fine then killed = killed + 1 else doubt(id, 'group ' .. group, problem) end
   elseif run[1] == 'Running' then
     ask_to_end(id, now, grace_us, reason, false, actor)
     asked = asked + 1
   end
 end
-settle(now, 100)
+WAITING.settle(now, 100)
 return {killed, asked, #ids == limit and 1 or 0}

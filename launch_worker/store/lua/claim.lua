@@ -53,15 +53,15 @@ local function claim(id, seq)
   if run[2] ~= seq then return {0, 'the item is older than the run\'s latest dispatch'} end
   local damage = damage_of(id)
   if damage then
-    fail_damaged(id, now, damage)
-    settle(now, 100)
+    WAITING.fail_damaged(id, now, damage)
+    WAITING.settle(now, 100)
     return {0, 'its record is damaged: ' .. damage}
   end
   if not redis.call('ZSCORE', 'launch:consumers:' .. run[7], owner) then return {3, run[7], id, seq} end
   local expires_at = run[10] and tonumber(redis.call('ZSCORE', 'launch:expiring', id) or '')
   if expires_at and expires_at <= now then
-    kill_pending(id, now, 'it did not start in time (--expires)')
-    settle(now, 100)
+    WAITING.kill_pending(id, now, 'it did not start in time (--expires)')
+    WAITING.settle(now, 100)
     return {0, 'the run has expired'}
   end
   local due = tonumber(run[9] or '')

@@ -10,12 +10,12 @@ local state = get(id, 'state')[1]
 if not state then return redis.call('EXISTS', mark) == 1 and 'deleted' or 'unknown' end
 local now = now_us()
 if state == 'Pending' then
-  kill_pending(id, now, reason, {actor = actor})
+  WAITING.kill_pending(id, now, reason, {actor = actor})
 elseif not FINAL[state] then
   return 'running'
 end
 -- Runs that wait for it are told how it ended, and not that it does not exist.
-settle(now, 200)
+WAITING.settle(now, 200)
 if redis.call('SISMEMBER', 'launch:settle', id) == 1 then return 'again' end
 -- The mark comes first: a worker that was silent must not bring the record back.
 local run = get(id, 'queue', 'project', 'state', 'sweep', 'array', 'attempt')

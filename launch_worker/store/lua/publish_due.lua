@@ -32,18 +32,18 @@ for _, id in ipairs(expired) do
   local damage = run[1] == 'Pending' and damage_of(id)
   local fine, problem = true, ''
   if damage then
-    fine, problem = pcall(fail_damaged, id, now, damage)
+    fine, problem = pcall(WAITING.fail_damaged, id, now, damage)
   elseif run[1] == 'Pending' and run[2] == '0' then
-    fine, problem = pcall(kill_pending, id, now,
+    fine, problem = pcall(WAITING.kill_pending, id, now,
       'it did not start within ' .. span((tonumber(run[3] or '') or 0) / 1000000) .. ' (--expires)')
   end
   if not fine then keep_aside('', 'run ' .. id .. ' could not be ended: ' .. tostring(problem)) end
 end
 for _, group in ipairs(redis.call('ZRANGEBYSCORE', OPEN_GROUPS, '-inf', int(now), 'LIMIT', 0, limit)) do
-  local fine, problem = pcall(seal, group, 'cut', now)
+  local fine, problem = pcall(WAITING.seal, group, 'cut', now)
   if not fine then keep_aside('', 'group ' .. group .. ' could not be sealed: ' .. tostring(problem)) end
 end
-settle(now, 200)
+WAITING.settle(now, 200)
 local prefetch_us = capacity and capacity.prefetch_us or 0
 if prefetch_us > 0 and capacity.slots > 0 then
   local free = {slots = capacity.slots, gpus = capacity.gpus, cpus = capacity.cpus, memory = capacity.memory}

@@ -54,7 +54,7 @@ if after == '' then
       if redis.call('ZREM', 'launch:workers', owner) == 1 then add_act('worker', owner, 'lost', '', now) end
     end
   end
-  settle(now, limit)
+  WAITING.settle(now, limit)
 end
 -- By their scores: each heartbeat moves its worker to the end.
 local live = redis.call('ZRANGEBYSCORE', 'launch:workers', after == '' and int(now) or '(' .. after, '+inf', 'WITHSCORES',

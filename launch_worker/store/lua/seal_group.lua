@@ -4,6 +4,6 @@
 -- A group that has all its runs, or was sealed before, is left as it is.  Returns 1.
 local group, as = unpack(ARGV)
 local now = now_us()
-seal(group, as, now)
-settle(now, 100)
+WAITING.seal(group, as, now)
+WAITING.settle(now, 100)
 return 1

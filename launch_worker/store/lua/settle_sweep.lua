@@ -12,11 +12,11 @@ for _, id in ipairs(redis.call('SMEMBERS', key .. ':live')) do
   local state = get(id, 'state')[1]
   if not state or FINAL[state] then
     found = found + 1
-    if state then tell_sweep(id, now) else redis.call('SREM', key .. ':live', id) end
+    if state then SWEEPS.tell(id, now) else redis.call('SREM', key .. ':live', id) end
   elseif state == 'Running' and redis.call('HGET', key, 'cancelling') == '1' and not get(id, 'cancel_at')[1] then
     ask_to_end(id, now, '', 'the sweep was cancelled')
   end
 end
-close_sweep(sweep, now)
-settle(now, 100)
+SWEEPS.close(sweep, now)
+WAITING.settle(now, 100)
 return found

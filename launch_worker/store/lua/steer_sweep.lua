@@ -23,7 +23,7 @@ if word == 'pause' or word == 'resume' then
   if word == 'resume' then redis.call('HDEL', key, 'failures', 'failed', 'failed_why') end
   return ended()
 end
-if SWEEP_ENDED[state] then
+if SWEEPS.ENDED[state] then
   return {((word == 'stop') == (state == 'FINISHED')) and 'done' or 'refused', state}
 end
 if word == 'cancel' then redis.call('HSET', key, 'cancelling', '1') end
@@ -34,7 +34,7 @@ end
 for _, id in ipairs(redis.call('SMEMBERS', key .. ':live')) do
   local of_run = get(id, 'state')[1]
   if of_run == 'Pending' then
-    kill_pending(id, now, reason, {actor = actor})
+    WAITING.kill_pending(id, now, reason, {actor = actor})
   elseif of_run == 'Running' then
     if word == 'cancel' then ask_to_end(id, now, '', reason, false, actor) end
   else
@@ -42,6 +42,6 @@ for _, id in ipairs(redis.call('SMEMBERS', key .. ':live')) do
     redis.call('SREM', key .. ':live', id)
   end
 end
-close_sweep(sweep, now)
-settle(now, 100)
+SWEEPS.close(sweep, now)
+WAITING.settle(now, 100)
 return ended()

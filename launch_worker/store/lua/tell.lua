@@ -22,7 +22,7 @@ local metrics = run_key(id) .. ':metrics'
 if #ARGV >= FIRST_ROW and tonumber(read_to) > tonumber(before) then
   for index = FIRST_ROW, #ARGV do redis.call('RPUSH', metrics, ARGV[index]) end
   redis.call('LTRIM', metrics, -1000, -1)
-  keep_metrics(id, {unpack(ARGV, FIRST_ROW)})
+  SWEEPS.keep_metrics(id, {unpack(ARGV, FIRST_ROW)})
 end
 if message ~= '' and run[1] == 'Running' and not run[6] then put(id, 'reason', message) end
 if preempting == '1' then put(id, 'yields', token) end

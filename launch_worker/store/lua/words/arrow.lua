@@ -85,9 +85,9 @@ local function enter(id, from, to, now, attempt, worker, reason, more)
   elseif FINAL[from] then
     drop(id, 'ended_at')
     unlist_ended(id)
-    rejoin_sweep(id)
+    SWEEPS.rejoin(id)
   end
-  if from == 'Pending' and to == 'Running' then forget_curve(id) end
+  if from == 'Pending' and to == 'Running' then SWEEPS.forget_curve(id) end
   if FINAL[from] then COUNTS.add(get(id, 'queue')[1], 'left:' .. from, '1') end
   if FINAL[to] then COUNTS.add_end(id, from, to, tonumber(ended_at)) end
 end

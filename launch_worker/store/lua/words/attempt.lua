@@ -47,10 +47,10 @@ end
 
 -- Ends a run for good: its sweep, its place and the runs that wait for it.
 local function over(id, now)
-  try_tell_sweep(id, now)
+  SWEEPS.try_tell(id, now)
   release(id, now)
-  if not note_end(id, now) then return end
-  settle(now, 100)
+  if not WAITING.note_end(id, now) then return end
+  WAITING.settle(now, 100)
   -- The first worker that gets this publication tells the remaining runs.
   if redis.call('EXISTS', 'launch:settle') == 1 then redis.call('PUBLISH', 'launch:due', int(now)) end
 end

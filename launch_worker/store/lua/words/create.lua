@@ -50,20 +50,20 @@ local function create_for_later(id, now, queue, due, expires_us, waits, states)
   local killed
   for other, wish in pairs(waits) do
     local state, kind = unpack(states[other])
-    if is_as_wished(wish, state) then
+    if WAITING.is_as_wished(wish, state) then
       waits[other] = nil
     elseif state ~= 'Pending' and state ~= 'Running' then
-      killed = words_for_end(other, state, kind, wish)
+      killed = WAITING.words_for_end(other, state, kind, wish)
     end
   end
   if killed then
-    kill_pending(id, now, killed)
-    settle(now, 10)
+    WAITING.kill_pending(id, now, killed)
+    WAITING.settle(now, 10)
     return
   end
   if due then put(id, 'not_before', int(due)) end
-  if next(waits) == nil then return set_free(id, now) end
-  put(id, 'waits_for', cjson.encode(waits), 'reason', words_for_wait(waits))
+  if next(waits) == nil then return WAITING.set_free(id, now) end
+  put(id, 'waits_for', cjson.encode(waits), 'reason', WAITING.words_for(waits))
   put_off(id)
   for run in pairs(waits) do redis.call('ZADD', 'launch:waiters:' .. run, int(now), id) end
 end
@@ -85,7 +85,7 @@ local function create(id, now, reason, queue, due, expires_us, fields, user, gro
   if record.waits_for then
     waits, states = cjson.decode(record.waits_for), {}
     for other, wish in pairs(waits) do
-      local state, kind = end_of(other)
+      local state, kind = WAITING.end_of(other)
       states[other] = {state, kind}
       if not state or wish == 'unseen' then
         return -2, 'there is no run or group ' .. other .. ' to wait for; list the known runs with: launch-worker runs'

@@ -1,9 +1,13 @@
 -- Sweeps: the end of a run frees a place in its sweep.
 
-local SWEEP_ENDED = {FINISHED = true, CANCELED = true}
+local SWEEPS = {
+  ENDED = {FINISHED = true, CANCELED = true},
+  -- The number of first runs of a sweep that pause it when all of them fail: W&B's agent gives up after as many.
+  FIRST_FAILURES = 5,
+}
 
 -- The sweep that made a run, and the run's number in that sweep; nil for a run of no sweep.
-local function sweep_of(id)
+function SWEEPS.of(id)
   local sweep = get(id, 'sweep')[1]
   if not sweep or sweep == '' then return nil end
   local index = redis.call('ZSCORE', sweep_key(sweep) .. ':runs', id)
@@ -12,7 +16,7 @@ end
 
 -- Counts all runs of a sweep anew: workers of a release that did not count them ended some. Deleted runs count by their
 -- results.
-local function recount_sweep(sweep)
+function SWEEPS.recount(sweep)
   local key, counts = sweep_key(sweep), {}
   local runs = redis.call('ZRANGE', key .. ':runs', 0, -1, 'WITHSCORES')
   for at = 1, #runs, 2 do
@@ -41,14 +45,14 @@ end
 
 -- RUNNING | PAUSED -> FINISHED once all its runs were made, STOPPED -> FINISHED | CANCELED: when its last live run
 -- ends.
-local function close_sweep(sweep, now)
+function SWEEPS.close(sweep, now)
   local key = sweep_key(sweep)
   if redis.call('SCARD', key .. ':live') > 0 then return end
   local state, made, cap, cancelling = unpack(redis.call('HMGET', key, 'state', 'made', 'cap', 'cancelling'))
   local to
   if state == 'STOPPED' then
     to = cancelling == '1' and 'CANCELED' or 'FINISHED'
-  elseif not SWEEP_ENDED[state] and tonumber(cap or '') and tonumber(made) >= tonumber(cap) then
+  elseif not SWEEPS.ENDED[state] and tonumber(cap or '') and tonumber(made) >= tonumber(cap) then
     to = 'FINISHED'
   end
   if not to then return end
@@ -57,7 +61,7 @@ local function close_sweep(sweep, now)
   add_act('sweep', sweep, string.lower(to), '', now)
   local counts, ended = redis.call('HMGET', key, 'Finished', 'Failed', 'Killed', 'Crashed', 'Never'), 0
   for at = 1, 5 do ended = ended + (tonumber(counts[at] or '') or 0) end
-  if ended ~= tonumber(made) then recount_sweep(sweep) end
+  if ended ~= tonumber(made) then SWEEPS.recount(sweep) end
   local notify, number = unpack(redis.call('HMGET', key, 'notify', 'ends'))
   if notify then
     redis.call('HSET', key, 'ends', int((tonumber(number or '') or 0) + 1))
@@ -71,7 +75,7 @@ local function close_sweep(sweep, now)
 end
 
 -- The metric of an ended run: the value in its summary, else the last value that it sent.
-local function metric_of(id, metric)
+function SWEEPS.metric_of(id, metric)
   if not metric or metric == '' then return nil end
   local value = number_in(decoded(get(id, 'summary')[1]), metric)
   if value then return value end
@@ -81,11 +85,8 @@ local function metric_of(id, metric)
   return value
 end
 
--- The number of first runs of a sweep that pause it when all of them fail: W&B's agent gives up after as many.
-local FIRST_FAILURES = 5
-
 -- Judges a sweep by the end of a run: whether all its first runs fail, and whether no run sends the metric.
-local function judge_sweep(sweep, id, now, sweep_state, metric, value)
+function SWEEPS.judge(sweep, id, now, sweep_state, metric, value)
   local key = sweep_key(sweep)
   local state, reason = unpack(get(id, 'state', 'reason'))
   if state == 'Finished' then
@@ -100,7 +101,7 @@ local function judge_sweep(sweep, id, now, sweep_state, metric, value)
   elseif state ~= 'Killed' and not redis.call('HGET', key, 'has_finished') then
     redis.call('HSET', key, 'failed', id, 'failed_why', reason or '')
     local failures = redis.call('HINCRBY', key, 'failures', 1)
-    if failures >= FIRST_FAILURES and sweep_state == 'RUNNING' then
+    if failures >= SWEEPS.FIRST_FAILURES and sweep_state == 'RUNNING' then
       redis.call('HSET', key, 'state', 'PAUSED')
       add_act('sweep', sweep, 'paused', '', now, {failed = id})
     end
@@ -108,14 +109,14 @@ local function judge_sweep(sweep, id, now, sweep_state, metric, value)
 end
 
 -- Tells a sweep that a run of it has ended for good: the sweep keeps the result, and may make another run.
-local function tell_sweep(id, now)
-  local sweep, index = sweep_of(id)
+function SWEEPS.tell(id, now)
+  local sweep, index = SWEEPS.of(id)
   if not sweep then return end
   local key = sweep_key(sweep)
   redis.call('SREM', key .. ':live', id)
   local state, metric, target, goal = unpack(redis.call('HMGET', key, 'state', 'metric', 'target', 'goal'))
   if not state then return end
-  local value = metric_of(id, metric)
+  local value = SWEEPS.metric_of(id, metric)
   local known = decoded(redis.call('HGET', key .. ':results', index) or '')
   -- A run that was started again and sent no value keeps the value of its earlier attempt.
   if value or not (known and known.value) then
@@ -123,27 +124,27 @@ local function tell_sweep(id, now)
       cjson.encode({state = get(id, 'state')[1], value = value and string.format('%.17g', value)}))
   end
   if not known then redis.call('RPUSH', key .. ':ended', index) end
-  judge_sweep(sweep, id, now, state, metric, value)
+  SWEEPS.judge(sweep, id, now, state, metric, value)
   local wanted = tonumber(target or '')
   if value and wanted and (goal == 'maximize' and value >= wanted or goal ~= 'maximize' and value <= wanted)
-    and not SWEEP_ENDED[state] then
+    and not SWEEPS.ENDED[state] then
     redis.call('HSET', key, 'cap', redis.call('HGET', key, 'made'), 'reason', 'run ' .. id .. ' reached the target')
   end
-  close_sweep(sweep, now)
+  SWEEPS.close(sweep, now)
   redis.call('PUBLISH', 'launch:sweeps', sweep)
 end
 
 -- The same, where a damaged sweep must not hold up the end of a run.
-local function try_tell_sweep(id, now)
-  local fine, problem = pcall(tell_sweep, id, now)
+function SWEEPS.try_tell(id, now)
+  local fine, problem = pcall(SWEEPS.tell, id, now)
   if not fine then keep_aside('', 'the sweep of run ' .. id .. ' is damaged: ' .. tostring(problem)) end
 end
 
 -- Keeps rows of metrics (JSON) that a run sent, for a sweep that stops runs early.
-local function keep_metrics(id, rows)
+function SWEEPS.keep_metrics(id, rows)
   if #rows == 0 then return end
   pcall(function()
-    local sweep, index = sweep_of(id)
+    local sweep, index = SWEEPS.of(id)
     if not sweep then return end
     local metric, watched = unpack(redis.call('HMGET', sweep_key(sweep), 'metric', 'watched'))
     if watched ~= '1' then return end
@@ -164,17 +165,17 @@ local function keep_metrics(id, rows)
 end
 
 -- Counts an ended run of a sweep as live again, for it is to run again.
-local function rejoin_sweep(id)
+function SWEEPS.rejoin(id)
   pcall(function()
-    local sweep = sweep_of(id)
+    local sweep = SWEEPS.of(id)
     if sweep then redis.call('SADD', sweep_key(sweep) .. ':live', id) end
   end)
 end
 
 -- Forgets the metrics of a run's earlier attempt: the new attempt sends its own.
-local function forget_curve(id)
+function SWEEPS.forget_curve(id)
   pcall(function()
-    local sweep, index = sweep_of(id)
+    local sweep, index = SWEEPS.of(id)
     if sweep then
       redis.call('DEL', sweep_key(sweep) .. ':curve:' .. index)
       redis.call('HDEL', sweep_key(sweep) .. ':stopped', index)

@@ -1,20 +1,23 @@
 -- Runs that wait for the end of others, and runs that end before they ran.
 
-local WISHED = {
-  ok = {Finished = true}, any = {Finished = true, Failed = true, Killed = true, Crashed = true, Never = true},
-  failed = {Failed = true, Killed = true, Crashed = true},
+local WAITING = {
+  WISHED = {
+    ok = {Finished = true}, any = {Finished = true, Failed = true, Killed = true, Crashed = true, Never = true},
+    failed = {Failed = true, Killed = true, Crashed = true},
+  },
 }
-local function is_as_wished(wish, ended) return WISHED[wish] ~= nil and WISHED[wish][ended] == true end
+
+function WAITING.is_as_wished(wish, ended) return WAITING.WISHED[wish] ~= nil and WAITING.WISHED[wish][ended] == true end
 
 -- The reason for which a run that waited for `other` will not run.
-local function words_for_end(other, ended, kind, wish)
+function WAITING.words_for_end(other, ended, kind, wish)
   local how = ended == 'Never' and ' never ran' or ' is ' .. ended
   if kind ~= 'run' then how = ended == 'Never' and ' has runs that never ran' or ' has runs that failed' end
   if kind ~= 'run' and ended == 'Finished' then how = ' is Finished' end
   return kind .. ' ' .. other .. how .. ', and this one waited for it to end ' .. wish
 end
 
-local function words_for_wait(waits)
+function WAITING.words_for(waits)
   local other, wish = next(waits)
   other = tostring(other)
   return 'after ' .. (#other == 15 and 'run ' or 'group ') .. other .. ' (' .. tostring(wish) .. ')'
@@ -22,7 +25,7 @@ end
 
 -- How a group with these counts (size, Pending, Running, Finished, Never) has ended: Running while a run of it has not
 -- ended, Finished when all its runs are Finished, Failed when a run of it ran and is not Finished, else Never.
-local function end_by(counts)
+function WAITING.end_by(counts)
   local function count(at) return tonumber(counts[at] or '') or 0 end
   if count(2) + count(3) > 0 then return 'Running' end
   if count(1) > 0 and count(4) >= count(1) then return 'Finished' end
@@ -31,35 +34,35 @@ end
 
 -- The end of a run or a group for which other runs wait, and its kind (run, array, group, sweep). A run: its state, or
 -- Never. nil where there is neither a run nor a group.
-local function end_of(id)
+function WAITING.end_of(id)
   local counts = redis.pcall('HMGET', group_key(id), 'size', 'Pending', 'Running', 'Finished', 'Never')
   if not counts.err and (tonumber(counts[1] or '') or 0) > 0 then
-    return end_by(counts), #id == 16 and 'group' or 'array'
+    return WAITING.end_by(counts), #id == 16 and 'group' or 'array'
   end
   local run = get(id, 'state', 'attempt')
   if run[1] then return kind_of(run[1], run[2]), 'run' end
   counts = redis.pcall('HMGET', sweep_key(id), 'made', 'Pending', 'Running', 'Finished', 'Never', 'state')
   if counts.err or not counts[6] then return nil, 'run' end
-  return SWEEP_ENDED[counts[6]] and end_by(counts) or 'Running', 'sweep'
+  return SWEEPS.ENDED[counts[6]] and WAITING.end_by(counts) or 'Running', 'sweep'
 end
 
 -- Notes the end of an array or a bulk submission, if all its runs have ended, and tells clients that wait for it.
-local function end_group(group, now)
+function WAITING.end_group(group, now)
   local key = group_key(group)
   local counts = redis.pcall('HMGET', key, 'size', 'Pending', 'Running', 'Finished', 'Never', 'name', 'queue', 'project',
     'Failed', 'Killed', 'Crashed', 'notify', 'author', 'created_at')
-  if counts.err or end_by(counts) == 'Running' then return end
+  if counts.err or WAITING.end_by(counts) == 'Running' then return end
   local function count(at) return tonumber(counts[at] or '') or 0 end
   redis.call('HSET', key, 'ended_at', int(now))
   redis.call('PUBLISH', 'launch:news:' .. shown_group(group), 'ended')
   add_act('group', shown_group(group), 'ended', '', now,
-    {size = count(1), name = counts[6] or '', queue = counts[7] or '', project = counts[8] or '', ['end'] = end_by(counts),
+    {size = count(1), name = counts[6] or '', queue = counts[7] or '', project = counts[8] or '', ['end'] = WAITING.end_by(counts),
       Finished = count(4), Failed = count(9), Killed = count(10), Crashed = count(11), Never = count(5)})
   if counts[12] then
     NOTICES.tell_group(counts[12], 'group.ended', int(redis.call('HINCRBY', key, 'ends', 1)), {
       group = shown_group(group), kind = #group == 16 and 'bulk' or 'array', name = counts[6] or '',
       queue = counts[7] or '', project = counts[8] or '', author = counts[13] or '', created_at = counts[14] or '',
-      size = int(count(1)), ['end'] = end_by(counts), Finished = int(count(4)), Failed = int(count(9)),
+      size = int(count(1)), ['end'] = WAITING.end_by(counts), Finished = int(count(4)), Failed = int(count(9)),
       Killed = int(count(10)), Crashed = int(count(11)), Never = int(count(5)), ended_at = int(now)}, now)
   end
 end
@@ -83,10 +86,10 @@ end
 
 -- Notes the end of a run for `settle`, which tells the runs that wait for it or for its group. Returns whether any
 -- does.
-local function note_end(id, now)
+function WAITING.note_end(id, now)
   local group, _, is_sweep = group_of(id)
   if group then pcall(NOTICES.tell_failure, id, group, now) end
-  if group and emptied[group] and not is_sweep then end_group(group, now) end
+  if group and emptied[group] and not is_sweep then WAITING.end_group(group, now) end
   local ended = {'launch:waiters:' .. id}
   if group and group ~= id then ended[2] = 'launch:waiters:' .. group end
   if redis.call('EXISTS', unpack(ended)) == 0 then return false end
@@ -99,7 +102,7 @@ end
 -- Seals a group to which its submitter adds no more runs: the missing ones count as runs that never ran. `as`: 'whole'
 -- where runs of other submissions stand for them, 'cut' where the submitter has died or given up, 'cancelled'. The caller
 -- calls `settle`.
-local function seal(group, as, now)
+function WAITING.seal(group, as, now)
   local key = group_key(group)
   redis.call('ZREM', OPEN_GROUPS, group)
   local size, made, sealed = unpack(redis.call('HMGET', key, 'size', 'made', 'sealed'))
@@ -114,18 +117,18 @@ local function seal(group, as, now)
     redis.call('HSET', key, 'missing', int(missing))
     redis.call('HINCRBY', key, 'Never', int(missing))
   end
-  end_group(group, now)
+  WAITING.end_group(group, now)
   if redis.call('EXISTS', 'launch:waiters:' .. group) == 1 then redis.call('SADD', 'launch:settle', group) end
   drop_group(group)
 end
 
-local function waits_of(id)
+function WAITING.waits_of(id)
   local fine, waits = pcall(cjson.decode, get(id, 'waits_for')[1] or '{}')
   return fine and type(waits) == 'table' and waits or {}
 end
 
 -- Makes a run that no longer waits for others ready, now or at its due time.
-local function set_free(id, now)
+function WAITING.set_free(id, now)
   local due = tonumber(get(id, 'not_before')[1] or '')
   drop(id, 'waits_for')
   if due and due > now then
@@ -137,21 +140,21 @@ end
 
 -- Pending -> Killed (or `to`), for the reason given. Runs that wait for it are told later (settle). `more`: as for
 -- `enter`.
-local function kill_pending(id, now, reason, more, to)
+function WAITING.kill_pending(id, now, reason, more, to)
   local attempt = get(id, 'attempt')[1]
   withdraw(id)
   if get(id, 'expires_us')[1] then redis.call('ZREM', 'launch:expiring', id) end
-  for other in pairs(waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. tostring(other), id) end
+  for other in pairs(WAITING.waits_of(id)) do redis.call('ZREM', 'launch:waiters:' .. tostring(other), id) end
   drop(id, 'waits_for')
   arrow(id, 'Pending', to or 'Killed', now, attempt, '', reason, more)
-  note_end(id, now)
-  try_tell_sweep(id, now)
+  WAITING.note_end(id, now)
+  SWEEPS.try_tell(id, now)
   release(id, now)
 end
 
 -- Pending -> Failed, for a record with which no worker can execute the run. The record is kept aside for reading, and
 -- the run is never dispatched again.
-local function fail_damaged(id, now, damage)
+function WAITING.fail_damaged(id, now, damage)
   local reason = 'the record of this run is damaged: ' .. damage
   redis.call('ZREM', 'launch:expiring', id)
   -- The line in which the run waited, if the damage is in the record's queue.
@@ -162,33 +165,33 @@ local function fail_damaged(id, now, damage)
     redis.call('ZREM', 'launch:runs:queue:' .. queue, id)
   end
   put(id, 'phase', 'agent', 'message', reason)
-  kill_pending(id, now, reason, {phase = 'agent', message = reason}, 'Failed')
+  WAITING.kill_pending(id, now, reason, {phase = 'agent', message = reason}, 'Failed')
   drop(id, 'parked', 'list', 'due_at')
   keep_aside(get(id, 'queue')[1] or '', 'run ' .. id .. ' is Failed: ' .. reason, id)
 end
 
 -- Tells a run how `ended`, a run or a group for which it waits, has ended.
-local function meet(id, ended, state, kind, now)
+function WAITING.meet(id, ended, state, kind, now)
   if get(id, 'state')[1] ~= 'Pending' then return end
-  local waits = waits_of(id)
+  local waits = WAITING.waits_of(id)
   local wish = waits[ended]
   if not wish then return end
-  if not is_as_wished(wish, state) then
-    return kill_pending(id, now, words_for_end(ended, state, kind, tostring(wish)))
+  if not WAITING.is_as_wished(wish, state) then
+    return WAITING.kill_pending(id, now, WAITING.words_for_end(ended, state, kind, tostring(wish)))
   end
   waits[ended] = nil
-  if next(waits) == nil then return set_free(id, now) end
-  put(id, 'waits_for', cjson.encode(waits), 'reason', words_for_wait(waits))
+  if next(waits) == nil then return WAITING.set_free(id, now) end
+  put(id, 'waits_for', cjson.encode(waits), 'reason', WAITING.words_for(waits))
 end
 
 -- Tells runs of the ends for which they wait: at most `budget` runs, the pass does the rest. Returns the number of runs
 -- that were told.
-local function settle(now, budget)
+function WAITING.settle(now, budget)
   local settled = 0
   while settled < budget do
     local ended = redis.call('SRANDMEMBER', 'launch:settle')
     if not ended then return settled end
-    local state, kind = end_of(ended)
+    local state, kind = WAITING.end_of(ended)
     local waiters = (state == 'Pending' or state == 'Running') and {} or redis.call('ZRANGE', 'launch:waiters:' .. ended, 0, budget - settled - 1)
     if #waiters == 0 then
       redis.call('SREM', 'launch:settle', ended)
@@ -197,7 +200,7 @@ local function settle(now, budget)
     for _, id in ipairs(waiters) do
       redis.call('ZREM', 'launch:waiters:' .. ended, id)
       settled = settled + 1
-      local fine, problem = pcall(meet, id, ended, state or 'Never', kind, now)
+      local fine, problem = pcall(WAITING.meet, id, ended, state or 'Never', kind, now)
       if not fine then doubt(id, 'launch:waiters:' .. ended, problem) end
     end
   end
