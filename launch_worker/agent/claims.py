@@ -15,7 +15,7 @@ from launch_worker.agent.attempts import Attempts, Ended
 from launch_worker.agent.capacity import Capacity
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
-from launch_worker.agent.leases import lease_of
+from launch_worker.agent.leases import held_until, lease_of
 from launch_worker.agent.outage import Outage
 from launch_worker.agent.registration import Registration
 from launch_worker.agent.reports import Reports
@@ -183,6 +183,7 @@ class Claims:
                 folder=self._workplace.attempt_folder(record),
                 events=queue.SimpleQueue(),
                 lease=lease_of(record, spec, renewed_at=claim.sent_at, lease_s=self._settings.lease_s),
+                held_until=held_until(renewed_at=claim.sent_at, lease_s=self._settings.lease_s),
                 start_at=_local(record, boot_time_s()),
             )
         except Exception as error:

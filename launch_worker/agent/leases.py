@@ -38,7 +38,12 @@ def leases_without_worker(attempts: Iterable[Attempt], *, renewed_at: float, lea
     return leases
 
 
+def held_until(*, renewed_at: float, lease_s: float) -> float:
+    """The boot time at which an attempt, renewed at a boot time, may begin to be another's."""
+    return renewed_at + lease_s - min(1.0, lease_s / 10)
+
+
 def _limited(spec: RunSpec, *, renewed_at: float, lease_s: float) -> Lease:
     """The boot times of SIGTERM and SIGKILL for a job whose lease was renewed at a boot time."""
-    kill_at = renewed_at + lease_s - min(1.0, lease_s / 10)
+    kill_at = held_until(renewed_at=renewed_at, lease_s=lease_s)
     return kill_at - min(spec.grace_s, lease_s / 4), kill_at

@@ -15,15 +15,15 @@ from launch_worker.agent.config import AgentConfig
 from launch_worker.agent.guards import Guards
 from launch_worker.agent.identity import Identity
 from launch_worker.agent.intake import Intake
-from launch_worker.agent.leases import lease_of
+from launch_worker.agent.leases import held_until, lease_of
 from launch_worker.agent.probes import Vitals
 from launch_worker.agent.workplace import Workplace
 from launch_worker.attempt.attempt import Attempt
-from launch_worker.attempt.supervise import Detach, Superseded
+from launch_worker.attempt.supervise import Detach, HandBack, Superseded
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import BrokerUnavailableError
 from launch_worker.model.worker import FreeCapacity
-from launch_worker.runners.job import Lease
+from launch_worker.runners.job import LAPSED, Lease
 from launch_worker.runners.process import tree
 from launch_worker.settings import Settings
 from launch_worker.store.store import Store
@@ -128,7 +128,7 @@ class Registration:
             # A listed worker makes submitters believe that its queues are consumed.
             self._store.goodbye(identity.owner, queues=self._queues, stays=True)
         self._is_listed = self._intake.is_open
-        attempts = self._attempts.attempts
+        attempts = self._held()
         renewed_at = boot_time_s()
         with self._listing:
             pulse = self._store.heartbeat(
@@ -151,6 +151,7 @@ class Registration:
                 leases[attempt.key] = attempt.lease = lease_of(
                     attempt.record, attempt.spec, renewed_at=renewed_at, lease_s=settings.lease_s
                 )
+                attempt.held_until = held_until(renewed_at=renewed_at, lease_s=settings.lease_s)
         self._guards.renew(leases)
         if not self._has_looked_for_twins:
             self._look_for_twins()
@@ -160,6 +161,20 @@ class Registration:
     def end(self) -> None:
         """Have Redis forget the worker. Raises BrokerUnavailableError."""
         self._store.goodbye(self._identity.owner, queues=self._queues)
+
+    def _held(self) -> list[Attempt]:
+        """The attempts whose leases are to be renewed: all but those that lapsed before their jobs began.
+
+        To renew one of those would bring its run back to life beside the run that has its place by now. It is given
+        back to its queue instead.
+        """
+        held = []
+        for attempt in self._attempts.attempts:
+            if attempt.is_lapsed:
+                attempt.events.put(HandBack(LAPSED))
+            else:
+                held.append(attempt)
+        return held
 
     def _act_on(self, attempt: Attempt, answer: Answer) -> None:
         if answer.word in ("cancel", "preempt"):

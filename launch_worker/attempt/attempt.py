@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable
@@ -57,6 +58,8 @@ class Attempt:
     folder: AttemptFolder
     events: queue.SimpleQueue[Any]
     lease: Lease
+    #: Boot time, seconds, at which Redis may begin to take the attempt for lost. Unlike `lease` each attempt has it.
+    held_until: float = math.inf
     tail: Tail | None = None
     talk: Talk | None = None
     job: Job | None = None
@@ -91,6 +94,11 @@ class Attempt:
             if not self.events.empty():
                 raise StartGivenUpError
             time.sleep(min(left_s, 0.05))
+
+    @property
+    def is_lapsed(self) -> bool:
+        """Whether its job has not begun, and must not begin any more: what the run held may be another run's by now."""
+        return self.job is None and not self.ended and boot_time_s() >= self.held_until
 
     @property
     def is_over(self) -> bool:

@@ -111,6 +111,7 @@ def _process(attempt: Attempt, context: WorkerContext, patience: Patience) -> St
         events=attempt.events,
         timeout_s=math.ceil(patience.left_s),
         brief_s=FOLLOW_AFTER_S,
+        start_by=attempt.held_until,
     )
 
 
@@ -162,6 +163,7 @@ def _container(
         timeout_s=math.ceil(patience.left_s),
         enter=enter,
         before_start=attempt.await_start,
+        is_lapsed=lambda: attempt.is_lapsed,
     )
 
 

@@ -66,15 +66,12 @@ class Composer:
     def _of_group(self, notice_id: str, at: int, facts: Mapping[str, Any], type_: str) -> Message:
         group_id = str(facts.get("group"))
         known = self._store.group(group_id)
-        counts = {kind: _number(facts, kind) for kind in KINDS}
-        if type_ == GROUP_FAILING and known is not None:
-            counts = dict(known.counts)
         record = GroupRecord(
             id=group_id,
             kind=str(facts.get("kind")),
             key=group_key(group_id),
             size=_number(facts, "size"),
-            counts=counts,
+            counts={kind: _number(facts, kind) for kind in KINDS},
             name=str(facts.get("name") or ""),
             queue=str(facts.get("queue") or ""),
             project=str(facts.get("project") or ""),

@@ -13,6 +13,8 @@ from launch_worker.runners.stop_reason import StopReason
 
 #: Boot times of (SIGTERM, SIGKILL); None for a job that may outlive its lease.
 Lease = tuple[float, float] | None
+#: Sentence about a job that must not start any more, as another one may have what its run held.
+LAPSED = "the worker could not renew the lease before the job was started"
 
 
 class Handle(Protocol):

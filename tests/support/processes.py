@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -47,6 +48,7 @@ class Jobs:
         grace_s: float = 10.0,
         env: dict[str, str] | None = None,
         timeout_s: float = 20.0,
+        start_by: float = math.inf,
     ) -> JobHandle:
         key = new_run_id()
         own = {"PATH": os.environ["PATH"], "LAUNCH_RUN_ID": key, "LAUNCH_TOKEN": "1", "HERE": str(self.folder)}
@@ -61,6 +63,7 @@ class Jobs:
             lease=lease,
             events=queue.SimpleQueue(),
             timeout_s=timeout_s,
+            start_by=start_by,
         )
 
     def shell(self, script: str, **options: Any) -> JobHandle:

@@ -12,6 +12,7 @@ import pytest
 
 from launch_worker import Run, submit
 from launch_worker.model.states import RunState
+from launch_worker.runners.process import tree
 from tests.conftest import wait_until
 from tests.support.githost import GitHost
 from tests.system.conftest import Cluster, states, waits_for
@@ -99,3 +100,30 @@ def test_a_cancel_of_a_run_that_goes_back_is_not_forgotten(cluster: Cluster, hos
     assert worker.wait() == 0
     run.refresh()
     assert run.state is RunState.KILLED
+
+
+def test_a_run_whose_lease_is_over_before_its_job_begins_goes_back_and_never_runs_beside_another(
+    cluster: Cluster, host: GitHost
+) -> None:
+    """Its worker's machine was suspended meanwhile. What the run held has been given to the other run."""
+    repository = host.repository("hangs/code")
+    repository.commit({"a": "b"})
+    env = {"GIT_SSL_CAINFO": str(host.certificate), "HOME": str(cluster.folder), "GIT_CONFIG_NOSYSTEM": "1"}
+    frozen = cluster.worker(name="frozen", env=env)
+    run = submit(["true"], uri=repository.url, concurrency_key="k", api=cluster.api)
+    wait_until(lambda: host.requests, what="its code is asked for")
+    machine = [frozen.pid, *(tree.children(frozen.pid) or [])]
+    for pid in machine:
+        os.kill(pid, signal.SIGSTOP)
+    cluster.worker(name="other")
+    other = submit(["sh", "-c", waits_for(cluster.folder / "end")], concurrency_key="k", api=cluster.api)
+    assert run.wait(20) is RunState.CRASHED
+    wait_until(lambda: other.refresh().state is RunState.RUNNING, what="the other run has its place")
+    for pid in reversed(machine):
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: run.refresh().state is not RunState.CRASHED, what="the run is given back")
+    assert states(run)[-3:] == ["Crashed", "Killed", "Pending"]
+    assert other.refresh().state is RunState.RUNNING
+    (cluster.folder / "end").touch()
+    assert other.wait(20) is RunState.FINISHED
+    assert "Running" not in states(run)[3:5]

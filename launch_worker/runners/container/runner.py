@@ -35,7 +35,7 @@ from launch_worker.runners.container.pulling import Pulling
 from launch_worker.runners.container.start import PATIENCE_S
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
-from launch_worker.runners.job import Lease
+from launch_worker.runners.job import LAPSED, Lease
 from launch_worker.runners.process.exits import Exit
 from launch_worker.runners.process.runner import ProcessRunner
 
@@ -71,13 +71,15 @@ class ContainerRunner:
         timeout_s: float,
         enter: Callable[[str, str], None],
         before_start: Callable[[], None] = lambda: None,
+        is_lapsed: Callable[[], bool] = lambda: False,
     ) -> ContainerHandle:
         """Pull, make and start a container. Raises StartError, and StartGivenUpError when an event arrives meanwhile.
 
         Whichever it raises, the container has not run and never will. Once the engine got the order to start it and its
         answer is not known, the handle of one that may run is returned.
         `enter` gets each phase and a sentence for people. `timeout_s` is for pull and start together. `lease` returns
-        the attempt's lease when the container is about to start; `before_start` may block until it may start.
+        the attempt's lease when the container is about to start, `is_lapsed` whether it must not start any more;
+        `before_start` may block until it may start.
         """
         deadline = time.monotonic() + timeout_s
         _ask(self._reach, events)
@@ -105,8 +107,8 @@ class ContainerRunner:
             self._watch(handle, new.labels, until)
             if time.monotonic() > deadline:
                 raise StartError(f"the container did not start within {format_duration(timeout_s)}")
-            if until is not None and boot_time_s() >= until[0]:
-                raise LeaseLostError("the worker could not renew the lease while the container was made")
+            if is_lapsed() or (until is not None and boot_time_s() >= until[0]):
+                raise LeaseLostError(LAPSED)
             handle.begin(program=new.program, image=new.plan.image, deadline=deadline)
             handle.await_start(lambda: not events.empty())
         except BaseException:

@@ -228,6 +228,7 @@ class Guard:
         brief_s: float = 0.0,
         piped: bool = False,
         log_bytes: int = _LOG_BYTES,
+        start_by: float = math.inf,
         came: list[int] | None = None,
         channel: DirectChannelEnd | None = None,
     ) -> None:
@@ -236,7 +237,7 @@ class Guard:
         pipe, printing = -1, -1
         try:
             pipe = pipe_in(came) if piped else make_pipe()
-            if lease and lease[0] <= boot_time_s():
+            if min(start_by, lease[0] if lease else math.inf) <= boot_time_s():
                 # Another worker may have the run by now.
                 raise OSError(errno.ETIME, "its lease is over")
             printing = open_for_printing(pipe)

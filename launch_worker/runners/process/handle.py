@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import threading
@@ -55,6 +56,8 @@ class JobHandle:
     events: queue.SimpleQueue[Any]
     runner: _Runner
     lease: Lease = None
+    #: Boot time from which on it must not start.
+    start_by: float = math.inf
     main: ProcessId | None = None
     exited: Exited | None = None
     #: Seconds of grace of the stop that was asked for; None before.

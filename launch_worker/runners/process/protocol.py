@@ -10,6 +10,8 @@ other side is gone. Worker and guard may be of different releases after an upgra
 - Each `start` and `adopt` is answered by `exited` (the job's main process ended) and then `gone` (its tree is empty);
   a `start` by `started` or `refused` before. A `start` may name the seconds (`brief_s`) for which its job counts as
   brief: a job that is over by then is reported once, by `ended`, instead of by `started`, `exited` and `gone`.
+- A `start` may name a boot time (`start_by`) from which on it is refused: the worker may be frozen after it has looked
+  at its lease, and its run be another's by then.
 - `lane` brings a socket along, a direct channel: one thread of the worker writes `start` orders into it and reads
   `started`, `refused` or `ended` there, with no other thread in between.
 - `piped` in an order says that the read end of the job's pipe comes along. The worker keeps a copy, so that a job whose
@@ -33,7 +35,7 @@ from typing import Any, Literal
 #: Version of the conversation; a guard hands its jobs only to a worker of the same version.
 PROTOCOL = 1
 #: What a `start` may ask of this guard; said with `hello`.
-KNOWS = ("brief", "lanes", "pipes", "pulse")
+KNOWS = ("brief", "lanes", "pipes", "pulse", "start_by")
 #: Name, in a worker's folder, of the socket at which its guard answers the next worker.
 SOCKET = "guard.sock"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import queue
 import socket
@@ -17,7 +18,7 @@ from typing import Any
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import LeaseLostError, StartError
 from launch_worker.model.units import format_duration
-from launch_worker.runners.job import Exited, Gone, Lease
+from launch_worker.runners.job import LAPSED, Exited, Gone, Lease
 from launch_worker.runners.output import make_pipe
 from launch_worker.runners.process import orphans, tree
 from launch_worker.runners.process.direct_channel import LEAST_TIMEOUT_S, DirectChannel
@@ -108,13 +109,18 @@ class ProcessRunner:
         events: queue.SimpleQueue[Any],
         timeout_s: float,
         brief_s: float = 0.0,
+        start_by: float = math.inf,
     ) -> JobHandle:
         """Start a job in a session of its own; its output goes to the file `log_path`. Raises StartError, OSError.
 
         `env` must hold LAUNCH_RUN_ID and LAUNCH_TOKEN: by them the tree is found. `brief_s` are seconds for which this
         may wait for the end of the job: one report of a brief job is cheaper than three. Its events are there already.
+        From the boot time `start_by` on the job does not start any more.
         """
         output = str(log_path)
+        if boot_time_s() >= start_by:
+            # The guard looks once more: this process may be frozen from here on.
+            raise LeaseLostError(LAPSED)
         order = {
             "do": "start",
             "key": key,
@@ -127,7 +133,7 @@ class ProcessRunner:
             "lease": lease,
         }
         self.guard.await_hello()
-        handle = JobHandle(key, order, events, self, lease=lease)
+        handle = JobHandle(key, order, events, self, lease=lease, start_by=start_by)
         if "pipes" in self.guard.knows:
             handle.pipe = make_pipe()
         # Both under one lock: a guard that is replaced before knows nothing of the job, and the next one gets it.
@@ -149,7 +155,7 @@ class ProcessRunner:
             handle.stop(grace_s=0)
             raise StartError(f"the job's process did not start within {format_duration(timeout_s)}") from None
         if answer["on"] == "refused" and answer.get("errno") == errno.ETIME:
-            raise LeaseLostError("the worker could not renew the lease before the job was started")
+            raise LeaseLostError(LAPSED)
         if answer["on"] == "refused":
             raise StartError(answer["error"], worker_fault=answer.get("errno") in _OF_THE_MACHINE)
         return handle
@@ -158,6 +164,8 @@ class ProcessRunner:
         """The order in words that the present guard knows, and the descriptors that go with it."""
         more: dict[str, Any] = {"lease": handle.lease}
         fds = []
+        if "start_by" in self.guard.knows:
+            more["start_by"] = handle.start_by
         if brief_s > 0 and "brief" in self.guard.knows:
             more["brief_s"] = brief_s
         if handle.pipe is not None and "pipes" in self.guard.knows:

@@ -1,4 +1,4 @@
--- Pending -> Running, with a new attempt, a new fencing token and a lease. Crashed -> Running for a repeated call that
+-- Pending -> Running, with a new attempt, a new fencing token and a lease. Crashed -> Pending for a repeated call that
 -- was silent too long.
 -- ARGV: id, seq, nonce, lease_us, owner, worker, host, capacity (free capacity of the worker without this slot; '' for any
 --   run), devices (JSON: ids of its free GPUs), version (the newest format of items that it reads), plain (1: only a
@@ -44,8 +44,14 @@ local function claim(id, seq)
     return {1, fields}
   end
   if run[3] == nonce and (state == 'Running' or state == 'Crashed') and run[6] ~= run[5] then
+    if state == 'Crashed' then
+      -- No job of it has begun, and other runs may have what it held.
+      if not get(id, 'cancel_at')[1] then
+        go_on(id, state, now, run[4], worker, 0, 'back in its queue: its claim was answered too late', '2')
+      end
+      return {0, 'its lease was over before the claim was answered'}
+    end
     redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
-    if state == 'Crashed' then revive(id, now, run[4], worker) end
     return claimed()
   end
   if redis.call('EXISTS', 'launch:hold') == 1 then return {0, 'Redis was restored from a snapshot; workers report first'} end

@@ -172,27 +172,29 @@ def test_a_repeated_claim_whose_reply_was_lost_gets_the_same_answer(store: Store
     assert snapshot(store) == before
 
 
-def test_a_claim_that_is_repeated_after_the_crash_makes_the_run_running_again(store: Store) -> None:
-    """X7."""
-    run_id = create(store)
+def test_a_claim_that_is_repeated_after_the_crash_gives_the_run_back_to_its_queue(store: Store) -> None:
+    """No job of it has begun, and what the attempt held may be another run's."""
+    run_id, other = (create(store, concurrency_key="k") for _ in range(2))
     first = claim(store, run_id, nonce="n1")
     crash(store, first)
-    again, _ = try_claim(store, run_id, seq=1, nonce="n1")
-    assert again is not None
-    assert (again.state, again.attempt, again.token) == (S.RUNNING, 1, first.token)
-    assert states(store, run_id) == [S.PENDING, S.RUNNING, S.CRASHED, S.RUNNING]
+    assert claim(store, other).state is S.RUNNING
+    again, why = try_claim(store, run_id, seq=1, nonce="n1")
+    assert (again, why) == (None, "its lease was over before the claim was answered")
+    assert states(store, run_id) == [S.PENDING, S.RUNNING, S.CRASHED, S.PENDING]
+    record = store.get(run_id)
+    # Parked again, and not even one retry is used up.
+    assert (record.attempt, record.first_attempt, record.reason) == (1, 2, "limit 1 of key k reached")
+    store.finish(store.get(other), FINISHED)
+    assert claim(store, run_id).attempt == 2
 
 
-def test_a_claim_that_is_repeated_after_a_crash_of_a_cancelled_run_hears_of_the_cancel(store: Store) -> None:
-    """X7."""
+def test_a_claim_that_is_repeated_after_a_crash_of_a_cancelled_run_leaves_it_crashed(store: Store) -> None:
     run_id = create(store)
     first = claim(store, run_id, nonce="n1")
     store.cancel(run_id, reason="stop")
     crash(store, first)
-    again, _ = try_claim(store, run_id, seq=1, nonce="n1")
-    assert again is not None
-    assert beat(store, again)[0].word == "cancel"
-    assert store.check_cancellations() == 1
+    assert try_claim(store, run_id, seq=1, nonce="n1")[0] is None
+    assert store.get(run_id).state is S.CRASHED
 
 
 def test_a_claim_repeated_after_the_run_was_given_to_another_attempt_is_refused(store: Store) -> None:

@@ -406,6 +406,12 @@ def test_a_lease_that_ran_out_while_it_was_made_starts_nothing(bench: Bench) -> 
     wait_until(lambda: not bench.runner.find(bench.system), what="it is removed")
 
 
+def test_one_whose_run_may_be_anothers_by_then_is_not_started(bench: Bench) -> None:
+    with pytest.raises(StartError, match="could not renew the lease"):
+        bench.start("touch", "/x", is_lapsed=lambda: True)
+    wait_until(lambda: not bench.runner.find(bench.system), what="it is removed")
+
+
 def test_an_end_is_told_though_the_log_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = bench.shell("exit 3")
     handle.leave()

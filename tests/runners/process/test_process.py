@@ -37,6 +37,20 @@ def test_a_job_whose_lease_is_over_by_then_is_not_started(jobs: Jobs) -> None:
     assert not (jobs.folder / "begun").exists()
 
 
+@pytest.mark.parametrize("is_frozen_after_its_look", [False, True], ids=["before", "after the look"])
+def test_a_job_without_a_lease_is_not_started_once_its_run_may_be_anothers(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, is_frozen_after_its_look: bool
+) -> None:
+    start_by = boot_time_s()
+    with monkeypatch.context() as frozen:
+        if is_frozen_after_its_look:
+            frozen.setattr("launch_worker.runners.process.runner.boot_time_s", lambda: start_by - 1.0)
+        with pytest.raises(LeaseLostError, match="could not renew the lease"):
+            jobs.shell("touch begun", start_by=start_by)
+    assert end_of(jobs.shell("exit 3", start_by=boot_time_s() + 60.0)) == Exited(3, "")
+    assert not (jobs.folder / "begun").exists()
+
+
 @pytest.mark.parametrize("code", [0, 1, 3, 143, 255])
 def test_an_exit_code_is_told(jobs: Jobs, code: int) -> None:
     """P35."""

@@ -76,12 +76,13 @@ function NOTICES.tell_failure(id, group, now)
   notify, is_told = unpack(redis.call('HMGET', key, 'notify', 'is_failing'))
   if not notify or is_told or #NOTICES.channels_for(notify, 'first-failure') == 0 then return end
   redis.call('HSET', key, 'is_failing', id)
-  local name, queue, project, author, size, made, created =
-    unpack(redis.call('HMGET', key, 'name', 'queue', 'project', 'author', 'size', 'made', 'created_at'))
-  NOTICES.tell_group(notify, 'group.failing', '1', {
-    group = shown_group(group), kind = is_sweep and 'sweep' or #group == 16 and 'bulk' or 'array', name = name or '',
-    queue = queue or '', project = project or '', author = author or '', size = size or made or '0',
-    created_at = created or '', run = id}, now)
+  local names = {'name', 'queue', 'project', 'author', 'created_at', 'size', 'made', 'Pending', 'Running',
+    'Finished', 'Failed', 'Killed', 'Crashed', 'Never'}
+  local values = redis.call('HMGET', key, unpack(names))
+  local facts = {group = shown_group(group), kind = is_sweep and 'sweep' or #group == 16 and 'bulk' or 'array', run = id}
+  for at, name in ipairs(names) do facts[name] = values[at] or '' end
+  if facts.size == '' then facts.size = facts.made end
+  NOTICES.tell_group(notify, 'group.failing', '1', facts, now)
 end
 
 -- Notes the end of a run for `settle`, which tells the runs that wait for it or for its group. Returns whether any
