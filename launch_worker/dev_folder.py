@@ -22,6 +22,11 @@ def log_url_of(folder: Path) -> str:
     return f"file://{folder}/logs"
 
 
+def output_url_of(folder: Path) -> str:
+    """The URL of the outputs and checkpoints of a `dev` with this folder."""
+    return f"file://{folder}/outputs"
+
+
 def archive_url_of(folder: Path) -> str:
     """The URL of the archive of a `dev` with this folder."""
     return f"sqlite:///{folder}/archive.db"

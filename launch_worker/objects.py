@@ -6,7 +6,8 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from launch_worker.errors import LaunchError, SettingsError
 from launch_worker.redis_url import mask_url
@@ -15,6 +16,14 @@ from launch_worker.redis_url import mask_url
 _ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"})
 #: Bytes of a large object that are held and sent at once.
 _PART_BYTES = 8 << 20
+
+
+class Facts(NamedTuple):
+    """What a store says of an object."""
+
+    size: int
+    #: Time at which it was written, seconds since 1970 by the store's clock; 0 where the store does not say.
+    written_s: float
 
 
 class Objects:
@@ -57,8 +66,13 @@ class Objects:
                 written = f"{folder}/.{plain}.{secrets.token_hex(4)}.partial"
             try:
                 with self.files.open(written, "wb", block_size=_PART_BYTES) as target:
-                    for piece in pieces:
-                        target.write(piece)
+                    try:
+                        for piece in pieces:
+                            target.write(piece)
+                    except BaseException:
+                        if self._is_atomic:
+                            _give_up(target)
+                        raise
                     if on_disk and self._is_local:
                         target.flush()
                         os.fsync(target.fileno())
@@ -82,6 +96,27 @@ class Objects:
             else:
                 return data
         raise missing
+
+    def facts(self, name: str) -> Facts | None:
+        """Size and age of an object; None where there is none. Raises LaunchError."""
+        with self.errors("read"):
+            path = self.path(name)
+            self.files.invalidate_cache(path.rpartition("/")[0])
+            try:
+                info = self.files.info(path)
+            except FileNotFoundError:
+                return None
+            return _facts(info) if info["type"] == "file" else None
+
+    def all_facts(self, prefix: str) -> dict[str, Facts]:
+        """Size and age of all objects below a prefix, by name. Raises LaunchError."""
+        with self.errors("read"):
+            self.files.invalidate_cache()
+            try:
+                found = self.files.find(self.path(prefix), detail=True)
+            except FileNotFoundError:
+                return {}
+            return {str(path).removeprefix(f"{self.root}/"): _facts(info) for path, info in found.items()}
 
     def names(self, prefix: str) -> list[str]:
         """The names of all objects below a prefix. Raises LaunchError."""
@@ -132,6 +167,23 @@ class Objects:
             # Every kind of storage has errors of its own.
             why = str(error).partition("\n")[0].replace(self._url, url) or type(error).__name__
             raise LaunchError(f"cannot {verb} the {self._what} at {url} ({self._setting}): {why}") from error
+
+
+def _give_up(target: Any) -> None:
+    """Have an object in a bucket not begin to exist: to close its file would make one of the pieces written so far."""
+    with contextlib.suppress(Exception):
+        target.discard()
+    with contextlib.suppress(Exception):
+        target.closed = True
+
+
+def _facts(info: dict[str, Any]) -> Facts:
+    # Each kind of storage has a name of its own for the time.
+    times = (info.get(name) for name in ("LastModified", "last_modified", "updated", "mtime", "created"))
+    time = next((time for time in times if time), 0.0)
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    return Facts(int(info["size"] or 0), time.timestamp() if isinstance(time, datetime) else float(time))
 
 
 def _sync_folder(path: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch_worker.dev_folder import archive_url_of, dev_folder, living_redis_url, log_url_of
+from launch_worker.dev_folder import archive_url_of, dev_folder, living_redis_url, log_url_of, output_url_of
 from launch_worker.errors import InputError, SettingsError
 from launch_worker.model.units import format_duration, parse_duration, parse_size
 from launch_worker.redis_url import RedisUrl
@@ -77,6 +77,11 @@ class Settings:
     log_url: str = ""
     #: Bytes of an attempt's whole log at most; the middle of a longer one is dropped.
     log_keep_bytes: int = 1 << 30
+    #: URL, which fsspec knows, of the folder or bucket that keeps outputs and checkpoints; '' for none.
+    output_url: str = ""
+    #: Bytes, and number of files, that are kept of an attempt's outputs at most; the rest is left out and named.
+    output_bytes: int = 10 << 30
+    output_files: int = 10_000
     #: Bytes of ended runs in Redis, about and without their output, that wait for an archive beyond their retention.
     unarchived_bytes: int = 1 << 30
     #: Address at which the server listens: HOST:PORT.
@@ -144,6 +149,10 @@ class Settings:
             )
         if self.log_url and not _URL.match(self.log_url):
             raise SettingsError("LAUNCH_LOG_URL must be a URL such as file:///shared/logs or s3://bucket/logs")
+        if self.output_url and not _URL.match(self.output_url):
+            raise SettingsError("LAUNCH_OUTPUT_URL must be a URL such as file:///shared/outputs or s3://bucket/outputs")
+        if not 1 <= self.output_files <= 200_000:
+            raise SettingsError("LAUNCH_OUTPUT_FILES must be a number from 1 to 200000")
         if self.log_keep_bytes < 2 * self.log_bytes:
             raise SettingsError("LAUNCH_LOG_KEEP must be at least twice LAUNCH_LOG_BYTES")
         if self.gpus_share < 1:
@@ -221,9 +230,11 @@ class Settings:
         env = os.environ if env is None else env
         redis_url = redis_url or env.get("LAUNCH_REDIS_URL")
         log_url = env.get("LAUNCH_LOG_URL") or cls.log_url
+        output_url = env.get("LAUNCH_OUTPUT_URL") or cls.output_url
         database_url = env.get("LAUNCH_DATABASE_URL") or cls.database_url
         if not redis_url and (redis_url := living_redis_url(env)) and (folder := dev_folder(env)):
             log_url = log_url or log_url_of(folder)
+            output_url = output_url or output_url_of(folder)
             if not database_url and (folder / "archive.db").is_file():
                 database_url = archive_url_of(folder)
 
@@ -257,6 +268,9 @@ class Settings:
             log_file_bytes=max(size("LAUNCH_LOG_FILE_BYTES", cls.log_file_bytes), 2 * log_bytes),
             log_url=log_url,
             log_keep_bytes=size("LAUNCH_LOG_KEEP", max(cls.log_keep_bytes, 2 * log_bytes)),
+            output_url=output_url,
+            output_bytes=size("LAUNCH_OUTPUT_BYTES", cls.output_bytes),
+            output_files=size("LAUNCH_OUTPUT_FILES", cls.output_files),
             min_free_bytes=size("LAUNCH_MIN_FREE_BYTES", 0) if env.get("LAUNCH_MIN_FREE_BYTES") else None,
             database_url=database_url,
             upload_url=env.get("LAUNCH_UPLOAD_URL") or cls.upload_url,

@@ -28,7 +28,7 @@ _OF_JOBS = frozenset(
     f"LAUNCH_{name}"
     for name in (
         *("RUN_ID", "ATTEMPT", "QUEUE", "NAME", "CONFIG", "RUN_DIR", "SWEEP_ID", "TOKEN", "ARRAY_ID", "ARRAY_INDEX"),
-        "SCHEDULED_AT",
+        *("SCHEDULED_AT", "OUTPUT_DIR", "CHECKPOINT_DIR"),
     )
 )
 _OF_WORKERS = "LAUNCH_AGENT_"
@@ -143,7 +143,7 @@ def _origins(settings: Settings, client: Settings, env: Mapping[str, str], url: 
             source = _login(env)
         elif not source and value != getattr(default, name):
             # A dev's own, or what follows from another setting.
-            source = _dev(env) if name in ("log_url", "database_url") else "LAUNCH_LOG_BYTES"
+            source = _dev(env) if name in ("log_url", "output_url", "database_url") else "LAUNCH_LOG_BYTES"
         yield Origin(variable, _text(name, value), source or _DEFAULT, not source)
 
 

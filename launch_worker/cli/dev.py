@@ -15,7 +15,7 @@ import click
 from launch_worker import terminal
 from launch_worker.cli.errors import INTERRUPTED
 from launch_worker.cli.following import follow_to_the_end
-from launch_worker.dev_folder import log_url_of
+from launch_worker.dev_folder import log_url_of, output_url_of
 from launch_worker.humane import plural
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def _welcome(facts: dict[str, Any], folder: DataFolder, queues: str, *, has_web:
     if folder.is_temporary:
         terminal.say(f"  export LAUNCH_REDIS_URL={redis_url}")
         terminal.say(f"  export LAUNCH_LOG_URL={shlex.quote(log_url_of(folder.path))}")
+        terminal.say(f"  export LAUNCH_OUTPUT_URL={shlex.quote(output_url_of(folder.path))}")
     elif os.environ.get("LAUNCH_REDIS_URL"):
         terminal.say("  unset LAUNCH_REDIS_URL    # as long as it is set, commands use what it names, and not this")
     terminal.say("  launch-submit --follow -- python3 -c 'print(\"hello\")'")

@@ -27,7 +27,9 @@ _CLASSES = {
 
 
 @dataclass(frozen=True)
-class _Pattern:
+class Pattern:
+    """One line of an ignore file."""
+
     text: bytes
     is_negated: bool
     of_folders: bool
@@ -35,7 +37,7 @@ class _Pattern:
     of_names: bool
 
     @classmethod
-    def parse(cls, line: bytes) -> _Pattern:
+    def parse(cls, line: bytes) -> Pattern:
         is_negated = line.startswith(b"!")
         text = line[1:] if is_negated else line
         of_folders = text.endswith(b"/")
@@ -43,17 +45,23 @@ class _Pattern:
         of_names = b"/" not in text
         return cls(text.removeprefix(b"/"), is_negated, of_folders, of_names)
 
-    @cached_property
-    def _regex(self) -> re.Pattern[bytes] | None:
+    @property
+    def regex(self) -> bytes | None:
+        """The pattern as a regular expression for a whole name or path; None for one that matches nothing."""
         found = _SPECIAL.search(self.text)
         start = 0 if self.of_names else found.start() if found else len(self.text)
         rest = _translated(self.text[start:], in_paths=not self.of_names)
-        return None if rest is None else re.compile(re.escape(self.text[:start]) + rest, re.DOTALL)
+        return None if rest is None else re.escape(self.text[:start]) + rest
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[bytes] | None:
+        regex = self.regex
+        return None if regex is None else re.compile(regex, re.DOTALL)
 
     def matches(self, path: bytes, name: bytes, *, is_folder: bool) -> bool:
         if self.of_folders and not is_folder:
             return False
-        return self._regex is not None and self._regex.fullmatch(name if self.of_names else path) is not None
+        return self._compiled is not None and self._compiled.fullmatch(name if self.of_names else path) is not None
 
 
 def _translated(pattern: bytes, *, in_paths: bool) -> bytes | None:
@@ -162,7 +170,7 @@ class IgnoreFile:
     """The patterns of one file, for what is below its folder (absolute, without a slash at its end)."""
 
     folder: bytes
-    patterns: tuple[_Pattern, ...]
+    patterns: tuple[Pattern, ...]
 
     @classmethod
     def read(cls, path: bytes, *, folder: bytes = b"") -> IgnoreFile | None:
@@ -180,7 +188,7 @@ class IgnoreFile:
                 return None
         lines = [line.removesuffix(b"\r") for line in text.split(b"\n")]
         kept = [_trimmed(line) for line in lines if line and not line.startswith(b"#")]
-        return cls(folder or os.path.dirname(path), tuple(_Pattern.parse(line) for line in reversed(kept)))
+        return cls(folder or os.path.dirname(path), tuple(Pattern.parse(line) for line in reversed(kept)))
 
     def decides(self, path: bytes, *, is_folder: bool) -> bool | None:
         """Whether the file ignores a path below its folder; None when no pattern matches."""

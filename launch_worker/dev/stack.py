@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch_worker.dev.redis_server import RedisServer, free_port, is_free
-from launch_worker.dev_folder import archive_url_of, log_url_of
+from launch_worker.dev_folder import archive_url_of, log_url_of, output_url_of
 from launch_worker.errors import LaunchError
 from launch_worker.model.spec import parse_spec
 from launch_worker.model.states import RunState
@@ -182,6 +182,7 @@ class Stack:
         env |= {"LAUNCH_REDIS_URL": self.redis.url, "LAUNCH_WORK_DIR": str(self._work_folder)}
         env["LAUNCH_DATABASE_URL"] = env.get("LAUNCH_DATABASE_URL") or archive_url_of(self._folder)
         env["LAUNCH_LOG_URL"] = env.get("LAUNCH_LOG_URL") or log_url_of(self._folder)
+        env["LAUNCH_OUTPUT_URL"] = env.get("LAUNCH_OUTPUT_URL") or output_url_of(self._folder)
         with (self._folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 # -P and cwd: no module of the current folder is imported, and no celeryconfig.py is read.

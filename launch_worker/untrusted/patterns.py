@@ -15,13 +15,13 @@ class PatternError(ValueError):
     """Not a regular expression that can be searched in bounded time; the text says why."""
 
 
-def searcher(pattern: str) -> Callable[[str], bool]:
+def searcher(pattern: str, *, max_chars: int = MAX_PATTERN) -> Callable[[str], bool]:
     """Make a function that says whether a text has the pattern in it. Raises PatternError."""
     # Imported only where a pattern is used: a person waits for a list.
     from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-    if len(pattern) > MAX_PATTERN:
-        raise PatternError(f"it has more than {MAX_PATTERN} characters")
+    if len(pattern) > max_chars:
+        raise PatternError(f"it has more than {max_chars} characters")
     try:
         validator = SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
     except SchemaError as error:

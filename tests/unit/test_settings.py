@@ -57,6 +57,20 @@ def test_whole_logs_have_a_url_and_a_bound() -> None:
         assert "hunter2" not in str(error.value)
 
 
+def test_outputs_have_a_url_and_bounds() -> None:
+    settings = Settings.from_env({"LAUNCH_OUTPUT_URL": "s3://bucket/outputs", "LAUNCH_OUTPUT_BYTES": "1G"})
+    assert (settings.output_url, settings.output_bytes, settings.output_files) == (
+        "s3://bucket/outputs",
+        1 << 30,
+        10_000,
+    )
+    assert Settings.from_env({"LAUNCH_REDIS_URL": "redis://h/0"}).output_url == ""
+    for name, value in (("LAUNCH_OUTPUT_URL", "/a/folder:hunter2"), ("LAUNCH_OUTPUT_FILES", "1000000")):
+        with pytest.raises(SettingsError, match=name) as error:
+            Settings.from_env({name: value})
+        assert "hunter2" not in str(error.value)
+
+
 def test_the_least_free_space_is_a_size_or_follows_the_disk() -> None:
     assert Settings.from_env({}).min_free_bytes is None
     assert Settings.from_env({"LAUNCH_MIN_FREE_BYTES": "1G"}).min_free_bytes == 1 << 30

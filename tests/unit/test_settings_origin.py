@@ -94,6 +94,7 @@ def test_a_living_dev_gives_its_redis_archive_and_logs(home: dict[str, str], dev
     assert origins(configured) == {
         "LAUNCH_REDIS_URL": ("redis://***@127.0.0.1:7777/0", source),
         "LAUNCH_LOG_URL": (f"file://{dev}/logs", source),
+        "LAUNCH_OUTPUT_URL": (f"file://{dev}/outputs", source),
         "LAUNCH_DATABASE_URL": (f"sqlite:///{dev}/archive.db", source),
     }
 
