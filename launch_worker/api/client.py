@@ -23,6 +23,7 @@ from launch_worker.model.spec import RunSpec
 from launch_worker.model.usage import Measured
 from launch_worker.model.worker import Worker
 from launch_worker.submission.options import Item, read_options
+from launch_worker.submission.requirements import attach
 from launch_worker.submission.resolve import current_folder
 from launch_worker.untrusted.text import read_json
 
@@ -145,6 +146,8 @@ def submit(
     cwd: str | os.PathLike[str] | None = None,
     uri: str | None = None,
     upload: str | os.PathLike[str] | None = None,
+    requirements: str | os.PathLike[str] | None = None,
+    python: str | None = None,
     timeout: str | float | None = None,
     start_timeout: str | float | None = None,
     stall_timeout: str | float | None = None,
@@ -180,7 +183,9 @@ def submit(
     For None the queue's default holds, then its pool's, then RunSpec's. Durations are seconds or text such as `5m`.
     `env_from` names variables whose values the worker supplies. Without `cwd` the job starts in this process's folder
     where the worker has it, else in a fresh one. With `uri` (a git repository, GIT_URL[@REF]) or `upload` (a folder of
-    this machine) it starts in that code, in the folder `cwd` of it. With `image` it is a container, `command` the
+    this machine) it starts in that code, in the folder `cwd` of it. `requirements` are the packages of a Python
+    environment that the worker makes by uv, with the interpreter `python` (docs/environments.md): a file of the code,
+    or of this machine where there is no code, `auto`, or `none`. With `image` it is a container, `command` the
     arguments of its entry point, and `container` what else it may have (docs/containers.md). `gpus` (whole devices),
     `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
     for the job and for filters of runs. `notify` are channels that are told of its end (`ops`, `ops:failed+crashed`;
@@ -224,7 +229,8 @@ def _check_project(named: str, run_id: str, project: str) -> None:
 def _item(options: Mapping[str, Any], folder: str = "") -> Item:
     """The arguments as an item: first as JSON has them."""
     plain = {name: _plain(value) for name, value in options.items() if value is not None}
-    return read_options(plain, folder=folder or current_folder() or "/")
+    folder = folder or current_folder() or "/"
+    return attach(read_options(plain, folder=folder), folder=folder)
 
 
 def _plain(value: Any) -> Any:

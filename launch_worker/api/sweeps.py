@@ -27,6 +27,7 @@ from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial, unknown_sweep
 from launch_worker.model.units import isoformat
 from launch_worker.submission.options import read_options
+from launch_worker.submission.requirements import attach
 from launch_worker.submission.resolve import current_folder
 from launch_worker.untrusted.text import read_map
 
@@ -334,7 +335,8 @@ def _given(api: Any, config: SweepConfig, options: Mapping[str, Any]) -> dict[st
     for name in ("command", "array", "at", "delay"):
         if name in plain:
             raise InputError(f"{name} is not an option of a sweep; its runs are made when there is room for them")
-    item = read_options(plain, folder=current_folder() or "/")
+    here = current_folder() or "/"
+    item = attach(read_options(plain, folder=here), folder=here)
     given: dict[str, Any] = {"author": api.actor} | dict(item.given)
     if config.project or api.settings.project:
         given.setdefault("project", config.project or api.settings.project)

@@ -16,6 +16,7 @@ from launch_worker.cli.submit_options import RECURRENCE, SCHEDULE_OPTIONS, STRIC
 from launch_worker.errors import InputError
 from launch_worker.model.schedule import Schedule, unknown_schedule
 from launch_worker.submission.options import Item, read_options
+from launch_worker.submission.requirements import attach
 from launch_worker.submission.resolve import current_folder
 from launch_worker.terminal import Column
 
@@ -116,7 +117,8 @@ def create_command(
 ) -> None:
     """Submit COMMAND again and again."""
     given = {"name": schedule} | given_options(command, options)
-    item = read_options(given, folder=current_folder() or "")
+    folder = current_folder() or ""
+    item = attach(read_options(given, folder=folder), folder=folder)
     kept = add_schedule(
         Api(url),
         item,

@@ -141,6 +141,18 @@ def _submitter(url: str | None) -> Submits:
 
 
 def _items(given: Mapping[str, Any], from_file: str | None) -> list[Item]:
+    items = _read_items(given, from_file)
+    if any("requirements" in item.given for item in items):
+        # Imported only where the files of this machine are wanted.
+        from launch_worker.submission.requirements import attach
+
+        folder = current_folder() or ""
+        known: dict[str, Any] = {}
+        items = [attach(item, folder=folder, known=known) for item in items]
+    return items
+
+
+def _read_items(given: Mapping[str, Any], from_file: str | None) -> list[Item]:
     folder = current_folder() or ""
     if from_file is None:
         return [read_options(given, folder=folder)]

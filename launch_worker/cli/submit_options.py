@@ -20,7 +20,7 @@ from launch_worker.submission.array import parse_env, parse_values
 _GROUPS = {
     "Where, and as what": "queue name project tags priority array from_file strict",
     "What the job gets": "env env_from values config inputs",
-    "Its code": "cwd uri upload",
+    "Its code": "cwd uri upload requirements python",
     "Its container": "image entrypoint pull mount tmpfs network user read_only pids_limit shm_size no_init",
     "Resources": "gpus memory cpus",
     "Limits": "timeout start_timeout stall_timeout grace expires concurrency_key limit_key",

@@ -36,6 +36,8 @@ _MAX_DEPTH = MAX_DEPTH - 10
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@=-]{0,99}")
 #: Ends that a run may wait for: with exit code 0, any end, any end but one with exit code 0.
 WISHES = ("ok", "any", "failed")
+#: A Python as uv is asked for one: a version, a range of versions, or an implementation with one. No path.
+PYTHON_NAME = re.compile(r"[A-Za-z0-9<>=~!][A-Za-z0-9.,<>=~!@+*-]{0,99}")
 VALUE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
 
 
@@ -176,6 +178,16 @@ def check_priority(priority: str) -> None:
         raise InputError(f"priority {priority!r} is unknown; use one of: {', '.join(PRIORITIES)}")
 
 
+def check_requirements(requirements: str) -> None:
+    """Raises InputError for what is neither a file of requirements nor one of the words in place of one."""
+    if requirements:
+        # Imported on demand: start-up time of `launch-submit`.
+        from launch_worker.model.requirements import check_path, is_file
+
+        if is_file(requirements):
+            check_path(requirements)
+
+
 def check_scheduler(scheduler: Any) -> None:
     if not isinstance(scheduler, bool):
         raise InputError(f"scheduler must be true or false, not {scheduler!r}")
@@ -187,6 +199,7 @@ def check_retry_on(words: tuple[str, ...]) -> None:
             raise InputError(f"cannot retry on {word!r}; use one or both of: {','.join(RETRYABLE)}")
 
 
+PYTHON_RULE = "a version as 3.12 or >=3.11, or an implementation with one as pypy@3.11"
 NAME_RULE = "1 to 200 characters without control characters"
 PROJECT_RULE = "ENTITY/PROJECT, each of letters, digits and . _ -"
 KEY_RULE = "letters, digits, and . _ @ = - after the first, at most 100"

@@ -24,6 +24,8 @@ from launch_worker.model.checks import (
     PRIORITIES,
     PROJECT,
     PROJECT_RULE,
+    PYTHON_NAME,
+    PYTHON_RULE,
     Label,
     Seconds,
     Whole,
@@ -31,6 +33,7 @@ from launch_worker.model.checks import (
     check_config,
     check_priority,
     check_queue_name,
+    check_requirements,
     check_retry_on,
     check_scheduler,
     check_tags,
@@ -181,6 +184,20 @@ CODE = (
         places=AT_SUBMIT,
         is_recurring=False,
     ),
+    Option(
+        "requirements",
+        read.text,
+        "Its Python packages: a file of its code, or auto.",
+        "FILE",
+        check=check_requirements,
+    ),
+    Option(
+        "python",
+        read.text,
+        "The Python of its environment: 3.12.",
+        "VERSION",
+        check=Label("python", PYTHON_NAME, PYTHON_RULE),
+    ),
 )
 CONTAINERS = (
     Option("image", read.text, "Run in a container of this image.", "IMG"),
@@ -328,6 +345,7 @@ ONCE = (
 OTHERS = (
     Option("command", read.command, "The program and its arguments, a list.", places=frozenset({LINE, PYTHON})),
     Option("container", read.mapping, "Settings of the container, a map.", places=frozenset({LINE, PYTHON, DEFAULT})),
+    Option("requirements_files", read.mapping, "Content of the requirements, by path.", places=frozenset({LINE})),
     Option("cwd_required", read.truth, "Whether the worker must have the folder `cwd`.", places=frozenset({DEFAULT})),
 )
 

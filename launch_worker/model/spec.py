@@ -54,6 +54,12 @@ class RunSpec:
     #: Code from git, GIT_URL[@REF], or an uploaded folder, by the sha256 of its archive; a relative `cwd` is inside.
     uri: str = ""
     upload: str = ""
+    #: Requirements of its Python environment: a file of the code, or of `requirements_files`; or `auto`, or `none`.
+    requirements: str = ""
+    #: Content of the requirements of a run that brings no code, by path.
+    requirements_files: dict[str, str] = field(default_factory=dict)
+    #: Python of its environment, as uv is asked for it; '' leaves it to uv.
+    python: str = ""
     timeout_s: float | None = None
     start_timeout_s: float = 1800.0
     stall_timeout_s: float | None = None
@@ -113,6 +119,8 @@ class RunSpec:
             _check_env(self.env, self.env_from)
         if self.uri or self.upload:
             _check_code(self.uri, self.upload)
+        if self.requirements or self.requirements_files or self.python:
+            _check_environment(self)
         if self.cwd is not None:
             _check_cwd(self.cwd, in_code=bool(self.uri or self.upload))
         if self.image or self.container or self.memory is not None or self.cpus is not None:
@@ -165,7 +173,7 @@ def make_spec(given: Mapping[str, Any]) -> RunSpec:
     """`RunSpec(**given)` in a third of the time; the names must be its fields, the command among them."""
     spec = object.__new__(RunSpec)
     # New maps for each run: a shared one could be changed.
-    spec.__dict__.update(_PLAIN, env={}, container={}, values={}, config={})
+    spec.__dict__.update(_PLAIN, env={}, container={}, values={}, config={}, requirements_files={})
     spec.__dict__.update(given)
     spec._check(given)
     return spec
@@ -321,6 +329,29 @@ def _check_code(uri: str, upload: str) -> None:
         parse_git_url(uri)
     if upload and not SHA256.fullmatch(upload):
         raise InputError("upload must be the sha256 of an archive that was sent before, 64 hexadecimal digits")
+
+
+def _check_environment(spec: RunSpec) -> None:
+    # Imported on demand: start-up time of `launch-submit`.
+    from launch_worker.model.requirements import NONE, check_files, is_file
+
+    if spec.image and spec.requirements != NONE:
+        raise environment_of_container(spec)
+    check_files(spec.requirements, spec.requirements_files)
+    has_code = bool(spec.uri or spec.upload)
+    if spec.requirements_files and has_code:
+        raise InputError("the requirements are a file of the code, which comes by itself; leave out requirements_files")
+    if is_file(spec.requirements) and not (has_code or spec.requirements_files):
+        raise InputError(
+            f"the content of {spec.requirements!r} must come along, for the run brings no code: give it as "
+            "requirements_files, or send the code"
+        )
+
+
+def environment_of_container(spec: RunSpec) -> InputError:
+    """The error for a container that asks for a Python environment."""
+    what = "--requirements" if spec.requirements else "--python"
+    return InputError(f"a container has the packages of its image, and gets no environment; leave out {what}")
 
 
 def _check_cwd(cwd: str, *, in_code: bool) -> None:

@@ -36,6 +36,8 @@ def check_defaults(given: Any) -> dict[str, Any]:
         try:
             reader = _READERS.get(option.reader, option.reader)
             defaults[option.field] = reader(name, value)
+            if option.check is not None:
+                option.check(defaults[option.field])
         except InputError as error:
             raise InputError(f"default {name}: {error}") from None
     try:
@@ -93,7 +95,8 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
     """Keyword arguments of a RunSpec: what the run says, then each layer's value where none before it has one.
 
     A folder that the submitter did not name (`cwd` without `cwd_required`) gives way to one of a layer, which is for
-    runs that bring no code; a layer's `cwd_required` makes it one that the worker must have. None is nothing said.
+    runs that bring no code; a layer's `cwd_required` makes it one that the worker must have. A layer's `requirements`
+    are for runs that bring code. None is nothing said.
     """
     merged = {name: value for name, value in given.items() if value is not None}
     if not merged.get("cwd_required"):
@@ -110,6 +113,8 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
             if name == "cwd":
                 if not has_code and "cwd" not in merged:
                     merged |= {"cwd": value, "cwd_required": True}
+            elif name == "requirements" and not has_code:
+                continue
             elif name == "notify":
                 # What an admin wants to be told is not up to the submitter.
                 merged[name] = joined(merged.get(name, ()), value)

@@ -12,7 +12,8 @@ from launch_worker.errors import InputError
 from launch_worker.model.checks import ENV_NAME
 from launch_worker.model.container_options import ContainerPlan, check_queue, plan
 from launch_worker.model.macros import SYSTEM_MACROS, as_text, check_value_names, fill, has_macros
-from launch_worker.model.spec import RunSpec
+from launch_worker.model.requirements import NONE
+from launch_worker.model.spec import RunSpec, environment_of_container
 from launch_worker.queues.defaults import changed, check_defaults, merge
 from launch_worker.queues.pool import check_description
 from launch_worker.queues.variables import check_schema, complete_values
@@ -32,6 +33,8 @@ _WITH_MACROS = frozenset(
 _TYPED = frozenset(("read_only", "init", "pids_limit", "shm_size", "memory", "cpus"))
 #: Settings in which a filled-in text must stay one word: it must not make another folder or option.
 _PATHS = frozenset(("mounts", "tmpfs"))
+#: Options of a run's Python environment.
+_OF_ENVIRONMENT = ("requirements", "python")
 _SETTINGS = frozenset(setting.name for setting in fields(ContainerPlan))
 _SOME_IMAGE = "image"
 _WORD = re.compile(r"[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]{0,200}")
@@ -123,17 +126,20 @@ class QueueConfig:
     def spec_of(self, given: Mapping[str, Any], *layers: Mapping[str, Any]) -> RunSpec:
         """A run from what its submitter says, this queue's defaults, then those of `layers`. Raises InputError.
 
-        Container options among the defaults are for runs that are containers only.
+        Container options among the defaults are for runs that are containers only, a Python environment for others.
         """
         keywords = merge(given, self.defaults, *layers)
         if self.resource != "container" and (self.resource == "process" or not keywords.get("image")):
             keywords["container"] = given.get("container") or {}
+        else:
+            keywords |= {name: given.get(name) or "" for name in _OF_ENVIRONMENT}
         return RunSpec(**keywords)
 
     def checked(self, spec: RunSpec) -> RunSpec:
         """The run as it is submitted: with the template variables' defaults. Raises InputError for what may not be."""
         self._check_priority(spec)
-        self.container_plan(spec)
+        if self.container_plan(spec) is not None and (spec.python or spec.requirements not in ("", NONE)):
+            raise environment_of_container(spec)
         values = self.values_of(spec)
         return spec if values == spec.values else replace(spec, values=values)
 

@@ -196,6 +196,8 @@ def _read(texts: Mapping[str, str], kept: tuple[str, ...], origin: Origin | None
             said.problems[name] = str(error)
     if origin is not None and "upload" in origin.options:
         said.options["upload"] = origin.options["upload"]
+    if origin is not None and said.options.get("requirements", "") in origin.options.get("requirements_files", ()):
+        said.options["requirements_files"] = origin.options["requirements_files"]
     return said
 
 

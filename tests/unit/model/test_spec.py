@@ -340,11 +340,15 @@ FULL = {
 
 def test_a_full_spec_survives_the_record() -> None:
     spec = RunSpec(**FULL)  # type: ignore[arg-type]
-    # With an upload there is no uri.
-    assert {*FULL, "upload"} == set(RunSpec.__dataclass_fields__), "every field is tried here"
+    # With an upload there is no uri, and a container gets no environment.
+    files = {"a/r.txt": "numpy\n"}
+    environment: dict[str, Any] = {"requirements": "a/r.txt", "requirements_files": files, "python": "3.12"}
+    assert {*FULL, *environment, "upload"} == set(RunSpec.__dataclass_fields__), "every field is tried here"
     assert parse_spec(spec.to_json()) == spec
     uploaded = replace(spec, uri="", upload="a" * 64)
     assert parse_spec(uploaded.to_json()) == uploaded
+    process = replace(spec, uri="", image="", container={}, **environment)
+    assert parse_spec(process.to_json()) == process
 
 
 def test_defaults_are_not_written() -> None:

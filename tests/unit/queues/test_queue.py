@@ -57,6 +57,8 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "limit_key": 2,
         "values": {"x": 1},
         "cwd_required": True,
+        "requirements": "auto",
+        "python": "3.12",
         "notify": "ops,ml:failed+crashed",
     }
     config = QueueConfig(defaults=given)
@@ -84,6 +86,8 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "limit_key": 2,
         "values": {"x": 1},
         "cwd_required": True,
+        "requirements": "auto",
+        "python": "3.12",
         "notify": ("ops", "ml:failed+crashed"),
     }
     assert set(given) | {"image", "container"} == {option.name for option in OPTIONS if DEFAULT in option.places}
