@@ -116,6 +116,8 @@ class Settings:
     #: URL of the SMTP server that sends notices by mail, and the address from which they come; '' for none.
     smtp_url: str = field(default="", repr=False)
     mail_from: str = ""
+    #: Folder with the credentials by which a worker pulls images, as docker's config.json; None for docker's own.
+    registry_auth: Path | None = None
     #: URL of the server that this process works through, and its token there; '' for one that works on Redis.
     api_url: str = ""
     api_token: str = field(default="", repr=False)
@@ -298,6 +300,7 @@ class Settings:
             server_url=env.get("LAUNCH_SERVER_URL", "").rstrip("/"),
             smtp_url=env.get("LAUNCH_SMTP_URL", ""),
             mail_from=env.get("LAUNCH_MAIL_FROM", ""),
+            registry_auth=_file(env.get("LAUNCH_REGISTRY_AUTH")),
             takes_passwords=_switch("LAUNCH_PASSWORDS", env.get("LAUNCH_PASSWORDS") or "1"),
             is_insecure=_switch("LAUNCH_INSECURE", env.get("LAUNCH_INSECURE") or "0"),
         )

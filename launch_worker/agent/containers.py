@@ -40,7 +40,10 @@ class Containers:
 
         containers_mark(self._settings.work_dir).touch()
         return ContainerRunner(
-            self._processes(), log_file_bytes=self._settings.log_file_bytes, redis_url=self._settings.redis_url
+            self._processes(),
+            log_file_bytes=self._settings.log_file_bytes,
+            redis_url=self._settings.redis_url,
+            registry_auth=self._settings.registry_auth,
         )
 
     def may_exist(self) -> bool:

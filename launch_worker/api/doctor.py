@@ -25,6 +25,7 @@ from launch_worker.store.redis.connection import OLDEST_SERVERS
 from launch_worker.store.redis.safety import INSECURE, is_loopback, why_unsafe
 from launch_worker.store.store import Store
 from launch_worker.untrusted.ownership import why_not_ours
+from launch_worker.untrusted.text import read_map
 
 #: Bytes free in the work dir below which a worker may fail to keep logs and reports.
 _LOW_DISK_BYTES = 256 << 20
@@ -60,11 +61,29 @@ def check(store: Store, settings: Settings) -> Iterator[Finding]:
         ("work-dir", _work_dir),
         ("logs", _logs),
         ("archive", _archive),
+        ("registry", _registries),
     ):
         try:
             yield from look(store, settings)
         except LaunchError as error:
             yield Finding("error", name, f"this could not be looked at: {error}", "mend what is above, and try again")
+
+
+def _registries(store: Store, settings: Settings) -> Iterator[Finding]:
+    """The credentials with which this machine's workers pull images, where LAUNCH_REGISTRY_AUTH says where they are."""
+    folder = settings.registry_auth
+    if folder is None:
+        return
+    if not folder.is_dir():
+        advice = "make it, with the files that docker --config FOLDER login REGISTRY writes (docs/containers.md)"
+        yield Finding("error", "registry.folder", f"LAUNCH_REGISTRY_AUTH {folder} is no folder", advice)
+        return
+    # Imports the engine's SDK.
+    from launch_worker.api.registry_logins import check_logins
+
+    configs = map(store.queue_config, store.queue_names())
+    wanted = {str(read_map(config).get("container", {}).get("registry_auth", "")) for config in configs}
+    yield from check_logins(folder, sorted(wanted | {""}), is_shared=not settings.work_dir_trusted)
 
 
 def _archive(store: Store, settings: Settings) -> Iterator[Finding]:

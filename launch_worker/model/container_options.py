@@ -22,6 +22,7 @@ _PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 _WORD = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_.:/=@-]{0,254}")
+_CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 PULLS = ("missing", "always", "never")
 #: Bytes of memory below which every engine refuses a container.
 MIN_MEMORY = 6 << 20
@@ -67,6 +68,8 @@ class ContainerPlan:
     cpus: float | None = None
     env: dict[str, str] = field(default_factory=dict)
     # Options that only a queue's configuration can set.
+    #: Name of the worker's credential by which the image is pulled; '' for the worker's own.
+    registry_auth: str = ""
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
@@ -330,6 +333,9 @@ _QUEUE: dict[str, Callable[[str, Any], Any]] = _SUBMITTER | {
     "cpus": check_cpus,
     "network": _text(_WORD, "it is the name of a network, bridge, none or host"),
     "env": _env,
+    "registry_auth": _text(
+        _CREDENTIAL, "it is the name of a credential that the workers have: letters, digits and _ . -"
+    ),
     "privileged": _flag,
     "cap_add": _words,
     "devices": _words,

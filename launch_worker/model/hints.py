@@ -136,6 +136,11 @@ _PHASES = {
 
 
 def _start(reason: str) -> str:
+    if "could not be pulled from registry" in reason:
+        return (
+            "See whether the image's name is right. A registry may also call an image unknown that the account may not "
+            "pull: an admin gives the worker, or the queue, a credential that may (docs/containers.md)."
+        )
     if "was not found" in reason:
         return (
             "The path counts on the worker's machine. Give the program's whole path, an --image that has it, or send "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -14,9 +15,14 @@ from tests.support.engine import busybox_root
 
 
 class Registry:
-    """A server of `image`. It sends the layer after `delay_s`; while it is `broken` it refuses every request."""
+    """A server of `image`. It sends the layer after `delay_s`; while it is `broken` it refuses every request.
 
-    def __init__(self) -> None:
+    With a `login`, USER:PASSWORD, it answers only who logs in by that (basic auth), and `says` to all others.
+    """
+
+    def __init__(self, *, login: str = "") -> None:
+        self.login = login
+        self.says = "authentication required"
         root = busybox_root(mark=os.urandom(16))
         self.layer = gzip.compress(root, 1)
         self.delay_s = 0.0
@@ -44,6 +50,9 @@ class Registry:
                 self.do_GET()
 
             def do_GET(self) -> None:
+                if not registry.knows(self.headers.get("Authorization", "")):
+                    self.refuse()
+                    return
                 body, content_type = registry.answer(self.path, kind)
                 self.send_response(200 if body else 404)
                 self.send_header("Content-Type", content_type)
@@ -53,13 +62,28 @@ class Registry:
                 if self.command == "GET":
                     self.wfile.write(body)
 
+            def refuse(self) -> None:
+                error = {"code": "UNAUTHORIZED", "message": registry.says}
+                body = json.dumps({"errors": [error]}).encode()
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="tests"')
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body if self.command == "GET" else b"")
+
             def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.image = f"localhost:{self._server.server_address[1]}/team/train:1"
+        self.name = f"localhost:{self._server.server_address[1]}"
+        self.image = f"{self.name}/team/train:1"
+
+    def knows(self, authorization: str) -> bool:
+        wanted = f"Basic {base64.b64encode(self.login.encode()).decode()}"
+        return not self.login or authorization == wanted
 
     def answer(self, path: str, manifest_kind: str) -> tuple[bytes, str]:
         if self.broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -447,6 +448,54 @@ def test_a_worker_that_is_killed_and_replaced_at_once_leaves_a_crash_not_a_failu
     assert ended(run) is RunState.FINISHED
     assert "Failed" not in states(run)
     assert run.record.attempt == 2
+
+
+def test_the_password_of_a_registry_is_nowhere_but_in_the_admins_file(
+    containers: Containers, registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Asked with every log at its most talkative, of pulls that are refused, and of one that is not."""
+    cluster, folder = containers.cluster, tmp_path_factory.mktemp("credentials")
+    registry.login = "robot:hunter2"
+    redis = redis_of(cluster.redis_url)
+    redis.config_set("rdbcompression", "no")
+    env = {"LAUNCH_REGISTRY_AUTH": str(folder)}
+    worker = cluster.worker(env=env, arguments=("--loglevel", "DEBUG"))
+    cluster.api.create_queue("default", container={"registry_auth": "team", "pull": "always"})
+
+    def pulled() -> Run:
+        run = submit(["true"], image=registry.image, api=cluster.api)
+        ended(run)
+        return run
+
+    assert f"docker --config {folder}/team login {registry.name}" in pulled().refresh().reason
+    (folder / "team").mkdir()
+    for password in ("wrong1", "hunter2"):
+        pair = base64.b64encode(f"robot:{password}".encode()).decode()
+        (folder / "team" / "config.json").write_text(json.dumps({"auths": {registry.name: {"auth": pair}}}))
+        (folder / "team" / "config.json").chmod(0o600)
+        found = {
+            finding["name"]: finding["text"]
+            for finding in map(json.loads, cluster.run("launch-worker", "doctor", "--json", env=env).out.splitlines())
+        }
+        run = pulled()
+        if password == "wrong1":
+            assert "as account 'robot': unauthorized" in run.refresh().reason
+            assert "as account 'robot'" in found["registry.refused"]
+        else:
+            assert run.state is RunState.FINISHED
+            assert "as account 'robot'" in found["registry"]
+        assert "registry.open" not in found
+        told = cluster.run("launch-worker", "show", run.id).out + str(found)
+        kept = [redis.dump(key) or b"" for key in redis.scan_iter()]
+        written = [path.read_bytes() for path in cluster.folder.rglob("*") if path.is_file()]
+        assert len(worker.log) > 1000
+        assert any(b"pulled" in content for content in kept), "they are read as they are"
+        for secret in (password, pair):
+            assert secret not in told
+            assert not any(secret.encode() in content for content in (*kept, *written))
+    redis.config_set("rdbcompression", "yes")
+    cluster.api.set_queue("default", container={"registry_auth": "tame"})
+    assert "'tame', which is not in" in cluster.run("launch-worker", "doctor", env=env).out
 
 
 def test_an_upgrade_waits_for_a_start_with_all_leases_kept(containers: Containers, registry: Registry) -> None:

@@ -49,7 +49,7 @@ def test_the_tree_is_as_the_package_is() -> None:
 
 
 #: Paths that the docs speak of, and that are of a container, the server, a user's folder, or stand for any script.
-ELSEWHERE = ("/launch/config.json", "/openapi.json", "celery.py", "launch_worker/store/lua/NAME.lua")
+ELSEWHERE = ("/launch/config.json", "config.json", "/openapi.json", "celery.py", "launch_worker/store/lua/NAME.lua")
 
 
 def test_each_package_has_its_paragraph() -> None:

@@ -23,7 +23,7 @@ import urllib3
 
 from launch_worker.errors import EngineAwayError, NoContainerError, StartError
 from launch_worker.model.usage import Used
-from launch_worker.untrusted.text import read_json
+from launch_worker.untrusted.text import read_json, read_map
 
 log = logging.getLogger("launch_worker.engine")
 
@@ -37,6 +37,8 @@ _OF_A_PROXY = (502, 503, 504)
 #: Ends another thread's reading of an answer.
 Cut: TypeAlias = Callable[[], None]
 
+#: Beginning of the sentence for an engine's own words.
+REFUSED = "the container engine refused: "
 #: Words by which engines say that a container is gone, or will be in a moment.
 _IS_GONE = re.compile("no such container|dead or marked for removal", re.IGNORECASE)
 #: Bits that Go's file modes have for anything but a plain file.
@@ -82,7 +84,7 @@ class Engine:
             raise EngineAwayError(_no_answer("timed out"))
         try:
             if self._worker is None:
-                with clear_errors():
+                with clear_errors(), _sound_configuration():
                     known = docker.utils.kwargs_from_env()
                     self._api = docker.APIClient(version="auto", timeout=self._look_timeout_s, **known)
                     self._worker = docker.APIClient(version=self._api.api_version, timeout=_WORK_TIMEOUT_S, **known)
@@ -123,7 +125,7 @@ class Engine:
                 if response.status_code == 404 or (response.status_code >= 400 and _IS_GONE.search(response.text)):
                     raise NoContainerError(response.text)
                 if response.status_code >= 400:
-                    raise StartError(f"the container engine refused: {response.text}")
+                    raise StartError(f"{REFUSED}{response.text}")
                 yield response.iter_content(chunk_size=None)
 
     def stat(self, container: str, path: str) -> FileInContainer | None:
@@ -162,6 +164,18 @@ class Engine:
         with clear_errors():
             self.api().put_archive(container, folder, archive)
 
+    def log_in(self, login: Mapping[str, str]) -> None:
+        """Have a registry judge a login by user and password. Raises EngineAwayError; StartError with its words."""
+        api = self.api()
+        with clear_errors():
+            # Not by the SDK's `login`, which would read the user's own credentials too.
+            url = f"{api.base_url}/v{api.api_version}/auth"
+            with api.post(url, json=dict(login), timeout=self._look_timeout_s) as response:
+                if response.status_code in _OF_A_PROXY:
+                    raise EngineAwayError(_no_answer(f"status {response.status_code}"))
+                if response.status_code >= 400:
+                    raise StartError(REFUSED + str(read_map(response.content).get("message", response.text)))
+
     def remembers_end(self, container: str) -> bool:
         """Whether the engine remembers the container's end; False after its restart. Raises EngineAwayError.
 
@@ -196,11 +210,22 @@ def clear_errors(*, image: str = "", program: str = "") -> Iterator[None]:
         # Podman has other status codes, and small letters.
         if _IS_GONE.search(str(error.explanation)):
             raise NoContainerError(str(error.explanation)) from None
-        raise StartError(
-            _explain(error, image, program), worker_fault=bool(_OF_THE_MACHINE.search(str(error)))
-        ) from None
+        raise StartError(_explain(error, image, program), worker_fault=is_of_the_machine(str(error))) from None
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise EngineAwayError(_no_answer(_cause(error))) from None
+
+
+@contextlib.contextmanager
+def _sound_configuration() -> Iterator[None]:
+    """Say it where the SDK fails at docker's configuration of this user, which it reads for each client."""
+    try:
+        yield
+    except (docker.errors.InvalidConfigFile, ValueError, TypeError, AttributeError):
+        # The error's text may have a part of a secret.
+        raise EngineAwayError(
+            "the container engine is not asked: docker's configuration of the worker's user (config.json in "
+            "DOCKER_CONFIG, or in ~/.docker) cannot be read; mend or delete it"
+        ) from None
 
 
 def _no_answer(cause: str) -> str:
@@ -219,6 +244,11 @@ def address() -> str:
 _OF_THE_MACHINE = re.compile(r"no space left|could not select device driver|read-only file system|too many open files")
 
 
+def is_of_the_machine(text: str) -> bool:
+    """Whether an engine says by these words that its machine lacks something."""
+    return bool(_OF_THE_MACHINE.search(text))
+
+
 def _explain(error: docker.errors.APIError, image: str, program: str) -> str:
     text = " ".join(str(error.explanation or error).split())
     if "executable file not found" in text or re.search(r"exec: .*no such file or directory", text):
@@ -229,7 +259,7 @@ def _explain(error: docker.errors.APIError, image: str, program: str) -> str:
         return f"image {image} is not on this worker"
     if "could not select device driver" in text:
         return f"the container engine cannot give GPUs: {text}; install the NVIDIA container toolkit"
-    return f"the container engine refused: {text}"
+    return f"{REFUSED}{text}"
 
 
 def _cause(error: BaseException) -> str:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import queue
 import threading
 import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import docker.errors
-import docker.utils
 
 from launch_worker.clock import boot_time_s
 from launch_worker.errors import (
@@ -25,13 +23,15 @@ from launch_worker.errors import (
     StartError,
     StartGivenUpError,
 )
-from launch_worker.model.container_options import LAUNCH_DIR, ContainerPlan
+from launch_worker.model.container_options import LAUNCH_DIR
 from launch_worker.model.units import format_duration
+from launch_worker.runners.container.ask import ask
 from launch_worker.runners.container.config import Files, Labels, NewContainer, host_config, tarball
 from launch_worker.runners.container.engine import Engine, clear_errors
 from launch_worker.runners.container.forgotten import end_forgotten
 from launch_worker.runners.container.handle import ContainerHandle
-from launch_worker.runners.container.pulling import Pulling
+from launch_worker.runners.container.images import Images
+from launch_worker.runners.container.registry_auth import Credentials
 from launch_worker.runners.container.start import PATIENCE_S
 from launch_worker.runners.container.talk import ContainerTalks
 from launch_worker.runners.container.watch import EngineWatch
@@ -41,8 +41,6 @@ from launch_worker.runners.process.runner import ProcessRunner
 
 log = logging.getLogger("launch_worker.container")
 
-T = TypeVar("T")
-
 #: Seconds for which the end of a run waits until its container is removed; then the removal goes on beside it.
 _REMOVE_S = 5.0
 
@@ -50,13 +48,24 @@ _REMOVE_S = 5.0
 class ContainerRunner:
     """Makes the containers of one worker. Thread-safe. Its engine is connected to when first needed."""
 
-    def __init__(self, guard: ProcessRunner, *, log_file_bytes: int = 64 << 20, redis_url: str = "") -> None:
-        """`redis_url`: where an attempt is held whose container its guard can't end (`end_container`)."""
+    def __init__(
+        self,
+        guard: ProcessRunner,
+        *,
+        log_file_bytes: int = 64 << 20,
+        redis_url: str = "",
+        registry_auth: Path | None = None,
+    ) -> None:
+        """`redis_url`: where an attempt is held whose container its guard can't end (`end_container`).
+
+        `registry_auth`: the folder with the worker's registry credentials, as of `Credentials`.
+        """
         #: Bytes of output that the file of a container keeps, at most about twice.
         self.log_file_bytes = log_file_bytes
         self.engine = Engine()
         self.watch = EngineWatch(self.engine)
         self.talks = ContainerTalks(self.engine)
+        self._images = Images(self.engine, Credentials(registry_auth))
         self._guard = guard
         self._redis_url = redis_url
 
@@ -82,12 +91,12 @@ class ContainerRunner:
         `before_start` may block until it may start.
         """
         deadline = time.monotonic() + timeout_s
-        _ask(self._reach, events)
-        warning = self._pull(new.plan, events, deadline, timeout_s, enter)
+        ask(self._reach, events)
+        warning = self._images.get(new.plan, events, deadline, timeout_s, enter)
         enter("start", "")
         making = _Making(partial(self._make, new, deadline=deadline), self.remove)
         try:
-            container = _ask(making, events)
+            container = ask(making, events)
         except StartGivenUpError:
             threading.Thread(target=making.give_up, name=f"remove-{key}", daemon=True).start()
             raise
@@ -249,78 +258,12 @@ class ContainerRunner:
                     raise
                 time.sleep(0.2)
 
-    def _pull(
-        self,
-        plan: ContainerPlan,
-        events: queue.SimpleQueue[Any],
-        deadline: float,
-        timeout_s: float,
-        enter: Callable[[str, str], None],
-    ) -> str:
-        """Get the image onto this engine, by the plan's policy. Returns a warning, or ''."""
-        is_here = _ask(lambda: self._has(plan.image), events)
-        if is_here and plan.pull != "always":
-            return ""
-        if plan.pull == "never":
-            raise StartError(f"image {plan.image} is not on this worker, and shall not be pulled (pull: never)")
-        enter("pull", f"pulling image {plan.image}")
-        try:
-            self._await_pull(plan.image, events, deadline, timeout_s, enter)
-        except StartGivenUpError:
-            raise
-        except StartError as error:
-            why = str(error).removeprefix("the container engine refused: ")
-            why = why if plan.image in why else f"image {plan.image} could not be pulled: {why}"
-            if isinstance(error, EngineAwayError) or not is_here:
-                raise type(error)(why) from None
-            log.warning("container.stale_image: %s; the one that is here is used", why)
-            return f"warning: {why}; the image that was on the worker was used"
-        return ""
-
-    def _await_pull(
-        self,
-        image: str,
-        events: queue.SimpleQueue[Any],
-        deadline: float,
-        timeout_s: float,
-        enter: Callable[[str, str], None],
-    ) -> None:
-        """Pull the image; a registry may be silent for minutes, and cannot be hurried."""
-        pulling = Pulling(lambda text: enter("pull", f"pulling image {image}: {text}"))
-
-        def pull() -> None:
-            repository, tag = docker.utils.parse_repository_tag(image)
-            with clear_errors(image=image):
-                for step in self.engine.worker().pull(repository, tag=tag or "latest", stream=True, decode=True):
-                    if "error" in step:
-                        raise StartError(f"image {image} could not be pulled: {step['error']}")
-                    pulling.note(step)
-
-        try:
-            _ask(pull, events, deadline=deadline)
-        except TimeoutError:
-            raise StartError(f"image {image} could not be pulled within {format_duration(timeout_s)}") from None
-        finally:
-            # Whose pull is given up may hear of it for a while.
-            pulling.end()
-
     @cached_property
     def log_driver(self) -> str:
         """A driver whose log the engine gives back. Every engine has json-file, which replaces bytes outside UTF-8."""
         with clear_errors():
             known = self.engine.api().info().get("Plugins", {}).get("Log") or ()
         return "local" if "local" in known else "json-file"
-
-    def _has(self, image: str) -> bool:
-        try:
-            with clear_errors(image=image):
-                try:
-                    self.engine.api().inspect_image(image)
-                except docker.errors.ImageNotFound:
-                    return False
-            return True
-        except NoContainerError as error:
-            raise StartError(str(error)) from None
 
     def _make(self, new: NewContainer, *, deadline: float, is_given_up: Callable[[], bool]) -> str:
         """Make a container without starting it. Raises StartError; one that is left then is removed later."""
@@ -426,30 +369,3 @@ class _Making:
         if made:
             with contextlib.suppress(LaunchError):
                 self._remove(made)
-
-
-def _ask(call: Callable[[], T], events: queue.SimpleQueue[Any], *, deadline: float = math.inf) -> T:
-    """Return the engine's answer; asked in a thread, for an engine that hangs, or a registry, cannot be hurried.
-
-    Raises what the call raises, StartGivenUpError when an event arrives, TimeoutError after the deadline. Then the call
-    may go on, so it must be one that starts no job.
-    """
-    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put((call(), None))
-        except BaseException as error:  # noqa: BLE001 (raised again below)
-            answers.put((None, error))
-
-    threading.Thread(target=ask, name="container-ask", daemon=True).start()
-    while True:
-        if not events.empty():
-            raise StartGivenUpError
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        with contextlib.suppress(queue.Empty):
-            answer, problem = answers.get(timeout=0.1)
-            if problem is not None:
-                raise problem
-            return answer  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import queue
 import re
@@ -92,6 +93,10 @@ class Bench:
             output=self.folder / "output",
         )
 
+    @property
+    def credentials(self) -> Path:
+        return self.folder / "credentials"
+
     def output(self) -> str:
         return (self.folder / "output").read_text() if (self.folder / "output").exists() else ""
 
@@ -103,7 +108,7 @@ class Bench:
 @pytest.fixture
 def bench(engine: Any, busybox_image: str, tmp_path: Path) -> Iterator[Bench]:
     guard = ProcessRunner(folder=tmp_path).open()
-    made = Bench(engine, busybox_image, tmp_path, ContainerRunner(guard))
+    made = Bench(engine, busybox_image, tmp_path, ContainerRunner(guard, registry_auth=tmp_path / "credentials"))
     yield made
     for container, _ in made.runner.find(made.system):
         made.runner.remove(container)
@@ -491,6 +496,52 @@ def test_a_pull_that_fails_without_such_an_image_fails_the_start(bench: Bench, r
     assert not isinstance(caught.value, EngineAwayError)
 
 
+def log_in(folder: Path, registry: Registry, login: str) -> None:
+    """As `docker login` writes it, in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entry = {"auth": base64.b64encode(login.encode()).decode()}
+    (folder / "new").write_text(json.dumps({"auths": {registry.name: entry}}))
+    (folder / "new").rename(folder / "config.json")
+
+
+def test_a_private_image_is_pulled_by_the_credential_that_holds_now(bench: Bench, registry: Registry) -> None:
+    registry.login = "robot:hunter2"
+    failed = f"image {registry.image} could not be pulled from registry {registry.name}"
+    with pytest.raises(StartError, match=f"{failed} without a login: .*no basic auth credentials"):
+        bench.start("true", image=registry.image)
+    log_in(bench.credentials, registry, "robot:wrong1")
+    with pytest.raises(StartError, match=f"{failed} as account 'robot': unauthorized") as caught:
+        bench.start("true", image=registry.image)
+    assert "wrong1" not in str(caught.value)
+    log_in(bench.credentials, registry, "robot:hunter2")
+    assert end_of(bench.start("true", image=registry.image)).status == 0
+    registry.login = "robot:hunter3"
+    log_in(bench.credentials, registry, "robot:hunter3")
+    handle = bench.start("true", image=registry.image, pull="always")
+    assert end_of(handle).status == 0
+    assert handle.explain(outcome_of_exit(0)).message == ""
+    assert "hunter" not in json.dumps(bench.inspect(handle))
+
+
+def test_a_queues_credential_is_found_by_its_name_and_used_by_that_queue_only(bench: Bench, registry: Registry) -> None:
+    registry.login = "team:hunter2"
+    with pytest.raises(StartError, match="no registry credential 'team'"):
+        bench.start("true", image=registry.image, registry_auth="team")
+    log_in(bench.credentials / "team", registry, registry.login)
+    with pytest.raises(StartError, match="without a login"):
+        bench.start("true", image=registry.image)
+    assert end_of(bench.start("true", image=registry.image, registry_auth="team")).status == 0
+
+
+def test_what_a_registry_repeats_of_a_secret_is_not_told(bench: Bench, registry: Registry) -> None:
+    registry.login, registry.says = "robot:hunter2", "refused: wrong1, Basic cm9ib3Q6d3Jvbmcx"
+    log_in(bench.credentials, registry, "robot:wrong1")
+    with pytest.raises(StartError) as caught:
+        bench.start("true", image=registry.image)
+    assert "wrong1" not in str(caught.value)
+    assert "cm9ib3Q6" not in str(caught.value)
+
+
 def test_what_happens_to_a_run_meanwhile_ends_its_pull(bench: Bench, registry: Registry) -> None:
     registry.delay_s = 2.0
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -559,6 +610,17 @@ def test_labels_tell_whose_it_is_and_strangers_are_left_alone(bench: Bench) -> N
     assert bench.runner.find("another system") == []
     labels = bench.inspect(handle)["Config"]["Labels"]
     assert json.loads(json.dumps(labels))["launch.run"] == bench.run
+
+
+def test_a_docker_configuration_that_cannot_be_read_is_one_sentence_without_the_secret(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    for auths in ({"r": "hunter2"}, {"r": {"auth": "hunter2"}}):
+        (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+        with pytest.raises(EngineAwayError, match=r"docker's configuration .* cannot be read") as caught:
+            Engine().api()
+        assert "hunter2" not in str(caught.value)
 
 
 def test_an_engine_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

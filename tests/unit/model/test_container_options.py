@@ -51,6 +51,7 @@ def test_each_allowed_option_passes_by_itself(name: str, value: Any) -> None:
         ("dns", ["10.0.0.1"]),
         ("group_add", ["docker"]),
         ("env", {"A": "b"}),
+        ("registry_auth", "team-a"),
         ("allow_mounts", ["/data"]),
         ("allow_volumes", ["*"]),
         ("allow_images", ["*"]),

@@ -31,6 +31,11 @@ def failed(**values: Any) -> Record:
         (failed(reason="no output for 5 m"), "No output for 5 m.", "--stall-timeout"),
         (failed(phase="build", reason="no such branch"), "No such branch.", "URL"),
         (failed(phase="start", reason="command 'x' was not found on this worker"), "Command 'x'", "--image"),
+        (
+            failed(phase="start", reason="image r/a:1 could not be pulled from registry r without a login: denied"),
+            "Image r/a:1 could not be pulled",
+            "credential",
+        ),
         (failed(exit_code=3, reason="exit code 3"), "Exit code 3.", "last lines"),
         (Record(state=RunState.CRASHED, reason="worker w died"), "worker was lost", "--retries"),
         (Record(state=RunState.KILLED, reason="cancelled by ada"), "Cancelled by ada.", ""),
