@@ -171,6 +171,7 @@ def submit(
     preempt_exit_code: int | None = None,
     notify: Sequence[str] | None = None,
     inputs: Sequence[str] | None = None,
+    checkpoint_every: str | float | None = None,
     delay: str | float | None = None,
     at: str | float | datetime | None = None,
     run_id: str | None = None,
@@ -191,7 +192,7 @@ def submit(
     for the job and for filters of runs. `notify` are channels that are told of its end (`ops`, `ops:failed+crashed`;
     docs/notifications.md). `after` are runs or groups (`RUN`, `RUN:any`,
     `RUN:failed`) that must have ended so. `inputs` are outputs of other runs (`RUN:PATH[:DEST]`), for which it waits
-    too. It starts at `at` (a datetime, ISO text or seconds since 1970) or after `delay`, and within `expires`, or it is
+    too. `checkpoint_every` is how often its worker keeps what is in its folder of checkpoints. It starts at `at` (a datetime, ISO text or seconds since 1970) or after `delay`, and within `expires`, or it is
     Killed.
 
     With `run_id` (as `launch_worker.ids.new_run_id` makes them) or `unique` (any text, for this user on whatever

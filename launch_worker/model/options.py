@@ -263,6 +263,13 @@ LIMITS = (
         "85",
         check=Whole("the exit code of a preempted job", 1, 255),
     ),
+    Option(
+        "checkpoint_every",
+        read.duration,
+        "Keep what is in LAUNCH_CHECKPOINT_DIR so often, for its next attempt.",
+        "DUR",
+        check=Seconds("checkpoint interval"),
+    ),
 )
 TOLD = (
     Option(

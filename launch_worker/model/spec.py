@@ -103,6 +103,9 @@ class RunSpec:
     #: Outputs of other runs that the job finds below LAUNCH_INPUT_DIR: RUN:PATH or RUN:PATH:DEST.
     inputs: tuple[str, ...] = ()
 
+    #: Time between two checkpoints that the worker takes of a job that does not ask for them; None: it takes none.
+    checkpoint_every_s: float | None = None
+
     def __post_init__(self) -> None:
         self._check(_changed(self))
 

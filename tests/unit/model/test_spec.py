@@ -332,6 +332,7 @@ FULL = {
     "scheduler": True,
     "expires_s": 60.0,
     "preempt_exit_code": 99,
+    "checkpoint_every_s": 600.0,
     "max_preemptions": 1,
     "notify": ("ops", "ml:failed+crashed"),
     "inputs": ("1m83cyvtfq1tc69:best/model.pt", "1m83cyvtfq1tc69:.:all"),

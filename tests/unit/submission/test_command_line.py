@@ -37,6 +37,7 @@ SAID: dict[str, dict[str, Any]] = {
         "retry_on": ["crashed"],
         "max_preemptions": 1,
         "preempt_exit_code": 99,
+        "checkpoint_every": 600,
         "notify": ["ops:failed+crashed", "ml"],
         "inputs": ["1m83cyvtfq1tc69:it's.pt"],
         "expires": 86400,
