@@ -192,8 +192,8 @@ def submit(
     for the job and for filters of runs. `notify` are channels that are told of its end (`ops`, `ops:failed+crashed`;
     docs/notifications.md). `after` are runs or groups (`RUN`, `RUN:any`,
     `RUN:failed`) that must have ended so. `inputs` are outputs of other runs (`RUN:PATH[:DEST]`), for which it waits
-    too. `checkpoint_every` is how often its worker keeps what is in its folder of checkpoints. It starts at `at` (a datetime, ISO text or seconds since 1970) or after `delay`, and within `expires`, or it is
-    Killed.
+    too. `checkpoint_every` is how often its worker keeps what is in its folder of checkpoints. It starts at `at` (a
+    datetime, ISO text or seconds since 1970) or after `delay`, and within `expires`, or it is Killed.
 
     With `run_id` (as `launch_worker.ids.new_run_id` makes them) or `unique` (any text, for this user on whatever
     machine) the call can be repeated: the run that the first one made is returned, unchanged, with `is_new` False, for

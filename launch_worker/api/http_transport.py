@@ -193,8 +193,8 @@ class HttpTransport(HttpSubmitter):
     def preempt(self, run_id: str, *, reason: str) -> None:
         self._act(run_id, "preempt", {"reason": reason})
 
-    def retry(self, run_id: str) -> None:
-        self._act(run_id, "retry", {})
+    def retry(self, run_id: str, *, from_scratch: bool = False) -> None:
+        self._act(run_id, "retry", {"from_scratch": True} if from_scratch else {})
 
     def confirm_ended(self, run_id: str) -> Record:
         return Record.from_json(self._act(run_id, "confirm", {}))

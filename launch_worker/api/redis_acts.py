@@ -33,8 +33,9 @@ class RedisActs(RedisConnection):
         if word != "requested":
             raise RefusedError(f"run {run_id} is {state}; only a Running run can be preempted")
 
-    def retry(self, run_id: str) -> None:
-        state = self.store.requeue(run_id, reason=f"retry asked for by {self.actor}", actor=self.actor)
+    def retry(self, run_id: str, *, from_scratch: bool = False) -> None:
+        reason = f"retry asked for by {self.actor}" + (", from scratch" if from_scratch else "")
+        state = self.store.requeue(run_id, reason=reason, actor=self.actor, from_scratch=from_scratch)
         if state:
             raise self._not_ended(run_id, state)
 

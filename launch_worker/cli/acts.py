@@ -150,23 +150,37 @@ def _sweep(api: Api, run_id: str) -> Group | None:
 @_WORDS
 @selecting
 @click.option("--failed", is_flag=True, help="Of a group: only its runs that did not finish.")
+@click.option("--from-scratch", is_flag=True, help="Of runs that are named: pass their checkpoints over.")
 @with_brake
 @_JSON
 @click.pass_obj
 def retry_command(
-    url: str | None, /, words: tuple[str, ...], failed: bool, yes: bool, dry_run: bool, as_json: bool, **selection: Any
+    url: str | None,
+    /,
+    words: tuple[str, ...],
+    failed: bool,
+    from_scratch: bool,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    **selection: Any,
 ) -> int:
     """Start a new attempt of runs that have ended, or of all such runs of a group.
 
-    Options choose many runs: what would happen is shown first.
+    It goes on from the newest checkpoint, if the run has one. Options choose many runs: what would happen is shown
+    first.
     """
     api, brake = Api(url), Brake(yes, dry_run)
     if check_ways(words, selection, brake, "retry"):
+        if from_scratch:
+            raise InputError("--from-scratch is for runs that are named, one or several")
         if failed:
             raise InputError("--failed is for a group that is named; choose by: --state failed")
         return act_on_chosen(api, "retry", selection, brake, as_json=as_json)
 
     def retry(run_id: str) -> None:
+        if from_scratch and (failed or GROUP_ID.fullmatch(run_id)):
+            raise InputError("--from-scratch is for single runs, not for a group")
         if GROUP_ID.fullmatch(run_id):
             _retry_group(api.group(run_id), only_failed=failed, as_json=as_json)
         elif failed:
@@ -175,12 +189,12 @@ def retry_command(
                 raise InputError(f"--failed is for a group, and run {run_id[:40]} is none")
             _retry_group(group, only_failed=True, as_json=as_json)
         else:
-            _retry_run(api, run_id, as_json=as_json)
+            _retry_run(api, run_id, from_scratch=from_scratch, as_json=as_json)
 
     return each(ids_of(api, words, all_by="launch-worker retry --name NAME"), retry)
 
 
-def _retry_run(api: Api, run_id: str, *, as_json: bool) -> None:
+def _retry_run(api: Api, run_id: str, *, from_scratch: bool, as_json: bool) -> None:
     try:
         run = api.run(run_id)
     except UnknownRunError:
@@ -190,7 +204,7 @@ def _retry_run(api: Api, run_id: str, *, as_json: bool) -> None:
         group.retry()
         return
     crashed = run.record.state is RunState.CRASHED
-    run.retry()
+    run.retry(from_scratch=from_scratch)
     if crashed:
         terminal.say(
             f"launch-worker: worker {run.record.worker} stopped reporting while it ran this; if it is cut off and not "

@@ -19,6 +19,7 @@ from launch_worker.api.shown import options_of, source_of
 from launch_worker.cli.words import id_of, run_id_of
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import GROUP_ID
+from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.hints import Hint, hint_of_end
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import MASK, Record
@@ -193,6 +194,7 @@ def _facts(shown: Mapping[str, Any], record: Record) -> list[tuple[str, str]]:
         ("tags", ", ".join(record.tags)),
         ("group", record.group),
         ("after", ", ".join(shown["after"])),
+        ("checkpoint", _checkpoint(shown, record)),
         ("files", ", ".join(f"{file['name']} ({humane.size(file['size'])})" for file in shown["files"])),
         ("output", _output(shown)),
     ]
@@ -205,6 +207,15 @@ def _waited(shown: Mapping[str, Any], record: Record) -> str:
         return ""
     waited = datetime.fromisoformat(begun) - datetime.fromisoformat(shown["created_at"])
     return humane.duration(waited.total_seconds())
+
+
+def _checkpoint(shown: Mapping[str, Any], record: Record) -> str:
+    """The newest state from which another attempt would go on; '' for none."""
+    newest = Checkpoint.of(record.checkpoint)
+    if newest is None:
+        return ""
+    ago = terminal.ago(shown["checkpoint"]["at"])
+    return f"of attempt {newest.attempt}, {ago}, {humane.plural(newest.files, 'file')}, {humane.size(newest.bytes)}"
 
 
 def _where(record: Record) -> str:
@@ -259,7 +270,9 @@ def _output(shown: Mapping[str, Any]) -> str:
 # -- all ---------------------------------------------------------------------------------------------------------------
 
 #: Fields of the object that `--all` shows elsewhere, or that say nothing to a person.
-_NOT_SHOWN = frozenset({"spec", "history", "attempts", "files", "usage", "config", "summary", "phases", "item_version"})
+_NOT_SHOWN = frozenset(
+    {"spec", "history", "attempts", "files", "usage", "config", "summary", "phases", "checkpoint", "item_version"}
+)
 #: Fields of the spec that are not shown: the record has them too, or only the system needs them.
 _NOT_OF_SPEC = frozenset(
     {"command", "name", "queue", "project", "tags", "env", "after", "config", "sweep", "cwd_required", "cwd", "author"}
@@ -279,6 +292,7 @@ def _show_all(shown: Mapping[str, Any], record: Record) -> None:
     for kind in ("config", "summary"):
         rows += [(kind, f"{name}={json.dumps(value, ensure_ascii=False)}") for name, value in shown[kind].items()]
     rows += [("file", f"{file['name']} ({file['size']} bytes)") for file in shown["files"]]
+    rows.append(("checkpoint", _checkpoint(shown, record)))
     rows.append(("output", _output(shown)))
     command = spec.get("command")
     rows.append(("command", shlex.join(map(str, command)) if isinstance(command, list) else ""))

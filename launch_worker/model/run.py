@@ -12,6 +12,7 @@ from typing import Any
 
 from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import GROUP_ID, RUN_ID
+from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PRIORITIES, PROJECT, QUEUE, group_key, shown_group
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number, isoformat, micros_of
@@ -139,6 +140,10 @@ class Record:
     version: int = 1
     #: JSON of the files that are kept with the run: name to size and time.
     files: str = ""
+    #: JSON of the newest checkpoint (`launch_worker.model.checkpoint`); '' for none.
+    checkpoint: str = ""
+    #: First attempt of which checkpoints count: `launch-worker retry --from-scratch` passes the earlier ones over.
+    fresh_from: int = 0
     #: JSON of the values that the job reported: the last value of each name.
     summary: str = ""
     #: JSON of what the latest attempt used (`launch_worker.model.usage`); '' until it has ended, or where not known.
@@ -232,6 +237,7 @@ class Record:
             summary=_text(_map(shown.get("summary"))),
             usage=_text(_map(shown.get("usage"))),
             files=_text(files),
+            checkpoint=_text(_checkpoint(_map(shown.get("checkpoint")))),
             needs=needs_of(*(_amount(spec.get(name)) for name in ("gpus", "cpus", "memory"))),
             priority=PRIORITIES.get(str(spec.get("priority")), PRIORITIES["medium"]),
             array=group_key(group) if group.startswith("a") else "",
@@ -364,6 +370,7 @@ class Record:
             "cancel_requested_at": isoformat(self.cancel_at),
             "config": self.config,
             "summary": self.summary_values,
+            "checkpoint": None if (checkpoint := Checkpoint.of(self.checkpoint)) is None else checkpoint.as_json(),
             "usage": Usage.of(self.usage).as_json() or None,
             "late_exit": self.late_exit or None,
             "log_missing_bytes": self.log_missing,
@@ -432,6 +439,11 @@ def _list(value: Any) -> list[Any]:
 
 def _text(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False) if value else ""
+
+
+def _checkpoint(shown: dict[str, Any]) -> dict[str, Any]:
+    """The field of the hash for the checkpoint of `show --json`."""
+    return shown and {**shown, "at": micros_of(shown.get("at")) or 0}
 
 
 def _named(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -528,5 +540,5 @@ _RESTORED = (
     *("id", "name", "project", "queue", "priority", "tags", "state", "attempt", "first_attempt", "token", "worker"),
     *("host", "created_at", "spec", "commit", "needs", "concurrency_key", "limit_key", "array", "array_limit"),
     *("sweep", "user", "allowances", "version", "preemptions", "misstarts", "gpus", "started_at", "start_at"),
-    "scheduled_at",
+    *("scheduled_at", "checkpoint", "fresh_from"),
 )

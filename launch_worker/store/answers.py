@@ -23,6 +23,9 @@ HoldWord = Literal["held", "adopted", "over"]
 #: Answer to the report of an attempt's end.
 FinishWord = Literal["done", "superseded", "unknown"]
 
+#: Answer to a checkpoint that is stored; unknown: no record of the attempt.
+KeepWord = Literal["done", "superseded", "unknown"]
+
 #: Answer to what a job said; stale: the summary has changed meanwhile, and must be merged again; unknown: no record.
 TellWord = Literal["done", "stale", "superseded", "unknown"]
 

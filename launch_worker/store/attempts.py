@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from launch_worker.errors import LaunchError
+from launch_worker.errors import LaunchError, UnknownRunError
 from launch_worker.model import item_schema
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
@@ -15,7 +15,7 @@ from launch_worker.model.units import as_us
 from launch_worker.model.usage import NO_USAGE, KeptUsage
 from launch_worker.model.worker import FreeCapacity
 from launch_worker.store import keys
-from launch_worker.store.answers import AdoptRefusal, FinishWord, HoldWord
+from launch_worker.store.answers import AdoptRefusal, FinishWord, HoldWord, KeepWord
 from launch_worker.store.records import record_of
 from launch_worker.store.redis.client import pairs, text
 from launch_worker.store.redis.connection import clear_errors
@@ -170,6 +170,19 @@ class Attempts(Server):
     def pin(self, run_id: str, token: int, commit: str) -> str:
         """Note the commit of an attempt's code, for later attempts. Returns it, '' when the attempt was superseded."""
         return text(self._call("pin", run_id, token, commit))
+
+    def keep_checkpoint(
+        self, run_id: str, token: int, *, owner: str, attempt: int, number: int, files: int, size: int
+    ) -> bool:
+        """Note a checkpoint that is stored: the next attempt goes on from it. False when the attempt was superseded.
+
+        A repeated call changes nothing, nor does one for an older checkpoint. `owner` is '' for whoever has the
+        attempt's folder; `size` is in bytes. Raises UnknownRunError where Redis has lost the record.
+        """
+        answer = cast(KeepWord, text(self._call("keep_checkpoint", run_id, token, owner, attempt, number, files, size)))
+        if answer == "unknown":
+            raise UnknownRunError(f"Redis has no record of run {run_id}")
+        return answer == "done"
 
     def finish(
         self,

@@ -38,10 +38,13 @@ class Requests(Records):
             raise self.unknown(run_id)
         return text(word), text(state)
 
-    def requeue(self, run_id: str, *, reason: str, actor: str = "") -> str:
-        """A final state -> Pending. Returns '', or the state from which that is not possible."""
+    def requeue(self, run_id: str, *, reason: str, actor: str = "", from_scratch: bool = False) -> str:
+        """A final state -> Pending. Returns '', or the state from which that is not possible.
+
+        The new attempt goes on from the newest checkpoint, unless `from_scratch`.
+        """
         self.check_id(run_id)
-        done, state = self._call("requeue", run_id, reason, self.named(actor))
+        done, state = self._call("requeue", run_id, reason, self.named(actor), int(from_scratch))
         if not done and not state:
             raise self.unknown(run_id)
         return text(state)

@@ -46,6 +46,12 @@ class Cancel(Reason):
     grace_s: float | None = Field(default=None, ge=0, le=86400, description="Seconds from SIGTERM to SIGKILL.")
 
 
+class Again(BaseModel):
+    """How a run is to be tried again."""
+
+    from_scratch: bool = Field(default=False, description="Pass its newest checkpoint over.", examples=[True])
+
+
 class Done(BaseModel):
     """What became of an act."""
 
@@ -147,9 +153,9 @@ def preempt_run(
 
 
 @router.post("/runs/{run_id}/retry")
-def retry_run(shared: SharedHere, asker: Retrying, run_id: str) -> Done:
-    """Start a new attempt of a run that has ended."""
-    Served(shared, asker).retry(run_id)
+def retry_run(shared: SharedHere, asker: Retrying, run_id: str, body: Again | None = None) -> Done:
+    """Start a new attempt of a run that has ended; it goes on from the run's newest checkpoint, if there is one."""
+    Served(shared, asker).retry(run_id, from_scratch=body is not None and body.from_scratch)
     return Done(id=run_id, done="Pending")
 
 
