@@ -170,6 +170,7 @@ def submit(
     max_preemptions: int | None = None,
     preempt_exit_code: int | None = None,
     notify: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
     inputs: Sequence[str] | None = None,
     checkpoint_every: str | float | None = None,
     delay: str | float | None = None,
@@ -191,9 +192,10 @@ def submit(
     `cpus` (cores) and `memory` (bytes or `512M`) are what it needs of its worker. `config` are its hyperparameters,
     for the job and for filters of runs. `notify` are channels that are told of its end (`ops`, `ops:failed+crashed`;
     docs/notifications.md). `after` are runs or groups (`RUN`, `RUN:any`,
-    `RUN:failed`) that must have ended so. `inputs` are outputs of other runs (`RUN:PATH[:DEST]`), for which it waits
-    too. `checkpoint_every` is how often its worker keeps what is in its folder of checkpoints. It starts at `at` (a
-    datetime, ISO text or seconds since 1970) or after `delay`, and within `expires`, or it is Killed.
+    `RUN:failed`) that must have ended so. `outputs` are patterns of the files in LAUNCH_OUTPUT_DIR that are kept
+    (none: all); `inputs` are outputs of other runs (`RUN:PATH[:DEST]`), for which it waits too. `checkpoint_every` is
+    how often its worker keeps what is in its folder of checkpoints. It starts at `at` (a datetime, ISO text or seconds
+    since 1970) or after `delay`, and within `expires`, or it is Killed.
 
     With `run_id` (as `launch_worker.ids.new_run_id` makes them) or `unique` (any text, for this user on whatever
     machine) the call can be repeated: the run that the first one made is returned, unchanged, with `is_new` False, for

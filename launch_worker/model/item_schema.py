@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: Version of the format; one more for each field or value of RunSpec that older workers must not ignore.
 VERSION = 3
 #: Fields that came later, and the version by which a worker knows each. An item has the least version that it can have.
-SINCE = {"notify": 2, "inputs": 3, "requirements": 3, "python": 3, "checkpoint_every_s": 3}
+SINCE = {"notify": 2, "inputs": 3, "outputs": 3, "requirements": 3, "python": 3, "checkpoint_every_s": 3}
 
 
 def version_of(spec: RunSpec) -> int:

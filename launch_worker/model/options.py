@@ -41,6 +41,7 @@ from launch_worker.model.checks import (
 )
 from launch_worker.model.inputs import check_inputs
 from launch_worker.model.notify import check_notify
+from launch_worker.model.outputs import check_outputs
 
 #: Places where an option may be said: a line of a file of runs, `api.submit`, `launch-submit`, a queue's defaults.
 LINE, PYTHON, COMMAND_LINE, DEFAULT = "line", "Python", "command line", "default"
@@ -172,6 +173,15 @@ CODE = (
         "DIR",
         owner=ITEM,
         places=AT_SUBMIT,
+    ),
+    Option(
+        "outputs",
+        read.texts,
+        "Files of LAUNCH_OUTPUT_DIR to keep (usual: all).",
+        "PATTERN",
+        check=check_outputs,
+        words=("--output",),
+        aliases=("output",),
     ),
     Option(
         "inputs",

@@ -100,6 +100,8 @@ class RunSpec:
     max_preemptions: int = 5
     #: Channels that are told of its end or of other states: CHANNEL or CHANNEL:STATES.
     notify: tuple[str, ...] = ()
+    #: Patterns of the files in LAUNCH_OUTPUT_DIR that are kept; none for all.
+    outputs: tuple[str, ...] = ()
     #: Outputs of other runs that the job finds below LAUNCH_INPUT_DIR: RUN:PATH or RUN:PATH:DEST.
     inputs: tuple[str, ...] = ()
 

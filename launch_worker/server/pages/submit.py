@@ -39,7 +39,7 @@ SECOND = ("priority", "env", "config")
 #: Fields that no form can have: a folder of the person's machine.
 _NOT_HERE = frozenset({"upload"})
 #: Options of many short words, which stand on one line with commas.
-_ON_A_LINE = frozenset({"tags", "env_from", "after", "notify", "inputs"})
+_ON_A_LINE = frozenset({"tags", "env_from", "after", "notify", "inputs", "outputs"})
 #: Fields of the form that are no options.
 _FROM, _KEPT, _ONCE = "from", "keep_env", "form"
 _OPTIONS = {

@@ -335,6 +335,7 @@ FULL = {
     "checkpoint_every_s": 600.0,
     "max_preemptions": 1,
     "notify": ("ops", "ml:failed+crashed"),
+    "outputs": ("*.pt", "!tmp/"),
     "inputs": ("1m83cyvtfq1tc69:best/model.pt", "1m83cyvtfq1tc69:.:all"),
 }
 

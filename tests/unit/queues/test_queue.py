@@ -61,6 +61,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "requirements": "auto",
         "python": "3.12",
         "notify": "ops,ml:failed+crashed",
+        "outputs": ["*.pt", "!tmp/"],
     }
     config = QueueConfig(defaults=given)
     assert config.defaults == {
@@ -91,6 +92,7 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "requirements": "auto",
         "python": "3.12",
         "notify": ("ops", "ml:failed+crashed"),
+        "outputs": ("*.pt", "!tmp/"),
     }
     assert set(given) | {"image", "container"} == {option.name for option in OPTIONS if DEFAULT in option.places}
 

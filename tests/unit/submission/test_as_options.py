@@ -55,6 +55,7 @@ SAID: dict[str, Any] = {
     "preempt_exit_code": 7,
     "checkpoint_every": "10m",
     "notify": ["ops", "ml:failed"],
+    "outputs": ["*.pt", "!tmp/"],
     "inputs": ["1m83cyvtfq1tc69:model.pt", "1m83cyvtfq1tc69:.:all"],
     "at": "2030-01-31T14:30:00.000001Z",
     "delay": "90s",

@@ -39,6 +39,7 @@ SAID: dict[str, dict[str, Any]] = {
         "preempt_exit_code": 99,
         "checkpoint_every": 600,
         "notify": ["ops:failed+crashed", "ml"],
+        "outputs": ["*.pt", "!it's/"],
         "inputs": ["1m83cyvtfq1tc69:it's.pt"],
         "expires": 86400,
     },

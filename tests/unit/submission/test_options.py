@@ -118,6 +118,7 @@ def test_every_option_reaches_its_argument_of_a_run() -> None:
             "preempt_exit_code": 7,
             "checkpoint_every": "10m",
             "notify": "ops",
+            "output": ["*.pt", "!tmp/"],
             "input": "1m83cyvtfq1tc69:model.pt",
             "entrypoint": "sh",
             "mount": ["data:/v"],
@@ -158,6 +159,7 @@ def test_every_option_reaches_its_argument_of_a_run() -> None:
         "preempt_exit_code": 7,
         "checkpoint_every_s": 600.0,
         "notify": ("ops",),
+        "outputs": ("*.pt", "!tmp/"),
         "inputs": ("1m83cyvtfq1tc69:model.pt",),
         "container": {"user": "u", "entrypoint": "sh", "mounts": ["data:/v"], "init": False, "read_only": False},
     }
