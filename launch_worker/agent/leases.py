@@ -17,9 +17,7 @@ def lease_of(record: Record, spec: RunSpec, *, renewed_at: float, lease_s: float
 
     A run with retries left is given to another worker once its lease ran out, so its job must be gone by then.
     """
-    is_retried = has_retries_left(
-        spec, attempt=record.attempt, first_attempt=record.first_attempt, after=RunState.CRASHED
-    )
+    is_retried = has_retries_left(record, spec, after=RunState.CRASHED)
     # A run that called itself preempted is given to another worker too.
     if not (is_retried or record.yields):
         return None

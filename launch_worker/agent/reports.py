@@ -87,7 +87,7 @@ class Reports:
             attempt.record = replace(attempt.record, yields=True)
         if outcome is None:
             return
-        step = self._next_step(attempt, outcome)
+        step = next_step(attempt.record, outcome, attempt.spec)
         if step.retry_delay_s is None:
             # A run that is tried again ends with its processes: the next attempt must not begin beside them.
             attempt.finished = True
@@ -102,7 +102,7 @@ class Reports:
         """Report the end of an attempt; `keep` sends files of the run before."""
         record, ended_s = attempt.record, boot_time_s()
         self._intake.note(record, outcome)
-        step = self._next_step(attempt, outcome)
+        step = next_step(attempt.record, outcome, attempt.spec)
         used = self._workplace.usage.usage(attempt)
         deliver: Repeat = partial(self._deliver, attempt, step, ended_s, used)
         if not _is_kept_by_guard(attempt, outcome):
@@ -206,17 +206,6 @@ class Reports:
         except BrokerUnavailableError:
             attempt.folder.write_report(attempt.record, step, owner=self._identity.owner, ended_s=ended_s, used=used)
             return self._outage.repeat(call)
-
-    def _next_step(self, attempt: Attempt, outcome: Outcome) -> NextStep:
-        record = attempt.record
-        return next_step(
-            outcome,
-            spec=attempt.spec,
-            attempt=record.attempt,
-            first_attempt=record.first_attempt,
-            preemptions=record.preemptions,
-            misstarts=record.misstarts,
-        )
 
 
 def _is_kept_by_guard(attempt: Attempt, outcome: Outcome) -> bool:

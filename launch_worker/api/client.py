@@ -155,6 +155,8 @@ def submit(
     retries: int | None = None,
     retry_delay: str | float | None = None,
     retry_on: Sequence[str] | None = None,
+    retry: str | Sequence[str] | None = None,
+    not_on_same_worker: bool | None = None,
     priority: str | None = None,
     image: str | None = None,
     container: Mapping[str, Any] | None = None,

@@ -18,6 +18,7 @@ from launch_worker.attempt.shipping import FOLLOW_AFTER_S
 from launch_worker.code.fetch import fetch_code, working_folder
 from launch_worker.code.patience import Patience
 from launch_worker.model.container_options import ARGS_FILE, LAUNCH_DIR, ContainerPlan
+from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.queues.filling import fill_spec, macros_of, spec_has_macros
@@ -68,6 +69,8 @@ def _fill(attempt: Attempt, config: QueueConfig, values: dict[str, Any]) -> Cont
         is_container = config.resource == "container" or bool(attempt.spec.image)
         macros["args_json_file"] = f"{LAUNCH_DIR if is_container else attempt.folder.root}/{ARGS_FILE}"
     attempt.spec = replace(fill_spec(attempt.spec, macros), values=values)
+    if isinstance(attempt.spec.memory, str):
+        attempt.spec = replace(attempt.spec, memory=parse_needs(attempt.record.needs).memory)
     return config.container_plan(attempt.spec, macros)
 
 

@@ -68,6 +68,15 @@ Event: TypeAlias = Cancel | Shutdown | HandBack | Superseded | Detach
 
 
 @dataclass(frozen=True)
+class LimitReached:
+    """A limit of the job was reached: its worker ends it."""
+
+    reason: str
+    #: Limit that it is, as `Outcome.cause` names it: `timeout` or `stall`.
+    cause: str
+
+
+@dataclass(frozen=True)
 class Limits:
     """Limits of a job, in seconds; None is no limit."""
 
@@ -111,7 +120,7 @@ def _rank(asked: object) -> int:
     """The rank of what was asked: the first stays the reason, unless something of a lower rank follows."""
     if isinstance(asked, Superseded):
         return 0
-    if isinstance(asked, (str, Cancel)):
+    if isinstance(asked, (LimitReached, Cancel)):
         return 2 if _is_preempted(asked) else 1
     return 3
 
@@ -194,7 +203,7 @@ class _Course:
     ) -> None:
         self.limits = limits
         self.words = Words()
-        self.asked: Cancel | Shutdown | Superseded | str | None = None
+        self.asked: Cancel | Shutdown | Superseded | LimitReached | None = None
         self.exited: Exited | None = None
         self.is_gone = False
         self._handle = handle
@@ -224,8 +233,8 @@ class _Course:
             return
         if self.asked is None:
             self.asked = _limit_reached(self.limits, self._begun, self._last_output_s())
-            if self.asked:
-                self._end(self.asked, self.limits.grace_s)
+            if self.asked is not None:
+                self._end(self.asked.reason, self.limits.grace_s)
 
     def take(self, event: Any) -> None:
         """Take one event. Raises AttemptDetached."""
@@ -286,17 +295,21 @@ def _until_limit(limits: Limits, begun: float, last_output: float) -> float | No
     return max(0.0, min(ends) - time.monotonic()) if ends else None
 
 
-def _limit_reached(limits: Limits, begun: float, last_output: float) -> str | None:
+def _limit_reached(limits: Limits, begun: float, last_output: float) -> LimitReached | None:
     now = time.monotonic()
     if limits.timeout_s is not None and now - begun >= limits.timeout_s:
-        return f"time limit of {format_duration(limits.timeout_s)} reached"
+        return LimitReached(f"time limit of {format_duration(limits.timeout_s)} reached", "timeout")
     if limits.stall_timeout_s is not None and now - max(begun, last_output) >= limits.stall_timeout_s:
-        return f"no output for {format_duration(limits.stall_timeout_s)}"
+        return LimitReached(f"no output for {format_duration(limits.stall_timeout_s)}", "stall")
     return None
 
 
 def outcome_of_end(
-    asked: Cancel | Shutdown | str | None, exited: Exited | None, preempt_exit_code: int, *, is_obeyed: bool = False
+    asked: Cancel | Shutdown | LimitReached | None,
+    exited: Exited | None,
+    preempt_exit_code: int,
+    *,
+    is_obeyed: bool = False,
 ) -> Outcome:
     """The outcome of a job that is gone, by what was asked of it and how its main process ended."""
     stopped = exited is not None and (is_obeyed or exited.stopped_by == "asked")
@@ -315,10 +328,9 @@ def outcome_of_end(
         return Outcome(RunState.CRASHED, reason=reason, exit_code=own.exit_code, signal=signal)
     if not stopped or asked is None:
         return own
-    if isinstance(asked, str):
-        return Outcome(
-            RunState.FAILED, reason=asked, phase="run", message=asked, exit_code=own.exit_code, signal=signal
-        )
+    if isinstance(asked, LimitReached):
+        failed = Outcome(RunState.FAILED, reason=asked.reason, phase="run", message=asked.reason, cause=asked.cause)
+        return replace(failed, exit_code=own.exit_code, signal=signal)
     return replace(_killed(asked), exit_code=own.exit_code, signal=signal)
 
 

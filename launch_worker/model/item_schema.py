@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 #: Version of the format; one more for each field or value of RunSpec that older workers must not ignore.
 VERSION = 3
 #: Fields that came later, and the version by which a worker knows each. An item has the least version that it can have.
-SINCE = {"notify": 2, "inputs": 3, "outputs": 3, "requirements": 3, "python": 3, "checkpoint_every_s": 3}
+SINCE = {
+    "notify": 2, "inputs": 3, "outputs": 3, "requirements": 3, "python": 3, "checkpoint_every_s": 3,
+    "retry": 3, "not_on_same_worker": 3,
+}
 
 
 def version_of(spec: RunSpec) -> int:
     """The version of the item that this spec is."""
-    return max([version for name, version in SINCE.items() if getattr(spec, name)], default=1)
+    found = [version for name, version in SINCE.items() if getattr(spec, name)]
+    # Older workers read no range.
+    return max([*found, 3 if isinstance(spec.memory, str) else 1])
 
 
 def item_schema() -> dict[str, Any]:

@@ -42,6 +42,7 @@ from launch_worker.model.checks import (
 from launch_worker.model.inputs import check_inputs
 from launch_worker.model.notify import check_notify
 from launch_worker.model.outputs import check_outputs
+from launch_worker.model.retry_rules import check_retry
 
 #: Places where an option may be said: a line of a file of runs, `api.submit`, `launch-submit`, a queue's defaults.
 LINE, PYTHON, COMMAND_LINE, DEFAULT = "line", "Python", "command line", "default"
@@ -231,7 +232,7 @@ CONTAINERS = (
 )
 NEEDS = (
     Option("gpus", read.whole, "Whole GPUs, for it alone.", "N", check=Whole("gpus", 0, MAX_GPUS)),
-    Option("memory", read.size, "Memory that it needs, a container's limit: 512M, 2G.", "SIZE"),
+    Option("memory", read.sizes, "Memory it needs (a container's limit): 2G, or 8G..64G.", "SIZE"),
     Option("cpus", read.number, "Cores that it needs, and a container may use.", "X"),
 )
 LIMITS = (
@@ -257,6 +258,8 @@ LIMITS = (
         check=Seconds("retry delay", may_be_0=True),
     ),
     Option("retry_on", read.words, "Ends that are tried again.", "WHEN", "failed,crashed", check=check_retry_on),
+    Option("retry", read.rules, "Only these ends: oom=3,137=2,start=5:30s..10m.", "RULES", check=check_retry),
+    Option("not_on_same_worker", read.truth, "Try again on another worker, while there is one."),
     Option(
         "max_preemptions",
         read.whole,

@@ -28,6 +28,8 @@ class Outcome:
     exit_code: int | None = None
     #: Name of the signal that ended the job's main process, as `SIGKILL`.
     signal: str = ""
+    #: Cause of a failure that neither exit code nor signal tells: `oom`, `timeout`, `stall`; '' for none.
+    cause: str = ""
     #: Whether the worker ended the job because it stops itself: the run is handed back if it has retries left.
     by_shutdown: bool = False
     #: Whether the job said that it was preempted, or a preemption was asked for: it runs again.
@@ -87,6 +89,14 @@ def signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
+def signal_number(name: str) -> int:
+    """The number of a signal, by its name as `signal_name` gives it; 0 for none of this name."""
+    number = getattr(signals, name, None)
+    if isinstance(number, signals.Signals):
+        return int(number)
+    return int(name[3:]) if name.startswith("SIG") and name[3:].isdecimal() and len(name) <= 5 else 0
+
+
 def shell_exit_code(state: RunState, exit_code: int | None, signal: str) -> int:
     """The exit code of `--wait`: the job's own, 128+n for signal n, 143 Killed, 70 Crashed.
 
@@ -99,5 +109,5 @@ def shell_exit_code(state: RunState, exit_code: int | None, signal: str) -> int:
     if state is RunState.CRASHED:
         return 70
     if signal:
-        return 128 + getattr(signals, signal, 0)
+        return 128 + signal_number(signal)
     return exit_code or 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from launch_worker.errors import InputError
 from launch_worker.ids import check_run_id, check_unique
+from launch_worker.model.needs import memory_range
 from launch_worker.model.units import parse_duration, parse_size, parse_time
 
 Reader = Callable[[str, Any], Any]
@@ -66,11 +67,20 @@ def duration(name: str, value: Any) -> float:
         raise InputError(f"{_spoken(name)} is too large a number") from None
 
 
-def size(name: str, value: Any) -> int:
-    """The bytes of a size."""
+def sizes(name: str, value: Any) -> int | str:
+    """The bytes of a size; a range of two sizes, `8G..64G`, as it is written."""
     if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise _wrong(name, value, "a size: bytes, or a text such as 512M")
+        raise _wrong(name, value, "a size: bytes, or a text such as 512M or 8G..64G")
+    if isinstance(value, str) and ".." in value:
+        memory_range(value)
+        return value
     return parse_size(value, what=_spoken(name))
+
+
+def rules(name: str, value: Any) -> tuple[str, ...]:
+    """Rules of what is tried again: a list, or a text with commas between them."""
+    found = value.split(",") if isinstance(value, str) else _listed(name, value)
+    return tuple(rule.strip() for rule in found if rule.strip())
 
 
 def time(name: str, value: Any) -> int:

@@ -14,6 +14,7 @@ from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PRIORITIES, PROJECT, QUEUE, group_key, shown_group
+from launch_worker.model.needs import parse_needs
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number, isoformat, micros_of
 from launch_worker.model.usage import Usage
@@ -160,6 +161,10 @@ class Record:
     preemptions: int = 0
     #: Number of starts that failed through a worker so far.
     misstarts: int = 0
+    #: How often each rule of `--retry` was used so far (`model/retry_rules.py`).
+    retried: str = ""
+    #: Name of the worker that does not get the next attempt while another one may; '' for none.
+    avoid: str = ""
     #: Whether the requested stop is a preemption: the run goes on in another attempt.
     preempting: bool = False
     #: Whether the latest attempt's job said that its machine is being taken away.
@@ -238,7 +243,12 @@ class Record:
             usage=_text(_map(shown.get("usage"))),
             files=_text(files),
             checkpoint=_text(_checkpoint(_map(shown.get("checkpoint")))),
-            needs=needs_of(*(_amount(spec.get(name)) for name in ("gpus", "cpus", "memory"))),
+            needs=needs_of(
+                *(
+                    _amount(amount)
+                    for amount in (spec.get("gpus"), spec.get("cpus"), shown.get("memory", spec.get("memory")))
+                )
+            ),
             priority=PRIORITIES.get(str(spec.get("priority")), PRIORITIES["medium"]),
             array=group_key(group) if group.startswith("a") else "",
             bulk="" if group.startswith("a") or group == shown.get("sweep") else group,
@@ -356,6 +366,7 @@ class Record:
             "held": self.is_held,
             "pid": self.pid,
             "gpus": list(self.gpus),
+            "memory": parse_needs(self.needs).memory or None,
             "sweep": self.sweep or None,
             "group": self.group or None,
             "preemptions": self.preemptions,
@@ -539,6 +550,17 @@ _TIMES_SHOWN = ("created_at", "started_at", "ended_at", "due_at", "scheduled_at"
 _RESTORED = (
     *("id", "name", "project", "queue", "priority", "tags", "state", "attempt", "first_attempt", "token", "worker"),
     *("host", "created_at", "spec", "commit", "needs", "concurrency_key", "limit_key", "array", "array_limit"),
-    *("sweep", "user", "allowances", "version", "preemptions", "misstarts", "gpus", "started_at", "start_at"),
+    *(
+        "sweep",
+        "user",
+        "allowances",
+        "version",
+        "preemptions",
+        "misstarts",
+        "retried",
+        "gpus",
+        "started_at",
+        "start_at",
+    ),
     *("scheduled_at", "checkpoint", "fresh_from"),
 )

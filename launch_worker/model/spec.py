@@ -15,6 +15,7 @@ from launch_worker.errors import InputError
 from launch_worker.model.checks import ENV_NAME, NAME, RETRYABLE, encodes
 from launch_worker.model.inputs import waits_of
 from launch_worker.model.macros import has_macros
+from launch_worker.model.needs import memory_range
 from launch_worker.model.options import CHECKS
 from launch_worker.untrusted.text import read_json
 
@@ -67,12 +68,17 @@ class RunSpec:
     retries: int = 0
     retry_delay_s: float = 0.0
     retry_on: tuple[str, ...] = RETRYABLE
+    #: Rules of what is tried again, CONDITION=COUNT[:DELAY[..DELAY]] each (`model/retry_rules.py`).
+    retry: tuple[str, ...] = ()
+    #: Whether an attempt after a failed one goes to another worker than that one's, while there is one.
+    not_on_same_worker: bool = False
     #: Container image: the run is a container, and `command` are the arguments of its entry point.
     image: str = ""
     #: Further settings of the container, as `launch_worker.model.container_options` names them.
     container: dict[str, Any] = field(default_factory=dict)
-    #: Needs of the run: bytes, cores, whole devices.
-    memory: int | None = None
+    #: Needs of the run: bytes (or a range, `8G..64G`, of which each attempt that had too little takes twice as much),
+    #: cores, whole devices.
+    memory: int | str | None = None
     cpus: float | None = None
     gpus: int = 0
     #: Values of its queue's template variables and macros (`--set`).
@@ -128,6 +134,8 @@ class RunSpec:
             _check_environment(self)
         if self.cwd is not None:
             _check_cwd(self.cwd, in_code=bool(self.uri or self.upload))
+        if self.retry and self.retry_on != RETRYABLE:
+            raise InputError("retry names the ends that are tried again itself; leave out retry-on")
         if self.image or self.container or self.memory is not None or self.cpus is not None:
             _check_container(self)
 
@@ -144,7 +152,7 @@ class RunSpec:
     @property
     def needs(self) -> str:
         """The needs as the store compares them: GPUS:MILLICORES:BYTES; '' for nothing."""
-        return needs_of(self.gpus, self.cpus, self.memory)
+        return needs_of(self.gpus, self.cpus, memory_range(self.memory)[0])
 
     def to_json(self) -> str:
         """The canonical text that the record keeps; `parse_spec` reads it back."""
@@ -257,6 +265,12 @@ def _whole(where: str, value: Any) -> int:
     return value
 
 
+def _whole_or_text(where: str, value: Any) -> int | str:
+    if not isinstance(value, str) and type(value) is not int:
+        raise _damaged(where, "must be a whole number or a text")
+    return value
+
+
 def _number(where: str, value: Any) -> float:
     if type(value) not in (int, float):
         raise _damaged(where, "must be a number")
@@ -270,6 +284,7 @@ _TYPES: dict[str, Callable[[str, Any], Any]] = {
     "str": _text,
     "bool": _whether,
     "int": _whole,
+    "int | str": _whole_or_text,
     "float": _number,
     "tuple[str, ...]": _texts,
     "dict[str, str]": _text_map,
@@ -319,7 +334,8 @@ def _check_container(spec: RunSpec) -> None:
         )
     check_submitted(spec.container)
     if spec.memory is not None:
-        check_memory("memory", spec.memory)
+        for size in memory_range(spec.memory):
+            check_memory("memory", size)
     if spec.cpus is not None:
         check_cpus("cpus", spec.cpus)
 

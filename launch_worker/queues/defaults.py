@@ -16,6 +16,8 @@ from launch_worker.untrusted.text import read_json
 #: Options that may have a default, by name, and by the field of a RunSpec that they are.
 _BY_NAME = {option.name: option for option in options.OPTIONS if options.DEFAULT in option.places}
 _BY_FIELD = {option.field: option for option in _BY_NAME.values()}
+#: Fields of a retry policy: `retry` takes the place of the others.
+_POLICY = frozenset({"retry", "retries", "retry_on"})
 #: Options whose default is typed as JSON, and what JSON that is.
 _AS_JSON: dict[Reader, str] = {
     readers.whole: "a number",
@@ -107,6 +109,7 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
     has_code = bool(merged.get("uri") or merged.get("upload"))
     is_required = next((layer["cwd_required"] for layer in layers if "cwd_required" in layer), False)
     for layer in layers:
+        policy = merged.keys() & _POLICY
         for name, value in layer.items():
             if name == "cwd_required":
                 continue
@@ -114,6 +117,9 @@ def merge(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any
                 if not has_code and "cwd" not in merged:
                     merged |= {"cwd": value, "cwd_required": True}
             elif name == "requirements" and not has_code:
+                continue
+            elif policy and name in _POLICY and (name == "retry") != ("retry" in policy):
+                # What a run says of its retries is not mixed with another policy.
                 continue
             elif name == "notify":
                 # What an admin wants to be told is not up to the submitter.

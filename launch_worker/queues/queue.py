@@ -12,6 +12,7 @@ from launch_worker.errors import InputError
 from launch_worker.model.checks import ENV_NAME
 from launch_worker.model.container_options import ContainerPlan, check_queue, plan
 from launch_worker.model.macros import SYSTEM_MACROS, as_text, check_value_names, fill, has_macros
+from launch_worker.model.needs import memory_range
 from launch_worker.model.requirements import NONE
 from launch_worker.model.spec import RunSpec, environment_of_container
 from launch_worker.queues.defaults import changed, check_defaults, merge
@@ -121,7 +122,8 @@ class QueueConfig:
             settings = _without_macros(self.container)
             if has_macros(image):
                 image, settings = _SOME_IMAGE, settings | {"allow_images": None}
-        return plan(image=image, submitted=spec.container, queue=settings, memory=spec.memory, cpus=spec.cpus)
+        memory = memory_range(spec.memory)[0]
+        return plan(image=image, submitted=spec.container, queue=settings, memory=memory, cpus=spec.cpus)
 
     def spec_of(self, given: Mapping[str, Any], *layers: Mapping[str, Any]) -> RunSpec:
         """A run from what its submitter says, this queue's defaults, then those of `layers`. Raises InputError.
@@ -165,7 +167,8 @@ class QueueConfig:
             elif self.resource != "process":
                 spec = self.spec_of({**plainest, "image": _SOME_IMAGE}, *layers)
                 settings = _without_macros(self.container) | {"allow_images": None}
-                plan(image=spec.image, submitted=spec.container, queue=settings, memory=spec.memory, cpus=spec.cpus)
+                memory = memory_range(spec.memory)[0]
+                plan(image=spec.image, submitted=spec.container, queue=settings, memory=memory, cpus=spec.cpus)
         except InputError as error:
             raise InputError(f"the queue's own rules refuse its defaults: {error}") from None
 

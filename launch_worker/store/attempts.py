@@ -209,7 +209,8 @@ class Attempts(Server):
         labels = (outcome.state.value, outcome.reason, outcome.phase, outcome.message[:8000], exit_code, outcome.signal)
         shown = free.to_json() if free is not None else ""
         ago_us = "" if ended_ago_s is None else max(0, as_us(ended_ago_s))
-        last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us, *used)
+        changes = (step.retried, step.avoid, step.needs)
+        last = (retry_us, step.retry_reason, step.counts_as, shown, "" if pid is None else pid, ago_us, *used, *changes)
         answer = cast(FinishWord, text(self._call("finish", *who, *labels, *last)))
         if answer == "unknown":
             self.restore(record, owner=owner)
@@ -284,7 +285,7 @@ class Attempts(Server):
 def _crash(run_id: str, token: int, step: NextStep) -> list[str | int]:
     """The arguments of `crash`."""
     retry_us = -1 if step.retry_delay_s is None else as_us(step.retry_delay_s)
-    return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, step.counts_as]
+    return [run_id, token, step.outcome.reason, retry_us, step.retry_reason, step.counts_as, step.retried, step.avoid]
 
 
 def _claimed(reply: Sequence[Any]) -> tuple[Record | None, str]:

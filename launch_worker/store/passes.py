@@ -16,7 +16,7 @@ from launch_worker.store.server import Server
 #: Calls of `publish_lost` in one pass; each looks at 500 workers.
 _LOOKS_FOR_LOST = 100
 #: Fields that are read of a stale run: those that decide what comes next.
-_OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions")
+_OF_STALE = ("state", "token", "attempt", "first_attempt", "worker", "spec", "yields", "preemptions", "retried")
 #: Bytes of an ended run in Redis, about, without its output.
 RECORD_BYTES = 2048
 #: Gaps of passes that have none.

@@ -105,11 +105,11 @@ def option_text(option: Option, value: Any) -> str:
         return value
     if option.reader is readers.duration:
         return _exactly(float(value), _DURATIONS)
-    if option.reader is readers.size:
+    if option.reader is readers.sizes:
         return _exactly(value, _SIZES)
     if option.reader is readers.time:
         return datetime.fromtimestamp(float(value), UTC).isoformat().replace("+00:00", "Z")
-    if option.reader is readers.words:
+    if option.reader in (readers.words, readers.rules):
         return ",".join(value)
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 

@@ -83,6 +83,8 @@ def _item(found: Mapping[str, Any], *, folder: str, where: str) -> Item:
         raise InputError("id and unique both say once only; leave out one of them")
     if "delay" in found and "at" in found:
         raise InputError("a run starts at a time or after a delay, not both; leave out one of at and delay")
+    if "retry" in found and found.get("retries") == 0:
+        raise InputError("retries is 0, and retry says what is tried again; leave out one of them")
     read: dict[str, dict[str, Any]] = {SPEC: {}, CONTAINER: {}, ITEM: {}}
     for name, value in found.items():
         option = _OPTIONS[name]

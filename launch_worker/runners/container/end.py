@@ -128,9 +128,10 @@ class End:
         end = self._life.end
         if end is None:
             return replace(outcome, message=outcome.reason)
-        text = outcome.reason
+        text, cause = outcome.reason, outcome.cause
         if end.is_out_of_memory:
             text = f"{outcome.reason}: out of memory (the container engine says so)"
+            cause = cause or "oom"
         elif outcome.exit_code in (1, 126, 127) and end.has_init and (said := self._init_failed()):
             what = "is not executable" if b"ermission denied" in said else "was not found"
             text = f"command {end.program!r} {what} in image {end.image}"
@@ -139,7 +140,7 @@ class End:
             text = f"{outcome.reason}: {_EXIT_CODES[outcome.exit_code]}"
         if end.error:
             text += f" ({end.error})"
-        return replace(outcome, reason=text, message=text)
+        return replace(outcome, reason=text, message=text, cause=cause)
 
     def _init_failed(self) -> bytes:
         """The words of an init process that could not run its command; b'' when it could."""

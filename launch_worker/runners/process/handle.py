@@ -174,7 +174,9 @@ class JobHandle:
         if not (counted if said is None else said):
             return outcome
         text = f"{outcome.reason}: out of memory (the kernel's OOM killer ended it)"
-        return replace(outcome, reason=text, message=outcome.message.replace(outcome.reason, text))
+        return replace(
+            outcome, reason=text, message=outcome.message.replace(outcome.reason, text), cause=outcome.cause or "oom"
+        )
 
     def close_pipe(self) -> None:
         pipe, self.pipe = self.pipe, None

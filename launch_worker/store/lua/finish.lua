@@ -4,12 +4,12 @@
 --   (free capacity of the worker now; '' for none), pid (of the main process; '' when `started` has noted it),
 --   ended_ago_us (time since the end by the worker's clock; '' for now). An end is never noted as before its start.
 --   usage (JSON of what the attempt used; '' where that is not known), samples (the same with samples over time; '' for
---   none)
+--   none), retried, avoid, needs (new values of these fields of the record where it is tried again; '' to leave them)
 -- Refuses a superseded attempt (counted), and an owner whose job another worker took over ('' speaks for any owner). A
 -- repeated report of the same attempt changes nothing.
 -- Returns 'done' | 'superseded' | 'unknown' (Redis has lost the record).
 local id, token, attempt, owner, worker, state, reason, phase, message, exit_code, signal, retry_us, retry_reason,
-  counts_as, capacity, pid, ended_ago_us, usage, samples = unpack(ARGV)
+  counts_as, capacity, pid, ended_ago_us, usage, samples, retried, avoid, needs = unpack(ARGV)
 retry_us, capacity, ended_ago_us = tonumber(retry_us), capacity_of(capacity), tonumber(ended_ago_us)
 local run = get(id, 'state', 'token', 'closed', 'attempt', 'worker', 'cancel_at', 'owner', 'preempting',
   -- Fields that are needed later, read by the same command.
@@ -56,7 +56,7 @@ local ended_at = now - math.max(0, ended_ago_us or 0)
 ended_at = math.min(now, math.max(ended_at, tonumber(get(id, 'started_at')[1] or '') or now))
 arrow(id, run[1], state, now, run[4], run[5], reason,
   {ended_at = ended_at, exit_code = exit_code, signal = signal, phase = phase, message = message, usage = usage})
-go_on(id, state, now, run[4], run[5], retry_us, retry_reason, counts_as)
+go_on(id, state, now, run[4], run[5], retry_us, retry_reason, counts_as, {retried = retried, avoid = avoid, needs = needs})
 -- An error with other runs is no error of this report.
 if capacity then pcall(offer, capacity, now) end
 return 'done'

@@ -65,7 +65,10 @@ end
 -- Gives a worker the runs that older workers could not read and left (claim), as far as it has room for them.
 local function offer_newer(capacity)
   local free = {slots = capacity.slots, gpus = capacity.gpus, cpus = capacity.cpus, memory = capacity.memory}
-  for version = 2, tonumber(capacity.version) or 1 do
+  local newest, keys = tonumber(capacity.version) or 1, {}
+  for version = 2, newest do keys[#keys + 1] = 'launch:parked:version:' .. version end
+  if not keys[1] or redis.call('EXISTS', unpack(keys)) == 0 then return end
+  for version = 2, newest do
     local group = 'version:' .. version
     if redis.call('EXISTS', 'launch:parked:' .. group) == 1 then
       if all_read(version) then wake(group, now, 200) end

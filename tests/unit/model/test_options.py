@@ -17,7 +17,7 @@ OF_THE_SYSTEM = {"author", "upload", "array", "array_index", "array_limit", "swe
 #: Fields that are checked together with others.
 CHECKED_TOGETHER = {
     *("command", "env", "env_from", "cwd", "cwd_required", "uri", "upload", "image", "container", "memory", "cpus"),
-    "requirements_files",
+    *("requirements_files", "not_on_same_worker"),
 }
 
 

@@ -312,7 +312,8 @@ FULL = {
     "grace_s": 0.0,
     "retries": 3,
     "retry_delay_s": 4.0,
-    "retry_on": ("crashed",),
+    "retry": ("oom=3:30s..10m", "SIGKILL=1"),
+    "not_on_same_worker": True,
     "image": "registry.local:5000/team/train:1",
     "container": {"mounts": ["data:/data:ro"], "network": "none"},
     "memory": 64 << 20,
@@ -342,12 +343,12 @@ FULL = {
 
 def test_a_full_spec_survives_the_record() -> None:
     spec = RunSpec(**FULL)  # type: ignore[arg-type]
-    # With an upload there is no uri, and a container gets no environment.
+    # With an upload there is no uri, a container gets no environment, and beside `retry` there is no `retry_on`.
     files = {"a/r.txt": "numpy\n"}
     environment: dict[str, Any] = {"requirements": "a/r.txt", "requirements_files": files, "python": "3.12"}
-    assert {*FULL, *environment, "upload"} == set(RunSpec.__dataclass_fields__), "every field is tried here"
+    assert {*FULL, *environment, "upload", "retry_on"} == set(RunSpec.__dataclass_fields__), "every field is tried here"
     assert parse_spec(spec.to_json()) == spec
-    uploaded = replace(spec, uri="", upload="a" * 64)
+    uploaded = replace(spec, uri="", upload="a" * 64, retry=(), retry_on=("crashed",), memory="8G..64G")
     assert parse_spec(uploaded.to_json()) == uploaded
     process = replace(spec, uri="", image="", container={}, **environment)
     assert parse_spec(process.to_json()) == process

@@ -94,7 +94,11 @@ def test_defaults_are_options_as_a_person_writes_them() -> None:
         "notify": ("ops", "ml:failed+crashed"),
         "outputs": ("*.pt", "!tmp/"),
     }
-    assert set(given) | {"image", "container"} == {option.name for option in OPTIONS if DEFAULT in option.places}
+    own = QueueConfig(defaults={"retry": "oom=3, sigkill=1:30s..10m", "not_on_same_worker": True, "memory": "8G..64G"})
+    assert own.defaults == {"retry": ("oom=3", "sigkill=1:30s..10m"), "not_on_same_worker": True, "memory": "8G..64G"}
+    assert {*given, *own.defaults, "image", "container"} == {
+        option.name for option in OPTIONS if DEFAULT in option.places
+    }
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ local function retry_by_person(id, now, reason, actor)
   local state, attempt = unpack(get(id, 'state', 'attempt'))
   put(id, 'first_attempt', tonumber(attempt) + 1)
   drop(id, 'cancel_at', 'cancel_grace_us', 'cancel_reason', 'exit_code', 'signal', 'phase',
-    'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'preempting', 'not_before', 'log_missing',
-    'log_missing_lines')
+    'message', 'pid', 'started_at', 'late_exit', 'preemptions', 'misstarts', 'retried', 'avoid', 'preempting', 'not_before',
+    'log_missing', 'log_missing_lines')
   again(id, state, now, attempt, '', reason, 0, actor)
 end
 
@@ -57,14 +57,17 @@ end
 
 -- Does what follows an attempt's end in the state `from`: Pending again after retry_us, or the end for good when
 -- retry_us is below 0. `counts_as`: '0' a retry, '1' a preemption, '2' nothing, '3' a start that failed through the
--- worker.
-local function go_on(id, from, now, attempt, worker, retry_us, retry_reason, counts_as)
+-- worker. `changes`: new values of fields of the record (retried, avoid, needs), '' for those that stay.
+local function go_on(id, from, now, attempt, worker, retry_us, retry_reason, counts_as, changes)
   if retry_us < 0 then return over(id, now) end
   if counts_as == '1' then put(id, 'preemptions', (tonumber(get(id, 'preemptions')[1] or '') or 0) + 1) end
   if counts_as == '3' then put(id, 'misstarts', (tonumber(get(id, 'misstarts')[1] or '') or 0) + 1) end
   -- Counted in another way, or not at all: the attempt does not count as a retry.
   if counts_as ~= '0' then
     put(id, 'first_attempt', (tonumber(get(id, 'first_attempt')[1]) or 1) + 1)
+  end
+  for field, value in pairs(changes) do
+    if value ~= '' then put(id, field, value) end
   end
   forget_request(id)
   again(id, from, now, attempt, worker, retry_reason, retry_us)
