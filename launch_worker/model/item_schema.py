@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 VERSION = 3
 #: Fields that came later, and the version by which a worker knows each. An item has the least version that it can have.
 SINCE = {
-    "notify": 2, "inputs": 3, "outputs": 3, "requirements": 3, "python": 3, "checkpoint_every_s": 3,
-    "retry": 3, "not_on_same_worker": 3,
+    "notify": 2,
+    "inputs": 3,
+    "outputs": 3,
+    "requirements": 3,
+    "python": 3,
+    "checkpoint_every_s": 3,
+    "retry": 3,
+    "not_on_same_worker": 3,
 }
 
 
