@@ -98,7 +98,7 @@ class End:
         """Why the engine's exit code is not the job's; '' when it is."""
         if state.exit_code == _UNKNOWN and not self._life.why_stopped():
             with contextlib.suppress(LaunchError):
-                if not self._runner.engine.remembers_end(self._life.container):
+                if not self._runner.engine.remembers(self._life.container, "die", "died"):
                     return _LOST_CODE
         return self._was_removed(state)
 
@@ -112,7 +112,7 @@ class End:
                     now = self._life.look()
                     if now.status in ("removing", "dead"):
                         return _REMOVED
-                    if now.is_out_of_memory:
+                    if self._is_out_of_memory(now):
                         # An engine may learn it a moment after the end.
                         self._life.note_end(now)
                         return ""
@@ -129,7 +129,7 @@ class End:
         if end is None:
             return replace(outcome, message=outcome.reason)
         text, cause = outcome.reason, outcome.cause
-        if end.is_out_of_memory:
+        if self._is_out_of_memory(end):
             text = f"{outcome.reason}: out of memory (the container engine says so)"
             cause = cause or "oom"
         elif outcome.exit_code in (1, 126, 127) and end.has_init and (said := self._init_failed()):
@@ -141,6 +141,17 @@ class End:
         if end.error:
             text += f" ({end.error})"
         return replace(outcome, reason=text, message=text, cause=cause)
+
+    def _is_out_of_memory(self, state: ContainerState) -> bool:
+        """Whether a process of the container was killed for memory, be it the main one or another.
+
+        Where the engine hears of it after the end, only its events tell it.
+        """
+        if state.is_out_of_memory or not state.has_memory_limit:
+            return state.is_out_of_memory
+        with contextlib.suppress(LaunchError):
+            return self._runner.engine.remembers(self._life.container, "oom")
+        return False
 
     def _init_failed(self) -> bytes:
         """The words of an init process that could not run its command; b'' when it could."""

@@ -176,16 +176,16 @@ class Engine:
                 if response.status_code >= 400:
                     raise StartError(REFUSED + str(read_map(response.content).get("message", response.text)))
 
-    def remembers_end(self, container: str) -> bool:
-        """Whether the engine remembers the container's end; False after its restart. Raises EngineAwayError.
+    def remembers(self, container: str, *events: str) -> bool:
+        """Whether the engine remembers one of these events of the container; after its restart it remembers none.
 
-        An engine keeps its last 256 events in memory.
+        An engine keeps its last 256 events in memory. Raises EngineAwayError.
         """
         with clear_errors():
-            wanted = {"container": [container], "event": ["die", "died"]}
+            wanted = {"container": [container], "event": list(events)}
             # Until a little later, for clocks differ. Past events come at once.
-            with contextlib.closing(self.api().events(since=1, until=int(time.time()) + 1, filters=wanted)) as events:
-                return any(True for _ in events)
+            with contextlib.closing(self.api().events(since=1, until=int(time.time()) + 1, filters=wanted)) as found:
+                return any(True for _ in found)
 
     def close(self) -> None:
         for client in (self._api, self._worker):

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from launch_worker.runners.container.config import Files, Labels, NewContainer
 from launch_worker.runners.container.engine import Engine
 from launch_worker.runners.container.handle import ContainerHandle
 from launch_worker.runners.container.runner import ContainerRunner
+from launch_worker.runners.container.state import ContainerState
 from launch_worker.runners.job import Exited, Gone, Lease
 from launch_worker.runners.process.runner import ProcessRunner
 from tests.conftest import wait_until
@@ -180,9 +181,27 @@ def test_death_by_a_signal_is_named(bench: Bench, script: str, signal: str) -> N
     assert (outcome.state.value, outcome.signal, outcome.reason) == ("Failed", signal, f"ended by {signal}")
 
 
-def test_a_job_that_eats_more_than_its_memory_is_out_of_memory_by_the_engines_word(bench: Bench) -> None:
-    outcome = explained(bench.start("tail", "-c", "90000000", "/dev/zero", memory=32 << 20))
-    assert outcome.reason == "ended by SIGKILL: out of memory (the container engine says so)"
+EATS = "tail -c 90000000 /dev/zero"
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(
+    ("script", "end"),
+    [(f"exec {EATS}", "ended by SIGKILL"), (f"{EATS}; exit 3", "exit code 3"), (f"sh -c '{EATS}'", "ended by SIGKILL")],
+)
+def test_a_job_that_eats_more_than_its_memory_is_out_of_memory_by_the_engines_word(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, script: str, end: str, is_late: bool
+) -> None:
+    """Also when the kernel killed a child of it, and when the engine heard of it after the end: its events tell it."""
+    if is_late:
+        of = ContainerState.of
+        monkeypatch.setattr(ContainerState, "of", lambda found: replace(of(found), is_out_of_memory=False))
+    outcome = explained(bench.shell(script, memory=32 << 20))
+    assert (outcome.reason, outcome.cause) == (f"{end}: out of memory (the container engine says so)", "oom")
+
+
+def test_a_job_that_fails_within_its_memory_is_not_out_of_it(bench: Bench) -> None:
+    assert explained(bench.shell("exit 3", memory=32 << 20)).reason == "exit code 3"
 
 
 @pytest.mark.parametrize("init", [True, False])
