@@ -156,6 +156,14 @@ class HttpConnection:
         if rest:
             yield rest
 
+    def pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        """The bytes of an answer of any size, to be taken while the answer is open."""
+        inflate = _inflater(response)
+        while data := response.read(_PIECE_BYTES):
+            yield inflate(data)
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+
     def _send(
         self, method: str, target: str, body: Body, headers: dict[str, str], timeout_s: float, is_repeatable: bool
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:

@@ -23,6 +23,7 @@ from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Gap, Log, Piece
 from launch_worker.model.many import Done, ManyAct
 from launch_worker.model.run import Record, Transition
+from launch_worker.model.run_files import KeptFile, RunFiles
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
 from launch_worker.model.totals import By, Total
@@ -117,8 +118,14 @@ class HttpTransport(HttpSubmitter):
         said: list[str] = self.server.ask("GET", self._run(record.id, "/advice"))
         return said
 
-    def read_file(self, run_id: str, name: str) -> bytes | None:
-        return self.server.read(self._run(run_id, f"/files/{part_of_path(name)}"))
+    def files(self, run_id: str, attempt: int | None) -> RunFiles:
+        return RunFiles.from_json(self.server.ask("GET", self._run(run_id, "/outputs"), query={"attempt": attempt}))
+
+    def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
+        path = self._run(run_id, "/files/" + "/".join(map(part_of_path, file.path.split("/"))))
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with self.server.answer("GET", path, query={"attempt": file.attempt}, headers=headers) as response:
+            yield from self.server.pieces(response)
 
     def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
         check_part(part)

@@ -213,9 +213,6 @@ class RedisRuns(RedisActs):
         except (ArchiveError, SettingsError):
             return []
 
-    def read_file(self, run_id: str, name: str) -> bytes | None:
-        return self.store.read_file(run_id, name)
-
     def listing(self, wanted: Filter, order: Order, *, per_page: int) -> Listing:
         catch_up(self.store, self.settings)
         return Listing(self, wanted, order, per_page=per_page)

@@ -8,10 +8,10 @@ from typing import Any
 
 from launch_worker.api import doctor
 from launch_worker.api.overview import overview
+from launch_worker.api.redis_files import RedisFiles
 from launch_worker.api.redis_groups import RedisGroups
 from launch_worker.api.redis_names import RedisNames
 from launch_worker.api.redis_queues import RedisQueues
-from launch_worker.api.redis_runs import RedisRuns
 from launch_worker.api.redis_sweeps import RedisSweeps
 from launch_worker.database import open_database
 from launch_worker.errors import InputError, LaunchError, NotFoundError
@@ -22,7 +22,7 @@ from launch_worker.model.totals import By, Total
 from launch_worker.model.worker import WorkerOrder
 
 
-class RedisTransport(RedisRuns, RedisNames, RedisGroups, RedisQueues, RedisSweeps):
+class RedisTransport(RedisFiles, RedisNames, RedisGroups, RedisQueues, RedisSweeps):
     """The transport through Redis, and through the archive's database where there is one. `Transport` documents it."""
 
     def queue_names(self) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from launch_worker.api.connection import Connection
 from launch_worker.api.patience import AWAY, Patience
@@ -16,11 +16,14 @@ from launch_worker.errors import InputError
 from launch_worker.model.log_pieces import Log, Piece
 from launch_worker.model.outcome import shell_exit_code
 from launch_worker.model.run import Record, Transition
-from launch_worker.model.saved_files import SavedFile, saved_files
+from launch_worker.model.run_files import KeptFile, LeftOut, RunFiles
 from launch_worker.model.states import RunState
 from launch_worker.model.units import format_duration, isoformat
 from launch_worker.model.usage import Measured, Usage
 from launch_worker.store.answers import CancelWord
+
+if TYPE_CHECKING:
+    from launch_worker.api.downloads import Fetched
 
 
 class Run:
@@ -188,18 +191,17 @@ class Run:
         self._record, measured = self._api.transport.measured(self.id, attempt, timeout_s=timeout_s)
         return measured
 
-    def files(self) -> list[RunFile]:
-        """The files that are kept with it, by name."""
-        return [RunFile(self._api, self.id, file) for file in saved_files(self.refresh())]
+    def files(self, *, attempt: int | None = None) -> Files:
+        """The files that are kept with it, by path: outputs of an attempt, and files that were saved with the record.
 
-    def file(self, name: str) -> RunFile:
-        """The file of this name. Raises InputError when there is none."""
-        files = self.files()
-        for file in files:
-            if file.name == name:
-                return file
-        known = ", ".join(file.name for file in files) or "none"
-        raise InputError(f"run {self.id} has no file {name[:60]!r}; there are: {known}")
+        Without `attempt` it is the latest attempt of which outputs are kept. Raises InputError for an attempt that it
+        has not had.
+        """
+        return Files(self._api, self.id, self._api.transport.files(self.id, attempt))
+
+    def file(self, path: str, *, attempt: int | None = None) -> RunFile:
+        """The file at this path. Raises InputError when there is none."""
+        return self.files(attempt=attempt).file(path)
 
     def as_json(self, *, history: bool = False) -> dict[str, Any]:
         """The object of `runs --json`; with `history` that of `show --json`."""
@@ -333,43 +335,110 @@ class Run:
         return shell_exit_code(record.state, record.exit_code, record.signal)
 
 
-class RunFile:
-    """A file that is kept with a run: what a failed start left (`LaunchAgent.fail_run_queue_item`), or a tool saved."""
+class Files(list["RunFile"]):
+    """The files that are kept with a run, as they were listed."""
 
-    def __init__(self, api: Connection, run_id: str, file: SavedFile) -> None:
+    def __init__(self, api: Connection, run_id: str, found: RunFiles) -> None:
+        super().__init__(RunFile(api, run_id, file) for file in found.files)
         self._api = api
         self._run_id = run_id
-        self.name = file.name
+        self._found = found
+
+    @property
+    def attempt(self) -> int | None:
+        """The attempt that left the outputs; None where there are none."""
+        return self._found.attempt
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Files that the job left and that are not kept, each with `path` and `why`: the first thousand of them."""
+        return list(self._found.left_out)
+
+    @property
+    def left_out_count(self) -> int:
+        """Number of all files that are not kept."""
+        return self._found.left_out_count
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences for people: that more is on its way, or where it is."""
+        return list(self._found.notices)
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether a worker is still to send the outputs."""
+        return self._found.is_sending
+
+    def file(self, path: str) -> RunFile:
+        """The file at this path. Raises InputError when there is none."""
+        return RunFile(self._api, self._run_id, self._found.file(self._run_id, path))
+
+    def below(self, *paths: str) -> list[RunFile]:
+        """The files at these paths and in these folders. Raises InputError where there is none."""
+        return [RunFile(self._api, self._run_id, file) for file in self._found.below(self._run_id, paths)]
+
+    def download(
+        self,
+        root: str | os.PathLike[str] = ".",
+        *paths: str,
+        replace: bool = False,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> Fetched:
+        """Have them in the folder `root`, or those at some paths and in some folders; what is there is not fetched.
+
+        Another try goes on where one was ended. Returns how many they are, and how many were there. Raises InputError
+        for a file that is there with another content, unless it shall be replaced.
+        """
+        from launch_worker.api.downloads import fetch
+
+        files = self._found.below(self._run_id, paths)
+        return fetch(files, Path(root), self._read, replace=replace, on_bytes=on_bytes)
+
+    def _read(self, file: KeptFile, start: int) -> Iterator[bytes]:
+        return self._api.transport.read_file(self._run_id, file, start)
+
+
+class RunFile:
+    """A file that is kept with a run: an output of its job, or what a failed start left or a tool saved."""
+
+    def __init__(self, api: Connection, run_id: str, file: KeptFile) -> None:
+        self._api = api
+        self._run_id = run_id
+        self._file = file
+        #: Relative path with `/` between its parts.
+        self.path = self.name = file.path
         #: Size in bytes.
         self.size = file.size
-        self._file = file
+        #: Attempt that left it; None for a saved file.
+        self.attempt = file.attempt
+        #: One of output, saved.
+        self.kind = file.kind
+        #: Hash of an output's content; '' for a saved file.
+        self.sha256 = file.sha256
 
     def __repr__(self) -> str:
-        return f"<RunFile {self.name} of run {self._run_id}>"
+        return f"<RunFile {self.path} of run {self._run_id}>"
 
     @property
     def saved_at(self) -> str:
-        """ISO 8601 in UTC, by the server's clock."""
-        return isoformat(self._file.saved_at) or ""
+        """ISO 8601 in UTC: an output's last change by its worker's clock, a saved file's time by the server's."""
+        return isoformat(self._file.at) or ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `files --json`."""
+        return self._file.as_json()
 
     def read(self) -> bytes:
         """All of it. Raises InputError when it is gone."""
-        data = self._api.transport.read_file(self._run_id, self.name)
-        if data is None:
-            raise InputError(f"file {self.name!r} of run {self._run_id} is gone, with its run")
-        return data
+        return b"".join(self.pieces())
+
+    def pieces(self, start: int = 0) -> Iterator[bytes]:
+        """Yield its content from a byte on, piece by piece. Raises InputError when it is gone."""
+        return self._api.transport.read_file(self._run_id, self._file, start)
 
     def download(self, root: str | os.PathLike[str] = ".", *, replace: bool = False) -> Path:
-        """Write it into the folder `root`, which is made where it is missing. Returns its path.
+        """Have it in the folder `root`, at its path. Returns where it is. Raises as `Files.download`."""
+        from launch_worker.api.downloads import fetch
 
-        Raises InputError for one that is there already, unless it shall be replaced.
-        """
-        data = self.read()
-        path = Path(root) / self.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("wb" if replace else "xb") as made:
-                made.write(data)
-        except FileExistsError:
-            raise InputError(f"{path} is there already; give replace=True, or another folder") from None
-        return path
+        fetch([self._file], Path(root), lambda _, start: self.pieces(start), replace=replace)
+        return Path(root) / self.path

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from launch_worker import humane
 from launch_worker.model.run import Record, Transition, no_such_attempt
-from launch_worker.model.saved_files import saved_files
+from launch_worker.model.run_files import saved_files
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number
 

@@ -19,6 +19,7 @@ from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Joiner, Log, Piece
 from launch_worker.model.many import Done, ManyAct
 from launch_worker.model.run import Record, Transition
+from launch_worker.model.run_files import KeptFile, RunFiles
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.model.sweep import SweepOrder, SweepRecord, Trial
@@ -235,8 +236,14 @@ class Transport(Submits, Protocol):
     def advice_by_earlier(self, record: Record) -> list[str]:
         """Sentences, where the run asks for far more or less than earlier ones of its name used; none if not known."""
 
-    def read_file(self, run_id: str, name: str) -> bytes | None:
-        """The content of a file that is kept with the run; None for none of that name."""
+    def files(self, run_id: str, attempt: int | None) -> RunFiles:
+        """The files of an attempt (None: the latest of which outputs are kept), of a run of the archive too.
+
+        Raises UnknownRunError; InputError for an attempt that it has not had; LaunchError for a store that is away.
+        """
+
+    def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
+        """The content of a file that `files` has named, from a byte on. Raises InputError for one that is gone."""
 
     def output(self, run_id: str, part: LogPart) -> Iterator[Piece]:
         """The part of an attempt's output, piece by piece. Raises InputError; LaunchError for a store that is away."""

@@ -15,7 +15,7 @@ from launch_worker.database.version import check_version
 from launch_worker.errors import DamagedError, DeletedRunError
 from launch_worker.logs.manifest import Manifest
 from launch_worker.model.run import Record, no_such_attempt
-from launch_worker.model.saved_files import saved_files
+from launch_worker.model.run_files import saved_files
 from launch_worker.model.units import isoformat
 from launch_worker.model.usage import Measured
 from launch_worker.store.records import record_of

@@ -27,7 +27,7 @@ COMMANDS = {
     "doctor": "launch_worker.cli.doctor",
     "explain": "launch_worker.cli.explain",
     "exporter": "launch_worker.cli.exporter",
-    "files": "launch_worker.cli.show",
+    "files": "launch_worker.cli.files",
     "groups": "launch_worker.cli.groups",
     "health": "launch_worker.cli.health",
     "login": "launch_worker.cli.login",

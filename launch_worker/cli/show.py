@@ -1,4 +1,4 @@
-"""Defines `show` and `files`: what is known of a run or a group, the most important first, and what is kept with it."""
+"""Defines `show`: what is known of a run or a group, the most important first."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from launch_worker.api.client import Api
 from launch_worker.api.groups import Group
 from launch_worker.api.run import Run
 from launch_worker.api.shown import options_of, source_of
-from launch_worker.cli.words import id_of, run_id_of
+from launch_worker.cli.words import id_of
 from launch_worker.errors import InputError, LaunchError, UnknownRunError
 from launch_worker.ids import GROUP_ID
 from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.hints import Hint, hint_of_end
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.run import MASK, Record
+from launch_worker.model.run_files import number_of_files
 from launch_worker.model.sentences import attempt_of_most, common_reason, sentence_of, sentence_of_group
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number
@@ -135,8 +136,8 @@ def _next(
         hint = hint_of_end(record, "\n".join(tail)) or hint
         if tail or (record.attempt and record.state is RunState.FINISHED):
             found = [(f"launch-worker logs {run_id}", "all of its output")]
-        if shown["files"]:
-            found += [(f"launch-worker files {run_id}", "what is kept with it")]
+        if number_of_files(shown):
+            found += [(f"launch-worker files {run_id} --get {run_id}", "fetches what is kept with it")]
         if record.state is not RunState.FINISHED and "attempts" not in shown:
             found += [(f"launch-worker retry {run_id}", "another attempt")]
         if hint.ask and (command := _command_with(shown, hint.ask)):
@@ -195,7 +196,7 @@ def _facts(shown: Mapping[str, Any], record: Record) -> list[tuple[str, str]]:
         ("group", record.group),
         ("after", ", ".join(shown["after"])),
         ("checkpoint", _checkpoint(shown, record)),
-        ("files", ", ".join(f"{file['name']} ({humane.size(file['size'])})" for file in shown["files"])),
+        ("files", _files(shown)),
         ("output", _output(shown)),
     ]
 
@@ -258,6 +259,17 @@ def _values(found: Mapping[str, Any]) -> str:
     return " ".join(shown) + (" …" if len(found) > _MOST_VALUES else "")
 
 
+def _files(shown: Mapping[str, Any]) -> str:
+    """How many files are kept, and what is not."""
+    said = [f"{file['name']} ({humane.size(file['size'])})" for file in shown["files"]]
+    for attempt, one in (shown.get("outputs") or {}).items():
+        text = f"outputs of attempt {attempt}: {humane.plural(one['files'], 'file')} ({humane.size(one['bytes'])})"
+        if one["sending"]:
+            text = f"outputs of attempt {attempt}: on their way"
+        said.append(text + (f", {one['left_out']:,} not kept" if one["left_out"] else ""))
+    return ", ".join(said)
+
+
 def _output(shown: Mapping[str, Any]) -> str:
     """Where the beginning of its output is, if it is not in Redis."""
     missing, lines, where = (shown[f"log_{name}"] for name in ("missing_bytes", "missing_lines", "url"))
@@ -271,7 +283,10 @@ def _output(shown: Mapping[str, Any]) -> str:
 
 #: Fields of the object that `--all` shows elsewhere, or that say nothing to a person.
 _NOT_SHOWN = frozenset(
-    {"spec", "history", "attempts", "files", "usage", "config", "summary", "phases", "checkpoint", "item_version"}
+    {
+        *("spec", "history", "attempts", "files", "outputs", "usage", "config", "summary", "phases", "checkpoint"),
+        "item_version",
+    }
 )
 #: Fields of the spec that are not shown: the record has them too, or only the system needs them.
 _NOT_OF_SPEC = frozenset(
@@ -291,7 +306,7 @@ def _show_all(shown: Mapping[str, Any], record: Record) -> None:
     rows += [("used", f"{name}={value}") for name, value in (shown["usage"] or {}).items()]
     for kind in ("config", "summary"):
         rows += [(kind, f"{name}={json.dumps(value, ensure_ascii=False)}") for name, value in shown[kind].items()]
-    rows += [("file", f"{file['name']} ({file['size']} bytes)") for file in shown["files"]]
+    rows.append(("files", _files(shown)))
     rows.append(("checkpoint", _checkpoint(shown, record)))
     rows.append(("output", _output(shown)))
     command = spec.get("command")
@@ -396,34 +411,3 @@ def _failed_runs(group: Group) -> list[Record]:
     """The runs of a group that failed or crashed, of its first ones."""
     looked_at = (run.record for run in islice(group.runs(), _MOST_RUNS))
     return [record for record in looked_at if record.state in (RunState.FAILED, RunState.CRASHED)]
-
-
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-@click.command(epilog="Example: launch-worker files 1m83cyvtfq1tc69 engine.log")
-@_RUN
-@click.argument("name", required=False)
-@_RAW
-@_JSON
-@click.pass_obj
-def files_command(url: str | None, run_id: str, name: str | None, raw: bool, as_json: bool) -> None:
-    """List the files that are kept with a run; with NAME print that one, in a pipe its bytes and nothing else."""
-    api = Api(url)
-    run = api.run(run_id_of(api, run_id, takes_newest=True))
-    if name is not None:
-        if as_json:
-            raise InputError("--json is for the list of files; leave out it or the name")
-        with terminal.JobOutput(raw=raw) as shown:
-            shown.write(run.file(name).read())
-        return
-    files = run.files()
-    if as_json:
-        for file in files:
-            terminal.echo_json({"name": file.name, "size": file.size, "saved_at": file.saved_at})
-        return
-    if not files:
-        terminal.say(f"no files are kept with run {run_id}", err=True)
-        return
-    rows = [(file.name, humane.size(file.size), terminal.ago(file.saved_at)) for file in files]
-    terminal.table((terminal.Column("NAME", least=16), terminal.Column("SIZE", right=True), "SAVED"), rows)

@@ -14,6 +14,7 @@ from launch_worker.errors import InputError, UnknownRunError
 from launch_worker.ids import GROUP_ID, RUN_ID
 from launch_worker.model.checkpoint import Checkpoint
 from launch_worker.model.checks import KEY, MAX_GPUS, NAME, PRIORITIES, PROJECT, QUEUE, group_key, shown_group
+from launch_worker.model.kept_outputs import outputs_as_json, outputs_from_json
 from launch_worker.model.needs import parse_needs
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number, isoformat, micros_of
@@ -145,6 +146,8 @@ class Record:
     checkpoint: str = ""
     #: First attempt of which checkpoints count: `launch-worker retry --from-scratch` passes the earlier ones over.
     fresh_from: int = 0
+    #: JSON of the outputs that are kept, or on their way, by attempt (`launch_worker.model.kept_outputs`).
+    outputs: str = ""
     #: JSON of the values that the job reported: the last value of each name.
     summary: str = ""
     #: JSON of what the latest attempt used (`launch_worker.model.usage`); '' until it has ended, or where not known.
@@ -242,6 +245,7 @@ class Record:
             summary=_text(_map(shown.get("summary"))),
             usage=_text(_map(shown.get("usage"))),
             files=_text(files),
+            outputs=outputs_from_json(shown.get("outputs")),
             checkpoint=_text(_checkpoint(_map(shown.get("checkpoint")))),
             needs=needs_of(
                 *(
@@ -387,6 +391,7 @@ class Record:
             "log_missing_bytes": self.log_missing,
             "log_missing_lines": self.log_missing_lines if self.log_missing else 0,
             "log_url": self.log_url or None,
+            "outputs": outputs_as_json(self.outputs),
             "item_version": self.version,
             "spec": masked_spec(self.spec),
         }

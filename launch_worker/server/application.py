@@ -39,6 +39,7 @@ from launch_worker.server.routes import (
     celery,
     channels,
     events,
+    files,
     groups,
     home,
     lines,
@@ -67,7 +68,7 @@ API = "/api/v1"
 _API_ROUTERS = tuple(
     part.router
     for part in (
-        *(account, people, submit, runs, lines, groups, streams, acts),
+        *(account, people, submit, runs, lines, files, groups, streams, acts),
         *(queues, workers, schedules, sweeps, system, events, channels),
     )
 )

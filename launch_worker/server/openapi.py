@@ -42,7 +42,7 @@ _EXAMPLES = {
     "rules": "slow",
     "kind": "runs",
     "worker": "celery@gpu1",
-    "files": "model.pt",
+    "path": "best/model.pt",
     "queues": "gpu",
     "pools": "gpus",
     "schedules": "nightly",

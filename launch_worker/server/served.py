@@ -22,6 +22,7 @@ from launch_worker.model.group import GroupRecord
 from launch_worker.model.log_pieces import Log
 from launch_worker.model.many import Done, ManyAct
 from launch_worker.model.run import Record, Transition, unknown_run
+from launch_worker.model.run_files import KeptFile, RunFiles
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import Measured
@@ -200,9 +201,13 @@ class Served(RedisTransport):
         # The question is published where orders are: whoever only reads may not publish there.
         return self._shared.acting.store.ask_usage(record, timeout_s=timeout_s)
 
-    def read_file(self, run_id: str, name: str) -> bytes | None:
-        self.record(run_id)
-        return super().read_file(run_id, name)
+    def files(self, run_id: str, attempt: int | None) -> RunFiles:
+        self._check_sight(run_id)
+        return super().files(run_id, attempt)
+
+    def read_file(self, run_id: str, file: KeptFile, start: int) -> Iterator[bytes]:
+        self._check_sight(run_id)
+        return super().read_file(run_id, file, start)
 
     def open_output(
         self, run_id: str, attempt: int | None, *, read_live: Callable[[Record, int], Sequence[LogChunk]] | None = None

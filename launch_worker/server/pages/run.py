@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import shlex
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from launch_worker import humane
@@ -16,8 +17,10 @@ from launch_worker.errors import InputError, LaunchError, NotFoundError
 from launch_worker.model.advice import advise
 from launch_worker.model.explanation import Explanation, Surroundings, explain
 from launch_worker.model.hints import Hint, hint_of_end, hint_of_wait
+from launch_worker.model.kept_outputs import read_outputs
 from launch_worker.model.needs import Needs, parse_needs
 from launch_worker.model.run import MASK, Record, Transition
+from launch_worker.model.run_files import KeptFile, number_of_files
 from launch_worker.model.sentences import attempt_of_most
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number
@@ -28,6 +31,7 @@ from launch_worker.server.charts import series_of_metrics, series_of_samples, sp
 from launch_worker.server.forms import FormHere
 from launch_worker.server.pages.log import PLAIN_LINES
 from launch_worker.server.pages.shown import is_fragment, show
+from launch_worker.server.routes.files import is_picture
 from launch_worker.server.routes.lines import View, read_lines
 from launch_worker.server.served import Served
 from launch_worker.server.shared import Shared, SharedHere
@@ -51,6 +55,10 @@ TABS = {
 _LAST_LINES, _LINE_CHARS = 20, 500
 #: Samples of which a picture is worth making, at least.
 _FEWEST_POINTS = 4
+#: Files that the page lists.
+_MOST_FILES = 1000
+#: Bytes of a text that are shown, and of a picture at most.
+_PREVIEW_BYTES, _PICTURE_BYTES = 64 << 10, 20 << 20
 #: Seconds that a page waits for the worker of a running attempt to say what that uses.
 _USAGE_S = 1.0
 
@@ -203,8 +211,16 @@ def used_part(run_id: str, request: Request, shared: SharedHere, asker: Seeing) 
 
 
 @router.get("/runs/{run_id}/{tab}")
-def run_tab(run_id: str, tab: str, request: Request, shared: SharedHere, asker: Seeing) -> Response:
-    """Another part of the same page."""
+def run_tab(
+    run_id: str,
+    tab: str,
+    request: Request,
+    shared: SharedHere,
+    asker: Seeing,
+    path: str = "",
+    attempt: Annotated[int | None, Query(ge=1)] = None,
+) -> Response:
+    """Another part of the same page; of files those of an attempt, and a look at the one at a path."""
     if not tab or tab not in TABS:
         raise NotFoundError("there is nothing at this address; see /api")
     one = One(shared, asker, run_id)
@@ -216,6 +232,8 @@ def run_tab(run_id: str, tab: str, request: Request, shared: SharedHere, asker: 
     elif tab == "resources" and not is_head:
         measured = one.measured(_USAGE_S)
         more = _resources(measured, one.record)
+    elif tab == "files":
+        more = _files(one, path, attempt)
     elif tab == "details":
         more = {"options": options_of(one.spec, without=_OWN_PLACE), "names": _names_of_env(one.spec)}
     return _show(one, request, shared, asker, tab, **more)
@@ -223,7 +241,7 @@ def run_tab(run_id: str, tab: str, request: Request, shared: SharedHere, asker: 
 
 def _show(one: One, request: Request, shared: Shared, asker: Asker, tab: str, **more: Any) -> Response:
     here = f"/runs/{one.record.id}"
-    files = len(one.run["files"])
+    files = number_of_files(one.run)
     labels = {name: f"{word} {files}" if name == "files" and files else word for name, word in TABS.items()}
     tabs = [(f"{here}/{name}" if name else here, label, name == tab) for name, label in labels.items()]
     template = f"run-{tab}" if tab else "run"
@@ -365,6 +383,63 @@ def _why_nothing(record: Record, measured: Measured) -> str:
     if measured.is_running:
         return "Nothing was measured yet, or its worker does not answer."
     return f"Nothing is known of what attempt {measured.attempt} used."
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+class Preview(NamedTuple):
+    """A look at a file."""
+
+    file: KeptFile
+    #: Its beginning, where that is text.
+    text: str = ""
+    is_picture: bool = False
+    #: Whether more of it is not shown.
+    is_cut: bool = False
+    #: Why nothing of it is shown.
+    problem: str = ""
+
+
+def _files(one: One, path: str, attempt: int | None) -> dict[str, Any]:
+    """What is kept with the run, and a look at one file of it."""
+    number = None if attempt is None or attempt > one.record.attempt else attempt
+    attempts = [str(kept) for kept in read_outputs(one.record.outputs)]
+    values: dict[str, Any] = {"attempts_kept": attempts, "number": number, "more_files": 0, "preview": None}
+    try:
+        found = one.served.files(one.record.id, number)
+    except LaunchError as error:
+        return values | {"found": None, "problem": str(error)}
+    file = next((file for file in found.files if file.path == path), None)
+    return values | {
+        "found": found,
+        "shown_files": found.files[:_MOST_FILES],
+        "more_files": max(0, len(found.files) - _MOST_FILES),
+        "preview": None if file is None else _preview(one, file),
+    }
+
+
+def _preview(one: One, file: KeptFile) -> Preview:
+    if is_picture(file.path):
+        is_small = file.size <= _PICTURE_BYTES
+        return Preview(file, is_picture=is_small, problem="" if is_small else "The picture is too large to be shown.")
+    begin = bytearray()
+    try:
+        for piece in one.served.read_file(one.record.id, file, 0):
+            begin += piece[: _PREVIEW_BYTES - len(begin)]
+            if len(begin) >= _PREVIEW_BYTES:
+                break
+    except LaunchError as error:
+        return Preview(file, problem=str(error))
+    try:
+        # A character may be cut at the end.
+        text = codecs.getincrementaldecoder("utf-8")().decode(bytes(begin))
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        return Preview(file, problem="It is no text, and no picture that is shown here.")
+    lines = "\n".join(plain_line(line) for line in text.split("\n"))
+    return Preview(file, lines, is_cut=len(begin) < file.size, problem="" if text else "It is empty.")
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

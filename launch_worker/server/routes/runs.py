@@ -282,22 +282,6 @@ def advise_run(shared: SharedHere, asker: Seeing, run_id: str) -> list[str]:
     return served.advice_by_earlier(record)
 
 
-@router.get("/runs/{run_id}/files")
-def list_files(shared: SharedHere, asker: Seeing, run_id: str) -> list[dict[str, Any]]:
-    """List the files that are kept with a run."""
-    files: list[dict[str, Any]] = Served(shared, asker).shown(run_id)["files"]
-    return files
-
-
-@router.get("/runs/{run_id}/files/{name}", response_class=Response)
-def show_file(shared: SharedHere, asker: Seeing, run_id: str, name: str) -> Response:
-    """The bytes of a file that is kept with a run."""
-    data = Served(shared, asker).read_file(run_id, name)
-    if data is None:
-        raise InputError(f"run {run_id} has no file {name[:60]!r}")
-    return Response(data, media_type="application/octet-stream", headers={"Content-Disposition": "attachment"})
-
-
 @router.get("/runs/{run_id}/logs", response_class=StreamingResponse)
 def show_logs(
     shared: SharedHere,

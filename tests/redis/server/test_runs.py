@@ -16,6 +16,7 @@ from launch_worker.api.client import Api, submit, submit_many
 from launch_worker.archive.query import records
 from launch_worker.errors import InputError, LoginError, NotAllowedError, ServerUnavailableError, UnknownRunError
 from launch_worker.ids import new_run_id, unique_run_id
+from launch_worker.model.run_files import KeptFile
 from launch_worker.model.states import RunState
 from launch_worker.model.usage import KeptUsage, Usage
 from launch_worker.settings import Settings
@@ -156,7 +157,8 @@ def test_a_run_of_a_private_project_is_not_there_for_others(people: dict[str, Ap
         lambda: transport.transitions(hidden.id),
         lambda: transport.metrics(hidden.id),
         lambda: transport.measured(hidden.id, None, timeout_s=0),
-        lambda: transport.read_file(hidden.id, "a"),
+        lambda: transport.files(hidden.id, None),
+        lambda: list(transport.read_file(hidden.id, KeptFile("a", 1, 0), 0)),
         lambda: transport.output(hidden.id, {}),
         lambda: transport.newest_output(hidden.id, 1),
         lambda: list(transport.follow(hidden.id, None, logs=True, attempt=None, deadline=None)),

@@ -299,7 +299,9 @@ def test_files_are_kept_with_a_run(store: Store, api: Api, tmp_path: Any) -> Non
     assert run.file("engine.log").read() == b"\x00\xff no such image"
     path = run.file("a.txt").download(tmp_path / "new")
     assert path.read_bytes() == b"22"
-    with pytest.raises(InputError, match="there already"):
+    assert run.file("a.txt").download(tmp_path / "new") == path
+    path.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"has a\.txt already"):
         run.file("a.txt").download(tmp_path / "new")
     assert run.file("a.txt").download(tmp_path / "new", replace=True) == path
     with pytest.raises(InputError, match=r"there are: a\.txt, engine\.log"):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch_worker.model.run import MASK, Record, Transition, masked_spec
-from launch_worker.model.saved_files import saved_files
+from launch_worker.model.run_files import saved_files
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.states import RunState
 

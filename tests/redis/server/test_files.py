@@ -1,0 +1,268 @@
+"""What a run has left is listed, looked at and fetched, through Redis and through a server alike."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from launch_worker.api.client import Api
+from launch_worker.cli.errors import run_command
+from launch_worker.cli.main import group
+from launch_worker.errors import InputError, LaunchError, UnknownRunError
+from launch_worker.outputs.content import store_folder
+from launch_worker.outputs.stored import StoredOutputs
+from launch_worker.settings import Settings
+from launch_worker.store import keys
+from launch_worker.store.store import Store
+from tests.support.arrows import claim, crash, create
+from tests.support.http_servers import KEY, TestServer, serving
+from tests.support.redis_client import redis_of
+
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(50)
+EVIL = b"<script>alert(1)</script>"
+FILES = {"best/model.pt": bytes(range(256)) * 5000, "notes.html": EVIL, "plot.png": PICTURE, "tool": b"#!/bin/sh\n"}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/store"
+
+
+@pytest.fixture
+def server(redis_url: str, tmp_path: Path, url: str) -> Iterator[TestServer]:
+    with serving(redis_url, tmp_path / "server", LAUNCH_OUTPUT_URL=url) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: TestServer) -> Iterator[httpx.Client]:
+    with server.client() as made:
+        yield made
+
+
+@pytest.fixture(params=["redis", "http"])
+def through(request: pytest.FixtureRequest, server: TestServer, redis_url: str, url: str) -> Iterator[Api]:
+    """An Api by each way."""
+    if request.param == "redis":
+        made = Api(settings=Settings.from_env({"LAUNCH_OUTPUT_URL": url}, redis_url=redis_url))
+        yield made
+        made.store.close()
+        return
+    made = Api(settings=Settings.of_client({"LAUNCH_API_TOKEN": KEY}, url=server.url))
+    yield made
+    made.transport.server.close()  # type: ignore[attr-defined]
+
+
+def leave(store: Store, url: str, run_id: str, attempt: int, files: dict[str, bytes], tmp_path: Path) -> None:
+    """Have an attempt's outputs kept, as a worker does."""
+    folder = tmp_path / f"left-{attempt}"
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+        (folder / path).chmod(0o755 if path == "tool" else 0o644)
+    (folder / "link").symlink_to("/etc/passwd")
+    stored = StoredOutputs(url)
+    manifest = store_folder(folder, stored, run_id=run_id, attempt=attempt)
+    stored.put_manifest(manifest)
+    kept = {"files": len(files), "bytes": sum(map(len, files.values())), "at": 1_700_000_000_000_000, "left_out": 1}
+    point(store, run_id, {str(attempt): kept})
+
+
+def point(store: Store, run_id: str, more: dict[str, object]) -> None:
+    redis = redis_of(store.url)
+    known = json.loads(redis.hget(keys.run(run_id), "outputs") or "{}")
+    redis.hset(keys.run(run_id), "outputs", json.dumps(known | more))
+
+
+@pytest.fixture
+def run(store: Store, url: str, tmp_path: Path) -> str:
+    """A run whose attempt has left some files, and with which one is saved."""
+    run_id = claim(store, create(store)).id
+    leave(store, url, run_id, 1, FILES, tmp_path)
+    store.save_file(run_id, "build.log", b"built")
+    return run_id
+
+
+def test_outputs_and_saved_files_are_one_list(through: Api, run: str) -> None:
+    files = through.run(run).files()
+    assert [(file.path, file.size, file.attempt, file.kind) for file in files] == [
+        ("best/model.pt", 1_280_000, 1, "output"),
+        ("build.log", 5, None, "saved"),
+        ("notes.html", len(EVIL), 1, "output"),
+        ("plot.png", len(PICTURE), 1, "output"),
+        ("tool", 10, 1, "output"),
+    ]
+    assert (files.attempt, files.left_out_count) == (1, 1)
+    assert [(one.path, one.why) for one in files.left_out] == [("link", "it is a link")]
+    assert through.shown(run)["outputs"]["1"]["files"] == 4
+    assert files.file("build.log").read() == b"built"
+    assert files.file("best/model.pt").read() == FILES["best/model.pt"]
+    assert b"".join(files.file("best/model.pt").pieces(1_279_999)) == b"\xff"
+    with pytest.raises(InputError, match=r"has no file 'nothing'; there are: best/model\.pt, build\.log"):
+        files.file("nothing")
+
+
+def test_a_saved_file_with_the_path_of_an_output_is_not_hidden(through: Api, store: Store, run: str) -> None:
+    store.save_file(run, "tool", b"another")
+    files = through.run(run).files()
+    assert (files.file("tool").read(), files.file("saved/tool").read()) == (FILES["tool"], b"another")
+
+
+def test_files_are_fetched_into_a_folder(through: Api, run: str, tmp_path: Path) -> None:
+    files = through.run(run).files()
+    assert files.download(tmp_path / "all") == (5, files_bytes() + 5, 0)
+    assert (tmp_path / "all/best/model.pt").read_bytes() == FILES["best/model.pt"]
+    assert os.access(tmp_path / "all/tool", os.X_OK)
+    assert files.download(tmp_path / "all").were_there == 5
+    assert files.download(tmp_path / "some", "best", "build.log").files == 2
+    assert files.file("notes.html").download(tmp_path / "one") == tmp_path / "one/notes.html"
+
+
+def files_bytes() -> int:
+    return sum(map(len, FILES.values()))
+
+
+def test_the_latest_attempt_that_left_something_is_meant(
+    through: Api, store: Store, url: str, run: str, tmp_path: Path
+) -> None:
+    crash(store, store.get(run))
+    through.run(run).retry()
+    claim(store, run)
+    assert through.run(run).files().attempt == 1
+    leave(store, url, run, 2, {"second": b"2"}, tmp_path)
+    assert [file.path for file in through.run(run).files()] == ["build.log", "second"]
+    assert len(through.run(run).files(attempt=1)) == 4
+    with pytest.raises(InputError, match="has had 2 attempts"):
+        through.run(run).files(attempt=3)
+
+
+def test_outputs_on_their_way_are_told_of(through: Api, store: Store, run: str) -> None:
+    point(store, run, {"1": {"sending": True}})
+    files = through.run(run).files()
+    assert (files.is_sending, [file.path for file in files]) == (True, ["build.log"])
+    assert "on their way" in files.notices[0]
+
+
+def test_who_does_not_reach_the_store_is_told_where_the_rest_is(api: Api, run: str) -> None:
+    files = api.run(run).files()
+    assert [file.path for file in files] == ["build.log"]
+    assert "attempt 1 left 4 files" in files.notices[-1]
+    assert "LAUNCH_OUTPUT_URL" in files.notices[-1]
+
+
+def test_a_store_that_lost_a_content_is_a_sentence(through: Api, run: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "store/content").rglob("*"):
+        if path.is_file() and path.stat().st_size == len(EVIL):
+            path.unlink()
+    with pytest.raises(LaunchError, match=r"'notes\.html' .* is gone from the store"):
+        through.run(run).file("notes.html").read()
+
+
+# -- the API -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_range_of_a_file_is_served(client: httpx.Client, run: str) -> None:
+    address = f"/api/v1/runs/{run}/files/best/model.pt"
+    part = client.get(address, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, FILES["best/model.pt"][10:20])
+    assert part.headers["Content-Range"] == "bytes 10-19/1280000"
+    assert client.get(address, headers={"Range": "bytes=-5"}).content == FILES["best/model.pt"][-5:]
+    assert client.get(address, headers={"Range": "bytes=1280000-"}).status_code == 416
+    assert client.get(address, headers={"Range": "lines=1-2"}).status_code == 200
+    tag = part.headers["ETag"]
+    assert client.get(address, headers={"If-None-Match": tag}).status_code == 304
+    assert client.get(address, headers={"Range": "bytes=0-1", "If-Range": '"other"'}).status_code == 200
+    assert client.get(f"/api/v1/runs/{run}/files/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["notes.html", "build.log", "plot.png"])
+def test_a_file_is_a_download_and_never_a_page(client: httpx.Client, run: str, path: str) -> None:
+    answer = client.get(f"/api/v1/runs/{run}/files/{path}")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{path}"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+
+
+def test_only_pictures_that_carry_nothing_are_shown(client: httpx.Client, store: Store, run: str) -> None:
+    picture = client.get(f"/api/v1/runs/{run}/files/plot.png?view=true")
+    assert (picture.headers["Content-Type"], picture.content) == ("image/png", PICTURE)
+    store.save_file(run, "evil.svg", EVIL)
+    for path in ("evil.svg", "notes.html"):
+        assert client.get(f"/api/v1/runs/{run}/files/{path}?view=true").status_code == 422
+
+
+def test_all_files_come_as_one_archive(client: httpx.Client, run: str) -> None:
+    answer = client.get(f"/api/v1/runs/{run}/files.tar")
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        found = {one.name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]
+        assert archive.getmember(f"{run}/tool").mode == 0o755
+    assert found == {f"{run}/{path}": data for path, data in {**FILES, "build.log": b"built"}.items()}
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_a_look_at_texts_and_pictures(client: httpx.Client, run: str) -> None:
+    def page(path: str) -> str:
+        return client.get(f"/runs/{run}/files?path={path}", headers={"Accept": "text/html"}).text
+
+    assert "Files 5" in page("")
+    assert "&lt;script&gt;alert(1)" in page("notes.html")
+    assert "<script>alert" not in page("notes.html")
+    assert f'src="/api/v1/runs/{run}/files/plot.png?attempt=1&amp;view=true"' in page("plot.png")
+    assert "It is no text" in page("best/model.pt")
+    assert "it is a link" in page("")
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def call(through: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+    monkeypatch.setenv("LAUNCH_API_TOKEN", KEY)
+    monkeypatch.setenv("LAUNCH_OUTPUT_URL", through.settings.output_url)
+
+    def called(*words: str) -> Said:
+        url = through.settings.api_url or through.settings.redis_url
+        monkeypatch.setattr("sys.argv", ["launch-worker", "--api", url, *words])
+        with pytest.raises(SystemExit) as ended:
+            run_command(group, program="launch-worker")
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return called
+
+
+def test_the_command_lists_prints_and_fetches(call: Callable[..., Said], run: str, tmp_path: Path) -> None:
+    code, out, err = call("files", run)
+    assert (code, "best/model.pt" in out, "not kept: link: it is a link" in err) == (0, True, True)
+    assert call("files", run, "-o", "path,bytes")[1].splitlines()[1].split() == ["best/model.pt", "1280000"]
+    assert call("files", run, "notes.html") == (0, EVIL.decode(), "")
+    listed = [json.loads(line) for line in call("files", run, "--json")[1].splitlines()]
+    assert listed[0]["sha256"] == hashlib.sha256(FILES["best/model.pt"]).hexdigest()
+    assert listed[-1] == {"path": "link", "kept": False, "why": "it is a link"}
+    code, out, err = call("files", run, "--get", str(tmp_path / "got"))
+    assert (code, out, "5 files (" in err) == (0, "", True)
+    assert "5 of them before" in call("files", run, "--get", str(tmp_path / "got"))[2]
+    (tmp_path / "got/tool").write_text("changed here")
+    code, _, err = call("files", run, "--get", str(tmp_path / "got"))
+    assert (code, "has tool already" in err) == (2, True)
+    assert call("files", run, "best", "--get", str(tmp_path / "best"))[0] == 0
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["best"]
+    assert f"launch-worker files {run[:4]}" in call("show", run)[1] or "4 files" in call("show", run)[1]
+
+
+def test_a_run_that_is_not_there_has_no_files(through: Api) -> None:
+    with pytest.raises(UnknownRunError):
+        through.transport.files("0" * 15, None)
