@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launch_worker.errors import InputError
+from launch_worker.model.inputs import INPUTS
 from launch_worker.model.run import Record
 from launch_worker.model.spec import RunSpec
 from launch_worker.model.units import isoformat
@@ -134,6 +135,8 @@ def _own(record: Record, spec: RunSpec, config_path: str) -> dict[str, str]:
         "LAUNCH_CONFIG": config_path,
         "LAUNCH_RUN_DIR": f"{config_path.rpartition('/')[0]}/{TALK}",
     }
+    if spec.inputs:
+        own["LAUNCH_INPUT_DIR"] = f"{config_path.rpartition('/')[0]}/{INPUTS}"
     if spec.sweep:
         own["LAUNCH_SWEEP_ID"] = spec.sweep
     if record.scheduled_at is not None:

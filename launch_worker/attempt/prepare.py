@@ -75,11 +75,18 @@ def _fill(attempt: Attempt, config: QueueConfig, values: dict[str, Any]) -> Cont
 
 
 def fetch(attempt: Attempt, context: WorkerContext, patience: Patience, enter: Enter) -> Path | None:
-    """Fetch the run's code; returns its folder, or None for a run that brings no code. The record gets the commit.
+    """Fetch the run's inputs and code; returns the code's folder, None for a run without. The record gets the commit.
 
     Raises CodeError, StartGivenUpError, OSError.
     """
     spec = attempt.spec
+    if spec.inputs:
+        # Imported where a run has inputs: start-up time.
+        from launch_worker.attempt.inputs import fetch_inputs
+
+        enter("fetch", f"fetching {', '.join(spec.inputs[:3])}")
+        fetch_inputs(attempt, context, patience)
+        enter("start", "")
     if not (spec.uri or spec.upload):
         return None
     enter("fetch", f"fetching {spec.uri or 'the upload'}")

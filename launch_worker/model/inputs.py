@@ -9,6 +9,8 @@ from launch_worker.errors import InputError
 from launch_worker.ids import RUN_ID
 from launch_worker.model.checks import encodes, parse_after
 
+#: Name of the folder of inputs, beside the file at LAUNCH_CONFIG.
+INPUTS = "inputs"
 #: Inputs that one run may have.
 MAX_INPUTS = 100
 _MOST_CHARS = 1000

@@ -76,9 +76,26 @@ def test_what_is_hidden_answers_as_what_never_was(clients: dict[str, httpx.Clien
         assert answers[0][0] in (404, 403), (method, path, answers)
 
     for run in (hidden.run, hidden.deleted):
-        for path in ("", "?live=1", "/history", "/metrics", "/usage?attempt=7&timeout=0", "/advice", "/files"):
+        for path in (
+            "",
+            "?live=1",
+            "/history",
+            "/metrics",
+            "/usage?attempt=7&timeout=0",
+            "/advice",
+            "/files",
+            "/outputs",
+        ):
             same("GET", f"runs/IT{path}", run, absent)
-        for path in ("/files/a", "/logs?attempt=7", "/logs?tail=1", "/logs/newest?attempt=1", "/logs/tail", "/wait"):
+        for path in (
+            "/files/a",
+            "/files.tar",
+            "/logs?attempt=7",
+            "/logs?tail=1",
+            "/logs/newest?attempt=1",
+            "/logs/tail",
+            "/wait",
+        ):
             same("GET", f"runs/IT{path}", run, absent)
         for act in ("cancel", "preempt", "retry", "confirm"):
             same("POST", f"runs/IT/{act}", run, absent, json={})
@@ -104,7 +121,9 @@ def test_what_is_hidden_answers_as_what_never_was(clients: dict[str, httpx.Clien
             for path in ("runs?strict=1", "runs/bulk?strict=1", "runs/bulk?strict=1&check=1"):
                 answers = []
                 for it in (other, none):
-                    wanted = json.dumps({"command": ["true"], "project": mine, "after": [it], **more})
+                    # By the id of a run, or of a sweep, its outputs are asked for as well.
+                    asked = {"after": [it]} if len(it) != 15 else {"inputs": [f"{it}:."]}
+                    wanted = json.dumps({"command": ["true"], "project": mine, **asked, **more})
                     headers = {"Content-Type": "application/json"}
                     answers.append(said(client.post(f"{V1}/{path}", content=wanted, headers=headers), it, it[-15:]))
                 assert answers[0] == answers[1]

@@ -1,0 +1,115 @@
+"""Fetches what a run takes of other runs' outputs into a folder of its attempt: verified, and whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from launch_worker.attempt.attempt import Attempt, WorkerContext
+from launch_worker.code.patience import Patience
+from launch_worker.errors import CodeError, DamagedError, LaunchError
+from launch_worker.model.inputs import INPUTS, WHOLE, Input, parse_input
+from launch_worker.model.kept_outputs import read_outputs
+from launch_worker.untrusted.text import plain_line
+
+if TYPE_CHECKING:
+    from launch_worker.outputs.manifest import Manifest, StoredFile
+    from launch_worker.outputs.stored import StoredOutputs
+
+T = TypeVar("T")
+
+#: Seconds between two looks for outputs that another worker is still to send.
+_TURN_S = 0.5
+#: Files that an error names.
+_NAMED = 10
+
+
+def fetch_inputs(attempt: Attempt, context: WorkerContext, patience: Patience) -> Path:
+    """Fetch the inputs of an attempt; returns their folder. Raises CodeError, StartGivenUpError, OSError."""
+    url = context.settings.output_url
+    if not url:
+        raise CodeError(
+            "the run takes outputs of others (--input), and this worker knows no place of outputs: "
+            "set LAUNCH_OUTPUT_URL where it is started"
+        )
+    # Imported where a run has inputs: it imports fsspec.
+    from launch_worker.outputs.content import fetch_folder
+    from launch_worker.outputs.manifest import check_together
+    from launch_worker.outputs.stored import StoredOutputs
+
+    stored = StoredOutputs(url)
+    files: list[StoredFile] = []
+    manifests: dict[str, Manifest] = {}
+    for wanted in map(parse_input, attempt.spec.inputs):
+        if wanted.run_id not in manifests:
+            manifests[wanted.run_id] = _manifest(wanted.run_id, stored, context, patience)
+        files += _placed(wanted, manifests[wanted.run_id])
+    try:
+        check_together(file.path for file in files)
+    except ValueError as error:
+        raise CodeError(
+            f"the inputs of the run do not go together: {error}; give another DEST to one of them"
+        ) from None
+    folder = attempt.folder.path / INPUTS
+    _ask(patience, lambda: fetch_folder(stored, files, folder, check=patience.check))
+    return folder
+
+
+def _manifest(run_id: str, stored: StoredOutputs, context: WorkerContext, patience: Patience) -> Manifest:
+    """The newest outputs of a run, once they are there. Raises CodeError, StartGivenUpError."""
+    while True:
+        record = patience.outlast_redis(lambda: context.store.peek(run_id))
+        if record is None:
+            # Redis has forgotten the run; what it left may be kept for longer.
+            numbers = _ask(patience, lambda: stored.attempts(run_id))
+            break
+        kept = read_outputs(record.outputs)
+        if not any(one.is_sending for one in kept.values()):
+            numbers = list(kept)
+            break
+        patience.pause(_TURN_S)
+    if not numbers:
+        raise CodeError(f"run {run_id} left no outputs, and this run takes some of it (--input)")
+    manifest = _ask(patience, lambda: stored.manifest(run_id, numbers[-1]))
+    if manifest is None:
+        raise CodeError(f"the outputs of run {run_id}, attempt {numbers[-1]}, are gone from {stored.objects.shown}")
+    return manifest
+
+
+def _placed(wanted: Input, manifest: Manifest) -> Iterable[StoredFile]:
+    """The files that an input means, each with the path below the folder of inputs. Raises CodeError."""
+    found = [_at(wanted, file) for file in manifest.files if wanted.path in (WHOLE, file.path)]
+    if wanted.path != WHOLE:
+        found += [_at(wanted, file) for file in manifest.files if file.path.startswith(f"{wanted.path}/")]
+    if not found:
+        known = ", ".join(plain_line(file.path) for file in manifest.files[:_NAMED]) or "nothing"
+        more = f" and {len(manifest.files) - _NAMED:,} more" if len(manifest.files) > _NAMED else ""
+        raise CodeError(
+            f"run {wanted.run_id} has no output {plain_line(wanted.path)!r}; its attempt {manifest.attempt} left: "
+            f"{known}{more}"
+        )
+    return found
+
+
+def _at(wanted: Input, file: StoredFile) -> StoredFile:
+    if file.path == wanted.path:
+        # A file, into the folder of inputs itself under its own name.
+        name = wanted.dest if wanted.dest != WHOLE else file.path.rpartition("/")[2]
+        return file._replace(path=name)
+    inside = file.path if wanted.path == WHOLE else file.path[len(wanted.path) + 1 :]
+    return file._replace(path=inside if wanted.dest == WHOLE else f"{wanted.dest}/{inside}")
+
+
+def _ask(patience: Patience, call: Callable[[], T]) -> T:
+    """The store's answer. Raises CodeError: through the worker where the store does not answer."""
+    try:
+        return patience.await_thread(call)
+    except CodeError:
+        raise
+    except ValueError as error:
+        raise CodeError(f"a list of outputs that the run takes is damaged: {error}") from None
+    except DamagedError as error:
+        raise CodeError(str(error)) from None
+    except LaunchError as error:
+        raise CodeError(str(error), worker_fault=True) from None
