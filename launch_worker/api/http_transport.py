@@ -200,8 +200,9 @@ class HttpTransport(HttpSubmitter):
     def preempt(self, run_id: str, *, reason: str) -> None:
         self._act(run_id, "preempt", {"reason": reason})
 
-    def retry(self, run_id: str, *, from_scratch: bool = False) -> None:
-        self._act(run_id, "retry", {"from_scratch": True} if from_scratch else {})
+    def retry(self, run_id: str, *, from_scratch: bool = False, not_on_same_worker: bool = False) -> None:
+        how = {"from_scratch": from_scratch, "not_on_same_worker": not_on_same_worker}
+        self._act(run_id, "retry", {name: True for name, is_asked in how.items() if is_asked})
 
     def confirm_ended(self, run_id: str) -> Record:
         return Record.from_json(self._act(run_id, "confirm", {}))

@@ -33,9 +33,12 @@ class RedisActs(RedisConnection):
         if word != "requested":
             raise RefusedError(f"run {run_id} is {state}; only a Running run can be preempted")
 
-    def retry(self, run_id: str, *, from_scratch: bool = False) -> None:
+    def retry(self, run_id: str, *, from_scratch: bool = False, not_on_same_worker: bool = False) -> None:
         reason = f"retry asked for by {self.actor}" + (", from scratch" if from_scratch else "")
-        state = self.store.requeue(run_id, reason=reason, actor=self.actor, from_scratch=from_scratch)
+        reason += ", on another worker" if not_on_same_worker else ""
+        state = self.store.requeue(
+            run_id, reason=reason, actor=self.actor, from_scratch=from_scratch, elsewhere=not_on_same_worker
+        )
         if state:
             raise self._not_ended(run_id, state)
 

@@ -232,12 +232,13 @@ class Run:
         """Ask for the job's end, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
         self._api.transport.preempt(self.id, reason=reason)
 
-    def retry(self, *, from_scratch: bool = False) -> None:
+    def retry(self, *, from_scratch: bool = False, not_on_same_worker: bool = False) -> None:
         """Start a new attempt of an ended run. Raises RefusedError for one that has not ended.
 
-        The attempt goes on from the run's newest checkpoint, or with `from_scratch` begins anew.
+        The attempt goes on from the run's newest checkpoint, or with `from_scratch` begins anew. With
+        `not_on_same_worker` another worker than the last one gets it, while there is one that may take it.
         """
-        self._api.transport.retry(self.id, from_scratch=from_scratch)
+        self._api.transport.retry(self.id, from_scratch=from_scratch, not_on_same_worker=not_on_same_worker)
 
     def confirm_ended(self) -> RunState:
         """Say that nothing of the job is left, of a run that is held (`record.is_held`): its worker left it unended.

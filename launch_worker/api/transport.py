@@ -282,8 +282,11 @@ class Transport(Submits, Protocol):
     def preempt(self, run_id: str, *, reason: str) -> None:
         """Ask for the job's end, so that the run goes back to its queue. Raises RefusedError unless it is Running."""
 
-    def retry(self, run_id: str, *, from_scratch: bool = False) -> None:
-        """Start a new attempt of an ended run; `from_scratch` passes its checkpoint over. Raises RefusedError."""
+    def retry(self, run_id: str, *, from_scratch: bool = False, not_on_same_worker: bool = False) -> None:
+        """Start a new attempt of an ended run; `from_scratch` passes its checkpoint over. Raises RefusedError.
+
+        With `not_on_same_worker` another worker than the last one gets it, while there is one that may.
+        """
 
     def confirm_ended(self, run_id: str) -> Record:
         """Say that nothing is left of the job of a held run; it is Crashed, or Pending again. Raises RefusedError."""

@@ -183,7 +183,7 @@ def outcome_of_error(error: Exception, phase: str) -> Outcome:
             # Without the lease, or what Redis has of the run, no job can be started.
             return replace(failed, message="", unbegun=True)
         case EngineAwayError():
-            return replace(failed, engine_fault=True, worker_fault=error.worker_fault)
+            return replace(failed, engine_fault=True, worker_fault=True)
         case StartError():
             return replace(failed, worker_fault=error.worker_fault)
         case InputError():

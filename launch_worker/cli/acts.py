@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -151,6 +152,9 @@ def _sweep(api: Api, run_id: str) -> Group | None:
 @selecting
 @click.option("--failed", is_flag=True, help="Of a group: only its runs that did not finish.")
 @click.option("--from-scratch", is_flag=True, help="Of runs that are named: pass their checkpoints over.")
+@click.option(
+    "--not-on-same-worker", is_flag=True, help="Of runs that are named: on another worker, while there is one."
+)
 @with_brake
 @_JSON
 @click.pass_obj
@@ -160,6 +164,7 @@ def retry_command(
     words: tuple[str, ...],
     failed: bool,
     from_scratch: bool,
+    not_on_same_worker: bool,
     yes: bool,
     dry_run: bool,
     as_json: bool,
@@ -171,16 +176,18 @@ def retry_command(
     first.
     """
     api, brake = Api(url), Brake(yes, dry_run)
+    how = {"from_scratch": from_scratch, "not_on_same_worker": not_on_same_worker}
+    of_one = next((f"--{name.replace('_', '-')}" for name, is_asked in how.items() if is_asked), "")
     if check_ways(words, selection, brake, "retry"):
-        if from_scratch:
-            raise InputError("--from-scratch is for runs that are named, one or several")
+        if of_one:
+            raise InputError(f"{of_one} is for runs that are named, one or several")
         if failed:
             raise InputError("--failed is for a group that is named; choose by: --state failed")
         return act_on_chosen(api, "retry", selection, brake, as_json=as_json)
 
     def retry(run_id: str) -> None:
-        if from_scratch and (failed or GROUP_ID.fullmatch(run_id)):
-            raise InputError("--from-scratch is for single runs, not for a group")
+        if of_one and (failed or GROUP_ID.fullmatch(run_id)):
+            raise InputError(f"{of_one} is for single runs, not for a group")
         if GROUP_ID.fullmatch(run_id):
             _retry_group(api.group(run_id), only_failed=failed, as_json=as_json)
         elif failed:
@@ -189,12 +196,12 @@ def retry_command(
                 raise InputError(f"--failed is for a group, and run {run_id[:40]} is none")
             _retry_group(group, only_failed=True, as_json=as_json)
         else:
-            _retry_run(api, run_id, from_scratch=from_scratch, as_json=as_json)
+            _retry_run(api, run_id, how, as_json=as_json)
 
     return each(ids_of(api, words, all_by="launch-worker retry --name NAME"), retry)
 
 
-def _retry_run(api: Api, run_id: str, *, from_scratch: bool, as_json: bool) -> None:
+def _retry_run(api: Api, run_id: str, how: Mapping[str, bool], *, as_json: bool) -> None:
     try:
         run = api.run(run_id)
     except UnknownRunError:
@@ -204,7 +211,7 @@ def _retry_run(api: Api, run_id: str, *, from_scratch: bool, as_json: bool) -> N
         group.retry()
         return
     crashed = run.record.state is RunState.CRASHED
-    run.retry(from_scratch=from_scratch)
+    run.retry(**how)
     if crashed:
         terminal.say(
             f"launch-worker: worker {run.record.worker} stopped reporting while it ran this; if it is cut off and not "

@@ -28,7 +28,7 @@ from launch_worker.model.sentences import attempt_of_most, common_reason, senten
 from launch_worker.model.states import RunState
 from launch_worker.model.units import is_number
 from launch_worker.model.usage import Usage
-from launch_worker.untrusted.text import plain_line
+from launch_worker.untrusted.text import plain_line, read_map
 
 _RUN = click.argument("run_id", metavar="RUN")
 _RAW = click.option("--raw", is_flag=True, help="On a terminal too: the bytes as they are, whatever they do to it.")
@@ -230,6 +230,8 @@ def _where(record: Record) -> str:
 
 def _needs(record: Record) -> list[str]:
     needs = parse_needs(record.needs)
+    asked = read_map(record.spec).get("memory")
+    more = f" (of {asked}: twice as much after it was too little)" if isinstance(asked, str) else ""
     return [
         *([humane.plural(needs.gpus, "GPU")] if needs.gpus else []),
         *(
@@ -237,7 +239,7 @@ def _needs(record: Record) -> list[str]:
             if needs.millicores
             else []
         ),
-        *([f"{humane.size(needs.memory)} of memory"] if needs.memory else []),
+        *([f"{humane.size(needs.memory)} of memory{more}"] if needs.memory else []),
     ]
 
 

@@ -131,7 +131,8 @@ def _answer(record: Record, worker: Mapping[str, Any]) -> WorkerAnswer:
     name, host = str(worker.get("worker", "")), str(worker.get("host", ""))
     if not is_consumer:
         return WorkerAnswer(name, host, False, (f"it does not consume queue {record.queue}",))
-    return WorkerAnswer(name, host, True, (*_of_state(worker), *_of_room(record, worker)))
+    again = ["the run shall not be tried on it again while another worker may take it"] if record.avoid == name else []
+    return WorkerAnswer(name, host, True, (*again, *_of_state(worker), *_of_room(record, worker)))
 
 
 def _of_state(worker: Mapping[str, Any]) -> list[str]:

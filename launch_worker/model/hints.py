@@ -14,7 +14,7 @@ from launch_worker.model.needs import parse_needs
 from launch_worker.model.outcome import exception_of, signal_name
 from launch_worker.model.run import Record
 from launch_worker.model.states import RunState
-from launch_worker.model.units import MAX_DURATION_S, format_duration
+from launch_worker.model.units import MAX_DURATION_S, format_duration, format_size, parse_size
 from launch_worker.model.usage import Usage
 from launch_worker.model.worker import why_never, why_unserved
 from launch_worker.untrusted.text import read_map
@@ -161,8 +161,14 @@ def _of_memory(record: Record) -> Hint:
     had = f"it had asked for {humane.size(asked)}" if asked else "it had asked for none, so that none was kept for it"
     most = max(peak, asked)
     # What it would have used is not known: more than it was given.
-    ask = {"memory": enough_memory(int(1.5 * most))} if most else {}
-    return Hint("Out of memory.", f"{used}; {had}.", ask)
+    wanted = enough_memory(int(1.5 * most)) if most else ""
+    limits = read_map(record.spec).get("memory")
+    if isinstance(limits, str):
+        text = f"{used}; {had}, after twice as much each time (--memory {limits})."
+    else:
+        grows = f" --memory {wanted}..{format_size(2 * parse_size(wanted))} has it tried again with twice as much."
+        text = f"{used}; {had}.{grows if wanted else ''}"
+    return Hint("Out of memory.", text, {"memory": wanted} if wanted else {})
 
 
 def _of_time(record: Record) -> Hint:
@@ -257,6 +263,9 @@ def hint_of_wait(record: Record, why: str, workers: Sequence[Mapping[str, Any]])
     own = [worker for worker in workers if queue in (worker.get("queues") or ())]
     if record.needs and (never := why_never(record.needs, own)):
         return Hint(what, f"No worker will ever have that: it wants {never}. Ask for less, or start a larger worker.")
+    if why.startswith("not on "):
+        text = "It starts on the first other worker that has room, and on that one again when no other may take it."
+        return Hint(what, text)
     if why.startswith("waiting for "):
         return Hint(what, "It starts when runs that hold them have ended.")
     if why == "queue paused":

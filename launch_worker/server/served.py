@@ -303,9 +303,9 @@ class Served(RedisTransport):
         self._check_act(run_id, Act.ACT_ON_RUN)
         super().preempt(run_id, reason=self._named(reason))
 
-    def retry(self, run_id: str, *, from_scratch: bool = False) -> None:
+    def retry(self, run_id: str, *, from_scratch: bool = False, not_on_same_worker: bool = False) -> None:
         self._check_act(run_id, Act.ACT_ON_RUN)
-        super().retry(run_id, from_scratch=from_scratch)
+        super().retry(run_id, from_scratch=from_scratch, not_on_same_worker=not_on_same_worker)
 
     def confirm_ended(self, run_id: str) -> Record:
         self._check_act(run_id, Act.CONFIRM_RUN)

@@ -38,13 +38,16 @@ class Requests(Records):
             raise self.unknown(run_id)
         return text(word), text(state)
 
-    def requeue(self, run_id: str, *, reason: str, actor: str = "", from_scratch: bool = False) -> str:
+    def requeue(
+        self, run_id: str, *, reason: str, actor: str = "", from_scratch: bool = False, elsewhere: bool = False
+    ) -> str:
         """A final state -> Pending. Returns '', or the state from which that is not possible.
 
-        The new attempt goes on from the newest checkpoint, unless `from_scratch`.
+        The new attempt goes on from the newest checkpoint, unless `from_scratch`; with `elsewhere` it goes to another
+        worker than the last one, while there is one that may take it.
         """
         self.check_id(run_id)
-        done, state = self._call("requeue", run_id, reason, self.named(actor), int(from_scratch))
+        done, state = self._call("requeue", run_id, reason, self.named(actor), int(from_scratch), int(elsewhere))
         if not done and not state:
             raise self.unknown(run_id)
         return text(state)

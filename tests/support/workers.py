@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from launch_worker.model.outcome import Outcome
 from launch_worker.model.retry import NextStep
 from launch_worker.model.run import Record
@@ -29,6 +31,7 @@ class Worker:
         store: Store,
         *queues: str,
         owner: str = "w1",
+        name: str = "",
         slots: int = 4,
         gpus: int = 0,
         cpus: int = 0,
@@ -38,6 +41,7 @@ class Worker:
     ) -> None:
         self.store = store
         self.owner = owner
+        self.name = name or owner
         self.queues = queues or ("default",)
         self.slots = slots
         self.devices = [str(number) for number in range(gpus)]
@@ -45,6 +49,7 @@ class Worker:
         self.backfill_s = backfill_s
         self.prefetch_s = prefetch_s
         self.before_us = 0
+        self.state = "running"
         self.jobs: dict[str, Record] = {}
         self.beat()
 
@@ -73,14 +78,20 @@ class Worker:
             before_us=self.before_us,
         )
 
+    @property
+    def description(self) -> dict[str, Any]:
+        gpus, cpus, memory = self.total
+        amounts = {"devices": [{}] * gpus, "cpus": {"total": cpus / 1000}, "memory": {"total": memory}}
+        return {"owner": self.owner, "worker": self.name, "state": self.state, **amounts}
+
     def beat(self) -> None:
         self.store.heartbeat(
             [(record.id, record.token, record.attempt) for record in self.jobs.values()],
             owner=self.owner,
-            worker=self.owner,
+            worker=self.name,
             lease_s=30.0,
             gone_s=60.0,
-            description={"owner": self.owner},
+            description=self.description,
             queues=self.queues,
             free=self.free(self.slots - len(self.jobs)),
         )
@@ -95,7 +106,7 @@ class Worker:
         record, why = self.store.claim(
             *found,
             owner=self.owner,
-            worker=self.owner,
+            worker=self.name,
             host="h",
             lease_s=30.0,
             free=self.free(self.slots - len(self.jobs) - 1),

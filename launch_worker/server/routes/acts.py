@@ -50,6 +50,9 @@ class Again(BaseModel):
     """How a run is to be tried again."""
 
     from_scratch: bool = Field(default=False, description="Pass its newest checkpoint over.", examples=[True])
+    not_on_same_worker: bool = Field(
+        default=False, description="Not on the worker of its last attempt, while there is another."
+    )
 
 
 class Done(BaseModel):
@@ -155,7 +158,8 @@ def preempt_run(
 @router.post("/runs/{run_id}/retry")
 def retry_run(shared: SharedHere, asker: Retrying, run_id: str, body: Again | None = None) -> Done:
     """Start a new attempt of a run that has ended; it goes on from the run's newest checkpoint, if there is one."""
-    Served(shared, asker).retry(run_id, from_scratch=body is not None and body.from_scratch)
+    how = body or Again()
+    Served(shared, asker).retry(run_id, from_scratch=how.from_scratch, not_on_same_worker=how.not_on_same_worker)
     return Done(id=run_id, done="Pending")
 
 

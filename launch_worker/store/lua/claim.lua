@@ -12,6 +12,7 @@
 --   has expired: it is Killed;
 --   breaks a limit: it is parked;
 --   does not fit into this worker: it is given to another worker, or parked;
+--   shall not be tried again by this worker, and another one may take it: it is given to that one, or parked;
 --   is a scheduler, and this worker may run no more of them: it is given to another worker, or looked at again later;
 --   has a newer format: it is parked in the group version:N, from which newer workers fetch it (heartbeat).
 -- A repeated nonce gets the same answer. A worker can make plain claims at the same time; a plain claim of a run that
@@ -98,17 +99,35 @@ local function claim(id, seq)
     release(id, now)
     return {0, why}
   end
+  local needs, again_here = parse_needs(run[8] or ''), ''
+  if get(id, 'avoid')[1] == worker then
+    local is_any, other, free = APART.look(worker, run[7], version, needs, now)
+    if is_any then
+      local why = 'not on ' .. worker .. ' again, which failed it: waiting for another worker'
+      withdraw(id)
+      put_in_line(id, now)
+      if due then
+        schedule(id, due)
+      elseif other then
+        give(id, now, other, free, needs)
+      else
+        park(id, 'apart:' .. string.gsub(worker, '/', '_'), run[7], why)
+      end
+      release(id, now)
+      return {0, why}
+    end
+    again_here = 'on ' .. worker .. ' again, for no other worker may take it'
+  end
   local scheduler, lined_at = unpack(get(id, 'scheduler', 'lined_at'))
   if capacity and scheduler == '1' and (tonumber(capacity.schedulers) or 1) <= 0 then
     local why = 'waiting for a worker that may run one more scheduler (max_schedulers)'
-    local wanted = parse_needs(run[8] or '')
     withdraw(id)
     for _, other in ipairs(redis.call('ZRANGEBYSCORE', 'launch:consumers:' .. run[7], int(now), '+inf', 'LIMIT', 0, 200)) do
       local free = not due and other ~= owner and free_of(other)
       local left = free and tonumber(redis.call('HGET', 'launch:free:' .. other, 'schedulers') or '') or 0
-      if left > 0 and free.slots > 0 and fits(wanted, free) then
+      if left > 0 and free.slots > 0 and fits(needs, free) then
         put_in_line(id, now)
-        give(id, now, other, free, wanted)
+        give(id, now, other, free, needs)
         redis.call('HSET', 'launch:free:' .. other, 'schedulers', int(left - 1))
         return {0, why}
       end
@@ -118,7 +137,6 @@ local function claim(id, seq)
     put(id, 'reason', why, 'lined_at', lined_at or int(now))
     return {0, why}
   end
-  local needs = parse_needs(run[8] or '')
   if capacity and run[8] and run[8] ~= '' then
     local collected, collected_needs = collected_by(owner)
     -- What the worker was given was chosen with that in mind.
@@ -153,10 +171,10 @@ local function claim(id, seq)
     redis.call('HSET', run_key(id) .. ':usage', run[4], used)
   end
   drop(id, 'exit_code', 'signal', 'phase', 'message', 'pid', 'phases', 'closed', 'start_at',
-    'preempting', 'collector', 'log_missing', 'log_missing_lines', 'usage')
+    'preempting', 'collector', 'log_missing', 'log_missing_lines', 'usage', 'avoid')
   if due then put(id, 'start_at', int(due)) end
   redis.call('ZADD', 'launch:leases', int(now + tonumber(lease_us)), id)
-  arrow(id, 'Pending', 'Running', now, attempt, worker, '')
+  arrow(id, 'Pending', 'Running', now, attempt, worker, again_here)
   -- A run that is prepared ahead of its time has not waited yet.
   if not due then COUNTS.add_wait(run[7], lined_at, now) end
   if plain then

@@ -24,7 +24,21 @@ SUBJECTS = (
         "uploads",
         "sweep",
     ),
-    *("places", "arrow", "phases", "stop", "item", "line", "capacity", "park", "wake", "offer", "waiting", "attempt"),
+    *(
+        "places",
+        "arrow",
+        "phases",
+        "stop",
+        "item",
+        "line",
+        "capacity",
+        "apart",
+        "park",
+        "wake",
+        "offer",
+        "waiting",
+        "attempt",
+    ),
     *("due", "create", "server", "functions"),
 )
 # Found by the path of this file: importing importlib.resources takes longer than reading all files.

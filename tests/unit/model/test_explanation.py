@@ -61,6 +61,11 @@ def explained(why: str = "", worker: dict[str, Any] | None = None, around: Any =
                 "it has 8 GiB of memory, and the run wants 16 GiB of memory",
             ),
         ),
+        (
+            {"worker": "gpu@a"},
+            {"avoid": "gpu@a"},
+            ("the run shall not be tried on it again while another worker may take it",),
+        ),
         # What a person sees who may not see all: what is free is not told.
         ({"cpus": {"total": 4, "free": None}, "room": None, "slots": None}, {"needs": "2:2000:0"}, ()),
     ],

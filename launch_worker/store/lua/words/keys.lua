@@ -27,7 +27,8 @@
 --                                     each GPU that its Running runs hold
 --   launch:allowances         set     names of the allowances: user:U, group:G, project:P (with : for /);
 --   launch:allowance:N        hash    how many of its runs may wait and run, and how many GPUs they may hold
---   launch:parked:GROUP       set     the lines in which runs wait for a place in GROUP (pool:P and needs:N too), and
+--   launch:parked:GROUP       set     the lines in which runs wait for a place in GROUP (pool:P, needs:N and
+--                                     apart:W, runs that worker W shall not try again), and
 --   launch:parked:GROUP/LINE  zset    each of them by rank; LINE begins with a queue's name
 --   launch:groups:QUEUE, launch:shapes:QUEUE   sets   the groups, and the needs, for which runs of QUEUE are parked
 --   launch:waiters:ID         zset    Pending runs that wait for the end of ID, a run or a group, by their submission
