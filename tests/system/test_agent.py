@@ -24,10 +24,10 @@ from launch_worker.attempt.supervise import Cancel
 from launch_worker.dev.redis_server import RedisServer
 from launch_worker.errors import (
     BrokerUnavailableError,
-    EngineAwayError,
     InputError,
     LaunchError,
     RefusedError,
+    StartError,
     SweepOverError,
     UnknownRunError,
 )
@@ -346,7 +346,7 @@ def loop_in_thread(agent: LaunchAgent) -> threading.Thread:
 @pytest.mark.parametrize(
     ("error", "state", "reason"),
     [
-        (EngineAwayError("the container engine does not answer"), "Failed", "the container engine does not answer"),
+        (StartError("the image is not there"), "Failed", "the image is not there"),
         (LaunchError("it cannot be launched"), "Failed", "it cannot be launched"),
         (ValueError("unknown"), "Failed", "ValueError in the worker: unknown"),
         (None, "Finished", ""),

@@ -64,7 +64,9 @@ def test_a_kill_tells_the_memory_that_was_used_and_what_to_ask_for(how: dict[str
     assert killed.what == "Out of memory."
     assert killed.ask == {"memory": "30G"}
     assert "--memory 30G..60G has it tried again with twice as much" in killed.text
-    grown = hint_of_end(failed(reason="ended by SIGKILL: out of memory (the kernel says so)", spec='{"memory": "8G..16G"}', **how))
+    grown = hint_of_end(
+        failed(reason="ended by SIGKILL: out of memory (the kernel says so)", spec='{"memory": "8G..16G"}', **how)
+    )
     assert grown is not None
     assert "after twice as much each time (--memory 8G..16G)" in grown.text
 
