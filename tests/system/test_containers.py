@@ -576,7 +576,7 @@ def test_without_an_engine_container_runs_go_back_to_their_queue_and_processes_g
     runs = [submit(["true"], image="any:1", api=cluster.api) for _ in range(3)]
     for run in runs:
         wait_until(lambda run=run: run.refresh().misstarts == 1, what="it is given back")  # type: ignore[misc]
-        said = f"{[step.reason for step in run.history()]}"
+        said = str(run.as_json(history=True)["history"])
         assert "back in its queue, for the start failed through its worker: the container engine" in said
         assert "does not answer at unix://" in said
         assert "start it, or set DOCKER_HOST" in said
